@@ -1,0 +1,39 @@
+# `make serve` and `make test` set everything up by themselves; only Python 3.11+ and make are needed.
+PYTHON ?= python3
+UV_VERSION = 0.13.8
+ARGS ?=
+UV = .venv/bin/uv
+RUN = .venv/bin/python -m
+
+.PHONY: serve test check clean
+.DELETE_ON_ERROR:
+
+serve: .venv/.installed
+	@.venv/bin/voxlive serve $(ARGS)
+
+test: .venv/.installed-test
+	@$(RUN) pytest $(ARGS)
+
+check: .venv/.installed-test
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@.venv/bin/lint-imports --no-logo 2>&1 | tail -n 5
+
+clean:
+	rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+.venv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "voxlive needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up .venv"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.installed: .venv/bin/uv pyproject.toml constraints.txt
+	@$(UV) pip install -q -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-test: .venv/bin/uv pyproject.toml constraints.txt
+	@$(UV) pip install -q -c constraints.txt -e ".[test,check]"
+	@touch .venv/.installed $@

@@ -1,0 +1,1 @@
+"""Model names to files on disk: resolve, probe, load."""

@@ -1,0 +1,1 @@
+"""Audio embeddings to tokens, tokens to text and word times."""

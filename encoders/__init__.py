@@ -1,0 +1,1 @@
+"""PCM to log-mel to audio embeddings."""

@@ -1,0 +1,1 @@
+"""Batch transcription, one file per runner."""

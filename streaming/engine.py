@@ -1,0 +1,167 @@
+"""The contract between a session and a speech engine.
+
+An engine owns a model and a fixed number of slots. ``open`` hands out a ``Stream``, which takes
+gated audio and answers with messages through its sink. The sink is called on the engine's own
+thread, in order, and must return at once. Nothing here depends on asyncio, so an engine serves a
+web session, the command line and an embedded processor alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .events import Word
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What one stream asks of its engine.
+
+    ``drafts`` false lets an engine skip work whose only use is text that may still change (files).
+    ``delay_ms`` is the model's own delay where it has one; None takes the engine's default.
+    ``language`` None leaves the choice to the model.
+    """
+
+    language: str | None = None
+    delay_ms: int | None = None
+    drafts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people."""
+
+    engine: str
+    model: str
+    device: str
+    capacity: int
+    languages: tuple[str, ...]
+    default_delay_ms: int | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Words that will not change any more, in order."""
+
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """The text after the last committed word as the engine hears it now."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """All audio before sample ``upto`` has been through the engine."""
+
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Every word from before ``end_utterance(marker)`` or ``flush(marker)`` has been committed."""
+
+    marker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The stream is dead: nothing more will come from it. Its slot is already free."""
+
+    code: str
+    message: str
+
+
+Message = Committed | Drafted | Progressed | Reached | Failed
+Sink = Callable[[Message], None]
+
+
+class EngineError(Exception):
+    """A refusal or failure with a stable ``code`` for the wire and a message that helps."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class EngineFull(EngineError):
+    """Every slot is taken."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(
+            "server_full",
+            f"all {capacity} sessions of this server are in use; try again when one has ended",
+        )
+
+
+class UnsupportedOption(EngineError):
+    """The engine cannot do what the stream asks for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unsupported_option", message)
+
+
+class Stream(Protocol):
+    """One session's place in an engine. Calls never block and come from one thread at a time."""
+
+    @property
+    def trail(self) -> int:
+        """Samples of real audio to feed after speech ends, so that its last words come out."""
+        ...
+
+    def feed(self, audio: Samples, at: int) -> None:
+        """Take float32 mono audio [n] at 16 kHz whose first sample stands at ``at`` on the clock.
+
+        ``at`` never lies before the end of the previous feed. A gap is silence that was left out.
+        """
+        ...
+
+    def end_utterance(self, marker: int) -> None:
+        """The speaker paused: answer ``Reached(marker)`` once all words so far are committed."""
+        ...
+
+    def flush(self, marker: int) -> None:
+        """Bring out everything now, answer ``Reached(marker)``, and start afresh."""
+        ...
+
+    def close(self) -> None:
+        """Give the slot back at once. No message follows. May be called twice."""
+        ...
+
+
+class Engine(Protocol):
+    """A loaded model with its slots."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is."""
+        ...
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are taken."""
+        ...
+
+    def open(self, options: StreamOptions, sink: Sink) -> Stream:
+        """Take a slot at once; raises EngineFull or UnsupportedOption."""
+        ...
+
+    def check(self, timeout: float) -> str | None:
+        """Decode something for real; None if that worked, else what is wrong. Blocks."""
+        ...
+
+    def shutdown(self) -> None:
+        """End every stream and free every thread and process. Blocks, briefly."""
+        ...

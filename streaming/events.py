@@ -1,0 +1,106 @@
+"""What a session tells its client: the only things that protocol adapters see.
+
+All times are samples on the session's clock (16 kHz, see ``clock``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One committed word. ``text`` carries its own leading space; ``p`` is null where unknown."""
+
+    text: str
+    start: int
+    end: int
+    p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """The voice detector heard speech begin at sample ``at``."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """The voice detector heard speech end at sample ``at``."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words committed to a segment: said once, in order, never changed."""
+
+    segment: int
+    words: tuple[Word, ...]
+
+    @property
+    def text(self) -> str:
+        """The delta: the words' texts joined."""
+        return "".join(word.text for word in self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What may still change: replaces the previous draft; an empty text clears it."""
+
+    segment: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentClosed:
+    """A segment is complete; ``text`` is exactly its words' texts joined."""
+
+    id: int
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """Everything sent before the flush with this marker has been said."""
+
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far the engine is behind the audio received, in seconds."""
+
+    behind_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionError:
+    """The session failed or refused something; ``fatal`` says whether it ends here."""
+
+    code: str
+    message: str
+    fatal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """The last event. ``samples`` is the length of all audio received."""
+
+    samples: int
+
+
+Event = (
+    SpeechStarted
+    | SpeechStopped
+    | Words
+    | Draft
+    | SegmentClosed
+    | Flushed
+    | Lag
+    | SessionError
+    | SessionClosed
+)

@@ -1,0 +1,1 @@
+"""Speech probability to speech started and stopped."""
