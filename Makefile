@@ -18,7 +18,7 @@ check: .venv/.installed-test
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
-	@.venv/bin/lint-imports --no-logo 2>&1 | tail -n 5
+	@.venv/bin/lint-imports --no-logo
 
 clean:
 	rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
