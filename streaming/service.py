@@ -1,0 +1,84 @@
+"""What a server shares between its sessions: one engine and one voice detector."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..vad.gate import WINDOW, Gate, OpenGate
+from .engine import EngineError
+from .ingest import open_ingest
+from .session import Session
+
+if TYPE_CHECKING:
+    from ..vad.detector import VoiceDetector
+    from .engine import Engine, Samples
+    from .options import SessionOptions
+
+_TOLD = "the server is shutting down; what was heard so far is being finished"
+
+
+class AlwaysSpeech:
+    """The ear of a session without voice detection: every window is speech."""
+
+    def __init__(self) -> None:
+        self._rest = 0
+
+    async def push(self, samples: Samples) -> Samples:
+        """One probability of 1.0 for each 512-sample window that is complete."""
+        windows, self._rest = divmod(self._rest + len(samples), WINDOW)
+        return np.ones(windows, np.float32)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Service:
+    """Opens sessions on one loaded engine, and ends them all."""
+
+    def __init__(self, engine: Engine, detector: VoiceDetector) -> None:
+        self.engine = engine
+        self._detector = detector
+        self._sessions: set[Session] = set()
+        self._closing = False
+
+    def open(self, options: SessionOptions) -> Session:
+        """A session in a free slot, at once.
+
+        Raises EngineFull, UnsupportedOption, BadAudio or, in shutdown, EngineError.
+        """
+        if self._closing:
+            raise EngineError("shutting_down", "the server is shutting down")
+        ingest = open_ingest(options.audio)
+        ear = self._detector.lane() if options.gate else AlwaysSpeech()
+        session = Session(ingest, ear, options.stall_s, self._sessions.discard)
+        try:
+            stream = self.engine.open(options.stream, session.sink)
+        except EngineError:
+            ingest.close()
+            ear.close()
+            raise
+        gate = Gate(options.gate, stream.trail) if options.gate else OpenGate()
+        session.start(stream, gate)
+        self._sessions.add(session)
+        return session
+
+    @property
+    def closing(self) -> bool:
+        """Whether the service takes no more sessions."""
+        return self._closing
+
+    async def aclose(self, drain_s: float = 10.0) -> None:
+        """Tell every session, let it finish for up to ``drain_s``, then free everything."""
+        self._closing = True
+        sessions = tuple(self._sessions)
+        for session in sessions:
+            session.warn("shutting_down", _TOLD)
+        ends = [asyncio.ensure_future(session.drain()) for session in sessions]
+        if ends:
+            await asyncio.wait(ends, timeout=drain_s)
+        await asyncio.gather(*(session.close() for session in sessions))
+        await asyncio.to_thread(self.engine.shutdown)
+        self._detector.close()

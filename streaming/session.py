@@ -1,0 +1,300 @@
+"""One live session: bytes in, events out.
+
+A task takes commands in order: audio is decoded, judged by the voice detector, and what the gate
+lets through is fed to the engine's stream; every other sample is recorded as silence. The engine
+answers on its own thread; its messages become events on the session's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..vad.gate import Feed, Paused, Skip, Started, Stopped
+from .clock import SAMPLE_RATE
+from .engine import (
+    Committed,
+    Drafted,
+    EngineError,
+    Failed,
+    Progressed,
+    Reached,
+)
+from .events import (
+    Flushed,
+    Lag,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    SpeechStopped,
+)
+from .held import HeldAudio
+from .ingest import BadAudio
+from .outbox import Outbox
+from .transcript import Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from ..vad.gate import Action, Gate, OpenGate
+    from .engine import Message, Samples, Stream
+    from .events import Event
+    from .ingest import Ingest
+
+log = logging.getLogger(__name__)
+
+MAX_COMMANDS = 8
+MAX_BACKLOG = 30 * SAMPLE_RATE
+MAX_EVENTS = 2000
+_LAG_EVERY_S = 1.0
+_LAG_STEP_S = 0.1
+
+
+class Ear(Protocol):
+    """Hears speech: a voice detector's lane, or a null one that takes everything for speech."""
+
+    async def push(self, samples: Samples) -> Samples:
+        """The probabilities of the windows that these samples complete."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+class Session:
+    """Everything of one client. Made by ``Service.open`` and bound to the running loop.
+
+    Bounds: eight commands wait to be heard and 30 s of audio wait in the engine, then ``push``
+    waits too, which is the back-pressure on the client; 2000 events wait to be read, then the
+    session ends with ``slow_client``. ``stall_s`` is explained at SessionOptions.
+    """
+
+    def __init__(
+        self, ingest: Ingest, ear: Ear, stall_s: float, done: Callable[[Session], None]
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.received = 0
+        self.fed = 0
+        self.skipped = 0
+        self.processed = 0
+        self._ingest = ingest
+        self._ear = ear
+        self._stall_s = stall_s
+        self._on_done = done
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[bytes | _Flush | _Stop] = asyncio.Queue(MAX_COMMANDS)
+        self._outbox = Outbox(MAX_EVENTS)
+        self._transcript = Transcript()
+        self._held = HeldAudio()
+        self._markers: dict[int, str | None] = {}
+        self._marker = 0
+        self._final: int | None = None
+        self._fed_upto = 0
+        self._room = asyncio.Event()
+        self._stopped = False
+        self._over = False
+        self._ended = asyncio.Event()
+        self._epitaph: SessionError | None = None
+        self._lag = 0.0
+        self._lag_at = self._loop.time()
+
+    def start(self, stream: Stream, gate: Gate | OpenGate) -> None:
+        """Begin to work with the engine's stream, whose sink is ``sink``."""
+        self._stream = stream
+        self._gate = gate
+        self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
+
+    # What a client does.
+
+    async def push(self, data: bytes) -> None:
+        """Hear audio in the declared format. Waits while the session is behind."""
+        if not self._stopped and data:
+            await self._inbox.put(data)
+
+    async def flush(self, marker: str) -> None:
+        """Bring out all words so far; ``Flushed(marker)`` follows them. The session goes on."""
+        if not self._stopped:
+            await self._inbox.put(_Flush(marker))
+
+    async def stop(self) -> None:
+        """No more audio: the tail comes out, then ``SessionClosed``. May be called twice."""
+        if not self._stopped:
+            self._stopped = True
+            await self._inbox.put(_Stop())
+
+    async def drain(self) -> None:
+        """Stop, and wait until the tail is out."""
+        await self.stop()
+        await self._ended.wait()
+
+    def warn(self, code: str, message: str) -> None:
+        """Tell the client something that does not end the session here and now."""
+        self._emit(SessionError(code, message, fatal=False))
+
+    def events(self) -> AsyncIterator[Event]:
+        """What the session says, for one reader; ends after ``SessionClosed``."""
+        return self._outbox.read()
+
+    async def close(self) -> None:
+        """Free everything at once, whatever the state; the reader's events end."""
+        self._end()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    @property
+    def text(self) -> str:
+        """The transcript so far."""
+        return self._transcript.text
+
+    # What the session does with it.
+
+    async def _run(self) -> None:
+        try:
+            while self._final is None:
+                match await self._next():
+                    case bytes(data):
+                        await self._hear(await self._ingest.push(data))
+                    case _Flush(marker):
+                        self._bring_out(marker)
+                    case _Stop():
+                        await self._hear(await self._ingest.finish())
+                        self._finish()
+        except BadAudio as error:
+            self._epitaph = SessionError(error.code, str(error))
+            self._finish()
+        except EngineError as error:
+            self._end(SessionError(error.code, error.message))
+        except Exception:
+            log.exception("session %s failed", self.id)
+            self._end(SessionError("internal", "the server failed in this session; start again"))
+
+    async def _next(self) -> bytes | _Flush | _Stop:
+        """The next command; when none comes in mid-speech, what was heard is brought out."""
+        if self._gate.speaking:
+            try:
+                async with asyncio.timeout(self._stall_s):
+                    return await self._inbox.get()
+            except TimeoutError:
+                self._bring_out(None)
+        return await self._inbox.get()
+
+    async def _hear(self, samples: Samples) -> None:
+        for at in range(0, len(samples), SAMPLE_RATE):
+            while self._fed_upto - self.processed > MAX_BACKLOG:
+                self._room.clear()
+                await self._room.wait()
+            piece = samples[at : at + SAMPLE_RATE]
+            self._held.append(piece)
+            self.received += len(piece)
+            for probability in await self._ear.push(piece):
+                self._act(self._gate.push(float(probability)))
+            self._tell_lag()
+
+    def _act(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Feed(start, end):
+                    self._stream.feed(self._held.take(start, end), start)
+                    self.fed += end - start
+                    self._fed_upto = end
+                case Skip(start, end):
+                    self._held.drop(end)
+                    self.skipped += end - start
+                case Started(at):
+                    self._emit(SpeechStarted(at))
+                case Stopped(at):
+                    self._emit(SpeechStopped(at))
+                case Paused():
+                    self._stream.end_utterance(self._mark(None))
+
+    def _mark(self, name: str | None) -> int:
+        self._marker += 1
+        self._markers[self._marker] = name
+        return self._marker
+
+    def _bring_out(self, name: str | None) -> None:
+        self._act(self._gate.flush(self.received))
+        self._stream.flush(self._mark(name))
+
+    def _finish(self) -> None:
+        self._stopped = True
+        self._act(self._gate.finish(self.received))
+        self._final = self._mark(None)
+        self._stream.flush(self._final)
+
+    # What the engine answers.
+
+    def sink(self, message: Message) -> None:
+        """Take a message on the engine's thread."""
+        if not self._over:
+            # The loop may close between the check and the call when a server is torn down.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._answer, message)
+
+    def _answer(self, message: Message) -> None:
+        if self._over:
+            return
+        match message:
+            case Committed(words):
+                self._emit(self._transcript.commit(words))
+            case Drafted(text):
+                self._emit(self._transcript.draft(text))
+            case Progressed(upto):
+                self.processed = max(self.processed, upto)
+                self._room.set()
+                self._tell_lag()
+            case Reached(marker):
+                self._reached(marker)
+            case Failed(code, text):
+                self._end(SessionError(code, text))
+
+    def _reached(self, marker: int) -> None:
+        name = self._markers.pop(marker)
+        self._emit(self._transcript.draft(""))
+        self._emit(self._transcript.close())
+        if name is not None:
+            self._emit(Flushed(name))
+        if marker == self._final:
+            self._end(*filter(None, [self._epitaph]))
+
+    def _tell_lag(self) -> None:
+        behind = max(0, self._fed_upto - self.processed) / SAMPLE_RATE
+        now = self._loop.time()
+        told_enough = now - self._lag_at < _LAG_EVERY_S or abs(behind - self._lag) < _LAG_STEP_S
+        if not told_enough:
+            self._lag, self._lag_at = behind, now
+            self._emit(Lag(round(behind, 2)))
+
+    def _emit(self, event: Event | None) -> None:
+        if event is not None and not self._outbox.put(event):
+            self._end(SessionError("slow_client", "the client does not read what it is sent"))
+
+    def _end(self, *errors: SessionError) -> None:
+        if self._over:
+            return
+        self._over = self._stopped = True
+        self._ended.set()
+        self._outbox.close(*errors, SessionClosed(self.received))
+        self._stream.close()
+        self._ingest.close()
+        self._ear.close()
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+        if self._task is not asyncio.current_task():
+            self._task.cancel()
+        self._on_done(self)

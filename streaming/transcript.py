@@ -1,0 +1,61 @@
+"""The transcript: words committed once, in order; segments that close; a draft beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .events import Draft, SegmentClosed, Word, Words
+
+
+class Transcript:
+    """Turns an engine's words into events. Pure: no clock, no I/O.
+
+    Every word keeps its own leading space, but for the first of the session, so that joining the
+    texts of all words gives the transcript, and joining those of a segment gives the segment.
+    It keeps the texts of closed segments (about 1 KB a minute of speech) and the open one's words.
+    """
+
+    def __init__(self) -> None:
+        self._closed: list[str] = []
+        self._open: list[Word] = []
+        self._segment = 0
+        self._draft = ""
+        self._begun = False
+
+    @property
+    def text(self) -> str:
+        """Everything committed so far."""
+        return "".join(self._closed) + self._open_text()
+
+    def commit(self, words: tuple[Word, ...]) -> Words | None:
+        """Add words to the open segment; None if there are none."""
+        if not words:
+            return None
+        if not self._begun:
+            words = (replace(words[0], text=words[0].text.lstrip()), *words[1:])
+            self._begun = True
+        self._open.extend(words)
+        return Words(self._segment, words)
+
+    def draft(self, text: str) -> Draft | None:
+        """Replace the draft; None if it is the same as before."""
+        text = text if self._begun else text.lstrip()
+        if text == self._draft:
+            return None
+        self._draft = text
+        return Draft(self._segment, text)
+
+    def close(self) -> SegmentClosed | None:
+        """Close the open segment; None if it has no words."""
+        if not self._open:
+            return None
+        closed = SegmentClosed(
+            self._segment, self._open[0].start, self._open[-1].end, self._open_text()
+        )
+        self._closed.append(closed.text)
+        self._open.clear()
+        self._segment += 1
+        return closed
+
+    def _open_text(self) -> str:
+        return "".join(word.text for word in self._open)
