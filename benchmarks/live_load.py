@@ -1,0 +1,215 @@
+"""Load a voxlive server with N paced clients and report what its users would feel.
+
+    python benchmarks/live_load.py ws://127.0.0.1:8000/v1/live clip.wav --clients 8 --seconds 60
+
+Every client plays the clip in a loop on an absolute schedule (a chunk is sent when its last
+sample would have been spoken, never earlier; being late does not shift the next one) and starts at
+a random phase. Delays are wall-clock, from the moment when the sample was due:
+first word   speech onset -> the first word or draft on the wire
+emission     the end of a word -> the word on the wire, committed
+closing      the end of speech -> its closed segment on the wire
+lag slope    growth of the emission delay in seconds per minute: 0 if the server keeps up
+slip         how late the clients themselves sent (their own honesty)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import websockets
+from numpy.typing import NDArray
+
+from voxlive.streaming.clock import SAMPLE_RATE
+from voxlive.streaming.ingest import read_file
+
+CHUNK = SAMPLE_RATE * 80 // 1000
+
+
+@dataclass
+class Record:
+    """What one client saw; delays in seconds."""
+
+    first_word: list[float] = field(default_factory=list)
+    emission: list[tuple[float, float]] = field(default_factory=list)
+    closing: list[float] = field(default_factory=list)
+    behind: float = 0.0
+    slip: float = 0.0
+    words: int = 0
+    outcome: str = "lost"
+
+
+def clip(path: Path) -> NDArray[np.int16]:
+    """The clip as 16 kHz s16 samples, cut to whole chunks."""
+    samples = np.concatenate(list(read_file(path)))
+    whole = samples[: len(samples) // CHUNK * CHUNK]
+    return (np.clip(whole, -1, 1) * 32767).astype(np.int16)
+
+
+async def play(url: str, pcm: NDArray[np.int16], args: argparse.Namespace) -> Record:
+    """One client from its random phase to its ``done``."""
+    record = Record()
+    await asyncio.sleep(random.random() * args.spread)
+    try:
+        async with websockets.connect(url, compression=None, max_size=None) as socket:
+            start = {"type": "start", "format": "s16le", "rate": SAMPLE_RATE}
+            if args.delay_ms:
+                start["delay_ms"] = args.delay_ms
+            await socket.send(json.dumps(start))
+            ready = json.loads(await socket.recv())
+            if ready["type"] != "ready":
+                record.outcome = ready["code"]
+                return record
+            origin = time.monotonic()
+            listener = asyncio.create_task(listen(socket, origin, record))
+            await speak(socket, origin, pcm, args.seconds, record)
+            await asyncio.wait_for(listener, 60)
+    except (OSError, websockets.WebSocketException, TimeoutError) as error:
+        record.outcome = type(error).__name__
+    return record
+
+
+async def speak(
+    socket: websockets.ClientConnection,
+    origin: float,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    record: Record,
+) -> None:
+    """Send the clip over and over on the schedule, then ``stop``."""
+    for sent in range(0, int(seconds * SAMPLE_RATE), CHUNK):
+        due = origin + (sent + CHUNK) / SAMPLE_RATE
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        record.slip = max(record.slip, time.monotonic() - due)
+        at = sent % len(pcm)
+        await socket.send(pcm[at : at + CHUNK].tobytes())
+    await socket.send('{"type": "stop"}')
+
+
+async def listen(socket: websockets.ClientConnection, origin: float, record: Record) -> None:
+    """Time every message against the audio it is about."""
+    onset: float | None = None
+    stops: list[float] = []
+    async for text in socket:
+        message = json.loads(text)
+        now = time.monotonic() - origin
+        match message["type"]:
+            case "speech_started":
+                onset = message["t"]
+            case "speech_stopped":
+                stops.append(message["t"])
+            case "draft" | "words" if onset is not None and (
+                message.get("text") or message.get("words")
+            ):
+                record.first_word.append(now - onset)
+                onset = None
+            case "segment" if stops:
+                record.closing.append(now - stops[-1])
+                stops.clear()
+            case "lag":
+                record.behind = max(record.behind, message["behind_s"])
+            case "error" if message["fatal"]:
+                record.outcome = message["code"]
+            case "done":
+                record.outcome = "done"
+        if message["type"] == "words":
+            record.words += len(message["words"])
+            record.emission.extend((now, now - word["end"]) for word in message["words"])
+
+
+class Meter:
+    """CPU seconds and peak memory of the server and its children, sampled twice a second."""
+
+    def __init__(self, pid: int | None) -> None:
+        self._root = psutil.Process(pid) if pid else None
+        self._cpu = self._cpu_s()
+        self._began = time.monotonic()
+        self.peak_mib = 0.0
+
+    def _tree(self) -> list[psutil.Process]:
+        return [self._root, *self._root.children(recursive=True)] if self._root else []
+
+    def _cpu_s(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._tree())
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        while self._root:
+            resident = sum(process.memory_info().rss for process in self._tree())
+            self.peak_mib = max(self.peak_mib, resident / 2**20)
+            await asyncio.sleep(0.5)
+
+    def cores(self) -> float:
+        """Cores in use on average since the start."""
+        return (self._cpu_s() - self._cpu) / (time.monotonic() - self._began)
+
+
+def percentiles(values: list[float]) -> dict[str, float | None]:
+    """p50, p95 and p99, or nulls when nothing was seen."""
+    marks = (50, 95, 99)
+    if not values:
+        return {f"p{mark}": None for mark in marks}
+    return {f"p{mark}": round(float(np.percentile(values, mark)), 3) for mark in marks}
+
+
+def report(records: list[Record], meter: Meter) -> dict[str, object]:
+    """The run in one dictionary."""
+    emission = [pair for record in records for pair in record.emission]
+    outcomes: dict[str, int] = {}
+    for record in records:
+        outcomes[record.outcome] = outcomes.get(record.outcome, 0) + 1
+    slope = np.polyfit(*np.array(emission).T, 1)[0] * 60 if len(emission) > 2 else None
+    return {
+        "clients": len(records),
+        "outcomes": outcomes,
+        "words": sum(record.words for record in records),
+        "first_word_s": percentiles([v for record in records for v in record.first_word]),
+        "emission_s": percentiles([delay for _, delay in emission]),
+        "closing_s": percentiles([v for record in records for v in record.closing]),
+        "lag_slope_s_per_min": None if slope is None else round(float(slope), 4),
+        "behind_max_s": max((record.behind for record in records), default=0.0),
+        "client_slip_max_s": round(max(record.slip for record in records), 3),
+        "server_cores": round(meter.cores(), 2),
+        "server_peak_mib": round(meter.peak_mib),
+    }
+
+
+async def load(args: argparse.Namespace) -> dict[str, object]:
+    """Run all clients at once."""
+    pcm = clip(args.clip)
+    meter = Meter(args.pid)
+    watching = asyncio.create_task(meter.watch())
+    records = await asyncio.gather(*(play(args.url, pcm, args) for _ in range(args.clients)))
+    watching.cancel()
+    result = report(list(records), meter)
+    if args.records:
+        args.records.write_text(json.dumps([asdict(record) for record in records]))
+    return result
+
+
+def main() -> int:
+    """Exit status 1 when any client did not come to its end."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("url", help="ws://host:port/v1/live")
+    parser.add_argument("clip", type=Path, help="an audio file with speech")
+    parser.add_argument("--clients", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=60, help="audio per client")
+    parser.add_argument("--spread", type=float, default=1.0, help="random phase, seconds")
+    parser.add_argument("--delay-ms", type=int, help="ask for this model delay")
+    parser.add_argument("--pid", type=int, help="the server's process, for CPU and memory")
+    parser.add_argument("--records", type=Path, help="write every client's raw record here")
+    result = asyncio.run(load(parser.parse_args()))
+    print(json.dumps(result, indent=2))
+    return 0 if set(result["outcomes"]) == {"done"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
