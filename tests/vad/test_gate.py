@@ -1,0 +1,450 @@
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from voxlive.vad.gate import (
+    WINDOW,
+    Feed,
+    Gate,
+    GateOptionError,
+    GateOptions,
+    OpenGate,
+    Paused,
+    Skip,
+    Started,
+    Stopped,
+)
+
+HIGH, MIDDLE, LOW = 0.9, 0.4, 0.1
+LEVEL = {"H": HIGH, "M": MIDDLE, "L": LOW}
+# Three windows start speech, five end it, two are pre-roll: whole windows, so easy to read.
+PLAIN = GateOptions(min_speech_ms=96, min_silence_ms=160, pre_roll_ms=64)
+
+
+def w(windows):
+    return windows * WINDOW
+
+
+def play(gate, pattern):
+    return [action for letter in pattern for action in gate.push(LEVEL[letter])]
+
+
+def run(pattern, options=PLAIN, trail=0, rest=0):
+    """All actions for a session of one window per letter, with ``rest`` samples behind them."""
+    gate = Gate(options, trail)
+    return play(gate, pattern) + gate.finish(w(len(pattern)) + rest)
+
+
+def merged(actions):
+    """Neighbouring ranges of one kind joined, so that a scenario reads as one line."""
+    result = []
+    for action in actions:
+        last = result[-1] if result else None
+        if type(action) is type(last) and isinstance(action, Feed | Skip):
+            assert last.end == action.start
+            result[-1] = type(action)(last.start, action.end)
+        else:
+            result.append(action)
+    return result
+
+
+def test_silence_is_skipped_to_the_last_sample():
+    assert merged(run("L" * 20, rest=100)) == [Skip(0, w(20) + 100)]
+
+
+def test_a_session_without_audio_does_nothing():
+    assert run("") == []
+
+
+def test_an_utterance_with_its_pre_roll_and_hangover():
+    assert merged(run("LLLLHHHHLLLLLLL")) == [
+        Skip(0, w(2)),
+        Started(w(4)),
+        Feed(w(2), w(13)),
+        Stopped(w(8)),
+        Paused(),
+        Skip(w(13), w(15)),
+    ]
+
+
+def test_speech_at_the_first_sample():
+    assert merged(run("HHHLLLLL")) == [
+        Started(0),
+        Feed(0, w(8)),
+        Stopped(w(3)),
+        Paused(),
+    ]
+
+
+def test_the_start_is_told_when_it_is_certain_and_with_the_onset():
+    gate = Gate(PLAIN, 0)
+    assert merged(play(gate, "LLLLHH")) == [Skip(0, w(2))]
+    assert not gate.speaking
+    assert gate.push(HIGH) == [Started(w(4)), Feed(w(2), w(7))]
+    assert gate.speaking
+    assert gate.push(LOW) == [Feed(w(7), w(8))]
+
+
+def test_a_click_shorter_than_min_speech_is_not_speech():
+    assert merged(run("LLLHHLLLHLLL")) == [Skip(0, w(12))]
+
+
+def test_a_pause_shorter_than_min_silence_is_within_the_utterance():
+    assert merged(run("HHHLLLLHLLLLL")) == [
+        Started(0),
+        Feed(0, w(13)),
+        Stopped(w(8)),
+        Paused(),
+    ]
+
+
+@pytest.mark.parametrize(("min_silence_ms", "utterances"), [(500, 1), (300, 2)])
+def test_two_words_400_ms_apart(min_silence_ms, utterances):
+    actions = run(
+        "LHHHH" + "L" * 13 + "HHHH" + "L" * 20, GateOptions(min_silence_ms=min_silence_ms)
+    )
+    assert [a for a in actions if isinstance(a, Started)] == [Started(w(1)), Started(w(18))][
+        :utterances
+    ]
+    assert sum(isinstance(a, Paused) for a in actions) == utterances
+
+
+def test_between_the_thresholds_a_candidate_lives_and_speech_goes_on_but_neither_begins():
+    assert merged(run("MMMM")) == [Skip(0, w(4))]
+    assert merged(run("HMMLLLLMLLLLL")) == [
+        Started(0),
+        Feed(0, w(13)),
+        Stopped(w(8)),
+        Paused(),
+    ]
+
+
+def test_the_pre_roll_does_not_reach_into_what_was_fed():
+    assert merged(run("HHHLLLLLLHHHLLLLL")) == [
+        Started(0),
+        Feed(0, w(8)),
+        Stopped(w(3)),
+        Paused(),
+        Started(w(9)),
+        Feed(w(8), w(17)),
+        Stopped(w(12)),
+        Paused(),
+    ]
+
+
+def test_a_trail_longer_than_the_hangover_is_fed_before_the_pause():
+    assert merged(run("HHH" + "L" * 12, trail=w(7) + 1)) == [
+        Started(0),
+        Feed(0, w(8)),
+        Stopped(w(3)),
+        Feed(w(8), w(11)),
+        Paused(),
+        Skip(w(11), w(15)),
+    ]
+
+
+def test_speech_that_resumes_in_the_trail_goes_on_without_a_pause():
+    assert merged(run("HHHLLLLLLHHHLLLLL", trail=w(7))) == [
+        Started(0),
+        Feed(0, w(8)),
+        Stopped(w(3)),
+        Feed(w(8), w(11)),
+        Started(w(9)),
+        Feed(w(11), w(17)),
+        Stopped(w(12)),
+        Paused(),
+    ]
+
+
+@pytest.mark.parametrize("trail", [w(6), w(7)])
+def test_no_pause_falls_under_a_possible_word(trail):
+    """Where the trail ends in a candidate, it is fed on until that is speech or is none."""
+    assert merged(run("HHHLLLLLHHLLL", trail=trail)) == [
+        Started(0),
+        Feed(0, w(8)),
+        Stopped(w(3)),
+        Feed(w(8), w(11)),
+        Paused(),
+        Skip(w(11), w(13)),
+    ]
+
+
+def test_min_speech_and_min_silence_of_zero_follow_every_window():
+    options = GateOptions(min_speech_ms=0, min_silence_ms=0, pre_roll_ms=0)
+    assert merged(run("LHLH", options)) == [
+        Skip(0, w(1)),
+        Started(w(1)),
+        Feed(w(1), w(3)),
+        Stopped(w(2)),
+        Paused(),
+        Started(w(3)),
+        Feed(w(3), w(4)),
+        Stopped(w(4)),
+        Paused(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", [Skip(0, 100)]),
+        ("LLL", [Skip(0, w(3) + 100)]),
+        ("LLLH", [Skip(0, w(1)), Started(w(3)), Feed(w(1), w(4) + 100), Stopped(w(4) + 100)]),
+        ("HHHH", [Started(0), Feed(0, w(4) + 100), Stopped(w(4) + 100)]),
+        ("HHHLL", [Started(0), Feed(0, w(5) + 100), Stopped(w(3))]),
+        (
+            "HHHLLLLLL",
+            [Started(0), Feed(0, w(8)), Stopped(w(3)), Feed(w(8), w(9) + 100)],
+        ),
+        (
+            "HHHLLLLLLH",
+            [
+                Started(0),
+                Feed(0, w(8)),
+                Stopped(w(3)),
+                Feed(w(8), w(10)),
+                Started(w(9)),
+                Feed(w(10), w(10) + 100),
+                Stopped(w(10) + 100),
+            ],
+        ),
+    ],
+    ids=["empty", "quiet", "candidate", "speech", "hangover", "trail", "trail-candidate"],
+)
+def test_finish_in_each_state(pattern, expected):
+    pause = [Paused()] if Started in map(type, expected) else []
+    assert merged(run(pattern, trail=w(20), rest=100)) == expected + pause
+
+
+def flushed(pattern, rest=100, trail=0):
+    """A gate and what its flush says, ``rest`` samples after the windows of ``pattern``."""
+    gate = Gate(PLAIN, trail)
+    play(gate, pattern)
+    return gate, gate.flush(w(len(pattern)) + rest)
+
+
+def test_flush_in_silence_skips_what_was_held():
+    gate, actions = flushed("LLLL")
+    assert actions == [Skip(w(2), w(4) + 100)]
+    assert merged(play(gate, "HHHH")) == [Started(w(4) + 100), Feed(w(4) + 100, w(8))]
+
+
+def test_flush_in_speech_feeds_what_was_received_and_speech_goes_on():
+    gate, actions = flushed("HHHHL")
+    assert actions == [Feed(w(5), w(5) + 100)]
+    assert gate.speaking
+    assert merged(play(gate, "LHLLLLL")) == [
+        Feed(w(5) + 100, w(12)),
+        Stopped(w(7)),
+        Paused(),
+    ]
+
+
+def test_flush_takes_a_candidate_for_speech():
+    gate, actions = flushed("LLLH")
+    assert actions == [Started(w(3)), Feed(w(1), w(4) + 100)]
+    assert merged(play(gate, "LLLLL")) == [Feed(w(4) + 100, w(9)), Stopped(w(4)), Paused()]
+
+
+def test_flush_in_the_trail_ends_the_utterance():
+    gate, actions = flushed("HHHLLLLLL", trail=w(20))
+    assert actions == [Feed(w(9), w(9) + 100), Paused()]
+    assert merged(gate.finish(w(9) + 100)) == []
+
+
+def test_a_second_flush_at_the_same_sample_says_nothing():
+    for pattern in ("", "LLL", "LLLH", "HHHH"):
+        gate, _ = flushed(pattern)
+        assert gate.flush(w(len(pattern)) + 100) == []
+
+
+def test_the_open_gate_feeds_everything_as_one_utterance():
+    gate = OpenGate()
+    assert not gate.speaking
+    assert gate.flush(0) == []
+    assert gate.push(0.0) == [Started(0), Feed(0, w(1))]
+    assert gate.speaking
+    assert gate.flush(w(1) + 9) == [Feed(w(1), w(1) + 9)]
+    assert gate.push(0.0) == [Feed(w(1) + 9, w(2))]
+    assert gate.finish(w(2) + 5) == [Feed(w(2), w(2) + 5), Stopped(w(2) + 5), Paused()]
+    assert not gate.speaking
+    assert OpenGate().finish(0) == []
+
+
+@pytest.mark.parametrize("gate", [Gate(PLAIN, 0), OpenGate()], ids=["gate", "open"])
+def test_what_makes_no_sense_is_refused(gate):
+    gate.push(LOW)
+    for probability in (float("nan"), -0.1, 1.1):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            gate.push(probability)
+    for total in (0, w(1) - 1, w(2)):
+        with pytest.raises(ValueError, match="push every complete window first"):
+            gate.flush(total)
+    gate.flush(w(1) + 50)
+    with pytest.raises(ValueError, match="samples dealt with"):
+        gate.finish(w(1) + 49)
+    gate.finish(w(1) + 50)
+    with pytest.raises(RuntimeError, match="new gate"):
+        gate.push(LOW)
+    with pytest.raises(RuntimeError, match="new gate"):
+        gate.finish(w(1) + 50)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("threshold", 0.0, "a number from 0.01 to 0.99"),
+        ("threshold", 1, "a number from 0.01 to 0.99"),
+        ("threshold", True, "a number from 0.01 to 0.99"),
+        ("threshold", "0.5", "a number from 0.01 to 0.99"),
+        ("threshold", float("nan"), "a number from 0.01 to 0.99"),
+        ("exit_threshold", 0.6, "a number from 0.01 to threshold (0.5)"),
+        ("exit_threshold", None, "a number from 0.01 to threshold (0.5)"),
+        ("min_speech_ms", -1, "a whole number from 0 to 2000"),
+        ("min_speech_ms", 96.5, "a whole number from 0 to 2000"),
+        ("min_silence_ms", 10_001, "a whole number from 0 to 10000"),
+        ("min_silence_ms", False, "a whole number from 0 to 10000"),
+        ("pre_roll_ms", 2001, "a whole number from 0 to 2000"),
+        ("pre_roll_ms", "x" * 1000, "a whole number from 0 to 2000"),
+    ],
+)
+def test_an_option_out_of_range_is_named_with_its_range(field, value, allowed):
+    with pytest.raises(GateOptionError) as error:
+        GateOptions(**{field: value})
+    assert error.value.field == field
+    assert str(error.value).startswith(f"{field} must be {allowed}, not ")
+    assert len(str(error.value)) < 120
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    GateOptions(0.99, 0.99, 2_000, 10_000, 2_000)
+    GateOptions(0.01, 0.01, 0, 0, 0)
+
+
+# Any probabilities, any options.
+
+
+@st.composite
+def gate_options(draw):
+    threshold = draw(st.floats(0.01, 0.99))
+    return GateOptions(
+        threshold,
+        draw(st.floats(0.01, threshold)),
+        draw(st.integers(0, 400)),
+        draw(st.integers(0, 700)),
+        draw(st.integers(0, 600)),
+    )
+
+
+runs = st.tuples(st.sampled_from([0.0, 0.1, 0.4, 0.9, 1.0]), st.integers(1, 25))
+probabilities = st.lists(runs, max_size=12).map(lambda r: [p for p, n in r for _ in range(n)]) | (
+    st.lists(st.floats(0, 1), max_size=60)
+)
+trails = st.integers(0, 30_000)
+rests = st.integers(0, WINDOW - 1)
+flush_points = st.dictionaries(st.integers(0, 60), rests, max_size=4)
+
+
+def session(options, trail, probs, rest, flushes):
+    """Actions of a whole session, checked at every step for order and completeness."""
+    gate = Gate(options, trail)
+    done = 0
+    actions = []
+
+    def take(said):
+        nonlocal done
+        for action in said:
+            if isinstance(action, Feed | Skip):
+                assert done == action.start < action.end
+                done = action.end
+        actions.extend(said)
+
+    for index, probability in enumerate(probs):
+        if index in flushes:
+            total = w(index) + flushes[index]
+            take(gate.flush(total))
+            assert done == total
+        take(gate.push(probability))
+        assert w(index + 1) - done <= gate.longest_hold
+        assert not gate.speaking or done == w(index + 1)
+    total = w(len(probs)) + rest
+    take(gate.finish(total))
+    assert done == total
+    assert not gate.speaking
+    return actions
+
+
+def utterances(actions):
+    """(onset, stop) of each; Started, Stopped and Paused come in turn and in order."""
+    marks = [a for a in actions if isinstance(a, Started | Stopped | Paused)]
+    order = "".join(type(a).__name__[2] for a in marks)  # a, o, u
+    assert re.fullmatch("(aou?)*", order)
+    assert order.endswith("u") or not order
+    times = [a.at for a in marks if not isinstance(a, Paused)]
+    assert all(before <= after for before, after in pairwise(times))
+    return list(zip(times[::2], times[1::2], strict=True))
+
+
+def reference(options, probs, total):
+    """The utterances as an expression over the whole session at once."""
+    letters = "".join(
+        "H" if p >= options.threshold else "M" if p >= options.exit_threshold else "L"
+        for p in probs
+    )
+    speech = max(1, -(-options.min_speech_ms * 16 // WINDOW))
+    silence = max(1, -(-options.min_silence_ms * 16 // WINDOW))
+    pattern = rf"((?:H[HM]{{{speech - 1}}}|H[HM]*$).*?)(?:L{{{silence}}}|L*$)"
+    found = [(m.start(1), m.end(1)) for m in re.finditer(pattern, letters)]
+    return [(w(a), total if b == len(letters) else w(b)) for a, b in found]
+
+
+@given(gate_options(), trails, probabilities, rests, flush_points)
+def test_every_sample_is_fed_or_skipped_once_in_order(options, trail, probs, rest, flushes):
+    spans = utterances(session(options, trail, probs, rest, flushes))
+    assert all(onset < stop for onset, stop in spans)
+
+
+@given(gate_options(), trails, probabilities, rests)
+@example(GateOptions(0.5, 0.35, 96, 160, 64), 0, [HIGH] * 3 + [LOW] * 5 + [HIGH], 1)
+def test_speech_is_where_the_reference_finds_it(options, trail, probs, rest):
+    total = w(len(probs)) + rest
+    spans = utterances(session(options, trail, probs, rest, {}))
+    assert spans == reference(options, probs, total)
+
+
+@given(gate_options(), trails, probabilities, rests)
+def test_what_is_fed_is_speech_with_its_pre_roll_and_trail_and_no_more(options, trail, probs, rest):
+    actions = session(options, trail, probs, rest, {})
+    heard, needed, allowed = np.zeros((3, w(len(probs)) + rest), bool)
+    for action in actions:
+        if isinstance(action, Feed):
+            heard[action.start : action.end] = True
+    after = max(trail, options.min_silence_ms * 16)
+    # Windows are whole, and a candidate may hold the pause up until it is decided.
+    slack = 2 * WINDOW + options.min_speech_ms * 16
+    for onset, stop in utterances(actions):
+        first = max(0, onset - options.pre_roll_ms * 16)
+        needed[first : stop + after] = True
+        allowed[first : stop + after + slack] = True
+    assert not (needed & ~heard).any()
+    assert not (heard & ~allowed).any()
+
+
+@given(gate_options(), trails, probabilities, rests)
+def test_a_pause_comes_once_the_trail_is_complete_and_not_in_a_candidate(
+    options, trail, probs, rest
+):
+    gate = Gate(options, trail)
+    stopped = 0
+    for index, probability in enumerate(probs):
+        for action in gate.push(probability):
+            if isinstance(action, Stopped):
+                stopped = action.at
+            if isinstance(action, Paused):
+                assert w(index + 1) - stopped >= trail
+                assert probability < options.threshold
+    gate.finish(w(len(probs)) + rest)

@@ -1,0 +1,268 @@
+"""The gate: which audio the engine hears, decided from one speech probability per window.
+
+A pure state machine on sample numbers. Speech begins at a window of at least ``threshold`` (the
+candidate's onset) from which, for ``min_speech``, no window falls below ``exit_threshold``. It ends
+when every window stayed below ``exit_threshold`` for ``min_silence``. What was fed or skipped is
+never taken back; every sample is one or the other exactly once, in order.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from dataclasses import dataclass
+from enum import Enum
+
+SAMPLE_RATE = 16_000
+WINDOW = 512  # samples to a probability: 32 ms
+
+_PER_MS = SAMPLE_RATE // 1000
+
+
+class GateOptionError(ValueError):
+    """A gate option out of its range; ``field`` names it."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field} must be {allowed}, not {reprlib.repr(value)}")
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class GateOptions:
+    """What counts as speech: probabilities from 0.01 to 0.99 and whole milliseconds."""
+
+    threshold: float = 0.5
+    exit_threshold: float = 0.35
+    min_speech_ms: int = 96
+    min_silence_ms: int = 500
+    pre_roll_ms: int = 300
+
+    def __post_init__(self) -> None:
+        _check_probability("threshold", self.threshold, 0.99, "0.99")
+        most = f"threshold ({self.threshold:g})"
+        _check_probability("exit_threshold", self.exit_threshold, self.threshold, most)
+        _check_ms("min_speech_ms", self.min_speech_ms, 2_000)
+        _check_ms("min_silence_ms", self.min_silence_ms, 10_000)
+        _check_ms("pre_roll_ms", self.pre_roll_ms, 2_000)
+
+
+def _check_probability(field: str, value: float, most: float, name: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0.01 <= value <= most:
+        raise GateOptionError(field, value, f"a number from 0.01 to {name}")
+
+
+def _check_ms(field: str, value: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise GateOptionError(field, value, f"a whole number from 0 to {most}")
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Give samples ``start`` to ``end`` to the engine."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Record samples ``start`` to ``end`` as silence."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Speech began at sample ``at``: its onset, not the moment it was certain."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Speech ended at sample ``at``: the end of its last window, not the moment it was certain."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The utterance is over and all it needs, the engine's trail included, has been fed."""
+
+
+Action = Feed | Skip | Started | Stopped | Paused
+
+
+class _Phase(Enum):
+    QUIET = "quiet"  # held back: the pre-roll, and a candidate's windows
+    SPEECH = "speech"  # fed at once
+    TRAIL = "trail"  # speech has stopped, the engine's trail is still being fed
+    FINISHED = "finished"
+
+
+class _Cursor:
+    """What every gate keeps: the windows seen and the samples dealt with."""
+
+    def __init__(self) -> None:
+        self._end = 0  # end of the last window
+        self._done = 0  # every sample before this one has been fed or skipped
+        self._phase = _Phase.QUIET
+
+    @property
+    def speaking(self) -> bool:
+        """Whether speech has started and not stopped."""
+        return self._phase is _Phase.SPEECH
+
+    def _next_window(self, probability: float) -> int:
+        """Move on by a window; its first sample."""
+        self._check_open()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"a probability lies between 0 and 1; this is {probability}")
+        start = self._end
+        self._end += WINDOW
+        return start
+
+    def _check_total(self, total: int) -> None:
+        self._check_open()
+        least = max(self._end, self._done)
+        if not least <= total < self._end + WINDOW:
+            raise ValueError(
+                f"{total} samples do not go with windows up to {self._end} and "
+                f"{self._done} samples dealt with: push every complete window first"
+            )
+
+    def _check_open(self) -> None:
+        if self._phase is _Phase.FINISHED:
+            raise RuntimeError("the gate is finished: a new session needs a new gate")
+
+    def _feed(self, upto: int) -> list[Action]:
+        start, self._done = self._done, max(self._done, upto)
+        return [Feed(start, upto)] if start < upto else []
+
+    def _skip(self, upto: int) -> list[Action]:
+        start, self._done = self._done, max(self._done, upto)
+        return [Skip(start, upto)] if start < upto else []
+
+
+class Gate(_Cursor):
+    """One session's gate. ``trail`` is what the engine needs to hear after speech, in samples.
+
+    Held back are never more than ``longest_hold`` samples, and the window that is not complete.
+    """
+
+    def __init__(self, options: GateOptions, trail: int) -> None:
+        super().__init__()
+        self._threshold = options.threshold
+        self._exit_threshold = options.exit_threshold
+        self._min_speech = options.min_speech_ms * _PER_MS
+        self._min_silence = options.min_silence_ms * _PER_MS
+        self._pre_roll = options.pre_roll_ms * _PER_MS
+        self._trail = trail
+        self._onset: int | None = None  # the candidate's
+        self._voiced = 0  # end of the last window that counted as speech
+        self._flushed = 0  # no onset lies before the last flush
+
+    @property
+    def longest_hold(self) -> int:
+        """The most samples that complete windows leave undecided."""
+        return self._pre_roll + max(0, math.ceil(self._min_speech / WINDOW) - 1) * WINDOW
+
+    def push(self, probability: float) -> list[Action]:
+        """Take the next window's probability."""
+        start = self._next_window(probability)
+        if self._phase is _Phase.SPEECH:
+            return self._go_on(probability)
+        self._weigh(start, probability)
+        if self._onset is not None and self._end - self._onset >= self._min_speech:
+            return self._start(self._onset, self._end)
+        if self._phase is _Phase.TRAIL:
+            return [*self._feed(self._end), *self._pause()]
+        return self._skip((self._end if self._onset is None else self._onset) - self._pre_roll)
+
+    def flush(self, total: int) -> list[Action]:
+        """Decide everything before sample ``total``, the number of samples received, now.
+
+        A candidate is taken for speech; other held audio is silence. Speech goes on: it is not
+        stopped by a flush. Where only the trail was missing the utterance is over, since the engine
+        is about to be flushed.
+        """
+        self._check_total(total)
+        self._flushed = total
+        if self._onset is not None:
+            return self._start(self._onset, total)
+        if self._phase is _Phase.SPEECH:
+            return self._feed(total)
+        if self._phase is _Phase.TRAIL:
+            self._phase = _Phase.QUIET
+            return [*self._feed(total), Paused()]
+        return self._skip(total)
+
+    def finish(self, total: int) -> list[Action]:
+        """End the session at sample ``total``. A candidate is taken for speech: it may be a word.
+
+        Speech that was still sounding in the last whole window stops at ``total``.
+        """
+        actions = self.flush(total)
+        if self._phase is _Phase.SPEECH:
+            actions += [Stopped(total if self._voiced == self._end else self._voiced), Paused()]
+        self._phase = _Phase.FINISHED
+        return actions
+
+    def _weigh(self, start: int, probability: float) -> None:
+        """Begin, keep or drop the candidate."""
+        if self._onset is None and probability >= self._threshold:
+            self._onset = max(start, self._flushed)
+        elif probability < self._exit_threshold:
+            self._onset = None
+
+    def _start(self, onset: int, upto: int) -> list[Action]:
+        self._phase = _Phase.SPEECH
+        self._onset = None
+        self._voiced = self._end
+        return [*self._skip(onset - self._pre_roll), Started(onset), *self._feed(upto)]
+
+    def _go_on(self, probability: float) -> list[Action]:
+        actions = self._feed(self._end)
+        if probability >= self._exit_threshold:
+            self._voiced = self._end
+        elif self._end - self._voiced >= self._min_silence:
+            self._phase = _Phase.TRAIL
+            actions += [Stopped(self._voiced), *self._pause()]
+        return actions
+
+    def _pause(self) -> list[Action]:
+        """Close the utterance when the trail is complete, but never under a possible word."""
+        if self._onset is not None or self._end - self._voiced < self._trail:
+            return []
+        self._phase = _Phase.QUIET
+        return [Paused()]
+
+
+class OpenGate(_Cursor):
+    """The gate of a session without voice detection: all audio is one utterance."""
+
+    def push(self, probability: float) -> list[Action]:
+        """Take a window; what the probability is does not matter."""
+        self._next_window(probability)
+        return self._open(self._end)
+
+    def flush(self, total: int) -> list[Action]:
+        """Feed everything before sample ``total``, the number of samples received."""
+        self._check_total(total)
+        return self._open(total)
+
+    def finish(self, total: int) -> list[Action]:
+        """End the session at sample ``total``."""
+        actions = self.flush(total)
+        if self._phase is _Phase.SPEECH:
+            actions += [Stopped(total), Paused()]
+        self._phase = _Phase.FINISHED
+        return actions
+
+    def _open(self, upto: int) -> list[Action]:
+        if self._phase is _Phase.SPEECH or not upto:
+            return self._feed(upto)
+        self._phase = _Phase.SPEECH
+        return [Started(0), *self._feed(upto)]
