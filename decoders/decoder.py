@@ -1,0 +1,207 @@
+"""Audio embeddings to tokens: the delay-conditioned decoder over a table of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..checkpoints.config import VoxtralConfig
+from ..layers.attention import ATTENTIONS, AttentionShape, default_attention
+from ..layers.batch import padded
+from ..layers.linear import Linear, Weights
+from ..layers.rings import Rings
+from ..layers.stack import Stack, gelu
+from .delay import prompt, prompt_length, time_embedding
+
+NOT_FINITE = -1
+"""The token of a row whose numbers went wrong: its stream cannot go on."""
+
+
+class TextDecoder:
+    """Greedy decoder with sliding rings over a table of ``slots`` streams.
+
+    Every position takes the token before it and one audio embedding and gives one token. The last
+    token of each stream stays on the device, so a step can be sent off before the tokens of the
+    step before have been read. All methods belong on one thread.
+    """
+
+    def __init__(
+        self,
+        config: VoxtralConfig,
+        weights: Weights,
+        *,
+        slots: int,
+        bos: int,
+        pad: int,
+        max_delay_tokens: int = 30,
+        block: int = 32,
+        attention: str | None = None,
+        compiled: bool | None = None,
+    ) -> None:
+        """``compiled`` None means on GPUs only."""
+        part = config.decoder
+        self.config = config
+        self.max_delay_tokens = max_delay_tokens
+        self.dtype = weights.dtype
+        self._bos, self._pad = bos, pad
+        self._embed = weights.linear("decoder.embed")
+        self._ada = [
+            (weights.linear(f"{name}.linear1"), weights.linear(f"{name}.linear2"))
+            for name in (f"decoder.layers.{i}.ada" for i in range(part.layers))
+        ]
+        self._stack = Stack(weights, "decoder", part.layers, part.norm_eps)
+        mx.eval(self._embed.arrays, [layer.arrays for pair in self._ada for layer in pair])
+        self.rings = Rings(
+            layers=part.layers,
+            kv_heads=part.kv_heads,
+            head_dim=part.head_dim,
+            rope_theta=part.rope_theta,
+            window=part.window,
+            chunk=prompt_length(config.left_pad_tokens, max_delay_tokens),
+            slots=slots,
+            block=block,
+            dtype=self.dtype,
+        )
+        self._attention = ATTENTIONS[attention or default_attention()](
+            AttentionShape(
+                heads=part.heads,
+                kv_heads=part.kv_heads,
+                head_dim=part.head_dim,
+                window=part.window,
+                ring=self.rings.ring,
+                block=block,
+                rope_theta=part.rope_theta,
+            )
+        )
+        # Per slot, and one more for the rows that only fill up a batch.
+        self._filler = slots
+        self._delay = np.zeros(slots, np.int64)
+        self._last = mx.full((slots + 1,), pad, mx.int32)
+        self._scale = mx.ones((slots + 1, part.layers, part.dim), self.dtype)
+        on_gpu = mx.default_device() == mx.Device(mx.gpu)
+        run: Callable[..., Any] = self._run
+        self._compiled = mx.compile(run) if (on_gpu if compiled is None else compiled) else run
+
+    def join(self, slot: int, delay_tokens: int) -> None:
+        """Start ``slot`` over with its own delay; ValueError beyond ``max_delay_tokens``."""
+        if not 1 <= delay_tokens <= self.max_delay_tokens:
+            raise ValueError(
+                f"a delay is 1 to {self.max_delay_tokens} positions, not {delay_tokens}"
+            )
+        self.rings.leave(slot)
+        self._delay[slot] = delay_tokens
+        self._last[slot] = self._bos
+        self._scale[slot] = self._ffn_scale(delay_tokens)
+
+    def leave(self, slot: int, *, scrub: bool = False) -> None:
+        """Give the slot's memory back; ``scrub`` as in ``Rings.leave``, after ``NOT_FINITE``."""
+        self.rings.leave(slot, scrub=scrub)
+
+    def prompt_length(self, slot: int) -> int:
+        """Audio embeddings that ``prefill`` of this slot takes."""
+        return prompt_length(self.config.left_pad_tokens, int(self._delay[slot]))
+
+    def prefill(self, rows: Sequence[int], audio: mx.array) -> mx.array:
+        """Run the prompts of rows that have just joined, all with the same delay.
+
+        ``audio [B, prompt_length, dim]`` -> the first output token of each row, int32 [B].
+        """
+        delay = int(self._delay[rows[0]])
+        if any(self._delay[slot] != delay or self.rings.position(slot) for slot in rows):
+            raise ValueError("a prefill takes rows that have just joined, all with one delay")
+        ids = prompt(self.config.left_pad_tokens, delay, bos=self._bos, pad=self._pad)
+        return self._step(rows, audio, np.zeros(len(rows), np.float32), mx.array(ids)[None])
+
+    def step(
+        self, rows: Sequence[int], audio: mx.array, pad_penalty: Sequence[float] | None = None
+    ) -> mx.array:
+        """The next token of each row: ``audio [B, dim]`` -> int32 [B], not yet evaluated.
+
+        ``pad_penalty [B]`` is subtracted from the pad's logit (the guard against ruts of blanks).
+        A token is ``NOT_FINITE`` where a row overflowed. Rows must be distinct.
+        """
+        penalty = np.asarray([0.0] * len(rows) if pad_penalty is None else pad_penalty, np.float32)
+        return self._step(rows, audio[:, None], penalty, None)
+
+    def logits(self, rows: Sequence[int], tokens: mx.array, audio: mx.array) -> mx.array:
+        """Score given tokens: ``tokens [B, n]``, ``audio [B, n, dim]`` -> logits [B, n, vocab].
+
+        Moves the rows on by n positions but leaves their last output token alone.
+        """
+        n = tokens.shape[1]
+        view = self.rings.view(rows, n, len(rows), all_blocks=self._attention.all_blocks)
+        plan = self._attention.plan(view.start, view.write, view.blocks)
+        x = self._embed.rows(tokens) + audio.astype(self.dtype)
+        scale = self._scale[mx.array(np.asarray(rows, np.int32))]
+        x, self.rings.pools = self._stack(x, self.rings.pools, self._attention, plan, scale)
+        self.rings.advance(rows, n)
+        return self._embed(x)
+
+    def _ffn_scale(self, delay_tokens: int) -> mx.array:
+        """1 + the delay's scale of every layer's feed-forward input, [layers, dim]."""
+        t = time_embedding(delay_tokens, self.config.decoder.dim).astype(self.dtype)[None]
+        scales = [second(gelu(first(t))) for first, second in self._ada]
+        return 1.0 + mx.concatenate(scales)
+
+    def _step(
+        self,
+        rows: Sequence[int],
+        audio: mx.array,
+        penalty: np.ndarray[Any, np.dtype[np.float32]],
+        forced: mx.array | None,
+    ) -> mx.array:
+        n = audio.shape[1]
+        slots = padded(rows, self._filler)
+        fill = len(slots) - len(rows)
+        if fill:
+            audio = mx.pad(audio, [(0, fill), (0, 0), (0, 0)])
+        view = self.rings.view(rows, n, len(slots), all_blocks=self._attention.all_blocks)
+        tokens, self._last, self.rings.pools = self._compiled(
+            audio.astype(self.dtype),
+            mx.array(np.pad(penalty, (0, fill))),
+            mx.array(slots),
+            view.start,
+            view.write,
+            view.blocks,
+            forced,
+            self._last,
+            self._scale,
+            self.rings.pools,
+        )
+        self.rings.advance(rows, n)
+        best: mx.array = tokens[: len(rows)]
+        return best
+
+    def _run(
+        self,
+        audio: mx.array,
+        penalty: mx.array,
+        slots: mx.array,
+        start: mx.array,
+        write: mx.array,
+        blocks: mx.array,
+        forced: mx.array | None,
+        last: mx.array,
+        scale: mx.array,
+        pools: list[mx.array],
+    ) -> tuple[mx.array, mx.array, list[mx.array]]:
+        ids = last[slots][:, None] if forced is None else forced
+        plan = self._attention.plan(start, write, blocks)
+        x = self._embed.rows(ids) + audio
+        x, pools = self._stack(x, pools, self._attention, plan, scale[slots])
+        tokens = _greedy(self._embed, x[:, -1], penalty, self._pad)
+        last[slots] = mx.maximum(tokens, 0)
+        return tokens, last, pools
+
+
+def _greedy(head: Linear, hidden: mx.array, penalty: mx.array, pad: int) -> mx.array:
+    """The likeliest token of each row [B] under the pad's penalty, or ``NOT_FINITE``."""
+    logits = head(hidden)
+    is_pad = mx.arange(logits.shape[-1]) == pad
+    lowered = logits - penalty[:, None].astype(logits.dtype)
+    tokens = mx.argmax(mx.where(is_pad, lowered, logits), axis=-1).astype(mx.int32)
+    finite = mx.isfinite(hidden.astype(mx.float32).sum(axis=-1))
+    return mx.where(finite, tokens, NOT_FINITE)

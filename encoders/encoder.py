@@ -1,0 +1,152 @@
+"""Log-mel frames to audio embeddings, for many streams at once and each as its audio comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoints.config import CONV_STRIDE, VoxtralConfig
+from ..layers.attention import ATTENTIONS, AttentionShape, default_attention
+from ..layers.batch import padded
+from ..layers.linear import Weights
+from ..layers.rings import Rings
+from ..layers.stack import Stack, gelu
+
+
+class AudioEncoder:
+    """Causal conv stem, windowed stack and adapter over a table of ``slots`` streams.
+
+    A step takes whole tokens of ``config.mel_per_token`` mel frames, so the convolutions' phase
+    is the same at every step. All methods belong on one thread.
+    """
+
+    def __init__(
+        self,
+        config: VoxtralConfig,
+        weights: Weights,
+        *,
+        slots: int,
+        chunk: int = 8,
+        block: int = 32,
+        attention: str | None = None,
+        compiled: bool | None = None,
+    ) -> None:
+        """``chunk`` is the most tokens per row and step; ``compiled`` None means on GPUs only."""
+        part = config.encoder
+        self.config = config
+        self.chunk = chunk
+        self.dtype = weights.dtype
+        self._conv1 = weights.take("encoder.conv1.weight"), weights.take("encoder.conv1.bias")
+        self._conv2 = weights.take("encoder.conv2.weight"), weights.take("encoder.conv2.bias")
+        self._stack = Stack(weights, "encoder", part.layers, part.norm_eps)
+        self._adapter = weights.linear("adapter.linear1"), weights.linear("adapter.linear2")
+        mx.eval(self._conv1, self._conv2, [layer.arrays for layer in self._adapter])
+        self.rings = Rings(
+            layers=part.layers,
+            kv_heads=part.heads,
+            head_dim=part.head_dim,
+            rope_theta=part.rope_theta,
+            window=part.window,
+            chunk=chunk * config.downsample,
+            slots=slots,
+            block=block,
+            dtype=self.dtype,
+        )
+        self._attention = ATTENTIONS[attention or default_attention()](
+            AttentionShape(
+                heads=part.heads,
+                kv_heads=part.heads,
+                head_dim=part.head_dim,
+                window=part.window,
+                ring=self.rings.ring,
+                block=block,
+                rope_theta=part.rope_theta,
+            )
+        )
+        # The last inputs of both convolutions per slot; the slot past the end is for fillers.
+        self._filler = slots
+        left1 = self._conv1[0].shape[1] - 1
+        left2 = self._conv2[0].shape[1] - CONV_STRIDE
+        self._tails = [
+            mx.zeros((slots + 1, left1, config.audio.mel_bins), self.dtype),
+            mx.zeros((slots + 1, left2, part.dim), self.dtype),
+        ]
+        on_gpu = mx.default_device() == mx.Device(mx.gpu)
+        run: Callable[..., Any] = self._run
+        self._compiled = mx.compile(run) if (on_gpu if compiled is None else compiled) else run
+
+    def join(self, slot: int) -> None:
+        """Start ``slot`` over, as a stream that has heard nothing yet."""
+        self.rings.leave(slot)
+        for tail in self._tails:
+            tail[slot] = 0.0
+
+    def leave(self, slot: int, *, scrub: bool = False) -> None:
+        """Give the slot's memory back; ``scrub`` as in ``Rings.leave``."""
+        self.rings.leave(slot, scrub=scrub)
+
+    def step(self, rows: Sequence[int], mel: NDArray[np.float32]) -> mx.array:
+        """Encode the next n tokens of each row: ``mel [B, n * mel_per_token, mel_bins]``.
+
+        Returns embeddings [B, n, decoder dim], not yet evaluated. Rows must be distinct.
+        ValueError for n above ``chunk`` or frames that are no whole tokens.
+        """
+        frames = self.config.mel_per_token
+        tokens, rest = divmod(mel.shape[1], frames)
+        if rest or not 1 <= tokens <= self.chunk:
+            raise ValueError(
+                f"a step takes {frames} to {self.chunk * frames} mel frames in whole tokens of "
+                f"{frames}, not {mel.shape[1]}"
+            )
+        n = tokens * self.config.downsample
+        slots = padded(rows, self._filler)
+        view = self.rings.view(rows, n, len(slots), all_blocks=self._attention.all_blocks)
+        batch = np.zeros((len(slots), *mel.shape[1:]), np.float32)
+        batch[: len(rows)] = mel
+        out, self._tails, self.rings.pools = self._compiled(
+            mx.array(batch).astype(self.dtype),
+            mx.array(slots),
+            view.start,
+            view.write,
+            view.blocks,
+            self._tails,
+            self.rings.pools,
+        )
+        self.rings.advance(rows, n)
+        embeddings: mx.array = out[: len(rows)]
+        return embeddings
+
+    def _run(
+        self,
+        mel: mx.array,
+        slots: mx.array,
+        start: mx.array,
+        write: mx.array,
+        blocks: mx.array,
+        tails: list[mx.array],
+        pools: list[mx.array],
+    ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
+        x, tails = self._stem(mel, slots, tails)
+        plan = self._attention.plan(start, write, blocks)
+        x, pools = self._stack(x, pools, self._attention, plan)
+        grouped = x.reshape(x.shape[0], -1, self.config.downsample * x.shape[-1])
+        first, second = self._adapter
+        return second(gelu(first(grouped))), tails, pools
+
+    def _stem(
+        self, mel: mx.array, slots: mx.array, tails: list[mx.array]
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Two causal convolutions, each continued from its slot's last inputs."""
+        x, kept = mel, []
+        for (weight, bias), tail, stride in zip(
+            (self._conv1, self._conv2), tails, (1, CONV_STRIDE), strict=True
+        ):
+            x = mx.concatenate([tail[slots], x], axis=1)
+            tail[slots] = x[:, -tail.shape[1] :]
+            kept.append(tail)
+            x = gelu(mx.conv1d(x, weight, stride=stride) + bias)
+        return x, kept

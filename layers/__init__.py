@@ -1,0 +1,1 @@
+"""What encoder and decoder are made of: linear layers, attention over paged rings, the stack."""

@@ -1,0 +1,117 @@
+"""Sliding-window attention over paged rings: one interface, one implementation per device.
+
+A row's keys and values live in a ring of ``ring`` positions, position p in ring slot p mod ring.
+Ring slots are grouped into blocks that lie anywhere in the layer's pool [slots, 2, kv_heads,
+head_dim] (keys at 0, rotated; values at 1). Every query sees exactly the last ``window`` positions
+up to and including its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What an attention is built for. ``ring`` >= window + new positions per step - 1."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    ring: int
+    block: int
+    rope_theta: float
+
+
+class Attention(Protocol):
+    """Rotate, write and attend, for B rows that each bring n new positions."""
+
+    all_blocks: bool
+    """Whether it wants whole rings' block tables, reading only what is live by itself."""
+
+    def plan(self, start: mx.array, write: mx.array, blocks: mx.array) -> Any:
+        """What all layers of one step share.
+
+        ``start [B]``: each row's first new position. ``write [B * n]``: pool slots of the new
+        positions. ``blocks [B, m]``: pool blocks of each ring in ring order; all int32. A block
+        not yet allocated is 0, which no row owns.
+        """
+        ...
+
+    def __call__(self, qkv: mx.array, pool: mx.array, plan: Any) -> tuple[mx.array, mx.array]:
+        """``qkv [B, n, (heads + 2 kv_heads) head_dim]``, not rotated -> context and pool.
+
+        The context is [B, n, heads * head_dim]; the pool has the new keys and values in it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    start: mx.array
+    write: mx.array
+    slots: mx.array
+    visible: mx.array
+
+
+class GatherAttention:
+    """Plain MLX: gather each row's blocks, then masked attention. Runs on every device."""
+
+    all_blocks = False
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self.shape = shape
+
+    def plan(self, start: mx.array, write: mx.array, blocks: mx.array) -> _Gathered:
+        """See ``Attention.plan``."""
+        s = self.shape
+        batch, n = blocks.shape[0], write.shape[0] // blocks.shape[0]
+        within = mx.arange(s.block)
+        slots = (blocks[:, :, None] * s.block + within).reshape(batch, -1)
+        query = start[:, None] + mx.arange(n)
+        newest = query[:, -1:]
+        # The position that a ring slot holds after the write; negative where it holds none yet.
+        key = newest - (newest - mx.arange(slots.shape[1])) % s.ring
+        key, query = key[:, None, None, :], query[:, None, :, None]
+        visible = (key >= 0) & (key <= query) & (key > query - s.window)
+        return _Gathered(start, write, slots, visible)
+
+    def __call__(self, qkv: mx.array, pool: mx.array, plan: _Gathered) -> tuple[mx.array, mx.array]:
+        """See ``Attention.__call__``."""
+        s = self.shape
+        batch, n, _ = qkv.shape
+        qkv = qkv.reshape(batch, n, s.heads + 2 * s.kv_heads, s.head_dim).swapaxes(1, 2)
+        rotated = mx.fast.rope(
+            qkv[:, : s.heads + s.kv_heads],
+            s.head_dim,
+            traditional=True,
+            base=s.rope_theta,
+            scale=1.0,
+            offset=plan.start,
+        )
+        new = mx.stack([rotated[:, s.heads :], qkv[:, s.heads + s.kv_heads :]])
+        new = new.transpose(1, 3, 0, 2, 4).reshape(batch * n, 2, s.kv_heads, s.head_dim)
+        pool[plan.write] = new
+        held = pool[plan.slots]
+        context = mx.fast.scaled_dot_product_attention(
+            rotated[:, : s.heads],
+            held[:, :, 0].swapaxes(1, 2),
+            held[:, :, 1].swapaxes(1, 2),
+            scale=s.head_dim**-0.5,
+            mask=plan.visible,
+        )
+        return context.swapaxes(1, 2).reshape(batch, n, s.heads * s.head_dim), pool
+
+
+ATTENTIONS: dict[str, Callable[[AttentionShape], Attention]] = {"gather": GatherAttention}
+"""Every implementation by name."""
+
+
+def default_attention() -> str:
+    """The fastest implementation that runs on the default device."""
+    return "gather"

@@ -1,0 +1,194 @@
+"""Sliding key/value rings of many streams, in blocks of one pool per layer.
+
+A slot's ring grows block by block with its age up to the window and gives its blocks back when it
+leaves; the pools grow and shrink with what is held. Nothing a row does touches another row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+_FIRST_BLOCKS = 16
+"""The smallest pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where one step reads and writes; the arguments of ``Attention.plan``, int32."""
+
+    start: mx.array
+    write: mx.array
+    blocks: mx.array
+
+
+class Rings:
+    """Per-slot rings for all layers of a stack, at most ``slots`` of them.
+
+    ``chunk`` is the largest number of new positions per step. Positions are counted on the host
+    and bounded: at four times the ring a row's cached keys are rotated back and its position
+    moved down by whole rings, so that rotary angles stay small however long a stream lasts.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        rope_theta: float,
+        window: int,
+        chunk: int,
+        slots: int,
+        block: int,
+        dtype: mx.Dtype,
+    ) -> None:
+        self.chunk = chunk
+        self.block = block
+        self.per_ring = -(-(window + chunk - 1) // block)
+        self.ring = self.per_ring * block
+        self.limit = 4 * self.ring
+        self.slots = slots
+        self._rope_theta = rope_theta
+        self._head_dim = head_dim
+        self._position = np.zeros(slots, np.int64)
+        self._held = np.zeros(slots, np.int64)
+        self._table = np.zeros((slots, self.per_ring), np.int32)
+        self._most = slots * self.per_ring + 1
+        # Block 0 belongs to nobody: rows that only fill up a batch write there.
+        self._used = np.zeros(self._most, bool)
+        self._used[0] = True
+        size = min(_FIRST_BLOCKS, self._most)
+        shape = (size * block, 2, kv_heads, head_dim)
+        self.pools = [mx.zeros(shape, dtype) for _ in range(layers)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pools now."""
+        return sum(pool.nbytes for pool in self.pools)
+
+    @property
+    def block_nbytes(self) -> int:
+        """Bytes of one block in all layers."""
+        return self.nbytes // self._size
+
+    @property
+    def full_nbytes(self) -> int:
+        """Bytes of one whole ring in all layers: what a stream holds once it is old enough."""
+        return self.per_ring * self.block_nbytes
+
+    def slot_nbytes(self, slot: int) -> int:
+        """Bytes that ``slot`` holds now."""
+        return int(self._held[slot]) * self.block_nbytes
+
+    def position(self, slot: int) -> int:
+        """The next position of ``slot``, below ``limit`` after any number of steps."""
+        return int(self._position[slot])
+
+    def leave(self, slot: int, *, scrub: bool = False) -> None:
+        """Give the slot's blocks back and start it over at position 0.
+
+        ``scrub`` zeroes them first: for a row whose numbers went wrong, since a masked NaN is
+        still a NaN to whoever gets the block next.
+        """
+        blocks = self._table[slot, : self._held[slot]]
+        if scrub and len(blocks):
+            where = mx.array(self._pool_slots(blocks))
+            for pool in self.pools:
+                pool[where] = 0.0
+        self._used[blocks] = False
+        self._table[slot] = 0
+        self._held[slot] = 0
+        self._position[slot] = 0
+        top = int(np.flatnonzero(self._used)[-1]) + 1
+        if 4 * top <= self._size > _FIRST_BLOCKS:
+            self._resize(max(2 * top, _FIRST_BLOCKS))
+
+    def view(self, rows: Sequence[int], n: int, batch: int, *, all_blocks: bool) -> View:
+        """Make room for ``n`` new positions in each of ``rows`` and say where everything is.
+
+        Rows from ``len(rows)`` to ``batch`` are fillers. Without ``all_blocks`` the block tables
+        are cut to the longest row, rounded up to a power of two.
+        """
+        if not 1 <= n <= self.chunk:
+            raise ValueError(f"a step takes 1 to {self.chunk} positions, not {n}")
+        for slot in rows:
+            self._make_room(slot, n)
+        count = len(rows)
+        start = np.zeros(batch, np.int32)
+        start[:count] = self._position[rows]
+        table = np.zeros((batch, self.per_ring), np.int32)
+        table[:count] = self._table[rows]
+        ring_slot = (start[:, None] + np.arange(n, dtype=np.int32)) % self.ring
+        block, within = np.divmod(ring_slot, self.block)
+        write = np.take_along_axis(table, block, axis=1) * self.block + within
+        if not all_blocks:
+            longest = int(self._held[rows].max())
+            table = table[:, : min(1 << (longest - 1).bit_length(), self.per_ring)]
+        return View(mx.array(start), mx.array(write.reshape(-1)), mx.array(table))
+
+    def advance(self, rows: Sequence[int], n: int) -> None:
+        """Count ``n`` positions that a step has written in each of ``rows``."""
+        self._position[rows] += n
+
+    def reanchor(self, slot: int, shift: int) -> None:
+        """Move the slot's positions down by ``shift``, a multiple of ``ring``.
+
+        Exact, because scores depend on differences of positions alone: the cached keys are
+        rotated by R(-shift), angles from float64, and the ring slots stay where they are.
+        """
+        if shift % self.ring or shift > self._position[slot]:
+            raise ValueError(f"cannot move position {self._position[slot]} down by {shift}")
+        pairs = np.arange(0, self._head_dim, 2, dtype=np.float64)
+        angle = -shift * self._rope_theta ** (-pairs / self._head_dim)
+        cos, sin = mx.array(np.cos(angle), mx.float32), mx.array(np.sin(angle), mx.float32)
+        where = mx.array(self._pool_slots(self._table[slot, : self._held[slot]]))
+        for pool in self.pools:
+            keys = pool[where, 0].astype(mx.float32)
+            even, odd = keys[..., ::2], keys[..., 1::2]
+            turned = mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+            pool[where, 0] = turned.reshape(keys.shape).astype(pool.dtype)
+        self._position[slot] -= shift
+
+    @property
+    def _size(self) -> int:
+        """Blocks in each pool."""
+        return int(self.pools[0].shape[0]) // self.block
+
+    def _pool_slots(self, blocks: NDArray[np.int32]) -> NDArray[np.int32]:
+        within = np.arange(self.block, dtype=np.int32)
+        return (blocks[:, None] * self.block + within).reshape(-1)
+
+    def _make_room(self, slot: int, n: int) -> None:
+        position = int(self._position[slot])
+        if position + n > self.limit:
+            shift = (position // self.ring - 1) * self.ring
+            self.reanchor(slot, shift)
+            position -= shift
+        need = min(-(-(position + n) // self.block), self.per_ring)
+        for index in range(int(self._held[slot]), need):
+            # The lowest free block, so that the pool's end falls free and can be given back.
+            free = int(np.argmin(self._used))
+            if free >= self._size:
+                self._resize(min(2 * self._size, self._most))
+            self._used[free] = True
+            self._table[slot, index] = free
+            self._held[slot] = index + 1
+
+    def _resize(self, blocks: int) -> None:
+        """Pools of ``blocks`` blocks, one layer after another so that only one stands twice."""
+        rows = blocks * self.block
+        for index, pool in enumerate(self.pools):
+            if rows > pool.shape[0]:
+                more = mx.zeros((rows - pool.shape[0], *pool.shape[1:]), pool.dtype)
+                resized = mx.concatenate([pool, more])
+            else:
+                resized = mx.contiguous(pool[:rows])
+            mx.eval(resized)
+            self.pools[index] = resized
+            del pool
+        mx.clear_cache()
