@@ -221,7 +221,7 @@ class Gate(_Cursor):
         self._phase = _Phase.SPEECH
         self._onset = None
         self._voiced = self._end
-        return [*self._skip(onset - self._pre_roll), Started(onset), *self._feed(upto)]
+        return [Started(onset), *self._feed(upto)]  # of the past no more than the pre-roll is held
 
     def _go_on(self, probability: float) -> list[Action]:
         actions = self._feed(self._end)

@@ -136,8 +136,9 @@ def test_the_pre_roll_does_not_reach_into_what_was_fed():
     ]
 
 
-def test_a_trail_longer_than_the_hangover_is_fed_before_the_pause():
-    assert merged(run("HHH" + "L" * 12, trail=w(7) + 1)) == [
+@pytest.mark.parametrize("trail", [w(7) + 1, w(8)])
+def test_a_trail_longer_than_the_hangover_is_fed_before_the_pause(trail):
+    assert merged(run("HHH" + "L" * 12, trail=trail)) == [
         Started(0),
         Feed(0, w(8)),
         Stopped(w(3)),

@@ -1,0 +1,296 @@
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+from support.clips import clip
+
+from voxlive.vad.detector import DetectorClosed, DetectorFailed, DetectorFull, VoiceDetector
+from voxlive.vad.gate import WINDOW
+from voxlive.vad.silero import CONTEXT, FRAME, STATE, Silero
+
+
+@pytest.fixture(scope="module")
+def silero():
+    return Silero()
+
+
+@pytest.fixture
+def detector(silero):
+    detector = VoiceDetector(silero)
+    yield detector
+    detector.close()
+
+
+@pytest.fixture
+def held(silero):
+    """A detector over the real network that stands still until it is let go."""
+    model = HeldModel(silero)
+    detector = VoiceDetector(model)
+    yield detector, model
+    model.go.set()
+    detector.close()
+
+
+class HeldModel:
+    """The network, once ``go`` is set; notes how many rows each step had."""
+
+    def __init__(self, model):
+        self.model = model
+        self.go = threading.Event()
+        self.entered = threading.Event()
+        self.rows = []
+        self.thread = None
+        self.error = None
+
+    def step(self, frames, state):
+        self.rows.append(len(frames))
+        self.thread = threading.current_thread()
+        self.entered.set()
+        assert self.go.wait(60)
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        return self.model.step(frames, state)
+
+
+def alone(silero, samples):
+    padded = np.concatenate((np.zeros(CONTEXT, np.float32), samples))
+    state, result = np.zeros((2, 1, STATE), np.float32), []
+    for at in range(0, len(samples) // WINDOW * WINDOW, WINDOW):
+        probability, state = silero.step(padded[None, at : at + FRAME], state)
+        result.append(probability)
+    return np.concatenate(result)
+
+
+def window(value=0.0):
+    return np.full(WINDOW, value, np.float32)
+
+
+def wait_until_free(detector):
+    while detector.in_use:
+        time.sleep(0.001)
+
+
+async def happens(event):
+    assert await asyncio.to_thread(event.wait, 60)
+
+
+async def test_probabilities_come_with_the_samples_that_complete_a_window(detector):
+    lane = detector.lane()
+    for n, expected in [(0, 0), (511, 0), (1, 1), (513, 1), (1022, 1), (1, 1), (5120, 10)]:
+        probabilities = await lane.push(np.zeros(n, np.float32))
+        assert probabilities.shape == (expected,)
+        assert probabilities.dtype == np.float32
+
+
+async def test_twenty_lanes_cut_at_random_hear_what_each_hears_alone(detector, silero):
+    rng = np.random.default_rng(7)
+    speech = clip("minute").samples[: 6 * 16_000]
+    streams = [np.roll(speech, -k * 4_001) * (0.2 + 0.04 * k) for k in range(20)]
+
+    async def listen(samples):
+        lane, heard, at = detector.lane(), [], 0
+        while at < len(samples):
+            n = int(rng.integers(1, 3_000))
+            heard.append(await lane.push(samples[at : at + n]))
+            at += n
+        lane.close()
+        return np.concatenate(heard)
+
+    heard = await asyncio.gather(*(listen(samples) for samples in streams))
+    for samples, probabilities in zip(streams, heard, strict=True):
+        assert np.abs(probabilities - alone(silero, samples)).max() < 1e-6
+    assert detector.in_use == 0
+
+
+def test_blocking_pushes_from_threads_hear_the_same(detector, silero):
+    samples = clip("doctor").samples
+    results = {}
+
+    def listen(size):
+        lane = detector.lane()
+        cuts = np.split(samples, range(size, len(samples), size))
+        results[size] = np.concatenate([lane.push_blocking(cut) for cut in cuts])
+
+    threads = [threading.Thread(target=listen, args=(size,)) for size in (160, 700, 16_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = alone(silero, samples)
+    assert len(results) == 3
+    for probabilities in results.values():
+        assert np.abs(probabilities - expected).max() < 1e-6
+
+
+async def test_what_waits_together_is_one_batch_and_long_pushes_let_short_ones_join(held):
+    detector, model = held
+    long = asyncio.create_task(detector.lane().push(np.zeros(4 * WINDOW, np.float32)))
+    await happens(model.entered)
+    others = [detector.lane().push(np.zeros(k * WINDOW, np.float32)) for k in (1, 2, 1)]
+    others = [asyncio.create_task(push) for push in others]
+    await asyncio.sleep(0)
+    model.go.set()
+    assert [len(p) for p in await asyncio.gather(long, *others)] == [4, 1, 2, 1]
+    assert model.rows == [1, 4, 2, 1]
+
+
+async def test_the_event_loop_runs_while_the_network_does(held):
+    detector, model = held
+    push = asyncio.create_task(detector.lane().push(window()))
+    await happens(model.entered)
+    assert not push.done()
+    model.go.set()
+    assert len(await push) == 1
+
+
+async def test_a_failure_reaches_the_batch_and_nobody_else(held, silero):
+    detector, model = held
+    first, second = detector.lane(), detector.lane()
+    model.error = MemoryError("no room")
+    failing = asyncio.create_task(first.push(window(0.01)))
+    await happens(model.entered)
+    waiting = asyncio.create_task(second.push(window(0.02)))
+    await asyncio.sleep(0)
+    model.go.set()
+    with pytest.raises(DetectorFailed, match="no room") as error:
+        await failing
+    assert isinstance(error.value.__cause__, MemoryError)
+    assert np.allclose(await waiting, alone(silero, window(0.02)))
+    assert np.allclose(await first.push(window(0.01)), alone(silero, window(0.01)))
+
+
+async def test_a_cancelled_push_leaves_the_lane_as_it_was(held, silero):
+    detector, model = held
+    lane = detector.lane()
+    push = asyncio.create_task(lane.push(window(0.5)))
+    await happens(model.entered)
+    push.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await push
+    again = asyncio.create_task(lane.push(window(0.01)))
+    await asyncio.sleep(0)
+    model.go.set()
+    assert np.allclose(await again, alone(silero, window(0.01)))
+
+
+async def test_closing_a_lane_ends_its_push_and_frees_its_place(silero):
+    model = HeldModel(silero)
+    detector = VoiceDetector(model, capacity=2)
+    leaving, staying = detector.lane(), detector.lane()
+    with pytest.raises(DetectorFull, match="all 2 lanes"):
+        detector.lane()
+    pushes = [asyncio.create_task(lane.push(np.tile(window(), 3))) for lane in (leaving, staying)]
+    await happens(model.entered)
+    leaving.close()
+    leaving.close()
+    assert detector.in_use == 1
+    model.go.set()
+    with pytest.raises(DetectorClosed):
+        await pushes[0]
+    assert len(await pushes[1]) == 3
+    with pytest.raises(DetectorClosed, match="lane was closed"):
+        await leaving.push(window())
+    detector.lane()
+    detector.close()
+
+
+async def test_closing_the_detector_ends_every_push_and_its_thread(silero):
+    model = HeldModel(silero)
+    detector = VoiceDetector(model)
+    lanes = [detector.lane() for _ in range(5)]
+    pushes = [asyncio.create_task(lane.push(np.tile(window(), 9))) for lane in lanes]
+    await happens(model.entered)
+    closing = asyncio.create_task(asyncio.to_thread(detector.close))
+    await asyncio.to_thread(wait_until_free, detector)
+    assert not closing.done()
+    model.go.set()
+    await closing
+    assert not model.thread.is_alive()
+    for push in pushes:
+        with pytest.raises(DetectorClosed):
+            await push
+    assert len(model.rows) == 1
+    with pytest.raises(DetectorClosed, match="detector was closed"):
+        detector.lane()
+    with pytest.raises(DetectorClosed):
+        await lanes[0].push(window())
+    detector.close()
+
+
+async def test_nothing_of_a_lane_stays_behind(detector):
+    lanes = [detector.lane() for _ in range(10)]
+    await asyncio.gather(*(lane.push(np.zeros(2_000, np.float32)) for lane in lanes))
+    traces = [weakref.ref(lane) for lane in lanes]
+    for lane in lanes:
+        lane.close()
+    del lanes, lane
+    gc.collect()
+    assert [trace() for trace in traces] == [None] * 10
+
+
+async def test_a_lane_takes_one_push_at_a_time(held):
+    detector, model = held
+    lane = detector.lane()
+    push = asyncio.create_task(lane.push(window()))
+    await happens(model.entered)
+    with pytest.raises(RuntimeError, match="one push at a time"):
+        await lane.push(window())
+    model.go.set()
+    await push
+    assert len(await lane.push(window())) == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.zeros(512, np.float64),
+        np.zeros(512, np.int16),
+        np.zeros((1, 512), np.float32),
+        window(np.nan),
+        window(np.inf),
+        window(1.1e6),
+    ],
+    ids=["float64", "int16", "2-d", "nan", "infinite", "huge"],
+)
+async def test_samples_that_are_not_audio_are_refused_and_change_nothing(detector, silero, samples):
+    lane = detector.lane()
+    with pytest.raises(ValueError, match="audio must be float32"):
+        await lane.push(samples)
+    assert np.allclose(await lane.push(window(0.01)), alone(silero, window(0.01)))
+
+
+async def test_the_loudest_audio_that_is_let_in_does_not_deafen_the_lane(detector, silero):
+    lane = detector.lane()
+    assert np.isfinite(await lane.push(window(1e6))).all()
+    speech = clip("doctor").samples
+    assert (await lane.push(speech)).max() > 0.95
+
+
+def test_a_push_under_way_when_the_interpreter_exits_ends():
+    """A thread that still pushes when the main one returns is told, and the process ends."""
+    code = """
+import threading, numpy as np
+from voxlive.vad.detector import DetectorClosed, VoiceDetector
+from voxlive.vad.silero import Silero
+lane = VoiceDetector(Silero()).lane()
+started = threading.Event()
+def push():
+    try:
+        while True:
+            lane.push_blocking(np.zeros(5120, np.float32))
+            started.set()
+    except (DetectorClosed, RuntimeError):
+        print("told")
+threading.Thread(target=push).start()
+started.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
