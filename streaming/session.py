@@ -168,11 +168,13 @@ class Session:
             while self._final is None:
                 match await self._next():
                     case bytes(data):
-                        await self._hear(await self._ingest.push(data))
+                        async for samples in self._ingest.push(data):
+                            await self._hear(samples)
                     case _Flush(marker):
                         self._bring_out(marker)
                     case _Stop():
-                        await self._hear(await self._ingest.finish())
+                        async for samples in self._ingest.finish():
+                            await self._hear(samples)
                         self._finish()
         except BadAudio as error:
             self._epitaph = SessionError(error.code, str(error))
