@@ -31,8 +31,7 @@ def _hz_to_mel(hz: float) -> float:
 def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     top = _LINEAR_TOP_HZ / _HZ_PER_MEL
     above = _LINEAR_TOP_HZ * np.exp(_LOG_STEP * (np.maximum(mel, top) - top))
-    hz: NDArray[np.float64] = np.where(mel < top, mel * _HZ_PER_MEL, above)
-    return hz
+    return np.where(mel < top, mel * _HZ_PER_MEL, above)
 
 
 def mel_filters(config: AudioConfig) -> NDArray[np.float64]:
@@ -42,7 +41,8 @@ def mel_filters(config: AudioConfig) -> NDArray[np.float64]:
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     hz = np.linspace(0.0, nyquist, config.n_fft // 2 + 1)[:, None]
     rise, fall = (hz - low) / (centre - low), (high - hz) / (high - centre)
-    return np.maximum(0.0, np.minimum(rise, fall)) * (2.0 / (high - low))
+    triangles: NDArray[np.float64] = np.maximum(0.0, np.minimum(rise, fall))
+    return triangles * (2.0 / (high - low))
 
 
 class MelFrontEnd:
