@@ -1,0 +1,29 @@
+"""What commands say to people: one clear line per error, results on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import logging
+from typing import NoReturn
+
+import typer
+
+FAILED = 1
+MISUSED = 2
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"voxlive: {message}", err=True)
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """One line on stderr, and the exit code."""
+    complain(message)
+    raise typer.Exit(code)
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr, one line per event."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )

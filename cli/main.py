@@ -1,0 +1,55 @@
+"""``voxlive``: the commands in one table. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import config
+from .doctor import doctor
+from .models import models
+from .serve import serve
+from .transcribe import transcribe
+
+app = typer.Typer(
+    help="Real-time transcription: every word on screen as it is spoken, once, with its time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (serve, transcribe, models, doctor):
+    app.command()(_command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"voxlive {version('voxlive')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help=f"TOML file with a table of options per command. Default: {config.DEFAULT}.",
+        ),
+    ] = None,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options of every command."""
+    context.default_map = config.load(file, context)
+
+
+if __name__ == "__main__":
+    app()

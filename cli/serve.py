@@ -1,0 +1,57 @@
+"""``voxlive serve``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from .console import complain, fail, start_logging
+from .options import DelayMs, Device, Model, Offline, Quantize, open_service
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+    model: Model = "pocketsphinx",
+    max_sessions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Live sessions at a time. Default: what this machine can do."),
+    ] = None,
+    device: Device = None,
+    delay_ms: DelayMs = None,
+    quantize: Quantize = None,
+    offline: Offline = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Another web site that may connect, as https://name; * for all."),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="How much is logged.")] = "warning",
+) -> None:
+    """Serve the page, the live protocols and the HTTP API."""
+    from ..streaming.options import EngineOptions
+    from ..web.server import CannotListen, ServerOptions, bind, is_local, run, url
+
+    start_logging(log_level)
+    origins = frozenset(origin.rstrip("/").lower() for origin in allow_origin or ())
+    options = ServerOptions(host, port, origins)
+    try:
+        bound = bind(options)
+    except CannotListen as error:
+        fail(str(error))
+    if not is_local(bound):
+        complain(f"warning: everyone who can reach {host} can use this server")
+    bits = int(quantize) if quantize else None
+    service = open_service(model, EngineOptions(max_sessions, device, delay_ms, bits, offline))
+    info = service.engine.info
+
+    def ready() -> None:
+        sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
+        typer.echo(f"voxlive: {info.model} on {info.device}, {sessions} at a time")
+        if info.note:
+            typer.echo(f"voxlive: {info.note}")
+        typer.echo(f"voxlive: ready at {url(bound)}")
+
+    run(bound, service, options, ready)

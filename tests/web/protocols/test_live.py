@@ -1,0 +1,256 @@
+import json
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from support.conversations import ENGLISH, POLYGLOT, conversations
+
+from voxlive.streaming.events import (
+    Draft,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    Word,
+    Words,
+)
+from voxlive.vad.gate import GateOptions
+from voxlive.web.protocols.contract import (
+    Audio,
+    Close,
+    Flush,
+    Open,
+    ProtocolError,
+    Refuse,
+    Stop,
+)
+from voxlive.web.protocols.live import LiveProtocol
+
+START = {"type": "start", "format": "s16le"}
+
+
+def started(**fields) -> LiveProtocol:
+    protocol = LiveProtocol({}, ENGLISH)
+    [action] = protocol.received(json.dumps({**START, **fields}))
+    protocol.opened("id", action.options)
+    return protocol
+
+
+def options(info=ENGLISH, **fields):
+    [action] = LiveProtocol({}, info).received(json.dumps({**START, **fields}))
+    assert isinstance(action, Open)
+    return action.options
+
+
+def said(outs) -> list[dict]:
+    return [json.loads(out) for out in outs if isinstance(out, str)]
+
+
+def test_start_with_nothing_but_a_format_takes_the_defaults():
+    asked = options()
+    assert (asked.audio.encoding, asked.audio.rate, asked.audio.channels) == ("s16le", 16_000, 1)
+    assert asked.gate == GateOptions()
+    assert (asked.stream.language, asked.stream.delay_ms, asked.stream.drafts) == (None, None, True)
+
+
+def test_start_says_everything():
+    asked = options(
+        format="mulaw",
+        rate=8000,
+        channels=2,
+        language="en",
+        delay_ms=240,
+        drafts=False,
+        vad={"threshold": 0.6, "min_silence_ms": 800},
+    )
+    assert (asked.audio.encoding, asked.audio.rate, asked.audio.channels) == ("mulaw", 8000, 2)
+    assert asked.gate == GateOptions(threshold=0.6, min_silence_ms=800)
+    assert (asked.stream.language, asked.stream.delay_ms) == ("en", 240)
+    assert not asked.stream.drafts
+    assert options(vad=False).gate is None
+    assert options(format="container").audio.encoding == "container"
+
+
+@pytest.mark.parametrize(
+    ("first", "hint"),
+    [
+        (b"\0\0", "start"),
+        ("nonsense", "JSON"),
+        ("[" * 5000, "JSON"),
+        ("[]", "object"),
+        ("{}", "type"),
+        ('{"type": 1}', "type"),
+        ('{"type": "stop"}', '"start", not "stop"'),
+        ('{"type": "start"}', "s16le"),
+        ('{"type": "start", "format": "mp7"}', "container"),
+        ('{"type": "start", "format": ["s16le"]}', "s16le"),
+        ('{"type": "start", "format": "s16le", "rate": 100}', "8000"),
+        ('{"type": "start", "format": "s16le", "rate": "16000"}', "rate"),
+        ('{"type": "start", "format": "s16le", "rate": true}', "rate"),
+        ('{"type": "start", "format": "s16le", "rate": 16000.5}', "rate"),
+        ('{"type": "start", "format": "s16le", "channels": 9}', "8"),
+        ('{"type": "start", "format": "container", "rate": 48000}', "container"),
+        ('{"type": "start", "format": "s16le", "chanels": 1}', "chanels"),
+        ('{"type": "start", "format": "s16le", "language": 5}', "language"),
+        ('{"type": "start", "format": "s16le", "language": "\\ud800"}', "language"),
+        ('{"type": "start", "format": "s16le", "delay_ms": 0}', "delay_ms"),
+        ('{"type": "start", "format": "s16le", "words": "no"}', "words"),
+        ('{"type": "start", "format": "s16le", "drafts": 0}', "drafts"),
+        ('{"type": "start", "format": "s16le", "vad": "off"}', "vad"),
+        ('{"type": "start", "format": "s16le", "vad": {"treshold": 0.5}}', "treshold"),
+        ('{"type": "start", "format": "s16le", "vad": {"threshold": 2}}', "threshold"),
+        ('{"type": "start", "format": "s16le", "vad": {"threshold": NaN}}', "threshold"),
+        ('{"type": "start", "format": "s16le", "vad": {"min_speech_ms": -1}}', "min_speech_ms"),
+    ],
+)
+def test_a_bad_start_ends_the_session_in_words(first, hint):
+    protocol = LiveProtocol({}, ENGLISH)
+    with pytest.raises(ProtocolError, match=hint) as raised:
+        protocol.received(first)
+    assert raised.value.code == "bad_start"
+    outs = protocol.failed(raised.value.code, raised.value.message)
+    assert said(outs)[0] | {"message": ""} == {
+        "type": "error",
+        "seq": 0,
+        "code": "bad_start",
+        "message": "",
+        "fatal": True,
+    }
+    assert outs[-1] == Close(4400)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "nonsense",
+        "{}",
+        '{"type": "start", "format": "s16le"}',
+        '{"type": "flush"}',
+        '{"type": "flush", "id": 5}',
+        '{"type": "flush", "id": ""}',
+        '{"type": "flush", "id": "%s"}' % ("x" * 201),
+        '{"type": "flush", "id": "\\udc80"}',
+        '{"type": "flush", "id": "a", "wait": true}',
+        '{"type": "stop", "now": true}',
+        '{"type": "pause"}',
+    ],
+)
+def test_a_bad_message_is_refused_and_the_session_goes_on(frame):
+    protocol = started()
+    [refusal] = protocol.received(frame)
+    assert isinstance(refusal, Refuse)
+    [error] = said(protocol.refused(refusal.code, refusal.message))
+    assert (error["code"], error["fatal"]) == ("bad_message", False)
+    assert protocol.received(b"\0\0") == [Audio(b"\0\0")]
+
+
+def test_commands_after_start():
+    protocol = started()
+    assert protocol.received(b"\1") == [Audio(b"\1")]
+    assert protocol.received('{"type": "flush", "id": "é1"}') == [Flush("é1")]
+    assert protocol.received('{"type": "stop"}') == [Stop()]
+    assert isinstance(protocol.received(b"\1")[0], Refuse)
+    assert isinstance(protocol.received('{"type": "stop"}')[0], Refuse)
+
+
+def test_ready_says_what_is_in_force():
+    protocol = LiveProtocol({}, POLYGLOT)
+    [action] = protocol.received(json.dumps({**START, "vad": {"threshold": 0.7}}))
+    [ready] = said(protocol.opened("s1", action.options))
+    assert ready == {
+        "type": "ready",
+        "seq": 0,
+        "session": "s1",
+        "model": "model-b",
+        "engine": "test",
+        "device": "cpu",
+        "language": None,
+        "delay_ms": 480,
+        "format": "s16le",
+        "rate": 16_000,
+        "channels": 1,
+        "vad": asdict(GateOptions(threshold=0.7)),
+    }
+    protocol = LiveProtocol({}, ENGLISH)
+    [action] = protocol.received('{"type": "start", "format": "container", "vad": false}')
+    [ready] = said(protocol.opened("s2", action.options))
+    assert (ready["language"], ready["rate"], ready["channels"], ready["vad"]) == (
+        *("en", None, None),
+        False,
+    )
+
+
+def test_words_have_times_in_seconds_and_p_null_where_unknown():
+    words = (Word("Hello", 1600, 8000), Word(" you", 8000, 12_345, 0.5))
+    [message] = said(started().told(Words(3, words)))
+    assert message == {
+        "type": "words",
+        "seq": 1,
+        "segment": 3,
+        "words": [
+            {"text": "Hello", "start": 0.1, "end": 0.5, "p": None},
+            {"text": " you", "start": 0.5, "end": 0.772, "p": 0.5},
+        ],
+    }
+
+
+def test_words_and_drafts_can_be_left_out():
+    protocol = started(words=False, drafts=False)
+    events = [
+        Words(0, (Word("a", 0, 10),)),
+        Draft(0, "b"),
+        SegmentClosed(0, 0, 10, "a"),
+        SessionClosed(16_000),
+    ]
+    messages = [message for event in events for message in said(protocol.told(event))]
+    assert [(m["type"], m["seq"]) for m in messages] == [("segment", 1), ("done", 2)]
+    assert messages[-1]["text"] == "a"
+
+
+def test_a_fatal_error_closes_with_its_code():
+    for code, close in [("bad_audio", 4400), ("engine_failed", 1011), ("slow_client", 1008)]:
+        outs = started().told(SessionError(code, "why"))
+        assert said(outs)[0]["code"] == code
+        assert outs[-1] == Close(close)
+
+
+def test_an_error_that_goes_on_does_not_close():
+    assert len(started().told(SessionError("odd", "why", fatal=False))) == 1
+
+
+def test_shutdown_ends_with_done_and_1012_unless_the_client_was_done():
+    warning = SessionError("shutting_down", "soon", fatal=False)
+    for stopped, close in [(False, 1012), (True, 1000)]:
+        protocol = started()
+        if stopped:
+            protocol.received('{"type": "stop"}')
+        assert said(protocol.told(warning))[0]["fatal"] is False
+        outs = protocol.told(SessionClosed(0))
+        assert said(outs)[0]["type"] == "done"
+        assert outs[-1] == Close(close)
+
+
+def test_errors_are_cut_to_a_readable_length():
+    [error] = said(started().refused("bad_message", "x" * 10_000))
+    assert len(error["message"]) == 500
+
+
+def test_times_of_speech():
+    [message] = said(started().told(SpeechStarted(24_000)))
+    assert (message["type"], message["t"]) == ("speech_started", 1.5)
+
+
+@given(conversations())
+def test_any_conversation_is_numbered_without_a_gap_and_says_one_text_three_times(events):
+    protocol = LiveProtocol({}, ENGLISH)
+    [action] = protocol.received(json.dumps(START))
+    outs = protocol.opened("id", action.options)
+    for event in events:
+        outs += protocol.told(event)
+    assert outs.pop() == Close(1000)
+    messages = said(outs)
+    assert [message["seq"] for message in messages] == list(range(len(messages)))
+    words = [w["text"] for m in messages if m["type"] == "words" for w in m["words"]]
+    segments = [m["text"] for m in messages if m["type"] == "segment"]
+    assert "".join(words) == "".join(segments) == messages[-1]["text"]
+    assert [m["id"] for m in messages if m["type"] == "segment"] == list(range(len(segments)))

@@ -1,0 +1,62 @@
+"""The application: every route of the server in one table."""
+
+from __future__ import annotations
+
+import secrets
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..streaming.service import Service
+from .endpoints import LiveEndpoints
+from .errors import ApiError, on_api_error, on_crash, on_http_error
+from .pages import Pages
+from .protocols import PROTOCOLS
+from .rest.health import Health
+from .rest.models import Models
+from .rest.transcriptions import Transcriptions
+
+
+def create_app(service: Service, live: LiveEndpoints) -> Starlette:
+    """The ASGI application around a service, whose life is the caller's matter."""
+    models = Models(service)
+    pages = Pages()
+    routes: list[BaseRoute] = [
+        Route("/", pages.index),
+        Route("/health", Health(service).get),
+        Route("/v1/models", models.index),
+        Route("/v1/models/{name:path}", models.get),
+        Route("/v1/audio/transcriptions", Transcriptions(service).post, methods=["POST"]),
+        *(WebSocketRoute(path, live.endpoint(protocol)) for path, protocol in PROTOCOLS.items()),
+        Mount("/static", pages),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(_CommonHeaders)],
+        exception_handlers={
+            ApiError: on_api_error,
+            HTTPException: on_http_error,
+            Exception: on_crash,
+        },
+    )
+
+
+class _CommonHeaders:
+    """A request id on every HTTP answer, and no guessing of content types."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = f"req_{secrets.token_hex(12)}"
+                headers["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

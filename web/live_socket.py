@@ -1,0 +1,174 @@
+"""The loop between a WebSocket, its protocol and a session: the same for every wire format."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVarTuple
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ..streaming.engine import EngineError, EngineFull
+from ..streaming.ingest import BadAudio
+from ..streaming.service import Service
+from ..streaming.session import Session
+from .protocols.contract import (
+    Action,
+    Audio,
+    Close,
+    Flush,
+    Open,
+    Out,
+    Protocol,
+    ProtocolError,
+    Refuse,
+    Stop,
+)
+
+log = logging.getLogger(__name__)
+
+# A client may leave what it is sent unread for this long, and then has this long for the error.
+_READ_WITHIN_S = 10.0
+_LAST_WORDS_S = 5.0
+
+_Args = TypeVarTuple("_Args")
+
+
+class LiveSocket:
+    """One accepted connection. Three tasks: frames in, events out, and the protocol's ticks."""
+
+    def __init__(self, socket: WebSocket, service: Service, protocol: Protocol) -> None:
+        self._socket = socket
+        self._service = service
+        self._protocol = protocol
+        self._opened = asyncio.get_running_loop().create_future()
+        self._session: Session | None = None
+        self._sending = asyncio.Lock()
+
+    @property
+    def in_session(self) -> bool:
+        """Whether a session hangs on this socket."""
+        return self._session is not None
+
+    async def run(self) -> None:
+        """Serve the client until the session or the connection ends, then free everything."""
+        try:
+            await self._converse()
+        except WebSocketDisconnect:
+            pass
+        except (ProtocolError, EngineError) as error:
+            await self._fail(error.code, error.message)
+        except BadAudio as error:
+            await self._fail(error.code, str(error))
+        # The boundary of a session: whatever goes wrong inside ends this one and no other.
+        except Exception:
+            log.exception("session %s failed in the server", self._name)
+            await self._fail("internal", "the server failed in this session; start again")
+        finally:
+            await self._free()
+
+    async def _converse(self) -> None:
+        info = self._service.engine.info
+        if self._service.engine.in_use >= info.capacity:
+            raise EngineFull(info.capacity)
+        await self._say(self._protocol.connected)
+        tasks = [asyncio.create_task(work) for work in (self._listen(), self._report())]
+        if self._protocol.tick_s:
+            tasks.append(asyncio.create_task(self._keep_ticking(self._protocol.tick_s)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        """Frames in, until the client is gone."""
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            frame: str | bytes = message["text"] if "text" in message else message["bytes"]
+            is_text = isinstance(frame, str)
+            limit = self._protocol.max_text if is_text else self._protocol.max_binary
+            if len(frame) > limit:
+                raise ProtocolError("too_big", f"a frame may have {limit} bytes, not {len(frame)}")
+            for action in self._protocol.received(frame):
+                await self._do(action)
+
+    async def _do(self, action: Action) -> None:
+        match action:
+            case Open(options):
+                self._session = session = self._service.open(options)
+                log.info("session %s opened by %s", session.id, self._socket.client)
+                await self._say(self._protocol.opened, session.id, options)
+                self._opened.set_result(session)
+            case Refuse(code, message):
+                await self._say(self._protocol.refused, code, message)
+            case Audio(data):
+                await (await self._opened).push(data)
+            case Flush(marker):
+                await (await self._opened).flush(marker)
+            case Stop():
+                await (await self._opened).stop()
+
+    async def _report(self) -> None:
+        """Events out, until the protocol closes."""
+        session: Session = await self._opened
+        async for event in session.events():
+            if await self._say(self._protocol.told, event):
+                return
+
+    async def _keep_ticking(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            await self._say(self._protocol.tick)
+
+    async def _say(self, translate: Callable[[*_Args], list[Out]], *args: *_Args) -> bool:
+        """Translate and send in one go, so that what is numbered first is sent first.
+
+        True once the protocol has closed the socket.
+        """
+        async with self._sending:
+            outs = translate(*args)
+            for out in outs:
+                if isinstance(out, str):
+                    await self._send(self._socket.send_text(out))
+        for out in outs:
+            if isinstance(out, Close):
+                await asyncio.sleep(out.wait_s)
+                await self._send(self._socket.close(out.code))
+                return True
+        return False
+
+    async def _send(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(_READ_WITHIN_S):
+                await sending
+        except TimeoutError as error:
+            message = f"nothing was read for {_READ_WITHIN_S:g} s"
+            raise ProtocolError("slow_client", message) from error
+        except RuntimeError as error:
+            # The server's own keepalive or shutdown has closed the socket under this session.
+            raise WebSocketDisconnect(1006) from error
+
+    async def _fail(self, code: str, message: str) -> None:
+        log.info("session %s refused or failed: %s: %s", self._name, code, message)
+        await self._free()
+        with contextlib.suppress(TimeoutError, WebSocketDisconnect):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._say(self._protocol.failed, code, message)
+
+    async def _free(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+            log.info("session %s closed after %.1f s", session.id, session.received / 16_000)
+
+    @property
+    def _name(self) -> str:
+        return self._session.id if self._session else "(none)"

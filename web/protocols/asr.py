@@ -1,0 +1,226 @@
+"""WhisperLiveKit's protocol, ``WS /asr``: its clients work here unchanged.
+
+A line is one closed segment, and stays as it is. In full mode the open segment's committed words
+are the last, growing line. In diff mode they stand at the head of ``buffer_transcription`` until
+the segment closes, so ``new_lines`` only ever appends and no client has to guess what to drop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import ClassVar
+
+from ...streaming.clock import SAMPLE_RATE
+from ...streaming.engine import EngineInfo, StreamOptions
+from ...streaming.events import (
+    Draft,
+    Event,
+    Lag,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    Word,
+    Words,
+)
+from ...streaming.ingest import CONTAINER, AudioFormat
+from ...streaming.options import SessionOptions
+from .contract import (
+    LONGEST_ERROR,
+    MAX_BINARY,
+    MAX_TEXT,
+    Action,
+    Audio,
+    Close,
+    Open,
+    Out,
+    ProtocolError,
+    Refuse,
+    Stop,
+    close_code,
+)
+from .magic import is_container
+
+_LONG_PAUSE = 5 * SAMPLE_RATE
+_SILENCE = -2
+_SPEAKER = 1
+# The protocol leaves the last close to the client; one that forgets does not stay for ever.
+_CLOSE_WAIT_S = 30.0
+
+
+class AsrProtocol:
+    """One client of ``/asr``."""
+
+    max_text: ClassVar[int] = MAX_TEXT
+    max_binary: ClassVar[int] = MAX_BINARY
+    tick_s: ClassVar[float | None] = 0.05
+
+    def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
+        self._params = params
+        self._info = info
+        self._mode = params.get("mode", "full")
+        self._head = b""
+        self._begun = self._ended = False
+        self._lines: list[str] = []
+        self._sent = 0
+        self._seq = 0
+        self._upto = 0
+        self._open: list[Word] = []
+        self._draft = ""
+        self._behind = 0.0
+        self._error: str | None = None
+        self._shutting_down = False
+        self._changed = False
+
+    def connected(self) -> list[Out]:
+        """``config``: this server takes PCM, and a container if that is what comes."""
+        if self._mode not in ("full", "diff"):
+            raise ProtocolError("bad_parameter", 'mode must be "full" or "diff"')
+        if self._params.get("target_language"):
+            raise ProtocolError("bad_parameter", "this server does not translate")
+        return [_encode({"type": "config", "useAudioWorklet": True, "mode": self._mode})]
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """Audio; an empty frame ends it. What comes after the end is late, and dropped."""
+        if isinstance(frame, str):
+            return [Refuse("bad_message", "only binary frames of audio are taken here")]
+        if self._ended:
+            return []
+        self._ended = not frame
+        if self._begun:
+            return [Stop() if self._ended else Audio(frame)]
+        self._head += frame
+        container = is_container(self._head)
+        if container is None and not self._ended:
+            return []
+        return self._begin(bool(container))
+
+    def _begin(self, container: bool) -> list[Action]:
+        self._begun = True
+        audio = AudioFormat(CONTAINER) if container else AudioFormat("s16le", SAMPLE_RATE, 1)
+        language = self._params.get("language") or "auto"
+        stream = StreamOptions(language=None if language == "auto" else language)
+        head, self._head = self._head, b""
+        return [
+            Open(SessionOptions(audio, stream=stream)),
+            *([Audio(head)] if head else []),
+            *([Stop()] if self._ended else []),
+        ]
+
+    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
+        """The first update, which says that nothing has been heard yet."""
+        self._changed = True
+        return self.tick()
+
+    def told(self, event: Event) -> list[Out]:
+        """Keep the state that updates are made of; the end and errors are said at once."""
+        match event:
+            case Words(_, words):
+                self._open.extend(words)
+            case Draft(_, text):
+                self._draft = text
+            case SegmentClosed(_, start, end, text):
+                self._lines.extend(self._close(start, end, text))
+                self._upto = end
+                self._open.clear()
+            case Lag(behind_s):
+                self._behind = behind_s
+            case SessionError(code, message, fatal):
+                self._shutting_down |= code == "shutting_down"
+                return self.failed(code, message) if fatal else self.refused(code, message)
+            case SessionClosed():
+                self._changed |= self._behind > 0
+                self._behind = 0.0
+                return [*self.tick(), _encode({"type": "ready_to_stop"}), self._goodbye()]
+            case _:
+                return []
+        self._changed = True
+        return []
+
+    def _goodbye(self) -> Close:
+        if self._shutting_down and not self._ended:
+            return Close(close_code("shutting_down"))
+        return Close(1000, _CLOSE_WAIT_S)
+
+    def tick(self) -> list[Out]:
+        """An update, if anything has changed since the last."""
+        if not self._changed:
+            return []
+        self._changed = False
+        return [self._full() if self._mode == "full" else self._diff()]
+
+    def _full(self) -> str:
+        lines = self._lines
+        if self._open:
+            first, last = self._open[0], self._open[-1]
+            lines = [*lines, *self._close(first.start, last.end, self._open_text())]
+        return self._update({}, self._draft, lines)
+
+    def _diff(self) -> str:
+        self._seq += 1
+        new, self._sent = self._lines[self._sent :], len(self._lines)
+        tail = self._open_text() + self._draft
+        if self._seq == 1:
+            return self._update({"type": "snapshot", "seq": 1}, tail, new)
+        numbers = {"type": "diff", "seq": self._seq, "n_lines": self._sent}
+        return self._update(numbers, tail, new, "new_lines")
+
+    def _update(
+        self, head: dict[str, object], tail: str, lines: list[str], name: str = "lines"
+    ) -> str:
+        heard = bool(self._lines or self._open or tail)
+        status = "active_transcription" if heard else "no_audio_detected"
+        fields = _encode(
+            {
+                **head,
+                "status": "error" if self._error else status,
+                "buffer_transcription": tail,
+                "buffer_diarization": "",
+                "buffer_translation": "",
+                "remaining_time_transcription": self._behind,
+                "remaining_time_transcription_processing": self._behind,
+                "remaining_time_diarization": 0,
+                **({"error": self._error} if self._error else {}),
+            }
+        )
+        # Lines were encoded when they closed: hours of them are not encoded anew 20 times a second.
+        listed = f',"{name}":[{",".join(lines)}]' if lines or name == "lines" else ""
+        return f"{fields[:-1]}{listed}}}"
+
+    def _close(self, start: int, end: int, text: str) -> list[str]:
+        """A line, after one for the long pause before it if there was one."""
+        pause = [_line(_SILENCE, self._upto, start, "")] if start - self._upto > _LONG_PAUSE else []
+        return [*pause, _line(_SPEAKER, start, end, text.strip())]
+
+    def _open_text(self) -> str:
+        return "".join(word.text for word in self._open)
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """A typed error; the session goes on."""
+        return [_error(code, message)]
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """A last update that holds the error, the typed error, the close."""
+        self._error = message[:LONGEST_ERROR]
+        self._changed = self._begun
+        return [*self.tick(), _error(code, message), Close(close_code(code))]
+
+
+def _line(speaker: int, start: int, end: int, text: str) -> str:
+    return _encode({"speaker": speaker, "text": text, "start": _clock(start), "end": _clock(end)})
+
+
+def _clock(samples: int) -> str:
+    """H:MM:SS.cc"""
+    hundredths = samples * 100 // SAMPLE_RATE
+    minutes, hundredths = divmod(hundredths, 6000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{hundredths // 100:02}.{hundredths % 100:02}"
+
+
+def _error(code: str, message: str) -> str:
+    return _encode({"type": "error", "error": message[:LONGEST_ERROR], "code": code})
+
+
+def _encode(message: Mapping[str, object]) -> str:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,130 @@
+"""What the socket loop and a wire format say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+from typing import Protocol as _Protocol
+
+from ...streaming.engine import EngineInfo
+from ...streaming.events import Event
+from ...streaming.options import SessionOptions
+
+MAX_BINARY = 8_000_000
+MAX_TEXT = 64_000
+LONGEST_ERROR = 500
+
+_CLOSE_CODES = {
+    "bad_start": 4400,
+    "bad_parameter": 4400,
+    "unsupported_option": 4400,
+    "bad_audio": 4400,
+    "too_big": 1009,
+    "server_full": 1013,
+    "slow_client": 1008,
+    "shutting_down": 1012,
+}
+
+
+class ProtocolError(Exception):
+    """The client broke the protocol and its session ends; ``code`` goes onto the wire."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open the session; audio may follow."""
+
+    options: SessionOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Bytes in the format that was declared."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Bring out every word so far."""
+
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The last audio has been sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the client that it was not obeyed; the session goes on."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket; ``wait_s`` is how long the client may take to do so itself."""
+
+    code: int
+    wait_s: float = 0.0
+
+
+Action = Open | Audio | Flush | Stop | Refuse
+Out = str | Close
+
+
+class Protocol(_Protocol):
+    """One client's wire format. Pure: frames in and actions out, events in and text frames out.
+
+    Every method that returns ``Out`` is called in the order in which its result is sent.
+    """
+
+    max_text: ClassVar[int]
+    max_binary: ClassVar[int]
+    tick_s: ClassVar[float | None]
+
+    def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
+        """A client that connected with these query parameters to this engine."""
+        ...
+
+    def connected(self) -> list[Out]:
+        """What is said first. Raises ProtocolError for bad parameters."""
+        ...
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """What a frame asks for. Raises ProtocolError when the session cannot go on."""
+        ...
+
+    def opened(self, session: str, options: SessionOptions) -> list[Out]:
+        """The session is open."""
+        ...
+
+    def told(self, event: Event) -> list[Out]:
+        """What an event is on the wire, now. Nothing follows a ``Close``."""
+        ...
+
+    def tick(self) -> list[Out]:
+        """What was held back; asked for every ``tick_s`` seconds unless that is None."""
+        ...
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """Something was refused and the session goes on."""
+        ...
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """The session is over: the typed error, then the close."""
+        ...
+
+
+def close_code(code: str) -> int:
+    """The WebSocket close code for a fatal error; 1011 for every failure of the server's own."""
+    return _CLOSE_CODES.get(code, 1011)

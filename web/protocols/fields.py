@@ -1,0 +1,71 @@
+"""Typed reading of a JSON message's fields. Every check raises ValueError in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+Json = Mapping[str, object]
+_T = TypeVar("_T")
+
+
+def parse(frame: str) -> tuple[str, Json]:
+    """A text frame as (type, all fields)."""
+    try:
+        message = json.loads(frame)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("a text frame must be JSON") from error
+    if not isinstance(message, dict):
+        raise ValueError("a message must be a JSON object")
+    kind = message.get("type")
+    if not isinstance(kind, str):
+        raise ValueError('a message must have a "type", which is a string')
+    return kind, message
+
+
+def only(fields: Json, known: Collection[str], where: str) -> None:
+    """Refuse fields that nobody reads: most are misspelt."""
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{show(name)} is not a field of {where}: {', '.join(known)}")
+
+
+def whole(fields: Json, name: str, low: int, high: int, default: _T) -> int | _T:
+    """A whole number from ``low`` to ``high``; null or nothing is the default."""
+    value = fields.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f'"{name}" must be a whole number from {low} to {high}, not {show(value)}')
+    return value
+
+
+def flag(fields: Json, name: str, default: bool) -> bool:
+    """True or false."""
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ValueError(f'"{name}" must be true or false, not {show(value)}')
+    return value
+
+
+def string(fields: Json, name: str, longest: int) -> str | None:
+    """A string of 1 to ``longest`` characters that UTF-8 can carry; null or nothing is None."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= longest or not _encodable(value):
+        raise ValueError(f'"{name}" must be a string of 1 to {longest} characters')
+    return value
+
+
+def show(value: object) -> str:
+    """A client's value, short enough and safe to say back to it."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)

@@ -1,0 +1,52 @@
+"""``GET /health``: green only while the engine really decodes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ...streaming.service import Service
+
+_FRESH_S = 5.0
+_CHECK_WITHIN_S = 10.0
+
+
+class Health:
+    """Asks the engine at most every five seconds, however often it is asked itself."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._checking = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._fault: str | None = None
+
+    async def get(self, _request: Request) -> JSONResponse:
+        """200 while new sessions are served, 503 with the reason otherwise."""
+        fault = "the server is shutting down" if self._service.closing else await self._check()
+        engine = self._service.engine
+        info = engine.info
+        body = {
+            "status": "failing" if fault else "ok",
+            "live": True,
+            "ready": fault is None,
+            "error": fault,
+            "engine": info.engine,
+            "model": info.model,
+            "device": info.device,
+            "capacity": info.capacity,
+            "in_use": engine.in_use,
+            "note": info.note,
+            "version": version("voxlive"),
+        }
+        return JSONResponse(body, 503 if fault else 200, {"cache-control": "no-store"})
+
+    async def _check(self) -> str | None:
+        async with self._checking:
+            if time.monotonic() - self._checked_at > _FRESH_S:
+                self._fault = await asyncio.to_thread(self._service.engine.check, _CHECK_WITHIN_S)
+                self._checked_at = time.monotonic()
+            return self._fault

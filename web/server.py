@@ -1,0 +1,143 @@
+"""The server process: a bound socket, uvicorn, and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from ..streaming.service import Service
+from .app import create_app
+from .endpoints import LiveEndpoints
+
+MAX_MESSAGE = 24 * 1024 * 1024
+_PING_S = 20.0
+_DRAIN_S = 10.0
+_TELL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where to listen; ``allow_origins``: other web sites that may connect, "*" for all."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allow_origins: frozenset[str] = frozenset()
+
+
+class CannotListen(Exception):
+    """The address cannot be had; the message says why and what to do."""
+
+
+def bind(options: ServerOptions) -> socket.socket:
+    """A socket bound to the address, before anything slow is done. Raises CannotListen."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise CannotListen(f"{options.host} is not an address of this machine") from error
+    bound = socket.socket(family, kind, proto)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise CannotListen(_why(error, options)) from error
+    return bound
+
+
+def _why(error: OSError, options: ServerOptions) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {options.port} is in use; choose another with --port"
+        case errno.EACCES:
+            return f"port {options.port} needs more rights; choose one from 1024 up with --port"
+        case errno.EADDRNOTAVAIL:
+            return f"{options.host} is not an address of this machine"
+        case _:
+            return f"cannot listen on {options.host}:{options.port}: {error.strerror}"
+
+
+def url(bound: socket.socket) -> str:
+    """The address to open in a browser."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{port}"
+
+
+def is_local(bound: socket.socket) -> bool:
+    """Whether only this machine can reach the address."""
+    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
+
+
+def run(
+    bound: socket.socket, service: Service, options: ServerOptions, ready: Callable[[], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM; ``ready`` is called when connections are taken.
+
+    At the end sessions are told, drained for up to 10 s and closed with 1012. A second SIGINT ends
+    at once.
+    """
+    live = LiveEndpoints(service, options.allow_origins)
+    config = uvicorn.Config(
+        create_app(service, live),
+        loop="uvloop",
+        http="h11",
+        ws=_PatientSocket,
+        ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=_PING_S,
+        ws_ping_timeout=_PING_S,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+    )
+    # uvicorn raises the signal again when it is done; its work is done then, and so is ours.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        _Server(config, service, live, ready).run([bound])
+
+
+class _PatientSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, but a peer that reads nothing cannot keep a finished one open."""
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self.loop.call_later(self.close_timeout, self.transport.abort)
+
+
+class _Server(uvicorn.Server):
+    """Drains the service between the last new connection and the end of the open ones."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        live: LiveEndpoints,
+        ready: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._service = service
+        self._live = live
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await self._service.aclose(_DRAIN_S)
+        await self._live.settle(_TELL_S)
+        await super().shutdown(sockets)
