@@ -58,11 +58,13 @@ class Handover:
         with self._changed:
             while self._held >= MAX_HELD and not self._closed:
                 self._changed.wait()
+            if self._closed:
+                return False
             self._blocks.append(block)
             self._held += len(block)
             if len(self._blocks) == 1:
                 self._stir()
-            return not self._closed
+            return True
 
     def finish(self) -> None:
         """The decoder will neither read nor give any more."""

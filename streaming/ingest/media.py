@@ -159,6 +159,8 @@ def _frames(file: Reader, container: Container) -> Iterator[av.AudioFrame]:
             stream = media.streams.best("audio")
             if not isinstance(stream, AudioStream):
                 raise BadAudio(f"there is no audio track in the {container.name}")
+            if stream.codec_context is None:
+                raise BadAudio(f"the coding of the sound in the {container.name} is not known here")
             yield from _stream_frames(media, stream, container)
     except av.FFmpegError as error:
         raise BadAudio(f"the {container.name} cannot be decoded: {error.strerror}") from error

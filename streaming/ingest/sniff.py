@@ -55,7 +55,7 @@ CONTAINERS = (
     Container("FLAC", "flac", re.compile(rb"fLaC"), states_length=True),
     Container("WAV", "wav", re.compile(rb"(?s:RIFF....|RF64....)WAVE"), cut=_wav_cut),
     Container("AAC", "aac", re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")),
-    Container("MP3", "mp3", re.compile(rb"ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]")),
+    Container("MP3", "mp3", re.compile(rb"ID3|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd][^\xf0-\xff]")),
 )
 
 

@@ -1,0 +1,169 @@
+import asyncio
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.clips import clip
+from support.encode import encode
+
+from voxlive.streaming.ingest import AudioFormat, BadAudio, open_ingest
+from voxlive.streaming.ingest.handover import MAX_HELD
+
+CONTAINER = AudioFormat("container")
+SPEECH = clip("yes").samples
+WEBM = encode(SPEECH, "webm", "libopus", seekable=False, live="1")
+SILENCE = encode(np.zeros(16_000 * 600, np.float32), "flac", "flac", 16_000)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "ingest"]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    yield
+    for thread in threads():
+        thread.join(10)
+    assert threads() == []
+
+
+async def collect(pieces, into=None):
+    heard = [] if into is None else into
+    async for samples in pieces:
+        heard.append(samples)
+    return heard
+
+
+async def through(data, cuts=()):
+    """Push the data in pieces; gives the samples of each push, those of finish last."""
+    ingest = open_ingest(CONTAINER)
+    edges = [0, *sorted(cuts), len(data)]
+    heard = [await collect(ingest.push(data[a:b])) for a, b in pairwise(edges)]
+    heard.append(await collect(ingest.finish()))
+    ingest.close()
+    return heard
+
+
+def joined(heard):
+    return np.concatenate([piece for pieces in heard for piece in pieces])
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(cuts=st.lists(st.integers(0, len(WEBM)), max_size=30))
+def test_any_chunking_gives_the_same_samples(cuts):
+    whole = joined(asyncio.run(through(WEBM)))
+    assert np.array_equal(joined(asyncio.run(through(WEBM, cuts))), whole)
+    assert abs(len(whole) - len(SPEECH)) < 800
+
+
+async def test_a_push_gives_out_all_that_its_bytes_hold():
+    """Cut anywhere, what has come out by then is as much as if the stream had ended there."""
+    for end in range(2_000, len(WEBM), 1_777):
+        ingest = open_ingest(CONTAINER)
+        by_then = np.concatenate(await collect(ingest.push(WEBM[:end])))
+        rest = await collect(ingest.finish())
+        # Only the resampler's tail and one unfinished packet may come out at the end.
+        assert sum(map(len, rest)) <= 640 + 320
+        assert len(by_then) > 0
+        ingest.close()
+
+
+async def test_pushes_of_one_recording_give_sound_evenly():
+    step = 500
+    heard = await through(WEBM, range(step, len(WEBM), step))
+    counts = [sum(map(len, pieces)) for pieces in heard]
+    assert counts[0] == 0 or counts[1] > 0
+    silent = [n for n in counts[2:-1] if n == 0]
+    assert len(silent) < len(counts) / 4
+
+
+async def test_a_decoder_that_explodes_is_held_back():
+    """A small FLAC holds ten minutes of silence: they come out in bounded pieces."""
+    assert len(SILENCE) < 16_000 * 600 / 50
+    ingest = open_ingest(CONTAINER)
+    total = largest = 0
+    async for samples in ingest.push(SILENCE):
+        largest = max(largest, len(samples))
+        total += len(samples)
+    async for samples in ingest.finish():
+        total += len(samples)
+    assert total == 16_000 * 600
+    assert largest < MAX_HELD + 65_536
+    ingest.close()
+
+
+async def test_the_loop_runs_while_the_decoder_works():
+    ingest = open_ingest(CONTAINER)
+    pushing = asyncio.create_task(collect(ingest.push(SILENCE)))
+    turns = 0
+    while not pushing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 10
+    ingest.close()
+
+
+async def test_bad_audio_comes_after_the_good_and_stays():
+    good = encode(clip("market").samples, "flac", "flac", 16_000)
+    ingest = open_ingest(CONTAINER)
+    heard = await collect(ingest.push(good[: len(good) // 2]))
+    with pytest.raises(BadAudio, match="cut off"):
+        await collect(ingest.finish(), heard)
+    assert sum(map(len, heard)) > 2.5 * 16_000
+    with pytest.raises(BadAudio, match="cut off"):
+        await collect(ingest.push(b"more"))
+    ingest.close()
+
+
+async def test_what_is_no_container_is_told_at_once():
+    ingest = open_ingest(CONTAINER)
+    with pytest.raises(BadAudio, match="it begins with 48 65 6c 6c 6f"):
+        await collect(ingest.push(b"Hello, this is text"))
+    ingest.close()
+
+
+async def test_no_bytes_at_all_are_no_error():
+    ingest = open_ingest(CONTAINER)
+    assert await collect(ingest.push(b"")) == []
+    assert await collect(ingest.finish()) == []
+    assert threads() == []
+    ingest.close()
+
+
+def test_an_ingest_can_be_opened_and_closed_without_a_loop():
+    ingest = open_ingest(CONTAINER)
+    ingest.close()
+    ingest.close()
+
+
+@pytest.mark.parametrize("bytes_in", [1, 100, len(WEBM) // 2, len(WEBM)])
+async def test_close_between_pushes_frees_the_thread(bytes_in):
+    ingest = open_ingest(CONTAINER)
+    await collect(ingest.push(WEBM[:bytes_in]))
+    assert len(threads()) == 1
+    ingest.close()
+    ingest.close()
+    assert await collect(ingest.push(WEBM)) == []
+    assert await collect(ingest.finish()) == []
+
+
+async def test_close_in_the_middle_of_a_push_frees_the_thread():
+    ingest = open_ingest(CONTAINER)
+    pieces = ingest.push(SILENCE)
+    assert len(await anext(pieces)) > 0
+    ingest.close()
+    with pytest.raises(StopAsyncIteration):
+        await anext(pieces)
+
+
+async def test_a_push_that_is_cancelled_frees_the_thread_on_close():
+    ingest = open_ingest(CONTAINER)
+    pushing = asyncio.create_task(collect(ingest.push(SILENCE)))
+    await asyncio.sleep(0)
+    pushing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pushing
+    ingest.close()
