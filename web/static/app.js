@@ -1,0 +1,334 @@
+/** Brings the parts of the page together. */
+import { Captions } from "./captions.js";
+import { CaptureError } from "./capture.js";
+import { Dock } from "./dock.js";
+import { byId, clock } from "./dom.js";
+import { Engine, languageName } from "./engine.js";
+import { copy, download, toText } from "./exports.js";
+import { Job, setUpFiles } from "./files.js";
+import { captureAdvice, gapText, insecureAdvice, liveAdvice, uploadAdvice } from "./messages.js";
+import { confirmed, EngineCard, Notice, setUpMenu, setUpSettings } from "./panels.js";
+import { Recording } from "./recording.js";
+import { load, save } from "./settings.js";
+import { isDark, show as showTheme } from "./theme.js";
+import { Transcript } from "./transcript.js";
+import { segmentsOf, UploadError } from "./upload.js";
+import { WakeLock } from "./wakelock.js";
+
+const TICK_MS = 250;
+
+class App {
+  #settings = load();
+  #transcript = new Transcript();
+  #captions = new Captions(byId("captions"), byId("paragraphs"), byId("jump"), byId("announcer"));
+  #dock = new Dock();
+  #notice = new Notice();
+  #card = new EngineCard();
+  #engine = new Engine((health) => this.#met(health));
+  #wakeLock = new WakeLock();
+  /** @type {import("./engine.js").Health | null} */
+  #health = null;
+  /** @type {import("./recording.js").State} */
+  #state = "idle";
+  /** @type {Recording | null} */
+  #recording = null;
+  #duration = 0; // of everything in the transcript, in seconds
+  #language = "";
+  #name = ""; // of the files to download
+  #saved = true; // since the last change
+
+  start() {
+    byId("host").textContent = location.host;
+    byId("toggle").addEventListener("click", () => this.#toggle());
+    addEventListener("keydown", (event) => this.#key(event));
+    byId("clear").addEventListener("click", () => this.#clear());
+    byId("copy").addEventListener("click", () => this.#copy());
+    byId("source").addEventListener("change", () => this.#chooseSource());
+    setUpMenu((format) => this.#download(format));
+    setUpSettings(this.#settings, () => this.#dress());
+    setUpFiles(() => this.#free, (file) => void this.#transcribe(file));
+    this.#setUpTheme();
+    addEventListener("beforeunload", (event) => {
+      if (this.#recording !== null || !this.#saved) event.preventDefault();
+    });
+    navigator.mediaDevices?.addEventListener("devicechange", () => this.#listSources());
+    setInterval(() => this.#tick(), TICK_MS);
+    this.#dress();
+    this.#listSources();
+    this.#enter(isSecureContext ? "idle" : "error");
+    void this.#engine.ask();
+    if (!isSecureContext) this.#notice.show(insecureAdvice(location));
+  }
+
+  // Recording
+
+  #toggle() {
+    if (this.#recording === null) this.#record();
+    else if (this.#state === "asking" || this.#state === "connecting") this.#recording.cancel();
+    else void this.#recording.stop();
+  }
+
+  /** The space bar starts and stops while nothing else has the focus. @param {KeyboardEvent} event */
+  #key(event) {
+    if (event.key !== " " || event.repeat || event.target !== document.body) return;
+    if (document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    byId("toggle").click();
+  }
+
+  #record() {
+    if (!isSecureContext) return this.#notice.show(insecureAdvice(location));
+    this.#notice.hide();
+    this.#captions.follow();
+    this.#recording = new Recording(this.#settings, this.#duration, {
+      state: (state) => this.#enter(state),
+      level: (peak) => this.#dock.level(peak),
+      ready: (message) => this.#ready(message),
+      event: (message) => this.#event(message),
+      resumed: (gap) => this.#resumed(gap),
+      unheard: (kind) => this.#notice.show(captureAdvice(kind)),
+      ended: (failure, missing) => this.#ended(failure, missing),
+    });
+    this.#wakeLock.hold(true);
+    void this.#recording.start();
+  }
+
+  /** @param {any} ready */
+  #ready({ model, engine, device, language }) {
+    const now = new Date();
+    if (this.#transcript.empty) {
+      this.#name = `voxlive-${stamp(now)}`;
+      this.#transcript.about = { created: now.toISOString(), engine, model, device, language };
+    } else {
+      this.#transcript.mark(this.#duration, `Started again at ${now.toLocaleTimeString()}`);
+    }
+    this.#speak(language);
+    this.#listSources();
+    this.#render();
+  }
+
+  /** @param {any} message */
+  #event(message) {
+    const transcript = this.#transcript;
+    if (message.type === "words") {
+      transcript.words(message.segment, message.words);
+      this.#saved = false;
+    } else if (message.type === "draft") transcript.drafted(message.segment, message.text);
+    else if (message.type === "speech_started") transcript.speechStarted(message.t);
+    else if (message.type === "segment") this.#captions.announce(message.text);
+    else if (message.type === "error") this.#notice.show(liveAdvice(message));
+    else return;
+    this.#render();
+  }
+
+  /** @param {import("./link.js").Gap} gap */
+  #resumed(gap) {
+    if (gap.lost > 0) this.#transcript.keepDraft();
+    this.#transcript.mark(gap.at, gapText(gap));
+    this.#render();
+  }
+
+  /** @param {import("./live.js").Failure | null} failure @param {number} missing */
+  #ended(failure, missing) {
+    const seconds = this.#recording?.seconds ?? 0;
+    this.#recording = null;
+    this.#duration += seconds;
+    this.#wakeLock.hold(false);
+    const cancelled = failure?.code === "aborted";
+    if (failure === null || cancelled) this.#transcript.draft = null;
+    else if (failure.code !== "capture") this.#fail(failure, missing);
+    const ended = failure !== null && !cancelled ? "error" : this.#transcript.empty ? "idle" : "stopped";
+    this.#enter(ended);
+    this.#render();
+    void this.#engine.ask();
+  }
+
+  /** @param {import("./live.js").Failure} failure @param {number} missing */
+  #fail(failure, missing) {
+    const advice = liveAdvice(failure);
+    if (!this.#transcript.empty || this.#transcript.draft) {
+      this.#transcript.keepDraft();
+      const rest = missing >= 1 ? ` Up to ${missing.toFixed(0)} s of sound are missing here.` : "";
+      this.#transcript.mark(this.#duration, `${advice.title}.${rest}`);
+    }
+    this.#notice.show(advice);
+  }
+
+  async #chooseSource() {
+    this.#settings.source = byId("source").value;
+    save(this.#settings);
+    try {
+      await this.#recording?.use(this.#settings);
+    } catch (error) {
+      if (!(error instanceof CaptureError)) throw error;
+      this.#notice.show(captureAdvice(error.kind));
+    }
+  }
+
+  #listSources() {
+    void this.#dock.sources(this.#settings.source);
+  }
+
+  // Files
+
+  get #free() {
+    return this.#recording === null && this.#state !== "uploading";
+  }
+
+  /** Its transcript takes the place of the one shown, so that its times begin at zero. @param {File} file */
+  async #transcribe(file) {
+    if (!(await this.#mayDrop(`The transcript of ${file.name} will take its place.`, "Replace"))) return;
+    this.#notice.hide();
+    this.#enter("uploading");
+    try {
+      const model = this.#health?.model ?? "";
+      const answer = await new Job().run(file, model, (text) => this.#dock.detail(text));
+      if (answer !== null) this.#take(file, answer);
+    } catch (error) {
+      if (!(error instanceof UploadError)) throw error;
+      this.#notice.show(uploadAdvice(file.name, error.status, error.message));
+    }
+    this.#enter(this.#transcript.empty ? "idle" : "stopped");
+    void this.#engine.ask();
+  }
+
+  /** @param {File} file @param {import("./upload.js").Answer} answer */
+  #take(file, answer) {
+    this.#reset();
+    const { engine, model, device } = this.#health ?? {};
+    const { duration, language = null } = answer;
+    const created = new Date().toISOString();
+    this.#transcript.about = { created, file: file.name, duration, engine, model, device, language };
+    this.#name = file.name.replace(/\.[^.]*$/, "");
+    this.#duration = duration;
+    for (const [index, words] of segmentsOf(answer).entries()) {
+      this.#transcript.words(`file/${index}`, words);
+    }
+    if (this.#transcript.empty) this.#transcript.mark(0, `No speech was found in ${file.name}.`);
+    this.#saved = false;
+    this.#speak(language);
+    this.#render();
+  }
+
+  // The transcript
+
+  async #copy() {
+    try {
+      await copy(toText(this.#transcript));
+      this.#saved = true;
+      this.#say("copy-text", "Copied");
+    } catch (error) {
+      if (!(error instanceof DOMException)) throw error;
+      this.#say("copy-text", "Refused");
+    }
+  }
+
+  /** A word on a button, for a moment. @param {string} id @param {string} text */
+  #say(id, text) {
+    byId(id).textContent = text;
+    setTimeout(() => (byId(id).textContent = "Copy"), 2000);
+  }
+
+  /** @param {string} format */
+  #download(format) {
+    download(this.#transcript, format, this.#name);
+    this.#saved = true;
+  }
+
+  async #clear() {
+    if (await this.#mayDrop("It cannot be brought back.", "Clear")) {
+      this.#reset();
+      this.#enter("idle");
+    }
+  }
+
+  /** @param {string} why @param {string} yes */
+  async #mayDrop(why, yes) {
+    if (this.#transcript.empty) return true;
+    const unsaved = this.#saved ? "" : "It has not been downloaded or copied. ";
+    return confirmed("Clear this transcript?", unsaved + why, yes);
+  }
+
+  #reset() {
+    this.#transcript = new Transcript();
+    this.#captions.clear();
+    this.#duration = 0;
+    this.#saved = true;
+    this.#notice.hide();
+    this.#render();
+  }
+
+  // What is shown
+
+  /** @param {import("./recording.js").State} state */
+  #enter(state) {
+    this.#state = state;
+    this.#dock.show(state);
+    this.#dock.detail("");
+    this.#tick();
+    byId("upload").disabled = byId("browse").disabled = !this.#free;
+    this.#arm();
+  }
+
+  #render() {
+    this.#captions.show(this.#transcript);
+    this.#arm();
+  }
+
+  #arm() {
+    const { empty, draft } = this.#transcript;
+    const active = !this.#free;
+    const bare = empty && draft === null;
+    byId("welcome").hidden = !bare || this.#recording !== null;
+    byId("waiting").hidden = !bare || this.#state !== "listening";
+    for (const id of ["copy", "download-open"]) byId(id).disabled = empty;
+    byId("clear").disabled = empty || active;
+  }
+
+  #tick() {
+    if (this.#state === "listening" && this.#recording) {
+      this.#dock.progress(this.#recording.seconds, this.#recording.behind, this.#language);
+    } else if (this.#state === "stopped") {
+      const words = this.#transcript.wordCount;
+      const count = words === 1 ? "1 word" : `${words.toLocaleString("en")} words`;
+      this.#dock.detail(`${count} in ${clock(this.#duration)}`);
+    }
+  }
+
+  /** @param {import("./engine.js").Health | null} health */
+  #met(health) {
+    this.#health = health;
+    this.#card.show(health, this.#language);
+  }
+
+  /** The language of the captions, as the page says it and as their markup does. @param {string | null} tag */
+  #speak(tag) {
+    this.#language = languageName(tag);
+    byId("paragraphs").lang = tag ?? "";
+    this.#card.show(this.#health, this.#language);
+  }
+
+  #setUpTheme() {
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#dress());
+    byId("theme").addEventListener("click", () => {
+      this.#settings.theme = isDark(this.#settings.theme) ? "light" : "dark";
+      save(this.#settings);
+      this.#dress();
+    });
+  }
+
+  #dress() {
+    const { theme, size } = this.#settings;
+    showTheme(theme);
+    document.documentElement.dataset.size = size;
+    document.documentElement.toggleAttribute("data-dark", isDark(theme));
+  }
+}
+
+/** A time for a file's name. @param {Date} date */
+function stamp(date) {
+  const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString();
+  return local.slice(0, 16).replace("T", "-").replace(":", "");
+}
+
+new App().start();

@@ -1,0 +1,107 @@
+/** The dock: state in words, the one button, the source and its level. */
+import { canShare, microphones } from "./capture.js";
+import { byId, clock, make } from "./dom.js";
+
+const FLOOR_DB = -60; // the meter's left end
+const FALL = 0.85; // of the meter, per message of 40 ms
+const CLIPPED = 0.99;
+const CLIP_SHOWN_MS = 1500;
+const SILENT = 0.0005;
+const SILENT_MS = 5000;
+const LATE_S = 3; // worth saying so
+
+/** @typedef {import("./recording.js").State} State */
+
+/** @type {Record<State, {status: string, button: string, toggle: "start" | "stop"}>} */
+const STATES = {
+  idle: { status: "Ready", button: "Start", toggle: "start" },
+  asking: { status: "Answer the browser’s question to allow the sound", button: "Cancel", toggle: "stop" },
+  connecting: { status: "Connecting…", button: "Cancel", toggle: "stop" },
+  listening: { status: "Listening", button: "Stop", toggle: "stop" },
+  reconnecting: { status: "Reconnecting… the sound is being kept", button: "Stop", toggle: "stop" },
+  finishing: { status: "Finishing… the last words are on their way", button: "Finishing…", toggle: "stop" },
+  uploading: { status: "Transcribing", button: "Start", toggle: "start" },
+  stopped: { status: "Stopped", button: "Start", toggle: "start" },
+  error: { status: "Not listening", button: "Start", toggle: "start" },
+};
+
+export class Dock {
+  #status = byId("status");
+  #detail = byId("detail");
+  #toggle = byId("toggle");
+  #fill = byId("meter-fill");
+  #meter = byId("meter");
+  #clip = byId("clip");
+  #source = byId("source");
+  #shown = 0;
+  #clippedAt = -Infinity;
+  #heardAt = 0;
+
+  /** @param {State} state */
+  show(state) {
+    const { status, button, toggle } = STATES[state];
+    document.body.dataset.state = state;
+    document.body.dataset.toggle = toggle;
+    this.#status.textContent = status;
+    byId("toggle-text").textContent = button;
+    this.#toggle.disabled = state === "finishing" || state === "uploading";
+    if (state === "listening") this.#heardAt = performance.now();
+    if (toggle === "start") this.level(0, true);
+  }
+
+  /** The line beside the state. @param {string} text */
+  detail(text) {
+    if (this.#detail.textContent !== text) this.#detail.textContent = text;
+  }
+
+  /**
+   * While listening: how long, how far behind, and what looks wrong.
+   * @param {number} seconds
+   * @param {number} behind
+   * @param {string} language
+   */
+  progress(seconds, behind, language) {
+    const silent = performance.now() - this.#heardAt > SILENT_MS;
+    const lag = `${behind.toFixed(1)} s behind`;
+    const parts = [
+      clock(seconds),
+      behind > LATE_S ? `falling back: ${lag}` : lag,
+      silent ? "no sound arrives: is the microphone muted?" : language,
+    ];
+    this.detail(parts.filter(Boolean).join(" · "));
+  }
+
+  /** @param {number} peak 0 to 1 @param {boolean} [reset] */
+  level(peak, reset = false) {
+    const now = performance.now();
+    const loud = Math.max(0, 1 - (20 * Math.log10(Math.max(peak, 1e-6))) / FLOOR_DB);
+    this.#shown = reset ? 0 : Math.max(loud, this.#shown * FALL);
+    this.#fill.style.transform = `scaleX(${this.#shown.toFixed(3)})`;
+    if (peak > SILENT) this.#heardAt = now;
+    if (peak >= CLIPPED) this.#clippedAt = now;
+    const clipped = !reset && now - this.#clippedAt < CLIP_SHOWN_MS;
+    this.#clip.hidden = !clipped;
+    this.#meter.toggleAttribute("data-clipped", clipped);
+  }
+
+  /** Fills the picker. @param {string} chosen */
+  async sources(chosen) {
+    const options = [option("", "Default microphone")];
+    for (const [index, { deviceId, label }] of (await microphones()).entries()) {
+      if (deviceId) options.push(option(deviceId, label || `Microphone ${index + 1}`));
+    }
+    if (canShare()) options.push(option("display", "Sound of a tab or the system"));
+    if (!options.some(({ value }) => value === chosen)) {
+      options.push(option(chosen, "Chosen microphone (not connected)"));
+    }
+    this.#source.replaceChildren(...options);
+    this.#source.value = chosen;
+  }
+}
+
+/** @param {string} value @param {string} label */
+function option(value, label) {
+  const element = /** @type {HTMLOptionElement} */ (make("option", "", label));
+  element.value = value;
+  return element;
+}

@@ -1,0 +1,63 @@
+/** What runs on the server: asked at the start, after each session, and until it is ready. */
+
+const HEALTH = new URL("../health", import.meta.url);
+const RETRY_MS = 5000;
+
+/**
+ * @typedef {object} Health
+ * @property {"ok" | "failing"} status
+ * @property {boolean} live
+ * @property {boolean} ready
+ * @property {string | null} [error] why it is failing
+ * @property {string} engine
+ * @property {string} model
+ * @property {string} device
+ * @property {number} capacity
+ * @property {number} in_use
+ * @property {string | null} note
+ * @property {string} version
+ */
+
+export class Engine {
+  #listener;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
+
+  /** @param {(health: Health | null) => void} listener null when the server does not answer */
+  constructor(listener) {
+    this.#listener = listener;
+  }
+
+  /** Asks now, and again until the server is ready. */
+  async ask() {
+    clearTimeout(this.#timer);
+    const health = await fetchHealth();
+    this.#listener(health);
+    if (!health?.ready) this.#timer = setTimeout(() => this.ask(), RETRY_MS);
+  }
+}
+
+/** @returns {Promise<Health | null>} */
+async function fetchHealth() {
+  try {
+    const response = await fetch(HEALTH, { cache: "no-store" });
+    return await response.json(); // 503 carries the same body
+  } catch {
+    return null;
+  }
+}
+
+/** @param {Health} health */
+export function engineName({ model, device }) {
+  return `${model} on ${device.toUpperCase()}`;
+}
+
+/** A language tag in English. @param {string | null | undefined} tag */
+export function languageName(tag) {
+  if (!tag) return "";
+  try {
+    return new Intl.DisplayNames(["en"], { type: "language" }).of(tag) ?? tag;
+  } catch {
+    return tag;
+  }
+}

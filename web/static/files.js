@@ -1,0 +1,70 @@
+/** Files from the picker or dropped on the page, and the progress of the one being transcribed. */
+import { byId, clock } from "./dom.js";
+import { Upload } from "./upload.js";
+
+const TICK_MS = 500;
+
+/** @param {() => boolean} allowed whether a file is welcome now @param {(file: File) => void} chosen */
+export function setUpFiles(allowed, chosen) {
+  const input = byId("file");
+  const drop = byId("drop");
+  for (const id of ["upload", "browse"]) byId(id).addEventListener("click", () => input.click());
+  input.addEventListener("change", () => {
+    const [file] = input.files;
+    if (file) chosen(file);
+    input.value = "";
+  });
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.hidden = !event.dataTransfer?.types.includes("Files") || !allowed();
+  });
+  addEventListener("dragleave", ({ relatedTarget }) => {
+    if (relatedTarget === null) drop.hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.hidden = true;
+    const file = event.dataTransfer?.files[0];
+    if (file && allowed()) chosen(file);
+  });
+}
+
+/** One file on its way: sends it, shows how far it is, can be cancelled. */
+export class Job {
+  #upload = new Upload();
+  #bar = byId("job-progress");
+  #box = byId("job");
+  #cancel = byId("job-cancel");
+  #share = 0;
+
+  /**
+   * @param {File} file
+   * @param {string} model
+   * @param {(text: string) => void} tell what is going on, in words
+   * @returns {Promise<import("./upload.js").Answer | null>} null when cancelled
+   * @throws {import("./upload.js").UploadError}
+   */
+  async run(file, model, tell) {
+    const began = performance.now();
+    const show = () => {
+      const sending = this.#share < 1;
+      if (sending) this.#bar.value = this.#share;
+      else this.#bar.removeAttribute("value");
+      const seconds = (performance.now() - began) / 1000;
+      const far = sending ? `sent ${Math.round(this.#share * 100)} %` : clock(seconds);
+      tell(`${file.name} · ${far}`);
+    };
+    const stop = () => this.#upload.cancel();
+    const timer = setInterval(show, TICK_MS);
+    this.#cancel.addEventListener("click", stop);
+    this.#box.hidden = false;
+    show();
+    try {
+      return await this.#upload.send(file, model, (share) => (this.#share = share));
+    } finally {
+      clearInterval(timer);
+      this.#cancel.removeEventListener("click", stop);
+      this.#box.hidden = true;
+    }
+  }
+}

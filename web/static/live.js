@@ -1,0 +1,135 @@
+/** One session of the native live protocol over one WebSocket. */
+
+const READY_MS = 10_000; // from opening the socket to `ready`
+const DONE_MS = 60_000; // without any message, after `stop`
+const MEANING = new Map([
+  [1008, "slow_client"],
+  [1009, "too_big"],
+  [1011, "engine_failed"],
+  [1012, "shutting_down"],
+  [1013, "server_full"],
+]);
+
+/**
+ * @typedef {{text: string, start: number, end: number, p: number | null}} Word
+ * @typedef {{code: string, message: string}} Failure
+ * @typedef {object} Listener
+ * @property {(message: any) => void} message every server message but `done` and what ends it
+ * @property {(failure: Failure | null) => void} closed the last call; null after `done`
+ */
+
+/** Where the native protocol is, beside this page, whatever the root path. */
+export function liveUrl() {
+  const url = new URL("../v1/live", import.meta.url);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
+}
+
+/** Connects at once. Audio may be sent once `ready` has come. */
+export class LiveSession {
+  #socket;
+  #listener;
+  #seq = 0;
+  #opened = false;
+  #done = false;
+  #stopping = false;
+  /** @type {Failure | null} */
+  #failure = null;
+  /** @type {ReturnType<typeof setTimeout>} */
+  #timer;
+
+  /**
+   * @param {string} url
+   * @param {object} start the fields of the `start` message
+   * @param {Listener} listener
+   */
+  constructor(url, start, listener) {
+    this.#listener = listener;
+    this.#socket = new WebSocket(url);
+    this.#socket.binaryType = "arraybuffer";
+    this.#socket.onopen = () => {
+      this.#opened = true;
+      this.#say({ type: "start", ...start });
+    };
+    this.#socket.onmessage = ({ data }) => this.#receive(data);
+    this.#socket.onclose = ({ code }) => this.#close(code);
+    this.#timer = setTimeout(() => this.abort("no_answer"), READY_MS);
+  }
+
+  /** Bytes that were sent but have not left this machine. */
+  get buffered() {
+    return this.#socket.bufferedAmount;
+  }
+
+  /** @param {Int16Array} pcm */
+  send(pcm) {
+    this.#socket.send(pcm);
+  }
+
+  /** The last audio has been sent: the rest of the words comes, then the end. */
+  stop() {
+    this.#stopping = true;
+    this.#say({ type: "stop" });
+    this.#wait();
+  }
+
+  /** Ends without waiting. @param {string} code why, for the listener */
+  abort(code) {
+    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close();
+    this.#end({ code, message: "" });
+  }
+
+  /** @param {object} message */
+  #say(message) {
+    this.#socket.send(JSON.stringify(message));
+  }
+
+  #wait() {
+    clearTimeout(this.#timer);
+    if (this.#stopping) this.#timer = setTimeout(() => this.abort("no_answer"), DONE_MS);
+  }
+
+  /** @param {string} data */
+  #receive(data) {
+    const message = parse(data);
+    if (message === null || message.seq !== this.#seq++) {
+      this.abort("bad_server");
+      return;
+    }
+    this.#wait();
+    if (message.type === "done") this.#done = true;
+    else if (message.type === "error" && ends(message)) this.#failure = message;
+    else this.#listener.message(message);
+  }
+
+  /** @param {number} code */
+  #close(code) {
+    if (this.#done && this.#stopping) this.#end(null);
+    else {
+      const meaning = MEANING.get(code) ?? (this.#opened ? "lost" : "unreachable");
+      this.#end(this.#failure ?? { code: meaning, message: "" });
+    }
+  }
+
+  /** @param {Failure | null} failure */
+  #end(failure) {
+    clearTimeout(this.#timer);
+    this.#listener.closed(failure);
+  }
+}
+
+/** Whether the session ends for this; a shutdown still brings out the rest first. @param {any} error */
+function ends({ fatal, code }) {
+  return fatal || code === "shutting_down";
+}
+
+/** @param {unknown} data @returns {any} null unless it is a JSON object */
+function parse(data) {
+  try {
+    const message = JSON.parse(String(data));
+    return typeof message === "object" ? message : null;
+  } catch {
+    return null;
+  }
+}

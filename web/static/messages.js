@@ -1,0 +1,181 @@
+/**
+ * What went wrong, in plain sentences that say what to do. Parts in `backticks` are to be typed.
+ *
+ * @typedef {{title: string, steps: string[]}} Advice
+ */
+
+/** @type {Record<string, Advice>} failures of a live session, by the protocol's codes */
+const LIVE = {
+  unreachable: {
+    title: "The server cannot be reached",
+    steps: [
+      "Check that `voxlive serve` is still running and that this machine is on its network.",
+      "If there is a reverse proxy, it has to pass WebSockets on. Then start again.",
+    ],
+  },
+  lost: {
+    title: "The connection was lost and did not come back",
+    steps: ["Check the network, then start again: the transcript goes on where it ended."],
+  },
+  no_answer: {
+    title: "The server stopped answering",
+    steps: ["It may be overloaded. Wait a moment and start again, or look at the server's log."],
+  },
+  bad_server: {
+    title: "The server answered with something else than live transcription",
+    steps: ["Reload this page, in case the server was updated. Check what the address leads to."],
+  },
+  server_full: {
+    title: "Every place on this server is taken",
+    steps: ["Start again when someone has stopped. Files have to wait for a free place too."],
+  },
+  engine_failed: {
+    title: "Recognition failed on the server",
+    steps: [
+      "Start again: the transcript goes on where it ended.",
+      "If it happens again, the server's log and `voxlive doctor` say why.",
+    ],
+  },
+  shutting_down: {
+    title: "The server was shut down",
+    steps: ["Everything it heard is here. Start again when the server is back."],
+  },
+  slow_client: {
+    title: "This browser could not keep up with the server",
+    steps: ["Close other tabs or programs that keep this machine busy, then start again."],
+  },
+  too_big: {
+    title: "The server refused a message as too big",
+    steps: ["Reload this page, in case the server was updated, then start again."],
+  },
+  bad_start: {
+    title: "The server did not accept these settings",
+    steps: ["Reload this page, in case the server was updated, then start again."],
+  },
+  unsupported_option: {
+    title: "The model cannot do what the settings ask for",
+    steps: ["Change the settings, then start again."],
+  },
+  bad_audio: {
+    title: "The server could not read the sound",
+    steps: ["Choose another source, then start again."],
+  },
+};
+
+/** @type {Record<string, Advice>} failures to get sound, by the kinds of CaptureError */
+const CAPTURE = {
+  refused: {
+    title: "The microphone is blocked for this page",
+    steps: [
+      "Click the icon at the left end of the address bar and allow the microphone.",
+      "Then press Start again. Some browsers want the page to be reloaded first.",
+    ],
+  },
+  dismissed: {
+    title: "The microphone was not allowed",
+    steps: ["Press Start again and answer the browser's question with Allow."],
+  },
+  system: {
+    title: "The system does not let this browser use the microphone",
+    steps: [
+      "macOS: System Settings, Privacy & Security, Microphone: switch this browser on.",
+      "Windows: Settings, Privacy & security, Microphone: let desktop apps use it.",
+      "Then restart the browser.",
+    ],
+  },
+  missing: {
+    title: "No microphone was found",
+    steps: ["Plug one in or switch it on, then press Start again. Uploading a file works without."],
+  },
+  gone: {
+    title: "The chosen microphone is not there",
+    steps: ["Plug it in again, or choose another one beside the level meter."],
+  },
+  busy: {
+    title: "The microphone is in use",
+    steps: ["Close other programs that record or call, then press Start again."],
+  },
+  unplugged: {
+    title: "The microphone was disconnected",
+    steps: ["Everything up to that moment is here. Plug it in and start again."],
+  },
+  unshared: {
+    title: "Sharing has ended",
+    steps: ["Everything up to that moment is here. Start again to share once more."],
+  },
+  cancelled: {
+    title: "Nothing was shared",
+    steps: ["Press Start again and choose a tab, a window or the screen."],
+  },
+  silent: {
+    title: "What you shared comes without sound",
+    steps: [
+      "Start again, choose a browser tab and switch on “Also share tab audio”.",
+      "The sound of the whole computer can be shared on Windows and ChromeOS only.",
+    ],
+  },
+  rate: {
+    title: "This browser cannot record that microphone at its sample rate",
+    steps: ["Choose another microphone, or open the page in Chrome, Edge or Safari."],
+  },
+  unsupported: {
+    title: "This browser cannot record sound for this page",
+    steps: ["Use a current version of Chrome, Edge, Firefox or Safari."],
+  },
+};
+
+/** @type {Record<number, string>} what to do about a refused file, by HTTP status */
+const UPLOAD = {
+  0: "The server cannot be reached. Check that it is running, then try again.",
+  400: "Is it an audio or video file, and whole?",
+  404: "Reload this page: the server runs another model by now.",
+  413: "Cut it into parts, or transcribe it on the server: `voxlive transcribe FILE`.",
+  422: "The model that runs here cannot do this.",
+  501: "The server lacks a part that this needs: see `voxlive doctor` there.",
+  503: "Every place on the server is taken. Try again when someone has stopped.",
+  507: "The server has not enough memory for this.",
+};
+
+/** @param {import("./live.js").Failure} failure @returns {Advice} */
+export function liveAdvice({ code, message }) {
+  const known = LIVE[code] ?? { title: `The session ended (${code})`, steps: ["Start again."] };
+  return message ? { ...known, steps: [`The server says: ${message}`, ...known.steps] } : known;
+}
+
+/** @param {string} kind @returns {Advice} */
+export function captureAdvice(kind) {
+  return CAPTURE[kind];
+}
+
+/** @param {string} name of the file @param {number} status @param {string} said by the server */
+export function uploadAdvice(name, status, said) {
+  const steps = [said, UPLOAD[status] ?? "The server's log says more."].filter(Boolean);
+  return { title: `${name} was not transcribed`, steps };
+}
+
+/** Why there is no microphone on an origin that is not secure. @param {Location} location */
+export function insecureAdvice({ host, hostname, port }) {
+  const at = port || "80";
+  return {
+    title: "The browser gives this page no microphone",
+    steps: [
+      `Browsers allow it on https pages and on localhost only; this page came over plain http from ${host}.`,
+      `On the machine that runs the server, open \`http://localhost:${at}\`.`,
+      `From another one, run \`ssh -L ${at}:localhost:${at} ${hostname}\` and open \`http://localhost:${at}\` there.`,
+      `For everyone, put https in front of it: \`caddy reverse-proxy --from ${hostname} --to localhost:${at}\`.`,
+      "Uploading a file works here as it is.",
+    ],
+  };
+}
+
+/** The mark left where a session took up after a lost one. @param {import("./link.js").Gap} gap */
+export function gapText({ lost, replayed, code }) {
+  const why =
+    code === "shutting_down" ? "The server was restarted." :
+    code === "engine_failed" ? "Recognition failed and was started again." :
+    code === "overrun" ? "The connection was too slow." :
+    "The connection was lost and is back.";
+  if (lost >= 0.5) return `${why} ${lost.toFixed(0)} s of sound are missing here.`;
+  if (replayed >= 0.5) return `${why} The last ${replayed.toFixed(0)} s were heard again; nothing is missing.`;
+  return `${why} Nothing is missing.`;
+}

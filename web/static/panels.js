@@ -1,0 +1,140 @@
+/** What lies over or beside the captions: the notice, the menu and the dialogs. */
+import { byId, make, rich } from "./dom.js";
+import { engineName } from "./engine.js";
+import { save } from "./settings.js";
+
+/**
+ * @typedef {import("./settings.js").Settings} Settings
+ * @typedef {import("./engine.js").Health} Health
+ */
+
+/** Says what went wrong and what to do, until it is dismissed or replaced. */
+export class Notice {
+  #box = byId("notice");
+
+  constructor() {
+    byId("notice-close").addEventListener("click", () => this.hide());
+  }
+
+  /** @param {import("./messages.js").Advice} advice */
+  show({ title, steps }) {
+    byId("notice-title").textContent = title;
+    byId("notice-steps").replaceChildren(...steps.map((step) => make("li", "", ...rich(step))));
+    this.#box.hidden = false;
+  }
+
+  hide() {
+    this.#box.hidden = true;
+  }
+}
+
+/** The list of formats under the download button. @param {(format: string) => void} chosen */
+export function setUpMenu(chosen) {
+  const menu = byId("download");
+  const opener = byId("download-open");
+  const list = byId("download-list");
+  const open = (/** @type {boolean} */ wanted) => {
+    list.hidden = !wanted;
+    opener.setAttribute("aria-expanded", String(wanted));
+  };
+  opener.addEventListener("click", () => open(list.hidden));
+  list.addEventListener("click", (/** @type {any} */ { target }) => {
+    const format = target.closest("button")?.dataset.format;
+    if (!format) return;
+    open(false);
+    opener.focus();
+    chosen(format);
+  });
+  menu.addEventListener("keydown", (/** @type {KeyboardEvent} */ { key }) => {
+    if (key !== "Escape") return;
+    open(false);
+    opener.focus();
+  });
+  document.addEventListener("pointerdown", ({ target }) => {
+    if (!menu.contains(target)) open(false);
+  });
+  menu.addEventListener("focusout", (/** @type {FocusEvent} */ { relatedTarget }) => {
+    if (relatedTarget && !menu.contains(relatedTarget)) open(false);
+  });
+}
+
+/** Asks before something is lost. @param {string} title @param {string} text @param {string} yes */
+export async function confirmed(title, text, yes) {
+  const dialog = byId("confirm");
+  byId("confirm-title").textContent = title;
+  byId("confirm-text").textContent = text;
+  byId("confirm-yes").textContent = yes;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  return dialog.returnValue === "yes";
+}
+
+/**
+ * The settings dialog: every change counts and is kept at once.
+ * @param {Settings} settings
+ * @param {() => void} changed
+ */
+export function setUpSettings(settings, changed) {
+  const dialog = byId("settings");
+  const form = dialog.querySelector("form");
+  const values = /** @type {Record<string, any>} */ (settings);
+  const show = () => {
+    for (const field of form.elements) {
+      if (field.type === "checkbox") field.checked = values[field.name];
+      else if (field.name) field.value = values[field.name];
+    }
+    byId("pause-text").textContent = `${(settings.pauseMs / 1000).toFixed(1)} s`;
+  };
+  form.addEventListener("input", (/** @type {any} */ { target }) => {
+    const value =
+      target.type === "checkbox" ? target.checked :
+      target.type === "range" ? target.valueAsNumber : target.value;
+    values[target.name] = value;
+    save(settings);
+    show();
+    changed();
+  });
+  byId("open-settings").addEventListener("click", () => {
+    show();
+    dialog.showModal();
+  });
+}
+
+/** The chip in the bar, the remark on the empty page and the dialog behind the chip. */
+export class EngineCard {
+  #chip = byId("engine");
+
+  constructor() {
+    this.#chip.addEventListener("click", () => byId("about").showModal());
+  }
+
+  /** @param {Health | null} health @param {string} language */
+  show(health, language) {
+    const loading = health?.status === "ok" && !health.ready;
+    byId("engine-name").textContent =
+      health === null ? "Server not reached" :
+      loading ? `Loading ${health.model}…` : engineName(health);
+    this.#chip.dataset.health = loading ? "loading" : (health?.status ?? "failing");
+    const note = health?.note ?? "";
+    byId("engine-limits").hidden = note === "";
+    byId("note").hidden = note === "";
+    byId("note-text").replaceChildren(...rich(note));
+    byId("about-note").replaceChildren(...rich(note));
+    byId("about-facts").replaceChildren(...(health === null ? [] : facts(health, language)));
+  }
+}
+
+/** @param {Health} health @param {string} language */
+function facts(health, language) {
+  const rows = {
+    Engine: health.engine,
+    Model: health.model,
+    Device: health.device,
+    Language: language || "told when listening begins",
+    State: health.status === "ok" ? "working" : `failing: ${health.error ?? "it cannot decode"}`,
+    Places: `${health.in_use} of ${health.capacity} in use`,
+    Version: `voxlive ${health.version}`,
+  };
+  return Object.entries(rows).flatMap(([term, text]) => [make("dt", "", term), make("dd", "", text)]);
+}

@@ -1,0 +1,54 @@
+/** What the reader chose, kept in this browser. */
+
+const KEY = "voxlive";
+
+/**
+ * @typedef {object} Settings
+ * @property {"system" | "light" | "dark"} theme
+ * @property {"small" | "medium" | "large" | "huge"} size of the captions
+ * @property {string} source device id of the microphone, "" the default one, "display" shared sound
+ * @property {number} pauseMs a pause this long ends an utterance
+ * @property {boolean} echoCancellation
+ * @property {boolean} noiseSuppression
+ * @property {boolean} autoGainControl
+ */
+
+/** @type {Readonly<Settings>} */
+const DEFAULTS = Object.freeze({
+  theme: "system",
+  size: "medium",
+  source: "",
+  pauseMs: 500,
+  echoCancellation: true,
+  noiseSuppression: true,
+  autoGainControl: true,
+});
+
+/** What was kept; defaults for the rest, and where the browser keeps nothing for this page. */
+export function load() {
+  const settings = { ...DEFAULTS };
+  for (const [key, value] of Object.entries(kept())) {
+    if (key in DEFAULTS && typeof value === typeof DEFAULTS[/** @type {keyof Settings} */ (key)]) {
+      Object.assign(settings, { [key]: value });
+    }
+  }
+  return settings;
+}
+
+/** @param {Settings} settings */
+export function save(settings) {
+  try {
+    localStorage.setItem(KEY, JSON.stringify(settings));
+  } catch {
+    // Storage is switched off for this page: the choice lasts until it is closed.
+  }
+}
+
+/** @returns {object} */
+function kept() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY) ?? "{}") ?? {};
+  } catch {
+    return {};
+  }
+}

@@ -1,0 +1,116 @@
+/**
+ * The transcript as data: segments of words with their times, and what is shown of them.
+ *
+ * Committed words are only ever appended. Memory grows by the words alone, some 100 bytes each: an
+ * eight-hour day of speech is about 70,000 words.
+ */
+
+export const PARAGRAPH_PAUSE_S = 1.5; // a pause this long begins a new paragraph
+const PARAGRAPH_CHARS = 600; // a longer paragraph ends with its segment
+
+/**
+ * @typedef {import("./live.js").Word} Word
+ * @typedef {{key: string, words: Word[]}} Segment
+ * @typedef {{kind: "paragraph", start: number, end: number, text: string}} Paragraph
+ * @typedef {{kind: "mark", at: number, text: string}} Mark something that happened, in words
+ * @typedef {{key: string, text: string, start: number, apart: boolean}} Draft
+ *   `apart` when it will begin a paragraph of its own
+ */
+
+export class Transcript {
+  /** @type {Segment[]} */
+  segments = [];
+  /** @type {(Paragraph | Mark)[]} what is shown, in order; only the last one grows */
+  items = [];
+  /** @type {Draft | null} what may still change */
+  draft = null;
+  /** What it was made of and with, for the JSON file. @type {Record<string, unknown>} */
+  about = {};
+  #speechAt = 0;
+
+  get empty() {
+    return this.segments.length === 0 && this.items.length === 0;
+  }
+
+  get wordCount() {
+    return this.segments.reduce((sum, segment) => sum + segment.words.length, 0);
+  }
+
+  /** All committed words: exactly their texts joined, segment by segment. */
+  get text() {
+    return this.segments.map(textOf).join("");
+  }
+
+  /** @param {number} t */
+  speechStarted(t) {
+    this.#speechAt = t;
+  }
+
+  /** @param {string} key the segment @param {Word[]} words */
+  words(key, words) {
+    let segment = this.segments.at(-1);
+    for (const word of words) {
+      const fresh = segment?.key !== key;
+      if (segment === undefined || segment.key !== key) {
+        segment = { key, words: [] };
+        this.segments.push(segment);
+      }
+      segment.words.push(word);
+      this.#show(word, fresh);
+    }
+    if (this.draft?.key === key) this.#consume(words.map((word) => word.text).join(""));
+  }
+
+  /** Replaces the draft. @param {string} key the segment @param {string} text */
+  drafted(key, text) {
+    if (text.trim() === "") {
+      this.draft = null;
+      return;
+    }
+    const last = this.items.at(-1);
+    const heard = last?.kind === "paragraph" ? last.end : -Infinity;
+    const start = Math.max(this.#speechAt, heard);
+    const apart = last?.kind !== "paragraph" || start - heard >= PARAGRAPH_PAUSE_S;
+    this.draft = { key, text, start, apart };
+  }
+
+  /** Something happened at this place. @param {number} at @param {string} text */
+  mark(at, text) {
+    this.items.push({ kind: "mark", at, text });
+  }
+
+  /** No words will replace the draft any more: it stays, told apart from what was confirmed. */
+  keepDraft() {
+    if (this.draft === null) return;
+    this.mark(this.draft.start, `Heard but not confirmed: ${this.draft.text.trim()}`);
+    this.draft = null;
+  }
+
+  /** @param {Word} word @param {boolean} fresh whether it begins a segment */
+  #show(word, fresh) {
+    const last = this.items.at(-1);
+    const goesOn =
+      last?.kind === "paragraph" &&
+      word.start - last.end < PARAGRAPH_PAUSE_S &&
+      !(fresh && last.text.length > PARAGRAPH_CHARS);
+    if (goesOn) {
+      last.text += word.text;
+      last.end = Math.max(last.end, word.end);
+    } else {
+      const { start, end } = word;
+      this.items.push({ kind: "paragraph", start, end, text: word.text.trimStart() });
+    }
+  }
+
+  /** The draft follows the committed words: what has been committed leaves it. @param {string} text */
+  #consume(text) {
+    const draft = /** @type {Draft} */ (this.draft);
+    const rest = draft.text.startsWith(text) ? draft.text.slice(text.length) : "";
+    this.drafted(draft.key, rest);
+  }
+}
+
+/** @param {Segment} segment */
+export function textOf(segment) {
+  return segment.words.map((word) => word.text).join("");
+}
