@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..vad.gate import Feed, Paused, Skip, Started, Stopped
+from ..vad.silero import VadError
 from .clock import SAMPLE_RATE
 from .engine import (
     Committed,
@@ -168,19 +169,19 @@ class Session:
             while self._final is None:
                 match await self._next():
                     case bytes(data):
-                        async for samples in self._ingest.push(data):
-                            await self._hear(samples)
+                        await self._hear(self._ingest.push(data))
                     case _Flush(marker):
                         self._bring_out(marker)
                     case _Stop():
-                        async for samples in self._ingest.finish():
-                            await self._hear(samples)
+                        await self._hear(self._ingest.finish())
                         self._finish()
         except BadAudio as error:
             self._epitaph = SessionError(error.code, str(error))
             self._finish()
         except EngineError as error:
             self._end(SessionError(error.code, error.message))
+        except VadError as error:
+            self._end(SessionError("vad_failed", str(error)))
         except Exception:
             log.exception("session %s failed", self.id)
             self._end(SessionError("internal", "the server failed in this session; start again"))
@@ -195,17 +196,21 @@ class Session:
                 self._bring_out(None)
         return await self._inbox.get()
 
-    async def _hear(self, samples: Samples) -> None:
-        for at in range(0, len(samples), SAMPLE_RATE):
-            while self._fed_upto - self.processed > MAX_BACKLOG:
-                self._room.clear()
-                await self._room.wait()
-            piece = samples[at : at + SAMPLE_RATE]
-            self._held.append(piece)
-            self.received += len(piece)
-            for probability in await self._ear.push(piece):
-                self._act(self._gate.push(float(probability)))
-            self._tell_lag()
+    async def _hear(self, audio: AsyncIterator[Samples]) -> None:
+        async for samples in audio:
+            for at in range(0, len(samples), SAMPLE_RATE):
+                await self._judge(samples[at : at + SAMPLE_RATE])
+
+    async def _judge(self, samples: Samples) -> None:
+        """At most a second of audio, once the engine has room for it."""
+        while self._fed_upto - self.processed > MAX_BACKLOG:
+            self._room.clear()
+            await self._room.wait()
+        self._held.append(samples)
+        self.received += len(samples)
+        for probability in await self._ear.push(samples):
+            self._act(self._gate.push(float(probability)))
+        self._tell_lag()
 
     def _act(self, actions: Iterable[Action]) -> None:
         for action in actions:

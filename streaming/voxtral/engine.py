@@ -1,0 +1,301 @@
+"""The Voxtral engine: one thread owns MLX and steps every stream that has audio as one batch.
+
+Streams hand over audio and marks under a lock; the thread works in rounds. A round takes what has
+come, encodes up to a chunk of each row, decodes every position that has its audio, and posts words
+back. A round that raises fails the streams that were in the middle of something, clears the caches
+and goes on; health stays red until a step has succeeded again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...decoders.detokenise import Detokeniser
+from ...encoders.mel import MelState
+from ..engine import EngineError, EngineFull, Failed, UnsupportedOption
+from .model import CHUNK, NOT_FINITE, Model
+from .rounds import plan
+from .row import Audio, Mark, Row, RowOptions
+
+if TYPE_CHECKING:
+    from ..engine import EngineInfo, Message, Samples, Sink, StreamOptions
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING_S = 120
+"""Seconds of audio that may wait for a stream; a session stops feeding long before."""
+TRAIL_TOKENS = 4
+"""Tokens of real audio beyond the delay after which the last words are normally out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What the engine needs to know of the tokenizer."""
+
+    pieces: Callable[[int], bytes]
+    pad: int
+    word: int
+
+
+class VoxtralStream:
+    """One session's place. Its row lives on the engine's thread."""
+
+    def __init__(self, engine: VoxtralEngine, options: RowOptions, sink: Sink) -> None:
+        self.options = options
+        self.sink = sink
+        self.items: list[Audio | Mark] = []
+        self.waiting = 0
+        self.closed = False
+        self._engine = engine
+
+    @property
+    def trail(self) -> int:
+        """See the contract."""
+        tokens = self.options.delay_tokens + TRAIL_TOKENS
+        return tokens * self.options.per_token + self.options.look_ahead
+
+    def feed(self, audio: Samples, at: int) -> None:
+        """See the contract; beyond ``MAX_WAITING_S`` the stream fails with ``overrun``."""
+        self._engine.give(self, Audio(np.array(audio, np.float32), at))
+
+    def end_utterance(self, marker: int) -> None:
+        """See the contract."""
+        self._engine.give(self, Mark(marker, flush=False))
+
+    def flush(self, marker: int) -> None:
+        """See the contract."""
+        self._engine.give(self, Mark(marker, flush=True))
+
+    def close(self) -> None:
+        """See the contract."""
+        self._engine.release(self)
+
+    def send(self, message: Message) -> None:
+        """To the sink, unless the stream was closed meanwhile."""
+        if not self.closed:
+            self.sink(message)
+
+
+class VoxtralEngine:
+    """See the module. ``thread`` is the one on which ``model`` was loaded."""
+
+    def __init__(
+        self, model: Model, words: Vocabulary, info: EngineInfo, thread: ThreadPoolExecutor
+    ) -> None:
+        self.info = info
+        self.rounds = 0
+        self._model = model
+        self._vocabulary = words
+        self._thread = thread
+        self._owner = thread.submit(threading.get_ident).result()
+        self._lock = threading.Lock()
+        self._streams: set[VoxtralStream] = set()
+        self._left: list[VoxtralStream] = []
+        self._working = False
+        self._down = False
+        self._broken: str | None = None
+        # Of the engine's thread alone: slot capacity is the health check's own.
+        self._rows: dict[VoxtralStream, Row] = {}
+        self._free = list(range(info.capacity))
+        self._penalties: dict[int, float] = {}
+
+    # Called from anywhere.
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are taken."""
+        return len(self._streams)
+
+    def open(self, options: StreamOptions, sink: Sink) -> VoxtralStream:
+        """See the contract. A delay is a multiple of 80 ms; a language is the model's to find."""
+        stream = VoxtralStream(self, self._row_options(options), sink)
+        with self._lock:
+            if self._down:
+                raise EngineError("shutting_down", "the engine was shut down")
+            if len(self._streams) >= self.info.capacity:
+                raise EngineFull(self.info.capacity)
+            self._streams.add(stream)
+        return stream
+
+    def give(self, stream: VoxtralStream, item: Audio | Mark) -> None:
+        """Hand an item to the stream's row."""
+        with self._lock:
+            if stream.closed or self._down:
+                return
+            if isinstance(item, Audio):
+                stream.waiting += len(item.samples)
+            overrun = stream.waiting > MAX_WAITING_S * self._model.config.audio.sample_rate
+            if not overrun:
+                stream.items.append(item)
+                self._wake()
+        if overrun:
+            stream.send(Failed("overrun", f"more than {MAX_WAITING_S} s of audio wait"))
+            self.release(stream)
+
+    def release(self, stream: VoxtralStream) -> None:
+        """Count the stream's slot free at once; its memory follows with the next round."""
+        with self._lock:
+            if not stream.closed:
+                stream.closed = True
+                self._streams.discard(stream)
+                self._left.append(stream)
+                if not self._down:
+                    self._wake()
+
+    def check(self, timeout: float) -> str | None:
+        """Step the model once for real, on a slot of its own. Blocks."""
+        with self._lock:
+            if self._down:
+                return "the engine was shut down"
+            probe = self._thread.submit(self._probe)
+        try:
+            error = probe.exception(timeout)
+        except TimeoutError:
+            return f"the model did not finish a step in {timeout:g} s"
+        self._broken = None if error is None else f"a step of the model failed: {error}"
+        return self._broken
+
+    def shutdown(self) -> None:
+        """See the contract."""
+        with self._lock:
+            self._down = True
+        for stream in tuple(self._streams):
+            self.release(stream)
+        self._thread.shutdown(cancel_futures=True)
+
+    def _row_options(self, options: StreamOptions) -> RowOptions:
+        languages = self.info.languages
+        if options.language and options.language.split("-")[0] not in languages:
+            raise UnsupportedOption(
+                f"{self.info.model} knows no language {options.language!r}, only "
+                + ", ".join(languages)
+            )
+        model = self._model
+        delay_ms = options.delay_ms or self.info.default_delay_ms or 0
+        token_ms = 1000 * model.front_end.samples // model.config.audio.sample_rate
+        longest = model.decoder.max_delay_tokens * token_ms
+        if delay_ms % token_ms or not token_ms <= delay_ms <= longest:
+            raise UnsupportedOption(
+                f"delay_ms must be a multiple of {token_ms} up to {longest}, not {delay_ms}"
+            )
+        return RowOptions(model.front_end, model.config.left_pad_tokens, delay_ms // token_ms)
+
+    # The rounds. ``_wake`` is called under the lock, the rest on the engine's thread.
+
+    def _wake(self) -> None:
+        if not self._working:
+            self._working = True
+            self._submit()
+
+    def _submit(self) -> None:
+        """A round and, behind it on the same thread, what follows from its outcome."""
+        self._thread.submit(self._settle, self._thread.submit(self._round))
+
+    def _settle(self, outcome: Future[None]) -> None:
+        error = outcome.exception()
+        if error is not None:
+            self._recover(error)
+        with self._lock:
+            self._working = not self._down and (
+                bool(self._left)
+                or any(stream.items for stream in self._streams)
+                or any(row.waiting for row in self._rows.values())
+            )
+            if self._working:
+                self._submit()
+
+    def _round(self) -> None:
+        if threading.get_ident() != self._owner:
+            raise RuntimeError("the model is stepped on the thread that loaded it, no other")
+        streams = self._take_in()
+        rows = [self._rows[stream] for stream in streams.values()]
+        for tokens, group in plan(rows, CHUNK).items():
+            self._model.encode([row.slot for row in group], [row.take(tokens) for row in group])
+        for slots, outputs in self._model.decode(self._penalties):
+            for slot, token in zip(slots, outputs, strict=True):
+                self._hear(streams[slot], token)
+        for row in rows:
+            if row.settle():
+                self._model.join(row.slot, row.options.delay_tokens)
+        self.rounds += 1
+
+    def _take_in(self) -> dict[int, VoxtralStream]:
+        """Let streams leave and join and take what they brought; by slot, who has work to do."""
+        with self._lock:
+            left, self._left = self._left, []
+            brought = {stream: stream.items for stream in self._streams}
+            for stream in brought:
+                stream.items = []
+                stream.waiting = 0
+        for stream in left:
+            self._drop(stream)
+        for stream, items in brought.items():
+            if stream not in self._rows:
+                self._rows[stream] = self._seat(stream)
+            row = self._rows[stream]
+            if row.absorb(items):
+                self._model.join(row.slot, row.options.delay_tokens)
+        return {row.slot: stream for stream, row in self._rows.items() if row.waiting}
+
+    def _seat(self, stream: VoxtralStream) -> Row:
+        slot = self._free.pop()
+        self._model.join(slot, stream.options.delay_tokens)
+        words = Detokeniser(
+            self._vocabulary.pieces, pad=self._vocabulary.pad, word=self._vocabulary.word
+        )
+        return Row(slot, stream.options, words, stream.send)
+
+    def _drop(self, stream: VoxtralStream) -> None:
+        row = self._rows.pop(stream, None)
+        if row is not None:
+            self._model.leave(row.slot)
+            self._penalties.pop(row.slot, None)
+            self._free.append(row.slot)
+
+    def _hear(self, stream: VoxtralStream, token: int) -> None:
+        if stream.closed:
+            return
+        if token == NOT_FINITE:
+            stream.send(Failed("engine_failed", "the model's numbers overflowed in this stream"))
+            self.release(stream)
+            return
+        row = self._rows[stream]
+        row.hear(token)
+        if row.near_rut:
+            self._penalties[row.slot] = row.pad_penalty
+        else:
+            self._penalties.pop(row.slot, None)
+
+    def _recover(self, error: BaseException) -> None:
+        """Fail who was in the middle of something; the rest begin afresh on clean caches."""
+        log.error("a step of the model failed", exc_info=error)
+        self._broken = f"a step of the model failed: {error}"
+        self._model.clear()
+        self._penalties.clear()
+        for stream, row in tuple(self._rows.items()):
+            if row.quiet:
+                row.reset()
+                self._model.join(row.slot, row.options.delay_tokens)
+            else:
+                stream.send(Failed("engine_failed", self._broken))
+                self.release(stream)
+
+    def _probe(self) -> None:
+        model, slot = self._model, self.info.capacity
+        tokens = RowOptions(model.front_end, model.config.left_pad_tokens, 1).prompt
+        model.join(slot, 1)
+        silence = np.zeros(CHUNK * model.front_end.samples, np.float32)
+        mel = MelState(model.front_end).push(np.concatenate([silence, silence[:400]]))
+        for _ in range(-(-tokens // CHUNK)):
+            model.encode([slot], [mel])
+        outputs = [token for _, step in model.decode({}) for token in step]
+        model.leave(slot)
+        if not outputs or NOT_FINITE in outputs:
+            raise FloatingPointError("the model's numbers overflowed on silence")

@@ -1,0 +1,289 @@
+"""One stream's state on the engine's thread: audio in, tokens out. Pure: no MLX, no clock.
+
+The state is reset in silence, never in mid-speech: what bounds it are the model's sliding windows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...decoders.detokenise import Detokeniser, TokenWord
+from ...encoders.mel import Floats, MelFrontEnd, MelState
+from ..clock import SAMPLE_RATE
+from ..engine import Committed, Drafted, Message, Progressed, Reached
+from ..events import Word
+from ..timeline import Timeline
+
+if TYPE_CHECKING:
+    from ..engine import Samples
+
+RESET_SILENCE = 2 * SAMPLE_RATE
+"""A silence from which the model starts afresh."""
+FLUSH_MARGIN = 10
+"""Tokens of silence past the delay that a flush decodes, as the model's own tokenizer pads."""
+RUT = 200
+"""Pads in a row of fed speech from which the model is taken to be in a rut."""
+SETTLED = 2
+"""Pads after the last piece of text from which nothing more is taken to be on its way."""
+_RUT_SLOPE, _RUT_MOST = 0.5, 7.0
+
+
+def pad_penalty(run: int) -> float:
+    """What to take off the pad's logit after ``run`` pads in a row of fed speech."""
+    return min(_RUT_MOST, _RUT_SLOPE * max(0, run - RUT))
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Samples whose first stands at ``at`` on the session's clock."""
+
+    samples: Samples
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Answer ``marker`` once everything before is said; with ``flush`` bring it out and reset."""
+
+    marker: int
+    flush: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RowOptions:
+    """What the model and the stream's delay make of a row. Lengths in tokens and samples."""
+
+    front_end: MelFrontEnd
+    left_pad_tokens: int
+    delay_tokens: int
+
+    @property
+    def per_token(self) -> int:
+        """Samples to a token of audio."""
+        return self.front_end.samples
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of audio that the prompt covers: BOS, the silence on the left, the delay."""
+        return 1 + self.left_pad_tokens + self.delay_tokens
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond a token's end that its last mel frame needs."""
+        config = self.front_end.config
+        return config.n_fft // 2 - config.hop
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A marker that is due once ``decoded`` tokens have been; None is a flush of our own."""
+
+    decoded: int
+    marker: int | None
+    flush: bool
+
+
+class Row:
+    """Everything of one stream but its caches. ``send`` takes its messages, in order.
+
+    Where a method returns True the caches must be restarted before the next step.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        options: RowOptions,
+        words: Detokeniser,
+        send: Callable[[Message], None],
+    ) -> None:
+        self.slot = slot
+        self.options = options
+        self.ruts = 0
+        self._words = words
+        self._send = send
+        self._inbox: deque[Audio | Mark] = deque()
+        self._due: deque[_Due] = deque()
+        self._draft = ""
+        self._said_upto = 0
+        self._unmarked = False
+        self._flushing = False
+        self._begin()
+
+    @property
+    def ready(self) -> int:
+        """Tokens of audio that wait to be encoded."""
+        return self._queued - self._encoded
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to do before more audio comes."""
+        return self.ready > 0 or bool(self._inbox) or self._is_due()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a reset now would lose nothing."""
+        return self._said_all() and not self._inbox
+
+    @property
+    def near_rut(self) -> bool:
+        """Whether the next outputs decide about a penalty, so that each must be awaited."""
+        return self._words.pad_run >= RUT - 2
+
+    @property
+    def pad_penalty(self) -> float:
+        """See the function of this name."""
+        return pad_penalty(self._words.pad_run)
+
+    def absorb(self, items: Iterable[Audio | Mark]) -> bool:
+        """Take new items, in order. What follows a flush waits until the flush is through."""
+        self._inbox.extend(items)
+        restart = False
+        while self._inbox and not self._flushing:
+            match self._inbox.popleft():
+                case Audio() as audio if self._silent_before(audio) and not self._said_all():
+                    self._inbox.appendleft(audio)
+                    self._pad_out(None)
+                case Audio() as audio:
+                    if self._silent_before(audio):
+                        self._begin()
+                        restart = True
+                    self._hear(audio)
+                case Mark(marker, flush=True):
+                    self._pad_out(marker)
+                case Mark(marker):
+                    self._unmarked = False
+                    self._due.append(_Due(self._queued, marker, flush=False))
+        return restart
+
+    def take(self, tokens: int) -> Floats:
+        """The next mel frames [tokens * frames, bins], from now on counted as encoded."""
+        self._encoded += tokens
+        missing = tokens * self.options.front_end.frames
+        parts: list[Floats] = []
+        while missing:
+            head = self._mel.popleft()
+            if len(head) > missing:
+                self._mel.appendleft(head[missing:])
+            parts.append(head[:missing])
+            missing -= len(parts[-1])
+        return np.concatenate(parts)
+
+    def prompted(self, token: int) -> None:
+        """The prompt has run and given this first output."""
+        self._decoded = self.options.prompt - 1
+        self.hear(token)
+
+    def hear(self, token: int) -> None:
+        """The decoder's next output."""
+        self._decoded += 1
+        self._say(self._words.push(token))
+        self.ruts += self._words.pad_run == RUT + 1
+
+    def settle(self) -> bool:
+        """After a round: tell the draft, the progress and the marks that were reached."""
+        restart = False
+        while self._is_due():
+            restart = self._reach(self._due.popleft()) or restart
+        self._tell_draft(self._words.draft)
+        if self._timeline.length:
+            self._send(Progressed(self._progress()))
+        return restart
+
+    def reset(self) -> None:
+        """Start afresh because the caches are gone; for a row that is ``quiet``."""
+        self._say(self._words.restart())
+        self._begin()
+
+    def _is_due(self) -> bool:
+        return bool(self._due) and self._due[0].decoded <= self._decoded
+
+    def _said_all(self) -> bool:
+        return not (self._unmarked or self._due)
+
+    def _silent_before(self, audio: Audio) -> bool:
+        return bool(self._timeline.length) and audio.at - self._fed_upto >= RESET_SILENCE
+
+    def _hear(self, audio: Audio) -> None:
+        self._timeline.extend(audio.at, len(audio.samples))
+        self._fed_upto = audio.at + len(audio.samples)
+        self._unmarked = True
+        self._push(audio.samples)
+
+    def _push(self, samples: Samples) -> None:
+        mel = self._mel_state.push(samples)
+        if len(mel):
+            self._mel.append(mel)
+            self._queued += len(mel) // self.options.front_end.frames
+
+    def _pad_out(self, marker: int | None) -> None:
+        """Silence up to a whole token, for the delay and for the margin: the last words."""
+        self._flushing = True
+        self._unmarked = False
+        per_token = self.options.per_token
+        due = 0
+        if self._timeline.length:
+            tokens = self.options.delay_tokens + 1 + FLUSH_MARGIN
+            rest = -self._timeline.length % per_token
+            silence = rest + tokens * per_token + self.options.look_ahead
+            self._push(np.zeros(silence, np.float32))
+            due = self._queued
+        self._due.append(_Due(due, marker, flush=True))
+
+    def _reach(self, due: _Due) -> bool:
+        """Say that a mark was reached; in mid-word, with nothing behind it, make it a flush."""
+        words = self._words
+        if due.flush:
+            self._say(words.restart())
+        elif words.pad_run >= SETTLED:
+            self._say(words.finish())
+        elif self._said_all() and not self._inbox and self._timeline.length:
+            self._pad_out(due.marker)
+            return False
+        self._tell_draft(words.draft)
+        if due.marker is not None:
+            self._send(Reached(due.marker))
+        heard = bool(self._timeline.length)
+        if due.flush:
+            self._begin()
+        return due.flush and heard
+
+    def _say(self, words: list[TokenWord]) -> None:
+        if words:
+            self._send(Committed(tuple(self._timed(word) for word in words)))
+
+    def _timed(self, word: TokenWord) -> Word:
+        """Onto the session's clock: in order, and not past the audio that was fed."""
+        first, last = word.samples(self.options.per_token)
+        start = max(self._said_upto, self._timeline.clock(first, end=False))
+        self._said_upto = max(start, self._timeline.clock(last))
+        return Word(word.text, start, self._said_upto)
+
+    def _tell_draft(self, text: str) -> None:
+        if text != self._draft:
+            self._draft = text
+            self._send(Drafted(text))
+
+    def _progress(self) -> int:
+        """The clock up to which the model has heard; a rest that is no whole token counts."""
+        if self._decoded == self._queued and not self._inbox:
+            return self._fed_upto
+        heard = max(0, self._decoded - self.options.left_pad_tokens) * self.options.per_token
+        kept = heard - (self.options.delay_tokens + FLUSH_MARGIN) * self.options.per_token
+        self._timeline.forget(kept)
+        return self._timeline.clock(heard)
+
+    def _begin(self) -> None:
+        """As a stream that has heard nothing but the silence on its left."""
+        self._queued = self._encoded = self._decoded = 0
+        self._mel_state = MelState(self.options.front_end)
+        self._mel: deque[Floats] = deque()
+        self._timeline = Timeline()
+        self._fed_upto = 0
+        self._unmarked = False
+        self._flushing = False
+        self._push(np.zeros(self.options.left_pad_tokens * self.options.per_token, np.float32))

@@ -1,0 +1,307 @@
+"""The session core with an engine that says one word for every second that it is fed."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxlive.streaming.clock import SAMPLE_RATE
+from voxlive.streaming.engine import (
+    Committed,
+    Drafted,
+    EngineError,
+    EngineFull,
+    EngineInfo,
+    Failed,
+    Message,
+    Progressed,
+    Reached,
+    Samples,
+    Sink,
+    StreamOptions,
+)
+from voxlive.streaming.events import (
+    Event,
+    Flushed,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    SpeechStopped,
+    Word,
+    Words,
+)
+from voxlive.streaming.ingest import AudioFormat
+from voxlive.streaming.options import SessionOptions
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.gate import GateOptions
+
+PCM = AudioFormat("s16le", SAMPLE_RATE, 1)
+OPEN = SessionOptions(PCM, gate=None)
+
+
+class LoudnessModel:
+    """A voice detector's network that takes whatever is loud for speech."""
+
+    def step(self, frames: Samples, state: Samples) -> tuple[Samples, Samples]:
+        return (np.abs(frames).max(axis=1) > 0.1).astype(np.float32), state
+
+
+@dataclass
+class CountingStream:
+    sink: Sink
+    progress: bool = True
+    fed: list[tuple[int, Samples]] = field(default_factory=list)
+    said: int = 0
+    closed: bool = False
+    trail: int = 0
+
+    def feed(self, audio: Samples, at: int) -> None:
+        assert not self.closed
+        if self.fed:
+            assert at >= self.fed[-1][0] + len(self.fed[-1][1])
+        self.fed.append((at, audio))
+        heard = sum(len(samples) for _, samples in self.fed)
+        while (self.said + 1) * SAMPLE_RATE <= heard:
+            self.said += 1
+            self.sink(Committed((Word(f" w{self.said}", at, at + len(audio)),)))
+        if self.progress:
+            self.sink(Progressed(at + len(audio)))
+
+    def end_utterance(self, marker: int) -> None:
+        self.sink(Reached(marker))
+
+    def flush(self, marker: int) -> None:
+        self.sink(Drafted(" soon"))
+        self.sink(Reached(marker))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class CountingEngine:
+    def __init__(self, capacity: int = 1) -> None:
+        self.info = EngineInfo("counting", "none", "cpu", capacity, ("en",))
+        self.streams: list[CountingStream] = []
+        self.progress = True
+
+    @property
+    def in_use(self) -> int:
+        return sum(not stream.closed for stream in self.streams)
+
+    def open(self, options: StreamOptions, sink: Sink) -> CountingStream:
+        if self.in_use == self.info.capacity:
+            raise EngineFull(self.info.capacity)
+        self.streams.append(CountingStream(sink, self.progress))
+        return self.streams[-1]
+
+    def check(self, timeout: float) -> str | None:
+        return None
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture
+def engine() -> CountingEngine:
+    return CountingEngine()
+
+
+@pytest.fixture
+def service(engine: CountingEngine) -> Service:
+    return Service(engine, VoiceDetector(LoudnessModel()))
+
+
+def pcm(samples: Samples) -> bytes:
+    return (samples * 32767).astype("<i2").tobytes()
+
+
+def tone(seconds: float) -> Samples:
+    return np.full(int(seconds * SAMPLE_RATE), 0.5, np.float32)
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(int(seconds * SAMPLE_RATE), np.float32)
+
+
+def of(kind: type, events: list[Event]) -> list[Event]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+SPANS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SPANS, st.lists(st.integers(1, 20_000), max_size=10), st.integers(0, 3))
+def test_every_sample_is_fed_or_skipped_once(
+    spans: list[tuple[bool, int]], cuts: list[int], flushes: int
+) -> None:
+    audio = np.concatenate(
+        [np.zeros(0, np.float32), *(np.full(n, 0.5 * loud, np.float32) for loud, n in spans)]
+    )
+    data = pcm(audio)
+
+    async def run() -> tuple[list[Event], CountingStream, int, int]:
+        engine = CountingEngine()
+        service = Service(engine, VoiceDetector(LoudnessModel()))
+        session = service.open(SessionOptions(PCM, GateOptions(), stall_s=60))
+
+        async def talk() -> None:
+            rest = data
+            for number, cut in enumerate(cuts):
+                await session.push(rest[:cut])
+                rest = rest[cut:]
+                if number < flushes:
+                    await session.flush(str(number))
+            await session.push(rest)
+            await session.stop()
+
+        talking = asyncio.create_task(talk())
+        events = [event async for event in session.events()]
+        await talking
+        await service.aclose()
+        return events, engine.streams[0], session.fed, session.skipped
+
+    events, stream, fed, skipped = asyncio.run(run())
+    assert fed + skipped == len(audio)
+    assert events[-1] == SessionClosed(len(audio))
+    assert sum(len(samples) for _, samples in stream.fed) == fed
+    for at, samples in stream.fed:
+        np.testing.assert_allclose(samples, audio[at : at + len(samples)], atol=1e-4)
+    deltas = "".join(event.text for event in of(Words, events))
+    assert deltas == "".join(event.text for event in of(SegmentClosed, events))
+    marks = [type(e) for e in events if isinstance(e, SpeechStarted | SpeechStopped)]
+    assert marks == [SpeechStarted, SpeechStopped] * (len(marks) // 2)
+    assert [event.marker for event in of(Flushed, events)] == [
+        str(number) for number in range(min(flushes, len(cuts)))
+    ]
+
+
+async def test_a_pause_closes_a_segment_and_stop_brings_the_tail(service: Service) -> None:
+    session = service.open(SessionOptions(PCM, GateOptions()))
+    await session.push(pcm(np.concatenate([tone(2), silence(1), tone(1.5)])))
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert [event.text for event in of(SegmentClosed, events)] == ["w1 w2", " w3 w4"]
+    assert session.text == "w1 w2 w3 w4"
+    assert isinstance(events[-1], SessionClosed)
+
+
+async def test_silence_is_never_fed(service: Service, engine: CountingEngine) -> None:
+    session = service.open(SessionOptions(PCM, GateOptions()))
+    await session.push(pcm(silence(30)))
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert not engine.streams[0].fed
+    assert not of(SpeechStarted, events)
+    assert not of(Words, events)
+    assert events[-1] == SessionClosed(30 * SAMPLE_RATE)
+
+
+async def test_a_client_that_falls_silent_in_mid_speech_gets_its_words(service: Service) -> None:
+    session = service.open(SessionOptions(PCM, GateOptions(), stall_s=0.05))
+    await session.push(pcm(tone(2.2)))
+    async for event in session.events():
+        if isinstance(event, SegmentClosed):
+            assert event.text == "w1 w2"
+            break
+    await session.push(pcm(tone(1.0)))
+    await session.stop()
+    assert [event.text async for event in session.events() if isinstance(event, Words)] == [" w3"]
+    assert session.text == "w1 w2 w3"
+
+
+async def test_one_more_than_capacity_is_refused_and_close_frees_the_slot(
+    service: Service, engine: CountingEngine
+) -> None:
+    session = service.open(OPEN)
+    with pytest.raises(EngineFull, match="all 1 sessions"):
+        service.open(OPEN)
+    await session.close()
+    await session.close()
+    assert engine.streams[0].closed
+    assert [event async for event in session.events()] == [SessionClosed(0)]
+    await service.open(OPEN).close()
+
+
+async def test_push_waits_while_the_engine_is_behind(
+    service: Service, engine: CountingEngine
+) -> None:
+    engine.progress = False
+    session = service.open(OPEN)
+    pushing = asyncio.create_task(push_all(session.push, 60))
+    done, _ = await asyncio.wait([pushing], timeout=0.3)
+    assert not done
+    fed = sum(len(samples) for _, samples in engine.streams[0].fed)
+    assert 30 * SAMPLE_RATE < fed <= 32 * SAMPLE_RATE
+    engine.streams[0].progress = True
+    engine.streams[0].sink(Progressed(fed))
+    await pushing
+    await session.stop()
+    assert [event async for event in session.events()][-1] == SessionClosed(60 * SAMPLE_RATE)
+
+
+async def push_all(push: Callable[[bytes], object], seconds: int) -> None:
+    for _ in range(seconds):
+        await push(pcm(tone(1)))  # type: ignore[misc]
+
+
+async def test_a_reader_that_never_reads_ends_its_session(
+    service: Service, engine: CountingEngine
+) -> None:
+    session = service.open(OPEN)
+    for number in range(3000):
+        session.sink(Committed((Word(f" {number}", number, number + 1),)))
+    await asyncio.sleep(0.05)
+    assert engine.streams[0].closed
+    events = [event async for event in session.events()]
+    assert isinstance(events[-2], SessionError)
+    assert events[-2].code == "slow_client"
+    assert len(of(Words, events)) == 2000
+
+
+@pytest.mark.parametrize("message", [Failed("engine_failed", "the worker died")])
+async def test_an_engine_failure_ends_the_session_loudly(
+    service: Service, engine: CountingEngine, message: Message
+) -> None:
+    session = service.open(OPEN)
+    await session.push(pcm(tone(1.5)))
+    await asyncio.sleep(0.05)
+    session.sink(message)
+    events = [event async for event in session.events()]
+    assert events[-2:] == [
+        SessionError("engine_failed", "the worker died"),
+        SessionClosed(int(1.5 * SAMPLE_RATE)),
+    ]
+    await session.push(b"ignored")
+    assert engine.streams[0].closed
+
+
+async def test_broken_audio_is_told_after_the_tail(service: Service) -> None:
+    session = service.open(SessionOptions(AudioFormat("container"), gate=None))
+    await session.push(b"RIFF this is no audio at all" * 40)
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert isinstance(events[-2], SessionError)
+    assert events[-2].code == "bad_audio"
+
+
+async def test_shutdown_tells_drains_and_refuses(service: Service) -> None:
+    session = service.open(OPEN)
+    await session.push(pcm(tone(2.5)))
+    closing = asyncio.create_task(service.aclose(drain_s=5))
+    events = [event async for event in session.events()]
+    await closing
+    assert [(event.code, event.fatal) for event in of(SessionError, events)] == [
+        ("shutting_down", False)
+    ]
+    assert session.text == "w1 w2"
+    assert isinstance(events[-1], SessionClosed)
+    with pytest.raises(EngineError) as refusal:
+        service.open(OPEN)
+    assert refusal.value.code == "shutting_down"
