@@ -1,0 +1,182 @@
+from random import Random
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny_voxtral import decode, tiny_decoder
+
+from voxlive.decoders.decoder import NOT_FINITE
+from voxlive.decoders.delay import prompt, time_embedding
+from voxlive.training.golden.sample import STREAMING_PAD
+from voxlive.training.golden.weights import TINY
+
+POSITIONS = 150
+CLIPS = np.random.default_rng(5).normal(size=(4, POSITIONS, TINY.decoder.dim)).astype(np.float32)
+DELAYS = (1, 6, 12, 30)
+DECODER = tiny_decoder(slots=4)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    decoder = tiny_decoder()
+    return [decode(decoder, 0, clip, delay) for clip, delay in zip(CLIPS, DELAYS, strict=True)]
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_batched_equals_alone(alone, seed):
+    """Rows of different age and delay that join, pause and leave at random."""
+    random = Random(seed)
+    todo, clip, at, got = [0, 1, 2, 3], {}, {}, {0: [], 1: [], 2: [], 3: []}
+    random.shuffle(todo)
+    while todo or clip:
+        free = [slot for slot in range(4) if slot not in clip]
+        if todo and free and random.random() < 0.2:
+            slot, index = random.choice(free), todo.pop()
+            clip[slot] = index
+            DECODER.join(slot, DELAYS[index])
+            at[slot] = DECODER.prompt_length(slot)
+            prefix = mx.array(CLIPS[index][None, : at[slot]])
+            got[index].append(int(DECODER.prefill([slot], prefix)[0]))
+        rows = [slot for slot in clip if random.random() < 0.9]
+        random.shuffle(rows)
+        if rows:
+            audio = mx.array(np.stack([CLIPS[clip[slot]][at[slot]] for slot in rows]))
+            for slot, token in zip(rows, DECODER.step(rows, audio).tolist(), strict=True):
+                got[clip[slot]].append(token)
+                at[slot] += 1
+        for slot in [slot for slot in clip if at[slot] == POSITIONS]:
+            DECODER.leave(slot)
+            del clip[slot]
+    assert [got[index] for index in range(4)] == alone
+
+
+def test_the_clips_tell_rows_and_delays_apart(alone):
+    assert len({tuple(tokens[-100:]) for tokens in alone}) == 4
+    other = decode(tiny_decoder(), 0, CLIPS[1], delay=7)
+    assert other[-100:] != alone[1][-100:]
+
+
+def test_prefill_of_several_rows_is_that_of_each(alone):
+    decoder = tiny_decoder(slots=3)
+    for slot in range(3):
+        decoder.join(slot, 6)
+    audio = mx.array(CLIPS[[1, 0, 1], : decoder.prompt_length(0)])
+    tokens = decoder.prefill([0, 1, 2], audio).tolist()
+    assert tokens[0] == tokens[2] == alone[1][0]
+
+
+def test_a_reused_slot_gives_the_same_tokens_as_a_new_one(alone):
+    decoder = tiny_decoder()
+    for index in (3, 0, 2, 1):
+        assert decode(decoder, 0, CLIPS[index], DELAYS[index]) == alone[index]
+
+
+def test_positions_stay_bounded_and_moving_them_changes_no_token():
+    long = np.random.default_rng(1).normal(size=(700, TINY.decoder.dim)).astype(np.float32)
+    moving, still = tiny_decoder(), tiny_decoder()
+    still.rings.limit = 1 << 30
+    assert decode(moving, 0, long) == decode(still, 0, long)
+    assert moving.rings.position(0) <= moving.rings.limit == 512
+    assert still.rings.position(0) == 700
+
+
+def test_a_prompt_is_begin_and_pads_for_silence_and_delay():
+    ids = prompt(32, 6, bos=1, pad=32)
+    assert ids.tolist() == [1] + [32] * 38
+
+
+def test_the_delay_is_cosines_then_sines():
+    embedding = np.array(time_embedding(6, 8))
+    turns = 6 * 10_000.0 ** (-np.arange(4) / 4)
+    assert embedding == pytest.approx(np.concatenate([np.cos(turns), np.sin(turns)]), abs=1e-6)
+
+
+def test_a_penalty_is_taken_off_the_pad_of_its_row_alone():
+    decoder, twin = tiny_decoder(slots=2), tiny_decoder()
+    silence = mx.zeros((1, 39, TINY.decoder.dim))
+    for slot in (0, 1):
+        decoder.join(slot, 6)
+        first = decoder.prefill([slot], silence)
+    twin.join(0, 6)
+    twin.prefill([0], silence)
+    logits = np.array(twin.logits([0], first[None], silence[:, :1]))[0, 0]
+    best, margin = int(logits.argmax()), float(logits.max() - logits[STREAMING_PAD])
+    assert best != STREAMING_PAD
+    short, enough = 0.01 - margin, -0.01 - margin
+    tokens = decoder.step([0, 1], mx.repeat(silence[:, 0], 2, axis=0), [enough, short])
+    assert tokens.tolist() == [STREAMING_PAD, best]
+
+
+def test_a_row_that_overflows_says_so_and_leaves_the_others_alone(alone):
+    decoder = tiny_decoder(slots=2)
+    want = alone[1]
+    for slot in (0, 1):
+        decoder.join(slot, 6)
+    first = decoder.prompt_length(0)
+    audio = mx.array(CLIPS[[1, 1]])
+    tokens = [decoder.prefill([0, 1], audio[:, :first]).tolist()[0]]
+    for position in range(first, first + 20):
+        step = audio[:, position]
+        if position == first + 10:
+            step[1] = float("nan")
+        out = decoder.step([0, 1], step).tolist()
+        tokens.append(out[0])
+        assert (out[1] == NOT_FINITE) == (position >= first + 10)
+    assert tokens == want[:21]
+    decoder.leave(1, scrub=True)
+    assert decode(decoder, 1, CLIPS[1], 6) == want
+
+
+def test_memory_grows_with_age_to_the_window_and_is_given_back():
+    decoder = tiny_decoder(slots=8)
+    empty = decoder.rings.nbytes
+    decoder.join(5, 6)
+    audio = mx.array(CLIPS[0])[None]
+    decoder.prefill([5], audio[:, :39])
+    held = [decoder.rings.slot_nbytes(5)]
+    for position in range(39, POSITIONS):
+        decoder.step([5], audio[:, position])
+        held.append(decoder.rings.slot_nbytes(5))
+    assert held == sorted(held)
+    assert held[0] == 5 * decoder.rings.block_nbytes
+    assert held[-1] == decoder.rings.full_nbytes
+    for slot in range(8):
+        decode(decoder, slot, CLIPS[0][:45])
+    assert decoder.rings.nbytes > empty
+    for slot in range(8):
+        decoder.leave(slot)
+    assert decoder.rings.nbytes == empty
+
+
+def test_half_precision_stays_half_precision():
+    decoder = tiny_decoder(dtype=mx.bfloat16)
+    decoder.join(0, 6)
+    audio = mx.array(CLIPS[0], mx.float32)[None]
+    assert decoder.prefill([0], audio[:, :39]).dtype == mx.int32
+    assert decoder.logits([0], mx.array([[7]]), audio[:, :1]).dtype == mx.bfloat16
+    assert {pool.dtype for pool in decoder.rings.pools} == {mx.bfloat16}
+    assert decoder._scale.dtype == mx.bfloat16
+
+
+def test_a_compiled_step_gives_the_same_tokens():
+    clip = CLIPS[0][:60]
+    assert decode(tiny_decoder(compiled=True), 0, clip) == decode(tiny_decoder(), 0, clip)
+
+
+@pytest.mark.parametrize("delay", [0, 31])
+def test_a_delay_out_of_range_is_refused(delay):
+    with pytest.raises(ValueError, match="1 to 30 positions"):
+        DECODER.join(0, delay)
+
+
+def test_a_prefill_takes_fresh_rows_of_one_delay():
+    DECODER.join(0, 6)
+    DECODER.join(1, 7)
+    with pytest.raises(ValueError, match="one delay"):
+        DECODER.prefill([0, 1], mx.zeros((2, 39, TINY.decoder.dim)))
+    DECODER.prefill([0], mx.zeros((1, 39, TINY.decoder.dim)))
+    with pytest.raises(ValueError, match="just joined"):
+        DECODER.prefill([0], mx.zeros((1, 39, TINY.decoder.dim)))

@@ -1,0 +1,69 @@
+"""The tiny random Voxtral of the goldens as running modules, in blocks so small that it pages."""
+
+from functools import cache
+
+import mlx.core as mx
+import numpy as np
+
+from voxlive.decoders.decoder import TextDecoder
+from voxlive.encoders.encoder import AudioEncoder
+from voxlive.encoders.mel import MelFrontEnd, MelState
+from voxlive.layers.linear import Weights
+from voxlive.training.golden.audio import synthetic_audio
+from voxlive.training.golden.sample import BOS, STREAMING_PAD
+from voxlive.training.golden.weights import TINY, random_weights
+
+BLOCK = 8
+DELAY = 6
+
+
+@cache
+def _drawn():
+    return random_weights()
+
+
+def tiny_weights(dtype=mx.float32, config=TINY):
+    tensors = _drawn() if config is TINY else random_weights(config)
+    return Weights({name: mx.array(value) for name, value in tensors.items()}, {}, dtype)
+
+
+def tiny_encoder(slots=1, dtype=mx.float32, **options):
+    return AudioEncoder(TINY, tiny_weights(dtype), slots=slots, block=BLOCK, **options)
+
+
+def tiny_decoder(slots=1, dtype=mx.float32, **options):
+    return TextDecoder(
+        TINY, tiny_weights(dtype), slots=slots, bos=BOS, pad=STREAMING_PAD, block=BLOCK, **options
+    )
+
+
+def front_end():
+    return MelFrontEnd(TINY.audio, TINY.mel_per_token)
+
+
+def mel_tokens(tokens, seed=0, left_pad=TINY.left_pad_tokens):
+    """Mel [tokens * 8, bins] of a stream that starts with ``left_pad`` tokens of silence."""
+    heard = tokens - left_pad
+    audio = synthetic_audio(heard * TINY.samples_per_token + TINY.audio.n_fft, seed)
+    stream = np.pad(audio, (left_pad * TINY.samples_per_token, 0))
+    return MelState(front_end()).push(stream)[: tokens * TINY.mel_per_token]
+
+
+def encode(encoder, slot, mel, sizes=(1,)):
+    """All of ``mel`` through one row, in steps of ``sizes`` tokens in turn: [tokens, dim]."""
+    parts, at, unit = [], 0, TINY.mel_per_token
+    while at < len(mel):
+        step = min(sizes[len(parts) % len(sizes)] * unit, len(mel) - at)
+        parts.append(np.array(encoder.step([slot], mel[None, at : at + step])[0], np.float32))
+        at += step
+    return np.concatenate(parts)
+
+
+def decode(decoder, slot, embeddings, delay=DELAY):
+    """Greedy tokens of one row, alone: a list as long as the embeddings past the prompt, plus 1."""
+    decoder.join(slot, delay)
+    audio = mx.array(embeddings)[None]
+    first = decoder.prompt_length(slot)
+    tokens = [int(decoder.prefill([slot], audio[:, :first])[0])]
+    tokens += [int(decoder.step([slot], audio[:, at])[0]) for at in range(first, audio.shape[1])]
+    return tokens
