@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -73,7 +74,9 @@ def window(value=0.0):
 
 
 def wait_until_free(detector):
+    deadline = time.monotonic() + 60
     while detector.in_use:
+        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
@@ -224,15 +227,33 @@ async def test_closing_the_detector_ends_every_push_and_its_thread(silero):
     detector.close()
 
 
-async def test_nothing_of_a_lane_stays_behind(detector):
-    lanes = [detector.lane() for _ in range(10)]
-    await asyncio.gather(*(lane.push(np.zeros(2_000, np.float32)) for lane in lanes))
+@pytest.mark.parametrize(
+    ("count", "error"), [(10, None), (1, MemoryError("no room"))], ids=["done", "failed"]
+)
+async def test_nothing_of_a_lane_stays_behind(held, count, error):
+    detector, model = held
+    model.error = error
+    model.go.set()
+    lanes = [detector.lane() for _ in range(count)]
+    pushes = [lane.push(np.zeros(2_000, np.float32)) for lane in lanes]
+    await asyncio.gather(*pushes, return_exceptions=True)
     traces = [weakref.ref(lane) for lane in lanes]
     for lane in lanes:
         lane.close()
-    del lanes, lane
+    del lanes, lane, pushes
+    await asyncio.sleep(0)  # the loop itself keeps what gather gave until here
     gc.collect()
-    assert [trace() for trace in traces] == [None] * 10
+    assert [trace() for trace in traces] == [None] * count
+
+
+def test_a_lane_keeps_no_more_than_an_incomplete_window(detector):
+    lane = detector.lane()
+    tracemalloc.start()
+    try:
+        lane.push_blocking(np.zeros(60 * 16_000 + 100, np.float32))
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_lane_takes_one_push_at_a_time(held):
@@ -274,23 +295,30 @@ async def test_the_loudest_audio_that_is_let_in_does_not_deafen_the_lane(detecto
     assert (await lane.push(speech)).max() > 0.95
 
 
-def test_a_push_under_way_when_the_interpreter_exits_ends():
-    """A thread that still pushes when the main one returns is told, and the process ends."""
+def test_a_push_that_waits_when_the_interpreter_exits_is_ended():
+    """The worker takes no new work then; a thread must not wait for it for ever."""
     code = """
-import threading, numpy as np
-from voxlive.vad.detector import DetectorClosed, VoiceDetector
-from voxlive.vad.silero import Silero
-lane = VoiceDetector(Silero()).lane()
-started = threading.Event()
+import threading, time, numpy as np
+from voxlive.vad.detector import VoiceDetector, VadError
+
+class Model:
+    def step(self, frames, state):
+        entered.set()
+        time.sleep(1)  # the main thread returns meanwhile
+        raise MemoryError("no room")
+
 def push():
     try:
-        while True:
-            lane.push_blocking(np.zeros(5120, np.float32))
-            started.set()
-    except (DetectorClosed, RuntimeError):
-        print("told")
-threading.Thread(target=push).start()
-started.wait()
+        detector.lane().push_blocking(np.zeros(512, np.float32))
+    except VadError as error:
+        print(type(error).__name__)
+
+entered, detector = threading.Event(), VoiceDetector(Model())
+first, second = threading.Thread(target=push), threading.Thread(target=push)
+first.start()
+entered.wait()
+second.start()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+    assert sorted(done.stdout.split()) == ["DetectorClosed", "DetectorFailed"]
+    assert (done.returncode, done.stderr) == (0, "")
