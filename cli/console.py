@@ -27,3 +27,5 @@ def start_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # uvicorn tells every connection at info; a session's lines say what matters about it.
+    logging.getLogger("uvicorn").setLevel(level.upper() if level == "debug" else "WARNING")

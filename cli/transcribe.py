@@ -78,9 +78,7 @@ def _check(files: list[Path], formats: list[Format], output_dir: Path | None, wo
     """Everything that can be refused before the model is loaded."""
     for file in files:
         if not file.is_file():
-            fail(
-                f"{file}: {'is not a file' if file.exists() else 'there is no such file'}", MISUSED
-            )
+            fail(f"{file}: {'not a file' if file.exists() else 'does not exist'}", MISUSED)
     if words and Format.verbose_json not in formats:
         fail("--words needs --format verbose_json", MISUSED)
     if output_dir is None:

@@ -89,7 +89,7 @@ async def _collect(
             case SegmentClosed(ident, start, end, text):
                 segments.append(Segment(ident, start, end, text, tuple(words)))
                 words.clear()
-            case SessionError(code, message, fatal=True):
+            case SessionError(code, message):
                 raise EngineError(code, message)
         if progress:
             progress(seconds(session.processed))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 
 from ..streaming.service import Service
 from .live_socket import LiveSocket
 from .protocols.contract import Protocol
+
+log = logging.getLogger(__name__)
 
 
 class LiveEndpoints:
@@ -29,9 +31,8 @@ class LiveEndpoints:
 
         async def serve(socket: WebSocket) -> None:
             if not _same_site(socket.headers, self._allow_origins):
-                origin = socket.headers["origin"]
-                message = f"{origin} may not connect; start with --allow-origin {origin}\n"
-                await socket.send_denial_response(PlainTextResponse(message, 403))
+                log.warning("refused a page of %r; see --allow-origin", socket.headers["origin"])
+                await socket.close()
                 return
             await socket.accept()
             info = self._service.engine.info

@@ -104,7 +104,7 @@ class LiveSocket:
         match action:
             case Open(options):
                 self._session = session = self._service.open(options)
-                log.info("session %s opened by %s", session.id, self._socket.client)
+                log.info("session %s opened at %s", session.id, self._socket.url.path)
                 await self._say(self._protocol.opened, session.id, options)
                 self._opened.set_result(session)
             case Refuse(code, message):

@@ -1,0 +1,156 @@
+import json
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from support.clips import clip
+
+HEAVY = ("numpy", "av", "onnxruntime", "starlette", "uvicorn", "pocketsphinx", "rich.console")
+
+
+def voxlive(*args: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "voxlive.cli.main", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def failed(*args: object) -> str:
+    """The one line that a failing command says."""
+    done = voxlive(*args)
+    assert done.returncode in (1, 2)
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("voxlive: ")
+    return line
+
+
+def test_version():
+    assert voxlive("--version").stdout == f"voxlive {version('voxlive')}\n"
+
+
+def test_the_command_line_starts_without_what_it_does_not_need():
+    probe = (
+        f"import sys, voxlive.cli.main\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_names_every_command():
+    said = voxlive("--help").stdout
+    assert all(command in said for command in ("serve", "transcribe", "models", "doctor"))
+
+
+def test_models_lists_the_built_in_one():
+    assert "pocketsphinx" in voxlive("models").stdout
+
+
+def test_transcribe_says_the_text_on_stdout():
+    doctor, market = clip("doctor"), clip("market")
+    one = voxlive("transcribe", doctor.path)
+    assert one.returncode == 0
+    assert "doctor" in one.stdout
+    two = voxlive("transcribe", doctor.path, market.path)
+    assert len(two.stdout.splitlines()) == 2
+    assert two.stdout.startswith(one.stdout)
+
+
+def test_transcribe_writes_every_format(tmp_path):
+    formats = ("txt", "json", "srt", "vtt", "verbose_json")
+    asked = [arg for name in formats for arg in ("--format", name)]
+    out = tmp_path / "made" / "here"
+    done = voxlive("transcribe", clip("doctor").path, *asked, "--words", "--output-dir", out)
+    assert (done.returncode, done.stdout) == (0, "")
+    written = {path.name: path.read_text() for path in out.iterdir()}
+    assert sorted(written) == [
+        f"doctor.{suffix}" for suffix in ("json", "srt", "txt", "verbose.json", "vtt")
+    ]
+    text = written["doctor.txt"].strip()
+    assert json.loads(written["doctor.json"])["text"] == text
+    verbose = json.loads(written["doctor.verbose.json"])
+    assert " ".join(word["word"] for word in verbose["words"]) == text
+    assert written["doctor.srt"].startswith("1\n00:00:0")
+    assert written["doctor.vtt"].startswith("WEBVTT\n")
+
+
+def test_a_file_that_is_no_audio_does_not_stop_the_others(tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"nothing of the kind")
+    done = voxlive("transcribe", bad, clip("yes").path)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
+    [line] = done.stderr.splitlines()
+    assert "bad.wav" in line
+
+
+def test_misuse_of_transcribe_is_one_line(tmp_path):
+    yes = clip("yes").path
+    assert "does not exist" in failed("transcribe", tmp_path / "none.wav")
+    assert "not a file" in failed("transcribe", tmp_path)
+    assert "--output-dir" in failed("transcribe", yes, "-f", "srt", "-f", "vtt")
+    assert "--output-dir" in failed("transcribe", yes, clip("doctor").path, "-f", "srt")
+    assert "verbose_json" in failed("transcribe", yes, "--words")
+    twin = tmp_path / "yes.wav"
+    twin.touch()
+    assert "twice" in failed("transcribe", yes, twin, "--output-dir", tmp_path)
+
+
+def test_an_unknown_model_or_language_is_one_line(tmp_path):
+    assert "none-such" in failed("transcribe", clip("yes").path, "--model", tmp_path / "none-such")
+    assert "xx" in failed("transcribe", clip("yes").path, "--language", "xx")
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} is in use" in failed("serve", "--port", port)
+        done = voxlive("doctor", "--port", port)
+        assert done.returncode == 1
+        assert f"port {port} is in use" in done.stdout
+
+
+def test_an_address_of_another_machine_is_one_line():
+    assert "192.0.2.1" in failed("serve", "--host", "192.0.2.1")
+    assert "no.such.host.invalid" in failed("serve", "--host", "no.such.host.invalid")
+
+
+def test_doctor_finds_the_engine_and_the_voice_detector_working():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = voxlive("doctor", "--port", port)
+    assert done.returncode == 0, done.stdout
+    assert "pocketsphinx decodes" in done.stdout
+    assert "Silero loads" in done.stdout
+
+
+def config(folder: Path, text: str) -> Path:
+    path = folder / "voxlive.toml"
+    path.write_text(text)
+    return path
+
+
+def test_options_come_from_the_config_file_and_the_command_line_wins(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path = config(tmp_path, f'[serve]\nport = {port}\nhost = "192.0.2.1"\n')
+        said = failed("--config", path, "serve", "--host", "127.0.0.1")
+        assert f"port {port} is in use" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[serve]\nprot = 1\n", "prot"),
+        ("[sevre]\nport = 1\n", "sevre"),
+        ("port = 1\n", "port"),
+        ("[serve\n", "cannot read"),
+    ],
+)
+def test_a_mistake_in_the_config_file_is_one_line(tmp_path, text, hint):
+    assert hint in failed("--config", config(tmp_path, text), "models")
+
+
+def test_a_config_file_that_was_asked_for_must_be_there(tmp_path):
+    assert "cannot read" in failed("--config", tmp_path / "none.toml", "models")

@@ -1,0 +1,60 @@
+"""A real server in a process of its own: ``with serving("--max-sessions", "2") as server``."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+
+import httpx
+
+_READY = re.compile(r"ready at (http://\S+)")
+
+
+@dataclass(frozen=True)
+class Server:
+    """``url`` is http, ``ws`` the same for WebSockets; ``process`` may be signalled."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def ws(self) -> str:
+        return self.url.replace("http", "ws", 1)
+
+    def health(self) -> dict:
+        return httpx.get(f"{self.url}/health", timeout=30).json()
+
+    async def until(self, *, in_use: bool) -> None:
+        """Wait until a slot is in use, or until none is."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
+            # The other side is another process: there is nothing to wait on but its answers.
+            while bool((await client.get("/health")).json()["in_use"]) != in_use:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@contextmanager
+def serving(*args: str) -> Iterator[Server]:
+    """Start ``voxlive serve`` on a free port and end it with SIGTERM."""
+    command = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0", *args]
+    with TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            yield Server(_wait(process, log), process)
+        finally:
+            process.terminate()
+            process.wait(30)
+            process.stdout.close()
+
+
+def _wait(process: subprocess.Popen[str], log) -> str:
+    for line in process.stdout:
+        if found := _READY.search(line):
+            return found[1]
+    log.seek(0)
+    raise AssertionError(f"the server ended with {process.wait()}:\n{log.read()}")

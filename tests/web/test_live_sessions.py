@@ -1,0 +1,138 @@
+"""Whole sessions over real sockets on the built-in engine."""
+
+import asyncio
+
+import httpx
+import pytest
+from support.clips import clip
+from support.encode import encode
+from support.wire import (
+    START,
+    asr,
+    dial,
+    listen,
+    live,
+    play,
+    receive,
+    receive_until,
+    s16le,
+    send,
+    text_of_lines,
+)
+
+
+def spoken(heard) -> str:
+    """The text of a native session, after checking that it is said the same three times."""
+    words = "".join(w["text"] for m in heard.of("words") for w in m["words"])
+    segments = "".join(m["text"] for m in heard.of("segment"))
+    [done] = heard.of("done")
+    assert words == segments == done["text"]
+    assert [m["seq"] for m in heard.messages] == list(range(len(heard.messages)))
+    assert heard.code == 1000
+    return done["text"]
+
+
+@pytest.mark.timeout(300)
+async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_while_it_plays(server):
+    minute = clip("minute")
+    audio = s16le(minute.samples)
+    native, theirs = await asyncio.gather(
+        live(server.ws, audio, pace=1.0, chunk=2560), asr(server.ws, audio, pace=1.0, chunk=3201)
+    )
+    text = spoken(native)
+    playing = native.messages[: native.while_playing]
+    assert sum(m["type"] == "segment" for m in playing) > 3
+    assert any(m["type"] == "draft" and m["text"] for m in playing)
+    last = theirs.of(None)[-1]
+    assert any(update["lines"] for update in theirs.messages[1 : theirs.while_playing])
+    assert text_of_lines(last["lines"]).split() == text.split()
+    assert last["buffer_transcription"] == ""
+    file = {"file": minute.path.read_bytes()}
+    url = f"{server.url}/v1/audio/transcriptions"
+    unpaced = await asyncio.to_thread(httpx.post, url, files=file, timeout=120)
+    assert unpaced.json()["text"].split() == text.split()
+
+
+async def test_full_and_diff_clients_end_alike(server):
+    audio = s16le(clip("pauses").samples)
+    full, diff = await asyncio.gather(
+        asr(server.ws, audio), asr(server.ws, audio, query="?mode=diff&language=auto")
+    )
+    assert full.messages[0] == {"type": "config", "useAudioWorklet": True, "mode": "full"}
+    [snapshot] = diff.of("snapshot")
+    lines = snapshot["lines"]
+    for update in diff.of("diff"):
+        lines = lines + update.get("new_lines", [])
+        assert len(lines) == update["n_lines"]
+    assert lines == full.of(None)[-1]["lines"]
+    assert any(line["speaker"] == -2 for line in lines)
+    assert full.of("ready_to_stop")
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("webm", "libopus"), ("ogg", "libopus"), ("mp3", "libmp3lame")]
+)
+async def test_a_container_is_taken_by_both_protocols(server, container, codec):
+    media = encode(clip("doctor").samples, container, codec, seekable=False)
+    native = await live(server.ws, media, chunk=997, format="container")
+    text = spoken(native)
+    assert "doctor" in text
+    theirs = await asr(server.ws, media, chunk=997)
+    assert text_of_lines(theirs.of(None)[-1]["lines"]).split() == text.split()
+
+
+async def test_words_have_true_times_and_flush_brings_them_out(server):
+    train = clip("train")
+    async with dial(f"{server.ws}/v1/live") as socket:
+        await send(socket, START)
+        assert (await receive(socket))["type"] == "ready"
+        await play(socket, s16le(train.samples), None, 3200)
+        await send(socket, {"type": "flush", "id": "now"})
+        messages = await receive_until(socket, "flushed")
+        assert messages[-1]["id"] == "now"
+        words = [word for m in messages if m["type"] == "words" for word in m["words"]]
+        assert len(words) > 3
+        starts = [word["start"] for word in words]
+        assert starts == sorted(starts)
+        assert all(0 <= w["start"] < w["end"] <= train.duration for w in words)
+        await send(socket, {"type": "stop"})
+        assert (await listen(socket)).code == 1000
+
+
+async def test_silence_and_noise_say_nothing(server):
+    for name in ("silence", "noise"):
+        heard = await live(server.ws, s16le(clip(name).samples))
+        assert spoken(heard) == ""
+        assert not heard.of("words")
+
+
+async def test_formats_rates_and_odd_chunks_say_the_same(server):
+    pcm = clip("doctor").pcm
+    plain = spoken(await live(server.ws, pcm.tobytes()))
+    odd = spoken(await live(server.ws, pcm.tobytes(), chunk=1001))
+    wide = spoken(await live(server.ws, (pcm.astype("<i4") << 16).tobytes(), format="s32le"))
+    floats = spoken(await live(server.ws, (pcm / 32768).astype("<f4").tobytes(), format="f32le"))
+    both = spoken(await live(server.ws, pcm.repeat(2, axis=1).tobytes(), channels=2))
+    assert plain
+    assert plain == odd == wide == floats == both
+    phone = clip("phone")
+    assert spoken(await live(server.ws, phone.pcm.tobytes(), rate=phone.rate))
+
+
+async def test_a_client_may_want_segments_only(server):
+    heard = await live(server.ws, s16le(clip("yes").samples), words=False, drafts=False)
+    assert not heard.of("words")
+    assert not heard.of("draft")
+    assert "".join(m["text"] for m in heard.of("segment")) == heard.of("done")[0]["text"]
+
+
+async def test_an_origin_must_be_the_servers_own(server):
+    from websockets.exceptions import InvalidStatus
+
+    for path in ("/v1/live", "/asr"):
+        with pytest.raises(InvalidStatus) as refused:
+            async with dial(f"{server.ws}{path}", origin="https://elsewhere.example"):
+                pass
+        assert refused.value.response.status_code == 403
+        async with dial(f"{server.ws}{path}", origin=server.url):
+            pass

@@ -1,0 +1,201 @@
+import asyncio
+import io
+import json
+import wave
+from itertools import pairwise
+
+import httpx
+import pytest
+from support.clips import clip
+from support.encode import encode
+
+PATH = "/v1/audio/transcriptions"
+MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
+
+
+@pytest.fixture
+def client(server):
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        yield http
+
+
+def post(client, data: bytes, **fields) -> httpx.Response:
+    return client.post(PATH, files={"file": ("clip", data)}, data={"model": "whisper-1", **fields})
+
+
+def error(response: httpx.Response) -> dict:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
+def wav(frames: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, 16_000, 0, "NONE", ""))
+        out.writeframes(bytes(2 * frames))
+    return file.getvalue()
+
+
+def test_health_says_what_runs(client):
+    response = client.get("/health")
+    assert response.status_code == 200
+    health = response.json()
+    assert (health["status"], health["live"], health["ready"]) == ("ok", True, True)
+    assert health["engine"] == health["model"] == "pocketsphinx"
+    assert 0 <= health["in_use"] <= health["capacity"]
+    assert health["note"]
+    assert health["error"] is None
+
+
+def test_models_are_in_openais_shape(client):
+    [model] = client.get("/v1/models").json()["data"]
+    assert model["object"] == "model"
+    assert client.get(f"/v1/models/{model['id']}").json() == model
+    missing = client.get("/v1/models/org/none")
+    assert missing.status_code == 404
+    assert error(missing)["code"] == "model_not_found"
+
+
+def test_every_format(client):
+    data = clip("doctor").path.read_bytes()
+    plain = post(client, data)
+    assert plain.headers["content-type"] == "application/json"
+    assert plain.headers["x-request-id"]
+    text = plain.json()["text"]
+    assert "doctor" in text
+    assert plain.json()["usage"] == {"type": "duration", "seconds": 5}
+    assert post(client, data, response_format="text").text == f"{text}\n"
+    srt = post(client, data, response_format="srt").text
+    assert srt.startswith("1\n00:00:0")
+    vtt = post(client, data, response_format="vtt").text
+    assert vtt.startswith("WEBVTT\n\n00:00:0")
+    assert " ".join(vtt.split("\n")[3:]).split() == text.split()
+    verbose = post(client, data, response_format="verbose_json").json()
+    assert verbose["text"] == text
+    assert verbose["duration"] == pytest.approx(clip("doctor").duration, abs=0.01)
+    assert " ".join(segment["text"] for segment in verbose["segments"]) == text
+    assert "words" not in verbose
+
+
+def test_words_are_listed_when_asked_for(client):
+    data = clip("doctor").path.read_bytes()
+    both = ["word", "segment"]
+    for name, asked in [
+        ("timestamp_granularities[]", both),
+        ("timestamp_granularities", "word"),
+    ]:
+        verbose = post(client, data, response_format="verbose_json", **{name: asked}).json()
+        assert " ".join(word["word"] for word in verbose["words"]) == verbose["text"]
+        assert ("segments" in verbose) == (asked is both)
+    assert all(a["end"] <= b["end"] for a, b in pairwise(verbose["words"]))
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("webm", "libopus"), ("mp4", "aac"), ("mp3", "libmp3lame")]
+)
+def test_containers(client, container, codec):
+    data = encode(clip("doctor").samples, container, codec)
+    assert "doctor" in post(client, data).json()["text"]
+
+
+def test_silence_and_an_empty_recording_are_an_empty_text(client):
+    for data in (wav(0), wav(48_000), clip("noise").path.read_bytes()):
+        response = post(client, data)
+        assert response.status_code == 200
+        assert response.json()["text"] == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": "docx"}, "response_format"),
+        ({"response_format": "diarized_json"}, "response_format"),
+        ({"language": "xx"}, "language"),
+        ({"stream": "true"}, "stream"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities[]"),
+        (
+            {"timestamp_granularities[]": "letter", "response_format": "verbose_json"},
+            "timestamp_granularities[]",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_a_400_that_names_the_field(client, fields, param):
+    response = post(client, clip("yes").path.read_bytes(), **fields)
+    assert response.status_code == 400
+    assert error(response)["param"] == param
+    assert error(response)["type"] == "invalid_request_error"
+
+
+def test_a_file_must_be_there_and_be_audio(client):
+    assert error(client.post(PATH, data={"model": "x"}))["code"] == "missing_file"
+    for data in (b"", b"not audio at all", clip("yes").path.read_bytes()[:1000]):
+        response = post(client, data)
+        assert response.status_code == 400
+        assert error(response)["param"] == "file"
+    broken = client.post(
+        PATH,
+        content=b"--x\r\nnonsense",
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+    assert broken.status_code == 400
+    assert error(broken)
+
+
+def test_prompts_and_the_like_are_taken(client):
+    response = post(
+        client, clip("yes").path.read_bytes(), prompt="names", temperature="0", language="en"
+    )
+    assert response.status_code == 200
+
+
+def test_too_long_an_upload_is_a_413_whether_declared_or_not(client):
+    declared = post(client, bytes(50_000_001))
+    assert declared.status_code == 413
+
+    def chunks():
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for _ in range(51):
+            yield bytes(1_000_000)
+
+    streamed = client.post(PATH, content=chunks(), headers=MULTIPART)
+    assert streamed.status_code == 413
+    assert error(streamed)["code"] == "too_big"
+
+
+def test_unknown_paths_and_methods_are_in_the_envelope(client):
+    nowhere = client.get("/v1/nowhere")
+    assert nowhere.status_code == 404
+    assert error(nowhere)["code"] == "not_found"
+    assert nowhere.headers["x-request-id"]
+    wrong = client.get(PATH)
+    assert wrong.status_code == 405
+    assert error(wrong)
+
+
+async def test_a_client_that_goes_away_frees_its_slot(server):
+    data = clip("minute").path.read_bytes()
+    await server.until(in_use=False)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as leaver:
+        request = asyncio.create_task(leaver.post(PATH, files={"file": data}))
+        await server.until(in_use=True)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+    await server.until(in_use=False)
+
+
+def test_the_page_keeps_to_itself(client):
+    page = client.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    assert "microphone=(self)" in page.headers["permissions-policy"]
+    again = client.get("/", headers={"if-none-match": page.headers["etag"]})
+    assert again.status_code == 304
+    assert client.get("/static/none.js").status_code == 404
+    assert json.loads(client.get("/static/../app.py").text)["error"]["code"] == "not_found"
