@@ -157,7 +157,8 @@ class Row:
                     self._pad_out(marker)
                 case Mark(marker):
                     self._unmarked = False
-                    self._due.append(_Due(self._queued, marker, flush=False))
+                    due = self._queued if self._timeline.length else 0
+                    self._due.append(_Due(due, marker, flush=False))
         return restart
 
     def take(self, tokens: int) -> Floats:
@@ -173,14 +174,9 @@ class Row:
             missing -= len(parts[-1])
         return np.concatenate(parts)
 
-    def prompted(self, token: int) -> None:
-        """The prompt has run and given this first output."""
-        self._decoded = self.options.prompt - 1
-        self.hear(token)
-
     def hear(self, token: int) -> None:
-        """The decoder's next output."""
-        self._decoded += 1
+        """The decoder's next output; the first one is that of the whole prompt."""
+        self._decoded = self._decoded + 1 if self._decoded else self.options.prompt
         self._say(self._words.push(token))
         self.ruts += self._words.pad_run == RUT + 1
 

@@ -1,0 +1,197 @@
+"""A row with a scripted decoder: what each output says is written down, the rest is real."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from voxlive.checkpoints.config import AudioConfig
+from voxlive.decoders.detokenise import Detokeniser
+from voxlive.encoders.mel import MelFrontEnd
+from voxlive.streaming.engine import Committed, Drafted, Message, Progressed, Reached
+from voxlive.streaming.events import Word
+from voxlive.streaming.voxtral.rounds import plan
+from voxlive.streaming.voxtral.row import (
+    FLUSH_MARGIN,
+    RUT,
+    Audio,
+    Mark,
+    Row,
+    RowOptions,
+    pad_penalty,
+)
+
+FRONT_END = MelFrontEnd(AudioConfig(16_000, 400, 160, 128, 1.5), frames=8)
+TOKEN = 1280
+PAD, WORD = 32, 33
+PIECES = {100: b" one", 101: b" two", 102: b" thr", 103: b"ee"}
+
+
+class Script:
+    """Drives a row as the engine does; ``outputs`` maps an output index to a token."""
+
+    def __init__(self, delay_tokens: int = 6) -> None:
+        self.messages: list[Message] = []
+        self.outputs: dict[int, int] = {}
+        self.options = RowOptions(FRONT_END, left_pad_tokens=32, delay_tokens=delay_tokens)
+        words = Detokeniser(lambda token: PIECES.get(token, b""), pad=PAD, word=WORD)
+        self.row = Row(0, self.options, words, self.messages.append)
+        self.encoded = self.heard = self.restarts = 0
+
+    def give(self, *items: Audio | Mark) -> None:
+        self._restart_if(self.row.absorb(items))
+        while self.row.waiting:
+            while self.row.ready:
+                n = min(self.row.ready, 8)
+                assert self.row.take(n).shape == (8 * n, 128)
+                self.encoded += n
+                while self.encoded - self.options.prompt >= self.heard:
+                    self.row.hear(self.outputs.get(self.heard, PAD))
+                    self.heard += 1
+            self._restart_if(self.row.settle())
+            self._restart_if(self.row.absorb([]))
+
+    def _restart_if(self, restart: bool) -> None:
+        if restart:
+            self.encoded = self.heard = 0
+            self.restarts += 1
+
+    def of(self, kind: type) -> list[Message]:
+        return [message for message in self.messages if isinstance(message, kind)]
+
+    @property
+    def words(self) -> list[Word]:
+        return [word for message in self.of(Committed) for word in message.words]
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+def audio(tokens: float, at: int = 0) -> Audio:
+    return Audio(np.zeros(int(tokens * TOKEN), np.float32), at)
+
+
+def test_the_silence_on_the_left_is_ready_before_any_audio(script: Script) -> None:
+    script.give()
+    assert script.encoded == 32 - 1  # the last token's window reaches past the silence
+    assert not script.messages
+
+
+def test_a_short_sound_is_decoded_by_a_flush(script: Script) -> None:
+    script.outputs = {1: WORD, 2: 100}
+    script.give(audio(0.1), Mark(7, flush=True))
+    assert script.words == [Word(" one", 128, 128)]
+    assert script.of(Reached) == [Reached(7)]
+    assert script.messages[-1] == Reached(7)
+    assert script.restarts == 1
+
+
+@pytest.mark.parametrize("tokens", [0.1, 1, 6.5, 40])
+@pytest.mark.parametrize("delay", [1, 6, 30])
+def test_a_flush_decodes_the_delay_and_the_margin_beyond_all_audio(
+    tokens: float, delay: int
+) -> None:
+    script = Script(delay)
+    heard: list[int] = []
+    original: Callable[[int], None] = script.row.hear
+    script.row.hear = lambda token: (heard.append(token), original(token))[1]  # type: ignore[method-assign]
+    script.give(audio(tokens), Mark(1, flush=True))
+    assert len(heard) == int(np.ceil(tokens)) + FLUSH_MARGIN + 1
+    assert script.of(Reached) == [Reached(1)]
+
+
+def test_a_flush_of_nothing_is_answered_at_once_and_costs_nothing(script: Script) -> None:
+    script.give()
+    script.give(Mark(1, flush=True), Mark(2, flush=False), Mark(3, flush=True))
+    assert script.messages == [Reached(1), Reached(2), Reached(3)]
+    assert script.restarts == 0
+
+
+def test_times_follow_the_clock_over_left_out_silence(script: Script) -> None:
+    script.outputs = {2: WORD, 3: 100, 12: WORD, 13: 101}
+    script.give(audio(10), audio(20, at=10 * TOKEN + 16_000))
+    assert script.restarts == 0
+    assert script.words == [
+        Word(" one", 2 * TOKEN, 4 * TOKEN),
+        Word(" two", 12 * TOKEN + 16_000, 14 * TOKEN + 16_000),
+    ]
+
+
+def test_a_long_silence_brings_everything_out_and_resets(script: Script) -> None:
+    script.outputs = {8: WORD, 9: 100}
+    script.give(audio(10))
+    assert not script.words
+    script.give(audio(10, at=10 * TOKEN + 32_000))
+    assert [word.text for word in script.words] == [" one"]
+    assert script.restarts == 1
+    assert not script.of(Reached)
+
+
+def test_a_long_silence_after_a_finished_utterance_needs_no_padding(script: Script) -> None:
+    script.give(audio(20), Mark(1, flush=False))
+    encoded = script.encoded
+    assert script.of(Reached) == [Reached(1)]
+    script.give(audio(5, at=100 * TOKEN))
+    assert script.restarts == 1
+    assert script.encoded < encoded
+
+
+def test_an_utterance_that_ends_in_mid_word_is_flushed(script: Script) -> None:
+    script.outputs = {13: WORD, 14: 102, 15: 103}
+    script.give(audio(21), Mark(1, flush=False))
+    assert script.words == [Word(" three", 13 * TOKEN, 16 * TOKEN)]
+    assert script.messages[-1] == Reached(1)
+    assert script.restarts == 1
+
+
+def test_words_are_drafted_while_they_grow(script: Script) -> None:
+    script.outputs = {3: WORD, 4: 102}
+    script.give(audio(11.2))
+    assert script.of(Drafted) == [Drafted(" thr")]
+    script.outputs = {5: 103}
+    script.give(audio(5, at=int(11.2 * TOKEN)))
+    assert script.of(Drafted)[-1] == Drafted("")
+    assert [word.text for word in script.words] == [" three"]
+
+
+def test_what_follows_a_flush_waits_for_it(script: Script) -> None:
+    script.outputs = {1: WORD, 2: 100}
+    script.give(audio(5), Mark(1, flush=True), audio(8, at=5 * TOKEN), Mark(2, flush=True))
+    kinds = [type(m) for m in script.messages if isinstance(m, Committed | Reached)]
+    assert kinds == [Committed, Reached, Committed, Reached]
+    first, second = script.words
+    assert (first.start, first.end) == (TOKEN, 3 * TOKEN)
+    assert (second.start, second.end) == (6 * TOKEN, 8 * TOKEN)
+
+
+def test_progress_ends_at_the_audio_fed(script: Script) -> None:
+    script.give(audio(3.3))
+    script.give(audio(10, at=int(3.3 * TOKEN)))
+    upto = [message.upto for message in script.of(Progressed)]
+    assert upto == sorted(upto)
+    assert upto[-1] == int(3.3 * TOKEN) + 10 * TOKEN
+
+
+def test_a_rut_is_counted_and_lowers_the_pad(script: Script) -> None:
+    assert [pad_penalty(run) for run in (0, RUT, RUT + 1, RUT + 6, RUT + 14, 5000)] == [
+        0, 0, 0.5, 3, 7, 7,
+    ]  # fmt: skip
+    script.give(audio(RUT + 20))
+    assert script.row.ruts == 1
+    assert script.row.pad_penalty > 0
+    script.outputs = {script.heard: WORD, script.heard + 1: 100}
+    script.give(audio(3, at=(RUT + 20) * TOKEN))
+    assert script.row.pad_penalty == 0
+
+
+def test_rows_are_planned_by_powers_of_two() -> None:
+    scripts = [Script() for _ in range(5)]
+    for script, ready in zip(scripts, (0, 1, 3, 7, 100), strict=True):
+        script.give()
+        script.row.absorb([audio(ready)])
+    sizes = {
+        n: [row.ready for row in rows] for n, rows in plan([s.row for s in scripts], 8).items()
+    }
+    assert sizes == {1: [1], 2: [3], 4: [7], 8: [100]}
