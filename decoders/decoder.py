@@ -24,8 +24,8 @@ class TextDecoder:
     """Greedy decoder with sliding rings over a table of ``slots`` streams.
 
     Every position takes the token before it and one audio embedding and gives one token. The last
-    token of each stream stays on the device, so a step can be sent off before the tokens of the
-    step before have been read. All methods belong on one thread.
+    token of each stream stays on the device. A step waits for the one before (see
+    ``layers.rings``). All methods belong on one thread.
     """
 
     def __init__(
@@ -76,14 +76,16 @@ class TextDecoder:
                 rope_theta=part.rope_theta,
             )
         )
-        # Per slot, and one more for the rows that only fill up a batch.
         self._filler = slots
-        self._delay = np.zeros(slots, np.int64)
-        self._last = mx.full((slots + 1,), pad, mx.int32)
-        self._scale = mx.ones((slots + 1, part.layers, part.dim), self.dtype)
+        self._clear_slots()
         on_gpu = mx.default_device() == mx.Device(mx.gpu)
         run: Callable[..., Any] = self._run
         self._compiled = mx.compile(run) if (on_gpu if compiled is None else compiled) else run
+
+    def clear(self) -> None:
+        """Start every slot over on new memory, after a step that failed; all must join again."""
+        self.rings.clear()
+        self._clear_slots()
 
     def join(self, slot: int, delay_tokens: int) -> None:
         """Start ``slot`` over with its own delay; ValueError beyond ``max_delay_tokens``."""
@@ -140,6 +142,13 @@ class TextDecoder:
         self.rings.advance(rows, n)
         return self._embed(x)
 
+    def _clear_slots(self) -> None:
+        """What each slot has beside its rings; the one past the end is for fillers."""
+        part, slots = self.config.decoder, self._filler + 1
+        self._delay = np.zeros(slots, np.int64)
+        self._last = mx.full((slots,), self._pad, mx.int32)
+        self._scale = mx.ones((slots, part.layers, part.dim), self.dtype)
+
     def _ffn_scale(self, delay_tokens: int) -> mx.array:
         """1 + the delay's scale of every layer's feed-forward input, [layers, dim]."""
         t = time_embedding(delay_tokens, self.config.decoder.dim).astype(self.dtype)[None]
@@ -153,6 +162,7 @@ class TextDecoder:
         penalty: np.ndarray[Any, np.dtype[np.float32]],
         forced: mx.array | None,
     ) -> mx.array:
+        mx.eval(self._last)
         n = audio.shape[1]
         slots = padded(rows, self._filler)
         fill = len(slots) - len(rows)

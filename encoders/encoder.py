@@ -67,17 +67,18 @@ class AudioEncoder:
                 rope_theta=part.rope_theta,
             )
         )
-        # The last inputs of both convolutions per slot; the slot past the end is for fillers.
         self._filler = slots
-        left1 = self._conv1[0].shape[1] - 1
-        left2 = self._conv2[0].shape[1] - CONV_STRIDE
-        self._tails = [
-            mx.zeros((slots + 1, left1, config.audio.mel_bins), self.dtype),
-            mx.zeros((slots + 1, left2, part.dim), self.dtype),
-        ]
+        self._sent: list[mx.array] = []
+        self._tails = self._new_tails()
         on_gpu = mx.default_device() == mx.Device(mx.gpu)
         run: Callable[..., Any] = self._run
         self._compiled = mx.compile(run) if (on_gpu if compiled is None else compiled) else run
+
+    def clear(self) -> None:
+        """Start every slot over on new memory, after a step that failed."""
+        self.rings.clear()
+        self._sent = []
+        self._tails = self._new_tails()
 
     def join(self, slot: int) -> None:
         """Start ``slot`` over, as a stream that has heard nothing yet."""
@@ -92,8 +93,9 @@ class AudioEncoder:
     def step(self, rows: Sequence[int], mel: NDArray[np.float32]) -> mx.array:
         """Encode the next n tokens of each row: ``mel [B, n * mel_per_token, mel_bins]``.
 
-        Returns embeddings [B, n, decoder dim], not yet evaluated. Rows must be distinct.
-        ValueError for n above ``chunk`` or frames that are no whole tokens.
+        Returns embeddings [B, n, decoder dim], not yet evaluated. Rows must be distinct. Waits for
+        the step before (see ``layers.rings``). ValueError for n above ``chunk`` or frames that are
+        no whole tokens.
         """
         frames = self.config.mel_per_token
         tokens, rest = divmod(mel.shape[1], frames)
@@ -102,6 +104,7 @@ class AudioEncoder:
                 f"a step takes {frames} to {self.chunk * frames} mel frames in whole tokens of "
                 f"{frames}, not {mel.shape[1]}"
             )
+        mx.eval(self._sent)
         n = tokens * self.config.downsample
         slots = padded(rows, self._filler)
         view = self.rings.view(rows, n, len(slots), all_blocks=self._attention.all_blocks)
@@ -117,8 +120,18 @@ class AudioEncoder:
             self.rings.pools,
         )
         self.rings.advance(rows, n)
+        self._sent = [out]
         embeddings: mx.array = out[: len(rows)]
         return embeddings
+
+    def _new_tails(self) -> list[mx.array]:
+        """The last inputs of both convolutions per slot; the one past the end is for fillers."""
+        lefts = self._conv1[0].shape[1] - 1, self._conv2[0].shape[1] - CONV_STRIDE
+        widths = self.config.audio.mel_bins, self.config.encoder.dim
+        return [
+            mx.zeros((self._filler + 1, left, width), self.dtype)
+            for left, width in zip(lefts, widths, strict=True)
+        ]
 
     def _run(
         self,

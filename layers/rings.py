@@ -2,6 +2,9 @@
 
 A slot's ring grows block by block with its age up to the window and gives its blocks back when it
 leaves; the pools grow and shrink with what is held. Nothing a row does touches another row.
+
+A pool is written in place only while nobody reads it: MLX copies the whole array otherwise. So what
+was sent off must be complete before the next write is.
 """
 
 from __future__ import annotations
@@ -55,16 +58,22 @@ class Rings:
         self.slots = slots
         self._rope_theta = rope_theta
         self._head_dim = head_dim
-        self._position = np.zeros(slots, np.int64)
-        self._held = np.zeros(slots, np.int64)
-        self._table = np.zeros((slots, self.per_ring), np.int32)
         self._most = slots * self.per_ring + 1
+        size = min(_FIRST_BLOCKS, self._most)
+        self._first_pool = (size * block, 2, kv_heads, head_dim)
+        self._dtype = dtype
+        self._layers = layers
+        self.clear()
+
+    def clear(self) -> None:
+        """Start all slots over on new pools, whatever has become of the old ones."""
+        self.pools = [mx.zeros(self._first_pool, self._dtype) for _ in range(self._layers)]
+        self._position = np.zeros(self.slots, np.int64)
+        self._held = np.zeros(self.slots, np.int64)
+        self._table = np.zeros((self.slots, self.per_ring), np.int32)
         # Block 0 belongs to nobody: rows that only fill up a batch write there.
         self._used = np.zeros(self._most, bool)
         self._used[0] = True
-        size = min(_FIRST_BLOCKS, self._most)
-        shape = (size * block, 2, kv_heads, head_dim)
-        self.pools = [mx.zeros(shape, dtype) for _ in range(layers)]
 
     @property
     def nbytes(self) -> int:
@@ -98,6 +107,7 @@ class Rings:
         blocks = self._table[slot, : self._held[slot]]
         if scrub and len(blocks):
             where = mx.array(self._pool_slots(blocks))
+            mx.eval(self.pools)
             for pool in self.pools:
                 pool[where] = 0.0
         self._used[blocks] = False
@@ -147,11 +157,10 @@ class Rings:
         angle = -shift * self._rope_theta ** (-pairs / self._head_dim)
         cos, sin = mx.array(np.cos(angle), mx.float32), mx.array(np.sin(angle), mx.float32)
         where = mx.array(self._pool_slots(self._table[slot, : self._held[slot]]))
-        for pool in self.pools:
-            keys = pool[where, 0].astype(mx.float32)
-            even, odd = keys[..., ::2], keys[..., 1::2]
-            turned = mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-            pool[where, 0] = turned.reshape(keys.shape).astype(pool.dtype)
+        moved = [_turn(pool[where, 0], cos, sin) for pool in self.pools]
+        mx.eval(moved)
+        for pool, keys in zip(self.pools, moved, strict=True):
+            pool[where, 0] = keys
         self._position[slot] -= shift
 
     @property
@@ -192,3 +201,11 @@ class Rings:
             self.pools[index] = resized
             del pool
         mx.clear_cache()
+
+
+def _turn(keys: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Interleaved pairs of ``keys [..., head_dim]`` rotated in float32 by given angles."""
+    x = keys.astype(mx.float32)
+    even, odd = x[..., ::2], x[..., 1::2]
+    turned = mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(keys.dtype)

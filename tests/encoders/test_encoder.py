@@ -30,14 +30,14 @@ def alone():
     return results
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=12))
 def test_every_chunking_gives_the_same_embeddings(alone, sizes):
     ENCODER.join(2)
     assert close(encode(ENCODER, 2, MELS[0], sizes), alone[0])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_batched_equals_alone(alone, seed):
     """Rows of different age, joining and leaving at random, in steps of random length."""
