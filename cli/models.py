@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 def models() -> None:
-    """List the engines and the models they serve."""
+    """List the models that can be asked for by name."""
     from rich.console import Console
     from rich.table import Table
 
+    from ..checkpoints.resolve import ALIASES
     from ..streaming.registry import BUILT_IN, FAMILIES
 
     table = Table(box=None, pad_edge=False)
@@ -15,6 +16,8 @@ def models() -> None:
         table.add_column(heading)
     for name in BUILT_IN:
         table.add_row(name, "built in: nothing to download")
+    for name, repository in ALIASES.items():
+        table.add_row(name, repository)
     for family in FAMILIES:
-        table.add_row("path or hub repository", f"any {family} checkpoint")
+        table.add_row("folder or owner/name", f"any {family} checkpoint")
     Console().print(table)

@@ -10,6 +10,7 @@ from typing import TypeVarTuple
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ..streaming.clock import seconds
 from ..streaming.engine import EngineError, EngineFull
 from ..streaming.ingest import BadAudio
 from ..streaming.service import Service
@@ -157,7 +158,7 @@ class LiveSocket:
             raise WebSocketDisconnect(1006) from error
 
     async def _fail(self, code: str, message: str) -> None:
-        log.info("session %s refused or failed: %s: %s", self._name, code, message)
+        log.info("session %s ended: %s: %s", self._name, code, message)
         await self._free()
         with contextlib.suppress(TimeoutError, WebSocketDisconnect):
             async with asyncio.timeout(_LAST_WORDS_S):
@@ -167,8 +168,8 @@ class LiveSocket:
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
-            log.info("session %s closed after %.1f s", session.id, session.received / 16_000)
+            log.info("session %s closed after %.1f s", session.id, seconds(session.received))
 
     @property
     def _name(self) -> str:
-        return self._session.id if self._session else "(none)"
+        return self._session.id if self._session else "not opened"

@@ -89,7 +89,7 @@ def run(
     live = LiveEndpoints(service, options.allow_origins)
     config = uvicorn.Config(
         create_app(service, live),
-        loop="uvloop",
+        loop="auto",
         http="h11",
         ws=_PatientSocket,
         ws_max_size=MAX_MESSAGE,

@@ -55,9 +55,8 @@ class AsrProtocol:
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = 0.05
 
-    def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
+    def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
         self._params = params
-        self._info = info
         self._mode = params.get("mode", "full")
         self._head = b""
         self._begun = self._ended = False

@@ -6,7 +6,14 @@ import { byId, clock } from "./dom.js";
 import { Engine, languageName } from "./engine.js";
 import { copy, download, toText } from "./exports.js";
 import { Job, setUpFiles } from "./files.js";
-import { captureAdvice, gapText, insecureAdvice, liveAdvice, uploadAdvice } from "./messages.js";
+import {
+  brokenText,
+  captureAdvice,
+  gapText,
+  insecureAdvice,
+  liveAdvice,
+  uploadAdvice,
+} from "./messages.js";
 import { confirmed, EngineCard, Notice, setUpMenu, setUpSettings } from "./panels.js";
 import { Recording } from "./recording.js";
 import { load, save } from "./settings.js";
@@ -85,6 +92,7 @@ class App {
       level: (peak) => this.#dock.level(peak),
       ready: (message) => this.#ready(message),
       event: (message) => this.#event(message),
+      waiting: ({ code }) => this.#dock.detail(brokenText(code)),
       resumed: (gap) => this.#resumed(gap),
       unheard: (kind) => this.#notice.show(captureAdvice(kind)),
       ended: (failure, missing) => this.#ended(failure, missing),

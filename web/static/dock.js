@@ -18,7 +18,7 @@ const STATES = {
   asking: { status: "Answer the browser’s question to allow the sound", button: "Cancel", toggle: "stop" },
   connecting: { status: "Connecting…", button: "Cancel", toggle: "stop" },
   listening: { status: "Listening", button: "Stop", toggle: "stop" },
-  reconnecting: { status: "Reconnecting… the sound is being kept", button: "Stop", toggle: "stop" },
+  reconnecting: { status: "Reconnecting…", button: "Stop", toggle: "stop" },
   finishing: { status: "Finishing… the last words are on their way", button: "Finishing…", toggle: "stop" },
   uploading: { status: "Transcribing", button: "Start", toggle: "start" },
   stopped: { status: "Stopped", button: "Start", toggle: "start" },

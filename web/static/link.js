@@ -28,6 +28,8 @@ const RETRIES = new Map([
   ["bad_server", 3],
   ["slow_client", 3],
   ["engine_failed", 3],
+  ["vad_failed", 3],
+  ["internal", 3],
 ]);
 const STOPPING_RETRIES = 3;
 

@@ -36,6 +36,14 @@ const LIVE = {
       "If it happens again, the server's log and `voxlive doctor` say why.",
     ],
   },
+  vad_failed: {
+    title: "Hearing speech failed on the server",
+    steps: ["Start again. If it happens again, the server's log and `voxlive doctor` say why."],
+  },
+  internal: {
+    title: "The server failed in this session",
+    steps: ["Start again: the transcript goes on where it ended. The server's log says more."],
+  },
   shutting_down: {
     title: "The server was shut down",
     steps: ["Everything it heard is here. Start again when the server is back."],
@@ -168,14 +176,26 @@ export function insecureAdvice({ host, hostname, port }) {
   };
 }
 
+/** @type {Record<string, string>} why a session broke off, for as long as another is tried */
+const BROKEN = {
+  shutting_down: "The server was shut down",
+  server_full: "Every place on the server is taken",
+  engine_failed: "Recognition failed on the server",
+  vad_failed: "Hearing speech failed on the server",
+  internal: "The server failed",
+  slow_client: "This browser could not keep up",
+  overrun: "The connection is too slow",
+};
+
+/** @param {string} code */
+export function brokenText(code) {
+  return BROKEN[code] ?? "The connection was lost";
+}
+
 /** The mark left where a session took up after a lost one. @param {import("./link.js").Gap} gap */
 export function gapText({ lost, replayed, code }) {
-  const why =
-    code === "shutting_down" ? "The server was restarted." :
-    code === "engine_failed" ? "Recognition failed and was started again." :
-    code === "overrun" ? "The connection was too slow." :
-    "The connection was lost and is back.";
+  const why = `${brokenText(code)} for a while.`;
   if (lost >= 0.5) return `${why} ${lost.toFixed(0)} s of sound are missing here.`;
-  if (replayed >= 0.5) return `${why} The last ${replayed.toFixed(0)} s were heard again; nothing is missing.`;
-  return `${why} Nothing is missing.`;
+  if (replayed < 0.5) return `${why} Nothing is missing.`;
+  return `${why} The last ${replayed.toFixed(0)} s were heard again; nothing is missing.`;
 }

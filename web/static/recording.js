@@ -12,6 +12,7 @@ import { liveUrl } from "./live.js";
  * @property {(peak: number) => void} level
  * @property {(message: any) => void} ready
  * @property {(message: any) => void} event
+ * @property {(failure: import("./live.js").Failure) => void} waiting
  * @property {(gap: import("./link.js").Gap) => void} resumed
  * @property {(kind: string) => void} unheard no sound, or no more: a kind of CaptureError
  * @property {(failure: import("./live.js").Failure | null, missing: number) => void} ended
@@ -71,7 +72,10 @@ export class Recording {
         this.#listener.ready(message);
       },
       event: (message) => this.#listener.event(message),
-      waiting: () => this.#show("reconnecting"),
+      waiting: (failure) => {
+        this.#show("reconnecting");
+        this.#listener.waiting(failure);
+      },
       resumed: (gap) => {
         this.#show("listening");
         this.#listener.resumed(gap);

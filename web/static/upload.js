@@ -8,6 +8,7 @@ const ENDPOINT = new URL("../v1/audio/transcriptions", import.meta.url);
  * @typedef {{word: string, start: number, end: number}} AnsweredWord
  * @typedef {object} Answer OpenAI's verbose_json
  * @property {number} duration
+ * @property {string} text
  * @property {string | null} [language]
  * @property {AnsweredSegment[]} segments
  * @property {AnsweredWord[]} [words]
@@ -69,31 +70,26 @@ function said(body) {
 }
 
 /**
- * The words of each segment as they stand in its text, spaces and punctuation included. A segment
- * whose words cannot be found in it is taken as one word, as it has no finer times.
+ * The words of each segment as they stand in the text, spaces and punctuation included. A segment
+ * without words of its own is taken as one word, as it has no finer times.
  * @param {Answer} answer
  * @returns {Word[][]}
  */
-export function segmentsOf({ segments, words = [] }) {
+export function segmentsOf({ text, segments, words = [] }) {
+  let cursor = 0;
+  const placed = words.map(({ word, start, end }) => {
+    const at = text.indexOf(word, cursor);
+    const until = at + word.length;
+    const spelt = at < 0 ? ` ${word}` : text.slice(cursor, until);
+    if (at >= 0) cursor = until;
+    return { text: spelt, start, end, p: null };
+  });
   let next = 0;
   return segments.map((segment) => {
-    const found = [];
-    let cursor = 0;
-    for (; next < words.length && words[next].start < segment.end; next++) {
-      const { word, start, end } = words[next];
-      const at = segment.text.indexOf(word.trim(), cursor);
-      if (at < 0) break;
-      const until = at + word.trim().length;
-      found.push({ text: segment.text.slice(cursor, until), start, end, p: null });
-      cursor = until;
-    }
-    const last = found.at(-1);
-    if (last && (next === words.length || words[next].start >= segment.end)) {
-      last.text += segment.text.slice(cursor);
-      return found;
-    }
-    while (next < words.length && words[next].start < segment.end) next++;
-    const { text, start, end } = segment;
-    return [{ text, start, end, p: null }];
+    const first = next;
+    while (next < placed.length && placed[next].start < segment.end) next++;
+    if (next > first) return placed.slice(first, next);
+    const { start, end } = segment;
+    return [{ text: ` ${segment.text.trim()}`, start, end, p: null }];
   });
 }
