@@ -4,7 +4,7 @@ import { CaptureError } from "./capture.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
 import { Engine, languageName } from "./engine.js";
-import { copy, download, toText } from "./exports.js";
+import { copy, download, stamp, toText } from "./exports.js";
 import { Job, setUpFiles } from "./files.js";
 import {
   brokenText,
@@ -17,7 +17,7 @@ import {
 import { confirmed, EngineCard, Notice, setUpMenu, setUpSettings } from "./panels.js";
 import { Recording } from "./recording.js";
 import { load, save } from "./settings.js";
-import { isDark, show as showTheme } from "./theme.js";
+import { dress, setUpTheme } from "./theme.js";
 import { Transcript } from "./transcript.js";
 import { segmentsOf, UploadError } from "./upload.js";
 import { WakeLock } from "./wakelock.js";
@@ -52,15 +52,14 @@ class App {
     byId("copy").addEventListener("click", () => this.#copy());
     byId("source").addEventListener("change", () => this.#chooseSource());
     setUpMenu((format) => this.#download(format));
-    setUpSettings(this.#settings, () => this.#dress());
+    setUpSettings(this.#settings, () => dress(this.#settings));
     setUpFiles(() => this.#free, (file) => void this.#transcribe(file));
-    this.#setUpTheme();
+    setUpTheme(this.#settings);
     addEventListener("beforeunload", (event) => {
       if (this.#recording !== null || !this.#saved) event.preventDefault();
     });
     navigator.mediaDevices?.addEventListener("devicechange", () => this.#listSources());
     setInterval(() => this.#tick(), TICK_MS);
-    this.#dress();
     this.#listSources();
     this.#enter(isSecureContext ? "idle" : "error");
     void this.#engine.ask();
@@ -315,28 +314,6 @@ class App {
     byId("paragraphs").lang = tag ?? "";
     this.#card.show(this.#health, this.#language);
   }
-
-  #setUpTheme() {
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#dress());
-    byId("theme").addEventListener("click", () => {
-      this.#settings.theme = isDark(this.#settings.theme) ? "light" : "dark";
-      save(this.#settings);
-      this.#dress();
-    });
-  }
-
-  #dress() {
-    const { theme, size } = this.#settings;
-    showTheme(theme);
-    document.documentElement.dataset.size = size;
-    document.documentElement.toggleAttribute("data-dark", isDark(theme));
-  }
-}
-
-/** A time for a file's name. @param {Date} date */
-function stamp(date) {
-  const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString();
-  return local.slice(0, 16).replace("T", "-").replace(":", "");
 }
 
 new App().start();

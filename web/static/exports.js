@@ -55,6 +55,12 @@ export function download(transcript, format, name) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
+/** A moment, for a file's name. @param {Date} date */
+export function stamp(date) {
+  const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString();
+  return local.slice(0, 16).replace("T", "-").replace(":", "");
+}
+
 /** To the clipboard. Off secure origins only the old command works. @param {string} text */
 export async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);

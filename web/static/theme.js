@@ -1,15 +1,32 @@
-/** Light or dark, set before the first paint so that nothing flashes. */
-import { load } from "./settings.js";
+/** Light or dark and how large: set before the first paint, so that nothing flashes. */
+import { load, save } from "./settings.js";
 
-/** @param {"system" | "light" | "dark"} theme */
-export function show(theme) {
-  if (theme === "system") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme;
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+
+/** @typedef {import("./settings.js").Settings} Settings */
+
+/** Shows the page as the settings say. @param {Settings} settings */
+export function dress({ theme, size }) {
+  const root = document.documentElement;
+  if (theme === "system") delete root.dataset.theme;
+  else root.dataset.theme = theme;
+  root.dataset.size = size;
+  root.toggleAttribute("data-dark", isDark(theme));
 }
 
-/** Whether the page is dark now. @param {"system" | "light" | "dark"} theme */
-export function isDark(theme) {
-  return theme === "dark" || (theme === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
+/** The button in the bar, and the system's own changes. @param {Settings} settings */
+export function setUpTheme(settings) {
+  DARK.addEventListener("change", () => dress(settings));
+  document.getElementById("theme")?.addEventListener("click", () => {
+    settings.theme = isDark(settings.theme) ? "light" : "dark";
+    save(settings);
+    dress(settings);
+  });
 }
 
-show(load().theme);
+/** @param {Settings["theme"]} theme */
+function isDark(theme) {
+  return theme === "dark" || (theme === "system" && DARK.matches);
+}
+
+dress(load());

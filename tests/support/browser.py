@@ -1,0 +1,159 @@
+"""The system's Chromium with a fake microphone, driven by Playwright; a line that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Page, async_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_FAKE_DEVICE = ("--use-fake-device-for-media-stream",)
+_GRANTED = ("--use-fake-ui-for-media-stream",)
+
+
+def chromium() -> str:
+    """The browser's path; without one the test is skipped, or fails if a browser is required."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        reason = "no Chromium on this machine: install the package chromium"
+        if os.environ.get("VOXLIVE_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@dataclass
+class Watched:
+    """A page and what it did. ``expected``: parts of error messages that are in order."""
+
+    page: Page
+    origin: str
+    expected: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        errors = [e for e in self.errors if not any(part in e for part in self.expected)]
+        assert not errors, errors
+        outside = [url for url in self.requests if not self._is_ours(url)]
+        assert not outside, outside
+
+    def _is_ours(self, url: str) -> bool:
+        parts = urlsplit(url)
+        return parts.scheme in ("blob", "data") or parts.netloc == self.origin
+
+
+@asynccontextmanager
+async def browsing(
+    url: str,
+    *,
+    microphone: Path | None = None,
+    granted: bool = True,
+    device: bool = True,
+    args: tuple[str, ...] = (),
+    settings: str = "{}",
+    **context: object,
+) -> AsyncIterator[Watched]:
+    """A page on ``url`` whose microphone plays a WAV file once; checked for errors at the end.
+
+    ``settings`` is the JSON that the page finds in its storage.
+    """
+    flags = [*args, "--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    flags += _FAKE_DEVICE if device else ()
+    flags += _GRANTED if granted else ()
+    flags += [f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=flags)
+        try:
+            options = {"viewport": {"width": 1280, "height": 800}, **context}
+            page = await (await browser.new_context(**options)).new_page()
+            watched = Watched(page, urlsplit(url).netloc)
+            page.on("console", lambda m: m.type == "error" and watched.errors.append(m.text))
+            page.on("pageerror", lambda error: watched.errors.append(str(error)))
+            page.on("request", lambda request: watched.requests.append(request.url))
+            page.on("websocket", lambda socket: watched.requests.append(socket.url))
+            await page.add_init_script(
+                f"if (localStorage.voxlive === undefined) localStorage.voxlive = {settings!r};"
+            )
+            await page.goto(url)
+            await page.wait_for_selector("body[data-toggle]")
+            yield watched
+        finally:
+            await browser.close()
+    watched.check()
+
+
+async def state_is(page: Page, *states: str, timeout_s: float = 60) -> str:
+    """Wait until the page is in one of the states."""
+    handle = await page.wait_for_function(
+        "states => states.includes(document.body.dataset.state) && document.body.dataset.state",
+        arg=list(states),
+        timeout=timeout_s * 1000,
+    )
+    return await handle.json_value()
+
+
+class Line:
+    """A TCP relay to a server; once ``cut`` all is broken and refused, until ``mend``."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._to = (host, port)
+        self._open = True
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        self._open = False
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        self._open = True
+
+    async def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._open:
+            writer.transport.abort()
+            return
+        up_reader, up_writer = await asyncio.open_connection(*self._to)
+        self._writers |= {writer, up_writer}
+        with contextlib.suppress(OSError):
+            await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
+        for end in (writer, up_writer):
+            self._writers.discard(end)
+            end.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+@asynccontextmanager
+async def line_to(url: str) -> AsyncIterator[Line]:
+    """A line to a server, in order at first."""
+    parts = urlsplit(url)
+    line = Line(parts.hostname, parts.port)
+    await line.start()
+    try:
+        yield line
+    finally:
+        await line.close()

@@ -1,0 +1,202 @@
+"""The page as it stands before anyone speaks: what it loads, shows, fits and explains."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from support.browser import browsing, state_is
+
+STATIC = Path(__file__).parents[3] / "web" / "static"
+
+# The contrast of an element's text with what lies behind it (WCAG 2.2, 1.4.3).
+CONTRAST = """(element) => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  const rgba = (colour) => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return context.getImageData(0, 0, 1, 1).data;
+  };
+  const luminance = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  let behind = element;
+  while (rgba(getComputedStyle(behind).backgroundColor)[3] < 255) behind = behind.parentElement;
+  const shades = [
+    luminance(rgba(getComputedStyle(element).color)),
+    luminance(rgba(getComputedStyle(behind).backgroundColor)),
+  ].sort((a, b) => b - a);
+  return (shades[0] + 0.05) / (shades[1] + 0.05);
+}"""
+
+
+def test_text_never_goes_in_as_markup_and_nothing_comes_from_outside():
+    """Besides, the browser tests below see every request."""
+    for path in STATIC.iterdir():
+        source = path.read_text()
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", source)
+        addresses = set(re.findall(r"https?://[^\s\"'`$]+", source))
+        assert addresses <= {"http://www.w3.org/2000/svg", "http://localhost:"}, path
+        assert not re.search(r"<style|\sstyle=|<script>|\son\w+=", source), path
+
+
+@pytest.mark.browser
+async def test_says_what_is_running(server):
+    health = server.health()
+    async with browsing(server.url) as watched:
+        page = watched.page
+        assert await page.title() == "voxlive"
+        assert await page.inner_text("#status") == "Ready"
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        shown = await page.inner_text("#engine-name")
+        assert shown == f"{health['model']} on {health['device'].upper()}"
+        note = health["note"].replace("`", "")
+        assert await page.text_content("#note-text") == note
+        assert await page.is_visible("#engine-limits")
+        await page.click("#engine")
+        facts = await page.inner_text("#about-facts")
+        assert health["engine"] in facts
+        assert health["version"] in facts
+        assert f"{health['in_use']} of {health['capacity']}" in facts
+        assert await page.text_content("#about-note") == note
+
+
+@pytest.mark.browser
+async def test_fits_a_phone(server, tmp_path):
+    size = {"width": 360, "height": 640}
+    async with browsing(server.url, viewport=size, has_touch=True) as watched:
+        page = watched.page
+        width = "document.documentElement.scrollWidth"
+        await page.wait_for_selector("#note", state="visible")
+        assert await page.evaluate(width) == 360
+        for button, dialog in (("#engine", "#about"), ("#open-settings", "#settings")):
+            await page.click(button)
+            box = await page.locator(dialog).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 360
+            assert await page.evaluate(width) == 360
+            await page.keyboard.press("Escape")
+        toggle = await page.locator("#toggle").bounding_box()
+        assert toggle["y"] + toggle["height"] <= 640
+        targets = await page.evaluate(
+            """() => [...document.querySelectorAll("button, select")]
+                .filter((e) => e.checkVisibility() && !e.matches(".link"))
+                .map((e) => [e.id, e.getBoundingClientRect().height])"""
+        )
+        assert all(height >= 36 for _, height in targets), targets
+        await page.screenshot(path=tmp_path / "phone.png")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_contrast(server, scheme, tmp_path):
+    async with browsing(server.url, color_scheme=scheme) as watched:
+        page = watched.page
+        await page.wait_for_selector("#note", state="visible")
+        await page.evaluate(
+            """() => {
+              const draft = document.createElement("span");
+              draft.className = "draft";
+              draft.textContent = "what may still change";
+              document.querySelector("#paragraphs").append(draft);
+            }"""
+        )
+        for chosen in ("body", ".quiet", ".primary", ".chip-note", ".link", "h3", "#note-text"):
+            contrast = await page.locator(chosen).first.evaluate(CONTRAST)
+            assert contrast >= 4.5, (chosen, contrast)
+        assert await page.locator(".draft").evaluate(CONTRAST) >= 4.5
+        await page.screenshot(path=tmp_path / f"{scheme}.png")
+
+
+@pytest.mark.browser
+async def test_light_and_dark_are_remembered(server):
+    async with browsing(server.url, color_scheme="light") as watched:
+        page = watched.page
+        ground = "getComputedStyle(document.body).backgroundColor"
+        light = await page.evaluate(ground)
+        await page.click("#theme")
+        dark = await page.evaluate(ground)
+        assert dark != light
+        await page.reload()
+        assert await page.evaluate(ground) == dark
+        await page.emulate_media(color_scheme="dark")
+        await page.click("#open-settings")
+        await page.select_option("[name=theme]", "light")
+        assert await page.evaluate(ground) == light
+        await page.select_option("[name=theme]", "system")
+        assert await page.evaluate(ground) == dark
+
+
+@pytest.mark.browser
+async def test_settings_are_remembered(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.click("#open-settings")
+        await page.fill("#pause", "900")
+        await page.uncheck("[name=noiseSuppression]")
+        await page.select_option("[name=size]", "huge")
+        assert await page.inner_text("#pause-text") == "0.9 s"
+        await page.reload()
+        await page.click("#open-settings")
+        assert await page.input_value("#pause") == "900"
+        assert not await page.is_checked("[name=noiseSuppression]")
+        assert await page.is_checked("[name=echoCancellation]")
+        assert await page.input_value("[name=size]") == "huge"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("kept", ["nonsense", "null", '{"pauseMs": "<b>", "theme": 7, "x": 1}'])
+async def test_spoilt_settings_are_ignored(server, kept):
+    async with browsing(server.url, settings=kept) as watched:
+        await watched.page.click("#open-settings")
+        assert await watched.page.input_value("#pause") == "500"
+        assert await watched.page.input_value("[name=theme]") == "system"
+
+
+@pytest.mark.browser
+async def test_refused_microphone_is_explained(server):
+    async with browsing(server.url, granted=False) as watched:
+        await watched.page.click("#toggle")
+        await state_is(watched.page, "error")
+        assert await watched.page.inner_text("#notice-title") == (
+            "The microphone is blocked for this page"
+        )
+        assert "address bar" in await watched.page.inner_text("#notice-steps")
+        assert await watched.page.is_enabled("#toggle")
+
+
+@pytest.mark.browser
+async def test_missing_microphone_is_explained(server):
+    async with browsing(server.url, device=False) as watched:
+        await watched.page.click("#toggle")
+        await state_is(watched.page, "error")
+        assert await watched.page.inner_text("#notice-title") == "No microphone was found"
+
+
+@pytest.mark.browser
+async def test_vanished_microphone_is_explained(server):
+    gone = '{"source": "0123456789abcdef"}'
+    async with browsing(server.url, settings=gone) as watched:
+        await watched.page.click("#toggle")
+        await state_is(watched.page, "error")
+        title = await watched.page.inner_text("#notice-title")
+        assert title == "The chosen microphone is not there"
+
+
+@pytest.mark.browser
+async def test_insecure_origin_is_explained(server):
+    port = urlsplit(server.url).port
+    rule = "--host-resolver-rules=MAP voxlive.example 127.0.0.1"
+    async with browsing(f"http://voxlive.example:{port}", args=(rule,)) as watched:
+        page = watched.page
+        assert not await page.evaluate("isSecureContext")
+        steps = await page.inner_text("#notice-steps")
+        assert "plain http from voxlive.example" in steps
+        assert f"http://localhost:{port}" in steps
+        assert f"ssh -L {port}:localhost:{port} voxlive.example" in steps
+        await page.click("#notice-close")
+        await page.click("#toggle")
+        assert await page.is_visible("#notice")

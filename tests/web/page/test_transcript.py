@@ -1,0 +1,266 @@
+"""The page's transcript, subtitles, exports and captions: its modules, driven in the browser."""
+
+import json
+import re
+from itertools import pairwise
+
+import pytest
+from support.browser import browsing
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script> & "--> end"'
+
+MODULES = ("transcript", "subtitles", "exports", "captions", "upload", "ring")
+
+
+async def evaluate(page, body, given=None):
+    """Run the body of a JavaScript function, with the page's modules in `modules`."""
+    imports = ", ".join(f'await import("/static/{name}.js")' for name in MODULES)
+    script = f"async (given) => {{ const modules = Object.assign({{}}, {imports}); {body} }}"
+    return await page.evaluate(script, given)
+
+
+async def run(server, body, given=None):
+    async with browsing(server.url) as watched:
+        return await evaluate(watched.page, body, given)
+
+
+def word(text, start, end, p=None):
+    return {"text": text, "start": start, "end": end, "p": p}
+
+
+def spoken(text, start=0.0, each=0.4):
+    """Words of equal length without a pause between them."""
+    found = re.findall(r"\s*\S+", text)
+    return [word(w, start + i * each, start + (i + 1) * each) for i, w in enumerate(found)]
+
+
+async def test_pauses_are_paragraphs_and_drafts_follow_the_words(server):
+    shown = await run(
+        server,
+        """
+        const { Transcript } = modules;
+        const t = new Transcript();
+        const seen = [];
+        const texts = () => t.items.map((item) => item.text);
+        const note = () => seen.push([texts(), t.draft?.text ?? null, t.draft?.apart]);
+        t.speechStarted(0.2);
+        t.drafted("a/0", "one tow"); note();
+        t.words("a/0", [{text: "One", start: 0.3, end: 0.5, p: null}]);
+        t.drafted("a/0", " two three"); note();
+        t.words("a/0", [{text: " two", start: 0.6, end: 0.9, p: null}]); note();
+        t.words("a/1", [{text: " four", start: 1.9, end: 2.2, p: 0.5}]); note();
+        t.speechStarted(4.0);
+        t.drafted("a/2", " five"); note();
+        t.words("a/2", [{text: " Five.", start: 4.1, end: 4.5, p: 1}]); note();
+        return {seen, text: t.text, count: t.wordCount, segments: t.segments.length};
+        """,
+    )
+    assert shown["seen"] == [
+        [[], "one tow", True],
+        [["One"], " two three", False],
+        [["One two"], " three", False],
+        [["One two four"], " three", False],
+        [["One two four"], " five", True],
+        [["One two four", "Five."], None, None],
+    ]
+    assert shown["text"] == "One two four Five."
+    assert (shown["count"], shown["segments"]) == (4, 3)
+
+
+async def test_subtitles_are_readable(server):
+    sentences = (
+        "The train to the airport leaves in fifteen minutes, and the platform has been changed. "
+        "Yes. We bought apples, bread and a bottle of milk at the market because it was raining "
+        "all morning and nobody wanted to walk all the way to the larger one by the river today."
+    )
+    segments = [
+        {"words": spoken(sentences, 0.5, 0.35)},
+        {"words": [word(" No.", 30.0, 30.1)]},
+        {"words": spoken(" Come in, please.", 30.4, 0.2)},
+        {"words": spoken("".join(f" 中文字幕{i}" for i in range(12)), 40.0, 0.6)},
+    ]
+    cues = await run(server, "return modules.cues(given)", segments)
+    words = [w for segment in segments for w in segment["words"]]
+    shown = "".join(line.replace(" ", "") for cue in cues for line in cue["lines"])
+    assert shown == "".join(w["text"].replace(" ", "") for w in words)
+    starts = {w["start"] for w in words}
+    for cue in cues:
+        assert 1 <= len(cue["lines"]) <= 2
+        for line in cue["lines"]:
+            assert sum(2 if ord(c) > 0x2E80 else 1 for c in line) <= 42, line
+        assert cue["end"] - cue["start"] <= 7.0 + 1e-9
+        assert cue["start"] in starts
+    for cue, following in pairwise(cues):
+        assert cue["end"] <= following["start"]
+        enough = cue["end"] - cue["start"] >= 1 - 1e-9
+        assert enough or cue["end"] == following["start"]
+
+
+async def test_files_say_what_was_said(server):
+    words = [word("Tea", 3661.5, 3661.9, 0.75), word(" & <b>cake</b>", 3662.0, 3662.6)]
+    files = await run(
+        server,
+        """
+        const t = new modules.Transcript();
+        t.about = {model: "m", language: "en"};
+        t.words("a/0", given);
+        t.mark(3663, "The connection was lost and is back. 4 s of sound are missing here.");
+        t.words("a/1", [{text: " a --> b", start: 3670, end: 3671, p: null}]);
+        const all = {};
+        for (const [name, {write}] of Object.entries(modules.FORMATS)) all[name] = write(t);
+        return all;
+        """,
+        words,
+    )
+    mark = "The connection was lost and is back. 4 s of sound are missing here."
+    assert files["txt"] == f"Tea & <b>cake</b>\n\n[{mark}]\n\na --> b\n"
+    assert files["srt"] == (
+        "1\n01:01:01,500 --> 01:01:02,600\nTea & <b>cake</b>\n\n"
+        "2\n01:01:10,000 --> 01:01:11,000\na -> b\n"
+    )
+    assert files["vtt"] == (
+        "WEBVTT\n\n01:01:01.500 --> 01:01:02.600\nTea &amp; &lt;b&gt;cake&lt;/b&gt;\n"
+        "\n01:01:10.000 --> 01:01:11.000\na --&gt; b\n"
+    )
+    value = json.loads(files["json"])
+    assert value["model"] == "m"
+    assert value["text"] == "Tea & <b>cake</b> a --> b"
+    assert value["segments"][0]["words"] == words
+    assert [s["id"] for s in value["segments"]] == [0, 1]
+    assert value["marks"] == [{"at": 3663, "text": mark}]
+
+
+async def test_markup_in_words_is_text(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await evaluate(
+            page,
+            """
+            const make = () => document.body.appendChild(document.createElement("div"));
+            const list = make();
+            list.id = "hostile";
+            const spoken = make();
+            spoken.id = "spoken";
+            const captions = new modules.Captions(make(), list, make(), spoken);
+            const t = new modules.Transcript();
+            t.words("a/0", [{text: given, start: 0, end: 1, p: null}]);
+            t.mark(2, given);
+            t.words("a/1", [{text: given, start: 3, end: 4, p: null}]);
+            t.drafted("a/1", given);
+            captions.announce(given);
+            captions.show(t);
+            """,
+            HOSTILE,
+        )
+        await page.wait_for_selector("#hostile .draft")
+        assert await page.locator("#hostile p").all_text_contents() == [
+            HOSTILE,
+            HOSTILE,
+            HOSTILE * 2,
+        ]
+        assert await page.text_content("#spoken") == HOSTILE
+        assert (
+            await page.locator("#hostile :is(img, script), #spoken :is(img, script)").count() == 0
+        )
+        assert await page.evaluate("window.pwned") is None
+
+
+async def test_captions_follow_until_the_reader_scrolls_back(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await evaluate(
+            page,
+            """
+            const box = document.createElement("div");
+            const list = document.createElement("div");
+            box.id = "box";
+            box.append(list);
+            Object.assign(box.style, {position: "fixed", inset: "0", height: "300px",
+                                      overflow: "auto", background: "Canvas"});
+            const jump = document.body.appendChild(document.createElement("button"));
+            jump.id = "back";
+            Object.assign(jump.style, {position: "fixed", top: "400px"});
+            document.body.append(box);
+            const captions = new modules.Captions(box, list, jump, document.createElement("p"));
+            const t = new modules.Transcript();
+            window.say = (n) => {
+              for (let i = 0; i < n; i++) {
+                const start = t.segments.length * 10;
+                const text = ` paragraph number ${t.segments.length} `.repeat(20);
+                t.words(`a/${start}`, [{text, start, end: start + 1, p: null}]);
+              }
+              captions.show(t);
+            };
+            window.place = () => [box.scrollTop, box.scrollHeight - box.clientHeight];
+            """,
+        )
+        at_end = "Math.abs(place()[0] - place()[1]) < 2"
+        await page.evaluate("say(300)")
+        await page.wait_for_function(f"() => place()[1] > 1000 && {at_end}")
+        assert await page.is_hidden("#back")
+        await page.hover("#box")
+        await page.mouse.wheel(0, -500)
+        await page.wait_for_selector("#back", state="visible")
+        top = await page.evaluate("place()[0]")
+        await page.evaluate("say(5)")
+        await page.wait_for_function(
+            "() => document.querySelectorAll('#box .paragraph').length === 305"
+        )
+        await page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        assert await page.evaluate("place()[0]") == pytest.approx(top, abs=2)
+        await page.click("#back")
+        await page.wait_for_function(f"() => {at_end}")
+        await page.evaluate("say(1)")
+        await page.wait_for_function(
+            f"() => document.querySelectorAll('#box .paragraph').length === 306 && {at_end}"
+        )
+        assert await page.is_hidden("#back")
+        nodes = await page.evaluate("document.querySelectorAll('#box *').length")
+        assert nodes == 1 + 3 * 306
+
+
+async def test_an_answer_becomes_segments_of_words(server):
+    answer = {
+        "text": "Hello, there. “Good” bye.",
+        "segments": [
+            {"start": 0.5, "end": 1.5, "text": "Hello, there."},
+            {"start": 5.0, "end": 6.0, "text": "“Good” bye."},
+            {"start": 8.0, "end": 9.0, "text": "No times"},
+        ],
+        "words": [
+            {"word": "Hello,", "start": 0.5, "end": 0.9},
+            {"word": "there.", "start": 1.0, "end": 1.5},
+            {"word": "“Good”", "start": 5.0, "end": 5.5},
+            {"word": "bye.", "start": 5.5, "end": 6.0},
+        ],
+    }
+    segments = await run(server, "return modules.segmentsOf(given)", answer)
+    assert [[w["text"] for w in words] for words in segments] == [
+        ["Hello,", " there."],
+        [" “Good”", " bye."],
+        [" No times"],
+    ]
+    assert segments[1][0] == word(" “Good”", 5.0, 5.5)
+
+
+async def test_the_ring_keeps_the_newest(server):
+    read = await run(
+        server,
+        """
+        const ring = new modules.PcmRing(1000);
+        const push = (from, length) => ring.push(Int16Array.from({length}, (_, i) => from + i));
+        let at = 0;
+        for (const count of [300, 640, 1, 0, 999, 1000, 77]) {
+          push(at, count);
+          at += count;
+        }
+        const {start, end} = ring;
+        return {start, end, all: [...ring.read(start, 5000)], some: [...ring.read(end - 10, 4)]};
+        """,
+    )
+    end = 300 + 640 + 1 + 999 + 1000 + 77
+    assert (read["start"], read["end"]) == (end - 1000, end)
+    assert read["all"] == list(range(end - 1000, end))
+    assert read["some"] == list(range(end - 10, end - 6))
