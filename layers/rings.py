@@ -126,18 +126,17 @@ class Rings:
         """
         if not 1 <= n <= self.chunk:
             raise ValueError(f"a step takes 1 to {self.chunk} positions, not {n}")
-        for slot in rows:
-            self._make_room(slot, n)
-        count = len(rows)
+        slots = np.asarray(rows, np.int64)
+        self._make_room(slots, n)
         start = np.zeros(batch, np.int32)
-        start[:count] = self._position[rows]
+        start[: len(slots)] = self._position[slots]
         table = np.zeros((batch, self.per_ring), np.int32)
-        table[:count] = self._table[rows]
+        table[: len(slots)] = self._table[slots]
         ring_slot = (start[:, None] + np.arange(n, dtype=np.int32)) % self.ring
         block, within = np.divmod(ring_slot, self.block)
         write = np.take_along_axis(table, block, axis=1) * self.block + within
         if not all_blocks:
-            longest = int(self._held[rows].max())
+            longest = int(self._held[slots].max())
             table = table[:, : min(1 << (longest - 1).bit_length(), self.per_ring)]
         return View(mx.array(start), mx.array(write.reshape(-1)), mx.array(table))
 
@@ -172,21 +171,23 @@ class Rings:
         within = np.arange(self.block, dtype=np.int32)
         return (blocks[:, None] * self.block + within).reshape(-1)
 
-    def _make_room(self, slot: int, n: int) -> None:
-        position = int(self._position[slot])
-        if position + n > self.limit:
-            shift = (position // self.ring - 1) * self.ring
-            self.reanchor(slot, shift)
-            position -= shift
-        need = min(-(-(position + n) // self.block), self.per_ring)
-        for index in range(int(self._held[slot]), need):
-            # The lowest free block, so that the pool's end falls free and can be given back.
-            free = int(np.argmin(self._used))
-            if free >= self._size:
-                self._resize(min(2 * self._size, self._most))
-            self._used[free] = True
-            self._table[slot, index] = free
-            self._held[slot] = index + 1
+    def _make_room(self, slots: NDArray[np.int64], n: int) -> None:
+        for slot in slots[self._position[slots] + n > self.limit]:
+            self.reanchor(slot, int(self._position[slot] // self.ring - 1) * self.ring)
+        need = np.minimum(-(-(self._position[slots] + n) // self.block), self.per_ring)
+        short = need > self._held[slots]
+        for slot, blocks in zip(slots[short], need[short], strict=True):
+            for index in range(int(self._held[slot]), int(blocks)):
+                self._table[slot, index] = self._take_block()
+            self._held[slot] = blocks
+
+    def _take_block(self) -> int:
+        """The lowest free block, so that the pool's end falls free and can be given back."""
+        free = int(np.argmin(self._used))
+        if free >= self._size:
+            self._resize(min(2 * self._size, self._most))
+        self._used[free] = True
+        return free
 
     def _resize(self, blocks: int) -> None:
         """Pools of ``blocks`` blocks, one layer after another so that only one stands twice."""

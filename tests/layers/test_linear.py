@@ -84,3 +84,22 @@ def test_a_quantised_layer_keeps_its_packed_weight_and_casts_the_rest():
 
 def test_parts_without_bias_join_without_one():
     assert fuse([weights().linear("a"), weights().linear("b")]).bias is None
+
+
+def test_fusing_never_holds_a_model_twice():
+    """Originals go as their fused copies come: the peak is one layer above the weights."""
+    random = np.random.default_rng(2)
+    names = [f"{layer}.{part}" for layer in range(12) for part in ("q", "k", "v")]
+    tensors = {
+        f"{name}.weight": mx.array(random.normal(size=(128, 256)).astype(np.float32))
+        for name in names
+    }
+    mx.eval(list(tensors.values()))
+    total = sum(array.nbytes for array in tensors.values())
+    source = Weights(tensors, {}, mx.float32)
+    del tensors
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    fused = [source.fused(f"{i}.q", f"{i}.k", f"{i}.v") for i in range(12)]
+    assert mx.get_peak_memory() - before < 0.2 * total
+    assert sum(layer.arrays[0].nbytes for layer in fused) == total
