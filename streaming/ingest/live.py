@@ -120,7 +120,7 @@ class MediaIngest:
         flaw: Exception | None = RuntimeError("the decoding thread died; the log says of what")
         try:
             for samples in decode(handover):
-                if not handover.give(samples):
+                if len(samples) and not handover.give(samples):
                     break
             flaw = None
         except BadAudio as error:
@@ -130,5 +130,5 @@ class MediaIngest:
             handover.finish()
 
     def _check(self) -> None:
-        if self._flaw:
+        if self._flaw and not self._closed:
             raise self._flaw

@@ -16,7 +16,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 
 from ..clock import SAMPLE_RATE
-from .formats import BadAudio, to_unit
+from .formats import MAX_CHANNELS, BadAudio, to_unit
 from .pcm import Resampler, mix_down
 from .sniff import HEAD, TAIL, mp4_index_is_last, sniff
 
@@ -127,11 +127,12 @@ def _decode(file: Reader, container: Container) -> Iterator[Samples]:
     flaw = None
     try:
         for frame in _frames(file, container):
+            mono = mix_down(_samples(frame))
             if resampler is None or resampler.rate != frame.sample_rate:
                 if resampler:
                     yield resampler.finish()
-                resampler = Resampler(_supported(frame.sample_rate))
-            yield resampler.push(mix_down(_samples(frame)))
+                resampler = Resampler(frame.sample_rate)
+            yield resampler.push(mono)
     except BadAudio as error:
         flaw = error
     if resampler:
@@ -140,22 +141,28 @@ def _decode(file: Reader, container: Container) -> Iterator[Samples]:
         raise flaw
 
 
-def _supported(rate: int) -> int:
+def _samples(frame: av.AudioFrame) -> Samples:
+    """A decoded frame as float32 [n, channels].
+
+    More than eight channels must not reach PyAV's ``to_ndarray``, which reads past its planes then.
+    """
+    rate, channels = frame.sample_rate, frame.layout.nb_channels
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadAudio(f"a rate of {rate} Hz is not supported: use {MIN_RATE} to {MAX_RATE}")
-    return rate
-
-
-def _samples(frame: av.AudioFrame) -> Samples:
-    """A decoded frame as float32 [n, channels]."""
-    values = frame.to_ndarray()
-    channels = frame.layout.nb_channels
+    if channels > MAX_CHANNELS:
+        raise BadAudio(f"{channels} channels are not supported: use 1 to {MAX_CHANNELS}")
+    try:
+        values = frame.to_ndarray()
+    except ValueError as error:
+        raise BadAudio(f"samples of the kind {frame.format.name} are not supported") from error
     return to_unit(values.T if frame.format.is_planar else values.reshape(-1, channels))
 
 
 def _frames(file: Reader, container: Container) -> Iterator[av.AudioFrame]:
     try:
-        with av.open(file, "r", format=container.demuxer, options=_OPTIONS) as media:
+        with av.open(
+            file, "r", container.demuxer, options=_OPTIONS, metadata_errors="replace"
+        ) as media:
             stream = media.streams.best("audio")
             if not isinstance(stream, AudioStream):
                 raise BadAudio(f"there is no audio track in the {container.name}")
@@ -171,25 +178,28 @@ def _stream_frames(
 ) -> Iterator[av.AudioFrame]:
     """Every frame of the stream. Damaged packets are left out, and told in the end."""
     length = _stated_length(media) if container.states_length else 0.0
-    damaged: list[float] = []
-    reached, cut = 0.0, False
+    heard, reached, cut = 0.0, 0.0, False
+    damaged, damaged_at = 0, 0.0
     for packet in media.demux(stream):
         cut = cut or (packet.is_corrupt and not container.cut)
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            damaged.append(reached)
+            damaged_at = damaged_at if damaged else heard
+            damaged += 1
             continue
         if packet.pts is not None:
             reached = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-        yield from frames
+        for frame in frames:
+            heard += frame.samples / max(frame.sample_rate, 1)
+            yield frame
     if cut or reached < length - _SLACK_S:
         of = f" of {length:.1f} s" if length else ""
-        raise BadAudio(f"the {container.name} was cut off after {reached:.1f} s{of}")
+        raise BadAudio(f"the {container.name} was cut off after {heard:.1f} s{of}")
     if damaged:
         raise BadAudio(
-            f"the {container.name} is damaged: {len(damaged)} of its packets were left out,"
-            f" the first at {damaged[0]:.1f} s"
+            f"the {container.name} is damaged: {damaged} of its packets were left out,"
+            f" the first at {damaged_at:.1f} s"
         )
 
 

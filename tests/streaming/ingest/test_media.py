@@ -3,6 +3,8 @@ import re
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.clips import clip
 from support.encode import encode
 
@@ -239,11 +241,46 @@ def test_sound_in_an_unknown_coding_is_bad():
     assert len(samples) == 0
 
 
-def test_a_rate_beyond_reason_is_bad():
+@pytest.mark.parametrize(
+    ("field", "size", "value", "words"),
+    [
+        (12, 4, 100, "a rate of 100 Hz is not supported: use 8000 to 192000"),
+        (12, 4, 10_000_000, "a rate of 10000000 Hz is not supported"),
+        (10, 2, 9, "9 channels are not supported: use 1 to 8"),
+        (22, 2, 64, "samples of the kind s64 are not supported"),
+    ],
+)
+def test_a_wav_header_beyond_reason_is_bad(field, size, value, words):
     wav = bytearray(made("wav"))
-    at = wav.find(b"fmt ") + 12
-    wav[at : at + 4] = (100).to_bytes(4, "little")
-    assert heard(bytes(wav))[1] == "a rate of 100 Hz is not supported: use 8000 to 192000"
+    at = wav.find(b"fmt ") + field
+    wav[at : at + size] = value.to_bytes(size, "little")
+    if field == 10:
+        wav[at + 10 : at + 12] = (2 * value).to_bytes(2, "little")
+    samples, flaw = heard(bytes(wav))
+    assert words in flaw
+    assert len(samples) == 0
+
+
+def test_tags_in_an_old_character_set_do_no_harm():
+    data = made("flac").replace(b"Lavf", b"L\xe9\xff\xb4")
+    assert data != made("flac")
+    samples, flaw = heard(data)
+    assert flaw is None
+    assert len(samples) == len(SPEECH)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    name=st.sampled_from(sorted(MEDIA)),
+    changes=st.lists(st.tuples(st.integers(4, 2_000), st.integers(0, 255)), max_size=8),
+    end=st.integers(1, 20_000),
+)
+def test_a_spoilt_header_gives_sound_or_bad_audio_and_nothing_else(name, changes, end):
+    data = bytearray(made(name)[:end])
+    for at, value in changes:
+        data[at % len(data)] = value
+    samples, _ = heard(bytes(data))
+    assert np.isfinite(samples).all()
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):
