@@ -227,8 +227,10 @@ def _tokenizer_audio(tokenizer: TekkenAudio | None) -> AudioConfig:
 def _delay_tokens(config: VoxtralConfig, defaults: Section, tokenizer: TekkenAudio | None) -> int:
     if "transcription_delay_ms" in defaults:
         delay_ms = defaults.number("transcription_delay_ms")
+    elif tokenizer and tokenizer.delay_ms is not None:
+        delay_ms = tokenizer.delay_ms
     else:
-        delay_ms = (tokenizer and tokenizer.delay_ms) or _DELAY_MS
+        delay_ms = _DELAY_MS
     tokens = delay_ms / 1000 / config.token_seconds
     if abs(tokens - round(tokens)) > 1e-6:
         raise UnsupportedConfig(
@@ -239,7 +241,7 @@ def _delay_tokens(config: VoxtralConfig, defaults: Section, tokenizer: TekkenAud
 
 def _left_pad(document: Section, tokenizer: TekkenAudio | None) -> int:
     said = tokenizer.left_pad_tokens if tokenizer else None
-    return document.integer("n_left_pad_tokens", said or _LEFT_PAD_TOKENS)
+    return document.integer("n_left_pad_tokens", _LEFT_PAD_TOKENS if said is None else said)
 
 
 _Reader = Callable[[Section, Section | None, TekkenAudio | None], VoxtralConfig]
