@@ -55,7 +55,7 @@ class Attention(Protocol):
 class _Gathered:
     start: mx.array
     write: mx.array
-    slots: mx.array
+    keys: mx.array
     visible: mx.array
 
 
@@ -72,14 +72,17 @@ class GatherAttention:
         s = self.shape
         batch, n = blocks.shape[0], write.shape[0] // blocks.shape[0]
         within = mx.arange(s.block)
-        slots = (blocks[:, :, None] * s.block + within).reshape(batch, -1)
+        slots = (blocks[:, :, None] * s.block + within).reshape(batch, 1, -1)
+        # Keys as rows of the pool taken as [slots * 2 * kv_heads, head_dim]: gathered head by head,
+        # since attention copies what does not lie that way once more.
+        keys = slots * (2 * s.kv_heads) + mx.arange(s.kv_heads)[:, None]
         query = start[:, None] + mx.arange(n)
         newest = query[:, -1:]
         # The position that a ring slot holds after the write; negative where it holds none yet.
-        key = newest - (newest - mx.arange(slots.shape[1])) % s.ring
+        key = newest - (newest - mx.arange(slots.shape[-1])) % s.ring
         key, query = key[:, None, None, :], query[:, None, :, None]
         visible = (key >= 0) & (key <= query) & (key > query - s.window)
-        return _Gathered(start, write, slots, visible)
+        return _Gathered(start, write, keys, visible)
 
     def __call__(self, qkv: mx.array, pool: mx.array, plan: _Gathered) -> tuple[mx.array, mx.array]:
         """See ``Attention.__call__``."""
@@ -97,11 +100,11 @@ class GatherAttention:
         new = mx.stack([rotated[:, s.heads :], qkv[:, s.heads + s.kv_heads :]])
         new = new.transpose(1, 3, 0, 2, 4).reshape(batch * n, 2, s.kv_heads, s.head_dim)
         pool[plan.write] = new
-        held = pool[plan.slots]
+        rows = pool.reshape(-1, s.head_dim)
         context = mx.fast.scaled_dot_product_attention(
             rotated[:, : s.heads],
-            held[:, :, 0].swapaxes(1, 2),
-            held[:, :, 1].swapaxes(1, 2),
+            rows[plan.keys],
+            rows[plan.keys + s.kv_heads],
             scale=s.head_dim**-0.5,
             mask=plan.visible,
         )

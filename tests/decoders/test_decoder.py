@@ -151,6 +151,23 @@ def test_memory_grows_with_age_to_the_window_and_is_given_back():
     assert decoder.rings.nbytes == empty
 
 
+def test_a_step_copies_nothing_of_the_rows_that_are_not_in_it():
+    decoder = tiny_decoder(slots=64)
+    for slot in range(60):
+        decoder.join(slot, 6)
+    for first in range(0, 60, 20):
+        rows = range(first, first + 20)
+        decoder.prefill(rows, mx.zeros((20, 39, TINY.decoder.dim)))
+    audio = mx.zeros((2, TINY.decoder.dim))
+    mx.eval(decoder.step([0, 9], audio), decoder.rings.pools)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    for _ in range(4):
+        mx.async_eval(decoder.step([9, 0], audio))
+    mx.eval(decoder.rings.pools)
+    assert mx.get_peak_memory() - before < decoder.rings.nbytes / 10
+
+
 def test_half_precision_stays_half_precision():
     decoder = tiny_decoder(dtype=mx.bfloat16)
     decoder.join(0, 6)
