@@ -25,13 +25,13 @@ def resolve(model: str, *, offline: bool = False) -> Files:
     NotDownloaded or IncompleteCheckpoint.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return find_files(folder)
     name, at, pinned = model.partition("@")
     found = _REPOSITORY.fullmatch(ALIASES.get(name, name) + at + pinned)
     if model.startswith(_PATH_STARTS) or folder.exists() or found is None:
         raise CheckpointNotFound(
-            f"{model} is no folder, no hub repository (owner/name) and none of the short names "
+            f"{model!r} is no folder, no hub repository (owner/name) and none of the short names "
             f"{', '.join(ALIASES)}"
         )
     repository, revision = found.groups()
