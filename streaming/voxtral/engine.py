@@ -87,20 +87,27 @@ class VoxtralEngine:
     """See the module. ``thread`` is the one on which ``model`` was loaded."""
 
     def __init__(
-        self, model: Model, words: Vocabulary, info: EngineInfo, thread: ThreadPoolExecutor
+        self,
+        model: Model,
+        words: Vocabulary,
+        info: EngineInfo,
+        thread: ThreadPoolExecutor,
+        free_bytes: Callable[[], int],
     ) -> None:
         self.info = info
         self.rounds = 0
         self._model = model
         self._vocabulary = words
         self._thread = thread
+        self._free_bytes = free_bytes
         self._owner = thread.submit(threading.get_ident).result()
         self._lock = threading.Lock()
         self._streams: set[VoxtralStream] = set()
         self._left: list[VoxtralStream] = []
         self._working = False
         self._down = False
-        self._broken: str | None = None
+        self._failure: str | None = None
+        self._failing = False
         # Of the engine's thread alone: slot capacity is the health check's own.
         self._rows: dict[VoxtralStream, Row] = {}
         self._free = list(range(info.capacity))
@@ -121,6 +128,11 @@ class VoxtralEngine:
                 raise EngineError("shutting_down", "the engine was shut down")
             if len(self._streams) >= self.info.capacity:
                 raise EngineFull(self.info.capacity)
+            if self._free_bytes() < self._model.stream_nbytes:
+                raise EngineError(
+                    "server_full",
+                    "there is no memory for one more session; try again when one has ended",
+                )
             self._streams.add(stream)
         return stream
 
@@ -150,17 +162,19 @@ class VoxtralEngine:
                     self._wake()
 
     def check(self, timeout: float) -> str | None:
-        """Step the model once for real, on a slot of its own. Blocks."""
+        """See the contract: a failure since the last check, else a step on a slot of its own."""
         with self._lock:
             if self._down:
                 return "the engine was shut down"
+            failure, self._failure = self._failure, None
+            if failure:
+                return failure
             probe = self._thread.submit(self._probe)
         try:
             error = probe.exception(timeout)
         except TimeoutError:
             return f"the model did not finish a step in {timeout:g} s"
-        self._broken = None if error is None else f"a step of the model failed: {error}"
-        return self._broken
+        return None if error is None else f"a step of the model failed: {error}"
 
     def shutdown(self) -> None:
         """See the contract."""
@@ -202,6 +216,7 @@ class VoxtralEngine:
         error = outcome.exception()
         if error is not None:
             self._recover(error)
+        self._failing = error is not None
         with self._lock:
             self._working = not self._down and (
                 bool(self._left)
@@ -274,17 +289,21 @@ class VoxtralEngine:
             self._penalties.pop(row.slot, None)
 
     def _recover(self, error: BaseException) -> None:
-        """Fail who was in the middle of something; the rest begin afresh on clean caches."""
+        """Fail who was in the middle of something; the rest begin afresh on clean caches.
+
+        If that was tried just now and did not help, everyone fails.
+        """
         log.error("a step of the model failed", exc_info=error)
-        self._broken = f"a step of the model failed: {error}"
+        failure = f"a step of the model failed: {error}"
+        self._failure = failure
         self._model.clear()
         self._penalties.clear()
         for stream, row in tuple(self._rows.items()):
-            if row.quiet:
+            if row.quiet and not self._failing:
                 row.reset()
                 self._model.join(row.slot, row.options.delay_tokens)
             else:
-                stream.send(Failed("engine_failed", self._broken))
+                stream.send(Failed("engine_failed", failure))
                 self.release(stream)
 
     def _probe(self) -> None:

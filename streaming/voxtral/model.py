@@ -90,13 +90,19 @@ class Model:
         """
         sent: list[tuple[Sequence[int], mx.array]] = []
         while steps := [*self._prefill(), *self._step(penalties)]:
-            mx.async_eval([tokens for _, tokens in steps])
+            mx.async_eval([tokens for _, tokens in steps])  # type: ignore[no-untyped-call]
             yield from _read(sent)
             sent = steps
             if penalties:
                 yield from _read(sent)
                 sent = []
         yield from _read(sent)
+
+    def time_step(self, slots: Sequence[int]) -> None:
+        """A step of both halves for slots that have just joined, awaited: for measuring."""
+        mel = np.zeros((len(slots), self.front_end.frames, self.config.audio.mel_bins), np.float32)
+        embeddings = self.encoder.step(slots, mel)
+        mx.eval(self.decoder.step(slots, embeddings[:, 0]))
 
     def _prefill(self) -> Iterator[tuple[Sequence[int], mx.array]]:
         ready: dict[int, list[int]] = defaultdict(list)
@@ -124,4 +130,4 @@ def _read(
     steps: Sequence[tuple[Sequence[int], mx.array]],
 ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
     for slots, tokens in steps:
-        yield slots, tokens.tolist()
+        yield slots, np.array(tokens).tolist()

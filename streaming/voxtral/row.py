@@ -110,6 +110,8 @@ class Row:
         self._due: deque[_Due] = deque()
         self._draft = ""
         self._said_upto = 0
+        self._decoded = 0
+        self._timeline = Timeline()
         self._unmarked = False
         self._flushing = False
         self._begin()
@@ -275,7 +277,9 @@ class Row:
 
     def _begin(self) -> None:
         """As a stream that has heard nothing but the silence on its left."""
-        self._queued = self._encoded = self._decoded = 0
+        self._queued: int = 0
+        self._encoded: int = 0
+        self._decoded = 0
         self._mel_state = MelState(self.options.front_end)
         self._mel: deque[Floats] = deque()
         self._timeline = Timeline()

@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse
 
 from ...streaming.service import Service
 
-_FRESH_S = 5.0
+_FRESH_S = 1.0
 _CHECK_WITHIN_S = 10.0
 
 
 class Health:
-    """Asks the engine at most every five seconds, however often it is asked itself."""
+    """Asks the engine at most once a second, however often it is asked itself."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

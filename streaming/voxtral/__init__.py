@@ -1,0 +1,20 @@
+"""The Voxtral Realtime engine, in MLX: the main engine. Imports MLX only when it is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..options import EngineOptions
+
+
+def load(model: str, options: EngineOptions) -> Engine:
+    """Resolve, load and warm a checkpoint. Blocks.
+
+    Raises CheckpointError for what is wrong with the files, UnsupportedOption for what the model
+    or this machine cannot do, EngineError when not even one session fits.
+    """
+    from .load import load_engine
+
+    return load_engine(model, options)

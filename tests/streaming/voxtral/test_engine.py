@@ -1,0 +1,270 @@
+"""The engine on the small random model of the goldens: what it says is known token by token."""
+
+import queue
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny_checkpoint import write_tiny
+
+from voxlive.decoders.detokenise import Detokeniser
+from voxlive.streaming.engine import (
+    Committed,
+    EngineFull,
+    Failed,
+    Message,
+    Progressed,
+    Reached,
+    StreamOptions,
+    UnsupportedOption,
+)
+from voxlive.streaming.events import Word
+from voxlive.streaming.options import EngineOptions
+from voxlive.streaming.voxtral import load
+from voxlive.streaming.voxtral.engine import VoxtralEngine, VoxtralStream
+from voxlive.training.golden.audio import synthetic_audio
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+AUDIO = synthetic_audio()
+TOKEN = 1280
+WAIT_S = 60
+
+
+@dataclass
+class Listener:
+    """Collects a stream's messages; ``until`` waits for a marker or a failure."""
+
+    messages: list[Message] = field(default_factory=list)
+    ends: queue.Queue[Message] = field(default_factory=queue.Queue)
+
+    def __call__(self, message: Message) -> None:
+        self.messages.append(message)
+        if isinstance(message, Reached | Failed):
+            self.ends.put(message)
+
+    def end(self) -> Message:
+        return self.ends.get(timeout=WAIT_S)
+
+    @property
+    def words(self) -> list[Word]:
+        return [w for m in self.messages if isinstance(m, Committed) for w in m.words]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path):
+    engine = load(str(folder), EngineOptions(max_sessions=4, device="cpu"))
+    yield engine
+    engine.shutdown()
+
+
+def feed(stream: VoxtralStream, audio: np.ndarray, cuts: list[int] | None = None) -> None:
+    at = 0
+    for piece in np.split(audio, cuts or []):
+        stream.feed(piece, at)
+        at += len(piece)
+
+
+def transcribe(
+    engine: VoxtralEngine, audio: np.ndarray, delay_ms: int = 480, cuts: list[int] | None = None
+) -> list[Word]:
+    listener = Listener()
+    stream = engine.open(StreamOptions(delay_ms=delay_ms), listener)
+    feed(stream, audio, cuts)
+    stream.flush(1)
+    assert listener.end() == Reached(1)
+    stream.close()
+    return listener.words
+
+
+def text(words: list[Word]) -> str:
+    return "".join(word.text for word in words).strip()
+
+
+def golden_words(engine: VoxtralEngine, delay: int) -> list[Word]:
+    """The goldens' own tokens through the real detokeniser."""
+    tokens = np.load(GOLDEN / f"delay_{delay}.npz")["tokens"]
+    vocabulary = engine._vocabulary
+    words = Detokeniser(vocabulary.pieces, pad=vocabulary.pad, word=vocabulary.word)
+    spoken = [w for t in tokens[1 + 32 + delay :] for w in words.push(int(t))] + words.finish()
+    timed, upto = [], 0
+    for word in spoken:
+        first, last = (min(sample, len(AUDIO)) for sample in word.samples(TOKEN))
+        start = max(upto, first)
+        upto = max(start, last)
+        timed.append(Word(word.text, start, upto))
+    return timed
+
+
+@pytest.mark.parametrize("delay", [6, 12])
+def test_a_backlog_of_a_minute_is_decoded_whole_and_as_transformers_does(
+    engine: VoxtralEngine, delay: int
+) -> None:
+    words = transcribe(engine, AUDIO, delay * 80)
+    assert len(words) > 50
+    assert words == golden_words(engine, delay)
+
+
+def test_chunks_do_not_matter(engine: VoxtralEngine) -> None:
+    rng = np.random.default_rng(0)
+    cuts = sorted([*rng.integers(1, len(AUDIO), 300).tolist(), 5, 6, 7, 1286])
+    assert transcribe(engine, AUDIO, cuts=cuts) == golden_words(engine, 6)
+
+
+def test_rows_of_different_age_and_delay_say_what_each_says_alone(engine: VoxtralEngine) -> None:
+    rng = np.random.default_rng(1)
+    jobs = [
+        (AUDIO[start : start + length], delay)
+        for start, length, delay in zip(
+            rng.integers(0, len(AUDIO) - 500_000, 8),
+            rng.integers(2_000, 500_000, 8),
+            rng.choice([240, 480, 960, 2400], 8),
+            strict=True,
+        )
+    ]
+    alone = [transcribe(engine, audio, int(delay)) for audio, delay in jobs]
+    together: dict[int, list[Word]] = {}
+    waiting = queue.SimpleQueue[int]()
+    for number in range(len(jobs)):
+        waiting.put(number)
+
+    def work() -> None:
+        while not waiting.empty():
+            number = waiting.get()
+            audio, delay = jobs[number]
+            cuts = sorted(np.random.default_rng(number).integers(1, len(audio), 40).tolist())
+            together[number] = transcribe(engine, audio, int(delay), cuts)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert [together[number] for number in range(len(jobs))] == alone
+    assert sum(map(len, alone)) > 100
+
+
+def test_a_tenth_of_a_second_is_decoded_by_a_flush(engine: VoxtralEngine) -> None:
+    rounds = engine.rounds
+    listener = Listener()
+    stream = engine.open(StreamOptions(), listener)
+    stream.feed(AUDIO[:1600], 0)
+    stream.flush(5)
+    assert listener.end() == Reached(5)
+    assert Progressed(1600) not in listener.messages[-1:]
+    assert engine.rounds > rounds
+    stream.close()
+
+
+def test_close_at_any_time_frees_the_slot_and_leaks_nothing(engine: VoxtralEngine) -> None:
+    clip = AUDIO[:100_000]
+    before = transcribe(engine, clip)
+    for samples in (0, 100, 3000, 60_000, 400_000):
+        streams = [engine.open(StreamOptions(), Listener()) for _ in range(4)]
+        with pytest.raises(EngineFull):
+            engine.open(StreamOptions(), Listener())
+        for stream in streams:
+            stream.feed(AUDIO[:samples], 0)
+            stream.close()
+            stream.close()
+        assert engine.in_use == 0
+    assert transcribe(engine, clip) == before
+
+
+def test_nothing_follows_a_close(engine: VoxtralEngine) -> None:
+    listener = Listener()
+    stream = engine.open(StreamOptions(), listener)
+    stream.feed(AUDIO[:200_000], 0)
+    stream.close()
+    seen = len(listener.messages)
+    stream.feed(AUDIO[:100], 200_000)
+    stream.flush(1)
+    transcribe(engine, AUDIO[:20_000])
+    assert len(listener.messages) == seen
+
+
+def test_a_step_that_raises_fails_its_batch_and_no_more(
+    engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = transcribe(engine, AUDIO[:60_000])
+    idle, busy = Listener(), Listener()
+    quiet = engine.open(StreamOptions(), idle)
+    quiet.feed(AUDIO[:50_000], 0)
+    quiet.flush(1)
+    assert idle.end() == Reached(1)
+    talking = engine.open(StreamOptions(), busy)
+
+    def explode(*_args: object) -> None:
+        monkeypatch.undo()
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(engine._model, "encode", explode)
+    talking.feed(AUDIO[:50_000], 0)
+    failure = busy.end()
+    assert isinstance(failure, Failed)
+    assert failure.code == "engine_failed"
+    assert "out of memory" in failure.message
+    assert "out of memory" in (engine.check(WAIT_S) or "")
+    assert engine.check(WAIT_S) is None
+    assert engine.in_use == 1
+    idle.messages.clear()
+    quiet.feed(AUDIO[:60_000], 400_000)
+    quiet.flush(2)
+    assert idle.end() == Reached(2)
+    assert text(idle.words) == text(expected)
+    assert transcribe(engine, AUDIO[:60_000]) == expected
+
+
+def test_a_model_that_stays_broken_fails_every_stream_and_says_so(
+    engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_args: object) -> None:
+        raise MemoryError("out of memory")
+
+    listeners = [Listener() for _ in range(3)]
+    monkeypatch.setattr(engine._model, "encode", explode)
+    streams = [engine.open(StreamOptions(), listener) for listener in listeners]
+    streams[0].feed(AUDIO[:50_000], 0)
+    assert all(isinstance(listener.end(), Failed) for listener in listeners)
+    assert engine.in_use == 0
+    assert engine.check(WAIT_S)
+    assert engine.check(WAIT_S)
+    monkeypatch.undo()
+    assert engine.check(WAIT_S) is None
+
+
+def test_only_the_loading_thread_steps_the_model(engine: VoxtralEngine) -> None:
+    with pytest.raises(RuntimeError, match="on the thread that loaded it"):
+        engine._round()
+
+
+def test_what_the_model_cannot_do_is_refused(engine: VoxtralEngine) -> None:
+    with pytest.raises(UnsupportedOption, match="multiple of 80"):
+        engine.open(StreamOptions(delay_ms=100), Listener())
+    with pytest.raises(UnsupportedOption, match="'xx'"):
+        engine.open(StreamOptions(language="xx"), Listener())
+    engine.open(StreamOptions(language="en-GB", delay_ms=2400), Listener()).close()
+
+
+def test_a_missing_gpu_is_said_and_not_worked_around(folder: Path) -> None:
+    import mlx.core as mx
+
+    if mx.is_available(mx.gpu):
+        pytest.skip("there is a GPU")
+    with pytest.raises(UnsupportedOption, match="--device cpu"):
+        load(str(folder), EngineOptions(device="gpu"))
+
+
+def test_capacity_is_measured_where_nobody_asks(folder: Path) -> None:
+    engine = load(str(folder), EngineOptions(device="cpu"))
+    try:
+        assert engine.info.capacity >= 1
+        assert engine.info.default_delay_ms == 480
+    finally:
+        engine.shutdown()
