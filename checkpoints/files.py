@@ -28,11 +28,6 @@ class Files:
     tekken: Path
     extractor: Path | None
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the weight files."""
-        return sum(path.stat().st_size for path in self.weights)
-
 
 def wanted(names: Collection[str], where: str) -> tuple[str, ...]:
     """The names that make up one checkpoint among all of a folder or repository.

@@ -34,8 +34,8 @@ class Step:
 class Plan:
     """Everything that loading needs to know.
 
-    ``quantised`` gives the modules that are stored quantised; ``matrices`` are those that may be
-    quantised on loading. ``dtype`` is what most floating values are stored in.
+    ``quantised`` gives the modules that are stored quantised; ``matrices`` those that may be
+    quantised on loading, with their row lengths. ``dtype`` is what most floats are stored in.
     """
 
     config: VoxtralConfig

@@ -59,7 +59,6 @@ def test_a_folder_gives_its_files(tmp_path):
     assert [path.name for path in files.weights] == ["consolidated.safetensors"]
     assert files.tekken == tmp_path / "tekken.json"
     assert files.extractor is None
-    assert files.nbytes == 10
     files = find_files(fill(tmp_path / "hf", [*HF, "preprocessor_config.json"]))
     assert files.extractor.name == "preprocessor_config.json"
 
