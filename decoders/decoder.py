@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoints.config import VoxtralConfig
-from ..layers.attention import ATTENTIONS, AttentionShape, default_attention
 from ..layers.batch import padded
 from ..layers.linear import Linear, Weights
-from ..layers.rings import Rings
-from ..layers.stack import Stack, gelu
+from ..layers.rings import View
+from ..layers.stack import Stack, StackShape, compiled_step, gelu
 from .delay import prompt, prompt_length, time_embedding
 
 NOT_FINITE = -1
@@ -52,39 +51,34 @@ class TextDecoder:
             (weights.linear(f"{name}.linear1"), weights.linear(f"{name}.linear2"))
             for name in (f"decoder.layers.{i}.ada" for i in range(part.layers))
         ]
-        self._stack = Stack(weights, "decoder", part.layers, part.norm_eps)
         mx.eval(self._embed.arrays, [layer.arrays for pair in self._ada for layer in pair])
-        self.rings = Rings(
-            layers=part.layers,
-            kv_heads=part.kv_heads,
-            head_dim=part.head_dim,
-            rope_theta=part.rope_theta,
-            window=part.window,
-            chunk=prompt_length(config.left_pad_tokens, max_delay_tokens),
-            slots=slots,
-            block=block,
-            dtype=self.dtype,
-        )
-        self._attention = ATTENTIONS[attention or default_attention()](
-            AttentionShape(
+        self._stack = Stack(
+            weights,
+            "decoder",
+            StackShape(
+                layers=part.layers,
                 heads=part.heads,
                 kv_heads=part.kv_heads,
                 head_dim=part.head_dim,
                 window=part.window,
-                ring=self.rings.ring,
-                block=block,
                 rope_theta=part.rope_theta,
-            )
+                norm_eps=part.norm_eps,
+            ),
+            slots=slots,
+            chunk=prompt_length(config.left_pad_tokens, max_delay_tokens),
+            block=block,
+            attention=attention,
         )
+        self.rings = self._stack.rings
         self._filler = slots
+        self._ffn_scales: dict[int, mx.array] = {}
         self._clear_slots()
-        on_gpu = mx.default_device() == mx.Device(mx.gpu)
-        run: Callable[..., Any] = self._run
-        self._compiled = mx.compile(run) if (on_gpu if compiled is None else compiled) else run
+        self._compiled = compiled_step(self._run, compiled)
 
     def clear(self) -> None:
         """Start every slot over on new memory, after a step that failed; all must join again."""
         self.rings.clear()
+        self._ffn_scales.clear()
         self._clear_slots()
 
     def join(self, slot: int, delay_tokens: int) -> None:
@@ -96,7 +90,9 @@ class TextDecoder:
         self.rings.leave(slot)
         self._delay[slot] = delay_tokens
         self._last[slot] = self._bos
-        self._scale[slot] = self._ffn_scale(delay_tokens)
+        if delay_tokens not in self._ffn_scales:
+            self._ffn_scales[delay_tokens] = self._ffn_scale(delay_tokens)
+        self._scale[slot] = self._ffn_scales[delay_tokens]
 
     def leave(self, slot: int, *, scrub: bool = False) -> None:
         """Give the slot's memory back; ``scrub`` as in ``Rings.leave``, after ``NOT_FINITE``."""
@@ -134,11 +130,10 @@ class TextDecoder:
         Moves the rows on by n positions but leaves their last output token alone.
         """
         n = tokens.shape[1]
-        view = self.rings.view(rows, n, len(rows), all_blocks=self._attention.all_blocks)
-        plan = self._attention.plan(view.start, view.write, view.blocks)
         x = self._embed.rows(tokens) + audio.astype(self.dtype)
         scale = self._scale[mx.array(np.asarray(rows, np.int32))]
-        x, self.rings.pools = self._stack(x, self.rings.pools, self._attention, plan, scale)
+        view = self._stack.view(rows, n, len(rows))
+        x, self.rings.pools = self._stack(x, view, self.rings.pools, scale)
         self.rings.advance(rows, n)
         return self._embed(x)
 
@@ -159,7 +154,7 @@ class TextDecoder:
         self,
         rows: Sequence[int],
         audio: mx.array,
-        penalty: np.ndarray[Any, np.dtype[np.float32]],
+        penalty: NDArray[np.float32],
         forced: mx.array | None,
     ) -> mx.array:
         mx.eval(self._last)
@@ -168,14 +163,12 @@ class TextDecoder:
         fill = len(slots) - len(rows)
         if fill:
             audio = mx.pad(audio, [(0, fill), (0, 0), (0, 0)])
-        view = self.rings.view(rows, n, len(slots), all_blocks=self._attention.all_blocks)
+        view = self._stack.view(rows, n, len(slots))
         tokens, self._last, self.rings.pools = self._compiled(
             audio.astype(self.dtype),
             mx.array(np.pad(penalty, (0, fill))),
             mx.array(slots),
-            view.start,
-            view.write,
-            view.blocks,
+            view,
             forced,
             self._last,
             self._scale,
@@ -190,18 +183,15 @@ class TextDecoder:
         audio: mx.array,
         penalty: mx.array,
         slots: mx.array,
-        start: mx.array,
-        write: mx.array,
-        blocks: mx.array,
+        view: View,
         forced: mx.array | None,
         last: mx.array,
         scale: mx.array,
         pools: list[mx.array],
     ) -> tuple[mx.array, mx.array, list[mx.array]]:
         ids = last[slots][:, None] if forced is None else forced
-        plan = self._attention.plan(start, write, blocks)
         x = self._embed.rows(ids) + audio
-        x, pools = self._stack(x, pools, self._attention, plan, scale[slots])
+        x, pools = self._stack(x, view, pools, scale[slots])
         tokens = _greedy(self._embed, x[:, -1], penalty, self._pad)
         last[slots] = mx.maximum(tokens, 0)
         return tokens, last, pools

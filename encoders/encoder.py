@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints.config import CONV_STRIDE, VoxtralConfig
-from ..layers.attention import ATTENTIONS, AttentionShape, default_attention
 from ..layers.batch import padded
 from ..layers.linear import Weights
-from ..layers.rings import Rings
-from ..layers.stack import Stack, gelu
+from ..layers.rings import View
+from ..layers.stack import Stack, StackShape, compiled_step, gelu
 
 
 class AudioEncoder:
@@ -42,37 +40,30 @@ class AudioEncoder:
         self.dtype = weights.dtype
         self._conv1 = weights.take("encoder.conv1.weight"), weights.take("encoder.conv1.bias")
         self._conv2 = weights.take("encoder.conv2.weight"), weights.take("encoder.conv2.bias")
-        self._stack = Stack(weights, "encoder", part.layers, part.norm_eps)
         self._adapter = weights.linear("adapter.linear1"), weights.linear("adapter.linear2")
         mx.eval(self._conv1, self._conv2, [layer.arrays for layer in self._adapter])
-        self.rings = Rings(
-            layers=part.layers,
-            kv_heads=part.heads,
-            head_dim=part.head_dim,
-            rope_theta=part.rope_theta,
-            window=part.window,
-            chunk=chunk * config.downsample,
-            slots=slots,
-            block=block,
-            dtype=self.dtype,
-        )
-        self._attention = ATTENTIONS[attention or default_attention()](
-            AttentionShape(
+        self._stack = Stack(
+            weights,
+            "encoder",
+            StackShape(
+                layers=part.layers,
                 heads=part.heads,
                 kv_heads=part.heads,
                 head_dim=part.head_dim,
                 window=part.window,
-                ring=self.rings.ring,
-                block=block,
                 rope_theta=part.rope_theta,
-            )
+                norm_eps=part.norm_eps,
+            ),
+            slots=slots,
+            chunk=chunk * config.downsample,
+            block=block,
+            attention=attention,
         )
+        self.rings = self._stack.rings
         self._filler = slots
         self._sent: list[mx.array] = []
         self._tails = self._new_tails()
-        on_gpu = mx.default_device() == mx.Device(mx.gpu)
-        run: Callable[..., Any] = self._run
-        self._compiled = mx.compile(run) if (on_gpu if compiled is None else compiled) else run
+        self._compiled = compiled_step(self._run, compiled)
 
     def clear(self) -> None:
         """Start every slot over on new memory, after a step that failed."""
@@ -107,15 +98,13 @@ class AudioEncoder:
         mx.eval(self._sent)
         n = tokens * self.config.downsample
         slots = padded(rows, self._filler)
-        view = self.rings.view(rows, n, len(slots), all_blocks=self._attention.all_blocks)
+        view = self._stack.view(rows, n, len(slots))
         batch = np.zeros((len(slots), *mel.shape[1:]), np.float32)
         batch[: len(rows)] = mel
         out, self._tails, self.rings.pools = self._compiled(
             mx.array(batch).astype(self.dtype),
             mx.array(slots),
-            view.start,
-            view.write,
-            view.blocks,
+            view,
             self._tails,
             self.rings.pools,
         )
@@ -137,15 +126,12 @@ class AudioEncoder:
         self,
         mel: mx.array,
         slots: mx.array,
-        start: mx.array,
-        write: mx.array,
-        blocks: mx.array,
+        view: View,
         tails: list[mx.array],
         pools: list[mx.array],
     ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
         x, tails = self._stem(mel, slots, tails)
-        plan = self._attention.plan(start, write, blocks)
-        x, pools = self._stack(x, pools, self._attention, plan)
+        x, pools = self._stack(x, view, pools)
         grouped = x.reshape(x.shape[0], -1, self.config.downsample * x.shape[-1])
         first, second = self._adapter
         return second(gelu(first(grouped))), tails, pools

@@ -10,7 +10,7 @@ was sent off must be complete before the next write is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -20,8 +20,7 @@ _FIRST_BLOCKS = 16
 """The smallest pool."""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """Where one step reads and writes; the arguments of ``Attention.plan``, int32."""
 
     start: mx.array

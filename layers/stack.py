@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from .attention import Attention
+from .attention import ATTENTIONS, AttentionShape, default_attention
 from .linear import Linear, Weights
+from .rings import Rings, View
 
 
 def gelu(x: mx.array) -> mx.array:
     """The exact GELU (erf), worked out in float32 and returned in x's dtype."""
     y = x.astype(mx.float32)
     return (y * (0.5 + 0.5 * mx.erf(y * 2**-0.5))).astype(x.dtype)
+
+
+def compiled_step(step: Callable[..., Any], choice: bool | None) -> Callable[..., Any]:
+    """``step``, compiled or not; None compiles on GPUs, where fewer kernels pay for the tracing."""
+    on_gpu = mx.default_device() == mx.Device(mx.gpu)
+    return mx.compile(step) if (on_gpu if choice is None else choice) else step
+
+
+@dataclass(frozen=True, slots=True)
+class StackShape:
+    """The sizes that are not in the weights; ``window`` counts positions."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    rope_theta: float
+    norm_eps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +49,68 @@ class _Layer:
 
 
 class Stack:
-    """``layers`` layers of RMSNorm, attention, RMSNorm, SwiGLU, and a final RMSNorm."""
+    """Layers of RMSNorm, attention, RMSNorm and SwiGLU, a final RMSNorm, and the streams' rings."""
 
-    def __init__(self, weights: Weights, name: str, layers: int, norm_eps: float) -> None:
-        self._layers = [_take_layer(weights, f"{name}.layers.{i}") for i in range(layers)]
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        shape: StackShape,
+        *,
+        slots: int,
+        chunk: int,
+        block: int,
+        attention: str | None,
+    ) -> None:
+        """``chunk`` is the most positions per row and step; ``attention`` None takes the best."""
+        self._layers = [_take_layer(weights, f"{name}.layers.{i}") for i in range(shape.layers)]
         self._norm = weights.take(f"{name}.norm.weight")
         mx.eval(self._norm)
-        self._eps = norm_eps
+        self._eps = shape.norm_eps
+        self.rings = Rings(
+            layers=shape.layers,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            rope_theta=shape.rope_theta,
+            window=shape.window,
+            chunk=chunk,
+            slots=slots,
+            block=block,
+            dtype=weights.dtype,
+        )
+        self._attention = ATTENTIONS[attention or default_attention()](
+            AttentionShape(
+                heads=shape.heads,
+                kv_heads=shape.kv_heads,
+                head_dim=shape.head_dim,
+                window=shape.window,
+                ring=self.rings.ring,
+                block=block,
+                rope_theta=shape.rope_theta,
+            )
+        )
+
+    def view(self, rows: Sequence[int], n: int, batch: int) -> View:
+        """See ``Rings.view``."""
+        return self.rings.view(rows, n, batch, all_blocks=self._attention.all_blocks)
 
     def __call__(
         self,
         x: mx.array,
+        view: View,
         pools: list[mx.array],
-        attention: Attention,
-        plan: Any,
         ffn_scale: mx.array | None = None,
     ) -> tuple[mx.array, list[mx.array]]:
         """``x [B, n, dim]`` -> normed hidden states [B, n, dim] and the layers' new pools.
 
         ``ffn_scale [B, layers, dim]`` multiplies the feed-forward's normed input.
         """
+        plan = self._attention.plan(*view)
         after = []
         for index, (layer, pool) in enumerate(zip(self._layers, pools, strict=True)):
             qkv = layer.qkv(mx.fast.rms_norm(x, layer.attn_norm, self._eps))
-            context, pool = attention(qkv, pool, plan)
-            after.append(pool)
+            context, written = self._attention(qkv, pool, plan)
+            after.append(written)
             x = x + layer.o(context)
             h = mx.fast.rms_norm(x, layer.ffn_norm, self._eps)
             if ffn_scale is not None:
