@@ -9,6 +9,7 @@ import typer
 
 from . import config
 from .doctor import doctor
+from .listen import listen
 from .models import models
 from .serve import serve
 from .transcribe import transcribe
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (serve, transcribe, models, doctor):
+for _command in (serve, transcribe, listen, models, doctor):
     app.command()(_command)
 
 

@@ -35,7 +35,8 @@ class Heard:
 
 
 def s16le(samples: np.ndarray) -> bytes:
-    return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+    """16-bit PCM of float samples; exact for those that came from 16-bit files."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes()
 
 
 @asynccontextmanager

@@ -129,7 +129,7 @@ async def test_two_hundred_vanished_sessions_leave_nothing_behind():
         after = footprint()
         assert after[0] == before[0]
         assert after[1] <= before[1] + 5
-        assert after[2] <= before[2] + 40
+        assert after[2] <= before[2] + 20
         assert (await live(server.ws, SPEECH)).of("done")
 
 
