@@ -54,7 +54,7 @@ export class Capture {
   async open(settings) {
     try {
       await this.use(settings);
-      await this.#context.audioWorklet.addModule(WORKLET);
+      await this.#load();
       await this.#context.resume();
       this.#begin();
     } catch (error) {
@@ -90,6 +90,14 @@ export class Capture {
       await Promise.race([flushed, timeout]);
     }
     this.#release();
+  }
+
+  async #load() {
+    try {
+      await this.#context.audioWorklet.addModule(WORKLET);
+    } catch (error) {
+      throw new CaptureError("unreachable", String(error)); // it comes from the server
+    }
   }
 
   #begin() {

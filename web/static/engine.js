@@ -2,6 +2,8 @@
 
 const HEALTH = new URL("../health", import.meta.url);
 const RETRY_MS = 5000;
+const BUILT_IN = "pocketsphinx";
+const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
 
 /**
  * @typedef {object} Health
@@ -47,9 +49,20 @@ async function fetchHealth() {
   }
 }
 
-/** @param {Health} health */
-export function engineName({ model, device }) {
-  return `${model} on ${device.toUpperCase()}`;
+/** The model with its engine, unless its name says that already. @param {Health} health */
+export function engineName({ engine, model, device }) {
+  const name = model.includes(engine) ? model : `${engine} ${model}`;
+  return `${name} on ${device.toUpperCase()}`;
+}
+
+/** Whether it is the engine that needs no model and is not very accurate. @param {Health} health */
+export function isBuiltIn({ engine }) {
+  return engine === BUILT_IN;
+}
+
+/** The engine's remark, its commands in `backticks`. @param {Health | null} health */
+export function remark(health) {
+  return health?.note?.replace(COMMAND, "`$&`") ?? "";
 }
 
 /** A language tag in English. @param {string | null | undefined} tag */

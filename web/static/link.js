@@ -162,14 +162,28 @@ export class Link {
     const settle = (/** @type {number} */ t) => {
       this.#settled = Math.max(this.#settled, this.#from + Math.round(t * RATE));
     };
-    if (message.type === "words") settle(message.words.at(-1)?.end ?? 0);
-    else if (message.type === "segment") settle(message.end);
-    else if (message.type === "draft") this.#drafted = message.text !== "";
-    else if (message.type === "lag") this.#behind = message.behind_s;
-    else if (message.type === "speech_stopped") this.#speaking = false;
-    else if (message.type === "speech_started") {
-      if (!this.#speaking && !this.#drafted) settle(message.t - 1);
-      this.#speaking = true;
+    switch (message.type) {
+      case "words":
+        return settle(message.words.at(-1)?.end ?? 0);
+      case "segment":
+        return settle(message.end);
+      case "draft":
+        this.#drafted = message.text !== "";
+        break;
+      case "lag":
+        this.#behind = message.behind_s;
+        break;
+      case "speech_started":
+        if (!this.#speaking && !this.#drafted) settle(message.t - 1);
+        this.#speaking = true;
+        break;
+      case "speech_stopped":
+        this.#speaking = false;
+        break;
+      case "done": // with what was heard: a server that ends may have left out the rest
+        settle(message.duration);
+        this.#next = this.#settled;
+        this.#speaking = this.#drafted = false;
     }
   }
 
@@ -204,7 +218,7 @@ export class Link {
 
   #pump() {
     const session = this.#session;
-    if (!session || this.#name === "" || this.#told) return;
+    if (!session?.open || this.#name === "" || this.#told) return;
     if (this.#next < this.#ring.start) return session.abort("overrun");
     while (this.#next < this.#ring.end && session.buffered < FULL_BYTES) {
       const pcm = this.#ring.read(this.#next, BLOCK);

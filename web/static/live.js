@@ -14,7 +14,7 @@ const MEANING = new Map([
  * @typedef {{text: string, start: number, end: number, p: number | null}} Word
  * @typedef {{code: string, message: string}} Failure
  * @typedef {object} Listener
- * @property {(message: any) => void} message every server message but `done` and what ends it
+ * @property {(message: any) => void} message every server message but what ends the session
  * @property {(failure: Failure | null) => void} closed the last call; null after `done`
  */
 
@@ -54,6 +54,12 @@ export class LiveSession {
     this.#socket.onmessage = ({ data }) => this.#receive(data);
     this.#socket.onclose = ({ code }) => this.#close(code);
     this.#timer = setTimeout(() => this.abort("no_answer"), READY_MS);
+  }
+
+  /** Whether the server still takes audio. */
+  get open() {
+    const over = this.#done || this.#failure !== null;
+    return !over && this.#socket.readyState === WebSocket.OPEN;
   }
 
   /** Bytes that were sent but have not left this machine. */
@@ -98,9 +104,12 @@ export class LiveSession {
       return;
     }
     this.#wait();
+    if (message.type === "error" && ends(message)) {
+      this.#failure = message;
+      return;
+    }
     if (message.type === "done") this.#done = true;
-    else if (message.type === "error" && ends(message)) this.#failure = message;
-    else this.#listener.message(message);
+    this.#listener.message(message);
   }
 
   /** @param {number} code */

@@ -126,6 +126,7 @@ const CAPTURE = {
     title: "This browser cannot record that microphone at its sample rate",
     steps: ["Choose another microphone, or open the page in Chrome, Edge or Safari."],
   },
+  unreachable: LIVE.unreachable,
   unsupported: {
     title: "This browser cannot record sound for this page",
     steps: ["Use a current version of Chrome, Edge, Firefox or Safari."],
@@ -157,7 +158,7 @@ export function captureAdvice(kind) {
 
 /** @param {string} name of the file @param {number} status @param {string} said by the server */
 export function uploadAdvice(name, status, said) {
-  const steps = [said, UPLOAD[status] ?? "The server's log says more."].filter(Boolean);
+  const steps = [said && `The server says: ${said}.`, UPLOAD[status] ?? "The server's log says more."].filter(Boolean);
   return { title: `${name} was not transcribed`, steps };
 }
 

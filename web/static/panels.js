@@ -1,6 +1,6 @@
 /** What lies over or beside the captions: the notice, the menu and the dialogs. */
 import { byId, make, rich } from "./dom.js";
-import { engineName } from "./engine.js";
+import { engineName, isBuiltIn, remark } from "./engine.js";
 import { save } from "./settings.js";
 
 /**
@@ -116,9 +116,11 @@ export class EngineCard {
       health === null ? "Server not reached" :
       loading ? `Loading ${health.model}…` : engineName(health);
     this.#chip.dataset.health = loading ? "loading" : (health?.status ?? "failing");
-    const note = health?.note ?? "";
-    byId("engine-limits").hidden = note === "";
+    const note = remark(health);
+    const builtIn = health !== null && isBuiltIn(health);
+    byId("engine-limits").hidden = !builtIn;
     byId("note").hidden = note === "";
+    byId("note-title").textContent = builtIn ? "The built-in recogniser is running" : "Good to know";
     byId("note-text").replaceChildren(...rich(note));
     byId("about-note").replaceChildren(...rich(note));
     byId("about-facts").replaceChildren(...(health === null ? [] : facts(health, language)));

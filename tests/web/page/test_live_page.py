@@ -1,0 +1,314 @@
+"""Speaking and reading along: the real page, the real server, a microphone that plays a clip."""
+
+import json
+import re
+import signal
+import wave
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.browser import browsing, line_to, state_is
+from support.clips import clip
+from support.server import serving
+from support.wire import START, dial, receive_until, send
+
+pytestmark = pytest.mark.browser
+
+# The browser's own processing would change the clips.
+PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
+CLOCK = re.compile(r"^(\d+):(\d\d)\b")
+SPOKEN = "document.querySelector('#paragraphs').textContent"
+
+
+def words_of(text):
+    return re.findall(r"[a-z']+", text.lower())
+
+
+async def speaking(page):
+    """Start and wait until the server listens."""
+    await page.click("#toggle")
+    assert await state_is(page, "listening", "error") == "listening"
+
+
+async def heard(page, seconds=0):
+    """Wait until so much sound was taken; the page's clock counts samples."""
+    await page.wait_for_function(
+        """(seconds) => {
+          const text = document.querySelector("#detail").textContent;
+          const at = /^(?:(\\d+):)?(\\d+):(\\d+)/.exec(text);
+          return at && (at[1] ?? 0) * 3600 + at[2] * 60 + +at[3] >= seconds;
+        }""",
+        arg=seconds,
+    )
+
+
+async def some_words(page):
+    """Wait until words are on screen; how much sound had been taken by then, in seconds."""
+    await page.wait_for_function(
+        "() => document.querySelector('#paragraphs').innerText.split(/\\s+/).length > 2"
+    )
+    minutes, seconds = CLOCK.match(await page.inner_text("#detail")).groups()
+    return int(minutes) * 60 + int(seconds)
+
+
+async def stopped(page):
+    await page.click("#toggle")
+    assert await state_is(page, "stopped", "error") == "stopped"
+
+
+async def download(page, kind):
+    await page.click("#download-open")
+    async with page.expect_download() as found:
+        await page.click(f"[data-format={kind}]")
+    file = await found.value
+    assert re.fullmatch(rf"voxlive-\d{{4}}-\d\d-\d\d-\d{{4}}\.{kind}", file.suggested_filename)
+    return read(await file.path())
+
+
+def read(path):
+    return Path(path).read_text()
+
+
+async def test_words_come_while_one_speaks_and_the_files_hold_them(server, tmp_path):
+    spoken = clip("pauses")
+    wav = spoken.write_wav(tmp_path / "clip.wav")
+    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        page = watched.page
+        await speaking(page)
+        assert await some_words(page) < spoken.sentences[-1].start
+        await heard(page, spoken.duration)
+        await stopped(page)
+        paragraphs = await page.locator("#paragraphs .paragraph p").all_inner_texts()
+        # The pauses are 0.6, 1.4, 2.9 and 10.4 s long: two of them part paragraphs.
+        assert len(paragraphs) == 3
+        times = await page.locator("#paragraphs time").all_inner_texts()
+        assert [int(t.split(":")[1]) for t in times] == sorted(int(t.split(":")[1]) for t in times)
+        assert await page.locator(".draft").count() == 0
+
+        assert await download(page, "txt") == "\n\n".join(paragraphs) + "\n"
+        value = json.loads(await download(page, "json"))
+        assert value["model"] == server.health()["model"]
+        assert value["text"].split() == " ".join(paragraphs).split()
+        said = [word for segment in value["segments"] for word in segment["words"]]
+        assert "".join(word["text"] for word in said) == value["text"]
+        assert all(a["end"] <= b["start"] + 0.05 for a, b in pairwise(said))
+        for first in (s.start for s in spoken.sentences):
+            assert min(abs(word["start"] - first) for word in said) < 0.5, first
+        for kind, point in (("srt", ","), ("vtt", ".")):
+            text = await download(page, kind)
+            cue = re.compile(rf"00:00:\d\d{re.escape(point)}\d{{3}} --> 00:00:\d\d")
+            assert len(cue.findall(text)) >= 3
+            assert set(words_of(" ".join(paragraphs))) <= set(words_of(text))
+        assert text.startswith("WEBVTT\n")
+
+
+async def test_the_tail_is_there_after_stop(server, tmp_path):
+    spoken = clip("doctor")
+    wav = spoken.write_wav(tmp_path / "clip.wav")
+    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        page = watched.page
+        await speaking(page)
+        await heard(page, 4)  # the last word ends at 3.9 s
+        await page.click("#toggle")
+        assert await page.inner_text("#toggle-text") in ("Finishing…", "Start")
+        assert await state_is(page, "stopped", "error") == "stopped"
+        found = words_of(await page.inner_text("#paragraphs p"))
+        assert found[-1] == words_of(spoken.text)[-1]
+        assert "words in 0:0" in await page.inner_text("#detail")
+        assert words_of(await page.text_content("#announcer")) == found
+        assert await page.get_attribute("#announcer", "aria-live") == "polite"
+        assert (await page.get_attribute("#paragraphs", "lang")).startswith("en")
+
+
+async def test_by_keyboard_alone(server, tmp_path):
+    wav = clip("yes").write_wav(tmp_path / "clip.wav")
+    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        page = watched.page
+        await page.keyboard.press("Space")
+        await state_is(page, "listening")
+        await page.keyboard.press("Space")
+        await state_is(page, "idle", "stopped")
+        for _ in range(20):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.id") == "toggle":
+                break
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert await page.evaluate(outline) == "solid"
+        await page.keyboard.press("Enter")
+        await state_is(page, "listening")
+        await page.keyboard.press("Enter")
+        await state_is(page, "idle", "stopped")
+
+
+async def test_a_second_start_goes_on_and_clear_asks_first(server, tmp_path):
+    wav = clip("doctor").write_wav(tmp_path / "clip.wav")
+    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        page = watched.page
+        for round_ in (1, 2):
+            await speaking(page)
+            await heard(page, 4)
+            await stopped(page)
+            assert await page.locator("#paragraphs .paragraph").count() == round_
+        mark = await page.inner_text(".mark p")
+        assert mark.startswith("Started again at")
+        times = await page.locator(".paragraph time").all_inner_texts()
+        assert times[0] == "0:00"
+        assert int(times[1].split(":")[1]) >= 4
+        await page.click("#clear")
+        await page.click("#confirm .secondary")
+        assert await page.locator("#paragraphs .paragraph").count() == 2
+        await page.click("#clear")
+        assert "not been downloaded" in await page.inner_text("#confirm-text")
+        await page.click("#confirm-yes")
+        await state_is(page, "idle")
+        assert await page.locator("#paragraphs *").count() == 0
+        assert await page.is_visible("#welcome")
+        assert await page.is_disabled("#clear")
+
+
+async def test_the_screen_stays_on_while_listening(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.evaluate(
+            """() => {
+              const request = navigator.wakeLock.request.bind(navigator.wakeLock);
+              window.locks = [];
+              navigator.wakeLock.request = async (kind) => {
+                const lock = await request(kind);
+                window.locks.push(lock);
+                return lock;
+              };
+            }"""
+        )
+        await speaking(page)
+        await page.wait_for_function("() => window.locks.length === 1")
+        assert not await page.evaluate("locks[0].released")
+        await page.click("#toggle")
+        await state_is(page, "idle", "stopped")
+        await page.wait_for_function("() => window.locks[0].released")
+
+
+async def test_a_cut_line_loses_nothing(server, tmp_path):
+    spoken = clip("market")
+    wav = spoken.write_wav(tmp_path / "clip.wav")
+    async with (
+        line_to(server.url) as line,
+        browsing(line.url, microphone=wav, settings=PLAIN) as watched,
+    ):
+        watched.expected = ["WebSocket connection", "Failed to load resource"]
+        page = watched.page
+        await speaking(page)
+        await some_words(page)
+        before = await page.evaluate(SPOKEN)
+        line.cut()
+        await state_is(page, "reconnecting")
+        assert await page.inner_text("#detail") == "The connection was lost"
+        assert (await page.evaluate(SPOKEN)).startswith(before[:10])
+        line.mend()
+        await state_is(page, "listening")
+        mark = await page.inner_text(".mark p")
+        assert mark.startswith("The connection was lost for a while.")
+        assert mark.lower().endswith("nothing is missing.")
+        await heard(page, spoken.duration)
+        await stopped(page)
+        paragraphs = await page.locator("#paragraphs .paragraph p").all_inner_texts()
+        found = words_of(" ".join(paragraphs))
+        assert found[-1] == words_of(spoken.text)[-1]
+        assert len(found) >= 0.7 * len(words_of(spoken.text))
+
+
+async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
+    wav = clip("train").write_wav(tmp_path / "clip.wav")
+    with serving() as server:
+        async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+            watched.expected = ["WebSocket connection", "Failed to load resource"]
+            page = watched.page
+            await speaking(page)
+            await some_words(page)
+            server.process.send_signal(signal.SIGTERM)
+            await state_is(page, "reconnecting")
+            assert await page.inner_text("#detail") == "The server was shut down"
+            text = words_of(await page.inner_text("#paragraphs .paragraph p"))
+            assert len(text) > 2
+            await page.click("#toggle")
+            await state_is(page, "error")
+            assert await page.inner_text("#notice-title") == "The server cannot be reached"
+            assert words_of(await page.inner_text("#paragraphs .paragraph p")) == text
+            await page.wait_for_selector(".mark")
+
+
+async def test_a_full_server_says_so_and_serves_when_there_is_a_place(tmp_path):
+    with serving("--max-sessions", "1") as server:
+        async with browsing(server.url, settings=PLAIN) as watched:
+            page = watched.page
+            async with dial(f"{server.ws}/v1/live") as socket:
+                await send(socket, START)
+                await receive_until(socket, "ready")
+                await page.click("#toggle")
+                await state_is(page, "error")
+                title = await page.inner_text("#notice-title")
+                assert title == "Every place on this server is taken"
+            await page.wait_for_function(
+                """async () => {
+                  const health = await (await fetch("/health")).json();
+                  return health.in_use === 0;
+                }""",
+                polling=200,
+            )
+            await speaking(page)
+            assert await page.is_hidden("#notice")
+
+
+async def test_an_unreachable_server_is_told(server):
+    async with (
+        line_to(server.url) as line,
+        browsing(line.url, settings=PLAIN) as watched,
+    ):
+        watched.expected = ["WebSocket connection", "Failed to load resource", "net::ERR"]
+        line.cut()
+        await watched.page.click("#toggle")
+        await state_is(watched.page, "error")
+        title = await watched.page.inner_text("#notice-title")
+        assert title == "The server cannot be reached"
+
+
+async def test_shared_sound_is_a_source(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.select_option("#source", "display")
+        await speaking(page)
+        await heard(page, 1)
+        await page.click("#toggle")
+        await state_is(page, "idle", "stopped")
+
+
+async def test_the_microphone_can_be_changed_while_listening(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await speaking(page)
+        options = page.locator("#source option", has_text="Fake Audio Input 2")
+        await page.select_option("#source", await options.get_attribute("value"))
+        before = await page.inner_text("#detail")
+        await heard(page, int(before.split()[0].split(":")[1]) + 2)
+        assert await page.is_hidden("#notice")
+        await page.click("#toggle")
+        await state_is(page, "idle", "stopped")
+
+
+async def test_a_clipping_microphone_is_told(server, tmp_path):
+    with wave.open(str(tmp_path / "loud.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        tone = np.sin(2 * np.pi * 200 * np.arange(16_000 * 5) / 16_000)
+        file.writeframes((tone * 32767).astype("<i2").tobytes())
+    async with browsing(server.url, microphone=tmp_path / "loud.wav", settings=PLAIN) as watched:
+        page = watched.page
+        await speaking(page)
+        await page.wait_for_selector("#clip", state="visible")
+        filled = "new DOMMatrix(document.querySelector('#meter-fill').style.transform).a"
+        assert await page.evaluate(filled) > 0.95
+        await page.click("#toggle")
+        await state_is(page, "idle", "stopped")
+        assert await page.is_hidden("#clip")
+        assert await page.evaluate(filled) == 0

@@ -1,0 +1,132 @@
+"""Files on the page: chosen, dropped, cancelled, refused."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.browser import browsing, state_is
+from support.clips import clip
+
+pytestmark = pytest.mark.browser
+
+DROP = """async ([name, base64]) => {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name));
+  const options = {dataTransfer: transfer, bubbles: true, cancelable: true};
+  document.body.dispatchEvent(new DragEvent("dragover", options));
+  const told = !document.querySelector("#drop").hidden;
+  document.body.dispatchEvent(new DragEvent("drop", options));
+  return told && document.querySelector("#drop").hidden;
+}"""
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text())
+
+
+async def test_a_chosen_file_is_transcribed(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        async with page.expect_file_chooser() as chooser:
+            await page.click("#upload")
+        await (await chooser.value).set_files(clip("market").path)
+        await state_is(page, "uploading")
+        assert await page.is_disabled("#toggle")
+        assert await page.is_visible("#job-cancel")
+        await state_is(page, "stopped")
+        assert await page.is_hidden("#job")
+        await page.click("#download-open")
+        async with page.expect_download() as found:
+            await page.click("[data-format=json]")
+        file = await found.value
+        assert file.suggested_filename == "market.json"
+        value = read_json(await file.path())
+        assert value["file"] == "market.flac"
+        assert value["duration"] == pytest.approx(clip("market").duration, abs=0.01)
+        paragraphs = await page.locator("#paragraphs .paragraph p").all_inner_texts()
+        assert " ".join(paragraphs) == value["text"]
+        spoken = re.findall(r"[a-z]+", clip("market").text.lower())
+        found = re.findall(r"[a-z]+", value["text"].lower())
+        assert len(set(spoken) & set(found)) > 0.7 * len(set(spoken))
+
+
+async def test_a_dropped_file_replaces_the_text_after_a_question(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        for name in ("doctor", "train"):
+            data = base64.b64encode(clip(name).path.read_bytes()).decode()
+            assert await page.evaluate(DROP, [f"{name}.flac", data])
+            if name == "train":
+                assert "train.flac will take its place" in await page.inner_text("#confirm-text")
+                await page.click("#confirm-yes")
+            await state_is(page, "uploading")
+            await state_is(page, "stopped")
+        assert "doctor" not in (await page.inner_text("#paragraphs")).lower()
+        assert "airport" in (await page.inner_text("#paragraphs")).lower()
+
+
+async def test_a_file_can_be_cancelled(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.set_input_files("#file", clip("minute").path)
+        await state_is(page, "uploading")
+        await page.click("#job-cancel")
+        await state_is(page, "idle")
+        assert await page.is_visible("#welcome")
+        assert await page.is_hidden("#notice")
+        assert await page.is_enabled("#toggle")
+
+
+async def test_a_file_without_sound_is_refused_in_words(server, tmp_path):
+    (tmp_path / "notes.txt").write_text("these are only words on paper")
+    async with browsing(server.url) as watched:
+        watched.expected = ["status of 400"]
+        page = watched.page
+        await page.set_input_files("#file", tmp_path / "notes.txt")
+        await page.wait_for_selector("#notice", state="visible")
+        assert await page.inner_text("#notice-title") == "notes.txt was not transcribed"
+        assert "audio or video file" in await page.inner_text("#notice-steps")
+        await state_is(page, "idle")
+
+
+async def test_a_silent_file_says_that_it_is_silent(server):
+    async with browsing(server.url) as watched:
+        await watched.page.set_input_files("#file", clip("silence").path)
+        await state_is(watched.page, "stopped")
+        assert await watched.page.inner_text(".mark p") == "No speech was found in silence.flac."
+
+
+async def test_copy(server):
+    access = ["clipboard-read", "clipboard-write"]
+    async with browsing(server.url, permissions=access) as watched:
+        page = watched.page
+        await page.set_input_files("#file", clip("doctor").path)
+        await state_is(page, "stopped")
+        await page.click("#copy")
+        await page.wait_for_function(
+            "() => document.querySelector('#copy-text').textContent === 'Copied'"
+        )
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert copied == await page.inner_text("#paragraphs p") + "\n"
+
+
+async def test_leaving_with_unsaved_words_asks_first(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.click("#open-settings")  # browsers ask only once the page has been used
+        await page.keyboard.press("Escape")
+        await page.set_input_files("#file", clip("doctor").path)
+        await state_is(page, "stopped")
+        async with page.expect_event("dialog") as asked:
+            await page.close(run_before_unload=True)
+        dialog = await asked.value
+        assert dialog.type == "beforeunload"
+        await dialog.dismiss()
+        await page.click("#download-open")
+        async with page.expect_download():
+            await page.click("[data-format=txt]")
+        async with page.expect_event("close"):
+            await page.close(run_before_unload=True)
