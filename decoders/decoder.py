@@ -12,7 +12,7 @@ from ..checkpoints.config import VoxtralConfig
 from ..layers.batch import padded
 from ..layers.linear import Linear, Weights
 from ..layers.rings import View
-from ..layers.stack import Stack, StackShape, compiled_step, gelu
+from ..layers.stack import Stack, StackShape, compiles, gelu
 from .delay import prompt, prompt_length, time_embedding
 
 NOT_FINITE = -1
@@ -73,7 +73,9 @@ class TextDecoder:
         self._filler = slots
         self._ffn_scales: dict[int, mx.array] = {}
         self._clear_slots()
-        self._compiled = compiled_step(self._run, compiled)
+        # A compiled step is one graph per shape, so batches come in few sizes.
+        self._fixed = compiles(compiled)
+        self._step_graph = mx.compile(self._run) if self._fixed else self._run
 
     def clear(self) -> None:
         """Start every slot over on new memory, after a step that failed; all must join again."""
@@ -159,12 +161,12 @@ class TextDecoder:
     ) -> mx.array:
         mx.eval(self._last)
         n = audio.shape[1]
-        slots = padded(rows, self._filler)
+        slots = padded(rows, self._filler, fixed=self._fixed)
         fill = len(slots) - len(rows)
         if fill:
             audio = mx.pad(audio, [(0, fill), (0, 0), (0, 0)])
         view = self._stack.view(rows, n, len(slots))
-        tokens, self._last, self.rings.pools = self._compiled(
+        tokens, self._last, self.rings.pools = self._step_graph(
             audio.astype(self.dtype),
             mx.array(np.pad(penalty, (0, fill))),
             mx.array(slots),

@@ -12,7 +12,7 @@ from ..checkpoints.config import CONV_STRIDE, VoxtralConfig
 from ..layers.batch import padded
 from ..layers.linear import Weights
 from ..layers.rings import View
-from ..layers.stack import Stack, StackShape, compiled_step, gelu
+from ..layers.stack import Stack, StackShape, compiles, gelu
 
 
 class AudioEncoder:
@@ -63,7 +63,9 @@ class AudioEncoder:
         self._filler = slots
         self._sent: list[mx.array] = []
         self._tails = self._new_tails()
-        self._compiled = compiled_step(self._run, compiled)
+        # A compiled step is one graph per shape, so batches come in few sizes.
+        self._fixed = compiles(compiled)
+        self._step_graph = mx.compile(self._run) if self._fixed else self._run
 
     def clear(self) -> None:
         """Start every slot over on new memory, after a step that failed."""
@@ -97,11 +99,11 @@ class AudioEncoder:
             )
         mx.eval(self._sent)
         n = tokens * self.config.downsample
-        slots = padded(rows, self._filler)
+        slots = padded(rows, self._filler, fixed=self._fixed)
         view = self._stack.view(rows, n, len(slots))
         batch = np.zeros((len(slots), *mel.shape[1:]), np.float32)
         batch[: len(rows)] = mel
-        out, self._tails, self.rings.pools = self._compiled(
+        out, self._tails, self.rings.pools = self._step_graph(
             mx.array(batch).astype(self.dtype),
             mx.array(slots),
             view,

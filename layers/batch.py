@@ -18,8 +18,8 @@ def padded_size(rows: int) -> int:
     return -(-rows // 32) * 32
 
 
-def padded(rows: Sequence[int], filler: int) -> NDArray[np.int32]:
-    """``rows`` filled up to their batch size with ``filler``."""
-    filled = np.full(padded_size(len(rows)), filler, np.int32)
+def padded(rows: Sequence[int], filler: int, *, fixed: bool) -> NDArray[np.int32]:
+    """``rows``, filled up to one of the ``fixed`` batch sizes with ``filler``."""
+    filled = np.full(padded_size(len(rows)) if fixed else len(rows), filler, np.int32)
     filled[: len(rows)] = rows
     return filled

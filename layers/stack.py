@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
@@ -19,10 +18,9 @@ def gelu(x: mx.array) -> mx.array:
     return (y * (0.5 + 0.5 * mx.erf(y * 2**-0.5))).astype(x.dtype)
 
 
-def compiled_step(step: Callable[..., Any], choice: bool | None) -> Callable[..., Any]:
-    """``step``, compiled or not; None compiles on GPUs, where fewer kernels pay for the tracing."""
-    on_gpu = mx.default_device() == mx.Device(mx.gpu)
-    return mx.compile(step) if (on_gpu if choice is None else choice) else step
+def compiles(choice: bool | None) -> bool:
+    """Whether steps are compiled: None says on GPUs, where fewer kernels pay for the tracing."""
+    return mx.default_device() == mx.Device(mx.gpu) if choice is None else choice
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,10 +175,17 @@ PIECES = st.one_of(
 def test_words_are_the_text_in_order_and_in_time(items):
     script = Script()
     words = script.play(*items) + script.detokeniser.finish()
-    data = b"".join(item for item in items if isinstance(item, bytes))
-    blank_end = "".join(texts(words))
-    assert data.decode("utf-8", "replace").startswith(blank_end)
-    assert not data.decode("utf-8", "replace")[len(blank_end) :].strip()
+    # A marker ends a character too: the text is that of the stretches between markers.
+    stretches = [b""]
+    for item in items:
+        if item == WORD:
+            stretches.append(b"")
+        elif isinstance(item, bytes):
+            stretches[-1] += item
+    text = "".join(stretch.decode("utf-8", "replace") for stretch in stretches)
+    said = "".join(texts(words))
+    assert text.startswith(said)
+    assert not text[len(said) :].strip()
     ends = [-1]
     for word in words:
         assert ends[-1] <= word.first <= word.last < len(items)

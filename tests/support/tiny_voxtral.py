@@ -27,6 +27,28 @@ def tiny_weights(dtype=mx.float32, config=TINY):
     return Weights({name: mx.array(value) for name, value in tensors.items()}, {}, dtype)
 
 
+def quantised_weights(choose, dense=False):
+    """Matrices for which ``choose(name)`` gives (group size, bits), quantised that way.
+
+    ``dense`` gives the same numbers unpacked, as a model that is not quantised.
+    """
+    tensors, settings = {}, {}
+    for name, value in _drawn().items():
+        module, _, kind = name.rpartition(".")
+        how = choose(module) if kind == "weight" and value.ndim == 2 else None
+        if how is None:
+            tensors[name] = mx.array(value)
+            continue
+        packed = mx.quantize(mx.array(value), *how)
+        if dense:
+            tensors[name] = mx.dequantize(*packed, *how)
+        else:
+            settings[module] = how
+            parts = ("weight", "scales", "biases")
+            tensors |= {f"{module}.{part}": a for part, a in zip(parts, packed, strict=True)}
+    return Weights(tensors, settings, mx.float32)
+
+
 def tiny_encoder(slots=1, dtype=mx.float32, **options):
     return AudioEncoder(TINY, tiny_weights(dtype), slots=slots, block=BLOCK, **options)
 
