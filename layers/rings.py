@@ -94,7 +94,7 @@ class Rings:
         return int(self._held[slot]) * self.block_nbytes
 
     def position(self, slot: int) -> int:
-        """The next position of ``slot``, below ``limit`` after any number of steps."""
+        """The next position of ``slot``: never above ``limit``."""
         return int(self._position[slot])
 
     def leave(self, slot: int, *, scrub: bool = False) -> None:
