@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..vad.gate import WINDOW, Gate, OpenGate
+from ..vad.silero import VadError
 from .engine import EngineError
 from .ingest import open_ingest
-from .session import Session
+from .session import Ear, Session
 
 if TYPE_CHECKING:
     from ..vad.detector import VoiceDetector
@@ -51,19 +53,26 @@ class Service:
         """
         if self._closing:
             raise EngineError("shutting_down", "the server is shutting down")
-        ingest = open_ingest(options.audio)
-        ear = self._detector.lane() if options.gate else AlwaysSpeech()
-        session = Session(ingest, ear, options.stall_s, self._sessions.discard)
-        try:
+        with ExitStack() as undo:
+            ingest = open_ingest(options.audio)
+            undo.callback(ingest.close)
+            ear = self._ear(options)
+            undo.callback(ear.close)
+            session = Session(ingest, ear, options.stall_s, self._sessions.discard)
             stream = self.engine.open(options.stream, session.sink)
-        except EngineError:
-            ingest.close()
-            ear.close()
-            raise
+            undo.pop_all()
         gate = Gate(options.gate, stream.trail) if options.gate else OpenGate()
         session.start(stream, gate)
         self._sessions.add(session)
         return session
+
+    def _ear(self, options: SessionOptions) -> Ear:
+        if options.gate is None:
+            return AlwaysSpeech()
+        try:
+            return self._detector.lane()
+        except VadError as error:
+            raise EngineError("vad_failed", str(error)) from error
 
     @property
     def closing(self) -> bool:
