@@ -34,8 +34,8 @@ async def test_sigterm_tells_drains_and_closes_every_client():
 
 
 async def test_a_second_server_can_have_the_port_at_once():
-    with serving() as first:
+    with serving("--max-sessions", "1") as first:
         port = first.url.rsplit(":", 1)[1]
-    with serving("--port", port) as second:
+    with serving("--max-sessions", "1", "--port", port) as second:
         assert second.url == first.url
         assert second.health()["status"] == "ok"
