@@ -1,0 +1,152 @@
+"""The PocketSphinx engine: a fixed number of slots, each with a worker process of its own.
+
+PocketSphinx holds Python's lock while it decodes, so every live session has a process. All are
+started, loaded and warm before the engine is ready, and are used by one session after another.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ..engine import EngineError, EngineFull, EngineInfo, UnsupportedOption
+from .slot import Slot, State
+from .stream import PocketSphinxStream
+from .wire import Probe
+
+if TYPE_CHECKING:
+    from ..engine import Sink, StreamOptions
+
+SESSIONS_PER_CORE = 2
+MOST_SESSIONS = 16
+_START_S = 120.0
+_SILENT_S = 60.0
+_NOTE = (
+    "PocketSphinx is small and runs anywhere, but its accuracy is limited; the accurate model is "
+    "one command away: voxlive serve --model voxtral"
+)
+
+
+def default_capacity() -> int:
+    """Two sessions per core that this process may use, and no more than 16.
+
+    A session that speaks without a pause takes 0.2 of a core on clean speech (draft 0.1, final pass
+    0.1) and up to 0.45 in noise, so two keep a core below one; 16 workers take 2.6 GB of memory.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(SESSIONS_PER_CORE * cores, MOST_SESSIONS)
+
+
+class PocketSphinxEngine:
+    """See the contract. Its constructor blocks until every worker is warm, or raises EngineError.
+
+    The longest that a sound worker can be silent is a final pass over 20 s of audio: ``check``
+    takes one that has been for a minute for broken.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise UnsupportedOption(f"max_sessions must be at least 1, not {capacity}")
+        self.info = EngineInfo("pocketsphinx", "en-us", "cpu", capacity, ("en",), note=_NOTE)
+        self._down = False
+        # One lock for all slots: what is done under it is short, and sinks return at once.
+        self._changed = threading.Condition(threading.RLock())
+        self._slots = [Slot(number, self._changed) for number in range(capacity)]
+        with self._changed:
+            self._changed.wait_for(self._started, _START_S)
+            fault = self._fault()
+            if not fault and any(slot.state is not State.WAITING for slot in self._slots):
+                fault = f"the recognisers did not load within {_START_S:g} s"
+        if fault:
+            self.shutdown()
+            raise EngineError("engine_failed", fault)
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are taken."""
+        with self._changed:
+            return sum(slot.taken for slot in self._slots)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The workers' processes, for diagnosis; one that is being replaced is left out."""
+        with self._changed:
+            return tuple(slot.pid for slot in self._slots if slot.pid)
+
+    def open(self, options: StreamOptions, sink: Sink) -> PocketSphinxStream:
+        """See the contract. The language is English or none."""
+        language = options.language
+        if language and language.lower().split("-")[0] not in self.info.languages:
+            raise UnsupportedOption(
+                f"the built-in engine knows English only, not {language!r}; "
+                "other languages need: voxlive serve --model voxtral"
+            )
+        if options.delay_ms is not None:
+            raise UnsupportedOption("the built-in engine has no delay to set: leave out delay_ms")
+        with self._changed:
+            if self._down:
+                raise EngineError("shutting_down", "the engine was shut down")
+            free = [slot for slot in self._slots if not slot.taken]
+            if not free:
+                raise EngineFull(self.info.capacity)
+            slot = min(free, key=lambda slot: slot.state)
+            if slot.fault:
+                raise EngineError("engine_failed", slot.fault)
+            generation = slot.take(sink, drafts=options.drafts)
+            return PocketSphinxStream(slot, generation, self._changed)
+
+    def check(self, timeout: float) -> str | None:
+        """See the contract: by a free worker if there is one, else by one that waits for audio.
+
+        While all are at work, it is enough that each has begun or said something recently.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._changed.wait_for(lambda: self._fault() or self._idle(), timeout)
+            fault, idle = self._fault(), self._idle()
+            if fault or not idle:
+                return fault
+            replies = idle.replies
+            idle.put(Probe())
+            self._changed.wait_for(
+                lambda: idle.replies > replies or idle.state is not State.WORKING,
+                deadline - time.monotonic(),
+            )
+            if idle.replies > replies:
+                return None
+            if idle.state is State.WORKING:
+                return f"a recogniser did not answer within {timeout:g} s"
+            return self._fault() or "a recogniser died while it was checked"
+
+    def shutdown(self) -> None:
+        """See the contract; streams that are still open fail with ``shutting_down``."""
+        with self._changed:
+            self._down = True
+            for slot in self._slots:
+                slot.stop()
+        for slot in self._slots:
+            slot.join()
+
+    def _started(self) -> bool:
+        states = [slot.state for slot in self._slots]
+        return State.DOWN in states or all(state is State.WAITING for state in states)
+
+    def _idle(self) -> Slot | None:
+        waiting = [slot for slot in self._slots if slot.state is State.WAITING]
+        return min(waiting, key=lambda slot: slot.taken, default=None)
+
+    def _fault(self) -> str | None:
+        if self._down:
+            return "the engine was shut down"
+        for slot in self._slots:
+            silent = time.monotonic() - slot.active_at
+            if slot.fault:
+                return slot.fault
+            if slot.state is not State.WAITING and silent > _SILENT_S:
+                return f"a recogniser has said nothing for {silent:.0f} s"
+        return None

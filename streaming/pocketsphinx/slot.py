@@ -1,0 +1,214 @@
+"""One slot of the engine: a worker process, the thread that listens to it, and who has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from enum import IntEnum
+from multiprocessing.connection import Connection, Pipe
+
+from ..engine import Failed, Sink
+from .wire import Audio, Command, End, Open, Reply
+
+_COMMAND = (sys.executable, "-P", "-m", "voxlive.streaming.pocketsphinx.worker")
+_LONGEST_WAIT_S = 30.0
+_LAST_WORDS_S = 2.0
+_DIED = Failed(
+    "engine_failed", "the recogniser of this session died; a new one has been started: start again"
+)
+_SHUT_DOWN = Failed("shutting_down", "the server is shutting down")
+
+
+class State(IntEnum):
+    """Of a slot's worker, the readiest first. DOWN: its last start failed, the next one is due."""
+
+    WAITING = 0
+    STARTING = 1
+    WORKING = 2
+    DOWN = 3
+
+
+class Slot:
+    """A worker and the stream that has it; a worker that ends is replaced at once.
+
+    ``changed`` is the engine's one lock. It guards everything here, is held while a sink is called,
+    and is notified of every reply. A slot that was left in the middle of a command is free all the
+    same: ``take`` then kills its worker, and the new stream's audio waits for the next one.
+    """
+
+    def __init__(self, number: int, changed: threading.Condition) -> None:
+        self.state = State.STARTING
+        self.fault: str | None = None
+        self.replies = 0
+        self.active_at = time.monotonic()
+        self.waiting = 0
+        self._changed = changed
+        self._sink: Sink | None = None
+        self._generation = 0
+        self._commands: deque[Command] = deque()
+        self._doing: Command | None = None
+        self._ending = _DIED
+        self._replacing = False
+        self._stopped = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(
+            target=self._run, name=f"pocketsphinx-{number}", daemon=True
+        )
+        self._thread.start()
+
+    # Called under the lock.
+
+    @property
+    def taken(self) -> bool:
+        """Whether a stream has it."""
+        return self._sink is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process, unless one is about to be started."""
+        return self._process.pid if self._process else None
+
+    def take(self, sink: Sink, *, drafts: bool) -> int:
+        """Give the slot to a stream; its generation, by which it is known from now on."""
+        self._generation += 1
+        self._sink = sink
+        self._ending = _DIED
+        if isinstance(self._doing, Audio | End):
+            self._replacing = True
+            self._kill()
+        self.put(Open(self._generation, drafts))
+        return self._generation
+
+    def has(self, generation: int) -> bool:
+        """Whether the stream of this generation still has the slot."""
+        return self.taken and generation == self._generation
+
+    def put(self, command: Command) -> None:
+        """Hand the worker a command, after those that wait already."""
+        self._commands.append(command)
+        if isinstance(command, Audio):
+            self.waiting += len(command.pcm) // 2
+        self._pump()
+
+    def leave(self) -> None:
+        """The stream is gone: no message for it any more."""
+        self._sink = None
+        self._commands.clear()
+        self.waiting = 0
+
+    def give_up(self, ending: Failed) -> None:
+        """Fail the stream with this message and end the worker."""
+        self._ending = ending
+        self._replacing = False
+        if self._process:
+            self._kill()
+        else:
+            self._end_stream()
+
+    def stop(self) -> None:
+        """End the stream and the worker, and start no other."""
+        self._stopped.set()
+        self.give_up(_SHUT_DOWN)
+
+    # Called without the lock.
+
+    def join(self) -> None:
+        """Wait until the worker and the thread of a stopped slot are gone."""
+        self._thread.join()
+
+    # The slot's thread.
+
+    def _run(self) -> None:
+        wait = 1.0
+        while not self._stopped.is_set():
+            replies = self.replies
+            ending = self._live()
+            fault = ending if self.replies == replies else None
+            self._bury(fault)
+            if not fault:
+                wait = 1.0
+            else:
+                self._stopped.wait(wait)
+                wait = min(2 * wait, _LONGEST_WAIT_S)
+
+    def _live(self) -> str:
+        """A worker's life, from its start to its end; how it ended."""
+        ours, theirs = Pipe()
+        with ours:
+            with theirs:
+                fd = theirs.fileno()
+                command = (*_COMMAND, str(fd))
+                try:
+                    process = subprocess.Popen(
+                        command, pass_fds=[fd], stdin=subprocess.DEVNULL, start_new_session=True
+                    )
+                except OSError as error:
+                    return f"a recogniser's process cannot be started: {error}"
+            with process:
+                self._adopt(process, ours)
+                with suppress(EOFError, OSError):
+                    while True:
+                        self._hear(ours.recv())
+                # Let it come to its end by itself, for its exit code.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_LAST_WORDS_S)
+                process.kill()
+        return f"a recogniser's process ended with {process.returncode} while it was starting"
+
+    def _adopt(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
+        with self._changed:
+            self._process, self._connection = process, connection
+            self.active_at = time.monotonic()
+            if self._stopped.is_set():
+                self._kill()
+
+    def _hear(self, reply: Reply) -> None:
+        with self._changed:
+            if self._replacing:
+                return
+            self.replies += 1
+            self.active_at = time.monotonic()
+            if reply.message is None:
+                self.state, self.fault, self._doing = State.WAITING, None, None
+                self._pump()
+            elif self._sink and reply.generation == self._generation:
+                self._sink(reply.message)
+            self._changed.notify_all()
+
+    def _bury(self, fault: str | None) -> None:
+        """After a worker's end: fail its stream, unless that waits for the next worker."""
+        with self._changed:
+            self._process = self._connection = self._doing = None
+            self.state, self.fault = (State.DOWN if fault else State.STARTING), fault
+            if not self._replacing:
+                self._end_stream()
+            self._replacing = False
+            self._changed.notify_all()
+
+    # Under the lock again.
+
+    def _end_stream(self) -> None:
+        sink = self._sink
+        self.leave()
+        if sink:
+            sink(self._ending)
+
+    def _pump(self) -> None:
+        if self.state is State.WAITING and self._commands and self._connection:
+            self._doing = command = self._commands.popleft()
+            if isinstance(command, Audio):
+                self.waiting -= len(command.pcm) // 2
+            self.state = State.WORKING
+            self.active_at = time.monotonic()
+            # A worker that has just died is noticed by the thread that listens to it.
+            with suppress(OSError):
+                self._connection.send(command)
+
+    def _kill(self) -> None:
+        if self._process:
+            self._process.kill()

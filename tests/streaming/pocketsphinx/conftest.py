@@ -1,0 +1,41 @@
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from voxlive.streaming.options import EngineOptions
+from voxlive.streaming.pocketsphinx import load
+from voxlive.streaming.pocketsphinx.decode import Recognizer
+from voxlive.streaming.pocketsphinx.engine import PocketSphinxEngine
+
+
+@pytest.fixture(scope="session")
+def recognizer() -> Recognizer:
+    return Recognizer()
+
+
+@pytest.fixture(scope="session")
+def _engines() -> Iterator[Callable[[int], PocketSphinxEngine]]:
+    loaded: dict[int, PocketSphinxEngine] = {}
+
+    def of(slots: int) -> PocketSphinxEngine:
+        if slots not in loaded:
+            loaded[slots] = load("pocketsphinx", EngineOptions(max_sessions=slots))
+        return loaded[slots]
+
+    yield of
+    for engine in loaded.values():
+        engine.shutdown()
+
+
+@pytest.fixture
+def engine(_engines: Callable[[int], PocketSphinxEngine]) -> Iterator[PocketSphinxEngine]:
+    """Two slots, free before and after the test."""
+    yield _engines(2)
+    assert _engines(2).in_use == 0
+
+
+@pytest.fixture
+def single(_engines: Callable[[int], PocketSphinxEngine]) -> Iterator[PocketSphinxEngine]:
+    """One slot, free before and after the test."""
+    yield _engines(1)
+    assert _engines(1).in_use == 0
