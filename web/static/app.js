@@ -120,12 +120,19 @@ class App {
     if (message.type === "words") {
       transcript.words(message.segment, message.words);
       this.#saved = false;
-    } else if (message.type === "draft") transcript.drafted(message.segment, message.text);
-    else if (message.type === "speech_started") transcript.speechStarted(message.t);
+    } else if (message.type === "draft") {
+      transcript.drafted(message.segment, message.text, this.#reached());
+    } else if (message.type === "speech_started") transcript.speechStarted(message.t);
     else if (message.type === "segment") this.#captions.announce(message.text);
     else if (message.type === "error") this.#notice.show(liveAdvice(message));
     else return;
     this.#render();
+  }
+
+  /** About where the engine is, in the transcript's time. */
+  #reached() {
+    const { seconds = 0, behind = 0 } = this.#recording ?? {};
+    return this.#duration + seconds - behind;
   }
 
   /** @param {import("./link.js").Gap} gap */

@@ -46,7 +46,7 @@ export class Dock {
     byId("toggle-text").textContent = button;
     this.#toggle.disabled = state === "finishing" || state === "uploading";
     if (state === "listening") this.#heardAt = performance.now();
-    if (toggle === "start") this.level(0, true);
+    if (toggle === "start" || state === "finishing") this.level(0, true);
   }
 
   /** The line beside the state. @param {string} text */
@@ -65,7 +65,7 @@ export class Dock {
     const lag = `${behind.toFixed(1)} s behind`;
     const parts = [
       clock(seconds),
-      behind > LATE_S ? `falling back: ${lag}` : lag,
+      behind > LATE_S ? `running late: ${lag}` : lag,
       silent ? "no sound arrives: is the microphone muted?" : language,
     ];
     this.detail(parts.filter(Boolean).join(" · "));

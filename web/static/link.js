@@ -228,7 +228,7 @@ export class Link {
     }
     if (this.#next < this.#ring.end) {
       if (performance.now() - this.#flowed > STALL_MS) session.abort("lost");
-      else if (this.#stopping) this.#later(50, () => this.#pump());
+      else this.#later(50, () => this.#pump());
     } else if (this.#stopping) {
       this.#told = true;
       session.stop();

@@ -158,7 +158,8 @@ export function captureAdvice(kind) {
 
 /** @param {string} name of the file @param {number} status @param {string} said by the server */
 export function uploadAdvice(name, status, said) {
-  const steps = [said && `The server says: ${said}.`, UPLOAD[status] ?? "The server's log says more."].filter(Boolean);
+  const quoted = said && `The server says: ${said.replace(/\.$/, "")}.`;
+  const steps = [quoted, UPLOAD[status] ?? "The server's log says more."].filter(Boolean);
   return { title: `${name} was not transcribed`, steps };
 }
 

@@ -111,7 +111,7 @@ export class Recording {
   /** @param {Int16Array} pcm @param {number} peak */
   #heard(pcm, peak) {
     this.#link?.push(pcm);
-    this.#listener.level(peak);
+    if (!this.#finishing && !this.#over) this.#listener.level(peak);
   }
 
   /** @param {State} state */

@@ -7,6 +7,7 @@
 
 export const PARAGRAPH_PAUSE_S = 1.5; // a pause this long begins a new paragraph
 const PARAGRAPH_CHARS = 600; // a longer paragraph ends with its segment
+const UNWORDED = 100; // beginnings of speech that are remembered while no word comes
 
 /**
  * @typedef {import("./live.js").Word} Word
@@ -26,7 +27,8 @@ export class Transcript {
   draft = null;
   /** What it was made of and with, for the JSON file. @type {Record<string, unknown>} */
   about = {};
-  #speechAt = 0;
+  /** @type {number[]} where speech began, since the last word */
+  #begun = [];
 
   get empty() {
     return this.segments.length === 0 && this.items.length === 0;
@@ -43,7 +45,7 @@ export class Transcript {
 
   /** @param {number} t */
   speechStarted(t) {
-    this.#speechAt = t;
+    if (this.#begun.push(t) > UNWORDED) this.#begun.shift();
   }
 
   /** @param {string} key the segment @param {Word[]} words */
@@ -58,18 +60,26 @@ export class Transcript {
       segment.words.push(word);
       this.#show(word, fresh);
     }
+    const heard = words.at(-1)?.end ?? 0;
+    this.#begun = this.#begun.filter((t) => t > heard);
     if (this.draft?.key === key) this.#consume(words.map((word) => word.text).join(""));
   }
 
-  /** Replaces the draft. @param {string} key the segment @param {string} text */
-  drafted(key, text) {
+  /**
+   * Replaces the draft.
+   * @param {string} key the segment
+   * @param {string} text
+   * @param {number} upto about where the engine is: speech that began later is not in the draft
+   */
+  drafted(key, text, upto = Infinity) {
     if (text.trim() === "") {
       this.draft = null;
       return;
     }
     const last = this.items.at(-1);
     const heard = last?.kind === "paragraph" ? last.end : -Infinity;
-    const start = Math.max(this.#speechAt, heard);
+    const begun = this.#begun.findLast((t) => t <= upto) ?? this.#begun[0] ?? 0;
+    const start = Math.max(begun, heard);
     const apart = last?.kind !== "paragraph" || start - heard >= PARAGRAPH_PAUSE_S;
     this.draft = { key, text, start, apart };
   }
@@ -77,13 +87,15 @@ export class Transcript {
   /** Something happened at this place. @param {number} at @param {string} text */
   mark(at, text) {
     this.items.push({ kind: "mark", at, text });
+    if (this.draft) this.draft.apart = true;
   }
 
   /** No words will replace the draft any more: it stays, told apart from what was confirmed. */
   keepDraft() {
     if (this.draft === null) return;
-    this.mark(this.draft.start, `Heard but not confirmed: ${this.draft.text.trim()}`);
+    const { start, text } = this.draft;
     this.draft = null;
+    this.mark(start, `Heard but not confirmed: ${text.trim()}`);
   }
 
   /** @param {Word} word @param {boolean} fresh whether it begins a segment */
@@ -106,7 +118,7 @@ export class Transcript {
   #consume(text) {
     const draft = /** @type {Draft} */ (this.draft);
     const rest = draft.text.startsWith(text) ? draft.text.slice(text.length) : "";
-    this.drafted(draft.key, rest);
+    this.drafted(draft.key, rest, draft.start);
   }
 }
 

@@ -69,6 +69,33 @@ async def test_pauses_are_paragraphs_and_drafts_follow_the_words(server):
     assert (shown["count"], shown["segments"]) == (4, 3)
 
 
+async def test_a_draft_begins_where_the_engine_is_and_outlives_a_mark(server):
+    shown = await run(
+        server,
+        """
+        const t = new modules.Transcript();
+        t.words("a/0", [{text: "One", start: 0.3, end: 0.5, p: null}]);
+        t.speechStarted(4.0);
+        t.speechStarted(9.0);
+        t.drafted("a/1", " two", 5.0);
+        const late = t.draft.start;
+        t.drafted("a/1", " two", 11.0);
+        const now = t.draft.start;
+        t.words("a/1", [{text: " two", start: 4.2, end: 9.5, p: null}]);
+        t.drafted("a/2", " three", 11.0);
+        const before = t.draft.apart;
+        t.mark(10, "lost");
+        const after = t.draft.apart;
+        t.keepDraft();
+        return {late, now, before, after, draft: t.draft, last: t.items.at(-1).text};
+        """,
+    )
+    assert (shown["late"], shown["now"]) == (4.0, 9.0)
+    assert (shown["before"], shown["after"]) == (False, True)
+    assert shown["draft"] is None
+    assert shown["last"] == "Heard but not confirmed: three"
+
+
 async def test_subtitles_are_readable(server):
     sentences = (
         "The train to the airport leaves in fifteen minutes, and the platform has been changed. "
