@@ -90,6 +90,7 @@ async def test_what_the_ring_keeps_is_sent_again_and_the_rest_is_told(server):
         (gap,) = await told(page, "resumed")
         # 60 s were taken and 30 are kept; of the first 10, the last 5 may not have arrived.
         assert gap == {"at": 30, "lost": 25, "replayed": 0, "code": gap["code"]}
+        await page.wait_for_function("() => link.behind === 0")
         await speak(page, "doctor")
         await page.evaluate("link.stop()")
         assert await told(page, "ended") == [None, 0]
