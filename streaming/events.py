@@ -64,6 +64,14 @@ class SegmentClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class UtteranceEnded:
+    """The speaker paused, or no audio came for long: all that was said until then has been told.
+
+    It follows the segment that this closed, and comes where there were no words as well.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Flushed:
     """Everything sent before the flush with this marker has been said."""
 
@@ -99,6 +107,7 @@ Event = (
     | Words
     | Draft
     | SegmentClosed
+    | UtteranceEnded
     | Flushed
     | Lag
     | SessionError

@@ -32,6 +32,7 @@ from .events import (
     SessionError,
     SpeechStarted,
     SpeechStopped,
+    UtteranceEnded,
 )
 from .held import HeldAudio
 from .ingest import BadAudio
@@ -102,7 +103,7 @@ class Session:
         self._outbox = Outbox(MAX_EVENTS)
         self._transcript = Transcript()
         self._held = HeldAudio()
-        self._markers: dict[int, str | None] = {}
+        self._markers: dict[int, Event | None] = {}
         self._marker = 0
         self._final: int | None = None
         self._fed_upto = 0
@@ -171,7 +172,7 @@ class Session:
                     case bytes(data):
                         await self._hear(self._ingest.push(data))
                     case _Flush(marker):
-                        self._bring_out(marker)
+                        self._bring_out(Flushed(marker))
                     case _Stop():
                         await self._hear(self._ingest.finish())
                         self._finish()
@@ -193,7 +194,7 @@ class Session:
                 async with asyncio.timeout(self._stall_s):
                     return await self._inbox.get()
             except TimeoutError:
-                self._bring_out(None)
+                self._bring_out(UtteranceEnded())
         return await self._inbox.get()
 
     async def _hear(self, audio: AsyncIterator[Samples]) -> None:
@@ -227,16 +228,17 @@ class Session:
                 case Stopped(at):
                     self._emit(SpeechStopped(at))
                 case Paused():
-                    self._stream.end_utterance(self._mark(None))
+                    self._stream.end_utterance(self._mark(UtteranceEnded()))
 
-    def _mark(self, name: str | None) -> int:
+    def _mark(self, then: Event | None) -> int:
+        """A marker, and the event to tell once it has been reached."""
         self._marker += 1
-        self._markers[self._marker] = name
+        self._markers[self._marker] = then
         return self._marker
 
-    def _bring_out(self, name: str | None) -> None:
+    def _bring_out(self, then: Event) -> None:
         self._act(self._gate.flush(self.received))
-        self._stream.flush(self._mark(name))
+        self._stream.flush(self._mark(then))
 
     def _finish(self) -> None:
         self._stopped = True
@@ -271,11 +273,9 @@ class Session:
                 self._end(SessionError(code, text))
 
     def _reached(self, marker: int) -> None:
-        name = self._markers.pop(marker)
         self._emit(self._transcript.draft(""))
         self._emit(self._transcript.close())
-        if name is not None:
-            self._emit(Flushed(name))
+        self._emit(self._markers.pop(marker))
         if marker == self._final:
             self._end(*filter(None, [self._epitaph]))
 

@@ -32,6 +32,7 @@ from voxlive.streaming.events import (
     SessionError,
     SpeechStarted,
     SpeechStopped,
+    UtteranceEnded,
     Word,
     Words,
 )
@@ -192,6 +193,17 @@ async def test_a_pause_closes_a_segment_and_stop_brings_the_tail(service: Servic
     assert isinstance(events[-1], SessionClosed)
 
 
+async def test_every_pause_ends_an_utterance_with_words_or_without(service: Service) -> None:
+    session = service.open(SessionOptions(PCM, GateOptions(min_silence_ms=100)))
+    await session.push(pcm(np.concatenate([tone(2), silence(1), tone(0.2), silence(1)])))
+    await session.stop()
+    told = Words | SegmentClosed | SpeechStopped | UtteranceEnded
+    kinds = [type(event) async for event in session.events() if isinstance(event, told)]
+    assert kinds[kinds.index(SegmentClosed) :] == [
+        *(SegmentClosed, UtteranceEnded, SpeechStopped, UtteranceEnded),
+    ]
+
+
 async def test_silence_is_never_fed(service: Service, engine: CountingEngine) -> None:
     session = service.open(SessionOptions(PCM, GateOptions()))
     await session.push(pcm(silence(30)))
@@ -207,9 +219,9 @@ async def test_a_client_that_falls_silent_in_mid_speech_gets_its_words(service: 
     session = service.open(SessionOptions(PCM, GateOptions(), stall_s=0.05))
     await session.push(pcm(tone(2.2)))
     async for event in session.events():
-        if isinstance(event, SegmentClosed):
-            assert event.text == "w1 w2"
+        if isinstance(event, UtteranceEnded):
             break
+    assert session.text == "w1 w2"
     await session.push(pcm(tone(1.0)))
     await session.stop()
     assert [event.text async for event in session.events() if isinstance(event, Words)] == [" w3"]

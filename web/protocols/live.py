@@ -19,6 +19,7 @@ from ...streaming.events import (
     SessionError,
     SpeechStarted,
     SpeechStopped,
+    UtteranceEnded,
     Word,
     Words,
 )
@@ -159,6 +160,8 @@ class LiveProtocol:
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed(samples):
                 return self._done(samples)
+            case UtteranceEnded():
+                return []
             case _:
                 return [self._plain(event)]
 
