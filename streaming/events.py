@@ -65,10 +65,12 @@ class SegmentClosed:
 
 @dataclass(frozen=True, slots=True)
 class UtteranceEnded:
-    """The speaker paused, or no audio came for long: all that was said until then has been told.
+    """The speaker paused, or no audio came for long: all words before sample ``upto`` were told.
 
     It follows the segment that this closed, and comes where there were no words as well.
     """
+
+    upto: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,7 @@ class Session:
                 async with asyncio.timeout(self._stall_s):
                     return await self._inbox.get()
             except TimeoutError:
-                self._bring_out(UtteranceEnded())
+                self._bring_out(UtteranceEnded(self.received))
         return await self._inbox.get()
 
     async def _hear(self, audio: AsyncIterator[Samples]) -> None:
@@ -228,7 +228,7 @@ class Session:
                 case Stopped(at):
                     self._emit(SpeechStopped(at))
                 case Paused():
-                    self._stream.end_utterance(self._mark(UtteranceEnded()))
+                    self._stream.end_utterance(self._mark(UtteranceEnded(self.fed + self.skipped)))
 
     def _mark(self, then: Event | None) -> int:
         """A marker, and the event to tell once it has been reached."""

@@ -198,10 +198,14 @@ async def test_every_pause_ends_an_utterance_with_words_or_without(service: Serv
     await session.push(pcm(np.concatenate([tone(2), silence(1), tone(0.2), silence(1)])))
     await session.stop()
     told = Words | SegmentClosed | SpeechStopped | UtteranceEnded
-    kinds = [type(event) async for event in session.events() if isinstance(event, told)]
+    events = [event async for event in session.events() if isinstance(event, told)]
+    kinds = [type(event) for event in events]
     assert kinds[kinds.index(SegmentClosed) :] == [
         *(SegmentClosed, UtteranceEnded, SpeechStopped, UtteranceEnded),
     ]
+    stops = [event.at for event in of(SpeechStopped, events)]
+    ends = [event.upto for event in of(UtteranceEnded, events)]
+    assert stops[0] <= ends[0] < stops[1] <= ends[1]
 
 
 async def test_silence_is_never_fed(service: Service, engine: CountingEngine) -> None:
