@@ -70,8 +70,8 @@ class Slot:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process, unless one is about to be started."""
-        return self._process.pid if self._process else None
+        """The worker's process; None while it is being replaced."""
+        return self._process.pid if self._process and not self._replacing else None
 
     def take(self, sink: Sink, *, drafts: bool) -> int:
         """Give the slot to a stream; its generation, by which it is known from now on."""
@@ -173,10 +173,10 @@ class Slot:
                 return
             self.replies += 1
             self.active_at = time.monotonic()
-            if reply.message is None:
+            if reply.ready:
                 self.state, self.fault, self._doing = State.WAITING, None, None
                 self._pump()
-            elif self._sink and reply.generation == self._generation:
+            if reply.message and self._sink and reply.generation == self._generation:
                 self._sink(reply.message)
             self._changed.notify_all()
 

@@ -1,8 +1,7 @@
 """What an engine and its worker processes say to each other.
 
-Strictly in turn: the worker asks for a command by ``Reply(generation, None)``, and answers it with
-any number of messages and the next such reply. So at most one command is in the pipe, and a write
-finds a reader that waits for it.
+Strictly in turn: a command is answered by one or more replies, the last of which asks for the next
+command. So at most one command is in the pipe, and a write finds a reader that waits for it.
 """
 
 from __future__ import annotations
@@ -45,10 +44,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Something for the stream of that generation, or None: ready for the next command."""
+    """A message for the stream of that generation; ``ready``: the next command may come."""
 
     generation: int
-    message: Message | None = None
+    message: Message | None
+    ready: bool
 
 
 Command = Open | Audio | End | Probe

@@ -38,14 +38,18 @@ def serve(connection: Connection, recognizer: Recognizer) -> None:
     """Ask for commands and answer them; raises EOFError or OSError when the socket closes."""
     generation = 0
     listener = Listener(recognizer, drafts=False)
+    message: Message | None = None
     while True:
-        connection.send(Reply(generation))
+        connection.send(Reply(generation, message, ready=True))
         command: Command = connection.recv()
         if isinstance(command, Open):
             generation = command.generation
             listener = Listener(recognizer, drafts=command.drafts)
-        for message in _answers(command, listener, recognizer):
-            connection.send(Reply(generation, message))
+        message = None
+        for following in _answers(command, listener, recognizer):
+            if message:
+                connection.send(Reply(generation, message, ready=False))
+            message = following
 
 
 def _answers(command: Command, listener: Listener, recognizer: Recognizer) -> Iterable[Message]:
