@@ -34,7 +34,6 @@ class LiveEndpoints:
                 log.warning("refused a page of %r; see --allow-origin", socket.headers["origin"])
                 await socket.close()
                 return
-            await socket.accept()
             info = self._service.engine.info
             live = LiveSocket(socket, self._service, protocol(socket.query_params, info))
             task = asyncio.current_task()

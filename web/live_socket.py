@@ -8,11 +8,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..streaming.clock import seconds
 from ..streaming.engine import EngineError, EngineFull
 from ..streaming.ingest import BadAudio
+from ..streaming.options import SessionOptions
 from ..streaming.service import Service
 from ..streaming.session import Session
 from .protocols.contract import (
@@ -25,6 +28,7 @@ from .protocols.contract import (
     Protocol,
     ProtocolError,
     Refuse,
+    Reply,
     Stop,
 )
 
@@ -38,7 +42,7 @@ _Args = TypeVarTuple("_Args")
 
 
 class LiveSocket:
-    """One accepted connection. Three tasks: frames in, events out, and the protocol's ticks."""
+    """One connection from its handshake on, in three tasks: frames in, events out, ticks."""
 
     def __init__(self, socket: WebSocket, service: Service, protocol: Protocol) -> None:
         self._socket = socket
@@ -71,10 +75,7 @@ class LiveSocket:
             await self._free()
 
     async def _converse(self) -> None:
-        info = self._service.engine.info
-        if self._service.engine.in_use >= info.capacity:
-            raise EngineFull(info.capacity)
-        await self._say(self._protocol.connected)
+        await self._shake_hands()
         tasks = [asyncio.create_task(work) for work in (self._listen(), self._report())]
         if self._protocol.tick_s:
             tasks.append(asyncio.create_task(self._keep_ticking(self._protocol.tick_s)))
@@ -87,10 +88,33 @@ class LiveSocket:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _shake_hands(self) -> None:
+        """A client that cannot be served is told so before or right after it is accepted."""
+        options = self._protocol.at_once()
+        info = self._service.engine.info
+        if options:
+            self._session = self._service.open(options)
+        elif self._service.engine.in_use >= info.capacity:
+            raise EngineFull(info.capacity)
+        await self._accept()
+        await self._say(self._protocol.connected)
+        if options and self._session:
+            await self._opened_with(self._session, options)
+
+    async def _accept(self) -> None:
+        welcome = self._protocol.welcome(self._socket.scope["subprotocols"])
+        headers = [(name.encode(), value.encode()) for name, value in welcome.headers.items()]
+        await self._send(self._socket.accept(welcome.subprotocol, headers))
+
+    async def _opened_with(self, session: Session, options: SessionOptions) -> None:
+        log.info("session %s opened at %s", session.id, self._socket.url.path)
+        await self._say(self._protocol.opened, session.id, options)
+        self._opened.set_result(session)
+
     async def _listen(self) -> None:
         """Frames in, until the client is gone."""
         while True:
-            message = await self._socket.receive()
+            message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 return
             frame: str | bytes = message["text"] if "text" in message else message["bytes"]
@@ -101,15 +125,23 @@ class LiveSocket:
             for action in self._protocol.received(frame):
                 await self._do(action)
 
+    async def _receive(self) -> Message:
+        patience_s = self._protocol.patience_s
+        try:
+            async with asyncio.timeout(patience_s):
+                return await self._socket.receive()
+        except TimeoutError as error:
+            raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
+
     async def _do(self, action: Action) -> None:
         match action:
             case Open(options):
-                self._session = session = self._service.open(options)
-                log.info("session %s opened at %s", session.id, self._socket.url.path)
-                await self._say(self._protocol.opened, session.id, options)
-                self._opened.set_result(session)
+                self._session = self._service.open(options)
+                await self._opened_with(self._session, options)
             case Refuse(code, message):
                 await self._say(self._protocol.refused, code, message)
+            case Reply(frame):
+                await self._say(list[Out], [frame])
             case Audio(data):
                 await (await self._opened).push(data)
             case Flush(marker):
@@ -142,7 +174,7 @@ class LiveSocket:
         for out in outs:
             if isinstance(out, Close):
                 await asyncio.sleep(out.wait_s)
-                await self._send(self._socket.close(out.code))
+                await self._send(self._socket.close(out.code, out.reason))
                 return True
         return False
 
@@ -162,7 +194,20 @@ class LiveSocket:
         await self._free()
         with contextlib.suppress(TimeoutError, WebSocketDisconnect):
             async with asyncio.timeout(_LAST_WORDS_S):
-                await self._say(self._protocol.failed, code, message)
+                if not await self._deny(code, message):
+                    await self._say(self._protocol.failed, code, message)
+
+    async def _deny(self, code: str, message: str) -> bool:
+        """Refuse the handshake, if that is still open and the protocol's way; else accept it."""
+        if self._socket.application_state is not WebSocketState.CONNECTING:
+            return False
+        denial = self._protocol.denied(code, message)
+        if denial is None:
+            await self._accept()
+            return False
+        response = JSONResponse(denial.body, denial.status, denial.headers)
+        await self._send(self._socket.send_denial_response(response))
+        return True
 
     async def _free(self) -> None:
         if self._session is not None:

@@ -34,6 +34,7 @@ from .contract import (
     Close,
     Open,
     Out,
+    Protocol,
     ProtocolError,
     Refuse,
     Stop,
@@ -48,7 +49,7 @@ _SPEAKER = 1
 _CLOSE_WAIT_S = 30.0
 
 
-class AsrProtocol:
+class AsrProtocol(Protocol):
     """One client of ``/asr``."""
 
     max_text: ClassVar[int] = MAX_TEXT

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 from typing import Protocol as _Protocol
 
@@ -71,21 +71,47 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the client at once with a text frame."""
+
+    frame: str
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Close the socket; ``wait_s`` is how long the client may take to do so itself."""
 
     code: int
     wait_s: float = 0.0
+    reason: str = ""
 
 
-Action = Open | Audio | Flush | Stop | Refuse
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """How a handshake is answered: the sub-protocol selected, and headers."""
+
+    subprotocol: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """How a handshake is refused: an HTTP response with a JSON body."""
+
+    status: int
+    body: Mapping[str, object]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Action = Open | Audio | Flush | Stop | Refuse | Reply
 Out = str | Close
 
 
 class Protocol(_Protocol):
     """One client's wire format. Pure: frames in and actions out, events in and text frames out.
 
-    Every method that returns ``Out`` is called in the order in which its result is sent.
+    Every method that returns ``Out`` is called in the order in which its result is sent. Those with
+    a body here may be left out.
     """
 
     max_text: ClassVar[int]
@@ -95,6 +121,26 @@ class Protocol(_Protocol):
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         """A client that connected with these query parameters to this engine."""
         ...
+
+    def welcome(self, _offered: Sequence[str]) -> Welcome:
+        """How to answer a handshake that offers these sub-protocols."""
+        return Welcome()
+
+    def at_once(self) -> SessionOptions | None:
+        """The session to open with the handshake, which may be refused with it.
+
+        Raises ProtocolError for bad parameters.
+        """
+        return None
+
+    def denied(self, _code: str, _message: str) -> Denial | None:
+        """What refuses the handshake; None: it is accepted, and the refusal told by ``failed``."""
+        return None
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long the client may now say nothing; None: for ever."""
+        return None
 
     def connected(self) -> list[Out]:
         """What is said first. Raises ProtocolError for bad parameters."""

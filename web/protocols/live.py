@@ -36,6 +36,7 @@ from .contract import (
     Flush,
     Open,
     Out,
+    Protocol,
     ProtocolError,
     Refuse,
     Stop,
@@ -52,7 +53,7 @@ _VAD = tuple(field.name for field in fields(GateOptions))
 _LONGEST_ID = 200
 
 
-class LiveProtocol:
+class LiveProtocol(Protocol):
     """One client of the native protocol."""
 
     max_text: ClassVar[int] = MAX_TEXT
