@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..vad.gate import WINDOW, Gate, OpenGate
+from ..vad.gate import Gate, OpenGate
 from ..vad.silero import VadError
 from .engine import EngineError
+from .hearing import AlwaysSpeech, Ear, Hearing
 from .ingest import open_ingest
-from .session import Ear, Session
+from .session import Session
 
 if TYPE_CHECKING:
     from ..vad.detector import VoiceDetector
-    from .engine import Engine, Samples
+    from .engine import Engine
     from .options import SessionOptions
 
 _TOLD = "the server is shutting down; what was heard so far is being finished"
-
-
-class AlwaysSpeech:
-    """The ear of a session without voice detection: every window is speech."""
-
-    def __init__(self) -> None:
-        self._rest = 0
-
-    async def push(self, samples: Samples) -> Samples:
-        """One probability of 1.0 for each 512-sample window that is complete."""
-        windows, self._rest = divmod(self._rest + len(samples), WINDOW)
-        return np.ones(windows, np.float32)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class Service:
@@ -65,6 +50,17 @@ class Service:
         session.start(stream, gate)
         self._sessions.add(session)
         return session
+
+    async def renew(self, session: Session, options: SessionOptions, marker: str) -> None:
+        """Hear what follows with these options for audio and gate; see ``Session.renew``.
+
+        The stream stays, and with it what ``options.stream`` was when the session was opened.
+        """
+        await session.renew(partial(self._listen, options), marker)
+
+    def _listen(self, options: SessionOptions, trail: int, at: int) -> Hearing:
+        ingest, ear = open_ingest(options.audio), self._ear(options)
+        return Hearing(ingest, ear, Gate(options.gate, trail, at) if options.gate else OpenGate(at))
 
     def _ear(self, options: SessionOptions) -> Ear:
         if options.gate is None:

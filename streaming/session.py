@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..vad.gate import Feed, Paused, Skip, Started, Stopped
 from ..vad.silero import VadError
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..vad.gate import Action, Gate, OpenGate
     from .engine import Message, Samples, Stream
     from .events import Event
+    from .hearing import Ear, Listen
     from .ingest import Ingest
 
 log = logging.getLogger(__name__)
@@ -56,20 +57,14 @@ _LAG_EVERY_S = 1.0
 _LAG_STEP_S = 0.1
 
 
-class Ear(Protocol):
-    """Hears speech: a voice detector's lane, or a null one that takes everything for speech."""
-
-    async def push(self, samples: Samples) -> Samples:
-        """The probabilities of the windows that these samples complete."""
-        ...
-
-    def close(self) -> None:
-        """Free what it holds. May be called twice."""
-        ...
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    marker: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Flush:
+class _Renew:
+    listen: Listen
     marker: str
 
 
@@ -99,7 +94,7 @@ class Session:
         self._stall_s = stall_s
         self._on_done = done
         self._loop = asyncio.get_running_loop()
-        self._inbox: asyncio.Queue[bytes | _Flush | _Stop] = asyncio.Queue(MAX_COMMANDS)
+        self._inbox: asyncio.Queue[bytes | _Flush | _Renew | _Stop] = asyncio.Queue(MAX_COMMANDS)
         self._outbox = Outbox(MAX_EVENTS)
         self._transcript = Transcript()
         self._held = HeldAudio()
@@ -132,6 +127,14 @@ class Session:
         """Bring out all words so far; ``Flushed(marker)`` follows them. The session goes on."""
         if not self._stopped:
             await self._inbox.put(_Flush(marker))
+
+    async def renew(self, listen: Listen, marker: str) -> None:
+        """End the speech so far as ``stop`` does, and hear what follows in another way.
+
+        ``Flushed(marker)`` stands between what is told of either; the stream and the clock go on.
+        """
+        if not self._stopped:
+            await self._inbox.put(_Renew(listen, marker))
 
     async def stop(self) -> None:
         """No more audio: the tail comes out, then ``SessionClosed``. May be called twice."""
@@ -173,6 +176,9 @@ class Session:
                         await self._hear(self._ingest.push(data))
                     case _Flush(marker):
                         self._bring_out(Flushed(marker))
+                    case _Renew(listen, marker):
+                        await self._hear(self._ingest.finish())
+                        await self._renew(listen, Flushed(marker))
                     case _Stop():
                         await self._hear(self._ingest.finish())
                         self._finish()
@@ -187,7 +193,7 @@ class Session:
             log.exception("session %s failed", self.id)
             self._end(SessionError("internal", "the server failed in this session; start again"))
 
-    async def _next(self) -> bytes | _Flush | _Stop:
+    async def _next(self) -> bytes | _Flush | _Renew | _Stop:
         """The next command; when none comes in mid-speech, what was heard is brought out."""
         if self._gate.speaking:
             try:
@@ -240,6 +246,17 @@ class Session:
         self._act(self._gate.flush(self.received))
         self._stream.flush(self._mark(then))
 
+    async def _renew(self, listen: Listen, then: Event) -> None:
+        self._act(self._gate.finish(self.received))
+        mark = self._mark(then)
+        self._stream.flush(mark)
+        while mark in self._markers:
+            self._room.clear()
+            await self._room.wait()
+        self._ingest.close()
+        self._ear.close()
+        self._ingest, self._ear, self._gate = listen(self._stream.trail, self.received)
+
     def _finish(self) -> None:
         self._stopped = True
         self._act(self._gate.finish(self.received))
@@ -276,6 +293,7 @@ class Session:
         self._emit(self._transcript.draft(""))
         self._emit(self._transcript.close())
         self._emit(self._markers.pop(marker))
+        self._room.set()
         if marker == self._final:
             self._end(*filter(None, [self._epitaph]))
 

@@ -105,9 +105,9 @@ class _Phase(Enum):
 class _Cursor:
     """What every gate keeps: the windows seen and the samples dealt with."""
 
-    def __init__(self) -> None:
-        self._end = 0  # end of the last window
-        self._done = 0  # every sample before this one has been fed or skipped
+    def __init__(self, at: int = 0) -> None:
+        self._end = at  # end of the last window
+        self._done = at  # every sample before this one has been fed or skipped
         self._phase = _Phase.QUIET
 
     @property
@@ -149,11 +149,12 @@ class _Cursor:
 class Gate(_Cursor):
     """One session's gate. ``trail`` is what the engine needs to hear after speech, in samples.
 
+    Its first window begins at sample ``at``.
     Held back are never more than ``longest_hold`` samples, and the window that is not complete.
     """
 
-    def __init__(self, options: GateOptions, trail: int) -> None:
-        super().__init__()
+    def __init__(self, options: GateOptions, trail: int, at: int = 0) -> None:
+        super().__init__(at)
         self._threshold = options.threshold
         self._exit_threshold = options.exit_threshold
         self._min_speech = options.min_speech_ms * _PER_MS
@@ -161,8 +162,8 @@ class Gate(_Cursor):
         self._pre_roll = options.pre_roll_ms * _PER_MS
         self._trail = trail
         self._onset: int | None = None  # the candidate's
-        self._voiced = 0  # end of the last window that counted as speech
-        self._flushed = 0  # no onset lies before the last flush
+        self._voiced = at  # end of the last window that counted as speech
+        self._flushed = at  # no onset lies before the last flush
 
     @property
     def longest_hold(self) -> int:
@@ -262,7 +263,7 @@ class OpenGate(_Cursor):
         return actions
 
     def _open(self, upto: int) -> list[Action]:
-        if self._phase is _Phase.SPEECH or not upto:
+        if self._phase is _Phase.SPEECH or upto == self._done:
             return self._feed(upto)
         self._phase = _Phase.SPEECH
-        return [Started(0), *self._feed(upto)]
+        return [Started(self._done), *self._feed(upto)]

@@ -183,6 +183,64 @@ def test_every_sample_is_fed_or_skipped_once(
     ]
 
 
+@settings(max_examples=40, deadline=None)
+@given(SPANS, SPANS)
+def test_a_renewal_parts_all_that_is_told_and_loses_nothing(
+    before: list[tuple[bool, int]], after: list[tuple[bool, int]]
+) -> None:
+    first, second = (
+        np.concatenate(
+            [np.zeros(0, np.float32), *(np.full(n, 0.5 * loud, np.float32) for loud, n in spans)]
+        )
+        for spans in (before, after)
+    )
+
+    async def run() -> tuple[list[Event], CountingStream, int]:
+        engine = CountingEngine()
+        service = Service(engine, VoiceDetector(LoudnessModel()))
+        session = service.open(SessionOptions(PCM, GateOptions(), stall_s=60))
+        await session.push(pcm(first))
+        floats = SessionOptions(AudioFormat("f32le"), GateOptions(min_speech_ms=0))
+        await service.renew(session, floats, "now")
+        await session.push(second.astype("<f4").tobytes())
+        await session.stop()
+        events = [event async for event in session.events()]
+        await service.aclose()
+        return events, engine.streams[0], session.fed + session.skipped
+
+    events, stream, heard = asyncio.run(run())
+    audio = np.concatenate([first, second])
+    assert heard == len(audio)
+    assert events[-1] == SessionClosed(len(audio))
+    for at, samples in stream.fed:
+        np.testing.assert_allclose(samples, audio[at : at + len(samples)], atol=1e-4)
+    cut = events.index(Flushed("now"))
+    for part, earliest, latest in (
+        (events[:cut], 0, len(first)),
+        (events[cut:], len(first), len(audio)),
+    ):
+        marks = [event for event in part if isinstance(event, SpeechStarted | SpeechStopped)]
+        assert [type(mark) for mark in marks] == [SpeechStarted, SpeechStopped] * (len(marks) // 2)
+        assert all(earliest <= mark.at <= latest for mark in marks)
+        words = [word for event in of(Words, part) for word in event.words]
+        assert all(earliest <= word.start < word.end <= latest for word in words)
+
+
+async def test_a_renewal_may_turn_the_voice_detector_off_and_ends_with_its_session(
+    service: Service,
+) -> None:
+    session = service.open(SessionOptions(PCM, GateOptions()))
+    await session.push(pcm(silence(2)))
+    await service.renew(session, OPEN, "all of it")
+    await session.push(pcm(silence(2)))
+    await session.stop()
+    await service.renew(session, OPEN, "too late")
+    events = [event async for event in session.events()]
+    assert of(SpeechStarted, events) == [SpeechStarted(2 * SAMPLE_RATE)]
+    assert session.text == "w1 w2"
+    assert of(Flushed, events) == [Flushed("all of it")]
+
+
 async def test_a_pause_closes_a_segment_and_stop_brings_the_tail(service: Service) -> None:
     session = service.open(SessionOptions(PCM, GateOptions()))
     await session.push(pcm(np.concatenate([tone(2), silence(1), tone(1.5)])))
