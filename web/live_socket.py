@@ -28,6 +28,7 @@ from .protocols.contract import (
     Protocol,
     ProtocolError,
     Refuse,
+    Renew,
     Reply,
     Stop,
 )
@@ -146,6 +147,8 @@ class LiveSocket:
                 await (await self._opened).push(data)
             case Flush(marker):
                 await (await self._opened).flush(marker)
+            case Renew(options, marker):
+                await self._service.renew(await self._opened, options, marker)
             case Stop():
                 await (await self._opened).stop()
 

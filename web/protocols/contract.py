@@ -58,6 +58,17 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """End the speech so far, bring out its words, and hear what follows with these options.
+
+    ``Flushed(marker)`` stands between what is told of either. ``options.stream`` cannot change.
+    """
+
+    options: SessionOptions
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The last audio has been sent."""
 
@@ -103,7 +114,7 @@ class Denial:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Action = Open | Audio | Flush | Stop | Refuse | Reply
+Action = Open | Audio | Flush | Renew | Stop | Refuse | Reply
 Out = str | Close
 
 
