@@ -36,7 +36,10 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people."""
+    """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people.
+
+    ``delays_ms`` are those that a stream may choose; none where the model has no delay of its own.
+    """
 
     engine: str
     model: str
@@ -45,6 +48,7 @@ class EngineInfo:
     languages: tuple[str, ...]
     default_delay_ms: int | None = None
     note: str | None = None
+    delays_ms: range = range(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,15 @@ def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
     except BaseException:
         thread.shutdown()
         raise
-    info = EngineInfo("voxtral", _known_as(name), device, capacity, LANGUAGES, delay_ms)
+    info = EngineInfo(
+        "voxtral",
+        _known_as(name),
+        device,
+        capacity,
+        LANGUAGES,
+        delay_ms,
+        delays_ms=_delays_ms(model),
+    )
     engine = VoxtralEngine(model, _vocabulary(checkpoint.tekken), info, thread, _free_bytes)
     fault = engine.check(timeout=600)
     if fault:
@@ -63,6 +71,11 @@ def _delay_ms(checkpoint: Checkpoint, asked: int | None) -> int:
     if asked is not None and (asked % token_ms or asked <= 0):
         raise UnsupportedOption(f"the delay must be a multiple of {token_ms} ms, not {asked}")
     return asked or config.delay_tokens * token_ms
+
+
+def _delays_ms(model: Model) -> range:
+    token_ms = round(1000 * model.config.token_seconds)
+    return range(token_ms, token_ms * model.decoder.max_delay_tokens + 1, token_ms)
 
 
 def _use_device(asked: str | None) -> str:

@@ -266,5 +266,6 @@ def test_capacity_is_measured_where_nobody_asks(folder: Path) -> None:
     try:
         assert engine.info.capacity >= 1
         assert engine.info.default_delay_ms == 480
+        assert engine.info.delays_ms == range(80, 2401, 80)
     finally:
         engine.shutdown()
