@@ -1,0 +1,69 @@
+"""Write a random Voxtral Realtime checkpoint of the real shape, to load a server with.
+
+    python benchmarks/random_checkpoint.py /tmp/random-4b
+    voxlive serve --model /tmp/random-4b
+
+It says nothing sensible, at exactly the real model's cost: 8.9 GB in bf16, in mlx-audio's layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+from engine_step import SHAPES, random_weights
+
+from voxlive.checkpoints.config import VoxtralConfig
+from voxlive.training.golden.layouts import LAYOUTS, write_json
+from voxlive.training.golden.weights import shapes
+
+SPECIAL = 1000
+NAMED = {1: "<s>", 2: "</s>", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"}
+
+
+def tekken(config: VoxtralConfig) -> dict[str, object]:
+    """A tokenizer file of the config's size whose tokens are made-up words."""
+    size = config.decoder.vocab_size
+    words = [
+        bytes([rank]) if rank < 256 else f" w{rank}".encode() for rank in range(size - SPECIAL)
+    ]
+    return {
+        "config": {"default_vocab_size": size, "default_num_special_tokens": SPECIAL},
+        "special_tokens": [
+            {"rank": rank, "token_str": NAMED.get(rank, f"<SPECIAL_{rank}>"), "is_control": True}
+            for rank in range(SPECIAL)
+        ],
+        "vocab": [
+            {"rank": rank, "token_bytes": base64.b64encode(word).decode()}
+            for rank, word in enumerate(words)
+        ],
+    }
+
+
+def write(folder: Path, shape: str) -> None:
+    """Config, weights in bf16 and tokenizer; the layout needs no tensor turned or reordered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, style = SHAPES[shape], LAYOUTS["mlx-audio"]
+    weights, _ = random_weights(config, "bf16")
+    tensors = {style.names(name): weights.take(name) for name in shapes(config)}
+    mx.save_safetensors(str(folder / style.weights_file), tensors)
+    write_json(folder / style.config_file, style.config(config))
+    (folder / "tekken.json").write_text(json.dumps(tekken(config)))
+
+
+def main() -> int:
+    """Write one checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="full")
+    args = parser.parse_args()
+    write(args.folder, args.shape)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
