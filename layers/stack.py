@@ -76,17 +76,17 @@ class Stack:
             block=block,
             dtype=weights.dtype,
         )
-        self._attention = ATTENTIONS[attention or default_attention()](
-            AttentionShape(
-                heads=shape.heads,
-                kv_heads=shape.kv_heads,
-                head_dim=shape.head_dim,
-                window=shape.window,
-                ring=self.rings.ring,
-                block=block,
-                rope_theta=shape.rope_theta,
-            )
+        attended = AttentionShape(
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            window=shape.window,
+            ring=self.rings.ring,
+            block=block,
+            rope_theta=shape.rope_theta,
         )
+        name = attention or default_attention(attended, weights.dtype)
+        self._attention = ATTENTIONS[name](attended)
 
     def view(self, rows: Sequence[int], n: int, batch: int) -> View:
         """See ``Rings.view``."""

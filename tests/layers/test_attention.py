@@ -1,37 +1,76 @@
+from dataclasses import dataclass
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from voxlive.layers.attention import ATTENTIONS, AttentionShape
+from voxlive.layers.attention import ATTENTIONS, AttentionShape, default_attention
 from voxlive.layers.rings import Rings
 
-HEADS, KV_HEADS, DIM, WINDOW, CHUNK, BLOCK = 6, 2, 8, 20, 12, 4
 THETA = 10_000.0
+HAS_CUDA = mx.cuda.is_available()
 
 
-def rings(slots=3, window=WINDOW, chunk=CHUNK):
-    return Rings(
-        layers=1,
-        kv_heads=KV_HEADS,
-        head_dim=DIM,
-        rope_theta=THETA,
-        window=window,
-        chunk=chunk,
-        slots=slots,
-        block=BLOCK,
-        dtype=mx.float32,
+@dataclass(frozen=True)
+class Case:
+    """An implementation, a shape, and how long streams are fed in how large steps."""
+
+    name: str
+    heads: int
+    kv_heads: int
+    dim: int
+    window: int
+    block: int
+    chunk: int
+    dtype: mx.Dtype = mx.float32
+    length: int = 150
+
+    @property
+    def width(self):
+        return (self.heads + 2 * self.kv_heads) * self.dim
+
+    def rings(self, slots=3):
+        return Rings(
+            layers=1,
+            kv_heads=self.kv_heads,
+            head_dim=self.dim,
+            rope_theta=THETA,
+            window=self.window,
+            chunk=self.chunk,
+            slots=slots,
+            block=self.block,
+            dtype=self.dtype,
+        )
+
+    def attention(self, held, name=None):
+        shape = AttentionShape(
+            self.heads, self.kv_heads, self.dim, self.window, held.ring, held.block, THETA
+        )
+        return ATTENTIONS[name or self.name](shape)
+
+
+PLAIN = [Case("gather", 6, 2, 8, 20, 4, chunk) for chunk in (1, 3, 12)]
+CUDA = [
+    pytest.param(
+        Case("cuda", heads, kv_heads, dim, window, block, chunk, dtype, length),
+        marks=pytest.mark.skipif(not HAS_CUDA, reason="needs an NVIDIA GPU"),
     )
-
-
-def attention(name, held, window=WINDOW):
-    return ATTENTIONS[name](
-        AttentionShape(HEADS, KV_HEADS, DIM, window, held.ring, held.block, THETA)
+    for heads, kv_heads, dim in ((4, 4, 64), (8, 2, 128), (6, 2, 64), (5, 1, 128))
+    for window, block, chunk, length in (
+        (20, 16, 1, 150),
+        (20, 16, 12, 150),
+        (70, 32, 4, 250),
+        (70, 32, 37, 250),
+        (600, 32, 8, 1500),
     )
+    for dtype in ((mx.bfloat16, mx.float16) if chunk == 12 else (mx.bfloat16,))
+]
 
 
 def rotated(x, positions):
     """x [n, heads, dim] with pairs turned by position * theta^(-2i/dim), in float64."""
-    angle = positions[:, None, None] * THETA ** (-np.arange(0, DIM, 2) / DIM)
+    dim = x.shape[-1]
+    angle = positions[:, None, None] * THETA ** (-np.arange(0, dim, 2) / dim)
     even, odd = x[..., ::2], x[..., 1::2]
     turned = (
         even * np.cos(angle) - odd * np.sin(angle),
@@ -40,46 +79,85 @@ def rotated(x, positions):
     return np.stack(turned, axis=-1).reshape(x.shape)
 
 
-def reference(qkv, window=WINDOW):
-    """Context [n, heads * dim] of one whole stream, position by position."""
-    x = qkv.astype(np.float64).reshape(len(qkv), HEADS + 2 * KV_HEADS, DIM)
-    positions = np.arange(len(qkv))
-    q = rotated(x[:, :HEADS], positions)
-    k = rotated(x[:, HEADS : HEADS + KV_HEADS], positions)
-    v = x[:, HEADS + KV_HEADS :]
-    out = np.zeros_like(q)
-    for p in positions:
-        seen = slice(max(0, p - window + 1), p + 1)
-        for head in range(HEADS):
-            scores = k[seen, head // 3] @ q[p, head] / np.sqrt(DIM)
-            weight = np.exp(scores - scores.max())
-            out[p, head] = weight / weight.sum() @ v[seen, head // 3]
-    return out.reshape(len(qkv), HEADS * DIM)
+def reference(case, qkv):
+    """Context [n, heads * dim] of one whole stream, in float64."""
+    heads, kv_heads = case.heads, case.kv_heads
+    x = qkv.astype(np.float64).reshape(len(qkv), heads + 2 * kv_heads, case.dim)
+    at = np.arange(len(qkv))
+    q, k = rotated(x[:, :heads], at), rotated(x[:, heads : heads + kv_heads], at)
+    k, v = (np.repeat(part, heads // kv_heads, axis=1) for part in (k, x[:, heads + kv_heads :]))
+    scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(case.dim)
+    seen = (at <= at[:, None]) & (at > at[:, None] - case.window)
+    scores = np.where(seen, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("hqk,khd->qhd", weights, v).reshape(len(qkv), heads * case.dim)
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
-@pytest.mark.parametrize("chunk", [1, 3, 12])
-def test_rows_of_different_age_each_see_exactly_their_window(name, chunk):
-    streams = np.random.default_rng(0).normal(size=(3, 150, (HEADS + 2 * KV_HEADS) * DIM))
-    streams = streams.astype(np.float32)
-    held = rings()
-    attend, done = attention(name, held), [[], [], []]
+def drawn(case):
+    """Three streams, rounded to the case's dtype."""
+    streams = np.random.default_rng(0).normal(size=(3, case.length, case.width))
+    return mx.array(streams.astype(np.float32)).astype(case.dtype)
+
+
+def attended(case, streams, name=None):
+    """Each stream's context from steps in which rows of different age come and go."""
+    held = case.rings()
+    attend, done = case.attention(held, name), [[], [], []]
     at, turn = [0, 0, 0], 0
-    while min(at) < 150:
-        rows = [slot for slot in range(3) if at[slot] < 150 and (turn % (slot + 1) == 0)][::-1]
+    while min(at) < case.length:
+        rows = [s for s in range(3) if at[s] < case.length and (turn % (s + 1) == 0)][::-1]
         turn += 1
         if not rows:
             continue
-        n = min(chunk, *(150 - at[slot] for slot in rows))
-        new = mx.array(np.stack([streams[slot, at[slot] : at[slot] + n] for slot in rows]))
-        padding = mx.zeros((1, n, new.shape[-1]))
+        n = min(case.chunk, *(case.length - at[slot] for slot in rows))
+        new = mx.stack([streams[slot, at[slot] : at[slot] + n] for slot in rows])
+        padding = mx.zeros((1, n, case.width), case.dtype)
         view = held.view(rows, n, len(rows) + 1, all_blocks=attend.all_blocks)
         plan = attend.plan(view.start, view.write, view.blocks)
         context, held.pools[0] = attend(mx.concatenate([new, padding]), held.pools[0], plan)
+        mx.eval(context)
         held.advance(rows, n)
-        for slot, part in zip(rows, np.array(context), strict=False):
+        for slot, part in zip(rows, np.array(context.astype(mx.float32)), strict=False):
             done[slot].append(part)
             at[slot] += n
-    for slot in range(3):
-        error = np.abs(np.concatenate(done[slot]) - reference(streams[slot])).max()
-        assert error < 1e-5
+    return [np.concatenate(parts) for parts in done]
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_rows_of_different_age_each_see_exactly_their_window(case):
+    streams = drawn(case)
+    with mx.stream(mx.cpu):  # float32 products on a GPU may be rounded to fewer bits
+        contexts = attended(case, streams)
+    for got, stream in zip(contexts, np.array(streams), strict=True):
+        assert np.abs(got - reference(case, stream)).max() < 1e-5
+
+
+@pytest.mark.parametrize("case", CUDA)
+def test_a_kernel_is_as_exact_as_plain_operations(case):
+    """Of half-precision numbers; beside the same steps in plain MLX and beside float64."""
+    streams = drawn(case)
+    kernel, plain = attended(case, streams), attended(case, streams, "gather")
+    for got, other, stream in zip(kernel, plain, np.array(streams.astype(mx.float32)), strict=True):
+        want = reference(case, stream)
+        error, usual = np.abs(got - want), np.abs(other - want)
+        assert np.isfinite(got).all()
+        assert error.max() <= 2 * usual.max()
+        assert error.mean() <= 1.2 * usual.mean()
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason="needs an NVIDIA GPU")
+def test_a_kernel_says_what_it_does_not_take():
+    held = CUDA[0].values[0].rings()
+    attend = CUDA[0].values[0].attention(held)
+    view = held.view([0], 1, 1, all_blocks=True)
+    with pytest.raises(TypeError, match="float32"):
+        attend(mx.zeros((1, 1, 768)), held.pools[0], attend.plan(*view))
+
+
+def test_the_default_takes_every_shape_and_dtype():
+    for case in PLAIN:
+        held = case.rings()
+        shape = case.attention(held).shape
+        for dtype in (mx.float32, mx.bfloat16):
+            assert default_attention(shape, dtype) == "gather"
