@@ -4,8 +4,8 @@ import { CaptureError } from "./capture.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
 import { Engine, languageName } from "./engine.js";
-import { copy, download, stamp, toText } from "./exports.js";
 import { Job, setUpFiles } from "./files.js";
+import { Keeper } from "./keeper.js";
 import {
   brokenText,
   captureAdvice,
@@ -14,7 +14,7 @@ import {
   liveAdvice,
   uploadAdvice,
 } from "./messages.js";
-import { confirmed, EngineCard, Notice, setUpMenu, setUpSettings } from "./panels.js";
+import { confirmed, EngineCard, Notice, setUpSettings } from "./panels.js";
 import { Recording } from "./recording.js";
 import { load, save } from "./settings.js";
 import { dress, setUpTheme } from "./theme.js";
@@ -28,6 +28,7 @@ class App {
   #settings = load();
   #transcript = new Transcript();
   #captions = new Captions(byId("captions"), byId("paragraphs"), byId("jump"), byId("announcer"));
+  #keeper = new Keeper(() => this.#transcript);
   #dock = new Dock();
   #notice = new Notice();
   #card = new EngineCard();
@@ -41,22 +42,21 @@ class App {
   #recording = null;
   #duration = 0; // of everything in the transcript, in seconds
   #language = "";
-  #name = ""; // of the files to download
-  #saved = true; // since the last change
 
   start() {
     byId("host").textContent = location.host;
     byId("toggle").addEventListener("click", () => this.#toggle());
     addEventListener("keydown", (event) => this.#key(event));
     byId("clear").addEventListener("click", () => this.#clear());
-    byId("copy").addEventListener("click", () => this.#copy());
     byId("source").addEventListener("change", () => this.#chooseSource());
-    setUpMenu((format) => this.#download(format));
     setUpSettings(this.#settings, () => dress(this.#settings));
-    setUpFiles(() => this.#free, (file) => void this.#transcribe(file));
+    setUpFiles(
+      () => this.#free,
+      (file) => void this.#transcribe(file),
+    );
     setUpTheme(this.#settings);
     addEventListener("beforeunload", (event) => {
-      if (this.#recording !== null || !this.#saved) event.preventDefault();
+      if (this.#recording !== null || !this.#keeper.saved) event.preventDefault();
     });
     navigator.mediaDevices?.addEventListener("devicechange", () => this.#listSources());
     setInterval(() => this.#tick(), TICK_MS);
@@ -74,7 +74,10 @@ class App {
     else void this.#recording.stop();
   }
 
-  /** The space bar starts and stops while nothing else has the focus. @param {KeyboardEvent} event */
+  /**
+   * The space bar starts and stops while nothing else has the focus.
+   * @param {KeyboardEvent} event
+   */
   #key(event) {
     if (event.key !== " " || event.repeat || event.target !== document.body) return;
     if (document.querySelector("dialog[open]")) return;
@@ -104,7 +107,7 @@ class App {
   #ready({ model, engine, device, language }) {
     const now = new Date();
     if (this.#transcript.empty) {
-      this.#name = `voxlive-${stamp(now)}`;
+      this.#keeper.nameAfter(now);
       this.#transcript.about = { created: now.toISOString(), engine, model, device, language };
     } else {
       this.#transcript.mark(this.#duration, `Started again at ${now.toLocaleTimeString()}`);
@@ -119,7 +122,7 @@ class App {
     const transcript = this.#transcript;
     if (message.type === "words") {
       transcript.words(message.segment, message.words);
-      this.#saved = false;
+      this.#keeper.saved = false;
     } else if (message.type === "draft") {
       transcript.drafted(message.segment, message.text, this.#reached());
     } else if (message.type === "speech_started") transcript.speechStarted(message.t);
@@ -151,7 +154,8 @@ class App {
     const cancelled = failure?.code === "aborted";
     if (failure === null || cancelled) this.#transcript.draft = null;
     else if (failure.code !== "capture") this.#fail(failure, missing);
-    const ended = failure !== null && !cancelled ? "error" : this.#transcript.empty ? "idle" : "stopped";
+    const ended =
+      failure !== null && !cancelled ? "error" : this.#transcript.empty ? "idle" : "stopped";
     this.#enter(ended);
     this.#render();
     void this.#engine.ask();
@@ -189,9 +193,13 @@ class App {
     return this.#recording === null && this.#state !== "uploading";
   }
 
-  /** Its transcript takes the place of the one shown, so that its times begin at zero. @param {File} file */
+  /**
+   * Its transcript takes the place of the one shown, so that its times begin at zero.
+   * @param {File} file
+   */
   async #transcribe(file) {
-    if (!(await this.#mayDrop(`The transcript of ${file.name} will take its place.`, "Replace"))) return;
+    if (!(await this.#mayDrop(`The transcript of ${file.name} will take its place.`, "Replace")))
+      return;
     this.#notice.hide();
     this.#enter("uploading");
     try {
@@ -212,42 +220,27 @@ class App {
     const { engine, model, device } = this.#health ?? {};
     const { duration, language = null } = answer;
     const created = new Date().toISOString();
-    this.#transcript.about = { created, file: file.name, duration, engine, model, device, language };
-    this.#name = file.name.replace(/\.[^.]*$/, "");
+    this.#transcript.about = {
+      created,
+      file: file.name,
+      duration,
+      engine,
+      model,
+      device,
+      language,
+    };
+    this.#keeper.name = file.name.replace(/\.[^.]*$/, "");
     this.#duration = duration;
     for (const [index, words] of segmentsOf(answer).entries()) {
       this.#transcript.words(`file/${index}`, words);
     }
     if (this.#transcript.empty) this.#transcript.mark(0, `No speech was found in ${file.name}.`);
-    this.#saved = false;
+    this.#keeper.saved = false;
     this.#speak(language);
     this.#render();
   }
 
   // The transcript
-
-  async #copy() {
-    try {
-      await copy(toText(this.#transcript));
-      this.#saved = true;
-      this.#say("copy-text", "Copied");
-    } catch (error) {
-      if (!(error instanceof DOMException)) throw error;
-      this.#say("copy-text", "Refused");
-    }
-  }
-
-  /** A word on a button, for a moment. @param {string} id @param {string} text */
-  #say(id, text) {
-    byId(id).textContent = text;
-    setTimeout(() => (byId(id).textContent = "Copy"), 2000);
-  }
-
-  /** @param {string} format */
-  #download(format) {
-    download(this.#transcript, format, this.#name);
-    this.#saved = true;
-  }
 
   async #clear() {
     if (await this.#mayDrop("It cannot be brought back.", "Clear")) {
@@ -259,7 +252,7 @@ class App {
   /** @param {string} why @param {string} yes */
   async #mayDrop(why, yes) {
     if (this.#transcript.empty) return true;
-    const unsaved = this.#saved ? "" : "It has not been downloaded or copied. ";
+    const unsaved = this.#keeper.saved ? "" : "It has not been downloaded or copied. ";
     return confirmed("Clear this transcript?", unsaved + why, yes);
   }
 
@@ -267,7 +260,7 @@ class App {
     this.#transcript = new Transcript();
     this.#captions.clear();
     this.#duration = 0;
-    this.#saved = true;
+    this.#keeper.saved = true;
     this.#notice.hide();
     this.#render();
   }
@@ -295,7 +288,7 @@ class App {
     const bare = empty && draft === null;
     byId("welcome").hidden = !bare || this.#recording !== null;
     byId("waiting").hidden = !bare || this.#state !== "listening";
-    for (const id of ["copy", "download-open"]) byId(id).disabled = empty;
+    this.#keeper.enable(!empty);
     byId("clear").disabled = empty || active;
   }
 
@@ -315,7 +308,10 @@ class App {
     this.#card.show(health, this.#language);
   }
 
-  /** The language of the captions, as the page says it and as their markup does. @param {string | null} tag */
+  /**
+   * The language of the captions, as the page says it and as their markup does.
+   * @param {string | null} tag
+   */
   #speak(tag) {
     this.#language = languageName(tag);
     byId("paragraphs").lang = tag ?? "";

@@ -21,14 +21,19 @@ export class CaptureError extends Error {
 
 /** Whether the sound of a tab or of the system can be shared here. */
 export function canShare() {
-  return navigator.mediaDevices?.getDisplayMedia !== undefined && !/Firefox|Mobi/.test(navigator.userAgent);
+  return (
+    navigator.mediaDevices?.getDisplayMedia !== undefined &&
+    !/Firefox|Mobi/.test(navigator.userAgent)
+  );
 }
 
 /** The microphones; they have names only once the page may use one. */
 export async function microphones() {
   const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
   const aliases = ["default", "communications"];
-  return devices.filter((device) => device.kind === "audioinput" && !aliases.includes(device.deviceId));
+  return devices.filter(
+    (device) => device.kind === "audioinput" && !aliases.includes(device.deviceId),
+  );
 }
 
 export class Capture {
@@ -43,7 +48,10 @@ export class Capture {
   /** @type {() => void} */
   #flushed = () => {};
 
-  /** Call it in the click itself: some browsers let no sound begin later. @param {CaptureListener} listener */
+  /**
+   * Call it in the click itself: some browsers let no sound begin later.
+   * @param {CaptureListener} listener
+   */
   constructor(listener) {
     if (globalThis.AudioWorkletNode === undefined) throw new CaptureError("unsupported");
     this.#listener = listener;
@@ -63,7 +71,11 @@ export class Capture {
     }
   }
 
-  /** Goes on with another source, in the same recording. @param {Settings} settings @throws {CaptureError} */
+  /**
+   * Goes on with another source, in the same recording.
+   * @param {Settings} settings
+   * @throws {CaptureError}
+   */
   async use(settings) {
     const stream = await (settings.source === "display" ? shared() : microphone(settings));
     if (this.#context.state === "closed") return stopTracks(stream);
@@ -167,7 +179,9 @@ async function reason({ name, message }) {
   if (/system/i.test(message)) return "system";
   try {
     const permission = { name: /** @type {PermissionName} */ ("microphone") };
-    return (await navigator.permissions.query(permission)).state === "prompt" ? "dismissed" : "refused";
+    return (await navigator.permissions.query(permission)).state === "prompt"
+      ? "dismissed"
+      : "refused";
   } catch {
     return "refused"; // This browser does not tell the two apart.
   }

@@ -15,11 +15,19 @@ const LATE_S = 3; // worth saying so
 /** @type {Record<State, {status: string, button: string, toggle: "start" | "stop"}>} */
 const STATES = {
   idle: { status: "Ready", button: "Start", toggle: "start" },
-  asking: { status: "Answer the browser’s question to allow the sound", button: "Cancel", toggle: "stop" },
+  asking: {
+    status: "Answer the browser’s question to allow the sound",
+    button: "Cancel",
+    toggle: "stop",
+  },
   connecting: { status: "Connecting…", button: "Cancel", toggle: "stop" },
   listening: { status: "Listening", button: "Stop", toggle: "stop" },
   reconnecting: { status: "Reconnecting…", button: "Stop", toggle: "stop" },
-  finishing: { status: "Finishing… the last words are on their way", button: "Finishing…", toggle: "stop" },
+  finishing: {
+    status: "Finishing… the last words are on their way",
+    button: "Finishing…",
+    toggle: "stop",
+  },
   uploading: { status: "Transcribing", button: "Start", toggle: "start" },
   stopped: { status: "Stopped", button: "Start", toggle: "start" },
   error: { status: "Not listening", button: "Start", toggle: "start" },

@@ -12,7 +12,10 @@ export function toText(transcript) {
   return blocks.length === 0 ? "" : `${blocks.join("\n\n")}\n`;
 }
 
-/** Everything that is known, as it came: times in seconds, p null where unknown. @param {Transcript} transcript */
+/**
+ * Everything that is known, as it came: times in seconds, p null where unknown.
+ * @param {Transcript} transcript
+ */
 export function toJson(transcript) {
   const segments = transcript.segments.map((segment, id) => ({
     id,
@@ -53,12 +56,6 @@ export function download(transcript, format, name) {
   link.download = `${name}.${format}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
-}
-
-/** A moment, for a file's name. @param {Date} date */
-export function stamp(date) {
-  const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString();
-  return local.slice(0, 16).replace("T", "-").replace(":", "");
 }
 
 /** To the clipboard. Off secure origins only the old command works. @param {string} text */

@@ -4,7 +4,10 @@ import { Upload } from "./upload.js";
 
 const TICK_MS = 500;
 
-/** @param {() => boolean} allowed whether a file is welcome now @param {(file: File) => void} chosen */
+/**
+ * @param {() => boolean} allowed whether a file is welcome now
+ * @param {(file: File) => void} chosen
+ */
 export function setUpFiles(allowed, chosen) {
   const input = byId("file");
   const drop = byId("drop");

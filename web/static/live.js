@@ -128,7 +128,10 @@ export class LiveSession {
   }
 }
 
-/** Whether the session ends for this; a shutdown still brings out the rest first. @param {any} error */
+/**
+ * Whether the session ends for this; a shutdown still brings out the rest first.
+ * @param {any} error
+ */
 function ends({ fatal, code }) {
   return fatal || code === "shutting_down";
 }

@@ -166,13 +166,17 @@ export function uploadAdvice(name, status, said) {
 /** Why there is no microphone on an origin that is not secure. @param {Location} location */
 export function insecureAdvice({ host, hostname, port }) {
   const at = port || "80";
+  const local = `\`http://localhost:${at}\``;
+  const tunnel = `\`ssh -L ${at}:localhost:${at} ${hostname}\``;
+  const proxy = `\`caddy reverse-proxy --from ${hostname} --to localhost:${at}\``;
   return {
     title: "The browser gives this page no microphone",
     steps: [
-      `Browsers allow it on https pages and on localhost only; this page came over plain http from ${host}.`,
-      `On the machine that runs the server, open \`http://localhost:${at}\`.`,
-      `From another one, run \`ssh -L ${at}:localhost:${at} ${hostname}\` and open \`http://localhost:${at}\` there.`,
-      `For everyone, put https in front of it: \`caddy reverse-proxy --from ${hostname} --to localhost:${at}\`.`,
+      "Browsers allow it on https pages and on localhost only; " +
+        `this page came over plain http from ${host}.`,
+      `On the machine that runs the server, open ${local}.`,
+      `From another one, run ${tunnel} and open ${local} there.`,
+      `For everyone, put https in front of it: ${proxy}.`,
       "Uploading a file works here as it is.",
     ],
   };

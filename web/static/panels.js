@@ -1,4 +1,4 @@
-/** What lies over or beside the captions: the notice, the menu and the dialogs. */
+/** What lies over or beside the captions: the notice and the dialogs. */
 import { byId, make, rich } from "./dom.js";
 import { engineName, isBuiltIn, remark } from "./engine.js";
 import { save } from "./settings.js";
@@ -26,36 +26,6 @@ export class Notice {
   hide() {
     this.#box.hidden = true;
   }
-}
-
-/** The list of formats under the download button. @param {(format: string) => void} chosen */
-export function setUpMenu(chosen) {
-  const menu = byId("download");
-  const opener = byId("download-open");
-  const list = byId("download-list");
-  const open = (/** @type {boolean} */ wanted) => {
-    list.hidden = !wanted;
-    opener.setAttribute("aria-expanded", String(wanted));
-  };
-  opener.addEventListener("click", () => open(list.hidden));
-  list.addEventListener("click", (/** @type {any} */ { target }) => {
-    const format = target.closest("button")?.dataset.format;
-    if (!format) return;
-    open(false);
-    opener.focus();
-    chosen(format);
-  });
-  menu.addEventListener("keydown", (/** @type {KeyboardEvent} */ { key }) => {
-    if (key !== "Escape") return;
-    open(false);
-    opener.focus();
-  });
-  document.addEventListener("pointerdown", ({ target }) => {
-    if (!menu.contains(target)) open(false);
-  });
-  menu.addEventListener("focusout", (/** @type {FocusEvent} */ { relatedTarget }) => {
-    if (relatedTarget && !menu.contains(relatedTarget)) open(false);
-  });
 }
 
 /** Asks before something is lost. @param {string} title @param {string} text @param {string} yes */
@@ -88,8 +58,11 @@ export function setUpSettings(settings, changed) {
   };
   form.addEventListener("input", (/** @type {any} */ { target }) => {
     const value =
-      target.type === "checkbox" ? target.checked :
-      target.type === "range" ? target.valueAsNumber : target.value;
+      target.type === "checkbox"
+        ? target.checked
+        : target.type === "range"
+          ? target.valueAsNumber
+          : target.value;
     values[target.name] = value;
     save(settings);
     show();
@@ -113,14 +86,19 @@ export class EngineCard {
   show(health, language) {
     const loading = health?.status === "ok" && !health.ready;
     byId("engine-name").textContent =
-      health === null ? "Server not reached" :
-      loading ? `Loading ${health.model}…` : engineName(health);
+      health === null
+        ? "Server not reached"
+        : loading
+          ? `Loading ${health.model}…`
+          : engineName(health);
     this.#chip.dataset.health = loading ? "loading" : (health?.status ?? "failing");
     const note = remark(health);
     const builtIn = health !== null && isBuiltIn(health);
     byId("engine-limits").hidden = !builtIn;
     byId("note").hidden = note === "";
-    byId("note-title").textContent = builtIn ? "The built-in recogniser is running" : "Good to know";
+    byId("note-title").textContent = builtIn
+      ? "The built-in recogniser is running"
+      : "Good to know";
     byId("note-text").replaceChildren(...rich(note));
     byId("about-note").replaceChildren(...rich(note));
     byId("about-facts").replaceChildren(...(health === null ? [] : facts(health, language)));
@@ -138,5 +116,8 @@ function facts(health, language) {
     Places: `${health.in_use} of ${health.capacity} in use`,
     Version: `voxlive ${health.version}`,
   };
-  return Object.entries(rows).flatMap(([term, text]) => [make("dt", "", term), make("dd", "", text)]);
+  return Object.entries(rows).flatMap(([term, text]) => [
+    make("dt", "", term),
+    make("dd", "", text),
+  ]);
 }

@@ -89,7 +89,11 @@ function timed(runs) {
  * @param {string} text
  */
 function wrap(text) {
-  const tokens = text.trim().replace(/\s+/gu, " ").split(/(?<= )/u).flatMap(pieces);
+  const tokens = text
+    .trim()
+    .replace(/\s+/gu, " ")
+    .split(/(?<= )/u)
+    .flatMap(pieces);
   const greedy = fill(tokens, LINE);
   if (greedy.length !== 2) return greedy;
   let even = Math.ceil(width(tokens.join("")) / 2);
@@ -108,7 +112,10 @@ function fill(tokens, most) {
   return lines.map((line) => line.trimEnd());
 }
 
-/** Where lines may break: wide scripts and tokens over a line break anywhere. @param {string} token */
+/**
+ * Where lines may break: wide scripts and tokens over a line break anywhere.
+ * @param {string} token
+ */
 function pieces(token) {
   return WIDE.test(token) || width(token.trimEnd()) > LINE ? [...token] : [token];
 }
@@ -123,7 +130,7 @@ function width(text) {
 /** @param {number} seconds @param {string} point */
 function clock(seconds, point) {
   const ms = Math.round(seconds * 1000);
-  const two = (/** @type {number} */ n) => String(Math.floor(n)).padStart(2, "0");
-  const rest = String(ms % 1000).padStart(3, "0");
-  return `${two(ms / 3_600_000)}:${two((ms / 60_000) % 60)}:${two((ms / 1000) % 60)}${point}${rest}`;
+  const pad = (/** @type {number} */ n, size = 2) => String(Math.floor(n)).padStart(size, "0");
+  const [hours, minutes, whole] = [ms / 3_600_000, (ms / 60_000) % 60, (ms / 1000) % 60];
+  return `${pad(hours)}:${pad(minutes)}:${pad(whole)}${point}${pad(ms % 1000, 3)}`;
 }

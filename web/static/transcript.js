@@ -6,7 +6,7 @@
  */
 
 export const PARAGRAPH_PAUSE_S = 1.5; // a pause this long begins a new paragraph
-const PARAGRAPH_CHARS = 600; // a longer paragraph ends with its segment
+const PARAGRAPH_CHARS = 300; // a longer paragraph ends with its segment
 const UNWORDED = 100; // beginnings of speech that are remembered while no word comes
 
 /**
@@ -114,7 +114,10 @@ export class Transcript {
     }
   }
 
-  /** The draft follows the committed words: what has been committed leaves it. @param {string} text */
+  /**
+   * The draft follows the committed words: what has been committed leaves it.
+   * @param {string} text
+   */
   #consume(text) {
     const draft = /** @type {Draft} */ (this.draft);
     const rest = draft.text.startsWith(text) ? draft.text.slice(text.length) : "";

@@ -1,0 +1,82 @@
+/** Copying and downloading the transcript, and whether that has been done. */
+import { byId } from "./dom.js";
+import { copy, download, toText } from "./exports.js";
+
+const SAID_MS = 2000;
+
+export class Keeper {
+  /** Since the last change. */
+  saved = true;
+  /** Of the files, without an ending. */
+  name = "";
+  #current;
+  #label = byId("copy-text");
+
+  /** @param {() => import("./transcript.js").Transcript} current */
+  constructor(current) {
+    this.#current = current;
+    byId("copy").addEventListener("click", () => this.#copy());
+    setUpMenu((format) => {
+      download(this.#current(), format, this.name);
+      this.saved = true;
+    });
+  }
+
+  /** @param {boolean} wanted whether there is anything to keep */
+  enable(wanted) {
+    for (const id of ["copy", "download-open"]) byId(id).disabled = !wanted;
+  }
+
+  /** Names the files after a moment. @param {Date} date */
+  nameAfter(date) {
+    const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString();
+    this.name = `voxlive-${local.slice(0, 16).replace("T", "-").replace(":", "")}`;
+  }
+
+  async #copy() {
+    try {
+      await copy(toText(this.#current()));
+      this.saved = true;
+      this.#say("Copied");
+    } catch (error) {
+      if (!(error instanceof DOMException)) throw error;
+      this.#say("Refused");
+    }
+  }
+
+  /** A word on the button, for a moment. @param {string} text */
+  #say(text) {
+    this.#label.textContent = text;
+    setTimeout(() => (this.#label.textContent = "Copy"), SAID_MS);
+  }
+}
+
+/** The list of formats under the download button. @param {(format: string) => void} chosen */
+export function setUpMenu(chosen) {
+  const menu = byId("download");
+  const opener = byId("download-open");
+  const list = byId("download-list");
+  const open = (/** @type {boolean} */ wanted) => {
+    list.hidden = !wanted;
+    opener.setAttribute("aria-expanded", String(wanted));
+  };
+  opener.addEventListener("click", () => open(list.hidden));
+  list.addEventListener("click", (/** @type {any} */ { target }) => {
+    const format = target.closest("button")?.dataset.format;
+    if (!format) return;
+    open(false);
+    opener.focus();
+    chosen(format);
+  });
+  menu.addEventListener("keydown", (/** @type {KeyboardEvent} */ { key }) => {
+    if (key !== "Escape") return;
+    open(false);
+    opener.focus();
+  });
+  document.addEventListener("pointerdown", ({ target }) => {
+    if (!menu.contains(target)) open(false);
+  });
+  menu.addEventListener("focusout", (/** @type {FocusEvent} */ { relatedTarget }) => {
+    if (relatedTarget && !menu.contains(relatedTarget)) open(false);
+  });
+}
