@@ -32,8 +32,9 @@ _NOTE = (
 def default_capacity() -> int:
     """Two sessions per core that this process may use, and no more than 16.
 
-    A session that speaks without a pause takes 0.2 of a core on clean speech (draft 0.1, final pass
-    0.1) and up to 0.45 in noise, so two keep a core below one; 16 workers take 2.6 GB of memory.
+    Speech without a pause was measured to take 0.25 of a core when clean (draft 0.11, final pass
+    0.13) and 0.5 to 0.6 in noise 12 dB below it, so that two sessions that listen as much as they
+    speak keep a core below one. A worker has 165 MB, of which 16 are 2.6 GB.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))

@@ -64,8 +64,9 @@ def test_without_drafts_there_are_words_only(recognizer):
     assert list(listener.end(2)) == [Reached(2)]
 
 
-@pytest.mark.parametrize("step", [80, 1601, 7000, 10**6])
-@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize(
+    ("step", "drafts"), [(80, False), (1601, True), (7000, False), (10**6, True)]
+)
 def test_the_words_are_the_same_in_any_chunks(recognizer, step, drafts):
     pcm = pcm_of("pauses")[:32_000]
     expected = recognizer.words(pcm)[0]
@@ -99,16 +100,16 @@ def test_digital_silence_makes_progress_and_no_words(recognizer):
 @pytest.mark.parametrize("gap_s", [0.3, 2, 10])
 def test_times_follow_the_clock_across_a_pause(recognizer, gap_s):
     """The utterance ends at a pause of the clip, and the clock goes on without audio."""
-    pcm, gap = pcm_of("market"), int(gap_s * 16_000)
+    pcm, gap = pcm_of("pauses")[:64_000], int(gap_s * 16_000)
     alone = recognizer.words(pcm)[0]
-    (pause,) = clip("market").pauses
+    pause = clip("pauses").pauses[0]
     cut = int(sum(pause) / 2 * 16_000)
     listener = Listener(recognizer, drafts=False)
     first = words_of([*hear(listener, pcm[:cut], at=gap), *listener.end(1)])
     second = words_of([*hear(listener, pcm[cut:], at=2 * gap + cut), *listener.end(2)])
     compared = 0
     for words, shift in ((first, gap), (second, 2 * gap)):
-        assert len(words) > 4
+        assert len(words) > 3
         for word in words:
             same = [w for w in alone if f" {w.text}" == word.text]
             nearest = min((abs(w.start + shift - word.start) for w in same), default=None)
