@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from .asr import AsrProtocol
 from .contract import Protocol
+from .deepgram import DeepgramProtocol
 from .live import LiveProtocol
+from .mistral import MistralProtocol
 
 # A new protocol is one file and one line here.
 PROTOCOLS: dict[str, type[Protocol]] = {
     "/v1/live": LiveProtocol,
     "/asr": AsrProtocol,
+    "/v1/audio/transcriptions/realtime": MistralProtocol,
+    "/v1/listen": DeepgramProtocol,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Collection, Mapping
 from typing import TypeVar
@@ -59,6 +60,17 @@ def string(fields: Json, name: str, longest: int) -> str | None:
     if not isinstance(value, str) or not 0 < len(value) <= longest or not _encodable(value):
         raise ValueError(f'"{name}" must be a string of 1 to {longest} characters')
     return value
+
+
+def encoded(fields: Json, name: str) -> bytes:
+    """The bytes of a base64 string."""
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f'"{name}" must be a string of base64')
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError as error:
+        raise ValueError(f'"{name}" is not base64') from error
 
 
 def show(value: object) -> str:

@@ -1,0 +1,271 @@
+"""Deepgram's live transcription, ``WS /v1/listen``.
+
+The session opens with the handshake, whose query says all there is to say, so that what cannot be
+done is refused by HTTP. Words are final once: at a pause, at a Finalize, at the end, or when they
+have become five seconds of speech.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from ...streaming.clock import SAMPLE_RATE, seconds
+from ...streaming.engine import EngineInfo
+from ...streaming.events import (
+    Draft,
+    Event,
+    Flushed,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    UtteranceEnded,
+    Word,
+    Words,
+)
+from ...streaming.options import SessionOptions
+from . import deepgram_json as shapes
+from .contract import (
+    LONGEST_ERROR,
+    MAX_BINARY,
+    MAX_TEXT,
+    Action,
+    Audio,
+    Close,
+    Denial,
+    Flush,
+    Out,
+    Protocol,
+    Refuse,
+    Reply,
+    Stop,
+    Welcome,
+    close_code,
+)
+from .deepgram_gap import Gap
+from .deepgram_query import read
+from .fields import Json, parse, show
+
+_PATIENCE_S = 10.0
+_LONGEST_FINAL = 5 * SAMPLE_RATE
+_TICK_S = 0.1
+_LONGEST_REASON = 123
+_STATUS = {
+    "bad_parameter": 400,
+    "bad_audio": 400,
+    "unsupported_option": 400,
+    "server_full": 503,
+    "shutting_down": 503,
+}
+# The close codes and payloads that its clients know.
+_CLOSES = {"bad_audio": (1008, "DATA-0000"), "idle": (1011, "NET-0001")}
+
+
+class DeepgramProtocol(Protocol):
+    """One client of Deepgram's protocol."""
+
+    max_text: ClassVar[int] = MAX_TEXT
+    max_binary: ClassVar[int] = MAX_BINARY
+    tick_s: ClassVar[float | None] = _TICK_S
+
+    def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
+        self._params = params
+        self._info = info
+        self._request = str(uuid.uuid4())
+        self._created = shapes.now()
+        self._digest = hashlib.sha256()
+        self._ended = self._shutting_down = False
+        self._words: list[Word] = []  # committed and not yet in a final result
+        self._draft = ""
+        self._changed = False
+        self._upto = 0  # end of the last final result
+
+    def welcome(self, offered: Sequence[str]) -> Welcome:
+        """Browsers offer ``token`` or ``bearer`` and their key: the first is selected."""
+        return Welcome(offered[0] if offered else None, {"dg-request-id": self._request})
+
+    def at_once(self) -> SessionOptions:
+        """The session that the query asks for."""
+        self._query = read(self._params)
+        self._gap = Gap(self._query.utterance_end_ms)
+        return self._query.options
+
+    def denied(self, code: str, message: str) -> Denial:
+        """An HTTP error."""
+        return shapes.refusal(_STATUS.get(code, 500), message, self._request)
+
+    @property
+    def patience_s(self) -> float | None:
+        """Ten seconds, until the client has said that it is done."""
+        return None if self._ended else _PATIENCE_S
+
+    def connected(self) -> list[Out]:
+        """Nothing."""
+        return []
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """Audio and commands. An empty frame ends the audio; what is late is dropped."""
+        if self._ended:
+            return []
+        if isinstance(frame, bytes):
+            self._digest.update(frame)
+            return [Audio(frame)] if frame else self._end()
+        try:
+            return self._command(*parse(frame))
+        except ValueError as error:
+            return [Refuse("bad_message", str(error))]
+
+    def _command(self, kind: str, message: Json) -> list[Action]:
+        match kind:
+            case "KeepAlive":
+                return []
+            case "Finalize":
+                return [Flush("Finalize")]
+            case "CloseStream":
+                return self._end()
+            case "Configure":
+                return [Reply(self._configure(message))]
+            case _:
+                known = "KeepAlive, Finalize, CloseStream, Configure"
+                raise ValueError(f"{show(kind)} is not a message type: use {known}")
+
+    def _end(self) -> list[Action]:
+        self._ended = True
+        return [Stop()]
+
+    def _configure(self, message: Json) -> str:
+        for name in ("keyterms", "features"):
+            if message.get(name):
+                return self._message(
+                    "ConfigureFailure",
+                    request_id=self._request,
+                    code=f"CONFIGURE_{name.upper()}_NOT_SUPPORTED",
+                    description=f"this server has no {name} to set",
+                )
+        return self._message("ConfigureSuccess", request_id=self._request)
+
+    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
+        """Nothing: the request's id is in the handshake."""
+        return []
+
+    def told(self, event: Event) -> list[Out]:
+        """Final results, and what was asked for besides; interim results wait for a tick."""
+        match event:
+            case Words(_, words):
+                self._words.extend(words)
+                self._changed = True
+            case Draft(_, text):
+                self._draft = text
+                self._changed = True
+            case SpeechStarted(at):
+                self._gap.started(at)
+                started = self._message("SpeechStarted", channel=[0], timestamp=seconds(at))
+                return [*([started] if self._query.vad_events else []), *self._utterance_end()]
+            case UtteranceEnded(upto):
+                outs = self._finish(speech_final=self._query.endpointing)
+                self._gap.ended(upto)
+                return [*outs, *self._utterance_end()]
+            case Flushed():
+                return self._finish(from_finalize=True)
+            case SessionError("shutting_down", _, fatal=False):
+                # The tail is still to come, and the close says the rest.
+                self._shutting_down = True
+            case SessionError(code, message, fatal):
+                return self.failed(code, message) if fatal else self.refused(code, message)
+            case SessionClosed(samples):
+                return self._goodbye(samples)
+        return []
+
+    def tick(self) -> list[Out]:
+        """An interim result if anything has changed, a final one if it has become long."""
+        outs = self._utterance_end(passed_s=_TICK_S)
+        words, changed = self._words, self._changed
+        self._changed = False
+        if words and words[-1].end - words[0].start >= _LONGEST_FINAL:
+            return [*self._finish(), *outs]
+        text = _text(words) + self._draft
+        if changed and self._query.interim_results and text.strip():
+            outs.append(self._results(text, words))
+        return outs
+
+    def _finish(self, *, speech_final: bool = False, from_finalize: bool = False) -> list[Out]:
+        """The words so far as a final result; an empty one where the marks are what counts."""
+        words, self._words = self._words, []
+        self._changed = bool(self._draft)
+        if not (words or speech_final or from_finalize):
+            return []
+        results = self._results(
+            _text(words),
+            words,
+            is_final=True,
+            speech_final=speech_final,
+            from_finalize=from_finalize,
+        )
+        if words:
+            self._upto = max(self._upto, words[-1].end)
+            self._gap.said(words[-1].end)
+        return [results]
+
+    def _utterance_end(self, *, passed_s: float = 0.0) -> list[Out]:
+        last = self._gap.over(passed_s)
+        if last is None:
+            return []
+        return [self._message("UtteranceEnd", channel=[0, 1], last_word_end=seconds(last))]
+
+    def _goodbye(self, samples: int) -> list[Out]:
+        outs = self._finish()
+        self._gap.started(samples)
+        early = self._shutting_down and not self._ended
+        facts = shapes.metadata(
+            self._request,
+            self._created,
+            self._digest.hexdigest(),
+            seconds(samples),
+            self._query.audio.channels,
+            self._info,
+        )
+        return [
+            *outs,
+            *self._utterance_end(),
+            self._message("Metadata", **facts),
+            Close(close_code("shutting_down") if early else 1000),
+        ]
+
+    def _results(self, text: str, words: Sequence[Word], **marks: bool) -> str:
+        """A result for the audio after the last final one, up to the last word's known end."""
+        end = max(self._upto, words[-1].end) if words else self._upto
+        ident, description = shapes.model(self._info)
+        return self._message(
+            "Results",
+            channel_index=[0, 1],
+            start=seconds(self._upto),
+            duration=seconds(end - self._upto),
+            **{"is_final": False, "speech_final": False, "from_finalize": False, **marks},
+            channel={"alternatives": [shapes.alternative(text, words)]},
+            metadata={
+                "request_id": self._request,
+                "model_info": description,
+                "model_uuid": ident,
+            },
+        )
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """An ``Error``; the session goes on."""
+        variant = "SchemaError" if code == "bad_message" else code
+        return [self._message("Error", variant=variant, description=message[:LONGEST_ERROR])]
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """What was said, an ``Error``, and the close with its payload."""
+        number, payload = _CLOSES.get(code, (close_code(code), code))
+        reason = f"{payload}: {message}".encode("ascii", "replace")[:_LONGEST_REASON].decode()
+        return [*self._finish(), *self.refused(code, message), Close(number, reason=reason)]
+
+    def _message(self, kind: str, **values: object) -> str:
+        return json.dumps({"type": kind, **values}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _text(words: Sequence[Word]) -> str:
+    return "".join(word.text for word in words)
