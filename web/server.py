@@ -16,6 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from ..streaming.service import Service
 from .app import create_app
 from .endpoints import LiveEndpoints
+from .http_upgrade import UpgradingHttp
 
 MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
@@ -90,7 +91,7 @@ def run(
     config = uvicorn.Config(
         create_app(service, live),
         loop="auto",
-        http="h11",
+        http=UpgradingHttp,
         ws=_PatientSocket,
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=_PING_S,

@@ -7,11 +7,13 @@ from .contract import Protocol
 from .deepgram import DeepgramProtocol
 from .live import LiveProtocol
 from .mistral import MistralProtocol
+from .realtime import RealtimeProtocol
 
 # A new protocol is one file and one line here.
 PROTOCOLS: dict[str, type[Protocol]] = {
     "/v1/live": LiveProtocol,
     "/asr": AsrProtocol,
+    "/v1/realtime": RealtimeProtocol,
     "/v1/audio/transcriptions/realtime": MistralProtocol,
     "/v1/listen": DeepgramProtocol,
 }
