@@ -13,7 +13,7 @@ from .ingest import AudioFormat, read_file
 from .options import SessionOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ..vad.gate import GateOptions
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 _PCM = AudioFormat("f32le", SAMPLE_RATE, 1)
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,17 @@ async def transcribe(
     gate: GateOptions | None,
     stream: StreamOptions,
     progress: Callable[[float], None] | None = None,
+    raw: AudioFormat | None = None,
 ) -> Transcription:
     """Transcribe an audio file; ``progress`` is told the seconds processed so far.
 
+    ``raw``: the file is nothing but PCM in this format.
+
     Raises EngineFull and UnsupportedOption at once, BadAudio or EngineError when they happen.
     """
-    session = service.open(SessionOptions(_PCM, gate, replace(stream, drafts=False)))
-    feeder = asyncio.create_task(_feed(session, path))
+    session = service.open(SessionOptions(raw or _PCM, gate, replace(stream, drafts=False)))
+    pieces = _bytes(path) if raw else (block.tobytes() for block in read_file(path))
+    feeder = asyncio.create_task(_feed(session, pieces))
     try:
         segments = await _collect(session, progress)
         await feeder
@@ -68,11 +73,16 @@ async def transcribe(
     return Transcription(segments, session.text, seconds(session.received), stream.language)
 
 
-async def _feed(session: Session, path: Path) -> None:
-    blocks = read_file(path)
+def _bytes(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+async def _feed(session: Session, pieces: Iterator[bytes]) -> None:
     try:
-        while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-            await session.push(block.tobytes())
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await session.push(piece)
     finally:
         await session.stop()
 

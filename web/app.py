@@ -16,7 +16,9 @@ from .endpoints import LiveEndpoints
 from .errors import ApiError, on_api_error, on_crash, on_http_error
 from .pages import Pages
 from .protocols import PROTOCOLS
+from .rest.client_secrets import ClientSecrets
 from .rest.health import Health
+from .rest.listen import Listen
 from .rest.models import Models
 from .rest.transcriptions import Transcriptions
 
@@ -31,6 +33,8 @@ def create_app(service: Service, live: LiveEndpoints) -> Starlette:
         Route("/v1/models", models.index),
         Route("/v1/models/{name:path}", models.get),
         Route("/v1/audio/transcriptions", Transcriptions(service).post, methods=["POST"]),
+        Route("/v1/realtime/client_secrets", ClientSecrets(service).post, methods=["POST"]),
+        Route("/v1/listen", Listen(service).post, methods=["POST"]),
         *(WebSocketRoute(path, live.endpoint(protocol)) for path, protocol in PROTOCOLS.items()),
         Mount("/static", pages),
     ]

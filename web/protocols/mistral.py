@@ -29,11 +29,11 @@ from ...streaming.events import (
 from ...streaming.ingest import ENCODINGS, AudioFormat
 from ...streaming.options import SessionOptions
 from ...vad.gate import GateOptionError, GateOptions
+from .appended import MAX_APPEND, appended
 from .contract import (
     LONGEST_ERROR,
     MAX_BINARY,
     Action,
-    Audio,
     Close,
     Flush,
     Open,
@@ -45,7 +45,7 @@ from .contract import (
     Stop,
     close_code,
 )
-from .fields import Json, encoded, parse, show, string, whole
+from .fields import Json, parse, show, string, whole
 
 _ENCODINGS = {f"pcm_{name}": name for name in ENCODINGS}
 _NAMES = {name: theirs for theirs, name in _ENCODINGS.items()}
@@ -82,7 +82,7 @@ class _Config:
 class MistralProtocol(Protocol):
     """One client of Mistral's protocol."""
 
-    max_text: ClassVar[int] = MAX_BINARY // 3 * 4 + 1000
+    max_text: ClassVar[int] = MAX_APPEND
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = None
 
@@ -119,9 +119,9 @@ class MistralProtocol(Protocol):
             case "session.update":
                 return [self._update(message.get("session"))]
             case "input_audio.append":
-                audio = encoded(message, "audio")
-                self._received += len(audio)
-                return [*self._open(), Audio(audio)]
+                pieces = appended(message)
+                self._received += sum(len(piece.data) for piece in pieces)
+                return [*self._open(), *pieces]
             case "input_audio.flush":
                 # The marker says how much audio its done accounts for.
                 return [*self._open(), Flush(str(self._received))]

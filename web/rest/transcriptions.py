@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
 
-from ...streaming.engine import EngineError, EngineFull, StreamOptions, UnsupportedOption
+from ...streaming.engine import StreamOptions
 from ...streaming.formats import WRITERS, verbose_json
-from ...streaming.ingest import BadAudio
 from ...streaming.service import Service
-from ...streaming.transcribe import Transcription, transcribe
+from ...streaming.transcribe import Transcription
 from ...vad.gate import GateOptions
 from ..errors import ApiError
+from .upload import MAX_UPLOAD, limited, transcribed, unless_gone
 
-log = logging.getLogger(__name__)
-
-MAX_UPLOAD = 50_000_000
 _MAX_FIELDS = 100
-_RETRY_AFTER_S = 5
 _MEDIA_TYPES = {
     "text": "text/plain",
     "srt": "application/x-subrip",
@@ -38,8 +32,6 @@ _MEDIA_TYPES = {
     "verbose_json": "application/json",
 }
 _GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +54,18 @@ class Transcriptions:
 
     async def post(self, request: Request) -> Response:
         """The file's text in the format asked for. A client that goes away frees its slot."""
-        limited = Request(request.scope, _limited(request, MAX_UPLOAD))
-        async with limited.form(max_files=1, max_fields=_MAX_FIELDS) as form:
+        request = limited(request, MAX_UPLOAD)
+        async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             wish = _read(form)
-            said = await _unless_gone(limited, self._transcribe(wish))
+            said = await unless_gone(request, self._transcribe(wish))
         if said is None:
-            log.info("the client left during its transcription")
             return Response(status_code=499)
         return Response(wish.write(said), media_type=_MEDIA_TYPES[wish.response_format])
 
     async def _transcribe(self, wish: _Wish) -> Transcription:
         with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
             await asyncio.to_thread(_copy, wish.upload.file, file)
-            try:
-                return await transcribe(self._service, Path(file.name), GateOptions(), wish.stream)
-            except BadAudio as error:
-                raise ApiError(400, error.code, str(error), "file") from error
-            except UnsupportedOption as error:
-                raise ApiError(400, error.code, error.message, "language") from error
-            except EngineFull as error:
-                retry = {"retry-after": str(_RETRY_AFTER_S)}
-                raise ApiError(503, error.code, error.message, headers=retry) from error
-            except EngineError as error:
-                status = 503 if self._service.closing else 500
-                raise ApiError(status, error.code, error.message) from error
+            return await transcribed(self._service, Path(file.name), GateOptions(), wish.stream)
 
 
 def _read(form: FormData) -> _Wish:
@@ -129,47 +109,6 @@ def _field(form: FormData, name: str) -> str | None:
     if isinstance(value, UploadFile):
         raise ApiError(400, "bad_field", f"{name} must be a plain form field", name)
     return value
-
-
-def _limited(request: Request, limit: int) -> Receive:
-    """The request's body, refused as soon as it is known to be too long."""
-    refusal = ApiError(
-        413,
-        "too_big",
-        f"an upload may have {limit // 1_000_000} MB; send a shorter or a compressed file",
-        "file",
-    )
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise refusal
-    seen = 0
-
-    async def receive() -> Message:
-        nonlocal seen
-        message = await request.receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise refusal
-        return message
-
-    return receive
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:
-    """The work's result; None if the client goes away first, which cancels the work."""
-    tasks = working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _copy(upload: BinaryIO, file: Any) -> None:
