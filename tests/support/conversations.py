@@ -11,6 +11,7 @@ from voxlive.streaming.events import (
     SessionClosed,
     SpeechStarted,
     SpeechStopped,
+    UtteranceEnded,
     Word,
 )
 from voxlive.streaming.transcript import Transcript
@@ -48,6 +49,7 @@ def conversations(draw: st.DrawFn) -> list[Event]:
                 events.append(transcript.draft(value))
             case "close":
                 events += [SpeechStopped(now), transcript.draft(""), transcript.close()]
+                events.append(UtteranceEnded(now))
             case "lag":
                 events.append(Lag(value))
             case "flushed":

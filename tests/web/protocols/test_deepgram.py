@@ -1,0 +1,455 @@
+import hashlib
+import json
+from datetime import datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.conversations import ENGLISH, conversations
+
+from voxlive.streaming.clock import SAMPLE_RATE
+from voxlive.streaming.events import (
+    Draft,
+    Flushed,
+    Lag,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    SpeechStopped,
+    UtteranceEnded,
+    Word,
+    Words,
+)
+from voxlive.vad.gate import GateOptions
+from voxlive.web.protocols.contract import Audio, Close, Flush, ProtocolError, Refuse, Reply, Stop
+from voxlive.web.protocols.deepgram import DeepgramProtocol
+from voxlive.web.protocols.deepgram_gap import Gap
+
+PCM = {"encoding": "linear16", "sample_rate": "16000"}
+
+
+def opened(**params) -> DeepgramProtocol:
+    protocol = DeepgramProtocol({**PCM, **params}, ENGLISH)
+    protocol.opened("id", protocol.at_once())
+    return protocol
+
+
+def options(**params):
+    return DeepgramProtocol(params, ENGLISH).at_once()
+
+
+def said(outs) -> list[dict]:
+    return [json.loads(out) for out in outs if isinstance(out, str)]
+
+
+def told(protocol, *events) -> list[dict]:
+    return [message for event in events for message in said(protocol.told(event))]
+
+
+def words(*texts, at=0.0, p=None) -> Words:
+    """Half a second a word."""
+    starts = [round((at + 0.5 * n) * SAMPLE_RATE) for n in range(len(texts))]
+    return Words(0, tuple(Word(t, s, s + 8000, p) for t, s in zip(texts, starts, strict=True)))
+
+
+def marks(result) -> tuple[bool, bool, bool]:
+    return result["is_final"], result["speech_final"], result["from_finalize"]
+
+
+def transcript(result) -> str:
+    [alternative] = result["channel"]["alternatives"]
+    return alternative["transcript"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("linear16", "s16le"), ("linear32", "s32le"), ("mulaw", "mulaw"), ("alaw", "alaw")],
+)
+def test_pcm_is_what_the_query_says(theirs, ours):
+    audio = options(encoding=theirs, sample_rate="8000", channels="2", multichannel="false").audio
+    assert (audio.encoding, audio.rate, audio.channels) == (ours, 8000, 2)
+
+
+@pytest.mark.parametrize("encoding", [None, "opus", "ogg-opus", "flac"])
+def test_everything_else_is_a_container(encoding):
+    assert options(**({"encoding": encoding} if encoding else {})).audio.encoding == "container"
+
+
+def test_what_has_no_effect_and_what_nobody_knows_is_ignored():
+    plain = options(**PCM)
+    asked = options(
+        **PCM,
+        **dict.fromkeys(("punctuate", "smart_format", "numerals", "filler_words"), "true"),
+        **dict.fromkeys(("diarize", "profanity_filter", "multichannel"), "False"),
+        model="nova-3",
+        keyterm="voxlive",
+        keywords="voxlive:2",
+        tag="mine",
+        not_invented_yet="?",
+    )
+    assert asked == plain
+    assert plain.gate == GateOptions()
+    assert (plain.stream.language, plain.stream.drafts) == (None, False)
+
+
+def test_language_and_interim_results_reach_the_engine():
+    stream = options(**PCM, language="en-US", interim_results="true").stream
+    assert (stream.language, stream.drafts) == ("en-US", True)
+    assert options(**PCM, language="multi").stream.language is None
+
+
+@pytest.mark.parametrize(
+    ("value", "pause_ms"),
+    [("true", 500), ("false", 500), ("10", 300), ("25", 300), ("300", 300), ("1200", 1200)],
+)
+def test_endpointing_is_the_pause_that_ends_an_utterance(value, pause_ms):
+    assert options(**PCM, endpointing=value).gate == GateOptions(min_silence_ms=pause_ms)
+    assert options(**PCM, endpointing="99999").gate.min_silence_ms == 10_000
+
+
+@pytest.mark.parametrize(
+    ("params", "code", "hint"),
+    [
+        ({"encoding": "linear16"}, "bad_parameter", "sample_rate"),
+        ({"encoding": "amr-nb", "sample_rate": "8000"}, "bad_parameter", "linear16"),
+        ({**PCM, "sample_rate": "fast"}, "bad_parameter", "sample_rate"),
+        ({**PCM, "sample_rate": "9" * 5000}, "bad_parameter", "sample_rate"),
+        ({**PCM, "sample_rate": "100"}, "bad_parameter", "8000"),
+        ({**PCM, "channels": "9"}, "bad_parameter", "8"),
+        ({**PCM, "channels": "0"}, "bad_parameter", "channels"),
+        ({**PCM, "endpointing": "soon"}, "bad_parameter", "endpointing"),
+        ({**PCM, "endpointing": "-1"}, "bad_parameter", "endpointing"),
+        ({**PCM, "utterance_end_ms": "500"}, "bad_parameter", "1000"),
+        ({**PCM, "interim_results": "yes"}, "bad_parameter", "interim_results"),
+        ({**PCM, "vad_events": ""}, "bad_parameter", "vad_events"),
+        ({**PCM, "channels": "2", "multichannel": "true"}, "unsupported_option", "multichannel"),
+        ({"multichannel": "true"}, "unsupported_option", "multichannel"),
+        ({**PCM, "diarize": "true"}, "unsupported_option", "speakers"),
+        ({**PCM, "diarize_model": "latest"}, "unsupported_option", "speakers"),
+        ({**PCM, "redact": "pci"}, "unsupported_option", "redact"),
+        ({**PCM, "replace": "a:b"}, "unsupported_option", "replace"),
+        ({**PCM, "callback": "https://example.com"}, "unsupported_option", "callback"),
+    ],
+)
+def test_what_is_wrong_or_cannot_be_done_refuses_the_handshake(params, code, hint):
+    protocol = DeepgramProtocol(params, ENGLISH)
+    with pytest.raises(ProtocolError, match=hint) as raised:
+        protocol.at_once()
+    assert raised.value.code == code
+    denial = protocol.denied(code, raised.value.message)
+    assert denial.status == 400
+    assert denial.body == {
+        "err_code": "Bad Request",
+        "err_msg": raised.value.message,
+        "request_id": protocol.welcome([]).headers["dg-request-id"],
+    }
+    assert hint in denial.headers["dg-error"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("server_full", 503), ("shutting_down", 503), ("unsupported_option", 400), ("internal", 500)],
+)
+def test_a_refusal_is_an_http_status_that_says_whether_to_try_again(code, status):
+    denial = DeepgramProtocol(PCM, ENGLISH).denied(code, "why: 中")
+    assert denial.status == status
+    assert denial.headers["dg-error"] == "why: ?"
+    assert ("retry-after" in denial.headers) == (status == 503)
+
+
+def test_the_first_subprotocol_is_selected_and_the_key_is_not_said_back():
+    protocol = DeepgramProtocol(PCM, ENGLISH)
+    assert protocol.welcome(["token", "secret"]).subprotocol == "token"
+    assert protocol.welcome(["bearer", "secret"]).subprotocol == "bearer"
+    assert protocol.welcome([]).subprotocol is None
+
+
+def test_commands():
+    protocol = opened()
+    assert protocol.received(b"\1\2") == [Audio(b"\1\2")]
+    assert protocol.received('{"type": "KeepAlive"}') == []
+    [flush] = protocol.received('{"type": "Finalize", "channel": 0}')
+    assert isinstance(flush, Flush)
+    assert protocol.patience_s == 10
+    assert protocol.received('{"type": "CloseStream"}') == [Stop()]
+    assert protocol.patience_s is None
+    assert protocol.received(b"\1\2") == []
+    assert protocol.received('{"type": "CloseStream"}') == []
+
+
+def test_an_empty_frame_ends_the_audio():
+    protocol = opened()
+    assert protocol.received(b"") == [Stop()]
+    assert protocol.patience_s is None
+
+
+@pytest.mark.parametrize("frame", ["nonsense", "[]", "{}", '{"type": "Pause"}', '{"type": 7}'])
+def test_a_wrong_message_is_an_error_and_the_session_goes_on(frame):
+    protocol = opened()
+    [refusal] = protocol.received(frame)
+    assert isinstance(refusal, Refuse)
+    [error] = said(protocol.refused(refusal.code, refusal.message))
+    assert (error["type"], error["variant"]) == ("Error", "SchemaError")
+    assert error["description"]
+    assert protocol.received(b"\1") == [Audio(b"\1")]
+
+
+def test_configure_says_what_cannot_be_set():
+    protocol = opened()
+
+    def answer(**fields):
+        [reply] = protocol.received(json.dumps({"type": "Configure", **fields}))
+        assert isinstance(reply, Reply)
+        return json.loads(reply.frame)
+
+    assert answer(keyterms=["voxlive"])["code"] == "CONFIGURE_KEYTERMS_NOT_SUPPORTED"
+    assert answer(features={"numerals": True})["type"] == "ConfigureFailure"
+    assert answer(keyterms=[])["type"] == "ConfigureSuccess"
+
+
+def test_a_pause_makes_the_words_final_with_all_that_is_known_of_them():
+    protocol = opened()
+    result, *rest = told(
+        protocol,
+        SpeechStarted(0),
+        Words(0, (Word("Hello,", 1600, 8000, 0.5), Word(" World.", 8000, 12_345))),
+        SpeechStopped(12_800),
+        SegmentClosed(0, 1600, 12_345, "Hello, World."),
+        UtteranceEnded(20_000),
+    )
+    assert rest == []
+    assert result.pop("metadata").keys() == {"request_id", "model_info", "model_uuid"}
+    assert result == {
+        "type": "Results",
+        "channel_index": [0, 1],
+        "start": 0.0,
+        "duration": 0.772,
+        "is_final": True,
+        "speech_final": True,
+        "from_finalize": False,
+        "channel": {
+            "alternatives": [
+                {
+                    "transcript": "Hello, World.",
+                    "confidence": 0.5,
+                    "words": [
+                        {
+                            "word": "hello",
+                            "start": 0.1,
+                            "end": 0.5,
+                            "confidence": 0.5,
+                            "punctuated_word": "Hello,",
+                        },
+                        {
+                            "word": "world",
+                            "start": 0.5,
+                            "end": 0.772,
+                            "confidence": 0.0,
+                            "punctuated_word": "World.",
+                        },
+                    ],
+                }
+            ]
+        },
+    }
+
+
+def test_speech_without_words_still_has_its_end_point():
+    [result] = told(opened(), SpeechStarted(0), SpeechStopped(1600), UtteranceEnded(9600))
+    assert marks(result) == (True, True, False)
+    assert result["channel"]["alternatives"] == [{"transcript": "", "confidence": 0.0, "words": []}]
+
+
+def test_without_endpointing_nothing_is_marked_as_an_end_point():
+    protocol = opened(endpointing="false")
+    [result] = told(protocol, words("a"), UtteranceEnded(9600), UtteranceEnded(20_000))
+    assert marks(result) == (True, False, False)
+
+
+def test_finalize_is_answered_once_with_what_was_not_final_yet():
+    protocol = opened()
+    segment = SegmentClosed(0, 0, 8000, "a")
+    [first] = told(protocol, words("a"), segment, Flushed("Finalize"))
+    assert (marks(first), transcript(first)) == ((True, False, True), "a")
+    [empty] = told(protocol, Flushed("Finalize"))
+    assert (marks(empty), transcript(empty)) == ((True, False, True), "")
+    [end] = told(protocol, UtteranceEnded(16_000))
+    assert marks(end) == (True, True, False)
+
+
+def test_interim_results_come_with_ticks_and_begin_where_the_final_one_will():
+    protocol = opened(interim_results="true")
+    told(protocol, Draft(0, " hel"), Draft(0, " hello"))
+    [interim] = said(protocol.tick())
+    assert (marks(interim), transcript(interim)) == ((False, False, False), "hello")
+    assert interim["channel"]["alternatives"][0]["words"] == []
+    assert protocol.tick() == []
+    told(protocol, words("hello"), Draft(0, " you"))
+    [interim] = said(protocol.tick())
+    assert transcript(interim) == "hello you"
+    assert [w["word"] for w in interim["channel"]["alternatives"][0]["words"]] == ["hello"]
+    [final] = told(protocol, words(" you", at=0.5), Draft(0, ""), UtteranceEnded(20_000))
+    assert (interim["start"], final["start"]) == (0.0, 0.0)
+    assert protocol.tick() == []
+    told(protocol, Draft(1, " next"))
+    [interim] = said(protocol.tick())
+    assert interim["start"] == final["start"] + final["duration"] == 1.0
+
+
+def test_there_are_no_interim_results_unless_they_are_asked_for():
+    protocol = opened()
+    told(protocol, words("hello"), Draft(0, " you"))
+    assert protocol.tick() == []
+
+
+def test_five_seconds_of_speech_become_final_without_a_pause():
+    protocol = opened()
+    told(protocol, words(*"abcdefghi"))
+    assert protocol.tick() == []
+    told(protocol, words("j", at=4.5))
+    [result] = said(protocol.tick())
+    assert (marks(result), transcript(result)) == ((True, False, False), "abcdefghij")
+
+
+def test_speech_started_is_told_if_wanted():
+    [started] = told(opened(vad_events="true"), SpeechStarted(24_000))
+    assert started == {"type": "SpeechStarted", "channel": [0], "timestamp": 1.5}
+    assert told(opened(), SpeechStarted(24_000)) == []
+
+
+def test_the_end_is_what_was_left_then_metadata_then_the_close():
+    protocol = opened(encoding="linear16", channels="2")
+    protocol.received(b"abc")
+    protocol.received(b"def")
+    protocol.received('{"type": "CloseStream"}')
+    protocol.told(words("tail"))
+    *outs, close = protocol.told(SessionClosed(24_000))
+    assert close == Close(1000)
+    result, metadata = said(outs)
+    assert (marks(result), transcript(result)) == ((True, False, False), "tail")
+    assert metadata["sha256"] == hashlib.sha256(b"abcdef").hexdigest()
+    assert (metadata["duration"], metadata["channels"]) == (1.5, 2)
+    assert metadata["request_id"] == result["metadata"]["request_id"]
+    assert metadata["request_id"] == protocol.welcome([]).headers["dg-request-id"]
+    assert datetime.fromisoformat(metadata["created"]).tzinfo
+    [model] = metadata["models"]
+    assert metadata["model_info"][model]["name"] == ENGLISH.model
+    assert result["metadata"]["model_uuid"] == model
+
+
+@pytest.mark.parametrize(
+    ("code", "close", "payload"),
+    [
+        ("bad_audio", 1008, "DATA-0000"),
+        ("idle", 1011, "NET-0001"),
+        ("too_big", 1009, "too_big"),
+        ("shutting_down", 1012, "shutting_down"),
+        ("engine_failed", 1011, "engine_failed"),
+    ],
+)
+def test_a_failure_says_what_was_heard_and_closes_with_its_payload(code, close, payload):
+    protocol = opened()
+    protocol.told(words("heard"))
+    *outs, end = protocol.told(SessionError(code, "why é " * 100))
+    result, error = said(outs)
+    assert transcript(result) == "heard"
+    assert (error["type"], error["variant"]) == ("Error", code)
+    assert end.code == close
+    assert end.reason.startswith(f"{payload}: why")
+    assert len(end.reason.encode()) <= 123
+
+
+def test_shutdown_lets_the_tail_out_and_closes_with_1012():
+    for ended, close in [(False, 1012), (True, 1000)]:
+        protocol = opened()
+        if ended:
+            protocol.received(b"")
+        assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
+        assert protocol.told(SessionClosed(0))[-1] == Close(close)
+
+
+def ends(protocol, *events) -> list[float]:
+    messages = told(protocol, *events)
+    return [m["last_word_end"] for m in messages if m["type"] == "UtteranceEnd"]
+
+
+def test_an_utterance_ends_when_the_gap_has_passed_in_silence():
+    protocol = opened(utterance_end_ms="1000")
+    assert ends(protocol, SpeechStarted(0), words("a"), UtteranceEnded(16_000)) == []
+    ticks = [bool(protocol.tick()) for _ in range(20)]
+    assert ticks.index(True) in (4, 5)
+    assert sum(ticks) == 1
+
+
+def test_an_utterance_end_comes_at_once_where_the_clock_is_ahead():
+    protocol = opened(utterance_end_ms="1000")
+    assert ends(protocol, words("a"), UtteranceEnded(24_000)) == [0.5]
+    assert ends(protocol, SpeechStarted(40_000), UtteranceEnded(50_000)) == []
+    assert ends(protocol, words("b", at=4), UtteranceEnded(73_000)) == []
+    assert ends(protocol, SpeechStarted(88_000)) == [4.5]
+    assert ends(protocol, words("c", at=6), UtteranceEnded(106_000), SessionClosed(130_000)) == [
+        6.5
+    ]
+
+
+def test_an_utterance_goes_on_when_speech_comes_back_in_time():
+    protocol = opened(utterance_end_ms="1000")
+    assert ends(protocol, words("a"), UtteranceEnded(14_000), SpeechStarted(20_000)) == []
+    assert not any(protocol.tick() for _ in range(50))
+    assert ends(protocol, words("b", at=1.3), UtteranceEnded(34_000), SessionClosed(35_000)) == []
+
+
+def test_no_utterance_end_unless_it_is_asked_for_and_none_without_words():
+    assert ends(opened(), words("a"), UtteranceEnded(160_000), SessionClosed(320_000)) == []
+    protocol = opened(utterance_end_ms="1000")
+    assert ends(protocol, UtteranceEnded(160_000), SessionClosed(320_000)) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 40_000), st.integers(0, 60_000)), max_size=20))
+def test_every_gap_long_enough_is_told_once_when_a_backlog_is_worked_off(spoken):
+    """Speech of these lengths before pauses of these lengths, all heard before any is decoded."""
+    gap = Gap(1000)
+    at, speech = 0, []
+    for length, pause in spoken:
+        speech.append((at, at + length))
+        gap.started(at)
+        at += length + pause
+    found = []
+    for number, (_, end) in enumerate(speech):
+        gap.said(end)
+        following = speech[number + 1][0] if number + 1 < len(speech) else None
+        gap.ended(end + 1 if following is None else min(end + 1, following))
+        found += [gap.over(0.0)]
+    assert found[:-1] == [
+        end if start - end >= 16_000 else None for (_, end), (start, _) in pairwise(speech)
+    ]
+
+
+@given(conversations(), st.data())
+def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
+    protocol = opened(interim_results="true", utterance_end_ms="1000")
+    outs = []
+    for event in events:
+        outs += protocol.told(event)
+        if data.draw(st.booleans()):
+            outs += protocol.tick()
+    assert outs.pop() == Close(1000)
+    messages = said(outs)
+    finals = [m for m in messages if m["type"] == "Results" and m["is_final"]]
+    committed = [word for event in events if isinstance(event, Words) for word in event.words]
+    heard = [w for m in finals for w in m["channel"]["alternatives"][0]["words"]]
+    assert [w["punctuated_word"] for w in heard] == [word.text.strip() for word in committed]
+    text = "".join(word.text for word in committed)
+    assert "".join("".join(map(transcript, finals)).split()) == "".join(text.split())
+    flushes = sum(isinstance(event, Flushed) for event in events)
+    assert sum(m["from_finalize"] for m in finals) == flushes
+    spans = [(m["start"], m["start"] + m["duration"]) for m in finals]
+    for (_, end), (start, _) in pairwise(spans):
+        assert start == pytest.approx(end, abs=0.0015)
+    assert messages[-1]["type"] == "Metadata"
+
+
+def test_lag_is_no_message():
+    assert opened().told(Lag(3.0)) == []
