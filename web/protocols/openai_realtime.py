@@ -136,7 +136,10 @@ class OpenAIRealtimeProtocol(Protocol):
         fresh = self._heard - start
         if isinstance(self._intake, SpokenTurns):
             # The detector may have committed all there was: another commit is no mistake.
-            return [self._renew(partial(self._intake.commit, start, self._heard))] if fresh else []
+            if not fresh:
+                return []
+            self._intake.part()
+            return [self._renew(partial(self._intake.committed, start, self._heard))]
         if fresh < _LEAST:
             self._parted = start
             return [
@@ -156,8 +159,8 @@ class OpenAIRealtimeProtocol(Protocol):
         if not fresh:
             return cleared
         if isinstance(self._intake, SpokenTurns):
-            self._intake.clear()
-            return [*cleared, self._renew(partial(self._intake.cleared, self._heard))]
+            self._intake.part(drop=True)
+            return [*cleared, self._renew(partial(self._intake.parted, self._heard))]
         self._intake.clear(self._heard)
         return [*cleared, self._flush(self._intake.flushed)]
 
@@ -184,10 +187,12 @@ class OpenAIRealtimeProtocol(Protocol):
         old = self._intake
         if config.turns != before.turns:
             self._intake, self._parted = self._turns_of(config), heard
-        if self._options:
-            return [self._renew(partial(self._turn_over, old, self._intake, heard))]
-        self._turns = self._intake
-        return []
+        if self._options is None:
+            self._turns = self._intake
+            return []
+        if isinstance(old, SpokenTurns):
+            old.part()
+        return [self._renew(partial(self._turn_over, old, self._intake, heard))]
 
     def _turns_of(self, config: Config) -> SpokenTurns | CommittedTurns:
         if config.turns:
@@ -197,7 +202,9 @@ class OpenAIRealtimeProtocol(Protocol):
     def _turn_over(
         self, old: SpokenTurns | CommittedTurns, new: SpokenTurns | CommittedTurns, heard: int
     ) -> Iterator[Message]:
-        if isinstance(old, SpokenTurns) or new is not old:
+        if isinstance(old, SpokenTurns):
+            yield from old.parted(heard)
+        elif new is not old:
             yield from old.close(heard)
         self._turns = new
 

@@ -106,12 +106,14 @@ class SpokenTurns:
         self._items: deque[Item] = deque()
         self._end = 0  # of the last item, with the silence that ended it
         self._committed = 0  # items since the client's last commit
-        self._clearing = 0
+        self._parts: deque[bool] = deque()  # of what is not parted yet: is it dropped?
 
     def started(self, at: int) -> Iterator[Message]:
         """Speech begins."""
         yield from self.stopped(at, at)
-        item = Item(max(at - self._padding, self._end), dropped=self._clearing > 0)
+        item = Item(
+            max(at - self._padding, self._end), dropped=bool(self._parts) and self._parts[0]
+        )
         self._items.append(item)
         if not item.dropped:
             start = {"audio_start_ms": item.start // _PER_MS, "item_id": item.id}
@@ -161,28 +163,31 @@ class SpokenTurns:
         for item in self._items:
             yield from self._conversation.fail(item, code, message)
 
-    def commit(self, start: int, heard: int) -> Iterator[Message]:
-        """The client has committed what came since ``start``, and all of that has been said.
+    def part(self, *, drop: bool = False) -> None:
+        """The client ends what was heard so far; ``parted`` follows when all of it has been told.
 
-        Where the detector has found nothing to commit, this is an item without words.
+        ``drop``: what it has not been told to be committed by then is dropped.
         """
+        self._parts.append(drop)
+        if drop and len(self._parts) == 1 and self._items and self._items[-1].stop is None:
+            self._items[-1].dropped = True
+
+    def parted(self, heard: int) -> Iterator[Message]:
+        """All that was heard before has been told."""
         yield from self.close(heard)
+        self._parts.popleft()
+
+    def committed(self, start: int, heard: int) -> Iterator[Message]:
+        """The same, where the client has committed what came since ``start``.
+
+        If the detector has found nothing to commit in it, it is an item without words.
+        """
+        yield from self.parted(heard)
         if not self._committed:
             silent = Item(start, heard)
             yield from self._conversation.commit(silent)
             yield from self._conversation.complete(silent)
         self._committed = 0
-
-    def clear(self) -> None:
-        """The client drops what it has not been told to be committed, until ``cleared``."""
-        self._clearing += 1
-        if self._items and self._items[-1].stop is None:
-            self._items[-1].dropped = True
-
-    def cleared(self, heard: int) -> Iterator[Message]:
-        """All that came before the clearing has been heard."""
-        yield from self.close(heard)
-        self._clearing -= 1
 
 
 class CommittedTurns:

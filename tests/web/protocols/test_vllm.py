@@ -1,0 +1,181 @@
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.conversations import ENGLISH, conversations
+from support.scripted_session import ScriptedSession
+
+from voxlive.streaming.events import Flushed, SessionClosed, SessionError, Word, Words
+from voxlive.vad.gate import GateOptions
+from voxlive.web.protocols.contract import Audio, Close, Flush, Open, Refuse, Reply
+from voxlive.web.protocols.vllm import VllmProtocol
+
+SECOND = 32_000
+UPDATE = json.dumps({"type": "session.update", "model": "mistralai/Voxtral-Mini-4B-Realtime-2602"})
+
+
+def append(audio: bytes) -> str:
+    audio_field = base64.b64encode(audio).decode()
+    return json.dumps({"type": "input_audio_buffer.append", "audio": audio_field})
+
+
+def commit(**final) -> str:
+    return json.dumps({"type": "input_audio_buffer.commit", **final})
+
+
+BEGIN, END = commit(final=False), commit(final=True)
+
+
+def client(*frames: str) -> VllmProtocol:
+    protocol = VllmProtocol({}, ENGLISH)
+    protocol.connected()
+    for frame in frames:
+        protocol.received(frame)
+    return protocol
+
+
+def said(outs) -> list[dict]:
+    frames = [out.frame if isinstance(out, Reply) else out for out in outs]
+    return [json.loads(out) for out in frames if isinstance(out, str)]
+
+
+def test_the_server_speaks_first():
+    [created] = said(VllmProtocol({}, ENGLISH).connected())
+    assert created["type"] == "session.created"
+    assert created["id"].startswith("sess-")
+    assert isinstance(created["created"], int)
+
+
+@pytest.mark.parametrize(
+    "order", [[BEGIN, append(b"\0\1")], [append(b"\0\1"), BEGIN], [append(b"\0\1"), commit()]]
+)
+def test_a_beginning_may_come_before_the_audio_or_after_it(order):
+    protocol = client(UPDATE)
+    actions = [action for frame in order for action in protocol.received(frame)]
+    opening, audio = actions
+    assert isinstance(opening, Open)
+    assert (opening.options.audio.encoding, opening.options.audio.rate) == ("s16le", 16_000)
+    assert opening.options.gate == GateOptions()
+    assert audio == Audio(b"\0\1")
+    [flush] = protocol.received(END)
+    assert isinstance(flush, Flush)
+
+
+def test_a_final_commit_is_answered_by_all_words_since_the_one_before():
+    protocol = client(UPDATE, BEGIN, append(bytes(2 * SECOND)))
+    outs = protocol.told(Words(0, (Word("Hello", 0, 800), Word(" you", 800, 1600))))
+    [flush] = protocol.received(END)
+    outs += protocol.told(Words(0, (Word(" there", 1600, 2400),)))
+    outs += protocol.told(Flushed(flush.marker))
+    assert said(outs) == [
+        {"type": "transcription.delta", "delta": "Hello you"},
+        {"type": "transcription.delta", "delta": " there"},
+        {
+            "type": "transcription.done",
+            "text": "Hello you there",
+            "usage": {"type": "duration", "seconds": 2},
+        },
+    ]
+    protocol.received(append(bytes(SECOND)))
+    [again] = protocol.received(END)
+    outs = [
+        *protocol.told(Words(1, (Word(" Again", 32_000, 33_000),))),
+        *protocol.told(Flushed(again.marker)),
+    ]
+    delta, done = said(outs)
+    assert delta["delta"] == done["text"] == "Again"
+    assert done["usage"]["seconds"] == 1
+
+
+def test_a_final_commit_without_audio_is_done_at_once():
+    [reply] = client(UPDATE).received(END)
+    assert said([reply]) == [
+        {
+            "type": "transcription.done",
+            "text": "",
+            "usage": {"type": "duration", "seconds": 0},
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ("not json", "invalid_json"),
+        ("[]", "invalid_json"),
+        (b"\0\0", "invalid_event"),
+        (json.dumps({"type": "transcribe"}), "unknown_event"),
+        (append(b""), "invalid_audio"),
+        (json.dumps({"type": "input_audio_buffer.append", "audio": "?"}), "invalid_audio"),
+        (json.dumps({"type": "input_audio_buffer.append"}), "invalid_audio"),
+        (commit(final="yes"), "invalid_event"),
+    ],
+)
+def test_mistakes_are_plain_strings_with_a_code_and_the_session_goes_on(frame, code):
+    protocol = client(UPDATE)
+    [refusal] = protocol.received(frame)
+    assert isinstance(refusal, Refuse)
+    [error] = said(protocol.refused(refusal.code, refusal.message))
+    assert error == {"type": "error", "error": refusal.message, "code": code}
+    assert isinstance(protocol.received(append(bytes(2)))[0], Open)
+
+
+def test_a_model_is_named_before_the_first_commit():
+    [refusal] = client().received(END)
+    assert refusal.code == "model_not_validated"
+
+
+def test_ends():
+    protocol = client(UPDATE, append(bytes(SECOND)))
+    outs = protocol.told(SessionError("engine_failed", "it broke"))
+    assert said(outs) == [{"type": "error", "error": "it broke", "code": "engine_failed"}]
+    assert outs[-1] == Close(1011)
+    protocol = client(UPDATE, append(bytes(SECOND)))
+    assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
+    outs = protocol.told(SessionClosed(16_000))
+    assert said(outs)[0]["type"] == "transcription.done"
+    assert outs[-1] == Close(1012)
+
+
+@given(conversations(), st.integers(0, 10 * SECOND))
+def test_deltas_are_the_text_of_the_dones(events, received):
+    protocol = client(UPDATE, append(bytes(received + 2)))
+    marker = protocol.received(END)[0].marker
+    deltas, texts, since = [], [], ""
+    for event in events:
+        event = Flushed(marker) if isinstance(event, Flushed) else event
+        for message in said(protocol.told(event)):
+            if message["type"] == "transcription.delta":
+                deltas.append(message["delta"])
+                since += message["delta"]
+            else:
+                assert message["text"] == since
+                texts.append(message["text"])
+                since = ""
+    assert since == ""
+    words = "".join(event.text for event in events if isinstance(event, Words))
+    assert "".join("".join(deltas).split()) == "".join(words.split())
+
+
+frames = st.one_of(
+    st.integers(2, SECOND).map(lambda n: append(bytes(n))), st.sampled_from([BEGIN, END, UPDATE])
+)
+
+
+@given(st.lists(frames, max_size=10), st.data())
+def test_every_final_commit_is_answered_once_and_in_order(each, data):
+    session = ScriptedSession(VllmProtocol({}, ENGLISH), data)
+    session.client_says(UPDATE)
+    for frame in each:
+        session.client_says(frame)
+        for _ in range(data.draw(st.integers(0, 3))):
+            session.work()
+    session.shut_down()
+    dones = [m for m in said(session.outs) if m["type"] == "transcription.done"]
+    assert len(dones) == each.count(END) + 1
+    assert not any(m["type"] == "error" for m in said(session.outs))
+    length = sum(len(base64.b64decode(json.loads(f).get("audio", ""))) for f in each)
+    told = sum(done["usage"]["seconds"] for done in dones)
+    assert told == pytest.approx(length / SECOND, abs=0.01)
