@@ -1,0 +1,269 @@
+"""Deepgram's own Python client against this server: real speech, real sockets."""
+
+import asyncio
+from functools import partial
+
+import pytest
+from deepgram import AsyncDeepgramClient, DeepgramClient, DeepgramClientEnvironment
+from deepgram.core.api_error import ApiError
+from deepgram.core.events import EventType
+from deepgram.errors import BadRequestError
+from deepgram.listen.v1.types import (
+    ListenV1ConfigureFailure,
+    ListenV1Error,
+    ListenV1Metadata,
+    ListenV1Results,
+    ListenV1SpeechStarted,
+    ListenV1UtteranceEnd,
+)
+from support.clips import clip
+from support.encode import encode
+from support.server import serving
+from support.wire import START, dial, live, receive, s16le, send
+
+PCM = {"model": "nova-3", "encoding": "linear16", "sample_rate": 16_000}
+
+
+def environment(server) -> DeepgramClientEnvironment:
+    return DeepgramClientEnvironment(
+        base=server.url, production=server.ws, agent=server.ws, agent_rest=server.url
+    )
+
+
+@pytest.fixture
+def client(server) -> AsyncDeepgramClient:
+    return AsyncDeepgramClient(api_key="any", environment=environment(server))
+
+
+async def text_of(server, name: str) -> str:
+    """What the native protocol says of a clip."""
+    [done] = (await live(server.ws, s16le(clip(name).samples))).of("done")
+    return done["text"]
+
+
+async def send_all(connection, audio: bytes, *, pace: float | None = None, chunk: int = 3200):
+    for at in range(0, len(audio), chunk):
+        await connection.send_media(audio[at : at + chunk])
+        if pace:
+            await asyncio.sleep(chunk / 32_000 / pace)
+
+
+async def hear(connection) -> list:
+    return [message async for message in connection]
+
+
+def of(kind, messages) -> list:
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def finals(messages) -> list[ListenV1Results]:
+    return [result for result in of(ListenV1Results, messages) if result.is_final]
+
+
+def transcript(result) -> str:
+    return result.channel.alternatives[0].transcript
+
+
+def text(results) -> str:
+    return " ".join(filter(None, map(transcript, results)))
+
+
+async def test_speech_becomes_interim_and_final_results_and_metadata(server, client):
+    audio = s16le(clip("market").samples)
+    asked = {"interim_results": "true", "vad_events": "true", "utterance_end_ms": 1000}
+    async with client.listen.v1.connect(**PCM, **asked) as connection:
+        hearing = asyncio.create_task(hear(connection))
+        await send_all(connection, audio, pace=2.0)
+        await connection.send_close_stream()
+        messages = await hearing
+        assert connection._websocket.close_code == 1000
+    assert text(finals(messages)) == await text_of(server, "market")
+    assert {"apples", "dollars"} <= set(text(finals(messages)).split())
+    interims = [r for r in of(ListenV1Results, messages) if not r.is_final]
+    assert any("apples" in transcript(result) for result in interims)
+    spoken = [r for r in finals(messages) if r.speech_final and transcript(r)]
+    assert len(spoken) == 2
+    words = [w for r in finals(messages) for w in r.channel.alternatives[0].words]
+    assert " ".join(word.punctuated_word for word in words) == text(finals(messages))
+    assert all(0 <= w.start < w.end <= clip("market").duration for w in words)
+    assert all(0 <= w.confidence <= 1 for w in words)
+    started = of(ListenV1SpeechStarted, messages)
+    assert abs(started[0].timestamp - clip("market").sentences[0].start) < 0.3
+    [ended] = of(ListenV1UtteranceEnd, messages)
+    assert ended.last_word_end == words[-1].end
+    [metadata] = of(ListenV1Metadata, messages)
+    assert messages[-1] is metadata
+    assert metadata.duration == pytest.approx(clip("market").duration, abs=0.001)
+    assert {r.metadata.request_id for r in finals(messages)} == {metadata.request_id}
+
+
+async def test_finalize_brings_out_the_words_and_the_stream_goes_on(server, client):
+    audio = s16le(clip("doctor").samples)
+    async with client.listen.v1.connect(**PCM) as connection:
+        for _ in range(2):
+            await send_all(connection, audio)
+            await connection.send_finalize()
+            messages = []
+            while not (messages and messages[-1].from_finalize):
+                messages.append(await connection.recv())
+            assert text(messages).split() == (await text_of(server, "doctor")).split()
+            await connection.send_keep_alive()
+        await connection.send_finalize()
+        empty = await connection.recv()
+        assert (transcript(empty), empty.is_final, empty.from_finalize) == ("", True, True)
+
+
+async def test_finalize_in_mid_speech_and_close_at_once(client):
+    """As LiveKit does it: Finalize and CloseStream back to back while a word is being said."""
+    doctor = clip("doctor")
+    cut = round(doctor.words[6].end * 16_000)
+    async with client.listen.v1.connect(**PCM) as connection:
+        await send_all(connection, s16le(doctor.samples[:cut]))
+        await connection.send_finalize()
+        await connection.send_close_stream()
+        messages = await hear(connection)
+    [answer] = [result for result in finals(messages) if result.from_finalize]
+    assert "doctor" in transcript(answer)
+    assert not answer.speech_final
+    assert text(finals(messages)) == transcript(answer)
+    assert isinstance(messages[-1], ListenV1Metadata)
+
+
+@pytest.mark.parametrize("encoding", ["linear32", "mulaw", "alaw"])
+async def test_encodings_and_rates(server, client, encoding):
+    phone = clip("phone")
+    whole = {"linear32": ("s32le", "pcm_s32le"), "mulaw": ("mulaw", "pcm_mulaw")}
+    container, codec = whole.get(encoding, ("alaw", "pcm_alaw"))
+    audio = encode(phone.samples, container, codec, rate=8000)
+    heard = await live(server.ws, audio, format=container, rate=8000)
+    asked = {**PCM, "encoding": encoding, "sample_rate": 8000}
+    async with client.listen.v1.connect(**asked) as connection:
+        await send_all(connection, audio, chunk=1001)
+        await connection.send_close_stream()
+        messages = await hear(connection)
+    assert text(finals(messages)) == heard.of("done")[0]["text"]
+    assert len(text(finals(messages)).split()) > 3
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "asked"),
+    [
+        ("webm", "libopus", {}),
+        ("ogg", "libopus", {"encoding": "ogg-opus", "sample_rate": 48_000}),
+        ("flac", "flac", {"encoding": "flac"}),
+    ],
+)
+async def test_containers_need_no_encoding(client, container, codec, asked):
+    media = encode(clip("doctor").samples, container, codec, seekable=container == "flac")
+    async with client.listen.v1.connect(model="nova-3", **asked) as connection:
+        await send_all(connection, media, chunk=997)
+        await connection.send_close_stream()
+        messages = await hear(connection)
+    assert {"doctor", "tomorrow", "results"} <= set(text(finals(messages)).split())
+
+
+async def test_what_is_not_audio_closes_with_data_0000(client):
+    async with client.listen.v1.connect(model="nova-3") as connection:
+        seen = []
+        connection.on(EventType.MESSAGE, seen.append)
+        await connection.send_media(b"this is no sound at all" * 100)
+        await connection.start_listening()
+        assert connection._websocket.close_code == 1008
+        assert connection._websocket.close_reason.startswith("DATA-0000")
+    [error] = of(ListenV1Error, seen)
+    assert error.variant == "bad_audio"
+
+
+async def test_configure_is_answered(client):
+    async with client.listen.v1.connect(**PCM) as connection:
+        await connection._send({"type": "Configure", "keyterms": ["voxlive"]})
+        answer = await connection.recv()
+        assert isinstance(answer, ListenV1ConfigureFailure)
+        assert answer.code == "CONFIGURE_KEYTERMS_NOT_SUPPORTED"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"diarize": "true"}, {"language": "xx"}, {"endpointing": "soon"}, {"encoding": "amr-nb"}],
+)
+async def test_what_cannot_be_done_refuses_the_handshake(client, asked):
+    with pytest.raises(ApiError) as refused:
+        async with client.listen.v1.connect(**{**PCM, **asked}):
+            pass
+    assert refused.value.status_code == 400
+
+
+async def test_a_full_server_says_try_again():
+    with serving("--max-sessions", "1") as server:
+        client = AsyncDeepgramClient(api_key="any", environment=environment(server))
+        async with dial(f"{server.ws}/v1/live") as first:
+            await send(first, START)
+            await receive(first)
+            with pytest.raises(ApiError) as refused:
+                async with client.listen.v1.connect(**PCM):
+                    pass
+            assert refused.value.status_code == 503
+            with pytest.raises(ApiError) as refused:
+                await client.listen.v1.media.transcribe_file(request=clip("yes").path.read_bytes())
+            assert refused.value.status_code == 503
+            assert refused.value.body["err_code"] == "SERVICE_UNAVAILABLE"
+        await server.until(in_use=False)
+        async with client.listen.v1.connect(**PCM) as connection:
+            await connection.send_close_stream()
+            assert [type(message) for message in await hear(connection)] == [ListenV1Metadata]
+
+
+def test_the_synchronous_client(server):
+    client = DeepgramClient(api_key="any", environment=environment(server))
+    audio = s16le(clip("yes").samples)
+    with client.listen.v1.connect(**PCM) as connection:
+        connection.send_media(audio)
+        connection.send_finalize()
+        connection.send_close_stream()
+        messages = list(connection)
+    assert "yes" in text(finals(messages)).split()
+    assert isinstance(messages[-1], ListenV1Metadata)
+
+
+async def test_a_file(server, client):
+    doctor = clip("doctor")
+    answer = await client.listen.v1.media.transcribe_file(
+        request=doctor.path.read_bytes(), model="nova-3", smart_format=True, utterances=True
+    )
+    [channel] = answer.results.channels
+    [alternative] = channel.alternatives
+    assert alternative.transcript == await text_of(server, "doctor")
+    assert " ".join(word.word for word in alternative.words) == alternative.transcript.lower()
+    [utterance] = answer.results.utterances
+    assert utterance.transcript == alternative.transcript
+    assert utterance.start == alternative.words[0].start
+    assert answer.metadata.duration == pytest.approx(doctor.duration, abs=0.001)
+    assert len(answer.metadata.sha256) == 64
+
+
+async def test_a_file_of_nothing_but_samples(server, client):
+    audio = s16le(clip("doctor").samples)
+    options = {"additional_query_parameters": {"sample_rate": "16000"}}
+    answer = await client.listen.v1.media.transcribe_file(
+        request=audio, encoding="linear16", request_options=options
+    )
+    [alternative] = answer.results.channels[0].alternatives
+    assert alternative.transcript == await text_of(server, "doctor")
+
+
+async def test_files_that_are_none_and_what_cannot_be_done(client):
+    media = client.listen.v1.media
+    good = clip("yes").path.read_bytes()
+    for call, hint in [
+        (partial(media.transcribe_file, request=b"not audio at all, not even close"), "none of"),
+        (partial(media.transcribe_file, request=good[:1000]), "cut off"),
+        (partial(media.transcribe_file, request=good, diarize=True), "speakers"),
+        (partial(media.transcribe_file, request=good, language="xx"), "English"),
+        (partial(media.transcribe_file, request=good, summarize="v2"), "summarize"),
+        (partial(media.transcribe_url, url="https://example.com/a.wav"), "fetches nothing"),
+    ]:
+        with pytest.raises(BadRequestError) as refused:
+            await call()
+        assert refused.value.body["err_code"] == "Bad Request"
+        assert hint in refused.value.body["err_msg"]
+        assert refused.value.body["request_id"] == refused.value.headers["dg-request-id"]
