@@ -47,14 +47,15 @@ class TokenWord:
     first: int
     last: int
 
-    def samples(self, per_token: int) -> tuple[int, int]:
-        """Start and end in samples of real audio since the stream's (re)start.
+    def end(self, per_token: int) -> int:
+        """Where the word ended, in samples of real audio since the stream's (re)start.
 
         Output k ends at ``(len(prompt) - left pad - delay + k) * per_token = (k + 1) * per_token``:
         the prompt is BOS, the pad on the left and the delay, so the delay is already off. The model
-        writes a word once it has heard it, so both times trail the voice by up to a word.
+        begins to write a word in the position in which it ended (arXiv 2602.11298, section 3.1);
+        its further pieces only follow.
         """
-        return self.first * per_token, (self.last + 1) * per_token
+        return (self.first + 1) * per_token
 
 
 class Detokeniser:

@@ -28,6 +28,8 @@ FLUSH_MARGIN = 10
 """Tokens of silence past the delay that a flush decodes, as the model's own tokenizer pads."""
 RUT = 200
 """Pads in a row of fed speech from which the model is taken to be in a rut."""
+LONGEST_WORD = 8
+"""Tokens of audio between the start that a word is given and its end."""
 SETTLED = 2
 """Pads after the last piece of text from which nothing more is taken to be on its way."""
 _RUT_SLOPE, _RUT_MOST = 0.5, 7.0
@@ -255,10 +257,17 @@ class Row:
             self._send(Committed(tuple(self._timed(word) for word in words)))
 
     def _timed(self, word: TokenWord) -> Word:
-        """Onto the session's clock: in order, and not past the audio that was fed."""
-        first, last = word.samples(self.options.per_token)
-        start = max(self._said_upto, self._timeline.clock(first, end=False))
-        self._said_upto = max(start, self._timeline.clock(last))
+        """Onto the session's clock: in order, and not past the audio that was fed.
+
+        The model marks ends only: a word is taken to start where the one before it ended, but not
+        more than ``LONGEST_WORD`` before its own end.
+        """
+        per_token = self.options.per_token
+        ended = min(word.end(per_token), self._timeline.length)
+        began = max(self._word_end, ended - LONGEST_WORD * per_token)
+        self._word_end = ended
+        start = max(self._said_upto, self._timeline.clock(began, end=False))
+        self._said_upto = max(start, self._timeline.clock(ended))
         return Word(word.text, start, self._said_upto)
 
     def _tell_draft(self, text: str) -> None:
@@ -283,6 +292,7 @@ class Row:
         self._mel_state = MelState(self.options.front_end)
         self._mel: deque[Floats] = deque()
         self._timeline = Timeline()
+        self._word_end = 0
         self._fed_upto = 0
         self._unmarked = False
         self._flushing = False

@@ -18,10 +18,15 @@ _GROUP_SIZES = (64, 32)
 
 
 def load_weights(
-    plan: Plan, *, dtype: mx.Dtype | None = None, quantize: int | None = None
+    plan: Plan,
+    *,
+    dtype: mx.Dtype | None = None,
+    quantize: int | None = None,
+    unpack: bool = False,
 ) -> Weights:
     """Load all tensors on this thread, floating ones as ``dtype`` (None: as most are stored).
 
+    ``unpack`` as for Weights.
     ``quantize`` 4 or 8 quantises linear layers and the embedding that are not quantised already.
     One tensor is read and converted at a time, so that little stands in memory beside the result.
     Raises UnsupportedConfig when a matrix cannot be quantised.
@@ -43,7 +48,7 @@ def load_weights(
     quantised = {
         name: (how.group_size, how.bits) for name, how in {**plan.quantised, **new}.items()
     }
-    return Weights(tensors, quantised, to)
+    return Weights(tensors, quantised, to, unpack=unpack)
 
 
 def _stored(plan: Plan) -> Iterator[tuple[Step, mx.array]]:

@@ -160,8 +160,8 @@ def test_a_restart_starts_time_over_and_keeps_nothing(script):
 
 def test_times_take_the_delay_off_once():
     # Output 0 ends one token into the real audio, whatever the delay.
-    assert TokenWord("x", first=0, last=0).samples(1280) == (0, 1280)
-    assert TokenWord("x", first=5, last=7).samples(1280) == (6400, 10240)
+    assert TokenWord("x", first=0, last=0).end(1280) == 1280
+    assert TokenWord("x", first=5, last=7).end(1280) == 7680
 
 
 PIECES = st.one_of(

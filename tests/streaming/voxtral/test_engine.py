@@ -24,6 +24,7 @@ from voxlive.streaming.events import Word
 from voxlive.streaming.options import EngineOptions
 from voxlive.streaming.voxtral import load
 from voxlive.streaming.voxtral.engine import VoxtralEngine, VoxtralStream
+from voxlive.streaming.voxtral.row import LONGEST_WORD
 from voxlive.training.golden.audio import synthetic_audio
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -93,11 +94,11 @@ def golden_words(engine: VoxtralEngine, delay: int) -> list[Word]:
     vocabulary = engine._vocabulary
     words = Detokeniser(vocabulary.pieces, pad=vocabulary.pad, word=vocabulary.word)
     spoken = [w for t in tokens[1 + 32 + delay :] for w in words.push(int(t))] + words.finish()
-    timed, upto = [], 0
+    timed, last, upto = [], 0, 0
     for word in spoken:
-        first, last = (min(sample, len(AUDIO)) for sample in word.samples(TOKEN))
-        start = max(upto, first)
-        upto = max(start, last)
+        end = min(word.end(TOKEN), len(AUDIO))
+        start = max(upto, last, end - LONGEST_WORD * TOKEN)
+        last, upto = end, max(start, end)
         timed.append(Word(word.text, start, upto))
     return timed
 

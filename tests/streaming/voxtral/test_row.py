@@ -82,7 +82,7 @@ def test_the_silence_on_the_left_is_ready_before_any_audio(script: Script) -> No
 def test_a_short_sound_is_decoded_by_a_flush(script: Script) -> None:
     script.outputs = {1: WORD, 2: 100}
     script.give(audio(0.1), Mark(7, flush=True))
-    assert script.words == [Word(" one", 128, 128)]
+    assert script.words == [Word(" one", 0, 128)]
     assert script.of(Reached) == [Reached(7)]
     assert script.messages[-1] == Reached(7)
     assert script.restarts == 1
@@ -114,8 +114,8 @@ def test_times_follow_the_clock_over_left_out_silence(script: Script) -> None:
     script.give(audio(10), audio(20, at=10 * TOKEN + 16_000))
     assert script.restarts == 0
     assert script.words == [
-        Word(" one", 2 * TOKEN, 4 * TOKEN),
-        Word(" two", 12 * TOKEN + 16_000, 14 * TOKEN + 16_000),
+        Word(" one", 0, 3 * TOKEN),
+        Word(" two", 5 * TOKEN, 13 * TOKEN + 16_000),
     ]
 
 
@@ -141,7 +141,7 @@ def test_a_long_silence_after_a_finished_utterance_needs_no_padding(script: Scri
 def test_an_utterance_that_ends_in_mid_word_is_flushed(script: Script) -> None:
     script.outputs = {13: WORD, 14: 102, 15: 103}
     script.give(audio(21), Mark(1, flush=False))
-    assert script.words == [Word(" three", 13 * TOKEN, 16 * TOKEN)]
+    assert script.words == [Word(" three", 6 * TOKEN, 14 * TOKEN)]
     assert script.messages[-1] == Reached(1)
     assert script.restarts == 1
 
@@ -162,8 +162,8 @@ def test_what_follows_a_flush_waits_for_it(script: Script) -> None:
     kinds = [type(m) for m in script.messages if isinstance(m, Committed | Reached)]
     assert kinds == [Committed, Reached, Committed, Reached]
     first, second = script.words
-    assert (first.start, first.end) == (TOKEN, 3 * TOKEN)
-    assert (second.start, second.end) == (6 * TOKEN, 8 * TOKEN)
+    assert (first.start, first.end) == (0, 2 * TOKEN)
+    assert (second.start, second.end) == (5 * TOKEN, 7 * TOKEN)
 
 
 def test_progress_ends_at_the_audio_fed(script: Script) -> None:

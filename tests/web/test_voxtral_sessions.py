@@ -1,0 +1,162 @@
+"""Whole sessions over real sockets on the main engine, with the small model that knows words."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+
+import httpx
+import jiwer
+import numpy as np
+import pytest
+from support.clips import clip
+from support.server import serving
+from support.wire import START, asr, dial, listen, live, receive, s16le, send, text_of_lines
+
+TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
+
+
+@pytest.fixture(scope="module")
+def voxtral():
+    with serving("--model", str(TINY), "--device", "cpu", "--max-sessions", "4") as running:
+        yield running
+
+
+def plain(text: str) -> str:
+    return " ".join(re.findall(r"[a-z']+", text.lower()))
+
+
+def wer(said: str, name: str) -> float:
+    return jiwer.wer(plain(clip(name).text), plain(said))
+
+
+def spoken(heard) -> str:
+    words = [word for m in heard.of("words") for word in m["words"]]
+    [done] = heard.of("done")
+    assert "".join(word["text"] for word in words) == done["text"]
+    assert "".join(m["text"] for m in heard.of("segment")) == done["text"]
+    bounds = [bound for word in words for bound in (word["start"], word["end"])]
+    assert bounds == sorted(bounds)
+    assert all(0 <= bound <= done["duration"] for bound in bounds)
+    assert heard.code == 1000
+    return done["text"]
+
+
+async def test_a_minute_is_the_same_text_everywhere(voxtral):
+    minute = clip("minute")
+    audio = s16le(minute.samples)
+    native, theirs = await asyncio.gather(
+        live(voxtral.ws, audio, chunk=2560), asr(voxtral.ws, audio, chunk=3201)
+    )
+    text = spoken(native)
+    assert wer(text, "minute") <= 0.08
+    [done] = native.of("done")
+    assert done["duration"] == pytest.approx(minute.duration, abs=1e-3)
+    assert text_of_lines(theirs.of(None)[-1]["lines"]).split() == text.split()
+    upload = {"file": minute.path.read_bytes()}
+    url = f"{voxtral.url}/v1/audio/transcriptions"
+    unpaced = await asyncio.to_thread(httpx.post, url, files=upload, timeout=120)
+    assert unpaced.json()["text"].split() == text.split()
+
+
+async def test_words_come_while_they_are_spoken(voxtral):
+    heard = await live(voxtral.ws, s16le(clip("market").samples), pace=1.0, chunk=2560)
+    playing = heard.messages[: heard.while_playing]
+    kinds = [m["type"] for m in playing]
+    assert kinds.index("words") < kinds.index("speech_stopped")
+    said = sum(len(m["words"]) for m in playing if m["type"] == "words")
+    assert said > 0.8 * len(spoken(heard).split())
+
+
+def test_the_command_line_says_the_same(voxtral):
+    command = [sys.executable, "-m", "voxlive.cli.main", "transcribe", "--model", str(TINY)]
+    files = [str(clip(name).path) for name in ("train", "doctor", "silence")]
+    done = subprocess.run([*command, "--device", "cpu", *files], capture_output=True, text=True)
+    lines = [plain(line) for line in done.stdout.splitlines() if line.strip()]
+    heard = [asyncio.run(live(voxtral.ws, s16le(clip(n).samples))) for n in ("train", "doctor")]
+    for session in heard:
+        assert any(plain(spoken(session)) in line for line in lines)
+    assert done.returncode == 0
+
+
+async def test_word_times_are_those_of_the_voice(voxtral):
+    errors = []
+    for name in ("minute", "pauses", "train", "doctor"):
+        said = [
+            w
+            for m in (await live(voxtral.ws, s16le(clip(name).samples))).of("words")
+            for w in m["words"]
+        ]
+        theirs, ours = (
+            [plain(word.text) for word in clip(name).words],
+            [plain(w["text"]) for w in said],
+        )
+        alignment = jiwer.process_words(" ".join(theirs), " ".join(ours)).alignments[0]
+        for chunk in alignment:
+            if chunk.type == "equal":
+                pairs = zip(
+                    clip(name).words[chunk.ref_start_idx : chunk.ref_end_idx],
+                    said[chunk.hyp_start_idx : chunk.hyp_end_idx],
+                    strict=True,
+                )
+                errors += [abs(true.end - word["end"]) for true, word in pairs]
+    assert len(errors) > 150
+    assert median(errors) <= 0.1
+
+
+async def test_silence_and_noise_say_nothing(voxtral):
+    for name in ("silence", "noise"):
+        assert spoken(await live(voxtral.ws, s16le(clip(name).samples))) == ""
+    rng = np.random.default_rng(0)
+    noise = (rng.standard_normal(20 * 16_000) * 0.03).astype(np.float32)
+    assert spoken(await live(voxtral.ws, s16le(noise), vad=False)) == ""
+
+
+async def test_delays_are_each_sessions_own_and_four_sessions_do_not_mix(voxtral):
+    names = ("train", "doctor", "message", "market")
+    delays = (240, 480, 720, 960)
+    alone = [
+        spoken(await live(voxtral.ws, s16le(clip(name).samples), delay_ms=delay))
+        for name, delay in zip(names, delays, strict=True)
+    ]
+    together = await asyncio.gather(
+        *(
+            live(voxtral.ws, s16le(clip(name).samples), delay_ms=delay, pace=3.0)
+            for name, delay in zip(names, delays, strict=True)
+        )
+    )
+    assert [spoken(heard) for heard in together] == alone
+    assert [heard.of("ready")[0]["delay_ms"] for heard in together] == list(delays)
+    assert np.mean([wer(text, name) for text, name in zip(alone, names, strict=True)]) <= 0.15
+
+
+async def test_a_flush_in_the_middle_loses_and_doubles_nothing(voxtral):
+    train = clip("train")
+    audio = s16le(train.samples)
+    whole = spoken(await live(voxtral.ws, audio))
+    pause = int(train.sentences[0].end * 16_000) * 2 + 2 * 1600
+    async with dial(f"{voxtral.ws}/v1/live") as socket:
+        await send(socket, START)
+        assert (await receive(socket))["type"] == "ready"
+        await send(socket, audio[:pause], {"type": "flush", "id": "a"}, audio[pause:])
+        await send(socket, {"type": "stop"})
+        heard = await listen(socket)
+    assert [m["id"] for m in heard.of("flushed")] == ["a"]
+    assert jiwer.wer(plain(whole), plain(spoken(heard))) <= 0.1
+
+
+async def test_the_next_client_beyond_capacity_is_refused_and_a_bad_delay_too(voxtral):
+    refused = await live(voxtral.ws, b"", delay_ms=100)
+    assert refused.errors == ["unsupported_option"]
+    assert refused.code == 4400
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            socket = await stack.enter_async_context(dial(f"{voxtral.ws}/v1/live"))
+            await send(socket, START)
+            assert (await receive(socket))["type"] == "ready"
+        refused = await listen(await stack.enter_async_context(dial(f"{voxtral.ws}/v1/live")))
+        assert refused.errors == ["server_full"]
+        assert refused.code == 1013
