@@ -1,0 +1,112 @@
+"""The trained tiny checkpoint gives the tokens that torch gave: see tests/models/README.md."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jiwer
+import mlx.core as mx
+import numpy as np
+import pytest
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+from support.held_out import TINY_VOXTRAL, exact_names, recording
+
+from voxlive.checkpoints.checkpoint import read_checkpoint
+from voxlive.checkpoints.files import find_files
+from voxlive.encoders.mel import MelState
+from voxlive.streaming.voxtral.model import CHUNK, Model
+from voxlive.streaming.voxtral.weights import load_weights
+from voxlive.training.golden.layouts import write_checkpoint
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tiny_voxtral.json").read_text())
+MARGIN = 1 + 10  # tokens of silence after the audio and the delay
+
+
+def load(folder):
+    checkpoint = read_checkpoint(find_files(folder))
+    tekken = checkpoint.tekken
+    return Model(
+        checkpoint.config,
+        load_weights(checkpoint.plan, dtype=mx.float32),
+        slots=len(exact_names()),
+        bos=tekken.bos,
+        pad=tekken.streaming_pad,
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load(TINY_VOXTRAL)
+
+
+def transcribe(model, audio, delay):
+    """The tokens of several clips as one batch; shorter ones are followed by more silence."""
+    config = model.config
+    unit, left = config.samples_per_token, config.left_pad_tokens
+    sizes = [left - (-len(clip) // unit) + delay + MARGIN for clip in audio]
+    mels = []
+    for clip in audio:
+        # One token more than is used: the last frames look ahead.
+        padded = np.zeros((max(sizes) + 1) * unit, np.float32)
+        padded[left * unit : left * unit + len(clip)] = clip
+        mels.append(MelState(model.front_end).push(padded)[: max(sizes) * config.mel_per_token])
+    tokens = [[] for _ in audio]
+    for slot in range(len(audio)):
+        model.join(slot, delay)
+    step = CHUNK * config.mel_per_token
+    for at in range(0, len(mels[0]), step):
+        model.encode(range(len(audio)), [mel[at : at + step] for mel in mels])
+        for slots, found in model.decode({}):
+            for slot, token in zip(slots, found, strict=True):
+                tokens[slot].append(token)
+    for slot in range(len(audio)):
+        model.leave(slot)
+    return [row[: size - left - delay] for row, size in zip(tokens, sizes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("delay", "clips", "most_wrong"), [(6, 10, 0.08), (3, 2, 0.2), (12, 2, 0.2)]
+)
+def test_greedy_tokens_equal_torch_and_are_what_is_said(model, delay, clips, most_wrong):
+    said = {name: recording(name) for name in exact_names()[:: 10 // clips]}
+    rows = transcribe(model, [clip.samples for clip in said.values()], delay)
+    want = GOLDEN[f"delay {delay}"]
+    assert dict(zip(said, rows, strict=True)) == {name: want[name]["exported"] for name in said}
+    tekken = Tekkenizer.from_file(TINY_VOXTRAL / "tekken.json")
+    heard = [tekken.decode([token for token in row if token >= 64]).strip() for row in rows]
+    assert jiwer.wer([clip.text for clip in said.values()], heard) <= most_wrong
+
+
+def test_same_tokens_in_the_layout_of_mistral(model, tmp_path):
+    plan = read_checkpoint(find_files(TINY_VOXTRAL)).plan
+    stored = mx.load(str(TINY_VOXTRAL / "model.safetensors"))
+    dense = {}
+    for step in plan.steps:
+        module, _, kind = step.target.rpartition(".")
+        source = step.tensor.name.rpartition(".")[0]
+        if kind == "weight" and module in plan.quantised:
+            parts = (stored[f"{source}.{part}"] for part in ("weight", "scales", "biases"))
+            how = plan.quantised[module]
+            dense[step.target] = np.array(mx.dequantize(*parts, how.group_size, how.bits))
+        elif kind in ("weight", "bias"):
+            dense[step.target] = np.array(stored[step.tensor.name])
+    write_checkpoint(tmp_path, "mistral", plan.config, dense)
+    shutil.copy(TINY_VOXTRAL / "tekken.json", tmp_path)
+    audio = [recording(name).samples for name in exact_names()[::4]]
+    assert transcribe(load(tmp_path), audio, 6) == transcribe(model, audio, 6)
+
+
+def test_mistral_common_reads_the_tokenizer():
+    tekken = Tekkenizer.from_file(TINY_VOXTRAL / "tekken.json")
+    assert tekken.get_special_token("[STREAMING_PAD]") == 32
+    assert tekken.get_special_token("[STREAMING_WORD]") == 33
+    assert (tekken.bos_id, tekken.eos_id, tekken.n_words) == (1, 2, 2048)
+    assert tekken.audio.is_streaming
+    assert tekken.audio.get_num_delay_tokens() == 6
+    assert (
+        tekken.decode(tekken.encode(" the last train", bos=False, eos=False)) == " the last train"
+    )
+
+
+def test_size():
+    assert sum(file.stat().st_size for file in TINY_VOXTRAL.iterdir()) <= 12_000_000

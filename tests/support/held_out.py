@@ -1,0 +1,64 @@
+"""What the trained tiny Voxtral of tests/models is tested with: see tests/models/README.md."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxlive.streaming.ingest.media import read_file
+
+MODELS = Path(__file__).parents[1] / "models"
+TINY_VOXTRAL = MODELS / "tiny-voxtral"
+VOICES = ("awb", "kal16", "rms", "slt", "en-us")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Lower-case words without punctuation; seconds in the recording, ``ends`` of its words."""
+
+    text: str
+    start: float
+    end: float
+    ends: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """float32 [n] at 16 kHz and what is said in it."""
+
+    name: str
+    samples: NDArray[np.float32]
+    sentences: tuple[Sentence, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(sentence.text for sentence in self.sentences)
+
+    @property
+    def ends(self) -> list[float]:
+        return [end for sentence in self.sentences for end in sentence.ends]
+
+
+@cache
+def _said() -> dict[str, list[dict]]:
+    return json.loads((MODELS / "held_out" / "held_out.json").read_text())
+
+
+def recording(name: str) -> Recording:
+    """A file of tests/models/held_out, decoded."""
+    samples = np.concatenate(list(read_file(MODELS / "held_out" / name)))
+    sentences = (
+        Sentence(said["text"], said["start"], said["end"], tuple(said["ends"]))
+        for said in _said()[name]
+    )
+    return Recording(name, samples, tuple(sentences))
+
+
+def exact_names() -> list[str]:
+    """The ten sentences kept exactly as synthesised."""
+    return [name for name in _said() if name.endswith(".flac")]
