@@ -69,14 +69,6 @@ class Quantised:
         )
         return y if self.bias is None else y + self.bias
 
-    def unpacked(self) -> Dense:
-        """The same layer in full, evaluated."""
-        weight = mx.dequantize(
-            self.weight, self.scales, self.zeros, group_size=self.group_size, bits=self.bits
-        )
-        mx.eval(weight)
-        return Dense(weight, self.bias)
-
     def rows(self, ids: mx.array) -> mx.array:
         """See ``Dense.rows``."""
         return mx.dequantize(
@@ -146,8 +138,7 @@ class Weights:
 
     ``tensors`` maps canonical names to arrays and is emptied as modules take what is theirs, so
     that fused copies and originals never stand in memory together. ``quantised`` maps a module's
-    name to (group size, bits). Everything floating is cast to ``dtype``. ``unpack`` makes dense
-    layers of quantised ones: the same numbers in more memory, for where packed products are slow.
+    name to (group size, bits). Everything floating is cast to ``dtype``.
     """
 
     def __init__(
@@ -155,12 +146,9 @@ class Weights:
         tensors: MutableMapping[str, mx.array],
         quantised: Mapping[str, tuple[int, int]],
         dtype: mx.Dtype,
-        *,
-        unpack: bool = False,
     ) -> None:
         self._tensors = tensors
         self._quantised = quantised
-        self._unpack = unpack
         self.dtype = dtype
 
     def take(self, name: str) -> mx.array:
@@ -173,7 +161,7 @@ class Weights:
         if name not in self._quantised:
             return Dense(self.take(f"{name}.weight"), bias)
         group_size, bits = self._quantised[name]
-        layer = Quantised(
+        return Quantised(
             self._tensors.pop(f"{name}.weight"),
             self.take(f"{name}.scales"),
             self.take(f"{name}.biases"),
@@ -181,7 +169,6 @@ class Weights:
             group_size,
             bits,
         )
-        return layer.unpacked() if self._unpack else layer
 
     def fused(self, *names: str) -> Linear:
         """Several layers on the same input as one, evaluated."""

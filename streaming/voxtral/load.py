@@ -90,24 +90,13 @@ def _use_device(asked: str | None) -> str:
 
 
 def _build(checkpoint: Checkpoint, options: EngineOptions) -> Model:
-    if _fits_in_full(checkpoint.plan.nbytes) and options.quantize is None:
-        weights = load_weights(checkpoint.plan, dtype=mx.float32, unpack=True)
-    else:
-        weights = load_weights(checkpoint.plan, quantize=options.quantize)
+    weights = load_weights(checkpoint.plan, quantize=options.quantize)
     tekken = checkpoint.tekken
     most = options.max_sessions or MOST_SESSIONS
     # One slot more than there can be sessions: the health check has its own.
     return Model(
         checkpoint.config, weights, slots=most + 1, bos=tekken.bos, pad=tekken.streaming_pad
     )
-
-
-def _fits_in_full(nbytes: int) -> bool:
-    """Whether to run a model in float32, unpacked: on a CPU, where MLX is ten times slower with
-    anything else, if half the free memory holds what 4-bit weights may grow to.
-    """
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return on_cpu and 8 * nbytes <= _free_bytes() // 2
 
 
 def _capacity(model: Model, asked: int | None) -> int:

@@ -18,15 +18,10 @@ _GROUP_SIZES = (64, 32)
 
 
 def load_weights(
-    plan: Plan,
-    *,
-    dtype: mx.Dtype | None = None,
-    quantize: int | None = None,
-    unpack: bool = False,
+    plan: Plan, *, dtype: mx.Dtype | None = None, quantize: int | None = None
 ) -> Weights:
     """Load all tensors on this thread, floating ones as ``dtype`` (None: as most are stored).
 
-    ``unpack`` as for Weights.
     ``quantize`` 4 or 8 quantises linear layers and the embedding that are not quantised already.
     One tensor is read and converted at a time, so that little stands in memory beside the result.
     Raises UnsupportedConfig when a matrix cannot be quantised.
@@ -48,7 +43,7 @@ def load_weights(
     quantised = {
         name: (how.group_size, how.bits) for name, how in {**plan.quantised, **new}.items()
     }
-    return Weights(tensors, quantised, to, unpack=unpack)
+    return Weights(tensors, quantised, to)
 
 
 def _stored(plan: Plan) -> Iterator[tuple[Step, mx.array]]:
