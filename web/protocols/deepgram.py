@@ -139,13 +139,13 @@ class DeepgramProtocol(Protocol):
     def _configure(self, message: Json) -> str:
         for name in ("keyterms", "features"):
             if message.get(name):
-                return self._message(
+                return _message(
                     "ConfigureFailure",
                     request_id=self._request,
                     code=f"CONFIGURE_{name.upper()}_NOT_SUPPORTED",
                     description=f"this server has no {name} to set",
                 )
-        return self._message("ConfigureSuccess", request_id=self._request)
+        return _message("ConfigureSuccess", request_id=self._request)
 
     def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
         """Nothing: the request's id is in the handshake."""
@@ -162,7 +162,7 @@ class DeepgramProtocol(Protocol):
                 self._changed = True
             case SpeechStarted(at):
                 self._gap.started(at)
-                started = self._message("SpeechStarted", channel=[0], timestamp=seconds(at))
+                started = _message("SpeechStarted", channel=[0], timestamp=seconds(at))
                 return [*([started] if self._query.vad_events else []), *self._utterance_end()]
             case UtteranceEnded(upto):
                 outs = self._finish(speech_final=self._query.endpointing)
@@ -213,7 +213,7 @@ class DeepgramProtocol(Protocol):
         last = self._gap.over(passed_s)
         if last is None:
             return []
-        return [self._message("UtteranceEnd", channel=[0, 1], last_word_end=seconds(last))]
+        return [_message("UtteranceEnd", channel=[0, 1], last_word_end=seconds(last))]
 
     def _goodbye(self, samples: int) -> list[Out]:
         outs = self._finish()
@@ -230,7 +230,7 @@ class DeepgramProtocol(Protocol):
         return [
             *outs,
             *self._utterance_end(),
-            self._message("Metadata", **facts),
+            _message("Metadata", **facts),
             Close(close_code("shutting_down") if early else 1000),
         ]
 
@@ -238,7 +238,7 @@ class DeepgramProtocol(Protocol):
         """A result for the audio after the last final one, up to the last word's known end."""
         end = max(self._upto, words[-1].end) if words else self._upto
         ident, description = shapes.model(self._info)
-        return self._message(
+        return _message(
             "Results",
             channel_index=[0, 1],
             start=seconds(self._upto),
@@ -255,7 +255,7 @@ class DeepgramProtocol(Protocol):
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``Error``; the session goes on."""
         variant = "SchemaError" if code == "bad_message" else code
-        return [self._message("Error", variant=variant, description=message[:LONGEST_ERROR])]
+        return [_message("Error", variant=variant, description=message[:LONGEST_ERROR])]
 
     def failed(self, code: str, message: str) -> list[Out]:
         """What was said, an ``Error``, and the close with its payload."""
@@ -263,8 +263,9 @@ class DeepgramProtocol(Protocol):
         reason = f"{payload}: {message}".encode("ascii", "replace")[:_LONGEST_REASON].decode()
         return [*self._finish(), *self.refused(code, message), Close(number, reason=reason)]
 
-    def _message(self, kind: str, **values: object) -> str:
-        return json.dumps({"type": kind, **values}, ensure_ascii=False, separators=(",", ":"))
+
+def _message(kind: str, **values: object) -> str:
+    return json.dumps({"type": kind, **values}, ensure_ascii=False, separators=(",", ":"))
 
 
 def _text(words: Sequence[Word]) -> str:
