@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..vad.gate import Feed, Paused, Skip, Started, Stopped
 from ..vad.silero import VadError
+from .backlog import Backlog
 from .clock import SAMPLE_RATE
 from .engine import (
     Committed,
@@ -101,7 +102,7 @@ class Session:
         self._markers: dict[int, Event | None] = {}
         self._marker = 0
         self._final: int | None = None
-        self._fed_upto = 0
+        self._backlog = Backlog()
         self._room = asyncio.Event()
         self._stopped = False
         self._over = False
@@ -210,7 +211,7 @@ class Session:
 
     async def _judge(self, samples: Samples) -> None:
         """At most a second of audio, once the engine has room for it."""
-        while self._fed_upto - self.processed > MAX_BACKLOG:
+        while self._backlog.samples > MAX_BACKLOG:
             self._room.clear()
             await self._room.wait()
         self._held.append(samples)
@@ -225,7 +226,7 @@ class Session:
                 case Feed(start, end):
                     self._stream.feed(self._held.take(start, end), start)
                     self.fed += end - start
-                    self._fed_upto = end
+                    self._backlog.feed(start, end)
                 case Skip(start, end):
                     self._held.drop(end)
                     self.skipped += end - start
@@ -282,6 +283,7 @@ class Session:
                 self._emit(self._transcript.draft(text))
             case Progressed(upto):
                 self.processed = max(self.processed, upto)
+                self._backlog.progress(upto)
                 self._room.set()
                 self._tell_lag()
             case Reached(marker):
@@ -298,7 +300,7 @@ class Session:
             self._end(*filter(None, [self._epitaph]))
 
     def _tell_lag(self) -> None:
-        behind = max(0, self._fed_upto - self.processed) / SAMPLE_RATE
+        behind = self._backlog.samples / SAMPLE_RATE
         now = self._loop.time()
         told_enough = now - self._lag_at < _LAG_EVERY_S or abs(behind - self._lag) < _LAG_STEP_S
         if not told_enough:

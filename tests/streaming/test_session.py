@@ -27,6 +27,7 @@ from voxlive.streaming.engine import (
 from voxlive.streaming.events import (
     Event,
     Flushed,
+    Lag,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -318,6 +319,18 @@ async def test_push_waits_while_the_engine_is_behind(
     await pushing
     await session.stop()
     assert [event async for event in session.events()][-1] == SessionClosed(60 * SAMPLE_RATE)
+
+
+async def test_silence_is_no_backlog(service: Service, engine: CountingEngine) -> None:
+    """An engine may say how far it is only when an utterance has ended."""
+    engine.progress = False
+    session = service.open(SessionOptions(PCM, GateOptions()))
+    for _ in range(3):
+        await session.push(pcm(np.concatenate([silence(40), tone(2), silence(1)])))
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert len(of(SegmentClosed, events)) == 3
+    assert all(lag.behind_s <= 7 for lag in of(Lag, events))
 
 
 async def push_all(push: Callable[[bytes], object], seconds: int) -> None:
