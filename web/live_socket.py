@@ -18,6 +18,7 @@ from ..streaming.ingest import BadAudio
 from ..streaming.options import SessionOptions
 from ..streaming.service import Service
 from ..streaming.session import Session
+from .ahead import Ahead
 from .protocols.contract import (
     Action,
     Audio,
@@ -52,6 +53,7 @@ class LiveSocket:
         self._opened = asyncio.get_running_loop().create_future()
         self._session: Session | None = None
         self._sending = asyncio.Lock()
+        self._ahead = Ahead()
 
     @property
     def in_session(self) -> bool:
@@ -77,7 +79,8 @@ class LiveSocket:
 
     async def _converse(self) -> None:
         await self._shake_hands()
-        tasks = [asyncio.create_task(work) for work in (self._listen(), self._report())]
+        works = (self._listen(), self._work(), self._report())
+        tasks = [asyncio.create_task(work) for work in works]
         if self._protocol.tick_s:
             tasks.append(asyncio.create_task(self._keep_ticking(self._protocol.tick_s)))
         try:
@@ -124,7 +127,12 @@ class LiveSocket:
             if len(frame) > limit:
                 raise ProtocolError("too_big", f"a frame may have {limit} bytes, not {len(frame)}")
             for action in self._protocol.received(frame):
-                await self._do(action)
+                await self._ahead.put(action)
+
+    async def _work(self) -> None:
+        """Do what the client asked for, one thing after another."""
+        while True:
+            await self._do(await self._ahead.get())
 
     async def _receive(self) -> Message:
         patience_s = self._protocol.patience_s

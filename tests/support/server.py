@@ -30,11 +30,11 @@ class Server:
     def health(self) -> dict:
         return httpx.get(f"{self.url}/health", timeout=30).json()
 
-    async def until(self, *, in_use: bool) -> None:
-        """Wait until a slot is in use, or until none is."""
+    async def until(self, *, in_use: int) -> None:
+        """Wait until so many slots are in use."""
         async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
             # The other side is another process: there is nothing to wait on but its answers.
-            while bool((await client.get("/health")).json()["in_use"]) != in_use:  # noqa: ASYNC110
+            while (await client.get("/health")).json()["in_use"] != in_use:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 

@@ -97,15 +97,16 @@ STATES = [
 async def test_a_neighbour_is_not_disturbed_by_clients_that_vanish_in_every_state(server):
     audio = s16le(clip("market").samples)
     alone = await live(server.ws, audio)
-    await server.until(in_use=False)
+    await server.until(in_use=0)
     neighbour = asyncio.create_task(live(server.ws, audio, pace=1.0))
     await asyncio.sleep(0.5)
     for state in STATES:
         await vanish(server, *state)
+        await server.until(in_use=1)
     heard = await neighbour
     assert heard.of("done") == [alone.of("done")[0] | {"seq": len(heard.messages) - 1}]
     assert not heard.errors
-    await server.until(in_use=False)
+    await server.until(in_use=0)
 
 
 @pytest.mark.timeout(400)
@@ -116,7 +117,7 @@ async def test_two_hundred_vanished_sessions_leave_nothing_behind():
         async def rounds(count: int) -> None:
             for n in range(count):
                 await vanish(server, *STATES[n % len(STATES)])
-                await server.until(in_use=False)
+                await server.until(in_use=0)
 
         def footprint() -> tuple[int, int, int]:
             children = process.children(recursive=True)
@@ -155,7 +156,7 @@ async def test_one_client_more_than_capacity_is_refused_and_the_others_go_on():
             heard = await listen(first)
             assert heard.of("done")
             assert not heard.errors
-        await server.until(in_use=False)
+        await server.until(in_use=0)
         assert (await live(server.ws, SPEECH)).code == 1000
 
 
@@ -169,8 +170,8 @@ async def test_a_client_that_does_not_read_is_told_when_it_does_and_its_slot_is_
                     await socket.send("not a message, and answered every time")
 
             writing = asyncio.create_task(write())
-            await server.until(in_use=True)
-            await server.until(in_use=False)
+            await server.until(in_use=1)
+            await server.until(in_use=0)
             writing.cancel()
             heard = await listen(socket)
             assert heard.errors[-1] == "slow_client"

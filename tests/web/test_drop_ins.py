@@ -100,7 +100,7 @@ async def test_fatal_mistakes_are_named_and_closed(server, path, frames, error, 
     said = heard.messages[-1]
     assert error in (said.get("variant"), said.get("error", {"code": None}).get("code"))
     assert heard.code == close
-    await server.until(in_use=False)
+    await server.until(in_use=0)
 
 
 @pytest.mark.parametrize("garbage", ["nonsense", "[1]", "{}", '{"type": "stop"}'])
@@ -129,7 +129,7 @@ STATES = [
 
 async def test_a_neighbour_is_not_disturbed_by_clients_that_vanish_in_every_state(server):
     alone = await live(server.ws, SPEECH)
-    await server.until(in_use=False)
+    await server.until(in_use=0)
     neighbour = asyncio.create_task(live(server.ws, SPEECH, pace=1.0))
     await asyncio.sleep(0.5)
     for path, *frames in STATES:
@@ -139,7 +139,7 @@ async def test_a_neighbour_is_not_disturbed_by_clients_that_vanish_in_every_stat
     heard = await neighbour
     assert heard.of("done")[0]["text"] == alone.of("done")[0]["text"]
     assert not heard.errors
-    await server.until(in_use=False)
+    await server.until(in_use=0)
 
 
 async def test_a_full_server_refuses_in_each_protocols_own_words():
@@ -199,10 +199,10 @@ def test_a_posted_file_that_is_too_long_is_a_413(server):
 
 async def test_a_client_that_leaves_its_file_frees_the_slot(server):
     data = clip("minute").path.read_bytes()
-    await server.until(in_use=False)
+    await server.until(in_use=0)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as leaver:
         request = asyncio.create_task(leaver.post("/v1/listen", content=data))
-        await server.until(in_use=True)
+        await server.until(in_use=1)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
-    await server.until(in_use=False)
+    await server.until(in_use=0)

@@ -176,13 +176,13 @@ def test_unknown_paths_and_methods_are_in_the_envelope(client):
 
 async def test_a_client_that_goes_away_frees_its_slot(server):
     data = clip("minute").path.read_bytes()
-    await server.until(in_use=False)
+    await server.until(in_use=0)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as leaver:
         request = asyncio.create_task(leaver.post(PATH, files={"file": data}))
-        await server.until(in_use=True)
+        await server.until(in_use=1)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
-    await server.until(in_use=False)
+    await server.until(in_use=0)
 
 
 def test_the_page_keeps_to_itself(client):

@@ -207,7 +207,7 @@ async def test_a_full_server_says_try_again():
                 await client.listen.v1.media.transcribe_file(request=clip("yes").path.read_bytes())
             assert refused.value.status_code == 503
             assert refused.value.body["err_code"] == "SERVICE_UNAVAILABLE"
-        await server.until(in_use=False)
+        await server.until(in_use=0)
         async with client.listen.v1.connect(**PCM) as connection:
             await connection.send_close_stream()
             assert [type(message) for message in await hear(connection)] == [ListenV1Metadata]

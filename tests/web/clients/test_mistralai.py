@@ -188,7 +188,7 @@ async def test_a_full_server_says_so_at_the_handshake():
             with pytest.raises(RealtimeTranscriptionWSError, match="sessions") as refused:
                 await realtime.connect(MODEL)
             assert refused.value.code == 503
-        await server.until(in_use=False)
+        await server.until(in_use=0)
         waiting = await realtime.connect(MODEL)
         assert not server.health()["in_use"]
         await waiting.close()

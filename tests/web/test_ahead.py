@@ -1,0 +1,26 @@
+import asyncio
+
+from voxlive.web.ahead import Ahead
+from voxlive.web.protocols.contract import Audio, Flush, Stop
+
+
+async def test_actions_keep_their_order_and_only_audio_counts() -> None:
+    ahead = Ahead(limit=10)
+    actions = [Audio(b"12345"), Flush("a"), Audio(b"123456"), Stop()]
+    for action in actions[:3]:
+        await ahead.put(action)
+    late = asyncio.create_task(ahead.put(actions[3]))
+    await asyncio.sleep(0)
+    assert not late.done()
+    assert [await ahead.get() for _ in range(3)] == actions[:3]
+    await late
+    assert await ahead.get() == actions[3]
+
+
+async def test_a_reader_waits_for_a_writer() -> None:
+    ahead = Ahead()
+    reading = asyncio.create_task(ahead.get())
+    await asyncio.sleep(0)
+    assert not reading.done()
+    await ahead.put(Stop())
+    assert await reading == Stop()
