@@ -1,6 +1,7 @@
 """Clients that break the rules or vanish: each gets its typed error, nobody else notices."""
 
 import asyncio
+import base64
 import os
 
 import httpx
@@ -79,6 +80,10 @@ async def vanish(server, path: str, *frames) -> None:
         socket.transport.abort()
 
 
+APPEND = {"type": "input_audio_buffer.append", "audio": base64.b64encode(SPEECH).decode()}
+COMMIT = {"type": "input_audio_buffer.commit"}
+VLLM = {"type": "session.update", "model": "any"}
+
 STATES = [
     ("/v1/live",),
     ("/v1/live", START),
@@ -91,6 +96,12 @@ STATES = [
     ("/asr", b"\x1a\x45"),
     ("/asr", SPEECH),
     ("/asr", SPEECH, b""),
+    ("/v1/realtime",),
+    ("/v1/realtime", {"type": "session.update", "session": {}}),
+    ("/v1/realtime", APPEND),
+    ("/v1/realtime", APPEND, COMMIT, APPEND),
+    ("/v1/realtime", APPEND, {"type": "input_audio_buffer.clear"}),
+    ("/v1/realtime", VLLM, APPEND, {**COMMIT, "final": True}),
 ]
 
 

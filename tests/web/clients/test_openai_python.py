@@ -1,0 +1,375 @@
+"""OpenAI's own Python client against this server: real speech, real sockets, words and shapes."""
+
+import base64
+import signal
+
+import pytest
+import soxr
+from openai import AsyncOpenAI, BadRequestError, OpenAI
+from support.clips import clip
+from support.encode import encode
+from support.server import serving
+from support.wire import START, dial, live, receive, s16le, send
+
+RATE = 24_000
+TRANSCRIPTION = "conversation.item.input_audio_transcription"
+COMPLETED = f"{TRANSCRIPTION}.completed"
+TURN = [
+    "input_audio_buffer.speech_started",
+    "input_audio_buffer.speech_stopped",
+    "input_audio_buffer.committed",
+    "conversation.item.added",
+    f"{TRANSCRIPTION}.delta",
+    COMPLETED,
+    "conversation.item.done",
+]
+INTENT = {"intent": "transcription"}
+
+
+def pcm24(name: str) -> bytes:
+    """A clip as the client sends audio unless it says otherwise: 16 bits, 24 kHz."""
+    return s16le(soxr.resample(clip(name).samples, 16_000, RATE).clip(-1, 1 - 2**-15))
+
+
+def session(**settings) -> dict:
+    transcription = {"model": "gpt-4o-transcribe", "language": "en"}
+    return {
+        "type": "transcription",
+        "audio": {"input": {"transcription": transcription, **settings}},
+    }
+
+
+def encoded(audio: bytes, chunk: int = 4800) -> list[str]:
+    return [base64.b64encode(audio[at : at + chunk]).decode() for at in range(0, len(audio), chunk)]
+
+
+async def play(connection, audio: bytes) -> None:
+    for piece in encoded(audio):
+        await connection.input_audio_buffer.append(audio=piece)
+
+
+async def until(connection, kind: str, times: int = 1) -> list:
+    """Events up to one of a kind, which is the last of the list; never an error on the way."""
+    events = []
+    while sum(event.type == kind for event in events) < times:
+        events.append(await connection.recv())
+        assert events[-1].type in (kind, "session.created") or events[-1].type != "error", events[
+            -1
+        ]
+    return events
+
+
+def of(kind: str, events) -> list:
+    return [event for event in events if event.type == kind]
+
+
+def check_items(events) -> list[str]:
+    """The transcripts, after checking that each is its item's deltas and its item follows suit."""
+    said: dict[str, str] = {}
+    for delta in of(f"{TRANSCRIPTION}.delta", events):
+        said[delta.item_id] = said.get(delta.item_id, "") + delta.delta
+    committed = of("input_audio_buffer.committed", events)
+    order = [event.item_id for event in committed]
+    assert [event.previous_item_id for event in committed] == [None, *order[:-1]]
+    completed = of(COMPLETED, events)
+    assert [event.item_id for event in completed] == order[: len(completed)]
+    for event in completed:
+        assert event.transcript == said.get(event.item_id, "")
+        assert event.usage.type == "duration"
+        assert event.content_index == 0
+    return [event.transcript for event in completed]
+
+
+async def native(server, audio: bytes, **start) -> str:
+    """What the native protocol says of the same audio."""
+    [done] = (await live(server.ws, audio, **start)).of("done")
+    return done["text"]
+
+
+@pytest.fixture
+def client(server) -> AsyncOpenAI:
+    return AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")
+
+
+async def test_a_turn_with_its_words(server, client):
+    audio = pcm24("doctor")
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        created = await connection.recv()
+        assert created.type == "session.created"
+        assert created.session.id.startswith("sess_")
+        await connection.session.update(session=session())
+        updated = await connection.recv()
+        assert updated.type == "session.updated"
+        assert updated.session.type == "transcription"
+        heard = updated.session.audio.input
+        assert (heard.format.type, heard.format.rate) == ("audio/pcm", RATE)
+        assert heard.transcription.language == "en"
+        assert heard.turn_detection.type == "server_vad"
+        await play(connection, audio)
+        events = await until(connection, "conversation.item.done")
+    assert [event.type for event in events] == TURN
+    assert len({event.item_id for event in events if "item_id" in event.to_dict()}) == 1
+    [text] = check_items(events)
+    assert {"doctor", "tomorrow", "afternoon", "results"} <= set(text.split())
+    assert text == await native(server, audio, rate=RATE)
+    started, stopped = events[0], events[1]
+    [sentence] = clip("doctor").sentences
+    assert started.audio_start_ms == pytest.approx(1000 * sentence.start - 300, abs=400)
+    assert stopped.audio_end_ms == pytest.approx(1000 * sentence.end + 500, abs=300)
+    assert events[-1].item.content[0].transcript == text
+
+
+async def test_words_of_a_turn_come_before_the_next_is_said(server):
+    first, second = clip("train").sentences
+    cut = int((first.end + second.start) / 2 * RATE) * 2
+    audio = pcm24("train")
+    client = AsyncOpenAI(api_key="any", websocket_base_url=f"{server.ws}/v1")
+    async with client.realtime.connect(model="gpt-realtime", extra_query=INTENT) as connection:
+        # No client is made to wait for session.created before it speaks.
+        vad = {"type": "server_vad", "silence_duration_ms": 350, "prefix_padding_ms": 600}
+        await connection.session.update(session=session(turn_detection=vad))
+        await play(connection, audio[:cut] + bytes(RATE))
+        events = await until(connection, COMPLETED)
+        assert {"train", "airport", "leaves"} <= set(events[-1].transcript.split())
+        await play(connection, audio[cut:])
+        events += await until(connection, COMPLETED)
+    texts = check_items(events)
+    assert {"please", "ticket", "bags"} <= set(texts[1].split())
+
+
+def test_the_synchronous_client(server):
+    client = OpenAI(api_key="any", base_url=f"{server.url}/v1")
+    with client.realtime.connect(extra_query=INTENT) as connection:
+        connection.session.update(session=session(noise_reduction={"type": "near_field"}))
+        for piece in encoded(pcm24("market")):
+            connection.input_audio_buffer.append(audio=piece)
+        events = []
+        while len(of("conversation.item.done", events)) < 2:
+            events.append(connection.recv())
+    first, second = check_items(events)
+    assert {"apples", "bread", "bottle", "milk", "market"} <= set(first.split())
+    assert {"less", "than", "twenty", "dollars"} <= set(second.split())
+
+
+async def test_turns_that_the_client_takes(server, client):
+    doctor, train = pcm24("doctor"), pcm24("train")
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        await connection.session.update(session=session(turn_detection=None))
+        *_, updated = await until(connection, "session.updated")
+        assert updated.session.audio.input.turn_detection is None
+        await connection.input_audio_buffer.commit(event_id="too-soon")
+        refused = await connection.recv()
+        assert refused.type == "error"
+        assert refused.error.code == "input_audio_buffer_commit_empty"
+        assert refused.error.event_id == "too-soon"
+        await play(connection, doctor)
+        await connection.input_audio_buffer.commit()
+        await play(connection, train)
+        await connection.input_audio_buffer.commit()
+        events = await until(connection, "conversation.item.done", times=2)
+    assert not of("input_audio_buffer.speech_started", events)
+    first, second = check_items(events)
+    assert {"doctor", "tomorrow", "results"} <= set(first.split())
+    assert {"train", "airport", "ticket", "bags"} <= set(second.split())
+    seconds = [event.usage.seconds for event in of(COMPLETED, events)]
+    assert seconds == pytest.approx([len(doctor) / RATE / 2, len(train) / RATE / 2], abs=0.01)
+
+
+@pytest.mark.parametrize("turn_detection", [None, {"type": "server_vad"}])
+async def test_what_was_cleared_is_never_said(client, turn_detection):
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        await connection.session.update(session=session(turn_detection=turn_detection))
+        sentence = clip("doctor").sentences[0]
+        await play(connection, pcm24("doctor")[: int((sentence.end - 0.5) * RATE) * 2])
+        await connection.input_audio_buffer.clear()
+        events = await until(connection, "input_audio_buffer.cleared")
+        await play(connection, pcm24("message") + bytes(2 * RATE))
+        if turn_detection is None:
+            await connection.input_audio_buffer.commit()
+        events += await until(connection, COMPLETED)
+    [committed] = of("input_audio_buffer.committed", events)
+    [completed] = of(COMPLETED, events)
+    assert completed.item_id == committed.item_id
+    words = set(completed.transcript.split())
+    assert {"leave", "message", "telephone", "number"} <= words
+    assert not {"doctor", "tomorrow", "afternoon"} & words
+
+
+async def test_a_commit_in_mid_speech_and_one_too_many(client):
+    sentence = clip("doctor").sentences[0]
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        await connection.session.update(session=session())
+        await play(connection, pcm24("doctor")[: int(sentence.end * RATE) * 2])
+        await connection.input_audio_buffer.commit()
+        events = await until(connection, "conversation.item.done")
+        await connection.input_audio_buffer.commit()
+        await connection.input_audio_buffer.commit()
+        await play(connection, pcm24("message"))
+        events += await until(connection, "conversation.item.done")
+    first, second = check_items(events)
+    assert {"doctor", "results"} <= set(first.split())
+    assert {"message", "tone"} <= set(second.split())
+
+
+async def test_a_final_commit_of_silence_is_answered(client):
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        await play(connection, bytes(2 * RATE))
+        await connection.input_audio_buffer.commit()
+        events = await until(connection, COMPLETED)
+    assert events[-1].transcript == ""
+
+
+async def test_an_update_in_mid_speech_loses_nothing(client):
+    """Half a sentence with the detector's turns at 24 kHz, the rest with the client's at 16 kHz."""
+    cut = 2.0
+    before = pcm24("doctor")[: int(cut * RATE) * 2]
+    after = s16le(clip("doctor").samples)[int(cut * 16_000) * 2 :]
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        await connection.session.update(session=session())
+        await play(connection, before)
+        slower = {"type": "audio/pcm", "rate": 16_000}
+        await connection.session.update(session=session(format=slower, turn_detection=None))
+        await play(connection, after)
+        await connection.input_audio_buffer.commit()
+        events = await until(connection, COMPLETED, times=2)
+    first, second = check_items(events)
+    assert {"the", "doctor", "will", "call"} <= set(first.split())
+    assert "results" in second.split()
+    seconds = sum(event.usage.seconds for event in of(COMPLETED, events))
+    assert seconds == pytest.approx(clip("doctor").duration, abs=0.4)
+
+
+@pytest.mark.parametrize(
+    ("format_", "start"),
+    [
+        ({"type": "audio/pcm", "rate": 16_000}, {"rate": 16_000}),
+        ({"type": "audio/pcm", "rate": 44_100}, {"rate": 44_100}),
+        ({"type": "audio/pcmu"}, {"rate": 8000, "format": "mulaw"}),
+        ({"type": "audio/pcma"}, {"rate": 8000, "format": "alaw"}),
+    ],
+)
+async def test_any_rate_and_telephones(server, client, format_, start):
+    speech = clip("phone").samples
+    if "format" in start:
+        audio = encode(speech, start["format"], f"pcm_{start['format']}", rate=8000)
+    else:
+        audio = s16le(soxr.resample(speech, 16_000, start["rate"]).clip(-1, 1 - 2**-15))
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        await connection.session.update(session=session(format=format_))
+        await play(connection, audio)
+        events = await until(connection, COMPLETED)
+    [text] = check_items(events)
+    assert text == await native(server, audio, **start)
+    assert {"meet", "you", "station"} <= set(text.split())
+
+
+async def test_semantic_vad_is_answered_by_what_is_done_instead(client):
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        asked = {"type": "semantic_vad", "eagerness": "high"}
+        await connection.session.update(session=session(turn_detection=asked))
+        *_, updated = await until(connection, "session.updated")
+        in_force = updated.session.audio.input.turn_detection
+        assert in_force.type == "server_vad"
+        assert in_force.silence_duration_ms < 500
+        await play(connection, pcm24("market"))
+        texts = check_items(await until(connection, COMPLETED, times=2))
+    assert "apples" in texts[0].split()
+    assert "dollars" in texts[1].split()
+
+
+async def test_the_beta(server):
+    client = AsyncOpenAI(api_key="any", websocket_base_url=f"{server.ws}/v1")
+    connecting = client.beta.realtime.connect(
+        model="gpt-4o-transcribe", extra_query=INTENT, extra_headers={"OpenAI-Beta": "realtime=v1"}
+    )
+    async with connecting as connection:
+        await connection.transcription_session.update(
+            session={
+                "input_audio_format": "pcm16",
+                "input_audio_transcription": {"model": "whisper-1", "language": "en"},
+                "turn_detection": {"type": "server_vad", "threshold": 0.5},
+                "input_audio_noise_reduction": {"type": "far_field"},
+            }
+        )
+        *_, updated = await until(connection, "transcription_session.updated")
+        assert updated.session.input_audio_format == "pcm16"
+        assert updated.session.turn_detection.silence_duration_ms == 500
+        await play(connection, pcm24("doctor"))
+        await connection.input_audio_buffer.commit()
+        events = await until(connection, COMPLETED)
+    assert of("conversation.item.created", events)
+    assert not of("conversation.item.added", events)
+    [text] = check_items(events)
+    assert {"doctor", "results"} <= set(text.split())
+
+
+async def test_mistakes_are_told_and_the_session_goes_on(client):
+    async with client.realtime.connect(extra_query=INTENT) as connection:
+        await connection.recv()
+        await connection.session.update(
+            session=session(transcription={"language": "tlh"}), event_id="klingon"
+        )
+        refused = await connection.recv()
+        assert refused.type == "error"
+        assert refused.error.event_id == "klingon"
+        assert refused.error.param == "session.audio.input.transcription.language"
+        await connection.response.create()
+        assert (await connection.recv()).type == "error"
+        await play(connection, pcm24("yes"))
+        events = await until(connection, COMPLETED)
+        assert "yes" in events[-1].transcript.split()
+
+
+async def test_a_client_secret_connects_a_browser(server, client):
+    vad = {"type": "server_vad", "threshold": 0.7}
+    secret = await client.realtime.client_secrets.create(
+        session=session(turn_detection=vad),
+        expires_after={"anchor": "created_at", "seconds": 60},
+    )
+    assert secret.value.startswith("ek_")
+    assert secret.expires_at > 1_700_000_000
+    assert secret.session.type == "transcription"
+    assert secret.session.audio.input.turn_detection.threshold == 0.7
+    offered = ["realtime", f"openai-insecure-api-key.{secret.value}"]
+    async with dial(
+        f"{server.ws}/v1/realtime?intent=transcription", subprotocols=offered
+    ) as socket:
+        assert socket.subprotocol == "realtime"
+        assert (await receive(socket))["type"] == "session.created"
+    for bad in ({"session": {"audio": {"input": {"turn_detection": 1}}}}, {"expires_after": 5}):
+        with pytest.raises(BadRequestError) as refused:
+            await client.realtime.client_secrets.create(**bad)
+        assert refused.value.code == "invalid_value"
+
+
+async def test_a_full_server_says_so_and_to_come_again():
+    with serving("--max-sessions", "1") as server:
+        client = AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")
+        async with dial(f"{server.ws}/v1/live") as first:
+            await send(first, START)
+            await receive(first)
+            async with client.realtime.connect(extra_query=INTENT) as connection:
+                refused = await connection.recv()
+                assert refused.error.code == "server_full"
+                await connection._connection.wait_closed()
+                assert connection._connection.close_code == 1013
+        await server.until(in_use=0)
+        # A client that has not said anything yet takes no place.
+        async with client.realtime.connect(extra_query=INTENT) as idle:
+            await idle.recv()
+            assert not server.health()["in_use"]
+            await play(idle, pcm24("yes"))
+            await until(idle, COMPLETED)
+
+
+async def test_a_server_that_stops_brings_out_the_tail_and_says_to_come_again():
+    with serving("--max-sessions", "1") as server:
+        client = AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")
+        async with client.realtime.connect(extra_query=INTENT) as connection:
+            await play(connection, pcm24("doctor")[: 4 * RATE * 2])
+            await until(connection, "input_audio_buffer.speech_started")
+            server.process.send_signal(signal.SIGTERM)
+            events = await until(connection, COMPLETED)
+            assert "doctor" in events[-1].transcript.split()
+            await connection._connection.wait_closed()
+            assert connection._connection.close_code == 1012
