@@ -112,6 +112,7 @@ class Row:
         self._due: deque[_Due] = deque()
         self._draft = ""
         self._said_upto = 0
+        self._word_end = 0
         self._decoded = 0
         self._timeline = Timeline()
         self._unmarked = False
