@@ -7,6 +7,7 @@ through the engine later, in order. A renewal lets nothing be heard until its fl
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -54,16 +55,18 @@ class ScriptedSession:
         """Frames, as they arrive."""
         for frame in frames:
             for action in self.protocol.received(frame):
-                if isinstance(action, Reply):
-                    if self._renewing or any(isinstance(a, Renew) for a in self._actions):
-                        self.between.add(len(self.outs))
-                    self.outs.append(action.frame)
+                # A reply may overtake audio that waits to be heard, but no other action.
+                ahead = any(isinstance(waiting, Reply) for waiting in self._actions)
+                if isinstance(action, Reply) and not ahead and self.data.draw(st.booleans(), "now"):
+                    self._reply(action, self._actions)
                 else:
                     self._actions.append(action)
 
     def work(self) -> bool:
         """Hear one thing or let one thing through the engine; false when there is nothing to do."""
-        can_hear = bool(self._actions) and not self._renewing
+        can_hear = bool(self._actions) and (
+            not self._renewing or isinstance(self._actions[0], Reply)
+        )
         if can_hear and (not self._engine or self.data.draw(st.booleans(), "hear")):
             self._do(self._actions.popleft())
         elif self._engine:
@@ -86,6 +89,8 @@ class ScriptedSession:
             case Open(options):
                 self._audio = options.audio
                 self.outs += self.protocol.opened("id", options)
+            case Reply():
+                self._reply(action, ())
             case Audio(data):
                 frames = len(data) // ENCODINGS[self._audio.encoding].dtype.itemsize
                 self._hear(frames * SAMPLE_RATE // self._audio.rate)
@@ -96,6 +101,11 @@ class ScriptedSession:
                 self._engine.append(Flushed(marker))
                 self._audio = options.audio
                 self._renewing = True
+
+    def _reply(self, reply: Reply, before: Iterable[Action]) -> None:
+        if self._renewing or any(isinstance(action, Renew) for action in before):
+            self.between.add(len(self.outs))
+        self.outs.append(reply.frame)
 
     def _hear(self, samples: int) -> None:
         begin, self._heard = self._heard, self._heard + samples

@@ -150,8 +150,10 @@ class OpenAIRealtimeProtocol(Protocol):
                     event_id,
                 )
             ]
-        committed = self._reply(*self._intake.commit(self._heard))
-        return [*committed, self._flush(self._intake.flushed)]
+        self._intake.commit(self._heard)
+        # While an update is on its way, earlier items may be to come: this one waits for them.
+        told = self._intake.announce() if self._intake is self._turns else ()
+        return [*self._reply(*told), self._flush(self._intake.flushed)]
 
     def _clear(self) -> list[Action]:
         fresh, self._parted = self._heard > self._parted, self._heard
@@ -207,6 +209,8 @@ class OpenAIRealtimeProtocol(Protocol):
         elif new is not old:
             yield from old.close(heard)
         self._turns = new
+        if isinstance(new, CommittedTurns):
+            yield from new.announce()
 
     def _flush(self, then: Callable[[], Iterable[Message]]) -> Flush:
         """Bring out all words so far; what is to be said ``then``."""
@@ -238,10 +242,17 @@ class OpenAIRealtimeProtocol(Protocol):
             case SessionError(code, message, True):
                 return self.failed(code, message)
             case SessionClosed():
-                # Only the server's end closes a session: clients just go.
-                return [*self._say(turns.close(self._heard)), Close(close_code("shutting_down"))]
+                return self._shut_down()
             case _:
                 return []
+
+    def _shut_down(self) -> list[Out]:
+        """Only the server's end closes a session: clients just go."""
+        if isinstance(self._turns, SpokenTurns):
+            last = self._turns.close(self._heard)
+        else:
+            last = self._turns.fail("shutting_down", "the server is shutting down")
+        return [*self._say(last), Close(close_code("shutting_down"))]
 
     def tick(self) -> list[Out]:
         """Nothing is ever held back."""

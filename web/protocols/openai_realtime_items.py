@@ -26,12 +26,16 @@ _PER_MS = SAMPLE_RATE // 1000
 
 @dataclass(slots=True)
 class Item:
-    """One part of the audio. ``stop`` None: it is still sounding. ``dropped``: by the client."""
+    """One part of the audio. ``stop`` None: it is still sounding. ``dropped``: by the client.
+
+    ``committed``: the client was told so, and that it follows ``previous``.
+    """
 
     start: int
     stop: int | None = None
     text: str = ""
     dropped: bool = False
+    committed: bool = False
     previous: str | None = None
     id: str = field(default_factory=lambda: f"item_{secrets.token_hex(8)}")
 
@@ -48,7 +52,7 @@ class Conversation:
 
     def commit(self, item: Item) -> Iterator[Message]:
         """The item is complete as audio; its transcript follows."""
-        item.previous, self._last = self._last, item.id
+        item.previous, self._last, item.committed = self._last, item.id, True
         order = {"item_id": item.id, "previous_item_id": item.previous}
         yield "input_audio_buffer.committed", order
         yield f"conversation.item.{'created' if self.beta else 'added'}", _whole(item, None)
@@ -215,9 +219,9 @@ class CommittedTurns:
         item = self._flushing[0] if self._flushing else self._open
         yield from self._conversation.say(item, words)
 
-    def commit(self, heard: int) -> Iterator[Message]:
+    def commit(self, heard: int) -> None:
         """The client has committed all audio so far."""
-        yield from self._conversation.commit(self._part(heard))
+        self._part(heard)
 
     def clear(self, heard: int) -> None:
         """The client drops what it has not committed."""
@@ -229,15 +233,21 @@ class CommittedTurns:
         self._flushing.append(item)
         return item
 
+    def announce(self) -> Iterator[Message]:
+        """Say which items there are now, if that has not been said."""
+        for item in self._flushing:
+            if not item.committed and not item.dropped:
+                yield from self._conversation.commit(item)
+
     def flushed(self) -> Iterator[Message]:
         """All words of what was last committed or cleared have been said."""
+        yield from self.announce()
         yield from self._conversation.complete(self._flushing.popleft())
 
     def close(self, heard: int) -> Iterator[Message]:
         """All words have been said, and the client commits no more: those that are left are."""
         if self._open.text:
-            yield from self.commit(heard)
-        while self._flushing:
+            self.commit(heard)
             yield from self.flushed()
 
     def fail(self, code: str, message: str) -> Iterator[Message]:
