@@ -24,6 +24,11 @@ class Ahead:
         self._bytes = 0
         self._changed = asyncio.Condition()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to get."""
+        return bool(self._actions)
+
     async def put(self, action: Action) -> None:
         """Append; waits while as much audio as is allowed is waiting already."""
         async with self._changed:

@@ -135,12 +135,15 @@ class LiveSocket:
             await self._do(await self._ahead.get())
 
     async def _receive(self) -> Message:
+        """The next message. While what has been sent still waits, the client may be silent."""
         patience_s = self._protocol.patience_s
-        try:
-            async with asyncio.timeout(patience_s):
-                return await self._socket.receive()
-        except TimeoutError as error:
-            raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
+        while True:
+            try:
+                async with asyncio.timeout(patience_s):
+                    return await self._socket.receive()
+            except TimeoutError as error:
+                if not self._ahead.waiting:
+                    raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
 
     async def _do(self, action: Action) -> None:
         match action:

@@ -8,7 +8,14 @@ import pytest
 from starlette.websockets import WebSocket
 from support.simulated import simulate
 
-from voxlive.streaming.engine import EngineInfo, Reached, Samples, Sink, StreamOptions
+from voxlive.streaming.engine import (
+    EngineInfo,
+    Progressed,
+    Reached,
+    Samples,
+    Sink,
+    StreamOptions,
+)
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.web.endpoints import LiveEndpoints
@@ -42,9 +49,26 @@ class Deaf:
         self.in_use = 0
 
 
-class NoVoice:
+class Slow(Deaf):
+    """It needs a minute for whatever it is fed."""
+
+    def open(self, options: StreamOptions, sink: Sink) -> "Slow":
+        self._sink = sink
+        return super().open(options, sink)
+
+    def feed(self, audio: Samples, at: int) -> None:
+        heard = Progressed(at + len(audio))
+        asyncio.get_running_loop().call_later(60, self._sink, heard)
+
+
+class Always:
+    """A voice detector's network that hears the same in everything."""
+
+    def __init__(self, probability: float) -> None:
+        self._probability = probability
+
     def step(self, frames: Samples, state: Samples) -> tuple[Samples, Samples]:
-        return np.zeros(len(frames), np.float32), state
+        return np.full(len(frames), self._probability, np.float32), state
 
 
 class Client:
@@ -64,18 +88,18 @@ class Client:
         self.heard.append((asyncio.get_running_loop().time(), message))
 
 
-async def serve(client: Client, protocol, query: bytes = QUERY) -> Deaf:
+async def serve(client: Client, protocol, engine: Deaf | None = None) -> Deaf:
     """A connection from its beginning to its end."""
+    engine = engine or Deaf()
     scope = {
         "type": "websocket",
         "path": "/",
-        "query_string": query,
+        "query_string": QUERY,
         "headers": [],
         "subprotocols": [],
         "server": ("test", 80),
     }
-    engine = Deaf()
-    detector = VoiceDetector(NoVoice())
+    detector = VoiceDetector(Always(1.0 if isinstance(engine, Slow) else 0.0))
     serving = LiveEndpoints(Service(engine, detector)).endpoint(protocol)
     await serving(WebSocket(scope, client.receive, client.send))
     detector.close()
@@ -109,6 +133,15 @@ def test_a_client_that_keeps_alive_stays_for_as_long_as_it_likes():
     at, close = client.heard[-1]
     assert close["code"] == 1000
     assert at == pytest.approx(3601, abs=0.2)
+
+
+def test_a_client_may_wait_in_silence_while_what_it_sent_is_not_heard_yet():
+    second = {"type": "websocket.receive", "bytes": bytes(32_000)}
+    client = Client(*[(1, second)] * 60)
+    simulate(serve(client, DeepgramProtocol, Slow()))
+    at, close = client.heard[-1]
+    assert close["reason"].startswith("NET-0001")
+    assert at > 60
 
 
 def test_where_the_protocol_has_no_such_rule_a_client_may_be_silent():
