@@ -24,6 +24,7 @@ import numpy as np
 from voxlive.checkpoints.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
 from voxlive.layers.linear import Weights
 from voxlive.layers.rings import Rings
+from voxlive.streaming.voxtral import set_graph_size
 from voxlive.streaming.voxtral.model import CHUNK, Model
 from voxlive.training.golden.weights import shapes
 
@@ -122,8 +123,8 @@ def age(rings: Rings, slots: list[int]) -> None:
     """As if every slot had heard more than its window: all blocks held, numbers in all of them."""
     while rings.position(slots[0]) <= rings.ring:
         n = min(rings.chunk, rings.block + 3)
-        rings.view(slots, n, len(slots), all_blocks=True)
-        rings.advance(slots, n)
+        view = rings.view(slots, mx.array(slots), n, all_blocks=True)
+        rings.advance(slots, n, view.moved(n))
     for index, pool in enumerate(rings.pools):
         rings.pools[index] = mx.random.normal(pool.shape, pool.dtype)
         mx.eval(rings.pools[index])
@@ -233,6 +234,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, help="GB; what needs more is left out")
     parser.add_argument("--device", choices=("cpu", "gpu"))
     args = parser.parse_args()
+    set_graph_size()
     if args.device:
         mx.set_default_device(mx.Device(mx.cpu if args.device == "cpu" else mx.gpu))
     for line in rows(args):

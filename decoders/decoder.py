@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from ..checkpoints.config import VoxtralConfig
 from ..layers.batch import padded
@@ -94,7 +93,7 @@ class TextDecoder:
         self._last[slot] = self._bos
         if delay_tokens not in self._ffn_scales:
             self._ffn_scales[delay_tokens] = self._ffn_scale(delay_tokens)
-        self._scale[slot] = self._ffn_scales[delay_tokens]
+        self._scale[:, slot] = self._ffn_scales[delay_tokens]
 
     def leave(self, slot: int, *, scrub: bool = False) -> None:
         """Give the slot's memory back; ``scrub`` as in ``Rings.leave``, after ``NOT_FINITE``."""
@@ -113,18 +112,18 @@ class TextDecoder:
         if any(self._delay[slot] != delay or self.rings.position(slot) for slot in rows):
             raise ValueError("a prefill takes rows that have just joined, all with one delay")
         ids = prompt(self.config.left_pad_tokens, delay, bos=self._bos, pad=self._pad)
-        return self._step(rows, audio, np.zeros(len(rows), np.float32), mx.array(ids)[None])
+        return self._step(rows, audio, None, mx.array(ids)[None])
 
     def step(
         self, rows: Sequence[int], audio: mx.array, pad_penalty: Sequence[float] | None = None
     ) -> mx.array:
-        """The next token of each row: ``audio [B, dim]`` -> int32 [B], not yet evaluated.
+        """The next token of each row: ``audio [B, dim]`` -> int32 [B], on their way.
 
         ``pad_penalty [B]`` is subtracted from the pad's logit (the guard against ruts of blanks).
         A token is ``NOT_FINITE`` where a row overflowed. Rows must be distinct.
         """
-        penalty = np.asarray([0.0] * len(rows) if pad_penalty is None else pad_penalty, np.float32)
-        return self._step(rows, audio[:, None], penalty, None)
+        some = pad_penalty is not None and any(pad_penalty)
+        return self._step(rows, audio[:, None], pad_penalty if some else None, None)
 
     def logits(self, rows: Sequence[int], tokens: mx.array, audio: mx.array) -> mx.array:
         """Score given tokens: ``tokens [B, n]``, ``audio [B, n, dim]`` -> logits [B, n, vocab].
@@ -133,18 +132,18 @@ class TextDecoder:
         """
         n = tokens.shape[1]
         x = self._embed.rows(tokens) + audio.astype(self.dtype)
-        scale = self._scale[mx.array(np.asarray(rows, np.int32))]
-        view = self._stack.view(rows, n, len(rows))
-        x, self.rings.pools = self._stack(x, view, self.rings.pools, scale)
-        self.rings.advance(rows, n)
+        view = self._stack.view(rows, padded(rows, self._filler, fixed=False), n)
+        x, self.rings.pools = self._stack(x, view, self.rings.pools, self._scale[:, view.slots])
+        self.rings.advance(rows, n, view.moved(n))
         return self._embed(x)
 
     def _clear_slots(self) -> None:
         """What each slot has beside its rings; the one past the end is for fillers."""
         part, slots = self.config.decoder, self._filler + 1
         self._delay = np.zeros(slots, np.int64)
+        self._sent: list[mx.array] = []
         self._last = mx.full((slots,), self._pad, mx.int32)
-        self._scale = mx.ones((slots, part.layers, part.dim), self.dtype)
+        self._scale = mx.ones((part.layers, slots, part.dim), self.dtype)
 
     def _ffn_scale(self, delay_tokens: int) -> mx.array:
         """1 + the delay's scale of every layer's feed-forward input, [layers, dim]."""
@@ -156,54 +155,56 @@ class TextDecoder:
         self,
         rows: Sequence[int],
         audio: mx.array,
-        penalty: NDArray[np.float32],
+        pad_penalty: Sequence[float] | None,
         forced: mx.array | None,
     ) -> mx.array:
-        mx.eval(self._last)
+        mx.eval(self._sent)
         n = audio.shape[1]
-        slots = padded(rows, self._filler, fixed=self._fixed)
-        fill = len(slots) - len(rows)
+        view = self._stack.view(rows, padded(rows, self._filler, fixed=self._fixed), n)
+        fill = len(view.slots) - len(rows)
         if fill:
             audio = mx.pad(audio, [(0, fill), (0, 0), (0, 0)])
-        view = self._stack.view(rows, n, len(slots))
-        tokens, self._last, self.rings.pools = self._step_graph(
+        tokens, self._last, self.rings.pools, table = self._step_graph(
             audio.astype(self.dtype),
-            mx.array(np.pad(penalty, (0, fill))),
-            mx.array(slots),
+            None if pad_penalty is None else mx.array([*pad_penalty, *[0.0] * fill]),
             view,
             forced,
             self._last,
             self._scale,
             self.rings.pools,
         )
-        self.rings.advance(rows, n)
+        self.rings.advance(rows, n, table)
+        self._sent = [tokens, self._last, table]
+        mx.async_eval(self._sent)  # type: ignore[no-untyped-call]
         best: mx.array = tokens[: len(rows)]
         return best
 
     def _run(
         self,
         audio: mx.array,
-        penalty: mx.array,
-        slots: mx.array,
+        penalty: mx.array | None,
         view: View,
         forced: mx.array | None,
         last: mx.array,
         scale: mx.array,
         pools: list[mx.array],
-    ) -> tuple[mx.array, mx.array, list[mx.array]]:
+    ) -> tuple[mx.array, mx.array, list[mx.array], mx.array]:
+        view = View(*view)
+        slots = view.slots
         ids = last[slots][:, None] if forced is None else forced
         x = self._embed.rows(ids) + audio
-        x, pools = self._stack(x, view, pools, scale[slots])
+        x, pools = self._stack(x, view, pools, scale[:, slots])
         tokens = _greedy(self._embed, x[:, -1], penalty, self._pad)
         last[slots] = mx.maximum(tokens, 0)
-        return tokens, last, pools
+        return tokens, last, pools, view.moved(audio.shape[1])
 
 
-def _greedy(head: Linear, hidden: mx.array, penalty: mx.array, pad: int) -> mx.array:
+def _greedy(head: Linear, hidden: mx.array, penalty: mx.array | None, pad: int) -> mx.array:
     """The likeliest token of each row [B] under the pad's penalty, or ``NOT_FINITE``."""
     logits = head(hidden)
-    is_pad = mx.arange(logits.shape[-1]) == pad
-    lowered = logits - penalty[:, None].astype(logits.dtype)
-    tokens = mx.argmax(mx.where(is_pad, lowered, logits), axis=-1).astype(mx.int32)
+    if penalty is not None:
+        is_pad = mx.arange(logits.shape[-1]) == pad
+        logits = mx.where(is_pad, logits - penalty[:, None].astype(logits.dtype), logits)
+    tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
     finite = mx.isfinite(hidden.astype(mx.float32).sum(axis=-1))
     return mx.where(finite, tokens, NOT_FINITE)

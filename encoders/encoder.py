@@ -86,8 +86,8 @@ class AudioEncoder:
     def step(self, rows: Sequence[int], mel: NDArray[np.float32]) -> mx.array:
         """Encode the next n tokens of each row: ``mel [B, n * mel_per_token, mel_bins]``.
 
-        Returns embeddings [B, n, decoder dim], not yet evaluated. Rows must be distinct. Waits for
-        the step before (see ``layers.rings``). ValueError for n above ``chunk`` or frames that are
+        Returns embeddings [B, n, decoder dim], on their way. Rows must be distinct. Waits for the
+        step before (see ``layers.rings``). ValueError for n above ``chunk`` or frames that are
         no whole tokens.
         """
         frames = self.config.mel_per_token
@@ -99,19 +99,17 @@ class AudioEncoder:
             )
         mx.eval(self._sent)
         n = tokens * self.config.downsample
-        slots = padded(rows, self._filler, fixed=self._fixed)
-        view = self._stack.view(rows, n, len(slots))
-        batch = np.zeros((len(slots), *mel.shape[1:]), np.float32)
+        view = self._stack.view(rows, padded(rows, self._filler, fixed=self._fixed), n)
+        # Half the bytes to copy where the model would not see the difference.
+        sent = np.float32 if self.dtype == mx.float32 else np.float16
+        batch = np.zeros((len(view.slots), *mel.shape[1:]), sent)
         batch[: len(rows)] = mel
-        out, self._tails, self.rings.pools = self._step_graph(
-            mx.array(batch).astype(self.dtype),
-            mx.array(slots),
-            view,
-            self._tails,
-            self.rings.pools,
+        out, self._tails, self.rings.pools, table = self._step_graph(
+            mx.array(batch), view, self._tails, self.rings.pools
         )
-        self.rings.advance(rows, n)
-        self._sent = [out]
+        self.rings.advance(rows, n, table)
+        self._sent = [out, *self._tails, table]
+        mx.async_eval(self._sent)  # type: ignore[no-untyped-call]
         embeddings: mx.array = out[: len(rows)]
         return embeddings
 
@@ -127,16 +125,17 @@ class AudioEncoder:
     def _run(
         self,
         mel: mx.array,
-        slots: mx.array,
         view: View,
         tails: list[mx.array],
         pools: list[mx.array],
-    ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
-        x, tails = self._stem(mel, slots, tails)
+    ) -> tuple[mx.array, list[mx.array], list[mx.array], mx.array]:
+        view = View(*view)
+        x, tails = self._stem(mel.astype(self.dtype), view.slots, tails)
         x, pools = self._stack(x, view, pools)
         grouped = x.reshape(x.shape[0], -1, self.config.downsample * x.shape[-1])
         first, second = self._adapter
-        return second(gelu(first(grouped))), tails, pools
+        table = view.moved(mel.shape[1] // CONV_STRIDE)
+        return second(gelu(first(grouped))), tails, pools, table
 
     def _stem(
         self, mel: mx.array, slots: mx.array, tails: list[mx.array]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
+
+from ..layers.batch import on_device
 
 
 class EmbeddingQueue:
@@ -19,8 +20,10 @@ class EmbeddingQueue:
     def __init__(self, *, slots: int, capacity: int, dim: int, dtype: mx.Dtype) -> None:
         self.capacity = capacity
         self._table = mx.zeros((slots, capacity, dim), dtype)
-        self._first = np.zeros(slots, np.int64)
         self._count = np.zeros(slots, np.int64)
+        # How many each stream has pushed and taken: the device finds the cells by itself.
+        self._pushed = mx.zeros((slots,), mx.int32)
+        self._taken = mx.zeros((slots,), mx.int32)
 
     def waiting(self, slot: int) -> int:
         """How many embeddings of ``slot`` wait."""
@@ -32,30 +35,28 @@ class EmbeddingQueue:
 
     def clear(self, slot: int) -> None:
         """Drop what waits for ``slot``."""
-        self._first[slot] = self._count[slot] = 0
+        self._count[slot] = 0
+        self._taken[slot : slot + 1] = self._pushed[slot : slot + 1]
 
     def push(self, rows: Sequence[int], embeddings: mx.array) -> None:
         """Append ``embeddings [B, n, dim]``; OverflowError when a row has no room for n."""
         n = embeddings.shape[1]
         if any(self.room(slot) < n for slot in rows):
             raise OverflowError(f"an embedding queue of {self.capacity} has no room for {n} more")
-        end = self._first[rows] + self._count[rows]
-        slots, columns = self._cells(rows, end, n)
-        self._table[slots, columns] = embeddings
+        slots = on_device(tuple(rows))
+        self._table[slots[:, None], self._columns(self._pushed[slots], n)] = embeddings
+        self._pushed = self._pushed.at[slots].add(n)
         self._count[rows] += n
 
     def take(self, rows: Sequence[int], n: int) -> mx.array:
         """Remove the first n of each row: [B, n, dim]; IndexError when a row has fewer."""
         if any(self._count[slot] < n for slot in rows):
             raise IndexError(f"not every row has {n} embeddings waiting")
-        slots, columns = self._cells(rows, self._first[rows], n)
-        self._first[rows] = (self._first[rows] + n) % self.capacity
+        slots = on_device(tuple(rows))
+        cells = slots[:, None], self._columns(self._taken[slots], n)
+        self._taken = self._taken.at[slots].add(n)
         self._count[rows] -= n
-        return self._table[slots, columns]
+        return self._table[cells]
 
-    def _cells(
-        self, rows: Sequence[int], first: NDArray[np.int64], n: int
-    ) -> tuple[mx.array, mx.array]:
-        columns = (first[:, None] + np.arange(n)) % self.capacity
-        slots = np.asarray(rows, np.int32)[:, None]
-        return mx.array(slots), mx.array(columns.astype(np.int32))
+    def _columns(self, first: mx.array, n: int) -> mx.array:
+        return (first[:, None] + mx.arange(n)) % self.capacity

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
+import mlx.core as mx
 
 _SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -18,8 +18,13 @@ def padded_size(rows: int) -> int:
     return -(-rows // 32) * 32
 
 
-def padded(rows: Sequence[int], filler: int, *, fixed: bool) -> NDArray[np.int32]:
-    """``rows``, filled up to one of the ``fixed`` batch sizes with ``filler``."""
-    filled = np.full(padded_size(len(rows)) if fixed else len(rows), filler, np.int32)
-    filled[: len(rows)] = rows
-    return filled
+def padded(rows: Sequence[int], filler: int, *, fixed: bool) -> mx.array:
+    """``rows`` on the device, filled up to one of the ``fixed`` batch sizes with ``filler``."""
+    fill = padded_size(len(rows)) - len(rows) if fixed else 0
+    return on_device((*rows, *[filler] * fill))
+
+
+@lru_cache(maxsize=256)
+def on_device(rows: tuple[int, ...]) -> mx.array:
+    """``rows`` as int32, not to be written to. Copied once: on GPUs each copy costs a pause."""
+    return mx.array(rows, mx.int32)

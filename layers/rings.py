@@ -5,6 +5,9 @@ leaves; the pools grow and shrink with what is held. Nothing a row does touches 
 
 A pool is written in place only while nobody reads it: MLX copies the whole array otherwise. So what
 was sent off must be complete before the next write is.
+
+The host decides where everything lies and keeps count. The device has a copy of that, which steps
+read and move on by themselves; only slots that changed otherwise are copied over again.
 """
 
 from __future__ import annotations
@@ -21,11 +24,24 @@ _FIRST_BLOCKS = 16
 
 
 class View(NamedTuple):
-    """Where one step reads and writes; the arguments of ``Attention.plan``, int32."""
+    """Which rows a step is for and where their rings lie, int32."""
 
-    start: mx.array
-    write: mx.array
-    blocks: mx.array
+    slots: mx.array
+    """[B]; fillers are the slot past the end."""
+    table: mx.array
+    """[slots + 1, 1 + blocks per ring]: every slot's next position, then its blocks."""
+    width: int
+    """Blocks of a ring that need looking at."""
+
+    def read(self) -> tuple[mx.array, mx.array]:
+        """Each row's first new position [B] and its blocks [B, width]."""
+        rows = self.table[self.slots, : 1 + self.width]
+        return rows[:, 0], rows[:, 1:]
+
+    def moved(self, n: int) -> mx.array:
+        """The table after n new positions in every row that is no filler."""
+        new = mx.where(self.slots == self.table.shape[0] - 1, 0, n)
+        return self.table.at[self.slots, 0].add(new)
 
 
 class Rings:
@@ -70,6 +86,8 @@ class Rings:
         self._position = np.zeros(self.slots, np.int64)
         self._held = np.zeros(self.slots, np.int64)
         self._table = np.zeros((self.slots, self.per_ring), np.int32)
+        self._on_device = mx.zeros((self.slots + 1, 1 + self.per_ring), mx.int32)
+        self._changed: set[int] = set()  # slots of which the device has an old copy
         # Block 0 belongs to nobody: rows that only fill up a batch write there.
         self._used = np.zeros(self._most, bool)
         self._used[0] = True
@@ -106,42 +124,39 @@ class Rings:
         blocks = self._table[slot, : self._held[slot]]
         if scrub and len(blocks):
             where = mx.array(self._pool_slots(blocks))
-            mx.eval(self.pools)
+            self._settle()
             for pool in self.pools:
                 pool[where] = 0.0
         self._used[blocks] = False
         self._table[slot] = 0
         self._held[slot] = 0
         self._position[slot] = 0
+        self._changed.add(slot)
         top = int(np.flatnonzero(self._used)[-1]) + 1
         if 4 * top <= self._size > _FIRST_BLOCKS:
             self._resize(max(2 * top, _FIRST_BLOCKS))
 
-    def view(self, rows: Sequence[int], n: int, batch: int, *, all_blocks: bool) -> View:
+    def view(self, rows: Sequence[int], slots: mx.array, n: int, *, all_blocks: bool) -> View:
         """Make room for ``n`` new positions in each of ``rows`` and say where everything is.
 
-        Rows from ``len(rows)`` to ``batch`` are fillers. Without ``all_blocks`` the block tables
-        are cut to the longest row, rounded up to a power of two.
+        ``slots`` are the rows on the device and fillers behind them. Without ``all_blocks`` the
+        view is as wide as the longest row needs, rounded up to a power of two.
         """
         if not 1 <= n <= self.chunk:
             raise ValueError(f"a step takes 1 to {self.chunk} positions, not {n}")
-        slots = np.asarray(rows, np.int64)
-        self._make_room(slots, n)
-        start = np.zeros(batch, np.int32)
-        start[: len(slots)] = self._position[slots]
-        table = np.zeros((batch, self.per_ring), np.int32)
-        table[: len(slots)] = self._table[slots]
-        ring_slot = (start[:, None] + np.arange(n, dtype=np.int32)) % self.ring
-        block, within = np.divmod(ring_slot, self.block)
-        write = np.take_along_axis(table, block, axis=1) * self.block + within
-        if not all_blocks:
-            longest = int(self._held[slots].max())
-            table = table[:, : min(1 << (longest - 1).bit_length(), self.per_ring)]
-        return View(mx.array(start), mx.array(write.reshape(-1)), mx.array(table))
+        self._make_room(np.asarray(rows, np.int64), n)
+        self._update_device()
+        longest = int(self._held[rows].max())
+        width = self.per_ring if all_blocks else min(1 << (longest - 1).bit_length(), self.per_ring)
+        return View(slots, self._on_device, width)
 
-    def advance(self, rows: Sequence[int], n: int) -> None:
-        """Count ``n`` positions that a step has written in each of ``rows``."""
+    def advance(self, rows: Sequence[int], n: int, table: mx.array) -> None:
+        """Count ``n`` positions that a step has written in each of ``rows``.
+
+        ``table`` is the step's ``View.moved(n)``.
+        """
         self._position[rows] += n
+        self._on_device = table
 
     def reanchor(self, slot: int, shift: int) -> None:
         """Move the slot's positions down by ``shift``, a multiple of ``ring``.
@@ -157,9 +172,11 @@ class Rings:
         where = mx.array(self._pool_slots(self._table[slot, : self._held[slot]]))
         moved = [_turn(pool[where, 0], cos, sin) for pool in self.pools]
         mx.eval(moved)
+        self._settle()
         for pool, keys in zip(self.pools, moved, strict=True):
             pool[where, 0] = keys
         self._position[slot] -= shift
+        self._changed.add(slot)
 
     @property
     def _size(self) -> int:
@@ -179,6 +196,19 @@ class Rings:
             for index in range(int(self._held[slot]), int(blocks)):
                 self._table[slot, index] = self._take_block()
             self._held[slot] = blocks
+            self._changed.add(int(slot))
+
+    def _update_device(self) -> None:
+        if self._changed:
+            slots = np.array(sorted(self._changed), np.int32)
+            rows = np.column_stack([self._position[slots], self._table[slots]])
+            self._on_device[mx.array(slots)] = mx.array(rows.astype(np.int32))
+            self._changed.clear()
+
+    def _settle(self) -> None:
+        """Wait until nobody reads the pools, so that they can be written in place."""
+        mx.eval(self.pools)
+        mx.synchronize()
 
     def _take_block(self) -> int:
         """The lowest free block, so that the pool's end falls free and can be given back."""

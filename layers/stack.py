@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from .attention import ATTENTIONS, AttentionShape, default_attention
 from .linear import Linear, Weights
+from .projection import best_projections
 from .rings import Rings, View
 
 
@@ -65,6 +66,7 @@ class Stack:
         self._norm = weights.take(f"{name}.norm.weight")
         mx.eval(self._norm)
         self._eps = shape.norm_eps
+        self._projections = best_projections(shape.norm_eps)
         self.rings = Rings(
             layers=shape.layers,
             kv_heads=shape.kv_heads,
@@ -88,9 +90,9 @@ class Stack:
         name = attention or default_attention(attended, weights.dtype)
         self._attention = ATTENTIONS[name](attended)
 
-    def view(self, rows: Sequence[int], n: int, batch: int) -> View:
+    def view(self, rows: Sequence[int], slots: mx.array, n: int) -> View:
         """See ``Rings.view``."""
-        return self.rings.view(rows, n, batch, all_blocks=self._attention.all_blocks)
+        return self.rings.view(rows, slots, n, all_blocks=self._attention.all_blocks)
 
     def __call__(
         self,
@@ -101,21 +103,26 @@ class Stack:
     ) -> tuple[mx.array, list[mx.array]]:
         """``x [B, n, dim]`` -> normed hidden states [B, n, dim] and the layers' new pools.
 
-        ``ffn_scale [B, layers, dim]`` multiplies the feed-forward's normed input.
+        ``ffn_scale [layers, B, dim]`` multiplies the feed-forward's normed input.
         """
-        plan = self._attention.plan(*view)
-        after = []
-        for index, (layer, pool) in enumerate(zip(self._layers, pools, strict=True)):
-            qkv = layer.qkv(mx.fast.rms_norm(x, layer.attn_norm, self._eps))
+        plan = self._attention.plan(*view.read(), x.shape[1])
+        project, after = self._projections, []
+        for scale, layer, pool in zip(self._scales(ffn_scale), self._layers, pools, strict=True):
+            qkv = project.normed(x, layer.attn_norm, layer.qkv)
             context, written = self._attention(qkv, pool, plan)
             after.append(written)
-            x = x + layer.o(context)
-            h = mx.fast.rms_norm(x, layer.ffn_norm, self._eps)
-            if ffn_scale is not None:
-                h = h * ffn_scale[:, index, None]
-            gate, up = mx.split(layer.gate_up(h), 2, axis=-1)
-            x = x + layer.down(gate * mx.sigmoid(gate) * up)
+            x = project.added(context, layer.o, x)
+            h = project.gated(x, layer.ffn_norm, scale, layer.gate_up)
+            x = project.added(h, layer.down, x)
         return mx.fast.rms_norm(x, self._norm, self._eps), after
+
+    def _scales(self, ffn_scale: mx.array | None) -> Sequence[mx.array | None]:
+        """Each layer's part, [B, 1, dim]."""
+        layers = len(self._layers)
+        if ffn_scale is None:
+            return [None] * layers
+        _, batch, dim = ffn_scale.shape
+        return [part.reshape(batch, 1, dim) for part in mx.split(ffn_scale, layers)]
 
 
 def _take_layer(weights: Weights, name: str) -> _Layer:

@@ -33,12 +33,11 @@ class Attention(Protocol):
     all_blocks: bool
     """Whether it wants whole rings' block tables, reading only what is live by itself."""
 
-    def plan(self, start: mx.array, write: mx.array, blocks: mx.array) -> Any:
+    def plan(self, start: mx.array, blocks: mx.array, n: int) -> Any:
         """What all layers of one step share.
 
-        ``start [B]``: each row's first new position. ``write [B * n]``: pool slots of the new
-        positions. ``blocks [B, m]``: pool blocks of each ring in ring order; all int32. A block
-        not yet allocated is 0, which no row owns.
+        ``start [B]``: each row's first new position. ``blocks [B, m]``: pool blocks of each ring
+        in ring order; both int32. A block not yet allocated is 0, which no row owns.
         """
         ...
 

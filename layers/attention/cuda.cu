@@ -1,62 +1,14 @@
 // One step of attention over paged rings: rotate, write, attend. cuda.py says what the arrays are.
 //
 // A warp takes 16 ring slots at a time against a tile of 16 queries (positions x heads that share
-// their keys) on the tensor cores, straight from global memory: the order in which head dimensions
-// are summed is free, so every lane loads 16 contiguous bytes and calls them the four values that
-// mma.m16n8k16 wants of it. Softmax is the streaming one (Milakov and Gimelshein, 2018), in
-// float32 and base 2; warps and then blocks merge their partial sums.
+// their keys) on the tensor cores, straight from global memory. Softmax is the streaming one
+// (Milakov and Gimelshein, 2018), in float32 and base 2; warps and then blocks merge their sums.
 
 namespace paged {
 
 constexpr int TILE = 16;
 
-template <typename T>
-__device__ inline uint32_t pack(float low, float high);
-template <typename T>
-__device__ inline float2 unpack(uint32_t both);
-template <typename T>
-__device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-
-template <>
-__device__ inline uint32_t pack<__nv_bfloat16>(float low, float high) {
-  __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<uint32_t*>(&both);
-}
-template <>
-__device__ inline float2 unpack<__nv_bfloat16>(uint32_t both) {
-  return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&both));
-}
-template <>
-__device__ inline void mma<__nv_bfloat16>(
-    float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-template <>
-__device__ inline uint32_t pack<__half>(float low, float high) {
-  __half2 both = __floats2half2_rn(low, high);
-  return *reinterpret_cast<uint32_t*>(&both);
-}
-template <>
-__device__ inline float2 unpack<__half>(uint32_t both) {
-  return __half22float2(*reinterpret_cast<__half2*>(&both));
-}
-template <>
-__device__ inline void mma<__half>(
-    float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-template <typename T>
-__device__ inline uint4 load(const T* at) {
-  return *reinterpret_cast<const uint4*>(at);
-}
+using namespace half_pairs;
 
 // Four interleaved pairs turned by their angles, given as (cos, sin).
 template <typename T>

@@ -8,18 +8,16 @@ on one MLX stream runs in order.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..cuda import kernel
 from .contract import AttentionShape
 
-_SOURCE = Path(__file__).with_suffix(".cu").read_text()
 _BODY = """
   paged::step<T, D, GROUP, KV, WINDOW, RING, BLOCK, WARPS>(
       qkv, const_cast<T*>(pool), angles, start, blocks, const_cast<int*>(tickets),
@@ -65,15 +63,15 @@ class CudaAttention:
         half = dtype in (mx.bfloat16, mx.float16)
         return half and not (shape.head_dim % 64 or shape.block % _TILE)
 
-    def plan(self, start: mx.array, write: mx.array, blocks: mx.array) -> _Plan:
+    def plan(self, start: mx.array, blocks: mx.array, n: int) -> _Plan:
         """See ``Attention.plan``."""
-        batch, n = blocks.shape[0], write.shape[0] // blocks.shape[0]
+        batch = blocks.shape[0]
         position = (start[:, None] + mx.arange(n)).astype(mx.float32)
         angle = position[:, :, None] * self._turn
         angles = mx.stack([mx.cos(angle), mx.sin(angle)], axis=-1)
         # One counter per unit of work, back at zero after every layer.
         tickets = mx.zeros((batch * self._tiles(n) * self.shape.kv_heads,), mx.int32)
-        return _Plan(angles, start, blocks, tickets)
+        return _Plan(angles, mx.contiguous(start), mx.contiguous(blocks), tickets)
 
     def __call__(self, qkv: mx.array, pool: mx.array, plan: _Plan) -> tuple[mx.array, mx.array]:
         """See ``Attention.__call__``; TypeError for other than half precision."""
@@ -104,14 +102,8 @@ class CudaAttention:
 
     @cached_property
     def _kernel(self) -> Any:
-        # MLX keeps compiled kernels by name, on disk too: another source needs another name.
-        return mx.fast.cuda_kernel(
-            name=f"voxlive_attention_{zlib.crc32((_SOURCE + _BODY).encode()):08x}",
-            input_names=["qkv", "pool", "angles", "start", "blocks", "tickets"],
-            output_names=["context", "parts"],
-            header=_SOURCE,
-            source=_BODY,
-        )
+        inputs = ["qkv", "pool", "angles", "start", "blocks", "tickets"]
+        return kernel("attention", __file__, _BODY, inputs=inputs, outputs=["context", "parts"])
 
     def _tiles(self, n: int) -> int:
         return -(-n * self._group // _TILE)

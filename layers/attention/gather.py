@@ -25,22 +25,24 @@ class GatherAttention:
     def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
 
-    def plan(self, start: mx.array, write: mx.array, blocks: mx.array) -> _Gathered:
+    def plan(self, start: mx.array, blocks: mx.array, n: int) -> _Gathered:
         """See ``Attention.plan``."""
         s = self.shape
-        batch, n = blocks.shape[0], write.shape[0] // blocks.shape[0]
+        batch = blocks.shape[0]
+        query = start[:, None] + mx.arange(n)
+        new = query % s.ring
+        write = mx.take_along_axis(blocks, new // s.block, axis=1) * s.block + new % s.block
         within = mx.arange(s.block)
         slots = (blocks[:, :, None] * s.block + within).reshape(batch, 1, -1)
         # Keys as rows of the pool taken as [slots * 2 * kv_heads, head_dim]: gathered head by head,
         # since attention copies what does not lie that way once more.
         keys = slots * (2 * s.kv_heads) + mx.arange(s.kv_heads)[:, None]
-        query = start[:, None] + mx.arange(n)
         newest = query[:, -1:]
         # The position that a ring slot holds after the write; negative where it holds none yet.
         key = newest - (newest - mx.arange(slots.shape[-1])) % s.ring
         key, query = key[:, None, None, :], query[:, None, :, None]
         visible = (key >= 0) & (key <= query) & (key > query - s.window)
-        return _Gathered(start, write, keys, visible)
+        return _Gathered(start, write.reshape(-1), keys, visible)
 
     def __call__(self, qkv: mx.array, pool: mx.array, plan: _Gathered) -> tuple[mx.array, mx.array]:
         """See ``Attention.__call__``."""

@@ -90,7 +90,6 @@ class Model:
         """
         sent: list[tuple[Sequence[int], mx.array]] = []
         while steps := [*self._prefill(), *self._step(penalties)]:
-            mx.async_eval([tokens for _, tokens in steps])  # type: ignore[no-untyped-call]
             yield from _read(sent)
             sent = steps
             if penalties:
