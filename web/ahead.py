@@ -13,6 +13,8 @@ from .protocols.contract import Action, Audio
 
 MAX_AHEAD = 64 << 20
 """Bytes of audio: half an hour of 16 kHz PCM. Beyond that the socket is not read after all."""
+MAX_OTHERS = 10_000
+"""Actions that are no audio, such as answers that are not read. Beyond that, the same."""
 
 
 class Ahead:
@@ -22,6 +24,7 @@ class Ahead:
         self._limit = limit
         self._actions: deque[Action] = deque()
         self._bytes = 0
+        self._others = 0
         self._changed = asyncio.Condition()
 
     @property
@@ -30,11 +33,11 @@ class Ahead:
         return bool(self._actions)
 
     async def put(self, action: Action) -> None:
-        """Append; waits while as much audio as is allowed is waiting already."""
+        """Append; waits while as much as is allowed is waiting already."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._bytes < self._limit)
+            await self._changed.wait_for(self._has_room)
             self._actions.append(action)
-            self._bytes += _size(action)
+            self._count(action, 1)
             self._changed.notify_all()
 
     async def get(self) -> Action:
@@ -42,10 +45,15 @@ class Ahead:
         async with self._changed:
             await self._changed.wait_for(lambda: self._actions)
             action = self._actions.popleft()
-            self._bytes -= _size(action)
+            self._count(action, -1)
             self._changed.notify_all()
             return action
 
+    def _has_room(self) -> bool:
+        return self._bytes < self._limit and self._others < MAX_OTHERS
 
-def _size(action: Action) -> int:
-    return len(action.data) if isinstance(action, Audio) else 0
+    def _count(self, action: Action, sign: int) -> None:
+        if isinstance(action, Audio):
+            self._bytes += sign * len(action.data)
+        else:
+            self._others += sign

@@ -1,10 +1,10 @@
 import asyncio
 
-from voxlive.web.ahead import Ahead
+from voxlive.web.ahead import MAX_OTHERS, Ahead
 from voxlive.web.protocols.contract import Audio, Flush, Stop
 
 
-async def test_actions_keep_their_order_and_only_audio_counts() -> None:
+async def test_actions_keep_their_order_and_audio_is_counted() -> None:
     ahead = Ahead(limit=10)
     actions = [Audio(b"12345"), Flush("a"), Audio(b"123456"), Stop()]
     for action in actions[:3]:
@@ -24,3 +24,14 @@ async def test_a_reader_waits_for_a_writer() -> None:
     assert not reading.done()
     await ahead.put(Stop())
     assert await reading == Stop()
+
+
+async def test_what_is_no_audio_has_a_bound_too():
+    ahead = Ahead()
+    for _ in range(MAX_OTHERS):
+        await ahead.put(Stop())
+    late = asyncio.create_task(ahead.put(Stop()))
+    await asyncio.sleep(0)
+    assert not late.done()
+    await ahead.get()
+    await late
