@@ -60,9 +60,11 @@ async def play(url: str, pcm: NDArray[np.int16], args: argparse.Namespace) -> Re
     await asyncio.sleep(random.random() * args.spread)
     try:
         async with websockets.connect(url, compression=None, max_size=None) as socket:
-            start = {"type": "start", "format": "s16le", "rate": SAMPLE_RATE}
+            start: dict[str, object] = {"type": "start", "format": "s16le", "rate": SAMPLE_RATE}
             if args.delay_ms:
                 start["delay_ms"] = args.delay_ms
+            if args.no_vad:
+                start["vad"] = False
             await socket.send(json.dumps(start))
             ready = json.loads(await socket.recv())
             if ready["type"] != "ready":
@@ -204,6 +206,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="audio per client")
     parser.add_argument("--spread", type=float, default=1.0, help="random phase, seconds")
     parser.add_argument("--delay-ms", type=int, help="ask for this model delay")
+    parser.add_argument("--no-vad", action="store_true", help="have every sample heard")
     parser.add_argument("--pid", type=int, help="the server's process, for CPU and memory")
     parser.add_argument("--records", type=Path, help="write every client's raw record here")
     result = asyncio.run(load(parser.parse_args()))

@@ -28,7 +28,7 @@ MEMORY_SHARE = 0.9
 TICK_SHARE = 0.6
 """Of the time that audio gives for a step, what a step with every session at once may take."""
 MOST_SESSIONS = 512
-_BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+_BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
@@ -108,15 +108,19 @@ def _capacity(model: Model, asked: int | None) -> int:
             f"a session needs {model.stream_nbytes >> 20} MiB at full age and only "
             f"{_free_bytes() >> 20} MiB are free beside the weights: try --quantize 4",
         )
-    if asked is not None:
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    if asked is not None and on_cpu:
         return asked
+    # On a GPU the first step of a batch size compiles: better now than under the first clients.
     tick = TICK_SHARE * model.config.token_seconds
     capacity = 1
     for rows in _BATCHES:
-        if rows > fit or _step_seconds(model, rows) > tick:
+        if rows > min(fit, asked or MOST_SESSIONS):
+            break
+        if _step_seconds(model, rows) > tick and asked is None:
             break
         capacity = rows
-    return capacity
+    return asked or capacity
 
 
 def _step_seconds(model: Model, rows: int) -> float:
