@@ -107,7 +107,7 @@ def random_weights(config: VoxtralConfig, kind: str) -> tuple[Weights, int]:
     for name, shape in shapes(config).items():
         values = mx.random.normal(shape, dtype, scale=float(np.prod(shape[1:])) ** -0.5)
         module = name.removesuffix(".weight")
-        if kind == "q4" and len(shape) == 2:
+        if kind == "q4" and len(shape) == 2 and shape[1] % GROUP == 0:
             quantised[module] = GROUP, BITS
             parts = mx.quantize(values, group_size=GROUP, bits=BITS)
             new = dict(zip((name, f"{module}.scales", f"{module}.biases"), parts, strict=True))
