@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,28 +36,26 @@ def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
     """See ``load`` in the package."""
     checkpoint = read_checkpoint(resolve(name, offline=options.offline))
     delay_ms = _delay_ms(checkpoint, options.delay_ms)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="voxtral")
-    try:
+    with ExitStack() as undo:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="voxtral")
+        undo.callback(thread.shutdown)
         device = thread.submit(_use_device, options.device).result()
         model = thread.submit(_build, checkpoint, options).result()
         capacity = thread.submit(_capacity, model, options.max_sessions).result()
-    except BaseException:
-        thread.shutdown()
-        raise
-    info = EngineInfo(
-        "voxtral",
-        _known_as(name),
-        device,
-        capacity,
-        LANGUAGES,
-        delay_ms,
-        delays_ms=_delays_ms(model),
-    )
-    engine = VoxtralEngine(model, _vocabulary(checkpoint.tekken), info, thread, _free_bytes)
-    fault = engine.check(timeout=600)
-    if fault:
-        engine.shutdown()
-        raise EngineError("engine_failed", fault)
+        info = EngineInfo(
+            "voxtral",
+            _known_as(name),
+            device,
+            capacity,
+            LANGUAGES,
+            delay_ms,
+            delays_ms=_delays_ms(model),
+        )
+        engine = VoxtralEngine(model, _vocabulary(checkpoint.tekken), info, thread, _free_bytes)
+        fault = engine.check(timeout=600)
+        if fault:
+            raise EngineError("engine_failed", fault)
+        undo.pop_all()
     return engine
 
 
