@@ -108,10 +108,10 @@ def _mlx() -> Finding:
 
 
 def _port(port: int) -> Finding:
-    from ..web.server import CannotListen, ServerOptions, bind
+    from ..web.ports import CannotListen, bind
 
     try:
-        bind(ServerOptions(port=port)).close()
+        bind("127.0.0.1", port).close()
     except CannotListen as error:
         return Finding(False, str(error))
     return Finding(True, f"{port} is free")

@@ -32,16 +32,17 @@ def serve(
 ) -> None:
     """Serve the page, the live protocols and the HTTP API."""
     from ..streaming.options import EngineOptions
-    from ..web.server import CannotListen, ServerOptions, bind, is_local, run, url
+    from ..web.ports import CannotListen, is_local, open_ports, url
+    from ..web.server import ServerOptions, run
 
     start_logging(log_level)
     origins = frozenset(origin.rstrip("/").lower() for origin in allow_origin or ())
     options = ServerOptions(host, port, origins)
     try:
-        bound = bind(options)
+        ports = open_ports(host, port, None, None)
     except CannotListen as error:
         fail(str(error))
-    if not is_local(bound):
+    if not is_local(ports.main):
         complain(f"warning: everyone who can reach {host} can use this server")
     bits = int(quantize) if quantize else None
     service = open_service(model, EngineOptions(max_sessions, device, delay_ms, bits, offline))
@@ -52,6 +53,6 @@ def serve(
         typer.echo(f"voxlive: {info.model} on {info.device}, {sessions} at a time")
         if info.note:
             typer.echo(f"voxlive: {info.note}")
-        typer.echo(f"voxlive: ready at {url(bound)}")
+        typer.echo(f"voxlive: ready at {url(ports.main)}")
 
-    run(bound, service, options, ready)
+    run(ports, service, options, ready)

@@ -1,10 +1,8 @@
-"""The server process: a bound socket, uvicorn, and an orderly end."""
+"""The server process: uvicorn on bound sockets, and an orderly end."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import ipaddress
 import signal
 import socket
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from ..streaming.service import Service
 from .app import create_app
 from .endpoints import LiveEndpoints
 from .http_upgrade import UpgradingHttp
+from .ports import Ports
 
 MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
@@ -33,55 +32,7 @@ class ServerOptions:
     allow_origins: frozenset[str] = frozenset()
 
 
-class CannotListen(Exception):
-    """The address cannot be had; the message says why and what to do."""
-
-
-def bind(options: ServerOptions) -> socket.socket:
-    """A socket bound to the address, before anything slow is done. Raises CannotListen."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise CannotListen(f"{options.host} is not an address of this machine") from error
-    bound = socket.socket(family, kind, proto)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise CannotListen(_why(error, options)) from error
-    return bound
-
-
-def _why(error: OSError, options: ServerOptions) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"port {options.port} is in use; choose another with --port"
-        case errno.EACCES:
-            return f"port {options.port} needs more rights; choose one from 1024 up with --port"
-        case errno.EADDRNOTAVAIL:
-            return f"{options.host} is not an address of this machine"
-        case _:
-            return f"cannot listen on {options.host}:{options.port}: {error.strerror}"
-
-
-def url(bound: socket.socket) -> str:
-    """The address to open in a browser."""
-    host, port = bound.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{port}"
-
-
-def is_local(bound: socket.socket) -> bool:
-    """Whether only this machine can reach the address."""
-    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
-
-
-def run(
-    bound: socket.socket, service: Service, options: ServerOptions, ready: Callable[[], None]
-) -> None:
+def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; ``ready`` is called when connections are taken.
 
     At the end sessions are told, drained for up to 10 s and closed with 1012. A second SIGINT ends
@@ -106,7 +57,7 @@ def run(
     # uvicorn raises the signal again when it is done; its work is done then, and so is ours.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, service, live, ready).run([bound])
+        _Server(config, service, live, ready).run(ports.http)
 
 
 class _PatientSocket(WebSocketsSansIOProtocol):
