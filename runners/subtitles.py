@@ -37,11 +37,12 @@ class CueStyle:
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle; times in milliseconds, never overlapping the next cue's."""
+    """One subtitle of ``words`` words; times in milliseconds, never overlapping the next cue's."""
 
     start_ms: int
     end_ms: int
     lines: tuple[str, ...]
+    words: int = 1
 
 
 def cues(segments: Iterable[Segment], style: CueStyle | None = None) -> list[Cue]:
@@ -64,7 +65,7 @@ def cues(segments: Iterable[Segment], style: CueStyle | None = None) -> list[Cue
         end = layout.until(begin, _ms(group[-1].end), capped=timed)
         if following is not None:
             end = max(min(end, following), begin + 1)
-        found.append(Cue(begin, end, layout.lines(group)))
+        found.append(Cue(begin, end, layout.lines(group), len(group)))
     return found
 
 

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..streaming.service import Service
+from .captions import Captions
 from .endpoints import LiveEndpoints
 from .errors import ApiError, on_api_error, on_crash, on_http_error
 from .pages import Pages
@@ -27,6 +28,7 @@ def create_app(service: Service, live: LiveEndpoints) -> Starlette:
     """The ASGI application around a service, whose life is the caller's matter."""
     models = Models(service)
     pages = Pages()
+    captions = Captions(live.feeds, pages)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
         Route("/health", Health(service).get),
@@ -35,6 +37,9 @@ def create_app(service: Service, live: LiveEndpoints) -> Starlette:
         Route("/v1/audio/transcriptions", Transcriptions(service).post, methods=["POST"]),
         Route("/v1/realtime/client_secrets", ClientSecrets(service).post, methods=["POST"]),
         Route("/v1/listen", Listen(service).post, methods=["POST"]),
+        Route("/captions", captions.index),
+        Route("/captions/{session}", captions.follow),
+        Route("/overlay/{session}", captions.overlay),
         *(WebSocketRoute(path, live.endpoint(protocol)) for path, protocol in PROTOCOLS.items()),
         Mount("/static", pages),
     ]

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.websockets import WebSocket
 
 from ..streaming.service import Service
+from .captions.feed import Feeds
 from .live_socket import LiveSocket
 from .protocols.contract import Protocol
 
@@ -24,6 +25,7 @@ class LiveEndpoints:
     def __init__(self, service: Service, allow_origins: Collection[str] = ()) -> None:
         self._service = service
         self._allow_origins = allow_origins
+        self.feeds = Feeds()
         self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
 
     def endpoint(self, protocol: type[Protocol]) -> Callable[[WebSocket], Awaitable[None]]:
@@ -35,7 +37,8 @@ class LiveEndpoints:
                 await socket.close()
                 return
             info = self._service.engine.info
-            live = LiveSocket(socket, self._service, protocol(socket.query_params, info))
+            speaks = protocol(socket.query_params, info)
+            live = LiveSocket(socket, self._service, speaks, self.feeds)
             task = asyncio.current_task()
             self._sockets[task] = live
             try:

@@ -19,6 +19,7 @@ from ..streaming.options import SessionOptions
 from ..streaming.service import Service
 from ..streaming.session import Session
 from .ahead import Ahead
+from .captions.feed import LONGEST_NAME, Feed, Feeds, is_name
 from .protocols.contract import (
     Action,
     Audio,
@@ -46,10 +47,14 @@ _Args = TypeVarTuple("_Args")
 class LiveSocket:
     """One connection from its handshake on, in three tasks: frames in, events out, ticks."""
 
-    def __init__(self, socket: WebSocket, service: Service, protocol: Protocol) -> None:
+    def __init__(
+        self, socket: WebSocket, service: Service, protocol: Protocol, feeds: Feeds
+    ) -> None:
         self._socket = socket
         self._service = service
         self._protocol = protocol
+        self._feeds = feeds
+        self._feed: Feed | None = None
         self._opened = asyncio.get_running_loop().create_future()
         self._session: Session | None = None
         self._sending = asyncio.Lock()
@@ -94,6 +99,9 @@ class LiveSocket:
 
     async def _shake_hands(self) -> None:
         """A client that cannot be served is told so before or right after it is accepted."""
+        if not is_name(self._socket.query_params.get("captions", "-")):
+            message = f"captions names the session in 1 to {LONGEST_NAME} characters, without a /"
+            raise ProtocolError("bad_parameter", message)
         options = self._protocol.at_once()
         info = self._service.engine.info
         if options:
@@ -111,7 +119,9 @@ class LiveSocket:
         await self._send(self._socket.accept(welcome.subprotocol, headers))
 
     async def _opened_with(self, session: Session, options: SessionOptions) -> None:
-        log.info("session %s opened at %s", session.id, self._socket.url.path)
+        path = self._socket.url.path
+        log.info("session %s opened at %s", session.id, path)
+        self._feed = self._feeds.open(session.id, self._socket.query_params.get("captions"), path)
         await self._say(self._protocol.opened, session.id, options)
         self._opened.set_result(session)
 
@@ -167,6 +177,8 @@ class LiveSocket:
         """Events out, until the protocol closes."""
         session: Session = await self._opened
         async for event in session.events():
+            if self._feed is not None:
+                self._feed.tell(event)
             if await self._say(self._protocol.told, event):
                 return
 
@@ -224,6 +236,9 @@ class LiveSocket:
         return True
 
     async def _free(self) -> None:
+        if self._feed is not None:
+            self._feeds.close(self._feed)
+            self._feed = None
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()

@@ -1,0 +1,156 @@
+"""What a live session says, for any number of readers. Every feed is bounded, and so is a reader.
+
+A reader gets a snapshot first and then every event; one that does not keep up is let go, and
+catches up with a new snapshot when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+
+from ...streaming.events import Draft, Event, SegmentClosed, Word, Words
+
+MAX_SEGMENTS = 100
+MAX_UNREAD = 256
+MAX_READERS = 200
+LONGEST_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A segment that is complete. Times are samples on the session's clock."""
+
+    id: int
+    start: int
+    end: int
+    text: str
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a new reader needs: the last closed segments, the open one, and the draft."""
+
+    segments: tuple[Closed, ...]
+    words: tuple[Word, ...]
+    draft: str
+
+
+Caption = Snapshot | Words | Draft | Closed
+
+
+class TooManyReaders(Exception):
+    """The feed has as many readers as it serves."""
+
+
+@dataclass(eq=False)
+class _Reader:
+    """``ended`` is set when nothing more will come, or when the reader fell behind."""
+
+    unread: deque[Caption] = field(default_factory=deque)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+
+
+class Feed:
+    """One session's captions. ``name`` is what its client called it, or its id."""
+
+    def __init__(self, session: str, name: str, path: str) -> None:
+        self.session = session
+        self.name = name
+        self.path = path
+        self._segments: deque[Closed] = deque(maxlen=MAX_SEGMENTS)
+        self._words: list[Word] = []
+        self._draft = ""
+        self._readers: set[_Reader] = set()
+
+    def tell(self, event: Event) -> None:
+        """Pass on what is said; other events are nobody's business."""
+        match event:
+            case Words(_, words):
+                self._words.extend(words)
+                self._send(event)
+            case Draft(_, text):
+                self._draft = text
+                self._send(event)
+            case SegmentClosed(ident, start, end, text):
+                closed = Closed(ident, start, end, text, tuple(self._words))
+                self._words.clear()
+                self._draft = ""
+                self._segments.append(closed)
+                self._send(closed)
+
+    def close(self) -> None:
+        """Nothing more will be said: the readers read to the end."""
+        for reader in self._readers:
+            reader.ended = True
+            reader.news.set()
+
+    async def read(self, keep_alive_s: float | None = None) -> AsyncGenerator[Caption | None, None]:
+        """A snapshot, then what is said, until the session is over or the reader fell behind.
+
+        None says that there was nothing for ``keep_alive_s``. Raises TooManyReaders.
+        """
+        if len(self._readers) >= MAX_READERS:
+            raise TooManyReaders
+        reader = _Reader(deque([self._snapshot()]))
+        self._readers.add(reader)
+        try:
+            while True:
+                while reader.unread:
+                    yield reader.unread.popleft()
+                if reader.ended:
+                    return
+                reader.news.clear()
+                try:
+                    async with asyncio.timeout(keep_alive_s):
+                        await reader.news.wait()
+                except TimeoutError:
+                    yield None
+        finally:
+            self._readers.discard(reader)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(tuple(self._segments), tuple(self._words), self._draft)
+
+    def _send(self, caption: Caption) -> None:
+        for reader in self._readers:
+            if len(reader.unread) >= MAX_UNREAD:
+                reader.ended = True
+            elif not reader.ended:
+                reader.unread.append(caption)
+            reader.news.set()
+
+
+class Feeds:
+    """The feeds of all live sessions, by id and by name; the newest session of a name has it."""
+
+    def __init__(self) -> None:
+        self._feeds: dict[str, Feed] = {}
+
+    def open(self, session: str, name: str | None, path: str) -> Feed:
+        """A feed for a session that begins; ``path`` is where its client connected."""
+        feed = Feed(session, name or session, path)
+        self._feeds[session] = feed
+        return feed
+
+    def close(self, feed: Feed) -> None:
+        """The session is over."""
+        del self._feeds[feed.session]
+        feed.close()
+
+    def find(self, name: str) -> Feed | None:
+        """The feed of a session's id, or of the newest session with this name."""
+        by_name = (feed for feed in reversed(self._feeds.values()) if feed.name == name)
+        return self._feeds.get(name) or next(by_name, None)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(tuple(self._feeds.values()))
+
+
+def is_name(text: str) -> bool:
+    """Whether a session may be called so: anything that can be printed and stands in a path."""
+    return 0 < len(text) <= LONGEST_NAME and text.isprintable() and "/" not in text
