@@ -49,14 +49,7 @@ class GatherAttention:
         s = self.shape
         batch, n, _ = qkv.shape
         qkv = qkv.reshape(batch, n, s.heads + 2 * s.kv_heads, s.head_dim).swapaxes(1, 2)
-        rotated = mx.fast.rope(
-            qkv[:, : s.heads + s.kv_heads],
-            s.head_dim,
-            traditional=True,
-            base=s.rope_theta,
-            scale=1.0,
-            offset=plan.start,
-        )
+        rotated = self.rotated(qkv[:, : s.heads + s.kv_heads], plan.start)
         new = mx.stack([rotated[:, s.heads :], qkv[:, s.heads + s.kv_heads :]])
         new = new.transpose(1, 3, 0, 2, 4).reshape(batch * n, 2, s.kv_heads, s.head_dim)
         pool[plan.write] = new
@@ -69,3 +62,14 @@ class GatherAttention:
             mask=plan.visible,
         )
         return context.swapaxes(1, 2).reshape(batch, n, s.heads * s.head_dim), pool
+
+    def rotated(self, x: mx.array, start: mx.array) -> mx.array:
+        """``x [B, heads, n, head_dim]`` turned by its positions, those from ``start [B]`` on."""
+        return mx.fast.rope(
+            x,
+            self.shape.head_dim,
+            traditional=True,
+            base=self.shape.rope_theta,
+            scale=1.0,
+            offset=start,
+        )
