@@ -8,6 +8,14 @@ import typer
 
 from .console import complain, fail, start_logging
 from .options import DelayMs, Device, Model, Offline, Quantize, open_service
+from .secure import (
+    ForwardedAllowIps,
+    Https,
+    RootPath,
+    SslCertfile,
+    SslKeyfile,
+    tls_context,
+)
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -24,6 +32,11 @@ def serve(
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
     offline: Offline = False,
+    https: Https = False,
+    ssl_certfile: SslCertfile = None,
+    ssl_keyfile: SslKeyfile = None,
+    root_path: RootPath = "",
+    forwarded_allow_ips: ForwardedAllowIps = "127.0.0.1,::1",
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(help="Another web site that may connect, as https://name; * for all."),
@@ -32,12 +45,15 @@ def serve(
 ) -> None:
     """Serve the page, the live protocols and the HTTP API."""
     from ..streaming.options import EngineOptions
+    from ..web.addresses import urls_elsewhere
     from ..web.ports import CannotListen, is_local, open_ports, url
+    from ..web.root_path import clean
     from ..web.server import ServerOptions, run
 
     start_logging(log_level)
     origins = frozenset(origin.rstrip("/").lower() for origin in allow_origin or ())
-    options = ServerOptions(host, port, origins)
+    tls = tls_context(host, ssl_certfile, ssl_keyfile, https)
+    options = ServerOptions(origins, tls, clean(root_path), forwarded_allow_ips)
     try:
         ports = open_ports(host, port, None, None)
     except CannotListen as error:
@@ -53,6 +69,11 @@ def serve(
         typer.echo(f"voxlive: {info.model} on {info.device}, {sessions} at a time")
         if info.note:
             typer.echo(f"voxlive: {info.note}")
-        typer.echo(f"voxlive: ready at {url(ports.main)}")
+        scheme = "https" if tls else "http"
+        typer.echo(f"voxlive: ready at {url(ports.main, scheme)}")
+        for elsewhere in urls_elsewhere(ports.main, scheme):
+            typer.echo(f"voxlive: on other machines and phones: {elsewhere}")
+        if https and is_local(ports.main):
+            typer.echo("voxlive: for other machines and phones: --host 0.0.0.0")
 
     run(ports, service, options, ready)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..streaming.service import Service
@@ -16,6 +18,7 @@ from .app import create_app
 from .endpoints import LiveEndpoints
 from .http_upgrade import UpgradingHttp
 from .ports import Ports
+from .root_path import RootPath
 
 MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
@@ -25,11 +28,16 @@ _TELL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where to listen; ``allow_origins``: other web sites that may connect, "*" for all."""
+    """``allow_origins``: other web sites that may connect, "*" for all. ``tls`` None: plain http.
 
-    host: str = "127.0.0.1"
-    port: int = 8000
+    ``root_path``: the path of a site that a reverse proxy serves this under, as "/path".
+    ``trusted_proxies``: addresses and networks whose X-Forwarded-For and -Proto are believed.
+    """
+
     allow_origins: frozenset[str] = frozenset()
+    tls: ssl.SSLContext | None = None
+    root_path: str = ""
+    trusted_proxies: str = "127.0.0.1,::1"
 
 
 def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[[], None]) -> None:
@@ -39,8 +47,10 @@ def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[
     at once.
     """
     live = LiveEndpoints(service, options.allow_origins)
+    app: ASGIApp = create_app(service, live)
+    tls = options.tls
     config = uvicorn.Config(
-        create_app(service, live),
+        RootPath(app, options.root_path) if options.root_path else app,
         loop="auto",
         http=UpgradingHttp,
         ws=_PatientSocket,
@@ -52,6 +62,9 @@ def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=options.trusted_proxies,
+        ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         timeout_graceful_shutdown=3,
     )
     # uvicorn raises the signal again when it is done; its work is done then, and so is ours.
