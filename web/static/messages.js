@@ -174,9 +174,11 @@ export function insecureAdvice({ host, hostname, port }) {
     steps: [
       "Browsers allow it on https pages and on localhost only; " +
         `this page came over plain http from ${host}.`,
-      `On the machine that runs the server, open ${local}.`,
-      `From another one, run ${tunnel} and open ${local} there.`,
-      `For everyone, put https in front of it: ${proxy}.`,
+      `Start the server with \`--https\` and open \`https://${host}\` here; the browser will ask ` +
+        "once whether to trust the certificate that the server made.",
+      `Or, on the machine that runs the server, open ${local}.`,
+      `Or run ${tunnel} on this one and open ${local}.`,
+      `For everyone, put a site with a certificate in front of it: ${proxy}.`,
       "Uploading a file works here as it is.",
     ],
   };

@@ -198,6 +198,8 @@ async def test_insecure_origin_is_explained(server):
         assert not await page.evaluate("isSecureContext")
         steps = await page.inner_text("#notice-steps")
         assert "plain http from voxlive.example" in steps
+        assert "Start the server with --https" in steps
+        assert f"https://voxlive.example:{port}" in steps
         assert f"http://localhost:{port}" in steps
         assert f"ssh -L {port}:localhost:{port} voxlive.example" in steps
         await page.click("#notice-close")
