@@ -1,0 +1,236 @@
+"""Captions of a real session, read over HTTP and in a browser."""
+
+import asyncio
+import json
+import re
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+import httpx
+import pytest
+import uvicorn
+from playwright.async_api import async_playwright
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+from support.browser import chromium
+from support.clips import clip
+from support.wire import START, dial, listen, receive_until, s16le, send
+
+from voxlive.streaming.events import Draft, SegmentClosed, Word, Words
+from voxlive.web.captions import Captions, Feeds
+from voxlive.web.pages import Pages
+
+EVIL = '<img src=x onerror="document.title=1">'
+SECOND = 32_000
+
+
+def words_of(text):
+    return re.findall(r"[a-z']+", text.lower())
+
+
+@asynccontextmanager
+async def speaking(server, name, path="/v1/live"):
+    """A session with this name, after its first segment."""
+    async with dial(f"{server.ws}{path}?captions={quote(name)}") as socket:
+        await send(socket, START)
+        audio = s16le(clip("message").samples)
+        await send(socket, *(audio[at : at + SECOND] for at in range(0, len(audio), SECOND)))
+        await send(socket, {"type": "flush", "id": "told"})
+        await receive_until(socket, "flushed")
+        yield socket
+
+
+async def events(response):
+    """The events of a stream as pairs of kind and data."""
+    kind = None
+    async for line in response.aiter_lines():
+        if line.startswith("event: "):
+            kind = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield kind, json.loads(line.removeprefix("data: "))
+
+
+async def test_events_follow_a_session_to_its_end(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        speaking(server, "stage 1") as socket,
+    ):
+        listed = (await client.get("/captions")).json()["sessions"]
+        assert [(s["name"], s["path"]) for s in listed] == [("stage 1", "/v1/live")]
+        async with client.stream("GET", "/captions/stage%201") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            followed = events(response)
+            kind, snapshot = await anext(followed)
+            assert kind == "snapshot"
+            audio = s16le(clip("yes").samples)
+            await send(socket, audio, {"type": "stop"})
+            heard = await listen(socket)
+            told = [data["text"] async for kind, data in followed if kind == "words"]
+    before = [segment["text"] for segment in snapshot["segments"]]
+    assert "".join([*before, *told]) == heard.of("done")[0]["text"]
+    assert words_of("".join(before))
+    assert words_of("".join(told))
+
+
+async def test_webvtt_follows_a_session(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        speaking(server, "stage") as socket,
+        client.stream("GET", "/captions/stage.vtt") as response,
+    ):
+        assert response.headers["content-type"].startswith("text/vtt")
+        body = response.aiter_text()
+        written = await anext(body)
+        await send(socket, {"type": "stop"})
+        heard = await listen(socket)
+        written += "".join([piece async for piece in body])
+    assert written.startswith("WEBVTT\n\n")
+    shown = [line for line in written.splitlines()[2:] if line and "-->" not in line]
+    assert words_of(" ".join(shown)) == words_of(heard.of("done")[0]["text"])
+
+
+async def test_webvtt_by_the_accept_header_and_for_any_protocol(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        dial(f"{server.ws}/v1/listen?encoding=linear16&sample_rate=16000&captions=room"),
+        client.stream("GET", "/captions/room", headers={"accept": "text/vtt"}) as response,
+    ):
+        assert await anext(response.aiter_text()) == "WEBVTT\n\n"
+
+
+def test_a_session_that_is_not_there(server):
+    answer = httpx.get(f"{server.url}/captions/nobody.vtt")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_session")
+
+
+async def test_a_name_that_cannot_stand_in_an_address_is_refused(server):
+    async with dial(f"{server.ws}/v1/live?captions=a%2Fb") as socket:
+        heard = await listen(socket)
+    assert (heard.errors, heard.code) == (["bad_parameter"], 4400)
+
+
+async def test_a_reader_that_leaves_is_forgotten(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        speaking(server, "brief") as socket,
+    ):
+        async with client.stream("GET", "/captions/brief") as response:
+            await anext(response.aiter_text())
+        await send(socket, {"type": "stop"})
+        assert (await listen(socket)).code == 1000
+
+
+@asynccontextmanager
+async def overlay(url):
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox"]
+        )
+        try:
+            page = await browser.new_page(viewport={"width": 1280, "height": 720})
+            errors = []
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            await page.goto(url)
+            yield page
+            assert errors == []
+        finally:
+            await browser.close()
+
+
+async def shows(page, text):
+    await page.wait_for_function(
+        "(text) => document.querySelector('#text').textContent.includes(text)", arg=text
+    )
+
+
+@pytest.mark.browser
+async def test_the_overlay_follows_a_session_and_the_next_of_its_name(server):
+    async with overlay(f"{server.url}/overlay/stage?size=60&color=ffcc00&position=top") as page:
+        for _ in range(2):
+            async with speaking(server, "stage") as socket:
+                await page.wait_for_selector("body[data-state=following]")
+                await page.wait_for_function("document.querySelector('#text').textContent")
+                shown = await page.inner_text("#text")
+                await send(socket, {"type": "stop"})
+                said = (await listen(socket)).of("done")[0]["text"]
+                assert words_of(shown)
+                assert " ".join(words_of(shown)) in " ".join(words_of(said))
+            await page.evaluate("document.querySelector('#text').replaceChildren()")
+        style = "getComputedStyle(document.querySelector('#frame'))"
+        assert await page.evaluate(f"{style}.fontSize") == "60px"
+        assert await page.evaluate("getComputedStyle(document.querySelector('#text')).color") == (
+            "rgb(255, 204, 0)"
+        )
+        assert (await page.evaluate("getComputedStyle(document.body).backgroundColor")) == (
+            "rgba(0, 0, 0, 0)"
+        )
+
+
+@asynccontextmanager
+async def feeding():
+    """The real endpoints over feeds that a test fills: an engine says no markup by itself."""
+    feeds, pages = Feeds(), Pages()
+    captions = Captions(feeds, pages)
+    routes = [
+        Route("/captions/{session}", captions.follow),
+        Route("/overlay/{session}", captions.overlay),
+        Mount("/static", pages),
+    ]
+    config = uvicorn.Config(Starlette(routes=routes), port=0, lifespan="off", log_level="error")
+    running = uvicorn.Server(config)
+    serving = asyncio.create_task(running.serve())
+    while not running.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield feeds, f"http://127.0.0.1:{port}"
+    finally:
+        for feed in feeds:
+            feeds.close(feed)
+        running.should_exit = True
+        await serving
+
+
+@pytest.mark.browser
+async def test_markup_in_words_names_and_parameters_is_text():
+    wishes = {
+        "size": f"1px;}}</style>{EVIL}",
+        "color": "red;background:url(http://127.0.0.1:9/x)",
+        "font": f"x;{EVIL}",
+        "lines": "__proto__",
+        "position": "constructor",
+        "shadow": "url(http://127.0.0.1:9/x)",
+        "token": EVIL,
+    }
+    query = "&".join(f"{name}={quote(value)}" for name, value in wishes.items())
+    name = EVIL.replace("/", "")
+    async with feeding() as (feeds, url):
+        feed = feeds.open("s1", name, "/v1/live")
+        async with overlay(f"{url}/overlay/{quote(name)}?{query}") as page:
+            requests = []
+            page.on("request", lambda request: requests.append(request.url))
+            await page.wait_for_selector("body[data-state=following]")
+            feed.tell(Words(0, (Word(EVIL, 0, 1600),)))
+            await shows(page, EVIL)
+            feed.tell(SegmentClosed(0, 0, 1600, EVIL))
+            feed.tell(Draft(1, f" {EVIL} twice"))
+            await shows(page, f"{EVIL} {EVIL} twice")
+            assert await page.title() == "voxlive captions"
+            assert await page.query_selector("img") is None
+            assert not [url for url in requests if "/x" in url]
+
+
+@pytest.mark.browser
+async def test_only_the_last_lines_are_shown_and_they_fade():
+    async with feeding() as (feeds, url):
+        feed = feeds.open("s1", "s1", "/v1/live")
+        feed.tell(Words(0, tuple(Word(f" word{n}", n, n + 1) for n in range(200))))
+        async with overlay(f"{url}/overlay/s1?lines=3&size=40&fade=0.2") as page:
+            await shows(page, "word199")
+            box = await page.locator("#text").bounding_box()
+            assert box["height"] == pytest.approx(3 * 1.3 * 40, abs=1)
+            last = await page.evaluate(
+                "document.querySelector('#text span').getBoundingClientRect().bottom"
+            )
+            assert last == pytest.approx(box["y"] + box["height"], abs=1)
+            await page.wait_for_selector("#text.gone", state="attached")

@@ -1,0 +1,125 @@
+/**
+ * Captions of one session for a browser source. What it looks like stands in the address:
+ * size, color, background, lines, position, align, width, font, weight, shadow, drafts, fade, token.
+ */
+
+const RETRY_MS = 2000;
+const MAX_CHARACTERS = 2000;
+
+const wishes = new URLSearchParams(location.search);
+const text = document.getElementById("text");
+
+/** @param {string} value @param {number} low @param {number} high */
+function within(value, low, high) {
+  const number = Number(value);
+  return value !== "" && number >= low && number <= high ? String(number) : null;
+}
+
+/** A value that the style property takes, or null: bad parameters leave the default as it is. */
+/** @param {string} property @param {string} value */
+function valid(property, value) {
+  return CSS.supports(property, value) && !/url\s*\(/i.test(value) ? value : null;
+}
+
+/** @param {string} value */
+function colour(value) {
+  return valid("color", /^[0-9a-f]{3,8}$/i.test(value) ? `#${value}` : value);
+}
+
+/** @param {string} value @param {string} unit */
+function length(value, unit) {
+  return valid("width", /^[\d.]+$/.test(value) ? `${value}${unit}` : value);
+}
+
+const PLACES = { top: "flex-start", middle: "center", bottom: "flex-end" };
+
+/** What each parameter sets, and how it is read. */
+const STYLES = {
+  size: ["--size", (value) => length(value, "px")],
+  color: ["--color", colour],
+  background: ["--background", colour],
+  lines: ["--lines", (value) => within(value, 1, 20)],
+  position: ["--place", (value) => (Object.hasOwn(PLACES, value) ? PLACES[value] : null)],
+  align: ["--align", (value) => valid("text-align", value)],
+  width: ["--width", (value) => length(value, "%")],
+  font: ["--font", (value) => valid("font-family", value)],
+  weight: ["--weight", (value) => valid("font-weight", value)],
+  shadow: ["--shadow", (value) => valid("text-shadow", value === "0" ? "none" : value)],
+};
+
+for (const [name, [variable, read]] of Object.entries(STYLES)) {
+  const value = wishes.has(name) ? read(wishes.get(name)) : null;
+  if (value !== null) document.documentElement.style.setProperty(variable, value);
+}
+
+const withDrafts = wishes.get("drafts") !== "0";
+const fadeMs = Number(within(wishes.get("fade") ?? "", 0, 3600) ?? 10) * 1000;
+
+let committed = "";
+let draft = "";
+let fading = 0;
+
+function show() {
+  const said = document.createElement("b");
+  said.textContent = committed.trimStart();
+  if (withDrafts && draft !== "") {
+    const guess = document.createElement("i");
+    guess.textContent = (committed === "" ? draft.trimStart() : draft);
+    said.append(guess);
+  }
+  const line = document.createElement("span");
+  line.append(said);
+  text.replaceChildren(...(said.textContent === "" ? [] : [line]));
+  text.classList.remove("gone");
+  clearTimeout(fading);
+  if (fadeMs > 0) fading = setTimeout(() => text.classList.add("gone"), fadeMs);
+}
+
+/** @param {string} more */
+function say(more) {
+  committed = (text.classList.contains("gone") ? more : committed + more).slice(-MAX_CHARACTERS);
+}
+
+/** What each event changes. */
+const EVENTS = {
+  snapshot({ segments, words, draft: guess }) {
+    const closed = segments.slice(-3).map((segment) => segment.text);
+    committed = [...closed, ...words.map((word) => word.text)].join("");
+    draft = guess;
+  },
+  words({ text: more }) {
+    say(more);
+    draft = "";
+  },
+  draft({ text: guess }) {
+    draft = guess;
+  },
+};
+
+/** Names the session in the last part of this page's path; captions/ lies beside overlay/. */
+function address() {
+  const name = location.pathname.slice(location.pathname.lastIndexOf("/") + 1);
+  const url = new URL(`../captions/${name}`, location.href);
+  if (wishes.has("token")) url.searchParams.set("token", wishes.get("token"));
+  return url;
+}
+
+/** Follow the session, and the next one of its name after it. */
+function follow() {
+  const source = new EventSource(address());
+  for (const [kind, change] of Object.entries(EVENTS)) {
+    source.addEventListener(kind, (event) => {
+      change(JSON.parse(event.data));
+      show();
+    });
+  }
+  const again = () => {
+    source.close();
+    setTimeout(follow, RETRY_MS);
+  };
+  source.addEventListener("done", again);
+  source.addEventListener("error", again);
+  source.addEventListener("open", () => (document.body.dataset.state = "following"));
+}
+
+follow();
