@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from .console import complain, fail, start_logging
+from .extra_ports import WhisperLivePort
 from .options import DelayMs, Device, Model, Offline, Quantize, open_service
 from .secure import (
     ForwardedAllowIps,
@@ -37,6 +38,7 @@ def serve(
     ssl_keyfile: SslKeyfile = None,
     root_path: RootPath = "",
     forwarded_allow_ips: ForwardedAllowIps = "127.0.0.1,::1",
+    whisper_live_port: WhisperLivePort = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(help="Another web site that may connect, as https://name; * for all."),
@@ -55,7 +57,7 @@ def serve(
     tls = tls_context(host, ssl_certfile, ssl_keyfile, https)
     options = ServerOptions(origins, tls, clean(root_path), forwarded_allow_ips)
     try:
-        ports = open_ports(host, port, None, None)
+        ports = open_ports(host, port, whisper_live_port, None)
     except CannotListen as error:
         fail(str(error))
     if not is_local(ports.main):
@@ -70,6 +72,9 @@ def serve(
         if info.note:
             typer.echo(f"voxlive: {info.note}")
         scheme = "https" if tls else "http"
+        if ports.whisper_live:
+            at = url(ports.whisper_live, "wss" if tls else "ws")
+            typer.echo(f"voxlive: WhisperLive's clients at {at}")
         typer.echo(f"voxlive: ready at {url(ports.main, scheme)}")
         for elsewhere in urls_elsewhere(ports.main, scheme):
             typer.echo(f"voxlive: on other machines and phones: {elsewhere}")

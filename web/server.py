@@ -17,7 +17,9 @@ from ..streaming.service import Service
 from .app import create_app
 from .endpoints import LiveEndpoints
 from .http_upgrade import UpgradingHttp
+from .own_port import ByPort, only
 from .ports import Ports
+from .protocols import WhisperLiveProtocol
 from .root_path import RootPath
 
 MAX_MESSAGE = 24 * 1024 * 1024
@@ -48,6 +50,9 @@ def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[
     """
     live = LiveEndpoints(service, options.allow_origins)
     app: ASGIApp = create_app(service, live)
+    if ports.whisper_live:
+        theirs = only(WhisperLiveProtocol, live)
+        app = ByPort(app, {ports.whisper_live.getsockname()[1]: theirs})
     tls = options.tls
     config = uvicorn.Config(
         RootPath(app, options.root_path) if options.root_path else app,

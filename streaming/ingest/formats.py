@@ -69,6 +69,7 @@ ENCODINGS = {
     "s32le": Encoding(np.dtype("<i4")),
     "f16le": Encoding(np.dtype("<f2")),
     "f32le": Encoding(np.dtype("<f4")),
+    "u8": Encoding(np.dtype("u1")),
     "mulaw": Encoding(np.dtype("u1"), _mulaw_table()),
     "alaw": Encoding(np.dtype("u1"), _alaw_table()),
 }

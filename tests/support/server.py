@@ -14,14 +14,19 @@ from tempfile import TemporaryFile
 import httpx
 
 _READY = re.compile(r"ready at (http://\S+)")
+_ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")
 
 
 @dataclass(frozen=True)
 class Server:
-    """``url`` is http, ``ws`` the same for WebSockets; ``process`` may be signalled."""
+    """``url`` is http, ``ws`` the same for WebSockets; ``process`` may be signalled.
+
+    ``others`` are the addresses of protocols with their own port, by the protocol's name.
+    """
 
     url: str
     process: subprocess.Popen[str]
+    others: dict[str, str]
 
     @property
     def ws(self) -> str:
@@ -45,15 +50,18 @@ def serving(*args: str) -> Iterator[Server]:
     with TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
-            yield Server(_wait(process, log), process)
+            others: dict[str, str] = {}
+            yield Server(_wait(process, log, others), process, others)
         finally:
             process.terminate()
             process.wait(30)
             process.stdout.close()
 
 
-def _wait(process: subprocess.Popen[str], log) -> str:
+def _wait(process: subprocess.Popen[str], log, others: dict[str, str]) -> str:
     for line in process.stdout:
+        if also := _ALSO.search(line):
+            others[also[1]] = also[2]
         if found := _READY.search(line):
             return found[1]
     log.seek(0)

@@ -8,6 +8,7 @@ from .deepgram import DeepgramProtocol
 from .live import LiveProtocol
 from .mistral import MistralProtocol
 from .realtime import RealtimeProtocol
+from .whisper_live import WhisperLiveProtocol
 
 # A new protocol is one file and one line here.
 PROTOCOLS: dict[str, type[Protocol]] = {
@@ -17,3 +18,5 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "/v1/audio/transcriptions/realtime": MistralProtocol,
     "/v1/listen": DeepgramProtocol,
 }
+
+__all__ = ["PROTOCOLS", "Protocol", "WhisperLiveProtocol"]

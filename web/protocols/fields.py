@@ -13,16 +13,22 @@ _T = TypeVar("_T")
 
 def parse(frame: str) -> tuple[str, Json]:
     """A text frame as (type, all fields)."""
+    message = parse_object(frame)
+    kind = message.get("type")
+    if not isinstance(kind, str):
+        raise ValueError('a message must have a "type", which is a string')
+    return kind, message
+
+
+def parse_object(frame: str | bytes) -> Json:
+    """A frame as a JSON object."""
     try:
         message = json.loads(frame)
     except (ValueError, RecursionError) as error:
         raise ValueError("a text frame must be JSON") from error
     if not isinstance(message, dict):
         raise ValueError("a message must be a JSON object")
-    kind = message.get("type")
-    if not isinstance(kind, str):
-        raise ValueError('a message must have a "type", which is a string')
-    return kind, message
+    return message
 
 
 def only(fields: Json, known: Collection[str], where: str) -> None:
