@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryFile
 
 import httpx
 
-_READY = re.compile(r"ready at (http://\S+)")
+_READY = re.compile(r"ready at (https?://\S+)")
 _ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")
 
 
@@ -21,37 +24,50 @@ _ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")
 class Server:
     """``url`` is http, ``ws`` the same for WebSockets; ``process`` may be signalled.
 
-    ``others`` are the addresses of protocols with their own port, by the protocol's name.
+    ``others`` are the addresses of protocols with their own port, by the protocol's name;
+    ``certificate`` is what to trust a server by that was started with --https.
     """
 
     url: str
     process: subprocess.Popen[str]
     others: dict[str, str]
+    certificate: Path | None = None
 
     @property
     def ws(self) -> str:
         return self.url.replace("http", "ws", 1)
 
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What a client of a server with https needs."""
+        return ssl.create_default_context(cafile=self.certificate) if self.certificate else None
+
     def health(self) -> dict:
-        return httpx.get(f"{self.url}/health", timeout=30).json()
+        return httpx.get(f"{self.url}/health", timeout=30, verify=self.tls or True).json()
 
     async def until(self, *, in_use: int) -> None:
         """Wait until so many slots are in use."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
+        tls = self.tls or True
+        async with httpx.AsyncClient(base_url=self.url, timeout=30, verify=tls) as client:
             # The other side is another process: there is nothing to wait on but its answers.
             while (await client.get("/health")).json()["in_use"] != in_use:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
 @contextmanager
-def serving(*args: str) -> Iterator[Server]:
-    """Start ``voxlive serve`` on a free port and end it with SIGTERM."""
+def serving(*args: str, cache: Path | None = None) -> Iterator[Server]:
+    """Start ``voxlive serve`` on a free port and end it with SIGTERM.
+
+    ``cache``: its cache folder, which --https keeps a certificate in.
+    """
     command = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0", *args]
+    env = {**os.environ, "XDG_CACHE_HOME": str(cache)} if cache else None
+    certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
     with TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
             others: dict[str, str] = {}
-            yield Server(_wait(process, log, others), process, others)
+            yield Server(_wait(process, log, others), process, others, certificate)
         finally:
             process.terminate()
             process.wait(30)
