@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,17 @@ from .console import MISUSED, complain, fail
 
 if TYPE_CHECKING:
     import ssl
+
+
+def _addresses(listed: str) -> str:
+    """``listed`` as it is, if every item is an address or a network."""
+    try:
+        for item in [] if listed == "*" else listed.split(","):
+            ip_network(item.strip())
+    except ValueError as error:
+        fail(f"--forwarded-allow-ips: {error}", MISUSED)
+    return listed
+
 
 SslCertfile = Annotated[
     Path | None, typer.Option(help="Serve https with this certificate and its chain, in PEM form.")
@@ -33,8 +45,9 @@ RootPath = Annotated[
 ForwardedAllowIps = Annotated[
     str,
     typer.Option(
+        callback=_addresses,
         help="Reverse proxies whose X-Forwarded-For and -Proto are believed: addresses and "
-        "networks with commas between; * for all."
+        "networks with commas between; * for all.",
     ),
 ]
 

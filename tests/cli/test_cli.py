@@ -116,6 +116,17 @@ def test_an_address_of_another_machine_is_one_line():
     assert "no.such.host.invalid" in failed("serve", "--host", "no.such.host.invalid")
 
 
+def test_certificates_that_cannot_be_used_are_one_line(tmp_path):
+    absent = tmp_path / "absent.pem"
+    assert f"cannot read {absent}" in failed("serve", "--ssl-certfile", absent)
+    assert "--ssl-certfile" in failed("serve", "--ssl-keyfile", absent)
+    assert "choose one" in failed("serve", "--https", "--ssl-certfile", absent)
+
+
+def test_proxies_are_addresses():
+    assert "nginx" in failed("serve", "--forwarded-allow-ips", "127.0.0.1,nginx")
+
+
 def test_doctor_finds_the_engine_and_the_voice_detector_working():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -1,0 +1,93 @@
+"""Under a path of another site: the page, HTTP and WebSockets through a reverse proxy."""
+
+import asyncio
+import json
+import re
+
+import httpx
+import pytest
+from support.browser import browsing, state_is
+from support.clips import clip
+from support.proxy import behind_a_proxy
+from support.server import serving
+from support.wire import live, s16le
+
+PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
+PATH = "/voxlive"
+
+
+@pytest.fixture(scope="module")
+def rooted():
+    with serving("--root-path", "voxlive/", "--max-sessions", "2") as server:
+        yield server
+
+
+def ws(url: str) -> str:
+    return url.replace("http", "ws", 1)
+
+
+@pytest.mark.parametrize("strips", [True, False])
+async def test_http_and_websockets_work_under_the_path(rooted, strips):
+    async with behind_a_proxy(rooted.url, PATH, strips=strips) as site:
+        async with httpx.AsyncClient(timeout=60) as client:
+            assert (await client.get(f"{site}/health")).json()["ready"]
+            page, script, lost = await asyncio.gather(
+                *(client.get(f"{site}/{path}") for path in ("", "static/app.js", "nowhere"))
+            )
+            assert (page.status_code, script.status_code, lost.status_code) == (200, 200, 404)
+            outside = await client.get(site.removesuffix(PATH) + "/health")
+            assert outside.status_code == 404
+            file = {"file": clip("yes").path.read_bytes()}
+            posted = await client.post(f"{site}/v1/audio/transcriptions", files=file)
+            assert "yes" in posted.json()["text"]
+        heard = await live(ws(site), s16le(clip("doctor").samples))
+        assert "doctor" in heard.of("done")[0]["text"]
+
+
+async def test_it_also_works_without_the_proxy(rooted):
+    async with httpx.AsyncClient(base_url=rooted.url) as client:
+        assert (await client.get("/health")).json()["ready"]
+        bare = await client.get("/voxlive?engine=x")
+        assert bare.is_redirect
+        assert bare.headers["location"] == "/voxlive/?engine=x"
+        assert (await client.get("/voxlive/")).text == (await client.get("/")).text
+        assert (await client.get("/voxlively/health")).status_code == 404
+
+
+async def test_only_trusted_proxies_say_who_asks_and_how(rooted):
+    """A redirect to a full address shows which scheme is believed."""
+    async with httpx.AsyncClient() as client:
+        async with behind_a_proxy(rooted.url, PATH) as site:
+            moved = await client.get(f"{site}/health/")
+            assert moved.headers["location"] == f"{site.replace('http', 'https', 1)}/health"
+        with serving("--root-path", PATH, "--forwarded-allow-ips", "10.0.0.0/8, ::1") as server:
+            async with behind_a_proxy(server.url, PATH) as site:
+                moved = await client.get(f"{site}/health/")
+                assert moved.headers["location"] == f"{site}/health"
+
+
+@pytest.mark.browser
+async def test_the_page_records_and_uploads_under_the_path(rooted, tmp_path):
+    spoken = clip("doctor")
+    wav = spoken.write_wav(tmp_path / "clip.wav")
+    async with (
+        behind_a_proxy(rooted.url, PATH, forwarded="x-forwarded-proto: http") as site,
+        browsing(f"{site}/", microphone=wav, settings=PLAIN) as watched,
+    ):
+        page = watched.page
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        await page.click("#toggle")
+        assert await state_is(page, "listening", "error") == "listening"
+        await page.wait_for_function(
+            "() => document.querySelector('#paragraphs').textContent.includes('tomorrow')"
+        )
+        await page.click("#toggle")
+        assert await state_is(page, "stopped", "error") == "stopped"
+        assert f"{ws(site)}/v1/live" in watched.requests
+        await page.set_input_files("#file", clip("market").path)
+        await page.click("#confirm-yes")
+        await page.wait_for_function(
+            "() => document.querySelector('#paragraphs').textContent.includes('apples')"
+        )
+        said = re.findall(r"[a-z]+", await page.inner_text("#paragraphs"))
+        assert {"bread", "milk"} <= set(said)
