@@ -34,6 +34,7 @@ clean:
 	@$(UV) pip install -q -c constraints.txt -e .
 	@touch $@
 
-.venv/.installed-test: .venv/bin/uv pyproject.toml constraints.txt
+.venv/.installed-test: .venv/bin/uv pyproject.toml constraints.txt tests/clients.txt
 	@$(UV) pip install -q -c constraints.txt -e ".[test,check]"
+	@$(UV) pip install -q --no-deps -r tests/clients.txt
 	@touch .venv/.installed $@

@@ -1,0 +1,1 @@
+"""Wyoming over TCP: what Home Assistant speaks. The translator is ``protocols.wyoming``."""

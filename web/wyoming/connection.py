@@ -1,0 +1,142 @@
+"""One Wyoming connection: events in, a session for each utterance, events out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from wyoming.event import Event, async_write_event
+
+from ...streaming.engine import EngineError
+from ...streaming.ingest import BadAudio
+from ...streaming.service import Service
+from ...streaming.session import Session
+from ..protocols.contract import Audio, Open, ProtocolError, Stop
+from ..protocols.wyoming import Action, Say, WyomingProtocol, failure
+from .wire import read_event
+
+log = logging.getLogger(__name__)
+
+_READ_WITHIN_S = 10.0
+_LAST_WORDS_S = 5.0
+_NEXT_AUDIO_S = 30.0
+_NEXT_UTTERANCE_S = 600.0
+
+
+class _GoingDown(Exception):
+    """The service has ended the utterance, and there will be no other."""
+
+
+class Connection:
+    """Owns its socket and at most one session.
+
+    Nothing is read while the session cannot take more or an utterance is being finished: TCP holds
+    the client back, and there is no queue of ours to bound. Any failure ends the connection, which
+    is what clients that wait for a transcript notice.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, service: Service
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._service = service
+        self._protocol = WyomingProtocol(service.engine.info)
+        self._session: Session | None = None
+        self._telling: asyncio.Task[None] | None = None
+
+    @property
+    def in_session(self) -> bool:
+        """Whether an utterance is being heard or finished."""
+        return self._session is not None
+
+    async def run(self) -> None:
+        """Serve the client until it or the service is done, then free everything."""
+        try:
+            await self._converse()
+        except (OSError, asyncio.IncompleteReadError, _GoingDown):
+            pass
+        except (ProtocolError, EngineError) as error:
+            await self._fail(error.code, error.message)
+        except BadAudio as error:
+            await self._fail(error.code, str(error))
+        # The boundary of a session: whatever goes wrong inside ends this one and no other.
+        except Exception:
+            log.exception("a Wyoming connection failed in the server")
+            await self._fail("internal", "the server failed in this session; start again")
+        finally:
+            await self._free()
+
+    async def refuse(self, code: str, message: str) -> None:
+        """Tell the client why it is not served, and close."""
+        await self._fail(code, message)
+        await self._free()
+
+    async def _converse(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while event := await self._next():
+                    for action in self._protocol.received(event):
+                        await self._do(action, tasks)
+                if self._telling:
+                    self._telling.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _next(self) -> Event | None:
+        patience_s = _NEXT_AUDIO_S if self._protocol.in_utterance else _NEXT_UTTERANCE_S
+        try:
+            async with asyncio.timeout(patience_s):
+                return await read_event(self._reader)
+        except TimeoutError as error:
+            raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
+
+    async def _do(self, action: Action, tasks: asyncio.TaskGroup) -> None:
+        match action:
+            case Say(event):
+                await self._send(event)
+            case Open(options):
+                self._session = self._service.open(options)
+                log.info("session %s opened over Wyoming", self._session.id)
+                await self._send(*self._protocol.opened(options))
+                self._telling = tasks.create_task(self._tell(self._session))
+            case Audio(data):
+                if self._session:
+                    await self._session.push(data)
+            case Stop():
+                if self._session and self._telling:
+                    await self._session.stop()
+                    await self._telling
+
+    async def _tell(self, session: Session) -> None:
+        """Everything of one utterance. The service may end it too, and then the connection."""
+        async for event in session.events():
+            await self._send(*self._protocol.told(event))
+        self._session = self._telling = None
+        await session.close()
+        if self._service.closing:
+            raise _GoingDown
+
+    async def _send(self, *events: Event) -> None:
+        try:
+            async with asyncio.timeout(_READ_WITHIN_S):
+                for event in events:
+                    await async_write_event(event, self._writer)
+        except TimeoutError as error:
+            message = f"nothing was read for {_READ_WITHIN_S:g} s"
+            raise ProtocolError("slow_client", message) from error
+
+    async def _fail(self, code: str, message: str) -> None:
+        log.info("a Wyoming connection ended: %s: %s", code, message)
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await async_write_event(failure(code, message), self._writer)
+
+    async def _free(self) -> None:
+        if self._session:
+            session, self._session = self._session, None
+            await session.close()
+        self._writer.close()
+        # A peer that reads nothing cannot keep a finished connection open.
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._writer.transport.abort)
