@@ -9,6 +9,7 @@ import typer
 
 from . import config
 from .doctor import doctor
+from .key import key
 from .listen import listen
 from .models import models
 from .serve import serve
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (serve, transcribe, listen, models, doctor):
+for _command in (serve, transcribe, listen, models, doctor, key):
     app.command()(_command)
 
 

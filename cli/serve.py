@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import complain, fail, start_logging
+from .access import (
+    ApiKey,
+    ApiKeyFile,
+    IdleTimeout,
+    Insecure,
+    Keys,
+    MaxMessageKb,
+    MaxSessionMinutes,
+    MaxUploadMb,
+    Rate,
+    check_exposure,
+    keys_of,
+)
+from .console import fail, start_logging
 from .extra_ports import WhisperLivePort
 from .options import DelayMs, Device, Model, Offline, Quantize, open_service
 from .secure import (
@@ -39,6 +52,15 @@ def serve(
     root_path: RootPath = "",
     forwarded_allow_ips: ForwardedAllowIps = "127.0.0.1,::1",
     whisper_live_port: WhisperLivePort = None,
+    api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
+    max_session_minutes: MaxSessionMinutes = None,
+    idle_timeout: IdleTimeout = None,
+    max_message_kb: MaxMessageKb = None,
+    max_upload_mb: MaxUploadMb = 50,
+    rate: Rate = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(help="Another web site that may connect, as https://name; * for all."),
@@ -47,6 +69,7 @@ def serve(
 ) -> None:
     """Serve the page, the live protocols and the HTTP API."""
     from ..streaming.options import EngineOptions
+    from ..web.access.limits import Limits
     from ..web.addresses import urls_elsewhere
     from ..web.ports import CannotListen, is_local, open_ports, url
     from ..web.root_path import clean
@@ -55,13 +78,20 @@ def serve(
     start_logging(log_level)
     origins = frozenset(origin.rstrip("/").lower() for origin in allow_origin or ())
     tls = tls_context(host, ssl_certfile, ssl_keyfile, https)
-    options = ServerOptions(origins, tls, clean(root_path), forwarded_allow_ips)
+    known = keys_of(api_key, api_key_file, keys)
+    limits = Limits(
+        session_minutes=max_session_minutes,
+        idle_s=idle_timeout,
+        message_kb=max_message_kb,
+        upload_mb=max_upload_mb,
+        rate=rate,
+    )
+    options = ServerOptions(origins, tls, clean(root_path), forwarded_allow_ips, known, limits)
     try:
         ports = open_ports(host, port, whisper_live_port, None)
     except CannotListen as error:
         fail(str(error))
-    if not is_local(ports.main):
-        complain(f"warning: everyone who can reach {host} can use this server")
+    check_exposure(host, ports.main, known, insecure)
     bits = int(quantize) if quantize else None
     service = open_service(model, EngineOptions(max_sessions, device, delay_ms, bits, offline))
     info = service.engine.info

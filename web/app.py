@@ -15,9 +15,11 @@ from ..streaming.service import Service
 from .captions import Captions
 from .endpoints import LiveEndpoints
 from .errors import ApiError, on_api_error, on_crash, on_http_error
+from .gate import HttpGate
 from .pages import Pages
 from .protocols import PROTOCOLS
 from .rest.client_secrets import ClientSecrets
+from .rest.grants import Grants
 from .rest.health import Health
 from .rest.listen import Listen
 from .rest.models import Models
@@ -29,13 +31,17 @@ def create_app(service: Service, live: LiveEndpoints) -> Starlette:
     models = Models(service)
     pages = Pages()
     captions = Captions(live.feeds, pages)
+    access = live.gate.access
+    grants = Grants(access)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
         Route("/health", Health(service).get),
         Route("/v1/models", models.index),
         Route("/v1/models/{name:path}", models.get),
         Route("/v1/audio/transcriptions", Transcriptions(service).post, methods=["POST"]),
-        Route("/v1/realtime/client_secrets", ClientSecrets(service).post, methods=["POST"]),
+        Route("/v1/realtime/client_secrets", ClientSecrets(service, access).post, methods=["POST"]),
+        Route("/v1/auth/grant", grants.deepgram, methods=["POST"]),
+        Route("/v1/client/sessions", grants.mistral, methods=["POST"]),
         Route("/v1/listen", Listen(service).post, methods=["POST"]),
         Route("/captions", captions.index),
         Route("/captions/{session}", captions.follow),
@@ -45,7 +51,7 @@ def create_app(service: Service, live: LiveEndpoints) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_CommonHeaders)],
+        middleware=[Middleware(_CommonHeaders), Middleware(HttpGate, gate=live.gate)],
         exception_handlers={
             ApiError: on_api_error,
             HTTPException: on_http_error,

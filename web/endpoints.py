@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.websockets import WebSocket
 
 from ..streaming.service import Service
+from .access.access import Access
+from .access.credentials import find
+from .access.refusal import Refusal
 from .captions.feed import Feeds
+from .gate import Gate
 from .live_socket import LiveSocket
 from .protocols.contract import Protocol
 
-log = logging.getLogger(__name__)
-
 
 class LiveEndpoints:
-    """Every live connection of a server. ``allow_origins``: other sites let in; "*" is all."""
+    """Every live connection of a server. Unless a gate is given, everyone is let in."""
 
-    def __init__(self, service: Service, allow_origins: Collection[str] = ()) -> None:
+    def __init__(self, service: Service, gate: Gate | None = None) -> None:
         self._service = service
-        self._allow_origins = allow_origins
+        self.gate = gate or Gate(Access())
         self.feeds = Feeds()
         self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
 
@@ -32,37 +32,43 @@ class LiveEndpoints:
         """The endpoint for one wire format."""
 
         async def serve(socket: WebSocket) -> None:
-            if not _same_site(socket.headers, self._allow_origins):
-                log.warning("refused a page of %r; see --allow-origin", socket.headers["origin"])
+            if not self.gate.same_site(socket.headers):
                 await socket.close()
                 return
-            info = self._service.engine.info
-            speaks = protocol(socket.query_params, info)
-            live = LiveSocket(socket, self._service, speaks, self.feeds)
-            task = asyncio.current_task()
-            self._sockets[task] = live
-            try:
-                await live.run()
-            finally:
-                del self._sockets[task]
+            with ExitStack() as held:
+                await self._serve(socket, protocol, held)
 
         return serve
+
+    async def _serve(self, socket: WebSocket, protocol: type[Protocol], held: ExitStack) -> None:
+        query = socket.query_params
+        presented = find(
+            socket.headers,
+            socket.scope["subprotocols"],
+            query,
+            extra_headers=protocol.key_headers,
+            key_params=protocol.key_params,
+        )
+        speaks = protocol(query, self._service.engine.info)
+        live = LiveSocket(socket, self._service, speaks, self.feeds, presented.labels)
+        place = protocol.__module__.rpartition(".")[2]
+        try:
+            grant = self.gate.access.admit(presented.secret, "live")
+            held.enter_context(grant.session())
+        except Refusal as refusal:
+            self.gate.refused(refusal, place)
+            await live.refuse(refusal)
+            return
+        speaks.preset(grant.settings)
+        task = asyncio.current_task()
+        self._sockets[task] = live
+        held.callback(self._sockets.pop, task)
+        await live.run(grant.limits)
+        if live.failure:
+            self.gate.access.note(live.failure, place)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until every connection with a session has been told its end."""
         tasks = [task for task, live in self._sockets.items() if task and live.in_session]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
-
-
-def _same_site(headers: Headers, allowed: Collection[str]) -> bool:
-    """A page may only connect to its own server, unless its origin is allowed.
-
-    Browsers send an Origin with every WebSocket and let any page open one anywhere; programs send
-    none.
-    """
-    origin = headers.get("origin")
-    if origin is None or "*" in allowed or origin.lower() in allowed:
-        return True
-    host = urlsplit(origin).netloc.lower()
-    return bool(host) and host == headers.get("host", "").lower()

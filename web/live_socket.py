@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVarTuple
 
 from starlette.responses import JSONResponse
@@ -18,12 +18,15 @@ from ..streaming.ingest import BadAudio
 from ..streaming.options import SessionOptions
 from ..streaming.service import Service
 from ..streaming.session import Session
+from .access.limits import Limits
+from .access.refusal import Refusal
 from .ahead import Ahead
 from .captions.feed import LONGEST_NAME, Feed, Feeds, is_name
 from .protocols.contract import (
     Action,
     Audio,
     Close,
+    End,
     Flush,
     Open,
     Out,
@@ -34,6 +37,7 @@ from .protocols.contract import (
     Reply,
     Stop,
 )
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +45,26 @@ log = logging.getLogger(__name__)
 _READ_WITHIN_S = 10.0
 _LAST_WORDS_S = 5.0
 
+_NO_MORE: Mapping[str, str] = {}
 _Args = TypeVarTuple("_Args")
 
 
 class LiveSocket:
-    """One connection from its handshake on, in three tasks: frames in, events out, ticks."""
+    """One connection from its handshake on, in three tasks: frames in, events out, ticks.
+
+    ``offered`` are the client's sub-protocols without those that carry a key: none is said back.
+    """
 
     def __init__(
-        self, socket: WebSocket, service: Service, protocol: Protocol, feeds: Feeds
+        self,
+        socket: WebSocket,
+        service: Service,
+        protocol: Protocol,
+        feeds: Feeds,
+        offered: Sequence[str] = (),
     ) -> None:
         self._socket = socket
+        self._offered = offered
         self._service = service
         self._protocol = protocol
         self._feeds = feeds
@@ -59,14 +73,28 @@ class LiveSocket:
         self._session: Session | None = None
         self._sending = asyncio.Lock()
         self._ahead = Ahead()
+        self._limits = Limits()
+        self._ending = self._stopped = False
+        self._failure: str | None = None
 
     @property
     def in_session(self) -> bool:
         """Whether a session hangs on this socket."""
         return self._session is not None
 
-    async def run(self) -> None:
+    @property
+    def failure(self) -> str | None:
+        """The code of the error that ended it, if one did."""
+        return self._failure
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Tell the client that it may not connect, in its protocol's words."""
+        await self._fail(refusal.code, refusal.message, refusal.headers)
+
+    async def run(self, limits: Limits) -> None:
         """Serve the client until the session or the connection ends, then free everything."""
+        self._limits = limits
+        self._watch = Watch(limits, asyncio.get_running_loop().time())
         try:
             await self._converse()
         except WebSocketDisconnect:
@@ -84,7 +112,7 @@ class LiveSocket:
 
     async def _converse(self) -> None:
         await self._shake_hands()
-        works = (self._listen(), self._work(), self._report())
+        works = (self._listen(), self._work(), self._report(), self._keep_limits())
         tasks = [asyncio.create_task(work) for work in works]
         if self._protocol.tick_s:
             tasks.append(asyncio.create_task(self._keep_ticking(self._protocol.tick_s)))
@@ -114,9 +142,11 @@ class LiveSocket:
             await self._opened_with(self._session, options)
 
     async def _accept(self) -> None:
-        welcome = self._protocol.welcome(self._socket.scope["subprotocols"])
+        welcome = self._protocol.welcome(self._offered)
         headers = [(name.encode(), value.encode()) for name, value in welcome.headers.items()]
-        await self._send(self._socket.accept(welcome.subprotocol, headers))
+        # A browser that offered some gives up unless one is selected.
+        selected = welcome.subprotocol or next(iter(self._offered), None)
+        await self._send(self._socket.accept(selected, headers))
 
     async def _opened_with(self, session: Session, options: SessionOptions) -> None:
         path = self._socket.url.path
@@ -133,11 +163,30 @@ class LiveSocket:
                 return
             frame: str | bytes = message["text"] if "text" in message else message["bytes"]
             is_text = isinstance(frame, str)
-            limit = self._protocol.max_text if is_text else self._protocol.max_binary
+            most = self._protocol.max_text if is_text else self._protocol.max_binary
+            limit = int(min(most, self._limits.message_bytes))
             if len(frame) > limit:
                 raise ProtocolError("too_big", f"a frame may have {limit} bytes, not {len(frame)}")
+            if self._ending:
+                continue  # it came too late
             for action in self._protocol.received(frame):
+                if isinstance(action, Audio):
+                    self._watch.heard(asyncio.get_running_loop().time())
                 await self._ahead.put(action)
+
+    async def _keep_limits(self) -> None:
+        """End the session when it has had its time, or when it has been silent for too long."""
+        while not self._ending:
+            now = asyncio.get_running_loop().time()
+            if self._ahead.waiting:
+                self._watch.heard(now)
+            wait_s, end = self._watch.next(now)
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            else:
+                self._ending = True
+                await self._ahead.put(end)
+        await asyncio.Event().wait()
 
     async def _work(self) -> None:
         """Do what the client asked for, one thing after another."""
@@ -171,7 +220,19 @@ class LiveSocket:
             case Renew(options, marker):
                 await self._service.renew(await self._opened, options, marker)
             case Stop():
+                self._stopped = True
                 await (await self._opened).stop()
+            case End(code, message):
+                await self._end(code, message)
+
+    async def _end(self, code: str, message: str) -> None:
+        """The session's last words, then the reason; none for a client that is done itself."""
+        if self._session is None:
+            raise ProtocolError(code, message)
+        if not self._stopped:
+            self._failure = code
+            self._session.warn(code, message)
+            await self._session.stop()
 
     async def _report(self) -> None:
         """Events out, until the protocol closes."""
@@ -215,15 +276,16 @@ class LiveSocket:
             # The server's own keepalive or shutdown has closed the socket under this session.
             raise WebSocketDisconnect(1006) from error
 
-    async def _fail(self, code: str, message: str) -> None:
+    async def _fail(self, code: str, message: str, headers: Mapping[str, str] = _NO_MORE) -> None:
         log.info("session %s ended: %s: %s", self._name, code, message)
+        self._failure = code
         await self._free()
         with contextlib.suppress(TimeoutError, WebSocketDisconnect):
             async with asyncio.timeout(_LAST_WORDS_S):
-                if not await self._deny(code, message):
+                if not await self._deny(code, message, headers):
                     await self._say(self._protocol.failed, code, message)
 
-    async def _deny(self, code: str, message: str) -> bool:
+    async def _deny(self, code: str, message: str, headers: Mapping[str, str]) -> bool:
         """Refuse the handshake, if that is still open and the protocol's way; else accept it."""
         if self._socket.application_state is not WebSocketState.CONNECTING:
             return False
@@ -231,7 +293,7 @@ class LiveSocket:
         if denial is None:
             await self._accept()
             return False
-        response = JSONResponse(denial.body, denial.status, denial.headers)
+        response = JSONResponse(denial.body, denial.status, {**denial.headers, **headers})
         await self._send(self._socket.send_denial_response(response))
         return True
 

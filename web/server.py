@@ -7,15 +7,19 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..streaming.service import Service
+from .access.access import Access
+from .access.keys import Key
+from .access.limits import Limits
 from .app import create_app
 from .endpoints import LiveEndpoints
+from .gate import Gate
 from .http_upgrade import UpgradingHttp
 from .own_port import ByPort, only
 from .ports import Ports
@@ -34,12 +38,15 @@ class ServerOptions:
 
     ``root_path``: the path of a site that a reverse proxy serves this under, as "/path".
     ``trusted_proxies``: addresses and networks whose X-Forwarded-For and -Proto are believed.
+    ``keys``: with none of them everyone who can reach the server is let in.
     """
 
     allow_origins: frozenset[str] = frozenset()
     tls: ssl.SSLContext | None = None
     root_path: str = ""
     trusted_proxies: str = "127.0.0.1,::1"
+    keys: tuple[Key, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
 
 def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[[], None]) -> None:
@@ -48,7 +55,8 @@ def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[
     At the end sessions are told, drained for up to 10 s and closed with 1012. A second SIGINT ends
     at once.
     """
-    live = LiveEndpoints(service, options.allow_origins)
+    gate = Gate(Access(options.keys, options.limits), options.allow_origins)
+    live = LiveEndpoints(service, gate)
     app: ASGIApp = create_app(service, live)
     if ports.whisper_live:
         theirs = only(WhisperLiveProtocol, live)

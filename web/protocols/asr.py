@@ -26,6 +26,7 @@ from ...streaming.events import (
 from ...streaming.ingest import CONTAINER, AudioFormat
 from ...streaming.options import SessionOptions
 from .contract import (
+    ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
     MAX_TEXT,
@@ -55,6 +56,7 @@ class AsrProtocol(Protocol):
     max_text: ClassVar[int] = MAX_TEXT
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = 0.05
+    key_params: ClassVar[tuple[str, ...]] = ("token",)
 
     def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
         self._params = params
@@ -69,7 +71,7 @@ class AsrProtocol(Protocol):
         self._draft = ""
         self._behind = 0.0
         self._error: str | None = None
-        self._shutting_down = False
+        self._ending: str | None = None
         self._changed = False
 
     def connected(self) -> list[Out]:
@@ -126,7 +128,7 @@ class AsrProtocol(Protocol):
             case Lag(behind_s):
                 self._behind = behind_s
             case SessionError(code, message, fatal):
-                self._shutting_down |= code == "shutting_down"
+                self._ending = code if code in ENDINGS else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed():
                 self._changed |= self._behind > 0
@@ -138,8 +140,8 @@ class AsrProtocol(Protocol):
         return []
 
     def _goodbye(self) -> Close:
-        if self._shutting_down and not self._ended:
-            return Close(close_code("shutting_down"))
+        if self._ending and not self._ended:
+            return Close(close_code(self._ending))
         return Close(1000, _CLOSE_WAIT_S)
 
     def tick(self) -> list[Out]:

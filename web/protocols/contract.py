@@ -15,6 +15,9 @@ MAX_BINARY = 8_000_000
 MAX_TEXT = 64_000
 LONGEST_ERROR = 500
 
+ENDINGS = ("shutting_down", "session_expired", "idle")
+"""Errors that are told while the session goes on, for it to end when its last words are out."""
+
 _CLOSE_CODES = {
     "bad_start": 4400,
     "bad_parameter": 4400,
@@ -24,6 +27,12 @@ _CLOSE_CODES = {
     "server_full": 1013,
     "slow_client": 1008,
     "shutting_down": 1012,
+    "session_expired": 1001,
+    "idle": 1008,
+    "invalid_api_key": 4401,
+    "forbidden": 4403,
+    "rate_limit_exceeded": 4429,
+    "too_many_sessions": 4429,
 }
 
 
@@ -74,6 +83,17 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """End the session in good order, once all that came before is heard, and tell the reason.
+
+    It is one of ``ENDINGS``, and no wish of the client's.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Tell the client that it was not obeyed; the session goes on."""
 
@@ -114,7 +134,7 @@ class Denial:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Action = Open | Audio | Flush | Renew | Stop | Refuse | Reply
+Action = Open | Audio | Flush | Renew | Stop | End | Refuse | Reply
 Out = str | Close
 
 
@@ -128,6 +148,9 @@ class Protocol(_Protocol):
     max_text: ClassVar[int]
     max_binary: ClassVar[int]
     tick_s: ClassVar[float | None]
+    # Where its clients put a key besides the places that are the same for all.
+    key_params: ClassVar[tuple[str, ...]] = ()
+    key_headers: ClassVar[tuple[str, ...]] = ()
     # A full server is told with the Open, because the refusal repeats what the client said there.
     refused_by_name: ClassVar[bool] = False
 
@@ -138,6 +161,10 @@ class Protocol(_Protocol):
     def welcome(self, _offered: Sequence[str]) -> Welcome:
         """How to answer a handshake that offers these sub-protocols."""
         return Welcome()
+
+    def preset(self, _settings: object) -> None:
+        """Settings that came with the client's short-lived key; those of other formats are none."""
+        return
 
     def at_once(self) -> SessionOptions | None:
         """The session to open with the handshake, which may be refused with it.

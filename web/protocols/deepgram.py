@@ -29,6 +29,7 @@ from ...streaming.events import (
 from ...streaming.options import SessionOptions
 from . import deepgram_json as shapes
 from .contract import (
+    ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
     MAX_TEXT,
@@ -57,6 +58,10 @@ _STATUS = {
     "bad_parameter": 400,
     "bad_audio": 400,
     "unsupported_option": 400,
+    "invalid_api_key": 401,
+    "forbidden": 403,
+    "rate_limit_exceeded": 429,
+    "too_many_sessions": 429,
     "server_full": 503,
     "shutting_down": 503,
 }
@@ -77,7 +82,8 @@ class DeepgramProtocol(Protocol):
         self._request = str(uuid.uuid4())
         self._created = shapes.now()
         self._digest = hashlib.sha256()
-        self._ended = self._shutting_down = False
+        self._ended = False
+        self._ending: SessionError | None = None
         self._words: list[Word] = []  # committed and not yet in a final result
         self._draft = ""
         self._changed = False
@@ -170,9 +176,8 @@ class DeepgramProtocol(Protocol):
                 return [*outs, *self._utterance_end()]
             case Flushed():
                 return self._finish(from_finalize=True)
-            case SessionError("shutting_down", _, fatal=False):
-                # The tail is still to come, and the close says the rest.
-                self._shutting_down = True
+            case SessionError(code, _, fatal=False) if code in ENDINGS:
+                self._ending = event  # told after the tail
             case SessionError(code, message, fatal):
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed(samples):
@@ -218,7 +223,6 @@ class DeepgramProtocol(Protocol):
     def _goodbye(self, samples: int) -> list[Out]:
         outs = self._finish()
         self._gap.started(samples)
-        early = self._shutting_down and not self._ended
         facts = shapes.metadata(
             self._request,
             self._created,
@@ -231,8 +235,16 @@ class DeepgramProtocol(Protocol):
             *outs,
             *self._utterance_end(),
             _message("Metadata", **facts),
-            Close(close_code("shutting_down") if early else 1000),
+            *self._close(),
         ]
+
+    def _close(self) -> list[Out]:
+        """A client that is done itself is told no reason; a shutdown's is the code alone."""
+        if self._ending is None or self._ended:
+            return [Close(1000)]
+        if self._ending.code == "shutting_down":
+            return [Close(close_code("shutting_down"))]
+        return self._failure(self._ending.code, self._ending.message)
 
     def _results(self, text: str, words: Sequence[Word], **marks: bool) -> str:
         """A result for the audio after the last final one, up to the last word's known end."""
@@ -259,9 +271,12 @@ class DeepgramProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """What was said, an ``Error``, and the close with its payload."""
+        return [*self._finish(), *self._failure(code, message)]
+
+    def _failure(self, code: str, message: str) -> list[Out]:
         number, payload = _CLOSES.get(code, (close_code(code), code))
         reason = f"{payload}: {message}".encode("ascii", "replace")[:_LONGEST_REASON].decode()
-        return [*self._finish(), *self.refused(code, message), Close(number, reason=reason)]
+        return [*self.refused(code, message), Close(number, reason=reason)]
 
 
 def _message(kind: str, **values: object) -> str:

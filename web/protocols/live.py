@@ -27,6 +27,7 @@ from ...streaming.ingest import CONTAINER, ENCODINGS, AudioFormat
 from ...streaming.options import SessionOptions
 from ...vad.gate import GateOptions
 from .contract import (
+    ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
     MAX_TEXT,
@@ -65,7 +66,7 @@ class LiveProtocol(Protocol):
         self._seq = 0
         self._started = False
         self._stopped = False
-        self._shutting_down = False
+        self._ending: str | None = None
         self._words = self._drafts = True
         self._text: list[str] = []
 
@@ -157,7 +158,7 @@ class LiveProtocol(Protocol):
             case Draft(segment, text):
                 return [self._message("draft", segment=segment, text=text)] if self._drafts else []
             case SessionError(code, message, fatal):
-                self._shutting_down |= code == "shutting_down"
+                self._ending = code if code in ENDINGS else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed(samples):
                 return self._done(samples)
@@ -189,7 +190,7 @@ class LiveProtocol(Protocol):
                 return self._message("lag", behind_s=behind_s)
 
     def _done(self, samples: int) -> list[Out]:
-        code = close_code("shutting_down") if self._shutting_down and not self._stopped else 1000
+        code = close_code(self._ending) if self._ending and not self._stopped else 1000
         done = self._message("done", duration=seconds(samples), text="".join(self._text))
         return [done, Close(code)]
 

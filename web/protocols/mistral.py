@@ -31,10 +31,12 @@ from ...streaming.options import SessionOptions
 from ...vad.gate import GateOptionError, GateOptions
 from .appended import MAX_APPEND, appended
 from .contract import (
+    ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
     Action,
     Close,
+    Denial,
     Flush,
     Open,
     Out,
@@ -49,6 +51,7 @@ from .fields import Json, parse, show, string, whole
 
 _ENCODINGS = {f"pcm_{name}": name for name in ENCODINGS}
 _NAMES = {name: theirs for theirs, name in _ENCODINGS.items()}
+_DENIED = ("invalid_api_key", "forbidden", "rate_limit_exceeded", "too_many_sessions")
 _DEFAULT_AUDIO = AudioFormat("s16le", 16_000)
 # The protocol wants a number. Its clients take it for an HTTP status when they decide on a retry.
 _NUMBERS = {
@@ -59,6 +62,12 @@ _NUMBERS = {
     "too_late": 409,
     "too_big": 413,
     "unsupported_option": 422,
+    "invalid_api_key": 401,
+    "forbidden": 403,
+    "idle": 408,
+    "session_expired": 408,
+    "rate_limit_exceeded": 429,
+    "too_many_sessions": 429,
     "server_full": 503,
     "shutting_down": 503,
 }
@@ -91,11 +100,19 @@ class MistralProtocol(Protocol):
         self._info = info
         self._request = secrets.token_hex(16)
         self._config = _Config()
-        self._begun = self._ended = self._shutting_down = False
+        self._begun = self._ended = False
+        self._ending: SessionError | None = None
         self._received = 0  # bytes
         self._told = 0  # seconds of audio in the usage of earlier dones
         self._text: list[str] = []
         self._segments: list[dict[str, object]] = []
+
+    def denied(self, code: str, message: str) -> Denial | None:
+        """An HTTP error for those who may not connect; the rest is told on the socket."""
+        if code not in _DENIED:
+            return None
+        body = {"object": "error", "type": "invalid_request_error", "param": None}
+        return Denial(_NUMBERS[code], {**body, "message": message, "code": code})
 
     def connected(self) -> list[Out]:
         """``session.created``, with the defaults in force."""
@@ -212,18 +229,24 @@ class MistralProtocol(Protocol):
                 return [_message("turn.end", time_s=seconds(at), end_reason="threshold")]
             case Flushed(marker):
                 return [self._done(int(marker))]
-            case SessionError("shutting_down", _, fatal=False):
+            case SessionError(code, _, fatal=False) if code in ENDINGS:
                 # Clients take any error for the end, and here the tail is still to come.
-                self._shutting_down = True
+                self._ending = event
                 return []
             case SessionError(code, message, fatal):
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed():
-                early = self._shutting_down and not self._ended
-                close = Close(close_code("shutting_down") if early else 1000)
-                return [self._done(self._received), close]
+                return [self._done(self._received), *self._close()]
             case _:
                 return []
+
+    def _close(self) -> list[Out]:
+        """A client that is done itself is told no reason; a shutdown's is the code alone."""
+        if self._ending is None or self._ended:
+            return [Close(1000)]
+        if self._ending.code == "shutting_down":
+            return [Close(close_code("shutting_down"))]
+        return self.failed(self._ending.code, self._ending.message)
 
     def _done(self, received: int) -> str:
         """Everything since the last one. Whole seconds of audio add up over a session's dones."""

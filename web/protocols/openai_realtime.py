@@ -31,11 +31,13 @@ from ...streaming.ingest import ENCODINGS
 from ...streaming.options import SessionOptions
 from .appended import MAX_APPEND, appended
 from .contract import (
+    ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
     Action,
     Audio,
     Close,
+    Denial,
     Flush,
     Open,
     Out,
@@ -53,6 +55,12 @@ SUBPROTOCOL = "realtime"
 _LEAST = SAMPLE_RATE // 10
 _LONGEST_ID = 512
 _OURS = (1011, 1012, 1013)
+_STATUS = {
+    "invalid_api_key": (401, "invalid_request_error"),
+    "forbidden": (403, "invalid_request_error"),
+    "rate_limit_exceeded": (429, "rate_limit_error"),
+    "too_many_sessions": (429, "rate_limit_error"),
+}
 
 
 class OpenAIRealtimeProtocol(Protocol):
@@ -77,11 +85,26 @@ class OpenAIRealtimeProtocol(Protocol):
         self._bytes = 0  # and in this one
         self._parted = 0  # heard up to the client's last commit or clear
         self._messages = 0
+        self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
         self._intake = self._turns = self._turns_of(self._config)
 
     def welcome(self, offered: Sequence[str]) -> Welcome:
         """Browsers offer the protocol's name and a key; they want the name back."""
         return Welcome(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+
+    def preset(self, settings: object) -> None:
+        """The session that a client secret was made for is in force from the start."""
+        if isinstance(settings, Config):
+            self._config = settings
+            self._intake = self._turns = self._turns_of(settings)
+
+    def denied(self, code: str, message: str) -> Denial | None:
+        """An HTTP error for those who may not connect; the rest is told on the socket."""
+        if code not in _STATUS:
+            return None
+        status, kind = _STATUS[code]
+        error = {"message": message, "type": kind, "param": None, "code": code}
+        return Denial(status, {"error": error})
 
     def connected(self) -> list[Out]:
         """``session.created``, with the defaults in force."""
@@ -241,18 +264,23 @@ class OpenAIRealtimeProtocol(Protocol):
                 return self._say(self._pending.popleft()())
             case SessionError(code, message, True):
                 return self.failed(code, message)
+            case SessionError(code) if code in ENDINGS:
+                self._ending = event
+                return []
             case SessionClosed():
                 return self._shut_down()
             case _:
                 return []
 
     def _shut_down(self) -> list[Out]:
-        """Only the server's end closes a session: clients just go."""
+        """Only the server or a limit closes a session: clients just go."""
+        code, message = self._ending.code, self._ending.message
         if isinstance(self._turns, SpokenTurns):
             last = self._turns.close(self._heard)
         else:
-            last = self._turns.fail("shutting_down", "the server is shutting down")
-        return [*self._say(last), Close(close_code("shutting_down"))]
+            last = self._turns.fail(code, message)
+        told = [] if code == "shutting_down" else [self._fatal(code, message)]
+        return [*self._say(last), *told, Close(close_code(code))]
 
     def tick(self) -> list[Out]:
         """Nothing is ever held back."""
@@ -264,9 +292,12 @@ class OpenAIRealtimeProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """The items whose words will not come, an ``error``, the close."""
-        kind = "server_error" if close_code(code) in _OURS else "invalid_request_error"
         failed = self._say(self._turns.fail(code, message[:LONGEST_ERROR]))
-        return [*failed, self._error(kind, code, message), Close(close_code(code))]
+        return [*failed, self._fatal(code, message), Close(close_code(code))]
+
+    def _fatal(self, code: str, message: str) -> str:
+        kind = "server_error" if close_code(code) in _OURS else "invalid_request_error"
+        return self._error(kind, code, message)
 
     def _refusal(
         self, code: str, message: str, event_id: str | None, param: str | None = None

@@ -15,7 +15,7 @@ from ...streaming.engine import EngineInfo
 from ...streaming.events import Event
 from ...streaming.options import SessionOptions
 from .appended import MAX_APPEND
-from .contract import MAX_BINARY, Action, Out, Protocol, Welcome
+from .contract import MAX_BINARY, Action, Denial, Out, Protocol, Welcome
 from .fields import Json, parse
 from .openai_realtime import OpenAIRealtimeProtocol
 from .vllm import VllmProtocol
@@ -23,6 +23,9 @@ from .vllm import VllmProtocol
 
 class RealtimeProtocol(Protocol):
     """One client of either. Until it has said something that makes sense, it is OpenAI's."""
+
+    # Those of Speaches put it there.
+    key_params: ClassVar[tuple[str, ...]] = ("api_key",)
 
     max_text: ClassVar[int] = MAX_APPEND
     max_binary: ClassVar[int] = MAX_BINARY
@@ -36,6 +39,14 @@ class RealtimeProtocol(Protocol):
     def welcome(self, offered: Sequence[str]) -> Welcome:
         """As OpenAI's: vLLM has no sub-protocol."""
         return self._spoken.welcome(offered)
+
+    def preset(self, settings: object) -> None:
+        """As OpenAI's: it has client secrets."""
+        self._spoken.preset(settings)
+
+    def denied(self, code: str, message: str) -> Denial | None:
+        """As OpenAI's."""
+        return self._spoken.denied(code, message)
 
     def connected(self) -> list[Out]:
         """One ``session.created`` with the fields of both."""

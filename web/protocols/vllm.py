@@ -20,6 +20,7 @@ from ...streaming.ingest import AudioFormat
 from ...streaming.options import SessionOptions
 from .appended import MAX_APPEND, appended
 from .contract import (
+    ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
     Action,
@@ -50,6 +51,7 @@ class VllmProtocol(Protocol):
         self._bytes = 0
         self._told = 0  # of those, in the usage of earlier dones
         self._text = ""
+        self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
 
     def connected(self) -> list[Out]:
         """``session.created``."""
@@ -114,11 +116,19 @@ class VllmProtocol(Protocol):
                 return [self._done(int(marker))]
             case SessionError(code, message, True):
                 return self.failed(code, message)
+            case SessionError(code) if code in ENDINGS:
+                self._ending = event
+                return []
             case SessionClosed():
-                # Only the server's end closes a session: clients just go.
-                return [self._done(self._bytes), Close(close_code("shutting_down"))]
+                # Only the server or a limit closes a session: clients just go.
+                return [self._done(self._bytes), *self._close()]
             case _:
                 return []
+
+    def _close(self) -> list[Out]:
+        if self._ending.code == "shutting_down":
+            return [Close(close_code("shutting_down"))]
+        return self.failed(self._ending.code, self._ending.message)
 
     def _done(self, received: int) -> str:
         """Engines do not count tokens, so the usage is the audio's length."""

@@ -1,38 +1,37 @@
 """``POST /v1/realtime/client_secrets``: short-lived keys for browsers, in OpenAI's shape.
 
-This server asks for no keys, so it takes any: what is handed out here is for clients that will not
-connect without one. The session is checked and shown as it would be in force; a client that uses
-the key still sends its own ``session.update``.
+The session that is asked for is checked and shown here, and in force in every realtime session
+that is opened with the key; a client may still send its own ``session.update``.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
-import time
-from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ...streaming.service import Service
+from ..access.access import Access
 from ..errors import ApiError
+from ..gate import granted
 from ..protocols.fields import Json, whole
 from ..protocols.openai_realtime_config import BadField, Config
+from .body import json_body
 
-MAX_BODY = 64_000
 _SHORTEST_S, _DEFAULT_S, _LONGEST_S = 10, 600, 7200
 
 
 class ClientSecrets:
-    """Makes keys; none is kept."""
+    """Makes keys; on a server without keys they only carry their session."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, access: Access) -> None:
         self._info = service.engine.info
+        self._access = access
 
     async def post(self, request: Request) -> JSONResponse:
         """``value``, ``expires_at`` in seconds since the epoch, and the session in force."""
-        body = await _json(request)
+        body = await json_body(request)
         try:
             after = _object(body, "expires_after")
             lasts = whole(after, "seconds", _SHORTEST_S, _LONGEST_S, _DEFAULT_S)
@@ -41,29 +40,13 @@ class ClientSecrets:
             param = error.param if isinstance(error, BadField) else None
             raise ApiError(400, "invalid_value", str(error), param) from error
         session = config.nested(f"sess_{secrets.token_hex(12)}", self._info)
-        value = f"ek_{secrets.token_hex(16)}"
-        expires_at = int(time.time()) + lasts
+        value, ticket = self._access.issue(granted(request), lasts, config)
+        expires_at = int(ticket.expires_at)
         return JSONResponse({"value": value, "expires_at": expires_at, "session": session})
-
-
-async def _json(request: Request) -> Json:
-    """The body, an object or nothing."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ApiError(413, "too_big", f"the body may have {MAX_BODY} bytes")
-    try:
-        fields = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, "invalid_json", "the body must be JSON") from error
-    if not isinstance(fields, Mapping):
-        raise ApiError(400, "invalid_json", "the body must be a JSON object")
-    return fields
 
 
 def _object(body: Json, name: str) -> Json:
     value = body.get(name)
-    if value is not None and not isinstance(value, Mapping):
+    if value is not None and not isinstance(value, dict):
         raise BadField(name, f"{name} must be an object")
     return value or {}

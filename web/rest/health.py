@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ...streaming.service import Service
+from ..gate import known
 
 _FRESH_S = 1.0
 _CHECK_WITHIN_S = 10.0
@@ -24,15 +25,21 @@ class Health:
         self._checked_at = float("-inf")
         self._fault: str | None = None
 
-    async def get(self, _request: Request) -> JSONResponse:
-        """200 while new sessions are served, 503 with the reason otherwise."""
+    async def get(self, request: Request) -> JSONResponse:
+        """200 while new sessions are served, 503 with the reason otherwise.
+
+        A client without a key, where one is needed, learns that and nothing about the engine.
+        """
         fault = "the server is shutting down" if self._service.closing else await self._check()
         engine = self._service.engine
         info = engine.info
-        body = {
+        body: dict[str, object] = {
             "status": "failing" if fault else "ok",
             "live": True,
             "ready": fault is None,
+            "key_needed": known(request) is None,
+        }
+        details = {
             "error": fault,
             "engine": info.engine,
             "model": info.model,
@@ -42,6 +49,8 @@ class Health:
             "note": info.note,
             "version": version("voxlive"),
         }
+        if known(request):
+            body |= details
         return JSONResponse(body, 503 if fault else 200, {"cache-control": "no-store"})
 
     async def _check(self) -> str | None:

@@ -20,7 +20,8 @@ from ..errors import ApiError
 from ..protocols import deepgram_json as shapes
 from ..protocols.contract import ProtocolError
 from ..protocols.deepgram_query import Query, read
-from .upload import MAX_UPLOAD, limited, transcribed, unless_gone
+from .upload import transcribed, unless_gone
+from .words import as_deepgram
 
 
 class Listen:
@@ -33,11 +34,11 @@ class Listen:
         """The transcript of the body. A client that goes away frees its slot."""
         ident = str(uuid.uuid4())
         try:
-            answer = await self._answer(limited(request, MAX_UPLOAD), ident)
+            answer = await self._answer(request, ident)
         except ApiError as error:
-            return _refused(error.status, error.message, ident)
+            return as_deepgram(error, ident)
         except ProtocolError as error:
-            return _refused(400, error.message, ident)
+            return as_deepgram(ApiError(400, error.code, error.message), ident)
         except ClientDisconnect:
             answer = None
         if answer is None:
@@ -89,8 +90,3 @@ async def _save(request: Request, file: IO[bytes]) -> str:
         await asyncio.to_thread(file.write, piece)
     await asyncio.to_thread(file.flush)
     return digest.hexdigest()
-
-
-def _refused(status: int, message: str, ident: str) -> JSONResponse:
-    denial = shapes.refusal(status, message, ident)
-    return JSONResponse(denial.body, denial.status, denial.headers)

@@ -21,7 +21,7 @@ from ...streaming.service import Service
 from ...streaming.transcribe import Transcription
 from ...vad.gate import GateOptions
 from ..errors import ApiError
-from .upload import MAX_UPLOAD, limited, transcribed, unless_gone
+from .upload import transcribed, unless_gone
 
 _MAX_FIELDS = 100
 _MEDIA_TYPES = {
@@ -54,7 +54,6 @@ class Transcriptions:
 
     async def post(self, request: Request) -> Response:
         """The file's text in the format asked for. A client that goes away frees its slot."""
-        request = limited(request, MAX_UPLOAD)
         async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             wish = _read(form)
             said = await unless_gone(request, self._transcribe(wish))

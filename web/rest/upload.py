@@ -1,4 +1,4 @@
-"""Audio that comes in a request: its limits, its transcription, and clients that go away."""
+"""Audio that comes in a request: its transcription, and clients that go away."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.types import Message
 
 from ...streaming.engine import EngineError, EngineFull, StreamOptions, UnsupportedOption
 from ...streaming.ingest import AudioFormat, BadAudio
@@ -20,7 +19,6 @@ from ..errors import ApiError
 
 log = logging.getLogger(__name__)
 
-MAX_UPLOAD = 50_000_000
 _RETRY_AFTER_S = 5
 
 _T = TypeVar("_T")
@@ -46,30 +44,6 @@ async def transcribed(
     except EngineError as error:
         status = 503 if service.closing else 500
         raise ApiError(status, error.code, error.message) from error
-
-
-def limited(request: Request, limit: int) -> Request:
-    """The request with its body refused as soon as it is known to be too long."""
-    refusal = ApiError(
-        413,
-        "too_big",
-        f"an upload may have {limit // 1_000_000} MB; send a shorter or a compressed file",
-        "file",
-    )
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise refusal
-    seen = 0
-
-    async def receive() -> Message:
-        nonlocal seen
-        message = await request.receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise refusal
-        return message
-
-    return Request(request.scope, receive)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:

@@ -1,0 +1,107 @@
+"""The options of ``serve`` about who may use it, and how much."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import MISUSED, complain, fail
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from ..web.access.keys import Key
+
+    _T = TypeVar("_T")
+
+ApiKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="VOXLIVE_API_KEY",
+        show_envvar=True,
+        help="A key that clients must send; may be given several times. Other people on this "
+        "machine can read the command line, but not the environment variable.",
+    ),
+]
+ApiKeyFile = Annotated[Path | None, typer.Option(help="A file with such keys, one on each line.")]
+Keys = Annotated[
+    Path | None,
+    typer.Option(help="A TOML file of keys with names, scopes and limits: see docs/access.md."),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Let everyone in who can reach the address, without a key."),
+]
+MaxSessionMinutes = Annotated[
+    float | None, typer.Option(min=0.01, help="How long one live session may last.")
+]
+IdleTimeout = Annotated[
+    float | None,
+    typer.Option(min=1, help="End a live session after so many seconds without audio."),
+]
+MaxMessageKb = Annotated[
+    float | None, typer.Option(min=1, help="The longest message on a WebSocket.")
+]
+MaxUploadMb = Annotated[float, typer.Option(min=0.001, help="The longest file in a request.")]
+Rate = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="Live sessions and requests a minute, of all clients together."),
+]
+
+
+def keys_of(
+    secrets: list[str] | None, secret_file: Path | None, file: Path | None
+) -> tuple[Key, ...]:
+    """All keys that were given in one way or the other; one line and an exit code for bad ones."""
+    from ..web.access.keyfile import read_keys, read_secrets
+    from ..web.access.keys import BadKey, Key, Keyring, checked, digest
+
+    try:
+        plain = [checked(secret) for secret in secrets or ()]
+        if secret_file:
+            plain += _read(secret_file, read_secrets)
+        named = [Key(f"key {n}", digest(secret)) for n, secret in enumerate(plain, 1)]
+        keys = (*named, *(_read(file, read_keys) if file else ()))
+        Keyring(keys)
+    except BadKey as error:
+        fail(str(error), MISUSED)
+    return keys
+
+
+def _read(file: Path, parse: Callable[[str], tuple[_T, ...]]) -> tuple[_T, ...]:
+    from ..web.access.keys import BadKey
+
+    try:
+        text = file.read_text()
+        open_to_others = file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadKey(f"cannot read {file}: {reason}") from None
+    if open_to_others:
+        complain(f"warning: others on this machine can read {file}: chmod 600 {file}")
+    try:
+        return parse(text)
+    except BadKey as error:
+        raise BadKey(f"{file}: {error}") from None
+
+
+def check_exposure(host: str, bound: socket.socket, keys: tuple[Key, ...], insecure: bool) -> None:
+    """Refuse to serve everyone who can reach the address, unless that is what was asked for."""
+    from ..web.ports import is_local
+
+    if keys and insecure:
+        fail("--insecure lets everyone in, and there are keys: choose one of them", MISUSED)
+    if keys or is_local(bound):
+        return
+    if not insecure:
+        fail(
+            f"others can reach {host}: give --api-key (or VOXLIVE_API_KEY, --api-key-file, "
+            "--keys), or --insecure to let everyone in",
+            MISUSED,
+        )
+    complain(f"warning: everyone who can reach {host} can use this server")

@@ -1,0 +1,150 @@
+"""The one place that decides who is let in, for every protocol alike."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from .bucket import TokenBucket
+from .keys import SCOPES, Key, Keyring
+from .limits import Limits
+from .refusal import Refusal
+from .tickets import Ticket, Tickets
+
+log = logging.getLogger(__name__)
+
+ANYONE = "anyone"
+"""The name of those who come without a key to a server that has none."""
+
+
+class _Account:
+    """What one key has in use."""
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name = name
+        self.limits = limits
+        self.sessions = 0
+        self.bucket = TokenBucket(limits.rate) if limits.rate else None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Someone who was let in. ``limits`` are the server's and the key's, the tighter of each.
+
+    ``settings`` came with a ticket. ``by_ticket``: the key itself is not known to this client.
+    """
+
+    limits: Limits
+    scopes: frozenset[str]
+    by_ticket: bool
+    settings: object = field(repr=False)
+    _account: _Account = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The key's, for logs."""
+        return self._account.name
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """One of the sessions that the key may have at a time. Raises Refusal."""
+        account, most = self._account, self._account.limits.sessions
+        if most is not None and account.sessions >= most:
+            message = f"this key has all of its {most} sessions in use; end one, or try again later"
+            raise Refusal("too_many_sessions", message, retry_after_s=5)
+        account.sessions += 1
+        try:
+            yield
+        finally:
+            account.sessions -= 1
+
+
+class Access:
+    """Keys, tickets and limits of one server. Without keys everyone is let in.
+
+    ``refusals`` counts by code and place, and each of ``watchers`` is called with both.
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[Key] = (),
+        limits: Limits = Limits(),  # noqa: B008, it is frozen
+        clock: Callable[[], float] = time.monotonic,
+        calendar: Callable[[], float] = time.time,
+    ) -> None:
+        keys = tuple(keys)
+        self.limits = limits
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        self.watchers: list[Callable[[str, str], None]] = []
+        self._ring = Keyring(keys)
+        self._clock = clock
+        self._tickets = Tickets(calendar)
+        self._all = TokenBucket(limits.rate) if limits.rate else None
+        self._scopes = {key.name: key.scopes for key in keys}
+        self._accounts = {key.name: _Account(key.name, key.limits) for key in keys}
+        self._accounts.setdefault(ANYONE, _Account(ANYONE, Limits()))
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a key is needed."""
+        return bool(self._ring)
+
+    def known(self, secret: str | None) -> Grant | None:
+        """Whom a secret belongs to, with nothing counted; None for those who are not known."""
+        ticket = self._tickets.find(secret) if secret else None
+        if ticket:
+            return self._grant(ticket.owner, ticket.scopes, ticket)
+        if not self.keyed:
+            return self._grant(ANYONE, frozenset(SCOPES))
+        key = self._ring.find(secret) if secret else None
+        return self._grant(key.name, key.scopes) if key else None
+
+    def admit(self, secret: str | None, scope: str | None) -> Grant:
+        """Let someone in, for a scope of ``keys.SCOPES`` or, with None, for any. Raises Refusal."""
+        grant = self.known(secret)
+        if grant is None:
+            raise Refusal("invalid_api_key", _WRONG if secret else _MISSING)
+        if scope is not None and scope not in grant.scopes:
+            raise Refusal("forbidden", f'this key is not for "{scope}": {SCOPES[scope]}')
+        self._count(grant)
+        return grant
+
+    def issue(self, grant: Grant, lasts_s: float, settings: object = None) -> tuple[str, Ticket]:
+        """A ticket for live sessions and files, as far as the key opens them. Raises Refusal."""
+        if grant.by_ticket:
+            raise Refusal("forbidden", "a short-lived key cannot make others: use the real one")
+        scopes = grant.scopes & {"live", "files"}
+        return self._tickets.issue(grant.name, scopes, lasts_s, settings)
+
+    def note(self, code: str, place: str) -> None:
+        """Count a refusal or an error that ended a session, and tell the watchers.
+
+        ``place`` is a path of the HTTP API or a wire format's name: there are few of both.
+        """
+        self.refusals[code, place] += 1
+        for watcher in self.watchers:
+            watcher(code, place)
+
+    def _grant(self, name: str, scopes: frozenset[str], ticket: Ticket | None = None) -> Grant:
+        account = self._accounts[name]
+        settings = ticket.settings if ticket else None
+        return Grant(
+            account.limits.within(self.limits), scopes, ticket is not None, settings, account
+        )
+
+    def _count(self, grant: Grant) -> None:
+        now = self._clock()
+        buckets = [bucket for bucket in (grant._account.bucket, self._all) if bucket]
+        wait_s = max((bucket.wait_s(now) for bucket in buckets), default=0.0)
+        if wait_s > 0:
+            raise Refusal("rate_limit_exceeded", "too many requests: slow down", wait_s)
+        for bucket in buckets:
+            bucket.take(now)
+
+
+_MISSING = "this server needs a key: send it as Authorization: Bearer KEY"
+_WRONG = "the key is wrong, or has expired"

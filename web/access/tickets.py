@@ -1,0 +1,54 @@
+"""Short-lived keys, for clients that must not know a real one."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .keys import digest
+from .refusal import Refusal
+
+MOST = 1000
+"""Tickets of one key at a time. Beyond that no more are made until some have expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Good for any number of sessions until ``expires_at``, in seconds since the epoch.
+
+    ``owner`` is the name of the key that asked for it; ``settings`` are in force in its sessions.
+    """
+
+    owner: str
+    scopes: frozenset[str]
+    expires_at: float
+    settings: object = field(default=None, repr=False)
+
+
+class Tickets:
+    """All that were made and have not expired. ``clock``: seconds since the epoch."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tickets: dict[bytes, Ticket] = {}
+
+    def issue(
+        self, owner: str, scopes: frozenset[str], lasts_s: float, settings: object = None
+    ) -> tuple[str, Ticket]:
+        """A new one, and the secret that stands for it. Raises Refusal at the bound."""
+        now = self._clock()
+        self._tickets = {d: t for d, t in self._tickets.items() if t.expires_at > now}
+        mine = [ticket.expires_at for ticket in self._tickets.values() if ticket.owner == owner]
+        if len(mine) >= MOST:
+            message = f"{MOST} short-lived keys are out: wait until some have expired"
+            raise Refusal("rate_limit_exceeded", message, min(mine) - now)
+        secret = f"ek_{secrets.token_hex(16)}"
+        ticket = Ticket(owner, scopes, now + lasts_s, settings)
+        self._tickets[digest(secret)] = ticket
+        return secret, ticket
+
+    def find(self, secret: str) -> Ticket | None:
+        """The ticket with this secret, unless it has expired."""
+        ticket = self._tickets.get(digest(secret))
+        return ticket if ticket and ticket.expires_at > self._clock() else None
