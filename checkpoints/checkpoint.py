@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from .config import VoxtralConfig
 from .documents import read_json
 from .files import Files
+from .layouts import recognise
 from .plan import Plan, make_plan
-from .probe import probe
 from .quantisation import read_quantisation
 from .read_config import read_config
+from .safetensors import read_headers
 from .tekken import Tekken, check_tekken, read_tekken
 
 
@@ -29,12 +30,12 @@ def read_checkpoint(files: Files) -> Checkpoint:
 
     Raises DamagedFile, UnsupportedConfig, WrongTokenizer or WeightsMismatch.
     """
-    kind = probe(files)
+    document, tensors = read_json(files.config), read_headers(files.weights)
     tekken = read_tekken(files.tekken)
     extractor = read_json(files.extractor) if files.extractor else None
-    config = read_config(kind.document, extractor, tekken.audio)
+    config = read_config(document, extractor, tekken.audio)
     check_tekken(tekken, config)
-    announced = read_quantisation(kind.document)
+    announced = read_quantisation(document)
     return Checkpoint(
-        files, config, tekken, make_plan(config, kind.layout, kind.tensors, announced)
+        files, config, tekken, make_plan(config, recognise(tensors), tensors, announced)
     )

@@ -9,18 +9,22 @@ from pathlib import Path
 
 from .documents import read_json
 from .errors import IncompleteCheckpoint
+from .families.evidence import CONFIG, EXTRACTORS, PARAMS
 
 TEKKEN = "tekken.json"
-_CONFIG = "config.json"
-_PARAMS = "params.json"
 _CONSOLIDATED = "consolidated"
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
-_EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
+_WEIGHTS = (".safetensors", ".npz")
+_INDEX = ".safetensors.index.json"
+# What tokenizers, feature extractors and the models' own hooks read.
+_SMALL = re.compile(r".+\.(json|txt|model|mvn|tiktoken|jinja|vocab)")
+_FOREIGN = re.compile(r"(onnx|original|openvino|gguf|coreml|examples?|assets|figures)/.*", re.I)
+_TOKENIZER_BELOW = re.compile(r"[^/]+/(tokenizer.*|vocab\..*|merges\.txt|.*tokens.*\.json)")
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A checkpoint's files in one folder. ``extractor`` is transformers' mel description."""
+    """A Voxtral Realtime checkpoint's files. ``extractor`` is transformers' mel description."""
 
     folder: Path
     config: Path
@@ -29,54 +33,80 @@ class Files:
     extractor: Path | None
 
 
-def wanted(names: Collection[str], where: str) -> tuple[str, ...]:
-    """The names that make up one checkpoint among all of a folder or repository.
+def wanted(names: Collection[str], where: str, *, mistral: bool) -> tuple[str, ...]:
+    """The names that make up one checkpoint among all of a folder or repository, config first.
 
-    Where Mistral's and another layout lie side by side only Mistral's is taken. Raises
-    IncompleteCheckpoint with what is missing; ``where`` is for that message.
+    Of Mistral's and another layout side by side ``mistral`` takes the former, else the latter.
+    Raises IncompleteCheckpoint with what is missing; ``where`` is for that message.
     """
-    weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
-    consolidated = [name for name in weights if name.startswith(_CONSOLIDATED)]
-    weights = consolidated or weights
-    missing = _missing_shards(weights)
-    configs = (_PARAMS, _CONFIG) if consolidated else (_CONFIG, _PARAMS)
+    weights = _weights(names, mistral)
+    consolidated = any(map(_is_mistral, weights))
+    configs = (PARAMS, CONFIG) if consolidated else (CONFIG, PARAMS)
     config = next((name for name in configs if name in names), None)
-    missing += [
-        what
-        for what, there in (
-            ("config.json or params.json", config),
-            ("*.safetensors", weights),
-            (TEKKEN, TEKKEN in names),
-        )
-        if not there
-    ]
+    missing = _missing_shards(weights)
+    if config is None:
+        missing.append(f"{CONFIG} or {PARAMS}")
+    if not weights:
+        missing.append("*.safetensors")
     if missing or config is None:
         raise IncompleteCheckpoint(f"{where} has no {' and no '.join(missing)}")
-    indexes = [name for name in names if _is_index(name) and bool(consolidated) == _mistral(name)]
-    extractors = [name for name in _EXTRACTORS if name in names and config == _CONFIG]
-    return (config, TEKKEN, *sorted(weights), *indexes, *extractors[:1])
+    if consolidated and config == PARAMS:
+        small = [name for name in names if name == TEKKEN]
+    else:
+        small = [name for name in names if _is_small(name) and name != config]
+    indexes = [name for name in names if _is_index(name) and _is_mistral(name) == consolidated]
+    return (config, *sorted(weights), *sorted(indexes), *sorted(small))
 
 
 def find_files(folder: Path) -> Files:
-    """The checkpoint in a folder; raises IncompleteCheckpoint when a file is missing."""
+    """The Voxtral Realtime checkpoint in a folder; raises IncompleteCheckpoint, DamagedFile."""
     every = [path.name for path in folder.iterdir() if path.is_file()]
-    names = wanted(every, str(folder))
-    weights = {name for name in names if name.endswith(".safetensors")}
-    index = next((name for name in names if _is_index(name)), None)
-    if index is not None:
-        sharded = set(read_json(folder / index).section("weight_map").data.values())
-        missing = sorted(map(str, sharded - weights))
-        if missing:
-            raise IncompleteCheckpoint(f"{folder} has no {' and no '.join(missing[:3])}")
-        weights = sharded
-    extractor = next((folder / name for name in names if name in _EXTRACTORS), None)
+    names = wanted(every, str(folder), mistral=True)
+    if TEKKEN not in every:
+        raise IncompleteCheckpoint(f"{folder} has no {TEKKEN}")
+    extractors = [folder / name for name in EXTRACTORS if name in names and names[0] == CONFIG]
     return Files(
         folder=folder,
         config=folder / names[0],
-        weights=tuple(folder / name for name in sorted(weights)),
+        weights=indexed_weights(folder, names),
         tekken=folder / TEKKEN,
-        extractor=extractor,
+        extractor=extractors[0] if extractors else None,
     )
+
+
+def indexed_weights(folder: Path, names: Collection[str]) -> tuple[Path, ...]:
+    """The weight files among ``names``, or those that their index lists.
+
+    Raises IncompleteCheckpoint when one of them is missing.
+    """
+    weights = {name for name in names if name.endswith(_WEIGHTS)}
+    index = next((name for name in names if _is_index(name)), None)
+    if index is not None:
+        sharded = set(map(str, read_json(folder / index).section("weight_map").data.values()))
+        missing = sorted(sharded - weights)
+        if missing:
+            raise IncompleteCheckpoint(f"{folder} has no {' and no '.join(missing[:3])}")
+        weights = sharded
+    return tuple(folder / name for name in sorted(weights))
+
+
+def _weights(names: Collection[str], mistral: bool) -> list[str]:
+    top = [name for name in names if name.endswith(_WEIGHTS) and "/" not in name]
+    tensors = [name for name in top if name.endswith(".safetensors")]
+    consolidated = [name for name in tensors if _is_mistral(name)]
+    others = [name for name in tensors if name not in consolidated]
+    first, second = (consolidated, others) if mistral else (others, consolidated)
+    return first or second or top
+
+
+def _is_small(name: str) -> bool:
+    if _is_index(name) or _FOREIGN.fullmatch(name) or name.startswith("."):
+        return False
+    if name in ("README.txt", "LICENSE.txt", "NOTICE.txt", "requirements.txt"):
+        return False
+    if "/" in name:
+        return _TOKENIZER_BELOW.fullmatch(name) is not None
+    return _SMALL.fullmatch(name) is not None
 
 
 def _missing_shards(names: Collection[str]) -> list[str]:
@@ -91,8 +121,8 @@ def _missing_shards(names: Collection[str]) -> list[str]:
 
 
 def _is_index(name: str) -> bool:
-    return name.endswith(".safetensors.index.json") and "/" not in name
+    return name.endswith(_INDEX) and "/" not in name
 
 
-def _mistral(name: str) -> bool:
+def _is_mistral(name: str) -> bool:
     return name.startswith(_CONSOLIDATED)

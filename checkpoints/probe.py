@@ -1,50 +1,128 @@
-"""What kind of checkpoint lies in some files, told by their content alone and at once."""
+"""What a checkpoint is and can do, told by its documents and its tensors' headers alone.
+
+Nothing is loaded and no model code is imported; the folder's name is only ever a hint.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from .documents import Section, read_json
-from .errors import WeightsMismatch
-from .files import Files
-from .layouts import Layout, recognise
-from .safetensors import StoredTensor, read_header
+from .families import Evidence, Family, Feature, Match, hints, read_evidence, recognise
 
-VOXTRAL_REALTIME = "voxtral_realtime"
+_TOKENIZERS = re.compile(
+    r"(.*/)?(tekken\.json|tokenizer.*\.(json|model)|vocab\.(json|txt)|merges\.txt|tokens\.(txt|json)"
+    r"|dict\.txt|special_tokens_map\.json|added_tokens\.json|.*\.bpe\.model|train_bpe\d+\.model"
+    r"|.*\.tiktoken)"
+)
+_AUDIO = ("audio_config", "thinker_config.audio_config", "audio_encoder_config")
+_VISION = ("vision_config", "thinker_config.vision_config")
+_TEXT = ("text_config", "thinker_config.text_config", "vocab_size", "n_vocab", "lm_config")
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A checkpoint's kind, its config document and the headers of its tensors.
+class ModelCapabilities:
+    """A checkpoint's kind and abilities. ``family`` None: nobody recognised it.
 
-    ``family`` says which engine it is for. ``quantised``: some matrices are stored in groups.
+    ``audio_config`` and ``vision_config``: the config has a populated section for it.
+    ``extractor`` is the feature extractor's class. ``bits`` None: not quantised. ``refused`` says
+    why this form of the family cannot be used; ``transcribes`` is False if none could. ``signals``
+    decided; ``hints`` are families that the name mentions, which decide nothing here.
     """
 
-    files: Files
-    family: str
-    layout: Layout
-    document: Section
-    tensors: Mapping[str, StoredTensor]
+    folder: Path
+    name: str
+    family: Family | None
+    model_type: str | None
+    layout: str | None
+    audio: bool
+    text: bool
+    audio_config: bool
+    vision_config: bool
+    extractor: str | None
+    features: frozenset[Feature]
+    languages: tuple[str, ...] | None
+    sample_rate: int
+    weights_bytes: int
+    bits: int | None
+    tokenizer: tuple[str, ...]
+    signals: tuple[str, ...]
+    hints: tuple[str, ...]
+    warnings: tuple[str, ...]
+    refused: str | None = None
+    transcribes: bool = True
 
     @property
-    def quantised(self) -> bool:
-        """Whether any matrix is stored quantised."""
-        return any(name.endswith(".scales") for name in self.tensors)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether the weights are spread over several files."""
-        return len(self.files.weights) > 1
+    def vision(self) -> bool:
+        """Whether it also sees."""
+        return self.vision_config
 
 
-def probe(files: Files) -> Probe:
-    """Read the config and the tensors' headers; raises DamagedFile or WeightsMismatch."""
-    document = read_json(files.config)
-    tensors: dict[str, StoredTensor] = {}
-    for path in files.weights:
-        for name, tensor in read_header(path).items():
-            if name in tensors:
-                raise WeightsMismatch(f"{name} stands in {tensors[name].file} and in {path}")
-            tensors[name] = tensor
-    return Probe(files, VOXTRAL_REALTIME, recognise(tensors), document, tensors)
+def probe_model_capabilities(folder: Path) -> ModelCapabilities:
+    """Read a checkpoint's small files; raises DamagedFile when a document is unreadable."""
+    return capabilities(folder, read_evidence(folder))
+
+
+def capabilities(folder: Path, evidence: Evidence) -> ModelCapabilities:
+    """What the evidence says."""
+    found = recognise(evidence)
+    traits = found.family.read_traits(evidence) if found else None
+    kind = evidence.at("model_type")
+    extractor = evidence.extractor.get("feature_extractor_type")
+    audio_config = _populated(evidence, _AUDIO)
+    return ModelCapabilities(
+        folder=folder,
+        name=evidence.name,
+        family=found.family if found else None,
+        model_type=kind if isinstance(kind, str) else None,
+        layout=(traits and traits.layout) or (found.shape.layout if found else None),
+        audio=found is not None or audio_config or _hears(evidence),
+        text=_populated(evidence, _TEXT),
+        audio_config=audio_config,
+        vision_config=_populated(evidence, _VISION),
+        extractor=extractor if isinstance(extractor, str) else None,
+        features=traits.features if traits else frozenset(),
+        languages=traits.languages if traits else None,
+        sample_rate=traits.sample_rate if traits else 16_000,
+        weights_bytes=evidence.weights_bytes,
+        bits=_bits(evidence),
+        tokenizer=tuple(sorted(name for name in evidence.files if _TOKENIZERS.fullmatch(name))),
+        signals=found.signals if found else (),
+        hints=hints(evidence.name),
+        warnings=_warnings(evidence, found),
+        refused=found.shape.refused if found else None,
+        transcribes=found.shape.transcribes if found else True,
+    )
+
+
+def _populated(evidence: Evidence, paths: tuple[str, ...]) -> bool:
+    return any(evidence.at(path) for path in paths)
+
+
+def _hears(evidence: Evidence) -> bool:
+    """Extractors of images have the same kind of name, but no sampling rate."""
+    return "sampling_rate" in evidence.extractor
+
+
+def _bits(evidence: Evidence) -> int | None:
+    for key in ("quantization", "quantization_config"):
+        section = evidence.at(key)
+        if isinstance(section, Mapping) and isinstance(section.get("bits"), int):
+            return int(section["bits"])
+    return None
+
+
+def _warnings(evidence: Evidence, found: Match | None) -> tuple[str, ...]:
+    """What deserves to be known and hinders nothing."""
+    said = []
+    if found is not None:
+        said += [text for text in (found.shape.warning, found.family.note) if text]
+        named = hints(evidence.name)
+        if named and found.family.name not in named:
+            said.append(
+                f"its name mentions {', '.join(named)}, but its files are those of "
+                f"{found.family.title}"
+            )
+    return tuple(said)

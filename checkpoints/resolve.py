@@ -1,13 +1,16 @@
-"""A model's name to its files: a local folder, the hub's cache, or a download, in this order."""
+"""A model's name to its folder: a local one, the hub's cache, or a download, in this order."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
-from .files import TEKKEN, Files, find_files, wanted
+from .errors import CheckpointError, CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
+from .families import recognise
+from .families.evidence import CONFIG, DOCUMENTS, PARAMS, list_files, read_evidence
+from .files import indexed_weights, wanted
 
 ALIASES = {
     "voxtral": "mlx-community/Voxtral-Mini-4B-Realtime-2602-4bit",
@@ -15,68 +18,119 @@ ALIASES = {
 }
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _PATH_STARTS = (".", "~", os.sep)
+_PREFERS_MISTRAL = "voxtral_realtime"
 
 
-def resolve(model: str, *, offline: bool = False) -> Files:
-    """The files of an alias, a local folder or a hub repository (``owner/name@revision``).
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository on the hub; ``revision`` None is its main branch."""
 
-    Nothing touches the network when they are on this machine already; otherwise the needed ones
-    are downloaded, with a progress bar, unless ``offline``. Raises CheckpointNotFound,
-    NotDownloaded or IncompleteCheckpoint.
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+
+def parse_repository(model: str) -> Repository | None:
+    """What an alias or ``owner/name@revision`` stands for; None if it is neither."""
+    name, at, pinned = model.partition("@")
+    found = _REPOSITORY.fullmatch(ALIASES.get(name, name) + at + pinned)
+    if found is None or model.startswith(_PATH_STARTS) or ".." in model:
+        return None
+    return Repository(found[1], found[2])
+
+
+def resolve(model: str, *, offline: bool = False) -> Path:
+    """The folder of an alias, a local path or a hub repository (``owner/name@revision``).
+
+    Nothing touches the network when its files are on this machine already; otherwise the needed
+    ones are downloaded, with a progress bar, unless ``offline``. Raises CheckpointNotFound,
+    NotDownloaded, IncompleteCheckpoint or DamagedFile.
     """
     folder = Path(model).expanduser()
     if model and folder.is_dir():
-        return find_files(folder)
-    name, at, pinned = model.partition("@")
-    found = _REPOSITORY.fullmatch(ALIASES.get(name, name) + at + pinned)
-    if model.startswith(_PATH_STARTS) or folder.exists() or found is None:
+        return folder
+    repository = parse_repository(model)
+    if folder.exists() or repository is None:
         raise CheckpointNotFound(
             f"{model!r} is no folder, no hub repository (owner/name) and none of the short names "
             f"{', '.join(ALIASES)}"
         )
-    repository, revision = found.groups()
-    cached = _cached(repository, revision)
-    if cached is not None:
-        return cached
+    here = cached(repository)
+    if here is not None and complete(here):
+        return here
     if offline:
         raise NotDownloaded(
             f"{model} is not on this machine and downloads are off: run the same command once "
             "without --offline to fetch it"
         )
-    return _download(repository, revision)
+    return download(repository)
 
 
-def _cached(repository: str, revision: str | None) -> Files | None:
+def cached(repository: Repository) -> Path | None:
+    """The newest snapshot of a repository in the hub's cache, complete or not."""
     from huggingface_hub import try_to_load_from_cache
 
-    tekken = try_to_load_from_cache(repository, TEKKEN, revision=revision)
-    if not isinstance(tekken, str):
-        return None
+    for name in (CONFIG, PARAMS):
+        path = try_to_load_from_cache(repository.name, name, revision=repository.revision)
+        if isinstance(path, str):
+            return Path(path).parent
+    return None
+
+
+def complete(folder: Path) -> bool:
+    """Whether all that a model needs is there: config, every shard, its tokenizer."""
     try:
-        return find_files(Path(tekken).parent)
-    except IncompleteCheckpoint:
-        return None
+        names = checkpoint_files(folder)
+        indexed_weights(folder, names)
+        found = recognise(read_evidence(folder))
+    except CheckpointError:
+        return False
+    files = list_files(folder)
+    needed = found.family.tokenizers if found else ()
+    return not needed or any(files.issuperset(one) for one in needed)
 
 
-def _download(repository: str, revision: str | None) -> Files:
+def checkpoint_files(folder: Path) -> tuple[str, ...]:
+    """The names that make up the checkpoint in a folder; raises IncompleteCheckpoint."""
+    return wanted(list_files(folder), str(folder), mistral=_prefers_mistral(folder))
+
+
+def download(repository: Repository) -> Path:
+    """Fetch what is missing, and only what the model needs. Raises as ``resolve``.
+
+    The small documents come first: they say which of several layouts side by side is of use.
+    """
     from huggingface_hub import HfApi, errors, snapshot_download
 
-    name = f"{repository}@{revision}" if revision else repository
+    name, revision = repository.name, repository.revision
     try:
-        siblings = HfApi().model_info(repository, revision=revision).siblings or []
-        names = wanted([sibling.rfilename for sibling in siblings], name)
-        return find_files(
-            Path(snapshot_download(repository, revision=revision, allow_patterns=list(names)))
-        )
+        about = HfApi().model_info(name, revision=revision)
+        every = [sibling.rfilename for sibling in about.siblings or []]
+        wanted(every, str(repository), mistral=True)
+        documents = [document for document in DOCUMENTS if document in every]
+        # The first call asks for nothing but documents; bars are for what takes time.
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=documents))
+        names = wanted(every, str(repository), mistral=_prefers_mistral(folder))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(names)))
     except errors.GatedRepoError as problem:
         raise NotDownloaded(
-            f"{name} is given out after its terms have been accepted: accept them on its page, "
-            "then `hf auth login`"
+            f"{repository} is given out after its terms have been accepted: accept them on its "
+            "page, then `hf auth login`"
         ) from problem
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as problem:
-        raise CheckpointNotFound(f"the hub has no {name}, or it is private") from problem
+        raise CheckpointNotFound(f"the hub has no {repository}, or it is private") from problem
+    except IncompleteCheckpoint:
+        raise
     except (OSError, errors.XetDownloadError, errors.HTTPError) as problem:  # type: ignore[attr-defined]
         reason = str(problem).strip().partition("\n")[0]
         raise NotDownloaded(
-            f"{name} is not on this machine and not to be had: {reason}"
+            f"{repository} is not on this machine and not to be had: {reason}"
         ) from problem
+
+
+def _prefers_mistral(folder: Path) -> bool:
+    """Of two layouts side by side: voxlive loads Mistral's own, mlx-audio the other."""
+    found = recognise(read_evidence(folder))
+    return found is not None and found.family.name == _PREFERS_MISTRAL

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.probe import probe
-from ..checkpoints.resolve import resolve
+from ..checkpoints.probe import probe_model_capabilities
+from ..checkpoints.resolve import checkpoint_files, resolve
+from .engine import EngineError
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -26,6 +28,22 @@ def load_engine(model: str, options: EngineOptions) -> Engine:
 
     Blocks until the engine is warm. Raises EngineError, or CheckpointError from checkpoints.
     """
-    package = BUILT_IN.get(model) or FAMILIES[probe(resolve(model, offline=options.offline)).family]
+    package = BUILT_IN.get(model) or _package(resolve(model, offline=options.offline))
     load: Load = importlib.import_module(package).load
     return load(model, options)
+
+
+def _package(folder: Path) -> str:
+    """The engine for a checkpoint. Raises EngineError if none is live, CheckpointError."""
+    found = probe_model_capabilities(folder)
+    if found.family is None:
+        checkpoint_files(folder)
+    package = FAMILIES.get(found.family.name) if found.family else None
+    if package is None:
+        title = f"a {found.family.title} model" if found.family else "no speech model known here"
+        raise EngineError(
+            "not_live",
+            f"{found.name} is {title}: live sessions need {', '.join(BUILT_IN)} or a checkpoint of "
+            f"{', '.join(FAMILIES)}; `voxlive models list` shows what there is",
+        )
+    return package

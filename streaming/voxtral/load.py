@@ -12,6 +12,8 @@ import mlx.core as mx
 import psutil
 
 from ...checkpoints.checkpoint import Checkpoint, read_checkpoint
+from ...checkpoints.families.voxtral import LANGUAGES
+from ...checkpoints.files import find_files
 from ...checkpoints.resolve import ALIASES, resolve
 from ..engine import EngineError, EngineInfo, UnsupportedOption
 from .engine import Vocabulary, VoxtralEngine
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from ...checkpoints.tekken import Tekken
     from ..options import EngineOptions
 
-LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "zh")
-"""What the released model was trained for; it finds out by itself which one is spoken."""
 MEMORY_SHARE = 0.9
 """Of the memory that is free after loading, what the streams' caches may take together."""
 TICK_SHARE = 0.6
@@ -34,7 +34,7 @@ _BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
     """See ``load`` in the package."""
-    checkpoint = read_checkpoint(resolve(name, offline=options.offline))
+    checkpoint = read_checkpoint(find_files(resolve(name, offline=options.offline)))
     delay_ms = _delay_ms(checkpoint, options.delay_ms)
     with ExitStack() as undo:
         thread = ThreadPoolExecutor(1, thread_name_prefix="voxtral")

@@ -4,7 +4,7 @@ from support.tiny_checkpoint import tekken_document, write_tekken, write_tiny
 from voxlive.checkpoints.checkpoint import read_checkpoint
 from voxlive.checkpoints.errors import DamagedFile, WeightsMismatch, WrongTokenizer
 from voxlive.checkpoints.files import find_files
-from voxlive.checkpoints.probe import VOXTRAL_REALTIME, probe
+from voxlive.checkpoints.probe import probe_model_capabilities
 from voxlive.training.golden.layouts import (
     LAYOUTS,
     mlx_audio_config,
@@ -18,11 +18,12 @@ from voxlive.training.golden.weights import TINY, random_weights
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_checkpoint_is_told_by_its_content(tmp_path, layout, shards):
-    files = find_files(write_tiny(tmp_path / "whisper-large", layout, shards=shards))
-    found = probe(files)
-    assert (found.family, found.layout.name) == (VOXTRAL_REALTIME, layout)
-    assert found.sharded == (shards == 2)
-    assert not found.quantised
+    folder = write_tiny(tmp_path / "whisper-large", layout, shards=shards)
+    found = probe_model_capabilities(folder)
+    assert (found.family.name, found.layout, found.bits) == ("voxtral_realtime", layout, None)
+    assert "live" in found.features
+    files = find_files(folder)
+    assert (len(files.weights) > 1) == (shards == 2)
     checkpoint = read_checkpoint(files)
     assert checkpoint.config == TINY
     assert checkpoint.tekken.streaming_pad == 32
@@ -44,14 +45,14 @@ def test_a_file_that_was_cut_off_is_named(tmp_path):
     path = tmp_path / "model-00002-of-00002.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DamagedFile, match=r"model-00002-of-00002\.safetensors is cut short"):
-        probe(find_files(tmp_path))
+        read_checkpoint(find_files(tmp_path))
 
 
 def test_a_config_that_is_no_json_is_named(tmp_path):
     write_tiny(tmp_path)
     (tmp_path / "config.json").write_text("<html>")
     with pytest.raises(DamagedFile, match=r"config\.json is not a JSON document"):
-        probe(find_files(tmp_path))
+        read_checkpoint(find_files(tmp_path))
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path):
@@ -59,7 +60,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
     norm = {"decoder.norm.weight": random_weights()["decoder.norm.weight"]}
     write_safetensors(tmp_path / "more.safetensors", norm)
     with pytest.raises(WeightsMismatch, match=r"decoder\.norm\.weight stands in .* and in"):
-        probe(find_files(tmp_path))
+        read_checkpoint(find_files(tmp_path))
 
 
 def test_another_models_weights_are_refused(tmp_path):
@@ -68,14 +69,14 @@ def test_another_models_weights_are_refused(tmp_path):
         tmp_path / "model.safetensors", {"a.b": random_weights()["encoder.norm.weight"]}
     )
     with pytest.raises(WeightsMismatch, match=r"no tensors of a Voxtral Realtime model: a\.b"):
-        probe(find_files(tmp_path))
+        read_checkpoint(find_files(tmp_path))
 
 
 def test_weights_without_a_single_tensor_are_refused(tmp_path):
     write_tiny(tmp_path)
     write_safetensors(tmp_path / "model.safetensors", {})
     with pytest.raises(WeightsMismatch, match="none at all"):
-        probe(find_files(tmp_path))
+        read_checkpoint(find_files(tmp_path))
 
 
 def test_another_models_tokenizer_is_refused(tmp_path):

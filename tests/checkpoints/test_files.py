@@ -8,41 +8,60 @@ from voxlive.checkpoints.files import find_files, wanted
 MISTRAL = ["params.json", "consolidated.safetensors", "tekken.json"]
 HF = ["config.json", "model.safetensors", "processor_config.json", "tekken.json"]
 SHARDS = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
-REST = ["README.md", ".gitattributes", "generation_config.json", "original/model.safetensors"]
+REST = ["README.md", ".gitattributes", "LICENSE.txt", "original/model.safetensors", "a.gguf"]
+SMALL = ["generation_config.json", "vocab.json", "merges.txt", "tokenizer.model", "am.mvn"]
+SMALL += ["Qwen3-0.6B/tokenizer.json", "Qwen3-0.6B/vocab.json"]
+FOREIGN = ["onnx/tokenizer.json", "model.onnx", "pytorch_model.bin", "flax_model.msgpack"]
 
 
-def test_of_two_layouts_side_by_side_only_mistrals_is_wanted():
-    assert set(wanted([*HF, *MISTRAL, *REST], "x")) == set(MISTRAL)
-    assert set(wanted([*HF, *REST], "x")) == set(HF)
+def needed(names, mistral=True):
+    return set(wanted(names, "x", mistral=mistral))
+
+
+def test_of_two_layouts_side_by_side_one_is_wanted():
+    assert needed([*HF, *MISTRAL, *REST]) == set(MISTRAL)
+    assert needed([*HF, *MISTRAL, *REST], mistral=False) == {*HF, "params.json"}
+    assert needed([*HF, *REST]) == set(HF)
+    assert needed([*MISTRAL, *REST], mistral=False) == set(MISTRAL)
+
+
+def test_what_tokenizers_and_extractors_read_is_wanted_and_nothing_foreign():
+    names = ["config.json", "model.safetensors", *SMALL]
+    assert needed([*names, *REST, *FOREIGN]) == set(names)
+
+
+def test_a_numpy_archive_is_wanted_where_there_are_no_safetensors():
+    assert needed(["config.json", "weights.npz", *REST]) == {"config.json", "weights.npz"}
+    names = ["config.json", "weights.npz", "model.safetensors"]
+    assert needed(names) == {"config.json", "model.safetensors"}
 
 
 def test_consolidated_weights_may_stand_beside_config_json():
     names = ["config.json", "consolidated.safetensors", "tekken.json"]
-    assert set(wanted(names, "x")) == set(names)
+    assert needed(names) == needed(names, mistral=False) == set(names)
 
 
 def test_shards_are_wanted_with_their_index_alone():
     index = "model.safetensors.index.json"
     names = ["config.json", "tekken.json", index, *SHARDS]
-    assert set(wanted([*names, *REST], "x")) == set(names)
+    assert needed([*names, *REST]) == set(names)
     both = [*names, *MISTRAL, "consolidated.safetensors.index.json"]
-    assert set(wanted(both, "x")) == {*MISTRAL, "consolidated.safetensors.index.json"}
+    assert needed(both) == {*MISTRAL, "consolidated.safetensors.index.json"}
 
 
 @pytest.mark.parametrize(
     ("names", "missing"),
     [
         (["params.json", "tekken.json"], "no *.safetensors"),
-        (["params.json", "consolidated.safetensors"], "no tekken.json"),
         (["consolidated.safetensors", "tekken.json"], "no config.json or params.json"),
-        ([], "no config.json or params.json and no *.safetensors and no tekken.json"),
+        ([], "no config.json or params.json and no *.safetensors"),
         (["config.json", "tekken.json", *SHARDS[:2]], f"no {SHARDS[2]}"),
         (["config.json", "tekken.json", SHARDS[1]], f"no {SHARDS[0]} and no {SHARDS[2]}"),
     ],
 )
 def test_what_is_missing_is_named(names, missing):
     with pytest.raises(IncompleteCheckpoint) as refused:
-        wanted(names, "some/where")
+        wanted(names, "some/where", mistral=True)
     assert refused.value.message == f"some/where has {missing}"
 
 
@@ -71,3 +90,8 @@ def test_an_index_says_which_weights_belong(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "elsewhere.safetensors"}}))
     with pytest.raises(IncompleteCheckpoint, match=r"no elsewhere\.safetensors"):
         find_files(tmp_path)
+
+
+def test_a_voxtral_without_its_tokenizer_is_refused(tmp_path):
+    with pytest.raises(IncompleteCheckpoint, match=r"no tekken\.json"):
+        find_files(fill(tmp_path, MISTRAL[:2]))

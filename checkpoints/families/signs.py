@@ -1,0 +1,124 @@
+"""By what a family is told: small tests of the evidence, each of which says what it saw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from .evidence import Evidence, look_up
+
+Sign = Callable[[Evidence], str | None]
+"""What speaks for a family, in words; None when it is not there."""
+
+
+def model_type(*known: str) -> Sign:
+    """config.json: model_type is one of these."""
+    return value("model_type", *known)
+
+
+def value(path: str, *known: object) -> Sign:
+    """The value at ``path`` of config.json is one of these; any, if none is given."""
+
+    def sign(evidence: Evidence) -> str | None:
+        found = evidence.at(path)
+        if found is None or (known and found not in known):
+            return None
+        return f"{path} is {json.dumps(found)[:60]}" if known else f"{path} is there"
+
+    return sign
+
+
+def keys(*paths: str) -> Sign:
+    """config.json has all of these keys."""
+
+    def sign(evidence: Evidence) -> str | None:
+        there = all(evidence.at(path) is not None for path in paths)
+        return f"config.json has {', '.join(paths)}" if there else None
+
+    return sign
+
+
+def no(path: str) -> Sign:
+    """config.json has no such key."""
+    return lambda evidence: None if evidence.at(path) is not None else f"no {path}"
+
+
+def architecture(*known: str) -> Sign:
+    """config.json: one of the architectures."""
+
+    def sign(evidence: Evidence) -> str | None:
+        listed = evidence.at("architectures")
+        for name in listed if isinstance(listed, list) else ():
+            if name in known:
+                return f"architectures has {name}"
+        return None
+
+    return sign
+
+
+def extractor(part: str) -> Sign:
+    """The feature extractor's class has ``part`` in its name, whatever the case."""
+
+    def sign(evidence: Evidence) -> str | None:
+        name = str(evidence.extractor.get("feature_extractor_type") or "")
+        return f"feature extractor is {name}" if part.lower() in name.lower() else None
+
+    return sign
+
+
+def target(*classes: str) -> Sign:
+    """NeMo's ``target`` ends in one of these classes."""
+
+    def sign(evidence: Evidence) -> str | None:
+        name = str(evidence.at("target") or "").rpartition(".")[2]
+        return f"target is NeMo's {name}" if name in classes else None
+
+    return sign
+
+
+def params(path: str, *known: object) -> Sign:
+    """Mistral's document (params.json, or config.json in its place) has this at ``path``."""
+
+    def sign(evidence: Evidence) -> str | None:
+        for file, document in (("params", evidence.params), ("config", evidence.config)):
+            found = look_up(document, path)
+            if found is not None and (not known or found in known):
+                return f"{file}.json: {path} is {_brief(found)}"
+        return None
+
+    return sign
+
+
+def fewer_rows(end: str, most: int) -> Sign:
+    """A matrix whose name ends so has fewer rows than ``most``."""
+
+    def sign(evidence: Evidence) -> str | None:
+        for name, shape in evidence.shapes.items():
+            if name.endswith(end) and shape and shape[0] < most:
+                return f"{name} has {shape[0]} rows"
+        return None
+
+    return sign
+
+
+def file(*names: str) -> Sign:
+    """One of these files is there."""
+
+    def sign(evidence: Evidence) -> str | None:
+        return next((f"{name} is there" for name in names if name in evidence.files), None)
+
+    return sign
+
+
+def every(*signs: Sign) -> Sign:
+    """All of these."""
+
+    def sign(evidence: Evidence) -> str | None:
+        said = [one(evidence) for one in signs]
+        return None if None in said else "; ".join(filter(None, said))
+
+    return sign
+
+
+def _brief(found: object) -> str:
+    return "there" if isinstance(found, Mapping | list) else json.dumps(found)[:60]
