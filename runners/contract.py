@@ -105,7 +105,8 @@ class Transcript:
     """What was said in a file: ``text`` is the segments' texts joined.
 
     ``language`` is a code, what the model found or was told; None where neither is known.
-    ``duration`` is the audio's in seconds. Tokens are counted where the model has such.
+    ``duration`` is the audio's in seconds. Tokens are counted where the model has such;
+    ``truncated``: ``Job.max_tokens`` ended the text before the audio did.
     """
 
     text: str
@@ -115,6 +116,7 @@ class Transcript:
     task: Task = "transcribe"
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    truncated: bool = False
 
 
 class Refusal(Exception):
@@ -144,11 +146,16 @@ class Refusal(Exception):
 
 
 class Runner(Protocol):
-    """A loaded model, inside its process. Made by the ``load(spec)`` of its backend's module."""
+    """A loaded model, inside its process. Made by the ``load(spec)`` of its backend's module.
+
+    With one slot ``load``, ``run`` and ``close`` are called on one and the same thread, so that MLX
+    arrays stay where they were made. The process never goes online, its TMPDIR is its own and is
+    removed with it, and nobody reads what it prints.
+    """
 
     @property
     def slots(self) -> int:
-        """How many jobs it can do at a time; each runs on a thread of its own."""
+        """How many jobs it can do at a time; if several, each runs on a thread of its own."""
         ...
 
     def run(

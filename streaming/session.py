@@ -167,6 +167,16 @@ class Session:
         """The transcript so far."""
         return self._transcript.text
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it hears nothing more."""
+        return self._stopped
+
+    @property
+    def through(self) -> int:
+        """Samples of what was received that nothing has to be done for any more, about."""
+        return self.received - self._backlog.samples
+
     # What the session does with it.
 
     async def _run(self) -> None:

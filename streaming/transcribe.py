@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from .ingest import AudioFormat, read_file
 from .options import SessionOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from ..vad.gate import GateOptions
@@ -60,17 +61,30 @@ async def transcribe(
 
     Raises EngineFull and UnsupportedOption at once, BadAudio or EngineError when they happen.
     """
+    async with reading(service, path, gate, stream, raw) as session:
+        segments = await _collect(session, progress)
+    return Transcription(segments, session.text, seconds(session.received), stream.language)
+
+
+@asynccontextmanager
+async def reading(
+    service: Service,
+    path: Path,
+    gate: GateOptions | None,
+    stream: StreamOptions,
+    raw: AudioFormat | None = None,
+) -> AsyncIterator[Session]:
+    """A session that hears a file; close it to hear no more. Raises as ``transcribe``."""
     session = service.open(SessionOptions(raw or _PCM, gate, replace(stream, drafts=False)))
     pieces = _bytes(path) if raw else (block.tobytes() for block in read_file(path))
     feeder = asyncio.create_task(_feed(session, pieces))
     try:
-        segments = await _collect(session, progress)
+        yield session
         await feeder
     finally:
         feeder.cancel()
         await session.close()
         await asyncio.gather(feeder, return_exceptions=True)
-    return Transcription(segments, session.text, seconds(session.received), stream.language)
 
 
 def _bytes(path: Path) -> Iterator[bytes]:
@@ -81,7 +95,10 @@ def _bytes(path: Path) -> Iterator[bytes]:
 
 async def _feed(session: Session, pieces: Iterator[bytes]) -> None:
     try:
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        while not session.stopped:
+            piece = await asyncio.to_thread(next, pieces, None)
+            if piece is None:
+                return
             await session.push(piece)
     finally:
         await session.stop()

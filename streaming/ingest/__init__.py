@@ -2,7 +2,7 @@
 
 from .formats import CONTAINER, ENCODINGS, AudioFormat, BadAudio
 from .live import Ingest, open_ingest
-from .media import read_file
+from .media import measure, read_file
 
 __all__ = [
     "CONTAINER",
@@ -10,6 +10,7 @@ __all__ = [
     "AudioFormat",
     "BadAudio",
     "Ingest",
+    "measure",
     "open_ingest",
     "read_file",
 ]

@@ -114,6 +114,20 @@ def read_file(path: Path) -> Iterator[Samples]:
             raise flaw
 
 
+def measure(path: Path, most_s: float | None = None) -> float:
+    """Seconds of sound in a file, whatever it says of itself; decoding stops beyond ``most_s``.
+
+    All of it is decoded and nothing kept, a few hundred times as fast as it sounds. Raises as
+    ``read_file``.
+    """
+    samples = 0
+    for block in read_file(path):
+        samples += len(block)
+        if most_s is not None and samples > most_s * SAMPLE_RATE:
+            break
+    return samples / SAMPLE_RATE
+
+
 def _index_is_last(source: _Source) -> bool:
     size = HEAD
     while (last := mp4_index_is_last(source.peek(size))) is None and size < MAX_PEEK:

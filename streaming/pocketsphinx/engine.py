@@ -36,11 +36,14 @@ def default_capacity() -> int:
     0.13) and 0.5 to 0.6 in noise 12 dB below it, so that two sessions that listen as much as they
     speak keep a core below one. A worker has 165 MB, of which 16 are 2.6 GB.
     """
+    return min(SESSIONS_PER_CORE * cores(), MOST_SESSIONS)
+
+
+def cores() -> int:
+    """How many this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return min(SESSIONS_PER_CORE * cores, MOST_SESSIONS)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class PocketSphinxEngine:

@@ -1,0 +1,155 @@
+"""Files through the engines of the live path: an unpaced session for each, drafts left out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..streaming.clock import seconds
+from ..streaming.engine import EngineError, EngineFull, StreamOptions, UnsupportedOption
+from ..streaming.events import SegmentClosed, SessionError, Word, Words
+from ..streaming.ingest import BadAudio, measure
+from ..streaming.ingest.formats import ENCODINGS
+from ..streaming.service import Service
+from ..streaming.transcribe import reading
+from ..vad.detector import VoiceDetector
+from ..vad.gate import GateOptions
+from ..vad.silero import Silero
+from .contract import Delta, Progress, Refusal, Segment, TimedWord, Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..streaming.engine import Engine
+    from ..streaming.session import Session
+    from .contract import Job, Update
+
+_EVERY_S = 0.2
+
+
+class LiveRunner:
+    """See the contract: as many files at a time as the engine has slots.
+
+    A prompt and a temperature are hints, which these engines cannot take: they change nothing. Of
+    ``max_tokens``, every word is one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.slots = engine.info.capacity
+        self._engine = engine
+        self._service = Service(engine, VoiceDetector(Silero()))
+
+    def run(
+        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+    ) -> Transcript:
+        """See the contract."""
+        model = self._engine.info.model
+        if job.task != "transcribe":
+            message = f"{model} cannot translate: choose a Whisper model"
+            raise Refusal(422, "unsupported_option", message, "task")
+        try:
+            total_s = _measure(job)
+            return asyncio.run(self._hear(job, total_s, told, cancelled))
+        except BadAudio as error:
+            raise Refusal(400, error.code, str(error), "file") from error
+        except UnsupportedOption as error:
+            raise Refusal(422, error.code, error.message, "language") from error
+        except EngineFull as error:
+            raise Refusal(503, error.code, error.message) from error
+        except EngineError as error:
+            raise Refusal(500, error.code, error.message) from error
+
+    def close(self) -> None:
+        """See the contract."""
+        asyncio.run(self._service.aclose(0))
+
+    async def _hear(
+        self,
+        job: Job,
+        total_s: float,
+        told: Callable[[Update], None],
+        cancelled: Callable[[], bool],
+    ) -> Transcript:
+        language = job.language.lower() if job.language else None
+        stream = StreamOptions(language, drafts=False)
+        async with reading(self._service, job.path, GateOptions(), stream, job.raw) as session:
+            following = asyncio.create_task(_follow(session, total_s, told, cancelled))
+            try:
+                segments, whole = await _collect(session, told, job.max_tokens)
+            finally:
+                following.cancel()
+            if not whole:
+                await session.close()
+        known = self._engine.info.languages
+        return Transcript(
+            text="".join(segment.text for segment in segments),
+            segments=segments,
+            duration=total_s,
+            language=language or (known[0] if len(known) == 1 else None),
+            truncated=not whole,
+        )
+
+
+def _measure(job: Job) -> float:
+    """Seconds of audio in the file. Raises Refusal or BadAudio, before any of it is listened to."""
+    if job.raw:
+        frame = ENCODINGS[job.raw.encoding].dtype.itemsize * job.raw.channels
+        total_s = job.path.stat().st_size // frame / job.raw.rate
+    else:
+        total_s = measure(job.path, job.longest_s)
+    if job.longest_s is not None and total_s > job.longest_s:
+        raise Refusal(
+            413,
+            "audio_too_long",
+            f"the audio is longer than the {job.longest_s:g} s that are allowed: send it in parts",
+            "file",
+        )
+    return round(total_s, 3)
+
+
+async def _follow(
+    session: Session,
+    total_s: float,
+    told: Callable[[Update], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Tell how far it has come, and end it when nobody waits for it any more."""
+    done_s = 0.0
+    while not cancelled():
+        told(Progress(done_s, total_s))
+        await asyncio.sleep(_EVERY_S)
+        done_s = max(done_s, min(seconds(session.through), total_s))
+    await session.close()
+
+
+async def _collect(
+    session: Session, told: Callable[[Update], None], most_words: int | None
+) -> tuple[tuple[Segment, ...], bool]:
+    """All segments, and whether they are; words are told as they come."""
+    segments: list[Segment] = []
+    words: list[Word] = []
+    left = most_words
+    async for event in session.events():
+        match event:
+            case Words():
+                new = event.words if left is None else event.words[:left]
+                words.extend(new)
+                told(Delta("".join(word.text for word in new)))
+                if left is not None:
+                    left -= len(new)
+                    if left == 0:
+                        return (*segments, _segment(len(segments), words)), False
+            case SegmentClosed(ident):
+                segments.append(_segment(ident, words))
+                words.clear()
+            case SessionError(code, message):
+                raise EngineError(code, message)
+    return tuple(segments), True
+
+
+def _segment(ident: int, words: list[Word]) -> Segment:
+    timed = tuple(
+        TimedWord(word.text, seconds(word.start), seconds(word.end), word.p) for word in words
+    )
+    text = "".join(word.text for word in timed)
+    return Segment(ident, text, timed[0].start, timed[-1].end, timed)
