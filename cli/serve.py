@@ -20,7 +20,7 @@ from .access import (
     keys_of,
 )
 from .console import fail, start_logging
-from .extra_ports import WhisperLivePort
+from .extra_ports import WhisperLivePort, WyomingAllow, WyomingPort, Zeroconf, wyoming_options
 from .options import DelayMs, Device, Model, Offline, Quantize, open_service
 from .secure import (
     ForwardedAllowIps,
@@ -52,6 +52,9 @@ def serve(
     root_path: RootPath = "",
     forwarded_allow_ips: ForwardedAllowIps = "127.0.0.1,::1",
     whisper_live_port: WhisperLivePort = None,
+    wyoming_port: WyomingPort = None,
+    wyoming_allow: WyomingAllow = None,
+    zeroconf: Zeroconf = False,
     api_key: ApiKey = None,
     api_key_file: ApiKeyFile = None,
     keys: Keys = None,
@@ -86,9 +89,12 @@ def serve(
         upload_mb=max_upload_mb,
         rate=rate,
     )
-    options = ServerOptions(origins, tls, clean(root_path), forwarded_allow_ips, known, limits)
+    wyoming = wyoming_options(wyoming_port, wyoming_allow, zeroconf, bool(known), insecure)
+    options = ServerOptions(
+        origins, tls, clean(root_path), forwarded_allow_ips, known, limits, wyoming
+    )
     try:
-        ports = open_ports(host, port, whisper_live_port, None)
+        ports = open_ports(host, port, whisper_live_port, wyoming_port)
     except CannotListen as error:
         fail(str(error))
     check_exposure(host, ports.main, known, insecure)
@@ -105,6 +111,8 @@ def serve(
         if ports.whisper_live:
             at = url(ports.whisper_live, "wss" if tls else "ws")
             typer.echo(f"voxlive: WhisperLive's clients at {at}")
+        if ports.wyoming:
+            typer.echo(f"voxlive: Wyoming's clients at {url(ports.wyoming, 'tcp')}")
         typer.echo(f"voxlive: ready at {url(ports.main, scheme)}")
         for elsewhere in urls_elsewhere(ports.main, scheme):
             typer.echo(f"voxlive: on other machines and phones: {elsewhere}")

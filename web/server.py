@@ -25,6 +25,8 @@ from .own_port import ByPort, only
 from .ports import Ports
 from .protocols import WhisperLiveProtocol
 from .root_path import RootPath
+from .wyoming.listener import WyomingListener
+from .wyoming.options import WyomingOptions
 
 MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
@@ -47,6 +49,7 @@ class ServerOptions:
     trusted_proxies: str = "127.0.0.1,::1"
     keys: tuple[Key, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    wyoming: WyomingOptions | None = None
 
 
 def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[[], None]) -> None:
@@ -82,8 +85,11 @@ def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[
     )
     # uvicorn raises the signal again when it is done; its work is done then, and so is ours.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wyoming = None
+    if ports.wyoming and options.wyoming:
+        wyoming = WyomingListener(ports.wyoming, service, options.wyoming)
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, service, live, ready).run(ports.http)
+        _Server(config, service, live, wyoming, ready).run(ports.http)
 
 
 class _PatientSocket(WebSocketsSansIOProtocol):
@@ -102,20 +108,28 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         service: Service,
         live: LiveEndpoints,
+        wyoming: WyomingListener | None,
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._service = service
         self._live = live
+        self._wyoming = wyoming
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._wyoming:
+            await self._wyoming.start()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
+        if self._wyoming:
+            await self._wyoming.refuse()
         await self._service.aclose(_DRAIN_S)
         await self._live.settle(_TELL_S)
+        if self._wyoming:
+            await self._wyoming.aclose(_TELL_S)
         await super().shutdown(sockets)
