@@ -1,0 +1,108 @@
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxlive.web.access.keyfile import read_keys, read_secrets
+from voxlive.web.access.keys import SCOPES, BadKey, Key, Keyring, checked, digest, made
+from voxlive.web.access.limits import Limits
+
+SECRET = "correct-horse-battery"
+
+
+def test_a_file_has_names_scopes_and_limits():
+    hall, kitchen = read_keys(
+        f"""
+        [hall]
+        key = "{SECRET}"
+        [kitchen]
+        sha256 = "{digest("another-horse-battery").hex().upper()}"
+        scopes = ["live", "captions"]
+        sessions = 2
+        session-minutes = 0.5
+        idle-seconds = 30
+        message-kb = 64
+        upload-mb = 10
+        rate = 12.5
+        """
+    )
+    assert hall == Key("hall", digest(SECRET))
+    assert hall.scopes == frozenset(SCOPES)
+    assert kitchen.scopes == {"live", "captions"}
+    assert kitchen.limits == Limits(2, 0.5, 30, 64, 10, 12.5)
+    ring = Keyring([hall, kitchen])
+    assert ring.find(SECRET) is hall
+    assert ring.find("another-horse-battery") is kitchen
+    assert ring.find(SECRET[:-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", "no keys"),
+        ("[a", "no TOML"),
+        (f'key = "{SECRET}"', "table of its own"),
+        ("[a]", "either key or sha256"),
+        (f'[a]\nkey = "{SECRET}"\nsha256 = "{"0" * 64}"', "either key or sha256"),
+        ('[a]\nkey = "short-secret"', "16"),
+        (f'[a]\nkey = "{SECRET} "', "letters"),
+        ("[a]\nkey = 5", "string"),
+        ('[a]\nsha256 = "abc"', "64"),
+        (f'[a]\nkey = "{SECRET}"\nscope = "live"', "no such field"),
+        (f'[a]\nkey = "{SECRET}"\nscopes = ["root"]', "live, files"),
+        (f'[a]\nkey = "{SECRET}"\nscopes = "live"', "list"),
+        (f'[a]\nkey = "{SECRET}"\nsessions = 0', "sessions"),
+        (f'[a]\nkey = "{SECRET}"\nsessions = 1.5', "sessions"),
+        (f'[a]\nkey = "{SECRET}"\nrate = true', "rate"),
+        (f'[a]\nkey = "{SECRET}"\nrate = inf', "rate"),
+        (f'["{"n" * 61}"]\nkey = "{SECRET}"', "name"),
+    ],
+)
+def test_a_mistake_is_named_and_the_key_is_not(text, hint):
+    with pytest.raises(BadKey) as error:
+        read_keys(text)
+    assert hint in str(error.value)
+    assert SECRET not in str(error.value)
+    assert "short-secret" not in str(error.value)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_keys_or_a_bad_key(text):
+    for read in (read_keys, read_secrets):
+        with contextlib.suppress(BadKey):
+            assert read(text)
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1))
+def test_a_broken_file_never_says_what_it_holds(secret):
+    with pytest.raises(BadKey) as error:
+        read_keys(f'[kitchen]\nkey = "{SECRET}\n{secret!r}')
+    assert SECRET not in str(error.value)
+
+
+def test_plain_secrets_stand_on_lines():
+    text = f"# the hall's\n{SECRET}  # until May\n\nanother-horse-battery\n"
+    assert read_secrets(text) == (SECRET, "another-horse-battery")
+
+
+def test_two_keys_cannot_be_the_same_or_have_one_name():
+    with pytest.raises(BadKey):
+        Keyring([Key("a", digest(SECRET)), Key("b", digest(SECRET))])
+    with pytest.raises(BadKey):
+        Keyring([Key("a", digest(SECRET)), Key("a", digest("another"))])
+
+
+def test_what_is_made_is_accepted_and_never_twice_the_same():
+    assert checked(made()) != checked(made())
+
+
+def test_a_key_shows_neither_secret_nor_digest():
+    assert digest(SECRET).hex() not in repr(Key("hall", digest(SECRET)))
+    assert repr(digest(SECRET)) not in repr(Key("hall", digest(SECRET)))
+
+
+@given(st.integers(1, 9) | st.none(), st.integers(1, 9) | st.none())
+def test_the_tighter_limit_is_in_force(ours, theirs):
+    limit = Limits(sessions=ours).within(Limits(sessions=theirs)).sessions
+    assert limit == min((n for n in (ours, theirs) if n is not None), default=None)
