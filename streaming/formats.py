@@ -17,9 +17,10 @@ def text(said: Transcription) -> str:
     return f"{said.text}\n"
 
 
-def plain_json(said: Transcription) -> str:
-    """``text`` and the seconds of audio it took."""
-    return _dump({"text": said.text, "usage": _usage(said)})
+def plain_json(said: Transcription, model: str | None = None) -> str:
+    """``text`` and the seconds of audio; the model and the language for Mistral's clients."""
+    named = {"model": model, "language": said.language} if model else {}
+    return _dump({"text": said.text, **named, "usage": _usage(said)})
 
 
 def verbose_json(said: Transcription, segments: bool = True, words: bool = True) -> str:
