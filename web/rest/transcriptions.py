@@ -1,125 +1,117 @@
-"""``POST /v1/audio/transcriptions`` and ``/translations``: OpenAI's file API."""
+"""``POST /v1/audio/transcriptions``: OpenAI's file API on the live engine."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...runners.contract import Job, RunnerSpec, Task, Transcript, Update
-from ...runners.formats import FORMATS, Wanted
-from ...runners.policy import Asked
+from ...streaming.engine import StreamOptions
+from ...streaming.formats import WRITERS, plain_json, verbose_json
+from ...streaming.service import Service
+from ...streaming.transcribe import Transcription
+from ...vad.gate import GateOptions
 from ..errors import ApiError
-from .files import Files, copied, scratch, written
-from .form import Fields
-from .gone import unless_gone
-from .transcript_events import streamed
+from .upload import transcribed, unless_gone
 
 _MAX_FIELDS = 100
-_LONGEST_PROMPT = 10_000
-_MOST_TOKENS = 1_000_000
-_GRANULARITIES = "timestamp_granularities"
-_STREAMED = ("json", "text")
-
-# What the hosted models do beyond that; said to be impossible, so that nobody waits for it.
-_REFUSED = {
-    "file_url": "this server fetches nothing: send the audio itself",
-    "file_id": "this server keeps no files: send the audio itself",
-    "known_speaker_names": "speakers cannot be told by name here",
-    "known_speaker_references": "speakers cannot be told by their voice here",
+_MEDIA_TYPES = {
+    "text": "text/plain",
+    "srt": "application/x-subrip",
+    "vtt": "text/vtt",
+    "json": "application/json",
+    "verbose_json": "application/json",
 }
+_GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
 
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What a request asks for, of which model. ``job`` has no file yet."""
+    """What a request asks for."""
 
-    model: str | None
-    asked: Asked
-    job: Job
+    upload: UploadFile
     response_format: str
-    wanted: Wanted
-    stream: bool
+    write: Callable[[Transcription], str]
+    stream: StreamOptions
 
 
 class Transcriptions:
-    """``task`` is what the path stands for."""
+    """Any model's name is taken for the served one. Hints to a model (prompt, temperature) are
+    taken too, and have no effect on engines that know no such thing.
+    """
 
-    def __init__(self, files: Files, task: Task = "transcribe") -> None:
-        self._files = files
-        self._task = task
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     async def post(self, request: Request) -> Response:
-        """The file's text in the format asked for. A client that goes away cancels its job."""
-        with ExitStack() as held:
-            async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
-                fields = Fields(form)
-                upload = fields.upload("file")
-                wish = _read(fields, self._task)
-                asked = wish.asked
-                if FORMATS[wish.response_format].word_times:
-                    asked = replace(asked, words=self._files.times_words(wish.model))
-                spec = await self._files.find(wish.model, asked)
-                path = await copied(upload.file, held.enter_context(scratch()))
-            job = replace(
-                wish.job, path=path, words=asked.words, longest_s=self._files.longest_s
-            )
-            if wish.stream:
-                return await streamed(_holding(self._files.follow(spec, job), held.pop_all()))
-            return await self._whole(request, spec, job, wish)
-
-    async def _whole(
-        self, request: Request, spec: RunnerSpec, job: Job, wish: _Wish
-    ) -> Response:
-        said = await unless_gone(request, self._files.transcribe(spec, job))
+        """The file's text in the format asked for. A client that goes away frees its slot."""
+        async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
+            wish = _read(form, self._service.engine.info.model)
+            said = await unless_gone(request, self._transcribe(wish))
         if said is None:
             return Response(status_code=499)
-        wanted = replace(wish.wanted, model=spec.model)
-        media_type = FORMATS[wish.response_format].media_type
-        return Response(written(wish.response_format, said, wanted), media_type=media_type)
+        return Response(wish.write(said), media_type=_MEDIA_TYPES[wish.response_format])
+
+    async def _transcribe(self, wish: _Wish) -> Transcription:
+        with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
+            await asyncio.to_thread(_copy, wish.upload.file, file)
+            return await transcribed(self._service, Path(file.name), GateOptions(), wish.stream)
 
 
-async def _holding(
-    told: AsyncGenerator[Update | Transcript, None], held: ExitStack
-) -> AsyncGenerator[Update | Transcript, None]:
-    """What is told, with its file kept for as long."""
-    with held:
-        async for item in told:
-            yield item
-
-
-def _read(fields: Fields, task: Task) -> _Wish:
-    """The form's fields but the file. Raises ApiError."""
-    for name, why in _REFUSED.items():
-        if fields.many(name):
-            raise ApiError(422, "unsupported_option", why, name)
-    response_format = fields.choice("response_format", FORMATS, "json")
-    listed = _granularities(fields, response_format)
-    stream = fields.flag("stream")
-    if stream and response_format not in _STREAMED:
-        message = f"a streamed answer is {' or '.join(_STREAMED)}: leave out response_format"
+def _read(form: FormData, model: str) -> _Wish:
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise ApiError(400, "missing_file", 'send the audio as the form field "file"', "file")
+    response_format = _field(form, "response_format") or "json"
+    if response_format not in WRITERS:
+        known = ", ".join(WRITERS)
+        message = f'response_format must be one of {known}, not "{response_format[:40]}"'
+        raise ApiError(400, "unknown_format", message, "response_format")
+    if (_field(form, "stream") or "false").lower() not in ("false", "0"):
+        message = "streamed answers are not served here; use the WebSocket at /v1/live"
         raise ApiError(400, "unsupported_option", message, "stream")
-    if "logprobs" in fields.many("include"):
-        message = "no model here tells the probabilities of its tokens: leave out include"
-        raise ApiError(422, "unsupported_option", message, "include[]")
-    speakers = response_format == "diarized_json" or fields.flag("diarize")
-    language = _language(fields) if task == "transcribe" else None
-    job = Job(
-        path=_NOWHERE,
-        task=task,
-        language=language,
-        prompt=_prompt(fields),
-        temperature=fields.number("temperature", 0, 1) or 0.0,
-        max_tokens=fields.whole("max_tokens", 1, _MOST_TOKENS),
-    )
+    listed = _granularities(form, response_format)
+    write = WRITERS[response_format]
+    if response_format == "json":
+        write = partial(plain_json, model=model)
+    elif listed:
+        write = partial(verbose_json, segments="segment" in listed, words="word" in listed)
+    language = _field(form, "language")
     return _Wish(
-        model=fields.text("model"),
-        asked=Asked(task, language, words="word" in listed, speakers=speakers),
-        job=job,
-        response_format=response_format,
-        wanted=Wanted("", segments="segment" in listed, words="word" in listed),
-        stream=stream,
+        upload,
+        response_format,
+        write,
+        stream=StreamOptions(language=language or None, drafts=False),
     )
+
+
+def _granularities(form: FormData, response_format: str) -> set[str]:
+    asked = {str(value) for name in _GRANULARITIES for value in form.getlist(name)}
+    if asked - {"word", "segment"}:
+        message = "timestamp_granularities may hold word and segment"
+        raise ApiError(400, "bad_granularity", message, _GRANULARITIES[0])
+    if asked and response_format != "verbose_json":
+        message = "timestamp_granularities needs response_format=verbose_json"
+        raise ApiError(400, "bad_granularity", message, _GRANULARITIES[0])
+    return asked or ({"segment"} if response_format == "verbose_json" else set())
+
+
+def _field(form: FormData, name: str) -> str | None:
+    value = form.get(name)
+    if isinstance(value, UploadFile):
+        raise ApiError(400, "bad_field", f"{name} must be a plain form field", name)
+    return value
+
+
+def _copy(upload: BinaryIO, file: Any) -> None:
+    shutil.copyfileobj(upload, file)
+    file.flush()
