@@ -26,31 +26,32 @@ _TEXT = ("text_config", "thinker_config.text_config", "vocab_size", "n_vocab", "
 class ModelCapabilities:
     """A checkpoint's kind and abilities. ``family`` None: nobody recognised it.
 
+    ``folder`` is None for a model that is built in, ``languages`` where nobody says which.
     ``audio_config`` and ``vision_config``: the config has a populated section for it.
     ``extractor`` is the feature extractor's class. ``bits`` None: not quantised. ``refused`` says
     why this form of the family cannot be used; ``transcribes`` is False if none could. ``signals``
     decided; ``hints`` are families that the name mentions, which decide nothing here.
     """
 
-    folder: Path
     name: str
-    family: Family | None
-    model_type: str | None
-    layout: str | None
-    audio: bool
-    text: bool
-    audio_config: bool
-    vision_config: bool
-    extractor: str | None
-    features: frozenset[Feature]
-    languages: tuple[str, ...] | None
-    sample_rate: int
-    weights_bytes: int
-    bits: int | None
-    tokenizer: tuple[str, ...]
-    signals: tuple[str, ...]
-    hints: tuple[str, ...]
-    warnings: tuple[str, ...]
+    folder: Path | None = None
+    family: Family | None = None
+    model_type: str | None = None
+    layout: str | None = None
+    audio: bool = False
+    text: bool = False
+    audio_config: bool = False
+    vision_config: bool = False
+    extractor: str | None = None
+    features: frozenset[Feature] = frozenset()
+    languages: tuple[str, ...] | None = None
+    sample_rate: int = 16_000
+    weights_bytes: int = 0
+    bits: int | None = None
+    tokenizer: tuple[str, ...] = ()
+    signals: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     refused: str | None = None
     transcribes: bool = True
 
@@ -73,8 +74,8 @@ def capabilities(folder: Path, evidence: Evidence) -> ModelCapabilities:
     extractor = evidence.extractor.get("feature_extractor_type")
     audio_config = _populated(evidence, _AUDIO)
     return ModelCapabilities(
-        folder=folder,
         name=evidence.name,
+        folder=folder,
         family=found.family if found else None,
         model_type=kind if isinstance(kind, str) else None,
         layout=(traits and traits.layout) or (found.shape.layout if found else None),
@@ -120,7 +121,7 @@ def _warnings(evidence: Evidence, found: Match | None) -> tuple[str, ...]:
     if found is not None:
         said += [text for text in (found.shape.warning, found.family.note) if text]
         named = hints(evidence.name)
-        if named and found.family.name not in named:
+        if named and not found.family.name.startswith(named):
             said.append(
                 f"its name mentions {', '.join(named)}, but its files are those of "
                 f"{found.family.title}"

@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CheckpointError, CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
+from .errors import CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
 from .families import recognise
 from .families.evidence import CONFIG, DOCUMENTS, PARAMS, list_files, read_evidence
-from .files import indexed_weights, wanted
+from .files import wanted
+from .health import check_files
 
 ALIASES = {
     "voxtral": "mlx-community/Voxtral-Mini-4B-Realtime-2602-4bit",
@@ -80,16 +81,8 @@ def cached(repository: Repository) -> Path | None:
 
 
 def complete(folder: Path) -> bool:
-    """Whether all that a model needs is there: config, every shard, its tokenizer."""
-    try:
-        names = checkpoint_files(folder)
-        indexed_weights(folder, names)
-        found = recognise(read_evidence(folder))
-    except CheckpointError:
-        return False
-    files = list_files(folder)
-    needed = found.family.tokenizers if found else ()
-    return not needed or any(files.issuperset(one) for one in needed)
+    """Whether all that a model needs is there and whole: config, every shard, its tokenizer."""
+    return not check_files(folder)
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:

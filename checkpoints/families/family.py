@@ -11,8 +11,8 @@ from .signs import Sign
 
 Feature = Literal["translate", "words", "speakers", "live", "prompt"]
 """Beyond transcribing: into English, word times, who speaks, live sessions, a prompt is heard."""
-Kind = Literal["voxtral", "speech", "multimodal"]
-"""``voxtral``: served by voxlive itself or by mlx-audio, whatever else its config has."""
+Kind = Literal["built-in", "voxtral", "speech", "multimodal"]
+"""``voxtral``: never served as a multimodal model, whatever sections its config has."""
 
 MIB = 1 << 20
 
@@ -74,6 +74,17 @@ class Family:
         if self.traits is not None:
             return self.traits(evidence, self)
         return Traits(self.features, self.languages, self.sample_rate)
+
+    def has_tokenizer(self, evidence: Evidence) -> bool:
+        """Whether one of the sets is complete; ``file:path`` is a value in config.json."""
+        return not self.tokenizers or any(
+            all(_is_there(evidence, name) for name in one) for one in self.tokenizers
+        )
+
+
+def _is_there(evidence: Evidence, name: str) -> bool:
+    file, _, path = name.partition(":")
+    return file in evidence.files and (not path or evidence.at(path) is not None)
 
 
 @dataclass(frozen=True, slots=True)

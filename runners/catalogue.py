@@ -1,0 +1,203 @@
+"""The models that a server or a command may use, by name: from a name to what loads it.
+
+    catalogue = make_catalogue("voxtral", ["lectures=/models/whisper-large-v3"])
+    spec = catalogue.find("lectures", Asked(task="translate"))      # raises Refusal
+
+A name may come from anywhere, so it is never taken for a path: folders are given when a catalogue
+is made. Nothing is downloaded by ``find``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from ..checkpoints.cache import repositories
+from ..checkpoints.errors import CheckpointNotFound
+from ..checkpoints.families.evidence import known_as
+from ..checkpoints.resolve import ALIASES, cached, parse_repository, resolve
+from .contract import Refusal, RunnerSpec
+from .hosted import is_hosted
+from .installed import Installed, find_installed
+from .policy import Allowed, Asked, LoadOptions, select_backend_policy
+from .survey import BUILT_IN, Survey, survey, survey_built_in
+
+_LONGEST_NAME = 200
+_CLOSE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model for lists. ``created``: seconds since 1970, when its files were written."""
+
+    id: str
+    survey: Survey
+    created: int
+    default: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model under its one name; ``folder`` None: it is built in."""
+
+    id: str
+    folder: Path | None
+    load: LoadOptions = field(default_factory=LoadOptions)
+
+
+class Catalogue:
+    """``default`` serves requests without a name or with another service's. Thread-safe.
+
+    ``registered`` are other models by the names that they were given; ``hub`` lets requests name
+    whatever speech model the hub's cache holds.
+    """
+
+    def __init__(
+        self,
+        default: Entry,
+        registered: Mapping[str, Entry] | None = None,
+        *,
+        hub: bool = True,
+        installed: Installed | None = None,
+    ) -> None:
+        self._default = default
+        self._registered = dict(registered or {})
+        self._hub = hub
+        self._installed = installed or find_installed()
+        self._since = int(time.time())
+
+    @property
+    def default(self) -> str:
+        """The name of the model that serves requests without one."""
+        return self._default.id
+
+    def find(self, name: str | None = None, asked: Asked | None = None) -> RunnerSpec:
+        """What loads this model for what is asked. Reads small files; raises Refusal."""
+        return self.allow(name, asked).spec
+
+    def allow(self, name: str | None = None, asked: Asked | None = None) -> Allowed:
+        """``find``, with what is worth telling about it."""
+        entry = self._entry(name)
+        found = self._survey(entry)
+        outcome = select_backend_policy(
+            entry.id, found.capabilities, found.routing, found.health, asked, entry.load
+        )
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome
+
+    def card(self, name: str | None = None) -> ModelCard:
+        """One model for people; raises Refusal 404."""
+        return self._card(self._entry(name))
+
+    def cards(self) -> list[ModelCard]:
+        """Every model that can be asked for: the default first, then by name."""
+        known = {self._default.id: self._default}
+        known |= {entry.id: entry for entry in self._registered.values()}
+        for name in (*BUILT_IN, *self._cached_names()):
+            entry = self._known(name)
+            if entry is not None:
+                known.setdefault(entry.id, entry)
+        cards = [self._card(entry) for entry in known.values()]
+        first = [card for card in cards if card.default]
+        rest = [card for card in cards if not card.default and card.survey.hears]
+        return first + sorted(rest, key=lambda card: card.id.lower())
+
+    def _entry(self, name: str | None) -> Entry:
+        if not name:
+            return self._default
+        entry = self._known(name) if len(name) <= _LONGEST_NAME else None
+        if entry is None and is_hosted(name):
+            return self._default
+        if entry is None:
+            raise Refusal(404, "model_not_found", self._not_found(name), "model")
+        return entry
+
+    def _known(self, name: str) -> Entry | None:
+        """By name alone; the server's own names come before the hub's."""
+        if name in (self._default.id, *_aliases(self._default.id)):
+            return self._default
+        if name in self._registered:
+            return self._registered[name]
+        if name in BUILT_IN:
+            return Entry(name, None, self._device())
+        repository = parse_repository(name) if self._hub else None
+        folder = cached(repository) if repository else None
+        return Entry(str(repository), folder, self._device()) if folder else None
+
+    def _device(self) -> LoadOptions:
+        """What a model inherits from the default: its weights are its own, the machine is not."""
+        return LoadOptions(device=self._default.load.device)
+
+    def _not_found(self, name: str) -> str:
+        if name in ALIASES or (self._hub and parse_repository(name)):
+            return (
+                f"{name!r} is not on this server: fetch it there with `voxlive models pull {name}`"
+            )
+        names = [self._default.id, *self._registered, *BUILT_IN, *ALIASES, *self._cached_names()]
+        near = get_close_matches(name, names, _CLOSE, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:8])}"
+        return f"there is no model {name[:_LONGEST_NAME]!r} here: {hint}"
+
+    def _cached_names(self) -> list[str]:
+        return repositories() if self._hub else []
+
+    def _survey(self, entry: Entry) -> Survey:
+        if entry.folder is None:
+            return survey_built_in(entry.id, self._installed)
+        return survey(entry.folder, self._installed)
+
+    def _card(self, entry: Entry) -> ModelCard:
+        created = self._since
+        if entry.folder is not None and entry.folder.exists():
+            created = int(entry.folder.stat().st_mtime)
+        default = entry.id == self._default.id
+        return ModelCard(entry.id, self._survey(entry), created, default, _aliases(entry.id))
+
+
+def make_catalogue(
+    default: str = "pocketsphinx",
+    registered: Iterable[str] = (),
+    load: LoadOptions | None = None,
+    *,
+    offline: bool = False,
+    hub: bool = True,
+) -> Catalogue:
+    """A catalogue from what a command line says: names, paths, repositories, ``NAME=PATH``.
+
+    Downloads what is not there, unless ``offline``; blocks. Raises CheckpointError.
+    """
+    options = load or LoadOptions()
+    others = {}
+    for one in registered:
+        name, equals, model = one.partition("=")
+        if not (name and equals and model):
+            raise CheckpointNotFound(f"{one!r} is not NAME=PATH, such as lectures=/models/whisper")
+        if name in others:
+            raise CheckpointNotFound(f"{name!r} is registered twice")
+        others[name] = Entry(name, _folder(model, offline), LoadOptions(device=options.device))
+    return Catalogue(_default(default, options, offline), others, hub=hub)
+
+
+def _default(model: str, load: LoadOptions, offline: bool) -> Entry:
+    if model in BUILT_IN:
+        return Entry(model, None, load)
+    folder = _folder(model, offline)
+    given = Path(model).expanduser()
+    return Entry(known_as(given) if given.is_dir() else _full(model), folder, load)
+
+
+def _folder(model: str, offline: bool) -> Path:
+    return resolve(model, offline=offline).resolve()
+
+
+def _full(model: str) -> str:
+    return str(parse_repository(model) or model)
+
+
+def _aliases(model: str) -> tuple[str, ...]:
+    return tuple(alias for alias, repository in ALIASES.items() if repository == model)

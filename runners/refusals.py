@@ -1,0 +1,262 @@
+"""Every reason to refuse a model or a request: one table, from which ``docs/batch.md`` is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..checkpoints.languages import code_of
+from ..checkpoints.probe import ModelCapabilities
+from .contract import Task
+from .health import Health
+from .routing import Routing
+
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
+TASKS = ("transcribe", "translate")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request wants beyond the text. ``language`` is a code, a tag or an English name."""
+
+    task: Task = "transcribe"
+    language: str | None = None
+    words: bool = False
+    speakers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How models are loaded; None leaves the choice to the model's backend."""
+
+    device: Literal["gpu", "cpu"] | None = None
+    quantize: int | None = None
+    delay_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that a decision is made from."""
+
+    model: str
+    capabilities: ModelCapabilities
+    routing: Routing
+    health: Health
+    asked: Asked
+    load: LoadOptions
+
+    @property
+    def title(self) -> str:
+        """The model as messages call it."""
+        family = self.routing.family
+        return f"{self.model} ({family.title})" if family else self.model
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One reason to refuse. ``says`` gives the message if it holds; ``when`` is for the docs.
+
+    ``says`` None: it is decided elsewhere, while the request is read or the model runs.
+    """
+
+    status: int
+    code: str
+    when: str
+    param: str | None = None
+    says: Callable[[Case], str | None] | None = None
+
+
+def _bad_language(case: Case) -> str | None:
+    said = case.asked.language
+    if said is None or code_of(said) or _LANGUAGE.fullmatch(said):
+        return None
+    return f"{said[:40]!r} is no language: use a code such as en, or a name such as English"
+
+
+def _bad_task(case: Case) -> str | None:
+    return None if case.asked.task in TASKS else f"task must be {' or '.join(TASKS)}"
+
+
+def _no_audio(case: Case) -> str | None:
+    found = case.capabilities
+    if found.refused is not None and not found.transcribes:
+        return f"{case.title} transcribes nothing: {found.refused}"
+    if case.routing.backend is None and found.model_type and not found.audio:
+        return (
+            f"{case.model} is no speech model (model_type {found.model_type[:60]!r}): choose one "
+            "that hears, such as voxtral or a Whisper"
+        )
+    return None
+
+
+def _unknown_kind(case: Case) -> str | None:
+    if case.routing.backend is None or (
+        case.routing.family is None and case.routing.backend == "mlx_audio"
+    ):
+        kind = case.capabilities.model_type
+        said = f"model_type {kind[:60]!r} is" if kind else "its config has no model_type and is"
+        return f"{case.model} cannot be served: {said} of no family known here"
+    return None
+
+
+def _refused_form(case: Case) -> str | None:
+    said = case.capabilities.refused
+    return f"{case.title} cannot be loaded in this form: {said}" if said else None
+
+
+def _unknown_to_installed(case: Case) -> str | None:
+    return _told(case, "cannot be loaded", case.health.unknown)
+
+
+def _missing(case: Case) -> str | None:
+    return _told(case, "cannot be loaded", case.health.missing)
+
+
+def _unhealthy(case: Case) -> str | None:
+    return _told(case, "is not complete", case.health.files)
+
+
+def _told(case: Case, what: str, problems: tuple[object, ...]) -> str | None:
+    return f"{case.title} {what}: {'; '.join(map(str, problems))}" if problems else None
+
+
+def _bad_option(case: Case) -> str | None:
+    options = ("quantize", case.load.quantize), ("delay_ms", case.load.delay_ms)
+    given = [name for name, value in options if value is not None]
+    if not given or case.routing.backend == "voxtral_realtime":
+        return None
+    return f"{case.title} runs as it is stored: leave out {' and '.join(given)}"
+
+
+def _no_translation(case: Case) -> str | None:
+    if case.asked.task == "translate" and "translate" not in case.capabilities.features:
+        return (
+            f"{case.title} transcribes but does not translate: choose a multilingual Whisper "
+            "that is neither turbo nor distilled, such as large-v3"
+        )
+    return None
+
+
+def _no_speakers(case: Case) -> str | None:
+    if case.asked.speakers and "speakers" not in case.capabilities.features:
+        return f"{case.title} does not tell speakers apart: use another response_format"
+    return None
+
+
+def _no_word_times(case: Case) -> str | None:
+    if case.asked.words and "words" not in case.capabilities.features:
+        return f"{case.title} knows no word times: ask for timestamp_granularities[]=segment"
+    return None
+
+
+def _unknown_language(case: Case) -> str | None:
+    said, known = case.asked.language, case.capabilities.languages
+    code = (code_of(said) or said.partition("-")[0].lower()) if said else None
+    if code is None or known is None or code in known:
+        return None
+    return f"{case.title} does not know the language {said!r}: use {', '.join(sorted(known))}"
+
+
+RULES = (
+    Rule(
+        404,
+        "model_not_found",
+        "the name is no model of this server; close matches are told. A hub name must have been "
+        "fetched before (`voxlive models pull`), and a path is never taken for a name",
+        "model",
+    ),
+    Rule(400, "bad_task", "the task is neither transcribe nor translate", "task", _bad_task),
+    Rule(
+        400, "bad_language", "the language is neither a code nor a name", "language", _bad_language
+    ),
+    Rule(413, "file_too_large", "the upload is larger than the server's limit", "file"),
+    Rule(413, "audio_too_long", "the audio is longer than the server's limit", "file"),
+    Rule(
+        422,
+        "unsupported_model",
+        "the model makes no text of speech: text-only, encoder-only, a forced aligner",
+        "model",
+        _no_audio,
+    ),
+    Rule(
+        501,
+        "unknown_model_type",
+        "its config is of no family known here",
+        "model",
+        _unknown_kind,
+    ),
+    Rule(
+        501,
+        "unsupported_checkpoint",
+        "the family is known, but this form of its files has to be converted first",
+        "model",
+        _refused_form,
+    ),
+    Rule(
+        501,
+        "missing_dependency",
+        "the backend is not installed; the message says what to install",
+        "model",
+        _missing,
+    ),
+    Rule(
+        501,
+        "unsupported_by_backend",
+        "the installed backend has no code for this family",
+        "model",
+        _unknown_to_installed,
+    ),
+    Rule(
+        503,
+        "model_unhealthy",
+        "files are missing or damaged: shards, tokenizer, headers; the message says what to do",
+        "model",
+        _unhealthy,
+    ),
+    Rule(
+        422,
+        "unsupported_option",
+        "`--quantize` or `--delay-ms` with a model that is loaded as it is stored",
+        None,
+        _bad_option,
+    ),
+    Rule(
+        422,
+        "unsupported_task",
+        "translation by anything but a multilingual Whisper; turbo, distil and .en unlearned it",
+        "task",
+        _no_translation,
+    ),
+    Rule(
+        422,
+        "no_speakers",
+        "`diarized_json` from a model that does not tell speakers apart",
+        "response_format",
+        _no_speakers,
+    ),
+    Rule(
+        422,
+        "no_word_times",
+        "word times from a model that knows none",
+        "timestamp_granularities[]",
+        _no_word_times,
+    ),
+    Rule(
+        422,
+        "unsupported_language",
+        "a language that the model is known not to know",
+        "language",
+        _unknown_language,
+    ),
+    Rule(503, "queue_full", "too many files wait for this model already; comes with Retry-After"),
+    Rule(503, "models_busy", "other models are at work in all places that there are"),
+    Rule(503, "timeout", "it took longer than audio of this length may take"),
+    Rule(503, "shutting_down", "the server is going down"),
+    Rule(507, "insufficient_memory", "the model needs more memory than there is, with the numbers"),
+    Rule(500, "runner_crashed", "the model's process ended; the next request gets a fresh one"),
+    Rule(500, "runner_hung", "the model's process made no progress"),
+    Rule(500, "model_load_failed", "the model does not load; the message has the reason"),
+)
+"""In the order in which they are asked. The last are decided while a model is loaded or runs."""
