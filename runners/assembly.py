@@ -1,0 +1,165 @@
+"""From stretches of audio to one transcript, for every model that takes only short audio."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from ..streaming.clock import SAMPLE_RATE, seconds
+from .contract import Delta, Job, Progress, Refusal, Segment, Transcript, Update
+from .cutting import Stretch
+from .hearing import Hearing
+from .joining import join, needs_space
+
+_SHORTEST_CUT = 6 * SAMPLE_RATE
+_OVERLAP = SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a model made of a stretch; times in seconds from the stretch's own beginning.
+
+    ``cut_short``: it stopped at its token limit, so that the rest of the text is missing.
+    """
+
+    segments: tuple[Segment, ...]
+    language: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cut_short: bool = False
+
+
+Recognise = Callable[[Stretch], Heard]
+
+
+def transcribe(
+    job: Job,
+    hearing: Hearing,
+    recognise: Recognise,
+    told: Callable[[Update], None],
+    cancelled: Callable[[], bool],
+) -> Transcript:
+    """Recognise every stretch in order and join what was heard. Ends early once ``cancelled()``."""
+    assembly = Assembly()
+    for stretch in hearing.stretches():
+        for part, heard in _complete(stretch, recognise, cancelled):
+            if text := assembly.add(part, heard):
+                told(Delta(text))
+            total = seconds(hearing.heard) if hearing.whole else None
+            told(Progress(seconds(part.end), total))
+        if cancelled():
+            break
+    if text := assembly.close():
+        told(Delta(text))
+    duration = seconds(hearing.heard)
+    told(Progress(duration, duration))
+    return assembly.transcript(job, duration)
+
+
+def _complete(
+    stretch: Stretch, recognise: Recognise, cancelled: Callable[[], bool]
+) -> Iterator[tuple[Stretch, Heard]]:
+    """The stretch, or parts of it so short that the model comes to an end within its limit."""
+    waiting = [stretch]
+    while waiting and not cancelled():
+        part = waiting.pop()
+        heard = recognise(part)
+        if not heard.cut_short:
+            yield part, heard
+        elif len(part.samples) >= _SHORTEST_CUT:
+            waiting.extend(reversed(part.halves(_OVERLAP)))
+        else:
+            raise Refusal(
+                422,
+                "max_tokens_reached",
+                f"the model wrote {heard.completion_tokens} tokens for the audio from"
+                f" {seconds(part.start):g} to {seconds(part.end):g} s and had not come to an end:"
+                " raise max_tokens, or choose another model for this audio",
+                "max_tokens",
+            )
+
+
+class Assembly:
+    """The transcript in the making. What the next stretch may hear again is held back."""
+
+    def __init__(self) -> None:
+        self._segments: list[Segment] = []
+        self._pending: tuple[Segment, ...] = ()
+        self._end = ""  # of the text so far
+        self._languages: Counter[str] = Counter()
+        self._prompt: int | None = None
+        self._completion: int | None = None
+
+    def add(self, stretch: Stretch, heard: Heard) -> str:
+        """The next stretch's share; the text that is now settled."""
+        self._count(heard)
+        start = stretch.start / SAMPLE_RATE
+        new = tuple(_moved(segment, start) for segment in heard.segments if segment.text.strip())
+        if stretch.lead and self._pending:
+            overlap = start, (stretch.start + stretch.lead) / SAMPLE_RATE
+            self._pending, new = join(self._pending, new, *overlap)
+        text = self.close()
+        self._pending = new
+        return text if stretch.trail else text + self.close()
+
+    def close(self) -> str:
+        """Settle what was held back; its text."""
+        settled, self._pending = self._pending, ()
+        return "".join(self._settle(segment) for segment in settled)
+
+    def transcript(self, job: Job, duration: float) -> Transcript:
+        """Everything settled, ``duration`` seconds long."""
+        spoken = self._languages.most_common(1)
+        return Transcript(
+            "".join(segment.text for segment in self._segments),
+            tuple(self._segments),
+            duration,
+            job.language or (spoken[0][0] if spoken else None),
+            job.task,
+            self._prompt,
+            self._completion,
+        )
+
+    def _settle(self, segment: Segment) -> str:
+        if not self._segments:
+            segment = _led(segment, segment.text.lstrip())
+        elif needs_space(self._end, segment.text):
+            segment = _led(segment, f" {segment.text}")
+        self._segments.append(replace(segment, id=len(self._segments)))
+        self._end = segment.text
+        return segment.text
+
+    def _count(self, heard: Heard) -> None:
+        if heard.language:
+            said = sum(len(segment.text) for segment in heard.segments)
+            self._languages[heard.language] += said
+        if heard.prompt_tokens is not None:
+            self._prompt = (self._prompt or 0) + heard.prompt_tokens
+        if heard.completion_tokens is not None:
+            self._completion = (self._completion or 0) + heard.completion_tokens
+
+
+def _led(segment: Segment, text: str) -> Segment:
+    """The segment with other space before its text, and so before its first word."""
+    if not segment.words:
+        return replace(segment, text=text)
+    first, *others = segment.words
+    space = text[: len(text) - len(text.lstrip())]
+    first = replace(first, text=space + first.text.lstrip())
+    return replace(segment, text=text, words=(first, *others))
+
+
+def _moved(segment: Segment, by: float) -> Segment:
+    """On the file's clock."""
+    words = segment.words and tuple(
+        replace(word, start=_plus(word.start, by), end=_plus(word.end, by))
+        for word in segment.words
+    )
+    start = None if segment.start is None else _plus(segment.start, by)
+    end = None if segment.end is None else _plus(segment.end, by)
+    return replace(segment, start=start, end=end, words=words)
+
+
+def _plus(time: float, by: float) -> float:
+    return round(time + by, 3)

@@ -1,0 +1,19 @@
+"""The runner for mlx-audio's speech-to-text models. Runs in a process of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..contract import Runner, RunnerSpec
+
+
+def load(spec: RunnerSpec) -> Runner:
+    """Load the model in ``spec.folder`` as ``spec.family``. Blocks.
+
+    Raises Refusal for a family that cannot transcribe, files that do not make up this model, and
+    options that it does not have.
+    """
+    from .runner import load_runner
+
+    return load_runner(spec)

@@ -1,0 +1,167 @@
+"""What mlx-audio's families have in common: how each is called and what comes back.
+
+Nothing here imports mlx: a family is a description, and the loaded model is handed to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..assembly import Heard
+from ..contract import Job, Refusal
+from ..cutting import CutOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...streaming.engine import Samples
+
+# The families' classes share no type: a model is whatever mlx-audio's loader gives.
+Model = Any
+Output = Any
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call for one stretch: float32 mono [n] at the family's rate, ``seconds`` long.
+
+    ``language`` is a code, ``spoken`` the same as the model calls it. ``max_tokens`` is the limit
+    of this call, None for a model that writes none.
+    """
+
+    job: Job
+    samples: Samples
+    seconds: float
+    language: str | None
+    spoken: str | None
+    max_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Languages:
+    """How a family is told the language.
+
+    ``known`` gives a loaded model's codes and what it calls them; without it any code is taken for
+    what the speaker says, since the model finds out by itself. ``parameters`` of generate take the
+    name. ``needed``: it cannot find out. ``kept``: what it found first holds for the whole file.
+    """
+
+    known: Callable[[Model], Mapping[str, str]] | None = None
+    parameters: tuple[str, ...] = ()
+    needed: bool = False
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A family that writes token by token: its limit's parameter, and a limit by default.
+
+    Nobody speaks ``per_second`` tokens, so that a model at this limit has lost its way.
+    """
+
+    parameter: str = "max_tokens"
+    per_second: float = 12
+    least: int = 64
+    most: int = 8192
+
+    def limit(self, seconds: float, asked: int | None) -> int:
+        """What one call may write; ``most`` is what the family can."""
+        return min(self.most, asked or max(self.least, int(seconds * self.per_second)))
+
+
+def _mlx(ask: Ask) -> Any:
+    import mlx.core as mx
+
+    return mx.array(ask.samples)
+
+
+def _ready(_model: Model, _folder: Path) -> None:
+    """Most families are, once they are loaded."""
+
+
+def _no_change(arguments: Arguments, _ask: Ask) -> Arguments:
+    return arguments
+
+
+def _cannot(_model: Model) -> str | None:
+    return "this model transcribes but does not translate: choose a multilingual Whisper"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One family of mlx-audio's models.
+
+    ``model_type`` is its name there. ``heard`` reads its output; ``adapt`` has the last word on the
+    arguments of generate. ``prompt`` and ``temperature`` name generate's parameters for these.
+    ``no_translation`` says why a loaded model cannot translate, None if it can.
+    ``audio`` makes generate's first argument. ``prepare`` is called once after loading.
+    ``words``: it can time its words. ``speakers``: it labels who speaks, within one stretch.
+    """
+
+    model_type: str
+    cut: CutOptions
+    heard: Callable[[Output, Ask], Heard]
+    languages: Languages = Languages()
+    tokens: Tokens | None = None
+    prompt: str | None = None
+    temperature: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    adapt: Callable[[Arguments, Ask], Arguments] = _no_change
+    no_translation: Callable[[Model], str | None] = _cannot
+    rate: int = 16_000
+    audio: Callable[[Ask], Any] = _mlx
+    prepare: Callable[[Model, Path], None] = _ready
+    words: bool = False
+    speakers: bool = False
+
+    def arguments(self, ask: Ask) -> Arguments:
+        """What generate is called with, beside the audio."""
+        given: Arguments = dict(self.fixed)
+        if ask.spoken is not None:
+            given |= dict.fromkeys(self.languages.parameters, ask.spoken)
+        if self.prompt and ask.job.prompt:
+            given[self.prompt] = ask.job.prompt
+        if self.temperature:
+            given[self.temperature] = ask.job.temperature
+        if self.tokens and ask.max_tokens is not None:
+            given[self.tokens.parameter] = ask.max_tokens
+        return self.adapt(given, ask)
+
+
+def check(family: Family, model: Model, job: Job) -> None:
+    """Raise Refusal for what this loaded model cannot do; nothing is left unsaid."""
+    if job.task == "translate" and (why := family.no_translation(model)):
+        raise Refusal(422, "unsupported_task", why, "task")
+    if job.prompt and not family.prompt:
+        raise _unsupported("prompt", "takes no prompt")
+    if job.temperature and not family.temperature:
+        raise _unsupported("temperature", "does not sample, so a temperature means nothing")
+    if job.max_tokens is not None and not family.tokens:
+        raise _unsupported("max_tokens", "has no limit of tokens")
+    spoken(family, model, job.language)
+
+
+def spoken(family: Family, model: Model, language: str | None) -> str | None:
+    """What the model calls this language; None where it is not told. Raises Refusal."""
+    languages = family.languages
+    names = languages.known(model) if languages.known else {}
+    if language is None:
+        if languages.needed:
+            message = f"this model has to be told the language: one of {_listed(names)}"
+            raise Refusal(400, "language_required", message, "language")
+        return None
+    if names and language not in names:
+        message = f"this model does not know the language {language!r}: use {_listed(names)}"
+        raise Refusal(422, "unsupported_language", message, "language")
+    return names.get(language)
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _unsupported(field: str, why: str) -> Refusal:
+    return Refusal(422, "unsupported_parameter", f"this model {why}: leave out {field}", field)

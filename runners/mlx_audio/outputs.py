@@ -1,0 +1,148 @@
+"""What the families' generate gives back, as one type. What a model does not know becomes None."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..assembly import Heard
+from ..contract import Segment, TimedWord
+from .languages import code_of
+
+if TYPE_CHECKING:
+    from .family import Ask, Output
+
+_DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
+
+
+def whole(output: Output, ask: Ask) -> Heard:
+    """Text without times of its own: they are the stretch's bounds, which are true.
+
+    Some families give 0.0 or the time that the work took as the times of segments.
+    """
+    return _heard([Segment(0, output.text.strip(), 0.0, ask.seconds)], output, ask)
+
+
+def aligned(output: Output, ask: Ask) -> Heard:
+    """NeMo's sentences of timed tokens: a segment each, the tokens gathered into words."""
+    segments = []
+    for sentence in output.sentences:
+        words = tuple(_gathered(sentence.tokens, ask.seconds))
+        if words:
+            text = "".join(word.text for word in words)
+            segments.append(Segment(0, text, words[0].start, words[-1].end, words))
+    return Heard(tuple(segments))
+
+
+def whisper(output: Output, ask: Ask) -> Heard:
+    """Whisper's segments with their figures under OpenAI's names, and words if asked for."""
+    segments = []
+    written = 0
+    cut_short = False
+    for segment in output.segments:
+        tokens = segment["tokens"]
+        written += len(tokens)
+        cut_short |= ask.max_tokens is not None and len(tokens) >= ask.max_tokens
+        if segment["text"].strip():
+            segments.append(_whisper_segment(segment, ask))
+    return Heard(tuple(segments), code_of(output.language), None, written, cut_short)
+
+
+def diarised(output: Output, ask: Ask) -> Heard:
+    """Segments with times and the label of the one who speaks.
+
+    Text that should be JSON and is not was broken off, or is no transcript at all.
+    """
+    known = [segment for segment in output.segments or () if "start" in segment]
+    if not known:
+        heard = whole(output, ask)
+        broken = output.text.lstrip()[:1] in ("[", "{") and not _is_json(output.text)
+        return replace(heard, segments=(), cut_short=True) if broken else heard
+    return _heard([_diarised_segment(segment, ask) for segment in known], output, ask)
+
+
+def _heard(segments: Iterable[Segment], output: Output, ask: Ask) -> Heard:
+    spoken = tuple(segment for segment in segments if segment.text.strip())
+    if ask.max_tokens is None:
+        return Heard(spoken, code_of(output.language))
+    written = output.generation_tokens
+    return Heard(
+        spoken,
+        code_of(output.language),
+        output.prompt_tokens,
+        written,
+        cut_short=written >= ask.max_tokens,
+    )
+
+
+def _gathered(tokens: Iterable[Any], seconds: float) -> Iterator[TimedWord]:
+    """Tokens that go on without a space are one word; a script without spaces is left as it is."""
+    word: TimedWord | None = None
+    for token in tokens:
+        end = min(token.end, seconds)
+        if word and token.text and not token.text[0].isspace():
+            word = TimedWord(word.text + token.text, word.start, max(end, word.end))
+            continue
+        if word:
+            yield word
+        word = TimedWord(token.text, min(token.start, seconds), end)
+    if word:
+        yield word
+
+
+def _whisper_segment(segment: Mapping[str, Any], ask: Ask) -> Segment:
+    words = tuple(
+        TimedWord(
+            word["word"],
+            min(word["start"], ask.seconds),
+            min(word["end"], ask.seconds),
+            _finite(word.get("probability")),
+        )
+        for word in segment.get("words") or ()
+    )
+    details = ((name, segment[name]) for name in _DETAILS)
+    return Segment(
+        0,
+        segment["text"],
+        min(segment["start"], ask.seconds),
+        min(segment["end"], ask.seconds),
+        words if ask.job.words else None,
+        details=tuple((name, value) for name, value in details if _is_figure(value)),
+    )
+
+
+def _diarised_segment(segment: Mapping[str, Any], ask: Ask) -> Segment:
+    speaker = segment.get("speaker_id")
+    text = str(segment.get("text") or "")
+    if speaker is not None:
+        text = text.removeprefix(f"[{speaker}]")
+    start, end = _time(segment.get("start"), ask), _time(segment.get("end"), ask)
+    return Segment(0, text.strip(), start, end, speaker=None if speaker is None else str(speaker))
+
+
+def _time(value: object, ask: Ask) -> float | None:
+    """Seconds that a model wrote as text; None for what lies outside the audio or is no number."""
+    try:
+        time = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return time if 0 <= time <= ask.seconds else None
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, list) or _finite(value) is not None
+
+
+def _finite(value: object) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

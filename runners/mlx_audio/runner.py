@@ -1,0 +1,130 @@
+"""A loaded model of mlx-audio as a runner: one thread owns it, files go through it in stretches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import soxr
+
+from ...streaming.clock import SAMPLE_RATE
+from ...vad.silero import Silero
+from ..assembly import Heard, transcribe
+from ..contract import Job, RunnerSpec, Transcript, Update
+from ..cutting import Stretch
+from ..hearing import Hearing
+from .family import Ask, check, spoken
+from .loading import family_of, load_model
+
+if TYPE_CHECKING:
+    from .family import Family, Model
+
+
+def load_runner(spec: RunnerSpec) -> MlxAudioRunner:
+    """See ``load`` in the package."""
+    family = family_of(spec)
+    with ExitStack() as undo:
+        # MLX's streams belong to a thread: the one that loads is the one that computes.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mlx-audio")
+        undo.callback(_end, thread)
+        model = thread.submit(load_model, spec, family).result()
+        runner = MlxAudioRunner(family, model, thread)
+        undo.pop_all()
+    return runner
+
+
+class MlxAudioRunner:
+    """One model, one job at a time."""
+
+    slots = 1
+
+    def __init__(self, family: Family, model: Model, thread: ThreadPoolExecutor) -> None:
+        self._family = family
+        self._model = model
+        self._thread = thread
+        self._silero = Silero()
+
+    def run(
+        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+    ) -> Transcript:
+        """Transcribe a file; see ``contract.Runner``."""
+        check(self._family, self._model, job)
+        hearing = Hearing(job, self._silero, self._family.cut, cancelled)
+        calls = _Calls(self._family, self._model, job)
+        try:
+            return transcribe(
+                job,
+                hearing,
+                lambda stretch: self._thread.submit(calls.hear, stretch).result(),
+                told,
+                cancelled,
+            )
+        finally:
+            self._thread.submit(_free).result()
+
+    def close(self) -> None:
+        """Let the thread go; it ends with the stretch at hand."""
+        _end(self._thread)
+
+
+class _Calls:
+    """The calls that one job makes, in order: a language once found may hold for the rest."""
+
+    def __init__(self, family: Family, model: Model, job: Job) -> None:
+        self._family = family
+        self._model = model
+        self._job = job
+        self._language = job.language
+        self._part = 0
+
+    def hear(self, stretch: Stretch) -> Heard:
+        family = self._family
+        ask = self._ask(stretch)
+        output = self._model.generate(family.audio(ask), **family.arguments(ask))
+        heard = family.heard(output, ask)
+        if family.languages.kept and not heard.cut_short:
+            self._language = self._language or heard.language
+        return self._labelled(heard) if family.speakers else heard
+
+    def _ask(self, stretch: Stretch) -> Ask:
+        family, job = self._family, self._job
+        samples = stretch.samples
+        seconds = len(samples) / SAMPLE_RATE
+        if family.rate != SAMPLE_RATE:
+            samples = soxr.resample(samples, SAMPLE_RATE, family.rate)
+        limit = family.tokens.limit(seconds, job.max_tokens) if family.tokens else None
+        called = spoken(family, self._model, self._language)
+        return Ask(job, samples, seconds, self._language, called, limit)
+
+    def _labelled(self, heard: Heard) -> Heard:
+        """Who is called 0 in one stretch need not be the 0 of another."""
+        self._part += 1
+        if self._part == 1:
+            return heard
+        segments = (
+            replace(segment, speaker=segment.speaker and f"{self._part}:{segment.speaker}")
+            for segment in heard.segments
+        )
+        return replace(heard, segments=tuple(segments))
+
+
+def _end(thread: ThreadPoolExecutor) -> None:
+    """A thread that ends with streams of its own makes MLX abort the process when that ends."""
+    thread.submit(_leave)
+    thread.shutdown()
+
+
+def _leave() -> None:
+    import mlx.core as mx
+
+    mx.clear_streams()
+
+
+def _free() -> None:
+    """Give back what MLX keeps for the next call: another model may need it."""
+    import mlx.core as mx
+
+    mx.clear_cache()

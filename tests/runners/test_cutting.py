@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.clips import clip
+
+from voxlive.runners.contract import Job, Refusal
+from voxlive.runners.cutting import CutOptions, Cutter
+from voxlive.runners.hearing import Hearing
+from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.vad.gate import WINDOW
+from voxlive.vad.silero import Silero
+
+RATE = 16_000
+OPTIONS = CutOptions(longest_s=4, pause_s=1, overlap_s=0.8)
+
+# Speech and silence in turn, as lengths in windows.
+turns = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=20)
+
+
+def cut(turns, rest=0, options=OPTIONS, block=31):
+    """The stretches of audio whose sample n has the value n."""
+    probabilities = [0.9 if speech else 0.05 for speech, length in turns for _ in range(length)]
+    audio = np.arange(len(probabilities) * WINDOW + rest, dtype=np.float64)
+    cutter = Cutter(options)
+    stretches = []
+    for at in range(0, len(probabilities), block):
+        window = audio[at * WINDOW : min(at + block, len(probabilities)) * WINDOW]
+        stretches += cutter.push(window, probabilities[at : at + block])
+    stretches += cutter.finish(audio[len(audio) - rest :])
+    return stretches, probabilities
+
+
+@settings(deadline=None)
+@given(turns=turns, rest=st.integers(0, WINDOW - 1), block=st.sampled_from([1, 7, 31, 500]))
+def test_every_sample_of_speech_is_heard_in_order_and_once_but_for_the_overlaps(turns, rest, block):
+    stretches, probabilities = cut(turns, rest, block=block)
+    heard = np.zeros(len(probabilities) * WINDOW + rest, bool)
+    end, trail = 0, 0
+    for stretch in stretches:
+        assert stretch.lead == trail
+        assert stretch.start >= end - trail if trail == 0 else stretch.start == end - trail
+        assert 0 < len(stretch.samples) <= 4 * RATE
+        assert np.array_equal(stretch.samples, np.arange(stretch.start, stretch.end))
+        heard[stretch.start : stretch.end] = True
+        end, trail = stretch.end, stretch.trail
+    assert trail == 0
+    run = 0
+    for window, probability in enumerate([*probabilities, 0]):
+        run = run + 1 if probability > 0.5 else 0
+        if run >= 2:  # a single window of speech is none
+            assert heard[(window - 1) * WINDOW : (window + 1) * WINDOW].all()
+
+
+@settings(deadline=None)
+@given(turns=turns, block=st.integers(1, 300))
+def test_the_cuts_do_not_depend_on_how_the_audio_is_pushed(turns, block):
+    def spans(stretches):
+        return [(stretch.start, stretch.end, stretch.lead, stretch.trail) for stretch in stretches]
+
+    assert spans(cut(turns, block=block)[0]) == spans(cut(turns)[0])
+
+
+def test_silence_is_nothing_to_hear():
+    assert cut([(False, 500)])[0] == []
+
+
+def test_a_cut_lies_in_the_longest_pause_of_the_later_half():
+    # 1.6 s, pause 0.32 s, 0.64 s, pause 0.64 s, 0.96 s, pause 0.32 s, speech: 4 s are the most.
+    turns = [(True, 50), (False, 10), (True, 20), (False, 20), (True, 30), (False, 10), (True, 60)]
+    first, second, *_ = cut(turns)[0]
+    pause = 80 * WINDOW, 100 * WINDOW
+    assert pause[0] < first.end < pause[1]
+    assert pause[0] < second.start < pause[1]
+    assert (first.trail, second.lead) == (0, 0)
+
+
+def test_speech_without_a_pause_is_cut_with_an_overlap():
+    first, second, *_ = cut([(True, 200)])[0]
+    assert len(first.samples) == 4 * RATE
+    assert first.trail == second.lead == 0.8 * RATE == first.end - second.start
+
+
+def test_a_long_pause_ends_a_stretch_and_is_left_out_but_for_its_edges():
+    first, second = cut([(False, 100), (True, 20), (False, 100), (True, 20)])[0]
+    assert first.start == 100 * WINDOW - 0.3 * RATE
+    assert first.end == 120 * WINDOW + 0.3 * RATE
+    assert second.start == 220 * WINDOW - 0.3 * RATE
+
+
+def test_halves_share_their_middle():
+    (stretch,) = cut([(True, 100)])[0]
+    first, second = stretch.halves(RATE)
+    assert (first.start, first.lead, second.trail, second.end) == (0, 0, 0, stretch.end)
+    assert first.trail == second.lead == RATE == first.end - second.start
+
+
+def test_options_that_cannot_be():
+    with pytest.raises(ValueError, match="cut"):
+        CutOptions(longest_s=4, overlap_s=2)
+
+
+@pytest.fixture(scope="module")
+def silero():
+    return Silero()
+
+
+def hear(job, silero, options=None, cancelled=lambda: False):
+    hearing = Hearing(job, silero, options or CutOptions(longest_s=30), cancelled)
+    return hearing, list(hearing.stretches())
+
+
+def test_the_speech_of_a_real_file_is_all_in_its_stretches(silero):
+    pauses = clip("pauses")
+    hearing, stretches = hear(Job(pauses.path), silero)
+    assert hearing.whole
+    assert hearing.heard == round(pauses.duration * RATE)
+    for sentence in pauses.sentences:
+        assert any(
+            stretch.start / RATE <= sentence.start and sentence.end <= stretch.end / RATE
+            for stretch in stretches
+        ), sentence
+    assert sum(len(stretch.samples) for stretch in stretches) < 0.7 * hearing.heard
+
+
+@pytest.mark.parametrize("name", ["silence", "noise"])
+def test_nothing_is_heard_where_nobody_speaks(name, silero):
+    assert hear(Job(clip(name).path), silero)[1] == []
+
+
+def test_raw_pcm_is_heard_like_its_container(silero, tmp_path):
+    yes = clip("yes")
+    path = tmp_path / "yes.raw"
+    path.write_bytes(yes.pcm.tobytes() + b"\0")
+    raw = Job(path, raw=AudioFormat("s16le", yes.rate))
+    spans = [[(s.start, s.end) for s in hear(job, silero)[1]] for job in (raw, Job(yes.path))]
+    assert spans[0] == spans[1]
+
+
+def test_audio_that_is_too_long_is_refused_while_it_is_decoded(silero):
+    with pytest.raises(Refusal, match="longer than the 3 s") as refused:
+        hear(Job(clip("minute").path, longest_s=3), silero)
+    assert (refused.value.status, refused.value.param) == (413, "file")
+
+
+def test_what_is_no_audio_is_refused(silero, tmp_path):
+    path = tmp_path / "no.wav"
+    path.write_text("this is no audio")
+    with pytest.raises(Refusal) as refused:
+        hear(Job(path), silero)
+    assert (refused.value.status, refused.value.code) == (400, "bad_audio")
+
+
+def test_cancelling_ends_the_decoding(silero):
+    hearing, stretches = hear(Job(clip("minute").path), silero, cancelled=lambda: True)
+    assert (stretches, hearing.whole) == ([], False)
