@@ -26,6 +26,7 @@ from ...streaming.events import (
 from ...streaming.ingest import ENCODINGS
 from ...streaming.options import SessionOptions
 from .contract import (
+    ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
     Action,
@@ -60,12 +61,14 @@ class WhisperLiveProtocol(Protocol):
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = _TICK_S
     refused_by_name: ClassVar[bool] = True
+    key_params: ClassVar[tuple[str, ...]] = ("token",)
 
     def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
         self._info = info
         self._wishes: Wishes | None = None
         self._uid: str | None = None
-        self._ended = self._shutting_down = self._changed = False
+        self._ended = self._changed = False
+        self._ending: str | None = None
         self._bytes = 0
         self._speech: int | None = None  # where the open segment's speech began
         self._upto = 0
@@ -200,17 +203,17 @@ class WhisperLiveProtocol(Protocol):
     def _troubled(self, code: str, message: str, fatal: bool) -> list[Out]:
         if fatal:
             return self.failed(code, message)
-        if code == "shutting_down":
+        if code in ENDINGS:
             # A client that is told stops to listen, and the tail is still to come.
-            self._shutting_down = True
+            self._ending = code
             return []
         return self.refused(code, message)
 
     def _finish(self) -> list[Out]:
         rest = self._close() if self._open else self.tick()
-        if self._shutting_down and not self._ended:
+        if self._ending and not self._ended:
             bye = self._message(message="DISCONNECT")
-            return [*rest, bye, Close(close_code("shutting_down"))]
+            return [*rest, bye, Close(close_code(self._ending))]
         return [*rest, Close(1000)]
 
     def refused(self, _code: str, message: str) -> list[Out]:

@@ -67,14 +67,14 @@ def test_a_mistake_is_named_and_the_key_is_not(text, hint):
     assert "short-secret" not in str(error.value)
 
 
-@given(st.text(max_size=300))
+@given(st.text("ab0\n[]=\"'#.\\ é", max_size=200))
 def test_any_text_is_keys_or_a_bad_key(text):
     for read in (read_keys, read_secrets):
         with contextlib.suppress(BadKey):
             assert read(text)
 
 
-@given(st.text(st.characters(codec="utf-8"), min_size=1))
+@given(st.text("ab\"'\\\n=[é", min_size=1))
 def test_a_broken_file_never_says_what_it_holds(secret):
     with pytest.raises(BadKey) as error:
         read_keys(f'[kitchen]\nkey = "{SECRET}\n{secret!r}')

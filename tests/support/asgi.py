@@ -1,0 +1,160 @@
+"""The application in this process, with an engine that hears nothing: for what needs no words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+from starlette.applications import Starlette
+
+from voxlive.streaming.engine import EngineInfo, Reached, Samples, Sink, StreamOptions
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.web.access.access import Access
+from voxlive.web.access.keys import Key
+from voxlive.web.access.limits import Limits
+from voxlive.web.app import create_app
+from voxlive.web.endpoints import LiveEndpoints
+from voxlive.web.gate import Gate
+
+HOST = "voxlive.test"
+
+
+class _Deaf:
+    """An engine and its streams: every flush is answered."""
+
+    trail = 0
+    in_use = 0
+    info = EngineInfo("deaf", "none", "cpu", 4, ())
+
+    def open(self, options: StreamOptions, sink: Sink) -> _Stream:
+        return _Stream(sink)
+
+    def check(self, within_s: float) -> None:
+        return None
+
+    def shutdown(self) -> None:
+        pass
+
+
+class _Stream:
+    trail = 0
+
+    def __init__(self, sink: Sink) -> None:
+        self.flush = self.end_utterance = lambda marker: sink(Reached(marker))
+
+    def feed(self, audio: Samples, at: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Silence:
+    def step(self, frames: Samples, state: Samples) -> tuple[Samples, Samples]:
+        return np.zeros(len(frames), np.float32), state
+
+
+@dataclass
+class Talk:
+    """A WebSocket as its client has it. ``status`` is that of a handshake that was refused."""
+
+    status: int | None = None
+    subprotocol: str | None = None
+    code: int | None = None
+    said: list[dict] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    frames: asyncio.Queue[dict] = field(default_factory=asyncio.Queue)
+
+    @property
+    def refusal(self) -> tuple[int | None, dict]:
+        """The status or the close code, and what was said with it."""
+        if self.status:
+            return self.status, json.loads(self.body)
+        return self.code, self.said[-1]
+
+    def send(self, frame: str | bytes) -> None:
+        kind = "text" if isinstance(frame, str) else "bytes"
+        self.frames.put_nowait({"type": "websocket.receive", kind: frame})
+
+    async def take(self, message: dict) -> None:
+        match message["type"]:
+            case "websocket.accept":
+                self.subprotocol = message["subprotocol"]
+            case "websocket.send":
+                self.said.append(json.loads(message["text"]))
+            case "websocket.close":
+                self.code = message["code"]
+            case "websocket.http.response.start":
+                self.status = message["status"]
+                self.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+            case "websocket.http.response.body":
+                self.body += message["body"]
+        self.answered.set()
+
+
+@dataclass
+class Running:
+    """An application and a client of its HTTP side; ``clock`` is what tickets expire by."""
+
+    app: Starlette
+    http: httpx.AsyncClient
+    access: Access
+    clock: list[float]
+
+    @asynccontextmanager
+    async def dial(
+        self, url: str, headers: dict[str, str] | None = None, offered: tuple[str, ...] = ()
+    ) -> AsyncIterator[Talk]:
+        """A WebSocket from its handshake on; its client goes away at the end."""
+        path, _, query = url.partition("?")
+        pairs = {"host": HOST, **(headers or {})}.items()
+        scope = {
+            "type": "websocket",
+            "path": path,
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(name.encode(), value.encode()) for name, value in pairs],
+            "subprotocols": list(offered),
+            "server": (HOST, 80),
+            "extensions": {"websocket.http.response": {}},
+        }
+        talk = Talk()
+        talk.frames.put_nowait({"type": "websocket.connect"})
+        serving = asyncio.create_task(self.app(scope, talk.frames.get, talk.take))
+        serving.add_done_callback(lambda _: (talk.over.set(), talk.answered.set()))
+        await talk.answered.wait()
+        try:
+            yield talk
+        finally:
+            talk.frames.put_nowait({"type": "websocket.disconnect", "code": 1001})
+            await serving
+
+    async def refused(self, url: str, **options) -> tuple[int | None, dict]:
+        """How a connection ends that is not let in."""
+        async with self.dial(url, **options) as talk:
+            await talk.over.wait()
+        return talk.refusal
+
+
+@asynccontextmanager
+async def running(
+    *keys: Key, limits: Limits | None = None, allow: frozenset[str] = frozenset()
+) -> AsyncIterator[Running]:
+    """An application with these keys and limits; ``allow``: other sites that may connect."""
+    clock = [1e9]
+    access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
+    service = Service(_Deaf(), VoiceDetector(_Silence()))
+    app = create_app(service, LiveEndpoints(service, Gate(access, allow)))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
+        yield Running(app, http, access, clock)
+    await service.aclose(0)

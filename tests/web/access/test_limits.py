@@ -1,0 +1,152 @@
+"""What is over a limit is refused in each protocol's own words, and others go on."""
+
+import json
+import math
+
+import pytest
+from support.asgi import Talk, running
+from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
+
+from voxlive.web.access.keys import Key, digest
+from voxlive.web.access.limits import Limits
+from voxlive.web.watch import Watch
+
+OTHER = KEYS["files"]
+
+
+@every_protocol
+async def test_one_session_more_than_a_key_may_have(path):
+    hall = Key("hall", digest(LIVE), limits=Limits(sessions=1))
+    async with running(hall, Key("kitchen", digest(OTHER))) as server:
+        async with server.dial(url(path), headers=bearer(LIVE)) as first:
+            code, said = await server.refused(url(path), headers=bearer(LIVE))
+            assert code in (429, 4429)
+            assert "1 sessions" in json.dumps(said)
+            posted = await server.http.post("/v1/listen", headers=bearer(LIVE))
+            assert posted.status_code == 429
+            assert posted.json()["err_code"] == "TOO_MANY_REQUESTS"
+            assert int(posted.headers["retry-after"]) > 0
+            assert await let_in(server, path, headers=bearer(OTHER))
+            assert first.code is None
+        assert await let_in(server, path, headers=bearer(LIVE))
+
+
+@every_protocol
+async def test_a_rate_is_told_with_the_time_to_wait(path):
+    async with running(limits=Limits(rate=1)) as server:
+        assert await let_in(server, path)
+        async with server.dial(url(path)) as talk:
+            await talk.over.wait()
+        code, said = talk.refusal
+        assert code in (429, 4429)
+        assert "too many" in json.dumps(said)
+        if talk.status:
+            assert 0 < int(talk.headers["retry-after"]) <= 60
+        answer = await server.http.get("/v1/models")
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        assert (await server.http.get("/health")).status_code == 200
+        assert server.access.refusals["rate_limit_exceeded", "/v1/models"] == 1
+
+
+@every_protocol
+async def test_a_message_over_the_limit_is_too_big(path):
+    async with running(limits=Limits(message_kb=1)) as server:
+        async with server.dial(url(path)) as talk:
+            talk.send("x" * 1001)
+            await talk.over.wait()
+        assert talk.code == 1009
+        assert "1000 bytes" in json.dumps(talk.said[-1])
+
+
+async def test_an_upload_over_the_limit_is_refused_whether_declared_or_not():
+    async def pieces():
+        for _ in range(2):
+            yield bytes(600)
+
+    async with running(limits=Limits(upload_mb=0.001)) as server:
+        for content in (bytes(1001), pieces()):
+            posted = await server.http.post("/v1/listen", content=content)
+            assert (posted.status_code, posted.json()["err_code"]) == (413, "PAYLOAD_TOO_LARGE")
+        posted = await server.http.post("/v1/audio/transcriptions", files={"file": bytes(1001)})
+        assert (posted.status_code, posted.json()["error"]["code"]) == (413, "too_big")
+
+
+SILENCE = bytes(3200)
+APPEND = '{"type": "%s", "audio": "' + "AAAA" * 800 + '"}'
+AUDIO = {
+    "/v1/live": SILENCE,
+    "/asr": SILENCE,
+    "/v1/realtime": APPEND % "input_audio_buffer.append",
+    "/v1/audio/transcriptions/realtime": APPEND % "input_audio.append",
+    "/v1/listen": SILENCE,
+    "/ws/live-listener": SILENCE,
+}
+FIRST = {
+    "/v1/live": '{"type": "start", "format": "s16le"}',
+    "/ws/live-listener": '{"type": "start", "session_id": "a", "sample_rate": 16000, '
+    '"format": "pcm_s16le", "channels": 1}',
+}
+
+
+async def ended(path: str, limits: Limits, *frames: str | bytes) -> Talk:
+    """A connection whose client sends these frames, then waits for the end."""
+    async with running(limits=limits) as server, server.dial(url(path)) as talk:
+        for frame in frames:
+            talk.send(frame)
+        await talk.over.wait()
+    return talk
+
+
+def errors(talk: Talk) -> list[str]:
+    """The codes, in whatever shape the protocol has them."""
+    found = []
+    for message in talk.said:
+        error = message.get("error")
+        inner = error if isinstance(error, dict) else message
+        if message.get("type", "").lower() == "error" or message.get("state") == "error":
+            found.append(str(inner.get("code") or inner.get("variant")))
+    return found
+
+
+# After its last words each protocol closes as its clients know it; Deepgram's idle rule is its own.
+ENDED = {"session_expired": {1001}, "idle": {1008, 1011}}
+
+
+@every_protocol
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [(Limits(session_minutes=0.003), "session_expired"), (Limits(idle_s=0.15), "idle")],
+)
+async def test_time_and_patience_end_in_good_order(path, opened, limits, code):
+    first = [FIRST[path]] if path in FIRST else []
+    talk = await ended(path, limits, *first, *[AUDIO[path]] * 5 if opened else ())
+    assert talk.code in ENDED[code]
+    assert len(errors(talk)) == 1, talk.said
+    assert errors(talk)[0] in (code, "408")
+
+
+@pytest.mark.parametrize("limits", [Limits(session_minutes=0.003), Limits(idle_s=0.15)])
+async def test_a_client_that_is_done_is_told_no_limit(limits):
+    frames = (FIRST["/v1/live"], SILENCE, '{"type": "stop"}')
+    talk = await ended("/v1/live", limits, *frames)
+    assert not errors(talk)
+    assert talk.code == 1000
+
+
+def test_a_watch_ends_what_has_had_its_time_or_is_silent():
+    watch = Watch(Limits(session_minutes=1, idle_s=20), 100.0)
+    assert watch.next(100.0)[0] == 20
+    watch.heard(130.0)
+    wait_s, end = watch.next(131.0)
+    assert (wait_s, end.code) == (19, "idle")
+    watch.heard(150.0)
+    wait_s, end = watch.next(150.0)
+    assert (wait_s, end.code) == (10, "session_expired")
+    assert watch.next(161.0)[0] < 0
+
+
+def test_a_watch_without_limits_waits_for_ever():
+    assert Watch(Limits(), 0.0).next(1e9)[0] == math.inf
