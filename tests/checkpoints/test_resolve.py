@@ -18,9 +18,14 @@ NEEDED = {"params.json", "consolidated.safetensors", "tekken.json"}
 FETCHED = NEEDED | {"config.json"}
 REALTIME = {"multimodal": {"whisper_model_args": {"encoder_args": {"causal": True}}}}
 DOCUMENTS = {"params.json": REALTIME, "config.json": {"model_type": "voxtral_realtime"}}
+OTHERS = ("model.safetensors", "README.md", "generation_config.json")
+ENTRY = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+TENSORS = len(ENTRY).to_bytes(8, "little") + ENTRY + bytes(4)
 CONTENT = {
-    name: json.dumps(DOCUMENTS.get(name, name * 50)).encode()
-    for name in (*FETCHED, "model.safetensors", "README.md", "generation_config.json")
+    name: TENSORS
+    if name.endswith(".safetensors")
+    else json.dumps(DOCUMENTS.get(name, name * 50)).encode()
+    for name in (*FETCHED, *OTHERS)
 }
 # The hub's client reads its settings when it is imported, so it runs in a process of its own.
 ASK = """
@@ -182,7 +187,7 @@ def test_a_hand_made_cache_serves_aliases(tmp_path):
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(COMMIT)
     for file in ("config.json", "model.safetensors", "tekken.json"):
-        (snapshot / file).write_text("{}")
+        (snapshot / file).write_bytes(TENSORS if file.endswith(".safetensors") else b"{}")
     assert ask(tmp_path, "voxtral", mode="offline")[0] == str(snapshot)
     assert ask(tmp_path, f"voxtral@{COMMIT}", mode="offline")[0] == str(snapshot)
     assert ask(tmp_path, "voxtral@other", mode="offline")[0] == "checkpoint_not_downloaded"
