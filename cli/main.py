@@ -21,8 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (serve, transcribe, listen, models, doctor, key):
+for _command in (serve, transcribe, listen, doctor, key):
     app.command()(_command)
+app.add_typer(models, name="models")
 
 
 def _version(asked: bool) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from ..checkpoints.cache import repositories
 from ..checkpoints.errors import CheckpointNotFound
@@ -39,6 +40,38 @@ class ModelCard:
     default: bool = False
     aliases: tuple[str, ...] = ()
 
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        found, routing, health = (
+            self.survey.capabilities,
+            self.survey.routing,
+            self.survey.health,
+        )
+        return {
+            "id": self.id,
+            "aliases": list(self.aliases),
+            "family": found.family.name if found.family else None,
+            "title": found.family.title if found.family else None,
+            "model_type": found.model_type,
+            "layout": found.layout,
+            "backend": routing.backend,
+            "rule": routing.rule,
+            "tie_break": routing.tie_break,
+            "signals": list(found.signals),
+            "transcribes": self.survey.hears and found.refused is None,
+            "refused": found.refused,
+            "features": sorted(found.features),
+            "languages": None if found.languages is None else list(found.languages),
+            "sample_rate": found.sample_rate,
+            "bytes": found.weights_bytes,
+            "bits": found.bits,
+            "tokenizer": list(found.tokenizer),
+            "folder": None if found.folder is None else str(found.folder),
+            "healthy": health.healthy,
+            "problems": [{"what": one.what, "remedy": one.remedy} for one in health.problems],
+            "notes": list(found.warnings),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -53,7 +86,7 @@ class Catalogue:
     """``default`` serves requests without a name or with another service's. Thread-safe.
 
     ``registered`` are other models by the names that they were given; ``hub`` lets requests name
-    whatever speech model the hub's cache holds.
+    whatever speech model the hub's cache holds, ``hosted`` other services' names for the default.
     """
 
     def __init__(
@@ -62,11 +95,12 @@ class Catalogue:
         registered: Mapping[str, Entry] | None = None,
         *,
         hub: bool = True,
+        hosted: bool = True,
         installed: Installed | None = None,
     ) -> None:
         self._default = default
         self._registered = dict(registered or {})
-        self._hub = hub
+        self._hub, self._hosted = hub, hosted
         self._installed = installed or find_installed()
         self._since = int(time.time())
 
@@ -111,7 +145,7 @@ class Catalogue:
         if not name:
             return self._default
         entry = self._known(name) if len(name) <= _LONGEST_NAME else None
-        if entry is None and is_hosted(name):
+        if entry is None and self._hosted and is_hosted(name):
             return self._default
         if entry is None:
             raise Refusal(404, "model_not_found", self._not_found(name), "model")
@@ -138,7 +172,8 @@ class Catalogue:
             return (
                 f"{name!r} is not on this server: fetch it there with `voxlive models pull {name}`"
             )
-        names = [self._default.id, *self._registered, *BUILT_IN, *ALIASES, *self._cached_names()]
+        own = (self._default.id, *self._registered, *BUILT_IN, *ALIASES)
+        names = list(dict.fromkeys((*own, *self._cached_names())))
         near = get_close_matches(name, names, _CLOSE, 0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:8])}"
         return f"there is no model {name[:_LONGEST_NAME]!r} here: {hint}"
