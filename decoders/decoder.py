@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoints.config import VoxtralConfig
-from ..layers.batch import padded
+from ..layers.batch import padded, zeros
 from ..layers.linear import Linear, Weights
 from ..layers.rings import View
 from ..layers.stack import Stack, StackShape, compiles, gelu
@@ -161,12 +161,11 @@ class TextDecoder:
         mx.eval(self._sent)
         n = audio.shape[1]
         view = self._stack.view(rows, padded(rows, self._filler, fixed=self._fixed), n)
-        fill = len(view.slots) - len(rows)
-        if fill:
+        if fill := len(view.slots) - len(rows):
             audio = mx.pad(audio, [(0, fill), (0, 0), (0, 0)])
         tokens, self._last, self.rings.pools, table = self._step_graph(
             audio.astype(self.dtype),
-            None if pad_penalty is None else mx.array([*pad_penalty, *[0.0] * fill]),
+            self._penalty(pad_penalty, len(view.slots)),
             view,
             forced,
             self._last,
@@ -178,6 +177,12 @@ class TextDecoder:
         mx.async_eval(self._sent)  # type: ignore[no-untyped-call]
         best: mx.array = tokens[: len(rows)]
         return best
+
+    def _penalty(self, given: Sequence[float] | None, size: int) -> mx.array | None:
+        """``given`` filled up to ``size``; a compiled step always has one, or it would be two."""
+        if given is None:
+            return zeros(size) if self._fixed else None
+        return mx.array([*given, *[0.0] * (size - len(given))])
 
     def _run(
         self,

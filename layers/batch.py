@@ -7,15 +7,15 @@ from functools import lru_cache
 
 import mlx.core as mx
 
-_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def padded_size(rows: int) -> int:
-    """The batch size that ``rows`` rows are filled up to: a step of ``_SIZES``, then of 32."""
-    for size in _SIZES:
+    """The batch size that ``rows`` rows are filled up to: a step of ``SIZES``, then of 128."""
+    for size in SIZES:
         if rows <= size:
             return size
-    return -(-rows // 32) * 32
+    return -(-rows // 128) * 128
 
 
 def padded(rows: Sequence[int], filler: int, *, fixed: bool) -> mx.array:
@@ -28,3 +28,9 @@ def padded(rows: Sequence[int], filler: int, *, fixed: bool) -> mx.array:
 def on_device(rows: tuple[int, ...]) -> mx.array:
     """``rows`` as int32, not to be written to. Copied once: on GPUs each copy costs a pause."""
     return mx.array(rows, mx.int32)
+
+
+@lru_cache(maxsize=256)
+def zeros(size: int) -> mx.array:
+    """float32 zeros [size] on the device, not to be written to."""
+    return mx.zeros(size)

@@ -1,7 +1,9 @@
 """Sliding key/value rings of many streams, in blocks of one pool per layer.
 
 A slot's ring grows block by block with its age up to the window and gives its blocks back when it
-leaves; the pools grow and shrink with what is held. Nothing a row does touches another row.
+leaves. Nothing a row does touches another row. Pools grow and shrink with what is held, between
+what was reserved and a bound. A pool of another size is an array of another shape, and compiled
+steps are compiled again for it: where that costs a pause, all that may be held is reserved.
 
 A pool is written in place only while nobody reads it: MLX copies the whole array otherwise. So what
 was sent off must be complete before the next write is.
@@ -12,6 +14,7 @@ read and move on by themselves; only slots that changed otherwise are copied ove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +24,10 @@ from numpy.typing import NDArray
 
 _FIRST_BLOCKS = 16
 """The smallest pool."""
+
+
+class RingsFull(MemoryError):
+    """A row needs a block and the pools' bound is reached."""
 
 
 class View(NamedTuple):
@@ -74,23 +81,38 @@ class Rings:
         self._rope_theta = rope_theta
         self._head_dim = head_dim
         self._most = slots * self.per_ring + 1
-        size = min(_FIRST_BLOCKS, self._most)
-        self._first_pool = (size * block, 2, kv_heads, head_dim)
+        self._least = min(_FIRST_BLOCKS, self._most)
+        self._entry = 2, kv_heads, head_dim
         self._dtype = dtype
         self._layers = layers
         self.clear()
 
+    def bound(self, blocks: int, *, reserve: bool | int = False) -> None:
+        """Let all rows together hold ``blocks`` blocks, more than they hold now, and no more.
+
+        ``reserve`` says how many of them the pools have from now on, True for all.
+        """
+        self._most = min(blocks + 1, self.slots * self.per_ring + 1)
+        reserved = blocks if reserve is True else int(reserve)
+        self._least = min(max(reserved + 1, _FIRST_BLOCKS), self._most)
+        if self._least > self._size:
+            self._resize(self._least)
+
     def clear(self) -> None:
         """Start all slots over on new pools, whatever has become of the old ones."""
-        self.pools = [mx.zeros(self._first_pool, self._dtype) for _ in range(self._layers)]
+        self.pools = []  # given up before new ones are asked for: there may be no room for both
+        self._size = self._least
+        shape = self._size * self.block, *self._entry
+        self.pools = [mx.zeros(shape, self._dtype) for _ in range(self._layers)]
         self._position = np.zeros(self.slots, np.int64)
         self._held = np.zeros(self.slots, np.int64)
         self._table = np.zeros((self.slots, self.per_ring), np.int32)
         self._on_device = mx.zeros((self.slots + 1, 1 + self.per_ring), mx.int32)
         self._changed: set[int] = set()  # slots of which the device has an old copy
         # Block 0 belongs to nobody: rows that only fill up a batch write there.
-        self._used = np.zeros(self._most, bool)
+        self._used = np.zeros(self.slots * self.per_ring + 1, bool)
         self._used[0] = True
+        self._taken = 1
 
     @property
     def nbytes(self) -> int:
@@ -100,12 +122,33 @@ class Rings:
     @property
     def block_nbytes(self) -> int:
         """Bytes of one block in all layers."""
-        return self.nbytes // self._size
+        return self._layers * self.block * math.prod(self._entry) * self._dtype.size
 
     @property
     def full_nbytes(self) -> int:
         """Bytes of one whole ring in all layers: what a stream holds once it is old enough."""
         return self.per_ring * self.block_nbytes
+
+    def blocks(self, positions: int) -> int:
+        """Blocks that a row of so many positions holds."""
+        return min(-(-positions // self.block), self.per_ring)
+
+    def missing_nbytes(self, blocks: int) -> int | None:
+        """Bytes by which the pools must grow to have ``blocks`` more to give; None past the bound.
+
+        May be asked on any thread.
+        """
+        if self._taken + blocks > self._most:
+            return None
+        return max(0, self._taken + blocks - self._size) * self.block_nbytes
+
+    def short(self, rows: Sequence[int], n: Sequence[int]) -> list[bool]:
+        """Which of ``rows``, served in order, would find no block for its ``n`` new positions."""
+        at = np.asarray(rows, np.int64)
+        after = self._position[at] + np.asarray(n, np.int64)
+        need = np.minimum(-(-after // self.block), self.per_ring) - self._held[at]
+        missing: list[bool] = ((need > 0) & (np.cumsum(need) > self._most - self._taken)).tolist()
+        return missing
 
     def slot_nbytes(self, slot: int) -> int:
         """Bytes that ``slot`` holds now."""
@@ -128,13 +171,14 @@ class Rings:
             for pool in self.pools:
                 pool[where] = 0.0
         self._used[blocks] = False
+        self._taken -= len(blocks)
         self._table[slot] = 0
         self._held[slot] = 0
         self._position[slot] = 0
         self._changed.add(slot)
         top = int(np.flatnonzero(self._used)[-1]) + 1
-        if 4 * top <= self._size > _FIRST_BLOCKS:
-            self._resize(max(2 * top, _FIRST_BLOCKS))
+        if 4 * top <= self._size > self._least:
+            self._resize(max(2 * top, self._least))
 
     def view(self, rows: Sequence[int], slots: mx.array, n: int, *, all_blocks: bool) -> View:
         """Make room for ``n`` new positions in each of ``rows`` and say where everything is.
@@ -158,6 +202,12 @@ class Rings:
         self._position[rows] += n
         self._on_device = table
 
+    def fill(self, rows: Sequence[int]) -> None:
+        """As if each of ``rows`` had taken in a whole ring by now: to measure steps with."""
+        self._make_room(np.asarray(rows, np.int64), self.ring)
+        self._position[rows] += self.ring
+        self._changed.update(rows)
+
     def reanchor(self, slot: int, shift: int) -> None:
         """Move the slot's positions down by ``shift``, a multiple of ``ring``.
 
@@ -177,11 +227,6 @@ class Rings:
             pool[where, 0] = keys
         self._position[slot] -= shift
         self._changed.add(slot)
-
-    @property
-    def _size(self) -> int:
-        """Blocks in each pool."""
-        return int(self.pools[0].shape[0]) // self.block
 
     def _pool_slots(self, blocks: NDArray[np.int32]) -> NDArray[np.int32]:
         within = np.arange(self.block, dtype=np.int32)
@@ -212,10 +257,13 @@ class Rings:
 
     def _take_block(self) -> int:
         """The lowest free block, so that the pool's end falls free and can be given back."""
+        if self._taken >= self._most:
+            raise RingsFull(f"all {self._most - 1} blocks of {self.block} positions are held")
         free = int(np.argmin(self._used))
         if free >= self._size:
             self._resize(min(2 * self._size, self._most))
         self._used[free] = True
+        self._taken += 1
         return free
 
     def _resize(self, blocks: int) -> None:
@@ -230,6 +278,7 @@ class Rings:
             mx.eval(resized)
             self.pools[index] = resized
             del pool
+        self._size = blocks
         mx.clear_cache()
 
 

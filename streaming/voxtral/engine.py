@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,16 +25,15 @@ from ..engine import EngineError, EngineFull, Failed, UnsupportedOption
 from .model import CHUNK, NOT_FINITE, Model
 from .rounds import plan
 from .row import Audio, Mark, Row, RowOptions
+from .stream import VoxtralStream
 
 if TYPE_CHECKING:
-    from ..engine import EngineInfo, Message, Samples, Sink, StreamOptions
+    from ..engine import EngineInfo, Sink, StreamOptions
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING_S = 120
 """Seconds of audio that may wait for a stream; a session stops feeding long before."""
-TRAIL_TOKENS = 4
-"""Tokens of real audio beyond the delay after which the last words are normally out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +43,6 @@ class Vocabulary:
     pieces: Callable[[int], bytes]
     pad: int
     word: int
-
-
-class VoxtralStream:
-    """One session's place. Its row lives on the engine's thread."""
-
-    def __init__(self, engine: VoxtralEngine, options: RowOptions, sink: Sink) -> None:
-        self.options = options
-        self.sink = sink
-        self.items: list[Audio | Mark] = []
-        self.waiting = 0
-        self.closed = False
-        self._engine = engine
-
-    @property
-    def trail(self) -> int:
-        """See the contract."""
-        tokens = self.options.delay_tokens + TRAIL_TOKENS
-        return tokens * self.options.per_token + self.options.look_ahead
-
-    def feed(self, audio: Samples, at: int) -> None:
-        """See the contract; beyond ``MAX_WAITING_S`` the stream fails with ``overrun``."""
-        self._engine.give(self, Audio(np.array(audio, np.float32), at))
-
-    def end_utterance(self, marker: int) -> None:
-        """See the contract."""
-        self._engine.give(self, Mark(marker, flush=False))
-
-    def flush(self, marker: int) -> None:
-        """See the contract."""
-        self._engine.give(self, Mark(marker, flush=True))
-
-    def close(self) -> None:
-        """See the contract."""
-        self._engine.release(self)
-
-    def send(self, message: Message) -> None:
-        """To the sink, unless the stream was closed meanwhile."""
-        if not self.closed:
-            self.sink(message)
 
 
 class VoxtralEngine:
@@ -128,7 +90,8 @@ class VoxtralEngine:
                 raise EngineError("shutting_down", "the engine was shut down")
             if len(self._streams) >= self.info.capacity:
                 raise EngineFull(self.info.capacity)
-            if self._free_bytes() < self._model.stream_nbytes:
+            missing = self._model.missing_nbytes()
+            if missing is None or missing > max(0, self._free_bytes()):
                 raise EngineError(
                     "server_full",
                     "there is no memory for one more session; try again when one has ended",
@@ -230,8 +193,8 @@ class VoxtralEngine:
         if threading.get_ident() != self._owner:
             raise RuntimeError("the model is stepped on the thread that loaded it, no other")
         streams = self._take_in()
-        rows = [self._rows[stream] for stream in streams.values()]
-        for tokens, group in plan(rows, CHUNK).items():
+        rows = self._with_room(streams.values())
+        for tokens, group in plan(rows, CHUNK):
             self._model.encode([row.slot for row in group], [row.take(tokens) for row in group])
         for slots, outputs in self._model.decode(self._penalties):
             for slot, token in zip(slots, outputs, strict=True):
@@ -258,6 +221,20 @@ class VoxtralEngine:
             if row.absorb(items):
                 self._model.join(row.slot, row.options.delay_tokens)
         return {row.slot: stream for stream, row in self._rows.items() if row.waiting}
+
+    def _with_room(self, streams: Collection[VoxtralStream]) -> list[Row]:
+        """The streams' rows but for those whose caches can grow no more: these fail.
+
+        It comes to that only where more sessions were allowed than memory holds at full age.
+        """
+        rows = [self._rows[stream] for stream in streams]
+        short = self._model.short([(row.slot, min(row.ready, CHUNK)) for row in rows])
+        for stream in compress(streams, short):
+            stream.send(
+                Failed("server_full", "the memory for sessions is full, this one cannot go on")
+            )
+            self.release(stream)
+        return [row for row, lacks in zip(rows, short, strict=True) if not lacks]
 
     def _seat(self, stream: VoxtralStream) -> Row:
         slot = self._free.pop()
@@ -296,6 +273,7 @@ class VoxtralEngine:
         log.error("a step of the model failed", exc_info=error)
         failure = f"a step of the model failed: {error}"
         self._failure = failure
+        traceback.clear_frames(error.__traceback__)  # they hold the caches that now must go
         self._model.clear()
         self._penalties.clear()
         for stream, row in tuple(self._rows.items()):

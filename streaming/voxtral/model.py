@@ -13,6 +13,7 @@ from ...decoders.decoder import NOT_FINITE, TextDecoder
 from ...encoders.encoder import AudioEncoder
 from ...encoders.mel import Floats, MelFrontEnd
 from ...encoders.queue import EmbeddingQueue
+from .rounds import most_rows
 
 if TYPE_CHECKING:
     from ...checkpoints.config import VoxtralConfig
@@ -22,6 +23,8 @@ __all__ = ["NOT_FINITE", "Model"]
 
 CHUNK = 8
 """The most tokens of audio that a row encodes in one step."""
+PROMPTS_TOGETHER = 8
+"""Prompts that run in one step."""
 
 
 class Model:
@@ -50,6 +53,50 @@ class Model:
     def nbytes(self) -> int:
         """Bytes of all caches now."""
         return self.encoder.rings.nbytes + self.decoder.rings.nbytes
+
+    def missing_nbytes(self) -> int | None:
+        """Bytes that must be free for one stream more to grow old; None: the bound forbids it.
+
+        May be asked on any thread.
+        """
+        rings = self.encoder.rings, self.decoder.rings
+        missing = [ring.missing_nbytes(ring.per_ring) for ring in rings]
+        known = [nbytes for nbytes in missing if nbytes is not None]
+        return sum(known) if len(known) == len(missing) else None
+
+    def most_streams(self, nbytes: int) -> int:
+        """Streams whose encoders, which are at full age within seconds, fit beside one decoder."""
+        return (nbytes - self.decoder.rings.full_nbytes) // self.encoder.rings.full_nbytes
+
+    def bound(self, streams: int, nbytes: int, *, reserve: float) -> None:
+        """Let the caches of ``streams`` streams take ``nbytes``, and those of the health check.
+
+        Decoders share what the encoders at full age leave. ``reserve`` streams' caches at most are
+        taken now.
+        """
+        encoder, decoder = self.encoder.rings, self.decoder.rings
+        left = (nbytes - streams * encoder.full_nbytes) // decoder.block_nbytes
+        check = self._queue.capacity
+        for ring, positions, most in (
+            (encoder, check * self.config.downsample, streams * encoder.per_ring),
+            (decoder, check, min(streams * decoder.per_ring, left)),
+        ):
+            most += ring.blocks(positions)
+            ring.bound(most, reserve=int(min(reserve * ring.per_ring, most)))
+
+    def short(self, coming: Sequence[tuple[int, int]]) -> list[bool]:
+        """Which of the given slots find no memory for the tokens that they are to encode now."""
+        slots = [slot for slot, _ in coming]
+        encoded = [tokens * self.config.downsample for _, tokens in coming]
+        decoded = [tokens + self._queue.waiting(slot) for slot, tokens in coming]
+        return [
+            any(pair)
+            for pair in zip(
+                self.encoder.rings.short(slots, encoded),
+                self.decoder.rings.short(slots, decoded),
+                strict=True,
+            )
+        ]
 
     def join(self, slot: int, delay_tokens: int) -> None:
         """Start ``slot`` over: nothing heard, the prompt to come."""
@@ -97,18 +144,47 @@ class Model:
                 sent = []
         yield from _read(sent)
 
+    def rehearse(self, rows: int) -> None:
+        """Run every step that a round may take for ``rows`` streams, so that all are compiled."""
+        slots = list(range(rows))
+        for slot in slots:
+            self.join(slot, self.config.delay_tokens)
+        for tokens in (1 << power for power in range(CHUNK.bit_length())):
+            if rows <= most_rows(tokens):
+                self.encode(slots, [self._silence(tokens)] * rows)
+        if rows <= PROMPTS_TOGETHER:
+            shape = rows, self.decoder.prompt_length(0), self.config.decoder.dim
+            mx.eval(self.decoder.prefill(slots, mx.zeros(shape, self.decoder.dtype)))
+        mx.eval(self.decoder.step(slots, self._queue.take(slots, 1)[:, 0]))
+        for slot in slots:
+            self.leave(slot)
+
+    def age(self, slots: Sequence[int]) -> None:
+        """Let ``slots`` join as if they had heard more than both windows: for measuring."""
+        for slot in slots:
+            self.join(slot, self.config.delay_tokens)
+        self.encoder.rings.fill(slots)
+        self.decoder.rings.fill(slots)
+
     def time_step(self, slots: Sequence[int]) -> None:
-        """A step of both halves for slots that have just joined, awaited: for measuring."""
-        mel = np.zeros((len(slots), self.front_end.frames, self.config.audio.mel_bins), np.float32)
-        embeddings = self.encoder.step(slots, mel)
+        """A step of both halves, awaited: for measuring."""
+        embeddings = self.encoder.step(slots, np.stack([self._silence(1)] * len(slots)))
         mx.eval(self.decoder.step(slots, embeddings[:, 0]))
+
+    def _silence(self, tokens: int) -> Floats:
+        return np.zeros((tokens * self.front_end.frames, self.config.audio.mel_bins), np.float32)
 
     def _prefill(self) -> Iterator[tuple[Sequence[int], mx.array]]:
         ready: dict[int, list[int]] = defaultdict(list)
         for slot, delay in self._prompts.items():
             if self._queue.waiting(slot) >= self.decoder.prompt_length(slot):
                 ready[delay].append(slot)
-        for slots in ready.values():
+        batches = (
+            slots[at : at + PROMPTS_TOGETHER]
+            for slots in ready.values()
+            for at in range(0, len(slots), PROMPTS_TOGETHER)
+        )
+        for slots in batches:
             audio = self._queue.take(slots, self.decoder.prompt_length(slots[0]))
             yield slots, self.decoder.prefill(slots, audio)
             for slot in slots:

@@ -191,7 +191,17 @@ def test_rows_are_planned_by_powers_of_two() -> None:
     for script, ready in zip(scripts, (0, 1, 3, 7, 100), strict=True):
         script.give()
         script.row.absorb([audio(ready)])
-    sizes = {
-        n: [row.ready for row in rows] for n, rows in plan([s.row for s in scripts], 8).items()
-    }
-    assert sizes == {1: [1], 2: [3], 4: [7], 8: [100]}
+    sizes = [(n, [row.ready for row in rows]) for n, rows in plan([s.row for s in scripts], 8)]
+    assert sorted(sizes) == [(1, [1]), (2, [3]), (4, [7]), (8, [100])]
+
+
+def test_rows_with_a_backlog_go_in_steps_of_bounded_size() -> None:
+    scripts = [Script() for _ in range(40)]
+    for script in scripts[:30]:
+        script.give()
+        script.row.absorb([audio(8)])
+    for script in scripts[30:]:
+        script.give()
+        script.row.absorb([audio(1)])
+    sizes = [(n, len(rows)) for n, rows in plan([s.row for s in scripts], 8)]
+    assert sorted(sizes) == [(1, 10), (8, 14), (8, 16)]

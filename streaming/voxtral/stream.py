@@ -1,0 +1,66 @@
+"""One session's place in the Voxtral engine: what it hands over, and whom it answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from .row import Audio, Mark, RowOptions
+
+if TYPE_CHECKING:
+    from ..engine import Message, Samples, Sink
+
+TRAIL_TOKENS = 4
+"""Tokens of real audio beyond the delay after which the last words are normally out."""
+
+
+class Taker(Protocol):
+    """The engine, as its streams see it."""
+
+    def give(self, stream: VoxtralStream, item: Audio | Mark) -> None:
+        """Hand an item to the stream's row."""
+        ...
+
+    def release(self, stream: VoxtralStream) -> None:
+        """The stream is over."""
+        ...
+
+
+class VoxtralStream:
+    """See the module. Its row lives on the engine's thread."""
+
+    def __init__(self, engine: Taker, options: RowOptions, sink: Sink) -> None:
+        self.options = options
+        self.sink = sink
+        self.items: list[Audio | Mark] = []
+        self.waiting = 0
+        self.closed = False
+        self._engine = engine
+
+    @property
+    def trail(self) -> int:
+        """See the contract."""
+        tokens = self.options.delay_tokens + TRAIL_TOKENS
+        return tokens * self.options.per_token + self.options.look_ahead
+
+    def feed(self, audio: Samples, at: int) -> None:
+        """See the contract; beyond the engine's ``MAX_WAITING_S`` it fails with ``overrun``."""
+        self._engine.give(self, Audio(np.array(audio, np.float32), at))
+
+    def end_utterance(self, marker: int) -> None:
+        """See the contract."""
+        self._engine.give(self, Mark(marker, flush=False))
+
+    def flush(self, marker: int) -> None:
+        """See the contract."""
+        self._engine.give(self, Mark(marker, flush=True))
+
+    def close(self) -> None:
+        """See the contract."""
+        self._engine.release(self)
+
+    def send(self, message: Message) -> None:
+        """To the sink, unless the stream was closed meanwhile."""
+        if not self.closed:
+            self.sink(message)
