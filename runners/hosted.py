@@ -5,8 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 HOSTED = {
-    "OpenAI": ("whisper-1", "gpt-4o-*transcribe*", "gpt-realtime*", "gpt-4o-*audio*"),
-    "OpenAI's chat": ("gpt-audio*",),
+    "OpenAI": ("whisper-1", "gpt-4o*transcribe*", "gpt-realtime*", "gpt-4o*audio*", "gpt-audio*"),
     "Deepgram": ("nova", "nova-*", "enhanced*", "base", "base-*", "flux-*", "whisper-cloud"),
     "Mistral": ("voxtral-mini-*", "voxtral-small-*"),
     "Groq": ("whisper-large-v3", "whisper-large-v3-turbo", "distil-whisper-large-v3-en"),

@@ -45,6 +45,7 @@ PARAKEET = Family(
 CANARY = Family(
     name="canary",
     title="Canary",
+    features=frozenset({"translate"}),
     languages=_EUROPE,
     tokenizers=(("tokenizer.model",), ("tokens.txt",), ("config.json:tokenizer.model_base64",)),
     shapes=(

@@ -110,6 +110,11 @@ def file(*names: str) -> Sign:
     return sign
 
 
+def stored() -> Sign:
+    """There are tensors in files of their own, not in an archive."""
+    return lambda evidence: "its weights are unpacked" if evidence.shapes else None
+
+
 def every(*signs: Sign) -> Sign:
     """All of these."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..languages import codes_of
 from .evidence import Evidence
 from .family import MIB, Family, Shape, Traits
-from .signs import architecture, every, fewer_rows, file, keys, model_type, value
+from .signs import architecture, every, fewer_rows, file, keys, model_type, stored, value
 
 _HF = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 """What transformers' AutoTokenizer can be made of."""
@@ -178,7 +178,7 @@ _MOONSHINE = Family(
 _GRANITE = Family(
     name="granite_speech",
     title="Granite Speech",
-    features=frozenset({"prompt"}),
+    features=frozenset({"translate", "prompt"}),
     tokenizers=_HF,
     room=_LLM,
     shapes=(Shape("transformers", (model_type("granite_speech"),)),),
@@ -187,7 +187,7 @@ _GRANITE = Family(
 _GRANITE_PLUS = Family(
     name="granite_speech_plus",
     title="Granite Speech Plus",
-    features=frozenset({"prompt", "words", "speakers"}),
+    features=frozenset({"translate", "words", "prompt"}),
     tokenizers=_HF,
     package="granite_speech",
     room=_LLM,
@@ -273,7 +273,6 @@ _MOSS_MUSIC = Family(
 _QWEN2_AUDIO = Family(
     name="qwen2_audio",
     title="Qwen2-Audio",
-    features=frozenset({"prompt"}),
     tokenizers=_HF,
     room=_LLM,
     shapes=(Shape("transformers", (model_type("qwen2_audio"),)),),
@@ -310,7 +309,6 @@ _MING = Family(
 _HIGGS = Family(
     name="higgs_audio_3",
     title="Higgs Audio 3",
-    features=frozenset({"prompt"}),
     tokenizers=_HF,
     room=_LLM,
     shapes=(
@@ -327,14 +325,23 @@ _PACKED = (
 _PHONON = Family(
     name="phonon",
     title="Phonon",
+    features=frozenset({"prompt"}),
+    languages=("en",),
+    tokenizers=_HF,
+    room=_LLM,
     shapes=(
+        Shape("unpacked", (every(model_type("phonon"), stored()),)),
         Shape("packed", (model_type("phonon"), file("packed_manifest.json")), refused=_PACKED),
     ),
 )
 _PHONON2 = Family(
     name="phonon2",
     title="Phonon 2",
-    shapes=(Shape("packed", (model_type("phonon2", "parakeet_tdt_five_value"),), refused=_PACKED),),
+    features=frozenset({"words"}),
+    shapes=(
+        Shape("unpacked", (every(model_type("phonon2", "parakeet_tdt_five_value"), stored()),)),
+        Shape("packed", (model_type("phonon2", "parakeet_tdt_five_value"),), refused=_PACKED),
+    ),
 )
 
 # In this order the first to recognise a checkpoint has it: the special before the general.

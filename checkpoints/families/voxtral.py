@@ -64,7 +64,6 @@ VOXTRAL = Family(
     name="voxtral",
     title="Voxtral",
     kind="voxtral",
-    features=frozenset({"prompt"}),
     languages=("de", "en", "es", "fr", "hi", "it", "nl", "pt"),
     tokenizers=(("tekken.json",), ("tokenizer.json",)),
     imports={"torch": "torch", "mistral_common": "mistral-common"},
