@@ -78,6 +78,10 @@ def _mlx(ask: Ask) -> Any:
     return mx.array(ask.samples)
 
 
+def _as_it_is() -> None:
+    """mlx-audio's classes are used as they are."""
+
+
 def _ready(_model: Model, _folder: Path) -> None:
     """Most families are, once they are loaded."""
 
@@ -97,7 +101,8 @@ class Family:
     ``model_type`` is its name there. ``heard`` reads its output; ``adapt`` has the last word on the
     arguments of generate. ``prompt`` and ``temperature`` name generate's parameters for these.
     ``no_translation`` says why a loaded model cannot translate, None if it can.
-    ``audio`` makes generate's first argument. ``prepare`` is called once after loading.
+    ``audio`` makes generate's first argument. ``before`` and ``prepare`` are called once, before
+    and after loading.
     ``words``: it can time its words. ``speakers``: it labels who speaks, within one stretch.
     """
 
@@ -113,6 +118,7 @@ class Family:
     no_translation: Callable[[Model], str | None] = _cannot
     rate: int = 16_000
     audio: Callable[[Ask], Any] = _mlx
+    before: Callable[[], None] = _as_it_is
     prepare: Callable[[Model, Path], None] = _ready
     words: bool = False
     speakers: bool = False

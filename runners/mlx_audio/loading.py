@@ -43,6 +43,7 @@ def load_model(spec: RunnerSpec, family: Family) -> Model:
     try:
         from mlx_audio.stt import load
 
+        family.before()
         model = load(folder, model_type=family.model_type, model_name_parts=[], strict=True)
         family.prepare(model, folder)
     except ImportError as error:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...checkpoints.languages import code_of
 from ..assembly import Heard
 from ..contract import Segment, TimedWord
-from .languages import code_of
 
 if TYPE_CHECKING:
     from .family import Ask, Output
@@ -48,7 +48,7 @@ def whisper(output: Output, ask: Ask) -> Heard:
         cut_short |= ask.max_tokens is not None and len(tokens) >= ask.max_tokens
         if segment["text"].strip():
             segments.append(_whisper_segment(segment, ask))
-    return Heard(tuple(segments), code_of(output.language), None, written, cut_short)
+    return Heard(tuple(segments), _spoken(output.language), None, written, cut_short)
 
 
 def diarised(output: Output, ask: Ask) -> Heard:
@@ -67,11 +67,11 @@ def diarised(output: Output, ask: Ask) -> Heard:
 def _heard(segments: Iterable[Segment], output: Output, ask: Ask) -> Heard:
     spoken = tuple(segment for segment in segments if segment.text.strip())
     if ask.max_tokens is None:
-        return Heard(spoken, code_of(output.language))
+        return Heard(spoken, _spoken(output.language))
     written = output.generation_tokens
     return Heard(
         spoken,
-        code_of(output.language),
+        _spoken(output.language),
         output.prompt_tokens,
         written,
         cut_short=written >= ask.max_tokens,
@@ -121,6 +121,13 @@ def _diarised_segment(segment: Mapping[str, Any], ask: Ask) -> Segment:
         text = text.removeprefix(f"[{speaker}]")
     start, end = _time(segment.get("start"), ask), _time(segment.get("end"), ask)
     return Segment(0, text.strip(), start, end, speaker=None if speaker is None else str(speaker))
+
+
+def _spoken(language: object) -> str | None:
+    """Qwen3 gives a list of names, one for each piece of the audio; here it is one piece."""
+    said = language if isinstance(language, list) else [language]
+    codes = (code_of(name) for name in said if isinstance(name, str))
+    return next((code for code in codes if code), None)
 
 
 def _time(value: object, ask: Ask) -> float | None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import soxr
 
 from ...streaming.clock import SAMPLE_RATE
@@ -21,6 +22,9 @@ from .loading import family_of, load_model
 
 if TYPE_CHECKING:
     from .family import Family, Model
+
+
+_LEAST = SAMPLE_RATE  # a model's first layers need some audio: less is followed by silence
 
 
 def load_runner(spec: RunnerSpec) -> MlxAudioRunner:
@@ -93,6 +97,8 @@ class _Calls:
         family, job = self._family, self._job
         samples = stretch.samples
         seconds = len(samples) / SAMPLE_RATE
+        if len(samples) < _LEAST:
+            samples = np.pad(samples, (0, _LEAST - len(samples)))
         if family.rate != SAMPLE_RATE:
             samples = soxr.resample(samples, SAMPLE_RATE, family.rate)
         limit = family.tokens.limit(seconds, job.max_tokens) if family.tokens else None

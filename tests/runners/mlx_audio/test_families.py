@@ -1,0 +1,161 @@
+"""Every family against the installed mlx-audio: its class, its signature, its results."""
+
+import importlib
+import inspect
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from voxlive.checkpoints.families import FAMILIES as PROBED
+from voxlive.runners.contract import Job, Refusal
+from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
+from voxlive.runners.mlx_audio.family import Ask, check
+
+# Where ``Model`` hands ``generate`` on to another class.
+_GENERATES = {
+    "qwen3_asr": ("qwen3_asr.qwen3_asr", "Qwen3ASRModel"),
+    "mega_asr": ("qwen3_asr.qwen3_asr", "Qwen3ASRModel"),
+    "phonon": ("phonon.phonon", "PhononASRModel"),
+}
+# Parameters that reach the model although generate does not name them.
+_ELSEWHERE = {"whisper": {"sample_len"}}
+
+anywhere = pytest.mark.parametrize("name", FAMILIES)
+
+
+def ask(family, **wishes):
+    job = Job(None, **wishes)
+    samples = np.zeros(16_000, np.float32)
+    return Ask(job, samples, 1.0, job.language, job.language, 100 if family.tokens else None)
+
+
+def generate_of(family):
+    from mlx_audio.stt.utils import MODEL_REMAPPING
+
+    package = MODEL_REMAPPING.get(family.model_type, family.model_type)
+    module, name = _GENERATES.get(package, (package, "Model"))
+    model = getattr(importlib.import_module(f"mlx_audio.stt.models.{module}"), name)
+    return model.generate
+
+
+@anywhere
+@pytest.mark.parametrize("task", ["transcribe", "translate"])
+@pytest.mark.parametrize("words", [False, True])
+def test_generate_names_every_argument_that_it_is_given(name, task, words):
+    family = FAMILIES[name]
+    wish = ask(family, language="en", prompt="names", temperature=0.5, task=task, words=words)
+    generate = generate_of(family)
+    arguments = family.arguments(wish)
+    inspect.signature(generate).bind(None, "audio", **arguments)
+    assert arguments.keys() - _ELSEWHERE.get(name, set()) <= inspect.signature(
+        generate
+    ).parameters.keys()
+
+
+def test_whispers_limit_is_an_option_of_its_decoding():
+    from mlx_audio.stt.models.whisper.decoding import DecodingOptions
+
+    assert "sample_len" in DecodingOptions.__dataclass_fields__
+
+
+@anywhere
+def test_what_is_not_asked_for_is_not_given(name):
+    arguments = FAMILIES[name].arguments(ask(FAMILIES[name]))
+    assert "" not in arguments.values()
+    for prompt in ("prompt", "initial_prompt", "system_prompt", "context", "hotwords"):
+        assert prompt not in arguments
+
+
+def test_every_family_that_the_probe_finds_runs_or_says_why_not():
+    served = {name for name, family in PROBED.items() if family.kind in ("speech", "voxtral")}
+    served.discard("voxtral_realtime")
+    assert served <= FAMILIES.keys() | NOT_FOR_FILES.keys()
+    assert not FAMILIES.keys() & NOT_FOR_FILES.keys()
+
+
+@anywhere
+def test_the_probe_promises_what_the_family_does(name):
+    family, promised = FAMILIES[name], PROBED[name].features
+    assert (family.prompt is not None, family.words, family.speakers) == (
+        "prompt" in promised,
+        "words" in promised,
+        "speakers" in promised,
+    )
+    assert family.rate == PROBED[name].sample_rate
+
+
+@anywhere
+@pytest.mark.parametrize(
+    ("wish", "field"),
+    [({"prompt": "a"}, "prompt"), ({"temperature": 1.0}, "temperature")],
+)
+def test_a_wish_that_a_family_cannot_grant_is_refused(name, wish, field):
+    family = FAMILIES[name]
+    needed = {"language": "en"} if family.languages.needed else {}
+    model = SimpleNamespace(
+        is_multilingual=True,
+        num_languages=99,
+        prompt_dictionary={"en-US": 0},
+        _tokenizer=SimpleNamespace(token2id={"<|en|>": 1}),
+        config=SimpleNamespace(supported_languages=["en"], support_languages=["English"]),
+    )
+    job = Job(None, **wish, **needed)
+    if getattr(family, field) is not None:
+        return check(family, model, job)
+    with pytest.raises(Refusal, match=f"leave out {field}") as refused:
+        check(family, model, job)
+    assert (refused.value.status, refused.value.param) == (422, field)
+
+
+def canary_like(*codes):
+    return SimpleNamespace(
+        _tokenizer=SimpleNamespace(token2id={f"<|{code}|>": at for at, code in enumerate(codes)}),
+        config=SimpleNamespace(supported_languages=["en", "de", "fr"]),
+    )
+
+
+def test_a_model_that_has_to_be_told_the_language_says_so():
+    with pytest.raises(Refusal, match="one of de, en") as refused:
+        check(FAMILIES["canary"], canary_like("en", "de"), Job(None))
+    assert (refused.value.status, refused.value.param) == (400, "language")
+    with pytest.raises(Refusal, match="'fr'") as refused:
+        check(FAMILIES["canary"], canary_like("en", "de"), Job(None, language="fr"))
+    assert (refused.value.status, refused.value.code) == (422, "unsupported_language")
+
+
+def test_codes_become_what_a_family_calls_them():
+    qwen = SimpleNamespace(config=SimpleNamespace(support_languages=["Chinese", "English"]))
+    assert FAMILIES["qwen3_asr"].languages.known(qwen) == {"zh": "Chinese", "en": "English"}
+    nemotron = SimpleNamespace(prompt_dictionary={"auto": 0, "en-GB": 1, "en-US": 2, "de-DE": 3})
+    assert FAMILIES["nemotron_asr"].languages.known(nemotron) == {"de": "de-DE", "en": "en-GB"}
+
+
+def test_canary_translates_into_english():
+    canary = FAMILIES["canary"]
+    arguments = canary.arguments(ask(canary, language="de", task="translate"))
+    assert (arguments["source_lang"], arguments["target_lang"]) == ("de", "en")
+    arguments = canary.arguments(ask(canary, language="de"))
+    assert (arguments["source_lang"], arguments["target_lang"]) == ("de", "de")
+
+
+def test_granite_is_not_told_to_translate_when_told_the_language():
+    granite = FAMILIES["granite_speech"]
+    assert "language" not in granite.arguments(ask(granite, language="de"))
+    arguments = granite.arguments(ask(granite, language="de", task="translate"))
+    assert arguments["language"] == "en"
+    assert "source_language" not in arguments
+
+
+def test_whisper_warms_up_only_from_zero():
+    whisper = FAMILIES["whisper"]
+    assert whisper.arguments(ask(whisper))["temperature"][0] == 0.0
+    assert whisper.arguments(ask(whisper, temperature=0.4))["temperature"] == 0.4
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].tokens])
+def test_limits_of_tokens_are_asked_for_or_grow_with_the_audio(name):
+    tokens = FAMILIES[name].tokens
+    assert tokens.limit(1, 7) == 7
+    assert tokens.limit(1, 10**9) == tokens.most
+    assert 0 < tokens.limit(1, None) <= tokens.limit(10_000, None) <= tokens.most
