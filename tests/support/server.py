@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO
 
 import httpx
 
@@ -25,13 +26,16 @@ class Server:
     """``url`` is http, ``ws`` the same for WebSockets; ``process`` may be signalled.
 
     ``others`` are the addresses of protocols with their own port, by the protocol's name;
-    ``certificate`` is what to trust a server by that was started with --https.
+    ``certificate`` is what to trust a server by that was started with --https; ``key`` what its
+    own requests are let in with.
     """
 
     url: str
     process: subprocess.Popen[str]
     others: dict[str, str]
     certificate: Path | None = None
+    key: str | None = None
+    log: IO[str] | None = None
 
     @property
     def ws(self) -> str:
@@ -42,32 +46,46 @@ class Server:
         """What a client of a server with https needs."""
         return ssl.create_default_context(cafile=self.certificate) if self.certificate else None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
     def health(self) -> dict:
-        return httpx.get(f"{self.url}/health", timeout=30, verify=self.tls or True).json()
+        tls = self.tls or True
+        return httpx.get(f"{self.url}/health", timeout=30, verify=tls, headers=self.headers).json()
+
+    def logged(self) -> str:
+        """Everything that it has logged so far."""
+        self.log.seek(0)
+        return self.log.read()
 
     async def until(self, *, in_use: int) -> None:
         """Wait until so many slots are in use."""
         tls = self.tls or True
-        async with httpx.AsyncClient(base_url=self.url, timeout=30, verify=tls) as client:
+        async with httpx.AsyncClient(
+            base_url=self.url, timeout=30, verify=tls, headers=self.headers
+        ) as client:
             # The other side is another process: there is nothing to wait on but its answers.
             while (await client.get("/health")).json()["in_use"] != in_use:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
 @contextmanager
-def serving(*args: str, cache: Path | None = None) -> Iterator[Server]:
+def serving(*args: str, cache: Path | None = None, key: str | None = None) -> Iterator[Server]:
     """Start ``voxlive serve`` on a free port and end it with SIGTERM.
 
-    ``cache``: its cache folder, which --https keeps a certificate in.
+    ``cache``: its cache folder, which --https keeps a certificate in. ``key``: one that clients
+    need, which ``args`` need not say.
     """
     command = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0", *args]
-    env = {**os.environ, "XDG_CACHE_HOME": str(cache)} if cache else None
+    env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
+    env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
     with TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
             others: dict[str, str] = {}
-            yield Server(_wait(process, log, others), process, others, certificate)
+            yield Server(_wait(process, log, others), process, others, certificate, key, log)
         finally:
             process.terminate()
             process.wait(30)

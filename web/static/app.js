@@ -5,6 +5,7 @@ import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
 import { Engine, languageName } from "./engine.js";
 import { Job, setUpFiles } from "./files.js";
+import { askForKey, forgetKey, hasKey } from "./key.js";
 import { Keeper } from "./keeper.js";
 import {
   brokenText,
@@ -87,6 +88,7 @@ class App {
 
   #record() {
     if (!isSecureContext) return this.#notice.show(insecureAdvice(location));
+    if (this.#health?.key_needed) return void this.#unlock();
     this.#notice.hide();
     this.#captions.follow();
     this.#recording = new Recording(this.#settings, this.#duration, {
@@ -154,6 +156,7 @@ class App {
     const cancelled = failure?.code === "aborted";
     if (failure === null || cancelled) this.#transcript.draft = null;
     else if (failure.code !== "capture") this.#fail(failure, missing);
+    if (failure?.code === "invalid_api_key") forgetKey();
     const ended =
       failure !== null && !cancelled ? "error" : this.#transcript.empty ? "idle" : "stopped";
     this.#enter(ended);
@@ -198,6 +201,7 @@ class App {
    * @param {File} file
    */
   async #transcribe(file) {
+    if (this.#health?.key_needed) return this.#unlock();
     if (!(await this.#mayDrop(`The transcript of ${file.name} will take its place.`, "Replace")))
       return;
     this.#notice.hide();
@@ -305,7 +309,19 @@ class App {
   /** @param {import("./engine.js").Health | null} health */
   #met(health) {
     this.#health = health;
+    if (health?.key_needed) void this.#unlock();
     this.#card.show(health, this.#language);
+  }
+
+  async #unlock() {
+    const why = hasKey()
+      ? "The server did not accept that key. Is it whole, and still valid?"
+      : "This server lets in whoever has a key. It is kept until this tab is closed.";
+    forgetKey();
+    if (await askForKey(why)) {
+      this.#notice.hide();
+      await this.#engine.ask();
+    }
   }
 
   /**

@@ -1,4 +1,5 @@
 /** What runs on the server: asked at the start, after each session, and until it is ready. */
+import { keyHeaders } from "./key.js";
 
 const HEALTH = new URL("../health", import.meta.url);
 const RETRY_MS = 5000;
@@ -6,10 +7,12 @@ const BUILT_IN = "pocketsphinx";
 const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
 
 /**
+ * Without a key, where one is needed, there are the first four alone.
  * @typedef {object} Health
  * @property {"ok" | "failing"} status
  * @property {boolean} live
  * @property {boolean} ready
+ * @property {boolean} key_needed
  * @property {string | null} [error] why it is failing
  * @property {string} engine
  * @property {string} model
@@ -42,7 +45,7 @@ export class Engine {
 /** @returns {Promise<Health | null>} */
 async function fetchHealth() {
   try {
-    const response = await fetch(HEALTH, { cache: "no-store" });
+    const response = await fetch(HEALTH, { cache: "no-store", headers: keyHeaders() });
     return await response.json(); // 503 carries the same body
   } catch {
     return null;

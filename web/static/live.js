@@ -1,4 +1,5 @@
 /** One session of the native live protocol over one WebSocket. */
+import { hasKey, pass } from "./key.js";
 
 const READY_MS = 10_000; // from opening the socket to `ready`
 const DONE_MS = 60_000; // without any message, after `stop`
@@ -8,7 +9,10 @@ const MEANING = new Map([
   [1011, "engine_failed"],
   [1012, "shutting_down"],
   [1013, "server_full"],
+  [4401, "invalid_api_key"],
+  [4429, "rate_limit_exceeded"],
 ]);
+const ENDINGS = ["shutting_down", "session_expired", "idle"];
 
 /**
  * @typedef {{text: string, start: number, end: number, p: number | null}} Word
@@ -27,7 +31,9 @@ export function liveUrl() {
 
 /** Connects at once. Audio may be sent once `ready` has come. */
 export class LiveSession {
-  #socket;
+  /** @type {WebSocket | null} */
+  #socket = null;
+  #start;
   #listener;
   #seq = 0;
   #opened = false;
@@ -45,31 +51,49 @@ export class LiveSession {
    */
   constructor(url, start, listener) {
     this.#listener = listener;
-    this.#socket = new WebSocket(url);
-    this.#socket.binaryType = "arraybuffer";
-    this.#socket.onopen = () => {
-      this.#opened = true;
-      this.#say({ type: "start", ...start });
-    };
-    this.#socket.onmessage = ({ data }) => this.#receive(data);
-    this.#socket.onclose = ({ code }) => this.#close(code);
+    this.#start = start;
     this.#timer = setTimeout(() => this.abort("no_answer"), READY_MS);
+    if (hasKey()) void this.#enter(url);
+    else this.#dial(url, []);
+  }
+
+  /** @param {string} url */
+  async #enter(url) {
+    try {
+      const offered = await pass();
+      if (this.#failure === null) this.#dial(url, offered);
+    } catch (failure) {
+      if (this.#failure === null) this.#end(/** @type {Failure} */ (failure));
+    }
+  }
+
+  /** @param {string} url @param {string[]} offered */
+  #dial(url, offered) {
+    const socket = new WebSocket(url, offered);
+    this.#socket = socket;
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      this.#opened = true;
+      this.#say({ type: "start", ...this.#start });
+    };
+    socket.onmessage = ({ data }) => this.#receive(data);
+    socket.onclose = ({ code }) => this.#close(code);
   }
 
   /** Whether the server still takes audio. */
   get open() {
     const over = this.#done || this.#failure !== null;
-    return !over && this.#socket.readyState === WebSocket.OPEN;
+    return !over && this.#socket?.readyState === WebSocket.OPEN;
   }
 
   /** Bytes that were sent but have not left this machine. */
   get buffered() {
-    return this.#socket.bufferedAmount;
+    return this.#socket?.bufferedAmount ?? 0;
   }
 
   /** @param {Int16Array} pcm */
   send(pcm) {
-    this.#socket.send(pcm);
+    this.#socket?.send(pcm);
   }
 
   /** The last audio has been sent: the rest of the words comes, then the end. */
@@ -81,14 +105,18 @@ export class LiveSession {
 
   /** Ends without waiting. @param {string} code why, for the listener */
   abort(code) {
-    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.close();
-    this.#end({ code, message: "" });
+    const socket = this.#socket;
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close();
+    }
+    this.#failure = { code, message: "" };
+    this.#end(this.#failure);
   }
 
   /** @param {object} message */
   #say(message) {
-    this.#socket.send(JSON.stringify(message));
+    this.#socket?.send(JSON.stringify(message));
   }
 
   #wait() {
@@ -129,11 +157,11 @@ export class LiveSession {
 }
 
 /**
- * Whether the session ends for this; a shutdown still brings out the rest first.
+ * Whether the session ends for this; some bring out the rest first.
  * @param {any} error
  */
 function ends({ fatal, code }) {
-  return fatal || code === "shutting_down";
+  return fatal || ENDINGS.includes(code);
 }
 
 /** @param {unknown} data @returns {any} null unless it is a JSON object */

@@ -52,6 +52,30 @@ const LIVE = {
     title: "This browser could not keep up with the server",
     steps: ["Close other tabs or programs that keep this machine busy, then start again."],
   },
+  invalid_api_key: {
+    title: "This server needs a key",
+    steps: ["Ask whoever runs the server for one, then press Start again."],
+  },
+  forbidden: {
+    title: "This key is not for live sessions",
+    steps: ["Ask whoever runs the server for another one."],
+  },
+  too_many_sessions: {
+    title: "All sessions of this key are in use",
+    steps: ["End one of them, or wait, then start again."],
+  },
+  rate_limit_exceeded: {
+    title: "The server takes no more sessions for now",
+    steps: ["Wait a minute, then start again."],
+  },
+  session_expired: {
+    title: "The session has had its time",
+    steps: ["Start again: the transcript goes on where it ended."],
+  },
+  idle: {
+    title: "The server heard nothing for a long time",
+    steps: ["Start again: the transcript goes on where it ended."],
+  },
   too_big: {
     title: "The server refused a message as too big",
     steps: ["Reload this page, in case the server was updated, then start again."],
@@ -137,8 +161,11 @@ const CAPTURE = {
 const UPLOAD = {
   0: "The server cannot be reached. Check that it is running, then try again.",
   400: "Is it an audio or video file, and whole?",
+  401: "Reload this page: it asks for the server's key.",
+  403: "This key is not for files: ask whoever runs the server for another one.",
   404: "Reload this page: the server runs another model by now.",
   413: "Cut it into parts, or transcribe it on the server: `voxlive transcribe FILE`.",
+  429: "Wait a minute, then try again.",
   422: "The model that runs here cannot do this.",
   501: "The server lacks a part that this needs: see `voxlive doctor` there.",
   503: "Every place on the server is taken. Try again when someone has stopped.",
@@ -192,6 +219,10 @@ const BROKEN = {
   vad_failed: "Hearing speech failed on the server",
   internal: "The server failed",
   slow_client: "This browser could not keep up",
+  session_expired: "A session had had its time",
+  idle: "The server heard nothing",
+  too_many_sessions: "All sessions of this key were in use",
+  rate_limit_exceeded: "The server took no more sessions",
   overrun: "The connection is too slow",
 };
 

@@ -90,7 +90,9 @@ export class EngineCard {
         ? "Server not reached"
         : loading
           ? `Loading ${health.model}…`
-          : engineName(health);
+          : health.key_needed
+            ? "A key is needed"
+            : engineName(health);
     this.#chip.dataset.health = loading ? "loading" : (health?.status ?? "failing");
     const note = remark(health);
     const builtIn = health !== null && isBuiltIn(health);
@@ -101,7 +103,7 @@ export class EngineCard {
       : "Good to know";
     byId("note-text").replaceChildren(...rich(note));
     byId("about-note").replaceChildren(...rich(note));
-    byId("about-facts").replaceChildren(...(health === null ? [] : facts(health, language)));
+    byId("about-facts").replaceChildren(...(health === null || health.key_needed ? [] : facts(health, language)));
   }
 }
 

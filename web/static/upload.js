@@ -1,4 +1,5 @@
 /** A file to the transcription endpoint, and its answer as segments of words. */
+import { keyHeaders } from "./key.js";
 
 const ENDPOINT = new URL("../v1/audio/transcriptions", import.meta.url);
 
@@ -42,6 +43,7 @@ export class Upload {
     form.append("file", file);
     const request = this.#request;
     request.open("POST", ENDPOINT);
+    for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded, total }) => progress(loaded / total);
     request.upload.onload = () => progress(1);
     return new Promise((resolve, reject) => {

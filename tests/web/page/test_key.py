@@ -1,0 +1,71 @@
+"""The page of a server that needs a key: it asks once, and gives it to nobody else."""
+
+import json
+
+import pytest
+from support.browser import browsing, state_is
+from support.clips import clip
+from support.server import serving
+
+pytestmark = pytest.mark.browser
+KEY = "the-key-of-the-page"
+PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
+
+
+@pytest.fixture(scope="module")
+def keyed():
+    with serving("--max-sessions", "2", key=KEY) as server:
+        yield server
+
+
+async def give(page, key):
+    await page.wait_for_selector("#ask-key[open]")
+    await page.fill("#key", key)
+    await page.keyboard.press("Enter")
+
+
+async def shows(page, where, text):
+    await page.wait_for_function(
+        "([where, text]) => document.querySelector(where).textContent.includes(text)",
+        arg=[where, text],
+    )
+
+
+async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):
+    wav = clip("doctor").write_wav(tmp_path / "clip.wav")
+    async with browsing(keyed.url, microphone=wav, settings=PLAIN) as watched:
+        watched.expected.append("401")
+        page = watched.page
+        await page.wait_for_selector("#ask-key[open]")
+        assert await page.evaluate("document.activeElement.id") == "key"
+        assert await page.inner_text("#engine-name") == "A key is needed"
+        await page.screenshot(path=tmp_path / "asked.png")
+        await give(page, "not-the-key-of-the-page")
+        await shows(page, "#ask-key-why", "did not accept")
+        await give(page, KEY)
+        await shows(page, "#engine-name", "pocketsphinx")
+        await page.click("#toggle")
+        assert await state_is(page, "listening", "error") == "listening"
+        await shows(page, "#paragraphs", "doctor")
+        await page.click("#toggle")
+        assert await state_is(page, "stopped", "error") == "stopped"
+        # Nowhere but in this tab's memory: not in an address, and gone with the tab.
+        assert not any(KEY in url for url in watched.requests)
+        assert KEY not in await page.evaluate("JSON.stringify(localStorage) + document.cookie")
+        assert await page.input_value("#key") == ""
+        await page.reload()
+        await shows(page, "#engine-name", "pocketsphinx")
+        assert not await page.is_visible("#ask-key")
+
+
+async def test_a_file_goes_with_the_key_and_later_is_an_answer_too(keyed):
+    async with browsing(keyed.url) as watched:
+        page = watched.page
+        await page.wait_for_selector("#ask-key[open]")
+        await page.click("#ask-key-later")
+        await page.click("#toggle")
+        await give(page, KEY)
+        await shows(page, "#engine-name", "pocketsphinx")
+        await page.set_input_files("#file", clip("yes").path)
+        assert await state_is(page, "stopped", "error") == "stopped"
+        assert await page.text_content("#paragraphs")
