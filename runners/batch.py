@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 
 from .contract import Delta, Progress, Refusal, Transcript, Update
 from .memory import Memory, available, lack, refuse_giant
-from .process.host import ProcessOptions, RunnerProcess
+from .process.host import ProcessOptions, RunnerProcess, sweep
 from .resident import Resident, Ticket
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Batch:
         self._loading = asyncio.Lock()
         self._changed = asyncio.Event()
         self._closed = False
+        sweep()
 
     async def transcribe(
         self, spec: RunnerSpec, job: Job, told: Callable[[Update], None] | None = None

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .contract import Delta, Refusal, Transcript, Update
-from .process.host import RunnerDied, RunnerProcess
+from .process.host import RunnerDied, RunnerProcess, Running
 
 if TYPE_CHECKING:
     from .contract import Job, RunnerSpec
@@ -23,7 +23,7 @@ class Ticket:
         self.outcome: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
         self.retried = False
         self.spoken = False
-        self.work: asyncio.Task[None] | None = None
+        self.running: Running | None = None
         self._told = told
 
     def tell(self, update: Update) -> None:
@@ -85,7 +85,8 @@ class Resident:
     @property
     def idle(self) -> bool:
         """Loaded, with nothing to do."""
-        return bool(self.process and not self.process.busy and not self._tickets)
+        busy = self._tickets or self._running
+        return bool(self.process and not self.process.busy and not busy)
 
     @property
     def unused(self) -> bool:
@@ -107,8 +108,8 @@ class Resident:
 
     def drop(self, ticket: Ticket) -> None:
         """Nobody waits for it any more."""
-        if ticket.work:
-            ticket.work.cancel()
+        if ticket.running and self.process:
+            self.process.cancel(ticket.running)
         elif ticket in self._tickets:
             self._tickets.remove(ticket)
             self.pump()
@@ -122,8 +123,8 @@ class Resident:
         while self._tickets and self.process and self.process.has_room:
             ticket = self._tickets.popleft()
             self._running.add(ticket)
-            ticket.work = self._loop.create_task(self._work(ticket, self.process))
-            ticket.work.add_done_callback(partial(self._finish, ticket))
+            ticket.running = self.process.begin(ticket.job, ticket.tell)
+            ticket.running.outcome.add_done_callback(partial(self._finish, ticket))
         self._mind_idleness()
 
     async def unload(self) -> None:
@@ -146,9 +147,8 @@ class Resident:
             await asyncio.gather(self._loading, return_exceptions=True)
         for process in (*self._leaving, *filter(None, [self.process])):
             await process.kill()
-        work = [ticket.work for ticket in tickets if ticket.work]
-        unloading = [self._unloading] if self._unloading else []
-        await asyncio.gather(*work, *unloading, return_exceptions=True)
+        if self._unloading:
+            await asyncio.gather(self._unloading, return_exceptions=True)
         self.pump()
 
     async def _bring_up(self) -> None:
@@ -163,21 +163,23 @@ class Resident:
             self._loading = None
         self.pump()
 
-    async def _work(self, ticket: Ticket, process: RunnerProcess) -> None:
-        try:
-            ticket.end(await process.run(ticket.job, ticket.tell))
-        except Refusal as refusal:
-            ticket.end(refusal)
-        except RunnerDied as death:
-            if death.guilty or ticket.retried or ticket.spoken or ticket.outcome.done():
-                ticket.end(death.refusal)
-            else:
-                ticket.retried, ticket.work = True, None
-                self._tickets.appendleft(ticket)
-
-    def _finish(self, ticket: Ticket, _work: asyncio.Task[None]) -> None:
+    def _finish(self, ticket: Ticket, outcome: asyncio.Future[Transcript]) -> None:
         self._running.discard(ticket)
+        match outcome.exception():
+            case None:
+                ticket.end(outcome.result())
+            case Refusal() as refusal:
+                ticket.end(refusal)
+            case RunnerDied() as death:
+                self._bury(ticket, death)
         self.pump()
+
+    def _bury(self, ticket: Ticket, death: RunnerDied) -> None:
+        if death.guilty or ticket.retried or ticket.spoken or ticket.outcome.done():
+            ticket.end(death.refusal)
+        else:
+            ticket.retried, ticket.running = True, None
+            self._tickets.appendleft(ticket)
 
     def _mind_idleness(self) -> None:
         if self.idle and not self._idling:

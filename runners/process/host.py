@@ -13,8 +13,10 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COMMAND = (sys.executable, "-P", "-m", "voxlive.runners.process.child")
+_SCRATCH = "voxlive-runner-"
 _LAST_WORDS = 20
 _LAST_WORDS_S = 0.5
 _LONGEST_WORDS = 300
@@ -65,26 +68,29 @@ class RunnerDied(Exception):
         self.guilty = guilty
 
 
-class _Running:
+class Running:
     """A job in the process: who is told of it, and since when it has been silent."""
 
-    def __init__(self, told: Callable[[Update], None], now: float) -> None:
-        self.told = told
-        self.outcome: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
-        self.began = self.active = now
-        self.done_s = -1.0
+    def __init__(self, ident: int, told: Callable[[Update], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.ident = ident
+        self.outcome: asyncio.Future[Transcript] = loop.create_future()
+        self.began = self.active = loop.time()
         self.total_s: float | None = None
         self.cancelled: float | None = None
+        self._told = told
+        self._done_s = -1.0
 
     def hear(self, update: Update, now: float) -> None:
+        """Pass on what is news."""
         if isinstance(update, Progress):
             self.total_s = update.total_s
-            if update.done_s <= self.done_s:
+            if update.done_s <= self._done_s:
                 return
-            self.done_s = update.done_s
+            self._done_s = update.done_s
         self.active = now
         if self.cancelled is None:
-            self.told(update)
+            self._told(update)
 
     def end(self, outcome: Transcript | Exception) -> None:
         """Once: what comes of a job that was given up already interests nobody."""
@@ -108,19 +114,18 @@ class RunnerProcess:
         self.spec = spec
         self.slots = 0
         self.ended = False
-        self._epitaph = Refusal(503, "shutting_down", "the server is shutting down")
         self._options = options
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[int] = self._loop.create_future()
-        self._jobs: dict[int, _Running] = {}
+        self._jobs: dict[int, Running] = {}
         self._idents = count()
         self._verdict: tuple[Refusal, int | None] | None = None
         self._closing = False
         self._child: Process | None = None
         self._life: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._scratch = tempfile.mkdtemp(prefix=f"voxlive-runner-{os.getpid()}-")
+        self._scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
 
     @classmethod
     async def start(
@@ -156,21 +161,18 @@ class RunnerProcess:
         """Whether it takes a job now."""
         return not self.ended and not self._verdict and self.busy < self.slots
 
-    async def run(self, job: Job, told: Callable[[Update], None]) -> Transcript:
-        """Do a job in a free slot. Raises Refusal or RunnerDied; when cancelled, so is the job."""
-        if self.ended:
-            raise RunnerDied(self._epitaph, guilty=False)
-        ident = next(self._idents)
-        running = self._jobs[ident] = _Running(told, self._loop.time())
-        self._send(Start(ident, job))
-        try:
-            return await asyncio.shield(running.outcome)
-        except asyncio.CancelledError:
+    def begin(self, job: Job, told: Callable[[Update], None]) -> Running:
+        """Begin a job; there must be room. Its outcome may be a Refusal or RunnerDied."""
+        running = Running(next(self._idents), told)
+        self._jobs[running.ident] = running
+        self._send(Start(running.ident, job))
+        return running
+
+    def cancel(self, running: Running) -> None:
+        """Nobody waits for the job any more; its outcome comes all the same within ``cancel_s``."""
+        if running.ident in self._jobs and running.cancelled is None:
             running.cancelled = self._loop.time()
-            self._send(Cancel(ident))
-            # What becomes of it interests nobody any more.
-            running.outcome.add_done_callback(lambda outcome: outcome.exception())
-            raise
+            self._send(Cancel(running.ident))
 
     async def close(self) -> None:
         """Let the model go and wait until the process has ended, which is killed in the end."""
@@ -192,21 +194,27 @@ class RunnerProcess:
     # Its life.
 
     async def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        said, says = os.pipe()
-        try:
-            self._child = await self._exec(theirs.fileno(), says)
-        except OSError as error:
-            ours.close()
-            os.close(said)
-            message = f"a runner's process cannot be started: {error}"
-            raise Refusal(503, "no_process", message, retry_after_s=5) from error
-        finally:
-            theirs.close()
-            os.close(says)
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        said = asyncio.StreamReader(_LONGEST_LINE)
+        with ExitStack() as undo, ExitStack() as theirs:
+            ours, socket_end = socket.socketpair()
+            undo.callback(ours.close)
+            theirs.callback(socket_end.close)
+            pipe, stderr = os.pipe()
+            theirs.callback(os.close, stderr)
+            replies, self._writer = await asyncio.open_unix_connection(sock=ours)
+            undo.callback(self._writer.close)
+            self._stderr, _ = await self._loop.connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(said), os.fdopen(pipe, "rb")
+            )
+            undo.callback(self._stderr.close)
+            try:
+                self._child = await self._exec(socket_end.fileno(), stderr)
+            except OSError as error:
+                message = f"a runner's process cannot be started: {error}"
+                raise Refusal(503, "no_process", message, retry_after_s=5) from error
+            undo.pop_all()
         self._life = self._loop.create_task(
-            self._live(self._child, reader, said), name=f"runner-{self.pid}"
+            self._live(self._child, replies, said), name=f"runner-{self.pid}"
         )
         self._send(Boot(self.spec, self._options.niceness))
 
@@ -223,16 +231,18 @@ class RunnerProcess:
             env=os.environ | {"TMPDIR": self._scratch, "HF_HUB_OFFLINE": "1"},
         )
 
-    async def _live(self, child: Process, reader: asyncio.StreamReader, stderr: int) -> None:
+    async def _live(
+        self, child: Process, replies: asyncio.StreamReader, said: asyncio.StreamReader
+    ) -> None:
         """Everything that goes on beside the process, until it has ended."""
         beside = [
             self._loop.create_task(self._watch()),
-            self._loop.create_task(self._follow(stderr)),
+            self._loop.create_task(self._follow(said)),
         ]
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
-                    self._hear(await read(reader))
+                    self._hear(await read(replies))
         finally:
             code = await self._code(child)
             self._writer.close()
@@ -240,6 +250,7 @@ class RunnerProcess:
             await asyncio.wait(beside[1:], timeout=_LAST_WORDS_S)
             for task in beside:
                 task.cancel()
+            self._stderr.close()
             await asyncio.gather(*beside, return_exceptions=True)
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
             self._bury(code)
@@ -272,7 +283,6 @@ class RunnerProcess:
         """Tell everyone that it has ended, and of what."""
         self.ended = True
         refusal, guilty = self._verdict or (self._cause(code), None)
-        self._epitaph = refusal
         if self._jobs or not self._ready.done() or not self._closing:
             log.warning("runner %d: %s", self.pid, refusal)
         if not self._ready.done():
@@ -286,7 +296,7 @@ class RunnerProcess:
 
     def _cause(self, code: int) -> Refusal:
         if self._closing:
-            return self._epitaph
+            return Refusal(503, "shutting_down", "the server is shutting down")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         said = f"; its last words: {self._last_words[-1]}" if self._last_words else ""
         return Refusal(500, "runner_crashed", f"the process of {self.spec.model} {how}{said}")
@@ -294,20 +304,13 @@ class RunnerProcess:
     def _failed(self, reason: str) -> str:
         return f"{self.spec.model} failed: {reason}"
 
-    async def _follow(self, stderr: int) -> None:
-        reader = asyncio.StreamReader(_LONGEST_LINE)
-        transport, _ = await self._loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stderr, "rb")
-        )
-        try:
-            while not reader.at_eof():
-                with contextlib.suppress(ValueError):  # a line beyond the limit is left out
-                    said = (await reader.readline()).decode(errors="replace").rstrip()
-                    if said:
-                        self._last_words.append(said[-_LONGEST_WORDS:])
-                        log.debug("runner %d: %s", self.pid, said)
-        finally:
-            transport.close()
+    async def _follow(self, said: asyncio.StreamReader) -> None:
+        while not said.at_eof():
+            with contextlib.suppress(ValueError):  # a line beyond the limit is left out
+                line = (await said.readline()).decode(errors="replace").rstrip()
+                if line:
+                    self._last_words.append(line[-_LONGEST_WORDS:])
+                    log.debug("runner %d: %s", self.pid, line)
 
     # Its bounds.
 
@@ -315,25 +318,26 @@ class RunnerProcess:
         while True:
             await asyncio.sleep(self._options.watch_s)
             now = self._loop.time()
-            for ident, running in tuple(self._jobs.items()):
-                self._check(ident, running, now)
+            for running in tuple(self._jobs.values()):
+                self._check(running, now)
             await self._check_memory()
 
-    def _check(self, ident: int, running: _Running, now: float) -> None:
+    def _check(self, running: Running, now: float) -> None:
         options, model = self._options, self.spec.model
         if running.cancelled is not None:
             if now - running.cancelled > options.cancel_s:
-                self._condemn(503, "runner_replaced", f"{model} is being loaded anew", ident)
+                self._condemn(
+                    503, "runner_replaced", f"{model} is being loaded anew", running.ident
+                )
         elif now - running.active > options.stall_s:
             message = f"{model} hung: nothing came of it for {options.stall_s:g} s"
-            self._condemn(500, "runner_hung", message, ident)
+            self._condemn(500, "runner_hung", message, running.ident)
         elif running.total_s is not None:
             allowed = options.timeout_s + options.timeout_factor * running.total_s
             if now - running.began > allowed:
                 message = f"the transcription did not end within {allowed:.0f} s"
                 running.end(Refusal(503, "timeout", message))
-                running.cancelled = now
-                self._send(Cancel(ident))
+                self.cancel(running)
 
     async def _check_memory(self) -> None:
         limit = self._options.memory_limit
@@ -358,6 +362,14 @@ class RunnerProcess:
         if self._child and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child.pid, signal.SIGKILL)
+
+
+def sweep() -> None:
+    """Remove what runners of a killed server left in the folder for temporary files."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
+        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _resident_bytes(pid: int) -> int:

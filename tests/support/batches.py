@@ -1,0 +1,94 @@
+"""Real runners in real processes, for tests: specs, jobs, and a Batch that must leave nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from support.clips import clip
+
+from voxlive.runners.batch import Batch, BatchOptions
+from voxlive.runners.contract import Delta, Job, Refusal, RunnerSpec
+from voxlive.runners.process.host import ProcessOptions
+
+TINY_VOXTRAL = Path(__file__).parents[1] / "models" / "tiny-voxtral"
+
+
+def pocketsphinx(name: str = "pocketsphinx", needed_bytes: int = 0) -> RunnerSpec:
+    """Another name is another model, with a process of its own."""
+    return RunnerSpec(name, "pocketsphinx", "pocketsphinx", needed_bytes=needed_bytes)
+
+
+def voxtral(folder: Path = TINY_VOXTRAL) -> RunnerSpec:
+    return RunnerSpec(folder.name, "voxtral_realtime", "voxtral_realtime", folder, device="cpu")
+
+
+def job(name: str, **options) -> Job:
+    return Job(clip(name).path, **options)
+
+
+@asynccontextmanager
+async def batch(memory=None, process: dict | None = None, **options) -> AsyncIterator[Batch]:
+    """A Batch; once it is closed no process and no descriptor of it is left."""
+    me = psutil.Process()
+    await asyncio.to_thread(int)  # the loop's own threads and descriptors are there now
+    before, others = me.num_fds(), me.children(recursive=True)
+    made = BatchOptions(**options, process=ProcessOptions(watch_s=0.1, **(process or {})))
+    one = Batch(made, memory) if memory else Batch(made)
+    try:
+        yield one
+    finally:
+        await one.aclose()
+    # What runners started notices their end for itself.
+    await until(lambda: not set(me.children(recursive=True)) - set(others))
+    assert not one.loaded
+    await until(lambda: me.num_fds() <= before)
+
+
+async def refused(work: Awaitable[object]) -> Refusal:
+    """How the work was refused."""
+    with pytest.raises(Refusal) as caught:
+        await work
+    return caught.value
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait for what another process does; there is nothing to await but its looks."""
+    async with asyncio.timeout(60):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def scratch(pid: int | None = None) -> list[Path]:
+    """The folders that runners of a process, by default this one, have for temporary files."""
+    folder = Path(tempfile.gettempdir())
+    return list(folder.glob(f"voxlive-runner-{pid or os.getpid()}-*"))
+
+
+class Told:
+    """What a job tells; ``begun`` and ``spoken`` are set by its first update and first text."""
+
+    def __init__(self) -> None:
+        self.updates = []
+        self.begun = asyncio.Event()
+        self.spoken = asyncio.Event()
+
+    def __call__(self, update) -> None:
+        self.updates.append(update)
+        self.begun.set()
+        if isinstance(update, Delta):
+            self.spoken.set()
+
+    @property
+    def text(self) -> str:
+        return "".join(update.text for update in self.updates if isinstance(update, Delta))
+
+    @property
+    def progress(self) -> list:
+        return [update for update in self.updates if not isinstance(update, Delta)]
