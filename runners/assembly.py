@@ -12,7 +12,7 @@ from .cutting import Stretch
 from .hearing import Hearing
 from .joining import join, needs_space
 
-_SHORTEST_CUT = 6 * SAMPLE_RATE
+_SHORTEST_CUT = 4 * SAMPLE_RATE
 _OVERLAP = SAMPLE_RATE
 
 

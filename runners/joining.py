@@ -71,7 +71,7 @@ def needs_space(before: str, after: str) -> bool:
 
 def _common(tail: Sequence[_Word], head: Sequence[_Word]) -> _Run | None:
     """The run of equal words that explains most: long, and with little cut off beside it."""
-    best, most = None, 0
+    best, most = None, (0, 1)
     lengths = [0] * (len(head) + 1)
     for i, word in enumerate(tail, 1):
         row = [0] * (len(head) + 1)
@@ -79,11 +79,17 @@ def _common(tail: Sequence[_Word], head: Sequence[_Word]) -> _Run | None:
             if word.key != other.key:
                 continue
             length = row[j] = lengths[j - 1] + 1
-            worth = 2 * length - (len(tail) - i) - (j - length)
+            worth = _worth(length, len(tail) - i, j - length)
             if worth > most:
                 best, most = _Run(i - length, j - length, length), worth
         lengths = row
     return best
+
+
+def _worth(length: int, after: int, before: int) -> tuple[int, int]:
+    """Of a run beside which so many words are cut off. One on each side is what an edge does."""
+    beyond = max(after - 1, 0) + max(before - 1, 0)
+    return 2 * (length - beyond), -after - before
 
 
 def _words(segments: Sequence[Segment]) -> list[_Word]:

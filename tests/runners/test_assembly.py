@@ -1,0 +1,120 @@
+"""Stretches through a model that is played: what is told, joined, halved and refused."""
+
+import numpy as np
+import pytest
+from support.clips import clip
+
+from voxlive.runners.assembly import Assembly, Heard, transcribe
+from voxlive.runners.contract import Delta, Job, Progress, Refusal, Segment, TimedWord
+from voxlive.runners.cutting import CutOptions, Stretch
+from voxlive.runners.hearing import Hearing
+from voxlive.streaming.clock import SAMPLE_RATE as RATE
+from voxlive.vad.silero import Silero
+
+
+@pytest.fixture(scope="module")
+def silero():
+    return Silero()
+
+
+def perfect(name):
+    """Hears every word of a clip whose middle is in the stretch, and the one that it cuts off."""
+
+    def recognise(stretch):
+        start, end = stretch.start / RATE, stretch.end / RATE
+        words = [
+            TimedWord(f" {word.text}", word.start - start, word.end - start)
+            for word in clip(name).words
+            if start <= (word.start + word.end) / 2 < end
+        ]
+        text = "".join(word.text for word in words)
+        return Heard((Segment(0, text),) if words else (), "en", 2, len(words))
+
+    return recognise
+
+
+def run(name, recognise, silero, options, cancelled=lambda: False):
+    told = []
+    job = Job(clip(name).path)
+    hearing = Hearing(job, silero, options, cancelled)
+    return transcribe(job, hearing, recognise, told.append, cancelled), told
+
+
+@pytest.mark.parametrize("longest_s", [3, 8, 30])
+def test_the_text_is_whole_however_it_is_cut(silero, longest_s):
+    options = CutOptions(longest_s=longest_s, overlap_s=0.7)
+    said, told = run("minute", perfect("minute"), silero, options)
+    assert said.text.split() == [word.text for word in clip("minute").words]
+    assert "".join(each.text for each in told if isinstance(each, Delta)) == said.text
+    assert told[-1] == Progress(said.duration, said.duration)
+    assert said.language == "en"
+
+
+def test_a_model_at_its_limit_gets_less_audio_until_it_ends(silero):
+    most = 20
+
+    def terse(stretch):
+        heard = perfect("minute")(stretch)
+        return heard if heard.completion_tokens <= most else Heard((), None, 0, most, True)
+
+    said, _ = run("minute", terse, silero, CutOptions(longest_s=30))
+    assert said.text.split() == [word.text for word in clip("minute").words]
+
+
+def test_a_model_that_never_ends_is_refused_with_the_place(silero):
+    def endless(stretch):
+        return Heard((), None, 0, 64, cut_short=True)
+
+    with pytest.raises(Refusal, match=r"64 tokens for the audio from 0") as refused:
+        run("doctor", endless, silero, CutOptions(longest_s=30))
+    assert (refused.value.status, refused.value.param) == (422, "max_tokens")
+
+
+def stretch(start_s, seconds, lead_s=0.0, trail_s=0.0):
+    lead, trail = int(lead_s * RATE), int(trail_s * RATE)
+    return Stretch(int(start_s * RATE), np.zeros(int(seconds * RATE), np.float32), lead, trail)
+
+
+def test_times_are_those_of_the_file_and_text_that_may_change_is_held_back():
+    assembly = Assembly()
+    words = (TimedWord("one", 0.5, 1.0), TimedWord(" two", 3.2, 3.6))
+    first = Heard((Segment(0, "one two", 0.5, 3.6, words),))
+    assert assembly.add(stretch(10, 4, trail_s=1), first) == ""
+    second = Heard((Segment(0, "two three", 0.2, 1.5),))
+    assert assembly.add(stretch(13, 4, lead_s=1), second) == "one two three"
+    said = assembly.transcript(Job(None), 20.0)
+    assert said.text == "one two three"
+    assert [(segment.id, segment.start, segment.end) for segment in said.segments] == [
+        (0, 10.5, 13.6),
+        (1, 13.2, 14.5),
+    ]
+    assert said.segments[0].words[1] == TimedWord(" two", 13.2, 13.6)
+
+
+def test_texts_without_space_get_one_between_them_where_the_script_has_spaces():
+    assembly = Assembly()
+    told = [
+        assembly.add(stretch(at, 1), Heard((Segment(0, text, words=(TimedWord(text, 0, 1),)),)))
+        for at, text in enumerate((" Hello.", "And.", "天", "気"))
+    ]
+    assert told == ["Hello.", " And.", " 天", "気"]
+    segments = assembly.transcript(Job(None), 4.0).segments
+    assert [segment.words[0].text for segment in segments] == told
+
+
+def test_the_language_is_the_one_that_most_was_said_in_unless_told():
+    assembly = Assembly()
+    for text, language in (("ja", "de"), ("a long sentence", "en"), ("nein", "de")):
+        assembly.add(stretch(0, 1), Heard((Segment(0, text),), language))
+    assert assembly.transcript(Job(None), 1.0).language == "en"
+    assert assembly.transcript(Job(None, language="de"), 1.0).language == "de"
+
+
+def test_what_no_model_told_is_not_known():
+    said = Assembly().transcript(Job(None, task="translate"), 3.0)
+    assert (said.text, said.language, said.prompt_tokens, said.task) == (
+        "",
+        None,
+        None,
+        "translate",
+    )
