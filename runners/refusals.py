@@ -92,6 +92,8 @@ def _no_audio(case: Case) -> str | None:
 
 
 def _unknown_kind(case: Case) -> str | None:
+    if case.health.files and not case.capabilities.model_type:
+        return None  # nothing can be told of a checkpoint whose config is missing or damaged
     if case.routing.backend is None or (
         case.routing.family is None and case.routing.backend == "mlx_audio"
     ):

@@ -74,7 +74,7 @@ def _judged(capabilities: ModelCapabilities, installed: Installed) -> Survey:
 def _stamp(folder: Path) -> object:
     """Changes whenever a file of the checkpoint does."""
     try:
-        files = [(path.name, path.stat()) for path in folder.iterdir() if path.is_file()]
+        stats = [path.stat() if path.exists() else path.lstat() for path in folder.iterdir()]
+        return (folder.stat().st_mtime_ns, *((one.st_mtime_ns, one.st_size) for one in stats))
     except OSError:
         return None
-    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in files))
