@@ -26,6 +26,7 @@ import psutil
 from unanchored import Unanchored
 
 from voxlive.checkpoints.checkpoint import read_checkpoint
+from voxlive.checkpoints.files import find_files
 from voxlive.checkpoints.resolve import resolve
 from voxlive.streaming.clock import SAMPLE_RATE
 from voxlive.streaming.engine import Committed, Failed, Message, Progressed, StreamOptions
@@ -164,7 +165,7 @@ def main() -> int:
     args = parser.parse_args()
     clip = np.concatenate(list(read_file(args.clip)))
     engine = load(args.model, EngineOptions(max_sessions=1, device="cpu"))
-    checkpoint = read_checkpoint(resolve(args.model, offline=True))
+    checkpoint = read_checkpoint(find_files(resolve(args.model, offline=True)))
     reference = engine._thread.submit(Unanchored, checkpoint).result()
     steady = play(engine, clip, args.hours, reference)
     engine.shutdown()

@@ -7,6 +7,10 @@ sample would have been spoken, never earlier; being late does not shift the next
 a random phase. Delays are wall-clock, from the moment when the sample was due:
 first word   speech onset -> the first word or draft on the wire
 emission     the end of a word -> the word on the wire, committed
+beyond       the same less the model's delay
+service      what the server took of it: less one position more, after which the word is complete,
+             and less what the chunk made that position's last sample wait. For words that are
+             complete with the next position, as random_checkpoint.py's all are
 closing      the end of speech -> its closed segment on the wire
 lag slope    growth of the emission delay in seconds per minute: 0 if the server keeps up
 slip         how late the clients themselves sent (their own honesty)
@@ -17,10 +21,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +38,9 @@ from numpy.typing import NDArray
 from voxlive.streaming.clock import SAMPLE_RATE
 from voxlive.streaming.ingest import read_file
 
-CHUNK = SAMPLE_RATE * 80 // 1000
+POSITION_S = 0.08
+LOOK_AHEAD_S = 0.0025
+"""Beyond a position's end, what its last mel frame needs."""
 
 
 @dataclass
@@ -40,6 +49,8 @@ class Record:
 
     first_word: list[float] = field(default_factory=list)
     emission: list[tuple[float, float]] = field(default_factory=list)
+    service: list[float] = field(default_factory=list)
+    delay: float = 0.0
     closing: list[float] = field(default_factory=list)
     behind: float = 0.0
     slip: float = 0.0
@@ -47,10 +58,10 @@ class Record:
     outcome: str = "lost"
 
 
-def clip(path: Path) -> NDArray[np.int16]:
+def clip(path: Path, chunk: int) -> NDArray[np.int16]:
     """The clip as 16 kHz s16 samples, cut to whole chunks."""
     samples = np.concatenate(list(read_file(path)))
-    whole = samples[: len(samples) // CHUNK * CHUNK]
+    whole = samples[: len(samples) // chunk * chunk]
     return (np.clip(whole, -1, 1) * 32767).astype(np.int16)
 
 
@@ -70,9 +81,11 @@ async def play(url: str, pcm: NDArray[np.int16], args: argparse.Namespace) -> Re
             if ready["type"] != "ready":
                 record.outcome = ready["code"]
                 return record
+            record.delay = (args.delay_ms or ready.get("delay_ms") or 0) / 1000
             origin = time.monotonic()
-            listener = asyncio.create_task(listen(socket, origin, record))
-            await speak(socket, origin, pcm, args.seconds, record)
+            chunk_s = args.chunk_ms / 1000
+            listener = asyncio.create_task(listen(socket, origin, chunk_s, record))
+            await speak(socket, origin, pcm, args, record)
             await asyncio.wait_for(listener, 60)
     except (OSError, websockets.WebSocketException, TimeoutError) as error:
         record.outcome = type(error).__name__
@@ -83,20 +96,23 @@ async def speak(
     socket: websockets.ClientConnection,
     origin: float,
     pcm: NDArray[np.int16],
-    seconds: float,
+    args: argparse.Namespace,
     record: Record,
 ) -> None:
     """Send the clip over and over on the schedule, then ``stop``."""
-    for sent in range(0, int(seconds * SAMPLE_RATE), CHUNK):
-        due = origin + (sent + CHUNK) / SAMPLE_RATE
+    chunk = SAMPLE_RATE * args.chunk_ms // 1000
+    for sent in range(0, int(args.seconds * SAMPLE_RATE), chunk):
+        due = origin + (sent + chunk) / SAMPLE_RATE
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         record.slip = max(record.slip, time.monotonic() - due)
         at = sent % len(pcm)
-        await socket.send(pcm[at : at + CHUNK].tobytes())
+        await socket.send(pcm[at : at + chunk].tobytes())
     await socket.send('{"type": "stop"}')
 
 
-async def listen(socket: websockets.ClientConnection, origin: float, record: Record) -> None:
+async def listen(
+    socket: websockets.ClientConnection, origin: float, chunk_s: float, record: Record
+) -> None:
     """Time every message against the audio it is about."""
     onset: float | None = None
     stops: list[float] = []
@@ -124,7 +140,10 @@ async def listen(socket: websockets.ClientConnection, origin: float, record: Rec
                 record.outcome = "done"
         if message["type"] == "words":
             record.words += len(message["words"])
-            record.emission.extend((now, now - word["end"]) for word in message["words"])
+            for word in message["words"]:
+                record.emission.append((now, now - word["end"]))
+                heard = word["end"] + record.delay + POSITION_S + LOOK_AHEAD_S
+                record.service.append(now - math.ceil(heard / chunk_s - 1e-6) * chunk_s)
 
 
 class Meter:
@@ -175,6 +194,8 @@ def report(records: list[Record], meter: Meter) -> dict[str, object]:
         "words": sum(record.words for record in records),
         "first_word_s": percentiles([v for record in records for v in record.first_word]),
         "emission_s": percentiles([delay for _, delay in emission]),
+        "beyond_s": percentiles([d - r.delay for r in records for _, d in r.emission if r.delay]),
+        "service_s": percentiles([v for r in records for v in r.service if r.delay]),
         "closing_s": percentiles([v for record in records for v in record.closing]),
         "lag_slope_s_per_min": None if slope is None else round(float(slope), 4),
         "behind_max_s": max((record.behind for record in records), default=0.0),
@@ -184,14 +205,29 @@ def report(records: list[Record], meter: Meter) -> dict[str, object]:
     }
 
 
+def part(args: argparse.Namespace, clients: int) -> list[Record]:
+    """``clients`` clients of this process at once."""
+    pcm = clip(args.clip, SAMPLE_RATE * args.chunk_ms // 1000)
+
+    async def all_at_once() -> list[Record]:
+        return list(await asyncio.gather(*(play(args.url, pcm, args) for _ in range(clients))))
+
+    return asyncio.run(all_at_once())
+
+
 async def load(args: argparse.Namespace) -> dict[str, object]:
-    """Run all clients at once."""
-    pcm = clip(args.clip)
+    """Run all clients at once, spread over the processes."""
     meter = Meter(args.pid)
     watching = asyncio.create_task(meter.watch())
-    records = await asyncio.gather(*(play(args.url, pcm, args) for _ in range(args.clients)))
+    shares = [len(range(at, args.clients, args.processes)) for at in range(args.processes)]
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
+        parts = await asyncio.gather(
+            *(loop.run_in_executor(pool, part, args, clients) for clients in shares)
+        )
     watching.cancel()
-    result = report(list(records), meter)
+    records = [record for records in parts for record in records]
+    result = report(records, meter)
     if args.records:
         args.records.write_text(json.dumps([asdict(record) for record in records]))
     return result
@@ -204,6 +240,8 @@ def main() -> int:
     parser.add_argument("clip", type=Path, help="an audio file with speech")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60, help="audio per client")
+    parser.add_argument("--chunk-ms", type=int, default=80, help="audio per message")
+    parser.add_argument("--processes", type=int, default=1, help="that the clients run in")
     parser.add_argument("--spread", type=float, default=1.0, help="random phase, seconds")
     parser.add_argument("--delay-ms", type=int, help="ask for this model delay")
     parser.add_argument("--no-vad", action="store_true", help="have every sample heard")
