@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TypeVarTuple
 
 from starlette.responses import JSONResponse
@@ -68,9 +68,11 @@ class LiveSocket:
         self._service = service
         self._protocol = protocol
         self._feeds = feeds
-        self._feed: Feed | None = None
-        self._opened = asyncio.get_running_loop().create_future()
-        self._session: Session | None = None
+        self._sessions: dict[str, Session] = {}  # by their source
+        self._heard: dict[str, Feed] = {}
+        self._reports = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._done = asyncio.Event()
         self._sending = asyncio.Lock()
         self._ahead = Ahead()
         self._limits = Limits()
@@ -80,7 +82,7 @@ class LiveSocket:
     @property
     def in_session(self) -> bool:
         """Whether a session hangs on this socket."""
-        return self._session is not None
+        return bool(self._sessions)
 
     @property
     def failure(self) -> str | None:
@@ -111,19 +113,26 @@ class LiveSocket:
             await self._free()
 
     async def _converse(self) -> None:
-        await self._shake_hands()
-        works = (self._listen(), self._work(), self._report(), self._keep_limits())
-        tasks = [asyncio.create_task(work) for work in works]
-        if self._protocol.tick_s:
-            tasks.append(asyncio.create_task(self._keep_ticking(self._protocol.tick_s)))
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await self._shake_hands()
+            for work in (self._listen(), self._work(), self._keep_limits()):
+                self._start(work)
+            if self._protocol.tick_s:
+                self._start(self._keep_ticking(self._protocol.tick_s))
+            await self._done.wait()
+            for task in self._tasks:
+                if task.done():
+                    task.result()
         finally:
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        """Do this until the connection ends, which it does when the first of these works does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda _: self._done.set())
 
     async def _shake_hands(self) -> None:
         """A client that cannot be served is told so before or right after it is accepted."""
@@ -133,13 +142,13 @@ class LiveSocket:
         options = self._protocol.at_once()
         info = self._service.engine.info
         if options:
-            self._session = self._service.open(options)
+            self._sessions[""] = self._service.open(options)
         elif self._service.engine.in_use >= info.capacity and not self._protocol.refused_by_name:
             raise EngineFull(info.capacity)
         await self._accept()
         await self._say(self._protocol.connected)
-        if options and self._session:
-            await self._opened_with(self._session, options)
+        if options:
+            await self._opened_with(options, "")
 
     async def _accept(self) -> None:
         welcome = self._protocol.welcome(self._offered)
@@ -148,12 +157,13 @@ class LiveSocket:
         selected = welcome.subprotocol or next(iter(self._offered), None)
         await self._send(self._socket.accept(selected, headers))
 
-    async def _opened_with(self, session: Session, options: SessionOptions) -> None:
-        path = self._socket.url.path
+    async def _opened_with(self, options: SessionOptions, source: str) -> None:
+        path, session = self._socket.url.path, self._sessions[source]
         log.info("session %s opened at %s", session.id, path)
-        self._feed = self._feeds.open(session.id, self._socket.query_params.get("captions"), path)
+        name = self._socket.query_params.get("captions")
+        self._heard[source] = self._feeds.open(session.id, name, path)
         await self._say(self._protocol.opened, session.id, options)
-        self._opened.set_result(session)
+        self._start(self._report(source, session))
 
     async def _listen(self) -> None:
         """Frames in, until the client is gone."""
@@ -206,42 +216,57 @@ class LiveSocket:
 
     async def _do(self, action: Action) -> None:
         match action:
-            case Open(options):
-                self._session = self._service.open(options)
-                await self._opened_with(self._session, options)
+            case Open(options, source):
+                await self._open(options, source)
             case Refuse(code, message):
                 await self._say(self._protocol.refused, code, message)
             case Reply(frame):
                 await self._say(list[Out], [frame])
-            case Audio(data):
-                await (await self._opened).push(data)
+            case Audio(data, source):
+                if source in self._sessions:
+                    await self._sessions[source].push(data)
             case Flush(marker):
-                await (await self._opened).flush(marker)
+                await self._sessions[""].flush(marker)
             case Renew(options, marker):
-                await self._service.renew(await self._opened, options, marker)
+                await self._service.renew(self._sessions[""], options, marker)
             case Stop():
                 self._stopped = True
-                await (await self._opened).stop()
+                for session in self._sessions.values():
+                    await session.stop()
             case End(code, message):
                 await self._end(code, message)
 
     async def _end(self, code: str, message: str) -> None:
         """The session's last words, then the reason; none for a client that is done itself."""
-        if self._session is None:
+        if not self._sessions:
             raise ProtocolError(code, message)
         if not self._stopped:
             self._failure = code
-            self._session.warn(code, message)
-            await self._session.stop()
+            for session in self._sessions.values():
+                session.warn(code, message)
+                await session.stop()
 
-    async def _report(self) -> None:
-        """Events out, until the protocol closes."""
-        session: Session = await self._opened
+    async def _open(self, options: SessionOptions, source: str) -> None:
+        try:
+            self._sessions[source] = self._service.open(options)
+        except EngineError as error:
+            if not self._sessions:
+                raise
+            # The sources that have a session go on without this one.
+            await self._say(self._protocol.refused, error.code, error.message)
+        else:
+            await self._opened_with(options, source)
+
+    async def _report(self, source: str, session: Session) -> None:
+        """Events out, until the protocol closes; it may wait for another source's session."""
+        self._reports += 1
         async for event in session.events():
-            if self._feed is not None:
-                self._feed.tell(event)
-            if await self._say(self._protocol.told, event):
+            self._heard[source].tell(event)
+            if await self._say(self._protocol.told_of, source, event):
                 return
+        self._reports -= 1
+        if self._reports:
+            await asyncio.Event().wait()
 
     async def _keep_ticking(self, every_s: float) -> None:
         while True:
@@ -298,14 +323,14 @@ class LiveSocket:
         return True
 
     async def _free(self) -> None:
-        if self._feed is not None:
-            self._feeds.close(self._feed)
-            self._feed = None
-        if self._session is not None:
-            session, self._session = self._session, None
+        while self._heard:
+            self._feeds.close(self._heard.popitem()[1])
+        while self._sessions:
+            _, session = self._sessions.popitem()
             await session.close()
             log.info("session %s closed after %.1f s", session.id, seconds(session.received))
 
     @property
     def _name(self) -> str:
-        return self._session.id if self._session else "not opened"
+        ids = [session.id for session in self._sessions.values()]
+        return " and ".join(ids) or "not opened"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .asr import AsrProtocol
 from .contract import Protocol
 from .deepgram import DeepgramProtocol
+from .echopanel import EchoPanelProtocol
 from .live import LiveProtocol
 from .mistral import MistralProtocol
 from .realtime import RealtimeProtocol
@@ -17,6 +18,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "/v1/realtime": RealtimeProtocol,
     "/v1/audio/transcriptions/realtime": MistralProtocol,
     "/v1/listen": DeepgramProtocol,
+    "/ws/live-listener": EchoPanelProtocol,
 }
 
 __all__ = ["PROTOCOLS", "Protocol", "WhisperLiveProtocol"]

@@ -47,9 +47,13 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Open the session; audio may follow."""
+    """Open the session; audio may follow.
+
+    A connection that carries several sounds has a session for each ``source``.
+    """
 
     options: SessionOptions
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Audio:
     """Bytes in the format that was declared."""
 
     data: bytes
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,10 @@ class Protocol(_Protocol):
     def told(self, event: Event) -> list[Out]:
         """What an event is on the wire, now. Nothing follows a ``Close``."""
         ...
+
+    def told_of(self, _source: str, event: Event) -> list[Out]:
+        """The same for a protocol with several sources, which closes when each of them is done."""
+        return self.told(event)
 
     def tick(self) -> list[Out]:
         """What was held back; asked for every ``tick_s`` seconds unless that is None."""
