@@ -21,6 +21,7 @@ from .access import (
 )
 from .console import fail, start_logging
 from .extra_ports import WhisperLivePort, WyomingAllow, WyomingPort, Zeroconf, wyoming_options
+from .files import AlsoModel, FileModel, MaxFileMinutes, MaxResident, ModelIdle, open_catalogue
 from .options import DelayMs, Device, Model, Offline, Quantize, open_service
 from .secure import (
     ForwardedAllowIps,
@@ -46,6 +47,11 @@ def serve(
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
     offline: Offline = False,
+    file_model: FileModel = None,
+    also: AlsoModel = None,
+    max_file_minutes: MaxFileMinutes = 240,
+    max_resident: MaxResident = 2,
+    model_idle: ModelIdle = 300,
     https: Https = False,
     ssl_certfile: SslCertfile = None,
     ssl_keyfile: SslKeyfile = None,
@@ -71,6 +77,8 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="How much is logged.")] = "warning",
 ) -> None:
     """Serve the page, the live protocols and the HTTP API."""
+    from ..runners.batch import BatchOptions
+    from ..runners.policy import LoadOptions
     from ..streaming.options import EngineOptions
     from ..web.access.limits import Limits
     from ..web.addresses import urls_elsewhere
@@ -87,11 +95,19 @@ def serve(
         idle_s=idle_timeout,
         message_kb=max_message_kb,
         upload_mb=max_upload_mb,
+        file_minutes=max_file_minutes,
         rate=rate,
     )
     wyoming = wyoming_options(wyoming_port, wyoming_allow, zeroconf, bool(known), insecure)
     options = ServerOptions(
-        origins, tls, clean(root_path), forwarded_allow_ips, known, limits, wyoming
+        origins,
+        tls,
+        clean(root_path),
+        forwarded_allow_ips,
+        known,
+        limits,
+        wyoming,
+        BatchOptions(idle_s=model_idle, max_resident=max_resident),
     )
     try:
         ports = open_ports(host, port, whisper_live_port, wyoming_port)
@@ -99,6 +115,9 @@ def serve(
         fail(str(error))
     check_exposure(host, ports.main, known, insecure)
     bits = int(quantize) if quantize else None
+    same = file_model in (None, model)
+    load = LoadOptions(device, bits, delay_ms) if same else LoadOptions(device)
+    catalogue = open_catalogue(file_model or model, also, load, offline=offline)
     service = open_service(model, EngineOptions(max_sessions, device, delay_ms, bits, offline))
     info = service.engine.info
 
@@ -119,4 +138,4 @@ def serve(
         if https and is_local(ports.main):
             typer.echo("voxlive: for other machines and phones: --host 0.0.0.0")
 
-    run(ports, service, options, ready)
+    run(ports, service, catalogue, options, ready)

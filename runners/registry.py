@@ -12,17 +12,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """``module`` is imported in the runner's process alone. ``mlx``: its models live in MLX."""
+    """``module`` is imported in the runner's process alone. ``mlx``: its models live in MLX.
+
+    ``instructed``: a prompt tells its models what to do; for others it is what was said before.
+    """
 
     module: str
     mlx: bool = True
+    instructed: bool = False
 
 
 BACKENDS = {
     "pocketsphinx": Backend("voxlive.runners.pocketsphinx", mlx=False),
     "voxtral_realtime": Backend("voxlive.runners.voxtral"),
     "mlx_audio": Backend("voxlive.runners.mlx_audio"),
-    "mlx_vlm": Backend("voxlive.runners.mlx_vlm"),
+    "mlx_vlm": Backend("voxlive.runners.mlx_vlm", instructed=True),
 }
 
 

@@ -18,7 +18,9 @@ from .errors import ApiError, on_api_error, on_crash, on_http_error
 from .gate import HttpGate
 from .pages import Pages
 from .protocols import PROTOCOLS
+from .rest.chat import Chat
 from .rest.client_secrets import ClientSecrets
+from .rest.files import Files
 from .rest.grants import Grants
 from .rest.health import Health
 from .rest.listen import Listen
@@ -26,23 +28,25 @@ from .rest.models import Models
 from .rest.transcriptions import Transcriptions
 
 
-def create_app(service: Service, live: LiveEndpoints) -> Starlette:
+def create_app(service: Service, live: LiveEndpoints, files: Files) -> Starlette:
     """The ASGI application around a service, whose life is the caller's matter."""
-    models = Models(service)
+    models = Models(files)
     pages = Pages()
     captions = Captions(live.feeds, pages)
     access = live.gate.access
     grants = Grants(access)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
-        Route("/health", Health(service).get),
+        Route("/health", Health(service, files).get),
         Route("/v1/models", models.index),
         Route("/v1/models/{name:path}", models.get),
-        Route("/v1/audio/transcriptions", Transcriptions(service).post, methods=["POST"]),
+        Route("/v1/audio/transcriptions", Transcriptions(files).post, methods=["POST"]),
+        Route("/v1/audio/translations", Transcriptions(files, "translate").post, methods=["POST"]),
+        Route("/v1/chat/completions", Chat(files).post, methods=["POST"]),
         Route("/v1/realtime/client_secrets", ClientSecrets(service, access).post, methods=["POST"]),
         Route("/v1/auth/grant", grants.deepgram, methods=["POST"]),
         Route("/v1/client/sessions", grants.mistral, methods=["POST"]),
-        Route("/v1/listen", Listen(service).post, methods=["POST"]),
+        Route("/v1/listen", Listen(files).post, methods=["POST"]),
         Route("/captions", captions.index),
         Route("/captions/{session}", captions.follow),
         Route("/overlay/{session}", captions.overlay),

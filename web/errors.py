@@ -29,11 +29,16 @@ class ApiError(Exception):
         self.headers = headers
 
 
-def envelope(error: ApiError) -> JSONResponse:
-    """The error as a response."""
+def error_body(error: ApiError) -> dict[str, object]:
+    """The error as JSON."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    return JSONResponse({"error": body}, error.status, error.headers)
+    return {"error": body}
+
+
+def envelope(error: ApiError) -> JSONResponse:
+    """The error as a response."""
+    return JSONResponse(error_body(error), error.status, error.headers)
 
 
 async def on_api_error(_request: Request, error: Exception) -> JSONResponse:

@@ -25,6 +25,7 @@ _LIMITS = {
     "idle-seconds": "idle_s",
     "message-kb": "message_kb",
     "upload-mb": "upload_mb",
+    "file-minutes": "file_minutes",
     "rate": "rate",
 }
 assert set(_LIMITS.values()) == {field.name for field in fields(Limits)}

@@ -11,7 +11,8 @@ class Limits:
     """None: no limit but the server's own. ``rate`` counts sessions and requests in a minute.
 
     ``idle_s``: how long a session may last without audio. ``message_kb`` is of one message on a
-    WebSocket, ``upload_mb`` of a request's body; 1 MB is 1,000,000 bytes.
+    WebSocket, ``upload_mb`` of a request's body; 1 MB is 1,000,000 bytes. ``file_minutes``: how
+    long a file's audio may be.
     """
 
     sessions: int | None = None
@@ -19,6 +20,7 @@ class Limits:
     idle_s: float | None = None
     message_kb: float | None = None
     upload_mb: float | None = None
+    file_minutes: float | None = None
     rate: float | None = None
 
     def within(self, other: Limits) -> Limits:

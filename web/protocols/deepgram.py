@@ -78,7 +78,7 @@ class DeepgramProtocol(Protocol):
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._params = params
-        self._info = info
+        self._model = shapes.model(info.model, info.engine)
         self._request = str(uuid.uuid4())
         self._created = shapes.now()
         self._digest = hashlib.sha256()
@@ -229,7 +229,7 @@ class DeepgramProtocol(Protocol):
             self._digest.hexdigest(),
             seconds(samples),
             self._query.audio.channels,
-            self._info,
+            self._model,
         )
         return [
             *outs,
@@ -249,7 +249,7 @@ class DeepgramProtocol(Protocol):
     def _results(self, text: str, words: Sequence[Word], **marks: bool) -> str:
         """A result for the audio after the last final one, up to the last word's known end."""
         end = max(self._upto, words[-1].end) if words else self._upto
-        ident, description = shapes.model(self._info)
+        ident, description = self._model
         return _message(
             "Results",
             channel_index=[0, 1],

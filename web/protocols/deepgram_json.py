@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ...streaming.clock import seconds
-from ...streaming.engine import EngineInfo
 from ...streaming.events import Word
 from .contract import Denial
 
@@ -70,17 +69,25 @@ def _word(word: Word) -> dict[str, object]:
     }
 
 
-def model(info: EngineInfo) -> tuple[str, dict[str, str]]:
+def model(name: str, kind: str) -> tuple[str, dict[str, str]]:
     """The served model's identifier and what it is; engines tell no version."""
-    ident = str(uuid.uuid5(uuid.NAMESPACE_URL, info.model))
-    return ident, {"name": info.model, "version": "", "arch": info.engine}
+    ident = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+    return ident, {"name": name, "version": "", "arch": kind}
 
 
 def metadata(
-    request: str, created: str, sha256: str, duration: float, channels: int, info: EngineInfo
+    request: str,
+    created: str,
+    sha256: str,
+    duration: float,
+    channels: int,
+    described: tuple[str, dict[str, str]],
 ) -> dict[str, object]:
-    """What a transcript was made from: ``sha256`` of the audio as sent, ``duration`` in seconds."""
-    ident, description = model(info)
+    """What a transcript was made from: ``sha256`` of the audio as sent, ``duration`` in seconds.
+
+    ``described`` is what ``model`` says of its model.
+    """
+    ident, description = described
     return {
         "transaction_key": "deprecated",
         "request_id": request,

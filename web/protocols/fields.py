@@ -48,6 +48,16 @@ def whole(fields: Json, name: str, low: int, high: int, default: _T) -> int | _T
     return value
 
 
+def number(fields: Json, name: str, low: float, high: float, default: _T) -> float | _T:
+    """A number from ``low`` to ``high``; null or nothing is the default."""
+    value = fields.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f'"{name}" must be a number from {low:g} to {high:g}, not {show(value)}')
+    return value
+
+
 def flag(fields: Json, name: str, default: bool) -> bool:
     """True or false."""
     value = fields.get(name)

@@ -13,13 +13,13 @@ from ..protocols.fields import Json
 MAX_BODY = 64_000
 
 
-async def json_body(request: Request) -> Json:
+async def json_body(request: Request, limit: int = MAX_BODY) -> Json:
     """The body, an object or nothing. Raises ApiError."""
-    body = b""
+    body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
-            raise ApiError(413, "too_big", f"the body may have {MAX_BODY} bytes")
+        if len(body) > limit:
+            raise ApiError(413, "too_big", f"the body may have {limit} bytes")
     try:
         fields = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from ...streaming.service import Service
 from ..gate import known
+from .files import Files
 
 _FRESH_S = 1.0
 _CHECK_WITHIN_S = 10.0
@@ -19,8 +20,9 @@ _CHECK_WITHIN_S = 10.0
 class Health:
     """Asks the engine at most once a second, however often it is asked itself."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, files: Files) -> None:
         self._service = service
+        self._files = files
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
         self._fault: str | None = None
@@ -47,6 +49,7 @@ class Health:
             "capacity": info.capacity,
             "in_use": engine.in_use,
             "note": info.note,
+            "files": self._files.state(),
             "version": version("voxlive"),
         }
         if known(request):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import tempfile
 import uuid
 from pathlib import Path
 from typing import IO
@@ -12,23 +11,25 @@ from typing import IO
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from ...streaming.engine import StreamOptions
+from ...runners.contract import Job, Segment, Transcript
+from ...runners.policy import Asked
+from ...streaming.clock import samples
+from ...streaming.events import Word
 from ...streaming.ingest import CONTAINER
-from ...streaming.service import Service
-from ...streaming.transcribe import Transcription
 from ..errors import ApiError
 from ..protocols import deepgram_json as shapes
 from ..protocols.contract import ProtocolError
 from ..protocols.deepgram_query import Query, read
-from .upload import transcribed, unless_gone
+from .files import Files, longest_s, scratch
+from .gone import unless_gone
 from .words import as_deepgram
 
 
 class Listen:
     """Query and answer are Deepgram's, and so are the errors."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
     async def post(self, request: Request) -> Response:
         """The transcript of the body. A client that goes away frees its slot."""
@@ -50,36 +51,50 @@ class Listen:
         if request.headers.get("content-type", "").startswith("application/json"):
             message = "this server fetches nothing: send the audio itself, not its URL"
             raise ApiError(400, "unsupported_option", message)
+        spec = await self._files.find(
+            request.query_params.get("model"), Asked(language=query.language)
+        )
         created = shapes.now()
-        with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
+        with scratch() as file:
             sha256 = await _save(request, file)
-            raw = None if query.audio.encoding == CONTAINER else query.audio
-            work = transcribed(
-                self._service,
+            job = Job(
                 Path(file.name),
-                query.gate,
-                StreamOptions(query.language, drafts=False),
-                raw,
+                language=query.language,
+                words=True,
+                raw=None if query.audio.encoding == CONTAINER else query.audio,
+                longest_s=longest_s(request),
             )
-            said = await unless_gone(request, work)
+            said = await unless_gone(request, self._files.transcribe(spec, job))
         if said is None:
             return None
-        info = self._service.engine.info
-        facts = shapes.metadata(ident, created, sha256, said.duration, query.audio.channels, info)
+        described = shapes.model(spec.model, spec.backend)
+        facts = shapes.metadata(
+            ident, created, sha256, said.duration, query.audio.channels, described
+        )
         return {"metadata": facts, "results": _results(said, query)}
 
 
-def _results(said: Transcription, query: Query) -> dict[str, object]:
-    words = [word for segment in said.segments for word in segment.words]
+def _results(said: Transcript, query: Query) -> dict[str, object]:
+    words = [word for segment in said.segments for word in _words(segment)]
     results: dict[str, object] = {
         "channels": [{"alternatives": [shapes.alternative(said.text, words)]}]
     }
     if query.utterances:
         results["utterances"] = [
-            shapes.utterance(segment.text, segment.words, segment.start, segment.end)
+            shapes.utterance(
+                segment.text, _words(segment), samples(segment.start), samples(segment.end)
+            )
             for segment in said.segments
+            if segment.start is not None and segment.end is not None
         ]
     return results
+
+
+def _words(segment: Segment) -> list[Word]:
+    return [
+        Word(word.text, samples(word.start), samples(word.end), word.probability)
+        for word in segment.words or ()
+    ]
 
 
 async def _save(request: Request, file: IO[bytes]) -> str:

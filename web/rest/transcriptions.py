@@ -1,117 +1,142 @@
-"""``POST /v1/audio/transcriptions``: OpenAI's file API on the live engine."""
+"""``POST /v1/audio/transcriptions`` and ``/translations``: OpenAI's file API."""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...streaming.engine import StreamOptions
-from ...streaming.formats import WRITERS, plain_json, verbose_json
-from ...streaming.service import Service
-from ...streaming.transcribe import Transcription
-from ...vad.gate import GateOptions
+from ...runners.contract import Job, Task
+from ...runners.formats import FORMATS, Wanted
+from ...runners.policy import Asked
 from ..errors import ApiError
-from .upload import transcribed, unless_gone
+from .files import Files, copied, holding, longest_s, scratch, written
+from .form import Fields
+from .gone import unless_gone
+from .transcript_events import streamed
 
 _MAX_FIELDS = 100
-_MEDIA_TYPES = {
-    "text": "text/plain",
-    "srt": "application/x-subrip",
-    "vtt": "text/vtt",
-    "json": "application/json",
-    "verbose_json": "application/json",
+_LONGEST_PROMPT = 10_000
+_MOST_TOKENS = 1_000_000
+_GRANULARITIES = "timestamp_granularities"
+_STREAMED = ("json", "text")
+
+# What the hosted models do beyond that; said to be impossible, so that nobody waits for it.
+_REFUSED = {
+    "file_url": "this server fetches nothing: send the audio itself",
+    "file_id": "this server keeps no files: send the audio itself",
+    "known_speaker_names": "speakers cannot be told by name here",
+    "known_speaker_references": "speakers cannot be told by their voice here",
 }
-_GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
 
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What a request asks for."""
+    """What a request asks for, of which model."""
 
-    upload: UploadFile
+    model: str | None
+    asked: Asked
+    prompt: str | None
+    temperature: float
+    max_tokens: int | None
     response_format: str
-    write: Callable[[Transcription], str]
-    stream: StreamOptions
+    wanted: Wanted
+    stream: bool
+
+    def job(self, path: Path, *, words: bool, longest_s: float | None) -> Job:
+        """The job for the file."""
+        return Job(
+            path,
+            self.asked.task,
+            self.asked.language,
+            self.prompt,
+            self.temperature,
+            self.max_tokens,
+            words,
+            longest_s=longest_s,
+        )
 
 
 class Transcriptions:
-    """Any model's name is taken for the served one. Hints to a model (prompt, temperature) are
-    taken too, and have no effect on engines that know no such thing.
-    """
+    """``task`` is what the path stands for."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, files: Files, task: Task = "transcribe") -> None:
+        self._files = files
+        self._task = task
 
     async def post(self, request: Request) -> Response:
-        """The file's text in the format asked for. A client that goes away frees its slot."""
-        async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
-            wish = _read(form, self._service.engine.info.model)
-            said = await unless_gone(request, self._transcribe(wish))
-        if said is None:
-            return Response(status_code=499)
-        return Response(wish.write(said), media_type=_MEDIA_TYPES[wish.response_format])
+        """The file's text in the format asked for. A client that goes away cancels its job."""
+        with ExitStack() as held:
+            async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
+                fields = Fields(form)
+                upload = fields.upload("file")
+                wish = _read(fields, self._task)
+                spec = await self._files.find(wish.model, wish.asked)
+                path = await copied(upload.file, held.enter_context(scratch()))
+            words = wish.asked.words or FORMATS[wish.response_format].word_times
+            job = wish.job(path, words=words, longest_s=longest_s(request))
+            if wish.stream:
+                return await streamed(holding(self._files.follow(spec, job), held.pop_all()))
+            said = await unless_gone(request, self._files.transcribe(spec, job))
+            if said is None:
+                return Response(status_code=499)
+            body = written(wish.response_format, said, replace(wish.wanted, model=spec.model))
+            return Response(body, media_type=FORMATS[wish.response_format].media_type)
 
-    async def _transcribe(self, wish: _Wish) -> Transcription:
-        with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
-            await asyncio.to_thread(_copy, wish.upload.file, file)
-            return await transcribed(self._service, Path(file.name), GateOptions(), wish.stream)
 
-
-def _read(form: FormData, model: str) -> _Wish:
-    upload = form.get("file")
-    if not isinstance(upload, UploadFile):
-        raise ApiError(400, "missing_file", 'send the audio as the form field "file"', "file")
-    response_format = _field(form, "response_format") or "json"
-    if response_format not in WRITERS:
-        known = ", ".join(WRITERS)
-        message = f'response_format must be one of {known}, not "{response_format[:40]}"'
-        raise ApiError(400, "unknown_format", message, "response_format")
-    if (_field(form, "stream") or "false").lower() not in ("false", "0"):
-        message = "streamed answers are not served here; use the WebSocket at /v1/live"
+def _read(fields: Fields, task: Task) -> _Wish:
+    """The form's fields but the file. Raises ApiError."""
+    for name, why in _REFUSED.items():
+        if fields.many(name):
+            raise ApiError(422, "unsupported_option", why, name)
+    if "logprobs" in fields.many("include"):
+        message = "no model here tells the probabilities of its tokens: leave out include"
+        raise ApiError(422, "unsupported_option", message, "include[]")
+    response_format = fields.choice("response_format", FORMATS, "json")
+    stream = fields.flag("stream")
+    if stream and response_format not in _STREAMED:
+        message = f"a streamed answer has response_format {' or '.join(_STREAMED)}"
         raise ApiError(400, "unsupported_option", message, "stream")
-    listed = _granularities(form, response_format)
-    write = WRITERS[response_format]
-    if response_format == "json":
-        write = partial(plain_json, model=model)
-    elif listed:
-        write = partial(verbose_json, segments="segment" in listed, words="word" in listed)
-    language = _field(form, "language")
+    listed = _granularities(fields, response_format)
+    language = _language(fields) if task == "transcribe" else None
+    speakers = response_format == "diarized_json" or fields.flag("diarize")
     return _Wish(
-        upload,
+        fields.text("model"),
+        Asked(task, language, "word" in listed, speakers),
+        _prompt(fields),
+        fields.number("temperature", 0, 1) or 0.0,
+        fields.whole("max_tokens", 1, _MOST_TOKENS),
         response_format,
-        write,
-        stream=StreamOptions(language=language or None, drafts=False),
+        Wanted("", segments="segment" in listed, words="word" in listed),
+        stream,
     )
 
 
-def _granularities(form: FormData, response_format: str) -> set[str]:
-    asked = {str(value) for name in _GRANULARITIES for value in form.getlist(name)}
+def _granularities(fields: Fields, response_format: str) -> set[str]:
+    asked = set(fields.many(_GRANULARITIES))
     if asked - {"word", "segment"}:
-        message = "timestamp_granularities may hold word and segment"
-        raise ApiError(400, "bad_granularity", message, _GRANULARITIES[0])
+        message = f"{_GRANULARITIES} may hold word and segment"
+        raise ApiError(400, "bad_granularity", message, f"{_GRANULARITIES}[]")
     if asked and response_format != "verbose_json":
-        message = "timestamp_granularities needs response_format=verbose_json"
-        raise ApiError(400, "bad_granularity", message, _GRANULARITIES[0])
-    return asked or ({"segment"} if response_format == "verbose_json" else set())
+        message = f"{_GRANULARITIES} needs response_format=verbose_json"
+        raise ApiError(400, "bad_granularity", message, f"{_GRANULARITIES}[]")
+    return asked or {"segment"}
 
 
-def _field(form: FormData, name: str) -> str | None:
-    value = form.get(name)
-    if isinstance(value, UploadFile):
-        raise ApiError(400, "bad_field", f"{name} must be a plain form field", name)
-    return value
+def _language(fields: Fields) -> str | None:
+    """One language; of several that are hinted at a model takes none."""
+    hinted = fields.many("languages")
+    return fields.text("language") or (hinted[0] if len(hinted) == 1 else None)
 
 
-def _copy(upload: BinaryIO, file: Any) -> None:
-    shutil.copyfileobj(upload, file)
-    file.flush()
+def _prompt(fields: Fields) -> str | None:
+    """The prompt and the words to expect, as one text."""
+    expected = [*fields.many("keywords"), *fields.many("context_bias")]
+    prompt = " ".join(filter(None, [fields.text("prompt"), ", ".join(expected)]))
+    if len(prompt) > _LONGEST_PROMPT:
+        message = f"prompt and keywords may have {_LONGEST_PROMPT} characters together"
+        raise ApiError(400, "bad_field", message, "prompt")
+    return prompt or None

@@ -1,0 +1,113 @@
+"""What every request about a file shares: its model, its copy on disk, its job and its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+from starlette.requests import Request
+
+from ...runners.contract import Job, Refusal, Transcript, Update
+from ...runners.formats import FORMATS, Wanted
+from ..errors import ApiError
+from ..gate import granted
+
+if TYPE_CHECKING:
+    from ...runners.batch import Batch
+    from ...runners.catalogue import Catalogue
+    from ...runners.contract import RunnerSpec
+    from ...runners.policy import Asked
+
+Told = AsyncGenerator[Update | Transcript, None]
+
+
+class Files:
+    """The batch models of a server."""
+
+    def __init__(self, batch: Batch, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._batch = batch
+
+    def state(self) -> list[dict[str, object]]:
+        """The models in memory, each with its files at work and waiting."""
+        return [
+            {"model": one.spec.model, "running": one.running, "waiting": one.waiting}
+            for one in self._batch.loaded
+        ]
+
+    async def find(self, model: str | None, asked: Asked) -> RunnerSpec:
+        """The model of a name, if it can do what is asked. Raises ApiError."""
+        with as_api_errors():
+            return await asyncio.to_thread(self.catalogue.find, model, asked)
+
+    async def transcribe(self, spec: RunnerSpec, job: Job) -> Transcript:
+        """The whole transcript. Raises ApiError."""
+        with as_api_errors():
+            return await self._batch.transcribe(spec, job)
+
+    async def follow(self, spec: RunnerSpec, job: Job) -> Told:
+        """The transcript as it comes; the last item is all of it. Raises ApiError."""
+        with as_api_errors():
+            async with aclosing(self._batch.follow(spec, job)) as told:
+                async for item in told:
+                    yield item
+
+
+def longest_s(request: Request) -> float | None:
+    """How long the audio of a file from this client may be."""
+    grant = granted(request)
+    minutes = grant.limits.file_minutes if grant else None
+    return None if minutes is None else 60 * minutes
+
+
+@contextmanager
+def scratch() -> Iterator[IO[bytes]]:
+    """A file that is gone afterwards, whatever happens."""
+    with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
+        yield file
+
+
+async def copied(upload: BinaryIO, file: IO[bytes]) -> Path:
+    """The upload's bytes in a file that another process can open."""
+
+    def copy() -> None:
+        shutil.copyfileobj(upload, file)
+        file.flush()
+
+    await asyncio.to_thread(copy)
+    return Path(file.name)
+
+
+async def holding(told: Told, held: ExitStack) -> Told:
+    """What is told, with its file kept for as long."""
+    with held:
+        async with aclosing(told):
+            async for item in told:
+                yield item
+
+
+def written(name: str, said: Transcript, wanted: Wanted) -> str:
+    """The transcript in a format. Raises ApiError for what its model does not know."""
+    with as_api_errors():
+        return FORMATS[name].write(said, wanted)
+
+
+def as_api_error(refusal: Refusal) -> ApiError:
+    """A refusal on the wire."""
+    wait_s = refusal.retry_after_s
+    headers = None if wait_s is None else {"retry-after": f"{max(wait_s, 1):.0f}"}
+    return ApiError(refusal.status, refusal.code, refusal.message, refusal.param, headers)
+
+
+@contextmanager
+def as_api_errors() -> Iterator[None]:
+    """Refusals of the models, on the wire."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise as_api_error(refusal) from refusal

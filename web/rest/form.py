@@ -1,0 +1,72 @@
+"""The fields of a form, typed. What cannot be understood is refused, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from starlette.datastructures import FormData, UploadFile
+
+from ..errors import ApiError
+
+_YES, _NO = ("true", "1"), ("false", "0", "")
+
+
+class Fields:
+    """Every reader takes a field's name and raises ApiError 400 that names it."""
+
+    def __init__(self, form: FormData) -> None:
+        self._form = form
+
+    def upload(self, name: str) -> UploadFile:
+        """A file, which must be there."""
+        value = self._form.get(name)
+        if not isinstance(value, UploadFile):
+            raise ApiError(400, "missing_file", f'send the audio as the form field "{name}"', name)
+        return value
+
+    def text(self, name: str) -> str | None:
+        """A text; None where there is none or an empty one, as clients send for "not set"."""
+        value = self._form.get(name)
+        if isinstance(value, UploadFile):
+            raise ApiError(400, "bad_field", f"{name} must be a plain form field", name)
+        return value or None
+
+    def choice(self, name: str, known: Collection[str], default: str) -> str:
+        """One of the known words."""
+        value = self.text(name) or default
+        if value not in known:
+            message = f'{name} must be one of {", ".join(known)}, not "{value[:40]}"'
+            raise ApiError(400, "unknown_value", message, name)
+        return value
+
+    def flag(self, name: str) -> bool:
+        """True or false; false where there is none."""
+        value = (self.text(name) or "").lower()
+        if value not in (*_YES, *_NO):
+            raise ApiError(400, "bad_field", f"{name} must be true or false", name)
+        return value in _YES
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """A number within bounds."""
+        value = self.text(name)
+        try:
+            number = None if value is None else float(value)
+        except ValueError:
+            number = float("nan")
+        if number is not None and not low <= number <= high:
+            raise ApiError(400, "bad_field", f"{name} must be from {low:g} to {high:g}", name)
+        return number
+
+    def whole(self, name: str, low: int, high: int) -> int | None:
+        """A whole number within bounds."""
+        number = self.number(name, low, high)
+        if number is not None and number != int(number):
+            raise ApiError(400, "bad_field", f"{name} must be a whole number", name)
+        return None if number is None else int(number)
+
+    def many(self, name: str) -> tuple[str, ...]:
+        """A list, whether or not its field's name ends in ``[]``; once given, texts only."""
+        values = [*self._form.getlist(f"{name}[]"), *self._form.getlist(name)]
+        if any(isinstance(value, UploadFile) for value in values):
+            raise ApiError(400, "bad_field", f"{name} must be plain form fields", f"{name}[]")
+        return tuple(str(value) for value in values if value)
