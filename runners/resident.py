@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .contract import Delta, Refusal, Transcript, Update
-from .process.host import RunnerDied, RunnerProcess, Running
+from .process.host import RunnerProcess
+from .process.running import RunnerDied, Running
 
 if TYPE_CHECKING:
     from .contract import Job, RunnerSpec

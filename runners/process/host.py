@@ -5,37 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
 import signal
-import socket
-import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import psutil
-
-from ..contract import Job, Progress, Refusal, RunnerSpec, Transcript, Update
+from ..contract import Job, Refusal, RunnerSpec, Update
 from ..memory import mib
+from .running import RunnerDied, Running
+from .spawn import Child, make_scratch, remove_scratch, spawn
 from .wire import Boot, Cancel, Command, Crashed, Ended, Ready, Reply, Start, Told, frame, read
-
-if TYPE_CHECKING:
-    from asyncio.subprocess import Process
 
 log = logging.getLogger(__name__)
 
-_COMMAND = (sys.executable, "-P", "-m", "voxlive.runners.process.child")
-_SCRATCH = "voxlive-runner-"
 _LAST_WORDS = 20
 _LAST_WORDS_S = 0.5
 _LONGEST_WORDS = 300
-_LONGEST_LINE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,49 +45,6 @@ class ProcessOptions:
     niceness: int = 10
 
 
-class RunnerDied(Exception):
-    """The process ended under a job. ``guilty``: it is this job's doing, as far as one can tell."""
-
-    def __init__(self, refusal: Refusal, *, guilty: bool) -> None:
-        super().__init__(str(refusal))
-        self.refusal = refusal
-        self.guilty = guilty
-
-
-class Running:
-    """A job in the process: who is told of it, and since when it has been silent."""
-
-    def __init__(self, ident: int, told: Callable[[Update], None]) -> None:
-        loop = asyncio.get_running_loop()
-        self.ident = ident
-        self.outcome: asyncio.Future[Transcript] = loop.create_future()
-        self.began = self.active = loop.time()
-        self.total_s: float | None = None
-        self.cancelled: float | None = None
-        self._told = told
-        self._done_s = -1.0
-
-    def hear(self, update: Update, now: float) -> None:
-        """Pass on what is news."""
-        if isinstance(update, Progress):
-            self.total_s = update.total_s
-            if update.done_s <= self._done_s:
-                return
-            self._done_s = update.done_s
-        self.active = now
-        if self.cancelled is None:
-            self._told(update)
-
-    def end(self, outcome: Transcript | Exception) -> None:
-        """Once: what comes of a job that was given up already interests nobody."""
-        if self.outcome.done():
-            return
-        if isinstance(outcome, Exception):
-            self.outcome.set_exception(outcome)
-        else:
-            self.outcome.set_result(outcome)
-
-
 class RunnerProcess:
     """A loaded model in a process of its own. Made by ``start``; belongs to one event loop.
 
@@ -122,10 +65,10 @@ class RunnerProcess:
         self._idents = count()
         self._verdict: tuple[Refusal, int | None] | None = None
         self._closing = False
-        self._child: Process | None = None
+        self._child: Child | None = None
         self._life: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
+        self._scratch = make_scratch()
 
     @classmethod
     async def start(
@@ -149,7 +92,7 @@ class RunnerProcess:
     @property
     def pid(self) -> int:
         """The process, for diagnosis."""
-        return self._child.pid if self._child else 0
+        return self._child.process.pid if self._child else 0
 
     @property
     def busy(self) -> int:
@@ -177,92 +120,60 @@ class RunnerProcess:
     async def close(self) -> None:
         """Let the model go and wait until the process has ended, which is killed in the end."""
         self._closing = True
-        if self._life:
-            self._writer.close()
+        if self._child and self._life:
+            self._child.commands.close()
             await asyncio.wait([self._life], timeout=self._options.close_s)
         await self.kill()
 
     async def kill(self) -> None:
         """End it at once and wait until it has ended."""
         self._closing = True
-        self._kill()
+        if self._child:
+            self._child.kill()
         if self._life:
             await asyncio.shield(self._life)
         else:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            remove_scratch(self._scratch)
 
     # Its life.
 
     async def _spawn(self) -> None:
-        said = asyncio.StreamReader(_LONGEST_LINE)
-        with ExitStack() as undo, ExitStack() as theirs:
-            ours, socket_end = socket.socketpair()
-            undo.callback(ours.close)
-            theirs.callback(socket_end.close)
-            pipe, stderr = os.pipe()
-            theirs.callback(os.close, stderr)
-            replies, self._writer = await asyncio.open_unix_connection(sock=ours)
-            undo.callback(self._writer.close)
-            self._stderr, _ = await self._loop.connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(said), os.fdopen(pipe, "rb")
-            )
-            undo.callback(self._stderr.close)
-            try:
-                self._child = await self._exec(socket_end.fileno(), stderr)
-            except OSError as error:
-                message = f"a runner's process cannot be started: {error}"
-                raise Refusal(503, "no_process", message, retry_after_s=5) from error
-            undo.pop_all()
-        self._life = self._loop.create_task(
-            self._live(self._child, replies, said), name=f"runner-{self.pid}"
-        )
+        try:
+            self._child = child = await spawn(self._scratch)
+        except OSError as error:
+            message = f"a runner's process cannot be started: {error}"
+            raise Refusal(503, "no_process", message, retry_after_s=5) from error
+        self._life = self._loop.create_task(self._live(child), name=f"runner-{self.pid}")
         self._send(Boot(self.spec, self._options.niceness))
 
-    async def _exec(self, fd: int, stderr: int) -> Process:
-        """A process that shares nothing with this one but ``fd``; its models never go online."""
-        return await asyncio.create_subprocess_exec(
-            *_COMMAND,
-            str(fd),
-            pass_fds=[fd],
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=stderr,
-            start_new_session=True,
-            env=os.environ | {"TMPDIR": self._scratch, "HF_HUB_OFFLINE": "1"},
-        )
-
-    async def _live(
-        self, child: Process, replies: asyncio.StreamReader, said: asyncio.StreamReader
-    ) -> None:
+    async def _live(self, child: Child) -> None:
         """Everything that goes on beside the process, until it has ended."""
-        beside = [
-            self._loop.create_task(self._watch()),
-            self._loop.create_task(self._follow(said)),
-        ]
+        watch = self._loop.create_task(self._watch(child))
+        last_words = self._loop.create_task(self._follow(child.said))
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
-                    self._hear(await read(replies))
+                    self._hear(await read(child.replies))
         finally:
+            child.commands.close()
             code = await self._code(child)
-            self._writer.close()
             # Its own children may hold its stderr for a while longer.
-            await asyncio.wait(beside[1:], timeout=_LAST_WORDS_S)
-            for task in beside:
+            await asyncio.wait([last_words], timeout=_LAST_WORDS_S)
+            for task in (watch, last_words):
                 task.cancel()
-            self._stderr.close()
-            await asyncio.gather(*beside, return_exceptions=True)
-            await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+            await asyncio.gather(watch, last_words, return_exceptions=True)
+            child.ear.close()
+            await asyncio.to_thread(remove_scratch, self._scratch)
             self._bury(code)
 
-    async def _code(self, child: Process) -> int:
+    async def _code(self, child: Child) -> int:
         """The exit code; with its socket closed it has no reason to live on."""
         try:
             async with asyncio.timeout(self._options.close_s):
-                return await child.wait()
+                return await child.process.wait()
         except TimeoutError:
-            self._kill()
-            return await child.wait()
+            child.kill()
+            return await child.process.wait()
 
     def _hear(self, reply: Reply) -> None:
         match reply:
@@ -283,7 +194,7 @@ class RunnerProcess:
         """Tell everyone that it has ended, and of what."""
         self.ended = True
         refusal, guilty = self._verdict or (self._cause(code), None)
-        if self._jobs or not self._ready.done() or not self._closing:
+        if not self._closing:
             log.warning("runner %d: %s", self.pid, refusal)
         if not self._ready.done():
             self._ready.set_exception(refusal)
@@ -314,13 +225,13 @@ class RunnerProcess:
 
     # Its bounds.
 
-    async def _watch(self) -> None:
+    async def _watch(self, child: Child) -> None:
         while True:
             await asyncio.sleep(self._options.watch_s)
             now = self._loop.time()
             for running in tuple(self._jobs.values()):
                 self._check(running, now)
-            await self._check_memory()
+            await self._check_memory(child)
 
     def _check(self, running: Running, now: float) -> None:
         options, model = self._options, self.spec.model
@@ -339,11 +250,11 @@ class RunnerProcess:
                 running.end(Refusal(503, "timeout", message))
                 self.cancel(running)
 
-    async def _check_memory(self) -> None:
+    async def _check_memory(self, child: Child) -> None:
         limit = self._options.memory_limit
         if limit is None:
             return
-        used = await asyncio.to_thread(_resident_bytes, self.pid)
+        used = await asyncio.to_thread(child.resident_bytes)
         if used > limit:
             message = f"{self.spec.model} took {mib(used)} of memory and may take {mib(limit)}"
             self._condemn(507, "insufficient_memory", f"{message}: send shorter audio", None)
@@ -351,33 +262,9 @@ class RunnerProcess:
     def _condemn(self, status: int, code: str, message: str, guilty: int | None) -> None:
         if self._verdict is None:
             self._verdict = Refusal(status, code, message), guilty
-            self._kill()
+            if self._child:
+                self._child.kill()
 
     def _send(self, command: Command) -> None:
-        if not self.ended:
-            self._writer.write(frame(command))
-
-    def _kill(self) -> None:
-        """The process and what it started; it leads a group of its own."""
-        if self._child and self._child.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._child.pid, signal.SIGKILL)
-
-
-def sweep() -> None:
-    """Remove what runners of a killed server left in the folder for temporary files."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
-        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _resident_bytes(pid: int) -> int:
-    """Of a process and all its children; 0 once it is gone."""
-    total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += one.memory_info().rss
-    return total
+        if self._child and not self.ended:
+            self._child.commands.write(frame(command))

@@ -7,7 +7,7 @@ import psutil
 from support.batches import scratch
 from support.clips import clip
 
-from voxlive.runners.process.host import sweep
+from voxlive.runners.process.spawn import sweep
 
 # A server in small: it says which processes it has once a job is under way.
 PARENT = """
