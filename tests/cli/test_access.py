@@ -1,0 +1,89 @@
+"""The options of ``serve`` about keys: what starts, and what is refused in one line."""
+
+import socket
+
+import httpx
+import pytest
+import typer
+from support.keys import bearer
+from support.server import serving
+from typer.testing import CliRunner
+
+from voxlive.cli.access import check_exposure, keys_of
+from voxlive.cli.main import app
+from voxlive.web.access.keyfile import read_keys
+from voxlive.web.access.keys import Key, digest
+
+KEY, OTHER, SHORT = "the-key-for-all-of-it", "another-key-of-the-hall", "short-key"
+
+
+def refused(*args: str, **env: str) -> str:
+    """The one line that a server says which does not start."""
+    result = CliRunner().invoke(app, ["serve", "--port", "0", *args], env=env)
+    assert result.exit_code == 2, result.output
+    return result.output
+
+
+def test_an_address_that_others_can_reach_needs_keys_or_a_word(capsys):
+    line = refused("--host", "0.0.0.0")
+    assert "--api-key" in line
+    assert "--insecure" in line
+    assert "choose one" in refused("--insecure", VOXLIVE_API_KEY=KEY)
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:
+        check_exposure("0.0.0.0", everywhere, (Key("hall", digest(KEY)),), insecure=False)
+        assert capsys.readouterr().err == ""
+        check_exposure("0.0.0.0", everywhere, (), insecure=True)
+        assert "everyone who can reach" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as here:
+        check_exposure("127.0.0.1", here, (), insecure=False)
+
+
+def test_a_bad_key_is_one_line_without_the_key(tmp_path):
+    lines = tmp_path / "keys"
+    lines.write_text(f"{KEY} {SHORT}\n")
+    table = tmp_path / "keys.toml"
+    table.write_text(f'[a]\nkey = "{SHORT}"\n')
+    for path in (lines, table):
+        path.chmod(0o600)
+    for said in (
+        refused(VOXLIVE_API_KEY=SHORT),
+        refused("--api-key", SHORT),
+        refused("--api-key-file", str(lines)),
+        refused("--keys", str(table)),
+        refused("--keys", str(tmp_path / "none.toml")),
+        refused("--api-key", KEY, "--api-key", KEY),
+    ):
+        assert said.startswith("voxlive: ")
+        assert said.count("\n") == 1
+        assert SHORT not in said
+        assert KEY not in said
+
+
+def test_a_file_that_others_can_read_is_told(tmp_path, capsys):
+    path = tmp_path / "keys"
+    path.write_text(f"{KEY}\n")
+    path.chmod(0o644)
+    keys_of(None, path, None)
+    assert "chmod 600" in capsys.readouterr().err
+    path.chmod(0o600)
+    assert [key.digest for key in keys_of([OTHER], path, None)] == [digest(OTHER), digest(KEY)]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(typer.Exit):
+        keys_of([KEY], path, None)
+
+
+def test_a_key_that_is_made_is_let_in_by_its_table():
+    made = CliRunner().invoke(app, ["key", "the hall"])
+    secret, *_, name, table = made.output.split("\n")[:-1]
+    [key] = read_keys(f"{name}\n{table}")
+    assert (key.name, key.digest) == ("the hall", digest(secret))
+
+
+def test_keys_from_the_environment_and_from_a_file_count_on_loopback_too(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"{OTHER}\n")
+    file.chmod(0o600)
+    with serving("--api-key-file", str(file), key=KEY) as server:
+        for secret, status in ((KEY, 200), (OTHER, 200), (KEY + "x", 401)):
+            answer = httpx.get(f"{server.url}/v1/models", headers=bearer(secret))
+            assert answer.status_code == status
