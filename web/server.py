@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -13,6 +14,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from ..runners.batch import Batch, BatchOptions
+from ..runners.catalogue import Catalogue
 from ..streaming.service import Service
 from .access.access import Access
 from .access.keys import Key
@@ -25,6 +28,7 @@ from .http_upgrade import UpgradingHttp
 from .own_port import ByPort, only
 from .ports import Ports
 from .protocols import WhisperLiveProtocol
+from .rest.files import Files
 from .root_path import RootPath
 from .wyoming.listener import WyomingListener
 from .wyoming.options import WyomingOptions
@@ -51,10 +55,19 @@ class ServerOptions:
     keys: tuple[Key, ...] = ()
     limits: Limits = field(default_factory=Limits)
     wyoming: WyomingOptions | None = None
+    batch: BatchOptions = field(default_factory=BatchOptions)
 
 
-def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[[], None]) -> None:
+def run(
+    ports: Ports,
+    service: Service,
+    catalogue: Catalogue,
+    options: ServerOptions,
+    ready: Callable[[], None],
+) -> None:
     """Serve until SIGINT or SIGTERM; ``ready`` is called when connections are taken.
+
+    ``service`` serves live sessions, ``catalogue`` has the models for files.
 
     At the end sessions are told, drained for up to 10 s and closed with 1012. A second SIGINT ends
     at once.
@@ -62,7 +75,8 @@ def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[
     redact_logs()
     gate = Gate(Access(options.keys, options.limits), options.allow_origins)
     live = LiveEndpoints(service, gate)
-    app: ASGIApp = create_app(service, live)
+    batch = Batch(options.batch)
+    app: ASGIApp = create_app(service, live, Files(batch, catalogue))
     if ports.whisper_live:
         theirs = only(WhisperLiveProtocol, live)
         app = ByPort(app, {ports.whisper_live.getsockname()[1]: theirs})
@@ -89,9 +103,9 @@ def run(ports: Ports, service: Service, options: ServerOptions, ready: Callable[
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     wyoming = None
     if ports.wyoming and options.wyoming:
-        wyoming = WyomingListener(ports.wyoming, service, options.wyoming)
+        wyoming = WyomingListener(ports.wyoming, service, gate.access, options.wyoming)
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, service, live, wyoming, ready).run(ports.http)
+        _Server(config, service, batch, live, wyoming, ready).run(ports.http)
 
 
 class _PatientSocket(WebSocketsSansIOProtocol):
@@ -109,12 +123,14 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         service: Service,
+        batch: Batch,
         live: LiveEndpoints,
         wyoming: WyomingListener | None,
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._service = service
+        self._batch = batch
         self._live = live
         self._wyoming = wyoming
         self._ready = ready
@@ -130,7 +146,7 @@ class _Server(uvicorn.Server):
             server.close()
         if self._wyoming:
             await self._wyoming.refuse()
-        await self._service.aclose(_DRAIN_S)
+        await asyncio.gather(self._service.aclose(_DRAIN_S), self._batch.aclose())
         await self._live.settle(_TELL_S)
         if self._wyoming:
             await self._wyoming.aclose(_TELL_S)
