@@ -114,7 +114,7 @@ class Access:
         return grant
 
     def trust(self) -> Grant:
-        """Let someone in who is known by other means than a key, for live sessions. Raises Refusal."""
+        """Let someone in who is known otherwise than by a key. Raises Refusal."""
         grant = self._grant(ANYONE, frozenset({"live"}))
         self._count(grant)
         return grant

@@ -32,6 +32,7 @@ from .contract import (
     Action,
     Audio,
     Close,
+    Denial,
     Open,
     Out,
     Protocol,
@@ -50,6 +51,12 @@ _PATIENCE_S = 30.0
 _LONGEST = 10 * SAMPLE_RATE
 # The protocol wants minutes, and nobody knows how long the others will speak.
 _WAIT_MIN = 1
+_STATUS = {
+    "invalid_api_key": 401,
+    "forbidden": 403,
+    "rate_limit_exceeded": 429,
+    "too_many_sessions": 429,
+}
 
 _Segment = dict[str, object]
 
@@ -79,6 +86,11 @@ class WhisperLiveProtocol(Protocol):
     def welcome(self, offered: Sequence[str]) -> Welcome:
         """A browser offers ``bearer`` and its key: the first is selected."""
         return Welcome("bearer" if "bearer" in offered else None)
+
+    def denied(self, code: str, message: str) -> Denial | None:
+        """A client that may not connect gets an HTTP error: it has not said its name yet."""
+        status = _STATUS.get(code)
+        return Denial(status, {"error": {"code": code, "message": message}}) if status else None
 
     @property
     def patience_s(self) -> float | None:

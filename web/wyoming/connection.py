@@ -10,10 +10,14 @@ from wyoming.event import Event, async_write_event
 
 from ...streaming.engine import EngineError
 from ...streaming.ingest import BadAudio
+from ...streaming.options import SessionOptions
 from ...streaming.service import Service
 from ...streaming.session import Session
+from ..access.access import Access
+from ..access.refusal import Refusal
 from ..protocols.contract import Audio, Open, ProtocolError, Stop
 from ..protocols.wyoming import Action, Say, WyomingProtocol, failure
+from ..watch import Watch
 from .wire import read_event
 
 log = logging.getLogger(__name__)
@@ -22,6 +26,7 @@ _READ_WITHIN_S = 10.0
 _LAST_WORDS_S = 5.0
 _NEXT_AUDIO_S = 30.0
 _NEXT_UTTERANCE_S = 600.0
+_PLACE = "wyoming"
 
 
 class _GoingDown(Exception):
@@ -37,14 +42,20 @@ class Connection:
     """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, service: Service
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        service: Service,
+        access: Access,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._service = service
+        self._access = access
         self._protocol = WyomingProtocol(service.engine.info)
         self._session: Session | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._pushing = False  # audio waits to be heard, which is no silence
 
     @property
     def in_session(self) -> bool:
@@ -57,7 +68,7 @@ class Connection:
             await self._converse()
         except (OSError, asyncio.IncompleteReadError, _GoingDown):
             pass
-        except (ProtocolError, EngineError) as error:
+        except (ProtocolError, EngineError, Refusal) as error:
             await self._fail(error.code, error.message)
         except BadAudio as error:
             await self._fail(error.code, str(error))
@@ -97,17 +108,40 @@ class Connection:
             case Say(event):
                 await self._send(event)
             case Open(options):
-                self._session = self._service.open(options)
-                log.info("session %s opened over Wyoming", self._session.id)
-                await self._send(*self._protocol.opened(options))
-                self._telling = tasks.create_task(self._tell(self._session))
+                await self._open(options, tasks)
             case Audio(data):
                 if self._session:
+                    self._pushing = True
                     await self._session.push(data)
+                    self._pushing = False
+                    self._watch.heard(asyncio.get_running_loop().time())
             case Stop():
                 if self._session and self._telling:
                     await self._session.stop()
                     await self._telling
+
+    async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
+        limits = self._access.trust().limits
+        self._session = session = self._service.open(options)
+        log.info("session %s opened over Wyoming", session.id)
+        self._watch = Watch(limits, asyncio.get_running_loop().time())
+        await self._send(*self._protocol.opened(options))
+        watching = tasks.create_task(self._keep_limits(session))
+        self._telling = tasks.create_task(self._tell(session))
+        self._telling.add_done_callback(lambda _: watching.cancel())
+
+    async def _keep_limits(self, session: Session) -> None:
+        """End the utterance when it has had its time; its transcript comes then."""
+        now = asyncio.get_running_loop().time
+        wait_s, end = self._watch.next(now())
+        while wait_s > 0:
+            await asyncio.sleep(wait_s)
+            if self._pushing:
+                self._watch.heard(now())
+            wait_s, end = self._watch.next(now())
+        log.info("session %s ends: %s", session.id, end.message)
+        self._access.note(end.code, _PLACE)
+        await session.stop()
 
     async def _tell(self, session: Session) -> None:
         """Everything of one utterance. The service may end it too, and then the connection."""
@@ -129,6 +163,7 @@ class Connection:
 
     async def _fail(self, code: str, message: str) -> None:
         log.info("a Wyoming connection ended: %s: %s", code, message)
+        self._access.note(code, _PLACE)
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await async_write_event(failure(code, message), self._writer)

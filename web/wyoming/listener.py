@@ -8,6 +8,7 @@ import logging
 import socket
 
 from ...streaming.service import Service
+from ..access.access import Access
 from .connection import Connection
 from .options import WyomingOptions
 from .wire import MAX_LINE
@@ -20,9 +21,12 @@ MAX_CONNECTIONS = 256
 class WyomingListener:
     """Every Wyoming connection of a server, which come in on a bound socket."""
 
-    def __init__(self, bound: socket.socket, service: Service, options: WyomingOptions) -> None:
+    def __init__(
+        self, bound: socket.socket, service: Service, access: Access, options: WyomingOptions
+    ) -> None:
         self._bound = bound
         self._service = service
+        self._access = access
         self._options = options
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
@@ -54,7 +58,7 @@ class WyomingListener:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(reader, writer, self._service)
+        connection = Connection(reader, writer, self._service, self._access)
         task = asyncio.get_running_loop().create_task(self._serve(connection, writer))
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
