@@ -1,0 +1,229 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.conversations import ENGLISH, POLYGLOT, conversations
+
+from voxlive.streaming.events import (
+    Draft,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    Word,
+    Words,
+)
+from voxlive.web.protocols.contract import Audio, Close, Denial, Open, ProtocolError, Refuse, Stop
+from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
+
+END = b"END_OF_AUDIO"
+
+
+def opened(info=ENGLISH, **options) -> WhisperLiveProtocol:
+    protocol = WhisperLiveProtocol({}, info)
+    [opening] = protocol.received(json.dumps({"uid": "u", **options}))
+    protocol.ready = said(protocol.opened("id", opening.options))
+    protocol.options = opening.options
+    return protocol
+
+
+def said(outs) -> list[dict]:
+    return [json.loads(out) for out in outs if isinstance(out, str)]
+
+
+def segments(outs) -> list[list[dict]]:
+    return [message["segments"] for message in said(outs) if "segments" in message]
+
+
+def test_the_options_open_the_session_and_the_server_is_ready():
+    protocol = opened()
+    assert protocol.options.audio.encoding == "f32le"
+    assert protocol.options.gate
+    assert protocol.ready == [
+        {"uid": "u", "message": "SERVER_READY", "backend": "faster_whisper"},
+        {"uid": "u", "language": "en", "language_prob": None},
+    ]
+    assert len(opened(language="en").ready) == 1
+    assert len(opened(POLYGLOT).ready) == 1
+    assert opened(language="en").options.stream.language == "en"
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("int16", "s16le"), ("uint8", "u8")])
+def test_other_sample_formats(theirs, ours):
+    assert opened(audio_format=theirs).options.audio.encoding == ours
+
+
+def test_the_voice_detector_is_set_in_faster_whispers_words():
+    assert opened(use_vad=False).options.gate is None
+    gate = opened(vad_parameters={"threshold": 0.3, "min_silence_duration_ms": 900}).options.gate
+    assert (gate.threshold, gate.min_silence_ms) == (0.3, 900)
+    assert gate.exit_threshold == pytest.approx(0.15)
+
+
+def test_what_is_not_done_is_a_warning_after_ready():
+    ready = opened(enable_translation=True, enable_diarization=True).ready
+    assert [message.get("status") for message in ready[:3]] == [None, "WARNING", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\0\0\0\0",
+        "nonsense",
+        "[]",
+        '{"task": "translate"}',
+        '{"audio_format": "mp3"}',
+        '{"audio_format": 5}',
+        '{"uid": 5}',
+        '{"send_last_n_segments": 0}',
+        '{"vad_parameters": {"threshold": "high"}}',
+        '{"vad_parameters": 1}',
+        '{"vad_parameters": {"speech_pad_ms": -1}}',
+    ],
+)
+def test_bad_options_are_an_error_and_the_close(frame):
+    protocol = WhisperLiveProtocol({}, ENGLISH)
+    with pytest.raises(ProtocolError) as raised:
+        protocol.received(frame)
+    error, close = protocol.failed(raised.value.code, raised.value.message)
+    assert json.loads(error)["status"] == "ERROR"
+    assert close == Close(4400)
+
+
+def test_audio_then_the_end_and_nothing_after_it():
+    protocol = opened()
+    assert protocol.received(b"\1\2\3\4") == [Audio(b"\1\2\3\4")]
+    [refusal] = protocol.received("hello")
+    assert isinstance(refusal, Refuse)
+    [warning] = said(protocol.refused(refusal.code, refusal.message))
+    assert warning["status"] == "WARNING"
+    assert protocol.received(END) == [Stop()]
+    assert protocol.received(b"\1\2\3\4") == []
+
+
+def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
+    protocol = opened()
+    wait, close = protocol.failed("server_full", "full")
+    assert json.loads(wait) == {"uid": "u", "status": "WAIT", "message": 1}
+    assert close == Close(1013)
+    assert protocol.denied("server_full", "full") is None
+    denial = protocol.denied("invalid_api_key", "no")
+    assert isinstance(denial, Denial)
+    assert denial.status == 401
+
+
+def test_a_segment_is_said_as_it_will_be_and_then_as_complete():
+    protocol = opened(word_timestamps=True)
+    protocol.received(bytes(4 * 32_000))
+    assert protocol.told(SpeechStarted(1600)) == []
+    protocol.told(Draft(0, "helo"))
+    [[draft]] = segments(protocol.tick())
+    assert draft == {"start": "0.100", "end": "2.000", "text": "helo", "completed": False}
+    assert protocol.tick() == []
+    protocol.told(Words(0, (Word("Hello", 1600, 8000, 0.91234), Word(" you", 8000, 16_000))))
+    protocol.told(Draft(0, ""))
+    [[before], [after]] = segments(protocol.told(SegmentClosed(0, 1600, 16_000, "Hello you")))
+    assert after == {**before, "completed": True}
+    assert after == {
+        "start": "0.100",
+        "end": "1.000",
+        "text": "Hello you",
+        "completed": True,
+        "words": [
+            {"word": "Hello", "start": "0.100", "end": "0.500", "probability": 0.9123},
+            {"word": " you", "start": "0.500", "end": "1.000", "probability": None},
+        ],
+    }
+
+
+def test_a_draft_that_came_to_nothing_gives_way():
+    protocol = opened()
+    protocol.told(Draft(0, "noise"))
+    protocol.tick()
+    protocol.told(Draft(0, ""))
+    [[nothing]] = segments(protocol.tick())
+    assert nothing["text"] == ""
+    protocol.told(Words(0, (Word("Yes", 0, 1600),)))
+    protocol.told(SegmentClosed(0, 0, 1600, "Yes"))
+    protocol.told(Draft(1, " noise"))
+    protocol.tick()
+    protocol.told(Draft(1, ""))
+    [[last]] = segments(protocol.tick())
+    assert (last["text"], last["completed"]) == ("Yes", False)
+
+
+def test_an_update_repeats_so_many_complete_segments():
+    protocol = opened(send_last_n_segments=2)
+    for n in range(4):
+        protocol.told(Words(n, (Word(f" {n}", n * 1600, n * 1600 + 800),)))
+        *_, update = segments(protocol.told(SegmentClosed(n, 0, 0, f" {n}")))
+    assert [segment["text"] for segment in update] == [" 2", " 3"]
+
+
+def test_the_end_of_the_server_is_a_disconnect_after_the_tail():
+    for ended in (False, True):
+        protocol = opened()
+        protocol.told(Words(0, (Word("Hi", 0, 1600),)))
+        if ended:
+            protocol.received(END)
+        assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
+        outs = protocol.told(SessionClosed(1600))
+        assert segments(outs)[-1][-1]["completed"]
+        assert outs[-1] == Close(1000 if ended else 1012)
+        assert (said(outs)[-1].get("message") == "DISCONNECT") is not ended
+
+
+@given(conversations(), st.data())
+def test_complete_segments_are_the_words_in_order_and_never_change(events, data):
+    protocol = opened(send_last_n_segments=1000)
+    outs = []
+    for event in events:
+        outs += protocol.told(event)
+        if not isinstance(event, SessionClosed) and data.draw(st.booleans()):
+            outs += protocol.tick()
+    assert outs[-1] == Close(1000)
+    complete: list[dict] = []
+    last = {}
+    for update in segments(outs):
+        done = [segment for segment in update if segment["completed"]]
+        *rest, _ = update
+        assert all(segment["completed"] for segment in rest)
+        # All of them but for one that may be said as incomplete for once.
+        assert done[: len(complete)] == complete[: len(done)]
+        assert len(done) >= len(complete) - 1
+        complete = max(complete, done, key=len)
+        last = update[-1] if not update[-1]["completed"] else last
+    text = "".join(event.text for event in events if isinstance(event, Words))
+    assert "".join(segment["text"] for segment in complete) == text
+    times = [float(segment[edge]) for segment in complete for edge in ("start", "end")]
+    assert times == sorted(times)
+    # A client appends the last incomplete one that it saw unless it is the last complete one.
+    if complete and last:
+        assert last["text"] == complete[-1]["text"]
+
+
+frames = st.one_of(
+    st.binary(max_size=6),
+    st.just(END),
+    st.text(max_size=10),
+    st.dictionaries(
+        st.sampled_from(["uid", "language", "use_vad", "vad_parameters", "send_last_n_segments"]),
+        st.none() | st.booleans() | st.integers(0, 20) | st.text(max_size=3),
+    ).map(json.dumps),
+)
+
+
+@given(st.lists(frames, max_size=12))
+def test_whatever_comes_the_session_opens_once_before_all_else_and_ends_once(received):
+    protocol = WhisperLiveProtocol({}, ENGLISH)
+    actions = []
+    try:
+        for frame in received:
+            actions += protocol.received(frame)
+    except ProtocolError:
+        assert not actions
+    kinds = [type(action) for action in actions]
+    assert Open not in kinds[1:]
+    assert not kinds or kinds[0] is Open
+    assert Stop not in kinds[:-1]
