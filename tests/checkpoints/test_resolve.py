@@ -1,19 +1,16 @@
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support.hub import COMMIT, hub_environment, serving_hub
 
 from voxlive.checkpoints.errors import CheckpointNotFound
 from voxlive.checkpoints.resolve import ALIASES, resolve
 
 REPOSITORY = "someone/speech"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NEEDED = {"params.json", "consolidated.safetensors", "tekken.json"}
 FETCHED = NEEDED | {"config.json"}
 REALTIME = {"multimodal": {"whisper_model_args": {"encoder_args": {"causal": True}}}}
@@ -40,84 +37,16 @@ except CheckpointError as error:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download asks for; notes every request."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        if self.path.startswith(f"/api/models/{REPOSITORY}/tree/"):
-            self._answer(json.dumps([_entry(name) for name in CONTENT]).encode())
-        elif (
-            self.path
-            in (f"/api/models/{REPOSITORY}/revision/{rev}" for rev in ("main", "v1", COMMIT))
-            or self.path == f"/api/models/{REPOSITORY}"
-        ):
-            siblings = [{"rfilename": name} for name in CONTENT]
-            about = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": siblings}
-            self._answer(json.dumps(about).encode())
-        elif self.path.startswith(f"/{REPOSITORY}/resolve/") and self._name in CONTENT:
-            self._answer(CONTENT[self._name])
-        elif self.path.startswith(f"/api/models/{REPOSITORY}/"):
-            self._answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
-        elif self.path.startswith("/api/models/gated/"):
-            self._answer(b"{}", 403, {"X-Error-Code": "GatedRepo"})
-        else:
-            self._answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    @property
-    def _name(self):
-        return self.path.rpartition("/")[2]
-
-    def _answer(self, body, status=200, headers=()):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        if self._name in CONTENT:
-            self.send_header("ETag", f'"{_blob(self._name)}"')
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-def _blob(name):
-    return hashlib.sha1(CONTENT[name]).hexdigest()
-
-
-def _entry(name):
-    return {"type": "file", "path": name, "oid": _blob(name), "size": len(CONTENT[name])}
-
-
 @pytest.fixture
 def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked = []
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving_hub({REPOSITORY: CONTENT}) as server:
+        yield server
 
 
 def ask(home, model, hub=None, mode="online", **environment):
-    port = hub.server_port if hub else 9
     answer = subprocess.run(
         [sys.executable, "-c", ASK, model, mode],
-        env=os.environ
-        | {
-            "HF_HOME": str(home),
-            "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        | environment,
+        env=os.environ | hub_environment(home, hub) | environment,
         capture_output=True,
         text=True,
         check=True,
@@ -130,8 +59,7 @@ def test_only_the_needed_files_are_downloaded_and_only_once(hub, tmp_path):
     folder, *names = ask(tmp_path, REPOSITORY, hub)
     assert set(names) == FETCHED
     assert folder.endswith(COMMIT)
-    fetched = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
-    assert fetched == FETCHED
+    assert hub.fetched == FETCHED
     hub.asked.clear()
     assert ask(tmp_path, REPOSITORY, hub) == [folder, *names]
     assert hub.asked == []

@@ -18,7 +18,7 @@ from support.model_shapes import (
     write_tensors,
 )
 
-from voxlive.checkpoints.errors import DamagedFile
+from voxlive.checkpoints.errors import DamagedFile, IncompleteCheckpoint
 from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.probe import probe_model_capabilities
 from voxlive.runners.contract import Refusal
@@ -28,6 +28,9 @@ from voxlive.runners.mlx_audio.families import NOT_FOR_FILES
 from voxlive.runners.policy import Allowed, Asked, LoadOptions, select_backend_policy
 from voxlive.runners.routing import detect_audio_backend
 from voxlive.runners.survey import survey
+from voxlive.streaming.engine import EngineError
+from voxlive.streaming.options import EngineOptions
+from voxlive.streaming.registry import load_engine
 
 VLM = Package("0.7.10", frozenset({"gemma3n", "gemma4", "qwen3_omni_moe"}))
 EVERYTHING = replace(find_installed(), mlx_vlm=VLM, modules=frozenset({"torch", "mistral_common"}))
@@ -330,3 +333,14 @@ def test_nothing_of_a_models_code_is_imported(tmp_path):
     )
     done = run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_live_sessions_refuse_a_model_that_is_for_files_alone(tmp_path):
+    folder = write_shape(tmp_path / "canary", SHAPES[0])
+    with pytest.raises(EngineError, match="canary is a Whisper model: live sessions need") as said:
+        load_engine(str(folder), EngineOptions())
+    assert said.value.code == "not_live"
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
+    with pytest.raises(IncompleteCheckpoint, match=r"no config\.json or params\.json"):
+        load_engine(str(folder), EngineOptions())
