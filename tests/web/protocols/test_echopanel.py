@@ -1,0 +1,249 @@
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.conversations import ENGLISH, conversations
+
+from voxlive.streaming.events import (
+    Draft,
+    Lag,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    Word,
+    Words,
+)
+from voxlive.web.protocols.contract import Audio, Close, Open, ProtocolError, Refuse, Reply, Stop
+from voxlive.web.protocols.echopanel import EchoPanelProtocol
+from voxlive.web.protocols.echopanel_frame import split
+
+START = {"type": "start", "sample_rate": 16_000, "format": "pcm_s16le", "channels": 1}
+STOP = '{"type": "stop"}'
+
+
+def started(**fields) -> EchoPanelProtocol:
+    protocol = EchoPanelProtocol({}, ENGLISH)
+    protocol.connected()
+    [reply] = protocol.received(json.dumps({**START, **fields}))
+    protocol.answer = json.loads(reply.frame)
+    return protocol
+
+
+def hear(protocol, *frames: bytes) -> None:
+    for frame in frames:
+        for action in protocol.received(frame):
+            if isinstance(action, Open):
+                protocol.opened("id", action.options)
+
+
+def said(outs) -> list[dict]:
+    return [json.loads(out) for out in outs if isinstance(out, str)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "source", "audio"),
+    [
+        (b"EP\1\0\5\6", "system", b"\5\6"),
+        (b"EP\1\1\5\6\7\x08", "mic", b"\5\6\7\x08"),
+        (b"EP\2\1\0\5\6", "mic", b"\5\6"),
+        (b"EP\2\0\2\5\6", "system", b"\5\6"),
+        (b"EP\1\1\5", "mic", b""),
+        (b"EP\1\0", "system", b""),
+        (b"\5\6\7\x08", "system", b"\5\6\7\x08"),
+        (b"EP\1\2\5\6", "system", b"EP\1\2\5\6"),
+        (b"EP\2\0\3\5", "system", b"EP\2\0\3\5"),
+        (b"EP\3\0\5\6", "system", b"EP\3\0\5\6"),
+        (b"EP\2\0", "system", b"EP\2\0"),
+        (b"EP", "system", b"EP"),
+        (b"\5\6\7", "system", b"\5\6"),
+        (b"", "system", b""),
+    ],
+)
+def test_frames(frame, source, audio):
+    assert split(frame) == (source, audio)
+
+
+@given(st.binary(max_size=20))
+def test_a_frame_is_whole_samples_of_a_known_source(frame):
+    source, audio = split(frame)
+    assert source in ("system", "mic")
+    assert len(audio) % 2 == 0
+    assert audio in frame
+
+
+def test_start_is_answered_with_what_the_client_said_of_itself():
+    assert said(EchoPanelProtocol({}, ENGLISH).connected()) == [
+        {"type": "status", "state": "connected"}
+    ]
+    answer = started(
+        session_id="s", attempt_id="a", connection_id="c", client_features={"x": 1}
+    ).answer
+    assert answer == {
+        "type": "status",
+        "state": "streaming",
+        "connection_id": "c",
+        "client_features": {"x": 1},
+        "session_id": "s",
+        "attempt_id": "a",
+    }
+    assert started().answer["connection_id"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sample_rate": 44_100},
+        {"format": "opus"},
+        {"channels": 2},
+        {"session_id": 5},
+        {"attempt_id": "x" * 1000},
+    ],
+)
+def test_a_wrong_format_is_an_error_and_the_close(fields):
+    protocol = EchoPanelProtocol({}, ENGLISH)
+    with pytest.raises(ProtocolError) as raised:
+        protocol.received(json.dumps({**START, **fields}))
+    error, close = protocol.failed(raised.value.code, raised.value.message)
+    assert json.loads(error)["type"] == "error"
+    assert close == Close(4400)
+
+
+@pytest.mark.parametrize("code", ["invalid_api_key", "forbidden"])
+def test_a_wrong_key_is_a_status_and_1008(code):
+    status, close = EchoPanelProtocol({}, ENGLISH).failed(code, "no")
+    assert (json.loads(status)["type"], json.loads(status)["state"]) == ("status", "error")
+    assert close == Close(1008)
+
+
+def test_each_source_is_a_session_and_begins_where_the_other_is():
+    protocol = started()
+    audio = bytes(32_000)
+    [opening, first] = protocol.received(b"EP\1\0" + audio)
+    assert (opening.source, first) == ("system", Audio(audio, "system"))
+    encoded = {"type": "audio", "source": "mic", "data": base64.b64encode(audio).decode()}
+    [opening, second] = protocol.received(json.dumps(encoded))
+    assert (opening.source, second) == ("mic", Audio(audio, "mic"))
+    assert protocol.received(b"EP\1\0" + audio) == [first]
+    for _ in range(2):
+        protocol.opened("id", opening.options)
+    words = (Word("Hello", 1600, 8000, 0.8), Word(" you", 8000, 16_000, 0.6))
+    for source, begin in (("system", 0.0), ("mic", 1.0)):
+        protocol.told_of(source, Words(0, words))
+        [final] = said(protocol.told_of(source, SegmentClosed(0, 1600, 16_000, "Hello you")))
+        assert final == {
+            "type": "asr_final",
+            "text": "Hello you",
+            "t0": begin + 0.1,
+            "t1": begin + 1.0,
+            "confidence": 0.7,
+            "source": source,
+        }
+    assert protocol.received(STOP) == [Stop()]
+    assert protocol.told_of("mic", SessionClosed(16_000)) == []
+    [summary], close = said(outs := protocol.told_of("system", SessionClosed(32_000))), outs[-1]
+    assert [entry["source"] for entry in summary["json"]["transcript"]] == ["system", "mic"]
+    assert "- 0:01 mic: Hello you" in summary["markdown"].splitlines()
+    assert close == Close(1000)
+
+
+def test_partials_come_with_ticks_and_metrics_every_second():
+    protocol = started()
+    hear(protocol, bytes(32_000))
+    protocol.told_of("system", Draft(0, "hel"))
+    [partial] = said(protocol.tick())
+    assert (partial["type"], partial["text"], partial["t1"]) == ("asr_partial", "hel", 1.0)
+    assert partial["confidence"] is None
+    [buffering] = said(protocol.told_of("system", Lag(6.0)))
+    assert buffering["state"] == "buffering"
+    assert protocol.told_of("system", Lag(6.5)) == []
+    [metrics] = [m for _ in range(10) for m in said(protocol.tick())]
+    assert metrics["type"] == "metrics"
+    assert (metrics["source"], metrics["queue_depth"], metrics["queue_max"]) == (
+        "system",
+        325,
+        1500,
+    )
+    assert metrics["queue_fill_ratio"] == pytest.approx(0.217)
+    [streaming] = said(protocol.told_of("system", Lag(0.0)))
+    assert streaming["state"] == "streaming"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ["nonsense", "[]", "{}", '{"type": "audio"}', '{"type": "audio", "source": "x", "data": ""}']
+    + ['{"type": "voice_note_start"}', json.dumps(START), '{"type": "audio", "data": "?"}'],
+)
+def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
+    protocol = started()
+    [refusal] = protocol.received(frame)
+    assert isinstance(refusal, Refuse)
+    [warning] = said(protocol.refused(refusal.code, refusal.message))
+    assert warning["state"] == "warning"
+    assert protocol.received(bytes(2))[-1] == Audio(bytes(2), "system")
+
+
+def test_no_audio_before_start_and_a_summary_without_any():
+    protocol = EchoPanelProtocol({}, ENGLISH)
+    assert isinstance(protocol.received(bytes(2))[0], Refuse)
+    protocol = started()
+    opening, stop = protocol.received(STOP)
+    assert stop == Stop()
+    protocol.opened("id", opening.options)
+    [summary] = said(protocol.told_of("", SessionClosed(0)))
+    assert summary["json"] == {"transcript": []}
+    assert protocol.received(bytes(2)) == []
+
+
+def test_the_end_of_the_server_is_a_summary_and_1012():
+    protocol = started()
+    hear(protocol, bytes(2))
+    [warning] = said(protocol.told_of("system", SessionError("shutting_down", "soon", fatal=False)))
+    assert warning["state"] == "warning"
+    outs = protocol.told_of("system", SessionClosed(1))
+    assert said(outs)[0]["type"] == "final_summary"
+    assert outs[-1] == Close(1012)
+
+
+@given(conversations(), st.data())
+def test_finals_are_the_words_in_order_and_the_summary_is_the_finals(events, data):
+    protocol = started()
+    hear(protocol, b"EP\1\1" + bytes(2))
+    outs = []
+    for event in events:
+        outs += protocol.told_of("mic", event)
+        if not isinstance(event, SessionClosed) and data.draw(st.booleans()):
+            outs += protocol.tick()
+    assert outs[-1] == Close(1000)
+    messages = said(outs)
+    finals = [m for m in messages if m["type"] == "asr_final"]
+    text = "".join(event.text for event in events if isinstance(event, Words))
+    assert "".join(final["text"] for final in finals).replace(" ", "") == text.replace(" ", "")
+    times = [final[edge] for final in finals for edge in ("t0", "t1")]
+    assert times == sorted(times)
+    summary = messages[-1]["json"]["transcript"]
+    assert summary == [{k: v for k, v in final.items() if k != "type"} for final in finals]
+
+
+frames = st.one_of(
+    st.binary(max_size=8),
+    st.tuples(st.sampled_from([b"EP\1", b"EP\2"]), st.binary(max_size=6)).map(b"".join),
+    st.text(max_size=10),
+    st.sampled_from([json.dumps(START), STOP, '{"type": "audio", "data": "AAAA"}']),
+)
+
+
+@given(st.lists(frames, max_size=20))
+def test_whatever_comes_a_source_opens_once_before_its_audio_and_all_end_once(received):
+    protocol = EchoPanelProtocol({}, ENGLISH)
+    actions = [action for frame in received for action in protocol.received(frame)]
+    opened: list[str] = []
+    for action in actions:
+        if isinstance(action, Open):
+            assert action.source not in opened
+            opened.append(action.source)
+        if isinstance(action, Audio):
+            assert action.source in opened
+    kinds = [type(action) for action in actions if not isinstance(action, Refuse | Reply)]
+    assert Stop not in kinds[:-1]
