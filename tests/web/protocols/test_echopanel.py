@@ -172,8 +172,11 @@ def test_partials_come_with_ticks_and_metrics_every_second():
 
 @pytest.mark.parametrize(
     "frame",
-    ["nonsense", "[]", "{}", '{"type": "audio"}', '{"type": "audio", "source": "x", "data": ""}']
-    + ['{"type": "voice_note_start"}', json.dumps(START), '{"type": "audio", "data": "?"}'],
+    [
+        *("nonsense", "[]", "{}", '{"type": "audio"}', '{"type": "audio", "data": "?"}'),
+        *('{"type": "audio", "source": "x", "data": ""}', '{"type": "voice_note_start"}'),
+        json.dumps(START),
+    ],
 )
 def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
     protocol = started()
