@@ -4,7 +4,9 @@
 
 live    the held-out sentences through /v1/live in real time, and the same through /asr, REST and
         `voxlive transcribe`: word error rates, and how far word ends are off
-long    ten minutes with pauses of 0.2 to 20 s and ten without, alone and eight at once
+long    ten minutes with pauses of 0.2 to 20 s, without, and with a flush after each sentence: word
+        error rates against those of the same sentences as short clips, words lost and added where
+        sentences meet, and eight such sessions in one batch against each alone
 quiet   ten minutes each of silence, noise and tones, with and without voice detection
 """
 
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Coroutine
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,12 +27,10 @@ from typing import Any
 import httpx
 import jiwer
 import numpy as np
+from long_streams import RATE, TEN_MINUTES, Stream, as_clips, at_seams, held_out_clips, stream
 from support.held_out import TINY_VOXTRAL, VOICES, Recording, recording
 from support.server import Server, serving
-from support.wire import Heard, asr, live, s16le, text_of_lines
-
-RATE = 16_000
-TEN_MINUTES = 600 * RATE
+from support.wire import START, Heard, asr, dial, listen, live, play, s16le, send, text_of_lines
 
 
 def plain(text: str) -> str:
@@ -121,36 +122,48 @@ async def live_part(server: Server, together: int, folder: Path) -> None:
     print(f"{'the same text':34} /asr {lines == texts}, REST {rest == texts}, CLI {cli == texts}")
 
 
-def stream(seed: int, pauses: bool) -> tuple[np.ndarray, str]:
-    """Ten minutes of held-out sentences in random order, and their text."""
-    rng = np.random.default_rng(seed)
-    clips = [
-        (one.samples[int(s.start * RATE) : int((s.end + 0.08) * RATE)], s.text)
-        for one in map(recording, (f"{voice}.opus" for voice in VOICES))
-        for s in one.sentences
-    ]
-    parts, texts, length = [np.zeros(RATE // 2, np.float32)], [], RATE // 2
-    while length < TEN_MINUTES:
-        samples, text = clips[rng.integers(len(clips))]
-        gap = np.exp(rng.uniform(np.log(0.2), np.log(20.0))) if pauses else 0.05
-        parts += [samples, np.zeros(int(gap * RATE), np.float32)]
-        texts.append(text)
-        length += len(samples) + len(parts[-1])
-    parts.append(np.zeros(RATE, np.float32))
-    return np.concatenate(parts), " ".join(texts)
+async def with_flushes(server: Server, one: Stream) -> Heard:
+    """A session that flushes after every sentence, while the next is on its way already."""
+    audio = s16le(one.samples)
+    async with dial(f"{server.ws}/v1/live") as socket:
+        await send(socket, START)
+        listening = asyncio.create_task(listen(socket))
+        for number, (begin, end) in enumerate(pairwise((0, *one.ends))):
+            await play(socket, audio[2 * begin : 2 * end], None, 3200)
+            await send(socket, {"type": "flush", "id": str(number)})
+        await send(socket, {"type": "stop"})
+        return await listening
+
+
+def report_stream(name: str, one: Stream, said: str, alone: dict[str, str]) -> None:
+    report(name, [one.text], [said])
+    seams = at_seams([clip.text for clip in one.clips], said)
+    rate, own = as_clips(one, alone)
+    print(
+        f"{'':34} as short clips {rate:.2%}; {len(one.clips) - 1} seams, lost there {seams.lost}, "
+        f"added {seams.added}; by the clips alone lost {own.lost}, added {own.added}",
+        flush=True,
+    )
 
 
 async def long_part(server: Server, _together: int, _folder: Path) -> None:
-    streams = [stream(seed, pauses=seed % 2 == 0) for seed in range(8)]
-    truth = [plain(text) for _, text in streams]
-    alone = []
-    for number in (0, 1):
-        alone.append(plain(spoken(await live(server.ws, s16le(streams[number][0])))))
-        report(f"ten minutes, {'no ' if number else ''}pauses", [truth[number]], [alone[number]])
-    together = await asyncio.gather(*(live(server.ws, s16le(audio)) for audio, _ in streams))
-    texts = [plain(spoken(one)) for one in together]
-    report("eight such sessions in one batch", truth, texts)
-    print(f"{'in the batch as alone':34} {texts[:2] == alone}", flush=True)
+    clips = held_out_clips()
+    jobs = [live(server.ws, s16le(clip.alone())) for clip in clips]
+    said = [plain(spoken(heard)) for heard in await in_groups(jobs, 4)]
+    alone = {clip.name: text for clip, text in zip(clips, said, strict=True)}
+    report("short clips", [clip.text for clip in clips], said)
+    streams = [stream(clips, seed, pauses=seed % 2 == 0) for seed in range(8)]
+    texts = []
+    for seed, one in enumerate(streams):
+        texts.append(plain(spoken(await live(server.ws, s16le(one.samples)))))
+        name = f"ten minutes, {'no ' if seed % 2 else ''}pauses, seed {seed}"
+        report_stream(name, one, texts[-1], alone)
+    flushed = plain(spoken(await with_flushes(server, streams[1])))
+    report_stream("a flush after each sentence, seed 1", streams[1], flushed, alone)
+    heard = await asyncio.gather(*(live(server.ws, s16le(one.samples)) for one in streams))
+    batch = [plain(spoken(one)) for one in heard]
+    report("eight such sessions in one batch", [one.text for one in streams], batch)
+    report("in the batch against alone", texts, batch)
 
 
 async def quiet_part(server: Server, _together: int, _folder: Path) -> None:
