@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..streaming.clock import SAMPLE_RATE, seconds
 from .contract import Delta, Job, Progress, Refusal, Segment, Transcript, Update
 from .cutting import Stretch
-from .hearing import Hearing
+from .hearing import measure_job
 from .joining import join, needs_space
 
 _SHORTEST_CUT = 4 * SAMPLE_RATE
@@ -20,7 +20,8 @@ _OVERLAP = SAMPLE_RATE
 class Heard:
     """What a model made of a stretch; times in seconds from the stretch's own beginning.
 
-    ``cut_short``: it stopped at its token limit, so that the rest of the text is missing.
+    ``cut_short``: it stopped at its token limit, so that the rest of the text is missing; less
+    audio may do. ``last``: it stopped where the job's own limit is, and so does everything.
     """
 
     segments: tuple[Segment, ...]
@@ -28,6 +29,7 @@ class Heard:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cut_short: bool = False
+    last: bool = False
 
 
 Recognise = Callable[[Stretch], Heard]
@@ -35,26 +37,31 @@ Recognise = Callable[[Stretch], Heard]
 
 def transcribe(
     job: Job,
-    hearing: Hearing,
+    heard_in: Callable[[Job], Iterator[Stretch]],
     recognise: Recognise,
     told: Callable[[Update], None],
     cancelled: Callable[[], bool],
 ) -> Transcript:
-    """Recognise every stretch in order and join what was heard. Ends early once ``cancelled()``."""
+    """Recognise every stretch of a file in order and join what was heard.
+
+    ``heard_in`` gives a job's stretches. Ends early once ``cancelled()``.
+    """
+    total_s = measure_job(job)
+    told(Progress(0.0, total_s))
     assembly = Assembly()
-    for stretch in hearing.stretches():
+    for stretch in heard_in(job):
         for part, heard in _complete(stretch, recognise, cancelled):
             if text := assembly.add(part, heard):
                 told(Delta(text))
-            total = seconds(hearing.heard) if hearing.whole else None
-            told(Progress(seconds(part.end), total))
-        if cancelled():
+            told(Progress(seconds(part.end), total_s))
+            if heard.last:
+                break
+        if assembly.truncated or cancelled():
             break
     if text := assembly.close():
         told(Delta(text))
-    duration = seconds(hearing.heard)
-    told(Progress(duration, duration))
-    return assembly.transcript(job, duration)
+    told(Progress(total_s, total_s))
+    return assembly.transcript(job, total_s)
 
 
 def _complete(
@@ -72,11 +79,11 @@ def _complete(
         else:
             raise Refusal(
                 422,
-                "max_tokens_reached",
+                "endless_text",
                 f"the model wrote {heard.completion_tokens} tokens for the audio from"
                 f" {seconds(part.start):g} to {seconds(part.end):g} s and had not come to an end:"
-                " raise max_tokens, or choose another model for this audio",
-                "max_tokens",
+                " choose another model for this audio",
+                "model",
             )
 
 
@@ -90,10 +97,12 @@ class Assembly:
         self._languages: Counter[str] = Counter()
         self._prompt: int | None = None
         self._completion: int | None = None
+        self.truncated = False
 
     def add(self, stretch: Stretch, heard: Heard) -> str:
         """The next stretch's share; the text that is now settled."""
         self._count(heard)
+        self.truncated = heard.last
         start = stretch.start / SAMPLE_RATE
         new = tuple(_moved(segment, start) for segment in heard.segments if segment.text.strip())
         if stretch.lead and self._pending:
@@ -119,6 +128,7 @@ class Assembly:
             job.task,
             self._prompt,
             self._completion,
+            self.truncated,
         )
 
     def _settle(self, segment: Segment) -> str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..streaming.clock import SAMPLE_RATE
-from ..streaming.ingest import BadAudio, read_file
+from ..streaming.ingest import ENCODINGS, BadAudio, measure, read_file
 from ..streaming.ingest.pcm import PcmDecoder
 from ..vad.gate import WINDOW
 from ..vad.silero import CONTEXT, STATE, Silero
@@ -30,51 +29,43 @@ log = logging.getLogger(__name__)
 _PIECE = 1 << 16
 
 
-class Hearing:
-    """One job's file. ``heard`` counts the samples decoded so far; ``whole``: those were all.
+def measure_job(job: Job) -> float:
+    """Seconds of audio in the job's file, whatever it says of itself, before any is listened to.
 
-    It ends early once ``cancelled()``.
+    Raises Refusal for audio that is damaged, longer than allowed, or no audio.
     """
+    try:
+        if job.raw:
+            frame = ENCODINGS[job.raw.encoding].dtype.itemsize * job.raw.channels
+            total_s = job.path.stat().st_size // frame / job.raw.rate
+        else:
+            total_s = measure(job.path, job.longest_s)
+    except BadAudio as error:
+        raise Refusal(400, error.code, str(error), "file") from error
+    if job.longest_s is not None and total_s > job.longest_s:
+        raise Refusal(
+            413,
+            "audio_too_long",
+            f"the audio is longer than the {job.longest_s:g} s that are allowed: send it in parts",
+            "file",
+        )
+    return round(total_s, 3)
 
-    def __init__(
-        self, job: Job, silero: Silero, options: CutOptions, cancelled: Callable[[], bool]
-    ) -> None:
-        self._job = job
-        self._cancelled = cancelled
-        self._listener = _Listener(silero)
-        self._cutter = Cutter(options)
-        self.heard = 0
-        self.whole = False
 
-    def stretches(self) -> Iterator[Stretch]:
-        """Raises Refusal for audio that is damaged, longer than allowed, or no audio."""
-        rest = np.zeros(0, np.float32)
-        for block in self._blocks():
-            if self._cancelled():
-                return
-            audio = np.concatenate([rest, block])
-            complete = len(audio) // WINDOW * WINDOW
-            windows, rest = audio[:complete], audio[complete:]
-            yield from self._cutter.push(windows, self._listener.listen(windows))
-        self.whole = True
-        yield from self._cutter.finish(rest)
-
-    def _blocks(self) -> Iterator[Samples]:
-        job = self._job
-        try:
-            for block in _raw(job.path, job.raw) if job.raw else read_file(job.path):
-                self.heard += len(block)
-                if job.longest_s is not None and self.heard > job.longest_s * SAMPLE_RATE:
-                    raise Refusal(
-                        413,
-                        "audio_too_long",
-                        f"the audio is longer than the {job.longest_s:g} s that are allowed: "
-                        "send it in parts",
-                        "file",
-                    )
-                yield block
-        except BadAudio as error:
-            raise Refusal(400, error.code, str(error), "file") from error
+def stretches(
+    job: Job, silero: Silero, options: CutOptions, cancelled: Callable[[], bool]
+) -> Iterator[Stretch]:
+    """Decode a file that was measured, listen and cut. Ends early once ``cancelled()``."""
+    listener, cutter = _Listener(silero), Cutter(options)
+    rest = np.zeros(0, np.float32)
+    for block in _raw(job.path, job.raw) if job.raw else read_file(job.path):
+        if cancelled():
+            return
+        audio = np.concatenate([rest, block])
+        complete = len(audio) // WINDOW * WINDOW
+        windows, rest = audio[:complete], audio[complete:]
+        yield from cutter.push(windows, listener.listen(windows))
+    yield from cutter.finish(rest)
 
 
 def _raw(path: Path, audio: AudioFormat) -> Iterator[Samples]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from ..streaming.clock import seconds
 from ..streaming.engine import EngineError, EngineFull, StreamOptions, UnsupportedOption
 from ..streaming.events import SegmentClosed, SessionError, Word, Words
-from ..streaming.ingest import BadAudio, measure
-from ..streaming.ingest.formats import ENCODINGS
+from ..streaming.ingest import BadAudio
 from ..streaming.service import Service
 from ..streaming.transcribe import reading
 from ..vad.detector import VoiceDetector
 from ..vad.gate import GateOptions
 from ..vad.silero import Silero
 from .contract import Delta, Progress, Refusal, Segment, TimedWord, Transcript
+from .hearing import measure_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class LiveRunner:
             message = f"{model} cannot translate: choose a Whisper model"
             raise Refusal(422, "unsupported_option", message, "task")
         try:
-            total_s = _measure(job)
+            total_s = measure_job(job)
             return asyncio.run(self._hear(job, total_s, told, cancelled))
         except BadAudio as error:
             raise Refusal(400, error.code, str(error), "file") from error
@@ -88,23 +88,6 @@ class LiveRunner:
             language=language or (known[0] if len(known) == 1 else None),
             truncated=not whole,
         )
-
-
-def _measure(job: Job) -> float:
-    """Seconds of audio in the file. Raises Refusal or BadAudio, before any of it is listened to."""
-    if job.raw:
-        frame = ENCODINGS[job.raw.encoding].dtype.itemsize * job.raw.channels
-        total_s = job.path.stat().st_size // frame / job.raw.rate
-    else:
-        total_s = measure(job.path, job.longest_s)
-    if job.longest_s is not None and total_s > job.longest_s:
-        raise Refusal(
-            413,
-            "audio_too_long",
-            f"the audio is longer than the {job.longest_s:g} s that are allowed: send it in parts",
-            "file",
-        )
-    return round(total_s, 3)
 
 
 async def _follow(

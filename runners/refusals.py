@@ -277,9 +277,9 @@ RULES = (
     ),
     Rule(
         422,
-        "max_tokens_reached",
-        "the text did not fit into the limit of tokens: nothing is cut off silently",
-        "max_tokens",
+        "endless_text",
+        "a text that the model does not bring to an end, however short the audio is cut",
+        "model",
     ),
     Rule(503, "no_process", "no process can be started at the moment"),
     Rule(503, "queue_full", "too many files wait for this model already; comes with Retry-After"),

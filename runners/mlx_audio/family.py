@@ -67,9 +67,10 @@ class Tokens:
     least: int = 64
     most: int = 8192
 
-    def limit(self, seconds: float, asked: int | None) -> int:
-        """What one call may write; ``most`` is what the family can."""
-        return min(self.most, asked or max(self.least, int(seconds * self.per_second)))
+    def limit(self, seconds: float, left: int | None) -> int:
+        """What one call may write; of the job's own limit ``left`` are left."""
+        own = min(self.most, max(self.least, int(seconds * self.per_second)))
+        return own if left is None else min(own, left)
 
 
 def _mlx(ask: Ask) -> Any:

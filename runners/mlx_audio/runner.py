@@ -16,7 +16,7 @@ from ...vad.silero import Silero
 from ..assembly import Heard, transcribe
 from ..contract import Job, RunnerSpec, Transcript, Update
 from ..cutting import Stretch
-from ..hearing import Hearing
+from ..hearing import stretches
 from .family import Ask, check, spoken
 from .loading import family_of, load_model
 
@@ -56,12 +56,11 @@ class MlxAudioRunner:
     ) -> Transcript:
         """Transcribe a file; see ``contract.Runner``."""
         check(self._family, self._model, job)
-        hearing = Hearing(job, self._silero, self._family.cut, cancelled)
         calls = _Calls(self._family, self._model, job)
         try:
             return transcribe(
                 job,
-                hearing,
+                lambda job: stretches(job, self._silero, self._family.cut, cancelled),
                 lambda stretch: self._thread.submit(calls.hear, stretch).result(),
                 told,
                 cancelled,
@@ -82,16 +81,29 @@ class _Calls:
         self._model = model
         self._job = job
         self._language = job.language
+        self._left = job.max_tokens
         self._part = 0
 
     def hear(self, stretch: Stretch) -> Heard:
         family = self._family
         ask = self._ask(stretch)
+        if ask.max_tokens == 0:
+            return Heard((), last=True)
         output = self._model.generate(family.audio(ask), **family.arguments(ask))
-        heard = family.heard(output, ask)
+        heard = self._within_limit(family.heard(output, ask), ask)
         if family.languages.kept and not heard.cut_short:
             self._language = self._language or heard.language
         return self._labelled(heard) if family.speakers else heard
+
+    def _within_limit(self, heard: Heard, ask: Ask) -> Heard:
+        """Count what was written against the job's limit; a try that is made again is not."""
+        if self._left is None:
+            return heard
+        if heard.cut_short and ask.max_tokens == self._left:
+            heard = replace(heard, cut_short=False, last=True)
+        if not heard.cut_short:
+            self._left = max(0, self._left - (heard.completion_tokens or 0))
+        return heard
 
     def _ask(self, stretch: Stretch) -> Ask:
         family, job = self._family, self._job
@@ -101,7 +113,7 @@ class _Calls:
             samples = np.pad(samples, (0, _LEAST - len(samples)))
         if family.rate != SAMPLE_RATE:
             samples = soxr.resample(samples, SAMPLE_RATE, family.rate)
-        limit = family.tokens.limit(seconds, job.max_tokens) if family.tokens else None
+        limit = family.tokens.limit(seconds, self._left) if family.tokens else None
         called = spoken(family, self._model, self._language)
         return Ask(job, samples, seconds, self._language, called, limit)
 

@@ -1,5 +1,7 @@
 """Stretches through a model that is played: what is told, joined, halved and refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.clips import clip
@@ -7,7 +9,7 @@ from support.clips import clip
 from voxlive.runners.assembly import Assembly, Heard, transcribe
 from voxlive.runners.contract import Delta, Job, Progress, Refusal, Segment, TimedWord
 from voxlive.runners.cutting import CutOptions, Stretch
-from voxlive.runners.hearing import Hearing
+from voxlive.runners.hearing import stretches
 from voxlive.streaming.clock import SAMPLE_RATE as RATE
 from voxlive.vad.silero import Silero
 
@@ -36,8 +38,8 @@ def perfect(name):
 def run(name, recognise, silero, options, cancelled=lambda: False):
     told = []
     job = Job(clip(name).path)
-    hearing = Hearing(job, silero, options, cancelled)
-    return transcribe(job, hearing, recognise, told.append, cancelled), told
+    heard_in = lambda job: stretches(job, silero, options, cancelled)  # noqa: E731
+    return transcribe(job, heard_in, recognise, told.append, cancelled), told
 
 
 @pytest.mark.parametrize("longest_s", [3, 8, 30])
@@ -67,7 +69,23 @@ def test_a_model_that_never_ends_is_refused_with_the_place(silero):
 
     with pytest.raises(Refusal, match=r"64 tokens for the audio from 0") as refused:
         run("doctor", endless, silero, CutOptions(longest_s=30))
-    assert (refused.value.status, refused.value.param) == (422, "max_tokens")
+    assert (refused.value.status, refused.value.code) == (422, "endless_text")
+
+
+def test_a_job_at_its_own_limit_ends_there_and_says_so(silero):
+    calls = []
+
+    def limited(stretch):
+        calls.append(stretch)
+        return replace(perfect("minute")(stretch), last=len(calls) == 2)
+
+    said, told = run("minute", limited, silero, CutOptions(longest_s=8))
+    assert said.truncated
+    assert len(calls) == 2
+    assert (
+        said.text.split() == [word.text for word in clip("minute").words][: len(said.text.split())]
+    )
+    assert told[-1] == Progress(said.duration, said.duration)
 
 
 def stretch(start_s, seconds, lead_s=0.0, trail_s=0.0):

@@ -6,7 +6,7 @@ from support.clips import clip
 
 from voxlive.runners.contract import Job, Refusal
 from voxlive.runners.cutting import CutOptions, Cutter
-from voxlive.runners.hearing import Hearing
+from voxlive.runners.hearing import measure_job, stretches
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.vad.gate import WINDOW
 from voxlive.vad.silero import Silero
@@ -19,25 +19,25 @@ turns = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=20)
 
 
 def cut(turns, rest=0, options=OPTIONS, block=31):
-    """The stretches of audio whose sample n has the value n."""
+    """The stretches of audio whose sample n has the value n, and its probabilities."""
     probabilities = [0.9 if speech else 0.05 for speech, length in turns for _ in range(length)]
     audio = np.arange(len(probabilities) * WINDOW + rest, dtype=np.float64)
     cutter = Cutter(options)
-    stretches = []
+    found = []
     for at in range(0, len(probabilities), block):
         window = audio[at * WINDOW : min(at + block, len(probabilities)) * WINDOW]
-        stretches += cutter.push(window, probabilities[at : at + block])
-    stretches += cutter.finish(audio[len(audio) - rest :])
-    return stretches, probabilities
+        found += cutter.push(window, probabilities[at : at + block])
+    found += cutter.finish(audio[len(audio) - rest :])
+    return found, probabilities
 
 
 @settings(deadline=None)
 @given(turns=turns, rest=st.integers(0, WINDOW - 1), block=st.sampled_from([1, 7, 31, 500]))
 def test_every_sample_of_speech_is_heard_in_order_and_once_but_for_the_overlaps(turns, rest, block):
-    stretches, probabilities = cut(turns, rest, block=block)
+    found, probabilities = cut(turns, rest, block=block)
     heard = np.zeros(len(probabilities) * WINDOW + rest, bool)
     end, trail = 0, 0
-    for stretch in stretches:
+    for stretch in found:
         assert stretch.lead == trail
         assert stretch.start >= end - trail if trail == 0 else stretch.start == end - trail
         assert 0 < len(stretch.samples) <= 4 * RATE
@@ -55,8 +55,8 @@ def test_every_sample_of_speech_is_heard_in_order_and_once_but_for_the_overlaps(
 @settings(deadline=None)
 @given(turns=turns, block=st.integers(1, 300))
 def test_the_cuts_do_not_depend_on_how_the_audio_is_pushed(turns, block):
-    def spans(stretches):
-        return [(stretch.start, stretch.end, stretch.lead, stretch.trail) for stretch in stretches]
+    def spans(found):
+        return [(stretch.start, stretch.end, stretch.lead, stretch.trail) for stretch in found]
 
     assert spans(cut(turns, block=block)[0]) == spans(cut(turns)[0])
 
@@ -106,26 +106,23 @@ def silero():
 
 
 def hear(job, silero, options=None, cancelled=lambda: False):
-    hearing = Hearing(job, silero, options or CutOptions(longest_s=30), cancelled)
-    return hearing, list(hearing.stretches())
+    return list(stretches(job, silero, options or CutOptions(longest_s=30), cancelled))
 
 
 def test_the_speech_of_a_real_file_is_all_in_its_stretches(silero):
     pauses = clip("pauses")
-    hearing, stretches = hear(Job(pauses.path), silero)
-    assert hearing.whole
-    assert hearing.heard == round(pauses.duration * RATE)
+    found = hear(Job(pauses.path), silero)
     for sentence in pauses.sentences:
         assert any(
             stretch.start / RATE <= sentence.start and sentence.end <= stretch.end / RATE
-            for stretch in stretches
+            for stretch in found
         ), sentence
-    assert sum(len(stretch.samples) for stretch in stretches) < 0.7 * hearing.heard
+    assert sum(len(stretch.samples) for stretch in found) < 0.7 * pauses.duration * RATE
 
 
 @pytest.mark.parametrize("name", ["silence", "noise"])
 def test_nothing_is_heard_where_nobody_speaks(name, silero):
-    assert hear(Job(clip(name).path), silero)[1] == []
+    assert hear(Job(clip(name).path), silero) == []
 
 
 def test_raw_pcm_is_heard_like_its_container(silero, tmp_path):
@@ -133,24 +130,24 @@ def test_raw_pcm_is_heard_like_its_container(silero, tmp_path):
     path = tmp_path / "yes.raw"
     path.write_bytes(yes.pcm.tobytes() + b"\0")
     raw = Job(path, raw=AudioFormat("s16le", yes.rate))
-    spans = [[(s.start, s.end) for s in hear(job, silero)[1]] for job in (raw, Job(yes.path))]
+    spans = [[(s.start, s.end) for s in hear(job, silero)] for job in (raw, Job(yes.path))]
     assert spans[0] == spans[1]
+    assert measure_job(raw) == measure_job(Job(yes.path)) == round(yes.duration, 3)
 
 
-def test_audio_that_is_too_long_is_refused_while_it_is_decoded(silero):
+def test_audio_that_is_too_long_is_refused():
     with pytest.raises(Refusal, match="longer than the 3 s") as refused:
-        hear(Job(clip("minute").path, longest_s=3), silero)
+        measure_job(Job(clip("minute").path, longest_s=3))
     assert (refused.value.status, refused.value.param) == (413, "file")
 
 
-def test_what_is_no_audio_is_refused(silero, tmp_path):
+def test_what_is_no_audio_is_refused(tmp_path):
     path = tmp_path / "no.wav"
     path.write_text("this is no audio")
     with pytest.raises(Refusal) as refused:
-        hear(Job(path), silero)
+        measure_job(Job(path))
     assert (refused.value.status, refused.value.code) == (400, "bad_audio")
 
 
 def test_cancelling_ends_the_decoding(silero):
-    hearing, stretches = hear(Job(clip("minute").path), silero, cancelled=lambda: True)
-    assert (stretches, hearing.whole) == ([], False)
+    assert hear(Job(clip("minute").path), silero, cancelled=lambda: True) == []

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from support.clips import clip
-from support.runner_jobs import running, transcribe
+from support.runner_jobs import Told, running, transcribe
 from support.tiny_whisper import BASE, drop_tensor, write_whisper
 
 from voxlive.runners.contract import Job, Refusal
@@ -34,7 +34,7 @@ def test_each_stretch_of_speech_is_a_segment_in_its_place(runner):
     sentences = clip("pauses").sentences
     after = [0, *(b.start for a, b in pairwise(sentences) if b.start - a.end > 2)]
     assert starts == pytest.approx([max(start - 0.3, 0) for start in after], abs=0.1)
-    assert len(told.progress) == 4
+    assert len(told.progress) == 5
 
 
 def test_figures_come_under_their_own_names_and_words_only_if_asked_for(runner):
@@ -74,16 +74,16 @@ def test_translation_keeps_its_task(runner):
     assert transcribe(runner, "yes", task="translate")[0].task == "translate"
 
 
-def test_text_that_does_not_end_within_max_tokens_is_refused_with_the_figures(runner):
-    with pytest.raises(Refusal, match="4 tokens for the audio from") as refused:
-        transcribe(runner, "doctor", max_tokens=4)
-    assert (refused.value.status, refused.value.code) == (422, "max_tokens_reached")
+def test_a_limit_of_tokens_holds_for_the_whole_file(runner):
+    said, _ = transcribe(runner, "pauses", max_tokens=20)
+    assert said.text.startswith("ab cd ef. ab cd ef.")
+    assert (said.truncated, said.completion_tokens) == (True, 20)
 
 
 def test_a_job_ends_soon_after_it_is_cancelled(runner):
-    told = []
-    runner.run(Job(clip("minute").path), told.append, lambda: bool(told))
-    assert len([update for update in told if hasattr(update, "text")]) == 1
+    told = Told()
+    runner.run(Job(clip("minute").path), told.append, lambda: bool(told.text))
+    assert told.text == "ab cd ef."
 
 
 @pytest.mark.parametrize(

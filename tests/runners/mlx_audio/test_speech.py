@@ -1,0 +1,110 @@
+"""Parakeet, Qwen3-ASR and Voxtral through the real library, from small checkpoints."""
+
+import pytest
+from support.clips import clip
+from support.runner_jobs import running, transcribe
+from support.tiny_speech import (
+    SAID,
+    write_parakeet,
+    write_qwen3,
+    write_voxtral,
+    write_voxtral_tekken,
+)
+from support.tiny_whisper import drop_tensor
+
+from voxlive.runners.contract import Refusal
+from voxlive.runners.mlx_audio.families.voxtral import VoxtralText
+
+
+@pytest.fixture(scope="module")
+def parakeet(tmp_path_factory):
+    # No word of "parakeet" in the folder's name, and no model_type in its config.
+    with running("parakeet", write_parakeet(tmp_path_factory.mktemp("whisper-mms"))) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory):
+    with running("qwen3_asr", write_qwen3(tmp_path_factory.mktemp("glm-canary"))) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def voxtral(tmp_path_factory):
+    with running("voxtral", write_voxtral(tmp_path_factory.mktemp("voxtral"))) as runner:
+        yield runner
+
+
+def test_parakeet_has_words_in_order_and_inside_the_audio(parakeet):
+    said, _ = transcribe(parakeet, "yes")
+    words = [word for segment in said.segments for word in segment.words]
+    assert words
+    assert all(0 <= word.start <= word.end <= said.duration for word in words)
+    starts = [word.start for word in words]
+    assert starts == sorted(starts)
+    assert (said.language, said.completion_tokens) == (None, None)
+
+
+def test_parakeet_takes_a_language_as_what_is_spoken(parakeet):
+    assert transcribe(parakeet, "yes", language="en")[0].language == "en"
+
+
+def test_qwen3_says_the_language_that_it_found(qwen3):
+    said, _ = transcribe(qwen3, "yes")
+    assert (said.text, said.language) == (SAID, "en")
+    (segment,) = said.segments
+    assert 0 <= segment.start < segment.end <= clip("yes").duration
+    assert segment.words is None
+    assert said.completion_tokens > len(SAID)
+
+
+def test_a_language_that_qwen3_is_told_is_the_one_that_is_given_back(qwen3):
+    assert transcribe(qwen3, "yes", language="zh")[0].language == "zh"
+    with pytest.raises(Refusal, match="use en, zh"):
+        transcribe(qwen3, "yes", language="de")
+
+
+def test_a_prompt_and_a_temperature_reach_qwen3(qwen3):
+    plain, prompted = (transcribe(qwen3, "yes", **w)[0] for w in ({}, {"prompt": "ab"}))
+    assert prompted.prompt_tokens > plain.prompt_tokens
+    assert transcribe(qwen3, "yes", temperature=0.01)[0].text == SAID
+
+
+def test_a_limit_of_tokens_ends_the_text_and_says_so(qwen3):
+    whole, _ = transcribe(qwen3, "yes")
+    said, _ = transcribe(qwen3, "yes", max_tokens=whole.completion_tokens - 1)
+    assert (said.text, said.truncated) == (SAID[:-1], True)
+    said, _ = transcribe(qwen3, "yes", max_tokens=whole.completion_tokens + 1)
+    assert (said.text, said.truncated) == (SAID, False)
+
+
+@pytest.mark.parametrize("language", [None, "de"])
+def test_voxtral_needs_neither_torch_nor_a_language(voxtral, language):
+    said, _ = transcribe(voxtral, "yes", language=language)
+    assert (said.text, said.language) == (SAID, language)
+    assert said.prompt_tokens == 380 + (4 if language else 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "write", "tensor", "named"),
+    [
+        ("parakeet", write_parakeet, "joint.pred.bias", "joint.pred.bias"),
+        ("qwen3_asr", write_qwen3, "thinker.model.norm.weight", "model.norm.weight"),
+        ("voxtral", write_voxtral, "language_model.model.norm.weight", "model.norm.weight"),
+    ],
+)
+def test_a_missing_tensor_is_refused_by_name(family, write, tensor, named, tmp_path):
+    drop_tensor(write(tmp_path), tensor)
+    with pytest.raises(Refusal, match=named) as refused, running(family, tmp_path):
+        pass
+    assert refused.value.code == "unusable_model"
+
+
+def test_the_prompt_is_encoded_as_mistral_does(tmp_path):
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    write_voxtral_tekken(tmp_path, extra=20_000)
+    ours, theirs = VoxtralText(tmp_path), Tekkenizer.from_file(tmp_path / "tekken.json")
+    for text in ("lang:en", "lang:de", "\n", "lang:pt"):
+        assert ours.encode(text) == theirs.encode(text, bos=False, eos=False)
+    assert ours.decode(ours.encode("grüße")) == "grüße"
