@@ -92,6 +92,15 @@ def test_words_are_listed_when_asked_for(client):
     assert all(a["end"] <= b["end"] for a, b in pairwise(verbose["words"]))
 
 
+def test_times_asked_for_alone_come_with_the_text(client):
+    """As Mistral's clients ask: their answer has one format."""
+    answer = post(
+        client, clip("doctor").path.read_bytes(), timestamp_granularities="segment"
+    ).json()
+    assert "doctor" in answer["text"]
+    assert answer["segments"][0]["end"] > answer["segments"][0]["start"] >= 0
+
+
 @pytest.mark.parametrize(
     ("container", "codec"), [("webm", "libopus"), ("mp4", "aac"), ("mp3", "libmp3lame")]
 )
@@ -115,7 +124,10 @@ def test_silence_and_an_empty_recording_are_an_empty_text(client):
         ({"stream": "perhaps"}, "stream"),
         ({"stream": "true", "response_format": "srt"}, "stream"),
         ({"temperature": "hot"}, "temperature"),
-        ({"timestamp_granularities[]": "word"}, "timestamp_granularities[]"),
+        (
+            {"timestamp_granularities[]": "word", "response_format": "json"},
+            "timestamp_granularities[]",
+        ),
         (
             {"timestamp_granularities[]": "letter", "response_format": "verbose_json"},
             "timestamp_granularities[]",

@@ -95,8 +95,10 @@ def _read(fields: Fields, task: Task) -> _Wish:
     if "logprobs" in fields.many("include"):
         message = "no model here tells the probabilities of its tokens: leave out include"
         raise ApiError(422, "unsupported_option", message, "include[]")
-    response_format = fields.choice("response_format", FORMATS, "json")
     stream = fields.flag("stream")
+    # Mistral's clients ask for times alone: their answer has one format.
+    timed = fields.many(_GRANULARITIES) and not stream
+    response_format = fields.choice("response_format", FORMATS, "verbose_json" if timed else "json")
     if stream and response_format not in _STREAMED:
         message = f"a streamed answer has response_format {' or '.join(_STREAMED)}"
         raise ApiError(400, "unsupported_option", message, "stream")
