@@ -39,7 +39,9 @@ async def batch(memory=None, process: dict | None = None, **options) -> AsyncIte
     me = psutil.Process()
     await asyncio.to_thread(int)  # the loop's own threads and descriptors are there now
     before, others = me.num_fds(), me.children(recursive=True)
-    made = BatchOptions(**options, process=ProcessOptions(watch_s=0.1, niceness=0, **(process or {})))
+    made = BatchOptions(
+        **options, process=ProcessOptions(watch_s=0.1, niceness=0, **(process or {}))
+    )
     one = Batch(made, memory) if memory else Batch(made)
     try:
         yield one
