@@ -53,6 +53,7 @@ _RULES = {
     "/health": _OPEN,  # most of what it says is for those with a key
     "/v1/models": Rule(),
     "/v1/audio": Rule("files", counted=True),
+    "/v1/chat/completions": Rule("files", counted=True),
     "/v1/listen": Rule("files", counted=True, answer=as_deepgram),
     "/v1/realtime/client_secrets": Rule("live"),
     "/v1/auth/grant": Rule("live", answer=as_deepgram),

@@ -12,6 +12,8 @@ import httpx
 import numpy as np
 from starlette.applications import Starlette
 
+from voxlive.runners.batch import Batch
+from voxlive.runners.catalogue import Catalogue, Entry
 from voxlive.streaming.engine import EngineInfo, Reached, Samples, Sink, StreamOptions
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
@@ -21,6 +23,7 @@ from voxlive.web.access.limits import Limits
 from voxlive.web.app import create_app
 from voxlive.web.endpoints import LiveEndpoints
 from voxlive.web.gate import Gate
+from voxlive.web.rest.files import Files
 
 HOST = "voxlive.test"
 
@@ -153,7 +156,8 @@ async def running(
     clock = [1e9]
     access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
     service = Service(_Deaf(), VoiceDetector(_Silence()))
-    app = create_app(service, LiveEndpoints(service, Gate(access, allow)))
+    files = Files(Batch(), Catalogue(Entry("pocketsphinx", None)))
+    app = create_app(service, LiveEndpoints(service, Gate(access, allow)), files)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
         yield Running(app, http, access, clock)

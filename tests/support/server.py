@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO
+from tempfile import NamedTemporaryFile
 
 import httpx
 
@@ -35,7 +34,7 @@ class Server:
     others: dict[str, str]
     certificate: Path | None = None
     key: str | None = None
-    log: IO[str] | None = None
+    log: Path | None = None
 
     @property
     def ws(self) -> str:
@@ -56,8 +55,7 @@ class Server:
 
     def logged(self) -> str:
         """Everything that it has logged so far."""
-        self.log.seek(0)
-        return self.log.read()
+        return self.log.read_text()
 
     async def until(self, *, in_use: int) -> None:
         """Wait until so many slots are in use."""
@@ -81,11 +79,12 @@ def serving(*args: str, cache: Path | None = None, key: str | None = None) -> It
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
-    with TemporaryFile("w+") as log:
+    with NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
             others: dict[str, str] = {}
-            yield Server(_wait(process, log, others), process, others, certificate, key, log)
+            url = _wait(process, log, others)
+            yield Server(url, process, others, certificate, key, Path(log.name))
         finally:
             process.terminate()
             process.wait(30)

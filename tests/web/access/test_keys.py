@@ -30,7 +30,9 @@ def test_a_file_has_names_scopes_and_limits():
     assert hall == Key("hall", digest(SECRET))
     assert hall.scopes == frozenset(SCOPES)
     assert kitchen.scopes == {"live", "captions"}
-    assert kitchen.limits == Limits(2, 0.5, 30, 64, 10, 12.5)
+    assert kitchen.limits == Limits(
+        sessions=2, session_minutes=0.5, idle_s=30, message_kb=64, upload_mb=10, rate=12.5
+    )
     ring = Keyring([hall, kitchen])
     assert ring.find(SECRET) is hall
     assert ring.find("another-horse-battery") is kitchen

@@ -64,12 +64,12 @@ def deepgram(server, key: str) -> AsyncDeepgramClient:
 async def test_openais_client(keyed):
     upload = clip("yes").path
     with pytest.raises(AuthenticationError) as wrong:
-        await openai(keyed, WRONG).audio.transcriptions.create(model="any", file=upload)
+        await openai(keyed, WRONG).audio.transcriptions.create(model="whisper-1", file=upload)
     assert (wrong.value.code, wrong.value.status_code) == ("invalid_api_key", 401)
     assert WRONG not in str(wrong.value)
     with pytest.raises(PermissionDeniedError):
         await openai(keyed, FILES).realtime.client_secrets.create()
-    said = await openai(keyed, FILES).audio.transcriptions.create(model="any", file=upload)
+    said = await openai(keyed, FILES).audio.transcriptions.create(model="whisper-1", file=upload)
     assert said.text
     with pytest.raises(InvalidStatus) as refused:
         async with openai(keyed, WRONG).realtime.connect(model="any"):
