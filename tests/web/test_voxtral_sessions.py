@@ -107,12 +107,17 @@ async def test_word_times_are_those_of_the_voice(voxtral):
     assert median(errors) <= 0.1
 
 
-async def test_silence_and_noise_say_nothing(voxtral):
+async def test_silence_noise_and_tones_say_nothing(voxtral):
     for name in ("silence", "noise"):
         assert spoken(await live(voxtral.ws, s16le(clip(name).samples))) == ""
-    rng = np.random.default_rng(0)
-    noise = (rng.standard_normal(20 * 16_000) * 0.03).astype(np.float32)
-    assert spoken(await live(voxtral.ws, s16le(noise), vad=False)) == ""
+    time = np.arange(12 * 16_000) / 16_000
+    noise = np.random.default_rng(0).standard_normal(time.size) * 0.03
+    chord = sum(np.sin(2 * np.pi * hertz * time) for hertz in (220, 277.2, 329.6)) * 0.05
+    rhythm = chord * (np.sin(2 * np.pi * time) > 0)
+    unheard = await asyncio.gather(
+        *(live(voxtral.ws, s16le(sound), vad=False) for sound in (noise, rhythm))
+    )
+    assert [spoken(heard) for heard in unheard] == ["", ""]
 
 
 async def test_delays_are_each_sessions_own_and_four_sessions_do_not_mix(voxtral):
