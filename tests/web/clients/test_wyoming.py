@@ -1,0 +1,137 @@
+"""Wyoming's own Python client against this server, as Home Assistant uses it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from support.clips import Clip, clip
+from support.server import Server, serving
+from support.wire import live, s16le
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncClient
+from wyoming.event import Event
+from wyoming.info import Describe, Info
+from wyoming.ping import Ping, Pong
+from zeroconf import ServiceStateChange
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+
+@pytest.fixture(scope="module")
+def wyoming() -> Iterator[Server]:
+    with serving("--wyoming-port", "0", "--max-sessions", "2") as running:
+        yield running
+
+
+@pytest.fixture
+async def client(wyoming) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient.from_uri(wyoming.others["Wyoming"], read_timeout=90) as connected:
+        yield connected
+
+
+async def speak(client: AsyncClient, spoken: Clip, chunk: int = 1024) -> None:
+    """The clip at its own rate and channels, as audio-start, chunks and audio-stop."""
+    form = {"rate": spoken.rate, "width": 2, "channels": spoken.channels}
+    audio = spoken.pcm.astype("<i2").tobytes()
+    await client.write_event(AudioStart(**form).event())
+    for at in range(0, len(audio), chunk * 2 * spoken.channels):
+        piece = audio[at : at + chunk * 2 * spoken.channels]
+        await client.write_event(AudioChunk(audio=piece, **form).event())
+    await client.write_event(AudioStop().event())
+
+
+async def answers(client: AsyncClient) -> list[Event]:
+    """Everything up to transcript-stop."""
+    events = [await client.read_event()]
+    while events[-1].type != "transcript-stop":
+        events.append(await client.read_event())
+    return events
+
+
+def transcript(events: list[Event]) -> str:
+    [said] = [Transcript.from_event(e).text for e in events if Transcript.is_type(e.type)]
+    return said
+
+
+async def test_describe_and_ping(client):
+    await client.write_event(Describe().event())
+    [program] = Info.from_event(await client.read_event()).asr
+    assert program.supports_transcript_streaming
+    assert program.models[0].languages == ["en"]
+    await client.write_event(Ping("hello").event())
+    assert Pong.from_event(await client.read_event()).text == "hello"
+
+
+async def test_a_plain_line_is_answered(wyoming):
+    host, port = wyoming.others["Wyoming"].removeprefix("tcp://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b'{"type":"describe"}\n')
+    assert b'"type": "info"' in await reader.readline()
+    writer.close()
+
+
+async def test_utterances_one_after_another_on_one_connection(wyoming, client):
+    [done] = (await live(wyoming.ws, s16le(clip("market").samples))).of("done")
+    for name, words in [
+        ("market", {"apples", "bread", "twenty", "dollars"}),
+        ("doctor", {"doctor", "tomorrow", "results"}),
+    ]:
+        await client.write_event(Transcribe(language="en").event())
+        await speak(client, clip(name))
+        events = await answers(client)
+        said = transcript(events)
+        assert words <= set(said.split())
+        assert said == done["text"] or name != "market"
+        chunks = [TranscriptChunk.from_event(e).text for e in events if e.type.endswith("-chunk")]
+        assert "".join(chunks) == said
+        kinds = [event.type for event in events]
+        assert kinds[0] == "transcript-start"
+        assert kinds[-2:] == ["transcript", "transcript-stop"]
+        assert kinds.count("voice-started") == kinds.count("voice-stopped") > 0
+    assert wyoming.health()["in_use"] == 0
+
+
+@pytest.mark.parametrize("name", ["phone", "stereo"])
+async def test_other_rates_and_channels(wyoming, client, name):
+    spoken = clip(name)
+    audio = spoken.pcm.astype("<i2").tobytes()
+    heard = await live(wyoming.ws, audio, rate=spoken.rate, channels=spoken.channels)
+    await speak(client, spoken)
+    said = transcript(await answers(client))
+    assert len(said.split()) > 3
+    assert said == heard.of("done")[0]["text"]
+
+
+async def test_a_language_that_is_not_served_ends_the_connection_with_a_reason(client):
+    await client.write_event(Transcribe(language="xx").event())
+    await client.write_event(AudioStart(16_000, 2, 1).event())
+    error = await client.read_event()
+    assert (error.type, error.data["code"]) == ("error", "unsupported_option")
+    assert await client.read_event() is None
+
+
+async def test_it_is_found_in_the_network_and_says_goodbye():
+    """On the loopback interface: what only this machine can reach is announced to it alone."""
+    kind = "_wyoming._tcp.local."
+    seen: asyncio.Queue[tuple[str, ServiceStateChange]] = asyncio.Queue()
+
+    def note(zeroconf, service_type, name, state_change) -> None:
+        seen.put_nowait((name, state_change))
+
+    network = AsyncZeroconf(interfaces=["127.0.0.1"])
+    browser = AsyncServiceBrowser(network.zeroconf, kind, handlers=[note])
+    announced = serving("--wyoming-port", "0", "--zeroconf")
+    server = await asyncio.to_thread(announced.__enter__)
+    try:
+        name, change = await seen.get()
+        assert name.startswith("voxlive on ")
+        assert change is ServiceStateChange.Added
+        info = AsyncServiceInfo(kind, name)
+        assert await info.async_request(network.zeroconf, 10_000)
+        [address] = info.parsed_addresses()
+        assert server.others["Wyoming"] == f"tcp://{address}:{info.port}"
+    finally:
+        await asyncio.to_thread(announced.__exit__, None, None, None)
+    assert await seen.get() == (name, ServiceStateChange.Removed)
+    await browser.async_cancel()
+    await network.async_close()
