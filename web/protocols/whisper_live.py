@@ -51,6 +51,7 @@ _PATIENCE_S = 30.0
 _LONGEST = 10 * SAMPLE_RATE
 # The protocol wants minutes, and nobody knows how long the others will speak.
 _WAIT_MIN = 1
+_CLOSE_WAIT_S = 2.0
 _STATUS = {
     "invalid_api_key": 401,
     "forbidden": 403,
@@ -234,12 +235,12 @@ class WhisperLiveProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """WAIT with minutes if it is for want of room, else an error; and the close."""
-        said = (
-            self._message(status="WAIT", message=_WAIT_MIN)
-            if code == "server_full"
-            else self._message(status="ERROR", message=message[:LONGEST_ERROR])
-        )
-        return [said, Close(close_code(code))]
+        if code == "server_full":
+            # Its clients look at intervals whether they are to wait, and forget it with the close.
+            wait = self._message(status="WAIT", message=_WAIT_MIN)
+            return [wait, Close(close_code(code), _CLOSE_WAIT_S)]
+        error = self._message(status="ERROR", message=message[:LONGEST_ERROR])
+        return [error, Close(close_code(code))]
 
     def _message(self, **values: object) -> str:
         message = {"uid": self._uid, **values}

@@ -106,7 +106,7 @@ def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
     protocol = opened()
     wait, close = protocol.failed("server_full", "full")
     assert json.loads(wait) == {"uid": "u", "status": "WAIT", "message": 1}
-    assert close == Close(1013)
+    assert close == Close(1013, 2.0)
     assert protocol.denied("server_full", "full") is None
     denial = protocol.denied("invalid_api_key", "no")
     assert isinstance(denial, Denial)
