@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import FAILED, MISUSED, complain, fail, start_logging
-from .options import DelayMs, Device, Language, Model, Offline, Quantize, open_service
+from .console import FAILED, MISUSED, fail, start_logging
+from .files import open_catalogue
+from .options import DelayMs, Device, Language, Model, Offline, Quantize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ..streaming.engine import StreamOptions
-    from ..streaming.service import Service
-    from ..streaming.transcribe import Transcription
+    from .inputs import Input
 
 
 class Format(StrEnum):
@@ -28,64 +25,102 @@ class Format(StrEnum):
     srt = "srt"
     vtt = "vtt"
     verbose_json = "verbose_json"
+    diarized_json = "diarized_json"
 
 
-_SUFFIXES = {Format.verbose_json: "verbose.json"}
-_ONE_LINE = (Format.txt, Format.json, Format.verbose_json)
+Formats = Annotated[
+    list[Format] | None, typer.Option("--format", "-f", help="May be given several times.")
+]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-dir", "--output", "-o", help="Write a file per format here, not to stdout."
+    ),
+]
+_ONE_LINE = (Format.txt, Format.json, Format.verbose_json, Format.diarized_json)
+_CUE = "Subtitles: "
 
 
 def transcribe(
-    files: Annotated[list[Path], typer.Argument(help="Audio or video files.")],
+    files: Annotated[
+        list[str], typer.Argument(help="Audio or video files, folders of them, or patterns.")
+    ],
     model: Model = "pocketsphinx",
-    formats: Annotated[
-        list[Format] | None, typer.Option("--format", "-f", help="May be given several times.")
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--output-dir", "--output", "-o", help="Write a file per format here, not to stdout."
-        ),
-    ] = None,
+    formats: Formats = None,
+    output_dir: OutputDir = None,
     language: Language = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What was said before, or names to expect; for models that take it."),
+    ] = None,
+    task: Annotated[
+        Literal["transcribe", "translate"],
+        typer.Option(help="translate gives English, by models that can."),
+    ] = "transcribe",
     words: Annotated[
         bool, typer.Option("--words", help="List words with their times in verbose_json.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do files again whose results are there and newer.")
+    ] = False,
+    line_length: Annotated[
+        int, typer.Option(min=1, help=f"{_CUE}the longest line, in characters.")
+    ] = 42,
+    max_lines: Annotated[int, typer.Option(min=1, help=f"{_CUE}the most lines at a time.")] = 2,
+    min_seconds: Annotated[float, typer.Option(min=0.1, help=f"{_CUE}how long one stays.")] = 1,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help=f"{_CUE}at most.")] = 7,
     device: Device = None,
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
     offline: Offline = False,
 ) -> None:
-    """Transcribe files as fast as the machine can, on the engine of the live sessions."""
-    from ..streaming.engine import StreamOptions
-    from ..streaming.options import EngineOptions
+    """Transcribe files as fast as the machine can.
+
+    With --output-dir, files that are done already are skipped: a run that was ended can go on.
+    """
+    from ..runners.contract import Refusal
+    from ..runners.formats import Wanted
+    from ..runners.policy import Asked, LoadOptions
+    from ..runners.subtitles import CueStyle
+    from .jobs import Plan, Writing, run
 
     start_logging("warning")
+    if min_seconds > max_seconds:
+        fail("--min-seconds must not be more than --max-seconds", MISUSED)
     wanted = list(dict.fromkeys(formats or [Format.txt]))
-    _check(files, wanted, output_dir, words)
-    bits = int(quantize) if quantize else None
-    service = open_service(model, EngineOptions(1, device, delay_ms, bits, offline))
-
-    def keep(file: Path, said: Transcription) -> None:
-        for name in wanted:
-            _write(file, name, _render(name, said, words), output_dir)
-
-    stream = StreamOptions(language=language, delay_ms=delay_ms, drafts=False)
-    if not asyncio.run(_transcribe_all(service, files, stream, keep)):
+    inputs = _checked(files, wanted, output_dir, words)
+    style = CueStyle(line_length, max_lines, round(1000 * min_seconds), round(1000 * max_seconds))
+    load = LoadOptions(device, int(quantize) if quantize else None, delay_ms)
+    asked = Asked(task, language, words, Format.diarized_json in wanted)
+    try:
+        spec = open_catalogue(model, None, load, offline=offline).find(None, asked)
+    except Refusal as refusal:
+        fail(refusal.message)
+    names = tuple("text" if name is Format.txt else str(name) for name in wanted)
+    writing = Writing(names, output_dir, Wanted(spec.model, words=words, cues=style), overwrite)
+    if not asyncio.run(run(Plan(spec, asked, prompt, writing), inputs)):
         raise typer.Exit(FAILED)
 
 
-def _check(files: list[Path], formats: list[Format], output_dir: Path | None, words: bool) -> None:
+def _checked(
+    files: list[str], formats: list[Format], output_dir: Path | None, words: bool
+) -> list[Input]:
     """Everything that can be refused before the model is loaded."""
-    for file in files:
-        if not file.is_file():
-            fail(f"{file}: {'not a file' if file.exists() else 'does not exist'}", MISUSED)
+    from ..runners.formats import FORMATS
+    from .inputs import BadInput, find_inputs
+
+    try:
+        inputs = find_inputs(files)
+    except BadInput as error:
+        fail(str(error), MISUSED)
     if words and Format.verbose_json not in formats:
         fail("--words needs --format verbose_json", MISUSED)
     if output_dir is None:
-        if len(formats) > 1 or (len(files) > 1 and formats[0] not in _ONE_LINE):
+        if len(formats) > 1 or (len(inputs) > 1 and formats[0] not in _ONE_LINE):
             fail("several formats or several subtitle files need --output-dir", MISUSED)
-        return
-    targets = [_target(file, name, output_dir) for file in files for name in formats]
+        return inputs
+    suffix = FORMATS["text" if formats[0] is Format.txt else formats[0]].suffix
+    targets = [one.target(output_dir, suffix) for one in inputs]
     for target in targets:
         if targets.count(target) > 1:
             fail(f"{target} would be written twice: transcribe these one by one", MISUSED)
@@ -93,51 +128,4 @@ def _check(files: list[Path], formats: list[Format], output_dir: Path | None, wo
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(f"{output_dir}: {error.strerror}", MISUSED)
-
-
-async def _transcribe_all(
-    service: Service,
-    files: list[Path],
-    stream: StreamOptions,
-    keep: Callable[[Path, Transcription], None],
-) -> bool:
-    """One file after the other; False if one of them failed."""
-    from ..streaming.engine import EngineError
-    from ..streaming.ingest import BadAudio
-    from ..streaming.transcribe import transcribe as transcribe_file
-    from ..vad.gate import GateOptions
-    from .progress import progress
-
-    good = True
-    try:
-        with progress() as follow:
-            for file in files:
-                try:
-                    with follow(file) as told:
-                        said = await transcribe_file(service, file, GateOptions(), stream, told)
-                    keep(file, said)
-                except (BadAudio, EngineError, OSError) as error:
-                    complain(f"{file}: {error}")
-                    good = False
-    finally:
-        await service.aclose(0)
-    return good
-
-
-def _render(name: Format, said: Transcription, words: bool) -> str:
-    from ..streaming.formats import WRITERS, verbose_json
-
-    if name is Format.verbose_json:
-        return verbose_json(said, words=words)
-    return WRITERS["text" if name is Format.txt else name](said)
-
-
-def _write(file: Path, name: Format, body: str, output_dir: Path | None) -> None:
-    if output_dir is None:
-        typer.echo(body.removesuffix("\n"))
-    else:
-        _target(file, name, output_dir).write_text(body, encoding="utf-8")
-
-
-def _target(file: Path, name: Format, output_dir: Path) -> Path:
-    return output_dir / f"{file.stem}.{_SUFFIXES.get(name, name)}"
+    return inputs

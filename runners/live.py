@@ -9,8 +9,8 @@ from ..streaming.clock import seconds
 from ..streaming.engine import EngineError, EngineFull, StreamOptions, UnsupportedOption
 from ..streaming.events import SegmentClosed, SessionError, Word, Words
 from ..streaming.ingest import BadAudio
+from ..streaming.reading import reading
 from ..streaming.service import Service
-from ..streaming.transcribe import reading
 from ..vad.detector import VoiceDetector
 from ..vad.gate import GateOptions
 from ..vad.silero import Silero

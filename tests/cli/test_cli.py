@@ -81,14 +81,43 @@ def test_a_file_that_is_no_audio_does_not_stop_the_others(tmp_path):
     done = voxlive("transcribe", bad, clip("yes").path)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 1
-    [line] = done.stderr.splitlines()
+    line, counts = done.stderr.splitlines()
     assert "bad.wav" in line
+    assert counts == "voxlive: 1 failed, 1 done"
+
+
+def test_a_folder_is_transcribed_below_the_output_folder_and_not_twice(tmp_path):
+    heard, out = tmp_path / "heard", tmp_path / "out"
+    for name in ("one/yes.flac", "two/yes.flac", "doctor.flac"):
+        (heard / name).parent.mkdir(parents=True, exist_ok=True)
+        (heard / name).write_bytes(clip(Path(name).stem).path.read_bytes())
+    (heard / "notes.txt").write_text("no audio")
+    asked = ("transcribe", heard, "-o", out, "-f", "txt", "-f", "srt", "--line-length", "20")
+    first = voxlive(*asked)
+    assert (first.returncode, first.stderr) == (0, "voxlive: 3 done\n")
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    places = ("doctor", "one/yes", "two/yes")
+    assert written == [f"{place}.{suffix}" for place in places for suffix in ("srt", "txt")]
+    lines = (out / "doctor.srt").read_text().splitlines()
+    assert max(map(len, (line for line in lines if "-->" not in line))) <= 20
+    (out / "one" / "yes.srt").unlink()
+    assert voxlive(*asked).stderr == "voxlive: 2 skipped, 1 done\n"
+    assert voxlive(*asked, "--overwrite").stderr == "voxlive: 3 done\n"
+
+
+def test_a_pattern_is_all_that_it_matches():
+    clips = clip("yes").path.parent
+    done = voxlive("transcribe", clips / "[dy]*r*.flac", clips / "yes.flac")
+    assert len(done.stdout.splitlines()) == 2
+    assert "no file matches" in failed("transcribe", clips / "none*.flac")
 
 
 def test_misuse_of_transcribe_is_one_line(tmp_path):
     yes = clip("yes").path
     assert "does not exist" in failed("transcribe", tmp_path / "none.wav")
-    assert "not a file" in failed("transcribe", tmp_path)
+    assert "no audio or video" in failed("transcribe", tmp_path)
+    assert "not a file" in failed("transcribe", "/dev/null")
+    assert "translate" in failed("transcribe", yes, "--task", "translate")
     assert "--output-dir" in failed("transcribe", yes, "-f", "srt", "-f", "vtt")
     assert "--output-dir" in failed("transcribe", yes, clip("doctor").path, "-f", "srt")
     assert "verbose_json" in failed("transcribe", yes, "--words")
