@@ -65,8 +65,7 @@ VOXTRAL = Family(
     title="Voxtral",
     kind="voxtral",
     languages=("de", "en", "es", "fr", "hi", "it", "nl", "pt"),
-    tokenizers=(("tekken.json",), ("tokenizer.json",)),
-    imports={"torch": "torch", "mistral_common": "mistral-common"},
+    tokenizers=(("tekken.json",),),
     room=2048 * MIB,
     shapes=(
         Shape(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ def load(spec: RunnerSpec) -> Runner:
     Raises Refusal for a family that cannot transcribe, files that do not make up this model, and
     options that it does not have.
     """
+    from .loading import family_of, load_model
     from .runner import load_runner
 
-    return load_runner(spec)
+    family = family_of(spec)
+    return load_runner(spec, family, partial(load_model, family))

@@ -79,6 +79,10 @@ def _mlx(ask: Ask) -> Any:
     return mx.array(ask.samples)
 
 
+def _generate(model: Model, audio: Any, arguments: Arguments) -> Output:
+    return model.generate(audio, **arguments)
+
+
 def _as_it_is() -> None:
     """mlx-audio's classes are used as they are."""
 
@@ -102,8 +106,8 @@ class Family:
     ``model_type`` is its name there. ``heard`` reads its output; ``adapt`` has the last word on the
     arguments of generate. ``prompt`` and ``temperature`` name generate's parameters for these.
     ``no_translation`` says why a loaded model cannot translate, None if it can.
-    ``audio`` makes generate's first argument. ``before`` and ``prepare`` are called once, before
-    and after loading.
+    ``audio`` makes generate's first argument, ``call`` calls it. ``before`` and ``prepare`` are
+    called once, before and after loading.
     ``words``: it can time its words. ``speakers``: it labels who speaks, within one stretch.
     """
 
@@ -119,6 +123,7 @@ class Family:
     no_translation: Callable[[Model], str | None] = _cannot
     rate: int = 16_000
     audio: Callable[[Ask], Any] = _mlx
+    call: Callable[[Model, Any, Arguments], Output] = _generate
     before: Callable[[], None] = _as_it_is
     prepare: Callable[[Model, Path], None] = _ready
     words: bool = False

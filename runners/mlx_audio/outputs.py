@@ -65,13 +65,14 @@ def diarised(output: Output, ask: Ask) -> Heard:
 
 
 def _heard(segments: Iterable[Segment], output: Output, ask: Ask) -> Heard:
-    spoken = tuple(segment for segment in segments if segment.text.strip())
+    said = tuple(segment for segment in segments if segment.text.strip())
+    language = _spoken(getattr(output, "language", None))
     if ask.max_tokens is None:
-        return Heard(spoken, _spoken(output.language))
+        return Heard(said, language)
     written = output.generation_tokens
     return Heard(
-        spoken,
-        _spoken(output.language),
+        said,
+        language,
         output.prompt_tokens,
         written,
         cut_short=written >= ask.max_tokens,

@@ -1,9 +1,8 @@
-"""A loaded model of mlx-audio as a runner: one thread owns it, files go through it in stretches."""
+"""A family's loaded model as a runner: one thread owns it, files go through it in stretches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,35 +16,33 @@ from ..assembly import Heard, transcribe
 from ..contract import Job, RunnerSpec, Transcript, Update
 from ..cutting import Stretch
 from ..hearing import stretches
+from ..mlx_models import MlxThread, free_memory, loaded
 from .family import Ask, check, spoken
-from .loading import family_of, load_model
 
 if TYPE_CHECKING:
-    from .family import Family, Model
+    from pathlib import Path
 
+    from .family import Family, Model
 
 _LEAST = SAMPLE_RATE  # a model's first layers need some audio: less is followed by silence
 
 
-def load_runner(spec: RunnerSpec) -> MlxAudioRunner:
-    """See ``load`` in the package."""
-    family = family_of(spec)
+def load_runner(spec: RunnerSpec, family: Family, load: Callable[[Path], Model]) -> FamilyRunner:
+    """A runner for the model that ``load`` makes of the spec's folder. Raises Refusal."""
     with ExitStack() as undo:
-        # MLX's streams belong to a thread: the one that loads is the one that computes.
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mlx-audio")
-        undo.callback(_end, thread)
-        model = thread.submit(load_model, spec, family).result()
-        runner = MlxAudioRunner(family, model, thread)
+        thread = MlxThread(spec.backend)
+        undo.callback(thread.close)
+        runner = FamilyRunner(family, thread.run(loaded, spec, load), thread)
         undo.pop_all()
     return runner
 
 
-class MlxAudioRunner:
+class FamilyRunner:
     """One model, one job at a time."""
 
     slots = 1
 
-    def __init__(self, family: Family, model: Model, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, family: Family, model: Model, thread: MlxThread) -> None:
         self._family = family
         self._model = model
         self._thread = thread
@@ -61,16 +58,16 @@ class MlxAudioRunner:
             return transcribe(
                 job,
                 lambda job: stretches(job, self._silero, self._family.cut, cancelled),
-                lambda stretch: self._thread.submit(calls.hear, stretch).result(),
+                lambda stretch: self._thread.run(calls.hear, stretch),
                 told,
                 cancelled,
             )
         finally:
-            self._thread.submit(_free).result()
+            self._thread.run(free_memory)
 
     def close(self) -> None:
         """Let the thread go; it ends with the stretch at hand."""
-        _end(self._thread)
+        self._thread.close()
 
 
 class _Calls:
@@ -89,7 +86,7 @@ class _Calls:
         ask = self._ask(stretch)
         if ask.max_tokens == 0:
             return Heard((), last=True)
-        output = self._model.generate(family.audio(ask), **family.arguments(ask))
+        output = family.call(self._model, family.audio(ask), family.arguments(ask))
         heard = self._within_limit(family.heard(output, ask), ask)
         if family.languages.kept and not heard.cut_short:
             self._language = self._language or heard.language
@@ -127,22 +124,3 @@ class _Calls:
             for segment in heard.segments
         )
         return replace(heard, segments=tuple(segments))
-
-
-def _end(thread: ThreadPoolExecutor) -> None:
-    """A thread that ends with streams of its own makes MLX abort the process when that ends."""
-    thread.submit(_leave)
-    thread.shutdown()
-
-
-def _leave() -> None:
-    import mlx.core as mx
-
-    mx.clear_streams()
-
-
-def _free() -> None:
-    """Give back what MLX keeps for the next call: another model may need it."""
-    import mlx.core as mx
-
-    mx.clear_cache()

@@ -223,7 +223,6 @@ def test_an_empty_folder_and_one_that_went_away(tmp_path):
 
 NOTHING = Installed()
 GRANULARITIES = "timestamp_granularities[]"
-BARE = replace(EVERYTHING, modules=frozenset())
 
 
 @pytest.mark.parametrize(
@@ -232,7 +231,6 @@ BARE = replace(EVERYTHING, modules=frozenset())
         ("gemma-3n", replace(EVERYTHING, mlx_vlm=None), "missing_dependency", "[multimodal]"),
         ("whisper-hf", NOTHING, "missing_dependency", "mlx-audio is not installed"),
         ("voxtral-realtime-voxmlx", NOTHING, "missing_dependency", "MLX is not installed"),
-        ("voxtral-3b", BARE, "missing_dependency", "pip install torch"),
         (
             "granite-nar",
             replace(EVERYTHING, mlx_audio=Package("0.3.0", frozenset({"whisper"}))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ...assembly import Heard
 from ...contract import Segment, TimedWord
@@ -40,6 +41,16 @@ def _adapt_plus(arguments: Arguments, ask: Ask) -> Arguments:
     return _adapt(arguments, ask)
 
 
+def _call(model: Model, audio: Any, arguments: Arguments) -> Output:
+    """Where it fails to time its words, it is asked again for the text alone."""
+    from mlx_audio.stt.models.granite_speech.granite_speech import StructuredTranscriptError
+
+    try:
+        return model.generate(audio, **arguments)
+    except StructuredTranscriptError:
+        return model.generate(audio, **arguments | {"word_timestamps": False})
+
+
 def _timed(output: Output, ask: Ask) -> Heard:
     """Its words with times, where it was asked for them."""
     heard = outputs.whole(output, ask)
@@ -66,5 +77,10 @@ GRANITE = Family(
     no_translation=_can,
 )
 GRANITE_PLUS = replace(
-    GRANITE, model_type="granite_speech_plus", heard=_timed, adapt=_adapt_plus, words=True
+    GRANITE,
+    model_type="granite_speech_plus",
+    heard=_timed,
+    adapt=_adapt_plus,
+    call=_call,
+    words=True,
 )

@@ -1,0 +1,60 @@
+"""What a multimodal model is asked, and what is said where mlx-vlm is not installed."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from voxlive.checkpoints.families import FAMILIES as PROBED
+from voxlive.runners.contract import Job, Refusal, RunnerSpec
+from voxlive.runners.mlx_audio.family import Ask, check
+from voxlive.runners.mlx_vlm import FAMILIES, load
+
+GEMMA = FAMILIES["gemma3n"]
+
+
+def wish(language=None, **wishes):
+    ask = Ask(Job(None, **wishes), np.zeros(1, np.float32), 1.0, None, language, 50)
+    return GEMMA.arguments(ask)
+
+
+def test_every_multimodal_family_that_the_probe_finds_is_served():
+    assert FAMILIES.keys() == {name for name in PROBED if PROBED[name].kind == "multimodal"}
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_none_hears_more_than_thirty_seconds_at_a_time(family):
+    assert family.cut.longest_s == 30
+
+
+def test_it_is_asked_for_the_words_alone():
+    asked = wish()
+    assert asked["wish"].startswith("Transcribe the speech")
+    assert "\n" not in asked["wish"]
+    assert (asked["max_tokens"], asked["temperature"]) == (50, 0.0)
+
+
+def test_what_the_request_knows_is_told_after_that():
+    asked = wish("German", prompt="It is about trains.", task="translate")
+    first, second, third = asked["wish"].split("\n")
+    assert first.startswith("Translate the speech")
+    assert (second, third) == ("The speech is in German.", "It is about trains.")
+    assert asked.keys() == {"wish", "max_tokens", "temperature"}
+
+
+def test_a_language_is_known_by_its_code():
+    with pytest.raises(Refusal, match="'klingon'"):
+        check(GEMMA, None, Job(None, language="klingon"))
+    check(GEMMA, None, Job(None, language="de", task="translate", prompt="a", temperature=0.5))
+
+
+def test_without_mlx_vlm_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlx_vlm", None)
+    with pytest.raises(Refusal, match=r"pip install 'voxlive\[multimodal\]'") as refused:
+        load(RunnerSpec("gemma", "mlx_vlm", "gemma3n", tmp_path))
+    assert (refused.value.status, refused.value.code) == (501, "missing_dependency")
+
+
+def test_another_family_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="serves gemma3n, gemma4, qwen3_omni_moe"):
+        load(RunnerSpec("llama", "mlx_vlm", "llama", tmp_path))
