@@ -173,7 +173,7 @@ RULES = (
     Rule(
         400, "bad_language", "the language is neither a code nor a name", "language", _bad_language
     ),
-    Rule(413, "file_too_large", "the upload is larger than the server's limit", "file"),
+    Rule(413, "too_big", "the upload is larger than the server's limit", "file"),
     Rule(413, "audio_too_long", "the audio is longer than the server's limit", "file"),
     Rule(
         422,
