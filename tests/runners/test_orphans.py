@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import psutil
 from support.batches import scratch
@@ -26,8 +27,11 @@ asyncio.run(main())
 """
 
 
-def test_no_process_outlives_a_killed_server_and_its_files_are_swept_up():
+def test_no_process_outlives_a_killed_server_and_its_files_are_swept_up(tmp_path, monkeypatch):
     command = [sys.executable, "-c", PARENT, str(clip("minute").path)]
+    # A folder of its own: every Batch sweeps the common one.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         runner = psutil.Process(int(parent.stdout.readline()))
         started = [runner, *runner.children(recursive=True)]
