@@ -34,7 +34,9 @@ WyomingAllow = Annotated[
 ]
 Zeroconf = Annotated[
     bool,
-    typer.Option("--zeroconf", help="Announce the Wyoming port (extra voxlive[discovery])."),
+    typer.Option(
+        "--zeroconf", help="Announce the Wyoming port in the network; needs the extra: discovery."
+    ),
 ]
 
 
