@@ -1,0 +1,137 @@
+"""Uploads from the outside: many, slow, broken, lying, and far longer than they look."""
+
+import asyncio
+import socket
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from support.clips import clip
+from support.encode import encode
+from support.server import serving
+
+PATH = "/v1/audio/transcriptions"
+YES = clip("yes").path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """Where the server's temporary files go."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def server(scratch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch))
+        with serving("--max-file-minutes", "5") as running:
+            yield running
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(server, scratch):
+    yield
+    assert server.process.poll() is None
+    assert [path.name for path in scratch.glob("voxlive-*") if path.is_file()] == []
+
+
+def post(server, data, name="clip"):
+    files = {"file": (name, data)}
+    return httpx.post(f"{server.url}{PATH}", files=files, data={"model": "whisper-1"}, timeout=120)
+
+
+def error(response):
+    return response.status_code, response.json()["error"]["code"]
+
+
+async def test_twenty_at_once_are_heard_or_told_to_come_again(server):
+    async with httpx.AsyncClient(base_url=server.url, timeout=170) as client:
+        files = {"file": ("yes.flac", YES)}
+        answers = await asyncio.gather(*(client.post(PATH, files=files) for _ in range(20)))
+    states = Counter(answer.status_code for answer in answers)
+    assert set(states) <= {200, 503}
+    assert states[200] >= 16
+    assert len({answer.json()["text"] for answer in answers if answer.status_code == 200}) == 1
+    for refused in (answer for answer in answers if answer.status_code == 503):
+        assert refused.json()["error"]["code"] == "queue_full"
+        assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_an_upload_that_comes_slowly_or_never_holds_nobody_up(server):
+    """One client sends a byte at a time, another stops in the middle and leaves."""
+    address = server.url.removeprefix("http://").split(":")
+    body = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body += YES + b"\r\n--x--\r\n"
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nhost: {':'.join(address)}\r\nconnection: close\r\n"
+        f"content-type: multipart/form-data; boundary=x\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    place = (address[0], int(address[1]))
+    with socket.create_connection(place) as slow, socket.create_connection(place) as never:
+        never.sendall(head + body[: len(body) // 2])
+        slow.sendall(head)
+        for at in range(200):
+            slow.sendall(body[at : at + 1])
+        assert post(server, YES).status_code == 200
+        slow.sendall(body[200:])
+        answer = b""
+        while piece := slow.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "C:\\x\\y", "a\x00b", ".."])
+def test_a_name_like_a_path_is_only_a_name(server, name):
+    assert post(server, YES, name).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (YES[:2000], "cut.flac"),
+        (encode(clip("yes").samples, "mp4", "aac")[:3000], "cut.m4a"),
+        (b"RIFF\xff\xff\xff\xffWAVEfmt ", "cut.wav"),
+        (b"%PDF-1.7 not a sound", "paper.wav"),
+        (b"\x00" * 4096, "zeros.mp3"),
+        (b"", "empty.wav"),
+        (b"#EXTM3U\n/etc/passwd\n", "list.m3u8"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "list.wav"),
+    ],
+)
+def test_what_is_no_audio_is_told_so(server, data, name):
+    status, code = error(post(server, data, name))
+    assert status == 400
+    assert code
+
+
+def test_a_wrong_name_is_no_matter(server):
+    assert post(server, encode(clip("yes").samples, "mp3", "libmp3lame"), "yes.flac").json()["text"]
+
+
+def test_hours_of_silence_in_a_few_bytes_are_refused_without_being_held(server):
+    silence = np.zeros(16_000 * 60 * 10, np.float32)
+    bomb = encode(silence, "flac", "flac", rate=16_000)
+    assert len(bomb) < silence.nbytes / 300
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    assert error(post(server, bomb, "bomb.flac")) == (413, "audio_too_long")
+    assert process.memory_info().rss - before < 50_000_000
+
+
+def test_nothing_is_kept_of_an_upload_in_memory(server):
+    """40 MB that are no audio: they go to a file, and the server stays as small as it was."""
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    assert error(post(server, bytes(40_000_000)))[0] == 400
+    assert process.memory_info().rss - before < 20_000_000
+
+
+def test_no_file_of_the_server_can_be_named(server):
+    assert Path("/etc/passwd").exists()
+    for field in ("file_url", "file_id"):
+        wish = {"model": "whisper-1", field: "file:///etc/passwd"}
+        refused = httpx.post(f"{server.url}{PATH}", files={"file": YES}, data=wish)
+        assert error(refused) == (422, "unsupported_option")
