@@ -153,15 +153,18 @@ class Resident:
         self.pump()
 
     async def _bring_up(self) -> None:
+        refusal = Refusal(500, "model_load_failed", f"{self.spec.model} could not be loaded")
         try:
             self.process = await self._load(self)
-        except Refusal as refusal:
-            tickets = tuple(self._tickets)
-            self._tickets.clear()
-            for ticket in tickets:
-                ticket.end(refusal)
+        except Refusal as why:
+            refusal = why
         finally:
             self._loading = None
+            if not self.process:
+                tickets = tuple(self._tickets)
+                self._tickets.clear()
+                for ticket in tickets:
+                    ticket.end(refusal)
         self.pump()
 
     def _finish(self, ticket: Ticket, outcome: asyncio.Future[Transcript]) -> None:

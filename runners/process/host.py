@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 from ..contract import Job, Refusal, RunnerSpec, Update
 from ..memory import mib
@@ -68,7 +69,7 @@ class RunnerProcess:
         self._child: Child | None = None
         self._life: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._scratch = make_scratch()
+        self._scratch: Path | None = None
 
     @classmethod
     async def start(
@@ -132,13 +133,14 @@ class RunnerProcess:
             self._child.kill()
         if self._life:
             await asyncio.shield(self._life)
-        else:
+        elif self._scratch:
             remove_scratch(self._scratch)
 
     # Its life.
 
     async def _spawn(self) -> None:
         try:
+            self._scratch = make_scratch()
             self._child = child = await spawn(self._scratch)
         except OSError as error:
             message = f"a runner's process cannot be started: {error}"
@@ -163,7 +165,8 @@ class RunnerProcess:
                 task.cancel()
             await asyncio.gather(watch, last_words, return_exceptions=True)
             child.ear.close()
-            await asyncio.to_thread(remove_scratch, self._scratch)
+            if self._scratch:
+                await asyncio.to_thread(remove_scratch, self._scratch)
             self._bury(code)
 
     async def _code(self, child: Child) -> int:
