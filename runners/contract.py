@@ -41,7 +41,8 @@ class Job:
 
     ``language``, ``prompt`` and ``max_tokens`` None leave the model its own way. ``words`` asks for
     word times where the model needs extra work for them. Audio longer than ``longest_s`` is refused
-    while it is decoded, whatever its container promises.
+    before any is listened to, whatever its container promises. ``instruction`` tells a model that
+    follows instructions what to do with the audio, in place of writing down what is said.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Job:
     words: bool = False
     raw: AudioFormat | None = None
     longest_s: float | None = None
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,12 @@ def _languages(_model: Model) -> Mapping[str, str]:
 
 
 def _wish(arguments: Arguments, ask: Ask) -> Arguments:
-    """What to do, then what is known of the speech, then what the request says itself."""
-    told = [_WISHES[ask.job.task]]
+    """What to do, then what is known of the speech, then what may be heard in it."""
+    told = [ask.job.instruction or _WISHES[ask.job.task]]
     if language := arguments.pop("language", None):
         told.append(f"The speech is in {language}.")
     if prompt := arguments.pop("prompt", None):
-        told.append(prompt)
+        told.append(f"It may have to do with this: {prompt}")
     return arguments | {"wish": "\n".join(told)}
 
 

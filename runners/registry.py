@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Backend:
     """``module`` is imported in the runner's process alone. ``mlx``: its models live in MLX.
 
-    ``instructed``: a prompt tells its models what to do; for others it is what was said before.
+    ``instructed``: its models do what a job's instruction says.
     """
 
     module: str

@@ -35,11 +35,16 @@ def test_it_is_asked_for_the_words_alone():
 
 
 def test_what_the_request_knows_is_told_after_that():
-    asked = wish("German", prompt="It is about trains.", task="translate")
+    asked = wish("German", prompt="Zug, Gleis", task="translate")
     first, second, third = asked["wish"].split("\n")
     assert first.startswith("Translate the speech")
-    assert (second, third) == ("The speech is in German.", "It is about trains.")
+    assert second == "The speech is in German."
+    assert third == "It may have to do with this: Zug, Gleis"
     assert asked.keys() == {"wish", "max_tokens", "temperature"}
+
+
+def test_an_instruction_is_followed_instead():
+    assert wish(instruction="Who speaks?")["wish"] == "Who speaks?"
 
 
 def test_a_language_is_known_by_its_code():

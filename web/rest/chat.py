@@ -56,8 +56,8 @@ class Chat:
             path = await copied(BytesIO(wish.audio), held.enter_context(scratch()))
             job = Job(
                 path,
-                # A prompt for models that follow instructions; as context it would mislead others.
-                prompt=(wish.text if BACKENDS[spec.backend].instructed else "") or None,
+                # Others write down what is said: taken for context, a wish would mislead them.
+                instruction=(wish.text if BACKENDS[spec.backend].instructed else "") or None,
                 temperature=wish.temperature,
                 max_tokens=wish.max_tokens,
                 longest_s=longest_s(request),
