@@ -207,8 +207,7 @@ class App {
     this.#notice.hide();
     this.#enter("uploading");
     try {
-      const model = this.#health?.model ?? "";
-      const answer = await new Job().run(file, model, (text) => this.#dock.detail(text));
+      const answer = await new Job().run(file, (text) => this.#dock.detail(text));
       if (answer !== null) this.#take(file, answer);
     } catch (error) {
       if (!(error instanceof UploadError)) throw error;

@@ -42,12 +42,11 @@ export class Job {
 
   /**
    * @param {File} file
-   * @param {string} model
    * @param {(text: string) => void} tell what is going on, in words
    * @returns {Promise<import("./upload.js").Answer | null>} null when cancelled
    * @throws {import("./upload.js").UploadError}
    */
-  async run(file, model, tell) {
+  async run(file, tell) {
     const began = performance.now();
     const show = () => {
       const sending = this.#share < 1;
@@ -63,7 +62,7 @@ export class Job {
     this.#box.hidden = false;
     show();
     try {
-      return await this.#upload.send(file, model, (share) => (this.#share = share));
+      return await this.#upload.send(file, (share) => (this.#share = share));
     } finally {
       clearInterval(timer);
       this.#cancel.removeEventListener("click", stop);

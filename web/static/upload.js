@@ -29,14 +29,12 @@ export class Upload {
 
   /**
    * @param {File} file
-   * @param {string} model
    * @param {(share: number) => void} progress of the sending, 0 to 1
    * @returns {Promise<Answer | null>} null when cancelled
    * @throws {UploadError}
    */
-  send(file, model, progress) {
+  send(file, progress) {
     const form = new FormData();
-    form.append("model", model);
     form.append("response_format", "verbose_json");
     form.append("timestamp_granularities[]", "word");
     form.append("timestamp_granularities[]", "segment");
