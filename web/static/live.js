@@ -22,9 +22,13 @@ const ENDINGS = ["shutting_down", "session_expired", "idle"];
  * @property {(failure: Failure | null) => void} closed the last call; null after `done`
  */
 
-/** Where the native protocol is, beside this page, whatever the root path. */
-export function liveUrl() {
+/**
+ * Where the native protocol is, beside this page, whatever the root path.
+ * @param {string} captions the session's name for those who read along
+ */
+export function liveUrl(captions = "") {
   const url = new URL("../v1/live", import.meta.url);
+  if (captions !== "") url.searchParams.set("captions", captions);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   return url.href;
 }

@@ -55,8 +55,10 @@ export function setUpSettings(settings, changed) {
       else if (field.name) field.value = values[field.name];
     }
     byId("pause-text").textContent = `${(settings.pauseMs / 1000).toFixed(1)} s`;
+    showAlong(settings.captions);
   };
   form.addEventListener("input", (/** @type {any} */ { target }) => {
+    if (!target.checkValidity()) return;
     const value =
       target.type === "checkbox"
         ? target.checked
@@ -72,6 +74,15 @@ export function setUpSettings(settings, changed) {
     show();
     dialog.showModal();
   });
+}
+
+/** Where others read along. @param {string} name */
+function showAlong(name) {
+  const base = new URL("..", import.meta.url);
+  const part = encodeURIComponent(name);
+  byId("along").hidden = name === "";
+  byId("along-overlay").setAttribute("href", new URL(`overlay/${part}`, base).href);
+  byId("along-vtt").setAttribute("href", new URL(`captions/${part}.vtt`, base).href);
 }
 
 /** The chip in the bar, the remark on the empty page and the dialog behind the chip. */

@@ -66,7 +66,7 @@ export class Recording {
     }
     if (this.#over) return void this.#capture.stop();
     this.#listener.state("connecting");
-    this.#link = new Link(liveUrl(), wanted(this.#settings), this.#origin, {
+    this.#link = new Link(liveUrl(this.#settings.captions), wanted(this.#settings), this.#origin, {
       ready: (message) => {
         this.#show("listening");
         this.#listener.ready(message);

@@ -8,6 +8,7 @@ const KEY = "voxlive";
  * @property {"small" | "medium" | "large" | "huge"} size of the captions
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
  * @property {number} pauseMs a pause this long ends an utterance
+ * @property {string} captions the name under which others may read along, "" none
  * @property {boolean} echoCancellation
  * @property {boolean} noiseSuppression
  * @property {boolean} autoGainControl
@@ -19,6 +20,7 @@ const DEFAULTS = Object.freeze({
   size: "medium",
   source: "",
   pauseMs: 500,
+  captions: "",
   echoCancellation: true,
   noiseSuppression: true,
   autoGainControl: true,

@@ -12,7 +12,7 @@ import uvicorn
 from playwright.async_api import async_playwright
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
-from support.browser import chromium
+from support.browser import browsing, chromium, state_is
 from support.clips import clip
 from support.wire import START, dial, listen, receive_until, s16le, send
 
@@ -234,3 +234,23 @@ async def test_only_the_last_lines_are_shown_and_they_fade():
             )
             assert last == pytest.approx(box["y"] + box["height"], abs=1)
             await page.wait_for_selector("#text.gone", state="attached")
+
+
+@pytest.mark.browser
+async def test_the_page_gives_its_session_a_name_and_the_addresses_to_read_along(server, tmp_path):
+    wav = clip("message").write_wav(tmp_path / "message.wav")
+    async with browsing(server.url, microphone=wav) as watched:
+        page = watched.page
+        await page.click("#open-settings")
+        await page.fill("[name=captions]", "a/b")
+        assert await page.is_hidden("#along")
+        await page.fill("[name=captions]", "main hall")
+        address = await page.get_attribute("#along-overlay", "href")
+        assert address == f"{server.url}/overlay/main%20hall"
+        await page.click("#settings [value=done]")
+        await page.click("#toggle")
+        assert await state_is(page, "listening", "error") == "listening"
+        async with overlay(address) as over:
+            await over.wait_for_function("document.querySelector('#text').textContent")
+        await page.click("#toggle")
+        assert await state_is(page, "stopped", "error") == "stopped"
