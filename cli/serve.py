@@ -120,6 +120,8 @@ def serve(
     catalogue = open_catalogue(file_model or model, also, load, offline=offline)
     service = open_service(model, EngineOptions(max_sessions, device, delay_ms, bits, offline))
     info = service.engine.info
+    if same:
+        catalogue.answers_to(info.model)
 
     def ready() -> None:
         sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"

@@ -103,6 +103,11 @@ class Catalogue:
         self._hub, self._hosted = hub, hosted
         self._installed = installed or find_installed()
         self._since = int(time.time())
+        self._also: set[str] = set()
+
+    def answers_to(self, *names: str) -> None:
+        """Other names for the default, such as what its engine calls it."""
+        self._also.update(names)
 
     @property
     def default(self) -> str:
@@ -159,6 +164,8 @@ class Catalogue:
             return self._registered[name]
         if name in BUILT_IN:
             return Entry(name, None, self._device())
+        if name in self._also:
+            return self._default
         repository = parse_repository(name) if self._hub else None
         folder = cached(repository) if repository else None
         return Entry(str(repository), folder, self._device()) if folder else None

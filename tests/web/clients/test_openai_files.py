@@ -146,10 +146,11 @@ def test_refusals_are_the_clients_own_exceptions(client, wishes, kind, code):
         assert refused.value.code == code
 
 
-def test_models_can_be_listed_and_named(client, text):
+def test_models_can_be_listed_and_named(server, client, text):
     listed = client.models.list().data
     assert listed[0].id == "pocketsphinx"
     assert client.models.retrieve("pocketsphinx").id == "pocketsphinx"
+    assert client.models.retrieve(server.health()["model"]).id == "pocketsphinx"
     named = client.audio.transcriptions.create(file=upload(), model=listed[0].id)
     assert named.text == text
     with pytest.raises(openai.NotFoundError):
