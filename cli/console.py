@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import typer
 
+from .logs import JsonLines, Lines
+
 FAILED = 1
 MISUSED = 2
 
@@ -22,10 +24,11 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
-def start_logging(level: str) -> None:
+def start_logging(level: str, *, as_json: bool = False) -> None:
     """Log to stderr, one line per event."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if as_json else Lines())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(as_json)
     # uvicorn tells every connection at info; a session's lines say what matters about it.
     logging.getLogger("uvicorn").setLevel(level.upper() if level == "debug" else "WARNING")

@@ -75,6 +75,9 @@ def serve(
         typer.Option(help="Another web site that may connect, as https://name; * for all."),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much is logged.")] = "warning",
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log a JSON object a line, for collectors of logs.")
+    ] = False,
 ) -> None:
     """Serve the page, the live protocols and the HTTP API."""
     from ..runners.batch import BatchOptions
@@ -86,7 +89,7 @@ def serve(
     from ..web.root_path import clean
     from ..web.server import ServerOptions, run
 
-    start_logging(log_level)
+    start_logging(log_level, as_json=log_json)
     origins = frozenset(origin.rstrip("/").lower() for origin in allow_origin or ())
     tls = tls_context(host, ssl_certfile, ssl_keyfile, https)
     known = keys_of(api_key, api_key_file, keys)

@@ -31,6 +31,7 @@ more in the next process.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -137,6 +138,15 @@ class Batch:
             for resident in self._residents.values()
             if resident.process
         )
+
+    @property
+    def jobs(self) -> Counter[tuple[str, str]]:
+        """Jobs "running" and "waiting" by model, also for those that are not in memory yet."""
+        jobs = Counter[tuple[str, str]]()
+        for resident in self._residents.values():
+            jobs[resident.spec.model, "running"] += resident.running
+            jobs[resident.spec.model, "waiting"] += resident.waiting
+        return jobs
 
     async def aclose(self) -> None:
         """Fail every job with ``shutting_down``, end every process, and take no more."""

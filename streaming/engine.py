@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .durations import Durations
 from .events import Word
 
 Samples = NDArray[np.float32]
@@ -156,6 +157,11 @@ class Engine(Protocol):
     @property
     def in_use(self) -> int:
         """How many slots are taken."""
+        ...
+
+    @property
+    def steps(self) -> Durations:
+        """How long its steps have taken: what it does for streams, a piece at a time."""
         ...
 
     def open(self, options: StreamOptions, sink: Sink) -> Stream:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..vad.gate import Gate, OpenGate
 from ..vad.silero import VadError
+from .about import about
 from .engine import EngineError
 from .hearing import AlwaysSpeech, Ear, Hearing
 from .ingest import open_ingest
@@ -47,7 +48,8 @@ class Service:
             stream = self.engine.open(options.stream, session.sink)
             undo.pop_all()
         gate = Gate(options.gate, stream.trail) if options.gate else OpenGate()
-        session.start(stream, gate)
+        with about(session=session.id):
+            session.start(stream, gate)
         self._sessions.add(session)
         return session
 

@@ -8,14 +8,18 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..streaming.about import about
 from ..streaming.service import Service
 from .captions import Captions
 from .endpoints import LiveEndpoints
 from .errors import ApiError, on_api_error, on_crash, on_http_error
-from .gate import HttpGate
+from .gate import HttpGate, rule_of
+from .metrics import CountRequests, Metrics, Requests, State
 from .pages import Pages
 from .protocols import PROTOCOLS
 from .rest.chat import Chat
@@ -35,9 +39,12 @@ def create_app(service: Service, live: LiveEndpoints, files: Files) -> Starlette
     captions = Captions(live.feeds, pages)
     access = live.gate.access
     grants = Grants(access)
+    health = Health(service, files)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
-        Route("/health", Health(service, files).get),
+        Route("/health", health.get),
+        Route("/health/live", health.live),
+        Route("/health/ready", health.get),
         Route("/v1/models", models.index),
         Route("/v1/models/{name:path}", models.get),
         Route("/v1/audio/transcriptions", Transcriptions(files).post, methods=["POST"]),
@@ -53,11 +60,25 @@ def create_app(service: Service, live: LiveEndpoints, files: Files) -> Starlette
         *(WebSocketRoute(path, live.endpoint(protocol)) for path, protocol in PROTOCOLS.items()),
         Mount("/static", pages),
     ]
+    requests = Requests(routes)
+    state = State(service.engine, live.tally, live.feeds, access, files, requests)
+    routes.append(Route("/metrics", Metrics(state).get))
+
+    async def on_refusal(request: Request, error: Exception) -> Response:
+        if isinstance(error, ApiError):
+            path, root = request.scope["path"], request.scope.get("root_path", "")
+            access.note(error.code, rule_of(path.removeprefix(root))[0])
+        return await on_api_error(request, error)
+
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_CommonHeaders), Middleware(HttpGate, gate=live.gate)],
+        middleware=[
+            Middleware(_CommonHeaders),
+            Middleware(CountRequests, requests=requests),
+            Middleware(HttpGate, gate=live.gate),
+        ],
         exception_handlers={
-            ApiError: on_api_error,
+            ApiError: on_refusal,
             HTTPException: on_http_error,
             Exception: on_crash,
         },
@@ -65,17 +86,23 @@ def create_app(service: Service, live: LiveEndpoints, files: Files) -> Starlette
 
 
 class _CommonHeaders:
-    """A request id on every HTTP answer, and no guessing of content types."""
+    """A request id on every HTTP answer and in its log, and no guessing of content types."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request = f"req_{secrets.token_hex(12)}"
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = f"req_{secrets.token_hex(12)}"
+                headers["x-request-id"] = request
                 headers["x-content-type-options"] = "nosniff"
             await send(message)
 
-        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        with about(request=request):
+            await self._app(scope, receive, send_with_headers)
+        return None

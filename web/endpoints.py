@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from starlette.websockets import WebSocket
 
+from ..streaming.about import about
 from ..streaming.service import Service
 from .access.access import Access
 from .access.credentials import find
@@ -16,6 +18,7 @@ from .access.refusal import Refusal
 from .captions.feed import Feeds
 from .gate import Gate
 from .live_socket import LiveSocket
+from .metrics import Tally
 from .protocols.contract import Protocol
 
 
@@ -26,21 +29,27 @@ class LiveEndpoints:
         self._service = service
         self.gate = gate or Gate(Access())
         self.feeds = Feeds()
+        self.tally = Tally(self.gate.access.note)
         self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
 
     def endpoint(self, protocol: type[Protocol]) -> Callable[[WebSocket], Awaitable[None]]:
         """The endpoint for one wire format."""
+        place = protocol.__module__.rpartition(".")[2]
+        self.tally.expect(place)
 
         async def serve(socket: WebSocket) -> None:
             if not self.gate.same_site(socket.headers):
+                self.gate.access.note("foreign_origin", place)
                 await socket.close()
                 return
-            with ExitStack() as held:
-                await self._serve(socket, protocol, held)
+            with ExitStack() as held, about(protocol=place):
+                await self._serve(socket, protocol, place, held)
 
         return serve
 
-    async def _serve(self, socket: WebSocket, protocol: type[Protocol], held: ExitStack) -> None:
+    async def _serve(
+        self, socket: WebSocket, protocol: type[Protocol], place: str, held: ExitStack
+    ) -> None:
         query = socket.query_params
         presented = find(
             socket.headers,
@@ -50,8 +59,8 @@ class LiveEndpoints:
             key_params=protocol.key_params,
         )
         speaks = protocol(query, self._service.engine.info)
-        live = LiveSocket(socket, self._service, speaks, self.feeds, presented.labels)
-        place = protocol.__module__.rpartition(".")[2]
+        metered = partial(self.tally.open, place)
+        live = LiveSocket(socket, self._service, speaks, self.feeds, metered, presented.labels)
         try:
             grant = self.gate.access.admit(presented.secret, "live")
             held.enter_context(grant.session())

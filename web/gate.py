@@ -109,6 +109,7 @@ class HttpGate:
             self._gate.refused(refusal, place)
             error = ApiError(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
         except ApiError as too_early:
+            self._gate.access.note(too_early.code, place)
             error = too_early
         return await rule.answer(error)(scope, receive, send)
 

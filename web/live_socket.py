@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from ..streaming.clock import seconds
 from ..streaming.engine import EngineError, EngineFull
 from ..streaming.ingest import BadAudio
 from ..streaming.options import SessionOptions
@@ -22,6 +21,7 @@ from .access.limits import Limits
 from .access.refusal import Refusal
 from .ahead import Ahead
 from .captions.feed import LONGEST_NAME, Feed, Feeds, is_name
+from .metrics import Meter
 from .protocols.contract import (
     Action,
     Audio,
@@ -52,7 +52,8 @@ _Args = TypeVarTuple("_Args")
 class LiveSocket:
     """One connection from its handshake on, in three tasks: frames in, events out, ticks.
 
-    ``offered`` are the client's sub-protocols without those that carry a key: none is said back.
+    ``metered`` is called with every session that begins. ``offered`` are the client's sub-protocols
+    without those that carry a key: none is said back.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LiveSocket:
         service: Service,
         protocol: Protocol,
         feeds: Feeds,
+        metered: Callable[[Session], Meter],
         offered: Sequence[str] = (),
     ) -> None:
         self._socket = socket
@@ -68,8 +70,10 @@ class LiveSocket:
         self._service = service
         self._protocol = protocol
         self._feeds = feeds
+        self._metered = metered
         self._sessions: dict[str, Session] = {}  # by their source
         self._heard: dict[str, Feed] = {}
+        self._meters: dict[str, Meter] = {}
         self._reports = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
@@ -159,7 +163,7 @@ class LiveSocket:
 
     async def _opened_with(self, options: SessionOptions, source: str) -> None:
         path, session = self._socket.url.path, self._sessions[source]
-        log.info("session %s opened at %s", session.id, path)
+        self._meters[source] = self._metered(session)
         name = self._socket.query_params.get("captions")
         self._heard[source] = self._feeds.open(session.id, name, path)
         await self._say(self._protocol.opened, session.id, options)
@@ -262,6 +266,7 @@ class LiveSocket:
         self._reports += 1
         async for event in session.events():
             self._heard[source].tell(event)
+            self._meters[source].tell(event)
             if await self._say(self._protocol.told_of, source, event):
                 return
         self._reports -= 1
@@ -302,7 +307,8 @@ class LiveSocket:
             raise WebSocketDisconnect(1006) from error
 
     async def _fail(self, code: str, message: str, headers: Mapping[str, str] = _NO_MORE) -> None:
-        log.info("session %s ended: %s: %s", self._name, code, message)
+        about = {"session": self._name, "code": code} if self._sessions else {"code": code}
+        log.info("session %s ended: %s: %s", self._name, code, message, extra=about)
         self._failure = code
         await self._free()
         with contextlib.suppress(TimeoutError, WebSocketDisconnect):
@@ -326,9 +332,10 @@ class LiveSocket:
         while self._heard:
             self._feeds.close(self._heard.popitem()[1])
         while self._sessions:
-            _, session = self._sessions.popitem()
+            source, session = self._sessions.popitem()
             await session.close()
-            log.info("session %s closed after %.1f s", session.id, seconds(session.received))
+            if source in self._meters:
+                self._meters[source].close()
 
     @property
     def _name(self) -> str:

@@ -103,7 +103,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     wyoming = None
     if ports.wyoming and options.wyoming:
-        wyoming = WyomingListener(ports.wyoming, service, gate.access, options.wyoming)
+        wyoming = WyomingListener(ports.wyoming, service, gate.access, live.tally, options.wyoming)
     with contextlib.suppress(KeyboardInterrupt):
         _Server(config, service, batch, live, wyoming, ready).run(ports.http)
 

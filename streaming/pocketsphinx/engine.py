@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from ..durations import Durations
 from ..engine import EngineError, EngineFull, EngineInfo, UnsupportedOption
 from .slot import Slot, State
 from .stream import PocketSphinxStream
@@ -57,10 +58,11 @@ class PocketSphinxEngine:
         if capacity < 1:
             raise UnsupportedOption(f"max_sessions must be at least 1, not {capacity}")
         self.info = EngineInfo("pocketsphinx", "en-us", "cpu", capacity, ("en",), note=_NOTE)
+        self.steps = Durations()
         self._down = False
         # One lock for all slots: what is done under it is short, and sinks return at once.
         self._changed = threading.Condition(threading.RLock())
-        self._slots = [Slot(number, self._changed) for number in range(capacity)]
+        self._slots = [Slot(number, self._changed, self.steps) for number in range(capacity)]
         with self._changed:
             self._changed.wait_for(self._started, _START_S)
             fault = self._fault()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from enum import IntEnum
 from multiprocessing.connection import Connection, Pipe
 
+from ..durations import Durations
 from ..engine import Failed, Sink
 from .wire import Audio, Command, End, Open, Reply
 
@@ -36,17 +37,20 @@ class Slot:
     """A worker and the stream that has it; a worker that ends is replaced at once.
 
     ``changed`` is the engine's one lock. It guards everything here, is held while a sink is called,
-    and is notified of every reply. A slot that was left in the middle of a command is free all the
-    same: ``take`` then kills its worker, and the new stream's audio waits for the next one.
+    and is notified of every reply. ``steps`` gets the times of audio and of final passes. A slot
+    that was left in the middle of a command is free all the same: ``take`` then kills its worker,
+    and the new stream's audio waits for the next one.
     """
 
-    def __init__(self, number: int, changed: threading.Condition) -> None:
+    def __init__(self, number: int, changed: threading.Condition, steps: Durations) -> None:
         self.state = State.STARTING
         self.fault: str | None = None
         self.replies = 0
         self.active_at = time.monotonic()
         self.waiting = 0
         self._changed = changed
+        self._steps = steps
+        self._began_at = self.active_at
         self._sink: Sink | None = None
         self._generation = 0
         self._commands: deque[Command] = deque()
@@ -174,6 +178,8 @@ class Slot:
             self.replies += 1
             self.active_at = time.monotonic()
             if reply.ready:
+                if isinstance(self._doing, Audio | End):
+                    self._steps.observe(self.active_at - self._began_at)
                 self.state, self.fault, self._doing = State.WAITING, None, None
                 self._pump()
             if reply.message and self._sink and reply.generation == self._generation:
@@ -204,7 +210,7 @@ class Slot:
             if isinstance(command, Audio):
                 self.waiting -= len(command.pcm) // 2
             self.state = State.WORKING
-            self.active_at = time.monotonic()
+            self._began_at = self.active_at = time.monotonic()
             # A worker that has just died is noticed by the thread that listens to it.
             with suppress(OSError):
                 self._connection.send(command)

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from voxlive.runners.batch import Batch
 from voxlive.runners.catalogue import Catalogue, Entry
+from voxlive.streaming.durations import Durations
 from voxlive.streaming.engine import EngineInfo, Reached, Samples, Sink, StreamOptions
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
@@ -34,6 +35,7 @@ class _Deaf:
     trail = 0
     in_use = 0
     info = EngineInfo("deaf", "none", "cpu", 4, ())
+    steps = Durations()
 
     def open(self, options: StreamOptions, sink: Sink) -> _Stream:
         return _Stream(sink)

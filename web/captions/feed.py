@@ -67,6 +67,11 @@ class Feed:
         self._draft = ""
         self._readers: set[_Reader] = set()
 
+    @property
+    def readers(self) -> int:
+        """How many read it now."""
+        return len(self._readers)
+
     def tell(self, event: Event) -> None:
         """Pass on what is said; other events are nobody's business."""
         match event:

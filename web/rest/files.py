@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
     from ...runners.contract import RunnerSpec
     from ...runners.policy import Asked
 
+_MOST_MODELS = 50
+
 Told = AsyncGenerator[Update | Transcript, None]
 
 
 class Files:
-    """The batch models of a server."""
+    """The batch models of a server. ``outcomes`` counts files by model and what became of them."""
 
     def __init__(self, batch: Batch, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
+        self.outcomes: Counter[tuple[str, str]] = Counter()
         self._batch = batch
 
     def state(self) -> list[dict[str, object]]:
@@ -40,6 +44,16 @@ class Files:
             for one in self._batch.loaded
         ]
 
+    @property
+    def loaded(self) -> int:
+        """How many models are in memory."""
+        return len(self._batch.loaded)
+
+    @property
+    def jobs(self) -> Counter[tuple[str, str]]:
+        """See Batch."""
+        return self._batch.jobs
+
     async def find(self, model: str | None, asked: Asked) -> RunnerSpec:
         """The model of a name, if it can do what is asked. Raises ApiError."""
         with as_api_errors():
@@ -47,15 +61,32 @@ class Files:
 
     async def transcribe(self, spec: RunnerSpec, job: Job) -> Transcript:
         """The whole transcript. Raises ApiError."""
-        with as_api_errors():
+        with as_api_errors(), self._counted(spec.model):
             return await self._batch.transcribe(spec, job)
 
     async def follow(self, spec: RunnerSpec, job: Job) -> Told:
         """The transcript as it comes; the last item is all of it. Raises ApiError."""
-        with as_api_errors():
+        with as_api_errors(), self._counted(spec.model):
             async with aclosing(self._batch.follow(spec, job)) as told:
                 async for item in told:
                     yield item
+
+    @contextmanager
+    def _counted(self, model: str) -> Iterator[None]:
+        """Count a file under what becomes of it; models beyond ``_MOST_MODELS`` count together."""
+        if (model, "ok") not in self.outcomes:
+            known = len({known for known, _ in self.outcomes})
+            model = model if known < _MOST_MODELS else "others"
+            self.outcomes[model, "ok"] += 0
+        outcome = "cancelled"
+        try:
+            yield
+            outcome = "ok"
+        except Refusal as refusal:
+            outcome = refusal.code
+            raise
+        finally:
+            self.outcomes[model, outcome] += 1
 
 
 def longest_s(request: Request) -> float | None:

@@ -1,4 +1,4 @@
-"""``GET /health``: green only while the engine really decodes."""
+"""``GET /health``: green only while the engine really decodes; ``/health/live``: it answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...streaming.service import Service
 from ..gate import known
 from .files import Files
 
+_FRESH = {"cache-control": "no-store"}
 _FRESH_S = 1.0
 _CHECK_WITHIN_S = 10.0
 
@@ -27,11 +28,18 @@ class Health:
         self._checked_at = float("-inf")
         self._fault: str | None = None
 
+    async def live(self, _request: Request) -> JSONResponse:
+        """200 as long as the process answers: what it takes not to be started anew."""
+        return JSONResponse({"status": "ok", "live": True}, headers=_FRESH)
+
     async def get(self, request: Request) -> JSONResponse:
         """200 while new sessions are served, 503 with the reason otherwise.
 
-        A client without a key, where one is needed, learns that and nothing about the engine.
+        With ``?live`` it is ``live``. A client without a key, where one is needed, learns that and
+        nothing about the engine.
         """
+        if "live" in request.query_params:
+            return await self.live(request)
         fault = "the server is shutting down" if self._service.closing else await self._check()
         engine = self._service.engine
         info = engine.info
@@ -54,7 +62,7 @@ class Health:
         }
         if known(request):
             body |= details
-        return JSONResponse(body, 503 if fault else 200, {"cache-control": "no-store"})
+        return JSONResponse(body, 503 if fault else 200, _FRESH)
 
     async def _check(self) -> str | None:
         async with self._checking:

@@ -15,6 +15,7 @@ from ...streaming.service import Service
 from ...streaming.session import Session
 from ..access.access import Access
 from ..access.refusal import Refusal
+from ..metrics import Meter, Tally
 from ..protocols.contract import Audio, Open, ProtocolError, Stop
 from ..protocols.wyoming import Action, Say, WyomingProtocol, failure
 from ..watch import Watch
@@ -26,7 +27,8 @@ _READ_WITHIN_S = 10.0
 _LAST_WORDS_S = 5.0
 _NEXT_AUDIO_S = 30.0
 _NEXT_UTTERANCE_S = 600.0
-_PLACE = "wyoming"
+PLACE = "wyoming"
+"""Its name in logs and counters."""
 
 
 class _GoingDown(Exception):
@@ -47,11 +49,14 @@ class Connection:
         writer: asyncio.StreamWriter,
         service: Service,
         access: Access,
+        tally: Tally,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._service = service
         self._access = access
+        self._tally = tally
+        self._meter: Meter | None = None
         self._protocol = WyomingProtocol(service.engine.info)
         self._session: Session | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -123,7 +128,7 @@ class Connection:
     async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
         limits = self._access.trust().limits
         self._session = session = self._service.open(options)
-        log.info("session %s opened over Wyoming", session.id)
+        self._meter = self._tally.open(PLACE, session)
         self._watch = Watch(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
@@ -139,16 +144,18 @@ class Connection:
             if self._pushing:
                 self._watch.heard(now())
             wait_s, end = self._watch.next(now())
-        log.info("session %s ends: %s", session.id, end.message)
-        self._access.note(end.code, _PLACE)
+        log.info("session %s ends: %s", session.id, end.message, extra=self._extra(end.code))
+        self._access.note(end.code, PLACE)
         await session.stop()
 
     async def _tell(self, session: Session) -> None:
         """Everything of one utterance. The service may end it too, and then the connection."""
         async for event in session.events():
+            if self._meter:
+                self._meter.tell(event)
             await self._send(*self._protocol.told(event))
         self._session = self._telling = None
-        await session.close()
+        await self._close(session)
         if self._service.closing:
             raise _GoingDown
 
@@ -162,16 +169,25 @@ class Connection:
             raise ProtocolError("slow_client", message) from error
 
     async def _fail(self, code: str, message: str) -> None:
-        log.info("a Wyoming connection ended: %s: %s", code, message)
-        self._access.note(code, _PLACE)
+        log.info("a Wyoming connection ended: %s: %s", code, message, extra=self._extra(code))
+        self._access.note(code, PLACE)
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await async_write_event(failure(code, message), self._writer)
 
+    async def _close(self, session: Session) -> None:
+        await session.close()
+        if self._meter:
+            self._meter.close()
+
+    def _extra(self, code: str) -> dict[str, str]:
+        """What a line in the log says besides its message."""
+        return {**(self._meter.fields if self._session and self._meter else {}), "code": code}
+
     async def _free(self) -> None:
         if self._session:
             session, self._session = self._session, None
-            await session.close()
+            await self._close(session)
         self._writer.close()
         # A peer that reads nothing cannot keep a finished connection open.
         asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._writer.transport.abort)

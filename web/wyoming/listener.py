@@ -7,9 +7,11 @@ import ipaddress
 import logging
 import socket
 
+from ...streaming.about import about
 from ...streaming.service import Service
 from ..access.access import Access
-from .connection import Connection
+from ..metrics import Tally
+from .connection import PLACE, Connection
 from .options import WyomingOptions
 from .wire import MAX_LINE
 
@@ -22,11 +24,18 @@ class WyomingListener:
     """Every Wyoming connection of a server, which come in on a bound socket."""
 
     def __init__(
-        self, bound: socket.socket, service: Service, access: Access, options: WyomingOptions
+        self,
+        bound: socket.socket,
+        service: Service,
+        access: Access,
+        tally: Tally,
+        options: WyomingOptions,
     ) -> None:
         self._bound = bound
         self._service = service
         self._access = access
+        self._tally = tally
+        tally.expect(PLACE)
         self._options = options
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
@@ -58,8 +67,9 @@ class WyomingListener:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(reader, writer, self._service, self._access)
-        task = asyncio.get_running_loop().create_task(self._serve(connection, writer))
+        connection = Connection(reader, writer, self._service, self._access, self._tally)
+        with about(protocol=PLACE):
+            task = asyncio.get_running_loop().create_task(self._serve(connection, writer))
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
 

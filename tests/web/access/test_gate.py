@@ -11,7 +11,7 @@ from voxlive.web.gate import rule_of
 from voxlive.web.protocols import PROTOCOLS
 
 STRANGERS = (None, "wrong-wrong-wrong-wrong")
-OPEN = {"/", "/health", "/static"}
+OPEN = {"/", "/health", "/health/live", "/health/ready", "/static"}
 
 
 def websockets(server: Running) -> list[str]:
