@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ import numpy as np
 
 from ...decoders.detokenise import Detokeniser
 from ...encoders.mel import MelState
+from ..durations import Durations
 from ..engine import EngineError, EngineFull, Failed, UnsupportedOption
 from .model import CHUNK, NOT_FINITE, Model
 from .rounds import plan
@@ -58,6 +60,7 @@ class VoxtralEngine:
     ) -> None:
         self.info = info
         self.rounds = 0
+        self.steps = Durations()
         self._model = model
         self._vocabulary = words
         self._thread = thread
@@ -192,6 +195,7 @@ class VoxtralEngine:
     def _round(self) -> None:
         if threading.get_ident() != self._owner:
             raise RuntimeError("the model is stepped on the thread that loaded it, no other")
+        began = time.perf_counter()
         streams = self._take_in()
         rows = self._with_room(streams.values())
         for tokens, group in plan(rows, CHUNK):
@@ -203,6 +207,8 @@ class VoxtralEngine:
             if row.settle():
                 self._model.join(row.slot, row.options.delay_tokens)
         self.rounds += 1
+        if rows:
+            self.steps.observe(time.perf_counter() - began)
 
     def _take_in(self) -> dict[int, VoxtralStream]:
         """Let streams leave and join and take what they brought; by slot, who has work to do."""
