@@ -1,14 +1,16 @@
 """A session that takes a protocol's actions and tells lawful events, at a pace that a test draws.
 
-What the gate decides is told when audio is heard; words, ends of utterances and flushes come
-through the engine later, in order. A renewal lets nothing be heard until its flush is through.
+What the gate decides is told when audio is heard; words, drafts, ends of utterances and flushes
+come through the engine later, in order. Nothing is heard while a renewal or an end is on its way.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -16,127 +18,269 @@ from voxlive.streaming.clock import SAMPLE_RATE
 from voxlive.streaming.events import (
     Event,
     Flushed,
+    Lag,
     SessionClosed,
+    SessionError,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
     Word,
     Words,
 )
-from voxlive.streaming.ingest import ENCODINGS
-from voxlive.web.protocols.contract import Action, Audio, Flush, Open, Out, Protocol, Renew, Reply
+from voxlive.streaming.ingest import CONTAINER, ENCODINGS, AudioFormat
+from voxlive.streaming.options import SessionOptions
+from voxlive.streaming.transcript import Transcript
+from voxlive.web.protocols.contract import (
+    Action,
+    Audio,
+    Close,
+    Flush,
+    Open,
+    Out,
+    Protocol,
+    ProtocolError,
+    Refuse,
+    Renew,
+    Reply,
+    Stop,
+)
 
 _PAUSE = SAMPLE_RATE // 2
 
 
 @dataclass
-class ScriptedSession:
-    """``outs``: everything that the client is sent; ``words``: the texts that were said.
+class _Sound:
+    """One source: what was heard of it and what was said, in samples."""
 
-    ``between``: which of ``outs`` were sent while a renewal was on its way.
+    audio: AudioFormat
+    transcript: Transcript = field(default_factory=Transcript)
+    heard: int = 0
+    said: int = 0
+    speaking: bool = False
+
+    def samples(self, data: bytes) -> int:
+        if self.audio.encoding == CONTAINER:
+            return len(data)
+        width = ENCODINGS[self.audio.encoding].dtype.itemsize * self.audio.channels
+        return len(data) // width * SAMPLE_RATE // self.audio.rate
+
+
+@dataclass
+class ScriptedSession:
+    """``outs``: everything that the client is sent; ``said``: the words' texts, by source.
+
+    ``between``: which of ``outs`` were sent while a renewal was on its way. ``flushes``: how many
+    have been brought through. ``closed``: the connection is over; ``failed``: before its end.
+    Without ``data`` nothing more is said, and what waits comes through in order.
     """
 
     protocol: Protocol
-    data: st.DataObject
+    data: st.DataObject | None
     outs: list[Out] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
+    said: dict[str, list[str]] = field(default_factory=dict)
     between: set[int] = field(default_factory=set)
+    flushes: int = 0
+    closed: bool = False
+    failed: bool = False
 
     def __post_init__(self) -> None:
-        self.outs += self.protocol.connected()
-        self._heard = 0
-        self._said = 0
-        self._speaking = False
+        self._sounds: dict[str, _Sound] = {}
         self._actions: deque[Action] = deque()
-        self._engine: deque[Event] = deque()
-        self._renewing = False
+        self._engine: deque[tuple[str, tuple[Word, ...] | str | Event]] = deque()
+        self._flushing: deque[bool] = deque()  # of each flush on its way: is it a renewal's?
+        self._stopping = self._begun = False
+        options = self.protocol.at_once()
+        self._send(self.protocol.connected())
+        if options:
+            self._open(options, "")
 
-    def client_says(self, *frames: str) -> None:
+    @property
+    def words(self) -> list[str]:
+        """The texts that were said, of all sources."""
+        return [text for texts in self.said.values() for text in texts]
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._sounds)
+
+    def client_says(self, *frames: Any) -> None:
         """Frames, as they arrive."""
         for frame in frames:
-            for action in self.protocol.received(frame):
-                # A reply may overtake audio that waits to be heard, but no other action.
-                ahead = any(isinstance(waiting, Reply) for waiting in self._actions)
-                if isinstance(action, Reply) and not ahead and self.data.draw(st.booleans(), "now"):
-                    self._reply(action, self._actions)
-                else:
-                    self._actions.append(action)
+            if self.closed:
+                return
+            with self._ending():
+                for action in self.protocol.received(frame):
+                    self._take(action)
+
+    def _take(self, action: Action) -> None:
+        # A reply may overtake audio that waits to be heard, but no other action.
+        ahead = any(isinstance(waiting, Reply) for waiting in self._actions)
+        if isinstance(action, Reply) and not ahead and self._chance("now"):
+            self._reply(action, self._actions)
+        else:
+            self._actions.append(action)
 
     def work(self) -> bool:
         """Hear one thing or let one thing through the engine; false when there is nothing to do."""
-        can_hear = bool(self._actions) and (
-            not self._renewing or isinstance(self._actions[0], Reply)
-        )
-        if can_hear and (not self._engine or self.data.draw(st.booleans(), "hear")):
-            self._do(self._actions.popleft())
-        elif self._engine:
-            self._tell(self._engine.popleft())
-        else:
+        waits = True in self._flushing or self._stopping
+        can_hear = bool(self._actions) and (not waits or isinstance(self._actions[0], Reply))
+        if self.closed:
             return False
+        with self._ending():
+            if can_hear and (not self._engine or self._chance("hear")):
+                self._do(self._actions.popleft())
+            elif self._engine:
+                self._let_through(*self._engine.popleft())
+            else:
+                return False
         return True
 
-    def shut_down(self) -> None:
-        """Drain, and close."""
+    def tick(self) -> None:
+        """What the protocol held back."""
+        if not self.closed:
+            self._send(self.protocol.tick())
+
+    def shut_down(self, code: str | None = None) -> None:
+        """Drain, and close; ``code``: the reason that is told before the last words."""
         while self.work():
             pass
-        self._stop_speech()
-        while self._engine:
-            self._tell(self._engine.popleft())
-        self._tell(SessionClosed(self._heard))
+        if self.closed:
+            return
+        if not self._begun:
+            self._sounds[""] = _Sound(AudioFormat("s16le", SAMPLE_RATE))
+        if code:
+            for source in self._sounds:
+                self._tell(source, SessionError(code, "why", fatal=False))
+        for source, sound in self._sounds.items():
+            self._finish(source, sound)
+        self._stopping = True
+        while self.work():
+            pass
+        self.closed = True
+
+    def fail(self, code: str) -> None:
+        """The session, or the connection if it has none yet, ends at once."""
+        with self._ending():
+            if not self._sounds:
+                raise ProtocolError(code, "why")
+            self.failed = True
+            self._tell(next(iter(self._sounds)), SessionError(code, "why"))
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Whoever breaks the protocol is told so and is let go."""
+        try:
+            yield
+        except ProtocolError as error:
+            self.failed = True
+            self._send(self.protocol.failed(error.code, error.message))
+            assert self.closed
+
+    def _chance(self, what: str) -> bool:
+        return self.data is not None and self.data.draw(st.booleans(), what)
 
     def _do(self, action: Action) -> None:
         match action:
-            case Open(options):
-                self._audio = options.audio
-                self.outs += self.protocol.opened("id", options)
+            case Open(options, source):
+                self._open(options, source)
             case Reply():
                 self._reply(action, ())
-            case Audio(data):
-                frames = len(data) // ENCODINGS[self._audio.encoding].dtype.itemsize
-                self._hear(frames * SAMPLE_RATE // self._audio.rate)
+            case Refuse(code, message):
+                self._send(self.protocol.refused(code, message))
+            case Audio(data, source):
+                self._hear(source, self._sounds[source].samples(data))
             case Flush(marker):
-                self._engine.append(Flushed(marker))
+                self._flush("", marker, renewal=False)
             case Renew(options, marker):
-                self._stop_speech()
-                self._engine.append(Flushed(marker))
-                self._audio = options.audio
-                self._renewing = True
+                self._stop_speech("")
+                self._flush("", marker, renewal=True)
+                self._sounds[""].audio = options.audio
+            case Stop():
+                assert self._sounds, "a session must be open before it ends"
+                self._stopping = True
+                for source, sound in self._sounds.items():
+                    self._finish(source, sound)
+
+    def _open(self, options: SessionOptions, source: str) -> None:
+        assert source not in self._sounds, "a session opens once"
+        self._sounds[source] = _Sound(options.audio)
+        self._begun = True
+        self._send(self.protocol.opened("id", options))
 
     def _reply(self, reply: Reply, before: Iterable[Action]) -> None:
-        if self._renewing or any(isinstance(action, Renew) for action in before):
+        if True in self._flushing or any(isinstance(action, Renew) for action in before):
             self.between.add(len(self.outs))
-        self.outs.append(reply.frame)
+        self._send([reply.frame])
 
-    def _hear(self, samples: int) -> None:
-        begin, self._heard = self._heard, self._heard + samples
-        if self._speaking:
-            self._utter(begin)
-            if samples > _PAUSE and self.data.draw(st.booleans(), "pause"):
-                self._speaking = False
-                self._tell(SpeechStopped(self._heard - _PAUSE))
+    def _hear(self, source: str, samples: int) -> None:
+        sound = self._sounds[source]
+        begin, sound.heard = sound.heard, sound.heard + samples
+        if sound.speaking:
+            self._utter(source, begin)
+            if samples > _PAUSE and self._chance("pause"):
+                sound.speaking = False
+                self._tell(source, SpeechStopped(sound.heard - _PAUSE))
                 # A pause may be too short for the engine's trail: then the utterance goes on.
-                if self.data.draw(st.booleans(), "end"):
-                    self._engine.append(UtteranceEnded(self._heard))
-        elif samples and self.data.draw(st.booleans(), "speech"):
-            self._speaking = True
-            self._tell(SpeechStarted(begin))
-            self._utter(begin)
+                if self._chance("end"):
+                    self._engine.append((source, UtteranceEnded(sound.heard)))
+        elif samples and self._chance("speech"):
+            sound.speaking = True
+            self._tell(source, SpeechStarted(begin))
+            self._utter(source, begin)
+        if self._chance("lag"):
+            self._tell(source, Lag(samples / SAMPLE_RATE))
 
-    def _utter(self, begin: int) -> None:
+    def _utter(self, source: str, begin: int) -> None:
+        if self.data is None:
+            return
+        sound = self._sounds[source]
         for text in self.data.draw(st.lists(st.text("abé ,", max_size=4), max_size=2), "words"):
-            start = max(self._said, begin)
-            self._said = max(start, min(self._heard, start + 800))
-            self._engine.append(Words(0, (Word(f" {text}", start, self._said),)))
+            start = max(sound.said, begin)
+            sound.said = max(start, min(sound.heard, start + 800))
+            if self._chance("draft"):
+                self._engine.append((source, f" {text}"))
+            self._engine.append((source, (Word(f" {text}", start, sound.said),)))
 
-    def _stop_speech(self) -> None:
-        if self._speaking:
-            self._speaking = False
-            self._tell(SpeechStopped(self._heard))
-        self._engine.append(UtteranceEnded(self._heard))
+    def _stop_speech(self, source: str) -> None:
+        sound = self._sounds[source]
+        if sound.speaking:
+            sound.speaking = False
+            self._tell(source, SpeechStopped(sound.heard))
+        self._engine.append((source, UtteranceEnded(sound.heard)))
 
-    def _tell(self, event: Event) -> None:
+    def _flush(self, source: str, marker: str, *, renewal: bool) -> None:
+        self._flushing.append(renewal)
+        self._engine.append((source, Flushed(marker)))
+
+    def _finish(self, source: str, sound: _Sound) -> None:
+        self._stop_speech(source)
+        self._engine.append((source, SessionClosed(sound.heard)))
+
+    def _let_through(self, source: str, message: tuple[Word, ...] | str | Event) -> None:
+        transcript = self._sounds[source].transcript
+        match message:
+            case tuple():
+                self._tell(source, transcript.commit(message))
+            case str():
+                self._tell(source, transcript.draft(message))
+            case _:
+                for event in (transcript.draft(""), transcript.close(), message):
+                    self._tell(source, event)
+        if isinstance(message, Flushed) and not self._flushing.popleft():
+            self.flushes += 1
+        if isinstance(message, SessionClosed):
+            del self._sounds[source]
+            self._stopping = bool(self._sounds)
+
+    def _tell(self, source: str, event: Event | None) -> None:
+        if event is None:
+            return
         if isinstance(event, Words):
-            self.words.append(event.text)
-        if isinstance(event, Flushed):
-            self._renewing = False
-        self.outs += self.protocol.told(event)
+            self.said.setdefault(source, []).append(event.text)
+        self._send(self.protocol.told_of(source, event))
+
+    def _send(self, outs: list[Out]) -> None:
+        for out in outs:
+            assert not self.closed, f"after the close: {out}"
+            self.closed = isinstance(out, Close)
+            self.outs.append(out)

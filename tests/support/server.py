@@ -57,14 +57,18 @@ class Server:
         """Everything that it has logged so far."""
         return self.log.read_text()
 
-    async def until(self, *, in_use: int) -> None:
-        """Wait until so many slots are in use."""
+    async def until(self, *, in_use: int | None = None, files: int | None = None) -> None:
+        """Wait until so many slots are in use, or so many files are being transcribed."""
         tls = self.tls or True
         async with httpx.AsyncClient(
             base_url=self.url, timeout=30, verify=tls, headers=self.headers
         ) as client:
             # The other side is another process: there is nothing to wait on but its answers.
-            while (await client.get("/health")).json()["in_use"] != in_use:  # noqa: ASYNC110
+            while True:
+                health = (await client.get("/health")).json()
+                running = sum(one["running"] for one in health["files"])
+                if in_use in (None, health["in_use"]) and files in (None, running):
+                    return
                 await asyncio.sleep(0.02)
 
 

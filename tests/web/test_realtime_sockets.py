@@ -14,10 +14,6 @@ SPEECH = s16le(clip("doctor").samples)
 UPDATE = {"type": "session.update", "model": "mistralai/Voxtral-Mini-4B-Realtime-2602"}
 BEGIN = {"type": "input_audio_buffer.commit", "final": False}
 END = {"type": "input_audio_buffer.commit", "final": True}
-AT_16K = {
-    "type": "session.update",
-    "session": {"audio": {"input": {"format": {"type": "audio/pcm", "rate": 16_000}}}},
-}
 
 
 def appends(audio: bytes, chunk: int = 3200) -> list[dict]:
@@ -66,23 +62,6 @@ async def test_vllms_errors_are_plain_strings(url):
         errors = [m for m in messages if m["type"] == "error"]
         assert [error["code"] for error in errors] == ["invalid_json", "unknown_event"]
         assert all(isinstance(error["error"], str) for error in errors)
-
-
-async def test_the_same_audio_is_the_same_text_in_every_dialect(server, url):
-    audio = s16le(clip("pauses").samples)
-    [done] = (await live(server.ws, audio)).of("done")
-    async with dial(url) as socket:
-        await receive(socket)
-        vllm = await transcribed(socket, UPDATE, BEGIN, *appends(audio), END)
-    async with dial(url) as socket:
-        await send(socket, AT_16K, *appends(audio, 3333))
-        transcripts = []
-        while len(transcripts) < len(clip("pauses").sentences):
-            message = await receive(socket)
-            assert message["type"] != "error"
-            if message["type"].endswith(".completed"):
-                transcripts.append(message["transcript"])
-    assert vllm.split() == done["text"].split() == " ".join(transcripts).split()
 
 
 async def test_a_browser_is_given_back_the_protocols_name(url):

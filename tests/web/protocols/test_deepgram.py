@@ -453,23 +453,3 @@ def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
 
 def test_lag_is_no_message():
     assert opened().told(Lag(3.0)) == []
-
-
-frames = st.one_of(
-    st.binary(max_size=4),
-    st.text(max_size=10),
-    st.sampled_from(["KeepAlive", "Finalize", "CloseStream", "Configure", "Pause"]).map(
-        lambda kind: json.dumps({"type": kind})
-    ),
-)
-
-
-@given(st.lists(frames, max_size=20))
-def test_whatever_comes_there_is_one_end_and_nothing_after_it(received):
-    protocol = opened()
-    actions = [action for frame in received for action in protocol.received(frame)]
-    assert Stop() not in actions[:-1]
-    heard = [action.data for action in actions if isinstance(action, Audio)]
-    sent = [frame for frame in received if isinstance(frame, bytes) and frame]
-    assert heard == sent[: len(heard)]
-    assert len(heard) == len(sent) or actions[-1] == Stop()

@@ -15,7 +15,7 @@ from voxlive.streaming.events import (
     Word,
     Words,
 )
-from voxlive.web.protocols.contract import Audio, Close, Open, ProtocolError, Refuse, Reply, Stop
+from voxlive.web.protocols.contract import Audio, Close, Open, ProtocolError, Refuse, Stop
 from voxlive.web.protocols.echopanel import EchoPanelProtocol
 from voxlive.web.protocols.echopanel_frame import split
 
@@ -227,26 +227,3 @@ def test_finals_are_the_words_in_order_and_the_summary_is_the_finals(events, dat
     assert times == sorted(times)
     summary = messages[-1]["json"]["transcript"]
     assert summary == [{k: v for k, v in final.items() if k != "type"} for final in finals]
-
-
-frames = st.one_of(
-    st.binary(max_size=8),
-    st.tuples(st.sampled_from([b"EP\1", b"EP\2"]), st.binary(max_size=6)).map(b"".join),
-    st.text(max_size=10),
-    st.sampled_from([json.dumps(START), STOP, '{"type": "audio", "data": "AAAA"}']),
-)
-
-
-@given(st.lists(frames, max_size=20))
-def test_whatever_comes_a_source_opens_once_before_its_audio_and_all_end_once(received):
-    protocol = EchoPanelProtocol({}, ENGLISH)
-    actions = [action for frame in received for action in protocol.received(frame)]
-    opened: list[str] = []
-    for action in actions:
-        if isinstance(action, Open):
-            assert action.source not in opened
-            opened.append(action.source)
-        if isinstance(action, Audio):
-            assert action.source in opened
-    kinds = [type(action) for action in actions if not isinstance(action, Refuse | Reply)]
-    assert Stop not in kinds[:-1]

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from support.conversations import ENGLISH, POLYGLOT, conversations
 
 from voxlive.streaming.events import (
@@ -339,23 +338,3 @@ def test_dones_say_what_the_deltas_said_since_the_one_before(events):
     assert "".join(segment["text"] for segment in segments) == text
     assert [s["text"] for s in segments] == [s["text"] for d in dones for s in d["segments"]]
     assert len(dones) == 1 + sum(isinstance(event, Flushed) for event in events)
-
-
-frames = st.one_of(
-    st.binary(max_size=4),
-    st.text(max_size=10),
-    st.binary(max_size=4).map(append),
-    st.sampled_from(["session.update", "input_audio.flush", "input_audio.end", "stop"]).map(
-        lambda kind: json.dumps({"type": kind, "session": {"language": "en"}})
-    ),
-)
-
-
-@given(st.lists(frames, max_size=20))
-def test_whatever_comes_the_session_opens_once_before_all_else_and_ends_once(received):
-    protocol = connected()
-    actions = [action for frame in received for action in protocol.received(frame)]
-    kinds = [type(a) for a in actions if isinstance(a, Open | Audio | Flush | Stop)]
-    assert Open not in kinds[1:]
-    assert not kinds or kinds[0] is Open
-    assert Stop not in [type(action) for action in actions[:-1]]

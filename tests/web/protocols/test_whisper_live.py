@@ -14,7 +14,7 @@ from voxlive.streaming.events import (
     Word,
     Words,
 )
-from voxlive.web.protocols.contract import Audio, Close, Denial, Open, ProtocolError, Refuse, Stop
+from voxlive.web.protocols.contract import Audio, Close, Denial, ProtocolError, Refuse, Stop
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 
 END = b"END_OF_AUDIO"
@@ -201,29 +201,3 @@ def test_complete_segments_are_the_words_in_order_and_never_change(events, data)
     # A client appends the last incomplete one that it saw unless it is the last complete one.
     if complete and last:
         assert last["text"] == complete[-1]["text"]
-
-
-frames = st.one_of(
-    st.binary(max_size=6),
-    st.just(END),
-    st.text(max_size=10),
-    st.dictionaries(
-        st.sampled_from(["uid", "language", "use_vad", "vad_parameters", "send_last_n_segments"]),
-        st.none() | st.booleans() | st.integers(0, 20) | st.text(max_size=3),
-    ).map(json.dumps),
-)
-
-
-@given(st.lists(frames, max_size=12))
-def test_whatever_comes_the_session_opens_once_before_all_else_and_ends_once(received):
-    protocol = WhisperLiveProtocol({}, ENGLISH)
-    actions = []
-    try:
-        for frame in received:
-            actions += protocol.received(frame)
-    except ProtocolError:
-        assert not actions
-    kinds = [type(action) for action in actions]
-    assert Open not in kinds[1:]
-    assert not kinds or kinds[0] is Open
-    assert Stop not in kinds[:-1]

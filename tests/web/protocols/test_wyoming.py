@@ -15,8 +15,8 @@ from voxlive.streaming.events import (
     Words,
 )
 from voxlive.streaming.ingest import AudioFormat
-from voxlive.web.protocols.contract import Audio, Open, ProtocolError, Stop
-from voxlive.web.protocols.wyoming import Say, WyomingProtocol, failure
+from voxlive.web.protocols.contract import Audio, ProtocolError, Stop
+from voxlive.web.protocols.wyoming import WyomingProtocol, failure
 
 BEGIN = AudioStart(16_000, 2, 1).event()
 CHUNK = AudioChunk(16_000, 2, 1, b"\1\2").event()
@@ -143,45 +143,6 @@ def test_chunks_joined_are_the_transcript_of_each_utterance(utterances):
         said = [TranscriptChunk.from_event(o).text for o in outs if TranscriptChunk.is_type(o.type)]
         assert "".join(said) == text
         assert Transcript.from_event(outs[-2]).text == text
-
-
-values = st.none() | st.integers(-1, 50_000) | st.text(max_size=4) | st.just([1])
-events = st.one_of(
-    st.sampled_from([BEGIN, CHUNK, DONE, Event("describe"), Event("ping")]),
-    st.builds(
-        Event,
-        st.sampled_from(["transcribe", "audio-start", "audio-chunk", "ping", "x"]),
-        st.dictionaries(
-            st.sampled_from(["rate", "width", "channels", "language", "text", "vad_sensitivity"]),
-            values,
-        ),
-        st.none() | st.binary(max_size=4),
-    ),
-)
-
-
-@given(st.lists(events, max_size=20))
-def test_whatever_comes_an_utterance_opens_before_its_audio_and_ends_before_the_next(received):
-    protocol = WyomingProtocol(ENGLISH)
-    actions = []
-    try:
-        for event in received:
-            actions += protocol.received(event)
-    except ProtocolError:
-        pass
-    speaking = False
-    for action in actions:
-        match action:
-            case Open():
-                assert not speaking
-                speaking = True
-            case Audio():
-                assert speaking
-            case Stop():
-                assert speaking
-                speaking = False
-            case _:
-                assert isinstance(action, Say)
 
 
 def test_an_utterance_without_words_has_an_empty_transcript():

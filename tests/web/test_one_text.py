@@ -1,0 +1,257 @@
+"""The same speech is the same text through every protocol, and deltas joined are that text."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import soxr
+from support.clips import clip
+from support.server import Server, serving
+from support.talk import (
+    BEGIN,
+    CLOSE,
+    DEEPGRAM,
+    END,
+    MISTRAL,
+    OPTIONS,
+    OVER,
+    PANEL,
+    PORTS,
+    STOP,
+    WHISPER,
+    WYOMING,
+    append,
+    completed,
+    connect,
+    deepgram_finals,
+    mistral_append,
+    outcome,
+    panel_finals,
+    transcripts,
+    utterance,
+    wyoming,
+)
+from support.wire import START, asr, live, receive, s16le, send, text_of_lines
+
+from voxlive.web.protocols import PROTOCOLS
+
+CLIP = clip("train")
+SPEECH = s16le(CLIP.samples)
+THIRD = -(-len(SPEECH) // 6) * 2
+FLOATS = CLIP.samples.astype("<f4").tobytes()
+FILE = CLIP.path.read_bytes()
+REALTIME = "/v1/realtime"
+FILES = "/v1/audio/transcriptions"
+CAPTIONS = "/captions/{session}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """``text`` is what the server calls final; ``deltas`` what it said bit by bit, joined."""
+
+    text: str
+    deltas: str | None = None
+
+
+Way = Callable[[Server], Awaitable[Said]]
+WAYS: dict[str, Way] = {}
+
+
+def way(place: str, how: str = "") -> Callable[[Way], Way]:
+    """A way from speech to text: where, and how if there are several."""
+
+    def add(one: Way) -> Way:
+        WAYS[f"{place} {how}".strip()] = one
+        return one
+
+    return add
+
+
+def joined(messages: list[dict], name: str) -> str:
+    return "".join(message[name] for message in messages)
+
+
+@way("/v1/live")
+async def native(server: Server) -> Said:
+    heard = await live(server.ws, SPEECH)
+    [done] = heard.of("done")
+    assert joined(heard.of("segment"), "text") == done["text"]
+    return Said(done["text"], joined([w for m in heard.of("words") for w in m["words"]], "text"))
+
+
+@way("/asr", "full")
+async def asr_full(server: Server) -> Said:
+    heard = await asr(server.ws, SPEECH)
+    return Said(text_of_lines(heard.of(None)[-1]["lines"]))
+
+
+@way("/asr", "diff")
+async def asr_diff(server: Server) -> Said:
+    heard = await asr(server.ws, SPEECH, query="?mode=diff")
+    lines = [line for update in heard.of("diff") for line in update.get("new_lines", [])]
+    assert heard.of("diff")[-1]["n_lines"] == len(lines)
+    return Said(text_of_lines(lines))
+
+
+async def openai(server: Server, update: dict, audio: bytes) -> Said:
+    async with connect(server, REALTIME) as socket:
+        await send(socket, update, append(audio))
+        deltas: dict[str, str] = {}
+        transcripts: dict[str, str] = {}
+        while len(transcripts) < len(CLIP.sentences):
+            message = await receive(socket)
+            kind = message["type"].removeprefix("conversation.item.")
+            assert kind != "error"
+            if kind == "input_audio_transcription.delta":
+                item = message["item_id"]
+                deltas[item] = deltas.get(item, "") + message["delta"]
+            elif kind == "input_audio_transcription.completed":
+                transcripts[message["item_id"]] = message["transcript"]
+    assert deltas == transcripts
+    return Said(" ".join(transcripts.values()), " ".join(deltas.values()))
+
+
+@way(REALTIME, "today's OpenAI")
+async def openai_today(server: Server) -> Said:
+    heard = {"format": {"type": "audio/pcm", "rate": 16_000}}
+    update = {"type": "session.update", "session": {"audio": {"input": heard}}}
+    return await openai(server, update, SPEECH)
+
+
+@way(REALTIME, "the beta's")
+async def openai_beta(server: Server) -> Said:
+    """Its format has no other rate than 24 kHz."""
+    update = {"type": "transcription_session.update", "session": {"input_audio_format": "pcm16"}}
+    finer = soxr.resample(CLIP.samples, 16_000, 24_000).clip(-1, 1 - 2**-15)
+    return await openai(server, update, s16le(finer))
+
+
+@way(REALTIME, "vLLM's")
+async def vllm(server: Server) -> Said:
+    commit = {"type": "input_audio_buffer.commit"}
+    begin, end = {**commit, "final": False}, {**commit, "final": True}
+    async with connect(server, REALTIME) as socket:
+        model = {"type": "session.update", "model": "any"}
+        await send(socket, model, begin, append(SPEECH), end)
+        messages = [await receive(socket)]
+        while messages[-1]["type"] != "transcription.done":
+            messages.append(await receive(socket))
+    deltas = [message for message in messages if message["type"] == "transcription.delta"]
+    return Said(messages[-1]["text"], joined(deltas, "delta"))
+
+
+@way("/v1/audio/transcriptions/realtime")
+async def mistral(server: Server) -> Said:
+    heard = await outcome(server, MISTRAL, mistral_append(SPEECH), END)
+    [done] = heard.of("transcription.done")
+    assert joined(heard.of("transcription.segment"), "text") == done["text"]
+    return Said(done["text"], joined(heard.of("transcription.text.delta"), "text"))
+
+
+@way("/v1/listen", "live")
+async def deepgram(server: Server) -> Said:
+    return Said(deepgram_finals(await outcome(server, DEEPGRAM, SPEECH, CLOSE)))
+
+
+@way("/v1/listen", "with a file")
+async def deepgram_file(server: Server) -> Said:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        answer = await client.post("/v1/listen", content=FILE)
+    [channel] = answer.json()["results"]["channels"]
+    return Said(channel["alternatives"][0]["transcript"])
+
+
+@way(WHISPER)
+async def whisper(server: Server) -> Said:
+    options = {**OPTIONS, "audio_format": "float32"}
+    return Said(completed(await outcome(server, WHISPER, options, FLOATS, OVER)))
+
+
+@way(PANEL)
+async def panel(server: Server) -> Said:
+    """Frames without a header, and with either version of it."""
+    frames = []
+    for at, header in enumerate((b"", b"EP\1\0", b"EP\2\0\2")):
+        frames.append(header + SPEECH[at * THIRD : (at + 1) * THIRD])
+    heard = await outcome(server, PANEL, BEGIN, *frames, STOP)
+    [summary] = heard.of("final_summary")
+    summed = " ".join(said["text"] for said in summary["json"]["transcript"])
+    return Said(summed, panel_finals(heard))
+
+
+@way(WYOMING)
+async def over_wyoming(server: Server) -> Said:
+    events = await wyoming(server, *utterance(SPEECH))
+    [text] = transcripts(events)
+    chunks = [event.data["text"] for event in events if event.type == "transcript-chunk"]
+    return Said(text, "".join(chunks))
+
+
+@way(FILES, "json")
+async def file(server: Server) -> Said:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        answer = await client.post(FILES, files={"file": FILE}, data={"model": "whisper-1"})
+    return Said(answer.json()["text"])
+
+
+@way(FILES, "stream")
+async def file_stream(server: Server) -> Said:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        fields = {"model": "whisper-1", "stream": "true"}
+        answer = await client.post(FILES, files={"file": FILE}, data=fields)
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    deltas = [event for event in events if event["type"] == "transcript.text.delta"]
+    [done] = [event for event in events if event["type"] == "transcript.text.done"]
+    return Said(done["text"], joined(deltas, "delta"))
+
+
+@way(CAPTIONS)
+async def captions(server: Server) -> Said:
+    """Words and segments as a reader is told them who came before the first."""
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        connect(server, "/v1/live?captions=stage") as speaker,
+    ):
+        await send(speaker, START)
+        await receive(speaker)
+        async with client.stream("GET", "/captions/stage") as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            await send(speaker, SPEECH, {"type": "stop"})
+            data = [json.loads(line[6:]) async for line in lines if line.startswith("data: ")]
+    segments = [told for told in data if "id" in told]
+    words = [told for told in data if "words" in told and "text" in told]
+    return Said(joined(segments, "text"), joined(words, "text"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(*PORTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected(server) -> str:
+    said = asyncio.run(native(server)).text
+    assert {"train", "airport", "ticket", "bags"} <= set(said.split())
+    return said
+
+
+def test_no_protocol_is_left_out():
+    assert {name.split(" ")[0] for name in WAYS} == {
+        *(*PROTOCOLS, WHISPER, WYOMING),
+        *(FILES, CAPTIONS),
+    }
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_one_text(server, expected, name):
+    said = await WAYS[name](server)
+    assert said.text.split() == expected.split()
+    if said.deltas is not None:
+        assert said.deltas.split() == said.text.split()
+        assert said.deltas.strip() == said.text.strip()
