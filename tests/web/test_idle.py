@@ -106,6 +106,11 @@ async def serve(client: Client, protocol, engine: Deaf | None = None) -> Deaf:
     return engine
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "ten seconds without a frame",
+    "close 1011, `NET-0001`",
+)
 @pytest.mark.parametrize(
     ("script", "end"),
     [

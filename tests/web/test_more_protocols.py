@@ -77,6 +77,11 @@ async def test_the_port_is_for_websockets_and_any_path_of_it(server):
             pass
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`language`",
+    "works; one that the engine does not know: `ERROR`, close 4400. `language_prob` is null",
+)
 @pytest.mark.parametrize(
     ("frames", "close"),
     [
@@ -110,6 +115,11 @@ async def test_a_panel_is_told_what_was_wrong(server, frames, close):
     await server.until(in_use=0)
 
 
+@pytest.mark.conforms(
+    "Wyoming",
+    "a failure, a full server, 30 s without audio in an utterance",
+    "`error` with a `code`, and the connection ends",
+)
 @pytest.mark.parametrize(
     ("frames", "code"),
     [

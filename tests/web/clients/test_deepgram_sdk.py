@@ -162,6 +162,11 @@ async def test_containers_need_no_encoding(client, container, codec, asked):
     assert {"doctor", "tomorrow", "results"} <= set(text(finals(messages)).split())
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "what cannot be decoded",
+    "`Error`, close 1008, `DATA-0000`",
+)
 async def test_what_is_not_audio_closes_with_data_0000(client):
     async with client.listen.v1.connect(model="nova-3") as connection:
         seen = []
@@ -225,6 +230,11 @@ def test_the_synchronous_client(server):
     assert isinstance(messages[-1], ListenV1Metadata)
 
 
+@pytest.mark.conforms(
+    "Deepgram's files",
+    "`utterances`",
+    "works",
+)
 async def test_a_file(server, client):
     doctor = clip("doctor")
     answer = await client.listen.v1.media.transcribe_file(
@@ -241,6 +251,11 @@ async def test_a_file(server, client):
     assert len(answer.metadata.sha256) == 64
 
 
+@pytest.mark.conforms(
+    "Deepgram's files",
+    "the audio as the body, a container or PCM with `encoding` and `sample_rate`",
+    "works, up to 50 MB",
+)
 async def test_a_file_of_nothing_but_samples(server, client):
     audio = s16le(clip("doctor").samples)
     options = {"additional_query_parameters": {"sample_rate": "16000"}}
@@ -251,6 +266,16 @@ async def test_a_file_of_nothing_but_samples(server, client):
     assert alternative.transcript == await text_of(server, "doctor")
 
 
+@pytest.mark.conforms(
+    "Deepgram's files",
+    "JSON with a `url`",
+    "refused: HTTP 400, this server fetches nothing",
+)
+@pytest.mark.conforms(
+    "Deepgram's files",
+    "`summarize`, `sentiment`, `topics`, `intents` and what live refuses",
+    "refused: HTTP 400",
+)
 async def test_files_that_are_none_and_what_cannot_be_done(client):
     media = client.listen.v1.media
     good = clip("yes").path.read_bytes()

@@ -164,6 +164,11 @@ async def test_turns_are_told_to_those_who_ask(realtime):
     assert [event.time_s for event in ends] == pytest.approx([t[1] for t in times], abs=0.3)
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`language`",
+    "works; one that the engine does not know: `error` 422 and close 4400 at the first audio",
+)
 async def test_what_cannot_be_done_is_an_error(realtime):
     refused = [
         e async for e in realtime.transcribe_stream(chunks(bytes(32_000)), MODEL, diarize=True)

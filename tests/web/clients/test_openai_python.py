@@ -119,6 +119,11 @@ async def test_a_turn_with_its_words(server, client):
     assert events[-1].item.content[0].transcript == text
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`?intent=transcription`, `?model=`, neither",
+    "one transcription session each; a session of type `realtime` too",
+)
 async def test_words_of_a_turn_come_before_the_next_is_said(server):
     first, second = clip("train").sentences
     cut = int((first.end + second.start) / 2 * RATE) * 2
@@ -320,6 +325,12 @@ async def test_mistakes_are_told_and_the_session_goes_on(client):
         assert "yes" in events[-1].transcript.split()
 
 
+@pytest.mark.conforms(
+    "OpenAI's keys",
+    "`session`, `expires_after`",
+    "a key that expires; the session is checked, shown, and in force in every session "
+    "opened with it",
+)
 async def test_a_client_secret_connects_a_browser(server, client):
     vad = {"type": "server_vad", "threshold": 0.7}
     secret = await client.realtime.client_secrets.create(

@@ -62,6 +62,11 @@ async def test_describe_and_ping(client):
     assert Pong.from_event(await client.read_event()).text == "hello"
 
 
+@pytest.mark.conforms(
+    "Wyoming",
+    "`describe`, `ping`, a plain line of JSON",
+    "work",
+)
 async def test_a_plain_line_is_answered(wyoming):
     host, port = wyoming.others["Wyoming"].removeprefix("tcp://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))

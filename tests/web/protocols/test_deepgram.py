@@ -63,6 +63,11 @@ def transcript(result) -> str:
     return alternative["transcript"]
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`linear16`, `linear32`, `mulaw`, `alaw` with a `sample_rate`, 1 to 8 channels mixed into one",
+    "works",
+)
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [("linear16", "s16le"), ("linear32", "s32le"), ("mulaw", "mulaw"), ("alaw", "alaw")],
@@ -72,11 +77,23 @@ def test_pcm_is_what_the_query_says(theirs, ours):
     assert (audio.encoding, audio.rate, audio.channels) == (ours, 8000, 2)
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "no `encoding`, `flac`, `ogg-opus`, `opus`: FLAC, Ogg, WebM, MP4, MP3, AAC, WAV",
+    "works; bare Opus packets do not",
+)
 @pytest.mark.parametrize("encoding", [None, "opus", "ogg-opus", "flac"])
 def test_everything_else_is_a_container(encoding):
     assert options(**({"encoding": encoding} if encoding else {})).audio.encoding == "container"
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`punctuate`, `smart_format`, `numerals`, `filler_words`, `dictation`, `keyterm`, "
+    "`keywords`, `language_hint`, `no_delay`, `tag`, `extra`, `version`, `mip_opt_out` "
+    "and unknown names",
+    "ignored",
+)
 def test_what_has_no_effect_and_what_nobody_knows_is_ignored():
     plain = options(**PCM)
     asked = options(
@@ -100,6 +117,12 @@ def test_language_and_interim_results_reach_the_engine():
     assert options(**PCM, language="multi").stream.language is None
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`endpointing`",
+    "the pause that ends an utterance: 500 ms unless given, from 300 ms up; with `false` "
+    "no result is `speech_final`",
+)
 @pytest.mark.parametrize(
     ("value", "pause_ms"),
     [("true", 500), ("false", 500), ("10", 300), ("25", 300), ("300", 300), ("1200", 1200)],
@@ -109,6 +132,17 @@ def test_endpointing_is_the_pause_that_ends_an_utterance(value, pause_ms):
     assert options(**PCM, endpointing="99999").gate.min_silence_ms == 10_000
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`amr-nb`, `amr-wb`, `speex`, `g729`",
+    "refused: HTTP 400",
+)
+@pytest.mark.conforms(
+    "Deepgram",
+    "`multichannel`, unless there is one channel; `diarize`, `diarize_model`, `redact`, "
+    "`replace`, `search`, `profanity_filter`, `detect_entities`, `callback`",
+    "refused: HTTP 400",
+)
 @pytest.mark.parametrize(
     ("params", "code", "hint"),
     [
@@ -148,6 +182,11 @@ def test_what_is_wrong_or_cannot_be_done_refuses_the_handshake(params, code, hin
     assert hint in denial.headers["dg-error"]
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "a full server",
+    "HTTP 503 with `retry-after`: clients take a 4xx for final",
+)
 @pytest.mark.parametrize(
     ("code", "status"),
     [("server_full", 503), ("shutting_down", 503), ("unsupported_option", 400), ("internal", 500)],
@@ -159,6 +198,11 @@ def test_a_refusal_is_an_http_status_that_says_whether_to_try_again(code, status
     assert ("retry-after" in denial.headers) == (status == 503)
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "sub-protocols `token`, `bearer`",
+    "the scheme is selected",
+)
 def test_the_first_subprotocol_is_selected_and_the_key_is_not_said_back():
     protocol = DeepgramProtocol(PCM, ENGLISH)
     assert protocol.welcome(["token", "secret"]).subprotocol == "token"
@@ -166,6 +210,11 @@ def test_the_first_subprotocol_is_selected_and_the_key_is_not_said_back():
     assert protocol.welcome([]).subprotocol is None
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`KeepAlive`, `CloseStream`",
+    "work",
+)
 def test_commands():
     protocol = opened()
     assert protocol.received(b"\1\2") == [Audio(b"\1\2")]
@@ -179,6 +228,7 @@ def test_commands():
     assert protocol.received('{"type": "CloseStream"}') == []
 
 
+@pytest.mark.conforms("Deepgram", "an empty frame", "is a CloseStream")
 def test_an_empty_frame_ends_the_audio():
     protocol = opened()
     assert protocol.received(b"") == [Stop()]
@@ -196,6 +246,11 @@ def test_a_wrong_message_is_an_error_and_the_session_goes_on(frame):
     assert protocol.received(b"\1") == [Audio(b"\1")]
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`Configure`",
+    "`ConfigureFailure` for what it would set",
+)
 def test_configure_says_what_cannot_be_set():
     protocol = opened()
 
@@ -209,6 +264,17 @@ def test_configure_says_what_cannot_be_set():
     assert answer(keyterms=[])["type"] == "ConfigureSuccess"
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`confidence`",
+    "the engine's, a transcript's the mean of its words'; 0.0 where the engine knows "
+    "none, since the types have no null",
+)
+@pytest.mark.conforms(
+    "Deepgram",
+    "`word`, `punctuated_word`",
+    "lower case without punctuation at its edges; as the model wrote it",
+)
 def test_a_pause_makes_the_words_final_with_all_that_is_known_of_them():
     protocol = opened()
     result, *rest = told(
@@ -279,6 +345,12 @@ def test_finalize_is_answered_once_with_what_was_not_final_yet():
     assert marks(end) == (True, True, False)
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`interim_results`",
+    "works, ten times a second at most; words that may still change are in `transcript` "
+    "alone, since their times are not known",
+)
 def test_interim_results_come_with_ticks_and_begin_where_the_final_one_will():
     protocol = opened(interim_results="true")
     told(protocol, Draft(0, " hel"), Draft(0, " hello"))
@@ -304,6 +376,11 @@ def test_there_are_no_interim_results_unless_they_are_asked_for():
     assert protocol.tick() == []
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "final results",
+    "each word once: at a pause, a Finalize, the end, or after five seconds of speech",
+)
 def test_five_seconds_of_speech_become_final_without_a_pause():
     protocol = opened()
     told(protocol, words(*"abcdefghi"))
@@ -313,6 +390,11 @@ def test_five_seconds_of_speech_become_final_without_a_pause():
     assert (marks(result), transcript(result)) == ((True, False, False), "abcdefghij")
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`vad_events`",
+    "works",
+)
 def test_speech_started_is_told_if_wanted():
     [started] = told(opened(vad_events="true"), SpeechStarted(24_000))
     assert started == {"type": "SpeechStarted", "channel": [0], "timestamp": 1.5}
@@ -375,6 +457,11 @@ def ends(protocol, *events) -> list[float]:
     return [m["last_word_end"] for m in messages if m["type"] == "UtteranceEnd"]
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`utterance_end_ms`",
+    "works",
+)
 def test_an_utterance_ends_when_the_gap_has_passed_in_silence():
     protocol = opened(utterance_end_ms="1000")
     assert ends(protocol, SpeechStarted(0), words("a"), UtteranceEnded(16_000)) == []
@@ -427,6 +514,11 @@ def test_every_gap_long_enough_is_told_once_when_a_backlog_is_worked_off(spoken)
     ]
 
 
+@pytest.mark.conforms(
+    "Deepgram",
+    "`Finalize`",
+    "works: each has one result with `from_finalize`",
+)
 @given(conversations(), st.data())
 def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
     protocol = opened(interim_results="true", utterance_end_ms="1000")

@@ -42,6 +42,16 @@ def said(outs) -> list[dict]:
     return [json.loads(out) for out in outs if isinstance(out, str)]
 
 
+@pytest.mark.conforms(
+    "EchoPanel",
+    "frames with header version 1, raw frames (the system's sound), `audio` in JSON",
+    "work, 16 kHz mono `pcm_s16le`",
+)
+@pytest.mark.conforms(
+    "EchoPanel",
+    "the mode byte",
+    "header version 2: it is taken and has no effect, all audio is transcribed",
+)
 @pytest.mark.parametrize(
     ("frame", "source", "audio"),
     [
@@ -117,6 +127,12 @@ def test_a_wrong_key_is_a_status_and_1008(code):
     assert close == Close(1008)
 
 
+@pytest.mark.conforms(
+    "EchoPanel",
+    "two sources",
+    "a session for each, opened by its first audio; a second one that finds no room is a "
+    "`warning`, the first goes on",
+)
 def test_each_source_is_a_session_and_begins_where_the_other_is():
     protocol = started()
     audio = bytes(32_000)
@@ -148,6 +164,12 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
     assert close == Close(1000)
 
 
+@pytest.mark.conforms(
+    "EchoPanel",
+    "`metrics`, status `buffering`, `overloaded`, `streaming`",
+    "every second for each source, in frames of 20 ms; nothing is ever dropped; "
+    "`avg_infer_ms` and `realtime_factor` are null",
+)
 def test_partials_come_with_ticks_and_metrics_every_second():
     protocol = started()
     hear(protocol, bytes(32_000))
@@ -170,6 +192,11 @@ def test_partials_come_with_ticks_and_metrics_every_second():
     assert streaming["state"] == "streaming"
 
 
+@pytest.mark.conforms(
+    "EchoPanel",
+    "`cards_update`, `entities_update`, `voice_note_*`, `screen_*`",
+    "not there: a `warning` for what is sent",
+)
 @pytest.mark.parametrize(
     "frame",
     [
@@ -187,6 +214,11 @@ def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
     assert protocol.received(bytes(2))[-1] == Audio(bytes(2), "system")
 
 
+@pytest.mark.conforms(
+    "EchoPanel",
+    "`stop`",
+    "works: `final_summary` with the transcript as Markdown and JSON, close 1000",
+)
 def test_no_audio_before_start_and_a_summary_without_any():
     protocol = EchoPanelProtocol({}, ENGLISH)
     assert isinstance(protocol.received(bytes(2))[0], Refuse)
@@ -209,6 +241,12 @@ def test_the_end_of_the_server_is_a_summary_and_1012():
     assert outs[-1] == Close(1012)
 
 
+@pytest.mark.conforms(
+    "EchoPanel",
+    "`asr_partial`, `asr_final`",
+    "finals are each word once: at a pause, at the end, or after ten seconds of speech; "
+    "`confidence` is the mean of the words', null where the engine knows none",
+)
 @given(conversations(), st.data())
 def test_finals_are_the_words_in_order_and_the_summary_is_the_finals(events, data):
     protocol = started()

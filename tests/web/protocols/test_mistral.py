@@ -100,6 +100,11 @@ def test_session_created_comes_first_and_says_what_is_in_force():
     }
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "no `?model=`",
+    "refused: `error` 400, close 4400",
+)
 def test_a_model_must_be_named():
     protocol = MistralProtocol({}, ENGLISH)
     with pytest.raises(ProtocolError, match="model") as raised:
@@ -116,12 +121,22 @@ def test_the_defaults_are_16_khz_pcm_and_no_drafts():
     assert audio == Audio(b"ab")
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`pcm_s16le`, `pcm_s32le`, `pcm_f16le`, `pcm_f32le`, `pcm_mulaw`, `pcm_alaw`, 8 to 96 kHz",
+    "works",
+)
 @pytest.mark.parametrize("encoding", ["s16le", "s32le", "f16le", "f32le", "mulaw", "alaw"])
 def test_every_encoding_at_any_rate(encoding):
     audio = options(audio_format={"encoding": f"pcm_{encoding}", "sample_rate": 44_100}).audio
     assert (audio.encoding, audio.rate, audio.channels) == (encoding, 44_100, 1)
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`target_streaming_delay_ms`",
+    "the model's nearest delay; `session.updated` says which, null where the engine has none",
+)
 @pytest.mark.parametrize(
     ("asked", "effective"), [(480, 480), (0, 80), (1000, 960), (1001, 1040), (30_000, 2400)]
 )
@@ -138,6 +153,16 @@ def test_a_delay_has_no_effect_where_the_engine_has_none():
     assert options(target_streaming_delay_ms=480).stream.delay_ms is None
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`session.update` before the first audio",
+    "works; a field left out stays, null is the default",
+)
+@pytest.mark.conforms(
+    "Mistral",
+    "`context_bias`",
+    "ignored",
+)
 def test_updates_add_up_and_null_is_the_default():
     protocol = connected(DELAYS)
     update(protocol, language="fr", context_bias=["Voxtral"], diarize=False)
@@ -151,6 +176,12 @@ def test_updates_add_up_and_null_is_the_default():
     assert session["audio_format"] == {"encoding": "pcm_s16le", "sample_rate": 16_000}
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`turn_detection`",
+    "`turn.start` and `turn.end` from this server's voice detector; no `turn.eager_end`, "
+    "`turn.resume` or timeout",
+)
 def test_turns_are_the_voice_detectors_and_told_if_wanted():
     protocol = connected()
     asked = {"start_threshold": 0.6, "end_threshold": 0.4, "min_silence_ms": 800}
@@ -165,6 +196,11 @@ def test_turns_are_the_voice_detectors_and_told_if_wanted():
     assert told(opened(), SpeechStarted(8000), SpeechStopped(24_000)) == []
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`diarize`, `speaker_references`",
+    "refused: `error` 400, the update as a whole has no effect",
+)
 @pytest.mark.parametrize(
     "session",
     [
@@ -195,6 +231,11 @@ def test_a_bad_update_is_refused_and_changes_nothing(session):
     assert opening.options.audio.encoding == "s16le"
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`session.update` after it",
+    "`error` 409, the session goes on",
+)
 @pytest.mark.parametrize("first", ["input_audio.append", "input_audio.flush"])
 def test_an_update_after_the_first_audio_is_rejected(first):
     protocol = connected()
@@ -226,6 +267,11 @@ def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
     assert protocol.received(append(b"\1\2")) == [Audio(b"\1\2")]
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`input_audio.end`",
+    "works: a last `transcription.done`, close 1000",
+)
 def test_flush_and_end():
     protocol = connected()
     [opening, flush] = command(protocol, "input_audio.flush")
@@ -239,6 +285,11 @@ def test_flush_and_end():
     assert (type(opening), stop) == (Open, Stop())
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`transcription.language`, `language` of a done",
+    "told where the client or the engine knows it, else left out and null",
+)
 def test_the_language_is_told_where_it_is_known():
     protocol = connected()
     [opening, _] = protocol.received(append(bytes(2)))
@@ -252,6 +303,16 @@ def test_the_language_is_told_where_it_is_known():
     assert said(protocol.opened("id", opening.options))[0]["audio_language"] == "fr"
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`input_audio.flush`",
+    "works: `transcription.done` with the text since the last one, and the session stays open",
+)
+@pytest.mark.conforms(
+    "Mistral",
+    "`usage`",
+    "seconds of audio; tokens are left out",
+)
 def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
     protocol = opened()
     protocol.received(append(bytes(32_000 * 2)))
@@ -314,6 +375,11 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
         assert end == Close(close)
 
 
+@pytest.mark.conforms(
+    "Mistral",
+    "`transcription.text.delta`, `transcription.segment`",
+    "work; the deltas since a done are the text of the next",
+)
 @given(conversations())
 def test_dones_say_what_the_deltas_said_since_the_one_before(events):
     protocol = opened()

@@ -117,6 +117,11 @@ def test_the_server_speaks_first_and_shows_the_defaults():
     }
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "sub-protocols `realtime`, `openai-insecure-api-key.…`",
+    "`realtime` is selected",
+)
 def test_browsers_get_the_name_of_the_protocol_back_and_never_the_key():
     protocol = client()
     offered = ["realtime", "openai-insecure-api-key.secret", "openai-agents-sdk.0.20"]
@@ -132,6 +137,12 @@ def test_the_defaults_are_those_of_every_other_protocol():
     assert options.stream.drafts is False
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`audio/pcm` at 8 to 96 kHz (24 kHz unless given), `audio/pcmu`, `audio/pcma`; "
+    "`pcm16`, `g711_ulaw`, `g711_alaw`",
+    "works",
+)
 @pytest.mark.parametrize(
     ("given_format", "encoding", "rate"),
     [
@@ -154,6 +165,11 @@ def test_formats(given_format, encoding, rate):
     assert shown.get("rate") == (rate if encoding == "s16le" else None)
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`server_vad`: `threshold`, `prefix_padding_ms`, `silence_duration_ms`",
+    "works, up to 2 s of padding and 10 s of silence; `idle_timeout_ms` is answered by null",
+)
 @pytest.mark.parametrize(
     ("asked", "gate"),
     [
@@ -186,6 +202,12 @@ def test_server_vad_is_the_gate_and_what_is_in_force_is_said(asked, gate):
     }
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`semantic_vad`",
+    "a pause by `eagerness` (low 1 s, medium and auto 500 ms, high 300 ms), reported as "
+    "the `server_vad` that it is",
+)
 def test_semantic_vad_is_answered_with_what_is_done_instead():
     silences = []
     for eagerness in ("high", "auto", "medium", "low", None):
@@ -200,6 +222,16 @@ def test_semantic_vad_is_answered_with_what_is_done_instead():
     assert auto == medium == default
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`session.update` before the first audio",
+    "works, fields merge and null clears; `session.updated` says what is in force",
+)
+@pytest.mark.conforms(
+    "OpenAI",
+    "`noise_reduction`",
+    "said back, without effect",
+)
 def test_updates_merge_and_null_clears():
     protocol = client(info=POLYGLOT)
     in_force(protocol, format={"type": "audio/pcm", "rate": 16_000})
@@ -216,6 +248,16 @@ def test_updates_merge_and_null_clears():
     assert one(protocol.received(update({})))["session"]["audio"]["input"] == shown
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`transcription.prompt`, `keywords`",
+    "ignored, null in `session.updated`",
+)
+@pytest.mark.conforms(
+    "OpenAI",
+    "`include`",
+    "empty in `session.updated`: there are no log probabilities",
+)
 def test_unknown_fields_models_and_session_types_are_no_mistakes():
     protocol = client()
     session = {
@@ -242,6 +284,12 @@ def test_unknown_fields_models_and_session_types_are_no_mistakes():
     }
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`transcription.language`, `languages`",
+    "works, regions are left away; one that the engine does not know: `error` with "
+    "`param`, the update has no effect",
+)
 def test_languages_are_known_by_their_code():
     for asked in ("en", "EN", "en-US", "en_GB"):
         protocol = client()
@@ -258,6 +306,11 @@ def test_languages_are_known_by_their_code():
         assert shown["transcription"]["language"] == one_of_them
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`transcription.delay`",
+    "the model's nearest delay; null where the engine has none",
+)
 def test_a_delay_is_the_engines_nearest_or_none():
     with_delays = replace(POLYGLOT, delays_ms=range(160, 1201, 80))
     for delay, delay_ms in (("minimal", 160), ("medium", 480), ("xhigh", 1200), (None, None)):
@@ -369,6 +422,11 @@ def test_audio_opens_the_session_once_and_is_cut_small():
     assert len(append(bytes(15 << 20))) <= protocol.max_text
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`response.*`, `conversation.item.*` and unknown events",
+    "refused: `error` `invalid_event`, the session goes on",
+)
 @pytest.mark.parametrize(
     "bad",
     [
@@ -404,6 +462,11 @@ def test_an_error_names_the_event_it_is_about_if_it_can():
 # Turns that the voice detector takes.
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`usage`",
+    "`duration` of the item",
+)
 def test_a_turn_from_its_beginning_to_its_last_word():
     protocol = client(append(bytes(5 * SECOND)))
     started = one(protocol.told(SpeechStarted(samples(1))))
@@ -523,6 +586,12 @@ def test_a_commit_of_silence_is_answered_by_an_item_without_words():
     assert said(outs)[2]["usage"]["seconds"] == 2
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`input_audio_buffer.clear`",
+    "works: what was not committed is said no further and is no item, though deltas may "
+    "have been sent",
+)
 def test_clear_drops_the_turn_that_is_sounding_and_keeps_what_was_committed():
     protocol = client(append(bytes(4 * SECOND)))
     kept = one(protocol.told(SpeechStarted(0)))["item_id"]
@@ -570,6 +639,11 @@ def test_a_clear_behind_a_commit_takes_only_what_came_between():
 # Turns that the client takes.
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`turn_detection` null",
+    "works: words come before the commit too",
+)
 def test_a_commit_is_an_item_and_words_may_come_before_it():
     protocol = client(update(MANUAL), append(bytes(2 * SECOND)))
     assert protocol.told(SpeechStarted(0)) == []
@@ -601,6 +675,12 @@ def test_commits_wait_for_their_words_in_order():
     assert said(protocol.told(Flushed("")))[0]["item_id"] == second
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`input_audio_buffer.commit`",
+    "works; under 100 ms: `error` `input_audio_buffer_commit_empty` with `event_id`. With"
+    " `server_vad` it ends a turn, and is never an error",
+)
 @pytest.mark.parametrize("audio", [b"", bytes(SECOND // 10 - 2)])
 def test_a_commit_of_almost_nothing_is_an_error_that_names_its_event(audio):
     protocol = client(update(MANUAL), append(audio))
@@ -632,6 +712,12 @@ def test_clear_of_nothing_is_answered():
 # Updates after audio.
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "`session.update` after it",
+    "works for format and turn detection: what came before is brought out first, nothing "
+    "is lost; language and delay stay and `session.updated` says so",
+)
 def test_an_update_after_audio_takes_effect_from_there_on():
     protocol = client(append(bytes(2 * SECOND)))
     protocol.told(SpeechStarted(0))
@@ -704,6 +790,12 @@ def test_words_that_were_not_committed_when_the_detector_takes_over_are_an_item(
 # Ends.
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "a failure",
+    "`…transcription.failed` for items that wait, `error`, close 1011; full 1013, going "
+    "down 1012 without an `error`",
+)
 def test_a_failure_fails_the_items_that_wait_and_closes():
     protocol = client(append(bytes(4 * SECOND)))
     item = one(protocol.told(SpeechStarted(0)))["item_id"]
@@ -843,6 +935,11 @@ class Listener:
         assert message["error"]["code"] == "input_audio_buffer_commit_empty"
 
 
+@pytest.mark.conforms(
+    "OpenAI",
+    "deltas",
+    "each word once, as it is committed: joined they are `completed.transcript`",
+)
 @settings(max_examples=300, deadline=None)
 @given(st.lists(frames, max_size=12), st.data())
 def test_whatever_happens_deltas_are_transcripts_and_items_are_consistent(each, data):

@@ -32,6 +32,12 @@ def test_the_first_message_suits_both():
     assert message["event_id"]
 
 
+@pytest.mark.conforms(
+    "vLLM",
+    "known by its first message: `session.update` with a `model` and no `session`, or a "
+    "commit with `final`",
+    "works on one path with OpenAI's",
+)
 @pytest.mark.parametrize(
     "first",
     [

@@ -48,6 +48,11 @@ def test_the_server_speaks_first():
     assert isinstance(created["created"], int)
 
 
+@pytest.mark.conforms(
+    "vLLM",
+    "`commit` `final: false` before or after audio",
+    "works; words come whether or not it was sent",
+)
 @pytest.mark.parametrize(
     "order", [[BEGIN, append(b"\0\1")], [append(b"\0\1"), BEGIN], [append(b"\0\1"), commit()]]
 )
@@ -63,6 +68,11 @@ def test_a_beginning_may_come_before_the_audio_or_after_it(order):
     assert isinstance(flush, Flush)
 
 
+@pytest.mark.conforms(
+    "vLLM",
+    "`commit` `final: true`",
+    "works: `transcription.done` with the deltas since the last one, and more may follow",
+)
 def test_a_final_commit_is_answered_by_all_words_since_the_one_before():
     protocol = client(UPDATE, BEGIN, append(bytes(2 * SECOND)))
     outs = protocol.told(Words(0, (Word("Hello", 0, 800), Word(" you", 800, 1600))))
@@ -100,6 +110,11 @@ def test_a_final_commit_without_audio_is_done_at_once():
     ]
 
 
+@pytest.mark.conforms(
+    "vLLM",
+    "mistakes",
+    "`error` with a plain string and vLLM's `code`, the session goes on",
+)
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
@@ -164,6 +179,11 @@ frames = st.one_of(
 )
 
 
+@pytest.mark.conforms(
+    "vLLM",
+    "`usage`",
+    "`duration`: tokens are not counted",
+)
 @given(st.lists(frames, max_size=10), st.data())
 def test_every_final_commit_is_answered_once_and_in_order(each, data):
     session = ScriptedSession(VllmProtocol({}, ENGLISH), data)

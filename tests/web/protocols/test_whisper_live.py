@@ -36,6 +36,18 @@ def segments(outs) -> list[list[dict]]:
     return [message["segments"] for message in said(outs) if "segments" in message]
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`SERVER_READY`, `segments`",
+    "work; the backend is called `faster_whisper`, since clients keep complete segments "
+    "of that one alone",
+)
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`model`, `hotwords`, `initial_prompt`, `no_speech_thresh`, `clip_audio`, "
+    "`same_output_threshold`",
+    "ignored",
+)
 def test_the_options_open_the_session_and_the_server_is_ready():
     protocol = opened()
     assert protocol.options.audio.encoding == "f32le"
@@ -47,13 +59,28 @@ def test_the_options_open_the_session_and_the_server_is_ready():
     assert len(opened(language="en").ready) == 1
     assert len(opened(POLYGLOT).ready) == 1
     assert opened(language="en").options.stream.language == "en"
+    ignored = {"model": "small", "hotwords": "a", "initial_prompt": "b", "no_speech_thresh": 0.4}
+    ignored |= {"clip_audio": True, "same_output_threshold": 7}
+    assert opened(**ignored).options == protocol.options
+    assert opened(**ignored).ready == protocol.ready
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`audio_format` `float32`, `int16`, `uint8` at 16 kHz mono; `END_OF_AUDIO`",
+    "works",
+)
 @pytest.mark.parametrize(("theirs", "ours"), [("int16", "s16le"), ("uint8", "u8")])
 def test_other_sample_formats(theirs, ours):
     assert opened(audio_format=theirs).options.audio.encoding == ours
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`use_vad`, `vad_parameters`",
+    "the threshold, `neg_threshold`, `min_speech_duration_ms`, `min_silence_duration_ms`,"
+    " `speech_pad_ms`; the others are ignored",
+)
 def test_the_voice_detector_is_set_in_faster_whispers_words():
     assert opened(use_vad=False).options.gate is None
     gate = opened(vad_parameters={"threshold": 0.3, "min_silence_duration_ms": 900}).options.gate
@@ -61,11 +88,21 @@ def test_the_voice_detector_is_set_in_faster_whispers_words():
     assert gate.exit_threshold == pytest.approx(0.15)
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`enable_translation`, `enable_diarization`",
+    "a `WARNING`, and the session goes on without",
+)
 def test_what_is_not_done_is_a_warning_after_ready():
     ready = opened(enable_translation=True, enable_diarization=True).ready
     assert [message.get("status") for message in ready[:3]] == [None, "WARNING", "WARNING"]
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`task` `translate`",
+    "refused: `ERROR`, close 4400",
+)
 @pytest.mark.parametrize(
     "frame",
     [
@@ -102,6 +139,11 @@ def test_audio_then_the_end_and_nothing_after_it():
     assert protocol.received(b"\1\2\3\4") == []
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "a full server",
+    "`WAIT`, always with 1 minute: nobody knows how long others will speak",
+)
 def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
     protocol = opened()
     wait, close = protocol.failed("server_full", "full")
@@ -113,6 +155,11 @@ def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
     assert denial.status == 401
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`word_timestamps`",
+    "works; a probability that the engine does not know is null",
+)
 def test_a_segment_is_said_as_it_will_be_and_then_as_complete():
     protocol = opened(word_timestamps=True)
     protocol.received(bytes(4 * 32_000))
@@ -153,6 +200,11 @@ def test_a_draft_that_came_to_nothing_gives_way():
     assert (last["text"], last["completed"]) == ("Yes", False)
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`send_last_n_segments`",
+    "works",
+)
 def test_an_update_repeats_so_many_complete_segments():
     protocol = opened(send_last_n_segments=2)
     for n in range(4):
@@ -174,6 +226,12 @@ def test_the_end_of_the_server_is_a_disconnect_after_the_tail():
         assert (said(outs)[-1].get("message") == "DISCONNECT") is not ended
 
 
+@pytest.mark.conforms(
+    "WhisperLive",
+    "complete segments",
+    "each word once: at a pause, at the end, or after ten seconds of speech; joined they "
+    "are the text. Each comes first as the last, incomplete one with the same text",
+)
 @given(conversations(), st.data())
 def test_complete_segments_are_the_words_in_order_and_never_change(events, data):
     protocol = opened(send_last_n_segments=1000)

@@ -42,6 +42,11 @@ def test_describe_names_the_model_and_its_languages():
     assert (model.name, model.languages) == ("model-a", ["en"])
 
 
+@pytest.mark.conforms(
+    "Wyoming",
+    "other events",
+    "ignored",
+)
 def test_ping_and_what_is_not_known():
     protocol = WyomingProtocol(ENGLISH)
     [answer] = protocol.received(Event("ping", {"text": "hi"}))
@@ -49,6 +54,13 @@ def test_ping_and_what_is_not_known():
     assert protocol.received(Event("synthesize", {"text": "hi"})) == []
 
 
+@pytest.mark.conforms(
+    "Wyoming",
+    "`transcribe`",
+    "the language of the next utterance; `vad_sensitivity` is the pause (relaxed 1.25 s, "
+    "default 500 ms, aggressive 250 ms); `name`, `context`, `transcript_names`, "
+    "`transcript_terms` are ignored",
+)
 def test_an_utterance_in_the_declared_format_and_language():
     wish = Transcribe(name="any", language="de", vad_sensitivity="relaxed").event()
     protocol = opened(POLYGLOT, wish)
@@ -65,6 +77,11 @@ def test_an_utterance_in_the_declared_format_and_language():
     assert opening.options.stream.language is None
 
 
+@pytest.mark.conforms(
+    "Wyoming",
+    "`audio-start`, `audio-chunk`, `audio-stop`",
+    "work: 8 to 96 kHz, 1, 2 or 4 bytes, 1 to 8 channels; several utterances on a connection",
+)
 @pytest.mark.parametrize(
     ("rate", "width", "channels", "audio"),
     [
@@ -114,6 +131,11 @@ def test_a_rate_that_is_not_served():
         WyomingProtocol(ENGLISH).received(AudioStart(1000, 2, 1).event())
 
 
+@pytest.mark.conforms(
+    "Wyoming",
+    "`voice-started`, `voice-stopped`",
+    "as the voice detector hears them, in milliseconds",
+)
 def test_where_speech_is_and_failures():
     protocol = opened()
     [began] = protocol.told(SpeechStarted(1600))
@@ -126,6 +148,11 @@ def test_where_speech_is_and_failures():
     assert raised.value.code == "engine_failed"
 
 
+@pytest.mark.conforms(
+    "Wyoming",
+    "`transcript-start`, `transcript-chunk`, `transcript`, `transcript-stop`",
+    "in this order; the chunks joined are the transcript",
+)
 @given(st.lists(conversations(), min_size=1, max_size=3))
 def test_chunks_joined_are_the_transcript_of_each_utterance(utterances):
     protocol = WyomingProtocol(ENGLISH)
