@@ -40,7 +40,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)
-        return json.dumps(said, ensure_ascii=False, default=str)
+        return json.dumps(said)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,9 @@ class Resident:
         if self.process and self.process.ended:
             self.process = None
         if self._tickets and not self.process and not self._loading:
-            self._loading = self._loop.create_task(self._bring_up())
+            # Not in the context of the request that asks: the process outlives it.
+            loading = self._loop.create_task(self._bring_up(), context=Context())
+            self._loading = loading
         while self._tickets and self.process and self.process.has_room:
             ticket = self._tickets.popleft()
             self._running.add(ticket)

@@ -1,0 +1,105 @@
+"""What a server logs: whole JSON objects, with the session in every line about one, and no key."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+
+import httpx
+import pytest
+from support.clips import clip
+from support.keys import bearer
+from support.server import serving
+from support.wire import START, dial, listen, receive_until, s16le, send
+
+from voxlive.cli.logs import JsonLines, Lines
+from voxlive.streaming.about import about
+
+KEY, WRONG = "the-key-of-this-server", "no-key-of-this-server"
+SPEECH = s16le(clip("yes").samples)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving("--log-json", "--log-level", "debug", "--max-sessions", "2", key=KEY) as running:
+        yield running
+
+
+def logged(server) -> list[dict]:
+    return [json.loads(line) for line in server.logged().splitlines()]
+
+
+async def test_every_line_about_a_session_says_so(server):
+    async with dial(f"{server.ws}/v1/live", additional_headers=server.headers) as socket:
+        await send(socket, START)
+        ready = (await receive_until(socket, "ready"))[-1]
+        await send(socket, SPEECH + b"\0", {"type": "stop"})
+        await listen(socket)
+    await server.until(in_use=0)
+    about_it = [line for line in logged(server) if line.get("session") == ready["session"]]
+    said = [line["message"] for line in about_it]
+    assert [m for m in said if "opened over live" in m]
+    assert [m for m in said if "closed after" in m]
+    # From deep inside, where nobody knows of sessions.
+    assert [m for m in said if "1 bytes at the end are no whole frame" in m]
+    assert {line["protocol"] for line in about_it} == {"live"}
+    assert {line["level"] for line in about_it} == {"info", "warning"}
+    for line in about_it:
+        assert {"time", "level", "logger", "message"} <= set(line)
+        assert line["time"].endswith("Z")
+
+
+async def test_how_a_session_failed_is_a_field(server):
+    async with dial(f"{server.ws}/v1/live", additional_headers=server.headers) as socket:
+        await send(socket, {"type": "start", "format": "container"}, os.urandom(5000))
+        assert (await listen(socket)).errors == ["bad_audio"]
+    await server.until(in_use=0)
+    ends = [line for line in logged(server) if line.get("code")]
+    assert [(line["code"], line["protocol"]) for line in ends] == [("bad_audio", "live")]
+    about_it = [line for line in logged(server) if line.get("session") == ends[0]["session"]]
+    assert "opened over live" in about_it[0]["message"]
+    assert "closed after" in about_it[-1]["message"]
+
+
+async def test_no_key_is_in_a_json_log(server):
+    for secret in (KEY, WRONG):
+        with contextlib.suppress(Exception):
+            async with dial(f"{server.ws}/asr?token={secret}", additional_headers=bearer(secret)):
+                pass
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            await http.get("/metrics", headers=bearer(secret), params={"token": secret})
+    assert any("/asr" in line["message"] for line in logged(server))
+    for secret in (KEY, WRONG):
+        assert secret not in server.logged()
+
+
+def record(message: str, *args: object, **fields: object) -> logging.LogRecord:
+    return logging.getLogger("voxlive.test").makeRecord(
+        "voxlive.test", logging.INFO, __file__, 1, message, args, None, extra=fields
+    )
+
+
+def test_a_message_of_several_lines_is_one_line_of_json():
+    line = JsonLines().format(record('a "%s"\nnext', "ü\u2028", code="odd", unknown=object()))
+    assert len(line.splitlines()) == 1
+    said = json.loads(line)
+    assert said["message"] == 'a "ü\u2028"\nnext'
+    assert (said["level"], said["logger"], said["code"]) == ("info", "voxlive.test", "odd")
+    assert "unknown" not in said
+
+
+def test_a_traceback_is_a_field():
+    try:
+        raise ValueError("how it happened")
+    except ValueError:
+        made = record("failed")
+        made.exc_info = sys.exc_info()
+    assert "ValueError: how it happened" in json.loads(JsonLines().format(made))["error"]
+
+
+def test_plain_lines_name_the_session_once():
+    with about(session="abc123", protocol="live"):
+        assert Lines().format(record("odd bytes")).endswith("test: odd bytes [session abc123]")
+        assert Lines().format(record("session abc123 closed")).endswith("session abc123 closed")
+    assert Lines().format(record("odd bytes")).endswith("odd bytes")
