@@ -57,8 +57,10 @@ class Server:
         """Everything that it has logged so far."""
         return self.log.read_text()
 
-    async def until(self, *, in_use: int | None = None, files: int | None = None) -> None:
-        """Wait until so many slots are in use, or so many files are being transcribed."""
+    async def until(
+        self, *, in_use: int | None = None, at_most: int | None = None, files: int | None = None
+    ) -> None:
+        """Wait until so many slots are in use, exactly or at most, or so many files are read."""
         tls = self.tls or True
         async with httpx.AsyncClient(
             base_url=self.url, timeout=30, verify=tls, headers=self.headers
@@ -67,7 +69,9 @@ class Server:
             while True:
                 health = (await client.get("/health")).json()
                 running = sum(one["running"] for one in health["files"])
-                if in_use in (None, health["in_use"]) and files in (None, running):
+                used = health["in_use"]
+                few = at_most is None or used <= at_most
+                if few and in_use in (None, used) and files in (None, running):
                     return
                 await asyncio.sleep(0.02)
 
