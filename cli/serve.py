@@ -22,6 +22,7 @@ from .access import (
 from .console import fail, start_logging
 from .extra_ports import WhisperLivePort, WyomingAllow, WyomingPort, Zeroconf, wyoming_options
 from .files import AlsoModel, FileModel, MaxFileMinutes, MaxResident, ModelIdle, open_catalogue
+from .greeting import greet
 from .options import DelayMs, Device, Model, Offline, Quantize, open_service
 from .secure import (
     ForwardedAllowIps,
@@ -84,8 +85,7 @@ def serve(
     from ..runners.policy import LoadOptions
     from ..streaming.options import EngineOptions
     from ..web.access.limits import Limits
-    from ..web.addresses import urls_elsewhere
-    from ..web.ports import CannotListen, is_local, open_ports, url
+    from ..web.ports import CannotListen, open_ports
     from ..web.root_path import clean
     from ..web.server import ServerOptions, run
 
@@ -127,20 +127,6 @@ def serve(
         catalogue.answers_to(info.model)
 
     def ready() -> None:
-        sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
-        typer.echo(f"voxlive: {info.model} on {info.device}, {sessions} at a time")
-        if info.note:
-            typer.echo(f"voxlive: {info.note}")
-        scheme = "https" if tls else "http"
-        if ports.whisper_live:
-            at = url(ports.whisper_live, "wss" if tls else "ws")
-            typer.echo(f"voxlive: WhisperLive's clients at {at}")
-        if ports.wyoming:
-            typer.echo(f"voxlive: Wyoming's clients at {url(ports.wyoming, 'tcp')}")
-        typer.echo(f"voxlive: ready at {url(ports.main, scheme)}")
-        for elsewhere in urls_elsewhere(ports.main, scheme):
-            typer.echo(f"voxlive: on other machines and phones: {elsewhere}")
-        if https and is_local(ports.main):
-            typer.echo("voxlive: for other machines and phones: --host 0.0.0.0")
+        greet(info, ports, tls=tls is not None, for_phones=https)
 
     run(ports, service, catalogue, options, ready)
