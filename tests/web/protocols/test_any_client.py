@@ -35,9 +35,9 @@ class Client(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def goes_on_speaking(self, data):
-        self.hear(data, *data.draw(st.lists(self.dialect.frames, max_size=3), "frames"))
+        self.hear(data, *data.draw(st.lists(self.dialect.frames, max_size=6), "frames"))
 
-    @rule(data=st.data(), steps=st.integers(1, 8))
+    @rule(data=st.data(), steps=st.integers(1, 20))
     def is_heard(self, data, steps):
         self.session.data = data
         for _ in range(steps):
@@ -47,19 +47,19 @@ class Client(RuleBasedStateMachine):
     def waits(self):
         self.session.tick()
 
-    @rule(data=st.data(), often=st.integers(0, 4))
-    def makes_a_mistake(self, data, often):
-        if not often:
+    @rule(data=st.data(), once=st.integers(0, 9))
+    def makes_a_mistake(self, data, once):
+        if once == 7:
             self.hear(data, data.draw(self.dialect.garbage, "garbage"))
 
-    @rule(code=st.sampled_from(FAILURES), often=st.integers(0, 9))
-    def is_failed(self, code, often):
-        if not often and not self.session.closed:
+    @rule(code=st.sampled_from(FAILURES), once=st.integers(0, 29))
+    def is_failed(self, code, once):
+        if once == 7 and not self.session.closed:
             self.session.fail(code)
 
-    @rule(code=st.sampled_from(ENDINGS), often=st.integers(0, 9))
-    def has_had_its_time(self, code, often):
-        if not often and self.session.is_open and not self.session.closed:
+    @rule(code=st.sampled_from(ENDINGS), once=st.integers(0, 29))
+    def has_had_its_time(self, code, once):
+        if once == 7 and self.session.is_open and not self.session.closed:
             self.session.data = None
             self.session.shut_down(code)
 
