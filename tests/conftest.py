@@ -1,7 +1,12 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from support.server import Server, serving
+
+# How long an example takes says how busy the machine is, and nothing else.
+settings.register_profile("voxlive", deadline=None)
+settings.load_profile("voxlive")
 
 
 @pytest.fixture(scope="session")

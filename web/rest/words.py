@@ -12,7 +12,8 @@ from ..protocols import deepgram_json
 
 def as_deepgram(error: ApiError, request: str | None = None) -> JSONResponse:
     """Deepgram's; ``request`` is the request's id, if it has one already."""
-    denial = deepgram_json.refusal(error.status, error.message, request or str(uuid.uuid4()))
+    status = 400 if error.status == 422 else error.status  # it has no 422
+    denial = deepgram_json.refusal(status, error.message, request or str(uuid.uuid4()))
     return JSONResponse(denial.body, denial.status, {**denial.headers, **(error.headers or {})})
 
 

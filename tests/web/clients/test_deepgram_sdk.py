@@ -208,10 +208,9 @@ async def test_a_full_server_says_try_again():
                 async with client.listen.v1.connect(**PCM):
                     pass
             assert refused.value.status_code == 503
-            with pytest.raises(ApiError) as refused:
-                await client.listen.v1.media.transcribe_file(request=clip("yes").path.read_bytes())
-            assert refused.value.status_code == 503
-            assert refused.value.body["err_code"] == "SERVICE_UNAVAILABLE"
+            file = clip("yes").path.read_bytes()
+            said = await client.listen.v1.media.transcribe_file(request=file)
+            assert said.results.channels[0].alternatives[0].transcript
         await server.until(in_use=0)
         async with client.listen.v1.connect(**PCM) as connection:
             await connection.send_close_stream()
@@ -283,7 +282,7 @@ async def test_files_that_are_none_and_what_cannot_be_done(client):
         (partial(media.transcribe_file, request=b"not audio at all, not even close"), "none of"),
         (partial(media.transcribe_file, request=good[:1000]), "cut off"),
         (partial(media.transcribe_file, request=good, diarize=True), "speakers"),
-        (partial(media.transcribe_file, request=good, language="xx"), "English"),
+        (partial(media.transcribe_file, request=good, language="xx"), "does not know the language"),
         (partial(media.transcribe_file, request=good, summarize="v2"), "summarize"),
         (partial(media.transcribe_url, url="https://example.com/a.wav"), "fetches nothing"),
     ]:
