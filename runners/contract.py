@@ -160,6 +160,11 @@ class Runner(Protocol):
         """How many jobs it can do at a time; if several, each runs on a thread of its own."""
         ...
 
+    @property
+    def stretch_s(self) -> float:
+        """How much audio it may hear without telling anything."""
+        ...
+
     def run(
         self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
     ) -> Transcript:

@@ -36,6 +36,7 @@ class LiveRunner:
 
     def __init__(self, engine: Engine) -> None:
         self.slots = engine.info.capacity
+        self.stretch_s = 1.0
         self._engine = engine
         self._service = Service(engine, VoiceDetector(Silero()))
 

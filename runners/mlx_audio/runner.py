@@ -43,6 +43,7 @@ class FamilyRunner:
     slots = 1
 
     def __init__(self, family: Family, model: Model, thread: MlxThread) -> None:
+        self.stretch_s = family.cut.longest_s
         self._family = family
         self._model = model
         self._thread = thread

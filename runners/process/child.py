@@ -91,7 +91,7 @@ class _Child:
             self._end(Crashed(None, _reason(error)))
         if slots > 1:
             self._workers = ThreadPoolExecutor(slots, thread_name_prefix="job")
-        self._say(Ready(slots))
+        self._say(Ready(slots, self._runner.stretch_s))
 
     def _work(self, ident: int, job: Job, cancelled: threading.Event) -> None:
         assert self._runner

@@ -25,14 +25,18 @@ _LAST_WORDS_S = 0.5
 _LONGEST_WORDS = 300
 
 
+_USUAL_STRETCH_S = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessOptions:
     """The bounds of a runner's process; beyond each it is killed and its jobs are told.
 
     ``load_s`` is for loading the model. ``stall_s``: a job that neither tells a word nor gets on
-    for so long hangs. A job may take ``timeout_s`` and ``timeout_factor`` times its audio.
-    ``cancel_s``: a cancelled job ends within it. ``memory_limit`` is in bytes, its children's
-    included. ``niceness`` puts it behind the live sessions.
+    for so long hangs, where a model hears 30 s at a time; in proportion where it hears more. A job
+    may take ``timeout_s`` and ``timeout_factor`` times its audio. ``cancel_s``: a cancelled job
+    ends within it. ``memory_limit`` is in bytes, its children's included. ``niceness`` puts it
+    behind the live sessions.
     """
 
     load_s: float = 600.0
@@ -59,6 +63,7 @@ class RunnerProcess:
         self.slots = 0
         self.ended = False
         self._options = options
+        self._stall_s = options.stall_s
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[int] = self._loop.create_future()
@@ -180,7 +185,9 @@ class RunnerProcess:
 
     def _hear(self, reply: Reply) -> None:
         match reply:
-            case Ready(slots):
+            case Ready(slots, stretch_s):
+                # It says nothing while it hears a stretch, and is slower than on other machines.
+                self._stall_s *= max(1.0, stretch_s / _USUAL_STRETCH_S)
                 self._ready.set_result(slots)
             case Told(ident, update):
                 self._jobs[ident].hear(update, self._loop.time())
@@ -243,8 +250,8 @@ class RunnerProcess:
                 self._condemn(
                     503, "runner_replaced", f"{model} is being loaded anew", running.ident
                 )
-        elif now - running.active > options.stall_s:
-            message = f"{model} hung: nothing came of it for {options.stall_s:g} s"
+        elif now - running.active > self._stall_s:
+            message = f"{model} hung: nothing came of it for {self._stall_s:g} s"
             self._condemn(500, "runner_hung", message, running.ident)
         elif running.total_s is not None:
             allowed = options.timeout_s + options.timeout_factor * running.total_s

@@ -42,9 +42,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded and takes so many jobs at a time."""
+    """The model is loaded, takes so many jobs at a time, and hears ``stretch_s`` at once."""
 
     slots: int
+    stretch_s: float
 
 
 @dataclass(frozen=True, slots=True)
