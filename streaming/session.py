@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from ..vad.gate import Feed, Paused, Skip, Started, Stopped
 from ..vad.silero import VadError
-from .answers import Answers
 from .backlog import Backlog
 from .clock import SAMPLE_RATE
 from .engine import (
@@ -96,7 +95,6 @@ class Session:
         self._stall_s = stall_s
         self._on_done = done
         self._loop = asyncio.get_running_loop()
-        self._answers = Answers(self._loop, self._answer)
         self._inbox: asyncio.Queue[bytes | _Flush | _Renew | _Stop] = asyncio.Queue(MAX_COMMANDS)
         self._outbox = Outbox(MAX_EVENTS)
         self._transcript = Transcript()
@@ -230,7 +228,6 @@ class Session:
         self.received += len(samples)
         for probability in await self._ear.push(samples):
             self._act(self._gate.push(float(probability)))
-        self._act(self._gate.ahead(self.received))
         self._tell_lag()
 
     def _act(self, actions: Iterable[Action]) -> None:
@@ -282,7 +279,9 @@ class Session:
     def sink(self, message: Message) -> None:
         """Take a message on the engine's thread."""
         if not self._over:
-            self._answers.put(message)
+            # The loop may close between the check and the call when a server is torn down.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._answer, message)
 
     def _answer(self, message: Message) -> None:
         if self._over:

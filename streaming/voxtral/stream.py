@@ -34,8 +34,7 @@ class VoxtralStream:
         self.options = options
         self.sink = sink
         self.items: list[Audio | Mark] = []
-        self.waiting = 0  # samples of audio in ``items``
-        self.missing = 0  # samples of audio from which a round is worth it
+        self.waiting = 0
         self.closed = False
         self._engine = engine
 
