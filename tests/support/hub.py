@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REVISIONS = ("main", "v1", COMMIT)
+REVISIONS = ("main", "v1")
 
 
 class Hub(ThreadingHTTPServer):
@@ -19,6 +19,11 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories = repositories
         self.asked: list[str] = []
+
+    def commit(self, name: str) -> str:
+        """The first repository's is COMMIT. No two have the same: removal goes by commits."""
+        first = name == next(iter(self.repositories))
+        return COMMIT if first else hashlib.sha1(name.encode()).hexdigest()
 
     @property
     def fetched(self) -> set[str]:
@@ -47,17 +52,22 @@ def hub_environment(home: Path, hub: Hub | None) -> dict[str, str]:
 
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
+    _commit = COMMIT
 
     def do_GET(self):
         self.server.asked.append(self.path)
         for name, content in self.server.repositories.items():
-            api = f"/api/models/{name}"
+            api, commit = f"/api/models/{name}", self.server.commit(name)
+            self._commit = commit
             resolved = f"/{name}/resolve/"
             if self.path.startswith(f"{api}/tree/"):
                 return self._answer(json.dumps([_entry(*one) for one in content.items()]).encode())
-            if self.path in (api, *(f"{api}/revision/{revision}" for revision in REVISIONS)):
+            if self.path in (
+                api,
+                *(f"{api}/revision/{revision}" for revision in (*REVISIONS, commit)),
+            ):
                 siblings = [{"rfilename": file} for file in content]
-                about = {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
+                about = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
                 return self._answer(json.dumps(about).encode())
             if self.path.startswith(resolved):
                 file = self.path.removeprefix(resolved).partition("/")[2]
@@ -77,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body, status=200, headers=None):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self._commit)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
