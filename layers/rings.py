@@ -133,14 +133,16 @@ class Rings:
         """Blocks that a row of so many positions holds."""
         return min(-(-positions // self.block), self.per_ring)
 
-    def missing_nbytes(self, blocks: int) -> int | None:
-        """Bytes by which the pools must grow to have ``blocks`` more to give; None past the bound.
+    def missing_nbytes(self, others: int) -> int | None:
+        """Bytes by which the pools must grow for one row more to take a whole ring.
 
-        May be asked on any thread.
+        None past the bound, which ``others`` rows never reach if all of them may grow old. May be
+        asked on any thread.
         """
-        if self._taken + blocks > self._most:
+        after = self._taken + self.per_ring
+        if after > self._most and (others + 1) * self.per_ring >= self._most:
             return None
-        return max(0, self._taken + blocks - self._size) * self.block_nbytes
+        return max(0, min(after, self._most) - self._size) * self.block_nbytes
 
     def short(self, rows: Sequence[int], n: Sequence[int]) -> list[bool]:
         """Which of ``rows``, served in order, would find no block for its ``n`` new positions."""
@@ -276,6 +278,7 @@ class Rings:
             else:
                 resized = mx.contiguous(pool[:rows])
             mx.eval(resized)
+            mx.synchronize()  # on a GPU memory is free only once its last reader is through
             self.pools[index] = resized
             del pool
         self._size = blocks

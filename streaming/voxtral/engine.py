@@ -93,7 +93,7 @@ class VoxtralEngine:
                 raise EngineError("shutting_down", "the engine was shut down")
             if len(self._streams) >= self.info.capacity:
                 raise EngineFull(self.info.capacity)
-            missing = self._model.missing_nbytes()
+            missing = self._model.missing_nbytes(len(self._streams))
             if missing is None or missing > max(0, self._free_bytes()):
                 raise EngineError(
                     "server_full",

@@ -54,15 +54,14 @@ class Model:
         """Bytes of all caches now."""
         return self.encoder.rings.nbytes + self.decoder.rings.nbytes
 
-    def missing_nbytes(self) -> int | None:
-        """Bytes that must be free for one stream more to grow old; None: the bound forbids it.
+    def missing_nbytes(self, others: int) -> int | None:
+        """Bytes that must be free for a stream beside ``others`` to grow old; None past the bound.
 
         May be asked on any thread.
         """
-        rings = self.encoder.rings, self.decoder.rings
-        missing = [ring.missing_nbytes(ring.per_ring) for ring in rings]
-        known = [nbytes for nbytes in missing if nbytes is not None]
-        return sum(known) if len(known) == len(missing) else None
+        encoder = self.encoder.rings.missing_nbytes(others)
+        decoder = self.decoder.rings.missing_nbytes(others)
+        return None if encoder is None or decoder is None else encoder + decoder
 
     def most_streams(self, nbytes: int) -> int:
         """Streams whose encoders, which are at full age within seconds, fit beside one decoder."""
@@ -145,7 +144,7 @@ class Model:
         yield from _read(sent)
 
     def rehearse(self, rows: int) -> None:
-        """Run every step that a round may take for ``rows`` streams, so that all are compiled."""
+        """Run all that a round may do for ``rows`` streams, so that everything is compiled."""
         slots = list(range(rows))
         for slot in slots:
             self.join(slot, self.config.delay_tokens)
@@ -156,6 +155,8 @@ class Model:
             shape = rows, self.decoder.prompt_length(0), self.config.decoder.dim
             mx.eval(self.decoder.prefill(slots, mx.zeros(shape, self.decoder.dtype)))
         mx.eval(self.decoder.step(slots, self._queue.take(slots, 1)[:, 0]))
+        for rings in (self.encoder.rings, self.decoder.rings):
+            rings.reanchor(0, 0)  # else its kernels are first compiled a minute into service
         for slot in slots:
             self.leave(slot)
 

@@ -88,6 +88,21 @@ def test_service_compiles_nothing_that_was_not_compiled_before(
     assert (served.nbytes == held) is (reserve > 0)
 
 
+def test_positions_are_moved_back_once_before_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU compiles the kernels for it the first time, and every session would wait."""
+    moved, reanchor = [], rings.Rings.reanchor
+
+    def spy(self: rings.Rings, slot: int, shift: int) -> None:
+        moved.append((self, self.slot_nbytes(slot) > 0))
+        reanchor(self, slot, shift)
+
+    monkeypatch.setattr(rings.Rings, "reanchor", spy)
+    served = model()
+    served.bound(1, PLENTY, reserve=1)
+    served.rehearse(1)
+    assert moved == [(served.encoder.rings, True), (served.decoder.rings, True)]
+
+
 def test_the_reserve_is_what_the_admitted_streams_hold_at_full_age() -> None:
     served = model()
     served.bound(8, PLENTY, reserve=float("inf"))
@@ -96,9 +111,9 @@ def test_the_reserve_is_what_the_admitted_streams_hold_at_full_age() -> None:
     held = served.nbytes
     served.age(range(8))
     assert served.nbytes == held
-    assert served.missing_nbytes() is None
+    assert served.missing_nbytes(8) is None
     served.leave(3)
-    assert served.missing_nbytes() == 0
+    assert served.missing_nbytes(7) == 0
     served.clear()
     assert served.nbytes == held
 
@@ -124,7 +139,8 @@ def test_more_streams_than_grow_old_share_what_there_is() -> None:
     served.encoder.rings.fill(range(8))
     assert served.short([(slot, 1) for slot in range(8)]) == [False] * 8
     served.decoder.rings.fill(range(3))
-    assert served.missing_nbytes() is None
+    assert served.missing_nbytes(8) is None
+    assert served.missing_nbytes(2) is not None
     spare = decoder.blocks(served._queue.capacity)
     lacking = served.short([(slot, 1) for slot in range(8)])
     assert lacking == [False] * min(8, 3 + spare) + [True] * max(0, 5 - spare)

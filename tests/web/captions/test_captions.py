@@ -149,7 +149,7 @@ async def test_the_overlay_follows_a_session_and_the_next_of_its_name(server):
         for _ in range(2):
             async with speaking(server, "stage") as socket:
                 await page.wait_for_selector("body[data-state=following]")
-                await page.wait_for_function("document.querySelector('#text').textContent")
+                await page.wait_for_function("() => document.querySelector('#text').textContent")
                 shown = await page.inner_text("#text")
                 await send(socket, {"type": "stop"})
                 said = (await listen(socket)).of("done")[0]["text"]
@@ -251,6 +251,6 @@ async def test_the_page_gives_its_session_a_name_and_the_addresses_to_read_along
         await page.click("#toggle")
         assert await state_is(page, "listening", "error") == "listening"
         async with overlay(address) as over:
-            await over.wait_for_function("document.querySelector('#text').textContent")
+            await over.wait_for_function("() => document.querySelector('#text').textContent")
         await page.click("#toggle")
         assert await state_is(page, "stopped", "error") == "stopped"
