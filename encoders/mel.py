@@ -82,6 +82,12 @@ class MelState:
         # the same for a stream that begins with silence.
         self._rest: Floats = np.zeros(front_end.config.n_fft // 2, np.float32)
 
+    @property
+    def missing(self) -> int:
+        """Samples that complete the next token."""
+        config = self._front_end.config
+        return self._front_end.samples + config.n_fft - config.hop - len(self._rest)
+
     def push(self, audio: Floats) -> Floats:
         """Take float32 samples [n] and return the frames of every token that is now complete.
 

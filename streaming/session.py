@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..vad.gate import Feed, Paused, Skip, Started, Stopped
 from ..vad.silero import VadError
+from .answers import Answers
 from .backlog import Backlog
 from .clock import SAMPLE_RATE
 from .engine import (
@@ -95,6 +96,7 @@ class Session:
         self._stall_s = stall_s
         self._on_done = done
         self._loop = asyncio.get_running_loop()
+        self._answers = Answers(self._loop, self._answer)
         self._inbox: asyncio.Queue[bytes | _Flush | _Renew | _Stop] = asyncio.Queue(MAX_COMMANDS)
         self._outbox = Outbox(MAX_EVENTS)
         self._transcript = Transcript()
@@ -228,6 +230,7 @@ class Session:
         self.received += len(samples)
         for probability in await self._ear.push(samples):
             self._act(self._gate.push(float(probability)))
+        self._act(self._gate.ahead(self.received))
         self._tell_lag()
 
     def _act(self, actions: Iterable[Action]) -> None:
@@ -279,9 +282,7 @@ class Session:
     def sink(self, message: Message) -> None:
         """Take a message on the engine's thread."""
         if not self._over:
-            # The loop may close between the check and the call when a server is torn down.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._answer, message)
+            self._answers.put(message)
 
     def _answer(self, message: Message) -> None:
         if self._over:

@@ -115,6 +115,10 @@ class _Cursor:
         """Whether speech has started and not stopped."""
         return self._phase is _Phase.SPEECH
 
+    def ahead(self, total: int) -> list[Action]:
+        """Of the window that is not complete, up to sample ``total``, what is fed in any case."""
+        return self._feed(total) if self._phase is _Phase.SPEECH else []
+
     def _next_window(self, probability: float) -> int:
         """Move on by a window; its first sample."""
         self._check_open()

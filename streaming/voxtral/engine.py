@@ -68,6 +68,8 @@ class VoxtralEngine:
         self._owner = thread.submit(threading.get_ident).result()
         self._lock = threading.Lock()
         self._streams: set[VoxtralStream] = set()
+        # Who brought something to work on; who has left.
+        self._news: dict[VoxtralStream, None] = {}
         self._left: list[VoxtralStream] = []
         self._working = False
         self._down = False
@@ -75,6 +77,8 @@ class VoxtralEngine:
         self._failing = False
         # Of the engine's thread alone: slot capacity is the health check's own.
         self._rows: dict[VoxtralStream, Row] = {}
+        self._heard: list[VoxtralStream] = []  # in this round
+        self._busy: list[VoxtralStream] = []  # whose rows have more to do than the last round did
         self._free = list(range(info.capacity))
         self._penalties: dict[int, float] = {}
 
@@ -100,6 +104,7 @@ class VoxtralEngine:
                     "there is no memory for one more session; try again when one has ended",
                 )
             self._streams.add(stream)
+            self._news[stream] = None  # the silence on its left, with the next round
         return stream
 
     def give(self, stream: VoxtralStream, item: Audio | Mark) -> None:
@@ -112,7 +117,10 @@ class VoxtralEngine:
             overrun = stream.waiting > MAX_WAITING_S * self._model.config.audio.sample_rate
             if not overrun:
                 stream.items.append(item)
-                self._wake()
+                # Audio that completes no token waits for what does.
+                if isinstance(item, Mark) or stream.waiting >= stream.missing:
+                    self._news[stream] = None
+                    self._wake()
         if overrun:
             stream.send(Failed("overrun", f"more than {MAX_WAITING_S} s of audio wait"))
             self.release(stream)
@@ -123,6 +131,7 @@ class VoxtralEngine:
             if not stream.closed:
                 stream.closed = True
                 self._streams.discard(stream)
+                self._news.pop(stream, None)
                 self._left.append(stream)
                 if not self._down:
                     self._wake()
@@ -184,11 +193,13 @@ class VoxtralEngine:
             self._recover(error)
         self._failing = error is not None
         with self._lock:
-            self._working = not self._down and (
-                bool(self._left)
-                or any(stream.items for stream in self._streams)
-                or any(row.waiting for row in self._rows.values())
-            )
+            for stream in self._heard:
+                stream.missing = self._rows[stream].missing
+                if stream.items and stream.waiting >= stream.missing and not stream.closed:
+                    self._news[stream] = None
+            self._heard.clear()
+            waiting = self._left or self._news or self._busy
+            self._working = bool(waiting) and not self._down
             if self._working:
                 self._submit()
 
@@ -206,6 +217,7 @@ class VoxtralEngine:
         for row in rows:
             if row.settle():
                 self._model.join(row.slot, row.options.delay_tokens)
+        self._busy = [stream for stream in streams.values() if self._rows[stream].waiting]
         self.rounds += 1
         if rows:
             self.steps.observe(time.perf_counter() - began)
@@ -214,7 +226,13 @@ class VoxtralEngine:
         """Let streams leave and join and take what they brought; by slot, who has work to do."""
         with self._lock:
             left, self._left = self._left, []
-            brought = {stream: stream.items for stream in self._streams}
+            news, self._news = self._news, {}
+            # What follows a flush waits in its row: who is busy takes in, too.
+            brought = {
+                stream: stream.items
+                for stream in dict.fromkeys((*self._busy, *news))
+                if stream in self._streams
+            }
             for stream in brought:
                 stream.items = []
                 stream.waiting = 0
@@ -226,7 +244,9 @@ class VoxtralEngine:
             row = self._rows[stream]
             if row.absorb(items):
                 self._model.join(row.slot, row.options.delay_tokens)
-        return {row.slot: stream for stream, row in self._rows.items() if row.waiting}
+        self._heard = list(brought)
+        rows = ((self._rows[stream], stream) for stream in brought)
+        return {row.slot: stream for row, stream in rows if row.waiting}
 
     def _with_room(self, streams: Collection[VoxtralStream]) -> list[Row]:
         """The streams' rows but for those whose caches can grow no more: these fail.
@@ -282,10 +302,13 @@ class VoxtralEngine:
         traceback.clear_frames(error.__traceback__)  # they hold the caches that now must go
         self._model.clear()
         self._penalties.clear()
+        self._heard.clear()
+        self._busy.clear()
         for stream, row in tuple(self._rows.items()):
             if row.quiet and not self._failing:
                 row.reset()
                 self._model.join(row.slot, row.options.delay_tokens)
+                self._busy.append(stream)
             else:
                 stream.send(Failed("engine_failed", failure))
                 self.release(stream)

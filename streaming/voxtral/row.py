@@ -130,6 +130,11 @@ class Row:
         return self.ready > 0 or bool(self._inbox) or self._is_due()
 
     @property
+    def missing(self) -> int:
+        """Samples of audio without which the next round would have nothing to encode."""
+        return self._mel_state.missing
+
+    @property
     def quiet(self) -> bool:
         """Whether a reset now would lose nothing."""
         return self._said_all() and not self._inbox

@@ -34,7 +34,8 @@ class VoxtralStream:
         self.options = options
         self.sink = sink
         self.items: list[Audio | Mark] = []
-        self.waiting = 0
+        self.waiting = 0  # samples of audio in ``items``
+        self.missing = 0  # samples of audio from which a round is worth it
         self.closed = False
         self._engine = engine
 

@@ -449,3 +449,26 @@ def test_a_pause_comes_once_the_trail_is_complete_and_not_in_a_candidate(
                 assert w(index + 1) - stopped >= trail
                 assert probability < options.threshold
     gate.finish(w(len(probs)) + rest)
+
+
+@given(gate_options(), trails, probabilities, rests)
+def test_what_is_fed_ahead_of_its_window_is_what_is_fed_anyway(options, trail, probs, rest):
+    gate, early = Gate(options, trail), []
+    for at, probability in enumerate(probs, 1):
+        early += gate.push(probability)
+        ahead = gate.ahead(w(at) + (rest if at == len(probs) else WINDOW - 1))
+        assert not ahead or gate.speaking
+        early += ahead
+    early += gate.finish(w(len(probs)) + rest)
+    assert merged(early) == merged(session(options, trail, probs, rest, {}))
+
+
+def test_only_speech_is_fed_ahead():
+    gate = Gate(PLAIN, w(2))
+    play(gate, "LHH")
+    assert gate.ahead(w(3) + 100) == []
+    play(gate, "H")
+    assert gate.ahead(w(4) + 100) == [Feed(w(4), w(4) + 100)]
+    assert gate.ahead(w(4) + 100) == []
+    play(gate, "LLLLL")
+    assert gate.ahead(w(9) + 100) == []

@@ -163,6 +163,49 @@ def test_a_tenth_of_a_second_is_decoded_by_a_flush(engine: VoxtralEngine) -> Non
     stream.close()
 
 
+def idle(engine: VoxtralEngine) -> int:
+    """Wait until there is nothing to do; the rounds so far."""
+    while engine._working:
+        assert engine.check(WAIT_S) is None
+    return engine.rounds
+
+
+def test_audio_that_completes_no_token_makes_no_round(engine: VoxtralEngine) -> None:
+    listener = Listener()
+    stream = engine.open(StreamOptions(), listener)
+    begun = 2 * TOKEN + stream.options.look_ahead
+    stream.feed(AUDIO[:begun], 0)
+    rounds = idle(engine)
+    for at in range(begun, begun + 1200, 100):
+        stream.feed(AUDIO[at : at + 100], at)
+    assert idle(engine) == rounds
+    stream.feed(AUDIO[begun + 1200 : begun + TOKEN], begun + 1200)
+    assert idle(engine) == rounds + 1
+    stream.flush(1)
+    assert listener.end() == Reached(1)
+    stream.close()
+    assert listener.words == transcribe(engine, AUDIO[: begun + TOKEN])
+
+
+def test_what_came_before_a_flush_was_through_needs_nothing_more_to_be_heard(
+    engine: VoxtralEngine,
+) -> None:
+    """The row holds it back until then: no stream has to bring anything for it to go on."""
+    clip, held = AUDIO[:60_000], threading.Event()
+    alone = transcribe(engine, clip)
+    listener = Listener()
+    stream = engine.open(StreamOptions(), listener)
+    engine._thread.submit(held.wait, WAIT_S)
+    for marker in (1, 2, 3):
+        stream.feed(clip, (marker - 1) * len(clip))
+        stream.flush(marker)
+    held.set()
+    reached = [listener.end() for _ in range(3)]
+    assert reached == [Reached(1), Reached(2), Reached(3)]
+    assert [w.text.strip() for w in listener.words] == 3 * [w.text.strip() for w in alone]
+    stream.close()
+
+
 def test_close_at_any_time_frees_the_slot_and_leaks_nothing(engine: VoxtralEngine) -> None:
     clip = AUDIO[:100_000]
     before = transcribe(engine, clip)
