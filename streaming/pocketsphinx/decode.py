@@ -65,6 +65,15 @@ class Recognizer:
         hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis else ""
 
+    def drafted(self, samples: int) -> tuple[str, str]:
+        """The draft before and behind this many of its samples, a word by its middle."""
+        texts: tuple[list[str], list[str]] = [], []
+        for segment in self._decoder.seg() or ():
+            if not segment.word.startswith(_FILLERS):
+                middle = (segment.start_frame + segment.end_frame + 1) * FRAME // 2
+                texts[middle >= samples].append(_VARIANT.sub("", segment.word))
+        return " ".join(texts[0]), " ".join(texts[1])
+
     def drop_draft(self) -> None:
         """End the live pass, if there is one."""
         if self.drafting:

@@ -1,7 +1,8 @@
 """The PocketSphinx engine: a fixed number of slots, each with a worker process of its own.
 
 PocketSphinx holds Python's lock while it decodes, so every live session has a process. All are
-started, loaded and warm before the engine is ready, and are used by one session after another.
+started, loaded and warm before the engine is ready, and are used by one session after another. A
+live session's final passes are made in forks of its process, so that its drafts never wait.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def default_capacity() -> int:
 
     Speech without a pause was measured to take 0.25 of a core when clean (draft 0.11, final pass
     0.13) and 0.5 to 0.6 in noise 12 dB below it, so that two sessions that listen as much as they
-    speak keep a core below one. A worker has 165 MB, of which 16 are 2.6 GB.
+    speak keep a core below one. A worker has 165 MB and its final pass 25 more: 3 GB for 16.
     """
     return min(SESSIONS_PER_CORE * cores(), MOST_SESSIONS)
 
@@ -50,8 +51,9 @@ def cores() -> int:
 class PocketSphinxEngine:
     """See the contract. Its constructor blocks until every worker is warm, or raises EngineError.
 
-    The longest that a sound worker can be silent is a final pass over 20 s of audio: ``check``
-    takes one that has been for a minute for broken.
+    The longest that a sound worker can be silent is a final pass over 20 s of audio, made by itself
+    for a file and beside it for a live stream: ``check`` takes one that has been for a minute for
+    broken.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -153,6 +155,6 @@ class PocketSphinxEngine:
             silent = time.monotonic() - slot.active_at
             if slot.fault:
                 return slot.fault
-            if slot.state is not State.WAITING and silent > _SILENT_S:
+            if (slot.passing or slot.state is not State.WAITING) and silent > _SILENT_S:
                 return f"a recogniser has said nothing for {silent:.0f} s"
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -37,14 +39,16 @@ class Slot:
     """A worker and the stream that has it; a worker that ends is replaced at once.
 
     ``changed`` is the engine's one lock. It guards everything here, is held while a sink is called,
-    and is notified of every reply. ``steps`` gets the times of audio and of final passes. A slot
+    and is notified of every reply. ``steps`` gets the times of commands and of final passes. A slot
     that was left in the middle of a command is free all the same: ``take`` then kills its worker,
-    and the new stream's audio waits for the next one.
+    and the new stream's audio waits for the next one. A final pass beside a worker that waits is
+    ended by the worker itself. ``passing``: there is one, for the stream of the moment or the last.
     """
 
     def __init__(self, number: int, changed: threading.Condition, steps: Durations) -> None:
         self.state = State.STARTING
         self.fault: str | None = None
+        self.passing = False
         self.replies = 0
         self.active_at = time.monotonic()
         self.waiting = 0
@@ -145,12 +149,8 @@ class Slot:
         ours, theirs = Pipe()
         with ours:
             with theirs:
-                fd = theirs.fileno()
-                command = (*_COMMAND, str(fd))
                 try:
-                    process = subprocess.Popen(
-                        command, pass_fds=[fd], stdin=subprocess.DEVNULL, start_new_session=True
-                    )
+                    process = _start(theirs.fileno())
                 except OSError as error:
                     return f"a recogniser's process cannot be started: {error}"
             with process:
@@ -161,7 +161,7 @@ class Slot:
                 # Let it come to its end by itself, for its exit code.
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_LAST_WORDS_S)
-                process.kill()
+                _kill(process)
         return f"a recogniser's process ended with {process.returncode} while it was starting"
 
     def _adopt(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
@@ -177,6 +177,9 @@ class Slot:
                 return
             self.replies += 1
             self.active_at = time.monotonic()
+            self.passing = reply.passing
+            if reply.passed_s is not None:
+                self._steps.observe(reply.passed_s)
             if reply.ready:
                 if isinstance(self._doing, Audio | End):
                     self._steps.observe(self.active_at - self._began_at)
@@ -190,6 +193,7 @@ class Slot:
         """After a worker's end: fail its stream, unless that waits for the next worker."""
         with self._changed:
             self._process = self._connection = self._doing = None
+            self.passing = False
             self.state, self.fault = (State.DOWN if fault else State.STARTING), fault
             if not self._replacing:
                 self._end_stream()
@@ -217,4 +221,23 @@ class Slot:
 
     def _kill(self) -> None:
         if self._process:
-            self._process.kill()
+            _kill(self._process)
+
+
+def _start(fd: int) -> subprocess.Popen[bytes]:
+    """A worker that serves over this socket."""
+    return subprocess.Popen(
+        (*_COMMAND, str(fd)),
+        pass_fds=[fd],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        # What forks must have one thread, and it multiplies nothing large.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the worker and its final pass, which may outlive it: they are a group of their own."""
+    # On macOS a group of which nothing but a zombie is left is a PermissionError.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """What an engine and its worker processes say to each other.
 
-Strictly in turn: a command is answered by one or more replies, the last of which asks for the next
-command. So at most one command is in the pipe, and a write finds a reader that waits for it.
+Commands come one at a time, each when a reply has asked for it: at most one is in the pipe, which
+takes it whole. Replies may come at any time, since a final pass goes on while nothing is asked.
 """
 
 from __future__ import annotations
@@ -32,23 +32,28 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The utterance is over; ``Reached(marker)`` follows its words."""
+    """The utterance is over; ``Reached(marker)`` will follow its words."""
 
     marker: int
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Decode something built in, unless a stream's audio is being decoded as it is."""
+    """Decode something built in, unless a stream's draft is under way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A message for the stream of that generation; ``ready``: the next command may come."""
+    """A message for the stream of that generation; ``ready``: the next command may come.
+
+    ``passing``: a final pass is under way beside the worker. ``passed_s``: one took this long.
+    """
 
     generation: int
-    message: Message | None
-    ready: bool
+    message: Message | None = None
+    ready: bool = False
+    passing: bool = False
+    passed_s: float | None = None
 
 
 Command = Open | Audio | End | Probe

@@ -12,15 +12,17 @@ from support.listening import text_of, words_of
 
 from voxlive.streaming.engine import Committed, Drafted, Message, Progressed, Reached
 from voxlive.streaming.events import Word
-from voxlive.streaming.pocketsphinx.decode import Pcm
+from voxlive.streaming.pocketsphinx.decode import Pcm, Recognizer
 from voxlive.streaming.pocketsphinx.listener import (
     CUT_WITHIN,
     HEAD,
     MAX_UTTERANCE,
+    MAX_WAITING,
     STEP,
     Listener,
     quietest,
 )
+from voxlive.streaming.pocketsphinx.passes import InPlace, Result
 
 TOLERANCE = 0.15 * 16_000
 
@@ -39,7 +41,7 @@ def hear(listener: Listener, pcm: Pcm, at: int = 0, step: int = 1600) -> list[Me
 
 def test_drafts_come_before_the_words_and_are_cleared_by_them(recognizer):
     pcm = pcm_of("doctor")
-    listener = Listener(recognizer, drafts=True)
+    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
     live = hear(listener, pcm)
     drafts = [m.text for m in live if isinstance(m, Drafted)]
     assert len(drafts) > 5
@@ -47,16 +49,17 @@ def test_drafts_come_before_the_words_and_are_cleared_by_them(recognizer):
     assert all(a != b for a, b in pairwise(drafts))
     assert not words_of(live)
     progress = [m.upto for m in live if isinstance(m, Progressed)]
-    assert progress[0] == HEAD + -HEAD % 1600
+    assert progress[0] == STEP
     assert all(b - a >= STEP for a, b in pairwise(progress))
     last = list(listener.end(7))
-    assert [type(m) for m in last] == [Committed, Drafted, Progressed, Reached]
+    assert [type(m) for m in last] == [Progressed, Committed, Drafted, Reached]
     assert text_of(words_of(last)) == drafts[-1]
-    assert last[1:] == [Drafted(""), Progressed(len(pcm)), Reached(7)]
+    assert last[0] == Progressed(len(pcm))
+    assert last[2:] == [Drafted(""), Reached(7)]
 
 
 def test_without_drafts_there_are_words_only(recognizer):
-    listener = Listener(recognizer, drafts=False)
+    listener = Listener(recognizer, InPlace(recognizer), drafts=False)
     assert hear(listener, pcm_of("yes")) == []
     words, *rest = listener.end(1)
     assert [word.text for word in words.words] == [" yes"]
@@ -70,23 +73,43 @@ def test_without_drafts_there_are_words_only(recognizer):
 def test_the_words_are_the_same_in_any_chunks(recognizer, step, drafts):
     pcm = pcm_of("pauses")[:32_000]
     expected = recognizer.words(pcm)[0]
-    listener = Listener(recognizer, drafts=drafts)
+    listener = Listener(recognizer, InPlace(recognizer), drafts=drafts)
     words = words_of([*hear(listener, pcm, step=step), *listener.end(1)])
     assert words == [Word(f" {w.text}", w.start, w.end, w.p) for w in expected]
 
 
-def test_the_mean_of_an_utterance_is_there_for_the_next_draft(recognizer):
-    listener = Listener(recognizer, drafts=True)
-    pcm = pcm_of("doctor")
-    assert hear(listener, pcm[: HEAD - 1], step=HEAD) == []
-    assert hear(listener, pcm[HEAD - 1 : HEAD], at=HEAD - 1)
-    hear(listener, pcm[HEAD:], at=HEAD)
+class Means:
+    """The recogniser, and the means that its drafts have begun with."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._recognizer = recognizer
+        self.used: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._recognizer, name)
+
+    def start_draft(self, mean: str) -> None:
+        self.used.append(mean)
+        self._recognizer.start_draft(mean)
+
+
+def test_the_first_draft_begins_anew_until_its_mean_lasts_and_the_next_has_one(recognizer):
+    means, pcm = Means(recognizer), pcm_of("doctor")
+    listener = Listener(means, InPlace(recognizer), drafts=True)
+    live = hear(listener, pcm, step=STEP)
+    heads = [STEP, 2 * STEP, 3 * STEP, 4 * STEP]
+    assert 3 * STEP < HEAD <= 4 * STEP
+    drafts = [m.text for m in live if isinstance(m, Drafted)]
     list(listener.end(1))
-    assert hear(listener, pcm[:STEP], at=len(pcm), step=STEP)
+    hear(listener, pcm[:STEP], at=len(pcm), step=STEP)
+    whole = recognizer.mean(pcm)
+    assert means.used == [*(recognizer.mean(pcm[:head]) for head in heads), whole]
+    # What was heard before the mean lasts is in the draft all the same.
+    assert drafts[-1] == " the doctor will call you back tomorrow afternoon about the results"
 
 
 def test_digital_silence_makes_progress_and_no_words(recognizer):
-    listener = Listener(recognizer, drafts=True)
+    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
     silence = np.zeros(20_000, np.int16)
     live = hear(listener, silence)
     assert live
@@ -104,7 +127,7 @@ def test_times_follow_the_clock_across_a_pause(recognizer, gap_s):
     alone = recognizer.words(pcm)[0]
     pause = clip("pauses").pauses[0]
     cut = int(sum(pause) / 2 * 16_000)
-    listener = Listener(recognizer, drafts=False)
+    listener = Listener(recognizer, InPlace(recognizer), drafts=False)
     first = words_of([*hear(listener, pcm[:cut], at=gap), *listener.end(1)])
     second = words_of([*hear(listener, pcm[cut:], at=2 * gap + cut), *listener.end(2)])
     compared = 0
@@ -124,7 +147,7 @@ def test_a_gap_within_an_utterance_moves_the_times_after_it_and_nothing_else(rec
     pcm = pcm_of("doctor")
     alone = recognizer.words(pcm)[0]
     boundary = alone[5].start
-    listener = Listener(recognizer, drafts=True)
+    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
     live = [*hear(listener, pcm[:boundary]), *hear(listener, pcm[boundary:], at=boundary + 9999)]
     words = words_of([*live, *listener.end(1)])
     assert [w.text[1:] for w in words] == [w.text for w in alone]
@@ -137,19 +160,124 @@ def test_speech_without_a_pause_is_cut_where_it_is_quiet(recognizer):
     said = minute.sentences[:6]
     pcm = pcm_of("minute")[: int((said[-1].end + 0.3) * 16_000)]
     assert MAX_UTTERANCE < len(pcm) < 2 * MAX_UTTERANCE
-    listener = Listener(recognizer, drafts=True)
+    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
     live = hear(listener, pcm, step=7000)
     (at,) = (i for i, m in enumerate(live) if isinstance(m, Committed))
-    cleared, told, draft, progressed = live[at + 1 : at + 5]
-    assert cleared == Drafted("")
-    assert any(a < told.upto / 16_000 < b for a, b in minute.pauses)
-    assert draft.text.startswith(" sometimes he")
+    # What was drafted behind the cut stays, and is nothing of what is committed.
+    before, progressed, committed, kept = live[at - 2 : at + 2]
     assert progressed == Progressed(MAX_UTTERANCE)
+    assert kept.text.startswith(" sometimes he")
+    assert before.text.endswith(kept.text)
+    cut = committed.words[-1].end / 16_000
+    assert any(a - 0.2 < cut < b for a, b in minute.pauses)
+    after = next(m for m in live[at + 2 :] if isinstance(m, Drafted))
+    assert after.text.startswith(kept.text)
     words = words_of([*live, *listener.end(1)])
     assert all(a.start < a.end <= b.start for a, b in pairwise(words))
     spoken = " ".join(word.text for sentence in said for word in sentence.words).lower()
     assert jiwer.wer(spoken, text_of(words).strip()) < 0.1
     assert len(words) == len(spoken.split())
+
+
+class Held:
+    """Final passes whose results are held back until the test lets them go."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._recognizer = recognizer
+        self._result: Result | None = None
+        self.through = False
+
+    def start(self, pcm: Pcm) -> None:
+        assert self._result is None
+        self._result, self.through = self._recognizer.words(pcm), False
+
+    def take(self) -> Result | None:
+        if not self.through:
+            return None
+        result, self._result, self.through = self._result, None, False
+        return result
+
+
+def test_the_next_draft_stands_beside_that_of_a_held_up_pass(recognizer):
+    passes = Held(recognizer)
+    listener = Listener(recognizer, passes, drafts=True)
+    pcm = pcm_of("doctor")
+    live = [*hear(listener, pcm), *listener.end(1)]
+    first = [m for m in live if isinstance(m, Drafted)][-1].text
+    assert live[-1] == Progressed(len(pcm)), "the draft has heard all"
+    assert not any(isinstance(m, Committed | Reached) for m in live)
+    live = hear(listener, pcm, at=len(pcm))
+    drafts = [m.text for m in live if isinstance(m, Drafted)]
+    assert len(drafts) > 5
+    assert all(text.startswith(first + " ") for text in drafts)
+    assert [m for m in live if isinstance(m, Progressed)][-1].upto > 2 * len(pcm) - STEP
+    passes.through = True
+    committed, *rest = listener.collect()
+    assert text_of(list(committed.words)) == first
+    assert rest == [Drafted(""), Reached(1), Drafted(drafts[-1].removeprefix(first))]
+    assert list(listener.collect()) == []
+    assert list(listener.end(2)) == [Progressed(2 * len(pcm))]
+    passes.through = True
+    assert [type(m) for m in listener.collect()] == [Committed, Drafted, Reached]
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_words_marks_and_their_order_are_the_same_however_long_a_pass_takes(recognizer, every):
+    """A pass is through after this many pieces of audio."""
+    pieces = [pcm_of("yes"), pcm_of("pauses")[:32_000], pcm_of("yes")]
+
+    def ends(passes: InPlace | Held, drafts: bool) -> list[Message]:
+        listener, at, said = Listener(recognizer, passes, drafts=drafts), 0, []
+        for marker, pcm in enumerate(pieces):
+            for count, start in enumerate(range(0, len(pcm), 4000)):
+                said += listener.audio(pcm[start : start + 4000], at + start)
+                if isinstance(passes, Held) and count % every == every - 1:
+                    passes.through = True
+                    said += listener.collect()
+            at += len(pcm) + 8000
+            said += listener.end(marker)
+        while isinstance(passes, Held) and said[-1] != Reached(len(pieces) - 1):
+            passes.through = True
+            said += listener.collect()
+        return said
+
+    def lasting(said: list[Message]) -> list[Message]:
+        return [m for m in said if isinstance(m, Committed | Reached)]
+
+    alone = ends(InPlace(recognizer), drafts=False)
+    beside = ends(Held(recognizer), drafts=True)
+    assert lasting(beside) == lasting(alone)
+    assert text_of(words_of(beside)).endswith(" sentence yes")
+    progress = [m.upto for m in beside if isinstance(m, Progressed)]
+    assert all(a < b for a, b in pairwise(progress))
+    assert progress[-1] == [m.upto for m in alone if isinstance(m, Progressed)][-1]
+
+
+def test_markers_wait_for_the_words_before_them(recognizer):
+    passes = Held(recognizer)
+    listener = Listener(recognizer, passes, drafts=True)
+    assert list(listener.end(1)) == [Reached(1)]
+    hear(listener, pcm_of("yes"))
+    assert not any(isinstance(m, Reached) for m in [*listener.end(2), *listener.end(3)])
+    passes.through = True
+    said = [m for m in listener.collect() if isinstance(m, Committed | Reached)]
+    assert [type(m) for m in said] == [Committed, Reached, Reached]
+    assert said[1:] == [Reached(2), Reached(3)]
+    assert list(listener.end(4)) == [Reached(4)]
+
+
+def test_it_is_full_when_too_much_waits_for_its_final_pass(recognizer):
+    passes = Held(recognizer)
+    listener = Listener(recognizer, passes, drafts=True)
+    silence = np.zeros(MAX_WAITING // 2, np.int16)
+    for marker in range(3):
+        assert not listener.full
+        hear(listener, silence, at=marker * len(silence))
+        assert Reached(marker) not in listener.end(marker)
+    assert listener.full
+    passes.through = True
+    assert Reached(0) in list(listener.collect())
+    assert not listener.full
 
 
 @given(st.integers(0, CUT_WITHIN - 4000), st.integers(1, 2000))
