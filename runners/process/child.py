@@ -142,7 +142,10 @@ def _reason(error: Exception) -> str:
 def _give_way(niceness: int) -> None:
     """Behind the live sessions in the queue for cores, before them when memory has run out."""
     with contextlib.suppress(OSError):
-        os.nice(niceness)
+        niceness = os.nice(niceness)
+    # Where Linux weighs sessions of processes, niceness is between those of one session only.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 
