@@ -333,6 +333,27 @@ async def test_silence_is_no_backlog(service: Service, engine: CountingEngine) -
     assert all(lag.behind_s <= 7 for lag in of(Lag, events))
 
 
+@pytest.mark.parametrize(("keeps_up", "least", "most"), [(True, 0, 0.5), (False, 2, 2)])
+async def test_an_engine_is_behind_with_what_it_had_the_time_to_hear(
+    service: Service,
+    engine: CountingEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    keeps_up: bool,
+    least: float,
+    most: float,
+) -> None:
+    monkeypatch.setattr("voxlive.streaming.session._LAG_EVERY_S", 0.0)
+    engine.progress = keeps_up
+    session = service.open(OPEN)
+    for second in range(1, 4):
+        await session.push(pcm(tone(1)))
+        while (session.processed if keeps_up else session.fed) < second * SAMPLE_RATE:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await session.stop()
+    lags = [lag.behind_s for lag in of(Lag, [event async for event in session.events()])]
+    assert least <= max(lags, default=0) <= most
+
+
 async def push_all(push: Callable[[bytes], object], seconds: int) -> None:
     for _ in range(seconds):
         await push(pcm(tone(1)))  # type: ignore[misc]
