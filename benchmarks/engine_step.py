@@ -135,11 +135,10 @@ def started(config: VoxtralConfig, weights: Weights, batch: int) -> Model:
     """A model with ``batch`` running sessions past their windows."""
     model = Model(config, weights, slots=batch, bos=1, pad=32)
     slots = list(range(batch))
-    frames, bins = CHUNK * model.front_end.frames, config.audio.mel_bins
     for slot in slots:
         model.join(slot, config.delay_tokens)
     for _ in range(-(-model.decoder.prompt_length(0) // CHUNK)):
-        model.encode(slots, [np.zeros((frames, bins), np.float32)] * batch)
+        model.encode(slots, model.silence(batch, CHUNK))
     for _ in model.decode({}):
         pass
     age(model.encoder.rings, slots)
@@ -162,7 +161,7 @@ def measure(model: Model, batch: int, steps: int, warm: int) -> tuple[Timing, fl
     slots = list(range(batch))
     random = np.random.default_rng(0)
     shape = model.front_end.frames, model.config.audio.mel_bins
-    mel = list(random.normal(size=(batch, *shape)).astype(np.float32))
+    mel = random.normal(size=(batch, *shape)).astype(np.float32)
     audio = mx.random.normal((batch, model.config.decoder.dim), model.decoder.dtype)
 
     def step() -> None:
@@ -171,7 +170,7 @@ def measure(model: Model, batch: int, steps: int, warm: int) -> tuple[Timing, fl
             pass
 
     whole = timed(step, steps, warm)
-    encoder = timed(lambda: mx.eval(model.encoder.step(slots, np.stack(mel))), steps // 2, 3)
+    encoder = timed(lambda: mx.eval(model.encoder.step(slots, mel)), steps // 2, 3)
     decoder = timed(lambda: mx.eval(model.decoder.step(slots, audio)), steps // 2, 3)
     return whole, encoder.median, decoder.median
 

@@ -17,7 +17,7 @@ from voxlive.checkpoints.checkpoint import Checkpoint
 from voxlive.decoders.decoder import TextDecoder
 from voxlive.decoders.delay import prompt
 from voxlive.encoders.encoder import AudioEncoder
-from voxlive.encoders.mel import MelFrontEnd, MelState
+from voxlive.encoders.mel import Framer, MelFrontEnd
 from voxlive.layers.attention import ATTENTIONS
 from voxlive.layers.attention.gather import GatherAttention
 from voxlive.streaming.voxtral.weights import load_weights
@@ -63,9 +63,8 @@ class Unanchored:
         self._encoder.rings.limit = self._decoder.rings.limit = _ENDLESS
         self._encoder.join(0)
         self._decoder.join(0, config.delay_tokens)
-        front_end = MelFrontEnd(config.audio, config.mel_per_token)
-        self._mel_state = MelState(front_end)
-        self._mel: deque[NDArray[np.float32]] = deque()
+        self._front_end = MelFrontEnd(config.audio, config.mel_per_token)
+        self._framer = Framer(self._front_end)
         self._embeddings = mx.zeros((1, 0, config.decoder.dim))
         self._prompt = prompt(
             config.left_pad_tokens,
@@ -77,7 +76,7 @@ class Unanchored:
         self.compared = 0
         self.gaps: list[float] = []
         """How much lower each token that differs scored than the best one."""
-        self.push(np.zeros(config.left_pad_tokens * front_end.samples, np.float32))
+        self.push(np.zeros(config.left_pad_tokens * self._front_end.samples, np.float32))
 
     @property
     def position(self) -> int:
@@ -86,13 +85,11 @@ class Unanchored:
 
     def push(self, audio: NDArray[np.float32]) -> None:
         """Hear more."""
-        step = _CHUNK * self._config.mel_per_token
-        frames = np.concatenate([*self._mel, self._mel_state.push(audio)])
-        whole = len(frames) // step * step
-        self._mel = deque([frames[whole:]])
-        parts = [
-            self._encoder.step([0], frames[at : at + step][None]) for at in range(0, whole, step)
-        ]
+        self._framer.push(audio)
+        parts = []
+        while self._framer.ready >= _CHUNK:
+            mel = self._front_end(self._framer.take(_CHUNK)[None])
+            parts.append(self._encoder.step([0], mel))
         self._embeddings = mx.concatenate([self._embeddings, *parts], axis=1)
         mx.eval(self._embeddings)
 

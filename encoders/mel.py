@@ -1,4 +1,4 @@
-"""Streaming log-mel: the same frames, to the bit, however the audio is cut.
+"""Streaming log-mel: the same frames, to the bit, however the audio is cut or batched.
 
 The maths is Whisper's with Voxtral's fixed ceiling: periodic Hann window, power spectrum, Slaney
 mel filters, log10 floored at ``log_mel_max - 8``, then (x + 4) / 4. Frame k is centred on sample
@@ -8,6 +8,7 @@ mel filters, log10 floored at ``log_mel_max - 8``, then (x + 4) / 4. Frame k is 
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,50 +59,63 @@ class MelFrontEnd:
         self._filters = mel_filters(config).astype(np.float32)
 
     def __call__(self, audio: Floats) -> Floats:
-        """``audio [m * samples + n_fft - hop] -> [m * frames, mel_bins]``, no padding.
+        """``audio [..., m * samples + n_fft - hop] -> [..., m * frames, mel_bins]``, no padding.
 
         Spectra are worked out in float64: in float32 a bin far below the frame's loudest is off
         by 1e-5. Products run group by group in one fixed shape: their sums do not depend on m.
         """
         config = self.config
-        spans = np.lib.stride_tricks.sliding_window_view(audio, config.n_fft)[:: config.hop]
-        spectrum = np.fft.rfft(spans * self._window, axis=-1)
+        spans = np.lib.stride_tricks.sliding_window_view(audio, config.n_fft, axis=-1)
+        spectrum = np.fft.rfft(spans[..., :: config.hop, :] * self._window, axis=-1)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
         groups = power.reshape(-1, self.frames, power.shape[-1])
         log: Floats = np.log10(np.maximum(groups @ self._filters, 1e-10))
         log = np.maximum(log, np.float32(config.log_mel_max - 8.0))
-        return ((log + 4.0) / 4.0).reshape(-1, config.mel_bins)
+        return ((log + 4.0) / 4.0).reshape(*power.shape[:-1], config.mel_bins)
+
+    def span(self, tokens: int) -> int:
+        """Samples that so many tokens' frames are made of: the last one's look ahead included."""
+        return tokens * self.samples + self.config.n_fft - self.config.hop
 
 
-class MelState:
-    """One stream's audio that still belongs to frames to come: less than a token and a window."""
+class Framer:
+    """One stream's audio, cut into what the front end makes whole tokens of.
+
+    Nothing is worked out here, so that the tokens of all streams go through the front end at once.
+    """
 
     def __init__(self, front_end: MelFrontEnd) -> None:
         self._front_end = front_end
         # Left of the first sample is silence. A batch reflects the audio there instead, which is
         # the same for a stream that begins with silence.
-        self._rest: Floats = np.zeros(front_end.config.n_fft // 2, np.float32)
+        self._parts: deque[Floats] = deque([np.zeros(front_end.config.n_fft // 2, np.float32)])
+        self._held = front_end.config.n_fft // 2
+
+    @property
+    def ready(self) -> int:
+        """Tokens that are complete: one is when ``n_fft / 2 - hop`` samples after its end came."""
+        return max(0, (self._held - self._front_end.span(0)) // self._front_end.samples)
 
     @property
     def missing(self) -> int:
-        """Samples that complete the next token."""
-        config = self._front_end.config
-        return self._front_end.samples + config.n_fft - config.hop - len(self._rest)
+        """Samples that complete a token where none is."""
+        return self._front_end.span(1) - self._held
 
-    def push(self, audio: Floats) -> Floats:
-        """Take float32 samples [n] and return the frames of every token that is now complete.
+    def push(self, audio: Floats) -> None:
+        """Take float32 samples [n], which must not change any more."""
+        self._parts.append(audio)
+        self._held += len(audio)
 
-        Returns float32 [tokens * frames, mel_bins]; the token that ends at sample e is complete
-        when ``n_fft / 2 - hop`` samples after e have come.
-        """
-        front_end = self._front_end
-        config = front_end.config
-        rest = np.concatenate([self._rest, np.asarray(audio, np.float32)])
-        tokens = (len(rest) - config.n_fft + config.hop) // front_end.samples
-        if tokens <= 0:
-            self._rest = rest
-            return np.zeros((0, config.mel_bins), np.float32)
-        span = tokens * front_end.samples
-        frames = front_end(rest[: span + config.n_fft - config.hop])
-        self._rest = rest[span:].copy()
-        return frames
+    def take(self, tokens: int) -> Floats:
+        """The audio of the next ``tokens``, float32 [span(tokens)]; ValueError beyond ``ready``."""
+        if tokens > self.ready:
+            raise ValueError(f"{self.ready} tokens are complete, not {tokens}")
+        need, parts, found = self._front_end.span(tokens), [], 0
+        while found < need:
+            parts.append(self._parts.popleft())
+            found += len(parts[-1])
+        audio = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        gone = tokens * self._front_end.samples
+        self._parts.appendleft(audio[gone:])
+        self._held -= gone
+        return audio[:need]

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...decoders.detokenise import Detokeniser
-from ...encoders.mel import MelState
 from ..durations import Durations
 from ..engine import EngineError, EngineFull, Failed, UnsupportedOption
 from .model import CHUNK, NOT_FINITE, Model
@@ -210,7 +209,8 @@ class VoxtralEngine:
         streams = self._take_in()
         rows = self._with_room(streams.values())
         for tokens, group in plan(rows, CHUNK):
-            self._model.encode([row.slot for row in group], [row.take(tokens) for row in group])
+            audio = np.stack([row.take(tokens) for row in group])
+            self._model.encode([row.slot for row in group], self._model.front_end(audio))
         for slots, outputs in self._model.decode(self._penalties):
             for slot, token in zip(slots, outputs, strict=True):
                 self._hear(streams[slot], token)
@@ -317,10 +317,8 @@ class VoxtralEngine:
         model, slot = self._model, self.info.capacity
         tokens = RowOptions(model.front_end, model.config.left_pad_tokens, 1).prompt
         model.join(slot, 1)
-        silence = np.zeros(CHUNK * model.front_end.samples, np.float32)
-        mel = MelState(model.front_end).push(np.concatenate([silence, silence[:400]]))
         for _ in range(-(-tokens // CHUNK)):
-            model.encode([slot], [mel])
+            model.encode([slot], model.silence(1, CHUNK))
         outputs = [token for _, step in model.decode({}) for token in step]
         model.leave(slot)
         if not outputs or NOT_FINITE in outputs:

@@ -122,9 +122,9 @@ class Model:
         self._running.clear()
         self._prompts.clear()
 
-    def encode(self, slots: Sequence[int], mel: Sequence[Floats]) -> None:
-        """Encode the next mel frames of each slot, all the same number of whole tokens."""
-        self._queue.push(slots, self.encoder.step(slots, np.stack(mel)))
+    def encode(self, slots: Sequence[int], mel: Floats) -> None:
+        """Encode the next frames of each slot: ``mel [B, n * mel_per_token, mel_bins]``."""
+        self._queue.push(slots, self.encoder.step(slots, mel))
 
     def decode(
         self, penalties: Mapping[int, float]
@@ -150,7 +150,7 @@ class Model:
             self.join(slot, self.config.delay_tokens)
         for tokens in (1 << power for power in range(CHUNK.bit_length())):
             if rows <= most_rows(tokens):
-                self.encode(slots, [self._silence(tokens)] * rows)
+                self.encode(slots, self.silence(rows, tokens))
         if rows <= PROMPTS_TOGETHER:
             shape = rows, self.decoder.prompt_length(0), self.config.decoder.dim
             mx.eval(self.decoder.prefill(slots, mx.zeros(shape, self.decoder.dtype)))
@@ -169,11 +169,12 @@ class Model:
 
     def time_step(self, slots: Sequence[int]) -> None:
         """A step of both halves, awaited: for measuring."""
-        embeddings = self.encoder.step(slots, np.stack([self._silence(1)] * len(slots)))
+        embeddings = self.encoder.step(slots, self.silence(len(slots), 1))
         mx.eval(self.decoder.step(slots, embeddings[:, 0]))
 
-    def _silence(self, tokens: int) -> Floats:
-        return np.zeros((tokens * self.front_end.frames, self.config.audio.mel_bins), np.float32)
+    def silence(self, rows: int, tokens: int) -> Floats:
+        """What ``encode`` takes for so many tokens of silence in each row."""
+        return self.front_end(np.zeros((rows, self.front_end.span(tokens)), np.float32))
 
     def _prefill(self) -> Iterator[tuple[Sequence[int], mx.array]]:
         ready: dict[int, list[int]] = defaultdict(list)

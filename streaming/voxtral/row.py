@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...decoders.detokenise import Detokeniser, TokenWord
-from ...encoders.mel import Floats, MelFrontEnd, MelState
+from ...encoders.mel import Floats, Framer, MelFrontEnd
 from ..clock import SAMPLE_RATE
 from ..engine import Committed, Drafted, Message, Progressed, Reached
 from ..events import Word
@@ -122,7 +122,7 @@ class Row:
     @property
     def ready(self) -> int:
         """Tokens of audio that wait to be encoded."""
-        return self._queued - self._encoded
+        return self._framer.ready
 
     @property
     def waiting(self) -> bool:
@@ -132,7 +132,12 @@ class Row:
     @property
     def missing(self) -> int:
         """Samples of audio without which the next round would have nothing to encode."""
-        return self._mel_state.missing
+        return self._framer.missing
+
+    @property
+    def _queued(self) -> int:
+        """Tokens of audio that there have been."""
+        return self._encoded + self._framer.ready
 
     @property
     def quiet(self) -> bool:
@@ -172,17 +177,9 @@ class Row:
         return restart
 
     def take(self, tokens: int) -> Floats:
-        """The next mel frames [tokens * frames, bins], from now on counted as encoded."""
+        """The audio of the next tokens, for the front end; from now on counted as encoded."""
         self._encoded += tokens
-        missing = tokens * self.options.front_end.frames
-        parts: list[Floats] = []
-        while missing:
-            head = self._mel.popleft()
-            if len(head) > missing:
-                self._mel.appendleft(head[missing:])
-            parts.append(head[:missing])
-            missing -= len(parts[-1])
-        return np.concatenate(parts)
+        return self._framer.take(tokens)
 
     def hear(self, token: int) -> None:
         """The decoder's next output; the first one is that of the whole prompt."""
@@ -218,13 +215,7 @@ class Row:
         self._timeline.extend(audio.at, len(audio.samples))
         self._fed_upto = audio.at + len(audio.samples)
         self._unmarked = True
-        self._push(audio.samples)
-
-    def _push(self, samples: Samples) -> None:
-        mel = self._mel_state.push(samples)
-        if len(mel):
-            self._mel.append(mel)
-            self._queued += len(mel) // self.options.front_end.frames
+        self._framer.push(audio.samples)
 
     def _pad_out(self, marker: int | None) -> None:
         """Silence up to a whole token, for the delay and for the margin: the last words."""
@@ -236,7 +227,7 @@ class Row:
             tokens = self.options.delay_tokens + 1 + FLUSH_MARGIN
             rest = -self._timeline.length % per_token
             silence = rest + tokens * per_token + self.options.look_ahead
-            self._push(np.zeros(silence, np.float32))
+            self._framer.push(np.zeros(silence, np.float32))
             due = self._queued
         self._due.append(_Due(due, marker, flush=True))
 
@@ -292,14 +283,13 @@ class Row:
 
     def _begin(self) -> None:
         """As a stream that has heard nothing but the silence on its left."""
-        self._queued: int = 0
-        self._encoded: int = 0
+        self._encoded = 0
         self._decoded = 0
-        self._mel_state = MelState(self.options.front_end)
-        self._mel: deque[Floats] = deque()
+        self._framer = Framer(self.options.front_end)
         self._timeline = Timeline()
         self._word_end = 0
         self._fed_upto = 0
         self._unmarked = False
         self._flushing = False
-        self._push(np.zeros(self.options.left_pad_tokens * self.options.per_token, np.float32))
+        left = self.options.left_pad_tokens * self.options.per_token
+        self._framer.push(np.zeros(left, np.float32))

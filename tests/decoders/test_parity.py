@@ -5,9 +5,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from support.tiny_voxtral import encode, front_end, tiny_decoder, tiny_encoder
+from support.tiny_voxtral import encode, mel_of, tiny_decoder, tiny_encoder
 
-from voxlive.encoders.mel import MelState
 from voxlive.training.golden.audio import synthetic_audio
 from voxlive.training.golden.sample import RIGHT_PAD_TOKENS, rotating_sample
 from voxlive.training.golden.weights import TINY
@@ -31,7 +30,7 @@ def mel():
     audio, unit = synthetic_audio(), TINY.samples_per_token
     right = -len(audio) % unit + (max(DELAYS) + 1 + RIGHT_PAD_TOKENS + 1) * unit
     padded = np.pad(audio, (TINY.left_pad_tokens * unit, right))
-    return MelState(front_end()).push(padded)
+    return mel_of(padded)
 
 
 @pytest.fixture(scope="module")

@@ -2,50 +2,78 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_voxtral import front_end
+from support.tiny_voxtral import front_end, mel_of
 
-from voxlive.encoders.mel import MelState, mel_filters
+from voxlive.encoders.mel import Framer, mel_filters
 from voxlive.training.golden.audio import synthetic_audio
 from voxlive.training.golden.weights import TINY
 
 TOKEN = TINY.samples_per_token
 LOOKAHEAD = TINY.audio.n_fft // 2 - TINY.audio.hop
 AUDIO = synthetic_audio(12 * 16_000)
-WHOLE = MelState(front_end()).push(AUDIO)
+FRONT_END = front_end()
+WHOLE = mel_of(AUDIO)
+
+
+def taken(framer: Framer, tokens: int) -> np.ndarray:
+    return FRONT_END(framer.take(tokens))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.one_of(st.integers(0, 400), st.integers(1, 160_000)), max_size=60))
-def test_every_chunking_gives_the_same_bits(sizes):
-    state, frames, at = MelState(front_end()), [], 0
+@given(st.lists(st.one_of(st.integers(0, 400), st.integers(1, 160_000)), max_size=60), st.data())
+def test_every_chunking_gives_the_same_bits(sizes, data):
+    framer, frames, at = Framer(FRONT_END), [], 0
     for size in [*sizes, len(AUDIO)]:
-        frames.append(state.push(AUDIO[at : at + size]))
+        framer.push(AUDIO[at : at + size])
         at += size
+        if framer.ready:
+            frames.append(taken(framer, data.draw(st.integers(1, framer.ready))))
+    if framer.ready:
+        frames.append(taken(framer, framer.ready))
     assert np.array_equal(np.concatenate(frames), WHOLE)
 
 
 def test_sample_by_sample_is_the_same():
-    state = MelState(front_end())
-    frames = [state.push(AUDIO[i : i + 1]) for i in range(3 * TOKEN)]
-    assert np.array_equal(np.concatenate(frames), WHOLE[:16])
+    framer = Framer(FRONT_END)
+    for sample in range(3 * TOKEN):
+        framer.push(AUDIO[sample : sample + 1])
+    assert np.array_equal(taken(framer, 2), WHOLE[:16])
+    assert framer.ready == 0
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_rows_that_go_through_together_have_the_bits_that_each_has_alone(tokens):
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(5, FRONT_END.span(tokens))).astype(np.float32)
+    rows *= np.array([[0.0], [1e-4], [1e-2], [0.3], [1.0]], np.float32)
+    together = FRONT_END(rows)
+    assert together.shape == (5, 8 * tokens, 128)
+    assert all(np.array_equal(FRONT_END(row), mel) for row, mel in zip(rows, together, strict=True))
 
 
 def test_a_token_is_complete_as_soon_as_its_last_frame_can_be_known():
-    state = MelState(front_end())
-    assert state.push(AUDIO[: TOKEN + LOOKAHEAD - 1]).shape == (0, 128)
-    assert state.push(AUDIO[TOKEN + LOOKAHEAD - 1 : TOKEN + LOOKAHEAD]).shape == (8, 128)
+    framer = Framer(FRONT_END)
+    framer.push(AUDIO[: TOKEN + LOOKAHEAD - 1])
+    assert (framer.ready, framer.missing) == (0, 1)
+    with pytest.raises(ValueError, match="0 tokens are complete, not 1"):
+        framer.take(1)
+    framer.push(AUDIO[TOKEN + LOOKAHEAD - 1 : TOKEN + LOOKAHEAD])
+    assert framer.ready == 1
+    framer.take(1)
+    assert (framer.ready, framer.missing) == (0, TOKEN)
 
 
 def test_what_is_kept_is_bounded():
-    state = MelState(front_end())
+    framer = Framer(FRONT_END)
     for start in range(0, len(AUDIO), 777):
-        state.push(AUDIO[start : start + 777])
-        assert len(state._rest) < TOKEN + TINY.audio.n_fft
+        framer.push(AUDIO[start : start + 777])
+        framer.take(framer.ready)
+        assert sum(map(len, framer._parts)) < TOKEN + TINY.audio.n_fft
 
 
 def test_silence_lies_on_the_floor_and_nothing_above_the_clamp():
     floor = (TINY.audio.log_mel_max - 8 + 4) / 4
-    silence = MelState(front_end()).push(np.zeros(10 * TOKEN, np.float32))
+    silence = mel_of(np.zeros(10 * TOKEN, np.float32))
     assert silence.dtype == np.float32
     assert np.array_equal(silence, np.full_like(silence, floor))
     assert WHOLE.min() >= np.float32(floor)
@@ -56,7 +84,7 @@ def test_a_tone_rings_in_the_filter_around_its_frequency():
     centre = filters.argmax(axis=0) * 40.0
     for hz in (300.0, 1000.0, 3400.0, 7000.0):
         tone = 0.5 * np.sin(2 * np.pi * hz * np.arange(8 * TOKEN) / 16_000)
-        loudest = int(MelState(front_end()).push(tone.astype(np.float32))[20].argmax())
+        loudest = int(mel_of(tone.astype(np.float32))[20].argmax())
         assert centre[loudest] == pytest.approx(hz, rel=0.03, abs=40)
 
 

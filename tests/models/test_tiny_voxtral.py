@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from support.held_out import TINY_VOXTRAL, exact_names, recording
+from support.tiny_voxtral import mel_of
 
 from voxlive.checkpoints.checkpoint import read_checkpoint
 from voxlive.checkpoints.files import find_files
-from voxlive.encoders.mel import MelState
 from voxlive.streaming.voxtral.model import CHUNK, Model
 from voxlive.streaming.voxtral.weights import load_weights
 from voxlive.training.golden.layouts import write_checkpoint
@@ -49,13 +49,13 @@ def transcribe(model, audio, delay):
         # One token more than is used: the last frames look ahead.
         padded = np.zeros((max(sizes) + 1) * unit, np.float32)
         padded[left * unit : left * unit + len(clip)] = clip
-        mels.append(MelState(model.front_end).push(padded)[: max(sizes) * config.mel_per_token])
+        mels.append(mel_of(padded, model.front_end)[: max(sizes) * config.mel_per_token])
     tokens = [[] for _ in audio]
     for slot in range(len(audio)):
         model.join(slot, delay)
     step = CHUNK * config.mel_per_token
     for at in range(0, len(mels[0]), step):
-        model.encode(range(len(audio)), [mel[at : at + step] for mel in mels])
+        model.encode(range(len(audio)), np.stack([mel[at : at + step] for mel in mels]))
         for slots, found in model.decode({}):
             for slot, token in zip(slots, found, strict=True):
                 tokens[slot].append(token)

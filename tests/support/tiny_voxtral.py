@@ -7,7 +7,7 @@ import numpy as np
 
 from voxlive.decoders.decoder import TextDecoder
 from voxlive.encoders.encoder import AudioEncoder
-from voxlive.encoders.mel import MelFrontEnd, MelState
+from voxlive.encoders.mel import Framer, MelFrontEnd
 from voxlive.layers.linear import Weights
 from voxlive.training.golden.audio import synthetic_audio
 from voxlive.training.golden.sample import BOS, STREAMING_PAD
@@ -63,12 +63,20 @@ def front_end():
     return MelFrontEnd(TINY.audio, TINY.mel_per_token)
 
 
+def mel_of(audio, front_end=None):
+    """The frames [tokens * 8, bins] of every token that is complete in a stream's ``audio``."""
+    front_end = front_end or MelFrontEnd(TINY.audio, TINY.mel_per_token)
+    framer = Framer(front_end)
+    framer.push(audio)
+    return front_end(framer.take(framer.ready))
+
+
 def mel_tokens(tokens, seed=0, left_pad=TINY.left_pad_tokens):
     """Mel [tokens * 8, bins] of a stream that starts with ``left_pad`` tokens of silence."""
     heard = tokens - left_pad
     audio = synthetic_audio(heard * TINY.samples_per_token + TINY.audio.n_fft, seed)
     stream = np.pad(audio, (left_pad * TINY.samples_per_token, 0))
-    return MelState(front_end()).push(stream)[: tokens * TINY.mel_per_token]
+    return mel_of(stream)[: tokens * TINY.mel_per_token]
 
 
 def encode(encoder, slot, mel, sizes=(1,)):

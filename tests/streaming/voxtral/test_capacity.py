@@ -4,7 +4,6 @@ from pathlib import Path
 from random import Random
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from support.listening import Recorder
 from support.tiny_checkpoint import write_tiny
@@ -54,7 +53,6 @@ class Backlog:
 def serve(served, rounds=40, most=6):
     """Rounds of random rows with random backlogs, joining and in ruts, past their windows."""
     random = Random(1)
-    frames, bins = served.front_end.frames, TINY.audio.mel_bins
     streams = set()
     for _ in range(rounds):
         for slot in range(most):
@@ -64,8 +62,7 @@ def serve(served, rounds=40, most=6):
         rows = random.sample(range(most), random.randint(1, most))
         ready = [Backlog(slot, random.choice([1, 1, 2, 5, 20])) for slot in rows]
         for tokens, group in plan(ready, CHUNK):
-            mel = [np.zeros((tokens * frames, bins), np.float32)] * len(group)
-            served.encode([row.slot for row in group], mel)
+            served.encode([row.slot for row in group], served.silence(len(group), tokens))
         for _ in served.decode({rows[0]: 2.0} if random.random() < 0.1 else {}):
             pass
 

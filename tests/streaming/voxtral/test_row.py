@@ -43,7 +43,7 @@ class Script:
         while self.row.waiting:
             while self.row.ready:
                 n = min(self.row.ready, 8)
-                assert self.row.take(n).shape == (8 * n, 128)
+                assert self.row.take(n).shape == (FRONT_END.span(n),)
                 self.encoded += n
                 while self.encoded - self.options.prompt >= self.heard:
                     self.row.hear(self.outputs.get(self.heard, PAD))
