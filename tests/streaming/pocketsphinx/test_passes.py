@@ -199,6 +199,8 @@ def test_a_killed_worker_takes_its_final_pass_along(held):
 def test_a_stream_that_leaves_has_its_final_pass_ended_by_the_next(held, release):
     stream, recorder = say(held, "doctor")
     worker, child = held.pids[0], pass_of(held)
+    # A worker left in mid-command would be replaced.
+    assert held.check(60) is None
     stream.close()
     said = len(recorder.messages)
     stream, later = say(held, "yes")
