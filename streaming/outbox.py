@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .bell import Bell
 from .events import Draft, Event, Lag, SessionClosed, SessionError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Outbox:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events: deque[Event] = deque()
-        self._arrived = asyncio.Event()
+        self._arrived = Bell()
         self._closed = False
 
     def put(self, event: Event) -> bool:
@@ -37,7 +37,7 @@ class Outbox:
             self._events[-1] = event
         else:
             self._events.append(event)
-        self._arrived.set()
+        self._arrived.ring()
         return len(self._events) < self._limit
 
     def close(self, *last: SessionError | SessionClosed) -> None:
@@ -45,7 +45,7 @@ class Outbox:
         if not self._closed:
             self._events.extend(last)
             self._closed = True
-            self._arrived.set()
+            self._arrived.ring()
 
     async def read(self) -> AsyncIterator[Event]:
         """Every event, until the outbox is closed and empty."""
@@ -54,5 +54,4 @@ class Outbox:
                 yield self._events.popleft()
             if self._closed:
                 return
-            self._arrived.clear()
             await self._arrived.wait()

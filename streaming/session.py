@@ -37,8 +37,10 @@ from .events import (
     UtteranceEnded,
 )
 from .held import HeldAudio
+from .inbox import Inbox
 from .ingest import BadAudio
 from .outbox import Outbox
+from .timeout import Timeout
 from .transcript import Transcript
 
 if TYPE_CHECKING:
@@ -93,11 +95,11 @@ class Session:
         self.processed = 0
         self._ingest = ingest
         self._ear = ear
-        self._stall_s = stall_s
+        self._stall, self._stall_s = Timeout(), stall_s
         self._on_done = done
         self._loop = asyncio.get_running_loop()
         self._answers = Answers(self._loop, self._answer)
-        self._inbox: asyncio.Queue[bytes | _Flush | _Renew | _Stop] = asyncio.Queue(MAX_COMMANDS)
+        self._inbox: Inbox[bytes | _Flush | _Renew | _Stop] = Inbox(MAX_COMMANDS)
         self._outbox = Outbox(MAX_EVENTS)
         self._transcript = Transcript()
         self._held = HeldAudio()
@@ -125,6 +127,10 @@ class Session:
         """Hear audio in the declared format. Waits while the session is behind."""
         if not self._stopped and data:
             await self._inbox.put(data)
+
+    def offer(self, data: bytes) -> bool:
+        """``push``, if it need not wait; whether that is so."""
+        return self._stopped or not data or self._inbox.offer(data)
 
     async def flush(self, marker: str) -> None:
         """Bring out all words so far; ``Flushed(marker)`` follows them. The session goes on."""
@@ -210,11 +216,11 @@ class Session:
         """The next command; when none comes in mid-speech, what was heard is brought out."""
         if self._gate.speaking:
             try:
-                async with asyncio.timeout(self._stall_s):
-                    return await self._inbox.get()
+                with self._stall.within(self._stall_s):
+                    return await self._inbox.take()
             except TimeoutError:
                 self._bring_out(UtteranceEnded(self.received))
-        return await self._inbox.get()
+        return await self._inbox.take()
 
     async def _hear(self, audio: AsyncIterator[Samples]) -> None:
         async for samples in audio:
@@ -333,8 +339,7 @@ class Session:
         self._stream.close()
         self._ingest.close()
         self._ear.close()
-        while not self._inbox.empty():
-            self._inbox.get_nowait()
+        self._inbox.clear()
         if self._task is not asyncio.current_task():
             self._task.cancel()
         self._on_done(self)

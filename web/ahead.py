@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from ..streaming.bell import Bell
 from .protocols.contract import Action, Audio
 
 MAX_AHEAD = 64 << 20
@@ -18,36 +19,43 @@ MAX_OTHERS = 10_000
 
 
 class Ahead:
-    """Actions in order, for one writer and one reader."""
+    """Actions in order, for one reader."""
 
     def __init__(self, limit: int = MAX_AHEAD) -> None:
         self._limit = limit
         self._actions: deque[Action] = deque()
         self._bytes = 0
         self._others = 0
-        self._changed = asyncio.Condition()
+        self._arrived = Bell()
+        self._room = asyncio.Event()
 
     @property
     def waiting(self) -> bool:
         """Whether there is anything to get."""
         return bool(self._actions)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be got and whatever was got before is done."""
+        return self._arrived.awaited
+
     async def put(self, action: Action) -> None:
         """Append; waits while as much as is allowed is waiting already."""
-        async with self._changed:
-            await self._changed.wait_for(self._has_room)
-            self._actions.append(action)
-            self._count(action, 1)
-            self._changed.notify_all()
+        while not self._has_room():
+            self._room.clear()
+            await self._room.wait()
+        self._actions.append(action)
+        self._count(action, 1)
+        self._arrived.ring()
 
     async def get(self) -> Action:
         """Remove the oldest; waits for one."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._actions)
-            action = self._actions.popleft()
-            self._count(action, -1)
-            self._changed.notify_all()
-            return action
+        while not self._actions:
+            await self._arrived.wait()
+        action = self._actions.popleft()
+        self._count(action, -1)
+        self._room.set()
+        return action
 
     def _has_room(self) -> bool:
         return self._bytes < self._limit and self._others < MAX_OTHERS

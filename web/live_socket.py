@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TypeVarTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from starlette.responses import JSONResponse
 from starlette.types import Message
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..streaming.engine import EngineError, EngineFull
 from ..streaming.ingest import BadAudio
 from ..streaming.options import SessionOptions
 from ..streaming.service import Service
 from ..streaming.session import Session
+from ..streaming.timeout import Timeout
 from .access.limits import Limits
 from .access.refusal import Refusal
 from .ahead import Ahead
 from .captions.feed import LONGEST_NAME, Feed, Feeds, is_name
 from .metrics import Meter
+from .outgoing import Outgoing
 from .protocols.contract import (
     Action,
     Audio,
-    Close,
     End,
     Flush,
     Open,
@@ -41,12 +39,7 @@ from .watch import Watch
 
 log = logging.getLogger(__name__)
 
-# A client may leave what it is sent unread for this long, and then has this long for the error.
-_READ_WITHIN_S = 10.0
-_LAST_WORDS_S = 5.0
-
 _NO_MORE: Mapping[str, str] = {}
-_Args = TypeVarTuple("_Args")
 
 
 class LiveSocket:
@@ -66,7 +59,6 @@ class LiveSocket:
         offered: Sequence[str] = (),
     ) -> None:
         self._socket = socket
-        self._offered = offered
         self._service = service
         self._protocol = protocol
         self._feeds = feeds
@@ -77,8 +69,10 @@ class LiveSocket:
         self._reports = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
-        self._sending = asyncio.Lock()
+        self._patience = Timeout()
+        self._out = Outgoing(socket, protocol, offered)
         self._ahead = Ahead()
+        self._loop = asyncio.get_running_loop()
         self._limits = Limits()
         self._ending = self._stopped = False
         self._failure: str | None = None
@@ -100,7 +94,7 @@ class LiveSocket:
     async def run(self, limits: Limits) -> None:
         """Serve the client until the session or the connection ends, then free everything."""
         self._limits = limits
-        self._watch = Watch(limits, asyncio.get_running_loop().time())
+        self._watch = Watch(limits, self._loop.time())
         try:
             await self._converse()
         except WebSocketDisconnect:
@@ -149,24 +143,17 @@ class LiveSocket:
             self._sessions[""] = self._service.open(options)
         elif self._service.engine.in_use >= info.capacity and not self._protocol.refused_by_name:
             raise EngineFull(info.capacity)
-        await self._accept()
-        await self._say(self._protocol.connected)
+        await self._out.accept()
+        await self._out.say(self._protocol.connected)
         if options:
             await self._opened_with(options, "")
-
-    async def _accept(self) -> None:
-        welcome = self._protocol.welcome(self._offered)
-        headers = [(name.encode(), value.encode()) for name, value in welcome.headers.items()]
-        # A browser that offered some gives up unless one is selected.
-        selected = welcome.subprotocol or next(iter(self._offered), None)
-        await self._send(self._socket.accept(selected, headers))
 
     async def _opened_with(self, options: SessionOptions, source: str) -> None:
         path, session = self._socket.url.path, self._sessions[source]
         self._meters[source] = self._metered(session)
         name = self._socket.query_params.get("captions")
         self._heard[source] = self._feeds.open(session.id, name, path)
-        await self._say(self._protocol.opened, session.id, options)
+        await self._out.say(self._protocol.opened, session.id, options)
         self._start(self._report(source, session))
 
     async def _listen(self) -> None:
@@ -185,13 +172,20 @@ class LiveSocket:
                 continue  # it came too late
             for action in self._protocol.received(frame):
                 if isinstance(action, Audio):
-                    self._watch.heard(asyncio.get_running_loop().time())
+                    self._watch.heard(self._loop.time())
+                    if self._is_heard_at_once(action):
+                        continue
                 await self._ahead.put(action)
+
+    def _is_heard_at_once(self, audio: Audio) -> bool:
+        """Where nothing is before it and its session keeps up, audio need not be put aside."""
+        session = self._sessions.get(audio.source)
+        return self._ahead.idle and session is not None and session.offer(audio.data)
 
     async def _keep_limits(self) -> None:
         """End the session when it has had its time, or when it has been silent for too long."""
         while not self._ending:
-            now = asyncio.get_running_loop().time()
+            now = self._loop.time()
             if self._ahead.waiting:
                 self._watch.heard(now)
             wait_s, end = self._watch.next(now)
@@ -212,7 +206,7 @@ class LiveSocket:
         patience_s = self._protocol.patience_s
         while True:
             try:
-                async with asyncio.timeout(patience_s):
+                with self._patience.within(patience_s):
                     return await self._socket.receive()
             except TimeoutError as error:
                 if not self._ahead.waiting:
@@ -223,9 +217,9 @@ class LiveSocket:
             case Open(options, source):
                 await self._open(options, source)
             case Refuse(code, message):
-                await self._say(self._protocol.refused, code, message)
+                await self._out.say(self._protocol.refused, code, message)
             case Reply(frame):
-                await self._say(list[Out], [frame])
+                await self._out.say(list[Out], [frame])
             case Audio(data, source):
                 if source in self._sessions:
                     await self._sessions[source].push(data)
@@ -257,7 +251,7 @@ class LiveSocket:
             if not self._sessions:
                 raise
             # The sources that have a session go on without this one.
-            await self._say(self._protocol.refused, error.code, error.message)
+            await self._out.say(self._protocol.refused, error.code, error.message)
         else:
             await self._opened_with(options, source)
 
@@ -267,7 +261,7 @@ class LiveSocket:
         async for event in session.events():
             self._heard[source].tell(event)
             self._meters[source].tell(event)
-            if await self._say(self._protocol.told_of, source, event):
+            if await self._out.say(self._protocol.told_of, source, event):
                 return
         self._reports -= 1
         if self._reports:
@@ -276,57 +270,14 @@ class LiveSocket:
     async def _keep_ticking(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
-            await self._say(self._protocol.tick)
-
-    async def _say(self, translate: Callable[[*_Args], list[Out]], *args: *_Args) -> bool:
-        """Translate and send in one go, so that what is numbered first is sent first.
-
-        True once the protocol has closed the socket.
-        """
-        async with self._sending:
-            outs = translate(*args)
-            for out in outs:
-                if isinstance(out, str):
-                    await self._send(self._socket.send_text(out))
-        for out in outs:
-            if isinstance(out, Close):
-                await asyncio.sleep(out.wait_s)
-                await self._send(self._socket.close(out.code, out.reason))
-                return True
-        return False
-
-    async def _send(self, sending: Awaitable[None]) -> None:
-        try:
-            async with asyncio.timeout(_READ_WITHIN_S):
-                await sending
-        except TimeoutError as error:
-            message = f"nothing was read for {_READ_WITHIN_S:g} s"
-            raise ProtocolError("slow_client", message) from error
-        except RuntimeError as error:
-            # The server's own keepalive or shutdown has closed the socket under this session.
-            raise WebSocketDisconnect(1006) from error
+            await self._out.say(self._protocol.tick)
 
     async def _fail(self, code: str, message: str, headers: Mapping[str, str] = _NO_MORE) -> None:
         about = {"session": self._name, "code": code} if self._sessions else {"code": code}
         log.info("session %s ended: %s: %s", self._name, code, message, extra=about)
         self._failure = code
         await self._free()
-        with contextlib.suppress(TimeoutError, WebSocketDisconnect):
-            async with asyncio.timeout(_LAST_WORDS_S):
-                if not await self._deny(code, message, headers):
-                    await self._say(self._protocol.failed, code, message)
-
-    async def _deny(self, code: str, message: str, headers: Mapping[str, str]) -> bool:
-        """Refuse the handshake, if that is still open and the protocol's way; else accept it."""
-        if self._socket.application_state is not WebSocketState.CONNECTING:
-            return False
-        denial = self._protocol.denied(code, message)
-        if denial is None:
-            await self._accept()
-            return False
-        response = JSONResponse(denial.body, denial.status, {**denial.headers, **headers})
-        await self._send(self._socket.send_denial_response(response))
-        return True
+        await self._out.fail(code, message, headers)
 
     async def _free(self) -> None:
         while self._heard:

@@ -35,3 +35,15 @@ async def test_what_is_no_audio_has_a_bound_too():
     assert not late.done()
     await ahead.get()
     await late
+
+
+async def test_it_is_idle_while_its_reader_waits_for_something_to_do() -> None:
+    ahead = Ahead()
+    assert not ahead.idle
+    reading = asyncio.create_task(ahead.get())
+    await asyncio.sleep(0)
+    assert ahead.idle
+    await ahead.put(Stop())
+    assert not ahead.idle
+    assert await reading == Stop()
+    assert not ahead.idle
