@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-import numpy as np
 
 from ..vad.gate import WINDOW, Gate, OpenGate
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 class Ear(Protocol):
     """Hears speech: a voice detector's lane, or a null one that takes everything for speech."""
 
-    async def push(self, samples: Samples) -> Samples:
+    async def push(self, samples: Samples) -> Iterable[float]:
         """The probabilities of the windows that these samples complete."""
         ...
 
@@ -32,10 +30,10 @@ class AlwaysSpeech:
     def __init__(self) -> None:
         self._rest = 0
 
-    async def push(self, samples: Samples) -> Samples:
+    async def push(self, samples: Samples) -> Iterable[float]:
         """One probability of 1.0 for each 512-sample window that is complete."""
         windows, self._rest = divmod(self._rest + len(samples), WINDOW)
-        return np.ones(windows, np.float32)
+        return [1.0] * windows
 
     def close(self) -> None:
         """Nothing is held."""

@@ -28,18 +28,18 @@ class HeldAudio:
         self._parts: deque[Samples] = deque()
 
     def append(self, samples: Samples) -> None:
-        """Add a copy of float32 samples [n] behind ``end``."""
+        """Add float32 samples [n], which nobody may change any more, behind ``end``."""
         if self.end + len(samples) - self.start > self._capacity:
             raise HeldOverflow(
                 f"{self.end - self.start} samples wait for a decision and {len(samples)} more do "
                 f"not fit in {self._capacity}: append shorter pieces, and judge each one"
             )
         if len(samples):
-            self._parts.append(np.array(samples, np.float32))
+            self._parts.append(samples)
             self.end += len(samples)
 
     def take(self, start: int, end: int) -> Samples:
-        """Remove everything before ``end`` and return float32 [end - start]."""
+        """Remove everything before ``end`` and return float32 [end - start], for reading."""
         self._check(start, end)
         self.drop(start)
         parts = []
@@ -47,6 +47,8 @@ class HeldAudio:
             part = self._parts[0][: end - self.start]
             self._remove(len(part))
             parts.append(part)
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def drop(self, upto: int) -> None:

@@ -33,7 +33,9 @@ def to_unit(values: NDArray[Any]) -> Samples:
         return finite.clip(-1, 1).astype(np.float32, copy=False)
     if values.dtype == np.uint8:
         return (values.astype(np.float32) - np.float32(128)) / np.float32(128)
-    return values.astype(np.float32) * np.float32(-1 / np.iinfo(values.dtype).min)
+    scale = np.float32(2.0 ** (1 - 8 * values.dtype.itemsize))
+    scaled: Samples = np.multiply(values, scale, dtype=np.float32)
+    return scaled
 
 
 def _mulaw_table() -> Samples:

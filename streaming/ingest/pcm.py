@@ -74,7 +74,7 @@ class PcmDecoder:
         """Samples [n] at 16 kHz; bytes short of a whole frame wait for the next push."""
         data = b"".join((self._rest, data)) if self._rest else data
         whole = len(data) - len(data) % self._frame
-        self._rest = bytes(data[whole:])
+        self._rest = bytes(data[whole:]) if whole < len(data) else b""
         samples = self._encoding.decode(data[:whole])
         return self._resampler.push(mix_down(samples.reshape(-1, self._channels)))
 

@@ -96,11 +96,15 @@ def test_companding_keeps_speech_within_its_steps(encoding):
     assert np.mean(error**2) < np.mean(speech**2) / 1000
 
 
-def test_no_sample_of_the_client_is_shared():
-    data = bytearray(np.ones(10, "<f4").tobytes())
-    samples = PcmDecoder(AudioFormat("f32le")).push(memoryview(data))
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_no_sample_of_the_client_is_shared(encoding, channels):
+    data = bytearray(b"\x01\x22\x33\x3c" * 10)
+    samples = PcmDecoder(AudioFormat(encoding, channels=channels)).push(memoryview(data))
+    before = samples.copy()
     data[:] = bytes(len(data))
-    assert samples.tolist() == [1] * 10
+    assert before.any()
+    assert samples.tolist() == before.tolist()
 
 
 async def collect(pieces):
