@@ -237,9 +237,7 @@ class Session:
         probabilities = await self._ear.push(samples)
         # Of what is fed in this moment, an onset above all, the engine has had no time to hear any.
         self._tell_lag()
-        for probability in probabilities:
-            self._act(self._gate.push(float(probability)))
-        self._act(self._gate.ahead(self.received))
+        self._act(self._gate.hear(probabilities, self.received))
 
     def _act(self, actions: Iterable[Action]) -> None:
         for action in actions:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import reprlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -102,7 +104,18 @@ class _Phase(Enum):
     FINISHED = "finished"
 
 
-class _Cursor:
+def _joined(actions: list[Action]) -> list[Action]:
+    """The same with each run of feeds as one: they follow on each other."""
+    joined: list[Action] = []
+    for action in actions:
+        if joined and isinstance(action, Feed) and isinstance(joined[-1], Feed):
+            joined[-1] = Feed(joined[-1].start, action.end)
+        else:
+            joined.append(action)
+    return joined
+
+
+class _Cursor(ABC):
     """What every gate keeps: the windows seen and the samples dealt with."""
 
     def __init__(self, at: int = 0) -> None:
@@ -114,6 +127,19 @@ class _Cursor:
     def speaking(self) -> bool:
         """Whether speech has started and not stopped."""
         return self._phase is _Phase.SPEECH
+
+    def hear(self, probabilities: Iterable[float], total: int) -> list[Action]:
+        """Take windows, and go ahead up to sample ``total``; what adjoins is fed as one."""
+        actions: list[Action] = []
+        for probability in probabilities:
+            actions += self.push(float(probability))
+        actions += self.ahead(total)
+        return _joined(actions) if len(actions) > 1 else actions
+
+    @abstractmethod
+    def push(self, probability: float) -> list[Action]:
+        """Take the speech probability of the next window."""
+        ...
 
     def ahead(self, total: int) -> list[Action]:
         """Of the window that is not complete, up to sample ``total``, what is fed in any case."""

@@ -472,3 +472,15 @@ def test_only_speech_is_fed_ahead():
     assert gate.ahead(w(4) + 100) == []
     play(gate, "LLLLL")
     assert gate.ahead(w(9) + 100) == []
+
+
+@given(gate_options(), trails, probabilities, rests, st.integers(1, 5))
+def test_what_is_heard_at_once_is_fed_at_once(options, trail, probs, rest, windows):
+    gate, heard, total = Gate(options, trail), [], w(len(probs)) + rest
+    for at in range(0, len(probs), windows):
+        upto = min(len(probs), at + windows)
+        actions = gate.hear(probs[at:upto], w(upto) + (rest if upto == len(probs) else WINDOW - 1))
+        assert not any(isinstance(a, Feed) and isinstance(b, Feed) for a, b in pairwise(actions))
+        heard += actions
+    heard += gate.finish(total)
+    assert merged(heard) == merged(session(options, trail, probs, rest, {}))
