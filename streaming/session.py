@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..vad.gate import Feed, Paused, Skip, Started, Stopped
@@ -19,6 +18,7 @@ from ..vad.silero import VadError
 from .answers import Answers
 from .backlog import Backlog
 from .clock import SAMPLE_RATE
+from .commands import Flush, Renew, Stop
 from .engine import (
     Committed,
     Drafted,
@@ -29,7 +29,6 @@ from .engine import (
 )
 from .events import (
     Flushed,
-    Lag,
     SessionClosed,
     SessionError,
     SpeechStarted,
@@ -39,6 +38,7 @@ from .events import (
 from .held import HeldAudio
 from .inbox import Inbox
 from .ingest import BadAudio
+from .lag import LagTold
 from .outbox import Outbox
 from .timeout import Timeout
 from .transcript import Transcript
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from ..vad.gate import Action, Gate, OpenGate
+    from .commands import Command
     from .engine import Message, Samples, Stream
     from .events import Event
     from .hearing import Ear, Listen
@@ -57,24 +58,6 @@ log = logging.getLogger(__name__)
 MAX_COMMANDS = 8
 MAX_BACKLOG = 30 * SAMPLE_RATE
 MAX_EVENTS = 2000
-_LAG_EVERY_S = 1.0
-_LAG_STEP_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class _Flush:
-    marker: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Renew:
-    listen: Listen
-    marker: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    pass
 
 
 class Session:
@@ -99,7 +82,7 @@ class Session:
         self._on_done = done
         self._loop = asyncio.get_running_loop()
         self._answers = Answers(self._loop, self._answer)
-        self._inbox: Inbox[bytes | _Flush | _Renew | _Stop] = Inbox(MAX_COMMANDS)
+        self._inbox: Inbox[Command] = Inbox(MAX_COMMANDS)
         self._outbox = Outbox(MAX_EVENTS)
         self._transcript = Transcript()
         self._held = HeldAudio()
@@ -112,8 +95,7 @@ class Session:
         self._over = False
         self._ended = asyncio.Event()
         self._epitaph: SessionError | None = None
-        self._lag = 0.0
-        self._lag_at = self._loop.time()
+        self._lag = LagTold(self._loop.time())
 
     def start(self, stream: Stream, gate: Gate | OpenGate) -> None:
         """Begin to work with the engine's stream, whose sink is ``sink``."""
@@ -135,7 +117,7 @@ class Session:
     async def flush(self, marker: str) -> None:
         """Bring out all words so far; ``Flushed(marker)`` follows them. The session goes on."""
         if not self._stopped:
-            await self._inbox.put(_Flush(marker))
+            await self._inbox.put(Flush(marker))
 
     async def renew(self, listen: Listen, marker: str) -> None:
         """End the speech so far as ``stop`` does, and hear what follows in another way.
@@ -143,13 +125,13 @@ class Session:
         ``Flushed(marker)`` stands between what is told of either; the stream and the clock go on.
         """
         if not self._stopped:
-            await self._inbox.put(_Renew(listen, marker))
+            await self._inbox.put(Renew(listen, marker))
 
     async def stop(self) -> None:
         """No more audio: the tail comes out, then ``SessionClosed``. May be called twice."""
         if not self._stopped:
             self._stopped = True
-            await self._inbox.put(_Stop())
+            await self._inbox.put(Stop())
 
     async def drain(self) -> None:
         """Stop, and wait until the tail is out."""
@@ -193,12 +175,12 @@ class Session:
                 match await self._next():
                     case bytes(data):
                         await self._hear(self._ingest.push(data))
-                    case _Flush(marker):
+                    case Flush(marker):
                         self._bring_out(Flushed(marker))
-                    case _Renew(listen, marker):
+                    case Renew(listen, marker):
                         await self._hear(self._ingest.finish())
                         await self._renew(listen, Flushed(marker))
-                    case _Stop():
+                    case Stop():
                         await self._hear(self._ingest.finish())
                         self._finish()
         except BadAudio as error:
@@ -212,7 +194,7 @@ class Session:
             log.exception("session %s failed", self.id)
             self._end(SessionError("internal", "the server failed in this session; start again"))
 
-    async def _next(self) -> bytes | _Flush | _Renew | _Stop:
+    async def _next(self) -> Command:
         """The next command; when none comes in mid-speech, what was heard is brought out."""
         if self._gate.speaking:
             try:
@@ -317,12 +299,7 @@ class Session:
             self._end(*filter(None, [self._epitaph]))
 
     def _tell_lag(self) -> None:
-        behind = self._backlog.samples / SAMPLE_RATE
-        now = self._loop.time()
-        told_enough = now - self._lag_at < _LAG_EVERY_S or abs(behind - self._lag) < _LAG_STEP_S
-        if not told_enough:
-            self._lag, self._lag_at = behind, now
-            self._emit(Lag(round(behind, 2)))
+        self._emit(self._lag.next(self._backlog.samples, self._loop.time()))
 
     def _emit(self, event: Event | None) -> None:
         if event is not None and not self._outbox.put(event):

@@ -7,7 +7,6 @@ the segment closes, so ``new_lines`` only ever appends and no client has to gues
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -25,6 +24,7 @@ from ...streaming.events import (
 )
 from ...streaming.ingest import CONTAINER, AudioFormat
 from ...streaming.options import SessionOptions
+from .compact import compact
 from .contract import (
     ENDINGS,
     LONGEST_ERROR,
@@ -80,7 +80,7 @@ class AsrProtocol(Protocol):
             raise ProtocolError("bad_parameter", 'mode must be "full" or "diff"')
         if self._params.get("target_language"):
             raise ProtocolError("bad_parameter", "this server does not translate")
-        return [_encode({"type": "config", "useAudioWorklet": True, "mode": self._mode})]
+        return [compact({"type": "config", "useAudioWorklet": True, "mode": self._mode})]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """Audio; an empty frame ends it. What comes after the end is late, and dropped."""
@@ -133,7 +133,7 @@ class AsrProtocol(Protocol):
             case SessionClosed():
                 self._changed |= self._behind > 0
                 self._behind = 0.0
-                return [*self.tick(), _encode({"type": "ready_to_stop"}), self._goodbye()]
+                return [*self.tick(), compact({"type": "ready_to_stop"}), self._goodbye()]
             case _:
                 return []
         self._changed = True
@@ -172,7 +172,7 @@ class AsrProtocol(Protocol):
     ) -> str:
         heard = bool(self._lines or self._open or tail)
         status = "active_transcription" if heard else "no_audio_detected"
-        fields = _encode(
+        fields = compact(
             {
                 **head,
                 "status": "error" if self._error else status,
@@ -209,7 +209,7 @@ class AsrProtocol(Protocol):
 
 
 def _line(speaker: int, start: int, end: int, text: str) -> str:
-    return _encode({"speaker": speaker, "text": text, "start": _clock(start), "end": _clock(end)})
+    return compact({"speaker": speaker, "text": text, "start": _clock(start), "end": _clock(end)})
 
 
 def _clock(samples: int) -> str:
@@ -221,8 +221,4 @@ def _clock(samples: int) -> str:
 
 
 def _error(code: str, message: str) -> str:
-    return _encode({"type": "error", "error": message[:LONGEST_ERROR], "code": code})
-
-
-def _encode(message: Mapping[str, object]) -> str:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    return compact({"type": "error", "error": message[:LONGEST_ERROR], "code": code})

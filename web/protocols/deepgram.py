@@ -8,7 +8,6 @@ have become five seconds of speech.
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -28,6 +27,7 @@ from ...streaming.events import (
 )
 from ...streaming.options import SessionOptions
 from . import deepgram_json as shapes
+from .compact import compact
 from .contract import (
     ENDINGS,
     LONGEST_ERROR,
@@ -280,7 +280,7 @@ class DeepgramProtocol(Protocol):
 
 
 def _message(kind: str, **values: object) -> str:
-    return json.dumps({"type": kind, **values}, ensure_ascii=False, separators=(",", ":"))
+    return compact({"type": kind, **values})
 
 
 def _text(words: Sequence[Word]) -> str:

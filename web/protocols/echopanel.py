@@ -6,7 +6,6 @@ its own, opened by its first audio.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from ...streaming.events import (
 from ...streaming.ingest import AudioFormat
 from ...streaming.options import SessionOptions
 from ...streaming.session import MAX_BACKLOG
+from .compact import compact
 from .contract import (
     LONGEST_ERROR,
     MAX_BINARY,
@@ -231,7 +231,7 @@ class EchoPanelProtocol(Protocol):
 
     def _message(self, kind: str, **values: object) -> str:
         message = {"type": kind, **values, **self._ids}
-        return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+        return compact(message)
 
 
 def _check_format(message: Json) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import ClassVar
@@ -26,6 +25,7 @@ from ...streaming.events import (
 from ...streaming.ingest import CONTAINER, ENCODINGS, AudioFormat
 from ...streaming.options import SessionOptions
 from ...vad.gate import GateOptions
+from .compact import compact
 from .contract import (
     ENDINGS,
     LONGEST_ERROR,
@@ -212,7 +212,7 @@ class LiveProtocol(Protocol):
     def _message(self, kind: str, **values: object) -> str:
         message = {"type": kind, "seq": self._seq, **values}
         self._seq += 1
-        return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+        return compact(message)
 
 
 def _audio(message: Json) -> AudioFormat:

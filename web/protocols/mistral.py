@@ -7,7 +7,6 @@ before it, which is exactly its deltas joined.
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from ...streaming.ingest import ENCODINGS, AudioFormat
 from ...streaming.options import SessionOptions
 from ...vad.gate import GateOptionError, GateOptions
 from .appended import MAX_APPEND, appended
+from .compact import compact
 from .contract import (
     ENDINGS,
     LONGEST_ERROR,
@@ -306,4 +306,4 @@ def _turns(value: object) -> GateOptions | None:
 
 
 def _message(kind: str, **values: object) -> str:
-    return json.dumps({"type": kind, **values}, ensure_ascii=False, separators=(",", ":"))
+    return compact({"type": kind, **values})

@@ -7,7 +7,6 @@ every ``error`` for the end, so there is one only for what cannot be done.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from ...streaming.events import (
 from ...streaming.ingest import ENCODINGS
 from ...streaming.options import SessionOptions
 from .appended import MAX_APPEND, appended
+from .compact import compact
 from .contract import (
     ENDINGS,
     LONGEST_ERROR,
@@ -325,7 +325,7 @@ class OpenAIRealtimeProtocol(Protocol):
     def _encode(self, kind: str, fields: Mapping[str, object]) -> str:
         self._messages += 1
         message = {"type": kind, "event_id": f"event_{self._messages}", **fields}
-        return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+        return compact(message)
 
 
 def _event_id(message: Json) -> str | None:

@@ -15,6 +15,7 @@ from ...streaming.engine import EngineInfo
 from ...streaming.events import Event
 from ...streaming.options import SessionOptions
 from .appended import MAX_APPEND
+from .compact import compact
 from .contract import MAX_BINARY, Action, Denial, Out, Protocol, Welcome
 from .fields import Json, parse
 from .openai_realtime import OpenAIRealtimeProtocol
@@ -54,7 +55,7 @@ class RealtimeProtocol(Protocol):
         for protocol in (self._vllm, self._spoken):
             [created] = protocol.connected()
             fields |= json.loads(str(created))
-        return [json.dumps(fields, ensure_ascii=False, separators=(",", ":"))]
+        return [compact(fields)]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """The first message decides who answers this and all others."""

@@ -7,7 +7,6 @@ deltas since the one before. Then more may come.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from ...streaming.events import Event, Flushed, SessionClosed, SessionError, Wor
 from ...streaming.ingest import AudioFormat
 from ...streaming.options import SessionOptions
 from .appended import MAX_APPEND, appended
+from .compact import compact
 from .contract import (
     ENDINGS,
     LONGEST_ERROR,
@@ -151,4 +151,4 @@ class VllmProtocol(Protocol):
 
 
 def _message(kind: str, **fields: object) -> str:
-    return json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":"))
+    return compact({"type": kind, **fields})

@@ -6,7 +6,6 @@ clients keep the last incomplete segment that they saw until another one takes i
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -25,6 +24,7 @@ from ...streaming.events import (
 )
 from ...streaming.ingest import ENCODINGS
 from ...streaming.options import SessionOptions
+from .compact import compact
 from .contract import (
     ENDINGS,
     LONGEST_ERROR,
@@ -244,7 +244,7 @@ class WhisperLiveProtocol(Protocol):
 
     def _message(self, **values: object) -> str:
         message = {"uid": self._uid, **values}
-        return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+        return compact(message)
 
 
 def _word(word: Word) -> _Segment:
