@@ -1,4 +1,4 @@
-"""Our own CUDA kernels: source files beside the Python that launches them."""
+"""Whether this is CUDA, and our own kernels: source files beside the Python that launches them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from typing import Any
 import mlx.core as mx
 
 _SHARED = Path(__file__).parent / "half.cu"
+
+
+def on_cuda() -> bool:
+    """Whether the default device is an NVIDIA GPU."""
+    on_gpu = mx.default_device() == mx.Device(mx.gpu)
+    return bool(on_gpu and mx.cuda.is_available())
 
 
 def kernel(

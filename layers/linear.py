@@ -8,6 +8,8 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from .cuda import on_cuda
+
 
 class Linear(Protocol):
     """``x [..., in] -> [..., out]``."""
@@ -59,7 +61,7 @@ class Quantised:
     def __call__(self, x: mx.array) -> mx.array:
         """See ``Linear``."""
         several = x.size > x.shape[-1]
-        y = self._unpacked(x) if several and _on_cuda() else self._packed(x)
+        y = self._unpacked(x) if several and on_cuda() else self._packed(x)
         return y if self.bias is None else y + self.bias
 
     def _packed(self, x: mx.array) -> mx.array:
@@ -75,20 +77,14 @@ class Quantised:
 
     def _unpacked(self, x: mx.array) -> mx.array:
         """For MLX on CUDA, whose product of several rows is slow, and wrong at 64 inputs."""
-        weight = mx.dequantize(
-            self.weight, self.scales, self.zeros, group_size=self.group_size, bits=self.bits
-        )
-        return x @ weight.T
+        return x @ self._values(self.weight, self.scales, self.zeros).T
 
     def rows(self, ids: mx.array) -> mx.array:
         """See ``Dense.rows``."""
-        return mx.dequantize(
-            self.weight[ids],
-            self.scales[ids],
-            self.zeros[ids],
-            group_size=self.group_size,
-            bits=self.bits,
-        )
+        return self._values(self.weight[ids], self.scales[ids], self.zeros[ids])
+
+    def _values(self, weight: mx.array, scales: mx.array, zeros: mx.array) -> mx.array:
+        return mx.dequantize(weight, scales, zeros, group_size=self.group_size, bits=self.bits)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -186,7 +182,3 @@ class Weights:
         layer = fuse([self.linear(name) for name in names])
         mx.eval(layer.arrays)
         return layer
-
-
-def _on_cuda() -> bool:
-    return bool(mx.cuda.is_available() and mx.default_device() == mx.Device(mx.gpu))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from ..cuda import on_cuda
 from .contract import Attention, AttentionShape
 from .cuda import CudaAttention
 from .gather import GatherAttention
@@ -21,7 +22,6 @@ ATTENTIONS: dict[str, Callable[[AttentionShape], Attention]] = {
 
 def default_attention(shape: AttentionShape, dtype: mx.Dtype) -> str:
     """The fastest implementation that takes such a model on the default device."""
-    on_gpu = mx.default_device() == mx.Device(mx.gpu)
-    if on_gpu and mx.cuda.is_available() and CudaAttention.takes(shape, dtype):
+    if on_cuda() and CudaAttention.takes(shape, dtype):
         return "cuda"
     return "gather"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
-
+from ..cuda import on_cuda
 from .contract import Projections
 from .cuda import CudaProjections
 from .plain import PlainProjections
@@ -13,7 +12,4 @@ __all__ = ["Projections", "best_projections"]
 
 def best_projections(norm_eps: float) -> Projections:
     """The fastest implementation on the default device."""
-    on_gpu = mx.default_device() == mx.Device(mx.gpu)
-    if on_gpu and mx.cuda.is_available():
-        return CudaProjections(norm_eps)
-    return PlainProjections(norm_eps)
+    return CudaProjections(norm_eps) if on_cuda() else PlainProjections(norm_eps)

@@ -63,12 +63,12 @@ def front_end():
     return MelFrontEnd(TINY.audio, TINY.mel_per_token)
 
 
-def mel_of(audio, front_end=None):
+def mel_of(audio, through=None):
     """The frames [tokens * 8, bins] of every token that is complete in a stream's ``audio``."""
-    front_end = front_end or MelFrontEnd(TINY.audio, TINY.mel_per_token)
-    framer = Framer(front_end)
+    through = through or front_end()
+    framer = Framer(through)
     framer.push(audio)
-    return front_end(framer.take(framer.ready))
+    return through(framer.take(framer.ready))
 
 
 def mel_tokens(tokens, seed=0, left_pad=TINY.left_pad_tokens):
