@@ -4,6 +4,7 @@
     voxlive serve --model /tmp/random-4b
 
 It says nothing sensible, at exactly the real model's cost: 8.9 GB in bf16, in mlx-audio's layout.
+Every position says a word: the tokens that are none have no weights, so that others are likelier.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from voxlive.training.golden.layouts import LAYOUTS, write_json
 from voxlive.training.golden.weights import shapes
 
 SPECIAL = 1000
+BYTES = 256
 NAMED = {1: "<s>", 2: "</s>", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"}
 
 
@@ -29,7 +31,7 @@ def tekken(config: VoxtralConfig) -> dict[str, object]:
     """A tokenizer file of the config's size whose tokens are made-up words."""
     size = config.decoder.vocab_size
     words = [
-        bytes([rank]) if rank < 256 else f" w{rank}".encode() for rank in range(size - SPECIAL)
+        bytes([rank]) if rank < BYTES else f" w{rank}".encode() for rank in range(size - SPECIAL)
     ]
     return {
         "config": {"default_vocab_size": size, "default_num_special_tokens": SPECIAL},
@@ -48,8 +50,16 @@ def write(folder: Path, shape: str) -> None:
     """Config, weights in bf16 and tokenizer; the layout needs no tensor turned or reordered."""
     folder.mkdir(parents=True, exist_ok=True)
     config, style = SHAPES[shape], LAYOUTS["mlx-audio"]
+    mx.random.seed(0)
     weights, _ = random_weights(config, "bf16")
     tensors = {style.names(name): weights.take(name) for name in shapes(config)}
+    embedding = style.names("decoder.embed.weight")
+    tensors[embedding] = mx.concatenate(
+        [
+            mx.zeros_like(tensors[embedding][: SPECIAL + BYTES]),
+            tensors[embedding][SPECIAL + BYTES :],
+        ]
+    )
     mx.save_safetensors(str(folder / style.weights_file), tensors)
     write_json(folder / style.config_file, style.config(config))
     (folder / "tekken.json").write_text(json.dumps(tekken(config)))
