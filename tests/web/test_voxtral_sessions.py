@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 from support.clips import clip
 from support.server import serving
-from support.wire import START, asr, dial, listen, live, receive, s16le, send, text_of_lines
+from support.wire import (
+    START,
+    Heard,
+    asr,
+    dial,
+    listen,
+    live,
+    receive,
+    s16le,
+    send,
+    text_of_lines,
+)
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 
@@ -23,6 +34,19 @@ TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 def voxtral():
     with serving("--model", str(TINY), "--device", "cpu", "--max-sessions", "4") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def native(voxtral) -> dict[str, Heard]:
+    """What four clips become on the native protocol, all at once and as fast as they are taken."""
+    names = ("minute", "pauses", "train", "doctor")
+
+    async def together() -> list[Heard]:
+        return await asyncio.gather(
+            *(live(voxtral.ws, s16le(clip(name).samples), chunk=2560) for name in names)
+        )
+
+    return dict(zip(names, asyncio.run(together()), strict=True))
 
 
 def plain(text: str) -> str:
@@ -45,21 +69,21 @@ def spoken(heard) -> str:
     return done["text"]
 
 
-async def test_a_minute_is_the_same_text_everywhere(voxtral):
-    minute = clip("minute")
-    audio = s16le(minute.samples)
-    native, theirs = await asyncio.gather(
-        live(voxtral.ws, audio, chunk=2560), asr(voxtral.ws, audio, chunk=3201)
+def test_a_minute_is_understood(native):
+    assert wer(spoken(native["minute"]), "minute") <= 0.08
+    [done] = native["minute"].of("done")
+    assert done["duration"] == pytest.approx(clip("minute").duration, abs=1e-3)
+
+
+async def test_the_same_text_everywhere(voxtral, native):
+    expected, pauses = spoken(native["pauses"]).split(), clip("pauses")
+    url, upload = f"{voxtral.url}/v1/audio/transcriptions", {"file": pauses.path.read_bytes()}
+    theirs, file = await asyncio.gather(
+        asr(voxtral.ws, s16le(pauses.samples), chunk=3201),
+        asyncio.to_thread(httpx.post, url, files=upload, timeout=120),
     )
-    text = spoken(native)
-    assert wer(text, "minute") <= 0.08
-    [done] = native.of("done")
-    assert done["duration"] == pytest.approx(minute.duration, abs=1e-3)
-    assert text_of_lines(theirs.of(None)[-1]["lines"]).split() == text.split()
-    upload = {"file": minute.path.read_bytes()}
-    url = f"{voxtral.url}/v1/audio/transcriptions"
-    unpaced = await asyncio.to_thread(httpx.post, url, files=upload, timeout=120)
-    assert unpaced.json()["text"].split() == text.split()
+    assert text_of_lines(theirs.of(None)[-1]["lines"]).split() == expected
+    assert file.json()["text"].split() == expected
 
 
 async def test_words_come_while_they_are_spoken(voxtral):
@@ -71,31 +95,23 @@ async def test_words_come_while_they_are_spoken(voxtral):
     assert said > 0.8 * len(spoken(heard).split())
 
 
-def test_the_command_line_says_the_same(voxtral):
+def test_the_command_line_says_the_same(native):
     command = [sys.executable, "-m", "voxlive.cli.main", "transcribe", "--model", str(TINY)]
     files = [str(clip(name).path) for name in ("train", "doctor", "silence")]
     done = subprocess.run([*command, "--device", "cpu", *files], capture_output=True, text=True)
     lines = [plain(line) for line in done.stdout.splitlines() if line.strip()]
-    heard = [asyncio.run(live(voxtral.ws, s16le(clip(n).samples))) for n in ("train", "doctor")]
-    for session in heard:
-        assert any(plain(spoken(session)) in line for line in lines)
+    for name in ("train", "doctor"):
+        assert any(plain(spoken(native[name])) in line for line in lines)
     assert done.returncode == 0
 
 
-async def test_word_times_are_those_of_the_voice(voxtral):
+def test_word_times_are_those_of_the_voice(native):
     errors = []
-    for name in ("minute", "pauses", "train", "doctor"):
-        said = [
-            w
-            for m in (await live(voxtral.ws, s16le(clip(name).samples))).of("words")
-            for w in m["words"]
-        ]
-        theirs, ours = (
-            [plain(word.text) for word in clip(name).words],
-            [plain(w["text"]) for w in said],
-        )
-        alignment = jiwer.process_words(" ".join(theirs), " ".join(ours)).alignments[0]
-        for chunk in alignment:
+    for name, heard in native.items():
+        said = [word for m in heard.of("words") for word in m["words"]]
+        theirs = " ".join(plain(word.text) for word in clip(name).words)
+        ours = " ".join(plain(word["text"]) for word in said)
+        for chunk in jiwer.process_words(theirs, ours).alignments[0]:
             if chunk.type == "equal":
                 pairs = zip(
                     clip(name).words[chunk.ref_start_idx : chunk.ref_end_idx],
@@ -138,10 +154,9 @@ async def test_delays_are_each_sessions_own_and_four_sessions_do_not_mix(voxtral
     assert np.mean([wer(text, name) for text, name in zip(alone, names, strict=True)]) <= 0.15
 
 
-async def test_a_flush_in_the_middle_loses_and_doubles_nothing(voxtral):
+async def test_a_flush_in_the_middle_loses_and_doubles_nothing(voxtral, native):
     train = clip("train")
-    audio = s16le(train.samples)
-    whole = spoken(await live(voxtral.ws, audio))
+    audio, whole = s16le(train.samples), spoken(native["train"])
     pause = int(train.sentences[0].end * 16_000) * 2 + 2 * 1600
     async with dial(f"{voxtral.ws}/v1/live") as socket:
         await send(socket, START)
