@@ -25,6 +25,7 @@ FRAME = 160
 _FINAL_HMMS = 5000
 _DRAFT_HMMS = 3000
 _DRAFT = "draft"
+_MEAN = "mean"
 _VARIANT = re.compile(r"\(\d+\)$")
 _FILLERS = ("<", "[", "+")
 
@@ -48,6 +49,9 @@ class Recognizer:
         config["maxhmmpf"] = _DRAFT_HMMS
         config["fwdflat"] = config["bestpath"] = False
         self._decoder.add_lm(_DRAFT, self._decoder.get_lm())
+        # Every pass searches, at its end if not before: for a mean alone in next to nothing.
+        grammar = self._decoder.create_fsg(_MEAN, 0, 1, [(0, 1, 1.0, "yes")])
+        self._decoder.add_fsg(_MEAN, grammar)
         self.drafting = False
 
     def start_draft(self, mean: str) -> None:
@@ -82,12 +86,12 @@ class Recognizer:
 
     def mean(self, pcm: Pcm) -> str | None:
         """The cepstral mean of audio; None if PocketSphinx finds nothing but silence in it."""
-        self._pass(pcm, no_search=True)
+        self._pass(pcm, _MEAN)
         return self._mean()
 
     def words(self, pcm: Pcm) -> tuple[list[Heard], str | None]:
         """The words of a whole utterance in one pass, and its mean as ``mean`` gives it."""
-        self._pass(pcm, no_search=False)
+        self._pass(pcm)
         mean = self._mean()
         # Without a mean every feature is NaN, and so the words are chance.
         segments = list(self._decoder.seg() or ()) if mean else []
@@ -106,16 +110,16 @@ class Recognizer:
 
     def probe(self) -> None:
         """Decode a built-in sound; RuntimeError if nothing comes of it."""
-        self._pass(_buzz(), no_search=False)
+        self._pass(_buzz())
         if not list(self._decoder.seg() or ()):
             raise RuntimeError("PocketSphinx decodes nothing")
 
-    def _pass(self, pcm: Pcm, *, no_search: bool) -> None:
+    def _pass(self, pcm: Pcm, search: str | None = None) -> None:
         self.drop_draft()
-        self._decoder.activate_search()
+        self._decoder.activate_search(search)
         self._decoder.reinit_feat()
         self._decoder.start_utt()
-        self._decoder.process_raw(pcm.tobytes(), no_search=no_search, full_utt=True)
+        self._decoder.process_raw(pcm.tobytes(), full_utt=True)
         self._decoder.end_utt()
 
     def _mean(self) -> str | None:
