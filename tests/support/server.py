@@ -80,10 +80,12 @@ class Server:
 def serving(*args: str, cache: Path | None = None, key: str | None = None) -> Iterator[Server]:
     """Start ``voxlive serve`` on a free port and end it with SIGTERM.
 
+    It has two sessions unless ``args`` say how many: each costs a start of the recogniser.
     ``cache``: its cache folder, which --https keeps a certificate in. ``key``: one that clients
     need, which ``args`` need not say.
     """
-    command = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0", *args]
+    sessions = () if "--max-sessions" in args else ("--max-sessions", "2")
+    command = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0", *sessions, *args]
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
