@@ -29,7 +29,10 @@ def client(tmp_path_factory):
     }
     drop_tensor(models["broken"], "model.encoder.conv1.weight")
     also = [word for name, path in models.items() for word in ("--also", f"{name}={path}")]
-    with serving("--max-resident", "4", *also) as server, httpx.Client(base_url=server.url, timeout=170) as one:
+    with (
+        serving("--max-resident", "4", *also) as server,
+        httpx.Client(base_url=server.url, timeout=170) as one,
+    ):
         yield one
 
 
