@@ -203,45 +203,43 @@ async def test_two_hundred_vanished_sessions_leave_nothing_behind():
         assert (await live(server.ws, SPEECH)).of("done")
 
 
-async def test_one_client_more_than_capacity_is_refused_and_the_others_go_on():
-    with serving("--max-sessions", "1") as server:
-        async with dial(f"{server.ws}/v1/live") as first:
-            await send(first, START)
-            assert (await receive(first))["type"] == "ready"
-            for path in ("/v1/live", "/asr"):
-                heard = await outcome(server, path)
-                assert heard.errors == ["server_full"]
-                assert heard.code == 1013
-            # Files are read in a process of their own, and take no live session's place.
-            read = await asyncio.to_thread(
-                httpx.post,
-                f"{server.url}/v1/audio/transcriptions",
-                files={"file": clip("yes").path.read_bytes()},
-                timeout=60,
-            )
-            assert read.status_code == 200
-            assert server.health()["status"] == "ok"
-            await send(first, SPEECH, {"type": "stop"})
-            heard = await listen(first)
-            assert heard.of("done")
-            assert not heard.errors
-        await server.until(in_use=0)
-        assert (await live(server.ws, SPEECH)).code == 1000
+async def test_one_client_more_than_capacity_is_refused_and_the_others_go_on(small):
+    async with dial(f"{small.ws}/v1/live") as first:
+        await send(first, START)
+        assert (await receive(first))["type"] == "ready"
+        for path in ("/v1/live", "/asr"):
+            heard = await outcome(small, path)
+            assert heard.errors == ["server_full"]
+            assert heard.code == 1013
+        # Files are read in a process of their own, and take no live session's place.
+        read = await asyncio.to_thread(
+            httpx.post,
+            f"{small.url}/v1/audio/transcriptions",
+            files={"file": clip("yes").path.read_bytes()},
+            timeout=60,
+        )
+        assert read.status_code == 200
+        assert small.health()["status"] == "ok"
+        await send(first, SPEECH, {"type": "stop"})
+        heard = await listen(first)
+        assert heard.of("done")
+        assert not heard.errors
+    await small.until(in_use=0)
+    assert (await live(small.ws, SPEECH)).code == 1000
 
 
-async def test_a_client_that_does_not_read_is_told_when_it_does_and_its_slot_is_freed():
-    with serving("--max-sessions", "1") as server:
-        async with dial(f"{server.ws}/v1/live", max_queue=1) as socket:
-            await send(socket, START)
+async def test_a_client_that_does_not_read_is_told_when_it_does_and_its_slot_is_freed(small):
+    async with dial(f"{small.ws}/v1/live", max_queue=1) as socket:
+        await send(socket, START)
 
-            async def write() -> None:
-                while True:
-                    await socket.send("not a message, and answered every time")
+        async def write() -> None:
+            while True:
+                await socket.send("not a message, and answered every time")
 
-            writing = asyncio.create_task(write())
-            await server.until(in_use=1)
-            await server.until(in_use=0)
-            writing.cancel()
-            heard = await listen(socket)
-            assert heard.errors[-1] == "slow_client"
-            assert heard.code == 1008
+        writing = asyncio.create_task(write())
+        await small.until(in_use=1)
+        await small.until(in_use=0)
+        writing.cancel()
+        heard = await listen(socket)
+        assert heard.errors[-1] == "slow_client"
+        assert heard.code == 1008

@@ -84,29 +84,28 @@ async def test_garbage_is_refused_and_the_session_goes_on(server, garbage):
     assert "doctor" in mistral.of("transcription.done")[0]["text"]
 
 
-async def test_a_full_server_refuses_in_each_protocols_own_words():
-    with serving("--max-sessions", "1") as server:
-        async with (
-            dial(f"{server.ws}{MISTRAL}") as waiting,
-            dial(f"{server.ws}/v1/live") as first,
-        ):
-            assert (await receive(waiting))["type"] == "session.created"
-            await send(first, START)
-            await receive(first)
-            with pytest.raises(InvalidStatus) as refused:
-                async with dial(f"{server.ws}{DEEPGRAM}"):
-                    pass
-            response = refused.value.response
-            assert response.status_code == 503
-            assert json.loads(response.body)["err_code"] == "SERVICE_UNAVAILABLE"
-            assert int(response.headers["retry-after"]) > 0
-            # One that connected before learns it with its first audio, a new one at once.
-            await send(waiting, mistral_append(SPEECH))
-            for heard in (await listen(waiting), await outcome(server, MISTRAL)):
-                assert heard.messages[-1]["error"]["code"] == 503
-                assert heard.code == 1013
-            await send(first, SPEECH, {"type": "stop"})
-            assert "doctor" in (await listen(first)).of("done")[0]["text"]
+async def test_a_full_server_refuses_in_each_protocols_own_words(small):
+    async with (
+        dial(f"{small.ws}{MISTRAL}") as waiting,
+        dial(f"{small.ws}/v1/live") as first,
+    ):
+        assert (await receive(waiting))["type"] == "session.created"
+        await send(first, START)
+        await receive(first)
+        with pytest.raises(InvalidStatus) as refused:
+            async with dial(f"{small.ws}{DEEPGRAM}"):
+                pass
+        response = refused.value.response
+        assert response.status_code == 503
+        assert json.loads(response.body)["err_code"] == "SERVICE_UNAVAILABLE"
+        assert int(response.headers["retry-after"]) > 0
+        # One that connected before learns it with its first audio, a new one at once.
+        await send(waiting, mistral_append(SPEECH))
+        for heard in (await listen(waiting), await outcome(small, MISTRAL)):
+            assert heard.messages[-1]["error"]["code"] == 503
+            assert heard.code == 1013
+        await send(first, SPEECH, {"type": "stop"})
+        assert "doctor" in (await listen(first)).of("done")[0]["text"]
 
 
 async def test_sigterm_lets_the_tail_out_and_closes_with_1012():

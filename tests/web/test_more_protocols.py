@@ -152,25 +152,24 @@ async def test_garbage_after_the_start_is_refused_and_the_session_goes_on(server
     assert "doctor" in transcripts(await wyoming(server, Event("unheard-of"), *UTTERANCE))[0]
 
 
-async def test_a_full_server_refuses_in_each_protocols_own_words():
-    with serving(*PORTS, "--max-sessions", "1") as server:
-        async with dial(f"{server.ws}/v1/live") as first:
-            await send(first, START)
-            await receive(first)
-            theirs = await outcome(server, WHISPER, OPTIONS)
-            assert theirs.messages == [{"uid": "u", "status": "WAIT", "message": 1}]
-            heard = await outcome(server, PANEL)
-            assert (heard.messages[-1]["state"], heard.code) == ("error", 1013)
-            [error] = await wyoming(server, *UTTERANCE[:1])
-            assert (error.type, error.data["code"]) == ("error", "server_full")
-            await send(first, {"type": "stop"})
-            assert not (await listen(first)).errors
-        # A panel's second source may find no room: the first one goes on.
-        heard = await outcome(server, PANEL, BEGIN, SPEECH, b"EP\1\1" + SPEECH, STOP)
-        assert "doctor" in panel_finals(heard)
-        assert [m["state"] for m in heard.of("status")].count("warning") == 1
-        assert heard.of("final_summary")
-        assert heard.code == 1000
+async def test_a_full_server_refuses_in_each_protocols_own_words(small):
+    async with dial(f"{small.ws}/v1/live") as first:
+        await send(first, START)
+        await receive(first)
+        theirs = await outcome(small, WHISPER, OPTIONS)
+        assert theirs.messages == [{"uid": "u", "status": "WAIT", "message": 1}]
+        heard = await outcome(small, PANEL)
+        assert (heard.messages[-1]["state"], heard.code) == ("error", 1013)
+        [error] = await wyoming(small, *UTTERANCE[:1])
+        assert (error.type, error.data["code"]) == ("error", "server_full")
+        await send(first, {"type": "stop"})
+        assert not (await listen(first)).errors
+    # A panel's second source may find no room: the first one goes on.
+    heard = await outcome(small, PANEL, BEGIN, SPEECH, b"EP\1\1" + SPEECH, STOP)
+    assert "doctor" in panel_finals(heard)
+    assert [m["state"] for m in heard.of("status")].count("warning") == 1
+    assert heard.of("final_summary")
+    assert heard.code == 1000
 
 
 async def test_sigterm_lets_the_tail_out_everywhere():

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from support.clips import clip
-from support.server import serving
 from support.wire import START, dial, listen, live, receive, receive_until, s16le, send
 
 SPEECH = s16le(clip("doctor").samples)
@@ -101,13 +100,12 @@ async def test_a_request_that_only_names_an_upgrade_is_plain_http(server):
     writer.close()
 
 
-async def test_one_append_may_carry_fifteen_mebibytes():
+async def test_one_append_may_carry_fifteen_mebibytes(small):
     recording = bytes(15 * 2**20 - len(SPEECH)) + SPEECH
-    with serving("--max-sessions", "1") as server:
-        async with dial(f"{server.ws}/v1/realtime") as socket:
-            await receive(socket)
-            text = await transcribed(socket, UPDATE, *appends(recording, len(recording)), END)
-            assert "doctor" in text.split()
+    async with dial(f"{small.ws}/v1/realtime") as socket:
+        await receive(socket)
+        text = await transcribed(socket, UPDATE, *appends(recording, len(recording)), END)
+        assert "doctor" in text.split()
 
 
 async def test_a_larger_one_is_too_big(url):
@@ -119,14 +117,13 @@ async def test_a_larger_one_is_too_big(url):
         assert heard.code == 1009
 
 
-async def test_the_last_place_taken_between_handshake_and_audio():
-    with serving("--max-sessions", "1") as server:
-        async with dial(f"{server.ws}/v1/realtime") as late:
-            await receive(late)
-            async with dial(f"{server.ws}/v1/live") as first:
-                await send(first, START)
-                await receive(first)
-                await send(late, *appends(SPEECH))
-                heard = await listen(late)
-                assert heard.messages[0]["error"]["code"] == "server_full"
-                assert heard.code == 1013
+async def test_the_last_place_taken_between_handshake_and_audio(small):
+    async with dial(f"{small.ws}/v1/realtime") as late:
+        await receive(late)
+        async with dial(f"{small.ws}/v1/live") as first:
+            await send(first, START)
+            await receive(first)
+            await send(late, *appends(SPEECH))
+            heard = await listen(late)
+            assert heard.messages[0]["error"]["code"] == "server_full"
+            assert heard.code == 1013

@@ -18,7 +18,6 @@ from deepgram.listen.v1.types import (
 )
 from support.clips import clip
 from support.encode import encode
-from support.server import serving
 from support.wire import START, dial, live, receive, s16le, send
 
 PCM = {"model": "nova-3", "encoding": "linear16", "sample_rate": 16_000}
@@ -198,23 +197,22 @@ async def test_what_cannot_be_done_refuses_the_handshake(client, asked):
     assert refused.value.status_code == 400
 
 
-async def test_a_full_server_says_try_again():
-    with serving("--max-sessions", "1") as server:
-        client = AsyncDeepgramClient(api_key="any", environment=environment(server))
-        async with dial(f"{server.ws}/v1/live") as first:
-            await send(first, START)
-            await receive(first)
-            with pytest.raises(ApiError) as refused:
-                async with client.listen.v1.connect(**PCM):
-                    pass
-            assert refused.value.status_code == 503
-            file = clip("yes").path.read_bytes()
-            said = await client.listen.v1.media.transcribe_file(request=file)
-            assert said.results.channels[0].alternatives[0].transcript
-        await server.until(in_use=0)
-        async with client.listen.v1.connect(**PCM) as connection:
-            await connection.send_close_stream()
-            assert [type(message) for message in await hear(connection)] == [ListenV1Metadata]
+async def test_a_full_server_says_try_again(small):
+    client = AsyncDeepgramClient(api_key="any", environment=environment(small))
+    async with dial(f"{small.ws}/v1/live") as first:
+        await send(first, START)
+        await receive(first)
+        with pytest.raises(ApiError) as refused:
+            async with client.listen.v1.connect(**PCM):
+                pass
+        assert refused.value.status_code == 503
+        file = clip("yes").path.read_bytes()
+        said = await client.listen.v1.media.transcribe_file(request=file)
+        assert said.results.channels[0].alternatives[0].transcript
+    await small.until(in_use=0)
+    async with client.listen.v1.connect(**PCM) as connection:
+        await connection.send_close_stream()
+        assert [type(message) for message in await hear(connection)] == [ListenV1Metadata]
 
 
 def test_the_synchronous_client(server):

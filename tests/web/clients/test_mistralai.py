@@ -23,7 +23,6 @@ from mistralai.extra.exceptions import RealtimeTranscriptionWSError
 from mistralai.extra.realtime import UnknownRealtimeEvent
 from support.clips import clip
 from support.encode import encode
-from support.server import serving
 from support.wire import START, dial, live, receive, s16le, send
 
 MODEL = "voxtral-mini-transcribe-realtime-2602"
@@ -184,16 +183,15 @@ async def test_what_cannot_be_done_is_an_error(realtime):
         await realtime.connect("")
 
 
-async def test_a_full_server_says_so_at_the_handshake():
-    with serving("--max-sessions", "1") as server:
-        realtime = Mistral(api_key="any", server_url=server.url).audio.realtime
-        async with dial(f"{server.ws}/v1/live") as first:
-            await send(first, START)
-            await receive(first)
-            with pytest.raises(RealtimeTranscriptionWSError, match="sessions") as refused:
-                await realtime.connect(MODEL)
-            assert refused.value.code == 503
-        await server.until(in_use=0)
-        waiting = await realtime.connect(MODEL)
-        assert not server.health()["in_use"]
-        await waiting.close()
+async def test_a_full_server_says_so_at_the_handshake(small):
+    realtime = Mistral(api_key="any", server_url=small.url).audio.realtime
+    async with dial(f"{small.ws}/v1/live") as first:
+        await send(first, START)
+        await receive(first)
+        with pytest.raises(RealtimeTranscriptionWSError, match="sessions") as refused:
+            await realtime.connect(MODEL)
+        assert refused.value.code == 503
+    await small.until(in_use=0)
+    waiting = await realtime.connect(MODEL)
+    assert not small.health()["in_use"]
+    await waiting.close()

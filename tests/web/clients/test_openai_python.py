@@ -353,24 +353,23 @@ async def test_a_client_secret_connects_a_browser(server, client):
         assert refused.value.code == "invalid_value"
 
 
-async def test_a_full_server_says_so_and_to_come_again():
-    with serving("--max-sessions", "1") as server:
-        client = AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")
-        async with dial(f"{server.ws}/v1/live") as first:
-            await send(first, START)
-            await receive(first)
-            async with client.realtime.connect(extra_query=INTENT) as connection:
-                refused = await connection.recv()
-                assert refused.error.code == "server_full"
-                await connection._connection.wait_closed()
-                assert connection._connection.close_code == 1013
-        await server.until(in_use=0)
-        # A client that has not said anything yet takes no place.
-        async with client.realtime.connect(extra_query=INTENT) as idle:
-            await idle.recv()
-            assert not server.health()["in_use"]
-            await play(idle, pcm24("yes"))
-            await until(idle, COMPLETED)
+async def test_a_full_server_says_so_and_to_come_again(small):
+    client = AsyncOpenAI(api_key="any", base_url=f"{small.url}/v1")
+    async with dial(f"{small.ws}/v1/live") as first:
+        await send(first, START)
+        await receive(first)
+        async with client.realtime.connect(extra_query=INTENT) as connection:
+            refused = await connection.recv()
+            assert refused.error.code == "server_full"
+            await connection._connection.wait_closed()
+            assert connection._connection.close_code == 1013
+    await small.until(in_use=0)
+    # A client that has not said anything yet takes no place.
+    async with client.realtime.connect(extra_query=INTENT) as idle:
+        await idle.recv()
+        assert not small.health()["in_use"]
+        await play(idle, pcm24("yes"))
+        await until(idle, COMPLETED)
 
 
 async def test_a_server_that_stops_brings_out_the_tail_and_says_to_come_again():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.clips import clip
-from support.server import Server, serving
+from support.server import Server
 from support.wire import START, dial, live, receive, s16le, send
 
 
@@ -41,10 +41,9 @@ def client_module() -> Iterator[types.ModuleType]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def theirs() -> Iterator[Server]:
-    with serving("--whisper-live-port", "0", "--max-sessions", "1") as running:
-        yield running
+@pytest.fixture
+def theirs(small: Server) -> Server:
+    return small
 
 
 def address(server: Server) -> tuple[str, int]:

@@ -240,26 +240,25 @@ async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
             await page.wait_for_selector(".mark")
 
 
-async def test_a_full_server_says_so_and_serves_when_there_is_a_place(tmp_path):
-    with serving("--max-sessions", "1") as server:
-        async with browsing(server.url, settings=PLAIN) as watched:
-            page = watched.page
-            async with dial(f"{server.ws}/v1/live") as socket:
-                await send(socket, START)
-                await receive_until(socket, "ready")
-                await page.click("#toggle")
-                await state_is(page, "error")
-                title = await page.inner_text("#notice-title")
-                assert title == "Every place on this server is taken"
-            await page.wait_for_function(
-                """async () => {
-                  const health = await (await fetch("/health")).json();
-                  return health.in_use === 0;
-                }""",
-                polling=200,
-            )
-            await speaking(page)
-            assert await page.is_hidden("#notice")
+async def test_a_full_server_says_so_and_serves_when_there_is_a_place(small):
+    async with browsing(small.url, settings=PLAIN) as watched:
+        page = watched.page
+        async with dial(f"{small.ws}/v1/live") as socket:
+            await send(socket, START)
+            await receive_until(socket, "ready")
+            await page.click("#toggle")
+            await state_is(page, "error")
+            title = await page.inner_text("#notice-title")
+            assert title == "Every place on this server is taken"
+        await page.wait_for_function(
+            """async () => {
+              const health = await (await fetch("/health")).json();
+              return health.in_use === 0;
+            }""",
+            polling=200,
+        )
+        await speaking(page)
+        assert await page.is_hidden("#notice")
 
 
 async def test_an_unreachable_server_is_told(server):
