@@ -33,16 +33,20 @@ Language = Annotated[
 ]
 
 
-def open_service(model: str, options: EngineOptions) -> Service:
-    """The engine, loaded and warm, with a voice detector; one line and exit code 1 if it fails."""
+def open_service(model: str, options: EngineOptions, *, apart: bool = False) -> Service:
+    """The engine, loaded and warm, with a voice detector; one line and exit code 1 if it fails.
+
+    ``apart``: in a process of its own.
+    """
     from ..checkpoints.errors import CheckpointError
     from ..streaming.engine import EngineError
-    from ..streaming.registry import load_engine
+    from ..streaming.registry import load_apart, load_engine
     from ..streaming.service import Service
     from ..vad.detector import VoiceDetector
     from ..vad.silero import Silero, VadError
 
+    load = load_apart if apart else load_engine
     try:
-        return Service(load_engine(model, options), VoiceDetector(Silero()))
+        return Service(load(model, options), VoiceDetector(Silero()))
     except (EngineError, CheckpointError, VadError) as error:
         fail(str(error))

@@ -121,7 +121,8 @@ def serve(
     same = file_model in (None, model)
     load = LoadOptions(device, bits, delay_ms) if same else LoadOptions(device)
     catalogue = open_catalogue(file_model or model, also, load, offline=offline)
-    service = open_service(model, EngineOptions(max_sessions, device, delay_ms, bits, offline))
+    engine = EngineOptions(max_sessions, device, delay_ms, bits, offline)
+    service = open_service(model, engine, apart=True)
     info = service.engine.info
     if same:
         catalogue.answers_to(info.model)

@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -18,6 +19,14 @@ class Reading:
     counts: tuple[int, ...]
     count: int
     total_s: float
+
+
+class Readable(Protocol):
+    """What can be asked how long things took."""
+
+    def read(self) -> Reading:
+        """What was counted so far."""
+        ...
 
 
 class Durations:

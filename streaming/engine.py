@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .durations import Durations
+from .durations import Readable
 from .events import Word
 
 Samples = NDArray[np.float32]
@@ -100,6 +100,10 @@ class EngineError(Exception):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Kinds of it are made from other things, and come from an engine's process all the same.
+        return _restored, (type(self), self.code, self.message)
+
 
 class EngineFull(EngineError):
     """Every slot is taken."""
@@ -116,6 +120,12 @@ class UnsupportedOption(EngineError):
 
     def __init__(self, message: str) -> None:
         super().__init__("unsupported_option", message)
+
+
+def _restored(kind: type[EngineError], code: str, message: str) -> EngineError:
+    error = kind.__new__(kind)
+    EngineError.__init__(error, code, message)
+    return error
 
 
 class Stream(Protocol):
@@ -160,7 +170,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def steps(self) -> Durations:
+    def steps(self) -> Readable:
         """How long its steps have taken: what it does for streams, a piece at a time."""
         ...
 

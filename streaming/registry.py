@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..checkpoints.probe import probe_model_capabilities
 from ..checkpoints.resolve import checkpoint_files, resolve
 from .engine import EngineError
+from .process import ProcessEngine
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -31,6 +32,14 @@ def load_engine(model: str, options: EngineOptions) -> Engine:
     package = BUILT_IN.get(model) or _package(resolve(model, offline=options.offline))
     load: Load = importlib.import_module(package).load
     return load(model, options)
+
+
+def load_apart(model: str, options: EngineOptions) -> Engine:
+    """The same in a process of its own, for a server; a built-in has processes anyway."""
+    if model in BUILT_IN:
+        return load_engine(model, options)
+    _package(resolve(model, offline=options.offline))
+    return ProcessEngine.start(model, options)
 
 
 def _package(folder: Path) -> str:

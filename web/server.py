@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from ..runners.batch import Batch, BatchOptions
 from ..runners.catalogue import Catalogue
+from ..streaming.pauses import spare_pauses
 from ..streaming.service import Service
 from .access.access import Access
 from .access.keys import Key
@@ -39,7 +38,6 @@ MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
 _DRAIN_S = 10.0
 _TELL_S = 2.0
-_TURN_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self._wyoming:
             await self._wyoming.start()
-        _spare_pauses()
+        spare_pauses()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -155,13 +153,3 @@ class _Server(uvicorn.Server):
         if self._wyoming:
             await self._wyoming.aclose(_TELL_S)
         await super().shutdown(sockets)
-
-
-def _spare_pauses() -> None:
-    """Keep Python's own pauses out of live sessions: those to take turns and those to collect."""
-    # An engine's thread needs the interpreter some twenty times in a step of 10 ms, and at Python's
-    # 5 ms a turn it would wait that long each time while the event loop is busy.
-    sys.setswitchinterval(_TURN_S)
-    # What is loaded stays: walking through it takes the collector 50 to 100 ms beside a model.
-    gc.collect()
-    gc.freeze()

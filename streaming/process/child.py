@@ -1,0 +1,156 @@
+"""Inside an engine's process: it loads one engine and serves it until its socket closes.
+
+Run as a module of its own rather than through multiprocessing, which would import the parent's main
+module here too. However the host ends, this process ends: its socket closes.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...checkpoints.errors import CheckpointError
+from ..engine import EngineError
+from ..pauses import spare_pauses
+from ..registry import load_engine
+from .mail import Mail, letters
+from .wire import (
+    Answer,
+    Ask,
+    Boot,
+    Check,
+    Close,
+    Feed,
+    Logged,
+    Mark,
+    Open,
+    Ready,
+    Refused,
+    Reply,
+    Steps,
+    Told,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..engine import Engine, Message, Stream
+
+_LAST_RITES_S = 5
+
+
+def main(fd: int) -> None:
+    """Serve over the socket ``fd`` until it closes."""
+    # The host ends its engine itself, after it has drained its sessions.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    connection = Connection(fd)
+    incoming = letters(connection)
+    for boot in next(incoming, []):
+        assert isinstance(boot, Boot)
+        mail: Mail[Reply] = Mail(connection, "mail")
+        logging.basicConfig(level=boot.level, handlers=[Forward(mail)])
+        engine = _load(boot, connection, mail)
+        if engine:
+            Desk(engine, mail).serve(incoming)
+            # An end that hangs must not outlive the host: the alarm's default ends the process.
+            signal.alarm(_LAST_RITES_S)
+            engine.shutdown()
+    os._exit(0)
+
+
+def _load(boot: Boot, connection: Connection, mail: Mail[Reply]) -> Engine | None:
+    loaded = threading.Event()
+    threading.Thread(target=_watch, args=(connection, loaded), daemon=True).start()
+    try:
+        engine = load_engine(boot.model, boot.options)
+    except (EngineError, CheckpointError) as error:
+        mail.put(Refused(error))
+        # The host hangs up when it has heard why.
+        threading.Event().wait()
+        return None
+    spare_pauses()
+    loaded.set()
+    mail.put(Ready(engine.info))
+    return engine
+
+
+def _watch(connection: Connection, loaded: threading.Event) -> None:
+    """End the process if the host goes while it loads: until then it has nothing to say."""
+    wait([connection])
+    if not loaded.is_set():
+        os._exit(0)
+
+
+class Desk:
+    """Takes the host's commands to the engine. ``serve`` runs on the main thread."""
+
+    def __init__(self, engine: Engine, mail: Mail[Reply]) -> None:
+        self._engine = engine
+        self._mail = mail
+        self._streams: dict[int, Stream] = {}
+        self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
+
+    def serve(self, incoming: Iterable[list[object]]) -> None:
+        """Obey until the socket closes."""
+        for letter in incoming:
+            for command in letter:
+                self._obey(command)
+
+    def _obey(self, command: object) -> None:
+        match command:
+            case Feed(ident, pcm, at) if stream := self._streams.get(ident):
+                stream.feed(np.frombuffer(pcm, np.float32), at)
+            case Mark(ident, marker, flush) if stream := self._streams.get(ident):
+                (stream.flush if flush else stream.end_utterance)(marker)
+            case Close(ident) if stream := self._streams.pop(ident, None):
+                stream.close()
+            case Ask(number, Open() as wanted):
+                self._open(number, wanted)
+            case Ask(number, Check(timeout)):
+                self._checks.submit(self._check, number, timeout)
+            case Ask(number, Steps()):
+                self._mail.put(Answer(number, self._engine.steps.read()))
+
+    def _open(self, number: int, wanted: Open) -> None:
+        try:
+            stream = self._engine.open(wanted.options, partial(self._tell, wanted.ident))
+        except EngineError as error:
+            self._mail.put(Answer(number, None, error))
+        else:
+            self._streams[wanted.ident] = stream
+            self._mail.put(Answer(number, stream.trail))
+
+    def _check(self, number: int, timeout: float) -> None:
+        self._mail.put(Answer(number, self._engine.check(timeout)))
+
+    def _tell(self, ident: int, message: Message) -> None:
+        self._mail.put(Told(ident, message))
+
+
+class Forward(QueueHandler):
+    """Hands what is logged here to the host, which knows how the user wants it."""
+
+    def __init__(self, mail: Mail[Reply]) -> None:
+        super().__init__(mail)  # type: ignore[arg-type]
+        self._mail = mail
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """See QueueHandler."""
+        self._mail.put(Logged(record))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

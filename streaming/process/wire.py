@@ -1,0 +1,115 @@
+"""What an engine's process and its host say to each other: lists of these, pickled.
+
+Both ends are this program. What comes many times a second is a tuple, which pickles fastest.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ...checkpoints.errors import CheckpointError
+from ..durations import Reading
+from ..engine import EngineError, EngineInfo, Message, StreamOptions
+from ..options import EngineOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """The first command: load this model; log from ``level`` on."""
+
+    model: str
+    options: EngineOptions
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Asks for a stream, known as ``ident`` from now on. Its trail is the answer."""
+
+    ident: int
+    options: StreamOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Asks for the engine's own check."""
+
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Asks how long the engine's steps have taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question; its answer carries the number."""
+
+    number: int
+    question: Open | Check | Steps
+
+
+class Feed(NamedTuple):
+    """Float32 samples in this machine's byte order, for ``Stream.feed``."""
+
+    ident: int
+    pcm: bytes
+    at: int
+
+
+class Mark(NamedTuple):
+    """For ``Stream.flush`` or, without ``flush``, ``Stream.end_utterance``."""
+
+    ident: int
+    marker: int
+    flush: bool
+
+
+class Close(NamedTuple):
+    """For ``Stream.close``."""
+
+    ident: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine is loaded and warm."""
+
+    info: EngineInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The engine cannot be loaded; the process ends."""
+
+    error: EngineError | CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To the question with this number: what came of it, or what was raised."""
+
+    number: int
+    value: int | str | Reading | None
+    error: EngineError | None = None
+
+
+class Told(NamedTuple):
+    """An engine's message to a stream."""
+
+    ident: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What was logged over there."""
+
+    record: logging.LogRecord
+
+
+Command = Boot | Ask | Feed | Mark | Close
+Reply = Ready | Refused | Answer | Told | Logged

@@ -1,0 +1,242 @@
+"""The engine in a process of its own, on the small model that knows words."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.clips import clip
+from support.listening import Recorder
+
+from voxlive.checkpoints.errors import IncompleteCheckpoint
+from voxlive.streaming.engine import (
+    EngineError,
+    EngineFull,
+    Failed,
+    Message,
+    Reached,
+    StreamOptions,
+    UnsupportedOption,
+)
+from voxlive.streaming.events import Word
+from voxlive.streaming.options import EngineOptions
+from voxlive.streaming.process import ProcessEngine
+from voxlive.streaming.process.child import Forward
+from voxlive.streaming.process.mail import Mail, letters
+from voxlive.streaming.process.wire import Logged
+from voxlive.streaming.registry import load_engine
+
+TINY = Path(__file__).parents[2] / "models" / "tiny-voxtral"
+WAIT_S = 60
+
+
+def end(recorder: Recorder) -> Message:
+    """Wait for a marker or a failure."""
+    return recorder.until(lambda message: isinstance(message, Reached | Failed))
+
+
+@pytest.fixture(scope="module")
+def options() -> EngineOptions:
+    return EngineOptions(max_sessions=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(options):
+    engine = ProcessEngine.start(str(TINY), options)
+    yield engine
+    engine.shutdown()
+
+
+def transcribe(engine, delays: list[int], chunk: int) -> list[tuple[int, list[Word]]]:
+    """What streams with these delays say side by side, and their trails."""
+    audio = clip("market").samples[:48000].astype(np.float32)
+    recorders = [Recorder() for _ in delays]
+    streams = [
+        engine.open(StreamOptions(delay_ms=delay), recorder.sink)
+        for delay, recorder in zip(delays, recorders, strict=True)
+    ]
+    for at in range(0, len(audio), chunk):
+        for stream in streams:
+            stream.feed(audio[at : at + chunk], at)
+    for stream in streams:
+        stream.end_utterance(1)
+        stream.flush(2)
+    for recorder in recorders:
+        assert [end(recorder), end(recorder)] == [Reached(1), Reached(2)]
+    for stream in streams:
+        stream.close()
+    return [(s.trail, r.words) for s, r in zip(streams, recorders, strict=True)]
+
+
+def test_it_says_what_the_engine_says_in_place(engine, options):
+    apart = transcribe(engine, [480, 960], 320)
+    there = load_engine(str(TINY), options)
+    assert apart == transcribe(there, [480, 960], 320)
+    assert len(apart[0][1]) > 4
+    assert there.info == engine.info
+    there.shutdown()
+
+
+def test_its_steps_are_counted_there_and_read_here(engine):
+    before = engine.steps.read()
+    transcribe(engine, [480], 16000)
+    after = engine.steps.read()
+    assert after.count > before.count
+    assert after.total_s > before.total_s
+    assert engine.check(WAIT_S) is None
+
+
+def test_refusals_are_those_of_the_engine(engine):
+    with pytest.raises(UnsupportedOption, match="delay_ms must be a multiple of 80"):
+        engine.open(StreamOptions(delay_ms=100), Recorder().sink)
+    assert engine.in_use == 0
+    streams = [engine.open(StreamOptions(), Recorder().sink) for _ in range(2)]
+    with pytest.raises(EngineFull, match="all 2 sessions"):
+        engine.open(StreamOptions(), Recorder().sink)
+    streams[0].close()
+    streams[0].close()
+    assert engine.in_use == 1
+    engine.open(StreamOptions(), Recorder().sink).close()
+    streams[1].close()
+
+
+def test_nothing_follows_a_close(engine):
+    recorder = Recorder()
+    stream = engine.open(StreamOptions(), recorder.sink)
+    stream.close()
+    stream.feed(np.zeros(16000, np.float32), 0)
+    stream.flush(1)
+    transcribe(engine, [480], 16000)  # by then it would have come
+    assert recorder.silent
+
+
+def test_a_killed_process_fails_its_streams_and_is_started_again(engine, caplog):
+    before = transcribe(engine, [480], 16000)
+    recorder = Recorder()
+    first, stream = engine.pid, engine.open(StreamOptions(), recorder.sink)
+    os.kill(first, signal.SIGKILL)
+    assert end(recorder) == Failed(
+        "engine_failed", "the engine's process was killed by SIGKILL; start again in a moment"
+    )
+    assert engine.in_use == 0
+    stream.close()
+    while fault := engine.check(WAIT_S):  # there is nothing to wait on but its answers
+        assert "was killed by SIGKILL" in fault
+        with pytest.raises(EngineError, match="try again in a moment"):
+            engine.open(StreamOptions(), Recorder().sink)
+        threading.Event().wait(0.05)
+    assert engine.pid != first
+    assert transcribe(engine, [480], 16000) == before
+    assert "was killed by SIGKILL; it is started again" in caplog.text
+
+
+def test_what_cannot_be_loaded_is_said_as_in_place(tmp_path, options):
+    with pytest.raises(UnsupportedOption, match="delay must be a multiple of 80"):
+        ProcessEngine.start(str(TINY), EngineOptions(device="cpu", delay_ms=100))
+    for file in TINY.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(IncompleteCheckpoint):
+        ProcessEngine.start(str(tmp_path), options)
+
+
+def test_a_process_that_dies_while_it_loads_is_not_tried_again(options):
+    engine = ProcessEngine(str(TINY), options)
+    while engine.pid is None:
+        threading.Event().wait(0.01)
+    process = psutil.Process(engine.pid)
+    process.kill()
+    with pytest.raises(EngineError, match="was killed by SIGKILL while it was loading the model"):
+        engine.wait_until_loaded()
+    engine.shutdown()
+    assert not process.is_running()
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_shutdown_ends_the_process(options, loaded):
+    engine = ProcessEngine(str(TINY), options)
+    while engine.pid is None:
+        threading.Event().wait(0.01)
+    if loaded:
+        engine.wait_until_loaded()
+        engine.open(StreamOptions(), Recorder().sink)
+    process = psutil.Process(engine.pid)
+    engine.shutdown()
+    assert not process.is_running()
+    with pytest.raises(EngineError, match="shut down"):
+        engine.open(StreamOptions(), Recorder().sink)
+    assert engine.check(1) == "the engine was shut down"
+
+
+_HOST = """
+import sys, signal
+from voxlive.streaming.events import Word
+from voxlive.streaming.options import EngineOptions
+from voxlive.streaming.process import ProcessEngine
+engine = ProcessEngine(sys.argv[1], EngineOptions(max_sessions=1, device="cpu"))
+if sys.argv[2] == "loaded":
+    engine.wait_until_loaded()
+while engine.pid is None:
+    pass
+print(engine.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("when", ["loading", "loaded"])
+def test_it_is_gone_with_its_host(when):
+    command = [sys.executable, "-c", _HOST, str(TINY), when]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        process = psutil.Process(int(host.stdout.readline()))
+        host.kill()
+    assert psutil.wait_procs([process], timeout=WAIT_S)[0]
+
+
+def test_what_is_logged_there_is_logged_here(caplog):
+    ours, theirs = Pipe()
+    mail: Mail[object] = Mail(theirs, "test")
+    there = logging.Logger("voxlive.streaming.voxtral.engine")
+    there.addHandler(Forward(mail))
+    try:
+        raise FloatingPointError("overflow")
+    except FloatingPointError as error:
+        there.error("a step of the model failed", exc_info=error)
+    [logged] = next(letters(ours))
+    assert isinstance(logged, Logged)
+    logging.getLogger(logged.record.name).handle(logged.record)
+    assert "a step of the model failed" in caplog.text
+    assert "FloatingPointError: overflow" in caplog.text
+    mail.close()
+
+
+def test_mail_keeps_every_threads_order():
+    ours, theirs = Pipe()
+    mail: Mail[tuple[int, int]] = Mail(theirs, "test")
+
+    def put(thread: int) -> None:
+        for number in range(5000):
+            mail.put((thread, number))
+
+    threads = [threading.Thread(target=put, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    got: list[object] = []
+    incoming = letters(ours)
+    count = 0
+    while len(got) < 20000:
+        got += next(incoming)
+        count += 1
+    for n in range(4):
+        assert [number for thread, number in got if thread == n] == list(range(5000))
+    assert count < len(got)
+    theirs.close()
+    ours.close()
+    mail.close()
+    assert list(incoming) == []
