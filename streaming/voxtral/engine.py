@@ -1,7 +1,7 @@
 """The Voxtral engine: one thread owns MLX and steps every stream that has audio as one batch.
 
 Streams hand over audio and marks under a lock; the thread works in rounds. A round takes what has
-come, encodes up to a chunk of each row, decodes every position that has its audio, and posts words
+come, encodes up to a chunk of each row, decodes positions that have their audio, and posts words
 back. A round that raises fails the streams that were in the middle of something, clears the caches
 and goes on; health stays red until a step has succeeded again.
 """
@@ -9,6 +9,7 @@ and goes on; health stays red until a step has succeeded again.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import traceback
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STEPS = 2
+"""Positions that a stream decodes in one round beside others: a backlog of it is some ten times as
+fast as speech then, and a round hardly longer."""
 MAX_WAITING_S = 120
 """Seconds of audio that may wait for a stream; a session stops feeding long before."""
 
@@ -208,16 +212,18 @@ class VoxtralEngine:
         began = time.perf_counter()
         streams = self._take_in()
         rows = self._with_room(streams.values())
-        for tokens, group in plan(rows, CHUNK):
+        for tokens, group in plan((row for row in rows if not self._is_behind(row)), CHUNK):
             audio = np.stack([row.take(tokens) for row in group])
             self._model.encode([row.slot for row in group], self._model.front_end(audio))
-        for slots, outputs in self._model.decode(self._penalties):
+        # What others say meanwhile must not wait for all of a backlog.
+        most = STEPS if len(rows) < len(self._rows) else sys.maxsize
+        for slots, outputs in self._model.decode(self._penalties, most):
             for slot, token in zip(slots, outputs, strict=True):
                 self._hear(streams[slot], token)
         for row in rows:
             if row.settle():
                 self._model.join(row.slot, row.options.delay_tokens)
-        self._busy = [stream for stream in streams.values() if self._rows[stream].waiting]
+        self._busy = [stream for stream in streams.values() if self._has_work(self._rows[stream])]
         self.rounds += 1
         if rows:
             self.steps.observe(time.perf_counter() - began)
@@ -246,7 +252,13 @@ class VoxtralEngine:
                 self._model.join(row.slot, row.options.delay_tokens)
         self._heard = list(brought)
         rows = ((self._rows[stream], stream) for stream in brought)
-        return {row.slot: stream for row, stream in rows if row.waiting}
+        return {row.slot: stream for row, stream in rows if self._has_work(row)}
+
+    def _has_work(self, row: Row) -> bool:
+        return row.waiting or self._is_behind(row)
+
+    def _is_behind(self, row: Row) -> bool:
+        return self._model.behind(row.slot)
 
     def _with_room(self, streams: Collection[VoxtralStream]) -> list[Row]:
         """The streams' rows but for those whose caches can grow no more: these fail.
@@ -254,7 +266,9 @@ class VoxtralEngine:
         It comes to that only where more sessions were allowed than memory holds at full age.
         """
         rows = [self._rows[stream] for stream in streams]
-        short = self._model.short([(row.slot, min(row.ready, CHUNK)) for row in rows])
+        short = self._model.short(
+            [(row.slot, 0 if self._is_behind(row) else min(row.ready, CHUNK)) for row in rows]
+        )
         for stream in compress(streams, short):
             stream.send(
                 Failed("server_full", "the memory for sessions is full, this one cannot go on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -126,16 +127,24 @@ class Model:
         """Encode the next frames of each slot: ``mel [B, n * mel_per_token, mel_bins]``."""
         self._queue.push(slots, self.encoder.step(slots, mel))
 
+    def behind(self, slot: int) -> bool:
+        """Whether ``decode`` has something to do for the slot."""
+        needed = 1 if slot in self._running else self.decoder.prompt_length(slot)
+        return self._queue.waiting(slot) >= needed
+
     def decode(
-        self, penalties: Mapping[int, float]
+        self, penalties: Mapping[int, float], most: int = sys.maxsize
     ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-        """Decode every position that has its audio: slots and their tokens, step after step.
+        """Decode positions that have their audio: slots and their tokens, at most ``most`` a slot.
 
         A step is on its way before the tokens of the one before are read. ``penalties`` is asked
         for each step's rows and may change between two steps; while it is empty none waits.
         """
         sent: list[tuple[Sequence[int], mx.array]] = []
-        while steps := [*self._prefill(), *self._step(penalties)]:
+        for _ in range(most):
+            steps = [*self._prefill(), *self._step(penalties)]
+            if not steps:
+                break
             yield from _read(sent)
             sent = steps
             if penalties:

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from voxlive.streaming.engine import (
 from voxlive.streaming.events import Word
 from voxlive.streaming.options import EngineOptions
 from voxlive.streaming.voxtral import load
-from voxlive.streaming.voxtral.engine import VoxtralEngine, VoxtralStream
+from voxlive.streaming.voxtral.engine import STEPS, VoxtralEngine, VoxtralStream
+from voxlive.streaming.voxtral.model import CHUNK
 from voxlive.streaming.voxtral.row import LONGEST_WORD
 from voxlive.training.golden.audio import synthetic_audio
 
@@ -204,6 +206,30 @@ def test_what_came_before_a_flush_was_through_needs_nothing_more_to_be_heard(
     assert reached == [Reached(1), Reached(2), Reached(3)]
     assert [w.text.strip() for w in listener.words] == 3 * [w.text.strip() for w in alone]
     stream.close()
+
+
+def test_a_backlog_leaves_others_their_turns(
+    engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside another stream a row decodes two positions a round, alone all that it has."""
+    whole, most = engine._model.decode, list[int]()
+
+    def decode(*args):
+        steps = list(whole(*args))
+        most.append(max(Counter(slot for slots, _ in steps for slot in slots).values(), default=0))
+        return iter(steps)
+
+    monkeypatch.setattr(engine._model, "decode", decode)
+    audio = AUDIO[: 60 * TOKEN]
+    alone = transcribe(engine, audio)
+    assert max(most) == CHUNK
+    other = engine.open(StreamOptions(), Listener())
+    other.feed(AUDIO[:TOKEN], 0)
+    rest(engine)
+    most.clear()
+    assert transcribe(engine, audio) == alone
+    assert max(most) == STEPS
+    other.close()
 
 
 def test_close_at_any_time_frees_the_slot_and_leaks_nothing(engine: VoxtralEngine) -> None:
