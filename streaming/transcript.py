@@ -12,12 +12,14 @@ class Transcript:
 
     Every word keeps its own leading space, but for the first of the session, so that joining the
     texts of all words gives the transcript, and joining those of a segment gives the segment.
-    It keeps the texts of closed segments (about 1 KB a minute of speech) and the open one's words.
+    It keeps texts (about 1 KB a minute of speech), not words: so many objects of many sessions
+    would be a long walk for the garbage collector.
     """
 
     def __init__(self) -> None:
         self._closed: list[str] = []
-        self._open: list[Word] = []
+        self._open: list[str] = []
+        self._start = self._end = 0
         self._segment = 0
         self._draft = ""
         self._begun = False
@@ -25,7 +27,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """Everything committed so far."""
-        return "".join(self._closed) + self._open_text()
+        return "".join((*self._closed, *self._open))
 
     def commit(self, words: tuple[Word, ...]) -> Words | None:
         """Add words to the open segment; None if there are none."""
@@ -34,7 +36,10 @@ class Transcript:
         if not self._begun:
             words = (replace(words[0], text=words[0].text.lstrip()), *words[1:])
             self._begun = True
-        self._open.extend(words)
+        if not self._open:
+            self._start = words[0].start
+        self._end = words[-1].end
+        self._open.extend(word.text for word in words)
         return Words(self._segment, words)
 
     def draft(self, text: str) -> Draft | None:
@@ -49,13 +54,8 @@ class Transcript:
         """Close the open segment; None if it has no words."""
         if not self._open:
             return None
-        closed = SegmentClosed(
-            self._segment, self._open[0].start, self._open[-1].end, self._open_text()
-        )
+        closed = SegmentClosed(self._segment, self._start, self._end, "".join(self._open))
         self._closed.append(closed.text)
         self._open.clear()
         self._segment += 1
         return closed
-
-    def _open_text(self) -> str:
-        return "".join(word.text for word in self._open)

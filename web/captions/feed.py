@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ...streaming.events import Draft, Event, SegmentClosed, Word, Words
@@ -41,6 +41,9 @@ class Snapshot:
 
 Caption = Snapshot | Words | Draft | Closed
 
+# Words as they are kept: plain tuples, which the garbage collector does not walk through.
+_Row = tuple[str, int, int, float | None]
+
 
 class TooManyReaders(Exception):
     """The feed has as many readers as it serves."""
@@ -62,8 +65,10 @@ class Feed:
         self.session = session
         self.name = name
         self.path = path
-        self._segments: deque[Closed] = deque(maxlen=MAX_SEGMENTS)
-        self._words: list[Word] = []
+        self._segments: deque[tuple[int, int, int, str, tuple[_Row, ...]]] = deque(
+            maxlen=MAX_SEGMENTS
+        )
+        self._rows: list[_Row] = []
         self._draft = ""
         self._readers: set[_Reader] = set()
 
@@ -76,17 +81,18 @@ class Feed:
         """Pass on what is said; other events are nobody's business."""
         match event:
             case Words(_, words):
-                self._words.extend(words)
+                self._rows.extend((word.text, word.start, word.end, word.p) for word in words)
                 self._send(event)
             case Draft(_, text):
                 self._draft = text
                 self._send(event)
             case SegmentClosed(ident, start, end, text):
-                closed = Closed(ident, start, end, text, tuple(self._words))
-                self._words.clear()
+                kept = ident, start, end, text, tuple(self._rows)
+                self._segments.append(kept)
+                self._rows.clear()
                 self._draft = ""
-                self._segments.append(closed)
-                self._send(closed)
+                if self._readers:
+                    self._send(_closed(*kept))
 
     def close(self) -> None:
         """Nothing more will be said: the readers read to the end."""
@@ -119,7 +125,8 @@ class Feed:
             self._readers.discard(reader)
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(tuple(self._segments), tuple(self._words), self._draft)
+        segments = tuple(_closed(*kept) for kept in self._segments)
+        return Snapshot(segments, _words(self._rows), self._draft)
 
     def _send(self, caption: Caption) -> None:
         for reader in self._readers:
@@ -154,6 +161,14 @@ class Feeds:
 
     def __iter__(self) -> Iterator[Feed]:
         return iter(tuple(self._feeds.values()))
+
+
+def _closed(ident: int, start: int, end: int, text: str, rows: tuple[_Row, ...]) -> Closed:
+    return Closed(ident, start, end, text, _words(rows))
+
+
+def _words(rows: Iterable[_Row]) -> tuple[Word, ...]:
+    return tuple(Word(*row) for row in rows)
 
 
 def is_name(text: str) -> bool:
