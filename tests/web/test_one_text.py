@@ -35,7 +35,7 @@ from support.talk import (
     utterance,
     wyoming,
 )
-from support.wire import START, asr, live, receive, s16le, send, text_of_lines
+from support.wire import START, asr, listen, live, receive, s16le, send, text_of_lines
 
 from voxlive.web.protocols import PROTOCOLS
 
@@ -224,6 +224,7 @@ async def captions(server: Server) -> Said:
             lines = response.aiter_lines()
             await anext(lines)
             await send(speaker, SPEECH, {"type": "stop"})
+            await listen(speaker)
             data = [json.loads(line[6:]) async for line in lines if line.startswith("data: ")]
     segments = [told for told in data if "id" in told]
     words = [told for told in data if "words" in told and "text" in told]
