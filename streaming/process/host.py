@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ANSWER_S = 2.0
+_LATER = "try again in a moment"
 _LONGEST_WAIT_S = 30.0
 
 
@@ -45,6 +46,7 @@ class ProcessEngine:
         self._steps = Durations().read()
         # Why there is no engine now; None while there is one.
         self._fault: str | None = "the engine is being loaded"
+        self._silent = False  # it left a question open: nobody is to wait for it again
         self._down = threading.Event()
         self._loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -84,6 +86,8 @@ class ProcessEngine:
         """See the contract; EngineError ``engine_failed`` while there is no engine."""
         with self._lock:
             link = self._reached()
+            if self._silent:
+                raise EngineError("engine_failed", f"the engine does not answer; {_LATER}")
             if len(self._streams) >= self.info.capacity:
                 raise EngineFull(self.info.capacity)
             ident = next(self._numbers)
@@ -132,7 +136,7 @@ class ProcessEngine:
         if self._down.is_set():
             raise EngineError("shutting_down", "the engine was shut down")
         if self._fault or not self._link:
-            raise EngineError("engine_failed", f"{self._fault}; try again in a moment")
+            raise EngineError("engine_failed", f"{self._fault}; {_LATER}")
         return self._link
 
     def _ask(self, question: Open | Check | Steps, timeout: float) -> object:
@@ -146,7 +150,8 @@ class ProcessEngine:
         try:
             return answer.result(timeout)
         except TimeoutError:
-            message = f"the engine did not answer in {timeout:g} s; try again in a moment"
+            self._silent = True
+            message = f"the engine did not answer in {timeout:g} s; {_LATER}"
             raise EngineError("engine_failed", message) from None
         finally:
             with self._lock:
@@ -213,6 +218,7 @@ class ProcessEngine:
     def _answer(self, number: int, value: object, error: EngineError | None) -> None:
         with self._lock:
             answer = self._asked.pop(number, None)
+            self._silent = False
         if answer and error:
             answer.set_exception(error)
         elif answer:
@@ -225,7 +231,7 @@ class ProcessEngine:
             if not refused:
                 loading = "" if served else " while it was loading the model"
                 self._fault = f"the engine's process {ended}{loading}"
-            self._link = None
+            self._link, self._silent = None, False
             streams, self._streams = self._streams, {}
             asked, self._asked = self._asked, {}
         for answer in asked.values():

@@ -23,10 +23,11 @@ import numpy as np
 
 from ...decoders.detokenise import Detokeniser
 from ..durations import Durations
-from ..engine import EngineError, EngineFull, Failed, UnsupportedOption
+from ..engine import EngineError, EngineFull, Failed
 from .model import CHUNK, NOT_FINITE, Model
 from .rounds import plan
-from .row import Audio, Mark, Row, RowOptions
+from .row import Audio, Mark, Row
+from .row_options import RowOptions, row_options
 from .stream import VoxtralStream
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ class VoxtralEngine:
         return len(self._streams)
 
     def open(self, options: StreamOptions, sink: Sink) -> VoxtralStream:
-        """See the contract. A delay is a multiple of 80 ms; a language is the model's to find."""
-        stream = VoxtralStream(self, self._row_options(options), sink)
+        """See the contract and ``row_options``."""
+        stream = VoxtralStream(self, row_options(options, self.info, self._model), sink)
         with self._lock:
             if self._down:
                 raise EngineError("shutting_down", "the engine was shut down")
@@ -161,23 +162,6 @@ class VoxtralEngine:
         for stream in tuple(self._streams):
             self.release(stream)
         self._thread.shutdown(cancel_futures=True)
-
-    def _row_options(self, options: StreamOptions) -> RowOptions:
-        languages = self.info.languages
-        if options.language and options.language.split("-")[0] not in languages:
-            raise UnsupportedOption(
-                f"{self.info.model} knows no language {options.language!r}, only "
-                + ", ".join(languages)
-            )
-        model = self._model
-        delay_ms = options.delay_ms or self.info.default_delay_ms or 0
-        token_ms = 1000 * model.front_end.samples // model.config.audio.sample_rate
-        longest = model.decoder.max_delay_tokens * token_ms
-        if delay_ms % token_ms or not token_ms <= delay_ms <= longest:
-            raise UnsupportedOption(
-                f"delay_ms must be a multiple of {token_ms} up to {longest}, not {delay_ms}"
-            )
-        return RowOptions(model.front_end, model.config.left_pad_tokens, delay_ms // token_ms)
 
     # The rounds. ``_wake`` is called under the lock, the rest on the engine's thread.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...decoders.detokenise import Detokeniser, TokenWord
-from ...encoders.mel import Floats, Framer, MelFrontEnd
+from ...encoders.mel import Floats, Framer
 from ..clock import SAMPLE_RATE
 from ..engine import Committed, Drafted, Message, Progressed, Reached
 from ..events import Word
@@ -21,6 +21,7 @@ from ..timeline import Timeline
 
 if TYPE_CHECKING:
     from ..engine import Samples
+    from .row_options import RowOptions
 
 RESET_SILENCE = 2 * SAMPLE_RATE
 """A silence from which the model starts afresh."""
@@ -54,31 +55,6 @@ class Mark:
 
     marker: int
     flush: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RowOptions:
-    """What the model and the stream's delay make of a row. Lengths in tokens and samples."""
-
-    front_end: MelFrontEnd
-    left_pad_tokens: int
-    delay_tokens: int
-
-    @property
-    def per_token(self) -> int:
-        """Samples to a token of audio."""
-        return self.front_end.samples
-
-    @property
-    def prompt(self) -> int:
-        """Tokens of audio that the prompt covers: BOS, the silence on the left, the delay."""
-        return 1 + self.left_pad_tokens + self.delay_tokens
-
-    @property
-    def look_ahead(self) -> int:
-        """Samples beyond a token's end that its last mel frame needs."""
-        config = self.front_end.config
-        return config.n_fft // 2 - config.hop
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from .row import Audio, Mark, RowOptions
+from .row import Audio, Mark
 
 if TYPE_CHECKING:
     from ..engine import Message, Samples, Sink
+    from .row_options import RowOptions
 
 TRAIL_TOKENS = 4
 """Tokens of real audio beyond the delay after which the last words are normally out."""

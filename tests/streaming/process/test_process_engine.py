@@ -1,4 +1,4 @@
-"""The engine in a process of its own, on the small model that knows words."""
+"""The engine in a process of its own, on the random model of the goldens: exact in float32."""
 
 import logging
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.clips import clip
 from support.listening import Recorder
+from support.tiny_checkpoint import write_tiny
 
 from voxlive.checkpoints.errors import IncompleteCheckpoint
 from voxlive.streaming.engine import (
@@ -32,8 +32,9 @@ from voxlive.streaming.process.child import Forward
 from voxlive.streaming.process.mail import Mail, letters
 from voxlive.streaming.process.wire import Logged
 from voxlive.streaming.registry import load_engine
+from voxlive.training.golden.audio import synthetic_audio
 
-TINY = Path(__file__).parents[2] / "models" / "tiny-voxtral"
+AUDIO = synthetic_audio()[:80000]
 WAIT_S = 60
 
 
@@ -48,23 +49,27 @@ def options() -> EngineOptions:
 
 
 @pytest.fixture(scope="module")
-def engine(options):
-    engine = ProcessEngine.start(str(TINY), options)
+def folder(tmp_path_factory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder, options):
+    engine = ProcessEngine.start(str(folder), options)
     yield engine
     engine.shutdown()
 
 
 def transcribe(engine, delays: list[int], chunk: int) -> list[tuple[int, list[Word]]]:
     """What streams with these delays say side by side, and their trails."""
-    audio = clip("market").samples[:48000].astype(np.float32)
     recorders = [Recorder() for _ in delays]
     streams = [
         engine.open(StreamOptions(delay_ms=delay), recorder.sink)
         for delay, recorder in zip(delays, recorders, strict=True)
     ]
-    for at in range(0, len(audio), chunk):
+    for at in range(0, len(AUDIO), chunk):
         for stream in streams:
-            stream.feed(audio[at : at + chunk], at)
+            stream.feed(AUDIO[at : at + chunk], at)
     for stream in streams:
         stream.end_utterance(1)
         stream.flush(2)
@@ -75,9 +80,9 @@ def transcribe(engine, delays: list[int], chunk: int) -> list[tuple[int, list[Wo
     return [(s.trail, r.words) for s, r in zip(streams, recorders, strict=True)]
 
 
-def test_it_says_what_the_engine_says_in_place(engine, options):
+def test_it_says_what_the_engine_says_in_place(engine, folder, options):
     apart = transcribe(engine, [480, 960], 320)
-    there = load_engine(str(TINY), options)
+    there = load_engine(str(folder), options)
     assert apart == transcribe(there, [480, 960], 320)
     assert len(apart[0][1]) > 4
     assert there.info == engine.info
@@ -137,18 +142,30 @@ def test_a_killed_process_fails_its_streams_and_is_started_again(engine, caplog)
     assert "was killed by SIGKILL; it is started again" in caplog.text
 
 
-def test_what_cannot_be_loaded_is_said_as_in_place(tmp_path, options):
+def test_who_asks_an_engine_that_hangs_is_told_and_the_next_need_not_wait(engine):
+    os.kill(engine.pid, signal.SIGSTOP)
+    with pytest.raises(EngineError, match="did not answer in 2 s"):
+        engine.open(StreamOptions(), Recorder().sink)
+    with pytest.raises(EngineError, match="does not answer; try again"):
+        engine.open(StreamOptions(), Recorder().sink)
+    assert engine.in_use == 0
+    os.kill(engine.pid, signal.SIGCONT)
+    assert engine.check(WAIT_S) is None
+    transcribe(engine, [480, 960], 16000)  # both slots are free
+
+
+def test_what_cannot_be_loaded_is_said_as_in_place(tmp_path, folder, options):
     with pytest.raises(UnsupportedOption, match="delay must be a multiple of 80"):
-        ProcessEngine.start(str(TINY), EngineOptions(device="cpu", delay_ms=100))
-    for file in TINY.iterdir():
+        ProcessEngine.start(str(folder), EngineOptions(device="cpu", delay_ms=100))
+    for file in folder.iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(IncompleteCheckpoint):
         ProcessEngine.start(str(tmp_path), options)
 
 
-def test_a_process_that_dies_while_it_loads_is_not_tried_again(options):
-    engine = ProcessEngine(str(TINY), options)
+def test_a_process_that_dies_while_it_loads_is_not_tried_again(folder, options):
+    engine = ProcessEngine(str(folder), options)
     while engine.pid is None:
         threading.Event().wait(0.01)
     process = psutil.Process(engine.pid)
@@ -160,8 +177,8 @@ def test_a_process_that_dies_while_it_loads_is_not_tried_again(options):
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_shutdown_ends_the_process(options, loaded):
-    engine = ProcessEngine(str(TINY), options)
+def test_shutdown_ends_the_process(folder, options, loaded):
+    engine = ProcessEngine(str(folder), options)
     while engine.pid is None:
         threading.Event().wait(0.01)
     if loaded:
@@ -191,8 +208,8 @@ signal.pause()
 
 
 @pytest.mark.parametrize("when", ["loading", "loaded"])
-def test_it_is_gone_with_its_host(when):
-    command = [sys.executable, "-c", _HOST, str(TINY), when]
+def test_it_is_gone_with_its_host(folder, when):
+    command = [sys.executable, "-c", _HOST, str(folder), when]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
         process = psutil.Process(int(host.stdout.readline()))
         host.kill()

@@ -17,9 +17,9 @@ from voxlive.streaming.voxtral.row import (
     Audio,
     Mark,
     Row,
-    RowOptions,
     pad_penalty,
 )
+from voxlive.streaming.voxtral.row_options import RowOptions
 
 FRONT_END = MelFrontEnd(AudioConfig(16_000, 400, 160, 128, 1.5), frames=8)
 TOKEN = 1280
