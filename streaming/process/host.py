@@ -46,7 +46,7 @@ class ProcessEngine:
         self._steps = Durations().read()
         # Why there is no engine now; None while there is one.
         self._fault: str | None = "the engine is being loaded"
-        self._silent = False  # it left a question open: nobody is to wait for it again
+        self._silent = False  # it left a question open: none but a check waits for it again
         self._down = threading.Event()
         self._loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -86,8 +86,6 @@ class ProcessEngine:
         """See the contract; EngineError ``engine_failed`` while there is no engine."""
         with self._lock:
             link = self._reached()
-            if self._silent:
-                raise EngineError("engine_failed", f"the engine does not answer; {_LATER}")
             if len(self._streams) >= self.info.capacity:
                 raise EngineFull(self.info.capacity)
             ident = next(self._numbers)
@@ -144,6 +142,8 @@ class ProcessEngine:
         answer: Future[object] = Future()
         with self._lock:
             mail = self._reached().mail
+            if self._silent and not isinstance(question, Check):
+                raise EngineError("engine_failed", f"the engine does not answer; {_LATER}")
             number = next(self._numbers)
             self._asked[number] = answer
         mail.put(Ask(number, question))
