@@ -7,17 +7,19 @@ import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FAKE_DEVICE = ("--use-fake-device-for-media-stream",)
 _GRANTED = ("--use-fake-ui-for-media-stream",)
+_ALWAYS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
+_USUAL = (*_ALWAYS, *_FAKE_DEVICE, *_GRANTED)
 
 
 def chromium() -> str:
@@ -52,6 +54,52 @@ class Watched:
         return parts.scheme in ("blob", "data") or parts.netloc == self.origin
 
 
+class Browsers:
+    """One Playwright for a whole module, and one browser for what needs no flags of its own."""
+
+    current: Browsers | None = None
+
+    def __init__(self) -> None:
+        self._playwright = async_playwright()
+        self._usual: Browser | None = None
+
+    async def __aenter__(self) -> Browsers:
+        self._chromium = (await self._playwright.start()).chromium
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._usual:
+            await self._usual.close()
+        await self._playwright.__aexit__()
+
+    @asynccontextmanager
+    async def browser(self, flags: tuple[str, ...]) -> AsyncIterator[Browser]:
+        """A browser with these flags; what is opened in it is the caller's to close."""
+        if flags == _USUAL:
+            self._usual = self._usual or await self._launch(flags)
+            yield self._usual
+        else:
+            browser = await self._launch(flags)
+            try:
+                yield browser
+            finally:
+                await browser.close()
+
+    async def _launch(self, flags: tuple[str, ...]) -> Browser:
+        return await self._chromium.launch(executable_path=chromium(), args=flags)
+
+
+@asynccontextmanager
+async def shared_browsers() -> AsyncIterator[None]:
+    """Until the end, ``browsing`` takes its browsers from here; all of it on one event loop."""
+    async with Browsers() as browsers:
+        Browsers.current = browsers
+        try:
+            yield
+        finally:
+            Browsers.current = None
+
+
 @asynccontextmanager
 async def browsing(
     url: str,
@@ -67,15 +115,16 @@ async def browsing(
 
     ``settings`` is the JSON that the page finds in its storage.
     """
-    flags = [*args, "--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-    flags += _FAKE_DEVICE if device else ()
-    flags += _GRANTED if granted else ()
-    flags += [f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=flags)
+    flags = (*_ALWAYS, *(_FAKE_DEVICE if device else ()), *(_GRANTED if granted else ()), *args)
+    if microphone:
+        flags += (f"--use-file-for-fake-audio-capture={microphone}%noloop",)
+    async with AsyncExitStack() as stack:
+        browsers = Browsers.current or await stack.enter_async_context(Browsers())
+        browser = await stack.enter_async_context(browsers.browser(flags))
+        options = {"viewport": {"width": 1280, "height": 800}, **context}
+        opened = await browser.new_context(**options)
         try:
-            options = {"viewport": {"width": 1280, "height": 800}, **context}
-            page = await (await browser.new_context(**options)).new_page()
+            page = await opened.new_page()
             watched = Watched(page, urlsplit(url).netloc)
             page.on("console", lambda m: m.type == "error" and watched.errors.append(m.text))
             page.on("pageerror", lambda error: watched.errors.append(str(error)))
@@ -88,7 +137,7 @@ async def browsing(
             await page.wait_for_selector("body[data-toggle]")
             yield watched
         finally:
-            await browser.close()
+            await opened.close()
     watched.check()
 
 

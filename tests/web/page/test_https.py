@@ -11,6 +11,8 @@ from support.clips import clip
 from support.server import serving
 from support.wire import START, dial, receive, send
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 # A name that is not this machine's, as a phone has to use one: localhost is secure without https.

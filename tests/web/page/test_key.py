@@ -7,7 +7,7 @@ from support.browser import browsing, state_is
 from support.clips import clip
 from support.server import serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 KEY = "the-key-of-the-page"
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 

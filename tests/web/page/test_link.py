@@ -7,7 +7,7 @@ from support.browser import browsing, line_to
 from support.clips import clip
 from support.wire import s16le
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 RATE = 16_000
 BROKEN = ["WebSocket connection", "Failed to load resource", "net::ERR"]

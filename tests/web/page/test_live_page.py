@@ -14,7 +14,7 @@ from support.clips import clip
 from support.server import serving
 from support.wire import START, dial, receive_until, send
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 # The browser's own processing would change the clips.
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from support.browser import browsing
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script> & "--> end"'
 

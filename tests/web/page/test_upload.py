@@ -9,7 +9,7 @@ import pytest
 from support.browser import browsing, state_is
 from support.clips import clip
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 DROP = """async ([name, base64]) => {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
