@@ -28,6 +28,6 @@ def load(model: str, options: EngineOptions) -> Engine:
     or this machine cannot do, EngineError when not even one session fits.
     """
     set_graph_size()
-    from .load import load_engine
+    from .loading import load_engine
 
     return load_engine(model, options)

@@ -82,11 +82,12 @@ def transcribe(engine, delays: list[int], chunk: int) -> list[tuple[int, list[Wo
 
 def test_it_says_what_the_engine_says_in_place(engine, folder, options):
     apart = transcribe(engine, [480, 960], 320)
-    there = load_engine(str(folder), options)
-    assert apart == transcribe(there, [480, 960], 320)
     assert len(apart[0][1]) > 4
-    assert there.info == engine.info
-    there.shutdown()
+    for _ in range(2):  # also where one was loaded before
+        there = load_engine(str(folder), options)
+        assert apart == transcribe(there, [480, 960], 320)
+        assert there.info == engine.info
+        there.shutdown()
 
 
 def test_its_steps_are_counted_there_and_read_here(engine):
