@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,22 @@ def test_a_killed_process_fails_its_streams_and_is_started_again(engine, caplog)
     assert engine.pid != first
     assert transcribe(engine, [480], 16000) == before
     assert "was killed by SIGKILL; it is started again" in caplog.text
+
+
+def test_it_is_tried_again_until_it_can_be_loaded(folder, options, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    engine = ProcessEngine.start(str(model), options)
+    for weights in model.glob("*.safetensors"):
+        weights.rename(tmp_path / weights.name)
+    os.kill(engine.pid, signal.SIGKILL)
+    while "cannot be loaded" not in str(engine.check(WAIT_S)):
+        threading.Event().wait(0.05)
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.rename(model / weights.name)
+    while engine.check(WAIT_S):
+        threading.Event().wait(0.05)
+    assert len(transcribe(engine, [480], 16000)[0][1]) > 4
+    engine.shutdown()
 
 
 def test_who_asks_an_engine_that_hangs_is_told_and_the_next_need_not_wait(engine):
