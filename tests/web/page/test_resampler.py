@@ -78,10 +78,10 @@ async def test_tones_pass_or_vanish(server):
                 assert 20 * np.log10(rms(output) / np.sqrt(0.5)) < -60, (rate, hertz)
 
 
-@pytest.mark.parametrize("rate", [44_100, 48_000])
-async def test_no_drift_in_ten_minutes(server, rate):
+@pytest.mark.parametrize(("rate", "minutes"), [(44_100, 10), (48_000, 1)])
+async def test_no_drift(server, rate, minutes):
     async with browsing(server.url) as watched:
-        n = rate * 600 + 77
+        n = rate * 60 * minutes + 77
         before, total = await watched.page.evaluate(COUNTS, [rate, n])
         assert total == n * RATE // rate
         assert 0 <= total - before < 0.01 * RATE
