@@ -27,7 +27,7 @@ from ..engine import EngineError, EngineFull, Failed
 from .model import CHUNK, NOT_FINITE, Model
 from .rounds import plan
 from .row import Audio, Mark, Row
-from .row_options import RowOptions, row_options
+from .row_options import row_options
 from .stream import VoxtralStream
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEPS = 2
-"""Positions that a stream decodes in one round beside others: a backlog of it is some ten times as
-fast as speech then, and a round hardly longer."""
+"""Positions that a stream decodes in one round beside others, whose next words wait for the end of
+the round."""
 MAX_WAITING_S = 120
 """Seconds of audio that may wait for a stream; a session stops feeding long before."""
 
@@ -196,7 +196,7 @@ class VoxtralEngine:
         began = time.perf_counter()
         streams = self._take_in()
         rows = self._with_room(streams.values())
-        for tokens, group in plan((row for row in rows if not self._is_behind(row)), CHUNK):
+        for tokens, group in plan(rows, CHUNK):
             audio = np.stack([row.take(tokens) for row in group])
             self._model.encode([row.slot for row in group], self._model.front_end(audio))
         # What others say meanwhile must not wait for all of a backlog.
@@ -207,7 +207,7 @@ class VoxtralEngine:
         for row in rows:
             if row.settle():
                 self._model.join(row.slot, row.options.delay_tokens)
-        self._busy = [stream for stream in streams.values() if self._has_work(self._rows[stream])]
+        self._busy = [stream for stream in streams.values() if self._rows[stream].waiting]
         self.rounds += 1
         if rows:
             self.steps.observe(time.perf_counter() - began)
@@ -236,13 +236,7 @@ class VoxtralEngine:
                 self._model.join(row.slot, row.options.delay_tokens)
         self._heard = list(brought)
         rows = ((self._rows[stream], stream) for stream in brought)
-        return {row.slot: stream for row, stream in rows if self._has_work(row)}
-
-    def _has_work(self, row: Row) -> bool:
-        return row.waiting or self._is_behind(row)
-
-    def _is_behind(self, row: Row) -> bool:
-        return self._model.behind(row.slot)
+        return {row.slot: stream for row, stream in rows if row.waiting}
 
     def _with_room(self, streams: Collection[VoxtralStream]) -> list[Row]:
         """The streams' rows but for those whose caches can grow no more: these fail.
@@ -250,9 +244,7 @@ class VoxtralEngine:
         It comes to that only where more sessions were allowed than memory holds at full age.
         """
         rows = [self._rows[stream] for stream in streams]
-        short = self._model.short(
-            [(row.slot, 0 if self._is_behind(row) else min(row.ready, CHUNK)) for row in rows]
-        )
+        short = self._model.short([(row.slot, min(row.ready, CHUNK)) for row in rows])
         for stream in compress(streams, short):
             stream.send(
                 Failed("server_full", "the memory for sessions is full, this one cannot go on")
@@ -312,12 +304,5 @@ class VoxtralEngine:
                 self.release(stream)
 
     def _probe(self) -> None:
-        model, slot = self._model, self.info.capacity
-        tokens = RowOptions(model.front_end, model.config.left_pad_tokens, 1).prompt
-        model.join(slot, 1)
-        for _ in range(-(-tokens // CHUNK)):
-            model.encode([slot], model.silence(1, CHUNK))
-        outputs = [token for _, step in model.decode({}) for token in step]
-        model.leave(slot)
-        if not outputs or NOT_FINITE in outputs:
+        if NOT_FINITE in self._model.try_out(self.info.capacity):
             raise FloatingPointError("the model's numbers overflowed on silence")

@@ -127,11 +127,6 @@ class Model:
         """Encode the next frames of each slot: ``mel [B, n * mel_per_token, mel_bins]``."""
         self._queue.push(slots, self.encoder.step(slots, mel))
 
-    def behind(self, slot: int) -> bool:
-        """Whether ``decode`` has something to do for the slot."""
-        needed = 1 if slot in self._running else self.decoder.prompt_length(slot)
-        return self._queue.waiting(slot) >= needed
-
     def decode(
         self, penalties: Mapping[int, float], most: int = sys.maxsize
     ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
@@ -167,6 +162,19 @@ class Model:
         for rings in (self.encoder.rings, self.decoder.rings):
             rings.reanchor(0, 0)  # else its kernels are first compiled a minute into service
         for slot in slots:
+            self.leave(slot)
+
+    def try_out(self, slot: int) -> list[int]:
+        """Two tokens of silence in a slot that nobody has; what others have waiting stays."""
+        self.join(slot, 1)
+        try:
+            prompt = self.decoder.prompt_length(slot)
+            for _ in range(-(-(prompt + 1) // CHUNK)):
+                self.encode([slot], self.silence(1, CHUNK))
+            first = self.decoder.prefill([slot], self._queue.take([slot], prompt))
+            second = self.decoder.step([slot], self._queue.take([slot], 1)[:, 0])
+            return [*np.array(first).tolist(), *np.array(second).tolist()]
+        finally:
             self.leave(slot)
 
     def age(self, slots: Sequence[int]) -> None:

@@ -97,13 +97,13 @@ class Row:
 
     @property
     def ready(self) -> int:
-        """Tokens of audio that wait to be encoded."""
-        return self._framer.ready
+        """Tokens of audio to encode now: none before those are decoded that have been."""
+        return 0 if self._is_behind() else self._framer.ready
 
     @property
     def waiting(self) -> bool:
         """Whether there is anything to do before more audio comes."""
-        return self.ready > 0 or bool(self._inbox) or self._is_due()
+        return self._is_behind() or self.ready > 0 or bool(self._inbox) or self._is_due()
 
     @property
     def missing(self) -> int:
@@ -177,6 +177,10 @@ class Row:
         """Start afresh because the caches are gone; for a row that is ``quiet``."""
         self._say(self._words.restart())
         self._begin()
+
+    def _is_behind(self) -> bool:
+        """Whether positions wait to be decoded; those of the prompt are one."""
+        return self._encoded >= max(self._decoded + 1, self.options.prompt)
 
     def _is_due(self) -> bool:
         return bool(self._due) and self._due[0].decoded <= self._decoded

@@ -232,6 +232,25 @@ def test_a_backlog_leaves_others_their_turns(
     other.close()
 
 
+def test_a_check_takes_nothing_from_a_backlog(engine: VoxtralEngine) -> None:
+    """What waits to be decoded between two rounds is not the check's to decode."""
+    audio = AUDIO[: 60 * TOKEN]
+    alone = transcribe(engine, audio)
+    other = engine.open(StreamOptions(), Listener())
+    other.feed(AUDIO[:TOKEN], 0)
+    rest(engine)
+    listener = Listener()
+    stream = engine.open(StreamOptions(delay_ms=480), listener)
+    stream.feed(audio, 0)
+    stream.flush(1)
+    while listener.ends.empty() and engine._working:
+        assert engine.check(WAIT_S) is None
+    assert listener.end() == Reached(1)
+    assert listener.words == alone
+    stream.close()
+    other.close()
+
+
 def test_close_at_any_time_frees_the_slot_and_leaks_nothing(engine: VoxtralEngine) -> None:
     clip = AUDIO[:100_000]
     before = transcribe(engine, clip)
