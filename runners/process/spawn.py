@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+
+from ...streaming.process_group import kill_group
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -38,8 +39,7 @@ class Child:
     def kill(self) -> None:
         """End it at once, and what it started: it leads a group of its own."""
         if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            kill_group(self.process.pid)
 
     def resident_bytes(self) -> int:
         """Memory of it and all its children; 0 once it is gone. Blocks."""

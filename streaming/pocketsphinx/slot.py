@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from multiprocessing.connection import Connection, Pipe
 
 from ..durations import Durations
 from ..engine import Failed, Sink
+from ..process_group import kill_group
 from .wire import Audio, Command, End, Open, Reply
 
 _COMMAND = (sys.executable, "-P", "-m", "voxlive.streaming.pocketsphinx.worker")
@@ -161,7 +161,7 @@ class Slot:
                 # Let it come to its end by itself, for its exit code.
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_LAST_WORDS_S)
-                _kill(process)
+                kill_group(process.pid)
         return f"a recogniser's process ended with {process.returncode} while it was starting"
 
     def _adopt(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
@@ -221,7 +221,7 @@ class Slot:
 
     def _kill(self) -> None:
         if self._process:
-            _kill(self._process)
+            kill_group(self._process.pid)
 
 
 def _start(fd: int) -> subprocess.Popen[bytes]:
@@ -234,10 +234,3 @@ def _start(fd: int) -> subprocess.Popen[bytes]:
         # What forks must have one thread, and it multiplies nothing large.
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the worker and its final pass, which may outlive it: they are a group of their own."""
-    # On macOS a group of which nothing but a zombie is left is a PermissionError.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -58,16 +58,18 @@ def main(fd: int) -> None:
     faulthandler.enable()
     connection = Connection(fd)
     incoming = letters(connection)
-    for boot in next(incoming, []):
-        assert isinstance(boot, Boot)
-        mail: Mail[Reply] = Mail(connection, "mail")
-        logging.basicConfig(level=boot.level, handlers=[Forward(mail)])
-        engine = _load(boot, connection, mail)
-        if engine:
-            Desk(engine, mail).serve(incoming)
-            # An end that hangs must not outlive the host: the alarm's default ends the process.
-            signal.alarm(_LAST_RITES_S)
-            engine.shutdown()
+    match next(incoming, []):
+        case [Boot() as boot]:
+            mail: Mail[Reply] = Mail(connection, "mail")
+            logging.basicConfig(level=boot.level, handlers=[Forward(mail)])
+            engine = _load(boot, connection, mail)
+            if engine is None:
+                next(incoming, None)  # the host hangs up when it has heard why
+            else:
+                Desk(engine, mail).serve(incoming)
+                # An end that hangs must not outlive the host: the alarm ends the process.
+                signal.alarm(_LAST_RITES_S)
+                engine.shutdown()
     os._exit(0)
 
 
@@ -78,8 +80,6 @@ def _load(boot: Boot, connection: Connection, mail: Mail[Reply]) -> Engine | Non
         engine = load_engine(boot.model, boot.options)
     except (EngineError, CheckpointError) as error:
         mail.put(Refused(error))
-        # The host hangs up when it has heard why.
-        threading.Event().wait()
         return None
     spare_pauses()
     loaded.set()

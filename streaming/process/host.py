@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future
+from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,10 @@ class ProcessEngine:
     def start(cls, model: str, options: EngineOptions) -> ProcessEngine:
         """Start a process and load the model. Blocks; raises EngineError, CheckpointError."""
         engine = cls(model, options)
-        try:
+        with ExitStack() as undo:
+            undo.callback(engine.shutdown)
             engine.wait_until_loaded()
-        except BaseException:
-            engine.shutdown()
-            raise
+            undo.pop_all()
         return engine
 
     def wait_until_loaded(self) -> None:

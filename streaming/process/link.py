@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from ..process_group import kill_group
 from .mail import Mail, letters
 from .wire import Command
 
@@ -55,8 +56,7 @@ class Link:
         try:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            # It leads a group of its own, with whatever it started.
-            os.killpg(self.pid, signal.SIGKILL)
+            kill_group(self.pid)
             code = self._process.wait()
         self._connection.close()
         self._socket.close()

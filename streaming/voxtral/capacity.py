@@ -8,6 +8,7 @@ import mlx.core as mx
 import psutil
 
 from ...layers.batch import SIZES
+from ...layers.cuda import on_cuda
 from ..engine import EngineError
 from .model import Model
 
@@ -75,7 +76,7 @@ def _reserve() -> float:
     """
     if _on_cpu():
         return 0
-    return float("inf") if mx.cuda.is_available() else 1
+    return float("inf") if on_cuda() else 1
 
 
 def _on_cpu() -> bool:

@@ -126,19 +126,27 @@ class VoxtralEngine:
                     self._news[stream] = None
                     self._wake()
         if overrun:
-            stream.send(Failed("overrun", f"more than {MAX_WAITING_S} s of audio wait"))
-            self.release(stream)
+            self._fail(stream, "overrun", f"more than {MAX_WAITING_S} s of audio wait")
 
-    def release(self, stream: VoxtralStream) -> None:
-        """Count the stream's slot free at once; its memory follows with the next round."""
+    def release(self, stream: VoxtralStream) -> bool:
+        """Count the stream's slot free at once; its memory follows with the next round.
+
+        Whether it was not so already.
+        """
         with self._lock:
-            if not stream.closed:
-                stream.closed = True
-                self._streams.discard(stream)
-                self._news.pop(stream, None)
-                self._left.append(stream)
-                if not self._down:
-                    self._wake()
+            if stream.closed:
+                return False
+            stream.closed = True
+            self._streams.discard(stream)
+            self._news.pop(stream, None)
+            self._left.append(stream)
+            if not self._down:
+                self._wake()
+        return True
+
+    def _fail(self, stream: VoxtralStream, code: str, message: str) -> None:
+        if self.release(stream):
+            stream.sink(Failed(code, message))
 
     def check(self, timeout: float) -> str | None:
         """See the contract: a failure since the last check, else a step on a slot of its own."""
@@ -246,10 +254,9 @@ class VoxtralEngine:
         rows = [self._rows[stream] for stream in streams]
         short = self._model.short([(row.slot, min(row.ready, CHUNK)) for row in rows])
         for stream in compress(streams, short):
-            stream.send(
-                Failed("server_full", "the memory for sessions is full, this one cannot go on")
+            self._fail(
+                stream, "server_full", "the memory for sessions is full, this one cannot go on"
             )
-            self.release(stream)
         return [row for row, lacks in zip(rows, short, strict=True) if not lacks]
 
     def _seat(self, stream: VoxtralStream) -> Row:
@@ -271,8 +278,7 @@ class VoxtralEngine:
         if stream.closed:
             return
         if token == NOT_FINITE:
-            stream.send(Failed("engine_failed", "the model's numbers overflowed in this stream"))
-            self.release(stream)
+            self._fail(stream, "engine_failed", "the model's numbers overflowed in this stream")
             return
         row = self._rows[stream]
         row.hear(token)
@@ -300,8 +306,7 @@ class VoxtralEngine:
                 self._model.join(row.slot, row.options.delay_tokens)
                 self._busy.append(stream)
             else:
-                stream.send(Failed("engine_failed", failure))
-                self.release(stream)
+                self._fail(stream, "engine_failed", failure)
 
     def _probe(self) -> None:
         if NOT_FINITE in self._model.try_out(self.info.capacity):

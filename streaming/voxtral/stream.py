@@ -23,8 +23,8 @@ class Taker(Protocol):
         """Hand an item to the stream's row."""
         ...
 
-    def release(self, stream: VoxtralStream) -> None:
-        """The stream is over."""
+    def release(self, stream: VoxtralStream) -> bool:
+        """The stream is over; whether it was not so already."""
         ...
 
 

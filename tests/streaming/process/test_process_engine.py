@@ -81,6 +81,13 @@ def transcribe(engine, delays: list[int], chunk: int) -> list[tuple[int, list[Wo
     return [(s.trail, r.words) for s, r in zip(streams, recorders, strict=True)]
 
 
+def process_of(engine: ProcessEngine) -> psutil.Process:
+    """Its process, once there is one."""
+    while engine.pid is None:
+        threading.Event().wait(0.01)
+    return psutil.Process(engine.pid)
+
+
 def test_it_says_what_the_engine_says_in_place(engine, folder, options):
     apart = transcribe(engine, [480, 960], 320)
     assert len(apart[0][1]) > 4
@@ -184,9 +191,7 @@ def test_what_cannot_be_loaded_is_said_as_in_place(tmp_path, folder, options):
 
 def test_a_process_that_dies_while_it_loads_is_not_tried_again(folder, options):
     engine = ProcessEngine(str(folder), options)
-    while engine.pid is None:
-        threading.Event().wait(0.01)
-    process = psutil.Process(engine.pid)
+    process = process_of(engine)
     process.kill()
     with pytest.raises(EngineError, match="was killed by SIGKILL while it was loading the model"):
         engine.wait_until_loaded()
@@ -197,12 +202,10 @@ def test_a_process_that_dies_while_it_loads_is_not_tried_again(folder, options):
 @pytest.mark.parametrize("loaded", [False, True])
 def test_shutdown_ends_the_process(folder, options, loaded):
     engine = ProcessEngine(str(folder), options)
-    while engine.pid is None:
-        threading.Event().wait(0.01)
+    process = process_of(engine)
     if loaded:
         engine.wait_until_loaded()
         engine.open(StreamOptions(), Recorder().sink)
-    process = psutil.Process(engine.pid)
     engine.shutdown()
     assert not process.is_running()
     with pytest.raises(EngineError, match="shut down"):
