@@ -73,13 +73,13 @@ def test_speakers_are_refused_by_a_model_that_cannot_tell_them(client):
 
 
 def test_a_stream_says_the_text_as_it_comes(client):
-    events = list(transcribed(client, "pauses", stream=True))
+    events = list(transcribed(client, "minute", stream=True))
     *deltas, done = events
     assert done.type == "transcript.text.done"
     assert {event.type for event in deltas} == {"transcript.text.delta"}
-    assert len(deltas) >= len(clip("pauses").sentences)
+    assert len(deltas) > 5
     assert "".join(event.delta for event in deltas) == done.text
-    assert done.text.strip() == transcribed(client, "pauses").text
+    assert done.text.strip() == transcribed(client, "minute").text
 
 
 async def test_the_asynchronous_client(server, text):
