@@ -75,11 +75,11 @@ def test_a_minute_is_understood(native):
     assert done["duration"] == pytest.approx(clip("minute").duration, abs=1e-3)
 
 
-async def test_the_same_text_everywhere(voxtral, native):
-    expected, pauses = spoken(native["pauses"]).split(), clip("pauses")
-    url, upload = f"{voxtral.url}/v1/audio/transcriptions", {"file": pauses.path.read_bytes()}
+async def test_a_minute_is_the_same_text_everywhere(voxtral, native):
+    expected, minute = spoken(native["minute"]).split(), clip("minute")
+    url, upload = f"{voxtral.url}/v1/audio/transcriptions", {"file": minute.path.read_bytes()}
     theirs, file = await asyncio.gather(
-        asr(voxtral.ws, s16le(pauses.samples), chunk=3201),
+        asr(voxtral.ws, s16le(minute.samples), chunk=3201),
         asyncio.to_thread(httpx.post, url, files=upload, timeout=120),
     )
     assert text_of_lines(theirs.of(None)[-1]["lines"]).split() == expected
