@@ -9,6 +9,7 @@ from ..streaming.events import (
     Lag,
     SegmentClosed,
     SessionError,
+    SessionWarning,
     Words,
 )
 
@@ -37,6 +38,8 @@ class Captions:
                 return [f"{_clock(start)}  {text.strip()}"]
             case SessionError(_, message):
                 return [f"voxlive: {message}"]
+            case SessionWarning(_, message):
+                return [f"voxlive: warning: {message}"]
         return []
 
     @property

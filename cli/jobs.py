@@ -143,4 +143,6 @@ def _finish(plan: Plan, one: Input, said: Transcript | Refusal | None, took_s: f
     if isinstance(said, Refusal):
         complain(f"{one.path}: {said.message}")
         return Outcome(one.path, "failed")
+    for warning in said.warnings:
+        complain(f"{one.path}: warning: {warning.message}")
     return Outcome(one.path, "done", said.duration, took_s)

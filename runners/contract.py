@@ -103,6 +103,17 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class JobWarning:
+    """What a user should know of a job that was done: audio that was lost, a field without effect.
+
+    ``code`` is stable, ``message`` is for people.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """What was said in a file: ``text`` is the segments' texts joined.
 
@@ -119,6 +130,7 @@ class Transcript:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     truncated: bool = False
+    warnings: tuple[JobWarning, ...] = ()
 
 
 class Refusal(Exception):

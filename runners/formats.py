@@ -40,7 +40,8 @@ def plain_json(said: Transcript, wanted: Wanted) -> str:
 def verbose_json(said: Transcript, wanted: Wanted) -> str:
     """Everything that is known, times in seconds; segments and words are listed if wanted.
 
-    Raises Refusal if words are wanted of a model that cannot time them.
+    ``warnings`` is there only if there are some. Raises Refusal if words are wanted of a model that
+    cannot time them.
     """
     answer: dict[str, Any] = {
         "task": said.task,
@@ -53,6 +54,8 @@ def verbose_json(said: Transcript, wanted: Wanted) -> str:
         answer["segments"] = [_segment(segment) for segment in said.segments]
     if wanted.words:
         answer["words"] = [word for segment in said.segments for word in _words(segment)]
+    if said.warnings:
+        answer["warnings"] = warnings(said)
     return _dump({**answer, "usage": usage(said)})
 
 
@@ -115,6 +118,11 @@ def usage(said: Transcript) -> dict[str, object]:
         used["completion_tokens"] = said.completion_tokens
         used["total_tokens"] = said.prompt_tokens + said.completion_tokens
     return used
+
+
+def warnings(said: Transcript) -> list[dict[str, str]]:
+    """The warnings as JSON: ``{code, message}`` each."""
+    return [{"code": one.code, "message": one.message} for one in said.warnings]
 
 
 def _segment(segment: Segment) -> dict[str, Any]:

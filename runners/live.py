@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from ..streaming.clock import seconds
 from ..streaming.engine import EngineError, EngineFull, StreamOptions, UnsupportedOption
-from ..streaming.events import SegmentClosed, SessionError, Word, Words
+from ..streaming.events import SegmentClosed, SessionError, SessionWarning, Word, Words
 from ..streaming.ingest import BadAudio
 from ..streaming.reading import reading
 from ..streaming.service import Service
 from ..vad.detector import VoiceDetector
 from ..vad.gate import GateOptions
 from ..vad.silero import Silero
-from .contract import Delta, Progress, Refusal, Segment, TimedWord, Transcript
+from .contract import Delta, JobWarning, Progress, Refusal, Segment, TimedWord, Transcript
 from .hearing import measure_job
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ class LiveRunner:
     ) -> Transcript:
         language = job.language.lower() if job.language else None
         stream = StreamOptions(language, drafts=False)
+        warnings: list[JobWarning] = []
         async with reading(self._service, job.path, GateOptions(), stream, job.raw) as session:
             following = asyncio.create_task(_follow(session, total_s, told, cancelled))
             try:
-                segments, whole = await _collect(session, told, job.max_tokens)
+                segments, whole = await _collect(session, told, job.max_tokens, warnings)
             finally:
                 following.cancel()
             if not whole:
@@ -88,6 +89,7 @@ class LiveRunner:
             duration=total_s,
             language=language or (known[0] if len(known) == 1 else None),
             truncated=not whole,
+            warnings=tuple(warnings),
         )
 
 
@@ -107,9 +109,12 @@ async def _follow(
 
 
 async def _collect(
-    session: Session, told: Callable[[Update], None], most_words: int | None
+    session: Session,
+    told: Callable[[Update], None],
+    most_words: int | None,
+    warnings: list[JobWarning],
 ) -> tuple[tuple[Segment, ...], bool]:
-    """All segments, and whether they are; words are told as they come."""
+    """All segments, and whether they are; words are told as they come, ``warnings`` collected."""
     segments: list[Segment] = []
     words: list[Word] = []
     left = most_words
@@ -126,6 +131,8 @@ async def _collect(
             case SegmentClosed(ident):
                 segments.append(_segment(ident, words))
                 words.clear()
+            case SessionWarning(code, message):
+                warnings.append(JobWarning(code, message))
             case SessionError(code, message):
                 raise EngineError(code, message)
     return tuple(segments), True

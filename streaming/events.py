@@ -88,6 +88,14 @@ class Lag:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionWarning:
+    """Something that the user should know and that ends nothing, such as audio that was lost."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionError:
     """The session failed or refused something; ``fatal`` says whether it ends here."""
 
@@ -112,6 +120,7 @@ Event = (
     | UtteranceEnded
     | Flushed
     | Lag
+    | SessionWarning
     | SessionError
     | SessionClosed
 )

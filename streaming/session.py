@@ -31,6 +31,7 @@ from .events import (
     Flushed,
     SessionClosed,
     SessionError,
+    SessionWarning,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
@@ -141,6 +142,10 @@ class Session:
     def warn(self, code: str, message: str) -> None:
         """Tell the client something that does not end the session here and now."""
         self._emit(SessionError(code, message, fatal=False))
+
+    def add_warning(self, code: str, message: str) -> None:
+        """Tell the client something that it should know and that ends nothing."""
+        self._emit(SessionWarning(code, message))
 
     def events(self) -> AsyncIterator[Event]:
         """What the session says, for one reader; ends after ``SessionClosed``."""

@@ -1,8 +1,9 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from voxlive.runners.contract import Refusal, Segment, TimedWord, Transcript
+from voxlive.runners.contract import JobWarning, Refusal, Segment, TimedWord, Transcript
 from voxlive.runners.formats import FORMATS, Wanted
 
 WORDS = (TimedWord("Good", 0.1, 0.5, 0.9), TimedWord(" day.", 0.5, 1.0))
@@ -62,6 +63,13 @@ def test_verbose_json_lists_what_is_wanted():
     assert (full["language"], full["duration"], full["text"]) == ("en", 2.5, "Good day. Bye")
     assert "segments" not in json.loads(written("verbose_json", SAID, Wanted("", segments=False)))
     assert "words" not in json.loads(written("verbose_json", SAID))
+
+
+def test_warnings_are_listed_where_there_are_some():
+    said = replace(SAID, warnings=(JobWarning("damaged", "the MP3 is damaged"),))
+    listed = json.loads(written("verbose_json", said))["warnings"]
+    assert listed == [{"code": "damaged", "message": "the MP3 is damaged"}]
+    assert "warnings" not in json.loads(written("verbose_json", SAID))
 
 
 def test_the_familys_own_figures_are_shown():

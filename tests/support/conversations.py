@@ -9,6 +9,7 @@ from voxlive.streaming.events import (
     Flushed,
     Lag,
     SessionClosed,
+    SessionWarning,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
@@ -27,6 +28,7 @@ steps = st.one_of(
     st.tuples(st.just("draft"), st.text("ab 中", max_size=12)),
     st.tuples(st.just("close"), st.none()),
     st.tuples(st.just("lag"), st.floats(0, 60)),
+    st.tuples(st.just("warning"), st.text("xyz", max_size=3)),
     st.tuples(st.just("flushed"), st.text("xyz", min_size=1, max_size=3)),
 )
 
@@ -52,6 +54,8 @@ def conversations(draw: st.DrawFn) -> list[Event]:
                 events.append(UtteranceEnded(now))
             case "lag":
                 events.append(Lag(value))
+            case "warning":
+                events.append(SessionWarning("damaged", value))
             case "flushed":
                 events.append(Flushed(value))
     events += [transcript.draft(""), transcript.close(), SessionClosed(now + 100)]

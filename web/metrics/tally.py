@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ...streaming.clock import SAMPLE_RATE, seconds
 from ...streaming.durations import Durations
-from ...streaming.events import Event, SessionClosed, SessionError, Words
+from ...streaming.events import Event, SessionClosed, SessionError, SessionWarning, Words
 from ...streaming.session import Session
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,9 @@ class Tally:
                 fields = {**meter.fields, "code": code}
                 log.info("session %s failed: %s", meter.session.id, message, extra=fields)
                 self._note(code, meter.protocol)
+            case SessionWarning(code, message):
+                fields = {**meter.fields, "code": code}
+                log.warning("session %s: %s", meter.session.id, message, extra=fields)
             case SessionClosed():
                 self.closed(meter)
 

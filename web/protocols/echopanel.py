@@ -20,6 +20,7 @@ from ...streaming.events import (
     SegmentClosed,
     SessionClosed,
     SessionError,
+    SessionWarning,
     Words,
 )
 from ...streaming.ingest import AudioFormat
@@ -162,6 +163,8 @@ class EchoPanelProtocol(Protocol):
             case SessionError(code, message, fatal):
                 self._ending = self._ending or code
                 return self.failed(code, message) if fatal else self.refused(code, message)
+            case SessionWarning(code, message):
+                return self.refused(code, message)
             case SessionClosed():
                 self._sessions -= 1
                 return [] if self._sessions else self._finish()

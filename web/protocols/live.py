@@ -16,6 +16,7 @@ from ...streaming.events import (
     SegmentClosed,
     SessionClosed,
     SessionError,
+    SessionWarning,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
@@ -160,6 +161,8 @@ class LiveProtocol(Protocol):
             case SessionError(code, message, fatal):
                 self._ending = code if code in ENDINGS else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
+            case SessionWarning(code, message):
+                return [self._message("warning", code=code, message=message[:LONGEST_ERROR])]
             case SessionClosed(samples):
                 return self._done(samples)
             case UtteranceEnded():

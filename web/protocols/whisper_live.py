@@ -18,6 +18,7 @@ from ...streaming.events import (
     SegmentClosed,
     SessionClosed,
     SessionError,
+    SessionWarning,
     SpeechStarted,
     Word,
     Words,
@@ -154,6 +155,8 @@ class WhisperLiveProtocol(Protocol):
                 return self._close() if self._open else []
             case SessionError(code, message, fatal):
                 return self._troubled(code, message, fatal)
+            case SessionWarning(code, message):
+                return self.refused(code, message)
             case SessionClosed():
                 return self._finish()
         return []

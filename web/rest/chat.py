@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ...runners.contract import Delta, Job, Progress, Transcript, Update
+from ...runners.formats import warnings
 from ...runners.policy import Asked
 from ...runners.registry import BACKENDS
 from ..errors import ApiError, error_body
 from ..protocols.fields import Json, encoded, flag, number, show, string, whole
 from .body import json_body
-from .files import Files, Told, copied, holding, longest_s, scratch
+from .files import Files, Told, copied, holding, longest_s, scratch, warning_headers
 from .gone import unless_gone
 
 _MAX_BODY = 70_000_000  # 50 MB of audio in base64
@@ -68,7 +69,9 @@ class Chat:
                 body = answer.chunks(await anext(told), told, usage=wish.usage)
                 return StreamingResponse(body, media_type="text/event-stream", headers=_HEADERS)
             said = await unless_gone(request, self._files.transcribe(spec, job))
-        return JSONResponse(answer.whole(said)) if said else Response(status_code=499)
+        if said is None:
+            return Response(status_code=499)
+        return JSONResponse(answer.whole(said), headers=warning_headers(said))
 
 
 class _Answer:
@@ -112,11 +115,13 @@ class _Answer:
             case Progress(done_s, _):
                 return [f": {done_s:.1f} s\n\n"]
             case Transcript():
-                last = [self._chunk({}, _end(item))]
+                more = {"warnings": warnings(item)} if item.warnings else {}
+                last = [self._chunk({}, _end(item), **more)]
                 return [*last, self._event([], usage=_tokens(item))] if usage else last
 
-    def _chunk(self, delta: dict[str, str], end: str | None = None) -> str:
-        return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": end}])
+    def _chunk(self, delta: dict[str, str], end: str | None = None, **more: object) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": end}
+        return self._event([choice], **more)
 
     def _event(self, choices: list[dict[str, object]], **more: object) -> str:
         event = {"object": "chat.completion.chunk", **self._about, "choices": choices, **more}

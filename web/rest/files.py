@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tempfile
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 from starlette.requests import Request
 
 from ...runners.contract import Job, Refusal, Transcript, Update
-from ...runners.formats import FORMATS, Wanted
+from ...runners.formats import FORMATS, Wanted, warnings
 from ..errors import ApiError
 from ..gate import granted
 
@@ -126,6 +127,11 @@ def written(name: str, said: Transcript, wanted: Wanted) -> str:
     """The transcript in a format. Raises ApiError for what its model does not know."""
     with as_api_errors():
         return FORMATS[name].write(said, wanted)
+
+
+def warning_headers(said: Transcript) -> dict[str, str]:
+    """The transcript's warnings as a header: ASCII JSON, for answers without a place for them."""
+    return {"x-voxlive-warnings": json.dumps(warnings(said))} if said.warnings else {}
 
 
 def as_api_error(refusal: Refusal) -> ApiError:

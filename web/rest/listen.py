@@ -20,7 +20,7 @@ from ..errors import ApiError
 from ..protocols import deepgram_json as shapes
 from ..protocols.contract import ProtocolError
 from ..protocols.deepgram_query import Query, read
-from .files import Files, longest_s, scratch
+from .files import Files, longest_s, scratch, warning_headers
 from .gone import unless_gone
 from .words import as_deepgram
 
@@ -44,9 +44,12 @@ class Listen:
             answer = None
         if answer is None:
             return Response(status_code=499)
-        return JSONResponse(answer, headers={"dg-request-id": ident})
+        said, body = answer
+        return JSONResponse(body, headers={"dg-request-id": ident, **warning_headers(said)})
 
-    async def _answer(self, request: Request, ident: str) -> dict[str, object] | None:
+    async def _answer(
+        self, request: Request, ident: str
+    ) -> tuple[Transcript, dict[str, object]] | None:
         query = read(request.query_params)
         if request.headers.get("content-type", "").startswith("application/json"):
             message = "this server fetches nothing: send the audio itself, not its URL"
@@ -71,7 +74,7 @@ class Listen:
         facts = shapes.metadata(
             ident, created, sha256, said.duration, query.audio.channels, described
         )
-        return {"metadata": facts, "results": _results(said, query)}
+        return said, {"metadata": facts, "results": _results(said, query)}
 
 
 def _results(said: Transcript, query: Query) -> dict[str, object]:

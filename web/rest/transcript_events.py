@@ -9,7 +9,7 @@ from contextlib import aclosing
 from starlette.responses import Response, StreamingResponse
 
 from ...runners.contract import Delta, Progress, Transcript, Update
-from ...runners.formats import usage
+from ...runners.formats import usage, warnings
 from ..errors import ApiError, error_body
 from .files import Told
 
@@ -44,7 +44,8 @@ def _event(item: Update | Transcript) -> str:
             return f": {done_s:.1f} s\n\n"
         case Transcript():
             said = {"text": item.text, "language": item.language, "usage": usage(item)}
-            return _data({"type": "transcript.text.done", **said})
+            more = {"warnings": warnings(item)} if item.warnings else {}
+            return _data({"type": "transcript.text.done", **said, **more})
 
 
 def _data(event: dict[str, object]) -> str:

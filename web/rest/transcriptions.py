@@ -13,7 +13,7 @@ from ...runners.contract import Job, Task
 from ...runners.formats import FORMATS, Wanted
 from ...runners.policy import Asked
 from ..errors import ApiError
-from .files import Files, copied, holding, longest_s, scratch, written
+from .files import Files, copied, holding, longest_s, scratch, warning_headers, written
 from .form import Fields
 from .gone import unless_gone
 from .transcript_events import streamed
@@ -84,7 +84,8 @@ class Transcriptions:
             if said is None:
                 return Response(status_code=499)
             body = written(wish.response_format, said, replace(wish.wanted, model=spec.model))
-            return Response(body, media_type=FORMATS[wish.response_format].media_type)
+            media_type = FORMATS[wish.response_format].media_type
+            return Response(body, headers=warning_headers(said), media_type=media_type)
 
 
 def _read(fields: Fields, task: Task) -> _Wish:

@@ -10,6 +10,7 @@ from voxlive.streaming.events import (
     SegmentClosed,
     SessionClosed,
     SessionError,
+    SessionWarning,
     SpeechStarted,
     Word,
     Words,
@@ -216,6 +217,18 @@ def test_a_fatal_error_closes_with_its_code():
 
 def test_an_error_that_goes_on_does_not_close():
     assert len(started().told(SessionError("odd", "why", fatal=False))) == 1
+
+
+def test_a_warning_ends_nothing():
+    protocol = started()
+    [warning] = said(protocol.told(SessionWarning("damaged", "two packets were left out")))
+    assert warning == {
+        "type": "warning",
+        "seq": 1,
+        "code": "damaged",
+        "message": "two packets were left out",
+    }
+    assert protocol.told(SessionClosed(0))[-1] == Close(1000)
 
 
 def test_shutdown_ends_with_done_and_1012_unless_the_client_was_done():
