@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 from starlette.websockets import WebSocket
@@ -34,22 +33,20 @@ class LiveEndpoints:
 
     def endpoint(self, protocol: type[Protocol]) -> Callable[[WebSocket], Awaitable[None]]:
         """The endpoint for one wire format."""
-        place = protocol.__module__.rpartition(".")[2]
-        self.tally.expect(place)
+        for name in protocol.names or (protocol.name,):
+            self.tally.expect(name)
 
         async def serve(socket: WebSocket) -> None:
             if not self.gate.same_site(socket.headers):
-                self.gate.access.note("foreign_origin", place)
+                self.gate.access.note("foreign_origin", protocol.name)
                 await socket.close()
                 return
-            with ExitStack() as held, about(protocol=place):
-                await self._serve(socket, protocol, place, held)
+            with ExitStack() as held, about(protocol=protocol.name):
+                await self._serve(socket, protocol, held)
 
         return serve
 
-    async def _serve(
-        self, socket: WebSocket, protocol: type[Protocol], place: str, held: ExitStack
-    ) -> None:
+    async def _serve(self, socket: WebSocket, protocol: type[Protocol], held: ExitStack) -> None:
         query = socket.query_params
         presented = find(
             socket.headers,
@@ -59,13 +56,12 @@ class LiveEndpoints:
             key_params=protocol.key_params,
         )
         speaks = protocol(query, self._service.engine.info)
-        metered = partial(self.tally.open, place)
-        live = LiveSocket(socket, self._service, speaks, self.feeds, metered, presented.labels)
+        live = LiveSocket(socket, self._service, speaks, self.feeds, self.tally, presented.labels)
         try:
             grant = self.gate.access.admit(presented.secret, "live")
             held.enter_context(grant.session())
         except Refusal as refusal:
-            self.gate.refused(refusal, place)
+            self.gate.refused(refusal, speaks.name)
             await live.refuse(refusal)
             return
         speaks.preset(grant.settings)
@@ -74,7 +70,7 @@ class LiveEndpoints:
         held.callback(self._sockets.pop, task)
         await live.run(grant.limits)
         if live.failure:
-            self.gate.access.note(live.failure, place)
+            self.gate.access.note(live.failure, speaks.name)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until every connection with a session has been told its end."""

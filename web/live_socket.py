@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ..streaming.about import about
 from ..streaming.engine import EngineError, EngineFull
 from ..streaming.ingest import BadAudio
 from ..streaming.options import SessionOptions
@@ -19,7 +20,7 @@ from .access.limits import Limits
 from .access.refusal import Refusal
 from .ahead import Ahead
 from .captions.feed import LONGEST_NAME, Feed, Feeds, is_name
-from .metrics import Meter
+from .metrics import Meter, Tally
 from .outgoing import Outgoing
 from .protocols.contract import (
     Action,
@@ -45,7 +46,7 @@ _NO_MORE: Mapping[str, str] = {}
 class LiveSocket:
     """One connection from its handshake on, in three tasks: frames in, events out, ticks.
 
-    ``metered`` is called with every session that begins. ``offered`` are the client's sub-protocols
+    Every session that begins is counted in ``tally``. ``offered`` are the client's sub-protocols
     without those that carry a key: none is said back.
     """
 
@@ -55,14 +56,14 @@ class LiveSocket:
         service: Service,
         protocol: Protocol,
         feeds: Feeds,
-        metered: Callable[[Session], Meter],
+        tally: Tally,
         offered: Sequence[str] = (),
     ) -> None:
         self._socket = socket
         self._service = service
         self._protocol = protocol
         self._feeds = feeds
-        self._metered = metered
+        self._tally = tally
         self._sessions: dict[str, Session] = {}  # by their source
         self._heard: dict[str, Feed] = {}
         self._meters: dict[str, Meter] = {}
@@ -150,7 +151,7 @@ class LiveSocket:
 
     async def _opened_with(self, options: SessionOptions, source: str) -> None:
         path, session = self._socket.url.path, self._sessions[source]
-        self._meters[source] = self._metered(session)
+        self._meters[source] = self._tally.open(self._protocol.name, session)
         name = self._socket.query_params.get("captions")
         self._heard[source] = self._feeds.open(session.id, name, path)
         await self._out.say(self._protocol.opened, session.id, options)
@@ -215,7 +216,9 @@ class LiveSocket:
     async def _do(self, action: Action) -> None:
         match action:
             case Open(options, source):
-                await self._open(options, source)
+                # By now the client has said which wire format it speaks, where there are several.
+                with about(protocol=self._protocol.name):
+                    await self._open(options, source)
             case Refuse(code, message):
                 await self._out.say(self._protocol.refused, code, message)
             case Reply(frame):
@@ -273,8 +276,9 @@ class LiveSocket:
             await self._out.say(self._protocol.tick)
 
     async def _fail(self, code: str, message: str, headers: Mapping[str, str] = _NO_MORE) -> None:
-        about = {"session": self._name, "code": code} if self._sessions else {"code": code}
-        log.info("session %s ended: %s: %s", self._name, code, message, extra=about)
+        fields = {"protocol": self._protocol.name, "code": code}
+        fields |= {"session": self._name} if self._sessions else {}
+        log.info("session %s ended: %s: %s", self._name, code, message, extra=fields)
         self._failure = code
         await self._free()
         await self._out.fail(code, message, headers)

@@ -87,6 +87,7 @@ def letters(text: str) -> str:
 class _OnTcp(Protocol):
     """Wyoming's translator with its events as JSON, and a close where its connection ends."""
 
+    name = WyomingProtocol.name
     max_text: ClassVar[int] = 0
     max_binary: ClassVar[int] = 0
     tick_s: ClassVar[float | None] = None

@@ -1,8 +1,10 @@
 """``GET /metrics`` as a scraper reads it, after sessions whose figures are known."""
 
 import asyncio
+import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,9 +20,14 @@ from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 
 from voxlive.streaming.durations import Durations
+from voxlive.web.protocols import PROTOCOLS, WhisperLiveProtocol
+from voxlive.web.protocols.wyoming import WyomingProtocol
 
 SPEECH = s16le(clip("doctor").samples)
 SECONDS = len(SPEECH) / 32_000
+NAMES = {WyomingProtocol.name, WhisperLiveProtocol.name}.union(
+    *(protocol.names or {protocol.name} for protocol in PROTOCOLS.values())
+)
 ANSWER = "/v1/listen?encoding=linear16&sample_rate=16000"
 
 
@@ -75,7 +82,7 @@ async def say_to_wyoming(server) -> str:
 async def test_after_sessions_of_several_protocols_the_figures_are_theirs(server):
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         before = await scrape(http)
-        for protocol in ("live", "asr", "deepgram", "realtime", "wyoming", "mistral"):
+        for protocol in NAMES - {"whisper_live"}:
             assert before("voxlive_sessions", protocol=protocol) == 0
             assert before("voxlive_words_total", protocol=protocol) == 0
         assert before("voxlive_slots") == 3
@@ -111,6 +118,40 @@ async def test_after_sessions_of_several_protocols_the_figures_are_theirs(server
         assert after("voxlive_engine_step_seconds_sum") > 0
         assert after("voxlive_lag_seconds_count") >= 3
         assert after("voxlive_lag_seconds_bucket", le="+Inf") == after("voxlive_lag_seconds_count")
+
+
+async def test_protocols_of_one_path_are_counted_and_logged_apart():
+    with serving("--log-json", "--log-level", "info") as one_server:
+        async with dial(f"{one_server.ws}/v1/realtime") as socket:
+            await send(socket, {"type": "session.update", "model": "any"})
+            await send(socket, {"type": "input_audio_buffer.append", "audio": "AAAA"})
+            await one_server.until(in_use=1)
+        await one_server.until(in_use=0)
+        openai = {"type": "transcription", "audio": {"input": {"turn_detection": None}}}
+        async with dial(f"{one_server.ws}/v1/realtime?intent=transcription") as socket:
+            await send(socket, {"type": "session.update", "session": openai})
+            await send(socket, {"type": "input_audio_buffer.append", "audio": "AAAA"})
+            await one_server.until(in_use=1)
+        await one_server.until(in_use=0)
+        async with httpx.AsyncClient(base_url=one_server.url, timeout=60) as http:
+            figures = await scrape(http)
+        lines = [json.loads(line) for line in one_server.logged().splitlines()]
+    opened = [line for line in lines if " opened over " in line["message"]]
+    assert [line["protocol"] for line in opened] == ["vllm_realtime", "openai_realtime"]
+    for begun in opened:
+        own = [line for line in lines if line.get("session") == begun["session"]]
+        assert len(own) >= 2
+        assert {line["protocol"] for line in own} == {begun["protocol"]}
+    for protocol in ("vllm_realtime", "openai_realtime"):
+        assert figures("voxlive_sessions_opened_total", protocol=protocol) == 1
+
+
+def test_every_protocol_has_a_name_of_its_own_that_the_documentation_explains():
+    assert len(NAMES) == len(PROTOCOLS) + 3
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    table = text.partition("| `protocol` | clients |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == NAMES
 
 
 async def test_what_is_open_now_and_refused(server):

@@ -53,6 +53,7 @@ _CLOSE_WAIT_S = 30.0
 class AsrProtocol(Protocol):
     """One client of ``/asr``."""
 
+    name = "asr"
     max_text: ClassVar[int] = MAX_TEXT
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = 0.05

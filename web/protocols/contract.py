@@ -150,6 +150,10 @@ class Protocol(_Protocol):
     a body here may be left out.
     """
 
+    # The label of its metrics and the field of its log lines. Where clients of several wire formats
+    # come in at one path, it is what this client turned out to speak, and one of ``names``.
+    name: str
+    names: ClassVar[tuple[str, ...]] = ()
     max_text: ClassVar[int]
     max_binary: ClassVar[int]
     tick_s: ClassVar[float | None]

@@ -72,6 +72,7 @@ _CLOSES = {"bad_audio": (1008, "DATA-0000"), "idle": (1011, "NET-0001")}
 class DeepgramProtocol(Protocol):
     """One client of Deepgram's protocol."""
 
+    name = "deepgram"
     max_text: ClassVar[int] = MAX_TEXT
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = _TICK_S

@@ -60,6 +60,7 @@ _BUFFERING_S, _OVERLOADED_S = 3.0, 15.0
 class EchoPanelProtocol(Protocol):
     """One client of EchoPanel's protocol."""
 
+    name = "echopanel"
     max_text: ClassVar[int] = _MAX_TEXT
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = _TICK_S

@@ -58,6 +58,7 @@ _LONGEST_ID = 200
 class LiveProtocol(Protocol):
     """One client of the native protocol."""
 
+    name = "live"
     max_text: ClassVar[int] = MAX_TEXT
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = None

@@ -91,6 +91,7 @@ class _Config:
 class MistralProtocol(Protocol):
     """One client of Mistral's protocol."""
 
+    name = "mistral"
     max_text: ClassVar[int] = MAX_APPEND
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = None

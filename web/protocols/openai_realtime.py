@@ -70,6 +70,7 @@ class OpenAIRealtimeProtocol(Protocol):
     they are the same, but for the time that an update needs to come through the session.
     """
 
+    name = "openai_realtime"
     max_text: ClassVar[int] = MAX_APPEND
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = None

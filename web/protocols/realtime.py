@@ -25,6 +25,9 @@ from .vllm import VllmProtocol
 class RealtimeProtocol(Protocol):
     """One client of either. Until it has said something that makes sense, it is OpenAI's."""
 
+    name = OpenAIRealtimeProtocol.name
+    names: ClassVar[tuple[str, ...]] = (OpenAIRealtimeProtocol.name, VllmProtocol.name)
+
     # Those of Speaches put it there.
     key_params: ClassVar[tuple[str, ...]] = ("api_key",)
 
@@ -71,6 +74,7 @@ class RealtimeProtocol(Protocol):
             kind == "input_audio_buffer.commit" and "final" in message
         ):
             self._spoken = self._vllm
+            self.name = self._vllm.name
 
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
         """As the client's protocol has it, like everything below."""

@@ -42,6 +42,7 @@ _SAMPLE = 2  # bytes
 class VllmProtocol(Protocol):
     """One client of vLLM's dialect. Any model's name is taken for the one that is served."""
 
+    name = "vllm_realtime"
     max_text: ClassVar[int] = MAX_APPEND
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = None

@@ -66,6 +66,7 @@ _Segment = dict[str, object]
 class WhisperLiveProtocol(Protocol):
     """One client of WhisperLive's protocol."""
 
+    name = "whisper_live"
     max_text: ClassVar[int] = MAX_OPTIONS
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = _TICK_S

@@ -56,6 +56,8 @@ class WyomingProtocol:
     ``received`` may run ahead of what is told: it is about the next utterance then.
     """
 
+    name = "wyoming"
+
     def __init__(self, info: EngineInfo) -> None:
         self._info = info
         self._language: str | None = None

@@ -27,8 +27,6 @@ _READ_WITHIN_S = 10.0
 _LAST_WORDS_S = 5.0
 _NEXT_AUDIO_S = 30.0
 _NEXT_UTTERANCE_S = 600.0
-PLACE = "wyoming"
-"""Its name in logs and counters."""
 
 
 class _GoingDown(Exception):
@@ -128,7 +126,7 @@ class Connection:
     async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
         limits = self._access.trust().limits
         self._session = session = self._service.open(options)
-        self._meter = self._tally.open(PLACE, session)
+        self._meter = self._tally.open(WyomingProtocol.name, session)
         self._watch = Watch(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
@@ -145,7 +143,7 @@ class Connection:
                 self._watch.heard(now())
             wait_s, end = self._watch.next(now())
         log.info("session %s ends: %s", session.id, end.message, extra=self._extra(end.code))
-        self._access.note(end.code, PLACE)
+        self._access.note(end.code, WyomingProtocol.name)
         await session.stop()
 
     async def _tell(self, session: Session) -> None:
@@ -170,7 +168,7 @@ class Connection:
 
     async def _fail(self, code: str, message: str) -> None:
         log.info("a Wyoming connection ended: %s: %s", code, message, extra=self._extra(code))
-        self._access.note(code, PLACE)
+        self._access.note(code, WyomingProtocol.name)
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await async_write_event(failure(code, message), self._writer)

@@ -11,7 +11,8 @@ from ...streaming.about import about
 from ...streaming.service import Service
 from ..access.access import Access
 from ..metrics import Tally
-from .connection import PLACE, Connection
+from ..protocols.wyoming import WyomingProtocol
+from .connection import Connection
 from .options import WyomingOptions
 from .wire import MAX_LINE
 
@@ -35,7 +36,7 @@ class WyomingListener:
         self._service = service
         self._access = access
         self._tally = tally
-        tally.expect(PLACE)
+        tally.expect(WyomingProtocol.name)
         self._options = options
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
@@ -68,7 +69,7 @@ class WyomingListener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(reader, writer, self._service, self._access, self._tally)
-        with about(protocol=PLACE):
+        with about(protocol=WyomingProtocol.name):
             task = asyncio.get_running_loop().create_task(self._serve(connection, writer))
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
