@@ -8,11 +8,12 @@ import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO
 
 import httpx
 
@@ -77,20 +78,30 @@ class Server:
 
 
 @contextmanager
-def serving(*args: str, cache: Path | None = None, key: str | None = None) -> Iterator[Server]:
+def serving(
+    *args: str,
+    cache: Path | None = None,
+    key: str | None = None,
+    env: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
+    stderr: IO[str] | int | None = None,
+) -> Iterator[Server]:
     """Start ``voxlive serve`` on a free port and end it with SIGTERM.
 
     It has two sessions unless ``args`` say how many: each costs a start of the recogniser.
     ``cache``: its cache folder, which --https keeps a certificate in. ``key``: one that clients
-    need, which ``args`` need not say.
+    need, which ``args`` need not say. ``env``: more of its environment. ``under``: a command that
+    becomes the server, as ``env`` does. ``stderr``: where its log goes instead of a file.
     """
     sessions = () if "--max-sessions" in args else ("--max-sessions", "2")
-    command = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0", *sessions, *args]
-    env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
+    serve = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0"]
+    command = [*under, *serve, *sessions, *args]
+    env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
     with NamedTemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+        out = log if stderr is None else stderr
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out, text=True, env=env)
         try:
             others: dict[str, str] = {}
             url = _wait(process, log, others)

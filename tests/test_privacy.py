@@ -1,0 +1,126 @@
+"""The product contacts nobody, and leaves nothing outside its own folders."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from support.clips import clip
+from support.server import Server, serving
+from support.wire import START, dial, listen, s16le, send
+
+SWITCHES = (
+    "ORT_DISABLE_TELEMETRY",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "DISABLE_TELEMETRY",
+    "DO_NOT_TRACK",
+)
+COLLECTED_AFTER_S = 11
+"""onnxruntime asks for its collector's name 10 s after it is imported."""
+TELEMETRY_ON = dict.fromkeys(SWITCHES, "0")
+
+# Says the switches at the moment in which a dependency that reads them is imported.
+WATCH = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("onnxruntime", "huggingface_hub"):
+            print(name, *(os.environ[switch] for switch in sys.argv[2:]))
+
+sys.meta_path.insert(0, Watch())
+exec(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("embedding", "dependency"),
+    [
+        ("import voxlive.vad.silero", "onnxruntime"),
+        ("from voxlive.checkpoints.cache import cache_folder; cache_folder()", "huggingface_hub"),
+    ],
+)
+def test_telemetry_is_off_before_the_import_whatever_the_environment_says(embedding, dependency):
+    command = [sys.executable, "-c", WATCH, embedding, *SWITCHES]
+    env = os.environ | TELEMETRY_ON
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [dependency, "1", "1", "1", "1"]
+
+
+async def use(server: Server) -> None:
+    """A live session and a file, each with its words."""
+    samples = clip("yes").samples
+    async with dial(f"{server.ws}/v1/live") as socket:
+        await send(socket, START, s16le(samples), {"type": "stop"})
+        assert "yes" in (await listen(socket)).of("done")[0]["text"]
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        file = {"file": ("yes.wav", clip("yes").path.read_bytes())}
+        answer = await http.post("/v1/audio/transcriptions", files=file, data={"model": ""})
+        assert "yes" in answer.json()["text"]
+
+
+async def test_a_server_leaves_no_file_and_its_processes_have_no_telemetry(tmp_path):
+    folders = {
+        "HOME": tmp_path / "home",
+        "XDG_CACHE_HOME": tmp_path / "home" / "cache",
+        "TMPDIR": tmp_path / "tmp",
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    env = {name: str(folder) for name, folder in folders.items()}
+    with serving("--max-sessions", "1", env=env | TELEMETRY_ON) as server:
+        await use(server)
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        assert len(processes) >= 3  # the engine's, its worker, and the file's
+        for process in processes:
+            environ = process.environ()
+            assert [environ.get(switch) for switch in SWITCHES] == ["1"] * len(SWITCHES)
+    assert [path for path in tmp_path.rglob("*") if path not in folders.values()] == []
+
+
+def _tracer() -> str | None:
+    """Why nothing can be traced here; None where it can."""
+    if not shutil.which("strace"):
+        return "strace is not installed"
+    tried = subprocess.run(["strace", "-f", "true"], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else f"strace: {tried.stderr.strip()[-200:]}"
+
+
+async def test_a_server_connects_to_nobody_and_asks_no_name(tmp_path):
+    if why := _tracer():
+        pytest.skip(why)
+    trace = tmp_path / "trace"
+    # With -D the server is the process that was started; the tracer is beside it.
+    under = ["strace", "-D", "-f", "--seccomp-bpf", "-e", "trace=%network", "-o", str(trace)]
+    with serving("--max-sessions", "1", env=TELEMETRY_ON, under=under) as server:
+        await use(server)
+        await asyncio.sleep(COLLECTED_AFTER_S)
+    calls = _whole(trace, server.process.pid)
+    assert [call for call in calls if "listen(" in call]
+    assert {call for call in calls if _goes_out(call)} == set()
+
+
+def _whole(trace: Path, pid: int) -> list[str]:
+    """Every call, once the tracer has seen the server's end."""
+    while not re.search(rf"^{pid} +\+\+\+ exited", text := trace.read_text(), re.MULTILINE):
+        os.sched_yield()
+    return text.splitlines()
+
+
+_LOOPBACK = re.compile(r'inet_addr\("127\.|inet_pton\(AF_INET6, "::1"')
+_RESOLVERS = re.compile(r"sin6?_port=htons\((53|5353|5355|853)\)|resolve|avahi")
+
+
+def _goes_out(call: str) -> bool:
+    """Whether a call names a peer that is not on this machine, or one that answers for names."""
+    if not re.search(r"\b(connect|sendto|sendmsg|sendmmsg)\(", call):
+        return False
+    if re.search(r"sa_family=AF_INET6?\b", call) and not _LOOPBACK.search(call):
+        return True
+    return bool(re.search(r"sa_family=", call) and _RESOLVERS.search(call))
