@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,14 @@ from .formats import ENCODINGS
 if TYPE_CHECKING:
     from ..engine import Samples
     from .formats import AudioFormat
+
+_WINDOWS_A_SECOND = 50
+_MEMORY_S = 0.5
+# Of the power that uncorrelated channels would leave in their mean: below the first the mean is
+# given up, above the second it is taken again.
+_CANCELLED, _WHOLE = 0.1, 0.3
+_LOUDER = 2.0
+_NOTHING = 1e-10  # power at -100 dB of full scale
 
 
 def mix_down(frames: Samples) -> Samples:
@@ -28,6 +37,79 @@ def mix_down(frames: Samples) -> Samples:
         mono += frames[:, channel]
     mono /= frames.shape[1]
     return mono
+
+
+class Mixer:
+    """Channels to mono: their mean, or the loudest one while the mean cancels what they carry.
+
+    That is so where one microphone of two is wired the wrong way round. What has been heard until
+    a window of 20 ms begins decides for the window, by running powers with half a second of memory
+    and with hysteresis; a change is a ramp over a quarter of the window. Nothing is held back.
+    """
+
+    def __init__(self, rate: int, channels: int) -> None:
+        self._channels = channels
+        self._window = max(rate // _WINDOWS_A_SECOND, 4)
+        self._ramp = np.minimum(
+            (np.arange(self._window, dtype=np.float32) + 1) / np.float32(self._window // 4), 1
+        )
+        self._keep = math.exp(-1 / (_WINDOWS_A_SECOND * _MEMORY_S))
+        self._pieces: list[Samples] = []
+        self._held = 0
+        self._power = np.zeros(channels)
+        self._mean_power = 0.0
+        self._before: int | None = None  # a channel; None: the mean
+        self._now: int | None = None
+
+    def push(self, frames: Samples) -> Samples:
+        """Float32 [n, channels] to [n]."""
+        if self._channels == 1:
+            return frames[:, 0]
+        mono = np.empty(len(frames), np.float32)
+        at = 0
+        while at < len(frames):
+            piece = frames[at : at + self._window - self._held]
+            mono[at : at + len(piece)] = self._mixed(piece)
+            at += len(piece)
+            self._pieces.append(piece)
+            self._held += len(piece)
+            if self._held == self._window:
+                self._decide(np.concatenate(self._pieces))
+                self._pieces, self._held = [], 0
+        # A view would keep all the memory that it is a part of.
+        self._pieces = [np.concatenate(self._pieces)] if self._pieces else []
+        return mono
+
+    def _mixed(self, piece: Samples) -> Samples:
+        mono = _one(piece, self._now)
+        if self._before == self._now:
+            return mono
+        ramp = self._ramp[self._held : self._held + len(piece)]
+        mixed: Samples = _one(piece, self._before) * (1 - ramp) + mono * ramp
+        return mixed
+
+    def _decide(self, window: Samples) -> None:
+        """What the next window is made of."""
+        exact = window.astype(np.float64)
+        self._power = self._keep * self._power + (exact**2).sum(axis=0)
+        mean = exact.sum(axis=1) / self._channels
+        self._mean_power = self._keep * self._mean_power + float((mean**2).sum())
+        self._before = self._now
+        uncorrelated = float(self._power.sum()) / self._channels**2
+        if uncorrelated < _NOTHING * self._window:
+            return
+        loudest = int(self._power.argmax())
+        if self._now is None:
+            if self._mean_power < _CANCELLED * uncorrelated:
+                self._now = loudest
+        elif self._mean_power > _WHOLE * uncorrelated:
+            self._now = None
+        elif self._power[loudest] > _LOUDER * self._power[self._now]:
+            self._now = loudest
+
+
+def _one(frames: Samples, channel: int | None) -> Samples:
+    return mix_down(frames) if channel is None else frames[:, channel]
 
 
 class Resampler:
@@ -62,6 +144,7 @@ class PcmDecoder:
         self._encoding = ENCODINGS[audio.encoding]
         self._channels = audio.channels
         self._frame = self._encoding.dtype.itemsize * audio.channels
+        self._mixer = Mixer(audio.rate, audio.channels)
         self._resampler = Resampler(audio.rate)
         self._rest = b""
 
@@ -76,7 +159,7 @@ class PcmDecoder:
         whole = len(data) - len(data) % self._frame
         self._rest = bytes(data[whole:]) if whole < len(data) else b""
         samples = self._encoding.decode(data[:whole])
-        return self._resampler.push(mix_down(samples.reshape(-1, self._channels)))
+        return self._resampler.push(self._mixer.push(samples.reshape(-1, self._channels)))
 
     def finish(self) -> Samples:
         """The resampler's tail."""

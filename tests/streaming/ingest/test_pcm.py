@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.clips import clip
 
 from voxlive.streaming.ingest import ENCODINGS, AudioFormat, open_ingest
-from voxlive.streaming.ingest.pcm import PcmDecoder, mix_down
+from voxlive.streaming.ingest.pcm import Mixer, PcmDecoder, mix_down
 
 FORMATS = st.builds(
     AudioFormat,
@@ -133,3 +133,56 @@ def test_an_ingest_of_pcm_needs_no_loop_to_open_and_close():
     ingest.close()
     ingest.close()
     assert asyncio.run(collect(ingest.finish())) == []
+
+
+def power(samples):
+    return float(np.mean(np.asarray(samples, np.float64) ** 2))
+
+
+@pytest.mark.parametrize("gain", [0.99, 0.8, 0.7])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+def test_channels_that_cancel_are_heard_from_the_louder_one(gain, rate):
+    speech = soxr.resample(clip("market").samples, 16_000, rate)
+    frames = np.stack([-gain * speech, speech], axis=1)
+    mono = Mixer(rate, 2).push(frames)
+    start = rate  # the decision has fallen long before
+    assert power(mono[start:] - speech[start:]) < 1e-6 * power(speech[start:])
+
+
+def test_what_does_not_cancel_is_the_mean_bit_for_bit():
+    speech = clip("market").samples
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 0.1, len(speech)).astype(np.float32)
+    for other in (speech, noise, np.zeros_like(speech), -0.1 * speech):
+        frames = np.stack([speech, other], axis=1)
+        assert np.array_equal(Mixer(16_000, 2).push(frames), mix_down(frames))
+
+
+def test_a_microphone_that_is_put_right_is_mixed_again_without_a_click():
+    speech = clip("market").samples
+    frames = np.stack([speech, np.concatenate([-speech[:50_000], speech[50_000:]])], axis=1)
+    mono = Mixer(16_000, 2).push(frames)
+    assert np.array_equal(mono[-30_000:], mix_down(frames)[-30_000:])
+    assert power(mono[16_000:50_000] - speech[16_000:50_000]) < 1e-6
+    assert np.abs(np.diff(mono)).max() < 1.5 * np.abs(np.diff(speech)).max()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    channels=st.integers(2, 8),
+    seed=st.integers(0, 2**32 - 1),
+    flips=st.lists(st.integers(0, 20_000), max_size=4),
+    cuts=st.lists(st.integers(0, 20_000), max_size=30),
+)
+def test_mixing_does_not_depend_on_the_cuts(channels, seed, flips, cuts):
+    rng = np.random.default_rng(seed)
+    tone = rng.normal(0, 0.1, (20_000, 1)).astype(np.float32)
+    signs = np.where(np.arange(channels) % 2, -1, 1).astype(np.float32)
+    frames = tone * signs * rng.uniform(0.8, 1, channels).astype(np.float32)
+    for at in flips:
+        frames[at:, 0] *= -1
+    whole = Mixer(16_000, channels).push(frames)
+    mixer = Mixer(16_000, channels)
+    edges = [0, *sorted(cuts), len(frames)]
+    pieces = [mixer.push(frames[a:b]) for a, b in pairwise(edges)]
+    assert np.array_equal(np.concatenate(pieces), whole)
