@@ -13,7 +13,7 @@ import typer
 
 from .console import FAILED
 
-_PACKAGES = ("numpy", "onnxruntime", "silero-vad", "soxr", "av", "pocketsphinx", "uvicorn")
+_PACKAGES = ("numpy", "onnxruntime", "soxr", "av", "pocketsphinx", "uvicorn")
 _MLX_PROBE = "import mlx.core as mx; print(mx.__version__, mx.default_device())"
 
 

