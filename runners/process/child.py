@@ -38,7 +38,8 @@ def main(fd: int) -> None:
     """Serve over the socket ``fd`` until it closes."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # The host ends its runners itself, after it has answered for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
     wire = Wire(fd)
     boot = wire.receive()

@@ -28,8 +28,8 @@ from .wire import Audio, Command, End, Open, Probe, Reply
 def main(fd: int) -> None:
     """Serve over the socket ``fd`` until it closes."""
     # The parent ends its workers itself, after it has drained its sessions.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # Linux may weigh sessions of processes: this one's is as nice as its process.
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(os.nice(0)))

@@ -14,7 +14,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from ...checkpoints.errors import CheckpointError
 from ..engine import EngineError
+from ..log_text import portable
 from ..pauses import spare_pauses
 from ..registry import load_engine
 from .mail import Mail, letters
@@ -48,13 +48,14 @@ if TYPE_CHECKING:
     from ..engine import Engine, Message, Stream
 
 _LAST_RITES_S = 5
+_MOST_WAITING = 1000
 
 
 def main(fd: int) -> None:
     """Serve over the socket ``fd`` until it closes."""
     # The host ends its engine itself, after it has drained its sessions.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     connection = Connection(fd)
     incoming = letters(connection)
@@ -62,6 +63,7 @@ def main(fd: int) -> None:
         case [Boot() as boot]:
             mail: Mail[Reply] = Mail(connection, "mail")
             logging.basicConfig(level=boot.level, handlers=[Forward(mail)])
+            logging.captureWarnings(capture=True)
             engine = _load(boot, connection, mail)
             if engine is None:
                 next(incoming, None)  # the host hangs up when it has heard why
@@ -140,16 +142,27 @@ class Desk:
         self._mail.put(Told(ident, message))
 
 
-class Forward(QueueHandler):
-    """Hands what is logged here to the host, which knows how the user wants it."""
+class Forward(logging.Handler):
+    """Hands what is logged here to the host, which knows how the user wants it.
+
+    Where much waits to be sent already, records are dropped; the next one that is sent says so.
+    """
 
     def __init__(self, mail: Mail[Reply]) -> None:
-        super().__init__(mail)  # type: ignore[arg-type]
+        super().__init__()
         self._mail = mail
+        self._dropped = 0
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """See QueueHandler."""
-        self._mail.put(Logged(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        """See Handler."""
+        if self._mail.waiting >= _MOST_WAITING:
+            self._dropped += 1
+            return
+        sent = portable(record)
+        if self._dropped:
+            sent.msg = f"{sent.msg} ({self._dropped} lines of the engine's were dropped before)"
+            self._dropped = 0
+        self._mail.put(Logged(sent))
 
 
 if __name__ == "__main__":

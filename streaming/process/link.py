@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import IO
 
 from ..process_group import kill_group
 from .mail import Mail, letters
@@ -17,6 +20,9 @@ from .wire import Command
 
 _COMMAND = (sys.executable, "-P", "-m", "voxlive.streaming.process.child")
 _END_S = 8.0
+_LONGEST_LINE = 4096
+
+log = logging.getLogger(__name__)
 
 
 class Link:
@@ -30,6 +36,9 @@ class Link:
                     (*_COMMAND, str(theirs.fileno())),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    # A terminal shows how a download gets on. All else goes through the log here,
+                    # which waits for no reader: a process that writes to a full pipe stops.
+                    stderr=None if os.isatty(2) else subprocess.PIPE,
                     start_new_session=True,
                 )
             except OSError:
@@ -38,6 +47,11 @@ class Link:
         self._connection = Connection(os.dup(self._socket.fileno()))
         self.mail: Mail[Command] = Mail(self._connection, "engine-mail")
         self.pid = self._process.pid
+        if stderr := self._process.stderr:
+            follow = threading.Thread(
+                target=_follow, args=(stderr, self.pid), name="engine-stderr", daemon=True
+            )
+            follow.start()
 
     def replies(self) -> Iterator[object]:
         """What comes from there, until the process ends or someone hangs up. Blocks."""
@@ -61,3 +75,11 @@ class Link:
         self._connection.close()
         self._socket.close()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+
+
+def _follow(stderr: IO[bytes], pid: int) -> None:
+    """Log what the process and its own children write, until all of them have ended."""
+    with stderr:
+        while line := stderr.readline(_LONGEST_LINE):
+            if said := line.decode(errors="replace").strip():
+                log.warning("engine %d: %s", pid, said)

@@ -38,6 +38,11 @@ class Mail(Generic[_Item]):
             self._called = True
             self._bell.release()
 
+    @property
+    def waiting(self) -> int:
+        """How many items have not been sent."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Send nothing more; what waits is lost."""
         self._closed = True

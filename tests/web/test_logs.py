@@ -1,6 +1,8 @@
 """What a server logs: whole JSON objects, with the session in every line about one, and no key."""
 
+import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -72,6 +74,53 @@ async def test_no_key_is_in_a_json_log(server):
     assert any("/asr" in line["message"] for line in logged(server))
     for secret in (KEY, WRONG):
         assert secret not in server.logged()
+
+
+ORIGIN = "https://" + "x" * 40_000
+FLOOD = 300
+
+
+async def flood(server) -> None:
+    """Pages of another site, whose name is long."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        for _ in range(FLOOD // 10):
+            posts = [http.post("/v1/models", headers={"origin": ORIGIN}) for _ in range(10)]
+            assert {answer.status_code for answer in await asyncio.gather(*posts)} == {403}
+
+
+async def test_who_does_not_read_the_log_stops_nothing_and_a_flood_is_cut_and_counted():
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    with os.fdopen(read) as log:
+        with serving("--log-json", "--log-level", "info", stderr=write) as server:
+            os.close(write)
+            await flood(server)
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+                assert (await http.get("/health/live")).status_code == 200
+            async with dial(f"{server.ws}/v1/live") as socket:
+                await send(socket, START, SPEECH, {"type": "stop"})
+                assert "yes" in (await listen(socket)).of("done")[0]["text"]
+            written = asyncio.create_task(asyncio.to_thread(log.readlines))
+            await server.until(in_use=0)
+        lines = [json.loads(line) for line in await written]
+        assert server.process.returncode == 0
+    about_it = [line for line in lines if "refused a page" in line["message"]]
+    left_out = sum(line.get("left_out", 0) for line in about_it)
+    whole = [line for line in about_it if "left_out" not in line]
+    assert len(whole) + left_out == FLOOD
+    assert left_out > 0
+    assert max(len(line["message"]) for line in about_it) < 500
+    assert [line for line in lines if "opened over live" in line["message"]]
+
+
+async def test_a_server_ends_though_nobody_reads_its_log():
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    with serving("--log-level", "info", stderr=write) as server:
+        os.close(write)
+        await flood(server)
+    assert server.process.returncode == 0
+    os.close(read)
 
 
 def record(message: str, *args: object, **fields: object) -> logging.LogRecord:
