@@ -75,7 +75,10 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Every word from before ``end_utterance(marker)`` or ``flush(marker)`` has been committed."""
+    """Every word from before ``end_utterance(marker)`` or ``flush(marker)`` has been committed.
+
+    None from behind it has been.
+    """
 
     marker: int
 
@@ -144,7 +147,11 @@ class Stream(Protocol):
         ...
 
     def end_utterance(self, marker: int) -> None:
-        """The speaker paused: answer ``Reached(marker)`` once all words so far are committed."""
+        """The speaker paused: answer ``Reached(marker)`` once all words so far are committed.
+
+        To be called ``trail`` samples after the end of speech or later. Where speech ends with less
+        behind it, ``flush`` is what brings its words out.
+        """
         ...
 
     def flush(self, marker: int) -> None:

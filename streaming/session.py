@@ -87,7 +87,7 @@ class Session:
         self._outbox = Outbox(MAX_EVENTS)
         self._transcript = Transcript()
         self._held = HeldAudio()
-        self._markers: dict[int, Event | None] = {}
+        self._markers: dict[int, tuple[Event, ...]] = {}
         self._marker = 0
         self._final: int | None = None
         self._backlog = Backlog()
@@ -181,7 +181,7 @@ class Session:
                     case bytes(data):
                         await self._hear(self._ingest.push(data))
                     case Flush(marker):
-                        self._bring_out(Flushed(marker))
+                        self._flush(self._gate.flush(self.received), Flushed(marker))
                     case Renew(listen, marker):
                         await self._hear(self._ingest.finish())
                         await self._renew(listen, Flushed(marker))
@@ -206,7 +206,7 @@ class Session:
                 with self._stall.within(self._stall_s):
                     return await self._inbox.take()
             except TimeoutError:
-                self._bring_out(UtteranceEnded(self.received))
+                self._flush(self._gate.flush(self.received), UtteranceEnded(self.received))
         return await self._inbox.take()
 
     async def _hear(self, audio: AsyncIterator[Samples]) -> None:
@@ -243,20 +243,27 @@ class Session:
                 case Paused():
                     self._stream.end_utterance(self._mark(UtteranceEnded(self.fed + self.skipped)))
 
-    def _mark(self, then: Event | None) -> int:
-        """A marker, and the event to tell once it has been reached."""
+    def _mark(self, *then: Event) -> int:
+        """A marker, and the events to tell once it has been reached."""
         self._marker += 1
         self._markers[self._marker] = then
         return self._marker
 
-    def _bring_out(self, then: Event) -> None:
-        self._act(self._gate.flush(self.received))
-        self._stream.flush(self._mark(then))
+    def _flush(self, last: Iterable[Action], *then: Event) -> int:
+        """Bring out all words after the gate's ``last`` actions; the marker of that.
+
+        An utterance that ends here has no trail behind it, so the flush is what ends it: a mark for
+        the pause alone would part its last words from it.
+        """
+        actions = list(last)
+        ended = [UtteranceEnded(self.received)] if Paused() in actions else []
+        self._act(action for action in actions if not isinstance(action, Paused))
+        mark = self._mark(*ended, *then)
+        self._stream.flush(mark)
+        return mark
 
     async def _renew(self, listen: Listen, then: Event) -> None:
-        self._act(self._gate.finish(self.received))
-        mark = self._mark(then)
-        self._stream.flush(mark)
+        mark = self._flush(self._gate.finish(self.received), then)
         while mark in self._markers:
             self._room.clear()
             await self._room.wait()
@@ -266,9 +273,7 @@ class Session:
 
     def _finish(self) -> None:
         self._stopped = True
-        self._act(self._gate.finish(self.received))
-        self._final = self._mark(None)
-        self._stream.flush(self._final)
+        self._final = self._flush(self._gate.finish(self.received))
 
     # What the engine answers.
 
@@ -298,7 +303,8 @@ class Session:
     def _reached(self, marker: int) -> None:
         self._emit(self._transcript.draft(""))
         self._emit(self._transcript.close())
-        self._emit(self._markers.pop(marker))
+        for event in self._markers.pop(marker):
+            self._emit(event)
         self._room.set()
         if marker == self._final:
             self._end(*filter(None, [self._epitaph]))

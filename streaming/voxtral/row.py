@@ -51,7 +51,10 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Answer ``marker`` once everything before is said; with ``flush`` bring it out and reset."""
+    """Answer ``marker`` once everything before is said; with ``flush`` bring it out and reset.
+
+    Without ``flush`` the speaker paused: the stream's ``trail`` of audio lies behind the speech.
+    """
 
     marker: int
     flush: bool
@@ -59,10 +62,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """A marker that is due once ``decoded`` tokens have been; None is a flush of our own."""
+    """Markers that are due once ``decoded`` tokens have been; none for a flush of our own."""
 
     decoded: int
-    marker: int | None
+    markers: tuple[int, ...]
     flush: bool
 
 
@@ -85,14 +88,13 @@ class Row:
         self._words = words
         self._send = send
         self._inbox: deque[Audio | Mark] = deque()
-        self._due: deque[_Due] = deque()
+        self._due: _Due | None = None
         self._draft = ""
         self._said_upto = 0
         self._word_end = 0
         self._decoded = 0
         self._timeline = Timeline()
         self._unmarked = False
-        self._flushing = False
         self._begin()
 
     @property
@@ -118,7 +120,7 @@ class Row:
     @property
     def quiet(self) -> bool:
         """Whether a reset now would lose nothing."""
-        return self._said_all() and not self._inbox
+        return not (self._unmarked or self._due or self._inbox)
 
     @property
     def near_rut(self) -> bool:
@@ -131,25 +133,25 @@ class Row:
         return pad_penalty(self._words.pad_run)
 
     def absorb(self, items: Iterable[Audio | Mark]) -> bool:
-        """Take new items, in order. What follows a flush waits until the flush is through."""
+        """Take new items, in order. Audio behind a mark waits until the mark is reached, so that
+        what is decided there does not depend on when it came.
+        """
         self._inbox.extend(items)
         restart = False
-        while self._inbox and not self._flushing:
+        while self._inbox and self._takes(self._inbox[0]):
             match self._inbox.popleft():
-                case Audio() as audio if self._silent_before(audio) and not self._said_all():
+                case Audio() as audio if self._silent_before(audio) and self._unmarked:
                     self._inbox.appendleft(audio)
-                    self._pad_out(None)
+                    self._pad_out()
                 case Audio() as audio:
                     if self._silent_before(audio):
-                        self._begin()
+                        self.reset()
                         restart = True
                     self._hear(audio)
                 case Mark(marker, flush=True):
                     self._pad_out(marker)
                 case Mark(marker):
-                    self._unmarked = False
-                    due = self._queued if self._timeline.length else 0
-                    self._due.append(_Due(due, marker, flush=False))
+                    self._pause(marker)
         return restart
 
     def take(self, tokens: int) -> Floats:
@@ -166,8 +168,9 @@ class Row:
     def settle(self) -> bool:
         """After a round: tell the draft, the progress and the marks that were reached."""
         restart = False
-        while self._is_due():
-            restart = self._reach(self._due.popleft()) or restart
+        while (due := self._due) and self._is_due():
+            self._due = None
+            restart = self._reach(due) or restart
         self._tell_draft(self._words.draft)
         if self._timeline.length:
             self._send(Progressed(self._progress()))
@@ -183,10 +186,11 @@ class Row:
         return self._encoded >= max(self._decoded + 1, self.options.prompt)
 
     def _is_due(self) -> bool:
-        return bool(self._due) and self._due[0].decoded <= self._decoded
+        return self._due is not None and self._due.decoded <= self._decoded
 
-    def _said_all(self) -> bool:
-        return not (self._unmarked or self._due)
+    def _takes(self, item: Audio | Mark) -> bool:
+        due = self._due
+        return due is None or (isinstance(item, Mark) and not due.flush)
 
     def _silent_before(self, audio: Audio) -> bool:
         return bool(self._timeline.length) and audio.at - self._fed_upto >= RESET_SILENCE
@@ -197,9 +201,21 @@ class Row:
         self._unmarked = True
         self._framer.push(audio.samples)
 
-    def _pad_out(self, marker: int | None) -> None:
-        """Silence up to a whole token, for the delay and for the margin: the last words."""
-        self._flushing = True
+    def _pause(self, marker: int) -> None:
+        self._unmarked = False
+        # Of less audio than the first step takes nothing is decoded, so there is nothing to await.
+        due = self._queued if self._queued >= self.options.prompt else 0
+        self._due = _Due(due, (*self._awaited, marker), flush=False)
+
+    @property
+    def _awaited(self) -> tuple[int, ...]:
+        return self._due.markers if self._due else ()
+
+    def _pad_out(self, *markers: int) -> None:
+        """Silence up to a whole token, for the delay and for the margin: the last words.
+
+        They may be those of a pause whose mark has not been reached, which then waits for them.
+        """
         self._unmarked = False
         per_token = self.options.per_token
         due = 0
@@ -209,23 +225,23 @@ class Row:
             silence = rest + tokens * per_token + self.options.look_ahead
             self._framer.push(np.zeros(silence, np.float32))
             due = self._queued
-        self._due.append(_Due(due, marker, flush=True))
+        self._due = _Due(due, (*self._awaited, *markers), flush=True)
 
     def _reach(self, due: _Due) -> bool:
-        """Say that a mark was reached; in mid-word, with nothing behind it, make it a flush."""
-        words = self._words
+        """Say that marks were reached; a pause in mid-word is made a flush."""
+        words, heard = self._words, bool(self._timeline.length)
         if due.flush:
             self._say(words.restart())
-        elif words.pad_run >= SETTLED:
+        elif words.pad_run >= SETTLED or not heard:
             self._say(words.finish())
-        elif self._said_all() and not self._inbox and self._timeline.length:
-            self._pad_out(due.marker)
+        else:
+            self._pad_out(*due.markers)
             return False
         self._tell_draft(words.draft)
-        if due.marker is not None:
-            self._send(Reached(due.marker))
-        heard = bool(self._timeline.length)
-        if due.flush:
+        for marker in due.markers:
+            self._send(Reached(marker))
+        # A row that has heard nothing is as it began, and of its silence some may be encoded.
+        if due.flush and heard:
             self._begin()
         return due.flush and heard
 
@@ -270,6 +286,5 @@ class Row:
         self._word_end = 0
         self._fed_upto = 0
         self._unmarked = False
-        self._flushing = False
         left = self.options.left_pad_tokens * self.options.per_token
         self._framer.push(np.zeros(left, np.float32))

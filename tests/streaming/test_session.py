@@ -252,6 +252,67 @@ async def test_a_pause_closes_a_segment_and_stop_brings_the_tail(service: Servic
     assert isinstance(events[-1], SessionClosed)
 
 
+@dataclass
+class LateStream(CountingStream):
+    """A word for every loud second, when a second of audio lies behind it, or with a flush."""
+
+    trail: int = SAMPLE_RATE
+
+    def feed(self, audio: Samples, at: int) -> None:
+        assert not self.closed
+        self.fed.append((at, audio))
+        self._say(self.trail)
+        self.sink(Progressed(at + len(audio)))
+
+    def flush(self, marker: int) -> None:
+        self._say(0)
+        self.sink(Reached(marker))
+
+    def _say(self, behind: int) -> None:
+        heard = np.concatenate([samples for _, samples in self.fed] or [silence(0)])
+        loud = np.abs(heard[: max(0, len(heard) - behind)]) > 0.1
+        while (self.said + 1) * SAMPLE_RATE <= np.count_nonzero(loud):
+            at, self.said = self.said * SAMPLE_RATE, self.said + 1
+            self.sink(Committed((Word(f" w{self.said}", at, at + SAMPLE_RATE),)))
+
+
+class LateEngine(CountingEngine):
+    def open(self, options: StreamOptions, sink: Sink) -> CountingStream:
+        self.streams.append(LateStream(sink))
+        return self.streams[-1]
+
+
+@pytest.mark.parametrize("gate", [GateOptions(), None])
+@pytest.mark.parametrize("silence_s", [0, 0.3, 0.7, 1.2])
+@pytest.mark.parametrize("end", ["stop", "flush", "renew", "stall", "damage"])
+async def test_an_utterance_is_one_segment_however_it_ends(
+    end: str, silence_s: float, gate: GateOptions | None
+) -> None:
+    """With nothing behind it, within the gate's hangover, within the engine's trail, behind it."""
+    service = Service(LateEngine(), VoiceDetector(LoudnessModel()))
+    options = SessionOptions(PCM, gate, stall_s=0.05 if end == "stall" else 60)
+    session = service.open(options)
+    audio = pcm(np.concatenate([tone(3), silence(silence_s)]))
+    await session.push(audio + b"\0" if end == "damage" else audio)
+    match end:
+        case "flush":
+            await session.flush("now")
+        case "renew":
+            await service.renew(session, options, "now")
+        case "stall":
+            await asyncio.sleep(0.2)
+    await session.stop()
+    events = [event async for event in session.events()]
+    [segment] = of(SegmentClosed, events)
+    assert segment.text == "w1 w2 w3"
+    assert segment.end <= len(audio) // 2
+    closed = events.index(segment)
+    assert not of(Words, events[closed:])
+    assert all(event.upto <= len(audio) // 2 for event in of(UtteranceEnded, events))
+    # What was told as over is over: nothing of it follows.
+    assert not of(UtteranceEnded, events[:closed]) + of(Flushed, events[:closed])
+
+
 async def test_every_pause_ends_an_utterance_with_words_or_without(service: Service) -> None:
     session = service.open(SessionOptions(PCM, GateOptions(min_silence_ms=100)))
     await session.push(pcm(np.concatenate([tone(2), silence(1), tone(0.2), silence(1)])))

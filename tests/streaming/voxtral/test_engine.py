@@ -208,6 +208,35 @@ def test_what_came_before_a_flush_was_through_needs_nothing_more_to_be_heard(
     stream.close()
 
 
+def test_flushes_of_nothing_change_nothing_of_what_follows(engine: VoxtralEngine) -> None:
+    clip = AUDIO[:60_000]
+    alone = transcribe(engine, clip)
+    listener = Listener()
+    stream = engine.open(StreamOptions(), listener)
+    rest(engine)  # the silence on its left has been encoded
+    for marker in (1, 2):
+        stream.flush(marker)
+        assert listener.end() == Reached(marker)
+        rest(engine)
+    stream.feed(clip, 0)
+    stream.flush(3)
+    stream.flush(4)
+    assert [listener.end(), listener.end()] == [Reached(3), Reached(4)]
+    assert listener.words == alone
+    rest(engine)
+    stream.flush(5)
+    assert listener.end() == Reached(5)
+    stream.feed(clip, len(clip))
+    stream.flush(6)
+    assert listener.end() == Reached(6)
+    again = listener.words[len(alone) :]
+    assert [w.text.strip() for w in again] == [w.text.strip() for w in alone]
+    assert [(w.start - len(clip), w.end - len(clip)) for w in again] == [
+        (w.start, w.end) for w in alone
+    ]
+    stream.close()
+
+
 def test_a_backlog_leaves_others_their_turns(
     engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

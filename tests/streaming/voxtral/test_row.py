@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from voxlive.checkpoints.config import AudioConfig
 from voxlive.decoders.detokenise import Detokeniser
@@ -20,6 +22,7 @@ from voxlive.streaming.voxtral.row import (
     pad_penalty,
 )
 from voxlive.streaming.voxtral.row_options import RowOptions
+from voxlive.streaming.voxtral.stream import TRAIL_TOKENS
 
 FRONT_END = MelFrontEnd(AudioConfig(16_000, 400, 160, 128, 1.5), frames=8)
 TOKEN = 1280
@@ -41,7 +44,7 @@ class Script:
     def give(self, *items: Audio | Mark) -> None:
         self._restart_if(self.row.absorb(items))
         while self.row.waiting:
-            while self.row.ready:
+            if self.row.ready:
                 n = min(self.row.ready, 8)
                 assert self.row.take(n).shape == (FRONT_END.span(n),)
                 self.encoded += n
@@ -104,9 +107,11 @@ def test_a_flush_decodes_the_delay_and_the_margin_beyond_all_audio(
 
 def test_a_flush_of_nothing_is_answered_at_once_and_costs_nothing(script: Script) -> None:
     script.give()
+    encoded = script.encoded
     script.give(Mark(1, flush=True), Mark(2, flush=False), Mark(3, flush=True))
     assert script.messages == [Reached(1), Reached(2), Reached(3)]
     assert script.restarts == 0
+    assert script.encoded == encoded
 
 
 def test_times_follow_the_clock_over_left_out_silence(script: Script) -> None:
@@ -144,6 +149,164 @@ def test_an_utterance_that_ends_in_mid_word_is_flushed(script: Script) -> None:
     assert script.words == [Word(" three", 6 * TOKEN, 14 * TOKEN)]
     assert script.messages[-1] == Reached(1)
     assert script.restarts == 1
+
+
+def test_a_mark_in_mid_word_is_flushed_whatever_stands_behind_it() -> None:
+    """Also where that is already there: when it comes must not decide which words are before it."""
+    said: list[list[Message]] = []
+    for together in (True, False):
+        script = Script()
+        # Of the utterance the second word is still to come; one more is in the audio behind.
+        script.outputs = {3: WORD, 4: 100, 13: WORD, 14: 102, 15: 103}
+        items = (audio(21), Mark(1, flush=False), audio(21, at=21 * TOKEN), Mark(2, flush=True))
+        for piece in [items] if together else [[item] for item in items]:
+            script.give(*piece)
+        said.append([m for m in script.messages if isinstance(m, Committed | Reached)])
+    assert said[0] == said[1]
+    kinds = [type(message) for message in said[0]]
+    assert kinds == [Committed, Committed, Reached, Committed, Committed, Reached]
+
+
+def test_a_flush_right_behind_the_end_of_speech_answers_both(script: Script) -> None:
+    """No trail lies before the pause's mark, so that nothing is known of its last words yet."""
+    script.outputs = {3: WORD, 4: 100, 18: WORD, 19: 101}
+    marks = [Mark(1, flush=False), Mark(2, flush=False), Mark(3, flush=True)]
+    script.give(audio(20), *marks, audio(20, at=20 * TOKEN), Mark(4, flush=True))
+    said = [m for m in script.messages if isinstance(m, Committed | Reached)]
+    assert [m if isinstance(m, Reached) else m.words[0].text for m in said] == [
+        *(" one", " two", Reached(1), Reached(2), Reached(3)),
+        *(" one", " two", Reached(4)),
+    ]
+
+
+@pytest.mark.parametrize("tokens", [0.5, 5, 6.9])
+def test_a_pause_after_less_audio_than_a_first_step_takes_is_answered(
+    script: Script, tokens: float
+) -> None:
+    """As where a flush fell into the silence before it."""
+    script.give(audio(tokens), Mark(1, flush=False))
+    assert script.of(Reached) == [Reached(1)]
+    script.give(audio(20, at=10 * TOKEN), Mark(2, flush=True))
+    assert script.of(Reached) == [Reached(1), Reached(2)]
+
+
+def test_words_after_a_long_silence_have_their_own_times(script: Script) -> None:
+    script.outputs = {3: WORD, 4: 100}
+    script.give(audio(20), Mark(1, flush=False))
+    script.give(audio(20, at=100 * TOKEN))
+    assert script.words == [
+        Word(" one", 0, 4 * TOKEN),
+        Word(" one", 100 * TOKEN, 104 * TOKEN),
+    ]
+
+
+class Listening:
+    """Steps a row as the engine does, with a model that writes a word for every loud token.
+
+    It writes it where Voxtral does: in the position in which the word ended, the delay behind it.
+    """
+
+    def __init__(self, delay_tokens: int, steps: int) -> None:
+        self.said: list[str | int] = []
+        self._steps = steps
+        options = RowOptions(FRONT_END, left_pad_tokens=32, delay_tokens=delay_tokens)
+        words = Detokeniser(lambda token: f" {token}".encode(), pad=PAD, word=WORD)
+        self.row = Row(0, options, words, self._hear)
+        self._start()
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case Committed(words):
+                self.said += [word.text.strip() for word in words]
+            case Reached(marker):
+                self.said.append(marker)
+
+    def _start(self) -> None:
+        self._loud: list[int] = []
+        self._outputs = 0
+
+    def give(self, items: list[Audio | Mark]) -> None:
+        if self.row.absorb(items):
+            self._start()
+
+    def step(self) -> bool:
+        """A round, if there is anything to do."""
+        if not self.row.waiting:
+            return False
+        row, prompt = self.row, self.row.options.prompt
+        taken = min(row.ready, 8)
+        if taken:
+            heard = row.take(taken)[FRONT_END.config.n_fft // 2 :]
+            self._loud += [round(float(heard[n * TOKEN + TOKEN // 2])) for n in range(taken)]
+        for _ in range(self._steps):
+            if len(self._loud) < prompt + self._outputs:
+                break
+            at = row.options.left_pad_tokens + self._outputs
+            before, now = self._loud[at - 1], self._loud[at]
+            row.hear(WORD if now else before if before else PAD)
+            self._outputs += 1
+        if row.settle():
+            self._start()
+        self.give([])
+        return True
+
+
+@st.composite
+def talks(draw: st.DrawFn, delay: int) -> list[tuple[list[Audio | Mark], list[str | int]]]:
+    """What is given together, and what has to be said of it, in order."""
+    talk, at, word, marker = [], 0, PAD + 2, 0
+    options = RowOptions(FRONT_END, left_pad_tokens=32, delay_tokens=delay)
+
+    def sound(*loud: int, more: int = 0) -> Audio:
+        nonlocal at
+        samples = np.append(np.repeat(np.array(loud, np.float32), TOKEN), np.zeros(more))
+        at += len(samples)
+        return Audio(samples.astype(np.float32), at - len(samples))
+
+    for _ in range(draw(st.integers(1, 6), "utterances")):
+        at += draw(st.sampled_from([0, 500, 8_000, 40_000]), "gap")
+        given: list[Audio | Mark] = []
+        said: list[str | int] = []
+        for _ in range(draw(st.integers(0, 4), "words")):
+            word += 1
+            given.append(sound(*[0] * draw(st.integers(1, 12), "before"), word))
+            said.append(str(word))
+        ends = draw(st.lists(st.booleans(), min_size=1, max_size=3), "flushes")
+        if not ends[0]:
+            silence = sound(*[0] * (delay + TRAIL_TOKENS), more=options.look_ahead)
+            # Without the trail a flush must be what follows.
+            given += [silence] if True not in ends or draw(st.booleans(), "trail") else []
+        for flush in ends:
+            marker += 1
+            given.append(Mark(marker, flush))
+            said.append(marker)
+        talk.append((given, said))
+    return talk
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_mark_is_answered_before_its_words_nor_behind_those_of_the_next(
+    data: st.DataObject,
+) -> None:
+    delay = data.draw(st.sampled_from([1, 6, 12]), "delay")
+    talk = data.draw(talks(delay), "talk")
+    listening = Listening(delay, data.draw(st.sampled_from([1, 2, 99]), "steps"))
+    listening.give([])
+    waiting: list[Audio | Mark] = []
+    for given_, _ in talk:
+        waiting += given_
+        if data.draw(st.booleans(), "come"):
+            listening.give(waiting)
+            waiting = []
+            for _ in range(data.draw(st.sampled_from([0, 1, 3, 50, 1000]), "rounds")):
+                listening.step()
+    listening.give(waiting)
+    rounds = 0
+    while listening.step():
+        rounds += 1
+        assert rounds < 10_000
+    assert listening.said == [said for _, told in talk for said in told]
 
 
 def test_words_are_drafted_while_they_grow(script: Script) -> None:
