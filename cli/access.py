@@ -53,6 +53,36 @@ Rate = Annotated[
     typer.Option(min=0.01, help="Live sessions and requests a minute, of all clients together."),
 ]
 
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="Another web site whose pages may use this server, over HTTP and WebSockets, as "
+        "https://name; * for all.",
+    ),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A name that a server without keys answers to besides localhost, this machine's own "
+        "and addresses, such as the name of a site behind a reverse proxy; * for all.",
+    ),
+]
+
+
+def origins_of(given: list[str] | None) -> frozenset[str]:
+    """Checked: a site that is misspelt would be refused without a word."""
+    from ..web.sites import ANY, Origin
+
+    for text in given or ():
+        if text != ANY and Origin.parse(text) is None:
+            fail(
+                f"--allow-origin {text}: write a site as https://name, or https://name:8443",
+                MISUSED,
+            )
+    return frozenset(given or ())
+
 
 def keys_of(
     secrets: list[str] | None, secret_file: Path | None, file: Path | None

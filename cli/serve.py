@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from .access import (
+    AllowHost,
+    AllowOrigin,
     ApiKey,
     ApiKeyFile,
     IdleTimeout,
@@ -18,6 +20,7 @@ from .access import (
     Rate,
     check_exposure,
     keys_of,
+    origins_of,
 )
 from .console import fail, start_logging
 from .extra_ports import WhisperLivePort, WyomingAllow, WyomingPort, Zeroconf, wyoming_options
@@ -71,10 +74,8 @@ def serve(
     max_message_kb: MaxMessageKb = None,
     max_upload_mb: MaxUploadMb = 50,
     rate: Rate = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(help="Another web site that may connect, as https://name; * for all."),
-    ] = None,
+    allow_origin: AllowOrigin = None,
+    allow_host: AllowHost = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much is logged.")] = "warning",
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log a JSON object a line, for collectors of logs.")
@@ -88,9 +89,9 @@ def serve(
     from ..web.ports import CannotListen, open_ports
     from ..web.root_path import clean
     from ..web.server import ServerOptions, run
+    from ..web.sites import own_names
 
     start_logging(log_level, as_json=log_json)
-    origins = frozenset(origin.rstrip("/").lower() for origin in allow_origin or ())
     tls = tls_context(host, ssl_certfile, ssl_keyfile, https)
     known = keys_of(api_key, api_key_file, keys)
     limits = Limits(
@@ -103,7 +104,8 @@ def serve(
     )
     wyoming = wyoming_options(wyoming_port, wyoming_allow, zeroconf, bool(known), insecure)
     options = ServerOptions(
-        origins,
+        origins_of(allow_origin),
+        frozenset(allow_host or ()) | own_names(host),
         tls,
         clean(root_path),
         forwarded_allow_ips,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..streaming.about import about
@@ -70,7 +72,7 @@ def create_app(service: Service, live: LiveEndpoints, files: Files) -> Starlette
             access.note(error.code, rule_of(path.removeprefix(root))[0])
         return await on_api_error(request, error)
 
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
             Middleware(_CommonHeaders),
@@ -83,6 +85,33 @@ def create_app(service: Service, live: LiveEndpoints, files: Files) -> Starlette
             Exception: on_crash,
         },
     )
+    app.router.redirect_slashes = False
+    app.router.default = _OtherSlash(routes, app.router.not_found)
+    return app
+
+
+class _OtherSlash:
+    """Where nothing is at a path, but at the same with or without a slash at its end: go there.
+
+    The answer names the path alone: Starlette's own has whatever Host the request said.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute], otherwise: ASGIApp) -> None:
+        self._routes = routes
+        self._otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        # Two slashes at the beginning would name a host.
+        other = "/" + (path.rstrip("/") if path.endswith("/") else f"{path}/").lstrip("/")
+        there = {**scope, "path": other}
+        if scope["type"] != "http" or not any(
+            route.matches(there)[0] is not Match.NONE for route in self._routes
+        ):
+            return await self._otherwise(scope, receive, send)
+        query = scope["query_string"].decode("latin-1")
+        answer = RedirectResponse(f"{quote(other)}{query and '?'}{query}")
+        return await answer(scope, receive, send)
 
 
 class _CommonHeaders:

@@ -15,6 +15,7 @@ from .access.access import Access
 from .access.credentials import find
 from .access.refusal import Refusal
 from .captions.feed import Feeds
+from .errors import ApiError, envelope
 from .gate import Gate
 from .live_socket import LiveSocket
 from .metrics import Tally
@@ -37,9 +38,11 @@ class LiveEndpoints:
             self.tally.expect(name)
 
         async def serve(socket: WebSocket) -> None:
-            if not self.gate.same_site(socket.headers):
-                self.gate.access.note("foreign_origin", protocol.name)
-                await socket.close()
+            try:
+                self.gate.check_site(socket.scope)
+            except ApiError as error:
+                self.gate.access.note(error.code, protocol.name)
+                await socket.send_denial_response(envelope(error))
                 return
             with ExitStack() as held, about(protocol=protocol.name):
                 await self._serve(socket, protocol, held)

@@ -7,10 +7,9 @@ thought of it. What a wire format takes for a key stands in its protocol.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
@@ -22,11 +21,11 @@ from .access.credentials import find
 from .access.refusal import Refusal
 from .errors import ApiError, envelope
 from .rest.words import as_deepgram, as_mistral
+from .sites import Sites
 
 log = logging.getLogger(__name__)
 
 _GRANT = "voxlive.grant"
-_READING = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +71,22 @@ def rule_of(path: str) -> tuple[str, Rule]:
 
 
 class Gate:
-    """Who may connect to a server. ``allow_origins``: other sites let in; "*" is all."""
+    """Who may connect to a server: those with a key, from pages and to names that are allowed."""
 
-    def __init__(self, access: Access, allow_origins: Collection[str] = ()) -> None:
+    def __init__(self, access: Access, sites: Sites | None = None) -> None:
         self.access = access
-        self._allow_origins = allow_origins
+        self._sites = sites or Sites()
 
-    def same_site(self, headers: Headers) -> bool:
-        """Whether it is a program, or a page of this server or of an allowed site."""
-        if _same_site(headers, self._allow_origins):
-            return True
-        log.warning("refused a page of %r; see --allow-origin", headers["origin"])
-        return False
+    def check_site(self, scope: Scope) -> None:
+        """Raises ApiError for a Host that is not served and for a page of another site."""
+        host, page = self._sites.refuses_host(scope), self._sites.refuses_page(scope)
+        if host or page:
+            about = Headers(scope=scope).get("host" if host else "origin", "")
+            log.warning("refused %.100r: %s", about, host or page)
+        if host:
+            raise ApiError(421, "unknown_host", host)
+        if page:
+            raise ApiError(403, "foreign_origin", page)
 
     def refused(self, refusal: Refusal, place: str) -> None:
         """Log and count it."""
@@ -114,8 +117,7 @@ class HttpGate:
         return await rule.answer(error)(scope, receive, send)
 
     async def _pass(self, request: Request, receive: Receive, send: Send, rule: Rule) -> None:
-        if request.method not in _READING and not self._gate.same_site(request.headers):
-            raise ApiError(403, "foreign_origin", "pages of other sites may not do this")
+        self._gate.check_site(request.scope)
         access = self._gate.access
         secret = find(request.headers, (), request.query_params, key_params=rule.params).secret
         grant = access.known(secret) if rule.open else access.admit(secret, rule.scope)
@@ -162,16 +164,3 @@ def _bounded(headers: Headers, receive: Receive, limit: float) -> Receive:
         return message
 
     return receive_bounded
-
-
-def _same_site(headers: Headers, allowed: Collection[str]) -> bool:
-    """A page may only connect to its own server, unless its origin is allowed.
-
-    Browsers send an Origin with every WebSocket and every POST, and let any page open and send
-    them anywhere; programs send none.
-    """
-    origin = headers.get("origin")
-    if origin is None or "*" in allowed or origin.lower() in allowed:
-        return True
-    host = urlsplit(origin).netloc.lower()
-    return bool(host) and host == headers.get("host", "").lower()

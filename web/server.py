@@ -31,6 +31,7 @@ from .ports import Ports
 from .protocols import WhisperLiveProtocol
 from .rest.files import Files
 from .root_path import RootPath
+from .sites import Sites, with_cors
 from .wyoming.listener import WyomingListener
 from .wyoming.options import WyomingOptions
 
@@ -42,7 +43,8 @@ _TELL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """``allow_origins``: other web sites that may connect, "*" for all. ``tls`` None: plain http.
+    """``allow_origins``: other web sites that may connect, "*" for all; ``allow_hosts``: names that
+    a server without keys answers to besides its own. ``tls`` None: plain http.
 
     ``root_path``: the path of a site that a reverse proxy serves this under, as "/path".
     ``trusted_proxies``: addresses and networks whose X-Forwarded-For and -Proto are believed.
@@ -50,6 +52,7 @@ class ServerOptions:
     """
 
     allow_origins: frozenset[str] = frozenset()
+    allow_hosts: frozenset[str] = frozenset()
     tls: ssl.SSLContext | None = None
     root_path: str = ""
     trusted_proxies: str = "127.0.0.1,::1"
@@ -74,16 +77,19 @@ def run(
     at once.
     """
     redact_logs()
-    gate = Gate(Access(options.keys, options.limits), options.allow_origins)
+    sites = Sites(options.allow_origins, None if options.keys else options.allow_hosts)
+    gate = Gate(Access(options.keys, options.limits), sites)
     live = LiveEndpoints(service, gate)
     batch = Batch(options.batch)
     app: ASGIApp = create_app(service, live, Files(batch, catalogue))
     if ports.whisper_live:
         theirs = only(WhisperLiveProtocol, live)
         app = ByPort(app, {ports.whisper_live.getsockname()[1]: theirs})
+    if options.root_path:
+        app = RootPath(app, options.root_path)
     tls = options.tls
     config = uvicorn.Config(
-        RootPath(app, options.root_path) if options.root_path else app,
+        with_cors(app, sites),
         loop="auto",
         http=UpgradingHttp,
         ws=_PatientSocket,

@@ -25,6 +25,7 @@ from voxlive.web.app import create_app
 from voxlive.web.endpoints import LiveEndpoints
 from voxlive.web.gate import Gate
 from voxlive.web.rest.files import Files
+from voxlive.web.sites import Sites, with_cors
 
 HOST = "voxlive.test"
 
@@ -152,15 +153,22 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    *keys: Key, limits: Limits | None = None, allow: frozenset[str] = frozenset()
+    *keys: Key,
+    limits: Limits | None = None,
+    allow: frozenset[str] = frozenset(),
+    hosts: frozenset[str] | None = None,
 ) -> AsyncIterator[Running]:
-    """An application with these keys and limits; ``allow``: other sites that may connect."""
+    """An application with these keys and limits; ``allow``: other sites that may connect.
+
+    ``hosts``: the names that it answers to besides localhost; None for any.
+    """
     clock = [1e9]
     access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
     service = Service(_Deaf(), VoiceDetector(_Silence()))
     files = Files(Batch(), Catalogue(Entry("pocketsphinx", None)))
-    app = create_app(service, LiveEndpoints(service, Gate(access, allow)), files)
-    transport = httpx.ASGITransport(app)
+    sites = Sites(allow, hosts)
+    app = create_app(service, LiveEndpoints(service, Gate(access, sites)), files)
+    transport = httpx.ASGITransport(with_cors(app, sites))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
         yield Running(app, http, access, clock)
     await service.aclose(0)

@@ -35,13 +35,16 @@ def chromium() -> str:
 
 @dataclass
 class Watched:
-    """A page and what it did. ``expected``: parts of error messages that are in order."""
+    """A page and what it did. ``expected``: parts of error messages that are in order; ``others``:
+    hosts and ports besides its own that it may ask.
+    """
 
     page: Page
     origin: str
     expected: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    others: set[str] = field(default_factory=set)
 
     def check(self) -> None:
         errors = [e for e in self.errors if not any(part in e for part in self.expected)]
@@ -51,7 +54,7 @@ class Watched:
 
     def _is_ours(self, url: str) -> bool:
         parts = urlsplit(url)
-        return parts.scheme in ("blob", "data") or parts.netloc == self.origin
+        return parts.scheme in ("blob", "data") or parts.netloc in {self.origin, *self.others}
 
 
 class Browsers:
@@ -109,11 +112,13 @@ async def browsing(
     device: bool = True,
     args: tuple[str, ...] = (),
     settings: str = "{}",
+    ready: str = "body[data-toggle]",
     **context: object,
 ) -> AsyncIterator[Watched]:
     """A page on ``url`` whose microphone plays a WAV file once; checked for errors at the end.
 
-    ``settings`` is the JSON that the page finds in its storage.
+    ``settings`` is the JSON that the page finds in its storage; ``ready`` selects what shows that
+    it has started.
     """
     flags = (*_ALWAYS, *(_FAKE_DEVICE if device else ()), *(_GRANTED if granted else ()), *args)
     if microphone:
@@ -134,7 +139,7 @@ async def browsing(
                 f"if (localStorage.voxlive === undefined) localStorage.voxlive = {settings!r};"
             )
             await page.goto(url)
-            await page.wait_for_selector("body[data-toggle]")
+            await page.wait_for_selector(ready)
             yield watched
         finally:
             await opened.close()

@@ -55,15 +55,20 @@ async def test_it_also_works_without_the_proxy(rooted):
 
 
 async def test_only_trusted_proxies_say_who_asks_and_how(rooted):
-    """A redirect to a full address shows which scheme is believed."""
+    """A page that came over https is one of this server's if that scheme is believed."""
+
+    async def asked_by_a_page(client, site):
+        page = {"origin": site.removesuffix(PATH).replace("http", "https", 1)}
+        return (await client.get(f"{site}/health", headers=page)).status_code
+
     async with httpx.AsyncClient() as client:
         async with behind_a_proxy(rooted.url, PATH) as site:
-            moved = await client.get(f"{site}/health/")
-            assert moved.headers["location"] == f"{site.replace('http', 'https', 1)}/health"
+            assert await asked_by_a_page(client, site) == 200
+            moved = await client.get(f"{site}/health/?a=b")
+            assert moved.headers["location"] == f"{PATH}/health?a=b"
         with serving("--root-path", PATH, "--forwarded-allow-ips", "10.0.0.0/8, ::1") as server:
             async with behind_a_proxy(server.url, PATH) as site:
-                moved = await client.get(f"{site}/health/")
-                assert moved.headers["location"] == f"{site}/health"
+                assert await asked_by_a_page(client, site) == 403
 
 
 @pytest.mark.browser
