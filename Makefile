@@ -2,7 +2,10 @@
 PYTHON ?= python3
 UV_VERSION = 0.13.8
 ARGS ?=
-UV = .venv/bin/uv
+# uv's cache is the user's, or in .venv where that cannot be written.
+CACHE = $(shell d="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
+  mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo "$$d" || echo "$(CURDIR)/.venv/cache")
+UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 
 .PHONY: serve test check clean
@@ -28,7 +31,7 @@ clean:
 	  || { echo "voxlive needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "setting up .venv"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-cache-dir uv==$(UV_VERSION)
 
 .venv/.installed: .venv/bin/uv pyproject.toml constraints.txt
 	@$(UV) pip install -q -c constraints.txt -e .

@@ -1,8 +1,10 @@
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from support.browser import chromium
 from support.server import Server, serving
 from support.talk import PORTS
 
@@ -29,3 +31,21 @@ def small(_small: Server) -> Iterator[Server]:
     """One with a single session, free before and after the test, and a port for each protocol."""
     yield _small
     asyncio.run(_small.until(in_use=0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test of the browser is skipped before its fixtures start anything."""
+    if item.get_closest_marker("browser"):
+        chromium()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped, once for each reason: ``-rs`` has a line for each test."""
+    skipped: defaultdict[str, list[str]] = defaultdict(list)
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        skipped[reason].append(report.nodeid.partition("::")[0])
+    for reason, files in sorted(skipped.items()):
+        places = ", ".join(sorted(set(files)))
+        terminalreporter.write_line(f"{len(files)} skipped: {reason} ({places})")

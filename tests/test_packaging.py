@@ -1,6 +1,7 @@
 """The archives that are published: what is in them, and that either is made from the other."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -132,3 +133,25 @@ def needed(lines: list[str], extras: set[str]) -> list[Requirement]:
         for one in map(Requirement, lines)
         if not one.marker or any(one.marker.evaluate({"extra": extra}) for extra in extras)
     ]
+
+
+@pytest.mark.parametrize(
+    ("home", "environment", "expected"),
+    [
+        ("writable", {}, "{home}/.cache/uv"),
+        ("writable", {"XDG_CACHE_HOME": "{home}/else"}, "{home}/else/uv"),
+        ("unwritable", {}, f"{ROOT}/.venv/cache"),
+        ("unwritable", {"UV_CACHE_DIR": "{home}/mine"}, "{home}/mine"),
+        ("unwritable", {"XDG_CACHE_HOME": "/dev/null"}, f"{ROOT}/.venv/cache"),
+    ],
+)
+def test_make_sets_up_in_the_users_cache_or_in_its_own(tmp_path, home, environment, expected):
+    folder = tmp_path / "home"
+    folder.mkdir()
+    if home == "unwritable":  # for root too, who may write where nobody else may
+        (folder / ".cache").touch()
+    given = {name: value.format(home=folder) for name, value in environment.items()}
+    command = ["make", "--dry-run", "--always-make", ".venv/.installed"]
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder), **given}
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    assert f'UV_CACHE_DIR="{expected.format(home=folder)}"' in done.stdout

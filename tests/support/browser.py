@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,14 +26,31 @@ _USUAL = (*_ALWAYS, *_FAKE_DEVICE, *_GRANTED)
 
 
 def chromium() -> str:
-    """The browser's path; without one the test is skipped, or fails if a browser is required."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
-        reason = "no Chromium on this machine: install the package chromium"
+    """The browser's path; where none can be driven the test is skipped.
+
+    It fails instead if a browser is required.
+    """
+    path, obstacle = look_for_chromium()
+    if obstacle:
         if os.environ.get("VOXLIVE_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+            pytest.fail(obstacle)
+        pytest.skip(obstacle)
+    return path
+
+
+@cache
+def look_for_chromium() -> tuple[str, str]:
+    """The browser's path, and why it cannot be driven on this machine, if so."""
+    path = next(filter(None, map(shutil.which, _NAMES)), "")
+    if not path:
+        return "", "no Chromium on this machine: install the package chromium"
+    driver = (sys.executable, "-m", "playwright", "--version")
+    for what, command in (("Chromium", (path, "--version")), ("Playwright's driver", driver)):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            [*_, reason] = done.stderr.strip().splitlines() or [f"it ends with {done.returncode}"]
+            return path, f"{what} does not start on this machine: {reason}"
+    return path, ""
 
 
 @dataclass
@@ -67,6 +87,7 @@ class Browsers:
         self._usual: Browser | None = None
 
     async def __aenter__(self) -> Browsers:
+        chromium()  # Without one Playwright's driver is not started: it needs libraries of its own.
         self._chromium = (await self._playwright.start()).chromium
         return self
 

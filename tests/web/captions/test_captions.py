@@ -122,10 +122,9 @@ async def test_a_reader_that_leaves_is_forgotten(server):
 
 @asynccontextmanager
 async def overlay(url):
+    path = chromium()
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox"]
-        )
+        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             page = await browser.new_page(viewport={"width": 1280, "height": 720})
             errors = []
