@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..streaming.supervisor import DEADLINE_S
 from .access import (
     AllowHost,
     AllowOrigin,
@@ -51,6 +52,10 @@ def serve(
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
     offline: Offline = False,
+    engine_timeout: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds: an engine that has work and gets no further hangs."),
+    ] = DEADLINE_S,
     file_model: FileModel = None,
     also: AlsoModel = None,
     max_file_minutes: MaxFileMinutes = 240,
@@ -123,7 +128,7 @@ def serve(
     same = file_model in (None, model)
     load = LoadOptions(device, bits, delay_ms) if same else LoadOptions(device)
     catalogue = open_catalogue(file_model or model, also, load, offline=offline)
-    engine = EngineOptions(max_sessions, device, delay_ms, bits, offline)
+    engine = EngineOptions(max_sessions, device, delay_ms, bits, offline, engine_timeout)
     service = open_service(model, engine, apart=True)
     info = service.engine.info
     if same:

@@ -15,8 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .clock import SAMPLE_RATE
 from .durations import Readable
 from .events import Word
+from .supervisor import Work
 
 Samples = NDArray[np.float32]
 
@@ -40,6 +42,8 @@ class EngineInfo:
     """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people.
 
     ``delays_ms`` are those that a stream may choose; none where the model has no delay of its own.
+    ``trail_margin``: samples beyond the delay after which the last words are normally out. All that
+    a stream must know when it is opened is here, so that nobody has to ask the engine for it.
     """
 
     engine: str
@@ -50,6 +54,32 @@ class EngineInfo:
     default_delay_ms: int | None = None
     note: str | None = None
     delays_ms: range = range(0)
+    trail_margin: int = 0
+
+    def trail(self, options: StreamOptions) -> int:
+        """``Stream.trail`` of a stream with these options."""
+        delay_ms = options.delay_ms or self.default_delay_ms or 0
+        return delay_ms * SAMPLE_RATE // 1000 + self.trail_margin
+
+    def validate(self, options: StreamOptions) -> None:
+        """Raises UnsupportedOption for a language or a delay that the model does not have."""
+        language, delay_ms = options.language, options.delay_ms
+        if language and self.languages and language.lower().split("-")[0] not in self.languages:
+            note = f" ({self.note})" if self.note else ""
+            raise UnsupportedOption(
+                f"{self.engine} ({self.model}) knows no language {language!r}, only "
+                f"{', '.join(self.languages)}{note}"
+            )
+        if delay_ms is None or delay_ms in self.delays_ms:
+            return
+        if not self.delays_ms:
+            raise UnsupportedOption(
+                f"{self.engine} ({self.model}) has no delay to set: leave out delay_ms"
+            )
+        raise UnsupportedOption(
+            f"delay_ms must be a multiple of {self.delays_ms.step} up to {self.delays_ms[-1]}, "
+            f"not {delay_ms}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +208,22 @@ class Engine(Protocol):
 
     @property
     def steps(self) -> Readable:
-        """How long its steps have taken: what it does for streams, a piece at a time."""
+        """How long its steps have taken: what it does for streams, a piece at a time.
+
+        A reading waits for nobody.
+        """
+        ...
+
+    @property
+    def work(self) -> Work:
+        """What it has to do and how far it has come, by which is seen whether it hangs."""
         ...
 
     def open(self, options: StreamOptions, sink: Sink) -> Stream:
-        """Take a slot at once; raises EngineFull or UnsupportedOption."""
+        """Take a slot at once; raises EngineFull or UnsupportedOption.
+
+        Bookkeeping: it waits for nobody. What shows later comes as ``Failed``.
+        """
         ...
 
     def check(self, timeout: float) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..vad.gate import GateOptions
 from .engine import StreamOptions
 from .ingest import AudioFormat
+from .supervisor import DEADLINE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class EngineOptions:
     """How an engine is loaded. None leaves a choice to the engine.
 
     ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading, ``offline`` forbids downloads.
+    ``deadline_s``: a process of the engine that has work and does not get on with it for so long is
+    ended and replaced.
     """
 
     max_sessions: int | None = None
@@ -35,3 +38,4 @@ class EngineOptions:
     delay_ms: int | None = None
     quantize: int | None = None
     offline: bool = False
+    deadline_s: float = DEADLINE_S

@@ -27,4 +27,4 @@ def load(model: str, options: EngineOptions) -> Engine:
     if options.delay_ms is not None:
         raise UnsupportedOption(f"{model} has no delay to set: leave out delay_ms")
     capacity = default_capacity() if options.max_sessions is None else options.max_sessions
-    return PocketSphinxEngine(capacity)
+    return PocketSphinxEngine(capacity, options.deadline_s)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from ..durations import Durations
 from ..engine import EngineError, EngineFull, EngineInfo, UnsupportedOption
-from .slot import Slot, State
-from .stream import PocketSphinxStream
+from ..supervisor import DEADLINE_S, Supervisor, Work
+from .slot import START_S, Slot, State
+from .stream import TRAIL, PocketSphinxStream
 from .wire import Probe
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 SESSIONS_PER_CORE = 2
 MOST_SESSIONS = 16
-_START_S = 120.0
-_SILENT_S = 60.0
 _NOTE = (
     "PocketSphinx is small and runs anywhere, but its accuracy is limited; the accurate model is "
     "one command away: voxlive serve --model voxtral"
@@ -51,25 +50,28 @@ def cores() -> int:
 class PocketSphinxEngine:
     """See the contract. Its constructor blocks until every worker is warm, or raises EngineError.
 
-    The longest that a sound worker can be silent is a final pass over 20 s of audio, made by itself
-    for a file and beside it for a live stream: ``check`` takes one that has been for a minute for
-    broken.
+    A worker that does not get on for ``deadline_s`` is replaced; see ``Slot.deadline_s``.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, deadline_s: float = DEADLINE_S) -> None:
         if capacity < 1:
             raise UnsupportedOption(f"max_sessions must be at least 1, not {capacity}")
-        self.info = EngineInfo("pocketsphinx", "en-us", "cpu", capacity, ("en",), note=_NOTE)
+        self.info = EngineInfo(
+            "pocketsphinx", "en-us", "cpu", capacity, ("en",), note=_NOTE, trail_margin=TRAIL
+        )
         self.steps = Durations()
         self._down = False
         # One lock for all slots: what is done under it is short, and sinks return at once.
         self._changed = threading.Condition(threading.RLock())
-        self._slots = [Slot(number, self._changed, self.steps) for number in range(capacity)]
+        self._slots = [
+            Slot(number, self._changed, self.steps, deadline_s) for number in range(capacity)
+        ]
+        self._supervisor = Supervisor(self._slots, deadline_s)
         with self._changed:
-            self._changed.wait_for(self._started, _START_S)
+            self._changed.wait_for(self._started, START_S)
             fault = self._fault()
             if not fault and any(slot.state is not State.WAITING for slot in self._slots):
-                fault = f"the recognisers did not load within {_START_S:g} s"
+                fault = f"the recognisers did not load within {START_S:g} s"
         if fault:
             self.shutdown()
             raise EngineError("engine_failed", fault)
@@ -86,16 +88,15 @@ class PocketSphinxEngine:
         with self._changed:
             return tuple(slot.pid for slot in self._slots if slot.pid)
 
+    @property
+    def work(self) -> Work:
+        """See the contract; each worker is watched for itself."""
+        works = [slot.work for slot in self._slots]
+        return Work(any(work.busy for work in works), sum(work.done for work in works))
+
     def open(self, options: StreamOptions, sink: Sink) -> PocketSphinxStream:
         """See the contract. The language is English or none."""
-        language = options.language
-        if language and language.lower().split("-")[0] not in self.info.languages:
-            raise UnsupportedOption(
-                f"the built-in engine knows English only, not {language!r}; "
-                "other languages need: voxlive serve --model voxtral"
-            )
-        if options.delay_ms is not None:
-            raise UnsupportedOption("the built-in engine has no delay to set: leave out delay_ms")
+        self.info.validate(options)
         with self._changed:
             if self._down:
                 raise EngineError("shutting_down", "the engine was shut down")
@@ -106,12 +107,13 @@ class PocketSphinxEngine:
             if slot.fault:
                 raise EngineError("engine_failed", slot.fault)
             generation = slot.take(sink, drafts=options.drafts)
-            return PocketSphinxStream(slot, generation, self._changed)
+            trail = self.info.trail(options)
+            return PocketSphinxStream(slot, generation, trail, self._changed)
 
     def check(self, timeout: float) -> str | None:
         """See the contract: by a free worker if there is one, else by one that waits for audio.
 
-        While all are at work, it is enough that each has begun or said something recently.
+        While all are at work, it is enough that none hangs.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -133,6 +135,7 @@ class PocketSphinxEngine:
 
     def shutdown(self) -> None:
         """See the contract; streams that are still open fail with ``shutting_down``."""
+        self._supervisor.close()
         with self._changed:
             self._down = True
             for slot in self._slots:
@@ -151,10 +154,4 @@ class PocketSphinxEngine:
     def _fault(self) -> str | None:
         if self._down:
             return "the engine was shut down"
-        for slot in self._slots:
-            silent = time.monotonic() - slot.active_at
-            if slot.fault:
-                return slot.fault
-            if (slot.passing or slot.state is not State.WAITING) and silent > _SILENT_S:
-                return f"a recogniser has said nothing for {silent:.0f} s"
-        return None
+        return next((slot.fault for slot in self._slots if slot.fault), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,13 +16,23 @@ from multiprocessing.connection import Connection, Pipe
 from ..durations import Durations
 from ..engine import Failed, Sink
 from ..process_group import kill_group
+from ..supervisor import Work
 from .wire import Audio, Command, End, Open, Reply
 
+log = logging.getLogger(__name__)
+
+START_S = 120.0
+"""The longest that a worker may take to load."""
+_PASS = 2
+"""Deadlines that a final pass may take: it tells nothing before its end, and may be over 20 s."""
 _COMMAND = (sys.executable, "-P", "-m", "voxlive.streaming.pocketsphinx.worker")
 _LONGEST_WAIT_S = 30.0
 _LAST_WORDS_S = 2.0
 _DIED = Failed(
     "engine_failed", "the recogniser of this session died; a new one has been started: start again"
+)
+_HANGS = Failed(
+    "engine_failed", "the recogniser of this session hung; it is being replaced: start again"
 )
 _SHUT_DOWN = Failed("shutting_down", "the server is shutting down")
 
@@ -43,18 +54,22 @@ class Slot:
     that was left in the middle of a command is free all the same: ``take`` then kills its worker,
     and the new stream's audio waits for the next one. A final pass beside a worker that waits is
     ended by the worker itself. ``passing``: there is one, for the stream of the moment or the last.
+    A worker that hangs is killed, and its stream told.
     """
 
-    def __init__(self, number: int, changed: threading.Condition, steps: Durations) -> None:
+    def __init__(
+        self, number: int, changed: threading.Condition, steps: Durations, deadline_s: float
+    ) -> None:
         self.state = State.STARTING
         self.fault: str | None = None
         self.passing = False
         self.replies = 0
-        self.active_at = time.monotonic()
         self.waiting = 0
         self._changed = changed
         self._steps = steps
-        self._began_at = self.active_at
+        self._deadline_s = deadline_s
+        self._drafts = True
+        self._began_at = time.monotonic()
         self._sink: Sink | None = None
         self._generation = 0
         self._commands: deque[Command] = deque()
@@ -85,6 +100,7 @@ class Slot:
         """Give the slot to a stream; its generation, by which it is known from now on."""
         self._generation += 1
         self._sink = sink
+        self._drafts = drafts
         self._ending = _DIED
         if isinstance(self._doing, Audio | End):
             self._replacing = True
@@ -124,6 +140,32 @@ class Slot:
         self.give_up(_SHUT_DOWN)
 
     # Called without the lock.
+
+    @property
+    def work(self) -> Work:
+        """See Watched: a reply is how it gets on, whatever it says."""
+        with self._changed:
+            busy = self.state in (State.WORKING, State.STARTING) or self.passing
+            return Work(busy and not self._stopped.is_set(), self.replies)
+
+    @property
+    def deadline_s(self) -> float:
+        """See Watched: longer for a final pass, made by itself for a file, and for a start."""
+        with self._changed:
+            if self.state is State.STARTING:
+                return max(START_S, self._deadline_s)
+            whole = self.passing or not self._drafts
+            return _PASS * self._deadline_s if whole else self._deadline_s
+
+    def hangs(self, work: Work) -> None:
+        """See Watched."""
+        with self._changed:
+            if self.work == work:
+                log.error(
+                    "a recogniser's process, %s, does not get on: it is replaced",
+                    self._process.pid if self._process else "none",
+                )
+                self.give_up(_HANGS)
 
     def join(self) -> None:
         """Wait until the worker and the thread of a stopped slot are gone."""
@@ -167,7 +209,6 @@ class Slot:
     def _adopt(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
         with self._changed:
             self._process, self._connection = process, connection
-            self.active_at = time.monotonic()
             if self._stopped.is_set():
                 self._kill()
 
@@ -176,13 +217,12 @@ class Slot:
             if self._replacing:
                 return
             self.replies += 1
-            self.active_at = time.monotonic()
             self.passing = reply.passing
             if reply.passed_s is not None:
                 self._steps.observe(reply.passed_s)
             if reply.ready:
                 if isinstance(self._doing, Audio | End):
-                    self._steps.observe(self.active_at - self._began_at)
+                    self._steps.observe(time.monotonic() - self._began_at)
                 self.state, self.fault, self._doing = State.WAITING, None, None
                 self._pump()
             if reply.message and self._sink and reply.generation == self._generation:
@@ -214,7 +254,7 @@ class Slot:
             if isinstance(command, Audio):
                 self.waiting -= len(command.pcm) // 2
             self.state = State.WORKING
-            self._began_at = self.active_at = time.monotonic()
+            self._began_at = time.monotonic()
             # A worker that has just died is noticed by the thread that listens to it.
             with suppress(OSError):
                 self._connection.send(command)

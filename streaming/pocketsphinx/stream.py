@@ -29,9 +29,8 @@ class PocketSphinxStream:
     the cepstral mean, with which the next draft begins.
     """
 
-    trail = TRAIL
-
-    def __init__(self, slot: Slot, generation: int, lock: threading.Condition) -> None:
+    def __init__(self, slot: Slot, generation: int, trail: int, lock: threading.Condition) -> None:
+        self.trail = trail
         self._slot = slot
         self._generation = generation
         self._lock = lock

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -20,14 +21,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...checkpoints.errors import CheckpointError
-from ..engine import EngineError
+from ..engine import EngineError, Failed
 from ..log_text import portable
 from ..pauses import spare_pauses
 from ..registry import load_engine
 from .mail import Mail, letters
 from .wire import (
     Answer,
-    Ask,
     Boot,
     Check,
     Close,
@@ -35,20 +35,21 @@ from .wire import (
     Logged,
     Mark,
     Open,
+    Pulse,
     Ready,
     Refused,
     Reply,
-    Steps,
     Told,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..engine import Engine, Message, Stream
+    from ..engine import Engine, Message, Stream, StreamOptions
 
 _LAST_RITES_S = 5
 _MOST_WAITING = 1000
+_PULSE_S = 0.25
 
 
 def main(fd: int) -> None:
@@ -104,12 +105,17 @@ class Desk:
         self._mail = mail
         self._streams: dict[int, Stream] = {}
         self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
+        self._obeyed = 0
+        self._news = threading.Event()
 
     def serve(self, incoming: Iterable[list[object]]) -> None:
         """Obey until the socket closes."""
+        threading.Thread(target=self._keep_pulse, name="pulse", daemon=True).start()
         for letter in incoming:
             for command in letter:
                 self._obey(command)
+                self._obeyed += 1
+            self._news.set()
 
     def _obey(self, command: object) -> None:
         match command:
@@ -119,27 +125,37 @@ class Desk:
                 (stream.flush if flush else stream.end_utterance)(marker)
             case Close(ident) if stream := self._streams.pop(ident, None):
                 stream.close()
-            case Ask(number, Open() as wanted):
-                self._open(number, wanted)
-            case Ask(number, Check(timeout)):
+            case Open(ident, options):
+                self._open(ident, options)
+            case Check(number, timeout):
                 self._checks.submit(self._check, number, timeout)
-            case Ask(number, Steps()):
-                self._mail.put(Answer(number, self._engine.steps.read()))
 
-    def _open(self, number: int, wanted: Open) -> None:
+    def _open(self, ident: int, options: StreamOptions) -> None:
         try:
-            stream = self._engine.open(wanted.options, partial(self._tell, wanted.ident))
+            self._streams[ident] = self._engine.open(options, partial(self._tell, ident))
         except EngineError as error:
-            self._mail.put(Answer(number, None, error))
-        else:
-            self._streams[wanted.ident] = stream
-            self._mail.put(Answer(number, stream.trail))
+            self._tell(ident, Failed(error.code, error.message))
 
     def _check(self, number: int, timeout: float) -> None:
         self._mail.put(Answer(number, self._engine.check(timeout)))
 
     def _tell(self, ident: int, message: Message) -> None:
         self._mail.put(Told(ident, message))
+
+    def _keep_pulse(self) -> None:
+        """Tell how far the engine has come, while there is anything new to tell."""
+        told: Pulse | None = None
+        while True:
+            self._news.clear()
+            obeyed = self._obeyed  # before what is left of it
+            busy, done = self._engine.work
+            pulse = Pulse(obeyed, busy, done, self._engine.steps.read())
+            if pulse != told:
+                self._mail.put(pulse)
+            told = pulse
+            time.sleep(_PULSE_S)
+            if not busy:
+                self._news.wait()
 
 
 class Forward(logging.Handler):

@@ -1,8 +1,9 @@
 """The server's end of an engine in a process of its own: an ``Engine`` like any other.
 
 A thread lives with the process: it starts it, hears it and, when it has ended of itself, fails its
-streams and starts the next one. What streams hand over goes out as it comes. ``open`` alone waits
-for an answer, a few milliseconds at most.
+streams and starts the next one. What streams hand over goes out as it comes. Nothing but ``check``
+waits for the process: what a stream needs to know is in the engine's info, and how far the engine
+has come is pushed. By that a supervisor sees when it hangs, and ends it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from ..durations import Durations, Reading
 from ..engine import EngineError, EngineFull, Failed
+from ..supervisor import Supervisor, Work
 from .link import Link
 from .stream import ProcessStream
-from .wire import Answer, Ask, Boot, Check, Logged, Open, Ready, Refused, Steps, Told
+from .wire import Answer, Boot, Check, Logged, Open, Pulse, Ready, Refused, Told
 
 if TYPE_CHECKING:
     from ...checkpoints.errors import CheckpointError
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 _ANSWER_S = 2.0
 _LATER = "try again in a moment"
 _LONGEST_WAIT_S = 30.0
+_CLOSING = 4
+"""Streams for each slot that may be closed here and not there yet: their audio is on its way."""
 
 
 class ProcessEngine:
@@ -42,16 +46,18 @@ class ProcessEngine:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._streams: dict[int, ProcessStream] = {}
-        self._asked: dict[int, Future[object]] = {}
+        self._checks: dict[int, Future[str | None]] = {}
         self._numbers = count(1)
-        self._steps = Durations().read()
         # Why there is no engine now; None while there is one.
         self._fault: str | None = "the engine is being loaded"
-        self._silent = False  # it left a question open: none but a check waits for it again
+        # Why its process has to end, where it does not end of itself.
+        self._verdict: str | None = None
+        self.deadline_s = options.deadline_s
         self._down = threading.Event()
         self._loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        self._supervisor = Supervisor([self], self.deadline_s)
 
     @classmethod
     def start(cls, model: str, options: EngineOptions) -> ProcessEngine:
@@ -77,6 +83,11 @@ class ProcessEngine:
         """See the contract and ``read``."""
         return self
 
+    def read(self) -> Reading:
+        """How long the engine's steps have taken, as it last told."""
+        link = self._link
+        return link.pulse.steps if link else Durations().read()
+
     @property
     def pid(self) -> int | None:
         """The process, for diagnosis."""
@@ -86,40 +97,37 @@ class ProcessEngine:
         """See the contract; EngineError ``engine_failed`` while there is no engine."""
         with self._lock:
             link = self._reached()
+            self.info.validate(options)
             if len(self._streams) >= self.info.capacity:
                 raise EngineFull(self.info.capacity)
-            ident = next(self._numbers)
-            stream = ProcessStream(ident, sink, link.mail, self._release)
+            if link.closing > _CLOSING * (self.info.capacity + 8):
+                raise EngineError("engine_failed", f"the engine does not get on; {_LATER}")
+            ident, trail = next(self._numbers), self.info.trail(options)
+            stream = ProcessStream(ident, trail, sink, link.send, self._release)
             self._streams[ident] = stream
-        try:
-            trail = self._ask(Open(ident, options), _ANSWER_S)
-        except EngineError:
-            stream.close()
-            raise
-        assert isinstance(trail, int)
-        stream.trail = trail
+            link.send(Open(ident, options))
         return stream
 
     def check(self, timeout: float) -> str | None:
         """See the contract; where there is no engine, why."""
+        answer: Future[str | None] = Future()
         try:
-            fault = self._ask(Check(timeout), timeout + _ANSWER_S)
+            with self._lock:
+                number = next(self._numbers)
+                self._reached().send(Check(number, timeout))
+                self._checks[number] = answer
+            return answer.result(timeout + _ANSWER_S)
         except EngineError as error:
             return error.message
-        return None if fault is None else str(fault)
-
-    def read(self) -> Reading:
-        """How long the engine's steps have taken, as it last said; asks it."""
-        try:
-            steps = self._ask(Steps(), _ANSWER_S)
-        except EngineError:
-            return self._steps
-        assert isinstance(steps, Reading)
-        self._steps = steps
-        return steps
+        except TimeoutError:
+            return f"the engine did not answer in {timeout + _ANSWER_S:g} s; {_LATER}"
+        finally:
+            with self._lock:
+                self._checks.pop(number, None)
 
     def shutdown(self) -> None:
         """See the contract."""
+        self._supervisor.close()
         with self._lock:
             self._down.set()
             if self._link:
@@ -137,25 +145,25 @@ class ProcessEngine:
             raise EngineError("engine_failed", f"{self._fault}; {_LATER}")
         return self._link
 
-    def _ask(self, question: Open | Check | Steps, timeout: float) -> object:
-        """The answer; raises EngineError where none comes, and what the engine raised."""
-        answer: Future[object] = Future()
+    # For the supervisor.
+
+    @property
+    def work(self) -> Work:
+        """See the contract; none while there is no engine: how long it loads is not known."""
+        link = self._link
+        return link.work if link and not self._fault else Work(busy=False, done=0)
+
+    def hangs(self, work: Work) -> None:
+        """See Watched: its streams are told at once, whatever becomes of the process."""
         with self._lock:
-            mail = self._reached().mail
-            if self._silent and not isinstance(question, Check):
-                raise EngineError("engine_failed", f"the engine does not answer; {_LATER}")
-            number = next(self._numbers)
-            self._asked[number] = answer
-        mail.put(Ask(number, question))
-        try:
-            return answer.result(timeout)
-        except TimeoutError:
-            self._silent = True
-            message = f"the engine did not answer in {timeout:g} s; {_LATER}"
-            raise EngineError("engine_failed", message) from None
-        finally:
-            with self._lock:
-                self._asked.pop(number, None)
+            link = self._link
+            if not link or self._fault or link.work != work:
+                return
+            self._verdict = self._fault = (
+                f"the engine's process has not got on for {self.deadline_s:g} s and was ended"
+            )
+        link.kill()
+        self._fail()
 
     # The thread that lives with the process.
 
@@ -184,26 +192,28 @@ class ProcessEngine:
             if self._down.is_set():
                 link.hang_up()
         link.mail.put(self._boot)
-        refused = False
+        served = False
         for reply in link.replies():
             match reply:
                 case Told(ident, message):
                     self._tell(ident, message)
-                case Answer(number, value, error):
-                    self._answer(number, value, error)
+                case Pulse():
+                    link.hear(reply)
+                case Answer(number, fault):
+                    self._answer(number, fault)
                 case Logged(record):
                     logging.getLogger(record.name).handle(record)
                 case Ready(info):
-                    self.info, self._fault = info, None
+                    self.info, self._fault, served = info, None, True
                     if not self._loaded.done():
                         self._loaded.set_result(None)
                 case Refused(error):
-                    refused = True
                     self._refuse(error, link)
-        return self._bury(link.end(), refused=refused)
+        self._bury(link.end(), served=served)
+        return served
 
     def _refuse(self, error: EngineError | CheckpointError, link: Link) -> None:
-        self._fault = f"the engine cannot be loaded: {error}"
+        self._verdict = f"the engine cannot be loaded: {error}"
         if not self._loaded.done():
             self._loaded.set_exception(error)
         link.hang_up()
@@ -215,28 +225,27 @@ class ProcessEngine:
         if stream:
             stream.sink(message)
 
-    def _answer(self, number: int, value: object, error: EngineError | None) -> None:
+    def _answer(self, number: int, fault: str | None) -> None:
         with self._lock:
-            answer = self._asked.pop(number, None)
-            self._silent = False
-        if answer and error:
-            answer.set_exception(error)
-        elif answer:
-            answer.set_result(value)
+            answer = self._checks.pop(number, None)
+        if answer:
+            answer.set_result(fault)
 
-    def _bury(self, ended: str, *, refused: bool) -> bool:
-        """Tell everyone that the process has ended; whether it had served."""
+    def _bury(self, ended: str, *, served: bool) -> None:
+        """Tell everyone that the process has ended."""
+        loading = "" if served else " while it was loading the model"
         with self._lock:
-            served = self._fault is None
-            if not refused:
-                loading = "" if served else " while it was loading the model"
-                self._fault = f"the engine's process {ended}{loading}"
-            self._link, self._silent = None, False
+            self._fault = self._verdict or f"the engine's process {ended}{loading}"
+            self._link = self._verdict = None
+        self._fail()
+
+    def _fail(self) -> None:
+        """There is no engine any more: tell all who wait for something from it."""
+        with self._lock:
             streams, self._streams = self._streams, {}
-            asked, self._asked = self._asked, {}
-        for answer in asked.values():
-            answer.set_exception(EngineError("engine_failed", str(self._fault)))
+            checks, self._checks = self._checks, {}
+        for answer in checks.values():
+            answer.set_result(f"{self._fault}; {_LATER}")
         if not self._down.is_set():
             for stream in streams.values():
                 stream.sink(Failed("engine_failed", f"{self._fault}; start again in a moment"))
-        return served

@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import IO
 
+from ..durations import Durations
 from ..process_group import kill_group
+from ..supervisor import Work
 from .mail import Mail, letters
-from .wire import Command
+from .wire import Close, Command, Pulse
 
 _COMMAND = (sys.executable, "-P", "-m", "voxlive.streaming.process.child")
 _END_S = 8.0
@@ -26,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Link:
-    """Starts a process that shares nothing with this one but a socket. Raises OSError."""
+    """Starts a process that shares nothing with this one but a socket. Raises OSError.
+
+    Commands are counted on both sides: what has not been obeyed yet is work as well.
+    """
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -47,11 +53,43 @@ class Link:
         self._connection = Connection(os.dup(self._socket.fileno()))
         self.mail: Mail[Command] = Mail(self._connection, "engine-mail")
         self.pid = self._process.pid
+        self.pulse = Pulse(0, False, 0, Durations().read())
+        self._sent = 0
+        self._closes: deque[int] = deque()
+        self._lock = threading.Lock()
         if stderr := self._process.stderr:
             follow = threading.Thread(
                 target=_follow, args=(stderr, self.pid), name="engine-stderr", daemon=True
             )
             follow.start()
+
+    def send(self, command: Command) -> None:
+        """A command to the loaded engine; never blocks."""
+        with self._lock:
+            self._sent += 1
+            if isinstance(command, Close):
+                self._closes.append(self._sent)
+            self.mail.put(command)
+
+    def hear(self, pulse: Pulse) -> None:
+        """How far the engine has come."""
+        with self._lock:
+            self.pulse = pulse
+            while self._closes and self._closes[0] <= pulse.obeyed:
+                self._closes.popleft()
+
+    @property
+    def work(self) -> Work:
+        """What the engine has to do, what is on its way to it included, and how far it has come."""
+        with self._lock:
+            busy = self.pulse.busy or self._sent > self.pulse.obeyed
+            return Work(busy, self.pulse.obeyed + self.pulse.done)
+
+    @property
+    def closing(self) -> int:
+        """Streams that were closed here and not there yet: until then it holds their audio."""
+        with self._lock:
+            return len(self._closes)
 
     def replies(self) -> Iterator[object]:
         """What comes from there, until the process ends or someone hangs up. Blocks."""
@@ -63,6 +101,12 @@ class Link:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def kill(self) -> None:
+        """End the process at once. Any thread may."""
+        if self._process.poll() is None:
+            kill_group(self.pid)
+        self.hang_up()
+
     def end(self) -> str:
         """Wait for the process's end, which is killed in the end; how it ended."""
         self.hang_up()
@@ -70,7 +114,7 @@ class Link:
         try:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            kill_group(self.pid)
+            self.kill()
             code = self._process.wait()
         self._connection.close()
         self._socket.close()

@@ -11,19 +11,23 @@ from .wire import Close, Command, Feed, Mark
 
 if TYPE_CHECKING:
     from ..engine import Samples, Sink
-    from .mail import Mail
 
 
 class ProcessStream:
-    """See the contract. ``trail`` is known once the engine has answered."""
+    """See the contract. ``send`` takes its commands, ``release`` its number when it is over."""
 
     def __init__(
-        self, ident: int, sink: Sink, mail: Mail[Command], release: Callable[[int], None]
+        self,
+        ident: int,
+        trail: int,
+        sink: Sink,
+        send: Callable[[Command], None],
+        release: Callable[[int], None],
     ) -> None:
         self.sink = sink
-        self.trail = 0
+        self.trail = trail
         self._ident = ident
-        self._mail = mail
+        self._send = send
         self._release = release
         self._closed = False
 
@@ -48,4 +52,4 @@ class ProcessStream:
 
     def _put(self, command: Command) -> None:
         if not self._closed:
-            self._mail.put(command)
+            self._send(command)

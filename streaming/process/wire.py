@@ -26,7 +26,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Asks for a stream, known as ``ident`` from now on. Its trail is the answer."""
+    """A stream, known as ``ident`` from now on; a refusal comes as its ``Failed``."""
 
     ident: int
     options: StreamOptions
@@ -34,22 +34,10 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Asks for the engine's own check."""
-
-    timeout: float
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """Asks how long the engine's steps have taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A question; its answer carries the number."""
+    """Asks for the engine's own check; its answer carries the number."""
 
     number: int
-    question: Open | Check | Steps
+    timeout: float
 
 
 class Feed(NamedTuple):
@@ -90,11 +78,23 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To the question with this number: what came of it, or what was raised."""
+    """To the check with this number: what is wrong, if anything."""
 
     number: int
-    value: int | str | Reading | None
-    error: EngineError | None = None
+    fault: str | None
+
+
+class Pulse(NamedTuple):
+    """How far the engine has come; pushed a few times a second while that changes.
+
+    ``obeyed``: commands after the first that it was given; ``busy``: whether they have left it
+    anything to do; ``done``: ``Work.done``; ``steps``: how long its steps have taken.
+    """
+
+    obeyed: int
+    busy: bool
+    done: int
+    steps: Reading
 
 
 class Told(NamedTuple):
@@ -111,5 +111,5 @@ class Logged:
     record: logging.LogRecord
 
 
-Command = Boot | Ask | Feed | Mark | Close
-Reply = Ready | Refused | Answer | Told | Logged
+Command = Boot | Open | Check | Feed | Mark | Close
+Reply = Ready | Refused | Answer | Pulse | Told | Logged

@@ -24,6 +24,7 @@ import numpy as np
 from ...decoders.detokenise import Detokeniser
 from ..durations import Durations
 from ..engine import EngineError, EngineFull, Failed
+from ..supervisor import Work
 from .model import CHUNK, NOT_FINITE, Model
 from .rounds import plan
 from .row import Audio, Mark, Row
@@ -76,6 +77,7 @@ class VoxtralEngine:
         self._news: dict[VoxtralStream, None] = {}
         self._left: list[VoxtralStream] = []
         self._working = False
+        self._checking: Future[None] | None = None
         self._down = False
         self._failure: str | None = None
         self._failing = False
@@ -93,9 +95,19 @@ class VoxtralEngine:
         """How many slots are taken."""
         return len(self._streams)
 
+    @property
+    def work(self) -> Work:
+        """See the contract."""
+        checking = self._checking
+        busy = self._working or bool(checking and not checking.done())
+        return Work(busy, self.rounds + self._model.advances)
+
     def open(self, options: StreamOptions, sink: Sink) -> VoxtralStream:
-        """See the contract and ``row_options``."""
-        stream = VoxtralStream(self, row_options(options, self.info, self._model), sink)
+        """See the contract; EngineError where there is no memory for one more."""
+        self.info.validate(options)
+        delay_ms = options.delay_ms or self.info.default_delay_ms or 0
+        row = row_options(delay_ms, self._model)
+        stream = VoxtralStream(self, row, self.info.trail(options), sink)
         with self._lock:
             if self._down:
                 raise EngineError("shutting_down", "the engine was shut down")
@@ -156,7 +168,7 @@ class VoxtralEngine:
             failure, self._failure = self._failure, None
             if failure:
                 return failure
-            probe = self._thread.submit(self._probe)
+            self._checking = probe = self._thread.submit(self._probe)
         try:
             error = probe.exception(timeout)
         except TimeoutError:

@@ -17,6 +17,7 @@ from ..engine import EngineError, EngineInfo, UnsupportedOption
 from .capacity import MOST_SESSIONS, free_bytes, settle_capacity
 from .engine import Vocabulary, VoxtralEngine
 from .model import Model
+from .row_options import trail_margin
 from .weights import load_weights
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
             LANGUAGES,
             delay_ms,
             delays_ms=_delays_ms(model),
+            trail_margin=trail_margin(model.front_end),
         )
         engine = VoxtralEngine(model, _vocabulary(checkpoint.tekken), info, thread, free_bytes)
         fault = engine.check(timeout=600)

@@ -35,6 +35,7 @@ class Model:
         self, config: VoxtralConfig, weights: Weights, *, slots: int, bos: int, pad: int
     ) -> None:
         self.config = config
+        self.advances = 0  # parts of rounds that were begun, each of which ends soon
         self.front_end = MelFrontEnd(config.audio, config.mel_per_token)
         self.encoder = AudioEncoder(config, weights, slots=slots, chunk=CHUNK)
         self.decoder = TextDecoder(config, weights, slots=slots, bos=bos, pad=pad)
@@ -126,6 +127,7 @@ class Model:
     def encode(self, slots: Sequence[int], mel: Floats) -> None:
         """Encode the next frames of each slot: ``mel [B, n * mel_per_token, mel_bins]``."""
         self._queue.push(slots, self.encoder.step(slots, mel))
+        self.advances += 1
 
     def decode(
         self, penalties: Mapping[int, float], most: int = sys.maxsize
@@ -141,6 +143,7 @@ class Model:
             if not steps:
                 break
             yield from _read(sent)
+            self.advances += 1
             sent = steps
             if penalties:
                 yield from _read(sent)

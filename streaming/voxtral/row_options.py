@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...encoders.mel import MelFrontEnd
-from ..engine import UnsupportedOption
 
 if TYPE_CHECKING:
-    from ..engine import EngineInfo, StreamOptions
     from .model import Model
+
+TRAIL_TOKENS = 4
+"""Tokens of real audio beyond the delay after which the last words are normally out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +35,21 @@ class RowOptions:
     @property
     def look_ahead(self) -> int:
         """Samples beyond a token's end that its last mel frame needs."""
-        config = self.front_end.config
-        return config.n_fft // 2 - config.hop
+        return look_ahead(self.front_end)
 
 
-def row_options(asked: StreamOptions, info: EngineInfo, model: Model) -> RowOptions:
-    """A delay is a multiple of 80 ms; a language is found by the model. Else UnsupportedOption."""
-    if asked.language and asked.language.split("-")[0] not in info.languages:
-        raise UnsupportedOption(
-            f"{info.model} knows no language {asked.language!r}, only " + ", ".join(info.languages)
-        )
-    delay_ms = asked.delay_ms or info.default_delay_ms or 0
+def look_ahead(front_end: MelFrontEnd) -> int:
+    """See ``RowOptions.look_ahead``."""
+    config = front_end.config
+    return config.n_fft // 2 - config.hop
+
+
+def trail_margin(front_end: MelFrontEnd) -> int:
+    """See ``EngineInfo.trail_margin``."""
+    return TRAIL_TOKENS * front_end.samples + look_ahead(front_end)
+
+
+def row_options(delay_ms: int, model: Model) -> RowOptions:
+    """For a delay that is one of the model's."""
     token_ms = 1000 * model.front_end.samples // model.config.audio.sample_rate
-    longest = model.decoder.max_delay_tokens * token_ms
-    if delay_ms % token_ms or not token_ms <= delay_ms <= longest:
-        raise UnsupportedOption(
-            f"delay_ms must be a multiple of {token_ms} up to {longest}, not {delay_ms}"
-        )
     return RowOptions(model.front_end, model.config.left_pad_tokens, delay_ms // token_ms)

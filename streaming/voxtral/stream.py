@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from ..engine import Message, Samples, Sink
     from .row_options import RowOptions
 
-TRAIL_TOKENS = 4
-"""Tokens of real audio beyond the delay after which the last words are normally out."""
-
 
 class Taker(Protocol):
     """The engine, as its streams see it."""
@@ -31,20 +28,15 @@ class Taker(Protocol):
 class VoxtralStream:
     """See the module. Its row lives on the engine's thread."""
 
-    def __init__(self, engine: Taker, options: RowOptions, sink: Sink) -> None:
+    def __init__(self, engine: Taker, options: RowOptions, trail: int, sink: Sink) -> None:
         self.options = options
+        self.trail = trail
         self.sink = sink
         self.items: list[Audio | Mark] = []
         self.waiting = 0  # samples of audio in ``items``
         self.missing = 0  # samples of audio from which a round is worth it
         self.closed = False
         self._engine = engine
-
-    @property
-    def trail(self) -> int:
-        """See the contract."""
-        tokens = self.options.delay_tokens + TRAIL_TOKENS
-        return tokens * self.options.per_token + self.options.look_ahead
 
     def feed(self, audio: Samples, at: int) -> None:
         """See the contract; beyond the engine's ``MAX_WAITING_S`` it fails with ``overrun``."""

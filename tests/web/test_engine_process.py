@@ -1,5 +1,7 @@
-"""A server whose engine dies: its sessions are told, the server lives, the next session works."""
+"""A server whose engine dies or hangs: its sessions are told, it lives, the next session works."""
 
+import asyncio
+import signal
 from pathlib import Path
 
 import httpx
@@ -7,7 +9,7 @@ import psutil
 import pytest
 from support.clips import clip
 from support.server import Server, serving
-from support.wire import START, dial, live, receive, s16le, send
+from support.wire import START, dial, listen, live, receive, receive_until, s16le, send
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 
@@ -54,3 +56,86 @@ def test_its_steps_are_in_the_servers_metrics(server):
         if line.startswith("voxlive_engine_step_seconds_count")
     ]
     assert float(count) > 0
+
+
+def of(server: Server, module: str) -> list[psutil.Process]:
+    """The server's processes that run this module."""
+    children = psutil.Process(server.process.pid).children()
+    return [child for child in children if module in child.cmdline()]
+
+
+async def holdings(server: Server) -> tuple[int, int]:
+    """Its descriptors and processes, once no slot is in use and what asked for that is gone."""
+    await server.until(in_use=0)
+    process, seen = psutil.Process(server.process.pid), []
+    while len(seen) < 10 or len(set(seen[-10:])) > 1:
+        seen.append((process.num_fds(), len(process.children(recursive=True))))
+        await asyncio.sleep(0.02)
+    return seen[-1]
+
+
+async def answers(server: Server) -> None:
+    """Whatever its engine does, this much is answered."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        assert (await client.get("/health/live")).status_code == 200
+        assert "voxlive_engine_step_seconds_count" in (await client.get("/metrics")).text
+
+
+async def hung(socket) -> str:
+    """What a session is told in the end."""
+    *_, error = await receive_until(socket, "error")
+    assert error["code"] == "engine_failed"
+    return error["message"]
+
+
+async def test_an_engine_that_hangs_stands_in_nobodys_way_and_is_replaced():
+    audio = s16le(clip("market").samples)
+    with serving("--model", str(TINY), "--device", "cpu", "--engine-timeout", "4") as server:
+        whole = (await live(server.ws, audio)).of("done")[0]["text"]
+        before = await holdings(server)
+        [engine] = of(server, "voxlive.streaming.process.child")
+        async with dial(server.ws + "/v1/live") as one, dial(server.ws + "/v1/live") as two:
+            await send(one, START, audio[: 3 * 32000])
+            while (await receive(one))["type"] not in ("draft", "words"):
+                pass
+            engine.send_signal(signal.SIGSTOP)
+            await send(one, audio[3 * 32000 :])
+            await answers(server)
+            await send(two, START, audio)
+            await receive_until(two, "ready")  # told before the deadline has passed, or never
+            async with dial(server.ws + "/v1/live") as late:
+                assert (await listen(late)).errors == ["server_full"]
+            await answers(server)
+            for socket in (one, two):
+                assert "has not got on for 4 s and was ended" in await hung(socket)
+        assert psutil.wait_procs([engine], timeout=60)[0]
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+            while (await client.get("/health/ready")).status_code == 503:
+                pass
+        assert (await live(server.ws, audio)).of("done")[0]["text"] == whole
+        assert await holdings(server) == before
+
+
+async def test_a_recogniser_that_hangs_costs_its_own_session_only():
+    audio = s16le(clip("doctor").samples)
+    with serving("--engine-timeout", "5") as server:
+        whole = (await live(server.ws, audio)).of("done")[0]["text"]
+        before = await holdings(server)
+        workers = of(server, "voxlive.streaming.pocketsphinx.worker")
+        idle = {worker.pid: worker.cpu_times().user for worker in workers}
+        async with dial(server.ws + "/v1/live") as socket:
+            await send(socket, START, audio[: 2 * 32000])
+            await receive_until(socket, "draft")
+            stopped = max(workers, key=lambda w: w.cpu_times().user - idle[w.pid])
+            stopped.send_signal(signal.SIGSTOP)
+            await send(socket, audio[2 * 32000 :])
+            await answers(server)
+            neighbour = await live(server.ws, audio)
+            assert neighbour.errors == []
+            assert neighbour.of("done")[0]["text"] == whole
+            assert "hung; it is being replaced" in await hung(socket)
+        assert psutil.wait_procs([stopped], timeout=60)[0]
+        while len(of(server, "voxlive.streaming.pocketsphinx.worker")) < 2:
+            await server.until(in_use=0)
+        assert (await live(server.ws, audio)).of("done")[0]["text"] == whole
+        assert await holdings(server) == before

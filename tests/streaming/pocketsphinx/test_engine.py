@@ -265,6 +265,43 @@ def test_the_check_tells_of_a_worker_that_hangs(single, paused):
     assert single.check(60) is None
 
 
+def test_a_worker_that_hangs_is_found_told_and_replaced_and_its_neighbour_spared(paused):
+    engine = load("pocketsphinx", EngineOptions(max_sessions=2, deadline_s=5.0))
+    hit, spared = Recorder(), Recorder()
+    one, two = (engine.open(StreamOptions(), recorder.sink) for recorder in (hit, spared))
+    worker = psutil.Process(one.pid)
+    feed(one, clip("doctor").samples[:16_000])
+    hit.until(lambda m: isinstance(m, Progressed))
+    paused(worker.pid)
+    feed(one, clip("doctor").samples[16_000:], at=16_000)
+    feed(two, clip("doctor").samples)
+    failure = hit.until(lambda m: isinstance(m, Failed))
+    assert failure.code == "engine_failed"
+    assert "hung; it is being replaced" in failure.message
+    assert engine.in_use == 1
+    two.flush(1)
+    spared.reached(1)
+    assert text_of(spared.words) == DOCTOR
+    one.close()
+    two.close()
+    assert not psutil.wait_procs([worker], timeout=60)[1]
+    until(lambda: len(engine.pids) == 2 and worker.pid not in engine.pids)
+    assert transcribe(engine, "doctor") == DOCTOR
+    engine.shutdown()
+
+
+def test_workers_that_rest_have_nothing_to_get_on_with(engine):
+    recorder = Recorder()
+    stream = engine.open(StreamOptions(), recorder.sink)
+    before = engine.work.done
+    feed(stream, clip("yes").samples)
+    stream.flush(1)
+    recorder.reached(1)
+    until(lambda: not engine.work.busy)
+    assert engine.work.done > before
+    stream.close()
+
+
 def test_workers_outlive_the_signals_of_their_group(engine):
     pids = engine.pids
     for pid in pids:

@@ -21,6 +21,7 @@ from voxlive.streaming.pocketsphinx import load, slot
 from voxlive.streaming.pocketsphinx.engine import PocketSphinxEngine
 from voxlive.streaming.pocketsphinx.listener import STEP
 from voxlive.streaming.pocketsphinx.stream import PocketSphinxStream
+from voxlive.streaming.supervisor import DEADLINE_S
 
 DOCTOR = " the doctor will call you back tomorrow afternoon about the results"
 
@@ -214,12 +215,28 @@ def test_a_stream_that_leaves_has_its_final_pass_ended_by_the_next(held, release
     stream.close()
 
 
-def test_the_check_tells_of_a_final_pass_that_hangs(held, monkeypatch):
-    stream, _ = say(held, "yes")
-    pass_of(held)
+def test_a_final_pass_that_hangs_is_work_that_does_not_get_on(held, release):
+    assert not held.work.busy
+    stream, recorder = say(held, "yes")
+    worker, child = psutil.Process(held.pids[0]), pass_of(held)
     assert held.check(60) is None
-    monkeypatch.setattr("voxlive.streaming.pocketsphinx.engine._SILENT_S", 0.0)
-    assert "has said nothing for" in held.check(60)
+    [one] = held._slots
+    assert one.deadline_s == 2 * DEADLINE_S, "it says nothing before its end"
+    stale, work = one.work, held.work
+    assert work.busy
+    assert held.check(60) is None
+    one.hangs(stale)
+    assert held.pids == (worker.pid,), "it has got on meanwhile"
+    one.hangs(one.work)
+    assert "hung; it is being replaced" in recorder.until(lambda m: isinstance(m, Failed)).message
+    assert held.in_use == 0
+    assert not psutil.wait_procs([child, worker], timeout=60)[1]
+    stream.close()
+    release()
+    stream, later = say(held, "yes")
+    later.reached(1)
+    assert text_of(later.words) == " yes"
+    assert worker.pid not in held.pids
     stream.close()
 
 

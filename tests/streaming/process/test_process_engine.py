@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from voxlive.streaming.engine import (
     EngineFull,
     Failed,
     Message,
+    Progressed,
     Reached,
     StreamOptions,
     UnsupportedOption,
@@ -88,6 +90,12 @@ def process_of(engine: ProcessEngine) -> psutil.Process:
     return psutil.Process(engine.pid)
 
 
+def rest(engine: ProcessEngine) -> None:
+    """Wait until it has told that nothing is left to do."""
+    while engine.work.busy:
+        threading.Event().wait(0.01)
+
+
 def test_it_says_what_the_engine_says_in_place(engine, folder, options):
     apart = transcribe(engine, [480, 960], 320)
     assert len(apart[0][1]) > 4
@@ -101,6 +109,7 @@ def test_it_says_what_the_engine_says_in_place(engine, folder, options):
 def test_its_steps_are_counted_there_and_read_here(engine):
     before = engine.steps.read()
     transcribe(engine, [480], 16000)
+    rest(engine)
     after = engine.steps.read()
     assert after.count > before.count
     assert after.total_s > before.total_s
@@ -167,16 +176,104 @@ def test_it_is_tried_again_until_it_can_be_loaded(folder, options, tmp_path):
     engine.shutdown()
 
 
-def test_who_asks_an_engine_that_hangs_is_told_and_the_next_need_not_wait(engine):
-    os.kill(engine.pid, signal.SIGSTOP)
-    with pytest.raises(EngineError, match="did not answer in 2 s"):
+def test_nobody_waits_for_an_engine_that_stands_still(engine, paused):
+    """Opening, refusing and counting is done here; what was handed over is heard once it runs."""
+    expected = transcribe(engine, [480, 960], 16000)
+    rest(engine)
+    paused(engine.pid)
+    steps = engine.steps.read()
+    assert steps.count
+    assert not engine.work.busy, "reading asks nothing of it"
+    recorders = [Recorder(), Recorder()]
+    streams = [
+        engine.open(StreamOptions(delay_ms=delay), recorder.sink)
+        for delay, recorder in zip([480, 960], recorders, strict=True)
+    ]
+    with pytest.raises(EngineFull):
         engine.open(StreamOptions(), Recorder().sink)
-    with pytest.raises(EngineError, match="does not answer; try again"):
-        engine.open(StreamOptions(), Recorder().sink)
-    assert engine.in_use == 0
+    with pytest.raises(UnsupportedOption, match="knows no language 'xx'"):
+        engine.open(StreamOptions(language="xx"), Recorder().sink)
+    for stream in streams:
+        stream.feed(AUDIO, 0)
+        stream.flush(2)
+    assert engine.work.busy
+    assert all(recorder.silent for recorder in recorders)
     os.kill(engine.pid, signal.SIGCONT)
-    assert engine.check(WAIT_S) is None
-    transcribe(engine, [480, 960], 16000)  # both slots are free
+    assert [end(recorder) for recorder in recorders] == [Reached(2)] * 2
+    said = [(s.trail, r.words) for s, r in zip(streams, recorders, strict=True)]
+    assert said == expected
+    for stream in streams:
+        stream.close()
+
+
+def test_a_refusal_by_the_engine_itself_comes_as_a_failure(engine, monkeypatch):
+    monkeypatch.setattr(engine, "info", replace(engine.info, capacity=3))
+    recorders = [Recorder() for _ in range(3)]
+    streams = [engine.open(StreamOptions(), recorder.sink) for recorder in recorders]
+    assert end(recorders[2]).code == "server_full"
+    assert engine.in_use == 2
+    for stream in streams:
+        stream.close()
+    assert engine.in_use == 0
+    transcribe(engine, [480, 960], 16000)
+
+
+def test_it_has_work_until_all_that_it_was_given_is_done(engine):
+    recorder = Recorder()
+    stream = engine.open(StreamOptions(), recorder.sink)
+    stream.feed(AUDIO[:100], 0)  # no whole token: there is nothing to do but wait
+    rest(engine)
+    before = engine.work.done
+    stream.feed(AUDIO[100:], 100)
+    assert engine.work.busy
+    stream.flush(1)
+    assert end(recorder) == Reached(1)
+    rest(engine)
+    assert engine.work.done > before
+    stream.close()
+
+
+def test_an_engine_that_hangs_is_found_told_and_replaced(folder, options, paused, caplog):
+    engine = ProcessEngine.start(str(folder), replace(options, deadline_s=3.0))
+    expected = transcribe(engine, [480], 16000)
+    recorder = Recorder()
+    stream = engine.open(StreamOptions(), recorder.sink)
+    stream.feed(AUDIO[:40000], 0)
+    recorder.until(lambda message: isinstance(message, Progressed))
+    process = process_of(engine)
+    paused(process.pid)
+    stream.feed(AUDIO[40000:], 40000)
+    assert end(recorder) == Failed(
+        "engine_failed",
+        "the engine's process has not got on for 3 s and was ended; start again in a moment",
+    )
+    assert engine.in_use == 0
+    stream.close()
+    assert psutil.wait_procs([process], timeout=WAIT_S)[0]
+    while fault := engine.check(WAIT_S):
+        assert "has not got on for 3 s" in fault
+        threading.Event().wait(0.05)
+    assert engine.pid != process.pid
+    assert transcribe(engine, [480], 16000) == expected
+    assert "has not got on for 3 s and was ended; it is started again" in caplog.text
+    engine.shutdown()
+
+
+def test_who_comes_while_it_hangs_is_told_by_the_deadline_and_their_number_is_bounded(
+    folder, options, paused
+):
+    engine = ProcessEngine.start(str(folder), replace(options, deadline_s=3.0))
+    rest(engine)
+    paused(engine.pid)
+    recorder = Recorder()
+    engine.open(StreamOptions(), recorder.sink)
+    for _ in range(4 * (2 + 8) + 1):
+        engine.open(StreamOptions(), Recorder().sink).close()
+    with pytest.raises(EngineError, match="does not get on"):
+        engine.open(StreamOptions(), Recorder().sink)
+    assert "has not got on for 3 s" in str(engine.check(WAIT_S))
+    assert end(recorder).code == "engine_failed"
+    engine.shutdown()
 
 
 def test_what_cannot_be_loaded_is_said_as_in_place(tmp_path, folder, options):
