@@ -151,7 +151,7 @@ def _words(segment: Segment) -> list[dict[str, Any]]:
 
 def _cues(said: Transcript, wanted: Wanted) -> list[subtitles.Cue]:
     try:
-        return subtitles.cues(said.segments, wanted.cues)
+        return subtitles.cues(said.segments, wanted.cues, said.duration)
     except ValueError as error:
         message = f"{wanted.model} knows no times, so it makes no subtitles; use text or json"
         raise Refusal(422, "no_times", message, "response_format") from error

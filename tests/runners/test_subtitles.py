@@ -1,4 +1,6 @@
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from voxlive.runners.contract import Segment, TimedWord
 from voxlive.runners.subtitles import CueStyle, cues, srt, vtt
 
 STYLE = CueStyle()
+GOLDEN = Path(__file__).parents[1] / "golden" / "subtitles.json"
 
 
 def spoken(text: str, pace: float = 0.3, start: float = 0.0) -> list[TimedWord]:
@@ -72,14 +75,14 @@ def test_a_cue_stays_for_a_second_unless_the_next_one_comes():
     [alone] = cues(segments(spoken("hi", start=3.0)))
     assert (alone.start_ms, alone.end_ms) == (3000, 3000 + STYLE.shortest_ms)
     hi, there = cues(segments(spoken("hi"), spoken("there", start=0.5)))
-    assert (hi.end_ms, there.start_ms) == (500, 500)
+    assert (hi.end_ms, there.start_ms) == (420, 500)
 
 
 def test_scripts_without_spaces_are_joined_and_wrapped():
     said = [TimedWord(char, n / 10, (n + 1) / 10) for n, char in enumerate("今日は晴れです" * 8)]
-    [cue] = cues(segments(said))
-    assert "".join(cue.lines) == "今日は晴れです" * 8
-    assert all(len(line) <= STYLE.line for line in cue.lines)
+    found = cues(segments(said))
+    assert "".join("".join(cue.lines) for cue in found) == "今日は晴れです" * 8
+    assert max(len(line) for cue in found for line in cue.lines) == STYLE.line // 2
 
 
 def test_a_word_longer_than_a_line_is_not_lost():
@@ -96,7 +99,7 @@ def test_srt_and_vtt_as_written():
         segments(spoken("Fish & <chips> -->", 0.5, start=3661.25), spoken("Bye.", start=3670))
     )
     assert srt(found) == (
-        "1\n01:01:01,250 --> 01:01:03,250\nFish & <chips> -->\n\n"
+        "1\n01:01:01,250 --> 01:01:03,250\nFish & <chips> ->\n\n"
         "2\n01:01:10,000 --> 01:01:11,000\nBye.\n\n"
     )
     assert vtt(found) == (
@@ -168,6 +171,32 @@ def test_a_segment_without_word_times_is_one_cue_for_as_long_as_it_was_said():
     assert (cue.start_ms, cue.end_ms) == (1000, 12_500)
     assert " ".join(cue.lines) == text.strip()
     assert all(len(line) <= STYLE.line for line in cue.lines)
+
+
+def test_the_golden_cues_are_laid_out():
+    for case in json.loads(GOLDEN.read_text()):
+        given = [
+            Segment(0, "", words=tuple(TimedWord(**word) for word in segment["words"]))
+            if "words" in segment
+            else Segment(0, **segment)
+            for segment in case["segments"]
+        ]
+        found = cues(given, duration=case["duration"])
+        shown = [{"start": c.start_ms, "end": c.end_ms, "lines": [*c.lines]} for c in found]
+        assert shown == case["cues"], case["name"]
+        assert (srt(found), vtt(found)) == (case["srt"], case["vtt"]), case["name"]
+
+
+def test_blank_words_are_counted_with_the_cue_after_them():
+    [cue] = cues(segments([TimedWord(" ", 0, 0.2), TimedWord(" day", 2, 2.4)]))
+    assert (cue.lines, cue.words) == (("day",), 2)
+
+
+@pytest.mark.parametrize("arrow", ["-->", "--->", "-->-->", "- - >-->"])
+def test_no_text_is_an_arrow(arrow):
+    said = segments([TimedWord(f" a {arrow} b", 0, 1)])
+    for written in (srt(cues(said)), vtt(cues(said))):
+        assert written.count("-->") == 1
 
 
 def test_a_segment_without_times_is_no_subtitle():

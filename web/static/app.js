@@ -91,6 +91,7 @@ class App {
     if (this.#health?.key_needed) return void this.#unlock();
     this.#notice.hide();
     this.#captions.follow();
+    this.#transcript.duration = Infinity;
     this.#recording = new Recording(this.#settings, this.#duration, {
       state: (state) => this.#enter(state),
       level: (peak) => this.#dock.level(peak),
@@ -152,6 +153,7 @@ class App {
     const seconds = this.#recording?.seconds ?? 0;
     this.#recording = null;
     this.#duration += seconds;
+    this.#transcript.duration = this.#duration;
     this.#wakeLock.hold(false);
     const cancelled = failure?.code === "aborted";
     if (failure === null || cancelled) this.#transcript.draft = null;
@@ -233,9 +235,9 @@ class App {
       language,
     };
     this.#keeper.name = file.name.replace(/\.[^.]*$/, "");
-    this.#duration = duration;
-    for (const [index, words] of segmentsOf(answer).entries()) {
-      this.#transcript.words(`file/${index}`, words);
+    this.#duration = this.#transcript.duration = duration;
+    for (const [index, { words, whole }] of segmentsOf(answer).entries()) {
+      this.#transcript.words(`file/${index}`, words, whole);
     }
     if (this.#transcript.empty) this.#transcript.mark(0, `No speech was found in ${file.name}.`);
     this.#keeper.saved = false;

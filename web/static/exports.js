@@ -1,5 +1,5 @@
 /** The transcript as files, and as text for the clipboard. */
-import { toSrt, toVtt } from "./subtitles.js";
+import { cues, toSrt, toVtt } from "./subtitles.js";
 import { textOf } from "./transcript.js";
 
 /** @typedef {import("./transcript.js").Transcript} Transcript */
@@ -34,11 +34,16 @@ export function toJson(transcript) {
   return `${JSON.stringify(value, null, 2)}\n`;
 }
 
+/** @param {Transcript} transcript */
+function cuesOf({ segments, duration }) {
+  return cues(segments, duration);
+}
+
 /** @type {Record<string, {type: string, write: (transcript: Transcript) => string}>} */
 export const FORMATS = {
   txt: { type: "text/plain", write: toText },
-  srt: { type: "application/x-subrip", write: ({ segments }) => toSrt(segments) },
-  vtt: { type: "text/vtt", write: ({ segments }) => toVtt(segments) },
+  srt: { type: "application/x-subrip", write: (transcript) => toSrt(cuesOf(transcript)) },
+  vtt: { type: "text/vtt", write: (transcript) => toVtt(cuesOf(transcript)) },
   json: { type: "application/json", write: toJson },
 };
 

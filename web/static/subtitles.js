@@ -1,123 +1,200 @@
 /**
- * Subtitles from word times: at most two lines of 42 characters, shown for 1 to 7 seconds.
+ * Subtitles from word times: at most two lines of 42 characters, of which wide ones count twice.
  *
- * A cue ends at a pause, at the end of a sentence or of a segment, or where it would grow too long.
- * A single word that alone is over these bounds keeps its lines, as its parts have no times.
+ * The rules are those of the server's runners/subtitles.py, so that a transcript has the same cues
+ * wherever it is saved; tests/golden/subtitles.json holds cues that both make.
  */
 
 const LINE = 42;
-const SHORTEST_S = 1;
-const LONGEST_S = 7;
-const PAUSE_S = 0.7;
-const SENTENCE_END = /[.!?…。！？]["'”’)\]]*$/u;
-const WIDE = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60]/u;
+const LINES = 2;
+const SHORTEST_MS = 1000;
+const LONGEST_MS = 7000;
+const PAUSE_MS = 1000;
+const BREATH_MS = 250;
+const GAP_MS = 80; // two frames at 25 a second, by which an eye sees that a cue is another one
+const READ_MS = 50; // a character, at 20 a second
+const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*$/u;
+const CLAUSE_END = /[,;:—、，；：،]["'”’»)\]]*$/u;
+// JavaScript's and Python's idea of white space together.
+const SPACE = /[\s\x1c-\x1f\x85\ufeff]+/gu;
+const ARROW = /-{2,}>/gu;
+const WIDE =
+  /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
+// What a cue and the place where it breaks cost when they are weighed against each other.
+const CUE = 10;
+const BRIEF = 10;
+const CLAUSE = 3;
+const ANYWHERE = 15;
 
 /**
  * @typedef {import("./live.js").Word} Word
- * @typedef {{start: number, end: number, lines: string[]}} Cue
+ * @typedef {{words: Word[], whole?: boolean}} Segment `whole`: its one word is all that was said in
+ *   it, by a model that knows no words' times, and stays as long as that took
+ * @typedef {{start: number, end: number, lines: string[]}} Cue times in milliseconds
  */
 
-/** @param {{words: Word[]}[]} segments @returns {Cue[]} in order, without overlap */
-export function cues(segments) {
-  /** @type {{start: number, end: number, text: string}[]} */
-  const runs = [];
-  for (const { words } of segments) {
-    let opens = true;
-    for (const word of words) {
-      const last = runs.at(-1);
-      if (last === undefined || ends(last, word, opens)) {
-        runs.push({ start: word.start, end: word.end, text: word.text });
-      } else {
-        last.text += word.text;
-        last.end = Math.max(last.end, word.end);
-      }
-      opens = false;
-    }
+/**
+ * @param {Segment[]} segments
+ * @param {number} [duration] of the audio in seconds, which no cue outlasts
+ * @returns {Cue[]} in order, without overlap; none spans two segments or a pause of 1 s
+ */
+export function cues(segments, duration = Infinity) {
+  const groups = segments.flatMap(({ words, whole = false }) =>
+    splitAtPauses(words)
+      .flatMap(cut)
+      .map((group) => ({ group, whole })),
+  );
+  const heard = Math.trunc(duration * 1000);
+  /** @type {Cue[]} */
+  const found = [];
+  for (const [index, { group, whole }] of groups.entries()) {
+    const lines = layOut(group);
+    if (lines.join("") === "") continue;
+    const start = Math.max(toMs(group[0].start), found.at(-1)?.end ?? -Infinity);
+    const read = READ_MS * lines.reduce((sum, line) => sum + width(line), 0);
+    let end = Math.max(toMs(group[group.length - 1].end), start + SHORTEST_MS, start + read);
+    if (!whole) end = Math.min(end, start + LONGEST_MS);
+    const following = index + 1 < groups.length ? toMs(groups[index + 1].group[0].start) : Infinity;
+    // A cue that has no time to spare lasts until the next one comes.
+    const gap = following - start > 2 * GAP_MS ? GAP_MS : 0;
+    for (const last of [following - gap, heard]) end = Math.max(Math.min(end, last), start + 1);
+    found.push({ start, end, lines });
   }
-  return timed(runs.filter((run) => run.text.trim() !== ""));
+  return found;
 }
 
-/** @param {{words: Word[]}[]} segments */
-export function toSrt(segments) {
-  return cues(segments)
+/** Its text knows no escapes: an arrow in it loses its length. @param {Cue[]} found */
+export function toSrt(found) {
+  return found
     .map(({ start, end, lines }, index) => {
-      const text = lines.join("\n").replaceAll("-->", "->");
-      return `${index + 1}\n${clock(start, ",")} --> ${clock(end, ",")}\n${text}\n`;
+      const text = lines.join("\n").replace(ARROW, "->");
+      return `${index + 1}\n${clock(start, ",")} --> ${clock(end, ",")}\n${text}\n\n`;
     })
-    .join("\n");
+    .join("");
 }
 
-/** @param {{words: Word[]}[]} segments */
-export function toVtt(segments) {
-  const blocks = cues(segments).map(({ start, end, lines }) => {
+/** @param {Cue[]} found */
+export function toVtt(found) {
+  const blocks = found.map(({ start, end, lines }) => {
     const text = lines.join("\n");
     const escaped = text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-    return `\n${clock(start, ".")} --> ${clock(end, ".")}\n${escaped}\n`;
+    return `${clock(start, ".")} --> ${clock(end, ".")}\n${escaped}\n\n`;
   });
-  return `WEBVTT\n${blocks.join("")}`;
+  return `WEBVTT\n\n${blocks.join("")}`;
 }
 
-/**
- * @param {{start: number, end: number, text: string}} run
- * @param {Word} word the next one
- * @param {boolean} opens whether it begins a segment
- */
-function ends(run, word, opens) {
-  if (word.start - run.end >= PAUSE_S) return true;
-  if (word.end - run.start > LONGEST_S) return true;
-  const enough = run.end - run.start >= SHORTEST_S;
-  if (enough && (opens || SENTENCE_END.test(run.text))) return true;
-  return wrap(run.text + word.text).length > 2;
-}
-
-/** @param {{start: number, end: number, text: string}[]} runs */
-function timed(runs) {
-  /** @type {Cue[]} */
-  const out = [];
-  for (const [index, run] of runs.entries()) {
-    const start = Math.max(run.start, out.at(-1)?.end ?? 0);
-    const next = runs[index + 1]?.start ?? Infinity;
-    const wanted = Math.min(Math.max(run.end, start + SHORTEST_S), start + LONGEST_S);
-    const end = next > start ? Math.min(wanted, next) : wanted;
-    out.push({ start, end, lines: wrap(run.text) });
+/** @param {Word[]} words @returns {Word[][]} */
+function splitAtPauses(words) {
+  /** @type {Word[][]} */
+  const runs = [];
+  for (const [at, word] of words.entries()) {
+    if (at === 0 || gapMs(words, at) >= PAUSE_MS) runs.push([]);
+    runs[runs.length - 1].push(word);
   }
-  return out;
+  return runs;
 }
 
 /**
- * Lines of at most 42 columns, two of them about equally long. Wide characters count twice.
+ * The cheapest way to cut a run of words into cues (shortest path over the word gaps).
+ * @param {Word[]} words
+ * @returns {Word[][]}
+ */
+function cut(words) {
+  const ends = [0];
+  for (const { text } of words) ends.push(ends[ends.length - 1] + width(text));
+  const best = [{ cost: 0, start: 0 }];
+  for (let stop = 1; stop <= words.length; stop++) {
+    let chosen = { cost: Infinity, start: 0 };
+    for (let start = stop - 1; start >= 0; start--) {
+      if (start < stop - 1 && !fits(words, ends, start, stop)) break;
+      const total = best[start].cost + cost(words, start, stop);
+      if (total <= chosen.cost) chosen = { cost: total, start };
+    }
+    best.push(chosen);
+  }
+  const groups = [];
+  for (let stop = words.length; stop > 0; stop = best[stop].start) {
+    groups.push(words.slice(best[stop].start, stop));
+  }
+  return groups.reverse();
+}
+
+/**
+ * One line, or two of about the same length, broken after a clause if one ends there.
+ * @param {Word[]} words
+ */
+function layOut(words) {
+  const whole = join(words);
+  if (width(whole) <= LINE) return [whole];
+  let chosen = { cost: Infinity, pair: [""] };
+  for (let at = 1; at < words.length; at++) {
+    const pair = [join(words.slice(0, at)), join(words.slice(at))];
+    const longest = Math.max(...pair.map(width));
+    const total = 5 * longest + 4 * breakCost(words, at);
+    if (longest <= LINE && total < chosen.cost) chosen = { cost: total, pair };
+  }
+  return chosen.cost < Infinity ? chosen.pair : wrap(whole);
+}
+
+/**
+ * Whether these words are short enough for a cue and fill no more than its lines.
+ * @param {Word[]} words @param {number[]} ends @param {number} start @param {number} stop
+ */
+function fits(words, ends, start, stop) {
+  if (toMs(words[stop - 1].end) - toMs(words[start].start) > LONGEST_MS) return false;
+  for (let line = 0; line < LINES; line++) {
+    const reach = ends[start] + lead(words[start]) + LINE;
+    let following = start;
+    while (following + 1 < ends.length && ends[following + 1] <= reach) following++;
+    if (following >= stop) return true;
+    if (following === start) return false;
+    start = following;
+  }
+  return false;
+}
+
+/**
+ * The price of the cue, more if it is brief, and of the place where it breaks.
+ * @param {Word[]} words @param {number} start @param {number} stop
+ */
+function cost(words, start, stop) {
+  const lasts = toMs(words[stop - 1].end) - toMs(words[start].start);
+  const brief = lasts < SHORTEST_MS ? BRIEF : 0;
+  return CUE + brief + (stop < words.length ? breakCost(words, stop) : 0);
+}
+
+/** @param {Word[]} words @param {number} at */
+function breakCost(words, at) {
+  const before = words[at - 1].text;
+  if (SENTENCE_END.test(before)) return 0;
+  if (CLAUSE_END.test(before) || gapMs(words, at) >= BREATH_MS) return CLAUSE;
+  return ANYWHERE;
+}
+
+/**
+ * Greedy lines; a run without a place to break, as in an unspaced script, is cut anywhere.
  * @param {string} text
  */
 function wrap(text) {
-  const tokens = text
-    .trim()
-    .replace(/\s+/gu, " ")
-    .split(/(?<= )/u)
-    .flatMap(pieces);
-  const greedy = fill(tokens, LINE);
-  if (greedy.length !== 2) return greedy;
-  let even = Math.ceil(width(tokens.join("")) / 2);
-  while (fill(tokens, even).length > 2) even++;
-  return fill(tokens, even);
-}
-
-/** @param {string[]} tokens @param {number} most */
-function fill(tokens, most) {
   const lines = [""];
-  for (const token of tokens) {
-    const line = lines.length - 1;
-    if (lines[line] !== "" && width((lines[line] + token).trimEnd()) > most) lines.push(token);
-    else lines[line] += token;
+  for (const word of text.split(" ")) {
+    const last = lines[lines.length - 1];
+    const joined = last === "" ? word : `${last} ${word}`;
+    if (width(joined) <= LINE) {
+      lines[lines.length - 1] = joined;
+      continue;
+    }
+    let line = "";
+    for (const character of word) {
+      if (line !== "" && width(line + character) > LINE) {
+        lines.push(line);
+        line = "";
+      }
+      line += character;
+    }
+    lines.push(line);
   }
-  return lines.map((line) => line.trimEnd());
-}
-
-/**
- * Where lines may break: wide scripts and tokens over a line break anywhere.
- * @param {string} token
- */
-function pieces(token) {
-  return WIDE.test(token) || width(token.trimEnd()) > LINE ? [...token] : [token];
+  return lines.filter((line) => line !== "");
 }
 
 /** @param {string} text */
@@ -127,9 +204,29 @@ function width(text) {
   return sum;
 }
 
-/** @param {number} seconds @param {string} point */
-function clock(seconds, point) {
-  const ms = Math.round(seconds * 1000);
+/** @param {Word[]} words */
+function join(words) {
+  const text = words.map((word) => word.text).join("");
+  return text.replace(SPACE, " ").replace(/^ | $/gu, "");
+}
+
+/** The columns of the space that a word begins with. @param {Word} word */
+function lead({ text }) {
+  return width(text.slice(0, text.search(/[^\s\x1c-\x1f\x85\ufeff]|$/u)));
+}
+
+/** @param {Word[]} words @param {number} at */
+function gapMs(words, at) {
+  return toMs(words[at].start) - toMs(words[at - 1].end);
+}
+
+/** @param {number} seconds */
+function toMs(seconds) {
+  return Math.floor(seconds * 1000 + 0.5);
+}
+
+/** @param {number} ms @param {string} point */
+function clock(ms, point) {
   const pad = (/** @type {number} */ n, size = 2) => String(Math.floor(n)).padStart(size, "0");
   const [hours, minutes, whole] = [ms / 3_600_000, (ms / 60_000) % 60, (ms / 1000) % 60];
   return `${pad(hours)}:${pad(minutes)}:${pad(whole)}${point}${pad(ms % 1000, 3)}`;

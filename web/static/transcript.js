@@ -11,7 +11,8 @@ const UNWORDED = 100; // beginnings of speech that are remembered while no word 
 
 /**
  * @typedef {import("./live.js").Word} Word
- * @typedef {{key: string, words: Word[]}} Segment
+ * @typedef {{key: string, words: Word[], whole: boolean}} Segment `whole`: its words' times are not
+ *   known, and all of them stand as one
  * @typedef {{kind: "paragraph", start: number, end: number, text: string}} Paragraph
  * @typedef {{kind: "mark", at: number, text: string}} Mark something that happened, in words
  * @typedef {{key: string, text: string, start: number, apart: boolean}} Draft
@@ -27,6 +28,8 @@ export class Transcript {
   draft = null;
   /** What it was made of and with, for the JSON file. @type {Record<string, unknown>} */
   about = {};
+  /** Of its audio in seconds, once that is over: no subtitle outlasts it. */
+  duration = Infinity;
   /** @type {number[]} where speech began, since the last word */
   #begun = [];
 
@@ -48,13 +51,13 @@ export class Transcript {
     if (this.#begun.push(t) > UNWORDED) this.#begun.shift();
   }
 
-  /** @param {string} key the segment @param {Word[]} words */
-  words(key, words) {
+  /** @param {string} key the segment @param {Word[]} words @param {boolean} whole */
+  words(key, words, whole = false) {
     let segment = this.segments.at(-1);
     for (const word of words) {
       const fresh = segment?.key !== key;
       if (segment === undefined || segment.key !== key) {
-        segment = { key, words: [] };
+        segment = { key, words: [], whole };
         this.segments.push(segment);
       }
       segment.words.push(word);

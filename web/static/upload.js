@@ -71,9 +71,9 @@ function said(body) {
 
 /**
  * The words of each segment as they stand in the text, spaces and punctuation included. A segment
- * without words of its own is taken as one word, as it has no finer times.
+ * without words of its own is taken as one word, as it has no finer times: it is `whole` then.
  * @param {Answer} answer
- * @returns {Word[][]}
+ * @returns {{words: Word[], whole: boolean}[]}
  */
 export function segmentsOf({ text, segments, words = [] }) {
   let cursor = 0;
@@ -88,8 +88,8 @@ export function segmentsOf({ text, segments, words = [] }) {
   return segments.map((segment) => {
     const first = next;
     while (next < placed.length && placed[next].start < segment.end) next++;
-    if (next > first) return placed.slice(first, next);
+    if (next > first) return { words: placed.slice(first, next), whole: false };
     const { start, end } = segment;
-    return [{ text: ` ${segment.text.trim()}`, start, end, p: null }];
+    return { words: [{ text: ` ${segment.text.trim()}`, start, end, p: null }], whole: true };
   });
 }

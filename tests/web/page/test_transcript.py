@@ -1,15 +1,27 @@
 """The page's transcript, subtitles, exports and captions: its modules, driven in the browser."""
 
 import json
+import random
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from support.browser import browsing
 
+from voxlive.runners import subtitles
+from voxlive.runners.contract import Segment, TimedWord
+
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script> & "--> end"'
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "subtitles.json"
+
+PIECES = (
+    *("a", "the", "bought", "apples,", "market.", "don't", "extraordinarily", "(yes)", "no?", " "),
+    *("well;", "—", "twenty-three", "“Quoted.”", "日本語", "字", "😀", "<b>", "a --> b", "x" * 50),
+)
 
 MODULES = ("transcript", "subtitles", "exports", "captions", "upload", "ring")
 
@@ -112,17 +124,81 @@ async def test_subtitles_are_readable(server):
     words = [w for segment in segments for w in segment["words"]]
     shown = "".join(line.replace(" ", "") for cue in cues for line in cue["lines"])
     assert shown == "".join(w["text"].replace(" ", "") for w in words)
-    starts = {w["start"] for w in words}
+    starts = {round(w["start"] * 1000) for w in words}
     for cue in cues:
         assert 1 <= len(cue["lines"]) <= 2
         for line in cue["lines"]:
             assert sum(2 if ord(c) > 0x2E80 else 1 for c in line) <= 42, line
-        assert cue["end"] - cue["start"] <= 7.0 + 1e-9
+        assert cue["end"] - cue["start"] <= 7000
         assert cue["start"] in starts
     for cue, following in pairwise(cues):
-        assert cue["end"] <= following["start"]
-        enough = cue["end"] - cue["start"] >= 1 - 1e-9
-        assert enough or cue["end"] == following["start"]
+        assert cue["end"] <= following["start"] - 80
+        assert cue["end"] - cue["start"] >= 1000 or cue["end"] == following["start"] - 80
+
+
+def said(words, whole):
+    """The same words for the server's layout."""
+    timed = tuple(TimedWord(w["text"], w["start"], w["end"]) for w in words)
+    text = "".join(w["text"] for w in words)
+    if whole:
+        return Segment(0, text, timed[0].start, timed[-1].end)
+    return Segment(0, text, words=timed)
+
+
+async def laid_out(server, transcripts):
+    """What the page makes of transcripts: segments, and the audio's length if that is known."""
+    return await run(
+        server,
+        """
+        return given.map(({segments, duration}) => {
+          const cues = modules.cues(segments, duration ?? undefined);
+          return {cues, srt: modules.toSrt(cues), vtt: modules.toVtt(cues)};
+        });
+        """,
+        transcripts,
+    )
+
+
+def as_page(segment):
+    """A golden segment as the page keeps it, which takes what has no finer times as a word."""
+    return segment if "words" in segment else {"words": [segment], "whole": True}
+
+
+async def test_the_page_lays_out_the_golden_cues(server):
+    golden = json.loads(GOLDEN.read_text())
+    given = [{**case, "segments": [*map(as_page, case["segments"])]} for case in golden]
+    for case, shown in zip(golden, await laid_out(server, given), strict=True):
+        assert shown == {key: case[key] for key in ("cues", "srt", "vtt")}, case["name"]
+
+
+def any_transcript(chance):
+    """Words at any pace, with any pauses, in up to four segments."""
+    now, segments = chance.random() * 3, []
+    for _ in range(chance.randint(1, 4)):
+        words = []
+        for _ in range(chance.randint(1, 30)):
+            start = now + chance.choice((0, 0, 0, 0.05, 0.2, 0.3, 0.9, 1.2, 3))
+            now = start + chance.uniform(0.03, 0.9)
+            words.append(word(chance.choice(("", " ", " ")) + chance.choice(PIECES), start, now))
+        segments.append({"words": words, "whole": chance.random() < 0.1})
+        if segments[-1]["whole"]:
+            text = "".join(w["text"] for w in words)
+            segments[-1]["words"] = [word(text, words[0]["start"], now)]
+    return {"segments": segments, "duration": chance.choice((None, now + 0.1))}
+
+
+async def test_the_page_and_the_server_lay_out_the_same_cues(server):
+    chance = random.Random(33)
+    transcripts = [any_transcript(chance) for _ in range(300)]
+    shown = await laid_out(server, transcripts)
+    for given, page in zip(transcripts, shown, strict=True):
+        segments = [said(**segment) for segment in given["segments"]]
+        found = subtitles.cues(segments, duration=given["duration"])
+        assert [(c["start"], c["end"], tuple(c["lines"])) for c in page["cues"]] == [
+            (c.start_ms, c.end_ms, c.lines) for c in found
+        ]
+        assert page["srt"] == subtitles.srt(found)
+        assert page["vtt"] == subtitles.vtt(found)
 
 
 async def test_files_say_what_was_said(server):
@@ -145,11 +221,11 @@ async def test_files_say_what_was_said(server):
     assert files["txt"] == f"Tea & <b>cake</b>\n\n[{mark}]\n\na --> b\n"
     assert files["srt"] == (
         "1\n01:01:01,500 --> 01:01:02,600\nTea & <b>cake</b>\n\n"
-        "2\n01:01:10,000 --> 01:01:11,000\na -> b\n"
+        "2\n01:01:10,000 --> 01:01:11,000\na -> b\n\n"
     )
     assert files["vtt"] == (
-        "WEBVTT\n\n01:01:01.500 --> 01:01:02.600\nTea &amp; &lt;b&gt;cake&lt;/b&gt;\n"
-        "\n01:01:10.000 --> 01:01:11.000\na --&gt; b\n"
+        "WEBVTT\n\n01:01:01.500 --> 01:01:02.600\nTea &amp; &lt;b&gt;cake&lt;/b&gt;\n\n"
+        "01:01:10.000 --> 01:01:11.000\na --&gt; b\n\n"
     )
     value = json.loads(files["json"])
     assert value["model"] == "m"
@@ -264,12 +340,13 @@ async def test_an_answer_becomes_segments_of_words(server):
         ],
     }
     segments = await run(server, "return modules.segmentsOf(given)", answer)
-    assert [[w["text"] for w in words] for words in segments] == [
+    assert [one["whole"] for one in segments] == [False, False, True]
+    assert [[w["text"] for w in one["words"]] for one in segments] == [
         ["Hello,", " there."],
         [" “Good”", " bye."],
         [" No times"],
     ]
-    assert segments[1][0] == word(" “Good”", 5.0, 5.5)
+    assert segments[1]["words"][0] == word(" “Good”", 5.0, 5.5)
 
 
 async def test_the_ring_keeps_the_newest(server):
