@@ -8,7 +8,7 @@ CACHE = $(shell d="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
 UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 
-.PHONY: serve test check clean
+.PHONY: serve test endurance check clean
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed
@@ -16,6 +16,9 @@ serve: .venv/.installed
 
 test: .venv/.installed-test
 	@$(RUN) pytest $(ARGS)
+
+endurance: .venv/.installed-test
+	@$(RUN) pytest -m endurance $(ARGS)
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .

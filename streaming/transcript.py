@@ -7,17 +7,31 @@ from dataclasses import replace
 from .events import Draft, SegmentClosed, Word, Words
 
 
+class LongText:
+    """A text that grows for as long as a session lasts: its bytes, and no object for each part."""
+
+    def __init__(self) -> None:
+        self._utf8 = bytearray()
+
+    def append(self, text: str) -> None:
+        """Add to its end."""
+        self._utf8 += text.encode("utf-8", "surrogatepass")
+
+    def __str__(self) -> str:
+        return self._utf8.decode("utf-8", "surrogatepass")
+
+
 class Transcript:
     """Turns an engine's words into events. Pure: no clock, no I/O.
 
     Every word keeps its own leading space, but for the first of the session, so that joining the
     texts of all words gives the transcript, and joining those of a segment gives the segment.
-    It keeps texts (about 1 KB a minute of speech), not words: so many objects of many sessions
+    It keeps the text (about 1 KB a minute of speech), not words: so many objects of many sessions
     would be a long walk for the garbage collector.
     """
 
     def __init__(self) -> None:
-        self._closed: list[str] = []
+        self._closed = LongText()
         self._open: list[str] = []
         self._start = self._end = 0
         self._segment = 0
@@ -27,7 +41,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """Everything committed so far."""
-        return "".join((*self._closed, *self._open))
+        return "".join((str(self._closed), *self._open))
 
     def commit(self, words: tuple[Word, ...]) -> Words | None:
         """Add words to the open segment; None if there are none."""

@@ -21,11 +21,20 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             if not timeout:
                 return waiting(timeout)
             events = waiting(0)
+            while not events:
+                held = self.held()
+                events = waiting(0.001 if held else 0)
+                if not held:
+                    break
             if not events:
                 self._now += timeout
             return events
 
         self._selector.select = select
+
+    def held(self) -> bool:
+        """Whether a thread works that will call back: until then no time passes."""
+        return False
 
     def time(self) -> float:
         return self._now

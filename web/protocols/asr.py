@@ -161,7 +161,8 @@ class AsrProtocol(Protocol):
 
     def _diff(self) -> str:
         self._seq += 1
-        new, self._sent = self._lines[self._sent :], len(self._lines)
+        new, self._lines = self._lines, []  # nobody will ask for them again
+        self._sent += len(new)
         tail = self._open_text() + self._draft
         if self._seq == 1:
             return self._update({"type": "snapshot", "seq": 1}, tail, new)
@@ -171,7 +172,7 @@ class AsrProtocol(Protocol):
     def _update(
         self, head: dict[str, object], tail: str, lines: list[str], name: str = "lines"
     ) -> str:
-        heard = bool(self._lines or self._open or tail)
+        heard = bool(self._sent or self._lines or self._open or tail)
         status = "active_transcription" if heard else "no_audio_detected"
         fields = compact(
             {

@@ -25,6 +25,7 @@ from ...streaming.events import (
 )
 from ...streaming.ingest import CONTAINER, ENCODINGS, AudioFormat
 from ...streaming.options import SessionOptions
+from ...streaming.transcript import LongText
 from ...vad.gate import GateOptions
 from .compact import compact
 from .contract import (
@@ -70,7 +71,7 @@ class LiveProtocol(Protocol):
         self._stopped = False
         self._ending: str | None = None
         self._words = self._drafts = True
-        self._text: list[str] = []
+        self._text = LongText()
 
     def connected(self) -> list[Out]:
         """Nothing: the client speaks first."""
@@ -195,7 +196,7 @@ class LiveProtocol(Protocol):
 
     def _done(self, samples: int) -> list[Out]:
         code = close_code(self._ending) if self._ending and not self._stopped else 1000
-        done = self._message("done", duration=seconds(samples), text="".join(self._text))
+        done = self._message("done", duration=seconds(samples), text=str(self._text))
         return [done, Close(code)]
 
     def tick(self) -> list[Out]:

@@ -268,5 +268,6 @@ def test_lines_never_change_once_a_diff_has_sent_them(events):
     sent = []
     for event in events:
         for message in said([*protocol.told(event), *protocol.tick()]):
-            sent += message.get("new_lines", [])
-    assert len(sent) == len(protocol._lines)
+            sent += message.get("new_lines", message.get("lines", []))
+            assert message.get("n_lines", len(sent)) == len(sent)
+    assert not protocol._lines, "what was sent is not kept"

@@ -1,0 +1,48 @@
+"""Sessions that last all day beside connections that are abandoned: what is held stays the same."""
+
+import sys
+
+import pytest
+from support.day import Day, Hour, Loud, Played, play
+
+from voxlive.vad.silero import Silero
+
+SLACK = 400
+"""Blocks and objects: what is under way at one moment or another."""
+
+
+def is_flat(played: Played, warm: int, last: int) -> None:
+    """Of the last readings none has more than that at ``warm``, and only what lasts is there.
+
+    Far more than ``SLACK`` words were said meanwhile, and a connection that was given up had more
+    than ten blocks, so that neither can have left any. A session's text is bytes in one block.
+    """
+    base = played.readings[warm]
+    for reading in played.readings[-last:]:
+        assert reading.opened > base.opened + SLACK / 10
+        assert reading.words > base.words + 2 * SLACK
+        assert reading.blocks < base.blocks + SLACK, (base, reading)
+        assert reading.objects < base.objects + SLACK, (base, reading)
+        assert reading.tasks == base.tasks
+    for reading in played.readings:
+        assert reading.in_use == reading.lanes == reading.feeds == played.lasting
+
+
+def test_minutes_with_hundreds_of_abandoned_connections_leave_nothing_behind():
+    """A quarter of an hour in four readings; captions are full after ten minutes."""
+    played = play(lambda: Day(Loud(), seed=5, every_s=2, period_s=6), 4, 240, lambda _: None)
+    assert played.abandoned > 300
+    is_flat(played, warm=2, last=1)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(6 * 3600)
+def test_a_day_of_sessions_leaves_memory_flat():
+    def told(hour: Hour) -> None:
+        sys.stderr.write(f"{hour}\n")
+
+    played = play(lambda: Day(Silero(), seed=12, every_s=20), 24, 3600, told)
+    sys.stderr.write(f"{played.lasting} sessions all day, {played.abandoned} abandoned\n")
+    is_flat(played, warm=1, last=4)
+    hours = played.readings
+    assert max(hour.rss_mib for hour in hours[-5:]) < hours[1].rss_mib + 16
