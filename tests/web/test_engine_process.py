@@ -139,3 +139,28 @@ async def test_a_recogniser_that_hangs_costs_its_own_session_only():
             await server.until(in_use=0)
         assert (await live(server.ws, audio)).of("done")[0]["text"] == whole
         assert await holdings(server) == before
+
+
+async def test_a_machine_that_was_suspended_costs_no_session():
+    """Time in which the server did not run itself says nothing of its recognisers."""
+    audio = s16le(clip("doctor").samples)
+    with serving("--engine-timeout", "6") as server:
+        whole = (await live(server.ws, audio)).of("done")[0]["text"]
+        workers = of(server, "voxlive.streaming.pocketsphinx.worker")
+        machine = [*workers, psutil.Process(server.process.pid)]
+        async with dial(server.ws + "/v1/live") as socket:
+            await send(socket, START, audio[: 2 * 32000])
+            await receive_until(socket, "draft")
+            for worker in workers:
+                worker.send_signal(signal.SIGSTOP)
+            await send(socket, audio[2 * 32000 :], {"type": "stop"})
+            await answers(server)  # by now it has handed on what it was sent before
+            for process in machine:
+                process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(8)
+            for process in reversed(machine):
+                process.send_signal(signal.SIGCONT)
+            heard = await listen(socket)
+        assert heard.errors == []
+        assert heard.of("done")[0]["text"] == whole
+        assert of(server, "voxlive.streaming.pocketsphinx.worker") == workers

@@ -237,6 +237,41 @@ def test_flushes_of_nothing_change_nothing_of_what_follows(engine: VoxtralEngine
     stream.close()
 
 
+def test_a_step_that_does_not_end_is_work_that_does_not_get_on(
+    engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By this whoever keeps the engine finds out that it hangs; see the supervisor."""
+    step, entered, held = engine._model.encode, threading.Event(), threading.Event()
+
+    def stuck(*args) -> None:
+        entered.set()
+        held.wait(WAIT_S)
+        step(*args)
+
+    rest(engine)
+    assert not engine.work.busy
+    monkeypatch.setattr(engine._model, "encode", stuck)
+    listener = Listener()
+    stream = engine.open(StreamOptions(), listener)
+    stream.feed(AUDIO[:60_000], 0)
+    assert entered.wait(WAIT_S)
+    before = engine.work
+    assert before.busy
+    stream.feed(AUDIO[60_000:80_000], 60_000)
+    stream.flush(1)
+    other = engine.open(StreamOptions(), Listener())
+    other.feed(AUDIO[:20_000], 0)
+    assert "did not finish a step" in str(engine.check(0.01))
+    assert engine.work == before, "more to do is no progress"
+    held.set()
+    assert listener.end() == Reached(1)
+    rest(engine)
+    assert not engine.work.busy
+    assert engine.work.done > before.done
+    stream.close()
+    other.close()
+
+
 def test_a_backlog_leaves_others_their_turns(
     engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
