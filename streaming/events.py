@@ -55,12 +55,16 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class SegmentClosed:
-    """A segment is complete; ``text`` is exactly its words' texts joined."""
+    """A segment is complete; ``text`` is exactly its words' texts joined.
+
+    ``received``: how much audio there was then, beyond which nothing may be shown to last.
+    """
 
     id: int
     start: int
     end: int
     text: str
+    received: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

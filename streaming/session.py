@@ -302,7 +302,7 @@ class Session:
 
     def _reached(self, marker: int) -> None:
         self._emit(self._transcript.draft(""))
-        self._emit(self._transcript.close())
+        self._emit(self._transcript.close(self.received))
         for event in self._markers.pop(marker):
             self._emit(event)
         self._room.set()

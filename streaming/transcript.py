@@ -64,11 +64,12 @@ class Transcript:
         self._draft = text
         return Draft(self._segment, text)
 
-    def close(self) -> SegmentClosed | None:
-        """Close the open segment; None if it has no words."""
+    def close(self, received: int | None = None) -> SegmentClosed | None:
+        """Close the open segment after so many samples; None if it has no words."""
         if not self._open:
             return None
-        closed = SegmentClosed(self._segment, self._start, self._end, "".join(self._open))
+        text = "".join(self._open)
+        closed = SegmentClosed(self._segment, self._start, self._end, text, received)
         self._closed.append(closed.text)
         self._open.clear()
         self._segment += 1

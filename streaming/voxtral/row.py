@@ -256,9 +256,9 @@ class Row:
         more than ``LONGEST_WORD`` before its own end.
         """
         per_token = self.options.per_token
-        ended = min(word.end(per_token), self._timeline.length)
+        ended = word.end(per_token)
         began = max(self._word_end, ended - LONGEST_WORD * per_token)
-        self._word_end = ended
+        self._word_end = min(ended, self._timeline.length)
         start = max(self._said_upto, self._timeline.clock(began, end=False))
         self._said_upto = max(start, self._timeline.clock(ended))
         return Word(word.text, start, self._said_upto)

@@ -78,6 +78,15 @@ def test_a_cue_stays_for_a_second_unless_the_next_one_comes():
     assert (hi.end_ms, there.start_ms) == (420, 500)
 
 
+@pytest.mark.parametrize("style", [STYLE, CueStyle(shortest_ms=3000)])
+def test_no_cue_outlasts_the_audio(style):
+    said = segments(spoken("hi there"), spoken("you", start=3.0))
+    whole = said[-1].words[-1].end + 0.1
+    free, held = cues(said, style), cues(said, style, whole)
+    assert held[:-1] == free[:-1]
+    assert free[-1].end_ms > whole * 1000 >= held[-1].end_ms > held[-1].start_ms
+
+
 def test_scripts_without_spaces_are_joined_and_wrapped():
     said = [TimedWord(char, n / 10, (n + 1) / 10) for n, char in enumerate("今日は晴れです" * 8)]
     found = cues(segments(said))

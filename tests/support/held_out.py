@@ -59,6 +59,11 @@ def recording(name: str) -> Recording:
     return Recording(name, samples, tuple(sentences))
 
 
+def recording_names() -> list[str]:
+    """Every file, in order."""
+    return sorted(_said())
+
+
 def exact_names() -> list[str]:
     """The ten sentences kept exactly as synthesised."""
     return [name for name in _said() if name.endswith(".flac")]

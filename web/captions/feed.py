@@ -21,13 +21,17 @@ LONGEST_NAME = 64
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A segment that is complete. Times are samples on the session's clock."""
+    """A segment that is complete. Times are samples on the session's clock.
+
+    ``received``: how much audio there was then, if that is known.
+    """
 
     id: int
     start: int
     end: int
     text: str
     words: tuple[Word, ...]
+    received: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ Caption = Snapshot | Words | Draft | Closed
 
 # Words as they are kept: plain tuples, which the garbage collector does not walk through.
 _Row = tuple[str, int, int, float | None]
+_Kept = tuple[int, int, int, str, tuple[_Row, ...], int | None]
 
 
 class TooManyReaders(Exception):
@@ -65,9 +70,7 @@ class Feed:
         self.session = session
         self.name = name
         self.path = path
-        self._segments: deque[tuple[int, int, int, str, tuple[_Row, ...]]] = deque(
-            maxlen=MAX_SEGMENTS
-        )
+        self._segments: deque[_Kept] = deque(maxlen=MAX_SEGMENTS)
         self._rows: list[_Row] = []
         self._draft = ""
         self._readers: set[_Reader] = set()
@@ -86,8 +89,8 @@ class Feed:
             case Draft(_, text):
                 self._draft = text
                 self._send(event)
-            case SegmentClosed(ident, start, end, text):
-                kept = ident, start, end, text, tuple(self._rows)
+            case SegmentClosed(ident, start, end, text, received):
+                kept = ident, start, end, text, tuple(self._rows), received
                 self._segments.append(kept)
                 self._rows.clear()
                 self._draft = ""
@@ -163,8 +166,10 @@ class Feeds:
         return iter(tuple(self._feeds.values()))
 
 
-def _closed(ident: int, start: int, end: int, text: str, rows: tuple[_Row, ...]) -> Closed:
-    return Closed(ident, start, end, text, _words(rows))
+def _closed(
+    ident: int, start: int, end: int, text: str, rows: tuple[_Row, ...], received: int | None
+) -> Closed:
+    return Closed(ident, start, end, text, _words(rows), received)
 
 
 def _words(rows: Iterable[_Row]) -> tuple[Word, ...]:

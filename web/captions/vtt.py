@@ -30,9 +30,9 @@ class LiveCues:
                 return "".join(map(self.heard, segments)) + self._more(words)
             case Words(_, words):
                 return self._more(words)
-            case Closed(_, _, _, _, words):
+            case Closed(_, _, _, _, words, received):
                 self._words = [_timed(word) for word in words]
-                return self._cut(whole=True)
+                return self._cut(None if received is None else seconds(received), whole=True)
             case _:
                 return ""
 
@@ -40,11 +40,14 @@ class LiveCues:
         self._words += [_timed(word) for word in words]
         return self._cut(whole=False)
 
-    def _cut(self, *, whole: bool) -> str:
-        """The complete cues of what is left; the last one is complete with its segment alone."""
+    def _cut(self, heard_s: float | None = None, *, whole: bool) -> str:
+        """The complete cues of what is left; the last one is complete with its segment alone.
+
+        ``heard_s``: the seconds of audio that there are, which no cue outlasts.
+        """
         left = tuple(self._words[self._said :])
         text = "".join(word.text for word in left)
-        found = cues([Segment(0, text, words=left)], self._style) if left else []
+        found = cues([Segment(0, text, words=left)], self._style, heard_s) if left else []
         if not whole:
             found = found[:-1]
             self._said += sum(cue.words for cue in found)

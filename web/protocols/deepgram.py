@@ -2,13 +2,14 @@
 
 The session opens with the handshake, whose query says all there is to say, so that what cannot be
 done is refused by HTTP. Words are final once: at a pause, at a Finalize, at the end, or when they
-have become five seconds of speech.
+have become five seconds of speech. An utterance has one ``speech_final``, with its last words.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -54,6 +55,7 @@ _PATIENCE_S = 10.0
 _LONGEST_FINAL = 5 * SAMPLE_RATE
 _TICK_S = 0.1
 _LONGEST_REASON = 123
+_MOST_ONSETS = 100
 _STATUS = {
     "bad_parameter": 400,
     "bad_audio": 400,
@@ -89,6 +91,9 @@ class DeepgramProtocol(Protocol):
         self._draft = ""
         self._changed = False
         self._upto = 0  # end of the last final result
+        # What no speech_final has followed yet: words, and speech that may have none.
+        self._spoken = False
+        self._onsets: deque[int] = deque(maxlen=_MOST_ONSETS)
 
     def welcome(self, offered: Sequence[str]) -> Welcome:
         """Browsers offer ``token`` or ``bearer`` and their key: the first is selected."""
@@ -163,20 +168,21 @@ class DeepgramProtocol(Protocol):
         match event:
             case Words(_, words):
                 self._words.extend(words)
-                self._changed = True
+                self._changed = self._spoken = True
             case Draft(_, text):
                 self._draft = text
                 self._changed = True
             case SpeechStarted(at):
                 self._gap.started(at)
+                self._onsets.append(at)
                 started = _message("SpeechStarted", channel=[0], timestamp=seconds(at))
                 return [*([started] if self._query.vad_events else []), *self._utterance_end()]
             case UtteranceEnded(upto):
-                outs = self._finish(speech_final=self._query.endpointing)
+                outs = self._finish(speech_final=self._ends(upto))
                 self._gap.ended(upto)
                 return [*outs, *self._utterance_end()]
             case Flushed():
-                return self._finish(from_finalize=True)
+                return self._finish(speech_final=self._ends(), from_finalize=True)
             case SessionError(code, _, fatal=False) if code in ENDINGS:
                 self._ending = event  # told after the tail
             case SessionError(code, message, fatal):
@@ -184,6 +190,14 @@ class DeepgramProtocol(Protocol):
             case SessionClosed(samples):
                 return self._goodbye(samples)
         return []
+
+    def _ends(self, upto: int | None = None) -> bool:
+        """Whether an utterance ends here that has not: one with words or, at a pause, without."""
+        ended, self._spoken = self._spoken, False
+        while self._onsets and (ended if upto is None else self._onsets[0] < upto):
+            self._onsets.popleft()
+            ended = True
+        return ended and self._query.endpointing
 
     def tick(self) -> list[Out]:
         """An interim result if anything has changed, a final one if it has become long."""

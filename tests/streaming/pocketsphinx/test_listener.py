@@ -12,7 +12,7 @@ from support.listening import text_of, words_of
 
 from voxlive.streaming.engine import Committed, Drafted, Message, Progressed, Reached
 from voxlive.streaming.events import Word
-from voxlive.streaming.pocketsphinx.decode import Pcm, Recognizer
+from voxlive.streaming.pocketsphinx.decode import Heard, Pcm, Recognizer
 from voxlive.streaming.pocketsphinx.listener import (
     CUT_WITHIN,
     HEAD,
@@ -292,3 +292,77 @@ def test_the_quietest_point_is_found(from_end, loud):
 def test_the_cut_lies_in_the_end(length, seed):
     pcm = np.random.default_rng(seed).integers(-32768, 32767, length, np.int16)
     assert max(0, length - CUT_WITHIN) < quietest(pcm) < length
+
+
+class Spelling:
+    """A recogniser that hears a word in every stretch of one value other than zero."""
+
+    drafting = False
+
+    def drop_draft(self) -> None:
+        pass
+
+
+class Late:
+    """Final passes that are through when a test says so."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._pcm: Pcm | None = None
+
+    def start(self, pcm: Pcm) -> None:
+        assert self._pcm is None, "one at a time"
+        self._pcm, self.done = pcm, False
+
+    def take(self) -> Result | None:
+        if self._pcm is None or not self.done:
+            return None
+        pcm, self._pcm, self.done = self._pcm, None, False
+        edges = [0, *(np.flatnonzero(np.diff(pcm)) + 1).tolist(), len(pcm)]
+        spans = [(a, b) for a, b in pairwise(edges) if a < b and pcm[a]]
+        return [Heard(str(pcm[a]), a, b, None) for a, b in spans], None
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.just("mark"),
+            st.just("pass"),
+            st.tuples(st.integers(1, 60_000), st.integers(1600, 48_000)),
+        ),
+        max_size=30,
+    )
+)
+def test_no_mark_is_answered_before_its_words_nor_behind_those_of_the_next(steps):
+    """However late final passes are, and however many marks wait for one."""
+    passes = Late()
+    listener = Listener(Spelling(), passes, drafts=False)
+    messages: list[Message] = []
+    expected: list[str | int] = []
+    at = 0
+    for number, step in enumerate(steps, 1):
+        if step == "mark":
+            messages += listener.end(number)
+            expected.append(number)
+        elif step == "pass":
+            passes.done = True
+            messages += listener.collect()
+        else:
+            silence, length = step
+            pcm = np.concatenate([np.zeros(silence), np.full(length, number), np.zeros(1600)])
+            messages += listener.audio(pcm.astype(np.int16), at)
+            at += len(pcm)
+            expected.append(str(number))
+    messages += listener.end(0)
+    for _ in range(100):
+        passes.done = True
+        messages += listener.collect()
+    said: list[str | int] = []
+    for message in messages:
+        match message:
+            case Committed(words):
+                said += [word.text.strip() for word in words]
+                assert all(word.end <= at for word in words)
+            case Reached(marker):
+                said.append(marker)
+    assert said == [*expected, 0]

@@ -21,8 +21,7 @@ from voxlive.streaming.voxtral.row import (
     Row,
     pad_penalty,
 )
-from voxlive.streaming.voxtral.row_options import RowOptions
-from voxlive.streaming.voxtral.stream import TRAIL_TOKENS
+from voxlive.streaming.voxtral.row_options import TRAIL_TOKENS, RowOptions
 
 FRONT_END = MelFrontEnd(AudioConfig(16_000, 400, 160, 128, 1.5), frames=8)
 TOKEN = 1280

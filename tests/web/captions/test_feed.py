@@ -157,3 +157,10 @@ def test_a_long_speech_is_written_before_it_ends():
     text = "".join(word.text for word in heard)
     written.append(cues.heard(Closed(0, 0, 40 * 8000, text, tuple(heard))))
     assert all(f"word{n}" in "".join(written) for n in range(40))
+
+
+@pytest.mark.parametrize(("received", "end"), [(None, "00:00:02.000"), (20_000, "00:00:01.250")])
+def test_a_live_cue_does_not_outlast_the_audio(received, end):
+    heard = (Word(" yes", 16_000, 19_200),)
+    written = LiveCues().heard(Closed(0, 16_000, 19_200, " yes", heard, received))
+    assert written == f"00:00:01.000 --> {end}\nyes\n\n"

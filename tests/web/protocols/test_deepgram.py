@@ -337,12 +337,33 @@ def test_without_endpointing_nothing_is_marked_as_an_end_point():
 def test_finalize_is_answered_once_with_what_was_not_final_yet():
     protocol = opened()
     segment = SegmentClosed(0, 0, 8000, "a")
-    [first] = told(protocol, words("a"), segment, Flushed("Finalize"))
-    assert (marks(first), transcript(first)) == ((True, False, True), "a")
+    [first] = told(protocol, SpeechStarted(0), words("a"), segment, Flushed("Finalize"))
+    assert (marks(first), transcript(first)) == ((True, True, True), "a")
     [empty] = told(protocol, Flushed("Finalize"))
     assert (marks(empty), transcript(empty)) == ((True, False, True), "")
-    [end] = told(protocol, UtteranceEnded(16_000))
-    assert marks(end) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("events", "finals"),
+    [
+        # Of an utterance that a Finalize or a stall has ended, the pause after it says nothing.
+        ((words("a"), Flushed("Finalize"), UtteranceEnded(16_000)), ["a"]),
+        ((words("a"), UtteranceEnded(9600), UtteranceEnded(16_000)), ["a"]),
+        # What is said of it after that is another one.
+        ((words("a"), Flushed("Finalize"), words("b"), UtteranceEnded(16_000)), ["a", "b"]),
+        # A Finalize while nothing has been understood yet ends nothing.
+        ((Flushed("Finalize"), words("a"), UtteranceEnded(16_000)), ["a"]),
+        ((Flushed("Finalize"), UtteranceEnded(16_000)), [""]),
+        (
+            (words("a"), UtteranceEnded(9600), SpeechStarted(9700), UtteranceEnded(16_000)),
+            ["a", ""],
+        ),
+    ],
+)
+def test_an_utterance_has_one_speech_final(events, finals):
+    results = told(opened(), SpeechStarted(0), *events, SessionClosed(16_000))
+    finished = [transcript(r) for r in results if r["type"] == "Results" and r["speech_final"]]
+    assert [text.strip() for text in finished] == finals
 
 
 @pytest.mark.conforms(
@@ -517,7 +538,8 @@ def test_every_gap_long_enough_is_told_once_when_a_backlog_is_worked_off(spoken)
 @pytest.mark.conforms(
     "Deepgram",
     "`Finalize`",
-    "works: each has one result with `from_finalize`",
+    "works: each has one result with `from_finalize`, which is the `speech_final` of an utterance "
+    "that it ends",
 )
 @given(conversations(), st.data())
 def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):

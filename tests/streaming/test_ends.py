@@ -1,0 +1,229 @@
+"""Speech that runs to the very end of the audio is what it is with silence behind it.
+
+Every clip is cut at the end of its speech and ended at once in every way that a session has. The
+segments and their texts must be those of the same clip with 1.5 s of silence behind it; times too,
+but for an end that lies in that silence, and to a few frames where the features of an utterance are
+normalised by all of it, silence included. A small sample runs in ``make test``, the whole in
+``make endurance``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from support.clips import clip, names
+from support.held_out import TINY_VOXTRAL, recording, recording_names
+
+from voxlive.streaming.clock import SAMPLE_RATE
+from voxlive.streaming.engine import Engine, Samples, StreamOptions
+from voxlive.streaming.events import (
+    Event,
+    Flushed,
+    SegmentClosed,
+    SessionClosed,
+    SpeechStarted,
+    SpeechStopped,
+    UtteranceEnded,
+    Words,
+)
+from voxlive.streaming.ingest import AudioFormat
+from voxlive.streaming.options import EngineOptions, SessionOptions
+from voxlive.streaming.registry import load_engine
+from voxlive.streaming.service import Service
+from voxlive.streaming.session import Session
+from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.silero import Silero
+
+SEED = 12
+SILENCE = np.zeros(SAMPLE_RATE * 3 // 2, np.float32)
+FORMAT = AudioFormat("f32le", SAMPLE_RATE)
+ENGINES = {"voxtral": str(TINY_VOXTRAL), "pocketsphinx": "pocketsphinx"}
+SESSIONS = {"voxtral": 8, "pocketsphinx": 2}
+TOLERANCE = {"voxtral": 0, "pocketsphinx": SAMPLE_RATE // 10}
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A session on its way to its end; ``ended`` is set when it has told that an utterance is."""
+
+    service: Service
+    session: Session
+    options: SessionOptions
+    ended: asyncio.Event
+
+    async def hear(self, audio: Samples) -> None:
+        data = audio.astype("<f4").tobytes()
+        for at in range(0, len(data), 1 << 16):
+            await self.session.push(data[at : at + (1 << 16)])
+
+
+async def stop(talk: Talk) -> None:
+    """Stop, CloseStream, the end of a file."""
+
+
+async def flush(talk: Talk) -> None:
+    """A commit or a Finalize, and then the end."""
+    await talk.session.flush("now")
+
+
+async def flush_twice(talk: Talk) -> None:
+    await talk.session.flush("now")
+    await talk.session.flush("again")
+
+
+async def flush_and_listen(talk: Talk) -> None:
+    """A Finalize of a client whose microphone stays open."""
+    await talk.session.flush("now")
+    await talk.hear(SILENCE)
+
+
+async def renew(talk: Talk) -> None:
+    """A session.update or, with the detector's turns, a commit."""
+    await talk.service.renew(talk.session, talk.options, "now")
+
+
+async def renew_and_listen(talk: Talk) -> None:
+    await talk.service.renew(talk.session, talk.options, "now")
+    await talk.hear(SILENCE)
+
+
+async def stall(talk: Talk) -> None:
+    """A client that sends nothing more, and goes later."""
+    await talk.ended.wait()
+
+
+async def drain(talk: Talk) -> None:
+    """The server's shutdown."""
+    await talk.session.drain()
+
+
+End = Callable[[Talk], Coroutine[None, None, None]]
+ENDS: dict[str, End] = {
+    end.__name__: end
+    for end in (stop, flush, flush_twice, flush_and_listen, renew, renew_and_listen, stall, drain)
+}
+
+
+def spoken() -> dict[str, Callable[[], Samples]]:
+    """Every clip in which somebody speaks, by name, up to the end of the speech."""
+
+    def of_clip(name: str) -> Callable[[], Samples]:
+        return lambda: _cut(clip(name).samples, clip(name).sentences[-1].end)
+
+    def of_recording(name: str) -> Callable[[], Samples]:
+        return lambda: _cut(recording(name).samples, recording(name).sentences[-1].end)
+
+    ours = {name: of_clip(name) for name in names() if clip(name).sentences}
+    return ours | {name: of_recording(name) for name in recording_names()}
+
+
+def _cut(samples: Samples, end_s: float) -> Samples:
+    return samples[: int(end_s * SAMPLE_RATE)]
+
+
+def sample(engine: str) -> list[str]:
+    """The clips of the small run: three, and one for the engine that is expensive."""
+    short = sorted(name for name, cut in spoken().items() if len(cut()) < 5 * SAMPLE_RATE)
+    return random.Random(SEED).sample(short, 3 if engine == "voxtral" else 1)
+
+
+async def told(service: Service, audio: Samples, end: End) -> list[Event]:
+    """All that a session tells which hears this and is ended so."""
+    stall_s = 0.5 if end is stall else 600.0
+    options = SessionOptions(FORMAT, stream=StreamOptions(drafts=False), stall_s=stall_s)
+    talk = Talk(service, service.open(options), options, asyncio.Event())
+
+    async def speak() -> None:
+        await talk.hear(audio)
+        await end(talk)
+        await talk.session.stop()
+
+    speaking, events = asyncio.create_task(speak()), []
+    async for event in talk.session.events():
+        events.append(event)
+        if isinstance(event, UtteranceEnded) and event.upto >= len(audio):
+            talk.ended.set()
+    await speaking
+    return events
+
+
+def segments(events: list[Event], upto: int) -> list[tuple[int, int, str]]:
+    """Start, end and text of each; an end beyond ``upto`` is taken for that."""
+    closed = [event for event in events if isinstance(event, SegmentClosed)]
+    return [(one.start, min(one.end, upto), one.text) for one in closed]
+
+
+def check_order(events: list[Event]) -> None:
+    """What must hold of every session's events."""
+    received = events[-1].samples if isinstance(events[-1], SessionClosed) else 0
+    unclosed: list[str] = []
+    for event in events:
+        match event:
+            case Words(_, words):
+                unclosed += [word.text for word in words]
+                assert all(word.start <= word.end <= received for word in words)
+            case SegmentClosed(_, start, end, text):
+                assert text == "".join(unclosed)
+                assert 0 <= start <= end <= received
+                unclosed.clear()
+            case Flushed() | UtteranceEnded() | SessionClosed():
+                assert not unclosed, f"{unclosed} come after what ends them: {event}"
+    marks = [type(e) for e in events if isinstance(e, SpeechStarted | SpeechStopped)]
+    assert marks == [SpeechStarted, SpeechStopped] * (len(marks) // 2)
+
+
+async def check_clip(service: Service, audio: Samples, engine: str) -> None:
+    """All ends of one clip, as many beside each other as there are sessions."""
+    places = asyncio.Semaphore(SESSIONS[engine])
+
+    async def run(audio: Samples, end: End) -> list[Event]:
+        async with places:
+            return await told(service, audio, end)
+
+    expected, *found = await asyncio.gather(
+        run(np.concatenate([audio, SILENCE]), stop), *(run(audio, end) for end in ENDS.values())
+    )
+    check_order(expected)
+    for name, events in zip(ENDS, found, strict=True):
+        check_order(events)
+        wanted, got = segments(expected, len(audio)), segments(events, len(audio))
+        assert [text for *_, text in got] == [text for *_, text in wanted], name
+        off = np.array([one[:2] for one in got]) - np.array([one[:2] for one in wanted])
+        assert np.abs(off).max(initial=0) <= TOLERANCE[engine], name
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
+    options = EngineOptions(max_sessions=SESSIONS[request.param], device="cpu")
+    loaded = load_engine(ENGINES[request.param], options)
+    yield request.param, loaded
+    loaded.shutdown()
+
+
+@pytest.fixture
+async def service(engine: tuple[str, Engine]) -> AsyncIterator[Service]:
+    detector = VoiceDetector(Silero())
+    yield Service(engine[1], detector)
+    detector.close()
+
+
+@pytest.mark.timeout(600)
+async def test_a_sample_of_clips_is_the_same_however_it_ends(
+    engine: tuple[str, Engine], service: Service
+) -> None:
+    for name in sample(engine[0]):
+        await check_clip(service, spoken()[name](), engine[0])
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", list(spoken()))
+async def test_every_clip_is_the_same_however_it_ends(
+    engine: tuple[str, Engine], service: Service, name: str
+) -> None:
+    await check_clip(service, spoken()[name](), engine[0])
