@@ -19,7 +19,8 @@ FileModel = Annotated[
 AlsoModel = Annotated[
     list[str] | None,
     typer.Option(
-        "--also", help="Another model for files, as NAME=PATH; may be given several times."
+        "--also",
+        help="Another model for files, as NAME=PATH or NAME=pocketsphinx; may be given again.",
     ),
 ]
 MaxFileMinutes = Annotated[

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, BinaryIO
+
+MOST_SPOOLED = 4 << 30
+"""Bytes of a stream that are kept while it is transcribed: six hours of stereo CD sound."""
+_PIECE = 1 << 20
 
 # What a folder is searched for; a file that is named is tried whatever its name.
 _MEDIA = re.compile(
@@ -17,10 +25,19 @@ _MEDIA = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file, and its place below the folder that it was found in."""
+    """A file, and its place below the folder that it was found in.
+
+    ``name`` is what the user called it, where that is not the file.
+    """
 
     path: Path
     place: Path
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What people are told that it is."""
+        return self.name or str(self.path)
 
     def target(self, folder: Path, suffix: str) -> Path:
         """Where a result goes: below ``folder`` as the file lies below its own."""
@@ -31,17 +48,27 @@ class BadInput(Exception):
     """There is no such file; the message says so."""
 
 
-def find_inputs(named: Iterable[str]) -> list[Input]:
-    """Every file once, in the order in which they were named. Raises BadInput."""
+def find_inputs(named: Iterable[str], keep: ExitStack) -> list[Input]:
+    """Every file once, in the order in which they were named. Raises BadInput.
+
+    ``-`` is standard input; it and pipes are read to their ends, into files that ``keep`` removes.
+    """
     found: dict[Path, Input] = {}
-    for name in named:
-        for one in _inputs(name):
+    for name in dict.fromkeys(named):
+        for one in _inputs(name, keep):
             found.setdefault(one.path, one)
     return list(found.values())
 
 
-def _inputs(name: str) -> list[Input]:
+def _inputs(name: str, keep: ExitStack) -> list[Input]:
     path = Path(name)
+    if name == "-":
+        if sys.stdin.isatty():
+            raise BadInput("-: standard input is a terminal: pipe audio into it, or name a file")
+        return [Input(_spooled(sys.stdin.buffer, "standard input", keep), Path("stdin"), name)]
+    if path.is_fifo():
+        with path.open("rb") as pipe:
+            return [Input(_spooled(pipe, name, keep), Path(path.name), name)]
     if path.is_file():
         return [_alone(path)]
     if path.is_dir():
@@ -58,6 +85,30 @@ def _inputs(name: str) -> list[Input]:
     if not matched:
         raise BadInput(f"{name}: no file matches")
     return matched
+
+
+def _spooled(stream: BinaryIO, name: str, keep: ExitStack) -> Path:
+    """A file with all that a stream has: only a file can be measured and cut."""
+    file = keep.enter_context(_scratch())
+    left = MOST_SPOOLED
+    try:
+        while piece := stream.read(min(_PIECE, left + 1)):
+            left -= len(piece)
+            if left < 0:
+                raise BadInput(f"{name}: has more than {MOST_SPOOLED >> 30} GiB: save it as a file")
+            file.write(piece)
+        file.flush()
+    except OSError as error:
+        raise BadInput(f"{name}: cannot be kept as a file: {error.strerror}") from error
+    if left == MOST_SPOOLED:
+        raise BadInput(f"{name}: is empty")
+    return Path(file.name)
+
+
+@contextmanager
+def _scratch() -> Iterator[IO[bytes]]:
+    with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
+        yield file
 
 
 def _alone(file: Path) -> Input:

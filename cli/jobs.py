@@ -63,12 +63,21 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
+class Hints:
+    """How the model is to go about it; a model that cannot use one of them says so."""
+
+    prompt: str | None = None
+    temperature: float = 0.0
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is done with every file."""
 
     spec: RunnerSpec
     asked: Asked
-    prompt: str | None
+    hints: Hints
     writing: Writing
 
     def job(self, path: Path) -> Job:
@@ -78,7 +87,9 @@ class Plan:
             path,
             self.asked.task,
             self.asked.language,
-            self.prompt,
+            self.hints.prompt,
+            self.hints.temperature,
+            self.hints.max_tokens,
             words=self.asked.words or timed,
         )
 
@@ -106,7 +117,7 @@ async def _hear(
         if plan.writing.is_done(one):
             return None, 0.0
         began = time.monotonic()
-        with follow(one.path.name) as told:
+        with follow(one.name or one.path.name) as told:
             try:
                 said = await batch.transcribe(
                     plan.spec,
@@ -141,8 +152,8 @@ def _finish(plan: Plan, one: Input, said: Transcript | Refusal | None, took_s: f
     if isinstance(said, Transcript) and plan.writing.folder is None:
         said = _kept(plan, one, said)
     if isinstance(said, Refusal):
-        complain(f"{one.path}: {said.message}")
+        complain(f"{one.title}: {said.message}")
         return Outcome(one.path, "failed")
     for warning in said.warnings:
-        complain(f"{one.path}: warning: {warning.message}")
+        complain(f"{one.title}: warning: {warning.message}")
     return Outcome(one.path, "done", said.duration, took_s)

@@ -33,7 +33,7 @@ def show_card(card: ModelCard) -> None:
         "layout": found.layout,
         "backend": routing.backend or "none",
         "by the rule": routing.tie_break or routing.rule,
-        "can": _abilities(card),
+        "can": _abilities(card) or "nothing here: no backend runs it",
         "cannot be used": found.refused,
         "languages": ", ".join(found.languages) if found.languages else "not told by its files",
         "input": f"{found.sample_rate / 1000:g} kHz",
@@ -76,7 +76,7 @@ def _row(card: ModelCard) -> tuple[str, ...]:
 
 
 def _abilities(card: ModelCard) -> str:
-    if card.survey.capabilities.refused:
+    if card.survey.capabilities.refused or not card.survey.hears:
         return ""
     return ", ".join(("transcribe", *sorted(card.survey.capabilities.features)))
 

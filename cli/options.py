@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import fail
+from .console import MISUSED, fail
 
 if TYPE_CHECKING:
     from ..streaming.options import EngineOptions
@@ -28,8 +28,23 @@ Quantize = Annotated[
     Literal["4", "8"] | None, typer.Option(help="Shrink the weights to so many bits on loading.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never download anything.")]
+
+
+def _language(said: str | None) -> str | None:
+    from ..checkpoints.languages import UnknownLanguage, language_of
+
+    try:
+        return language_of(said)
+    except UnknownLanguage as error:
+        fail(f"--language: {error}", MISUSED)
+
+
 Language = Annotated[
-    str | None, typer.Option(help="Language code. Default: the model finds out, or knows one only.")
+    str | None,
+    typer.Option(
+        callback=_language,
+        help="What is spoken: a code, a locale or an English name. Default: the model finds out.",
+    ),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -43,7 +44,8 @@ _CUE = "Subtitles: "
 
 def transcribe(
     files: Annotated[
-        list[str], typer.Argument(help="Audio or video files, folders of them, or patterns.")
+        list[str],
+        typer.Argument(help="Audio or video files, folders of them, patterns, or - for stdin."),
     ],
     model: Model = "pocketsphinx",
     formats: Formats = None,
@@ -52,6 +54,12 @@ def transcribe(
     prompt: Annotated[
         str | None,
         typer.Option(help="What was said before, or names to expect; for models that take it."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=1, help="How freely models that sample choose; 0 is not.")
+    ] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="End a file's text after so many tokens.")
     ] = None,
     task: Annotated[
         Literal["transcribe", "translate"],
@@ -82,35 +90,41 @@ def transcribe(
     from ..runners.formats import Wanted
     from ..runners.policy import Asked, LoadOptions
     from ..runners.subtitles import CueStyle
-    from .jobs import Plan, Writing, run
+    from .jobs import Hints, Plan, Writing, run
 
     start_logging("warning")
     if min_seconds > max_seconds:
         fail("--min-seconds must not be more than --max-seconds", MISUSED)
     wanted = list(dict.fromkeys(formats or [Format.txt]))
-    inputs = _checked(files, wanted, output_dir, words)
     style = CueStyle(line_length, max_lines, round(1000 * min_seconds), round(1000 * max_seconds))
     load = LoadOptions(device, int(quantize) if quantize else None, delay_ms)
     asked = Asked(task, language, words, Format.diarized_json in wanted)
-    try:
-        spec = open_catalogue(model, None, load, offline=offline).find(None, asked)
-    except Refusal as refusal:
-        fail(refusal.message)
     names = tuple("text" if name is Format.txt else str(name) for name in wanted)
-    writing = Writing(names, output_dir, Wanted(spec.model, words=words, cues=style), overwrite)
-    if not asyncio.run(run(Plan(spec, asked, prompt, writing), inputs)):
-        raise typer.Exit(FAILED)
+    with ExitStack() as keep:
+        inputs = _checked(files, wanted, output_dir, words, keep)
+        try:
+            spec = open_catalogue(model, None, load, offline=offline).find(None, asked)
+        except Refusal as refusal:
+            fail(refusal.message)
+        writing = Writing(names, output_dir, Wanted(spec.model, words=words, cues=style), overwrite)
+        plan = Plan(spec, asked, Hints(prompt, temperature, max_tokens), writing)
+        if not asyncio.run(run(plan, inputs)):
+            raise typer.Exit(FAILED)
 
 
 def _checked(
-    files: list[str], formats: list[Format], output_dir: Path | None, words: bool
+    files: list[str],
+    formats: list[Format],
+    output_dir: Path | None,
+    words: bool,
+    keep: ExitStack,
 ) -> list[Input]:
     """Everything that can be refused before the model is loaded."""
     from ..runners.formats import FORMATS
     from .inputs import BadInput, find_inputs
 
     try:
-        inputs = find_inputs(files)
+        inputs = find_inputs(files, keep)
     except BadInput as error:
         fail(str(error), MISUSED)
     if words and Format.verbose_json not in formats:

@@ -75,11 +75,15 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model under its one name; ``folder`` None: it is built in."""
+    """A model under its one name; ``folder`` None: it is built in.
+
+    ``built_in`` is what it is called there, where that is another name.
+    """
 
     id: str
     folder: Path | None
     load: LoadOptions = field(default_factory=LoadOptions)
+    built_in: str | None = None
 
 
 class Catalogue:
@@ -190,7 +194,7 @@ class Catalogue:
 
     def _survey(self, entry: Entry) -> Survey:
         if entry.folder is None:
-            return survey_built_in(entry.id, self._installed)
+            return survey_built_in(entry.built_in or entry.id, self._installed)
         return survey(entry.folder, self._installed)
 
     def _card(self, entry: Entry) -> ModelCard:
@@ -221,7 +225,11 @@ def make_catalogue(
             raise CheckpointNotFound(f"{one!r} is not NAME=PATH, such as lectures=/models/whisper")
         if name in others:
             raise CheckpointNotFound(f"{name!r} is registered twice")
-        others[name] = Entry(name, _folder(model, offline), LoadOptions(device=options.device))
+        device = LoadOptions(device=options.device)
+        if model in BUILT_IN:
+            others[name] = Entry(name, None, device, built_in=model)
+        else:
+            others[name] = Entry(name, _folder(model, offline), device)
     return Catalogue(_default(default, options, offline), others, hub=hub)
 
 

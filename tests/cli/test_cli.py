@@ -3,12 +3,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.clips import clip
 from support.commands import Run, command_line
+
+from voxlive.cli import inputs
 
 HEAVY = ("numpy", "av", "onnxruntime", "starlette", "uvicorn", "pocketsphinx", "rich.console")
 
@@ -138,6 +142,57 @@ def test_misuse_of_transcribe_is_one_line(failed, tmp_path):
     twin = tmp_path / "yes.wav"
     twin.touch()
     assert "twice" in failed("transcribe", yes, twin, "--output-dir", tmp_path)
+
+
+def streamed(command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """A line of bash, where ``voxlive`` is this one."""
+    line = f'voxlive() {{ "{sys.executable}" -m voxlive.cli.main "$@"; }}; {command}'
+    return subprocess.run(["bash", "-c", line], input=stdin, capture_output=True, timeout=120)
+
+
+def test_standard_input_and_process_substitution_are_files_too(tmp_path):
+    yes = clip("yes").path
+    piped = streamed("voxlive transcribe - -o out -f txt; cat out/stdin.txt; rm -r out")
+    assert piped.returncode != 0  # there was nothing
+    assert b"standard input: is empty" in piped.stderr
+    done = streamed(f"voxlive transcribe - <(cat {yes})", yes.read_bytes())
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second == b"yes"
+    out = tmp_path / "out"
+    kept = streamed(f"voxlive transcribe - -f srt -o {out}", yes.read_bytes())
+    assert kept.returncode == 0
+    assert [path.name for path in out.iterdir()] == ["stdin.srt"]
+
+
+def test_a_stream_that_is_no_audio_or_too_long_is_one_line_and_leaves_no_file(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    damaged = streamed("voxlive transcribe -", b"nothing like audio" * 100)
+    assert damaged.returncode == 1
+    assert damaged.stderr.startswith(b"voxlive: -: ")
+    with monkeypatch.context() as bound, ExitStack() as keep, (tmp_path / "f").open("wb") as long:
+        bound.setattr(inputs, "MOST_SPOOLED", 1000)
+        long.write(bytes(1001))
+        long.flush()
+        with Path(long.name).open("rb") as read:
+            bound.setattr(sys, "stdin", SimpleNamespace(buffer=read, isatty=lambda: False))
+            with pytest.raises(inputs.BadInput, match="more than"):
+                inputs.find_inputs(["-"], keep)
+    assert [path.name for path in tmp_path.glob("voxlive-*")] == []
+
+
+def test_hints_reach_the_model_or_are_said_to_have_no_effect(voxlive, failed):
+    yes = clip("yes").path
+    done = voxlive("transcribe", yes, "--temperature", "0.5", "--prompt", "Anna")
+    assert done.returncode == 0
+    warnings = done.stderr.splitlines()
+    assert len(warnings) == 2
+    assert "prompt has no effect" in warnings[0]
+    assert "temperature has no effect" in warnings[1]
+    cut = voxlive("transcribe", clip("doctor").path, "--max-tokens", "3")
+    assert len(cut.stdout.split()) == 3
 
 
 def test_an_unknown_model_or_language_is_one_line(failed, tmp_path):
