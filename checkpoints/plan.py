@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,6 +14,7 @@ from .modules import Module, modules
 from .quantisation import Announced, Quantisation, stored_quantisation
 from .safetensors import StoredTensor, same_bytes
 
+_LAYER = re.compile(r"\.\d+\.")
 FLOATS = ("F32", "BF16", "F16")
 
 
@@ -36,6 +38,7 @@ class Plan:
 
     ``quantised`` gives the modules that are stored quantised; ``matrices`` those that may be
     quantised on loading, with their row lengths. ``dtype`` is what most floats are stored in.
+    ``surplus`` are stored tensors that the model has no place for, such as a fine-tune's own.
     """
 
     config: VoxtralConfig
@@ -43,6 +46,7 @@ class Plan:
     quantised: Mapping[str, Quantisation]
     matrices: Mapping[str, int]
     dtype: str
+    surplus: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -58,8 +62,8 @@ def make_plan(
 ) -> Plan:
     """Match stored tensors with the model's.
 
-    Raises WeightsMismatch with every tensor that is missing, unknown, misshaped or of a dtype
-    that no loader knows, and when a second copy of the tied embedding differs from it.
+    Raises WeightsMismatch with every tensor that is missing, misshaped or of a dtype that no loader
+    knows, and when a second copy of the tied embedding differs from it.
     """
     matcher = _Matcher(layout, tensors, announced)
     every = tuple(modules(config))
@@ -75,6 +79,7 @@ def make_plan(
             {module.name: module.shape[1] for module in every if module.matrix and not module.small}
         ),
         dtype=_most_common_dtype(matcher.steps),
+        surplus=matcher.surplus,
     )
 
 
@@ -167,10 +172,20 @@ class _Matcher:
             if name.rpartition(".")[0] in self._layout.heads:
                 yield name, tensor
 
+    @property
+    def surplus(self) -> tuple[str, ...]:
+        return tuple(tensor.name for tensor in self._left.values())
+
     def finish(self) -> None:
+        """Raise what is wrong.
+
+        What is left over is, where tensors are missing, perhaps them by another name; and where it
+        is like what was taken, a part of a larger model than the config says.
+        """
+        more = surplus_layers(self._left, self._taken)
         problems = {
             "missing": self._missing,
-            "unknown": [tensor.name for tensor in self._left.values()],
+            "unknown": self.surplus if self._missing or more else (),
             "wrong": self._wrong,
         }
         found = [f"{what}: {listed(names)}" for what, names in problems.items() if names]
@@ -179,6 +194,12 @@ class _Matcher:
                 f"the tensors do not fit the config ({self._layout.name} layout): "
                 + "; ".join(found)
             )
+
+
+def surplus_layers(left: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Those of the tensors left over that are like the ones taken but for the number of a layer."""
+    known = {_LAYER.sub(".", name) for name in taken}
+    return [name for name in left if _LAYER.sub(".", name) in known]
 
 
 def _most_common_dtype(steps: list[Step]) -> str:

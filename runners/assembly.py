@@ -124,7 +124,7 @@ class Assembly:
             "".join(segment.text for segment in self._segments),
             tuple(self._segments),
             duration,
-            job.language or (spoken[0][0] if spoken else None),
+            spoken[0][0] if spoken else None,
             job.task,
             self._prompt,
             self._completion,

@@ -39,7 +39,8 @@ class RunnerSpec:
 class Job:
     """One file to transcribe. ``raw``: it is nothing but PCM in this format.
 
-    ``language``, ``prompt`` and ``max_tokens`` None leave the model its own way. ``words`` asks for
+    ``language`` is a code (``checkpoints.languages``); it, ``prompt`` and ``max_tokens`` None leave
+    the model its own way. ``words`` asks for
     word times where the model needs extra work for them. Audio longer than ``longest_s`` is refused
     before any is listened to, whatever its container promises. ``instruction`` tells a model that
     follows instructions what to do with the audio, in place of writing down what is said.
@@ -117,7 +118,8 @@ class JobWarning:
 class Transcript:
     """What was said in a file: ``text`` is the segments' texts joined.
 
-    ``language`` is a code, what the model found or was told; None where neither is known.
+    ``language`` is the code of what the model recognised, never of what it was told; None for a
+    model that was told, knows one language only, or does not say.
     ``duration`` is the audio's in seconds. Tokens are counted where the model has such;
     ``truncated``: ``Job.max_tokens`` ended the text before the audio did.
     """

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..checkpoints.families import FAMILIES, Family
 from .hosted import HOSTED
+from .refusals import FIELDS
 from .refusals import RULES as REFUSALS
 from .routing import RULES as ROUTES
 from .survey import BUILT_IN
@@ -46,6 +47,15 @@ def refusals() -> str:
     return _table(("status", "code", "when"), rows)
 
 
+def fields() -> str:
+    """What a model cannot use of a request."""
+    done = {True: "422 `unsupported_parameter`", False: "has no effect; warning `{}_ignored`"}
+    rows = (
+        (f"`{field.name}`", done[field.refused].format(field.name), field.why) for field in FIELDS
+    )
+    return _table(("field", "then", ""), rows)
+
+
 def hosted() -> str:
     """The names of other services that mean the default model."""
     rows = (
@@ -73,7 +83,13 @@ def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-_TABLES = {"families": families, "routing": routing, "refusals": refusals, "hosted": hosted}
+_TABLES = {
+    "families": families,
+    "routing": routing,
+    "refusals": refusals,
+    "fields": fields,
+    "hosted": hosted,
+}
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from ..vad.gate import GateOptions
 from ..vad.silero import Silero
 from .contract import Delta, JobWarning, Progress, Refusal, Segment, TimedWord, Transcript
 from .hearing import measure_job
+from .refusals import cannot_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..streaming.engine import Engine
+    from ..streaming.engine import Engine, EngineInfo
     from ..streaming.session import Session
     from .contract import Job, Update
 
@@ -30,8 +31,8 @@ _EVERY_S = 0.2
 class LiveRunner:
     """See the contract: as many files at a time as the engine has slots.
 
-    A prompt and a temperature are hints, which these engines cannot take: they change nothing. Of
-    ``max_tokens``, every word is one.
+    These engines take no prompt and do not sample, and one that knows several languages cannot be
+    told which is spoken. Of ``max_tokens``, every word is one.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -71,9 +72,8 @@ class LiveRunner:
         told: Callable[[Update], None],
         cancelled: Callable[[], bool],
     ) -> Transcript:
-        language = job.language.lower() if job.language else None
-        stream = StreamOptions(language, drafts=False)
-        warnings: list[JobWarning] = []
+        stream = StreamOptions(job.language, drafts=False)
+        warnings = _ignored(job, self._engine.info)
         async with reading(self._service, job.path, GateOptions(), stream, job.raw) as session:
             following = asyncio.create_task(_follow(session, total_s, told, cancelled))
             try:
@@ -82,15 +82,26 @@ class LiveRunner:
                 following.cancel()
             if not whole:
                 await session.close()
-        known = self._engine.info.languages
         return Transcript(
             text="".join(segment.text for segment in segments),
             segments=segments,
             duration=total_s,
-            language=language or (known[0] if len(known) == 1 else None),
             truncated=not whole,
             warnings=tuple(warnings),
         )
+
+
+def _ignored(job: Job, info: EngineInfo) -> list[JobWarning]:
+    """What of the job these engines cannot use."""
+    warnings = [JobWarning("surplus_tensors", info.warning)] if info.warning else []
+    if job.prompt:
+        warnings.append(cannot_use("prompt", f"{info.model} takes no prompt"))
+    if job.temperature:
+        warnings.append(cannot_use("temperature", f"{info.model} does not sample"))
+    if job.language and len(info.languages) > 1:
+        why = f"{info.model} finds out by itself which of its languages is spoken"
+        warnings.append(cannot_use("language", why))
+    return warnings
 
 
 async def _follow(

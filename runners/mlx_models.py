@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from .contract import Refusal, RunnerSpec
+from ..checkpoints.errors import listed
+from ..checkpoints.plan import surplus_layers
+from .contract import JobWarning, Refusal, RunnerSpec
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -52,6 +56,43 @@ def loaded(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
         reason = str(error).strip()[:_LONGEST_REASON]
         message = f"{spec.model} cannot be loaded as {spec.family}: {reason}"
         raise Refusal(422, "unusable_model", message, "model") from error
+
+
+@contextmanager
+def surplus_left_out() -> Iterator[list[str]]:
+    """Loading in here leaves out tensors that the model has no place for: their names.
+
+    mlx-audio and mlx-vlm load either strictly, where one too many is an error, or so that missing
+    ones keep their random values. What is loaded strictly in here still misses nothing.
+    """
+    nn: Any = import_module("mlx.nn")
+    tree_flatten = import_module("mlx.utils").tree_flatten
+    strictly = nn.Module.load_weights
+    left_out: list[str] = []
+
+    def load_weights(self: Any, weights: Any, strict: bool = True) -> Any:
+        if strict and not isinstance(weights, str):
+            places = {name for name, _ in tree_flatten(self.parameters())}
+            unknown = {name for name, _ in weights} - places
+            # More layers than the config has make another model of it: that stays an error.
+            unknown -= set(surplus_layers(unknown, places))
+            left_out.extend(sorted(unknown))
+            weights = [(name, array) for name, array in weights if name not in unknown]
+        return strictly(self, weights, strict)
+
+    nn.Module.load_weights = load_weights
+    try:
+        yield left_out
+    finally:
+        nn.Module.load_weights = strictly
+
+
+def surplus(names: Sequence[str]) -> tuple[JobWarning, ...]:
+    """The warning that every answer of such a model carries."""
+    if not names:
+        return ()
+    message = f"the model has no place for these tensors of its files: {listed(names)}"
+    return (JobWarning("surplus_tensors", message),)
 
 
 def free_memory() -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checkpoints.languages import code_of
+from ..checkpoints.languages import UnknownLanguage, language_of, unknown_to
 from ..checkpoints.probe import ModelCapabilities
-from .contract import Task
+from .contract import JobWarning, Refusal, Task
 from .health import Health
 from .routing import Routing
 
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 TASKS = ("transcribe", "translate")
 
 
@@ -69,10 +67,11 @@ class Rule:
 
 
 def _bad_language(case: Case) -> str | None:
-    said = case.asked.language
-    if said is None or code_of(said) or _LANGUAGE.fullmatch(said):
-        return None
-    return f"{said[:40]!r} is no language: use a code such as en, or a name such as English"
+    try:
+        language_of(case.asked.language)
+    except UnknownLanguage as error:
+        return str(error)
+    return None
 
 
 def _bad_task(case: Case) -> str | None:
@@ -154,11 +153,47 @@ def _no_word_times(case: Case) -> str | None:
 
 
 def _unknown_language(case: Case) -> str | None:
-    said, known = case.asked.language, case.capabilities.languages
-    code = (code_of(said) or said.partition("-")[0].lower()) if said else None
+    code, known = language_of(case.asked.language), case.capabilities.languages
     if code is None or known is None or code in known:
         return None
-    return f"{case.title} does not know the language {said!r}: use {', '.join(sorted(known))}"
+    return unknown_to(case.title, code, known)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a request may say that not every model can use, and what is done where one cannot.
+
+    ``refused`` false: the job is done without it, and the answer's warnings say so.
+    """
+
+    name: str
+    refused: bool
+    why: str
+
+
+FIELDS = (
+    Field(
+        "prompt",
+        False,
+        "also `keywords` and `context_bias`; a hint, which dictation apps send with every request",
+    ),
+    Field("temperature", False, "0 suits every model; chat clients send others by default"),
+    Field(
+        "language",
+        False,
+        "where the model knows it and finds out by itself which one is spoken. One that it does "
+        "not know is `unsupported_language`",
+    ),
+    Field("max_tokens", True, "a limit that would not be kept; no client sends one by default"),
+)
+
+
+def cannot_use(field: str, why: str) -> JobWarning:
+    """The warning for a field that a model cannot use; raises Refusal where ``FIELDS`` says so."""
+    [known] = (one for one in FIELDS if one.name == field)
+    if known.refused:
+        raise Refusal(422, "unsupported_parameter", f"{why}: leave out {field}", field)
+    return JobWarning(f"{field}_ignored", f"{field} has no effect: {why}")
 
 
 RULES = (
@@ -171,7 +206,11 @@ RULES = (
     ),
     Rule(400, "bad_task", "the task is neither transcribe nor translate", "task", _bad_task),
     Rule(
-        400, "bad_language", "the language is neither a code nor a name", "language", _bad_language
+        400,
+        "bad_language",
+        "the language is no code, locale or English name that is known here",
+        "language",
+        _bad_language,
     ),
     Rule(413, "too_big", "the upload is larger than the server's limit", "file"),
     Rule(413, "audio_too_long", "the audio is longer than the server's limit", "file"),
@@ -261,7 +300,7 @@ RULES = (
     Rule(
         422,
         "unsupported_parameter",
-        "a prompt, a temperature or a limit of tokens that means nothing to the model",
+        "a limit of tokens, of a model that writes none",
     ),
     Rule(
         422,

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints.languages import code_of, unknown_to
 from .clock import SAMPLE_RATE
 from .durations import Readable
 from .events import Word
@@ -39,7 +40,8 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people.
+    """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people,
+    ``warning`` what they should know of the model's files.
 
     ``delays_ms`` are those that a stream may choose; none where the model has no delay of its own.
     ``trail_margin``: samples beyond the delay after which the last words are normally out. All that
@@ -53,6 +55,7 @@ class EngineInfo:
     languages: tuple[str, ...]
     default_delay_ms: int | None = None
     note: str | None = None
+    warning: str | None = None
     delays_ms: range = range(0)
     trail_margin: int = 0
 
@@ -64,12 +67,10 @@ class EngineInfo:
     def validate(self, options: StreamOptions) -> None:
         """Raises UnsupportedOption for a language or a delay that the model does not have."""
         language, delay_ms = options.language, options.delay_ms
-        if language and self.languages and language.lower().split("-")[0] not in self.languages:
+        if language and self.languages and code_of(language) not in self.languages:
             note = f" ({self.note})" if self.note else ""
-            raise UnsupportedOption(
-                f"{self.engine} ({self.model}) knows no language {language!r}, only "
-                f"{', '.join(self.languages)}{note}"
-            )
+            model = f"{self.engine} ({self.model})"
+            raise UnsupportedOption(unknown_to(model, language, self.languages) + note)
         if delay_ms is None or delay_ms in self.delays_ms:
             return
         if not self.delays_ms:

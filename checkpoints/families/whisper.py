@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from ..languages import WHISPER
 from .evidence import Evidence
 from .family import Family, Shape, Traits
 from .signs import architecture, every, keys, model_type
 
+LANGUAGES = (
+    "af", "am", "ar", "as", "az", "ba", "be", "bg", "bn", "bo", "br", "bs", "ca", "cs", "cy", "da",
+    "de", "el", "en", "es", "et", "eu", "fa", "fi", "fo", "fr", "gl", "gu", "ha", "haw", "he", "hi",
+    "hr", "ht", "hu", "hy", "id", "is", "it", "ja", "jv", "ka", "kk", "km", "kn", "ko", "la", "lb",
+    "ln", "lo", "lt", "lv", "mg", "mi", "mk", "ml", "mn", "mr", "ms", "mt", "my", "ne", "nl", "nn",
+    "no", "oc", "pa", "pl", "ps", "pt", "ro", "ru", "sa", "sd", "si", "sk", "sl", "sn", "so", "sq",
+    "sr", "su", "sv", "sw", "ta", "te", "tg", "th", "tk", "tl", "tr", "tt", "uk", "ur", "uz", "vi",
+    "yi", "yo", "yue", "zh",
+)  # fmt: skip
+"""What a multilingual Whisper knows."""
 _MULTILINGUAL_TOKENS = 51_865
 """English-only models have one token less."""
 
@@ -18,7 +27,7 @@ def _traits(evidence: Evidence, family: Family) -> Traits:
     written = _first(evidence, "decoder_layers", "n_text_layer") or 0
     multilingual = tokens >= _MULTILINGUAL_TOKENS
     lost = {"translate"} if not multilingual or written < heard else set()
-    languages = WHISPER if multilingual else ("en",)
+    languages = LANGUAGES if multilingual else ("en",)
     return Traits(family.features - lost, languages, family.sample_rate)
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...checkpoints.languages import unknown_to
 from ..assembly import Heard
-from ..contract import Job, Refusal
+from ..contract import Job, JobWarning, Refusal
 from ..cutting import CutOptions
+from ..refusals import cannot_use
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +55,10 @@ class Languages:
     parameters: tuple[str, ...] = ()
     needed: bool = False
     kept: bool = False
+
+    def is_told(self, model: Model) -> bool:
+        """Whether naming a language makes a difference, or there is only one to name."""
+        return bool(self.parameters) or (self.known is not None and len(self.known(model)) == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +149,22 @@ class Family:
         return self.adapt(given, ask)
 
 
-def check(family: Family, model: Model, job: Job) -> None:
-    """Raise Refusal for what this loaded model cannot do; nothing is left unsaid."""
+def check(family: Family, model: Model, job: Job) -> tuple[JobWarning, ...]:
+    """What of the job this loaded model cannot use; raises Refusal for what it cannot do."""
     if job.task == "translate" and (why := family.no_translation(model)):
         raise Refusal(422, "unsupported_task", why, "task")
-    if job.prompt and not family.prompt:
-        raise _unsupported("prompt", "takes no prompt")
-    if job.temperature and not family.temperature:
-        raise _unsupported("temperature", "does not sample, so a temperature means nothing")
-    if job.max_tokens is not None and not family.tokens:
-        raise _unsupported("max_tokens", "has no limit of tokens")
     spoken(family, model, job.language)
+    unused = []
+    if job.prompt and not family.prompt:
+        unused.append(cannot_use("prompt", "this model takes no prompt"))
+    if job.temperature and not family.temperature:
+        unused.append(cannot_use("temperature", "this model does not sample"))
+    if job.max_tokens is not None and not family.tokens:
+        unused.append(cannot_use("max_tokens", "this model writes no tokens that could be counted"))
+    if job.language and not family.languages.is_told(model):
+        why = "this model finds out by itself which language is spoken"
+        unused.append(cannot_use("language", why))
+    return tuple(unused)
 
 
 def spoken(family: Family, model: Model, language: str | None) -> str | None:
@@ -166,14 +177,10 @@ def spoken(family: Family, model: Model, language: str | None) -> str | None:
             raise Refusal(400, "language_required", message, "language")
         return None
     if names and language not in names:
-        message = f"this model does not know the language {language!r}: use {_listed(names)}"
+        message = unknown_to("this model", language, names)
         raise Refusal(422, "unsupported_language", message, "language")
     return names.get(language)
 
 
 def _listed(names: Mapping[str, str]) -> str:
     return ", ".join(sorted(names))
-
-
-def _unsupported(field: str, why: str) -> Refusal:
-    return Refusal(422, "unsupported_parameter", f"this model {why}: leave out {field}", field)

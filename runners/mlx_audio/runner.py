@@ -13,10 +13,10 @@ import soxr
 from ...streaming.clock import SAMPLE_RATE
 from ...vad.silero import Silero
 from ..assembly import Heard, transcribe
-from ..contract import Job, RunnerSpec, Transcript, Update
+from ..contract import Job, JobWarning, RunnerSpec, Transcript, Update
 from ..cutting import Stretch
 from ..hearing import stretches
-from ..mlx_models import MlxThread, free_memory, loaded
+from ..mlx_models import MlxThread, free_memory, loaded, surplus, surplus_left_out
 from .family import Ask, check, spoken
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def load_runner(spec: RunnerSpec, family: Family, load: Callable[[Path], Model])
     with ExitStack() as undo:
         thread = MlxThread(spec.backend)
         undo.callback(thread.close)
-        runner = FamilyRunner(family, thread.run(loaded, spec, load), thread)
+        with surplus_left_out() as left_out:
+            model = thread.run(loaded, spec, load)
+        runner = FamilyRunner(family, model, thread, surplus(left_out))
         undo.pop_all()
     return runner
 
@@ -42,7 +44,14 @@ class FamilyRunner:
 
     slots = 1
 
-    def __init__(self, family: Family, model: Model, thread: MlxThread) -> None:
+    def __init__(
+        self,
+        family: Family,
+        model: Model,
+        thread: MlxThread,
+        warnings: tuple[JobWarning, ...] = (),
+    ) -> None:
+        self._warnings = warnings
         self.stretch_s = family.cut.longest_s
         self._family = family
         self._model = model
@@ -53,10 +62,10 @@ class FamilyRunner:
         self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
     ) -> Transcript:
         """Transcribe a file; see ``contract.Runner``."""
-        check(self._family, self._model, job)
+        unused = check(self._family, self._model, job)
         calls = _Calls(self._family, self._model, job)
         try:
-            return transcribe(
+            said = transcribe(
                 job,
                 lambda job: stretches(job, self._silero, self._family.cut, cancelled),
                 lambda stretch: self._thread.run(calls.hear, stretch),
@@ -65,6 +74,7 @@ class FamilyRunner:
             )
         finally:
             self._thread.run(free_memory)
+        return replace(said, warnings=(*self._warnings, *unused, *said.warnings))
 
     def close(self) -> None:
         """Let the thread go; it ends with the stretch at hand."""
@@ -89,6 +99,8 @@ class _Calls:
             return Heard((), last=True)
         output = family.call(self._model, family.audio(ask), family.arguments(ask))
         heard = self._within_limit(family.heard(output, ask), ask)
+        if self._job.language and family.languages.parameters:
+            heard = replace(heard, language=None)  # it was told, and says it back
         if family.languages.kept and not heard.cut_short:
             self._language = self._language or heard.language
         return self._labelled(heard) if family.speakers else heard

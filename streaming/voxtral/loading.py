@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...checkpoints.checkpoint import Checkpoint, read_checkpoint
+from ...checkpoints.errors import listed
 from ...checkpoints.families.voxtral import LANGUAGES
 from ...checkpoints.files import find_files
 from ...checkpoints.resolve import ALIASES, resolve
@@ -21,8 +23,12 @@ from .row_options import trail_margin
 from .weights import load_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...checkpoints.tekken import Tekken
     from ..options import EngineOptions
+
+log = logging.getLogger(__name__)
 
 
 def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
@@ -42,15 +48,24 @@ def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
             capacity,
             LANGUAGES,
             delay_ms,
+            warning=_surplus(checkpoint.plan.surplus),
             delays_ms=_delays_ms(model),
             trail_margin=trail_margin(model.front_end),
         )
+        if info.warning:
+            log.warning("%s: %s", name, info.warning)
         engine = VoxtralEngine(model, _vocabulary(checkpoint.tekken), info, thread, free_bytes)
         fault = engine.check(timeout=600)
         if fault:
             raise EngineError("engine_failed", fault)
         undo.pop_all()
     return engine
+
+
+def _surplus(names: Sequence[str]) -> str | None:
+    if not names:
+        return None
+    return f"the model has no place for these tensors of its files: {listed(names)}"
 
 
 def _known_as(name: str) -> str:

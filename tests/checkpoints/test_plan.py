@@ -73,6 +73,18 @@ def test_missing_unknown_and_misshaped_tensors_are_all_named(tmp_path):
     assert wrong == "wrong: decoder.norm.weight (is (64,), should be (128,))"
 
 
+@pytest.mark.parametrize("layout", ["mlx-audio", "voxmlx", "mistral", "transformers"])
+def test_tensors_of_a_fine_tunes_own_are_surplus_and_no_error(tmp_path, layout):
+    own = {
+        "ctc_head.weight": np.zeros((4, 4), np.float32),
+        "decoder.speaker.embedding": np.zeros(4, np.float32),
+    }
+    made = plan(tmp_path, tensors_of(layout) | own)
+    assert set(made.surplus) == own.keys()
+    assert {step.target for step in made.steps} == shapes(TINY).keys()
+    assert plan(tmp_path, tensors_of(layout)).surplus == ()
+
+
 def test_a_long_list_is_cut(tmp_path):
     tensors = tensors_of("voxmlx")
     left = {name: data for name, data in tensors.items() if "language_model" not in name}

@@ -11,9 +11,12 @@ import pytest
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from support.held_out import TINY_VOXTRAL, exact_names, recording
 from support.tiny_voxtral import mel_of
+from support.tiny_whisper import add_tensor
 
 from voxlive.checkpoints.checkpoint import read_checkpoint
 from voxlive.checkpoints.files import find_files
+from voxlive.streaming.options import EngineOptions
+from voxlive.streaming.registry import load_engine
 from voxlive.streaming.voxtral.model import CHUNK, Model
 from voxlive.streaming.voxtral.weights import load_weights
 from voxlive.training.golden.layouts import write_checkpoint
@@ -110,3 +113,14 @@ def test_mistral_common_reads_the_tokenizer():
 
 def test_size():
     assert sum(file.stat().st_size for file in TINY_VOXTRAL.iterdir()) <= 12_000_000
+
+
+def test_a_fine_tune_with_tensors_of_its_own_loads_and_says_so(tmp_path):
+    folder = tmp_path / "tuned"
+    shutil.copytree(TINY_VOXTRAL, folder)
+    add_tensor(folder, "ctc_head.own.weight")
+    engine = load_engine(str(folder), EngineOptions(1, "cpu"))
+    try:
+        assert "ctc_head.own.weight" in engine.info.warning
+    finally:
+        engine.shutdown()

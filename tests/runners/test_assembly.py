@@ -120,12 +120,12 @@ def test_texts_without_space_get_one_between_them_where_the_script_has_spaces():
     assert [segment.words[0].text for segment in segments] == told
 
 
-def test_the_language_is_the_one_that_most_was_said_in_unless_told():
+def test_the_language_is_the_one_that_most_was_said_in_whatever_was_asked_for():
     assembly = Assembly()
     for text, language in (("ja", "de"), ("a long sentence", "en"), ("nein", "de")):
         assembly.add(stretch(0, 1), Heard((Segment(0, text),), language))
     assert assembly.transcript(Job(None), 1.0).language == "en"
-    assert assembly.transcript(Job(None, language="de"), 1.0).language == "de"
+    assert assembly.transcript(Job(None, language="de"), 1.0).language == "en"
 
 
 def test_what_no_model_told_is_not_known():

@@ -173,10 +173,17 @@ def test_a_registration_that_means_nothing_is_refused(one):
         make_catalogue(registered=[one], offline=True)
 
 
+def test_a_built_in_model_may_have_another_name():
+    catalogue = make_catalogue("pocketsphinx", ["quick=pocketsphinx"], hub=False)
+    spec = catalogue.find("quick", Asked(language="en"))
+    assert (spec.model, spec.backend, spec.folder) == ("quick", "pocketsphinx", None)
+    assert {card.id for card in catalogue.cards()} == {"pocketsphinx", "quick"}
+
+
 def test_the_docs_have_the_tables_of_the_code():
     text = (ROOT / "docs" / "batch.md").read_text()
     assert text == document.renew(text), "python -m voxlive.runners.document docs/batch.md"
-    assert text.count("<!-- table: ") == 4
+    assert text.count("<!-- table: ") == 5
 
 
 def test_the_table_of_refusals_has_all_that_runners_say():

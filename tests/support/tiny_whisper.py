@@ -44,6 +44,14 @@ def drop_tensor(folder: Path, name: str) -> None:
     mx.save_safetensors(path, weights)
 
 
+def add_tensor(folder: Path, name: str) -> None:
+    """Write the weights again with one more."""
+    path = str(folder / "model.safetensors")
+    weights = dict(mx.load(path)) | {name: mx.zeros(4)}
+    mx.eval(weights)
+    mx.save_safetensors(path, weights)
+
+
 def _dims() -> dict:
     return {
         "n_mels": MELS,

@@ -58,7 +58,8 @@ def server() -> Iterator[Server]:
         ([{**START, "rate": "fast"}], "bad_start", 4400),
         ([{**START, "rate": 100}], "bad_start", 4400),
         ([{**START, "vad": {"threshold": 7}}], "bad_start", 4400),
-        ([{**START, "language": "xx"}], "unsupported_option", 4400),
+        ([{**START, "language": "fr"}], "unsupported_option", 4400),
+        ([{**START, "language": "xx"}], "bad_start", 4400),
         ([START, bytes(10_000_000)], "too_big", 1009),
         ([START, "x" * 100_000], "too_big", 1009),
         (["x" * 100_000], "too_big", 1009),
@@ -85,7 +86,7 @@ async def test_asr_answers_text_frames_and_bad_parameters(server):
     assert heard.errors == ["bad_message"]
     assert heard.of("ready_to_stop")
     assert heard.of(None)[-1]["lines"]
-    for query in ("?mode=delta", "?target_language=fr", "?language=xx"):
+    for query in ("?mode=delta", "?target_language=fr", "?language=xx", "?language=fr"):
         heard = await asr(server.ws, SPEECH, query=query)
         assert len(heard.errors) == 1
         assert heard.code == 4400

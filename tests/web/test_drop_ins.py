@@ -147,3 +147,18 @@ async def test_a_client_that_leaves_its_file_ends_its_transcription(server):
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
     await server.until(files=0)
+
+
+async def test_a_control_in_a_binary_frame_of_odd_length_moves_no_sample(server):
+    """As some clients of Deepgram send it: the words after it are those without it."""
+    audio = s16le(clip("doctor").samples)
+    keep = b'{"type":"KeepAlive"} '
+    assert len(keep) % 2
+    heard = []
+    for between in ((), (keep,)):
+        close = b'{"type":"CloseStream"}' if between else CLOSE
+        said = await outcome(server, DEEPGRAM, audio[:32_000], *between, audio[32_000:], close)
+        assert said.code == 1000
+        heard.append(deepgram_finals(said))
+    assert {"doctor", "tomorrow"} <= set(heard[0].split())
+    assert heard[0] == heard[1]

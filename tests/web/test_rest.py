@@ -156,11 +156,82 @@ def test_a_file_must_be_there_and_be_audio(client):
     assert error(broken)
 
 
-def test_prompts_and_the_like_are_taken(client):
-    response = post(
-        client, clip("yes").path.read_bytes(), prompt="names", temperature="0", language="en"
+YES = clip("yes").path.read_bytes()
+
+
+def codes(response) -> list[str]:
+    said = json.loads(response.headers.get("x-voxlive-warnings", "[]"))
+    return [warning["code"] for warning in said]
+
+
+def test_what_the_model_cannot_use_is_said(client):
+    plain = post(client, YES, temperature="0", language="en", chunking_strategy="auto")
+    assert (plain.status_code, codes(plain)) == (200, [])
+    hinted = post(client, YES, prompt="names", temperature="0.5")
+    assert (hinted.status_code, codes(hinted)) == (200, ["prompt_ignored", "temperature_ignored"])
+    assert hinted.json()["text"] == plain.json()["text"]
+    expected = post(client, YES, **{"keywords[]": "Anna", "response_format": "verbose_json"})
+    [warning] = expected.json()["warnings"]
+    assert warning["code"] == "prompt_ignored"
+    events = post(client, YES, prompt="names", stream="true").text
+    assert "prompt_ignored" in events
+
+
+def test_fields_that_nobody_knows_are_named(client):
+    odd = {"seed": "1", "known_as": "me", "chunking_strategy[type]": "server_vad"}
+    response = post(client, YES, **odd, response_format="verbose_json")
+    [warning] = response.json()["warnings"]
+    assert warning["code"] == "fields_ignored"
+    assert warning["message"].endswith(": seed, known_as")
+    assert "fields_ignored" in post(client, YES, seed="1", stream="true").text
+    many = post(client, YES, **{f"a{at}": "1" for at in range(50)})
+    assert codes(many) == ["fields_ignored"]
+    assert "and 40 more" in many.headers["x-voxlive-warnings"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timestamp_granularities", "timestamp_granularities[]", "timestamp_granularities[0]"],
+)
+@pytest.mark.parametrize("value", ["word", "Word", '["word"]', "word,segment"])
+def test_word_times_may_be_asked_for_in_every_way(client, name, value):
+    answer = post(client, YES, **{name: value, "response_format": "Verbose_JSON"}).json()
+    assert [word["word"] for word in answer["words"]] == answer["text"].split()
+    assert ("segments" in answer) == ("segment" in value)
+
+
+def test_a_list_by_numbers_is_a_list(client):
+    both = {"timestamp_granularities[0]": "word", "timestamp_granularities[1]": "segment"}
+    answer = post(client, YES, **both).json()
+    assert answer["words"]
+    assert answer["segments"]
+
+
+@pytest.mark.parametrize("response_format", ["JSON", "Text", " srt ", "VTT"])
+def test_a_format_may_be_written_in_any_case(client, response_format):
+    assert post(client, YES, response_format=response_format).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["url", "file_url", "file_id"])
+def test_what_is_to_be_fetched_is_refused_by_its_name_with_a_file_or_without(client, field):
+    for response in (
+        client.post(PATH, data={field: "https://example.com/a.wav"}),
+        post(client, YES, **{field: "https://example.com/a.wav"}),
+    ):
+        assert response.status_code == 422
+        assert error(response)["param"] == field
+
+
+def test_a_task_may_be_a_field(client):
+    assert post(client, YES, task="Transcribe").status_code == 200
+    translated = post(client, YES, task="translate")
+    assert translated.status_code == 422
+    assert error(translated)["code"] == "unsupported_task"
+    assert error(post(client, YES, task="summarise"))["param"] == "task"
+    both = client.post(
+        "/v1/audio/translations", files={"file": ("clip", YES)}, data={"task": "transcribe"}
     )
-    assert response.status_code == 200
+    assert (both.status_code, error(both)["param"]) == (400, "task")
 
 
 def test_too_long_an_upload_is_a_413_whether_declared_or_not(client):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from ...checkpoints.languages import UnknownLanguage, language_of
 from ...streaming.clock import SAMPLE_RATE
 from ...streaming.engine import EngineInfo, StreamOptions
 from ...streaming.events import (
@@ -62,6 +63,7 @@ class AsrProtocol(Protocol):
     def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
         self._params = params
         self._mode = params.get("mode", "full")
+        self._language: str | None = None
         self._head = b""
         self._begun = self._ended = False
         self._lines: list[str] = []
@@ -81,6 +83,10 @@ class AsrProtocol(Protocol):
             raise ProtocolError("bad_parameter", 'mode must be "full" or "diff"')
         if self._params.get("target_language"):
             raise ProtocolError("bad_parameter", "this server does not translate")
+        try:
+            self._language = language_of(self._params.get("language"))
+        except UnknownLanguage as error:
+            raise ProtocolError("bad_parameter", str(error)) from error
         return [compact({"type": "config", "useAudioWorklet": True, "mode": self._mode})]
 
     def received(self, frame: str | bytes) -> list[Action]:
@@ -101,8 +107,7 @@ class AsrProtocol(Protocol):
     def _begin(self, container: bool) -> list[Action]:
         self._begun = True
         audio = AudioFormat(CONTAINER) if container else AudioFormat("s16le", SAMPLE_RATE, 1)
-        language = self._params.get("language") or "auto"
-        stream = StreamOptions(language=None if language == "auto" else language)
+        stream = StreamOptions(self._language)
         head, self._head = self._head, b""
         return [
             Open(SessionOptions(audio, stream=stream)),

@@ -49,7 +49,7 @@ from .contract import (
 )
 from .deepgram_gap import Gap
 from .deepgram_query import read
-from .fields import Json, parse, show
+from .fields import Json, is_json, parse, show
 
 _PATIENCE_S = 10.0
 _LONGEST_FINAL = 5 * SAMPLE_RATE
@@ -122,7 +122,7 @@ class DeepgramProtocol(Protocol):
         """Audio and commands. An empty frame ends the audio; what is late is dropped."""
         if self._ended:
             return []
-        if isinstance(frame, bytes):
+        if isinstance(frame, bytes) and not is_json(frame):
             self._digest.update(frame)
             return [Audio(frame)] if frame else self._end()
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from ...checkpoints.languages import UnknownLanguage, language_of
 from ...streaming.engine import StreamOptions
 from ...streaming.ingest import CONTAINER, AudioFormat, BadAudio
 from ...streaming.options import SessionOptions
@@ -74,16 +75,16 @@ def read(params: _Params) -> Query:
             message = "channels are mixed, not told apart: leave out multichannel"
             raise ProtocolError("unsupported_option", message)
         gate, endpointing = _endpointing(params.get("endpointing", "true").lower())
-        language = params.get("language", "multi")[:20]
+        language = params.get("language")
         return Query(
             audio,
-            None if language in ("", "multi") else language,
+            None if language and language.strip().lower() == "multi" else language_of(language),
             gate,
             endpointing,
             _whole(params, "utterance_end_ms", 1000, 5000, None),
             *(_flag(params, name) for name in ("interim_results", "vad_events", "utterances")),
         )
-    except BadAudio as error:
+    except (BadAudio, UnknownLanguage) as error:
         raise ProtocolError("bad_parameter", str(error)) from error
 
 

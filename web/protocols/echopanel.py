@@ -44,9 +44,9 @@ from .contract import (
 )
 from .echopanel_frame import SOURCES, split
 from .echopanel_source import Said, Source
-from .fields import Json, encoded, parse, show, string, whole
+from .fields import Json, encoded, is_json, language, parse, show, string, whole
 
-_OPTIONS = SessionOptions(AudioFormat("s16le", SAMPLE_RATE), stream=StreamOptions())
+_AUDIO = AudioFormat("s16le", SAMPLE_RATE)
 _MAX_TEXT = 11_000_000  # 8 MB of audio in base64
 _LONGEST_ID = 200
 _TICK_S = 0.1
@@ -68,6 +68,7 @@ class EchoPanelProtocol(Protocol):
     key_headers: ClassVar[tuple[str, ...]] = ("x-echopanel-token",)
 
     def __init__(self, _params: Mapping[str, str], _info: EngineInfo) -> None:
+        self._options = SessionOptions(_AUDIO)
         self._ids: dict[str, object] = {}
         self._started = self._ended = False
         self._sources: dict[str, Source] = {}
@@ -86,7 +87,7 @@ class EchoPanelProtocol(Protocol):
         if self._ended:
             return []
         try:
-            if isinstance(frame, bytes):
+            if isinstance(frame, bytes) and not is_json(frame):
                 return self._hear(*split(frame))
             return self._command(*parse(frame))
         except ValueError as error:
@@ -104,7 +105,7 @@ class EchoPanelProtocol(Protocol):
                 return self._hear(str(source), data[: len(data) // 2 * 2])
             case "stop":
                 self._ended = True
-                return [Stop()] if self._sources else [Open(_OPTIONS), Stop()]
+                return [Stop()] if self._sources else [Open(self._options), Stop()]
             case _:
                 raise ValueError(f"{show(kind)} is not served: use start, audio and stop")
 
@@ -115,9 +116,11 @@ class EchoPanelProtocol(Protocol):
             _check_format(message)
             names = ("session_id", "attempt_id", "connection_id")
             ids = {name: string(message, name, _LONGEST_ID) for name in names}
+            stream = StreamOptions(language(message))
         except ValueError as error:
             raise ProtocolError("bad_start", str(error)) from error
         self._started = True
+        self._options = SessionOptions(_AUDIO, stream=stream)
         connection = ids.pop("connection_id") or secrets.token_hex(8)
         self._ids = {name: value for name, value in ids.items() if value is not None}
         features = message.get("client_features")
@@ -132,7 +135,7 @@ class EchoPanelProtocol(Protocol):
             raise ValueError("audio may come after start only")
         opening: list[Action] = []
         if name not in self._sources:
-            opening = [Open(_OPTIONS, name)]
+            opening = [Open(self._options, name)]
             # A source that begins later stands beside the others where they are by now.
             begin = max((source.received for source in self._sources.values()), default=0)
             self._sources[name] = Source(name, begin)

@@ -7,12 +7,31 @@ import json
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
+from ...checkpoints.languages import language_of
+
 Json = Mapping[str, object]
 _T = TypeVar("_T")
+_LONGEST_MESSAGE = 64_000  # of those that come beside binary audio
 
 
-def parse(frame: str) -> tuple[str, Json]:
-    """A text frame as (type, all fields)."""
+def is_json(frame: str | bytes) -> bool:
+    """Whether a frame is a message: text is, and so is a binary frame that holds a JSON object.
+
+    Some WebSocket libraries send whatever is bytes, or all there is, in binary frames.
+    """
+    if isinstance(frame, str):
+        return True
+    if len(frame) > _LONGEST_MESSAGE or not frame.lstrip().startswith(b"{"):
+        return False
+    try:
+        parse_object(frame)
+    except ValueError:
+        return False
+    return True
+
+
+def parse(frame: str | bytes) -> tuple[str, Json]:
+    """A frame as (type, all fields)."""
     message = parse_object(frame)
     kind = message.get("type")
     if not isinstance(kind, str):
@@ -25,7 +44,7 @@ def parse_object(frame: str | bytes) -> Json:
     try:
         message = json.loads(frame)
     except (ValueError, RecursionError) as error:
-        raise ValueError("a text frame must be JSON") from error
+        raise ValueError("a message must be JSON") from error
     if not isinstance(message, dict):
         raise ValueError("a message must be a JSON object")
     return message
@@ -78,13 +97,22 @@ def string(fields: Json, name: str, longest: int) -> str | None:
     return value
 
 
+def language(fields: Json, name: str = "language") -> str | None:
+    """The code of a language; what the client leaves open is None."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f'"{name}" must be a string, not {show(value)}')
+    return language_of(value)
+
+
 def encoded(fields: Json, name: str) -> bytes:
     """The bytes of a base64 string."""
     value = fields.get(name)
     if not isinstance(value, str):
         raise ValueError(f'"{name}" must be a string of base64')
     try:
-        return base64.b64decode(value, validate=True)
+        # Encoders may break lines: RFC 2045's do after 76 characters, and Android's by default.
+        return base64.b64decode("".join(value.split()), validate=True)
     except ValueError as error:
         raise ValueError(f'"{name}" is not base64') from error
 

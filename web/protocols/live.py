@@ -45,7 +45,7 @@ from .contract import (
     Stop,
     close_code,
 )
-from .fields import Json, flag, only, parse, show, string, whole
+from .fields import Json, flag, is_json, language, only, parse, show, string, whole
 
 _FORMATS = (*ENCODINGS, CONTAINER)
 _START = (
@@ -83,7 +83,7 @@ class LiveProtocol(Protocol):
             return [self._start(frame)]
         if self._stopped:
             return [Refuse("bad_message", "nothing may follow stop")]
-        if isinstance(frame, bytes):
+        if isinstance(frame, bytes) and not is_json(frame):
             return [Audio(frame)]
         try:
             return [self._command(frame)]
@@ -92,7 +92,7 @@ class LiveProtocol(Protocol):
 
     def _start(self, frame: str | bytes) -> Open:
         try:
-            if isinstance(frame, bytes):
+            if not is_json(frame):
                 raise ValueError('the first message must be {"type": "start", …}, then audio')
             kind, message = parse(frame)
             if kind != "start":
@@ -108,12 +108,12 @@ class LiveProtocol(Protocol):
     def _stream(self, message: Json) -> StreamOptions:
         self._drafts = flag(message, "drafts", True)
         return StreamOptions(
-            language=string(message, "language", 20),
+            language=language(message),
             delay_ms=whole(message, "delay_ms", 1, 60_000, None),
             drafts=self._drafts,
         )
 
-    def _command(self, frame: str) -> Action:
+    def _command(self, frame: str | bytes) -> Action:
         kind, message = parse(frame)
         match kind:
             case "flush":
@@ -134,16 +134,16 @@ class LiveProtocol(Protocol):
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
         """``ready``, with everything as it is in force."""
         info, audio, stream = self._info, options.audio, options.stream
-        only_language = info.languages[0] if len(info.languages) == 1 else None
         pcm = audio.encoding != CONTAINER
-        return [
+        ready: list[Out] = [
             self._message(
                 "ready",
                 session=session,
                 model=info.model,
                 engine=info.engine,
                 device=info.device,
-                language=stream.language or only_language,
+                language=None,
+                languages=list(info.languages),
                 delay_ms=stream.delay_ms or info.default_delay_ms,
                 format=audio.encoding,
                 rate=audio.rate if pcm else None,
@@ -151,6 +151,10 @@ class LiveProtocol(Protocol):
                 vad=asdict(options.gate) if options.gate else False,
             )
         ]
+        if stream.language and len(info.languages) > 1:
+            why = f"language has no effect: {info.model} finds out by itself which one is spoken"
+            ready.append(self._message("warning", code="language_ignored", message=why))
+        return ready
 
     def told(self, event: Event) -> list[Out]:
         """Each event is one message; the last is followed by the close."""

@@ -47,7 +47,7 @@ from .contract import (
     Stop,
     close_code,
 )
-from .fields import Json, parse, show, string, whole
+from .fields import Json, language, parse, show, whole
 
 _ENCODINGS = {f"pcm_{name}": name for name in ENCODINGS}
 _NAMES = {name: theirs for theirs, name in _ENCODINGS.items()}
@@ -126,7 +126,7 @@ class MistralProtocol(Protocol):
         if self._ended:
             return []
         try:
-            if isinstance(frame, bytes):
+            if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
                 raise ValueError("audio comes as base64 in input_audio.append")
             return self._command(*parse(frame))
         except ValueError as error:
@@ -172,7 +172,7 @@ class MistralProtocol(Protocol):
         if "target_streaming_delay_ms" in session:
             changes["delay_ms"] = self._nearest_delay(session)
         if "language" in session:
-            changes["language"] = string(session, "language", 20)
+            changes["language"] = language(session)
         if "turn_detection" in session:
             changes["turns"] = _turns(session["turn_detection"])
         return replace(self._config, **changes)
@@ -205,14 +205,8 @@ class MistralProtocol(Protocol):
         return _message(kind, session=session)
 
     def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
-        """The language, if it is known."""
-        language = self._language
-        return [_message("transcription.language", audio_language=language)] if language else []
-
-    @property
-    def _language(self) -> str | None:
-        only = self._info.languages[0] if len(self._info.languages) == 1 else None
-        return self._config.language or only
+        """Nothing. No engine says which language it recognises."""
+        return []
 
     def told(self, event: Event) -> list[Out]:
         """Words as they are committed, segments, turns if wanted, and dones."""
@@ -257,7 +251,7 @@ class MistralProtocol(Protocol):
             "transcription.done",
             model=self._info.model,
             text="".join(self._text),
-            language=self._language,
+            language=None,
             segments=self._segments,
             usage={"prompt_audio_seconds": total - self._told},
         )

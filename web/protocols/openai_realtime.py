@@ -42,6 +42,7 @@ from .contract import (
     Open,
     Out,
     Protocol,
+    ProtocolError,
     Renew,
     Reply,
     Welcome,
@@ -75,7 +76,8 @@ class OpenAIRealtimeProtocol(Protocol):
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = None
 
-    def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
+    def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
+        self._language = params.get("language")
         self._info = info
         self._session = f"sess_{secrets.token_hex(12)}"
         self._config = Config()
@@ -108,7 +110,16 @@ class OpenAIRealtimeProtocol(Protocol):
         return Denial(status, {"error": error})
 
     def connected(self) -> list[Out]:
-        """``session.created``, with the defaults in force."""
+        """``session.created``, with the defaults in force.
+
+        Clients of Speaches put the language into the URL.
+        """
+        if self._language:
+            try:
+                asked = {"audio": {"input": {"transcription": {"language": self._language}}}}
+                self._config = self._config.updated(asked, self._info)
+            except BadField as error:
+                raise ProtocolError("bad_parameter", str(error)) from error
         session = self._config.nested(self._session, self._info)
         return [self._encode("session.created", {"session": session})]
 
@@ -116,7 +127,7 @@ class OpenAIRealtimeProtocol(Protocol):
         """A client's event. One that cannot be done is told so, and the session goes on."""
         event_id: str | None = None
         try:
-            if isinstance(frame, bytes):
+            if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
                 raise ValueError("audio comes as base64 in input_audio_buffer.append")
             kind, message = parse(frame)
             event_id = _event_id(message)

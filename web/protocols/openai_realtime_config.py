@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...checkpoints.languages import UnknownLanguage, language_of, unknown_to
 from ...streaming.engine import EngineInfo, StreamOptions
 from ...streaming.ingest import AudioFormat, BadAudio
 from ...streaming.options import SessionOptions
@@ -29,7 +30,6 @@ _FLAT = {
 # As wide a hysteresis as the gate's own: speech may end when it is this much less certain.
 _EXIT_BELOW = 0.15
 _LOWEST, _HIGHEST = 0.01, 0.99
-_LONGEST_CODE = 20
 _LONGEST_SILENCE_MS = 10_000
 _LONGEST_PADDING_MS = 2_000
 # No model here knows what a speaker means to say: an eager listener waits for less silence.
@@ -163,8 +163,7 @@ def _transcription(config: Config, value: object, param: str, info: EngineInfo) 
             raise BadField(f"{param}.languages", "languages must be a list of codes")
         config = replace(config, language=_of_several(hints, f"{param}.languages", info))
     if "language" in fields:
-        language = fields["language"]
-        known = _known(language, f"{param}.language", info) if language else None
+        known = _known(fields["language"], f"{param}.language", info)
         config = replace(config, language=known)
     if "delay" in fields and info.delays_ms:
         delay = fields["delay"]
@@ -210,16 +209,15 @@ def _of_several(hints: list[object], param: str, info: EngineInfo) -> str | None
 
 
 def _known(language: object, param: str, info: EngineInfo) -> str | None:
-    """A language without its region, if the engine knows it; None leaves the choice to it."""
-    if not isinstance(language, str) or not language.isascii() or len(language) > _LONGEST_CODE:
-        raise BadField(param, f"a language must be a code such as en, not {show(language)}")
-    code = language.lower().replace("_", "-").split("-")[0]
-    if code == "auto":
-        return None
-    if info.languages and code not in info.languages:
-        known = ", ".join(info.languages)
-        message = f"{info.model} knows no language {show(language)}, only {known}"
-        raise BadField(param, message)
+    """A language's code, if the engine knows it; None leaves the choice to it."""
+    if language is not None and not isinstance(language, str):
+        raise BadField(param, f"a language must be a string, not {show(language)}")
+    try:
+        code = language_of(language)
+    except UnknownLanguage as error:
+        raise BadField(param, str(error)) from error
+    if code and info.languages and code not in info.languages:
+        raise BadField(param, unknown_to(info.model, code, info.languages))
     return code
 
 

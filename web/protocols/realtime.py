@@ -62,7 +62,7 @@ class RealtimeProtocol(Protocol):
 
     def received(self, frame: str | bytes) -> list[Action]:
         """The first message decides who answers this and all others."""
-        if not self._known and isinstance(frame, str):
+        if not self._known:
             with contextlib.suppress(ValueError):
                 self._decide(*parse(frame))
         return self._spoken.received(frame)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import ClassVar
 
+from ...checkpoints.languages import UnknownLanguage, language_of
 from ...streaming.clock import SAMPLE_RATE, seconds
 from ...streaming.engine import EngineInfo, StreamOptions
 from ...streaming.events import Event, Flushed, SessionClosed, SessionError, Words
@@ -29,13 +30,14 @@ from .contract import (
     Open,
     Out,
     Protocol,
+    ProtocolError,
     Refuse,
     Reply,
     close_code,
 )
-from .fields import Json, flag, parse, show
+from .fields import Json, flag, language, parse, show
 
-_OPTIONS = SessionOptions(AudioFormat("s16le", SAMPLE_RATE), stream=StreamOptions(drafts=False))
+_AUDIO = AudioFormat("s16le", SAMPLE_RATE)
 _SAMPLE = 2  # bytes
 
 
@@ -47,7 +49,9 @@ class VllmProtocol(Protocol):
     max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = None
 
-    def __init__(self, _params: Mapping[str, str], _info: EngineInfo) -> None:
+    def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
+        self._asked = params.get("language")
+        self._language: str | None = None
         self._updated = self._opened = False
         self._bytes = 0
         self._told = 0  # of those, in the usage of earlier dones
@@ -55,13 +59,17 @@ class VllmProtocol(Protocol):
         self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
 
     def connected(self) -> list[Out]:
-        """``session.created``."""
+        """``session.created``. A language may stand in the URL already."""
+        try:
+            self._language = language_of(self._asked)
+        except UnknownLanguage as error:
+            raise ProtocolError("bad_parameter", str(error)) from error
         ident = f"sess-{secrets.token_hex(12)}"
         return [_message("session.created", id=ident, created=int(time.time()))]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """A client's event; one that is wrong is refused, and the session goes on."""
-        if isinstance(frame, bytes):
+        if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
             return [Refuse("invalid_event", "audio comes as base64 in input_audio_buffer.append")]
         try:
             kind, message = parse(frame)
@@ -69,14 +77,23 @@ class VllmProtocol(Protocol):
             return [Refuse("invalid_json", str(error))]
         match kind:
             case "session.update":
-                self._updated = True
-                return []
+                return self._update(message)
             case "input_audio_buffer.append":
                 return self._append(message)
             case "input_audio_buffer.commit":
                 return self._commit(message)
             case _:
                 return [Refuse("unknown_event", f"{show(kind)} is not a message type")]
+
+    def _update(self, message: Json) -> list[Action]:
+        """The model's name is any. The language counts until the first audio."""
+        try:
+            if "language" in message:
+                self._language = language(message)
+        except ValueError as error:
+            return [Refuse("invalid_event", str(error))]
+        self._updated = True
+        return []
 
     def _append(self, message: Json) -> list[Action]:
         try:
@@ -86,7 +103,8 @@ class VllmProtocol(Protocol):
         if not pieces:
             return [Refuse("invalid_audio", "there is no audio in this append")]
         self._bytes += sum(len(piece.data) for piece in pieces)
-        opening: list[Action] = [] if self._opened else [Open(_OPTIONS)]
+        stream = StreamOptions(self._language, drafts=False)
+        opening = [] if self._opened else [Open(SessionOptions(_AUDIO, stream=stream))]
         self._opened = True
         return [*opening, *pieces]
 

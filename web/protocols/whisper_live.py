@@ -127,17 +127,14 @@ class WhisperLiveProtocol(Protocol):
         self._complete = deque(maxlen=self._wishes.last)
         return Open(self._wishes.options)
 
-    def opened(self, _session: str, options: SessionOptions) -> list[Out]:
-        """SERVER_READY, then what will not be done, and the language if the client left it open.
+    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
+        """SERVER_READY, then what will not be done.
 
         Clients keep complete segments of the backend "faster_whisper" alone.
         """
         assert self._wishes
-        info = self._info
         outs: list[Out] = [self._message(message="SERVER_READY", backend="faster_whisper")]
         outs += [self._message(status="WARNING", message=why) for why in self._wishes.warnings]
-        if options.stream.language is None and len(info.languages) == 1:
-            outs.append(self._message(language=info.languages[0], language_prob=None))
         return outs
 
     def told(self, event: Event) -> list[Out]:

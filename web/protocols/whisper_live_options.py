@@ -8,7 +8,7 @@ from ...streaming.engine import StreamOptions
 from ...streaming.ingest import AudioFormat
 from ...streaming.options import SessionOptions
 from ...vad.gate import GateOptionError, GateOptions
-from .fields import Json, flag, parse_object, show, string, whole
+from .fields import Json, flag, language, parse_object, show, string, whole
 
 # The options may hold recordings of speakers.
 MAX_OPTIONS = 8_000_000
@@ -43,15 +43,15 @@ class Wishes:
 
 def read(frame: str | bytes) -> Wishes:
     """The first frame; raises ValueError in words."""
-    if isinstance(frame, bytes):
-        raise ValueError("the first message must be the options as JSON, then audio")
-    message = parse_object(frame)
+    try:
+        message = parse_object(frame)
+    except ValueError as error:
+        raise ValueError("the first message must be the options as JSON, then audio") from error
     if message.get("task") == "translate":
         raise ValueError('this server does not translate: "task" must be "transcribe"')
-    language = string(message, "language", 20)
     return Wishes(
         uid=string(message, "uid", _LONGEST_UID),
-        options=SessionOptions(_audio(message), _gate(message), StreamOptions(language)),
+        options=SessionOptions(_audio(message), _gate(message), StreamOptions(language(message))),
         last=whole(message, "send_last_n_segments", 1, _MOST_SEGMENTS, 10),
         words=flag(message, "word_timestamps", False),
         warnings=tuple(why for name, why in _NOT_DONE.items() if flag(message, name, False)),

@@ -32,7 +32,7 @@ from ...streaming.ingest import AudioFormat
 from ...streaming.options import SessionOptions
 from ...vad.gate import GateOptions
 from .contract import LONGEST_ERROR, Audio, Open, ProtocolError, Stop
-from .fields import show, string, whole
+from .fields import language, show, string, whole
 
 _ENCODINGS = {1: "u8", 2: "s16le", 4: "s32le"}
 _LONGEST_PING = 1000
@@ -64,7 +64,6 @@ class WyomingProtocol:
         self._gate = GateOptions()
         self._audio: AudioFormat | None = None
         self._text: list[str] = []
-        self._spoken: str | None = None
 
     @property
     def in_utterance(self) -> bool:
@@ -105,7 +104,7 @@ class WyomingProtocol:
         pause = string(event.data, "vad_sensitivity", 40) or "default"
         if pause not in _PAUSES:
             raise ValueError(f'"vad_sensitivity" must be one of {", ".join(_PAUSES)}')
-        self._language = string(event.data, "language", 20)
+        self._language = language(event.data)
         self._gate = GateOptions(min_silence_ms=_PAUSES[pause])
 
     def _open(self, event: Event) -> Open:
@@ -122,12 +121,10 @@ class WyomingProtocol:
             raise ValueError("an utterance has one rate, width and number of channels")
         return [*actions, Audio(event.payload or b"")]
 
-    def opened(self, options: SessionOptions) -> list[Event]:
-        """``transcript-start``."""
-        known = self._info.languages
+    def opened(self, _options: SessionOptions) -> list[Event]:
+        """``transcript-start``, without a language: no engine says which it recognises."""
         self._text = []
-        self._spoken = options.stream.language or (known[0] if len(known) == 1 else None)
-        return _events(TranscriptStart(language=self._spoken))
+        return _events(TranscriptStart())
 
     def told(self, event: Told) -> list[Event]:
         """Words as they are committed, where speech begins and ends, and the transcript.
@@ -145,8 +142,7 @@ class WyomingProtocol:
             case SessionError(code, message, fatal=True):
                 raise ProtocolError(code, message)
             case SessionClosed():
-                transcript = Transcript("".join(self._text), language=self._spoken)
-                return _events(transcript, TranscriptStop())
+                return _events(Transcript("".join(self._text)), TranscriptStop())
             case _:
                 return []
 

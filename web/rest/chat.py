@@ -14,12 +14,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from ...checkpoints.languages import UnknownLanguage
 from ...runners.contract import Delta, Job, Progress, Transcript, Update
 from ...runners.formats import warnings
 from ...runners.policy import Asked
 from ...runners.registry import BACKENDS
 from ..errors import ApiError, error_body
-from ..protocols.fields import Json, encoded, flag, number, show, string, whole
+from ..protocols.fields import Json, encoded, flag, language, number, show, string, whole
 from .body import json_body
 from .files import Files, Told, copied, holding, longest_s, scratch, warning_headers
 from .gone import unless_gone
@@ -37,6 +38,7 @@ class _Wish:
     model: str | None
     audio: bytes
     text: str
+    language: str | None
     temperature: float
     max_tokens: int | None
     stream: bool
@@ -52,11 +54,12 @@ class Chat:
     async def post(self, request: Request) -> Response:
         """The answer in OpenAI's shape, whole or streamed."""
         wish = _read(await json_body(request, _MAX_BODY))
-        spec = await self._files.find(wish.model, Asked())
+        spec = await self._files.find(wish.model, Asked(language=wish.language))
         with ExitStack() as held:
             path = await copied(BytesIO(wish.audio), held.enter_context(scratch()))
             job = Job(
                 path,
+                language=wish.language,
                 # Others write down what is said: taken for context, a wish would mislead them.
                 instruction=(wish.text if BACKENDS[spec.backend].instructed else "") or None,
                 temperature=wish.temperature,
@@ -153,11 +156,14 @@ def _read(body: Json) -> _Wish:
             string(body, "model", 200),
             audio,
             text,
+            language(body),
             number(body, "temperature", 0, 2, 0.0),
             whole(body, "max_completion_tokens", 1, _MOST_TOKENS, most),
             flag(body, "stream", False),
             isinstance(options, Mapping) and flag(options, "include_usage", False),
         )
+    except UnknownLanguage as error:
+        raise ApiError(400, "bad_language", str(error), "language") from error
     except ValueError as error:
         raise ApiError(400, "bad_request", str(error), "messages") from error
 

@@ -9,12 +9,13 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from starlette.requests import Request
 
-from ...runners.contract import Job, Refusal, Transcript, Update
+from ...runners.contract import Job, JobWarning, Refusal, Transcript, Update
 from ...runners.formats import FORMATS, Wanted, warnings
 from ..errors import ApiError
 from ..gate import granted
@@ -120,6 +121,16 @@ async def holding(told: Told, held: ExitStack) -> Told:
     with held:
         async with aclosing(told):
             async for item in told:
+                yield item
+
+
+async def warned(told: Told, warnings: tuple[JobWarning, ...]) -> Told:
+    """What is told, with more warnings in the transcript at its end."""
+    async with aclosing(told):
+        async for item in told:
+            if isinstance(item, Transcript):
+                yield replace(item, warnings=(*warnings, *item.warnings))
+            else:
                 yield item
 
 

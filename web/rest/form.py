@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from starlette.datastructures import FormData, UploadFile
 
+from ...checkpoints.languages import UnknownLanguage, language_of
 from ..errors import ApiError
 
+_BRACKETS = re.compile(r"\[[^\[\]]*\]")
 _YES, _NO = ("true", "1"), ("false", "0", "")
 
 
@@ -32,12 +35,27 @@ class Fields:
         return value or None
 
     def choice(self, name: str, known: Collection[str], default: str) -> str:
-        """One of the known words."""
-        value = self.text(name) or default
+        """One of the known words, in any case."""
+        value = (self.text(name) or default).strip().lower()
         if value not in known:
             message = f'{name} must be one of {", ".join(known)}, not "{value[:40]}"'
             raise ApiError(400, "unknown_value", message, name)
         return value
+
+    def language(self, name: str, *, several: bool = False) -> str | None:
+        """A language's code; None where the client leaves it open, or hints at ``several``."""
+        try:
+            if not several:
+                return language_of(self.text(name))
+            hinted = {language_of(said) for said in self.many(name)}
+        except UnknownLanguage as error:
+            raise ApiError(400, "bad_language", str(error), name) from error
+        return hinted.pop() if len(hinted) == 1 else None
+
+    def others(self, known: Collection[str]) -> list[str]:
+        """The names of the fields that are none of these, whatever their brackets."""
+        every = dict.fromkeys(plain(field) for field, _ in self._form.multi_items())
+        return [name for name in every if name not in known]
 
     def flag(self, name: str) -> bool:
         """True or false; false where there is none."""
@@ -65,8 +83,13 @@ class Fields:
         return None if number is None else int(number)
 
     def many(self, name: str) -> tuple[str, ...]:
-        """A list, whether or not its field's name ends in ``[]``; once given, texts only."""
-        values = [*self._form.getlist(f"{name}[]"), *self._form.getlist(name)]
+        """A list: ``name``, ``name[]`` or ``name[0]``, each as often as there are values."""
+        values = [value for field, value in self._form.multi_items() if plain(field) == name]
         if any(isinstance(value, UploadFile) for value in values):
             raise ApiError(400, "bad_field", f"{name} must be plain form fields", f"{name}[]")
         return tuple(str(value) for value in values if value)
+
+
+def plain(field: str) -> str:
+    """A field's name without the brackets of lists and objects: ``a[0]`` and ``a[b]`` are ``a``."""
+    return _BRACKETS.sub("", field)

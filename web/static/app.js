@@ -107,7 +107,7 @@ class App {
   }
 
   /** @param {any} ready */
-  #ready({ model, engine, device, language }) {
+  #ready({ model, engine, device, language, languages }) {
     const now = new Date();
     if (this.#transcript.empty) {
       this.#keeper.nameAfter(now);
@@ -115,7 +115,8 @@ class App {
     } else {
       this.#transcript.mark(this.#duration, `Started again at ${now.toLocaleTimeString()}`);
     }
-    this.#speak(language);
+    // What is recognised nobody says; but where words can be in one language only, they are.
+    this.#speak(languages.length === 1 ? languages[0] : language);
     this.#listSources();
     this.#render();
   }

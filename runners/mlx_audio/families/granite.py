@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ....checkpoints.languages import by_code
 from ...assembly import Heard
 from ...contract import Segment, TimedWord
 from ...cutting import CutOptions
@@ -16,7 +17,7 @@ from ..family import Arguments, Ask, Family, Languages, Model, Output, Tokens
 def _languages(_model: Model) -> Mapping[str, str]:
     from mlx_audio.stt.models.granite_speech.granite_speech import LANGUAGE_CODES
 
-    return {code: code for code in LANGUAGE_CODES}
+    return by_code(LANGUAGE_CODES)
 
 
 def _can(_model: Model) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ....checkpoints.languages import code_of
+from ....checkpoints.languages import by_code
 from ...cutting import CutOptions
 from .. import outputs
 from ..family import Arguments, Ask, Family, Languages, Model, Tokens
@@ -15,16 +15,12 @@ _MINUTES = CutOptions(longest_s=120)
 
 def _prompts(model: Model) -> Mapping[str, str]:
     """A model that is prompted with the language has a key for each, some for a region's."""
-    found: dict[str, str] = {}
-    for key in sorted(model.prompt_dictionary):
-        if code := code_of(key):
-            found.setdefault(code, key)
-    return found
+    return by_code(sorted(model.prompt_dictionary))
 
 
 def _canary_languages(model: Model) -> Mapping[str, str]:
     known = model._tokenizer.token2id
-    return {code: code for code in model.config.supported_languages if f"<|{code}|>" in known}
+    return by_code(code for code in model.config.supported_languages if f"<|{code}|>" in known)
 
 
 def _into_english(arguments: Arguments, ask: Ask) -> Arguments:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ....checkpoints.languages import NAMES, code_of
+from ....checkpoints.languages import NAMES, by_code
 from ...cutting import CutOptions
 from .. import outputs
 from ..family import Family, Languages, Model, Tokens
 
 
 def _names(model: Model) -> Mapping[str, str]:
-    listed = {code_of(name): name for name in model.config.support_languages or ()}
-    known = {code: name for code, name in listed.items() if code}
-    return known or {code: name.title() for code, name in NAMES.items()}
+    listed = by_code(model.config.support_languages or ())
+    return listed or {code: name.title() for code, name in NAMES.items()}
 
 
 def _prepare(model: Model, _folder: Path) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from ....checkpoints.families.voxtral import VOXTRAL as VOXTRAL_FAMILY
+from ....checkpoints.languages import by_code
 from ....streaming.clock import SAMPLE_RATE
 from ...cutting import CutOptions
 from .. import outputs
 from ..family import Arguments, Ask, Family, Languages, Model, Tokens
 
-_LANGUAGES = ("de", "en", "es", "fr", "hi", "it", "nl", "pt")
 _WINDOW_S = 30
 _WINDOW_TOKENS = 375  # 3000 frames of mel, halved by the encoder, four to a token
 _SPECIAL = ("<s>", "</s>", "[INST]", "[/INST]", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]")
@@ -109,7 +110,7 @@ def _use_processor() -> None:
 
 
 def _known(_model: Model) -> Mapping[str, str]:
-    return {code: code for code in _LANGUAGES}
+    return by_code(VOXTRAL_FAMILY.languages or ())
 
 
 def _adapt(arguments: Arguments, _ask: Ask) -> Arguments:

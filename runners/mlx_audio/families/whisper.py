@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ....checkpoints.languages import by_code
 from ...cutting import CutOptions
 from .. import outputs
 from ..family import Arguments, Ask, Family, Languages, Model, Tokens
@@ -23,7 +24,7 @@ def _known(model: Model) -> Mapping[str, str]:
 
     if not model.is_multilingual:
         return {"en": "en"}
-    return {code: code for code in list(LANGUAGES)[: model.num_languages]}
+    return by_code(list(LANGUAGES)[: model.num_languages])
 
 
 def _no_translation(model: Model) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ....checkpoints.languages import by_code
 from ...cutting import CutOptions
 from .. import outputs
 from ..family import Arguments, Ask, Family, Languages, Model, Tokens
@@ -13,13 +14,13 @@ _WINDOW = CutOptions(longest_s=30)
 
 
 def _cohere(model: Model) -> Mapping[str, str]:
-    return {code: code for code in model.config.supported_languages}
+    return by_code(model.config.supported_languages)
 
 
 def _fun(_model: Model) -> Mapping[str, str]:
     from mlx_audio.stt.models.fun_asr_nano.fun_asr_nano import ISO_TO_PROMPT_LANGUAGE
 
-    return {code: code for code in ISO_TO_PROMPT_LANGUAGE}
+    return by_code(ISO_TO_PROMPT_LANGUAGE)
 
 
 def _hotwords(arguments: Arguments, _ask: Ask) -> Arguments:

@@ -10,7 +10,7 @@ from support.tiny_speech import (
     write_voxtral,
     write_voxtral_tekken,
 )
-from support.tiny_whisper import drop_tensor
+from support.tiny_whisper import add_tensor, drop_tensor
 
 from voxlive.runners.contract import Refusal
 from voxlive.runners.mlx_audio.families.voxtral import VoxtralText
@@ -45,8 +45,14 @@ def test_parakeet_has_words_in_order_and_inside_the_audio(parakeet):
     assert (said.language, said.completion_tokens) == (None, None)
 
 
-def test_parakeet_takes_a_language_as_what_is_spoken(parakeet):
-    assert transcribe(parakeet, "yes", language="en")[0].language == "en"
+def test_parakeet_cannot_be_told_a_language_and_says_so(parakeet):
+    said, _ = transcribe(parakeet, "yes", language="en", prompt="Anna", temperature=0.5)
+    assert said.language is None
+    assert [warning.code for warning in said.warnings] == [
+        "prompt_ignored",
+        "temperature_ignored",
+        "language_ignored",
+    ]
 
 
 def test_qwen3_says_the_language_that_it_found(qwen3):
@@ -58,8 +64,9 @@ def test_qwen3_says_the_language_that_it_found(qwen3):
     assert said.completion_tokens > len(SAID)
 
 
-def test_a_language_that_qwen3_is_told_is_the_one_that_is_given_back(qwen3):
-    assert transcribe(qwen3, "yes", language="zh")[0].language == "zh"
+def test_a_language_that_qwen3_is_told_is_not_one_that_it_recognised(qwen3):
+    said, _ = transcribe(qwen3, "yes", language="zh")
+    assert (said.language, said.warnings) == (None, ())
     with pytest.raises(Refusal, match="use en, zh"):
         transcribe(qwen3, "yes", language="de")
 
@@ -81,7 +88,7 @@ def test_a_limit_of_tokens_ends_the_text_and_says_so(qwen3):
 @pytest.mark.parametrize("language", [None, "de"])
 def test_voxtral_needs_neither_torch_nor_a_language(voxtral, language):
     said, _ = transcribe(voxtral, "yes", language=language)
-    assert (said.text, said.language) == (SAID, language)
+    assert (said.text, said.language) == (SAID, None)
     assert said.prompt_tokens == 380 + (4 if language else 0)
 
 
@@ -98,6 +105,28 @@ def test_a_missing_tensor_is_refused_by_name(family, write, tensor, named, tmp_p
     with pytest.raises(Refusal, match=named) as refused, running(family, tmp_path):
         pass
     assert refused.value.code == "unusable_model"
+
+
+@pytest.mark.parametrize(
+    ("family", "write", "of_a_layer"),
+    [
+        ("parakeet", write_parakeet, None),
+        ("qwen3_asr", write_qwen3, "thinker.model.layers.7.input_layernorm.weight"),
+        ("voxtral", write_voxtral, "language_model.model.layers.7.input_layernorm.weight"),
+    ],
+)
+def test_surplus_tensors_are_left_out_and_named_but_no_layers(family, write, of_a_layer, tmp_path):
+    add_tensor(write(tmp_path), "ctc_head.own.weight")
+    with running(family, tmp_path) as runner:
+        said, _ = transcribe(runner, "yes")
+        [warning] = said.warnings
+        assert warning.code == "surplus_tensors"
+        assert "ctc_head.own.weight" in warning.message
+    if of_a_layer:
+        add_tensor(tmp_path, of_a_layer)
+        with pytest.raises(Refusal, match=r"layers\.7") as refused, running(family, tmp_path):
+            pass
+        assert refused.value.code == "unusable_model"
 
 
 def test_the_prompt_is_encoded_as_mistral_does(tmp_path):

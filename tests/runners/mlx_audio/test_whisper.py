@@ -64,7 +64,8 @@ def test_silence_says_nothing(runner):
 
 
 def test_a_language_is_told_to_the_model_or_refused(runner):
-    assert transcribe(runner, "yes", language="de")[0].language == "de"
+    assert transcribe(runner, "yes")[0].language == "en"
+    assert transcribe(runner, "yes", language="de")[0].language is None
     with pytest.raises(Refusal, match="tlh") as refused:
         transcribe(runner, "yes", language="tlh")
     assert (refused.value.status, refused.value.param) == (422, "language")

@@ -62,14 +62,14 @@ def test_it_says_what_it_is(engine):
 
 @pytest.mark.parametrize(
     "options",
-    [StreamOptions(language="fr"), StreamOptions(language="eng"), StreamOptions(None, 80)],
+    [StreamOptions(language="fr"), StreamOptions(language="xx"), StreamOptions(None, 80)],
 )
 def test_what_it_cannot_do_is_refused(engine, options):
     with pytest.raises(UnsupportedOption):
         engine.open(options, Recorder().sink)
 
 
-@pytest.mark.parametrize("language", [None, "en", "en-US", "EN"])
+@pytest.mark.parametrize("language", [None, "en", "en-US", "EN", "eng", "English"])
 def test_english_is_not(engine, language):
     engine.open(StreamOptions(language), Recorder().sink).close()
 

@@ -191,7 +191,7 @@ def test_nobody_waits_for_an_engine_that_stands_still(engine, paused):
     ]
     with pytest.raises(EngineFull):
         engine.open(StreamOptions(), Recorder().sink)
-    with pytest.raises(UnsupportedOption, match="knows no language 'xx'"):
+    with pytest.raises(UnsupportedOption, match="does not know 'xx'"):
         engine.open(StreamOptions(language="xx"), Recorder().sink)
     for stream in streams:
         stream.feed(AUDIO, 0)

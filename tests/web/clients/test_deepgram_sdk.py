@@ -280,7 +280,7 @@ async def test_files_that_are_none_and_what_cannot_be_done(client):
         (partial(media.transcribe_file, request=b"not audio at all, not even close"), "none of"),
         (partial(media.transcribe_file, request=good[:1000]), "cut off"),
         (partial(media.transcribe_file, request=good, diarize=True), "speakers"),
-        (partial(media.transcribe_file, request=good, language="xx"), "does not know the language"),
+        (partial(media.transcribe_file, request=good, language="fr"), "does not know French"),
         (partial(media.transcribe_file, request=good, summarize="v2"), "summarize"),
         (partial(media.transcribe_url, url="https://example.com/a.wav"), "fetches nothing"),
     ]:

@@ -59,7 +59,7 @@ def test_every_format(client, text):
     verbose = transcribed(
         client, response_format="verbose_json", timestamp_granularities=["word", "segment"]
     )
-    assert (verbose.text, verbose.language) == (text, "en")
+    assert (verbose.text, verbose.language) == (text, None)
     assert verbose.duration == pytest.approx(clip("doctor").duration, abs=0.01)
     assert " ".join(segment.text for segment in verbose.segments) == text
     assert [word.word for word in verbose.words] == text.split()
@@ -128,7 +128,8 @@ def test_chat_with_audio(client, text):
         ({"model": "no-such-model"}, openai.NotFoundError, "model_not_found"),
         ({"model": "/etc/passwd"}, openai.NotFoundError, "model_not_found"),
         ({"model": "../tests"}, openai.NotFoundError, "model_not_found"),
-        ({"language": "xx"}, openai.UnprocessableEntityError, "unsupported_language"),
+        ({"language": "xx"}, openai.BadRequestError, "bad_language"),
+        ({"language": "fr"}, openai.UnprocessableEntityError, "unsupported_language"),
         ({"response_format": "docx"}, openai.BadRequestError, "unknown_value"),
         ({"temperature": 7}, openai.BadRequestError, "bad_field"),
         ({"include": ["logprobs"]}, openai.UnprocessableEntityError, "unsupported_option"),

@@ -104,7 +104,7 @@ async def test_chunks_become_partial_and_committed_segments(theirs, client_modul
     assert " ".join(committed) == expected
     assert {"doctor", "tomorrow", "results"} <= set(expected.split())
     assert partial[-1] == expected
-    assert stream._client.language == "en"
+    assert stream._client.language is None
 
 
 async def test_a_full_server_lets_the_client_wait(theirs, client_module):

@@ -108,7 +108,7 @@ async def test_other_rates_and_channels(wyoming, client, name):
 
 
 async def test_a_language_that_is_not_served_ends_the_connection_with_a_reason(client):
-    await client.write_event(Transcribe(language="xx").event())
+    await client.write_event(Transcribe(language="fr").event())
     await client.write_event(AudioStart(16_000, 2, 1).event())
     error = await client.read_event()
     assert (error.type, error.data["code"]) == ("error", "unsupported_option")

@@ -113,7 +113,7 @@ def test_what_has_no_effect_and_what_nobody_knows_is_ignored():
 
 def test_language_and_interim_results_reach_the_engine():
     stream = options(**PCM, language="en-US", interim_results="true").stream
-    assert (stream.language, stream.drafts) == ("en-US", True)
+    assert (stream.language, stream.drafts) == ("en", True)
     assert options(**PCM, language="multi").stream.language is None
 
 

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -166,6 +166,7 @@ def test_ready_says_what_is_in_force():
         "engine": "test",
         "device": "cpu",
         "language": None,
+        "languages": [],
         "delay_ms": 480,
         "format": "s16le",
         "rate": 16_000,
@@ -175,10 +176,20 @@ def test_ready_says_what_is_in_force():
     protocol = LiveProtocol({}, ENGLISH)
     [action] = protocol.received('{"type": "start", "format": "container", "vad": false}')
     [ready] = said(protocol.opened("s2", action.options))
-    assert (ready["language"], ready["rate"], ready["channels"], ready["vad"]) == (
-        *("en", None, None),
+    assert (ready["languages"], ready["rate"], ready["channels"], ready["vad"]) == (
+        *(["en"], None, None),
         False,
     )
+    assert ready["language"] is None
+
+
+def test_a_language_that_was_asked_for_is_not_one_that_was_recognised():
+    info = replace(ENGLISH, languages=("de", "en"))
+    protocol = LiveProtocol({}, info)
+    [action] = protocol.received(json.dumps({**START, "language": "English"}))
+    [ready, warning] = said(protocol.opened("s1", action.options))
+    assert (ready["language"], ready["languages"]) == (None, ["de", "en"])
+    assert (warning["type"], warning["code"]) == ("warning", "language_ignored")
 
 
 def test_words_have_times_in_seconds_and_p_null_where_unknown():

@@ -287,8 +287,8 @@ def test_unknown_fields_models_and_session_types_are_no_mistakes():
 @pytest.mark.conforms(
     "OpenAI",
     "`transcription.language`, `languages`",
-    "works, regions are left away; one that the engine does not know: `error` with "
-    "`param`, the update has no effect",
+    "works, in any spelling; one that the engine does not know: `error` with `param`, the "
+    "update has no effect",
 )
 def test_languages_are_known_by_their_code():
     for asked in ("en", "EN", "en-US", "en_GB"):

@@ -67,7 +67,7 @@ def test_an_utterance_in_the_declared_format_and_language():
     assert protocol.options.audio == AudioFormat("s16le", 16_000, 1)
     assert protocol.options.stream.language == "de"
     assert protocol.options.gate.min_silence_ms == 1250
-    assert (protocol.start.type, protocol.start.data) == ("transcript-start", {"language": "de"})
+    assert (protocol.start.type, protocol.start.data) == ("transcript-start", {})
     assert protocol.in_utterance
     assert protocol.received(CHUNK) == [Audio(b"\1\2")]
     assert protocol.received(DONE) == [Stop()]

@@ -1,0 +1,98 @@
+"""What a language may be called, against ISO's own tables and those of the models."""
+
+import pycountry
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES as WHISPERS
+from mlx_audio.stt.models.whisper.tokenizer import TO_LANGUAGE_CODE
+
+from voxlive.checkpoints.families.whisper import LANGUAGES
+from voxlive.checkpoints.languages import (
+    NAMES,
+    UnknownLanguage,
+    by_code,
+    code_of,
+    codes_of,
+    language_of,
+    unknown_to,
+)
+
+# Bokmål and Norwegian are one language to every model here.
+TOGETHER = {"nb": "no"}
+ISO = [one for one in pycountry.languages if hasattr(one, "alpha_2")]
+
+
+@pytest.mark.parametrize("iso", ISO, ids=lambda iso: iso.alpha_2)
+def test_all_codes_of_iso_639_1_and_2_are_known(iso):
+    code = TOGETHER.get(iso.alpha_2, iso.alpha_2)
+    called = [iso.alpha_2, iso.alpha_3, getattr(iso, "bibliographic", iso.alpha_3), iso.name]
+    for said in called:
+        for spelled in (said, said.upper(), f" {said.title()}\t", f"{iso.alpha_2}_XX"):
+            assert language_of(spelled) == code
+
+
+def test_codes_without_two_letters_are_those_of_iso_639_3():
+    for code, name in NAMES.items():
+        assert code_of(name) == code
+        found = pycountry.languages.get(**{"alpha_2" if len(code) == 2 else "alpha_3": code})
+        assert found is not None
+
+
+def test_whispers_names_and_codes_are_known_and_a_code_that_is_not_isos_becomes_one():
+    for name, theirs in TO_LANGUAGE_CODE.items():
+        assert code_of(name) == code_of(theirs)
+    assert {"jv": "jw"}.items() <= by_code(WHISPERS).items()
+    assert set(by_code(WHISPERS)) == set(LANGUAGES)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("zh-Hans", "zh"),
+        ("zh_Hant_TW", "zh"),
+        ("cmn-Hans-CN", "zh"),
+        ("zh-yue-HK", "yue"),
+        ("de_DE.UTF-8", "de"),
+        ("ca@valencia", "ca"),
+        ("Chinese (Simplified)", "zh"),
+        ("English (US)", "en"),
+        ("haitian  CREOLE", "ht"),
+        ("haitian_creole", "ht"),
+        ("Norwegian Bokmål", "no"),
+        ("iw", "he"),
+        ("jw", "jv"),
+        ("english-us", "en"),
+    ],
+)
+def test_locales_and_names_as_programs_write_them(said, code):
+    assert language_of(said) == code
+
+
+@pytest.mark.parametrize("said", [None, "", " ", "auto", "AUTO ", "und", "mul"])
+def test_what_leaves_the_language_open_is_none(said):
+    assert language_of(said) is None
+
+
+@pytest.mark.parametrize(
+    "said", ["xx", "klingon", "french toast", "en-", "en US", "-", "(en)" * 99, "中", "\ud800", "C"]
+)
+def test_what_is_no_language_is_refused_with_what_can_be_said(said):
+    with pytest.raises(UnknownLanguage, match=r"en-US.*English") as refused:
+        language_of(said)
+    assert len(str(refused.value).encode()) < 250
+
+
+@given(st.text(max_size=200))
+def test_whatever_is_said_is_a_code_or_nothing_or_refused(said):
+    try:
+        code = language_of(said)
+    except UnknownLanguage:
+        return
+    assert code is None or code in NAMES
+    assert code is None or language_of(code) == code
+
+
+def test_lists_of_languages_keep_their_order_without_the_unknown():
+    assert codes_of(["English", 5, "zho", "martian", "en-GB", "de"]) == ("en", "zh", "de")
+    assert unknown_to("m", "fr", ("en", "de")) == "m does not know French (fr): use de, en"

@@ -1,0 +1,143 @@
+"""What all protocols read alike: base64 with white space, and JSON that comes in binary frames."""
+
+import base64
+import json
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.conversations import ENGLISH
+from support.talk import BEGIN, OPTIONS, append, mistral_append
+from support.wire import START
+
+from voxlive.web.protocols.contract import Audio, Flush, Open, Refuse, Reply, Stop
+from voxlive.web.protocols.deepgram import DeepgramProtocol
+from voxlive.web.protocols.echopanel import EchoPanelProtocol
+from voxlive.web.protocols.fields import encoded, is_json
+from voxlive.web.protocols.live import LiveProtocol
+from voxlive.web.protocols.mistral import MistralProtocol
+from voxlive.web.protocols.realtime import RealtimeProtocol
+from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
+
+SOUND = bytes(range(256)) * 3
+
+
+def broken(message: dict, name: str, by: str) -> dict:
+    """The message with lines in its base64, as encoders for mail make them."""
+    return {**message, name: by.join(textwrap.wrap(message[name], 76))}
+
+
+@given(st.binary(max_size=200), st.sampled_from(["\n", "\r\n", " ", "\t", "\n\n "]))
+def test_white_space_in_base64_is_no_part_of_it(data, by):
+    text = base64.b64encode(data).decode()
+    assert encoded({"audio": by.join(text)}, "audio") == data
+    assert encoded({"audio": f"{by}{text}{by}"}, "audio") == data
+
+
+@pytest.mark.parametrize("text", ["!", "AA", "AAA", "A===", "AA==AA", "Ä"])
+def test_what_is_not_base64_is_still_refused(text):
+    with pytest.raises(ValueError, match="base64"):
+        encoded({"audio": text}, "audio")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "before", "message", "name"),
+    [
+        (RealtimeProtocol, {"type": "session.update", "session": {}}, append(SOUND), "audio"),
+        (RealtimeProtocol, {"type": "session.update", "model": "m"}, append(SOUND), "audio"),
+        (MistralProtocol, None, mistral_append(SOUND), "audio"),
+        (EchoPanelProtocol, BEGIN, {**append(SOUND), "type": "audio"}, "data"),
+    ],
+)
+@pytest.mark.parametrize("by", ["\n", "\r\n"])
+def test_every_protocol_with_base64_takes_lines_of_it(protocol, before, message, name, by):
+    if name not in message:
+        message = {"type": message["type"], name: message["audio"]}
+    client = protocol({"model": "m"}, ENGLISH)
+    client.connected()
+    if before:
+        client.received(json.dumps(before))
+    actions = client.received(json.dumps(broken(message, name, by)))
+    assert b"".join(a.data for a in actions if isinstance(a, Audio)) == SOUND
+
+
+def deepgram() -> DeepgramProtocol:
+    client = DeepgramProtocol({"encoding": "linear16", "sample_rate": "16000"}, ENGLISH)
+    client.at_once()
+    return client
+
+
+@pytest.mark.conforms(
+    "Deepgram",
+    "`KeepAlive`, `Finalize`, `CloseStream`, `Configure` in binary frames",
+    "work, and are no audio",
+)
+def test_deepgrams_controls_may_be_binary():
+    client = deepgram()
+    assert client.received(b'{"type":"KeepAlive"}') == []
+    assert client.received(b' {"type": "Finalize"}\n') == [Flush("Finalize")]
+    [configured] = client.received(b'{"type":"Configure"}')
+    assert isinstance(configured, Reply)
+    [unknown] = client.received(b'{"type":"Odd"}')
+    assert isinstance(unknown, Refuse)
+    assert client.received(b"{}") == [Refuse("bad_message", unknown_type())]
+    assert client.received(b'{"type":') == [Audio(b'{"type":')]
+    assert client.received(b'{"type":"CloseStream"}') == [Stop()]
+
+
+def unknown_type() -> str:
+    return 'a message must have a "type", which is a string'
+
+
+def test_the_digest_of_deepgrams_audio_is_that_of_the_audio_alone():
+    with_controls, without = deepgram(), deepgram()
+    for frame in (b"\1\2", b'{"type":"KeepAlive"}', b"\3\4"):
+        with_controls.received(frame)
+    without.received(b"\1\2\3\4")
+    assert with_controls._digest.hexdigest() == without._digest.hexdigest()
+
+
+def test_the_native_protocol_may_be_spoken_in_binary_frames_alone():
+    client = LiveProtocol({}, ENGLISH)
+    [opening] = client.received(json.dumps(START).encode())
+    assert isinstance(opening, Open)
+    assert client.received(b"\0\1\2") == [Audio(b"\0\1\2")]
+    assert client.received(b'{"type": "flush", "id": "1"}') == [Flush("1")]
+    assert client.received(b'{"type": "stop"}') == [Stop()]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "frames"),
+    [
+        (RealtimeProtocol, [{"type": "session.update", "session": {}}, append(SOUND)]),
+        (RealtimeProtocol, [{"type": "session.update", "model": "m"}, append(SOUND)]),
+        (MistralProtocol, [mistral_append(SOUND)]),
+        (EchoPanelProtocol, [BEGIN, b"EP\1\0" + SOUND]),
+        (WhisperLiveProtocol, [OPTIONS, SOUND]),
+    ],
+)
+def test_so_may_the_others(protocol, frames):
+    client = protocol({"model": "m"}, ENGLISH)
+    client.connected()
+    actions = []
+    for frame in frames:
+        frame = frame if isinstance(frame, bytes) else json.dumps(frame).encode()
+        actions += client.received(frame)
+    assert sum(isinstance(action, Open) for action in actions) == 1
+    assert b"".join(a.data for a in actions if isinstance(a, Audio)) == SOUND
+
+
+@given(st.binary(max_size=100))
+def test_audio_is_no_json_unless_it_is_an_object(frame):
+    try:
+        is_object = isinstance(json.loads(frame), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    assert is_json(frame) == (is_object and frame.lstrip().startswith(b"{"))
+
+
+def test_frames_of_audio_that_begin_like_json_are_audio_at_any_size():
+    assert not is_json(b"{" * 100_000)
+    assert not is_json(b"{" + bytes(10_000))
+    assert is_json('{"any": "text"}')

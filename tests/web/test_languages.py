@@ -1,0 +1,379 @@
+"""Every door takes every spelling of a language, and refuses what is none in its own words.
+
+First at the objects that read what a client sends, where the code comes out; then at a real server,
+where the session opens or is refused.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import httpx
+import pytest
+from starlette.datastructures import FormData
+from support.clips import clip
+from support.commands import Run, command_line
+from support.server import Server, serving
+from support.talk import (
+    AUDIO_START,
+    BEGIN,
+    DEEPGRAM,
+    MISTRAL,
+    OPTIONS,
+    PANEL,
+    PORTS,
+    WHISPER,
+    append,
+    call,
+    connect,
+    mistral_append,
+)
+from support.wire import START, receive, send
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from wyoming.asr import Transcribe
+from wyoming.event import Event, async_read_event, async_write_event
+from wyoming.ping import Ping
+
+from voxlive.streaming.engine import EngineInfo
+from voxlive.web.errors import ApiError
+from voxlive.web.protocols.asr import AsrProtocol
+from voxlive.web.protocols.contract import Open, ProtocolError, Refuse, Reply
+from voxlive.web.protocols.deepgram_query import read as deepgram
+from voxlive.web.protocols.echopanel import EchoPanelProtocol
+from voxlive.web.protocols.live import LiveProtocol
+from voxlive.web.protocols.mistral import MistralProtocol
+from voxlive.web.protocols.openai_realtime_config import Config
+from voxlive.web.protocols.realtime import RealtimeProtocol
+from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
+from voxlive.web.protocols.wyoming import WyomingProtocol
+from voxlive.web.rest import chat, transcriptions
+from voxlive.web.rest.form import Fields
+
+ANY = EngineInfo("test", "model-b", "cpu", 4, ())
+SPELLINGS = {
+    "en": "en",
+    "EN ": "en",
+    " eng": "en",
+    "English": "en",
+    "ENGLISH": "en",
+    "en_US": "en",
+    "en-GB": "en",
+    "en_US.UTF-8": "en",
+    "deu": "de",
+    "ger": "de",
+    "german": "de",
+    "zh-Hans": "zh",
+    "zh_TW": "zh",
+    "chi": "zh",
+    "Mandarin": "zh",
+    "yue": "yue",
+    "Haitian  Creole": "ht",
+    "jw": "jv",
+    "": None,
+    " ": None,
+    "auto": None,
+    "Auto": None,
+    "und": None,
+}
+NONE = ("xx", "klingon", "french toast", "中", "x" * 1000)
+SILENCE = bytes(3200)
+
+
+class Refused(Exception):
+    """A door said no, in this message."""
+
+
+Door = Callable[[str | None], str | None]
+
+
+def _session(protocol, *frames: dict | str | bytes) -> str | None:
+    """The language of the session that opens after these frames."""
+    try:
+        if options := protocol.at_once():
+            return options.stream.language
+        protocol.connected()
+        for frame in frames:
+            for action in protocol.received(
+                json.dumps(frame) if isinstance(frame, dict) else frame
+            ):
+                match action:
+                    case Open(options):
+                        return options.stream.language
+                    case Refuse(_, message):
+                        raise Refused(message)
+                    case Reply(text) if json.loads(text)["type"] == "error":
+                        raise Refused(json.loads(text)["error"]["message"])
+    except ProtocolError as error:
+        raise Refused(error.message) from error
+    raise AssertionError("no session was opened")
+
+
+def _given(said: str | None) -> dict[str, str]:
+    return {} if said is None else {"language": said}
+
+
+def live(said):
+    return _session(LiveProtocol({}, ANY), {**START, "language": said})
+
+
+def asr(said):
+    return _session(AsrProtocol(_given(said), ANY), SILENCE)
+
+
+def openai(said):
+    audio = {"input": {"transcription": {"language": said}}}
+    update = {"type": "session.update", "session": {"type": "transcription", "audio": audio}}
+    return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
+
+
+def openai_hints(said):
+    audio = {"input": {"transcription": {"languages": [said] if said is not None else None}}}
+    update = {"type": "session.update", "session": {"audio": audio}}
+    return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
+
+
+def openai_beta(said):
+    session = {"input_audio_format": "pcm16", "input_audio_transcription": {"language": said}}
+    update = {"type": "transcription_session.update", "session": session}
+    return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
+
+
+def openai_url(said):
+    return _session(RealtimeProtocol(_given(said), ANY), append(SILENCE))
+
+
+def openai_key(said):
+    config = Config().updated({"audio": {"input": {"transcription": {"language": said}}}}, ANY)
+    return config.language
+
+
+def vllm(said):
+    update = {"type": "session.update", "model": "m", "language": said}
+    return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
+
+
+def vllm_url(said):
+    update = {"type": "session.update", "model": "m"}
+    return _session(RealtimeProtocol(_given(said), ANY), update, append(SILENCE))
+
+
+def mistral(said):
+    update = {"type": "session.update", "session": {"language": said}}
+    return _session(MistralProtocol({"model": "m"}, ANY), update, mistral_append(SILENCE))
+
+
+def deepgram_query(said):
+    try:
+        return deepgram({"encoding": "linear16", "sample_rate": "16000", **_given(said)}).language
+    except ProtocolError as error:
+        raise Refused(error.message) from error
+
+
+def whisper_live(said):
+    return _session(WhisperLiveProtocol({}, ANY), {**OPTIONS, "language": said})
+
+
+def echopanel(said):
+    return _session(EchoPanelProtocol({}, ANY), {**BEGIN, "language": said}, SILENCE)
+
+
+def wyoming_port(said):
+    protocol = WyomingProtocol(ANY)
+    try:
+        protocol.received(Event("transcribe", {"language": said}))
+        [opening] = protocol.received(AUDIO_START)
+    except ProtocolError as error:
+        raise Refused(error.message) from error
+    return opening.options.stream.language
+
+
+def _form(*fields: tuple[str, str]):
+    try:
+        return transcriptions._read(Fields(FormData(fields)), "transcribe").asked.language
+    except ApiError as error:
+        raise Refused(error.message) from error
+
+
+def rest(said):
+    return _form(*_given(said).items())
+
+
+def rest_hints(said):
+    return _form(*(("languages", value) for value in _given(said).values()))
+
+
+def chat_completion(said):
+    audio = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}
+    body = {"messages": [{"role": "user", "content": [audio]}], "language": said}
+    try:
+        return chat._read(body).language
+    except ApiError as error:
+        raise Refused(error.message) from error
+
+
+DOORS: list[Door] = [
+    live, asr, openai, openai_hints, openai_beta, openai_url, openai_key, vllm, vllm_url, mistral,
+    deepgram_query, whisper_live, echopanel, wyoming_port, rest, rest_hints, chat_completion,
+]  # fmt: skip
+each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+
+
+@each_door
+@pytest.mark.parametrize("said", [*SPELLINGS, None])
+def test_a_spelling_is_its_code_at_every_door(door, said):
+    assert door(said) == SPELLINGS.get(said)
+
+
+@each_door
+@pytest.mark.parametrize("said", NONE)
+def test_what_is_no_language_is_refused_at_every_door_with_what_can_be_said(door, said):
+    with pytest.raises((Refused, ValueError), match=r"en-US.*English"):
+        door(said)
+
+
+@pytest.mark.parametrize("said", ["multi", "Multi "])
+def test_deepgrams_multi_leaves_it_open(said):
+    assert deepgram_query(said) is None
+
+
+# At a real server, whose engine knows English.
+
+ENGLISH = [said for said, code in SPELLINGS.items() if code in ("en", None)]
+WAV = clip("yes").path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def everything() -> Iterator[Server]:
+    with serving(*PORTS, "--max-sessions", "2") as running:
+        yield running
+
+
+async def _answer(server: Server, place: str, *frames, params: dict | None = None) -> str:
+    """What is first said after the frames, once there is anything but greetings."""
+    query = str(httpx.QueryParams(params)) if params else ""
+    place += f"{'&' if '?' in place else '?'}{query}" if query else ""
+    greetings = ("session.created", "session.updated", "config", "status")
+    try:
+        async with connect(server, place) as socket:
+            with suppress(ConnectionClosed):  # it may be refused before all is sent
+                await send(socket, *frames)
+            with suppress(ConnectionClosed):
+                while True:
+                    answer = await receive(socket)
+                    if answer.get("type") not in greetings or answer.get("state") == "error":
+                        break
+            return json.dumps(answer, ensure_ascii=False)
+    except InvalidStatus as refused:
+        return json.dumps({"type": "error", **json.loads(refused.response.body)})
+
+
+async def _live(server, said):
+    return await _answer(server, "/v1/live", {**START, "language": said})
+
+
+async def _asr(server, said):
+    return await _answer(server, "/asr", SILENCE, b"", params={"language": said})
+
+
+async def _openai(server, said):
+    session = {"audio": {"input": {"transcription": {"language": said}, "turn_detection": None}}}
+    commit = {"type": "input_audio_buffer.commit"}
+    update = {"type": "session.update", "session": session}
+    return await _answer(server, "/v1/realtime", update, append(SILENCE * 3), commit)
+
+
+async def _vllm(server, said):
+    commit = {"type": "input_audio_buffer.commit", "final": True}
+    update = {"type": "session.update", "model": "m", "language": said}
+    return await _answer(server, "/v1/realtime", update, append(SILENCE), commit)
+
+
+async def _mistral(server, said):
+    update = {"type": "session.update", "session": {"language": said}}
+    end = {"type": "input_audio.end"}
+    return await _answer(server, MISTRAL, update, mistral_append(SILENCE), end)
+
+
+async def _deepgram(server, said):
+    close = {"type": "CloseStream"}
+    return await _answer(server, DEEPGRAM, SILENCE, close, params={"language": said})
+
+
+async def _whisper_live(server, said):
+    return await _answer(server, WHISPER, {**OPTIONS, "language": said})
+
+
+async def _echopanel(server, said):
+    stop = {"type": "stop", "session_id": "s"}
+    return await _answer(server, PANEL, {**BEGIN, "language": said}, SILENCE, stop)
+
+
+async def _wyoming(server, said):
+    async with call(server) as (reader, writer):
+        # It may be refused at once, or when the session is opened.
+        for events in ((Transcribe(language=said).event(), Ping().event()), (AUDIO_START,)):
+            for event in events:
+                await async_write_event(event, writer)
+            answer = await async_read_event(reader)
+            if answer.type == "error":
+                break
+        return json.dumps({"type": answer.type, **answer.data})
+
+
+async def _post(server, path, **request):
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        return (await client.post(path, **request)).text
+
+
+async def _rest(server, said):
+    files = {"file": ("clip", WAV)}
+    return await _post(server, "/v1/audio/transcriptions", files=files, data={"language": said})
+
+
+async def _deepgram_file(server, said):
+    return await _post(server, "/v1/listen", params={"language": said}, content=WAV)
+
+
+SERVED = [_live, _asr, _openai, _vllm, _mistral, _deepgram, _whisper_live, _echopanel, _wyoming]
+FILES = [_rest, _deepgram_file]
+
+
+@pytest.mark.parametrize("door", SERVED, ids=lambda door: door.__name__)
+async def test_a_server_opens_a_session_for_every_spelling_and_says_what_is_wrong(everything, door):
+    for said in ENGLISH:
+        answer = await door(everything, said)
+        assert "error" not in answer.lower(), (said, answer)
+        await everything.until(in_use=0)
+    for said, hint in (("xx", "such as English"), ("Klingon", "such as English"), ("fr", "French")):
+        answer = await door(everything, said)
+        assert "error" in answer.lower()
+        assert hint in answer, (said, answer)
+        await everything.until(in_use=0)
+
+
+@pytest.mark.parametrize("door", FILES, ids=lambda door: door.__name__)
+async def test_a_file_is_transcribed_for_every_spelling_or_refused(everything, door):
+    for said in ENGLISH:
+        answer = await door(everything, said)
+        assert "yes" in answer, (said, answer)
+    for said, hint in (("xx", "such as English"), ("fr", "French")):
+        answer = await door(everything, said)
+        assert "yes" not in answer
+        assert hint in answer
+
+
+@pytest.fixture(scope="module")
+def voxlive() -> Iterator[Run]:
+    with command_line() as run:
+        yield run
+
+
+@pytest.mark.parametrize("command", ["transcribe", "listen"])
+def test_the_command_line_takes_every_spelling(voxlive: Run, command):
+    there = ("no-such-file",) if command == "transcribe" else ("--microphone", "no-such")
+    for said in ENGLISH[:6]:
+        done = voxlive(command, *there, "--language", said)
+        assert "--language" not in done.stderr
+    done = voxlive(command, *there, "--language", "xx")
+    assert done.returncode == 2
+    assert "such as English" in done.stderr
