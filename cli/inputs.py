@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,12 +14,6 @@ from typing import IO, BinaryIO
 MOST_SPOOLED = 4 << 30
 """Bytes of a stream that are kept while it is transcribed: six hours of stereo CD sound."""
 _PIECE = 1 << 20
-
-# What a folder is searched for; a file that is named is tried whatever its name.
-_MEDIA = re.compile(
-    r"(?i).+\.(aac|ac3|aiff?|amr|au|avi|caf|flac|flv|m4[abv]|mk[av]|mov|mp[234]|mpe?ga?|oga|ogg|opus"
-    r"|wav|webm|wm[av])"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +109,8 @@ def _alone(file: Path) -> Input:
 
 
 def _is_media(file: Path) -> bool:
-    named = _MEDIA.fullmatch(file.name) and not file.name.startswith(".")
-    return bool(named) and file.is_file()
+    """What a folder is searched for; a file that is named is tried whatever its name."""
+    from ..streaming.ingest.sniff import ENDINGS
+
+    hidden = file.name.startswith(".")
+    return not hidden and file.suffix[1:].lower() in ENDINGS and file.is_file()

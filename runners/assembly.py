@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..streaming.clock import SAMPLE_RATE, seconds
 from .contract import Delta, Job, Progress, Refusal, Segment, Transcript, Update
 from .cutting import Stretch
-from .hearing import measure_job
+from .hearing import job_warnings, measure_job
 from .joining import join, needs_space
 
 _SHORTEST_CUT = 4 * SAMPLE_RATE
@@ -46,7 +46,8 @@ def transcribe(
 
     ``heard_in`` gives a job's stretches. Ends early once ``cancelled()``.
     """
-    total_s = measure_job(job)
+    found = measure_job(job)
+    total_s = found.seconds
     told(Progress(0.0, total_s))
     assembly = Assembly()
     for stretch in heard_in(job):
@@ -61,7 +62,7 @@ def transcribe(
     if text := assembly.close():
         told(Delta(text))
     told(Progress(total_s, total_s))
-    return assembly.transcript(job, total_s)
+    return replace(assembly.transcript(job, total_s), warnings=job_warnings(found))
 
 
 def _complete(

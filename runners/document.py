@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..checkpoints.families import FAMILIES, Family
+from ..streaming.ingest.sniff import CONTAINERS
 from .hosted import HOSTED
 from .refusals import FIELDS
 from .refusals import RULES as REFUSALS
@@ -64,6 +65,15 @@ def hosted() -> str:
     return _table(("service", "names"), rows)
 
 
+def containers() -> str:
+    """What audio and video files are taken."""
+    rows = (
+        (one.name, ", ".join(f"`.{ending}`" for ending in one.endings.split()))
+        for one in CONTAINERS
+    )
+    return _table(("container", "files"), rows)
+
+
 def _family(family: Family) -> tuple[str, ...]:
     usable = [shape for shape in family.shapes if shape.refused is None]
     said = [f"{shape.layout}: {shape.refused}" for shape in family.shapes if shape.refused]
@@ -89,6 +99,7 @@ _TABLES = {
     "refusals": refusals,
     "fields": fields,
     "hosted": hosted,
+    "containers": containers,
 }
 
 

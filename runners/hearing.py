@@ -5,17 +5,17 @@ No more of the file is in memory than a stretch, however long it is.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..streaming.ingest import ENCODINGS, BadAudio, measure, read_file
+from ..streaming.ingest import ENCODINGS, BadAudio, Measured, measure, read_file
 from ..streaming.ingest.pcm import PcmDecoder
 from ..vad.gate import WINDOW
 from ..vad.silero import CONTEXT, STATE, Silero
-from .contract import Job, Refusal
+from .contract import Job, JobWarning, Refusal
 from .cutting import CutOptions, Cutter, Stretch
 
 if TYPE_CHECKING:
@@ -24,32 +24,31 @@ if TYPE_CHECKING:
     from ..streaming.engine import Samples
     from ..streaming.ingest import AudioFormat
 
-log = logging.getLogger(__name__)
-
 _PIECE = 1 << 16
 
 
-def measure_job(job: Job) -> float:
-    """Seconds of audio in the job's file, whatever it says of itself, before any is listened to.
+def measure_job(job: Job) -> Measured:
+    """How much audio is in the job's file, whatever it says of itself, before any is listened to.
 
-    Raises Refusal for audio that is damaged, longer than allowed, or no audio.
+    Raises Refusal for audio that is longer than allowed, or of which nothing can be decoded.
     """
     try:
-        if job.raw:
-            frame = ENCODINGS[job.raw.encoding].dtype.itemsize * job.raw.channels
-            total_s = job.path.stat().st_size // frame / job.raw.rate
-        else:
-            total_s = measure(job.path, job.longest_s)
+        found = _measure_raw(job.path, job.raw) if job.raw else measure(job.path, job.longest_s)
     except BadAudio as error:
         raise Refusal(400, error.code, str(error), "file") from error
-    if job.longest_s is not None and total_s > job.longest_s:
+    if job.longest_s is not None and found.seconds > job.longest_s:
         raise Refusal(
             413,
             "audio_too_long",
             f"the audio is longer than the {job.longest_s:g} s that are allowed: send it in parts",
             "file",
         )
-    return round(total_s, 3)
+    return replace(found, seconds=round(found.seconds, 3))
+
+
+def job_warnings(found: Measured) -> tuple[JobWarning, ...]:
+    """What was wrong with a file, as its transcript tells it."""
+    return tuple(JobWarning(one.code, one.message) for one in found.warnings)
 
 
 def stretches(
@@ -68,13 +67,19 @@ def stretches(
     yield from cutter.finish(rest)
 
 
+def _measure_raw(path: Path, audio: AudioFormat) -> Measured:
+    frame = ENCODINGS[audio.encoding].dtype.itemsize * audio.channels
+    whole, rest = divmod(path.stat().st_size, frame)
+    decoder = PcmDecoder(audio)
+    decoder.push(bytes(rest))
+    return Measured(whole / audio.rate, decoder.warnings)
+
+
 def _raw(path: Path, audio: AudioFormat) -> Iterator[Samples]:
     decoder = PcmDecoder(audio)
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             yield decoder.push(memoryview(piece))
-    if decoder.pending:
-        log.warning("%d bytes at the end are no whole frame of %s", decoder.pending, audio)
     yield decoder.finish()
 
 

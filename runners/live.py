@@ -50,7 +50,7 @@ class LiveRunner:
             message = f"{model} cannot translate: choose a Whisper model"
             raise Refusal(422, "unsupported_option", message, "task")
         try:
-            total_s = measure_job(job)
+            total_s = measure_job(job).seconds
             return asyncio.run(self._hear(job, total_s, told, cancelled))
         except BadAudio as error:
             raise Refusal(400, error.code, str(error), "file") from error

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .clock import SAMPLE_RATE
-from .ingest import AudioFormat, read_file
+from .ingest import AudioFormat, Report, read_file
 from .options import SessionOptions
 
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ async def reading(
 ) -> AsyncIterator[Session]:
     """A session that hears a file, which is nothing but PCM in the format ``raw``, if one is given.
 
-    Close it to hear no more. Raises EngineFull and UnsupportedOption at once, BadAudio or
-    EngineError when they happen.
+    What of the file was lost is told as SessionWarning. Close it to hear no more. Raises EngineFull
+    and UnsupportedOption at once, BadAudio or EngineError when they happen.
     """
     session = service.open(SessionOptions(raw or _PCM, gate, replace(stream, drafts=False)))
-    pieces = _bytes(path) if raw else (block.tobytes() for block in read_file(path))
-    feeder = asyncio.create_task(_feed(session, pieces))
+    report = Report()
+    pieces = _bytes(path) if raw else (block.tobytes() for block in read_file(path, report))
+    feeder = asyncio.create_task(_feed(session, pieces, report))
     try:
         yield session
         await feeder
@@ -55,11 +56,13 @@ def _bytes(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-async def _feed(session: Session, pieces: Iterator[bytes]) -> None:
+async def _feed(session: Session, pieces: Iterator[bytes], report: Report) -> None:
     try:
         while not session.stopped:
             piece = await asyncio.to_thread(next, pieces, None)
             if piece is None:
+                for warning in report.warnings:
+                    session.add_warning(warning.code, warning.message)
                 return
             await session.push(piece)
     finally:

@@ -183,10 +183,10 @@ class Session:
                     case Flush(marker):
                         self._flush(self._gate.flush(self.received), Flushed(marker))
                     case Renew(listen, marker):
-                        await self._hear(self._ingest.finish())
+                        await self._hear_rest()
                         await self._renew(listen, Flushed(marker))
                     case Stop():
-                        await self._hear(self._ingest.finish())
+                        await self._hear_rest()
                         self._finish()
         except BadAudio as error:
             self._epitaph = SessionError(error.code, str(error))
@@ -213,6 +213,11 @@ class Session:
         async for samples in audio:
             for at in range(0, len(samples), SAMPLE_RATE):
                 await self._judge(samples[at : at + SAMPLE_RATE])
+
+    async def _hear_rest(self) -> None:
+        await self._hear(self._ingest.finish())
+        for warning in self._ingest.warnings:
+            self.add_warning(warning.code, warning.message)
 
     async def _judge(self, samples: Samples) -> None:
         """At most a second of audio, once the engine has room for it."""

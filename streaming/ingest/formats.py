@@ -23,6 +23,34 @@ class BadAudio(ValueError):
     code = "bad_audio"
 
 
+@dataclass(frozen=True, slots=True)
+class AudioWarning:
+    """What of the audio was not taken as it was meant. ``code`` is stable, ``message`` for people.
+
+    ``cut_off``: its end is missing. ``damaged``: parts were left out. ``trailing_data``: what lies
+    behind it is no audio. ``timeline_jump``: its time stamps leap too far for silence.
+    """
+
+    code: str
+    message: str
+
+
+class Report:
+    """The warnings about one stream while it is decoded; of each code the first."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, AudioWarning] = {}
+
+    def add(self, code: str, message: str) -> None:
+        """Add a warning."""
+        self._found.setdefault(code, AudioWarning(code, message))
+
+    @property
+    def warnings(self) -> tuple[AudioWarning, ...]:
+        """All so far."""
+        return tuple(self._found.values())
+
+
 def to_unit(values: NDArray[Any]) -> Samples:
     """Samples of any width as float32 with full scale 1: integers are divided by 2^(bits-1).
 
@@ -81,8 +109,8 @@ ENCODINGS = {
 class AudioFormat:
     """How a client's audio arrives; raises BadAudio when that is not supported.
 
-    ``encoding`` is a key of ENCODINGS, or "container" for a WebM, Ogg, MP4, MP3, AAC, FLAC or WAV
-    stream, which states its own rate and channels.
+    ``encoding`` is a key of ENCODINGS, or "container" for a stream in one of those of
+    ``sniff.CONTAINERS``, which states its own rate and channels.
     """
 
     encoding: str

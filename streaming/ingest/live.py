@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
-from .formats import CONTAINER, AudioFormat, BadAudio
+from .formats import CONTAINER, AudioFormat, BadAudio, Report
 from .handover import Handover
 from .media import decode
 from .pcm import PcmDecoder
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ..engine import Samples
-
-log = logging.getLogger(__name__)
+    from .formats import AudioWarning
 
 _PIECE = 1 << 16
 
@@ -29,8 +27,13 @@ class Ingest(Protocol):
     before the next call. Bytes are ``bytes`` cut anywhere.
     """
 
+    @property
+    def warnings(self) -> tuple[AudioWarning, ...]:
+        """What of the audio was lost, as far as is known; complete once ``finish`` is exhausted."""
+        ...
+
     def push(self, data: bytes) -> AsyncIterator[Samples]:
-        """All samples that these bytes complete; raises BadAudio after the last good one."""
+        """All samples that these bytes complete; raises BadAudio when there will never be any."""
         ...
 
     def finish(self) -> AsyncIterator[Samples]:
@@ -50,14 +53,12 @@ def open_ingest(audio: AudioFormat) -> Ingest:
 class PcmIngest:
     """Raw PCM, decoded where it stands: a chunk costs microseconds.
 
-    Bytes at the end that make no whole frame cannot be heard: they are counted in ``dropped`` and
-    told in the log.
+    Bytes at the end that make no whole frame cannot be heard: they are a warning.
     """
 
     def __init__(self, audio: AudioFormat) -> None:
-        self._audio = audio
         self._decoder = PcmDecoder(audio)
-        self.dropped = 0
+        self.warnings: tuple[AudioWarning, ...] = ()
 
     async def push(self, data: bytes) -> AsyncIterator[Samples]:
         """Decode in pieces of at most 64 KiB."""
@@ -69,9 +70,7 @@ class PcmIngest:
 
     async def finish(self) -> AsyncIterator[Samples]:
         """The resampler's tail."""
-        self.dropped = self._decoder.pending
-        if self.dropped:
-            log.warning("%d bytes at the end are no whole frame of %s", self.dropped, self._audio)
+        self.warnings = self._decoder.warnings
         samples = self._decoder.finish()
         if len(samples):
             yield samples
@@ -87,6 +86,12 @@ class MediaIngest:
         self._handover: Handover | None = None
         self._flaw: Exception | None = None
         self._closed = False
+        self._report = Report()
+
+    @property
+    def warnings(self) -> tuple[AudioWarning, ...]:
+        """See Ingest; not to be read while the thread is decoding."""
+        return self._report.warnings
 
     async def push(self, data: bytes) -> AsyncIterator[Samples]:
         """Decode in lock-step with the thread; bytes after the end of a recording are ignored."""
@@ -119,7 +124,7 @@ class MediaIngest:
     def _decode(self, handover: Handover) -> None:
         flaw: Exception | None = RuntimeError("the decoding thread died; the log says of what")
         try:
-            for samples in decode(handover):
+            for samples in decode(handover, self._report):
                 if len(samples) and not handover.give(samples):
                     break
             flaw = None

@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 
 from ..clock import SAMPLE_RATE
-from .formats import ENCODINGS
+from .formats import ENCODINGS, AudioWarning
 
 if TYPE_CHECKING:
     from ..engine import Samples
@@ -152,6 +152,14 @@ class PcmDecoder:
     def pending(self) -> int:
         """Bytes at hand that do not make a whole frame yet."""
         return len(self._rest)
+
+    @property
+    def warnings(self) -> tuple[AudioWarning, ...]:
+        """What is to be said if the audio ends here."""
+        if not self._rest:
+            return ()
+        message = f"{len(self._rest)} bytes at the end are no whole frame and were left out"
+        return (AudioWarning("cut_off", message),)
 
     def push(self, data: bytes | memoryview) -> Samples:
         """Samples [n] at 16 kHz; bytes short of a whole frame wait for the next push."""

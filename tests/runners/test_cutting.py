@@ -6,7 +6,7 @@ from support.clips import clip
 
 from voxlive.runners.contract import Job, Refusal
 from voxlive.runners.cutting import CutOptions, Cutter
-from voxlive.runners.hearing import measure_job, stretches
+from voxlive.runners.hearing import job_warnings, measure_job, stretches
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.vad.gate import WINDOW
 from voxlive.vad.silero import Silero
@@ -132,7 +132,9 @@ def test_raw_pcm_is_heard_like_its_container(silero, tmp_path):
     raw = Job(path, raw=AudioFormat("s16le", yes.rate))
     spans = [[(s.start, s.end) for s in hear(job, silero)] for job in (raw, Job(yes.path))]
     assert spans[0] == spans[1]
-    assert measure_job(raw) == measure_job(Job(yes.path)) == round(yes.duration, 3)
+    measured = [measure_job(job) for job in (raw, Job(yes.path))]
+    assert [one.seconds for one in measured] == [round(yes.duration, 3)] * 2
+    assert [[one.code for one in job_warnings(found)] for found in measured] == [["cut_off"], []]
 
 
 def test_audio_that_is_too_long_is_refused():

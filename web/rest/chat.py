@@ -19,6 +19,7 @@ from ...runners.contract import Delta, Job, Progress, Transcript, Update
 from ...runners.formats import warnings
 from ...runners.policy import Asked
 from ...runners.registry import BACKENDS
+from ...streaming.ingest.sniff import ENDINGS
 from ..errors import ApiError, error_body
 from ..protocols.fields import Json, encoded, flag, language, number, show, string, whole
 from .body import json_body
@@ -27,7 +28,6 @@ from .gone import unless_gone
 
 _MAX_BODY = 70_000_000  # 50 MB of audio in base64
 _MOST_TOKENS = 1_000_000
-_FORMATS = ("wav", "mp3", "mpeg", "flac", "ogg", "opus", "m4a", "mp4", "webm", "aac")
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -184,8 +184,8 @@ def _question(messages: list[Any]) -> tuple[bytes, str]:
 
 
 def _decoded(audio: Any) -> bytes:
-    if not isinstance(audio, Mapping) or audio.get("format") not in _FORMATS:
-        raise ValueError(f"input_audio.format must be one of {', '.join(_FORMATS)}")
+    if not isinstance(audio, Mapping) or audio.get("format") not in ENDINGS:
+        raise ValueError(f"input_audio.format must be one of {', '.join(sorted(ENDINGS))}")
     return encoded(audio, "data")
 
 

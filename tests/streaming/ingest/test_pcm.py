@@ -1,5 +1,4 @@
 import asyncio
-import logging
 from itertools import pairwise
 
 import numpy as np
@@ -119,13 +118,14 @@ async def test_a_large_message_comes_out_in_bounded_pieces():
     assert sum(map(len, pieces)) == 10_000_002
 
 
-async def test_bytes_short_of_a_frame_at_the_end_are_counted_and_told(caplog):
+async def test_bytes_short_of_a_frame_at_the_end_are_a_warning():
     ingest = open_ingest(AudioFormat("s16le", 16_000, 2))
     assert len((await collect(ingest.push(bytes(11))))[0]) == 2
-    with caplog.at_level(logging.WARNING):
-        assert await collect(ingest.finish()) == []
-    assert ingest.dropped == 3
-    assert "3 bytes at the end are no whole frame" in caplog.text
+    assert ingest.warnings == ()
+    assert await collect(ingest.finish()) == []
+    [warning] = ingest.warnings
+    assert warning.code == "cut_off"
+    assert "3 bytes at the end are no whole frame" in warning.message
 
 
 def test_an_ingest_of_pcm_needs_no_loop_to_open_and_close():

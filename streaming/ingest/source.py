@@ -1,0 +1,238 @@
+"""The bytes of a stream on their way to a demuxer: looked ahead in, tags and damage taken out.
+
+Every read is filled up as far as there are bytes. So what a demuxer does depends on the bytes alone
+and not on how they were cut when they came.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_ZEROS = 1 << 20
+_BLOCK = 1 << 14
+_SCAN = 1 << 12
+# Sizes from here on, and 0, stand in WAV headers written before the length was known.
+_WAV_UNKNOWN = 0x7FFF_0000
+
+
+class Reader(Protocol):
+    """Where bytes come from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes, waiting for at least one; none at the end."""
+        ...
+
+
+class Source:
+    """A reader that can look ahead. Bound: what is looked at, and the reader's own pieces."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._ahead = b""
+        self.at = 0
+
+    def peek(self, size: int) -> bytes:
+        """The next ``size`` bytes, fewer if there are no more."""
+        if len(self._ahead) < size:
+            pieces, held = [self._ahead], len(self._ahead)
+            while held < size and (piece := self._reader.read(size - held)):
+                pieces.append(piece)
+                held += len(piece)
+            self._ahead = b"".join(pieces)
+        return self._ahead[:size]
+
+    def read(self, size: int) -> bytes:
+        """``peek``, and step over it."""
+        piece = self.peek(size)
+        self._ahead = self._ahead[len(piece) :]
+        self.at += len(piece)
+        return piece
+
+    def skip(self, size: int) -> None:
+        """Step over so many bytes, without holding them."""
+        while size > 0 and (piece := self.read(min(size, _BLOCK))):
+            size -= len(piece)
+
+
+def tag_length(source: Source) -> int:
+    """Bytes of the ID3v2, ID3v1, APEv2 or Lyrics3 tag that comes next; 0 if none does."""
+    head = source.peek(10)
+    if head[:3] == b"ID3" and len(head) == 10 and head[3] < 0xFF and not max(head[6:]) & 0x80:
+        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        return 10 + size + (10 if head[5] & 0x10 else 0)
+    if head[:3] == b"TAG":
+        return 128
+    if head[:8] == b"APETAGEX":
+        whole = source.peek(32)
+        size = int.from_bytes(whole[12:16], "little")
+        has_header = len(whole) == 32 and whole[23] & 0x20
+        return 32 + size if has_header else 32
+    if head == b"LYRICSBEGI":
+        end = source.peek(_BLOCK).find(b"LYRICS200")
+        return end + 9 if end > 0 else 0
+    return 0
+
+
+def skip_front(source: Source, known: Callable[[bytes], bool]) -> None:
+    """Step over tags, and over zeros that no container of its own begins with."""
+    zeros = 0
+    while True:
+        if length := tag_length(source):
+            source.skip(length)
+            continue
+        head = source.peek(16)
+        if not head or head[0] or zeros >= MAX_ZEROS or known(head):
+            return
+        run = len(head) - len(head.lstrip(b"\0"))
+        # The last zeros may belong to what begins behind them, as in MP4 and MPEG-PS.
+        step = run if run == 16 else 1
+        source.skip(step)
+        zeros += step
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _page_is_whole(page: bytes) -> bool:
+    """Whether an Ogg page's checksum holds: CRC-32 of 0x04C11DB7, the other way round than zlib."""
+    clear = page[:22] + bytes(4) + page[26:]
+    crc = zlib.crc32(clear.translate(_REVERSED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+    return int(f"{crc:032b}"[::-1], 2) == int.from_bytes(page[22:26], "little")
+
+
+class OggPages:
+    """Gives a demuxer the whole pages of an Ogg stream and counts what was lost between them.
+
+    ``lost``: pages that are missing, damaged ones among them; ``cut``: the last one is not whole.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._page = b""
+        self._next: dict[int, int] = {}
+        self.lost = 0
+        self.junk = 0
+        self.cut = False
+
+    def read(self, size: int) -> bytes:
+        """As Reader; no read goes beyond a page, so that none waits for the next one."""
+        self._page = self._page or self._next_page()
+        piece, self._page = self._page[:size], self._page[size:]
+        return piece
+
+    def _next_page(self) -> bytes:
+        source = self._source
+        while True:
+            head = source.peek(27)
+            if len(head) == 27 and head.startswith(b"OggS\0"):
+                table = source.peek(27 + head[26])[27:]
+                size = 27 + head[26] + sum(table)
+                page = source.peek(size)
+                if len(page) < size or len(table) < head[26]:
+                    if page.find(b"OggS", 4) < 0:
+                        self.cut = True
+                        source.skip(size)
+                        return b""
+                elif _page_is_whole(page):
+                    self._count(page)
+                    return source.read(size)
+            elif len(head) < 27 and b"OggS" not in head[1:]:
+                self.cut = self.cut or head.startswith(b"OggS")
+                self.junk += 0 if self.cut else len(head)
+                source.skip(len(head))
+                return b""
+            ahead = source.peek(_SCAN)
+            at = ahead.find(b"OggS", 1)
+            step = at if at > 0 else max(len(ahead) - 3, 1)
+            self.junk += step
+            source.skip(step)
+
+    def _count(self, page: bytes) -> None:
+        serial = int.from_bytes(page[14:18], "little")
+        number = int.from_bytes(page[18:22], "little")
+        expected = self._next.get(serial)
+        if page[5] & 2 or expected is None:
+            expected = number
+        self.lost += max(number - expected, 0)
+        self._next[serial] = number + 1
+
+
+class WavChunks:
+    """Gives a demuxer a WAV up to the end of its sound, so that what follows can be told apart.
+
+    ``missing``: bytes of sound that were promised and are not there.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._left: int | None = None
+        self._size64: int | None = None
+        self._at = 0  # the next chunk's header, while the sound has not begun
+        self._place = 0
+        self.missing = 0
+        self.stated = 0
+
+    def read(self, size: int) -> bytes:
+        """As Reader."""
+        if self._left is None and self._at >= 0:
+            size = self._walk(size)
+        if self._left is not None:
+            size = min(size, self._left)
+        piece = self._source.read(size)
+        self._place += len(piece)
+        if self._left is not None:
+            self._left -= len(piece)
+            if not piece and size:
+                self.missing = self._left
+        return piece
+
+    def _walk(self, size: int) -> int:
+        """Follow the chunks that this read covers; how much of it may be read."""
+        end = self._place + size
+        if self._at == 0:
+            self._at = 12
+        while self._at < end:
+            head = self._source.peek(self._at - self._place + 24)[self._at - self._place :]
+            if len(head) < 8:
+                return size
+            name, length = head[:4], int.from_bytes(head[4:8], "little")
+            if name == b"ds64" and len(head) == 24:
+                self._size64 = int.from_bytes(head[16:24], "little")
+            if name == b"data":
+                return self._begin(length, size)
+            self._at += 8 + length + length % 2
+        return size
+
+    def _begin(self, length: int, size: int) -> int:
+        start = self._at + 8 - self._place
+        if length == 0xFFFF_FFFF and self._size64:
+            length = self._size64
+        self._at = -1
+        if 0 < length < _WAV_UNKNOWN or length == self._size64:
+            self.stated = length
+            self._left = start + length
+            return min(size, self._left)
+        return size
+
+    def skip_rest(self) -> int:
+        """Step over the chunks behind the sound; how many bytes there are no chunks, 0 if none.
+
+        It stops in front of what may be another recording.
+        """
+        if self._left is None:
+            return 0
+        source = self._source
+        if self.stated % 2 and source.peek(1) == b"\0":
+            source.skip(1)
+        while (head := source.peek(8)) and len(head) == 8:
+            name, length = head[:4], int.from_bytes(head[4:])
+            length = int.from_bytes(head[4:8], "little")
+            known = name.isascii() and name.replace(b" ", b"").isalnum()
+            if not known or name in (b"RIFF", b"RF64", b"BW64") or length >= _WAV_UNKNOWN:
+                break
+            source.skip(8 + length + length % 2)
+        return len(source.peek(1))
