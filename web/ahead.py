@@ -16,6 +16,9 @@ MAX_AHEAD = 64 << 20
 """Bytes of audio: half an hour of 16 kHz PCM. Beyond that the socket is not read after all."""
 MAX_OTHERS = 10_000
 """Actions that are no audio, such as answers that are not read. Beyond that, the same."""
+_JOINED = 4096
+EACH = 200
+"""Bytes that an action takes besides its audio, which are counted with it."""
 
 
 class Ahead:
@@ -44,8 +47,9 @@ class Ahead:
         while not self._has_room():
             self._room.clear()
             await self._room.wait()
-        self._actions.append(action)
-        self._count(action, 1)
+        if not self._joins(action):
+            self._actions.append(action)
+            self._count(action, 1)
         self._arrived.ring()
 
     async def get(self) -> Action:
@@ -57,11 +61,22 @@ class Ahead:
         self._room.set()
         return action
 
+    def _joins(self, action: Action) -> bool:
+        """Add a little audio to the little that came last: many small pieces take more room."""
+        last = self._actions[-1] if self._actions else None
+        if not (isinstance(action, Audio) and isinstance(last, Audio)):
+            return False
+        if last.source != action.source or len(last.data) + len(action.data) > _JOINED:
+            return False
+        self._actions[-1] = Audio(last.data + action.data, last.source)
+        self._bytes += len(action.data)
+        return True
+
     def _has_room(self) -> bool:
         return self._bytes < self._limit and self._others < MAX_OTHERS
 
     def _count(self, action: Action, sign: int) -> None:
         if isinstance(action, Audio):
-            self._bytes += sign * len(action.data)
+            self._bytes += sign * (len(action.data) + EACH)
         else:
             self._others += sign

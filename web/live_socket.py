@@ -40,6 +40,10 @@ from .watch import Watch
 
 log = logging.getLogger(__name__)
 
+# A client may take so long to say what it wants. Most send it with the first packet; browsers ask
+# for the microphone first.
+_START_S = 60.0
+
 _NO_MORE: Mapping[str, str] = {}
 
 
@@ -205,6 +209,8 @@ class LiveSocket:
     async def _receive(self) -> Message:
         """The next message. While what has been sent still waits, the client may be silent."""
         patience_s = self._protocol.patience_s
+        if patience_s is None and not (self._sessions or self._ahead.waiting):
+            patience_s = _START_S
         while True:
             try:
                 with self._patience.within(patience_s):

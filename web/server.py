@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..runners.batch import Batch, BatchOptions
 from ..runners.catalogue import Catalogue
@@ -23,15 +22,17 @@ from .access.keys import Key
 from .access.limits import Limits
 from .access.redact import redact_logs
 from .app import create_app
+from .connections import Connections, EdgeConfig, Listener
 from .endpoints import LiveEndpoints
 from .gate import Gate
-from .http_upgrade import UpgradingHttp
+from .http_connection import HttpConnection
 from .own_port import ByPort, only
 from .ports import Ports
 from .protocols import WhisperLiveProtocol
 from .rest.files import Files
 from .root_path import RootPath
 from .sites import Sites, with_cors
+from .websocket_connection import WebSocketConnection
 from .wyoming.listener import WyomingListener
 from .wyoming.options import WyomingOptions
 
@@ -88,11 +89,11 @@ def run(
     if options.root_path:
         app = RootPath(app, options.root_path)
     tls = options.tls
-    config = uvicorn.Config(
+    config = EdgeConfig(
         with_cors(app, sites),
         loop="auto",
-        http=UpgradingHttp,
-        ws=_PatientSocket,
+        http=HttpConnection,
+        ws=WebSocketConnection,
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=_PING_S,
         ws_ping_timeout=_PING_S,
@@ -106,21 +107,21 @@ def run(
         ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         timeout_graceful_shutdown=3,
     )
+    config.connections = Connections()
     # uvicorn raises the signal again when it is done; its work is done then, and so is ours.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     wyoming = None
     if ports.wyoming and options.wyoming:
-        wyoming = WyomingListener(ports.wyoming, service, gate.access, live.tally, options.wyoming)
+        wyoming = WyomingListener(
+            ports.wyoming,
+            service,
+            gate.access,
+            live.tally,
+            options.wyoming,
+            config.connections,
+        )
     with contextlib.suppress(KeyboardInterrupt):
         _Server(config, service, batch, live, wyoming, ready).run(ports.http)
-
-
-class _PatientSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, but a peer that reads nothing cannot keep a finished one open."""
-
-    async def run_asgi(self) -> None:
-        await super().run_asgi()
-        self.loop.call_later(self.close_timeout, self.transport.abort)
 
 
 class _Server(uvicorn.Server):
@@ -128,7 +129,7 @@ class _Server(uvicorn.Server):
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        config: EdgeConfig,
         service: Service,
         batch: Batch,
         live: LiveEndpoints,
@@ -136,6 +137,8 @@ class _Server(uvicorn.Server):
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._config = config
+        self._listeners: list[Listener] = []
         self._service = service
         self._batch = batch
         self._live = live
@@ -143,15 +146,17 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        for bound in sockets or ():
+            listener = Listener(bound, self._config.connections, self._protocol, self._config.ssl)
+            self._listeners.append(listener)
         if self._wyoming:
             await self._wyoming.start()
         spare_pauses()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
+        await asyncio.gather(*(listener.aclose() for listener in self._listeners))
         if self._wyoming:
             await self._wyoming.refuse()
         await asyncio.gather(self._service.aclose(_DRAIN_S), self._batch.aclose())
@@ -159,3 +164,7 @@ class _Server(uvicorn.Server):
         if self._wyoming:
             await self._wyoming.aclose(_TELL_S)
         await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What serves a new connection."""
+        return HttpConnection(self._config, self.server_state, self.lifespan.state)

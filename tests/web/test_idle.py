@@ -14,6 +14,7 @@ from voxlive.web.protocols.live import LiveProtocol
 QUERY = b"encoding=linear16&sample_rate=16000"
 KEEP_ALIVE = {"type": "websocket.receive", "text": '{"type": "KeepAlive"}'}
 FINALIZE = {"type": "websocket.receive", "text": '{"type": "Finalize"}'}
+START = {"type": "websocket.receive", "text": '{"type": "start", "format": "s16le", "vad": false}'}
 SILENCE = {"type": "websocket.receive", "bytes": bytes(3200)}
 
 
@@ -73,6 +74,17 @@ def test_a_client_may_wait_in_silence_while_what_it_sent_is_not_heard_yet():
 
 
 def test_where_the_protocol_has_no_such_rule_a_client_may_be_silent():
-    client = Client((86_400, {"type": "websocket.disconnect", "code": 1001}))
+    client = Client((0, START), (86_400, {"type": "websocket.disconnect", "code": 1001}))
     simulate(serve(client, LiveProtocol))
-    assert [message["type"] for _, message in client.heard] == ["websocket.accept"]
+    _, ready = client.heard
+    assert json.loads(ready[1]["text"])["type"] == "ready"
+
+
+def test_a_client_that_never_says_what_it_wants_is_closed():
+    client = Client((86_400, {"type": "websocket.disconnect", "code": 1001}))
+    engine = simulate(serve(client, LiveProtocol))
+    *_, (_, error), (at, close) = client.heard
+    assert json.loads(error["text"])["code"] == "idle"
+    assert close["code"] == 1008
+    assert at == pytest.approx(60, abs=0.2)
+    assert engine.in_use == 0

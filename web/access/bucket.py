@@ -4,11 +4,14 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Full at first. Times are seconds on any clock that never goes back."""
+    """Full at first, with ``at_once`` tokens: a minute's worth unless that is given.
 
-    def __init__(self, per_minute: float) -> None:
+    Times are seconds on any clock that never goes back.
+    """
+
+    def __init__(self, per_minute: float, at_once: float | None = None) -> None:
         self._per_s = per_minute / 60
-        self._most = max(1.0, per_minute)
+        self._most = max(1.0, per_minute if at_once is None else at_once)
         self._level = self._most
         self._at: float | None = None
 
@@ -18,7 +21,7 @@ class TokenBucket:
         return max(0.0, (1.0 - self._level) / self._per_s)
 
     def take(self, now: float) -> None:
-        """Remove a token, which must be there."""
+        """Remove a token; if there is none, the next one has to be waited for as well."""
         self._fill(now)
         self._level -= 1.0
 

@@ -27,6 +27,7 @@ _READ_WITHIN_S = 10.0
 _LAST_WORDS_S = 5.0
 _NEXT_AUDIO_S = 30.0
 _NEXT_UTTERANCE_S = 600.0
+_FIRST_EVENT_S = 30.0
 
 
 class _GoingDown(Exception):
@@ -58,6 +59,7 @@ class Connection:
         self._protocol = WyomingProtocol(service.engine.info)
         self._session: Session | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._between_s = _FIRST_EVENT_S
         self._pushing = False  # audio waits to be heard, which is no silence
 
     @property
@@ -99,12 +101,14 @@ class Connection:
             raise group.exceptions[0] from None
 
     async def _next(self) -> Event | None:
-        patience_s = _NEXT_AUDIO_S if self._protocol.in_utterance else _NEXT_UTTERANCE_S
+        patience_s = _NEXT_AUDIO_S if self._protocol.in_utterance else self._between_s
         try:
             async with asyncio.timeout(patience_s):
-                return await read_event(self._reader)
+                event = await read_event(self._reader)
         except TimeoutError as error:
             raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
+        self._between_s = _NEXT_UTTERANCE_S
+        return event
 
     async def _do(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:

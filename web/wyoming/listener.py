@@ -10,6 +10,7 @@ import socket
 from ...streaming.about import about
 from ...streaming.service import Service
 from ..access.access import Access
+from ..connections import Connections
 from ..metrics import Tally
 from ..protocols.wyoming import WyomingProtocol
 from .connection import Connection
@@ -31,6 +32,7 @@ class WyomingListener:
         access: Access,
         tally: Tally,
         options: WyomingOptions,
+        open_connections: Connections,
     ) -> None:
         self._bound = bound
         self._service = service
@@ -38,6 +40,7 @@ class WyomingListener:
         self._tally = tally
         tally.expect(WyomingProtocol.name)
         self._options = options
+        self._open = open_connections
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
     async def start(self) -> None:
@@ -68,18 +71,23 @@ class WyomingListener:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        full = not self._open.has_room()
         connection = Connection(reader, writer, self._service, self._access, self._tally)
         with about(protocol=WyomingProtocol.name):
-            task = asyncio.get_running_loop().create_task(self._serve(connection, writer))
+            task = asyncio.get_running_loop().create_task(self._serve(connection, writer, full))
         self._connections[task] = connection
+        self._open.opened(task)
         task.add_done_callback(self._connections.pop)
+        task.add_done_callback(self._open.closed)
 
-    async def _serve(self, connection: Connection, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, connection: Connection, writer: asyncio.StreamWriter, full: bool
+    ) -> None:
         peer = writer.get_extra_info("peername")
         if not peer or not self._admits(peer[0]):
             log.warning("refused a Wyoming client at %s; see --wyoming-allow", peer)
             await connection.refuse("forbidden", "this address is not allowed to connect")
-        elif len(self._connections) > MAX_CONNECTIONS:
+        elif full or len(self._connections) > MAX_CONNECTIONS:
             await connection.refuse("server_full", "too many connections")
         else:
             await connection.run()

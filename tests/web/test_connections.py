@@ -1,0 +1,297 @@
+"""Connections that do nothing, or nothing but harm, on uvicorn's protocols as the server has them.
+
+The times are made short; what is looked at is what happens, and in which order.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+from uvicorn.server import ServerState
+
+from voxlive.web import connections, http_connection, websocket_connection
+from voxlive.web.connections import Connections, EdgeConfig, Listener, most_connections
+from voxlive.web.http_connection import HttpConnection
+from voxlive.web.local_certificate import local_certificate, this_machine
+from voxlive.web.ports import bind
+from voxlive.web.websocket_connection import WebSocketConnection
+
+SOON = 0.2
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    for name in ("HEAD_S", "BODY_S", "UNREAD_S", "LINGER_S", "CLOSE_S", "_LOOK_S"):
+        monkeypatch.setattr(http_connection, name, SOON)
+    monkeypatch.setattr(http_connection, "BODY_RATE", 10_000_000)
+    monkeypatch.setattr(websocket_connection, "UNREAD_S", SOON)
+    monkeypatch.setattr(connections, "HANDSHAKE_S", SOON)
+
+
+class App:
+    """Reads a body and says its length; answers large on /large and early on /early."""
+
+    def __init__(self):
+        self.messages = []
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope, receive, send):
+        try:
+            await (self._socket if scope["type"] == "websocket" else self._http)(
+                scope, receive, send
+            )
+        finally:
+            self.ended.set()
+
+    async def _http(self, scope, receive, send):
+        size, more = 0, scope["path"] != "/early"
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            size, more = size + len(message["body"]), message["more_body"]
+        status = 413 if scope["path"] == "/early" else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        for _ in range(2000 if scope["path"] == "/large" else 0):
+            await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+        await send({"type": "http.response.body", "body": str(size).encode()})
+
+    async def _socket(self, _scope, receive, send):
+        await send({"type": "websocket.accept"})
+        await receive()
+        while (message := await receive())["type"] != "websocket.disconnect":
+            self.messages.append(message.get("bytes") or message.get("text"))
+
+
+@asynccontextmanager
+async def edge(most: int = 100, tls: ssl.SSLContext | None = None) -> AsyncIterator:
+    app = App()
+    config = EdgeConfig(
+        app, http=HttpConnection, ws=WebSocketConnection, lifespan="off", timeout_keep_alive=0.2
+    )
+    config.connections = Connections(most)
+    config.load()
+    state = ServerState()
+    bound = bind("127.0.0.1", 0)
+    listener = Listener(bound, config.connections, lambda: HttpConnection(config, state, {}), tls)
+    port = bound.getsockname()[1]
+    try:
+        yield SimpleNamespace(
+            app=app,
+            connections=config.connections,
+            dial=lambda: asyncio.open_connection("127.0.0.1", port),
+        )
+    finally:
+        await listener.aclose()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP", GET[:-2], GET + b"GET /", b"\r\n\r\n"])
+async def test_half_a_request_or_none_ends(sent):
+    async with edge() as server:
+        reader, writer = await server.dial()
+        writer.write(sent)
+        said = await rest(reader)
+        whole = sent.startswith(GET)
+        assert said.startswith(
+            b"HTTP/1.1 200" if whole else b"HTTP/1.1 408" if sent.strip() else b""
+        )
+        assert len(server.connections) == 0
+
+
+async def test_a_head_that_comes_a_byte_at_a_time_ends_too():
+    async with edge() as server:
+        reader, writer = await server.dial()
+        ended = asyncio.create_task(rest(reader))
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nx: ")
+        while not ended.done():
+            writer.write(b"y")
+            await asyncio.sleep(SOON / 20)
+        assert (await ended).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_body_that_stops_ends_and_one_that_comes_is_read():
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n"
+    async with edge() as server:
+        reader, writer = await server.dial()
+        writer.write(head + bytes(50))
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408")
+        await server.app.ended.wait()
+        assert len(server.connections) == 0
+        reader, writer = await server.dial()
+        writer.write(head + bytes(100))
+        assert (await reader.readuntil(b"100")).startswith(b"HTTP/1.1 200")
+
+
+async def test_an_answer_that_nobody_reads_ends():
+    async with edge() as server:
+        _, writer = await server.dial()
+        writer.transport.pause_reading()
+        writer.write(GET.replace(b"/ ", b"/large ", 1))
+        await server.app.ended.wait()
+        assert len(server.connections) == 0
+
+
+async def test_the_rest_of_a_refused_body_is_thrown_away_and_not_for_ever():
+    async with edge() as server:
+        reader, writer = await server.dial()
+        writer.write(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+        ended = asyncio.create_task(rest(reader))
+        while not ended.done():
+            writer.write(bytes(1000))
+            await asyncio.sleep(SOON / 20)
+        assert len(server.connections) == 0
+        reader, writer = await server.dial()
+        writer.write(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+        writer.write(bytes(10) + GET)
+        assert b"HTTP/1.1 200" in await rest(reader)
+
+
+async def test_half_a_tls_handshake_ends(tmp_path):
+    tls = local_certificate(this_machine(), tmp_path).context()
+    async with edge(tls=tls) as server:
+        reader, writer = await server.dial()
+        writer.write(b"\x16\x03\x01\x02\x00")
+        await rest(reader)
+        assert len(server.connections) == 0
+
+
+async def test_the_longest_waiting_gives_way_and_where_all_are_in_use_newcomers_are_told(caplog):
+    async with edge(most=8) as server:
+        idle = [await server.dial() for _ in range(20)]
+        reader, writer = await server.dial()
+        writer.write(GET.replace(b"a\r\n", b"a\r\nconnection: close\r\n", 1))
+        assert (await rest(reader)).startswith(b"HTTP/1.1 200")
+        assert await rest(idle[0][0]) == b""
+        assert len(server.connections) <= 8
+        sockets = []
+        for _ in range(8):
+            reader, writer = await server.dial()
+            writer.write(UPGRADE)
+            assert b" 101 " in await reader.readline()
+            sockets.append(writer)
+        for _ in range(30):
+            reader, writer = await server.dial()
+            writer.write(GET)
+            said = await rest(reader)
+            assert said.startswith(b"HTTP/1.1 503")
+            assert b"retry-after" in said
+        assert server.connections.refused == 30
+        for writer in sockets:
+            writer.close()
+        while len(server.connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        reader, writer = await server.dial()
+        writer.write(GET)
+        assert b" 200 " in await reader.readline()
+    lines = [record for record in caplog.records if "connections" in record.getMessage()]
+    assert 1 <= len(lines) < 10
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """A client's frame of less than 126 bytes, masked with zeros."""
+    return bytes([opcode | 0x80 * fin, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+@asynccontextmanager
+async def websocket(server):
+    reader, writer = await server.dial()
+    writer.write(UPGRADE)
+    await reader.readuntil(b"\r\n\r\n")
+    yield reader, writer
+
+
+async def test_pongs_that_are_not_read_are_bounded(monkeypatch):
+    monkeypatch.setattr(websocket_connection, "_SMALL_AT_ONCE", 10_000_000)  # not what ends it
+    ping = frame(9, bytes(125)) * 1000
+    async with edge() as server, websocket(server) as (_, writer):
+        writer.transport.pause_reading()
+        sent = 0
+        while not server.app.ended.is_set() and sent < 200_000_000:
+            writer.write(ping)
+            sent += len(ping)
+            drained = asyncio.create_task(writer.drain())
+            ended = asyncio.create_task(server.app.ended.wait())
+            await asyncio.wait([drained, ended], return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+            ended.cancel()
+            await asyncio.gather(drained, ended, return_exceptions=True)
+        assert server.app.ended.is_set()  # cut off: it was not read any more
+        assert len(server.connections) == 0
+
+
+async def test_a_message_of_many_parts_is_one_message_and_the_others_have_their_turn():
+    empty = frame(0, fin=False) * 1500
+    async with edge() as server, websocket(server) as (reader, writer):
+        turns = 0
+
+        async def neighbour():
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        taking_turns = asyncio.create_task(neighbour())
+        writer.write(frame(2, b"a", fin=False) + empty + frame(0, b"b"))
+        writer.write(frame(9, b"!"))
+        pong = await reader.readexactly(3)
+        taking_turns.cancel()
+        assert pong == b"\x8a\x01!"
+        assert server.app.messages == [b"ab"]
+        assert turns >= len(empty) / 6 / 200
+
+
+async def test_small_frames_are_read_slowly_and_none_is_lost():
+    async with edge() as server, websocket(server) as (reader, writer):
+        began = asyncio.get_running_loop().time()
+        writer.write(b"".join(frame(2, b"%d" % n) for n in range(2500)) + frame(9, b"!"))
+        assert await reader.readexactly(3) == b"\x8a\x01!"
+        took = asyncio.get_running_loop().time() - began
+        assert server.app.messages == [b"%d" % n for n in range(2500)]
+        assert took >= 500 / websocket_connection._SMALL_PER_S - 0.3  # the bucket had 2000
+
+
+async def test_unfinished_messages_are_bounded_over_all_clients(monkeypatch):
+    monkeypatch.setattr(websocket_connection, "MAX_PARTIAL", 100_000)
+    async with (
+        edge() as server,
+        websocket(server) as (one, writer),
+        websocket(server) as (
+            other,
+            another,
+        ),
+    ):
+        begun = frame(2, bytes(125), fin=False) + frame(0, bytes(125), fin=False) * 600
+        writer.write(begun)
+        another.write(begun)
+        done, _ = await asyncio.wait(
+            [asyncio.create_task(rest(one)), asyncio.create_task(rest(other))],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        assert len(done) == 1
+        assert 0 < server.connections.partial <= 100_000
+
+
+def test_the_bound_leaves_descriptors_for_everything_else(monkeypatch):
+    for soft, most in ((128, 64), (1024, 768), (70, 8), (1_000_000, 10_000)):
+        monkeypatch.setattr(connections.resource, "getrlimit", lambda _, s=soft: (s, s))
+        assert most_connections() == most
