@@ -16,7 +16,7 @@ from .access.credentials import find
 from .access.refusal import Refusal
 from .captions.feed import Feeds
 from .errors import ApiError, envelope
-from .gate import Gate
+from .gate import Gate, address
 from .live_socket import LiveSocket
 from .metrics import Tally
 from .protocols.contract import Protocol
@@ -61,17 +61,18 @@ class LiveEndpoints:
         speaks = protocol(query, self._service.engine.info)
         live = LiveSocket(socket, self._service, speaks, self.feeds, self.tally, presented.labels)
         try:
-            grant = self.gate.access.admit(presented.secret, "live")
+            grant = self.gate.access.admit(presented.secret, "live", address(socket))
             held.enter_context(grant.session())
+            held.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
         except Refusal as refusal:
-            self.gate.refused(refusal, speaks.name)
+            await self.gate.refused(refusal, speaks.name)
             await live.refuse(refusal)
             return
         speaks.preset(grant.settings)
         task = asyncio.current_task()
         self._sockets[task] = live
         held.callback(self._sockets.pop, task)
-        await live.run(grant.limits)
+        await live.run(grant.limits, grant.name)
         if live.failure:
             self.gate.access.note(live.failure, speaks.name)
 

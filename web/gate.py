@@ -6,6 +6,7 @@ thought of it. What a wire format takes for a key stands in its protocol.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from .sites import Sites
 log = logging.getLogger(__name__)
 
 _GRANT = "voxlive.grant"
+_HELD_S, _MOST_HELD = 1.0, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Gate:
     def __init__(self, access: Access, sites: Sites | None = None) -> None:
         self.access = access
         self._sites = sites or Sites()
+        self._held = 0
 
     def check_site(self, scope: Scope) -> None:
         """Raises ApiError for a Host that is not served and for a page of another site."""
@@ -88,10 +91,16 @@ class Gate:
         if page:
             raise ApiError(403, "foreign_origin", page)
 
-    def refused(self, refusal: Refusal, place: str) -> None:
-        """Log and count it."""
+    async def refused(self, refusal: Refusal, place: str) -> None:
+        """Log and count it. Who tries keys waits for the answer, as long as few do."""
         log.info("refused at %s: %s", place, refusal.code)
         self.access.note(refusal.code, place)
+        if refusal.tried and self._held < _MOST_HELD:
+            self._held += 1
+            try:
+                await asyncio.sleep(_HELD_S)
+            finally:
+                self._held -= 1
 
 
 class HttpGate:
@@ -109,7 +118,7 @@ class HttpGate:
         try:
             return await self._pass(Request(scope), receive, send, rule)
         except Refusal as refusal:
-            self._gate.refused(refusal, place)
+            await self._gate.refused(refusal, place)
             error = ApiError(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
         except ApiError as too_early:
             self._gate.access.note(too_early.code, place)
@@ -120,13 +129,22 @@ class HttpGate:
         self._gate.check_site(request.scope)
         access = self._gate.access
         secret = find(request.headers, (), request.query_params, key_params=rule.params).secret
-        grant = access.known(secret) if rule.open else access.admit(secret, rule.scope)
+        grant = (
+            access.known(secret)
+            if rule.open
+            else access.admit(secret, rule.scope, address(request))
+        )
         scope = {**request.scope, _GRANT: grant}
         with ExitStack() as held:
             if grant and rule.counted:
                 held.enter_context(grant.session())
             limit = grant.limits.upload_bytes if grant else 0
             await self._app(scope, _bounded(request.headers, receive, limit), send)
+
+
+def address(connection: HTTPConnection) -> str:
+    """Where a client is, as a trusted proxy says or as its connection has it."""
+    return connection.client.host if connection.client else ""
 
 
 def granted(connection: HTTPConnection) -> Grant:

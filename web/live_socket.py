@@ -16,6 +16,7 @@ from ..streaming.options import SessionOptions
 from ..streaming.service import Service
 from ..streaming.session import Session
 from ..streaming.timeout import Timeout
+from .access.access import ANYONE
 from .access.limits import Limits
 from .access.refusal import Refusal
 from .ahead import Ahead
@@ -96,9 +97,12 @@ class LiveSocket:
         """Tell the client that it may not connect, in its protocol's words."""
         await self._fail(refusal.code, refusal.message, refusal.headers)
 
-    async def run(self, limits: Limits) -> None:
-        """Serve the client until the session or the connection ends, then free everything."""
-        self._limits = limits
+    async def run(self, limits: Limits, owner: str = ANYONE) -> None:
+        """Serve the client until the session or the connection ends, then free everything.
+
+        ``owner``: the name of its key.
+        """
+        self._limits, self._owner = limits, owner
         self._watch = Watch(limits, self._loop.time())
         try:
             await self._converse()
@@ -157,7 +161,7 @@ class LiveSocket:
         path, session = self._socket.url.path, self._sessions[source]
         self._meters[source] = self._tally.open(self._protocol.name, session)
         name = self._socket.query_params.get("captions")
-        self._heard[source] = self._feeds.open(session.id, name, path)
+        self._heard[source] = self._feeds.open(session.id, name, path, self._owner)
         await self._out.say(self._protocol.opened, session.id, options)
         self._start(self._report(source, session))
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .bucket import TokenBucket
-from .keys import SCOPES, Key, Keyring
+from .keys import EVERYBODYS, SCOPES, Key, Keyring
 from .limits import Limits
 from .refusal import Refusal
 from .tickets import Ticket, Tickets
+from .wrong_keys import WrongKeys
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,10 @@ ANYONE = "anyone"
 class _Account:
     """What one key has in use."""
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, limits: Limits, reads: frozenset[str]) -> None:
         self.name = name
         self.limits = limits
+        self.reads = reads
         self.sessions = 0
         self.bucket = TokenBucket(limits.rate) if limits.rate else None
 
@@ -48,6 +50,10 @@ class Grant:
     def name(self) -> str:
         """The key's, for logs."""
         return self._account.name
+
+    def may_read(self, owner: str) -> bool:
+        """Whether the captions of that key's sessions are for this client."""
+        return EVERYBODYS in self.scopes or owner in self._account.reads
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -82,11 +88,13 @@ class Access:
         self.watchers: list[Callable[[str, str], None]] = []
         self._ring = Keyring(keys)
         self._clock = clock
-        self._tickets = Tickets(calendar)
+        self._tickets = Tickets(calendar, clock)
+        self._wrong = WrongKeys()
         self._all = TokenBucket(limits.rate) if limits.rate else None
-        self._scopes = {key.name: key.scopes for key in keys}
-        self._accounts = {key.name: _Account(key.name, key.limits) for key in keys}
-        self._accounts.setdefault(ANYONE, _Account(ANYONE, Limits()))
+        self._accounts = {
+            key.name: _Account(key.name, key.limits, key.reads | {key.name}) for key in keys
+        }
+        self._accounts.setdefault(ANYONE, _Account(ANYONE, Limits(), frozenset({ANYONE})))
 
     @property
     def keyed(self) -> bool:
@@ -103,11 +111,19 @@ class Access:
         key = self._ring.find(secret) if secret else None
         return self._grant(key.name, key.scopes) if key else None
 
-    def admit(self, secret: str | None, scope: str | None) -> Grant:
-        """Let someone in, for a scope of ``keys.SCOPES`` or, with None, for any. Raises Refusal."""
+    def admit(self, secret: str | None, scope: str | None, address: str = "") -> Grant:
+        """Let someone in, for a scope of ``keys.SCOPES`` or, with None, for any. Raises Refusal.
+
+        ``address``: where the client is. Wrong keys of one address are answered ever more slowly;
+        a right one is let in at once, since others may share the address.
+        """
         grant = self.known(secret)
         if grant is None:
+            if secret and (wait_s := self._wrong.wait_s(address, self._clock())) > 0:
+                raise Refusal("rate_limit_exceeded", _TOO_MANY, wait_s, tried=True)
             raise Refusal("invalid_api_key", _WRONG if secret else _MISSING)
+        if scope == "captions" and EVERYBODYS in grant.scopes:
+            scope = EVERYBODYS
         if scope is not None and scope not in grant.scopes:
             raise Refusal("forbidden", f'this key is not for "{scope}": {SCOPES[scope]}')
         self._count(grant)
@@ -153,4 +169,5 @@ class Access:
 
 
 _MISSING = "this server needs a key: send it as Authorization: Bearer KEY"
+_TOO_MANY = "too many wrong keys came from this address: wait before the next"
 _WRONG = "the key is wrong, or has expired"

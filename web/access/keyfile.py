@@ -2,7 +2,8 @@
 
 [kitchen]
 sha256 = "…"                  # of the key, as "voxlive key" prints it; or key = "…" itself
-scopes = ["live", "captions"] # all, unless given
+scopes = ["live", "captions"] # all but captions:all, unless given
+for = ["hall"]                # other keys, whose sessions' captions it reads too
 sessions = 2                  # and the other limits
 """
 
@@ -14,7 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 
-from .keys import SCOPES, BadKey, Key, checked, digest
+from .keys import SCOPES, USUAL, BadKey, Key, checked, digest
 from .limits import Limits
 
 _NAME = re.compile(r"[\w.@ -]{1,60}")
@@ -29,7 +30,7 @@ _LIMITS = {
     "rate": "rate",
 }
 assert set(_LIMITS.values()) == {field.name for field in fields(Limits)}
-_FIELDS = ("key", "sha256", "scopes", *_LIMITS)
+_FIELDS = ("key", "sha256", "scopes", "for", *_LIMITS)
 
 
 def read_keys(text: str) -> tuple[Key, ...]:
@@ -43,6 +44,9 @@ def read_keys(text: str) -> tuple[Key, ...]:
     keys = tuple(_key(name, table) for name, table in tables.items())
     if not keys:
         raise BadKey("it has no keys: write one table for each")
+    for key in keys:
+        for name in sorted(key.reads - {key.name for key in keys}):
+            raise BadKey(f"[{key.name}]: for names keys of this file, and {name!r} is none")
     return keys
 
 
@@ -65,7 +69,7 @@ def _key(name: str, table: object) -> Key:
         for field in table:
             if field not in _FIELDS:
                 raise BadKey(f"there is no such field; there are {', '.join(_FIELDS)}")
-        return Key(name, _digest(table), _scopes(table), _limits(table))
+        return Key(name, _digest(table), _scopes(table), _limits(table), _reads(table))
     except BadKey as error:
         raise BadKey(f"[{name}]: {error}") from None
 
@@ -82,10 +86,17 @@ def _digest(table: Mapping[str, object]) -> bytes:
 
 
 def _scopes(table: Mapping[str, object]) -> frozenset[str]:
-    scopes = table.get("scopes", list(SCOPES))
+    scopes = table.get("scopes", list(USUAL))
     if not isinstance(scopes, list) or not all(scope in SCOPES for scope in scopes):
         raise BadKey(f"scopes is a list of some of {', '.join(SCOPES)}")
     return frozenset(scopes)
+
+
+def _reads(table: Mapping[str, object]) -> frozenset[str]:
+    names = table.get("for", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadKey('for is a list of keys\' names, such as ["hall"]')
+    return frozenset(names)
 
 
 def _limits(table: Mapping[str, object]) -> Limits:

@@ -14,10 +14,14 @@ from .limits import Limits
 SCOPES = {
     "live": "live sessions, and short-lived keys for browsers",
     "files": "transcription of files",
-    "captions": "reading along",
+    "captions": "reading along in sessions of this key, and of those that it is for",
+    "captions:all": "reading along in everybody's sessions",
     "metrics": "the server's counters",
 }
 """What a key may open. That it is known at all opens the list of models."""
+EVERYBODYS = "captions:all"
+USUAL = frozenset(SCOPES) - {EVERYBODYS}
+"""What a key opens unless it says something else."""
 
 # What may stand after Bearer (RFC 9110, 11.2): it needs no quoting wherever clients put it.
 _SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -30,12 +34,16 @@ class BadKey(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. Logs say its name; of the secret only a digest is kept."""
+    """One key. Logs say its name; of the secret only a digest is kept.
+
+    ``reads``: names of the keys whose sessions' captions it reads besides its own.
+    """
 
     name: str
     digest: bytes = field(repr=False)
-    scopes: frozenset[str] = frozenset(SCOPES)
+    scopes: frozenset[str] = USUAL
     limits: Limits = field(default_factory=Limits)
+    reads: frozenset[str] = frozenset()
 
 
 def digest(secret: str) -> bytes:

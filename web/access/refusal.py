@@ -9,17 +9,24 @@ _STATUS = {
     "forbidden": 403,
     "rate_limit_exceeded": 429,
     "too_many_sessions": 429,
+    "name_in_use": 409,
 }
 
 
 class Refusal(Exception):
-    """``code`` is one of the table above; ``retry_after_s``: when it may be tried again."""
+    """``code`` is one of the table above; ``retry_after_s``: when it may be tried again.
 
-    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+    ``tried``: after too many wrong keys; its answer may be kept back for a while.
+    """
+
+    def __init__(
+        self, code: str, message: str, retry_after_s: float | None = None, *, tried: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+        self.tried = tried
 
     @property
     def status(self) -> int:

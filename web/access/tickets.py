@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,28 +28,44 @@ class Ticket:
 
 
 class Tickets:
-    """All that were made and have not expired. ``clock``: seconds since the epoch."""
+    """All that were made and have not expired. ``calendar``: seconds since the epoch.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    A calendar may be set back, so how long a ticket lasts is measured by ``clock`` as well, which
+    never goes back; what has expired by either is forgotten.
+    """
+
+    def __init__(
+        self, calendar: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._calendar = calendar
         self._clock = clock
-        self._tickets: dict[bytes, Ticket] = {}
+        self._tickets: dict[bytes, tuple[Ticket, float]] = {}
 
     def issue(
         self, owner: str, scopes: frozenset[str], lasts_s: float, settings: object = None
     ) -> tuple[str, Ticket]:
         """A new one, and the secret that stands for it. Raises Refusal at the bound."""
-        now = self._clock()
-        self._tickets = {d: t for d, t in self._tickets.items() if t.expires_at > now}
-        mine = [ticket.expires_at for ticket in self._tickets.values() if ticket.owner == owner]
+        now = self._calendar()
+        self._tickets = {d: kept for d, kept in self._tickets.items() if self._lasts(*kept)}
+        mine = [ticket.expires_at for ticket, _ in self._tickets.values() if ticket.owner == owner]
         if len(mine) >= MOST:
             message = f"{MOST} short-lived keys are out: wait until some have expired"
             raise Refusal("rate_limit_exceeded", message, min(mine) - now)
         secret = f"ek_{secrets.token_hex(16)}"
         ticket = Ticket(owner, scopes, now + lasts_s, settings)
-        self._tickets[digest(secret)] = ticket
+        self._tickets[digest(secret)] = ticket, self._clock() + lasts_s
         return secret, ticket
 
     def find(self, secret: str) -> Ticket | None:
         """The ticket with this secret, unless it has expired."""
-        ticket = self._tickets.get(digest(secret))
-        return ticket if ticket and ticket.expires_at > self._clock() else None
+        presented = digest(secret)
+        kept = self._tickets.get(presented)
+        if kept is None:
+            return None
+        if self._lasts(*kept):
+            return kept[0]
+        del self._tickets[presented]
+        return None
+
+    def _lasts(self, ticket: Ticket, until: float) -> bool:
+        return ticket.expires_at > self._calendar() and until > self._clock()

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ..errors import ApiError
+from ..gate import granted
 from ..pages import Pages
 from . import sse
-from .feed import Caption, Feeds, TooManyReaders
+from .feed import Caption, Feed, Feeds, TooManyReaders
 from .vtt import HEADER, LiveCues
 
 _Captions = AsyncGenerator["Caption | None", None]
@@ -32,18 +33,23 @@ class Captions:
         self._feeds = feeds
         self._pages = pages
 
-    async def index(self, _request: Request) -> JSONResponse:
-        """The sessions that can be read now, the oldest first."""
-        listed = [{"session": f.session, "name": f.name, "path": f.path} for f in self._feeds]
+    async def index(self, request: Request) -> JSONResponse:
+        """The sessions that the client can read now, the oldest first."""
+        reader = granted(request)
+        listed = [
+            {"session": feed.session, "name": feed.name, "path": feed.path}
+            for feed in self._feeds
+            if reader.may_read(feed.owner)
+        ]
         return JSONResponse({"sessions": listed}, headers={"cache-control": "no-store"})
 
     async def follow(self, request: Request) -> Response:
         """Server-sent events, or WebVTT for ``.vtt`` or an Accept header that asks for it."""
         name = request.path_params["session"]
-        feed = self._feeds.find(name)
+        feed = self._readable(request, name)
         as_vtt = "text/vtt" in request.headers.get("accept", "")
         if feed is None and name.endswith(_VTT):
-            feed, as_vtt = self._feeds.find(name.removesuffix(_VTT)), True
+            feed, as_vtt = self._readable(request, name.removesuffix(_VTT)), True
         if feed is None:
             message = "no live session has this id or name now; GET /captions lists those there are"
             raise ApiError(404, "no_such_session", message)
@@ -55,6 +61,11 @@ class Captions:
             raise ApiError(503, "too_many_readers", message) from error
         write, media_type = _WRITERS[as_vtt]
         return StreamingResponse(write(first, captions), media_type=media_type, headers=_HEADERS)
+
+    def _readable(self, request: Request, name: str) -> Feed | None:
+        """What a client may not read is not there."""
+        feed = self._feeds.find(name)
+        return feed if feed and granted(request).may_read(feed.owner) else None
 
     async def overlay(self, request: Request) -> Response:
         """The overlay's page; its script reads the address."""

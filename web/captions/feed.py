@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ...streaming.events import Draft, Event, SegmentClosed, Word, Words
+from ..access.access import ANYONE
+from ..access.refusal import Refusal
 
 MAX_SEGMENTS = 100
 MAX_UNREAD = 256
@@ -64,11 +67,15 @@ class _Reader:
 
 
 class Feed:
-    """One session's captions. ``name`` is what its client called it, or its id."""
+    """One session's captions. ``name`` is what its client called it, or its id.
 
-    def __init__(self, session: str, name: str, path: str) -> None:
+    ``owner`` is the name of its client's key.
+    """
+
+    def __init__(self, session: str, name: str, path: str, owner: str = ANYONE) -> None:
         self.session = session
         self.name = name
+        self.owner = owner
         self.path = path
         self._segments: deque[_Kept] = deque(maxlen=MAX_SEGMENTS)
         self._rows: list[_Row] = []
@@ -141,14 +148,37 @@ class Feed:
 
 
 class Feeds:
-    """The feeds of all live sessions, by id and by name; the newest session of a name has it."""
+    """The feeds of all live sessions, by id and by name.
+
+    A name belongs to one key for as long as a connection of it has it; of its sessions the newest
+    is read by it.
+    """
 
     def __init__(self) -> None:
         self._feeds: dict[str, Feed] = {}
+        self._claims: dict[str, tuple[str, int]] = {}  # an owner, and how often
 
-    def open(self, session: str, name: str | None, path: str) -> Feed:
+    @contextmanager
+    def claimed(self, name: str | None, owner: str) -> Iterator[None]:
+        """Keep a name for a key. Raises Refusal where it is another's."""
+        if name is None:
+            yield
+            return
+        holder, times = self._claims.get(name, (owner, 0))
+        if holder != owner:
+            message = "a session of another key has this captions name now: choose another"
+            raise Refusal("name_in_use", message)
+        self._claims[name] = owner, times + 1
+        try:
+            yield
+        finally:
+            _, times = self._claims.pop(name)
+            if times > 1:
+                self._claims[name] = owner, times - 1
+
+    def open(self, session: str, name: str | None, path: str, owner: str = ANYONE) -> Feed:
         """A feed for a session that begins; ``path`` is where its client connected."""
-        feed = Feed(session, name or session, path)
+        feed = Feed(session, name or session, path, owner)
         self._feeds[session] = feed
         return feed
 

@@ -33,6 +33,7 @@ _CLOSE_CODES = {
     "forbidden": 4403,
     "rate_limit_exceeded": 4429,
     "too_many_sessions": 4429,
+    "name_in_use": 4409,
 }
 
 

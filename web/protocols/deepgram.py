@@ -57,6 +57,7 @@ _TICK_S = 0.1
 _LONGEST_REASON = 123
 _MOST_ONSETS = 100
 _STATUS = {
+    "name_in_use": 409,
     "bad_parameter": 400,
     "bad_audio": 400,
     "unsupported_option": 400,

@@ -7,6 +7,7 @@ from support.asgi import Running, running
 from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
 
 from voxlive.web.access.keys import Key, digest
+from voxlive.web.access.tickets import Tickets
 
 HALL = Key("hall", digest(LIVE))
 
@@ -100,3 +101,18 @@ async def test_a_key_without_live_sessions_makes_none():
     async with running(only_files) as server:
         answer = await server.http.post("/v1/auth/grant", headers=bearer(KEYS["files"]))
         assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_one_that_has_expired_stays_so_when_the_calendar_is_set_back(noticed):
+    calendar, clock = [1e9], [0.0]
+    tickets = Tickets(lambda: calendar[0], lambda: clock[0])
+    secret, _ = tickets.issue("hall", frozenset({"live"}), 60)
+    calendar[0], clock[0] = 1e9 + 59, 59
+    assert tickets.find(secret)
+    calendar[0], clock[0] = 1e9 + 61, 61
+    if noticed:
+        assert tickets.find(secret) is None
+        clock[0] = 0  # as if only the calendar counted
+    calendar[0] = 1e9 - 3600
+    assert tickets.find(secret) is None

@@ -11,13 +11,16 @@ import pytest
 import uvicorn
 from playwright.async_api import async_playwright
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from support.browser import browsing, chromium, state_is
 from support.clips import clip
 from support.wire import START, dial, listen, receive_until, s16le, send
 
 from voxlive.streaming.events import Draft, SegmentClosed, Word, Words
+from voxlive.web.access.access import Access
 from voxlive.web.captions import Captions, Feeds
+from voxlive.web.gate import Gate, HttpGate
 from voxlive.web.pages import Pages
 
 EVIL = '<img src=x onerror="document.title=1">'
@@ -175,7 +178,10 @@ async def feeding():
         Route("/overlay/{session}", captions.overlay),
         Mount("/static", pages),
     ]
-    config = uvicorn.Config(Starlette(routes=routes), port=0, lifespan="off", log_level="error")
+    gate = [Middleware(HttpGate, gate=Gate(Access()))]
+    config = uvicorn.Config(
+        Starlette(routes=routes, middleware=gate), port=0, lifespan="off", log_level="error"
+    )
     running = uvicorn.Server(config)
     serving = asyncio.create_task(running.serve())
     while not running.started:  # noqa: ASYNC110
