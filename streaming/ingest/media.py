@@ -25,7 +25,7 @@ from .formats import AudioWarning, BadAudio, Report
 from .frames import Frames, adts_header, gapless, mp3_header
 from .output import Output, samples_of
 from .sniff import CONTAINERS, DECODERS, FAR_HEAD, HEAD, mp4_index_is_last, sniff
-from .source import OggPages, Source, WavChunks, skip_front
+from .source import MatroskaElements, OggPages, Source, WavChunks, skip_front
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -338,6 +338,7 @@ class _Demuxer:
         source = file if isinstance(file, Source) else None
         self._pages = OggPages(source) if source and container.pages else None
         self._chunks = WavChunks(source) if source and container.chunks else None
+        self._elements = MatroskaElements(source) if source and container.elements else None
 
     def decode(self, report: Report) -> Iterator[Samples]:
         container = self._container
@@ -346,7 +347,7 @@ class _Demuxer:
         if isinstance(self._file, _Tail):
             reader, buffer = self._file, _FILE_BUFFER
         else:
-            reader = self._pages or self._chunks or _Bytes(self._file)
+            reader = self._pages or self._chunks or self._elements or _Bytes(self._file)
         try:
             with av.open(
                 reader,
@@ -449,6 +450,9 @@ class _Demuxer:
                 report.add("damaged", f"the {name} is damaged: {what}")
             if pages.cut:
                 report.add("cut_off", f"the {name} was cut off after {self._out.at_s:.1f} s")
+        if self._elements and self._elements.damaged_at is not None:
+            where = f"from byte {self._elements.damaged_at} on parts of it were left out"
+            report.add("damaged", f"the {name} is damaged: {where}")
         if chunks := self._chunks:
             if chunks.missing:
                 at = f"{self._out.at_s - self._began_s:.1f} s"

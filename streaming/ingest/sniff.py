@@ -25,9 +25,9 @@ class Container:
     ``states_length``: its header tells a length that the last packet must reach. ``partial``: a
     last packet that is not whole is left by a cut. ``seeks``: a file of it may have to be sought
     in. ``from_first``: its clock starts anywhere, so that its first time stamp is 0. ``pages``:
-    Ogg's, ``chunks``: RIFF's; both are checked before libav reads them. ``exact``: time stamps are
-    those of samples, ``gapless``: and leave no gap unless something is lost. ``probe``: bytes to
-    look through for tracks that no header names.
+    Ogg's, ``chunks``: RIFF's, ``elements``: Matroska's; all are checked before libav reads them.
+    ``exact``: time stamps are those of samples, ``gapless``: and leave no gap unless something is
+    lost. ``probe``: bytes to look through for tracks that no header names.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Container:
     from_first: bool = False
     pages: bool = False
     chunks: bool = False
+    elements: bool = False
     exact: bool = False
     gapless: bool = False
     probe: int = 32
@@ -54,7 +55,7 @@ _PCM = {"states_length": True, **_EXACT}
 
 CONTAINERS = (
     Container(
-        "WebM", "matroska", _of(rb"\x1aE\xdf\xa3"), "webm weba mkv mka mk3d", states_length=True
+        "WebM", "matroska", _of(rb"\x1aE\xdf\xa3"), "webm weba mkv mka mk3d", True, elements=True
     ),
     Container(
         "Ogg",

@@ -236,3 +236,56 @@ class WavChunks:
                 break
             source.skip(8 + length + length % 2)
         return len(source.peek(1))
+
+
+# What may stand in a Matroska file, in its segment and in a cluster: all that their standard knows.
+_ELEMENTS = frozenset(
+    map(
+        bytes.fromhex,
+        (
+            *("1a45dfa3", "18538067", "114d9b74", "1549a966", "1654ae6b", "1f43b675"),
+            *("1c53bb6b", "1254c367", "1043a770", "1941a469"),
+            *("e7", "a3", "a0", "ab", "a7", "af", "5854", "ec", "bf"),
+        ),
+    )
+)
+_ENTERED = (bytes.fromhex("18538067"), bytes.fromhex("1f43b675"))
+
+
+class MatroskaElements:
+    """Gives a demuxer a Matroska stream as it is, and sees where its elements stop making sense.
+
+    Libav goes on silently at the next cluster. ``damaged_at``: the byte, None if there is none.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._place = 0
+        self._next = 0
+        self.damaged_at: int | None = None
+
+    def read(self, size: int) -> bytes:
+        """As Reader."""
+        while self.damaged_at is None and self._next < self._place + size:
+            offset = self._next - self._place
+            head = self._source.peek(offset + 12)[offset:]
+            if len(head) < 2:
+                break
+            self._follow(head)
+        piece = self._source.read(size)
+        self._place += len(piece)
+        return piece
+
+    def _follow(self, head: bytes) -> None:
+        """From one element's header, a name and a length of up to 8 bytes, to the next one's."""
+        width = 9 - head[0].bit_length()
+        name, rest = head[:width], head[width:]
+        if name not in _ELEMENTS or not rest or not rest[0]:
+            # A header that the end of the stream has cut is no damage.
+            self.damaged_at = None if len(head) < 12 else self._next
+            self._next += 0 if self.damaged_at is not None else 1 << 62
+            return
+        wide = 9 - rest[0].bit_length()
+        self._next += width + wide
+        if name not in _ENTERED:
+            self._next += int.from_bytes(rest[:wide], "big") & ((1 << 7 * wide) - 1)

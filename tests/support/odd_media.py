@@ -404,6 +404,12 @@ CORPUS: dict[str, Odd] = {
         slack=0.6,
     ),
     "webm-cut": cut(webm, 0.6),
+    "webm-damaged": odd(
+        lambda: replaced(webm(), 0.5, 3000), DAMAGED, slack=0.5, heard=(Heard(0, 0, 3),)
+    ),
+    "webm-bytes-cut-out": odd(
+        lambda: without(webm(), 0.5, 3000), DAMAGED, slack=0.5, heard=(Heard(0, 0, 3),)
+    ),
     "webm-twice": twice(lambda: webm() * 2),
     "ogg-lost-page": odd(_without_page, DAMAGED, like=0.8),
     "ogg-damaged-page": odd(_with_bad_page, DAMAGED, like=0.8),
@@ -470,7 +476,7 @@ CORPUS: dict[str, Odd] = {
     "ogg-vorbis": odd(lambda: encoded("ogg", "vorbis", 44_100, (1.0, 1.0))),
     "ogg-speech-flac": odd(lambda: encoded("ogg", "flac", 16_000)),
     # What holds no sound.
-    "empty": refused(lambda: b""),
+    "empty": odd(lambda: b"", refused=True, heard=(), live=False),
     "zeros": refused(lambda: bytes(40_000)),
     "noise": refused(lambda: noise(30_000)),
     "text": refused(lambda: b"The quick brown fox jumps over the lazy dog. " * 50),
