@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
+
+from ..runners.scratch import SCRATCH
 
 MOST_SPOOLED = 4 << 30
 """Bytes of a stream that are kept while it is transcribed: six hours of stereo CD sound."""
@@ -82,7 +83,7 @@ def _inputs(name: str, keep: ExitStack) -> list[Input]:
 
 def _spooled(stream: BinaryIO, name: str, keep: ExitStack) -> Path:
     """A file with all that a stream has: only a file can be measured and cut."""
-    file = keep.enter_context(_scratch())
+    file = keep.enter_context(SCRATCH.file("stream"))
     left = MOST_SPOOLED
     try:
         while piece := stream.read(min(_PIECE, left + 1)):
@@ -96,12 +97,6 @@ def _spooled(stream: BinaryIO, name: str, keep: ExitStack) -> Path:
     if left == MOST_SPOOLED:
         raise BadInput(f"{name}: is empty")
     return Path(file.name)
-
-
-@contextmanager
-def _scratch() -> Iterator[IO[bytes]]:
-    with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
-        yield file
 
 
 def _alone(file: Path) -> Input:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +91,7 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
     from ..streaming.engine import EngineError
     from ..streaming.ingest import AudioFormat
     from ..streaming.options import SessionOptions
+    from .ending import ending
 
     rate = int(source["default_samplerate"])
     loop = asyncio.get_running_loop()
@@ -102,11 +102,12 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
         fail(error.message)
     told = "this machine is more than 30 s behind: listening ends here"
     blocks = Blocks(lambda: session.warn("too_slow", told))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, blocks.end)
     feeding = asyncio.create_task(_feed(session, blocks))
     try:
-        with _capture(source, rate, lambda block: loop.call_soon_threadsafe(blocks.put, block)):
+        with (
+            ending(lambda _: blocks.end()),
+            _capture(source, rate, lambda block: loop.call_soon_threadsafe(blocks.put, block)),
+        ):
             await _show(session)
     finally:
         feeding.cancel()

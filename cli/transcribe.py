@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import FAILED, MISUSED, fail, start_logging
+from .console import FAILED, MISUSED, complain, fail, start_logging
 from .files import open_catalogue
 from .options import DelayMs, Device, Language, Model, Offline, Quantize
 
 if TYPE_CHECKING:
     from .inputs import Input
+    from .jobs import Plan
 
 
 class Format(StrEnum):
@@ -90,7 +92,7 @@ def transcribe(
     from ..runners.formats import Wanted
     from ..runners.policy import Asked, LoadOptions
     from ..runners.subtitles import CueStyle
-    from .jobs import Hints, Plan, Writing, run
+    from .jobs import Hints, Plan, Writing
 
     start_logging("warning")
     if min_seconds > max_seconds:
@@ -108,8 +110,28 @@ def transcribe(
             fail(refusal.message)
         writing = Writing(names, output_dir, Wanted(spec.model, words=words, cues=style), overwrite)
         plan = Plan(spec, asked, Hints(prompt, temperature, max_tokens), writing)
-        if not asyncio.run(run(plan, inputs)):
-            raise typer.Exit(FAILED)
+        if code := asyncio.run(_run(plan, inputs)):
+            raise typer.Exit(code)
+
+
+async def _run(plan: Plan, inputs: list[Input]) -> int:
+    """The exit code: of a signal, once the files under way have been given up in order."""
+    from .ending import ending
+    from .jobs import run
+
+    work = asyncio.create_task(run(plan, inputs))
+    told: list[int] = []
+
+    def give_up(number: int) -> None:
+        told.append(number)
+        work.cancel()
+
+    with ending(give_up):
+        await asyncio.wait([work])
+    if told and work.cancelled():
+        complain(f"ended by {signal.Signals(told[0]).name}")
+        return 128 + told[0]
+    return 0 if work.result() else FAILED
 
 
 def _checked(

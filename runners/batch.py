@@ -40,8 +40,8 @@ from typing import TYPE_CHECKING
 from .contract import Delta, Progress, Refusal, Transcript, Update
 from .memory import Memory, available, lack, refuse_giant
 from .process.host import ProcessOptions, RunnerProcess
-from .process.spawn import sweep
 from .resident import Resident, Ticket
+from .scratch import sweep
 
 if TYPE_CHECKING:
     from .contract import Job, RunnerSpec

@@ -7,14 +7,16 @@ import contextlib
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from ..runners.batch import Batch, BatchOptions
 from ..runners.catalogue import Catalogue
+from ..runners.scratch import exit_now
 from ..streaming.pauses import spare_pauses
 from ..streaming.service import Service
 from .access.access import Access
@@ -40,6 +42,7 @@ MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
 _DRAIN_S = 10.0
 _TELL_S = 2.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,12 @@ def run(
     options: ServerOptions,
     ready: Callable[[], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM; ``ready`` is called when connections are taken.
+    """Serve until SIGINT, SIGTERM or SIGHUP; ``ready`` is called when connections are taken.
 
     ``service`` serves live sessions, ``catalogue`` has the models for files.
 
-    At the end sessions are told, drained for up to 10 s and closed with 1012. A second SIGINT ends
-    at once.
+    At the end sessions are told, drained for up to 10 s and closed with 1012. A second signal
+    ends the process at once, with 128 and its number.
     """
     redact_logs()
     sites = Sites(options.allow_origins, None if options.keys else options.allow_hosts)
@@ -108,8 +111,6 @@ def run(
         timeout_graceful_shutdown=3,
     )
     config.connections = Connections()
-    # uvicorn raises the signal again when it is done; its work is done then, and so is ours.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     wyoming = None
     if ports.wyoming and options.wyoming:
         wyoming = WyomingListener(
@@ -120,8 +121,7 @@ def run(
             options.wyoming,
             config.connections,
         )
-    with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, service, batch, live, wyoming, ready).run(ports.http)
+    _Server(config, service, batch, live, wyoming, ready).run(ports.http)
 
 
 class _Server(uvicorn.Server):
@@ -144,6 +144,23 @@ class _Server(uvicorn.Server):
         self._live = live
         self._wyoming = wyoming
         self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See uvicorn, which takes no SIGHUP, and raises every signal again when all is done."""
+        heeded = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # as by nohup
+        before = {number: signal.signal(number, self.handle_exit) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """See uvicorn, whose second signal does not end what is being drained."""
+        if self.should_exit:
+            exit_now(sig)
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from ..contract import Job, Refusal, RunnerSpec, Update
 from ..memory import mib
+from ..scratch import SCRATCH
 from .running import RunnerDied, Running
-from .spawn import Child, make_scratch, remove_scratch, spawn
+from .spawn import Child, spawn
 from .wire import Boot, Cancel, Command, Crashed, Ended, Ready, Reply, Start, Told, frame, read
 
 log = logging.getLogger(__name__)
@@ -139,13 +141,13 @@ class RunnerProcess:
         if self._life:
             await asyncio.shield(self._life)
         elif self._scratch:
-            remove_scratch(self._scratch)
+            _remove(self._scratch)
 
     # Its life.
 
     async def _spawn(self) -> None:
         try:
-            self._scratch = make_scratch()
+            self._scratch = SCRATCH.folder("runner")
             self._child = child = await spawn(self._scratch)
         except OSError as error:
             message = f"a runner's process cannot be started: {error}"
@@ -171,7 +173,7 @@ class RunnerProcess:
             await asyncio.gather(watch, last_words, return_exceptions=True)
             child.ear.close()
             if self._scratch:
-                await asyncio.to_thread(remove_scratch, self._scratch)
+                await asyncio.to_thread(_remove, self._scratch)
             self._bury(code)
 
     async def _code(self, child: Child) -> int:
@@ -278,3 +280,7 @@ class RunnerProcess:
     def _send(self, command: Command) -> None:
         if self._child and not self.ended:
             self._child.commands.write(frame(command))
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

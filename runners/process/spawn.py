@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
 _COMMAND = (sys.executable, "-P", "-m", "voxlive.runners.process.child")
-_SCRATCH = "voxlive-runner-"
 _LONGEST_LINE = 1 << 16
 
 
@@ -84,21 +81,3 @@ async def _exec(fd: int, stderr: int, scratch: Path) -> Process:
         # Models were fetched before: nothing here may go online.
         env=os.environ | {"TMPDIR": str(scratch), "HF_HUB_OFFLINE": "1"},
     )
-
-
-def make_scratch() -> Path:
-    """A new folder, named after this process."""
-    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
-
-
-def remove_scratch(folder: Path) -> None:
-    """With all that is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep() -> None:
-    """Remove what runners of a killed server left in the folder for temporary files."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
-        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            remove_scratch(folder)

@@ -1,7 +1,10 @@
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -263,3 +266,28 @@ def test_a_mistake_in_the_config_file_is_one_line(failed, tmp_path, text, hint):
 
 def test_a_config_file_that_was_asked_for_must_be_there(failed, tmp_path):
     assert "cannot read" in failed("--config", tmp_path / "none.toml", "models")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_transcription_in_one_line_and_leaves_no_file(number, tmp_path):
+    command = [sys.executable, "-m", "voxlive.cli.main", "transcribe", str(clip("minute").path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=env, **pipes) as process:
+        while not [*tmp_path.glob("*/runner-*")]:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (128 + number, "")
+    assert err == f"voxlive: ended by {number.name}\n"
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_reader_that_has_enough_ends_a_list_without_a_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "voxlive.cli.main", "models"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.stderr == ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from support.clips import clip
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.contract import Delta, Job, Refusal, RunnerSpec
 from voxlive.runners.process.host import ProcessOptions
+from voxlive.runners.scratch import SCRATCH
 
 TINY_VOXTRAL = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 
@@ -38,6 +37,7 @@ async def batch(memory=None, process: dict | None = None, **options) -> AsyncIte
     """A Batch; once it is closed no process and no descriptor of it is left."""
     me = psutil.Process()
     await asyncio.to_thread(int)  # the loop's own threads and descriptors are there now
+    assert SCRATCH.path  # and so is what locks this process's folder
     before, others = me.num_fds(), me.children(recursive=True)
     made = BatchOptions(
         **options, process=ProcessOptions(watch_s=0.1, niceness=0, **(process or {}))
@@ -67,10 +67,9 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.sleep(0.02)
 
 
-def scratch(pid: int | None = None) -> list[Path]:
-    """The folders that runners of a process, by default this one, have for temporary files."""
-    folder = Path(tempfile.gettempdir())
-    return list(folder.glob(f"voxlive-runner-{pid or os.getpid()}-*"))
+def scratch() -> list[Path]:
+    """The folders that runners of this process have for temporary files."""
+    return list(SCRATCH.path.glob("runner-*"))
 
 
 class Told:

@@ -14,7 +14,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # Nothing that it imports may start a thread: each fork is a command of its own.
 _PARENT = """
-import json, os, sys, traceback
+import atexit, json, os, sys, traceback
 import voxlive.cli.main, voxlive.cli.jobs, voxlive.web.server
 
 def become(args, out, err):
@@ -28,6 +28,7 @@ def become(args, out, err):
         code = end.code or 0
     except BaseException:
         traceback.print_exc()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

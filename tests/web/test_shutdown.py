@@ -1,25 +1,36 @@
-import asyncio
-import signal
+"""How a server ends: at a signal in order, at a second one at once, and what SIGKILL leaves."""
 
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
 from support.clips import clip
-from support.server import serving
+from support.server import Server, serving
 from support.wire import START, dial, listen, receive, receive_until, s16le, send, text_of_lines
 
+SPEECH = s16le(clip("doctor").samples)[: 32_000 * 4]
 
-async def test_sigterm_tells_drains_and_closes_every_client():
-    speech = s16le(clip("doctor").samples)[: 32_000 * 4]
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_tells_drains_and_closes_every_client(number):
     with serving("--max-sessions", "2") as server:
         async with (
             dial(f"{server.ws}/v1/live") as native,
             dial(f"{server.ws}/asr") as theirs,
             dial(f"{server.ws}/v1/live") as waiting,
         ):
-            await send(native, START, speech)
-            await send(theirs, speech)
+            await send(native, START, SPEECH)
+            await send(theirs, SPEECH)
             await receive_until(native, "speech_started")
             await receive_until(theirs, "config")
             await receive(theirs)
-            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(number)
             heard, asr, idle = await asyncio.gather(listen(native), listen(theirs), listen(waiting))
         assert heard.errors == ["shutting_down"]
         assert heard.of("error")[0]["fatal"] is False
@@ -30,6 +41,115 @@ async def test_sigterm_tells_drains_and_closes_every_client():
         assert text_of_lines(asr.of(None)[-1]["lines"]).split() == done["text"].split()
         assert asr.messages[-1] == {"type": "ready_to_stop"}
         assert idle.code == 1012
+        assert server.process.wait(30) == 0
+
+
+@contextlib.contextmanager
+def frozen(server: Server):
+    """Its recogniser stands still meanwhile: no session can be drained."""
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        psutil.wait_procs(processes, timeout=60)
+
+
+def uploading(server: Server) -> socket.socket:
+    """A file on its way, of which the first part has been sent."""
+    host, port = server.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)))
+    head = f"POST /v1/listen HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-length: 1000000\r\n\r\n"
+    client.sendall(head.encode() + b"a" * 100_000)
+    return client
+
+
+def _uploads(folder: Path) -> list[Path]:
+    return [*folder.glob("*/upload-*")]
+
+
+async def arrived(folder: Path, count: int = 1) -> list[Path]:
+    """The files of so many uploads, once something is in each."""
+    while True:
+        files = [file for file in _uploads(folder) if file.stat().st_size]
+        if len(files) >= count:
+            return files
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGHUP),
+        (signal.SIGHUP, signal.SIGTERM),
+    ],
+)
+async def test_a_second_signal_ends_it_before_it_has_drained_and_no_file_is_left(
+    first, second, tmp_path
+):
+    with serving("--max-sessions", "1", env={"TMPDIR": str(tmp_path)}) as server:
+        upload = uploading(server)
+        await arrived(tmp_path)
+        async with dial(f"{server.ws}/v1/live") as socket_:
+            await send(socket_, START, SPEECH)
+            await receive_until(socket_, "speech_started")
+            with frozen(server):
+                server.process.send_signal(first)
+                told = await receive_until(socket_, "error")
+                assert told[-1]["code"] == "shutting_down"
+                assert server.process.poll() is None
+                server.process.send_signal(second)
+                assert server.process.wait(60) == 128 + second
+            assert not (await listen(socket_)).of("done")
+        upload.close()
+    assert [*tmp_path.rglob("*")] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+async def test_a_signal_during_an_upload_leaves_no_file(number, tmp_path):
+    with (
+        serving("--max-sessions", "1", env={"TMPDIR": str(tmp_path)}) as server,
+        uploading(server),
+    ):
+        [file] = await arrived(tmp_path)
+        assert stat.S_IMODE(file.parent.stat().st_mode) == stat.S_IRWXU
+        server.process.send_signal(number)
+        assert server.process.wait(60) == 0
+    assert [*tmp_path.rglob("*")] == []
+
+
+async def test_what_a_killed_server_left_is_swept_up_and_a_living_ones_stays(tmp_path):
+    env = {"TMPDIR": str(tmp_path)}
+    others = tmp_path / "voxlive-scratch-notes"
+    others.mkdir(mode=0o755)
+    with (
+        serving("--max-sessions", "1", env=env) as living,
+        serving("--max-sessions", "1", env=env) as killed,
+        uploading(living),
+    ):
+        [kept] = await arrived(tmp_path)
+        with uploading(killed):
+            left = set(await arrived(tmp_path, 2)) - {kept}
+            killed.process.send_signal(signal.SIGKILL)
+            killed.process.wait(60)
+        assert all(file.exists() for file in left)
+        with serving("--max-sessions", "1", env=env):
+            assert {*tmp_path.iterdir()} == {kept.parent, others}
+            assert kept.exists()
+    assert [*tmp_path.iterdir()] == [others]
+
+
+async def test_a_server_under_nohup_stays_when_its_terminal_goes():
+    nohup = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    with serving("--max-sessions", "1", under=nohup) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert server.health()["status"] == "ok"
+        os.kill(server.process.pid, signal.SIGTERM)
         assert server.process.wait(30) == 0
 
 

@@ -35,7 +35,7 @@ def server(scratch):
 def leaves_nothing(server, scratch):
     yield
     assert server.process.poll() is None
-    assert [path.name for path in scratch.glob("voxlive-*") if path.is_file()] == []
+    assert [*scratch.glob("*/upload-*")] == []
 
 
 def post(server, data, name="clip"):

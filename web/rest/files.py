@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
@@ -17,6 +16,7 @@ from starlette.requests import Request
 
 from ...runners.contract import Job, JobWarning, Refusal, Transcript, Update
 from ...runners.formats import FORMATS, Wanted, warnings
+from ...runners.scratch import SCRATCH
 from ..errors import ApiError
 from ..gate import granted
 
@@ -101,7 +101,7 @@ def longest_s(request: Request) -> float | None:
 @contextmanager
 def scratch() -> Iterator[IO[bytes]]:
     """A file that is gone afterwards, whatever happens."""
-    with tempfile.NamedTemporaryFile(prefix="voxlive-") as file:
+    with SCRATCH.file("upload") as file:
         yield file
 
 
