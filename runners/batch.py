@@ -15,7 +15,7 @@ A model is loaded by its first job, stays for the next ones, and goes when it ha
 
 | status | code | when |
 |---|---|---|
-| 503 | queue_full | ``queue`` jobs wait for this model already |
+| 503 | queue_full | ``queue`` jobs wait for this model, or wait and arrive for all together |
 | 503 | models_busy | ``max_resident`` other models are at work and none ended within ``wait_s`` |
 | 507 | insufficient_memory | the model does not fit, or its process has outgrown its limit |
 | 500 | model_load_failed | the model does not load, or not within ``load_s`` |
@@ -91,6 +91,18 @@ class Batch:
         self._changed = asyncio.Event()
         self._closed = False
         sweep()
+
+    def refuse_if_full(self, arriving: int) -> None:
+        """Raises Refusal if with so many files that are on their way in there is no place for one.
+
+        Which model they are for is not known before they are here: all of them count.
+        """
+        waiting = sum(resident.waiting for resident in self._residents.values())
+        if waiting + arriving >= self._options.queue:
+            message = (
+                f"{waiting + arriving} files wait or are on their way already; try again later"
+            )
+            raise Refusal(503, "queue_full", message, retry_after_s=self._options.retry_after_s)
 
     async def transcribe(
         self, spec: RunnerSpec, job: Job, told: Callable[[Update], None] | None = None

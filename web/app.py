@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +19,7 @@ from ..streaming.about import about
 from ..streaming.service import Service
 from .captions import Captions
 from .endpoints import LiveEndpoints
-from .errors import ApiError, on_api_error, on_crash, on_http_error
+from .errors import ApiError, on_api_error, on_client_gone, on_crash, on_http_error
 from .gate import HttpGate, rule_of
 from .metrics import CountRequests, Metrics, Requests, State
 from .pages import Pages
@@ -82,6 +82,7 @@ def create_app(service: Service, live: LiveEndpoints, files: Files) -> Starlette
         exception_handlers={
             ApiError: on_refusal,
             HTTPException: on_http_error,
+            ClientDisconnect: on_client_gone,
             Exception: on_crash,
         },
     )

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 
 class ApiError(Exception):
@@ -55,6 +55,11 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == HTTPStatus.NOT_FOUND:
         message = f"there is nothing at {request.method} {request.url.path}"
     return envelope(ApiError(error.status_code, code, message, headers=error.headers))
+
+
+async def on_client_gone(_request: Request, _error: Exception) -> Response:
+    """Starlette's handler for a client that leaves before its request is complete."""
+    return Response(status_code=499)
 
 
 async def on_crash(_request: Request, _error: Exception) -> JSONResponse:

@@ -1,8 +1,10 @@
 """Uploads from the outside: many, slow, broken, lying, and far longer than they look."""
 
 import asyncio
+import resource
 import socket
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -135,3 +137,70 @@ def test_no_file_of_the_server_can_be_named(server):
         wish = {"model": "whisper-1", field: "file:///etc/passwd"}
         refused = httpx.post(f"{server.url}{PATH}", files={"file": YES}, data=wish)
         assert error(refused) == (422, "unsupported_option")
+
+
+BIG = 30_000_000
+
+
+async def _head(server, path: str, length: int, *more: str):
+    """A connection with the head of a POST sent, and nothing of its body."""
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"host: {host}:{port}",
+        f"content-length: {length}",
+        "content-type: multipart/form-data; boundary=x",
+        *more,
+    ]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    return reader, writer
+
+
+async def test_size_and_queue_are_refused_before_a_byte_of_the_body_is_sent(server, scratch):
+    """Nobody says 100 Continue to a body that is not wanted; what is refused was not written."""
+    reader, writer = await _head(server, PATH, 60_000_000, "expect: 100-continue")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+    writer.close()
+    taken = [await _head(server, PATH, BIG, "expect: 100-continue") for _ in range(25)]
+    said = [(await reader.readline())[9:12] for reader, _ in taken]
+    assert said[:16] == [b"100"] * 16
+    assert said[16:] == [b"503"] * 9
+    for path in ("/v1/listen", "/v1/chat/completions"):
+        reader, writer = await _head(server, path, 1000)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after" in answer
+        writer.close()
+    for _, writer in taken:
+        writer.close()
+    # The other side is another process: there is nothing to wait on but its answers.
+    while post(server, YES).status_code == 503:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert post(server, YES).json()["text"]
+
+
+async def test_an_unknown_model_is_refused_before_the_file_is_sent(server):
+    part = '--x\r\ncontent-disposition: form-data; name="{}"{}\r\n\r\n'
+    reader, writer = await _head(server, PATH, BIG)
+    begun = part.format("model", "") + "no/such-model\r\n" + part.format("file", '; filename="a"')
+    writer.write(begun.encode() + bytes(1000))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    writer.close()
+
+
+def test_a_full_disk_is_said(scratch):
+    """The limit on a file's size is one that a write fails at, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
+        try:
+            full = stack.enter_context(serving())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert error(post(full, bytes(5_000_000))) == (507, "insufficient_storage")
+        raw = httpx.post(f"{full.url}/v1/listen", content=bytes(5_000_000), timeout=60)
+        assert raw.status_code == 507
+        assert post(full, YES).json()["text"]
+        assert "Traceback" not in full.logged()

@@ -53,10 +53,11 @@ class Chat:
 
     async def post(self, request: Request) -> Response:
         """The answer in OpenAI's shape, whole or streamed."""
-        wish = _read(await json_body(request, _MAX_BODY))
-        spec = await self._files.find(wish.model, Asked(language=wish.language))
         with ExitStack() as held:
-            path = await copied(BytesIO(wish.audio), held.enter_context(scratch()))
+            with self._files.arriving():
+                wish = _read(await json_body(request, _MAX_BODY))
+                spec = await self._files.find(wish.model, Asked(language=wish.language))
+                path = await copied(BytesIO(wish.audio), held.enter_context(scratch()))
             job = Job(
                 path,
                 language=wish.language,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shutil
 from collections import Counter
@@ -16,6 +17,7 @@ from starlette.requests import Request
 
 from ...runners.contract import Job, JobWarning, Refusal, Transcript, Update
 from ...runners.formats import FORMATS, Wanted, warnings
+from ...runners.policy import Asked
 from ...runners.scratch import SCRATCH
 from ..errors import ApiError
 from ..gate import granted
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from ...runners.batch import Batch
     from ...runners.catalogue import Catalogue
     from ...runners.contract import RunnerSpec
-    from ...runners.policy import Asked
 
 _MOST_MODELS = 50
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Told = AsyncGenerator[Update | Transcript, None]
 
@@ -38,6 +40,26 @@ class Files:
         self.catalogue = catalogue
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._batch = batch
+        self._arriving = 0
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """While a file is received, which takes a place in the queue before its first byte.
+
+        Raises ApiError if there is none, and if the disk is full.
+        """
+        with as_api_errors():
+            self._batch.refuse_if_full(self._arriving)
+        self._arriving += 1
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            message = "there is no room on the server's disk for this file; try again later"
+            raise ApiError(507, "insufficient_storage", message, "file") from error
+        finally:
+            self._arriving -= 1
 
     def state(self) -> list[dict[str, object]]:
         """The models in memory, each with its files at work and waiting."""
@@ -60,6 +82,14 @@ class Files:
         """The model of a name, if it can do what is asked. Raises ApiError."""
         with as_api_errors():
             return await asyncio.to_thread(self.catalogue.find, model, asked)
+
+    async def check_known(self, model: str) -> None:
+        """Raises ApiError 404 if there is no model of this name, whatever it can do."""
+        try:
+            await self.find(model or None, Asked())
+        except ApiError as error:
+            if error.status == 404:
+                raise
 
     async def transcribe(self, spec: RunnerSpec, job: Job) -> Transcript:
         """The whole transcript. Raises ApiError."""

@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
 from ...checkpoints.languages import UnknownLanguage, language_of
 from ..errors import ApiError
 
 _BRACKETS = re.compile(r"\[[^\[\]]*\]")
 _YES, _NO = ("true", "1"), ("false", "0", "")
+
+
+@asynccontextmanager
+async def received(
+    request: Request, check: Callable[[str], Awaitable[None]], max_fields: int
+) -> AsyncIterator[FormData]:
+    """A request's form with at most one file.
+
+    ``check`` is given the field "model" as soon as that is there, and may raise: most clients send
+    their fields before the file, which then need not be received.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_fields=max_fields) as form:
+            yield form
+        return
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        checked = False
+        async for piece in request.stream():
+            yield piece
+            named = (value for name, value in parser.items if name == "model")
+            if not checked and isinstance(model := next(named, None), str):
+                checked = True
+                await check(model)
+
+    parser = MultiPartParser(request.headers, pieces(), max_files=1, max_fields=max_fields)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 class Fields:

@@ -59,7 +59,8 @@ class Listen:
         )
         created = shapes.now()
         with scratch() as file:
-            sha256 = await _save(request, file)
+            with self._files.arriving():
+                sha256 = await _save(request, file)
             job = Job(
                 Path(file.name),
                 language=query.language,

@@ -10,13 +10,13 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...runners.contract import Job, JobWarning, Task
+from ...runners.contract import Job, JobWarning, RunnerSpec, Task
 from ...runners.formats import FORMATS, Wanted
 from ...runners.policy import Asked
 from ...runners.refusals import TASKS
 from ..errors import ApiError
 from .files import Files, copied, holding, longest_s, scratch, warned, warning_headers, written
-from .form import Fields
+from .form import Fields, received
 from .gone import unless_gone
 from .transcript_events import streamed
 
@@ -83,13 +83,8 @@ class Transcriptions:
     async def post(self, request: Request) -> Response:
         """The file's text in the format asked for. A client that goes away cancels its job."""
         with ExitStack() as held:
-            async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
-                fields = Fields(form)
-                _refuse(fields)
-                upload = fields.upload("file")
-                wish = _read(fields, self._task)
-                spec = await self._files.find(wish.model, wish.asked)
-                path = await copied(upload.file, held.enter_context(scratch()))
+            with self._files.arriving():
+                wish, spec, path = await self._receive(request, held)
             words = wish.asked.words or FORMATS[wish.response_format].word_times
             job = wish.job(path, words=words, longest_s=longest_s(request))
             if wish.stream:
@@ -102,6 +97,16 @@ class Transcriptions:
             body = written(wish.response_format, said, replace(wish.wanted, model=spec.model))
             media_type = FORMATS[wish.response_format].media_type
             return Response(body, headers=warning_headers(said), media_type=media_type)
+
+    async def _receive(self, request: Request, held: ExitStack) -> tuple[_Wish, RunnerSpec, Path]:
+        """What is asked for, of which model, and the file's copy, which ``held`` removes."""
+        async with received(request, self._files.check_known, _MAX_FIELDS) as form:
+            fields = Fields(form)
+            _refuse(fields)
+            upload = fields.upload("file")
+            wish = _read(fields, self._task)
+            spec = await self._files.find(wish.model, wish.asked)
+            return wish, spec, await copied(upload.file, held.enter_context(scratch()))
 
 
 def _read(fields: Fields, task: Task) -> _Wish:
