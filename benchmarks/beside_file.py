@@ -1,6 +1,6 @@
 """A live session at real time while a long file goes through REST on the same server.
 
-    voxlive serve --port 8765 & python benchmarks/beside_file.py http://127.0.0.1:8765 \\
+    voxlive serve --port 8765 & python benchmarks/beside_file.py http://127.0.0.1:8765 \
         tests/audio/minute.flac --minutes 30
 
 The live session is heard alone for its first minute, then beside the file. What is told: how far
@@ -22,7 +22,7 @@ import jiwer
 from long_file import write_long
 from websockets.asyncio.client import ClientConnection, connect
 
-from voxlive.streaming.ingest import read_file
+from voxlive.streaming.ingest.media import read_file
 
 _CHUNK_S = 0.08
 

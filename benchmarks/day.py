@@ -25,15 +25,22 @@ import numpy as np
 import psutil
 from unanchored import Unanchored
 
-from voxlive.checkpoints.checkpoint import read_checkpoint
 from voxlive.checkpoints.files import find_files
+from voxlive.checkpoints.probe import read_checkpoint
 from voxlive.checkpoints.resolve import resolve
-from voxlive.streaming.clock import SAMPLE_RATE
-from voxlive.streaming.engine import Committed, Failed, Message, Progressed, StreamOptions
-from voxlive.streaming.ingest import read_file
-from voxlive.streaming.options import EngineOptions
-from voxlive.streaming.voxtral import load
-from voxlive.streaming.voxtral.engine import VoxtralEngine, VoxtralStream
+from voxlive.engines.contract import (
+    Committed,
+    EngineOptions,
+    Failed,
+    Message,
+    Progressed,
+    StreamOptions,
+)
+from voxlive.engines.voxtral import load
+from voxlive.engines.voxtral.engine import VoxtralEngine
+from voxlive.engines.voxtral.stream import VoxtralStream
+from voxlive.streaming.ingest.media import read_file
+from voxlive.values import SAMPLE_RATE
 
 AHEAD = 60 * SAMPLE_RATE
 NEAR_TIE = 1e-3

@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
+from training.golden.weights import shapes
 from voxlive.checkpoints.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
+from voxlive.engines.voxtral import set_graph_size
+from voxlive.engines.voxtral.model import CHUNK, VoxtralModel
 from voxlive.layers.linear import Weights
 from voxlive.layers.rings import Rings
-from voxlive.streaming.voxtral import set_graph_size
-from voxlive.streaming.voxtral.model import CHUNK, Model
-from voxlive.training.golden.weights import shapes
 
 _AUDIO = AudioConfig(sample_rate=16000, n_fft=400, hop=160, mel_bins=128, log_mel_max=1.5)
 SHAPES = {
@@ -131,9 +131,9 @@ def age(rings: Rings, slots: list[int]) -> None:
         del pool
 
 
-def started(config: VoxtralConfig, weights: Weights, batch: int) -> Model:
+def started(config: VoxtralConfig, weights: Weights, batch: int) -> VoxtralModel:
     """A model with ``batch`` running sessions past their windows."""
-    model = Model(config, weights, slots=batch, bos=1, pad=32)
+    model = VoxtralModel(config, weights, slots=batch, bos=1, pad=32)
     slots = list(range(batch))
     for slot in slots:
         model.join(slot, config.delay_tokens)
@@ -156,7 +156,7 @@ def timed(run: Callable[[], object], steps: int, warm: int) -> Timing:
     return Timing(statistics.median(kept), kept[int(0.95 * (len(kept) - 1))])
 
 
-def measure(model: Model, batch: int, steps: int, warm: int) -> tuple[Timing, float, float]:
+def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> tuple[Timing, float, float]:
     """The whole step, and the medians of encoder and decoder each awaited by itself."""
     slots = list(range(batch))
     random = np.random.default_rng(0)

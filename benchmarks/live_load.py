@@ -35,8 +35,8 @@ import psutil
 import websockets
 from numpy.typing import NDArray
 
-from voxlive.streaming.clock import SAMPLE_RATE
-from voxlive.streaming.ingest import read_file
+from voxlive.streaming.ingest.media import read_file
+from voxlive.values import SAMPLE_RATE
 
 POSITION_S = 0.08
 LOOK_AHEAD_S = 0.0025

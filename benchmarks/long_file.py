@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from voxlive.runners.batch import Batch
-from voxlive.runners.contract import Job, Progress, RunnerSpec, Transcript
+from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript
 
 _SAMPLE_S = 1.0
 _WHOLE_S = 0.16
@@ -68,7 +68,7 @@ async def measure(batch: Batch, spec: RunnerSpec, path: Path) -> tuple[Transcrip
         async for item in batch.follow(spec, Job(path)):
             if isinstance(item, Transcript):
                 said = item
-            elif isinstance(item, Progress):
+            elif isinstance(item, JobProgress):
                 now = time.monotonic()
                 seen.gaps.append(now - moved)
                 moved = now

@@ -18,9 +18,9 @@ from pathlib import Path
 import mlx.core as mx
 from engine_step import SHAPES, random_weights
 
+from training.golden.layouts import LAYOUTS, write_json
+from training.golden.weights import shapes
 from voxlive.checkpoints.config import VoxtralConfig
-from voxlive.training.golden.layouts import LAYOUTS, write_json
-from voxlive.training.golden.weights import shapes
 
 SPECIAL = 1000
 BYTES = 256

@@ -13,14 +13,12 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from voxlive.checkpoints.checkpoint import Checkpoint
-from voxlive.decoders.decoder import TextDecoder
-from voxlive.decoders.delay import prompt
+from voxlive.checkpoints.probe import Checkpoint
+from voxlive.decoders.decoder import TextDecoder, prompt
 from voxlive.encoders.encoder import AudioEncoder
 from voxlive.encoders.mel import Framer, MelFrontEnd
-from voxlive.layers.attention import ATTENTIONS
-from voxlive.layers.attention.gather import GatherAttention
-from voxlive.streaming.voxtral.weights import load_weights
+from voxlive.engines.voxtral.loading import load_weights
+from voxlive.layers.attention import ATTENTIONS, GatherAttention
 
 _ENDLESS = 1 << 30
 _SPAN = 32

@@ -15,7 +15,7 @@ from support.commands import command_line
 from support.server import serving
 
 from voxlive.cli.main import app
-from voxlive.web.local_certificate import local_certificate, this_machine
+from voxlive.web.tls import local_certificate, this_machine
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

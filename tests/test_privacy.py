@@ -43,7 +43,7 @@ exec(sys.argv[1])
     ("embedding", "dependency"),
     [
         ("import voxlive.vad.silero", "onnxruntime"),
-        ("from voxlive.checkpoints.cache import cache_folder; cache_folder()", "huggingface_hub"),
+        ("from voxlive.checkpoints.resolve import cache_folder; cache_folder()", "huggingface_hub"),
     ],
 )
 def test_telemetry_is_off_before_the_import_whatever_the_environment_says(embedding, dependency):

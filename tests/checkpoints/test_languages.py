@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES as WHISPERS
 from mlx_audio.stt.models.whisper.tokenizer import TO_LANGUAGE_CODE
 
-from voxlive.checkpoints.families.whisper import LANGUAGES
+from voxlive.checkpoints.families.other import WHISPER_LANGUAGES
 from voxlive.checkpoints.languages import (
     NAMES,
     UnknownLanguage,
@@ -43,7 +43,7 @@ def test_whispers_names_and_codes_are_known_and_a_code_that_is_not_isos_becomes_
     for name, theirs in TO_LANGUAGE_CODE.items():
         assert code_of(name) == code_of(theirs)
     assert {"jv": "jw"}.items() <= by_code(WHISPERS).items()
-    assert set(by_code(WHISPERS)) == set(LANGUAGES)
+    assert set(by_code(WHISPERS)) == set(WHISPER_LANGUAGES)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from voxlive.checkpoints.documents import Section
+from training.golden.layouts import source_tensors, write_safetensors
+from training.golden.weights import TINY, random_weights, shapes
+from voxlive.checkpoints.config import Section
 from voxlive.checkpoints.errors import UnsupportedConfig, WeightsMismatch
-from voxlive.checkpoints.layouts import LAYOUTS, recognise
+from voxlive.checkpoints.layouts import LAYOUTS, recognise_layout
 from voxlive.checkpoints.plan import make_plan
 from voxlive.checkpoints.quantisation import Quantisation, read_quantisation
 from voxlive.checkpoints.safetensors import read_header
-from voxlive.training.golden.layouts import source_tensors, write_safetensors
-from voxlive.training.golden.weights import TINY, random_weights, shapes
 
 PLAIN = read_quantisation(Section({}, "config.json"))
 
@@ -20,7 +20,7 @@ def tensors_of(layout):
 def plan(tmp_path, tensors, dtype="F32", announced=PLAIN):
     write_safetensors(tmp_path / "model.safetensors", tensors, dtype)
     header = read_header(tmp_path / "model.safetensors")
-    return make_plan(TINY, recognise(header), header, announced)
+    return make_plan(TINY, recognise_layout(header), header, announced)
 
 
 def refusal(tmp_path, tensors, **how):
@@ -32,7 +32,7 @@ def refusal(tmp_path, tensors, **how):
 @pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS])
 def test_every_layout_is_recognised_and_complete(tmp_path, layout):
     tensors = tensors_of(layout)
-    assert recognise(tensors).name == layout
+    assert recognise_layout(tensors).name == layout
     made = plan(tmp_path, tensors, dtype="BF16")
     assert {step.target for step in made.steps} == shapes(TINY).keys()
     assert made.dtype == "BF16"
@@ -122,7 +122,7 @@ def test_a_second_embedding_must_be_the_same(tmp_path, layout, head):
 
 def test_tensors_of_another_model_are_refused():
     with pytest.raises(WeightsMismatch, match=r"no tensors of a Voxtral.*decoder\.positional"):
-        recognise(["decoder.positional_embedding", "encoder.blocks.0.attn.key.weight"])
+        recognise_layout(["decoder.positional_embedding", "encoder.blocks.0.attn.key.weight"])
 
 
 def test_a_tensor_under_two_names_is_refused(tmp_path):

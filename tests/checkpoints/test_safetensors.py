@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.golden.layouts import write_safetensors
 from voxlive.checkpoints.errors import DamagedFile
 from voxlive.checkpoints.safetensors import read_header, same_bytes
-from voxlive.training.golden.layouts import write_safetensors
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

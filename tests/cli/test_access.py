@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from voxlive.cli.access import check_exposure, keys_of
 from voxlive.cli.main import app
-from voxlive.web.access.keyfile import read_keys
-from voxlive.web.access.keys import Key, digest
+from voxlive.web.access.keys import Key, digest, read_keys
 
 KEY, OTHER, SHORT = "the-key-for-all-of-it", "another-key-of-the-hall", "short-key"
 

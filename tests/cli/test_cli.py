@@ -15,7 +15,7 @@ import pytest
 from support.clips import clip
 from support.commands import Run, command_line
 
-from voxlive.cli import inputs
+from voxlive.cli import transcribe as inputs
 
 HEAVY = ("numpy", "av", "onnxruntime", "starlette", "uvicorn", "pocketsphinx", "rich.console")
 

@@ -1,3 +1,8 @@
+"""The model against transformers in float32: see tests/golden/README.md for what was kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
 from random import Random
 
 import mlx.core as mx
@@ -5,12 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_voxtral import decode, tiny_decoder
+from support.tiny_voxtral import (
+    BLOCK,
+    decode,
+    encode,
+    mel_of,
+    mel_tokens,
+    quantised_weights,
+    tiny_decoder,
+    tiny_encoder,
+)
 
-from voxlive.decoders.decoder import NOT_FINITE
-from voxlive.decoders.delay import prompt, time_embedding
-from voxlive.training.golden.sample import STREAMING_PAD
-from voxlive.training.golden.weights import TINY
+from training.golden.audio import synthetic_audio
+from training.golden.sample import BOS, RIGHT_PAD_TOKENS, STREAMING_PAD, rotating_sample
+from training.golden.weights import TINY
+from voxlive.decoders.decoder import NOT_FINITE, TextDecoder, prompt, time_embedding
+from voxlive.encoders.encoder import AudioEncoder
 
 POSITIONS = 150
 CLIPS = np.random.default_rng(5).normal(size=(4, POSITIONS, TINY.decoder.dim)).astype(np.float32)
@@ -197,3 +212,108 @@ def test_a_prefill_takes_fresh_rows_of_one_delay():
     DECODER.prefill([0], mx.zeros((1, 39, TINY.decoder.dim)))
     with pytest.raises(ValueError, match="just joined"):
         DECODER.prefill([0], mx.zeros((1, 39, TINY.decoder.dim)))
+
+
+def everything(name):
+    return 32, 4
+
+
+def mixed(name):
+    """Per-layer settings as mixed recipes have them: q, k and v cannot be joined."""
+    if name.endswith((".q", ".up", "linear1")):
+        return None
+    return (64, 8) if name.endswith((".v", "embed")) else (32, 5)
+
+
+@pytest.mark.parametrize("choose", [everything, mixed])
+def test_packed_weights_run_as_their_unpacked_numbers(choose):
+    mel, results = mel_tokens(60), []
+    for dense in (False, True):
+        weights = quantised_weights(choose, dense=dense)
+        encoder = AudioEncoder(TINY, weights, slots=1, block=BLOCK)
+        decoder = TextDecoder(TINY, weights, slots=1, bos=BOS, pad=STREAMING_PAD, block=BLOCK)
+        embeddings = encode(encoder, 0, mel, (4,))
+        results.append((embeddings, decode(decoder, 0, embeddings)))
+    (packed, tokens), (unpacked, same) = results
+    assert np.abs(packed - unpacked).max() < 1e-4 * np.abs(unpacked).max()
+    assert tokens == same
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+DELAYS_PARITY = (6, 12)
+
+
+def golden(name):
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def text_side():
+    return {delay: golden(f"delay_{delay}") for delay in DELAYS_PARITY}
+
+
+@pytest.fixture(scope="module")
+def mel():
+    audio, unit = synthetic_audio(), TINY.samples_per_token
+    right = -len(audio) % unit + (max(DELAYS_PARITY) + 1 + RIGHT_PAD_TOKENS + 1) * unit
+    padded = np.pad(audio, (TINY.left_pad_tokens * unit, right))
+    return mel_of(padded)
+
+
+@pytest.fixture(scope="module")
+def embeddings(mel):
+    return encode(tiny_encoder(), 0, mel, sizes=(1, 8, 3, 2, 5))
+
+
+def test_mel(mel):
+    want = golden("audio")
+    assert np.abs(mel[:24] - want["mel_first"]).max() <= 1e-5
+    assert np.abs(mel[len(want["mel"]) - 24 : len(want["mel"])] - want["mel_last"]).max() <= 1e-5
+    assert np.abs(rotating_sample(mel, 4)[: len(want["mel"])] - want["mel"]).max() <= 1e-5
+
+
+def test_audio_embeddings(embeddings):
+    want = golden("audio")["embeddings"]
+    got = rotating_sample(embeddings, 16)[: len(want)]
+    assert len(want) * TINY.token_seconds > 60
+    error = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)
+    assert error.max() <= 1e-4
+
+
+@pytest.mark.parametrize("delay", DELAYS_PARITY)
+def test_logits(embeddings, text_side, delay):
+    want = text_side[delay]
+    positions = len(want["logits"])
+    tokens = mx.array(want["tokens"][None, :positions].astype(np.int32))
+    decoder = tiny_decoder()
+    decoder.join(0, delay)
+    got = np.concatenate(
+        [
+            np.array(decoder.logits([0], tokens[:, at : at + 63], embedding)[0])
+            for at in range(0, positions, 63)
+            for embedding in [mx.array(embeddings[None, at : min(at + 63, positions)])]
+        ]
+    )
+    assert np.abs(rotating_sample(got, 16) - want["logits"]).max() <= 1e-3
+    assert np.abs(np.sort(got, axis=1)[:, :-3:-1] - want["top"]).max() <= 1e-3
+
+
+def test_every_greedy_token_of_two_delays_in_one_batch(embeddings, text_side):
+    decoder, audio = tiny_decoder(slots=2), mx.array(embeddings)
+    got, at = {}, {}
+    for slot, delay in enumerate(DELAYS_PARITY):
+        decoder.join(slot, delay)
+        at[slot] = decoder.prompt_length(slot)
+        got[slot] = [decoder.prefill([slot], audio[None, : at[slot]])]
+    ends = [len(text_side[delay]["logits"]) for delay in DELAYS_PARITY]
+    while rows := [slot for slot in at if at[slot] < ends[slot]]:
+        tokens = decoder.step(rows, mx.stack([audio[at[slot]] for slot in rows]))
+        for index, slot in enumerate(rows):
+            got[slot].append(tokens[index : index + 1])
+            at[slot] += 1
+        mx.async_eval(tokens)
+    for slot, delay in enumerate(DELAYS_PARITY):
+        want = text_side[delay]["tokens"][decoder.prompt_length(slot) :]
+        assert np.array_equal(np.array(mx.concatenate(got[slot])), want)
+    assert decoder.rings.position(0) <= decoder.rings.limit < ends[0]

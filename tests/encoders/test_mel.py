@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_voxtral import front_end, mel_of
 
+from training.golden.audio import synthetic_audio
+from training.golden.weights import TINY
 from voxlive.encoders.mel import Framer, mel_filters
-from voxlive.training.golden.audio import synthetic_audio
-from voxlive.training.golden.weights import TINY
 
 TOKEN = TINY.samples_per_token
 LOOKAHEAD = TINY.audio.n_fft // 2 - TINY.audio.hop

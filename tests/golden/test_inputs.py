@@ -4,8 +4,8 @@ import hashlib
 
 import numpy as np
 
-from voxlive.training.golden.audio import synthetic_audio
-from voxlive.training.golden.weights import random_weights
+from training.golden.audio import synthetic_audio
+from training.golden.weights import random_weights
 
 WEIGHTS = "09174a368ff91136c70c76a65dc7cc8a6c556626c530ea709a17a408e6b0170e"
 AUDIO = "da8d194daa63f319ff3a889c8edc76b3741190b749c951de40e3204a64150bb5"

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 
 from voxlive.layers.linear import Dense
-from voxlive.layers.projection import best_projections
-from voxlive.layers.projection.cuda import CudaProjections
-from voxlive.layers.projection.plain import PlainProjections
+from voxlive.layers.projection import CudaProjections, PlainProjections, best_projections
 
 EPS = 1e-5
 needs_cuda = pytest.mark.skipif(not mx.cuda.is_available(), reason="needs an NVIDIA GPU")

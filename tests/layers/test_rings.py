@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxlive.layers.batch import padded, padded_size
+from voxlive.layers.device import padded, padded_size
 from voxlive.layers.rings import Rings
 
 

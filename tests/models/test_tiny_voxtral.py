@@ -13,13 +13,13 @@ from support.held_out import TINY_VOXTRAL, exact_names, recording
 from support.tiny_voxtral import mel_of
 from support.tiny_whisper import add_tensor
 
-from voxlive.checkpoints.checkpoint import read_checkpoint
+from training.golden.layouts import write_checkpoint
 from voxlive.checkpoints.files import find_files
-from voxlive.streaming.options import EngineOptions
-from voxlive.streaming.registry import load_engine
-from voxlive.streaming.voxtral.model import CHUNK, Model
-from voxlive.streaming.voxtral.weights import load_weights
-from voxlive.training.golden.layouts import write_checkpoint
+from voxlive.checkpoints.probe import read_checkpoint
+from voxlive.engines.contract import EngineOptions
+from voxlive.engines.registry import load_engine
+from voxlive.engines.voxtral.loading import load_weights
+from voxlive.engines.voxtral.model import CHUNK, VoxtralModel
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tiny_voxtral.json").read_text())
 MARGIN = 1 + 10  # tokens of silence after the audio and the delay
@@ -28,7 +28,7 @@ MARGIN = 1 + 10  # tokens of silence after the audio and the delay
 def load(folder):
     checkpoint = read_checkpoint(find_files(folder))
     tekken = checkpoint.tekken
-    return Model(
+    return VoxtralModel(
         checkpoint.config,
         load_weights(checkpoint.plan, dtype=mx.float32),
         slots=len(exact_names()),

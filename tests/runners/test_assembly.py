@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from support.clips import clip
 
-from voxlive.runners.assembly import Assembly, Heard, transcribe
-from voxlive.runners.contract import Delta, Job, Progress, Refusal, Segment, TimedWord
+from voxlive.runners.assembly import Assembly, Recognised, stretches, transcribe
+from voxlive.runners.contract import Delta, Job, JobProgress, Refusal, Segment, TimedWord
 from voxlive.runners.cutting import CutOptions, Stretch
-from voxlive.runners.hearing import stretches
-from voxlive.streaming.clock import SAMPLE_RATE as RATE
 from voxlive.vad.silero import Silero
+from voxlive.values import SAMPLE_RATE as RATE
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def perfect(name):
             if start <= (word.start + word.end) / 2 < end
         ]
         text = "".join(word.text for word in words)
-        return Heard((Segment(0, text),) if words else (), "en", 2, len(words))
+        return Recognised((Segment(0, text),) if words else (), "en", 2, len(words))
 
     return recognise
 
@@ -48,7 +47,7 @@ def test_the_text_is_whole_however_it_is_cut(silero, longest_s):
     said, told = run("minute", perfect("minute"), silero, options)
     assert said.text.split() == [word.text for word in clip("minute").words]
     assert "".join(each.text for each in told if isinstance(each, Delta)) == said.text
-    assert told[-1] == Progress(said.duration, said.duration)
+    assert told[-1] == JobProgress(said.duration, said.duration)
     assert said.language == "en"
 
 
@@ -57,7 +56,7 @@ def test_a_model_at_its_limit_gets_less_audio_until_it_ends(silero):
 
     def terse(stretch):
         heard = perfect("minute")(stretch)
-        return heard if heard.completion_tokens <= most else Heard((), None, 0, most, True)
+        return heard if heard.completion_tokens <= most else Recognised((), None, 0, most, True)
 
     said, _ = run("minute", terse, silero, CutOptions(longest_s=30))
     assert said.text.split() == [word.text for word in clip("minute").words]
@@ -65,7 +64,7 @@ def test_a_model_at_its_limit_gets_less_audio_until_it_ends(silero):
 
 def test_a_model_that_never_ends_is_refused_with_the_place(silero):
     def endless(stretch):
-        return Heard((), None, 0, 64, cut_short=True)
+        return Recognised((), None, 0, 64, cut_short=True)
 
     with pytest.raises(Refusal, match=r"64 tokens for the audio from 0") as refused:
         run("doctor", endless, silero, CutOptions(longest_s=30))
@@ -85,7 +84,7 @@ def test_a_job_at_its_own_limit_ends_there_and_says_so(silero):
     assert (
         said.text.split() == [word.text for word in clip("minute").words][: len(said.text.split())]
     )
-    assert told[-1] == Progress(said.duration, said.duration)
+    assert told[-1] == JobProgress(said.duration, said.duration)
 
 
 def stretch(start_s, seconds, lead_s=0.0, trail_s=0.0):
@@ -96,9 +95,9 @@ def stretch(start_s, seconds, lead_s=0.0, trail_s=0.0):
 def test_times_are_those_of_the_file_and_text_that_may_change_is_held_back():
     assembly = Assembly()
     words = (TimedWord("one", 0.5, 1.0), TimedWord(" two", 3.2, 3.6))
-    first = Heard((Segment(0, "one two", 0.5, 3.6, words),))
+    first = Recognised((Segment(0, "one two", 0.5, 3.6, words),))
     assert assembly.add(stretch(10, 4, trail_s=1), first) == ""
-    second = Heard((Segment(0, "two three", 0.2, 1.5),))
+    second = Recognised((Segment(0, "two three", 0.2, 1.5),))
     assert assembly.add(stretch(13, 4, lead_s=1), second) == "one two three"
     said = assembly.transcript(Job(None), 20.0)
     assert said.text == "one two three"
@@ -112,7 +111,9 @@ def test_times_are_those_of_the_file_and_text_that_may_change_is_held_back():
 def test_texts_without_space_get_one_between_them_where_the_script_has_spaces():
     assembly = Assembly()
     told = [
-        assembly.add(stretch(at, 1), Heard((Segment(0, text, words=(TimedWord(text, 0, 1),)),)))
+        assembly.add(
+            stretch(at, 1), Recognised((Segment(0, text, words=(TimedWord(text, 0, 1),)),))
+        )
         for at, text in enumerate((" Hello.", "And.", "天", "気"))
     ]
     assert told == ["Hello.", " And.", " 天", "気"]
@@ -123,7 +124,7 @@ def test_texts_without_space_get_one_between_them_where_the_script_has_spaces():
 def test_the_language_is_the_one_that_most_was_said_in_whatever_was_asked_for():
     assembly = Assembly()
     for text, language in (("ja", "de"), ("a long sentence", "en"), ("nein", "de")):
-        assembly.add(stretch(0, 1), Heard((Segment(0, text),), language))
+        assembly.add(stretch(0, 1), Recognised((Segment(0, text),), language))
     assert assembly.transcript(Job(None), 1.0).language == "en"
     assert assembly.transcript(Job(None, language="de"), 1.0).language == "en"
 

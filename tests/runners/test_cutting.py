@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clips import clip
 
+from voxlive.runners.assembly import job_warnings, measure_job, stretches
 from voxlive.runners.contract import Job, Refusal
 from voxlive.runners.cutting import CutOptions, Cutter
-from voxlive.runners.hearing import job_warnings, measure_job, stretches
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.vad.gate import WINDOW
 from voxlive.vad.silero import Silero

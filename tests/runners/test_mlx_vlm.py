@@ -7,14 +7,14 @@ import pytest
 
 from voxlive.checkpoints.families import FAMILIES as PROBED
 from voxlive.runners.contract import Job, Refusal, RunnerSpec
-from voxlive.runners.mlx_audio.family import Ask, check
+from voxlive.runners.mlx_audio.family import FamilyRequest, check
 from voxlive.runners.mlx_vlm import FAMILIES, load
 
 GEMMA = FAMILIES["gemma3n"]
 
 
 def wish(language=None, **wishes):
-    ask = Ask(Job(None, **wishes), np.zeros(1, np.float32), 1.0, None, language, 50)
+    ask = FamilyRequest(Job(None, **wishes), np.zeros(1, np.float32), 1.0, None, language, 50)
     return GEMMA.arguments(ask)
 
 

@@ -21,16 +21,15 @@ from support.model_shapes import (
 from voxlive.checkpoints.errors import DamagedFile, IncompleteCheckpoint
 from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.probe import probe_model_capabilities
+from voxlive.engines.contract import EngineError, EngineOptions
+from voxlive.engines.registry import load_engine
+from voxlive.runners.catalogue import survey
 from voxlive.runners.contract import Refusal
-from voxlive.runners.installed import Installed, Package, find_installed
 from voxlive.runners.mlx_audio.families import FAMILIES as RUN
 from voxlive.runners.mlx_audio.families import NOT_FOR_FILES
-from voxlive.runners.policy import Allowed, Asked, LoadOptions, select_backend_policy
+from voxlive.runners.refusals import Allowed, Asked, LoadOptions, select_backend_policy
+from voxlive.runners.registry import Installed, Package, find_installed
 from voxlive.runners.routing import detect_audio_backend
-from voxlive.runners.survey import survey
-from voxlive.streaming.engine import EngineError
-from voxlive.streaming.options import EngineOptions
-from voxlive.streaming.registry import load_engine
 
 VLM = Package("0.7.10", frozenset({"gemma3n", "gemma4", "qwen3_omni_moe"}))
 EVERYTHING = replace(find_installed(), mlx_vlm=VLM, modules=frozenset({"torch", "mistral_common"}))

@@ -19,8 +19,8 @@ import pytest
 from support.clips import clip, names
 from support.held_out import TINY_VOXTRAL, recording, recording_names
 
-from voxlive.streaming.clock import SAMPLE_RATE
-from voxlive.streaming.engine import Engine, Samples, StreamOptions
+from voxlive.engines.contract import Engine, EngineOptions, StreamOptions
+from voxlive.engines.registry import load_engine
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -31,13 +31,13 @@ from voxlive.streaming.events import (
     UtteranceEnded,
     Words,
 )
-from voxlive.streaming.ingest import AudioFormat
-from voxlive.streaming.options import EngineOptions, SessionOptions
-from voxlive.streaming.registry import load_engine
+from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.silero import Silero
+from voxlive.values import SAMPLE_RATE, Samples
 
 SEED = 12
 SILENCE = np.zeros(SAMPLE_RATE * 3 // 2, np.float32)

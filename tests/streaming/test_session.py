@@ -1,5 +1,7 @@
 """The session core with an engine that says one word for every second that it is fed."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxlive.streaming.clock import SAMPLE_RATE
-from voxlive.streaming.engine import (
+from voxlive.engines.contract import (
     Committed,
     Drafted,
     EngineError,
@@ -20,7 +21,6 @@ from voxlive.streaming.engine import (
     Message,
     Progressed,
     Reached,
-    Samples,
     Sink,
     StreamOptions,
 )
@@ -34,14 +34,15 @@ from voxlive.streaming.events import (
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
-    Word,
     Words,
 )
-from voxlive.streaming.ingest import AudioFormat
-from voxlive.streaming.options import SessionOptions
+from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.service import Service
+from voxlive.streaming.session import Backlog, LagReporter
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
+from voxlive.values import SAMPLE_RATE, Samples, Word
 
 PCM = AudioFormat("s16le", SAMPLE_RATE, 1)
 OPEN = SessionOptions(PCM, gate=None)
@@ -404,7 +405,7 @@ async def test_an_engine_is_behind_with_what_it_had_the_time_to_hear(
     least: float,
     most: float,
 ) -> None:
-    monkeypatch.setattr("voxlive.streaming.lag._EVERY_S", 0.0)
+    monkeypatch.setattr("voxlive.streaming.session._EVERY_S", 0.0)
     engine.progress = keeps_up
     session = service.open(OPEN)
     for second in range(1, 4):
@@ -475,3 +476,40 @@ async def test_shutdown_tells_drains_and_refuses(service: Service) -> None:
     with pytest.raises(EngineError) as refusal:
         service.open(OPEN)
     assert refusal.value.code == "shutting_down"
+
+
+steps = st.lists(st.tuples(st.sampled_from(["feed", "skip", "progress"]), st.integers(0, 50)))
+
+
+@given(steps)
+def test_the_backlog_is_what_was_fed_and_not_been_through(steps):
+    backlog = Backlog()
+    waiting: set[int] = set()
+    now = through = 0
+    for step, count in steps:
+        if step == "feed":
+            backlog.feed(now, now + count)
+            waiting |= set(range(now, now + count))
+        if step == "progress":
+            through = min(now, through + count)
+            backlog.progress(through)
+            waiting = {sample for sample in waiting if sample >= through}
+        else:
+            now += count
+        assert backlog.samples == len(waiting)
+
+
+def test_it_is_told_once_a_second_and_only_if_it_changed():
+    lag = LagReporter(100.0)
+    assert lag.next(5 * SAMPLE_RATE, 100.9) is None
+    assert lag.next(5 * SAMPLE_RATE, 101.0) == Lag(5.0)
+    assert lag.next(9 * SAMPLE_RATE, 101.9) is None
+    assert lag.next(5 * SAMPLE_RATE + 1000, 102.5) is None
+    assert lag.next(4 * SAMPLE_RATE, 102.6) == Lag(4.0)
+
+
+def test_a_lag_that_is_gone_is_told_as_well():
+    lag = LagReporter(0.0)
+    assert lag.next(0, 10.0) is None
+    assert lag.next(SAMPLE_RATE, 20.0) == Lag(1.0)
+    assert lag.next(0, 30.0) == Lag(0.0)

@@ -1,8 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxlive.streaming.events import SegmentClosed, Word, Words
-from voxlive.streaming.transcript import Transcript
+from voxlive.streaming.events import SegmentClosed, Words
+from voxlive.streaming.transcript import LiveTranscript
+from voxlive.values import Word
 
 TEXTS = st.text(min_size=1, max_size=8).map(lambda text: " " + text)
 STEPS = st.lists(st.one_of(st.lists(TEXTS, max_size=4), st.just("close"), TEXTS), max_size=30)
@@ -10,7 +11,7 @@ STEPS = st.lists(st.one_of(st.lists(TEXTS, max_size=4), st.just("close"), TEXTS)
 
 @given(STEPS)
 def test_deltas_segments_and_text_are_one(steps: list[list[str] | str]) -> None:
-    transcript = Transcript()
+    transcript = LiveTranscript()
     deltas: list[str] = []
     segments: list[SegmentClosed] = []
     for at, step in enumerate(steps):
@@ -33,7 +34,7 @@ def test_deltas_segments_and_text_are_one(steps: list[list[str] | str]) -> None:
 
 
 def test_first_word_loses_its_space_and_no_other() -> None:
-    transcript = Transcript()
+    transcript = LiveTranscript()
     assert transcript.commit((Word(" one", 0, 10), Word(" two", 10, 20))) == Words(
         0, (Word("one", 0, 10), Word(" two", 10, 20))
     )
@@ -43,13 +44,13 @@ def test_first_word_loses_its_space_and_no_other() -> None:
 
 
 def test_scripts_without_spaces_are_joined_as_they_come() -> None:
-    transcript = Transcript()
+    transcript = LiveTranscript()
     transcript.commit((Word("今日", 0, 1), Word("は", 1, 2)))
     assert transcript.text == "今日は"
 
 
 def test_draft_is_said_once_and_is_never_part_of_the_text() -> None:
-    transcript = Transcript()
+    transcript = LiveTranscript()
     first = transcript.draft(" maybe")
     assert first is not None
     assert first.text == "maybe"
@@ -62,6 +63,6 @@ def test_draft_is_said_once_and_is_never_part_of_the_text() -> None:
 
 
 def test_closing_nothing_says_nothing() -> None:
-    transcript = Transcript()
+    transcript = LiveTranscript()
     assert transcript.close() is None
     assert transcript.commit(()) is None

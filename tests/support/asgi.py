@@ -12,20 +12,19 @@ import httpx
 import numpy as np
 from starlette.applications import Starlette
 
+from voxlive.engines.contract import Durations, EngineInfo, Reached, Sink, StreamOptions
 from voxlive.runners.batch import Batch
 from voxlive.runners.catalogue import Catalogue, Entry
-from voxlive.streaming.durations import Durations
-from voxlive.streaming.engine import EngineInfo, Reached, Samples, Sink, StreamOptions
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
+from voxlive.values import Samples
 from voxlive.web.access.access import Access
-from voxlive.web.access.keys import Key
-from voxlive.web.access.limits import Limits
+from voxlive.web.access.keys import Key, Limits
+from voxlive.web.access.middleware import Authenticator
+from voxlive.web.access.sites import Sites, with_cors
 from voxlive.web.app import create_app
-from voxlive.web.endpoints import LiveEndpoints
-from voxlive.web.gate import Gate
-from voxlive.web.rest.files import Files
-from voxlive.web.sites import Sites, with_cors
+from voxlive.web.live_socket import LiveEndpoints
+from voxlive.web.rest.files import FileService
 
 HOST = "voxlive.test"
 
@@ -165,9 +164,9 @@ async def running(
     clock = [1e9]
     access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
     service = Service(_Deaf(), VoiceDetector(_Silence()))
-    files = Files(Batch(), Catalogue(Entry("pocketsphinx", None)))
+    files = FileService(Batch(), Catalogue(Entry("pocketsphinx", None)))
     sites = Sites(allow, hosts)
-    app = create_app(service, LiveEndpoints(service, Gate(access, sites)), files)
+    app = create_app(service, LiveEndpoints(service, Authenticator(access, sites)), files)
     transport = httpx.ASGITransport(with_cors(app, sites))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
         yield Running(app, http, access, clock)

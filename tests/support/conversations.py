@@ -2,8 +2,7 @@
 
 from hypothesis import strategies as st
 
-from voxlive.streaming.clock import SAMPLE_RATE
-from voxlive.streaming.engine import EngineInfo
+from voxlive.engines.contract import EngineInfo
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -13,9 +12,9 @@ from voxlive.streaming.events import (
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
-    Word,
 )
-from voxlive.streaming.transcript import Transcript
+from voxlive.streaming.transcript import LiveTranscript
+from voxlive.values import SAMPLE_RATE, Word
 
 ENGLISH = EngineInfo("test", "model-a", "cpu", 4, ("en",), note="a note")
 POLYGLOT = EngineInfo("test", "model-b", "cpu", 4, (), default_delay_ms=480)
@@ -36,7 +35,7 @@ steps = st.one_of(
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Event]:
     """The events of a session that ends well, up to and with ``SessionClosed``."""
-    transcript = Transcript()
+    transcript = LiveTranscript()
     events: list[Event | None] = [SpeechStarted(0)]
     now = 0
     for step, value in draw(st.lists(steps, max_size=30)):

@@ -21,34 +21,31 @@ import numpy as np
 import psutil
 from starlette.websockets import WebSocket
 
-from voxlive.streaming.clock import SAMPLE_RATE
-from voxlive.streaming.durations import Durations
-from voxlive.streaming.engine import (
+from tests.support.clips import clip
+from tests.support.simulated import SimulatedLoop
+from tests.support.wire import s16le
+from voxlive.engines.contract import (
     Committed,
     Drafted,
+    Durations,
     EngineFull,
     EngineInfo,
     Message,
     Progressed,
     Reached,
-    Samples,
     Sink,
     StreamOptions,
 )
-from voxlive.streaming.events import Word
+from voxlive.processes.supervisor import Work
 from voxlive.streaming.service import Service
-from voxlive.streaming.supervisor import Work
-from voxlive.vad.detector import Model, VoiceDetector
-from voxlive.web.endpoints import LiveEndpoints
+from voxlive.vad.detector import SpeechModel, VoiceDetector
+from voxlive.values import SAMPLE_RATE, Samples, Word
+from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.protocols.asr import AsrProtocol
 from voxlive.web.protocols.deepgram import DeepgramProtocol
 from voxlive.web.protocols.live import LiveProtocol
 from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.realtime import RealtimeProtocol
-
-from .clips import clip
-from .simulated import SimulatedLoop
-from .wire import s16le
 
 WORD = 2 * SAMPLE_RATE // 5
 _FORGOTTEN_S = 60
@@ -244,7 +241,7 @@ class Day:
     one that is given up. A speaker says one clip of 5 s in ``period_s``, over and over.
     """
 
-    def __init__(self, network: Model, seed: int, every_s: float, period_s: int = 12) -> None:
+    def __init__(self, network: SpeechModel, seed: int, every_s: float, period_s: int = 12) -> None:
         self._period_s = period_s
         self._random = random.Random(seed)
         self._every_s = every_s

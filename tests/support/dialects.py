@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.event import Event
 
+from tests.support.conversations import ENGLISH
 from voxlive.streaming.events import Event as Told
-from voxlive.streaming.options import SessionOptions
-from voxlive.web.protocols import PROTOCOLS, WhisperLiveProtocol
-from voxlive.web.protocols.contract import Action, Close, Out, Protocol, Reply
-from voxlive.web.protocols.wyoming import Say, WyomingProtocol, failure
-
-from .conversations import ENGLISH
+from voxlive.streaming.intake import SessionOptions
+from voxlive.web.protocols import PROTOCOLS
+from voxlive.web.protocols.contract import Action, CloseSocket, Out, Protocol, Reply
+from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
+from voxlive.web.protocols.wyoming.protocol import Say, WyomingProtocol, failure
 
 Message = dict[str, Any]
 
@@ -112,7 +112,7 @@ class _OnTcp(Protocol):
         return []
 
     def failed(self, code: str, message: str) -> list[Out]:
-        return [_show(failure(code, message)), Close(1000)]
+        return [_show(failure(code, message)), CloseSocket(1000)]
 
 
 def _show(event: Event) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 
-from voxlive.streaming.engine import Committed, Drafted, Message, Reached, Samples, Stream
-from voxlive.streaming.events import Word
+from voxlive.engines.contract import Committed, Drafted, Message, Reached, Stream
+from voxlive.values import Samples, Word
 
 WAIT_S = 120
 

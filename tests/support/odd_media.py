@@ -20,7 +20,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from .clips import clip
+from tests.support.clips import clip
 
 SEED = 20261128
 RATE = 16_000

@@ -3,7 +3,7 @@ from contextlib import contextmanager
 import pytest
 from support.clips import clip
 
-from voxlive.runners.contract import Delta, Job, Progress, RunnerSpec
+from voxlive.runners.contract import Delta, Job, JobProgress, RunnerSpec
 from voxlive.runners.mlx_audio import load
 
 
@@ -25,7 +25,7 @@ class Told(list):
 
     @property
     def progress(self):
-        return [update for update in self if isinstance(update, Progress)]
+        return [update for update in self if isinstance(update, JobProgress)]
 
 
 def transcribe(runner, name, **wishes):
@@ -38,7 +38,7 @@ def transcribe(runner, name, **wishes):
     assert [segment.id for segment in said.segments] == list(range(len(said.segments)))
     done = [update.done_s for update in told.progress]
     assert done == sorted(done)
-    assert told.progress[-1] == Progress(said.duration, said.duration)
+    assert told.progress[-1] == JobProgress(said.duration, said.duration)
     for segment in said.segments:
         if segment.start is not None:
             assert 0 <= segment.start < segment.end <= said.duration

@@ -8,10 +8,11 @@ import asyncio
 import numpy as np
 from starlette.websockets import WebSocket
 
-from voxlive.streaming.engine import EngineInfo, Reached, Samples, Sink, StreamOptions
+from voxlive.engines.contract import EngineInfo, Reached, Sink, StreamOptions
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
-from voxlive.web.endpoints import LiveEndpoints
+from voxlive.values import Samples
+from voxlive.web.live_socket import LiveEndpoints
 
 
 class Deaf:

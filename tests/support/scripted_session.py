@@ -14,7 +14,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from voxlive.streaming.clock import SAMPLE_RATE
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -24,25 +23,25 @@ from voxlive.streaming.events import (
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
-    Word,
     Words,
 )
-from voxlive.streaming.ingest import CONTAINER, ENCODINGS, AudioFormat
-from voxlive.streaming.options import SessionOptions
-from voxlive.streaming.transcript import Transcript
+from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
+from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.transcript import LiveTranscript
+from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import (
     Action,
-    Audio,
-    Close,
-    Flush,
-    Open,
+    AudioFrame,
+    CloseSocket,
+    FlushSession,
+    OpenSession,
     Out,
     Protocol,
     ProtocolError,
     Refuse,
-    Renew,
+    RenewSession,
     Reply,
-    Stop,
+    StopSession,
 )
 
 _PAUSE = SAMPLE_RATE // 2
@@ -53,7 +52,7 @@ class _Sound:
     """One source: what was heard of it and what was said, in samples."""
 
     audio: AudioFormat
-    transcript: Transcript = field(default_factory=Transcript)
+    transcript: LiveTranscript = field(default_factory=LiveTranscript)
     heard: int = 0
     said: int = 0
     speaking: bool = False
@@ -181,21 +180,21 @@ class ScriptedSession:
 
     def _do(self, action: Action) -> None:
         match action:
-            case Open(options, source):
+            case OpenSession(options, source):
                 self._open(options, source)
             case Reply():
                 self._reply(action, ())
             case Refuse(code, message):
                 self._send(self.protocol.refused(code, message))
-            case Audio(data, source):
+            case AudioFrame(data, source):
                 self._hear(source, self._sounds[source].samples(data))
-            case Flush(marker):
+            case FlushSession(marker):
                 self._flush("", marker, renewal=False)
-            case Renew(options, marker):
+            case RenewSession(options, marker):
                 self._stop_speech("")
                 self._flush("", marker, renewal=True)
                 self._sounds[""].audio = options.audio
-            case Stop():
+            case StopSession():
                 assert self._sounds, "a session must be open before it ends"
                 self._stopping = True
                 for source, sound in self._sounds.items():
@@ -208,7 +207,7 @@ class ScriptedSession:
         self._send(self.protocol.opened("id", options))
 
     def _reply(self, reply: Reply, before: Iterable[Action]) -> None:
-        if True in self._flushing or any(isinstance(action, Renew) for action in before):
+        if True in self._flushing or any(isinstance(action, RenewSession) for action in before):
             self.between.add(len(self.outs))
         self._send([reply.frame])
 
@@ -282,5 +281,5 @@ class ScriptedSession:
     def _send(self, outs: list[Out]) -> None:
         for out in outs:
             assert not self.closed, f"after the close: {out}"
-            self.closed = isinstance(out, Close)
+            self.closed = isinstance(out, CloseSocket)
             self.outs.append(out)

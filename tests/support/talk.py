@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.event import Event, async_read_event, async_write_event
 
-from .server import Server
-from .wire import Heard, dial, listen, send
+from tests.support.server import Server
+from tests.support.wire import Heard, dial, listen, send
 
 PORTS = ("--whisper-live-port", "0", "--wyoming-port", "0")
 """What starts a server with every protocol."""

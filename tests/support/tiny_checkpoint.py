@@ -5,8 +5,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from voxlive.training.golden.layouts import write_checkpoint
-from voxlive.training.golden.weights import TINY, random_weights
+from training.golden.layouts import write_checkpoint
+from training.golden.weights import TINY, random_weights
 
 NUM_SPECIAL = 64
 NAMED = {0: "<unk>", 1: "<s>", 2: "</s>", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"}

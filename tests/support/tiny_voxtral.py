@@ -5,13 +5,13 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
+from training.golden.audio import synthetic_audio
+from training.golden.sample import BOS, STREAMING_PAD
+from training.golden.weights import TINY, random_weights
 from voxlive.decoders.decoder import TextDecoder
 from voxlive.encoders.encoder import AudioEncoder
 from voxlive.encoders.mel import Framer, MelFrontEnd
 from voxlive.layers.linear import Weights
-from voxlive.training.golden.audio import synthetic_audio
-from voxlive.training.golden.sample import BOS, STREAMING_PAD
-from voxlive.training.golden.weights import TINY, random_weights
 
 BLOCK = 8
 DELAY = 6

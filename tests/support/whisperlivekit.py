@@ -18,7 +18,7 @@ from types import ModuleType
 
 import numpy as np
 
-from voxlive.streaming.engine import Engine, StreamOptions
+from voxlive.engines.contract import Engine, StreamOptions
 from voxlive.streaming.processor import OnlineProcessor
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import WINDOW

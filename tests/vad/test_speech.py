@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.clips import clip, names
 
-from voxlive.streaming.held import HeldAudio
+from voxlive.streaming.intake import UndecidedAudio
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import Feed, Gate, GateOptions, Skip, Started, Stopped
 from voxlive.vad.silero import Silero
@@ -22,7 +22,7 @@ def detector():
 
 def hear(detector, samples, sizes=(RATE,), trail=0):
     """Actions for a stream that comes in pieces of ``sizes``, and the audio that was fed."""
-    lane, gate, held = detector.lane(), Gate(GateOptions(), trail), HeldAudio()
+    lane, gate, held = detector.lane(), Gate(GateOptions(), trail), UndecidedAudio()
     actions, fed, at = [], [], 0
 
     def act(said):

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 from uvicorn.server import ServerState
 
-from voxlive.web import connections, http_connection, websocket_connection
+from voxlive.web import connections
+from voxlive.web import http as http_connection
+from voxlive.web import http as websocket_connection
 from voxlive.web.connections import Connections, EdgeConfig, Listener, most_connections
-from voxlive.web.http_connection import HttpConnection
-from voxlive.web.local_certificate import local_certificate, this_machine
+from voxlive.web.http import HttpConnection, WebSocketConnection
 from voxlive.web.ports import bind
-from voxlive.web.websocket_connection import WebSocketConnection
+from voxlive.web.tls import local_certificate, this_machine
 
 SOON = 0.2
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"

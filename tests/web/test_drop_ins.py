@@ -9,15 +9,7 @@ import httpx
 import pytest
 from support.clips import clip
 from support.server import serving
-from support.talk import (
-    CLOSE,
-    DEEPGRAM,
-    END,
-    MISTRAL,
-    deepgram_finals,
-    mistral_append,
-    outcome,
-)
+from support.talk import CLOSE, DEEPGRAM, END, MISTRAL, deepgram_finals, mistral_append, outcome
 from support.wire import START, dial, listen, receive, receive_until, s16le, send
 from websockets.exceptions import InvalidStatus
 

@@ -22,7 +22,7 @@ def server():
 
 def engine_of(server: Server) -> psutil.Process:
     children = psutil.Process(server.process.pid).children()
-    [engine] = [c for c in children if "voxlive.streaming.process.child" in c.cmdline()]
+    [engine] = [c for c in children if "voxlive.engines.remote.child" in c.cmdline()]
     return engine
 
 
@@ -93,7 +93,7 @@ async def test_an_engine_that_hangs_stands_in_nobodys_way_and_is_replaced():
     with serving("--model", str(TINY), "--device", "cpu", "--engine-timeout", "4") as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
         before = await holdings(server)
-        [engine] = of(server, "voxlive.streaming.process.child")
+        [engine] = of(server, "voxlive.engines.remote.child")
         async with dial(server.ws + "/v1/live") as one, dial(server.ws + "/v1/live") as two:
             await send(one, START, audio[: 3 * 32000])
             while (await receive(one))["type"] not in ("draft", "words"):
@@ -121,7 +121,7 @@ async def test_a_recogniser_that_hangs_costs_its_own_session_only():
     with serving("--engine-timeout", "5") as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
         before = await holdings(server)
-        workers = of(server, "voxlive.streaming.pocketsphinx.worker")
+        workers = of(server, "voxlive.engines.pocketsphinx.worker")
         idle = {worker.pid: worker.cpu_times().user for worker in workers}
         async with dial(server.ws + "/v1/live") as socket:
             await send(socket, START, audio[: 2 * 32000])
@@ -135,7 +135,7 @@ async def test_a_recogniser_that_hangs_costs_its_own_session_only():
             assert neighbour.of("done")[0]["text"] == whole
             assert "hung; it is being replaced" in await hung(socket)
         assert psutil.wait_procs([stopped], timeout=60)[0]
-        while len(of(server, "voxlive.streaming.pocketsphinx.worker")) < 2:
+        while len(of(server, "voxlive.engines.pocketsphinx.worker")) < 2:
             await server.until(in_use=0)
         assert (await live(server.ws, audio)).of("done")[0]["text"] == whole
         assert await holdings(server) == before
@@ -146,7 +146,7 @@ async def test_a_machine_that_was_suspended_costs_no_session():
     audio = s16le(clip("doctor").samples)
     with serving("--engine-timeout", "6") as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
-        workers = of(server, "voxlive.streaming.pocketsphinx.worker")
+        workers = of(server, "voxlive.engines.pocketsphinx.worker")
         machine = [*workers, psutil.Process(server.process.pid)]
         async with dial(server.ws + "/v1/live") as socket:
             await send(socket, START, audio[: 2 * 32000])
@@ -163,4 +163,4 @@ async def test_a_machine_that_was_suspended_costs_no_session():
             heard = await listen(socket)
         assert heard.errors == []
         assert heard.of("done")[0]["text"] == whole
-        assert of(server, "voxlive.streaming.pocketsphinx.worker") == workers
+        assert of(server, "voxlive.engines.pocketsphinx.worker") == workers

@@ -10,7 +10,7 @@ from support.server import serving
 from support.tiny_speech import SAID, write_parakeet, write_qwen3
 from support.tiny_whisper import drop_tensor, write_whisper
 
-from voxlive.runners.formats import FORMATS
+from voxlive.runners.outputs.formats import FORMATS
 
 TINY_VOXTRAL = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 WHISPER = "ab cd ef."

@@ -34,20 +34,20 @@ from wyoming.asr import Transcribe
 from wyoming.event import Event, async_read_event, async_write_event
 from wyoming.ping import Ping
 
-from voxlive.streaming.engine import EngineInfo
+from voxlive.engines.contract import EngineInfo
 from voxlive.web.errors import ApiError
 from voxlive.web.protocols.asr import AsrProtocol
-from voxlive.web.protocols.contract import Open, ProtocolError, Refuse, Reply
-from voxlive.web.protocols.deepgram_query import read as deepgram
+from voxlive.web.protocols.contract import OpenSession, ProtocolError, Refuse, Reply
+from voxlive.web.protocols.deepgram.query import read_query as deepgram
 from voxlive.web.protocols.echopanel import EchoPanelProtocol
 from voxlive.web.protocols.live import LiveProtocol
 from voxlive.web.protocols.mistral import MistralProtocol
-from voxlive.web.protocols.openai_realtime_config import Config
+from voxlive.web.protocols.openai.config import Config
 from voxlive.web.protocols.realtime import RealtimeProtocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
-from voxlive.web.protocols.wyoming import WyomingProtocol
+from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
 from voxlive.web.rest import chat, transcriptions
-from voxlive.web.rest.form import Fields
+from voxlive.web.rest.transcriptions import FormFields
 
 ANY = EngineInfo("test", "model-b", "cpu", 4, ())
 SPELLINGS = {
@@ -97,7 +97,7 @@ def _session(protocol, *frames: dict | str | bytes) -> str | None:
                 json.dumps(frame) if isinstance(frame, dict) else frame
             ):
                 match action:
-                    case Open(options):
+                    case OpenSession(options):
                         return options.stream.language
                     case Refuse(_, message):
                         raise Refused(message)
@@ -189,7 +189,7 @@ def wyoming_port(said):
 
 def _form(*fields: tuple[str, str]):
     try:
-        return transcriptions._read(Fields(FormData(fields)), "transcribe").asked.language
+        return transcriptions._read(FormFields(FormData(fields)), "transcribe").asked.language
     except ApiError as error:
         raise Refused(error.message) from error
 

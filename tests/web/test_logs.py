@@ -16,8 +16,8 @@ from support.keys import bearer
 from support.server import serving
 from support.wire import START, dial, listen, receive_until, s16le, send
 
-from voxlive.cli.logs import JsonLines, Lines
-from voxlive.streaming.about import about
+from voxlive.cli.console import JsonLines, Lines
+from voxlive.processes.logs import log_context
 
 KEY, WRONG = "the-key-of-this-server", "no-key-of-this-server"
 NOISE = random.Random(1).randbytes(5000)  # of no format: some noise may become one yet
@@ -150,7 +150,7 @@ def test_a_traceback_is_a_field():
 
 
 def test_plain_lines_name_the_session_once():
-    with about(session="abc123", protocol="live"):
+    with log_context(session="abc123", protocol="live"):
         assert Lines().format(record("odd bytes")).endswith("test: odd bytes [session abc123]")
         assert Lines().format(record("session abc123 closed")).endswith("session abc123 closed")
     assert Lines().format(record("odd bytes")).endswith("odd bytes")

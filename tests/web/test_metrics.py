@@ -19,9 +19,10 @@ from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 
-from voxlive.streaming.durations import Durations
-from voxlive.web.protocols import PROTOCOLS, WhisperLiveProtocol
-from voxlive.web.protocols.wyoming import WyomingProtocol
+from voxlive.engines.contract import Durations
+from voxlive.web.protocols import PROTOCOLS
+from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
+from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
 
 SPEECH = s16le(clip("doctor").samples)
 SECONDS = len(SPEECH) / 32_000

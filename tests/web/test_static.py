@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-STATIC = Path(__file__).parents[2] / "web" / "static"
+STATIC = Path(__file__).parents[2] / "voxlive" / "web" / "static"
 
 
 def test_text_never_goes_in_as_markup_and_nothing_comes_from_outside():

@@ -15,10 +15,16 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from voxlive.web import addresses
-from voxlive.web.addresses import urls_elsewhere
-from voxlive.web.local_certificate import Names, cache_folder, local_certificate, this_machine
-from voxlive.web.tls import Certificate, TlsError
+from voxlive.web import ports as addresses
+from voxlive.web.ports import urls_elsewhere
+from voxlive.web.tls import (
+    Certificate,
+    Names,
+    TlsError,
+    cache_folder,
+    local_certificate,
+    this_machine,
+)
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 LAN = ipaddress.ip_address("192.168.1.7")

@@ -14,18 +14,7 @@ import numpy as np
 import pytest
 from support.clips import clip
 from support.server import serving
-from support.wire import (
-    START,
-    Heard,
-    asr,
-    dial,
-    listen,
-    live,
-    receive,
-    s16le,
-    send,
-    text_of_lines,
-)
+from support.wire import START, Heard, asr, dial, listen, live, receive, s16le, send, text_of_lines
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ...checkpoints.config import VoxtralConfig
-from .weights import Array
+from training.golden.weights import Array
+from voxlive.checkpoints.config import VoxtralConfig
 
 Tensors = Mapping[str, Array]
 _BFLOAT16 = "BF16"

@@ -1,6 +1,6 @@
 """Runs transformers' Voxtral Realtime over the tiny model and writes tests/golden.
 
-    PYTHONPATH=.ns python -m voxlive.training.golden.make
+    PYTHONPATH=. python -m training.golden.make
 
 See README.md beside this file for the environment and tests/golden/README.md for the contents.
 """
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import VoxtralRealtimeFeatureExtractor, VoxtralRealtimeForConditionalGeneration
 
-from .audio import synthetic_audio
-from .layouts import transformers_preprocessor, write_checkpoint
-from .sample import BOS, RIGHT_PAD_TOKENS, STREAMING_PAD, rotating_sample
-from .weights import SEED, TINY, random_weights
+from training.golden.audio import synthetic_audio
+from training.golden.layouts import transformers_preprocessor, write_checkpoint
+from training.golden.sample import BOS, RIGHT_PAD_TOKENS, STREAMING_PAD, rotating_sample
+from training.golden.weights import SEED, TINY, random_weights
 
 DELAYS = (6, 12)
 SAMPLED = {"mel": 4, "encoder": 4, "embeddings": 16, "logits": 16}

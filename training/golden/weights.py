@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ...checkpoints.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
+from voxlive.checkpoints.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
 
 Array = NDArray[np.float32]
 

@@ -6,9 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import background
-from .model import LEFT_PAD, MELS, SAMPLE_RATE, SAMPLES_PER_TOKEN, log_mel, mel_filters
-from .rows import NEVER, SAMPLES, Rows
+from training.tiny_voxtral import background
+from training.tiny_voxtral.model import (
+    LEFT_PAD,
+    MELS,
+    SAMPLE_RATE,
+    SAMPLES_PER_TOKEN,
+    log_mel,
+    mel_filters,
+)
+from training.tiny_voxtral.rows import NEVER, SAMPLES, Rows
 
 
 def _uniform(low: float, high: float, *shape: int, device: str) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .model import SAMPLE_RATE
+from training.tiny_voxtral.model import SAMPLE_RATE
 
 LENGTH = 1 << 19  # samples of one background, 32.8 s, used cyclically
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .decode import transcribe
-from .export import read_weights
-from .held_out import VOICES, Clip, spoken
-from .model import SAMPLE_RATE
+from training.tiny_voxtral.decode import transcribe
+from training.tiny_voxtral.export import read_weights
+from training.tiny_voxtral.held_out import VOICES, Clip, spoken
+from training.tiny_voxtral.model import SAMPLE_RATE
 
 PAUSE = 1.0  # seconds
 OPUS_BITS = 16_000  # a second

@@ -8,8 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bpe import BOS, PAD, SPECIAL, WORD, Tokenizer
-from .model import LEFT_PAD, SAMPLES_PER_TOKEN, Voxtral, log_mel, mel_filters, sliding
+from training.tiny_voxtral.bpe import BOS, PAD, SPECIAL, WORD, Tokenizer
+from training.tiny_voxtral.model import (
+    LEFT_PAD,
+    SAMPLES_PER_TOKEN,
+    Voxtral,
+    log_mel,
+    mel_filters,
+    sliding,
+)
 
 BUFFER = 10  # tokens of padding after the delay, for the last word's pieces
 CHUNK = 16  # tokens encoded at once

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .bpe import Tokenizer
-from .decode import align, transcribe, words
-from .export import read_weights
-from .held_out import VOICES, Clip, spoken
-from .model import SAMPLE_RATE, Voxtral
+from training.tiny_voxtral.bpe import Tokenizer
+from training.tiny_voxtral.decode import align, transcribe, words
+from training.tiny_voxtral.export import read_weights
+from training.tiny_voxtral.held_out import VOICES, Clip, spoken
+from training.tiny_voxtral.model import SAMPLE_RATE, Voxtral
 
 DELAYS = (3, 4, 6, 8, 12)
 MINUTES = 10

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .model import Config, DecoderConfig, EncoderConfig, Voxtral
+from training.tiny_voxtral.model import Config, DecoderConfig, EncoderConfig, Voxtral
 
 BITS, GROUP = 8, 64
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .model import SAMPLE_RATE
-from .rows import AUDIBLE
-from .synthesis import ESPEAK_VOICE, FLITE_VOICES, Style, speak
+from training.tiny_voxtral.model import SAMPLE_RATE
+from training.tiny_voxtral.rows import AUDIBLE
+from training.tiny_voxtral.synthesis import ESPEAK_VOICE, FLITE_VOICES, Style, speak
 
 VOICES = (*FLITE_VOICES, ESPEAK_VOICE)
 SENTENCES = Path(__file__).with_name("held_out.txt")

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bpe import PAD, SPECIAL, WORD, Tokenizer
-from .model import LEFT_PAD, SAMPLE_RATE, SAMPLES_PER_TOKEN
+from training.tiny_voxtral.bpe import PAD, SPECIAL, WORD, Tokenizer
+from training.tiny_voxtral.model import LEFT_PAD, SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 AUDIO_TOKENS = 352
 TOKENS = LEFT_PAD + AUDIO_TOKENS

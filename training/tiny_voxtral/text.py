@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import grammar
+from training.tiny_voxtral import grammar
 
 HERE = Path(__file__).parent
 WORDNET = Path("/usr/share/wordnet")

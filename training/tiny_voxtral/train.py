@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from .augment import Augment
-from .bpe import BOS, PAD, Tokenizer
-from .model import LEFT_PAD, Attend, Config, EncoderConfig, Voxtral, sliding
-from .rows import AUDIO_TOKENS, SAMPLES, TOKENS, Pool, corrupt
+from training.tiny_voxtral.augment import Augment
+from training.tiny_voxtral.bpe import BOS, PAD, Tokenizer
+from training.tiny_voxtral.model import LEFT_PAD, Attend, Config, EncoderConfig, Voxtral, sliding
+from training.tiny_voxtral.rows import AUDIO_TOKENS, SAMPLES, TOKENS, Pool, corrupt
 
 WARM_UP, DECAY = 400, 0.3  # steps, share of the time
 EMA, WEIGHT_DECAY = 0.9995, 0.05

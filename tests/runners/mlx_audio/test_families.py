@@ -10,7 +10,7 @@ import pytest
 from voxlive.checkpoints.families import FAMILIES as PROBED
 from voxlive.runners.contract import Job, Refusal
 from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
-from voxlive.runners.mlx_audio.family import Ask, check
+from voxlive.runners.mlx_audio.family import FamilyRequest, check
 
 # Where ``Model`` hands ``generate`` on to another class.
 _GENERATES = {
@@ -27,7 +27,9 @@ anywhere = pytest.mark.parametrize("name", FAMILIES)
 def ask(family, **wishes):
     job = Job(None, **wishes)
     samples = np.zeros(16_000, np.float32)
-    return Ask(job, samples, 1.0, job.language, job.language, 100 if family.tokens else None)
+    return FamilyRequest(
+        job, samples, 1.0, job.language, job.language, 100 if family.tokens else None
+    )
 
 
 def generate_of(family):

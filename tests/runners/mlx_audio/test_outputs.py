@@ -16,11 +16,13 @@ from mlx_audio.stt.models.vibevoice_asr import Model as VibeVoice
 from voxlive.runners.contract import Job, Segment, TimedWord
 from voxlive.runners.mlx_audio import outputs
 from voxlive.runners.mlx_audio.families import FAMILIES
-from voxlive.runners.mlx_audio.family import Ask
+from voxlive.runners.mlx_audio.family import FamilyRequest
 
 
 def ask(seconds=10.0, max_tokens=100, **wishes):
-    return Ask(Job(None, **wishes), np.zeros(1, np.float32), seconds, None, None, max_tokens)
+    return FamilyRequest(
+        Job(None, **wishes), np.zeros(1, np.float32), seconds, None, None, max_tokens
+    )
 
 
 def test_times_that_mean_nothing_become_the_bounds_of_the_stretch():

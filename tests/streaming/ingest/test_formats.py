@@ -2,8 +2,7 @@ import av
 import numpy as np
 import pytest
 
-from voxlive.streaming.ingest import ENCODINGS, AudioFormat, BadAudio
-from voxlive.streaming.ingest.formats import to_unit
+from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat, BadAudio, to_unit
 
 
 def test_integers_are_divided_by_their_full_scale():

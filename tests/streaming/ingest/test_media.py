@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from support.clips import clip
 from support.encode import encode
 
-from voxlive.streaming.ingest import BadAudio, Report, read_file
-from voxlive.streaming.ingest.media import decode
+from voxlive.streaming.ingest.formats import BadAudio, Report
+from voxlive.streaming.ingest.media import decode, read_file
 
 SPEECH = clip("market").samples
 FASTSTART = {"movflags": "faststart"}

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support.odd_media import CORPUS, RATE, SEED, SPEECH
 
-from voxlive.streaming.ingest import AudioFormat, BadAudio, Report, measure, open_ingest
-from voxlive.streaming.ingest.media import decode_file
+from voxlive.streaming.ingest.formats import AudioFormat, BadAudio, Report
+from voxlive.streaming.ingest.live import open_ingest
+from voxlive.streaming.ingest.media import decode_file, measure
 from voxlive.streaming.ingest.sniff import CONTAINERS
 
 _SAMPLE = random.Random(SEED).sample(sorted(CORPUS), 30)

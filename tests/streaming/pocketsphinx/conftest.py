@@ -2,10 +2,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from voxlive.streaming.options import EngineOptions
-from voxlive.streaming.pocketsphinx import load
-from voxlive.streaming.pocketsphinx.decode import Recognizer
-from voxlive.streaming.pocketsphinx.engine import PocketSphinxEngine
+from voxlive.engines.contract import EngineOptions
+from voxlive.engines.pocketsphinx import load
+from voxlive.engines.pocketsphinx.decode import Recognizer
+from voxlive.engines.pocketsphinx.engine import PocketSphinxEngine
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,24 @@
+from __future__ import annotations
+
 import contextlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxlive.web.access.keyfile import read_keys, read_secrets
-from voxlive.web.access.keys import SCOPES, BadKey, Key, Keyring, checked, digest, made
-from voxlive.web.access.limits import Limits
+from voxlive.web.access.keys import (
+    SCOPES,
+    BadKey,
+    Key,
+    Keyring,
+    Limits,
+    checked,
+    digest,
+    find,
+    made,
+    read_keys,
+    read_secrets,
+)
 
 SECRET = "correct-horse-battery"
 
@@ -108,3 +120,52 @@ def test_a_key_shows_neither_secret_nor_digest():
 def test_the_tighter_limit_is_in_force(ours, theirs):
     limit = Limits(sessions=ours).within(Limits(sessions=theirs)).sessions
     assert limit == min((n for n in (ours, theirs) if n is not None), default=None)
+
+
+KEY = "a-key"
+
+
+@pytest.mark.parametrize(
+    ("headers", "offered", "query", "labels"),
+    [
+        ({"authorization": f"Bearer {KEY}"}, (), {}, ()),
+        ({"authorization": f"bearer {KEY}"}, (), {}, ()),
+        ({"authorization": f"Token {KEY}"}, (), {}, ()),
+        ({"x-api-key": KEY}, (), {}, ()),
+        ({"authorization": "Basic abc", "x-api-key": KEY}, (), {}, ()),
+        ({"authorization": "Bearer ", "x-api-key": KEY}, (), {}, ()),
+        ({"x-echo-token": KEY}, (), {}, ()),
+        ({}, ("token", KEY), {}, ("token",)),
+        ({}, ("bearer", KEY, "x-session", "1"), {}, ("bearer", "x-session", "1")),
+        ({}, ("realtime", f"openai-insecure-api-key.{KEY}"), {}, ("realtime",)),
+        (
+            {},
+            ("realtime", f"openai-insecure-api-key.{KEY}", "openai-agents-sdk.0.1"),
+            {},
+            ("realtime", "openai-agents-sdk.0.1"),
+        ),
+        ({}, (), {"token": KEY}, ()),
+        ({"authorization": f"Bearer {KEY}"}, ("token", "other"), {"token": "third"}, ("token",)),
+    ],
+)
+def test_every_place(headers, offered, query, labels):
+    found = find(headers, offered, query, extra_headers=["x-echo-token"], key_params=["token"])
+    assert found.secret == KEY
+    assert found.labels == labels
+    assert KEY not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("headers", "offered", "query"),
+    [
+        ({}, (), {}),
+        ({"authorization": KEY}, (), {}),
+        ({"authorization": f"Basic {KEY}"}, (), {}),
+        ({}, ("token",), {}),
+        ({}, ("realtime", KEY), {}),
+        ({}, (), {"api_key": KEY}),
+        ({"x-echo-token": KEY}, (), {}),
+    ],
+)
+def test_no_other_place_counts(headers, offered, query):
+    assert find(headers, offered, query, key_params=["token"]).secret is None

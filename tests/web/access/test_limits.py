@@ -7,9 +7,8 @@ import pytest
 from support.asgi import Talk, running
 from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
 
-from voxlive.web.access.keys import Key, digest
-from voxlive.web.access.limits import Limits
-from voxlive.web.watch import Watch
+from voxlive.web.access.keys import Key, Limits, digest
+from voxlive.web.live_socket import DisconnectWatch
 
 OTHER = KEYS["files"]
 
@@ -133,7 +132,7 @@ async def test_a_client_that_is_done_is_told_no_limit(limits):
 
 
 def test_a_watch_ends_what_has_had_its_time_or_is_silent():
-    watch = Watch(Limits(session_minutes=1, idle_s=20), 100.0)
+    watch = DisconnectWatch(Limits(session_minutes=1, idle_s=20), 100.0)
     assert watch.next(100.0)[0] == 20
     watch.heard(130.0)
     wait_s, end = watch.next(131.0)
@@ -145,4 +144,4 @@ def test_a_watch_ends_what_has_had_its_time_or_is_silent():
 
 
 def test_a_watch_without_limits_waits_for_ever():
-    assert Watch(Limits(), 0.0).next(1e9)[0] == math.inf
+    assert DisconnectWatch(Limits(), 0.0).next(1e9)[0] == math.inf

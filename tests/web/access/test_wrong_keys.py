@@ -5,8 +5,8 @@ import asyncio
 from support.asgi import running
 from support.keys import KEYED, KEYS, LIVE, bearer
 
-from voxlive.web import gate
-from voxlive.web.access.wrong_keys import AT_ONCE, MAX_ADDRESSES, PER_MINUTE, WrongKeys
+from voxlive.web.access import middleware as gate
+from voxlive.web.access.keys import AT_ONCE, MAX_ADDRESSES, PER_MINUTE, WrongKeys
 
 
 def test_an_address_has_a_few_tries_at_once_and_then_one_every_few_seconds():

@@ -4,8 +4,7 @@ import pytest
 from support.asgi import running
 from support.keys import bearer, every_protocol, url
 
-from voxlive.web.access.keyfile import read_keys
-from voxlive.web.access.keys import BadKey, Key, digest
+from voxlive.web.access.keys import BadKey, Key, digest, read_keys
 
 HALL, KITCHEN, SCREEN, LOBBY, ALL = (f"the-key-of-the-{n}" for n in range(5))
 KEYS = (

@@ -123,7 +123,7 @@ async def test_finalize_in_mid_speech_and_close_at_once(client):
         messages = await hear(connection)
     [answer] = [result for result in finals(messages) if result.from_finalize]
     assert "doctor" in transcript(answer)
-    assert not answer.speech_final
+    assert answer.speech_final
     assert text(finals(messages)) == transcript(answer)
     assert isinstance(messages[-1], ListenV1Metadata)
 

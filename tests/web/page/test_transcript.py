@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.browser import browsing
 
-from voxlive.runners import subtitles
 from voxlive.runners.contract import Segment, TimedWord
+from voxlive.runners.outputs import subtitles
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 

@@ -5,18 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
-from voxlive.streaming.clock import SAMPLE_RATE
-from voxlive.streaming.events import (
-    Draft,
-    Lag,
-    SegmentClosed,
-    SessionClosed,
-    SessionError,
-    Word,
-    Words,
-)
+from voxlive.streaming.events import Draft, Lag, SegmentClosed, SessionClosed, SessionError, Words
+from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.asr import AsrProtocol
-from voxlive.web.protocols.contract import Audio, Close, Open, ProtocolError, Refuse, Stop
+from voxlive.web.protocols.contract import (
+    AudioFrame,
+    CloseSocket,
+    OpenSession,
+    ProtocolError,
+    Refuse,
+    StopSession,
+)
 
 PCM = bytes(320)
 
@@ -51,17 +50,17 @@ def test_bad_parameters_are_refused(params):
         protocol.connected()
     outs = protocol.failed(raised.value.code, raised.value.message)
     assert [message["type"] for message in said(outs)] == ["error"]
-    assert outs[-1] == Close(4400)
+    assert outs[-1] == CloseSocket(4400)
 
 
 def test_pcm_and_language_are_what_the_session_asks_for():
     protocol = connected(language="de")
     [action, audio] = protocol.received(PCM)
-    assert isinstance(action, Open)
+    assert isinstance(action, OpenSession)
     assert (action.options.audio.encoding, action.options.audio.rate) == ("s16le", 16_000)
     assert action.options.stream.language == "de"
-    assert audio == Audio(PCM)
-    assert protocol.received(b"\1") == [Audio(b"\1")]
+    assert audio == AudioFrame(PCM)
+    assert protocol.received(b"\1") == [AudioFrame(b"\1")]
     for params in ({}, {"language": "auto"}, {"language": ""}):
         assert connected(**params).received(PCM)[0].options.stream.language is None
 
@@ -73,24 +72,24 @@ def test_a_container_is_known_by_its_first_bytes_however_they_are_cut():
     assert protocol.received(webm[3:11]) == []
     [action, audio] = protocol.received(webm[11:20])
     assert action.options.audio.encoding == "container"
-    assert audio == Audio(webm[:20])
-    assert protocol.received(webm[20:]) == [Audio(webm[20:])]
+    assert audio == AudioFrame(webm[:20])
+    assert protocol.received(webm[20:]) == [AudioFrame(webm[20:])]
 
 
 def test_an_empty_frame_ends_and_what_is_late_is_dropped():
     protocol = opened()
-    assert protocol.received(b"") == [Stop()]
+    assert protocol.received(b"") == [StopSession()]
     assert protocol.received(PCM) == []
     assert protocol.received(b"") == []
 
 
 def test_an_end_before_any_audio_still_ends_in_order():
     [action, stop] = connected().received(b"")
-    assert isinstance(action, Open)
-    assert stop == Stop()
+    assert isinstance(action, OpenSession)
+    assert stop == StopSession()
     protocol = connected()
     assert protocol.received(b"\1\2") == []
-    assert protocol.received(b"")[1:] == [Audio(b"\1\2"), Stop()]
+    assert protocol.received(b"")[1:] == [AudioFrame(b"\1\2"), StopSession()]
 
 
 def test_a_text_frame_is_refused_and_the_session_goes_on():
@@ -99,7 +98,7 @@ def test_a_text_frame_is_refused_and_the_session_goes_on():
     assert isinstance(refusal, Refuse)
     [error] = said(protocol.refused(refusal.code, refusal.message))
     assert (error["type"], error["code"]) == ("error", "bad_message")
-    assert protocol.received(PCM) == [Audio(PCM)]
+    assert protocol.received(PCM) == [AudioFrame(PCM)]
 
 
 def test_a_full_update_has_every_field():
@@ -176,7 +175,7 @@ def test_a_failure_is_in_the_last_update_and_in_a_typed_error():
     update, error = said(outs)
     assert (update["status"], update["error"]) == ("error", "it broke")
     assert error == {"type": "error", "error": "it broke", "code": "engine_failed"}
-    assert outs[-1] == Close(1011)
+    assert outs[-1] == CloseSocket(1011)
 
 
 def test_shutdown_is_told_and_closes_with_1012():
@@ -185,7 +184,7 @@ def test_shutdown_is_told_and_closes_with_1012():
     assert error["code"] == "shutting_down"
     outs = protocol.told(SessionClosed(0))
     assert said(outs)[-1] == {"type": "ready_to_stop"}
-    assert outs[-1] == Close(1012)
+    assert outs[-1] == CloseSocket(1012)
 
 
 class FullClient:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
-from voxlive.streaming.clock import SAMPLE_RATE
 from voxlive.streaming.events import (
     Draft,
     Flushed,
@@ -19,13 +18,20 @@ from voxlive.streaming.events import (
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
-    Word,
     Words,
 )
 from voxlive.vad.gate import GateOptions
-from voxlive.web.protocols.contract import Audio, Close, Flush, ProtocolError, Refuse, Reply, Stop
-from voxlive.web.protocols.deepgram import DeepgramProtocol
-from voxlive.web.protocols.deepgram_gap import Gap
+from voxlive.values import SAMPLE_RATE, Word
+from voxlive.web.protocols.contract import (
+    AudioFrame,
+    CloseSocket,
+    FlushSession,
+    ProtocolError,
+    Refuse,
+    Reply,
+    StopSession,
+)
+from voxlive.web.protocols.deepgram import DeepgramProtocol, UtteranceGap
 
 PCM = {"encoding": "linear16", "sample_rate": "16000"}
 
@@ -217,12 +223,12 @@ def test_the_first_subprotocol_is_selected_and_the_key_is_not_said_back():
 )
 def test_commands():
     protocol = opened()
-    assert protocol.received(b"\1\2") == [Audio(b"\1\2")]
+    assert protocol.received(b"\1\2") == [AudioFrame(b"\1\2")]
     assert protocol.received('{"type": "KeepAlive"}') == []
     [flush] = protocol.received('{"type": "Finalize", "channel": 0}')
-    assert isinstance(flush, Flush)
+    assert isinstance(flush, FlushSession)
     assert protocol.patience_s == 10
-    assert protocol.received('{"type": "CloseStream"}') == [Stop()]
+    assert protocol.received('{"type": "CloseStream"}') == [StopSession()]
     assert protocol.patience_s is None
     assert protocol.received(b"\1\2") == []
     assert protocol.received('{"type": "CloseStream"}') == []
@@ -231,7 +237,7 @@ def test_commands():
 @pytest.mark.conforms("Deepgram", "an empty frame", "is a CloseStream")
 def test_an_empty_frame_ends_the_audio():
     protocol = opened()
-    assert protocol.received(b"") == [Stop()]
+    assert protocol.received(b"") == [StopSession()]
     assert protocol.patience_s is None
 
 
@@ -243,7 +249,7 @@ def test_a_wrong_message_is_an_error_and_the_session_goes_on(frame):
     [error] = said(protocol.refused(refusal.code, refusal.message))
     assert (error["type"], error["variant"]) == ("Error", "SchemaError")
     assert error["description"]
-    assert protocol.received(b"\1") == [Audio(b"\1")]
+    assert protocol.received(b"\1") == [AudioFrame(b"\1")]
 
 
 @pytest.mark.conforms(
@@ -429,7 +435,7 @@ def test_the_end_is_what_was_left_then_metadata_then_the_close():
     protocol.received('{"type": "CloseStream"}')
     protocol.told(words("tail"))
     *outs, close = protocol.told(SessionClosed(24_000))
-    assert close == Close(1000)
+    assert close == CloseSocket(1000)
     result, metadata = said(outs)
     assert (marks(result), transcript(result)) == ((True, False, False), "tail")
     assert metadata["sha256"] == hashlib.sha256(b"abcdef").hexdigest()
@@ -470,7 +476,7 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
         if ended:
             protocol.received(b"")
         assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
-        assert protocol.told(SessionClosed(0))[-1] == Close(close)
+        assert protocol.told(SessionClosed(0))[-1] == CloseSocket(close)
 
 
 def ends(protocol, *events) -> list[float]:
@@ -518,7 +524,7 @@ def test_no_utterance_end_unless_it_is_asked_for_and_none_without_words():
 @given(st.lists(st.tuples(st.integers(1, 40_000), st.integers(0, 60_000)), max_size=20))
 def test_every_gap_long_enough_is_told_once_when_a_backlog_is_worked_off(spoken):
     """Speech of these lengths before pauses of these lengths, all heard before any is decoded."""
-    gap = Gap(1000)
+    gap = UtteranceGap(1000)
     at, speech = 0, []
     for length, pause in spoken:
         speech.append((at, at + length))
@@ -549,7 +555,7 @@ def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
         outs += protocol.told(event)
         if data.draw(st.booleans()):
             outs += protocol.tick()
-    assert outs.pop() == Close(1000)
+    assert outs.pop() == CloseSocket(1000)
     messages = said(outs)
     finals = [m for m in messages if m["type"] == "Results" and m["is_final"]]
     committed = [word for event in events if isinstance(event, Words) for word in event.words]

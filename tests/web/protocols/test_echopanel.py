@@ -6,18 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
-from voxlive.streaming.events import (
-    Draft,
-    Lag,
-    SegmentClosed,
-    SessionClosed,
-    SessionError,
-    Word,
-    Words,
+from voxlive.streaming.events import Draft, Lag, SegmentClosed, SessionClosed, SessionError, Words
+from voxlive.values import Word
+from voxlive.web.protocols.contract import (
+    AudioFrame,
+    CloseSocket,
+    OpenSession,
+    ProtocolError,
+    Refuse,
+    StopSession,
 )
-from voxlive.web.protocols.contract import Audio, Close, Open, ProtocolError, Refuse, Stop
-from voxlive.web.protocols.echopanel import EchoPanelProtocol
-from voxlive.web.protocols.echopanel_frame import split
+from voxlive.web.protocols.echopanel import EchoPanelProtocol, split
 
 START = {"type": "start", "sample_rate": 16_000, "format": "pcm_s16le", "channels": 1}
 STOP = '{"type": "stop"}'
@@ -34,7 +33,7 @@ def started(**fields) -> EchoPanelProtocol:
 def hear(protocol, *frames: bytes) -> None:
     for frame in frames:
         for action in protocol.received(frame):
-            if isinstance(action, Open):
+            if isinstance(action, OpenSession):
                 protocol.opened("id", action.options)
 
 
@@ -117,14 +116,14 @@ def test_a_wrong_format_is_an_error_and_the_close(fields):
         protocol.received(json.dumps({**START, **fields}))
     error, close = protocol.failed(raised.value.code, raised.value.message)
     assert json.loads(error)["type"] == "error"
-    assert close == Close(4400)
+    assert close == CloseSocket(4400)
 
 
 @pytest.mark.parametrize("code", ["invalid_api_key", "forbidden"])
 def test_a_wrong_key_is_a_status_and_1008(code):
     status, close = EchoPanelProtocol({}, ENGLISH).failed(code, "no")
     assert (json.loads(status)["type"], json.loads(status)["state"]) == ("status", "error")
-    assert close == Close(1008)
+    assert close == CloseSocket(1008)
 
 
 @pytest.mark.conforms(
@@ -137,10 +136,10 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
     protocol = started()
     audio = bytes(32_000)
     [opening, first] = protocol.received(b"EP\1\0" + audio)
-    assert (opening.source, first) == ("system", Audio(audio, "system"))
+    assert (opening.source, first) == ("system", AudioFrame(audio, "system"))
     encoded = {"type": "audio", "source": "mic", "data": base64.b64encode(audio).decode()}
     [opening, second] = protocol.received(json.dumps(encoded))
-    assert (opening.source, second) == ("mic", Audio(audio, "mic"))
+    assert (opening.source, second) == ("mic", AudioFrame(audio, "mic"))
     assert protocol.received(b"EP\1\0" + audio) == [first]
     for _ in range(2):
         protocol.opened("id", opening.options)
@@ -156,12 +155,12 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
             "confidence": 0.7,
             "source": source,
         }
-    assert protocol.received(STOP) == [Stop()]
+    assert protocol.received(STOP) == [StopSession()]
     assert protocol.told_of("mic", SessionClosed(16_000)) == []
     [summary], close = said(outs := protocol.told_of("system", SessionClosed(32_000))), outs[-1]
     assert [entry["source"] for entry in summary["json"]["transcript"]] == ["system", "mic"]
     assert "- 0:01 mic: Hello you" in summary["markdown"].splitlines()
-    assert close == Close(1000)
+    assert close == CloseSocket(1000)
 
 
 @pytest.mark.conforms(
@@ -211,7 +210,7 @@ def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
     assert isinstance(refusal, Refuse)
     [warning] = said(protocol.refused(refusal.code, refusal.message))
     assert warning["state"] == "warning"
-    assert protocol.received(bytes(2))[-1] == Audio(bytes(2), "system")
+    assert protocol.received(bytes(2))[-1] == AudioFrame(bytes(2), "system")
 
 
 @pytest.mark.conforms(
@@ -224,7 +223,7 @@ def test_no_audio_before_start_and_a_summary_without_any():
     assert isinstance(protocol.received(bytes(2))[0], Refuse)
     protocol = started()
     opening, stop = protocol.received(STOP)
-    assert stop == Stop()
+    assert stop == StopSession()
     protocol.opened("id", opening.options)
     [summary] = said(protocol.told_of("", SessionClosed(0)))
     assert summary["json"] == {"transcript": []}
@@ -238,7 +237,7 @@ def test_the_end_of_the_server_is_a_summary_and_1012():
     assert warning["state"] == "warning"
     outs = protocol.told_of("system", SessionClosed(1))
     assert said(outs)[0]["type"] == "final_summary"
-    assert outs[-1] == Close(1012)
+    assert outs[-1] == CloseSocket(1012)
 
 
 @pytest.mark.conforms(
@@ -256,7 +255,7 @@ def test_finals_are_the_words_in_order_and_the_summary_is_the_finals(events, dat
         outs += protocol.told_of("mic", event)
         if not isinstance(event, SessionClosed) and data.draw(st.booleans()):
             outs += protocol.tick()
-    assert outs[-1] == Close(1000)
+    assert outs[-1] == CloseSocket(1000)
     messages = said(outs)
     finals = [m for m in messages if m["type"] == "asr_final"]
     text = "".join(event.text for event in events if isinstance(event, Words))

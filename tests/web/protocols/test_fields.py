@@ -1,20 +1,31 @@
 """What all protocols read alike: base64 with white space, and JSON that comes in binary frames."""
 
+from __future__ import annotations
+
 import base64
 import json
 import textwrap
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.conversations import ENGLISH
+from support.encode import encode
 from support.talk import BEGIN, OPTIONS, append, mistral_append
 from support.wire import START
 
-from voxlive.web.protocols.contract import Audio, Flush, Open, Refuse, Reply, Stop
+from voxlive.web.protocols.contract import (
+    AudioFrame,
+    FlushSession,
+    OpenSession,
+    Refuse,
+    Reply,
+    StopSession,
+)
 from voxlive.web.protocols.deepgram import DeepgramProtocol
 from voxlive.web.protocols.echopanel import EchoPanelProtocol
-from voxlive.web.protocols.fields import encoded, is_json
+from voxlive.web.protocols.fields import ENOUGH, encoded, is_container, is_json
 from voxlive.web.protocols.live import LiveProtocol
 from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.realtime import RealtimeProtocol
@@ -59,7 +70,7 @@ def test_every_protocol_with_base64_takes_lines_of_it(protocol, before, message,
     if before:
         client.received(json.dumps(before))
     actions = client.received(json.dumps(broken(message, name, by)))
-    assert b"".join(a.data for a in actions if isinstance(a, Audio)) == SOUND
+    assert b"".join(a.data for a in actions if isinstance(a, AudioFrame)) == SOUND
 
 
 def deepgram() -> DeepgramProtocol:
@@ -76,14 +87,14 @@ def deepgram() -> DeepgramProtocol:
 def test_deepgrams_controls_may_be_binary():
     client = deepgram()
     assert client.received(b'{"type":"KeepAlive"}') == []
-    assert client.received(b' {"type": "Finalize"}\n') == [Flush("Finalize")]
+    assert client.received(b' {"type": "Finalize"}\n') == [FlushSession("Finalize")]
     [configured] = client.received(b'{"type":"Configure"}')
     assert isinstance(configured, Reply)
     [unknown] = client.received(b'{"type":"Odd"}')
     assert isinstance(unknown, Refuse)
     assert client.received(b"{}") == [Refuse("bad_message", unknown_type())]
-    assert client.received(b'{"type":') == [Audio(b'{"type":')]
-    assert client.received(b'{"type":"CloseStream"}') == [Stop()]
+    assert client.received(b'{"type":') == [AudioFrame(b'{"type":')]
+    assert client.received(b'{"type":"CloseStream"}') == [StopSession()]
 
 
 def unknown_type() -> str:
@@ -101,10 +112,10 @@ def test_the_digest_of_deepgrams_audio_is_that_of_the_audio_alone():
 def test_the_native_protocol_may_be_spoken_in_binary_frames_alone():
     client = LiveProtocol({}, ENGLISH)
     [opening] = client.received(json.dumps(START).encode())
-    assert isinstance(opening, Open)
-    assert client.received(b"\0\1\2") == [Audio(b"\0\1\2")]
-    assert client.received(b'{"type": "flush", "id": "1"}') == [Flush("1")]
-    assert client.received(b'{"type": "stop"}') == [Stop()]
+    assert isinstance(opening, OpenSession)
+    assert client.received(b"\0\1\2") == [AudioFrame(b"\0\1\2")]
+    assert client.received(b'{"type": "flush", "id": "1"}') == [FlushSession("1")]
+    assert client.received(b'{"type": "stop"}') == [StopSession()]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +135,8 @@ def test_so_may_the_others(protocol, frames):
     for frame in frames:
         frame = frame if isinstance(frame, bytes) else json.dumps(frame).encode()
         actions += client.received(frame)
-    assert sum(isinstance(action, Open) for action in actions) == 1
-    assert b"".join(a.data for a in actions if isinstance(a, Audio)) == SOUND
+    assert sum(isinstance(action, OpenSession) for action in actions) == 1
+    assert b"".join(a.data for a in actions if isinstance(a, AudioFrame)) == SOUND
 
 
 @given(st.binary(max_size=100))
@@ -141,3 +152,48 @@ def test_frames_of_audio_that_begin_like_json_are_audio_at_any_size():
     assert not is_json(b"{" * 100_000)
     assert not is_json(b"{" + bytes(10_000))
     assert is_json('{"any": "text"}')
+
+
+TONE = (np.sin(np.arange(16_000) * 0.05) * 0.3).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [
+        ("webm", "libopus"),
+        ("ogg", "libopus"),
+        ("mp4", "aac"),
+        ("mp3", "libmp3lame"),
+        ("flac", "flac"),
+        ("wav", "pcm_s16le"),
+    ],
+)
+def test_real_containers_are_known(container, codec):
+    data = encode(TONE, container, codec)
+    assert is_container(data[:ENOUGH]) is not False
+    assert is_container(data[:4096]) is True
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 22_050, 44_100, 48_000])
+def test_an_mp3_without_a_tag_is_known_by_its_second_frame(rate):
+    data = encode(TONE, "mp3", "libmp3lame", rate, id3v2_version="0")
+    assert not data.startswith(b"ID3")
+    assert is_container(data[:ENOUGH]) is None
+    assert is_container(data[:4096]) is True
+
+
+def test_a_few_bytes_are_not_enough():
+    assert is_container(b"") is None
+    assert is_container(b"OggS") is None
+
+
+def test_pcm_that_begins_like_an_mp3_frame_is_pcm():
+    quiet = np.random.default_rng(1).integers(-300, 300, 4000).astype("<i2").tobytes()
+    assert is_container(b"\xff\xfb\x90\x44" + quiet) is False
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3000))
+def test_pcm_of_moderate_level_is_never_a_container(seed, peak):
+    pcm = np.random.default_rng(seed).integers(-peak, peak, 3000).astype("<i2").tobytes()
+    assert is_container(pcm) is False

@@ -12,18 +12,18 @@ from voxlive.streaming.events import (
     SessionError,
     SessionWarning,
     SpeechStarted,
-    Word,
     Words,
 )
 from voxlive.vad.gate import GateOptions
+from voxlive.values import Word
 from voxlive.web.protocols.contract import (
-    Audio,
-    Close,
-    Flush,
-    Open,
+    AudioFrame,
+    CloseSocket,
+    FlushSession,
+    OpenSession,
     ProtocolError,
     Refuse,
-    Stop,
+    StopSession,
 )
 from voxlive.web.protocols.live import LiveProtocol
 
@@ -39,7 +39,7 @@ def started(**fields) -> LiveProtocol:
 
 def options(info=ENGLISH, **fields):
     [action] = LiveProtocol({}, info).received(json.dumps({**START, **fields}))
-    assert isinstance(action, Open)
+    assert isinstance(action, OpenSession)
     return action.options
 
 
@@ -117,7 +117,7 @@ def test_a_bad_start_ends_the_session_in_words(first, hint):
         "message": "",
         "fatal": True,
     }
-    assert outs[-1] == Close(4400)
+    assert outs[-1] == CloseSocket(4400)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,14 @@ def test_a_bad_message_is_refused_and_the_session_goes_on(frame):
     assert isinstance(refusal, Refuse)
     [error] = said(protocol.refused(refusal.code, refusal.message))
     assert (error["code"], error["fatal"]) == ("bad_message", False)
-    assert protocol.received(b"\0\0") == [Audio(b"\0\0")]
+    assert protocol.received(b"\0\0") == [AudioFrame(b"\0\0")]
 
 
 def test_commands_after_start():
     protocol = started()
-    assert protocol.received(b"\1") == [Audio(b"\1")]
-    assert protocol.received('{"type": "flush", "id": "é1"}') == [Flush("é1")]
-    assert protocol.received('{"type": "stop"}') == [Stop()]
+    assert protocol.received(b"\1") == [AudioFrame(b"\1")]
+    assert protocol.received('{"type": "flush", "id": "é1"}') == [FlushSession("é1")]
+    assert protocol.received('{"type": "stop"}') == [StopSession()]
     assert isinstance(protocol.received(b"\1")[0], Refuse)
     assert isinstance(protocol.received('{"type": "stop"}')[0], Refuse)
 
@@ -223,7 +223,7 @@ def test_a_fatal_error_closes_with_its_code():
     for code, close in [("bad_audio", 4400), ("engine_failed", 1011), ("slow_client", 1008)]:
         outs = started().told(SessionError(code, "why"))
         assert said(outs)[0]["code"] == code
-        assert outs[-1] == Close(close)
+        assert outs[-1] == CloseSocket(close)
 
 
 def test_an_error_that_goes_on_does_not_close():
@@ -239,7 +239,7 @@ def test_a_warning_ends_nothing():
         "code": "damaged",
         "message": "two packets were left out",
     }
-    assert protocol.told(SessionClosed(0))[-1] == Close(1000)
+    assert protocol.told(SessionClosed(0))[-1] == CloseSocket(1000)
 
 
 def test_shutdown_ends_with_done_and_1012_unless_the_client_was_done():
@@ -251,7 +251,7 @@ def test_shutdown_ends_with_done_and_1012_unless_the_client_was_done():
         assert said(protocol.told(warning))[0]["fatal"] is False
         outs = protocol.told(SessionClosed(0))
         assert said(outs)[0]["type"] == "done"
-        assert outs[-1] == Close(close)
+        assert outs[-1] == CloseSocket(close)
 
 
 def test_errors_are_cut_to_a_readable_length():
@@ -271,7 +271,7 @@ def test_any_conversation_is_numbered_without_a_gap_and_says_one_text_three_time
     outs = protocol.opened("id", action.options)
     for event in events:
         outs += protocol.told(event)
-    assert outs.pop() == Close(1000)
+    assert outs.pop() == CloseSocket(1000)
     messages = said(outs)
     assert [message["seq"] for message in messages] == list(range(len(messages)))
     words = [w["text"] for m in messages if m["type"] == "words" for w in m["words"]]

@@ -15,19 +15,19 @@ from voxlive.streaming.events import (
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
-    Word,
     Words,
 )
 from voxlive.vad.gate import GateOptions
+from voxlive.values import Word
 from voxlive.web.protocols.contract import (
-    Audio,
-    Close,
-    Flush,
-    Open,
+    AudioFrame,
+    CloseSocket,
+    FlushSession,
+    OpenSession,
     ProtocolError,
     Refuse,
     Reply,
-    Stop,
+    StopSession,
 )
 from voxlive.web.protocols.mistral import MistralProtocol
 
@@ -72,7 +72,7 @@ def options(info=ENGLISH, **session):
     protocol = connected(info)
     update(protocol, **session)
     [opening, _] = protocol.received(append(bytes(2)))
-    assert isinstance(opening, Open)
+    assert isinstance(opening, OpenSession)
     return opening.options
 
 
@@ -118,7 +118,7 @@ def test_the_defaults_are_16_khz_pcm_and_no_drafts():
     assert (opening.options.audio.encoding, opening.options.audio.rate) == ("s16le", 16_000)
     assert opening.options.gate == GateOptions()
     assert not opening.options.stream.drafts
-    assert audio == Audio(b"ab")
+    assert audio == AudioFrame(b"ab")
 
 
 @pytest.mark.conforms(
@@ -239,11 +239,11 @@ def test_a_bad_update_is_refused_and_changes_nothing(session):
 @pytest.mark.parametrize("first", ["input_audio.append", "input_audio.flush"])
 def test_an_update_after_the_first_audio_is_rejected(first):
     protocol = connected()
-    assert isinstance(command(protocol, first, audio="AAA=")[0], Open)
+    assert isinstance(command(protocol, first, audio="AAA=")[0], OpenSession)
     [refusal] = command(protocol, "session.update", session={"language": "en"})
     [error] = said(protocol.refused(refusal.code, refusal.message))
     assert error["error"]["code"] == 409
-    assert protocol.received(append(b"\1\2")) == [Audio(b"\1\2")]
+    assert protocol.received(append(b"\1\2")) == [AudioFrame(b"\1\2")]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
     protocol = opened()
     [refusal] = protocol.received(frame)
     assert isinstance(refusal, Refuse)
-    assert protocol.received(append(b"\1\2")) == [Audio(b"\1\2")]
+    assert protocol.received(append(b"\1\2")) == [AudioFrame(b"\1\2")]
 
 
 @pytest.mark.conforms(
@@ -275,14 +275,14 @@ def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
 def test_flush_and_end():
     protocol = connected()
     [opening, flush] = command(protocol, "input_audio.flush")
-    assert isinstance(opening, Open)
-    assert isinstance(flush, Flush)
-    assert protocol.received(append(b"\1\2")) == [Audio(b"\1\2")]
-    assert command(protocol, "input_audio.end") == [Stop()]
+    assert isinstance(opening, OpenSession)
+    assert isinstance(flush, FlushSession)
+    assert protocol.received(append(b"\1\2")) == [AudioFrame(b"\1\2")]
+    assert command(protocol, "input_audio.end") == [StopSession()]
     assert protocol.received(append(b"\1\2")) == []
     assert command(protocol, "input_audio.end") == []
     [opening, stop] = command(connected(), "input_audio.end")
-    assert (type(opening), stop) == (Open, Stop())
+    assert (type(opening), stop) == (OpenSession, StopSession())
 
 
 @pytest.mark.conforms(
@@ -343,7 +343,7 @@ def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
     *outs, close = protocol.told(SessionClosed(48_000))
     [last] = said(outs)
     assert (last["text"], last["usage"]) == (" there", {"prompt_audio_seconds": 1})
-    assert close == Close(1000)
+    assert close == CloseSocket(1000)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
 def test_a_failure_is_an_error_with_a_number_and_the_close(code, number, close):
     *outs, end = opened().told(SessionError(code, "why"))
     assert said(outs) == [{"type": "error", "error": {"message": "why", "code": number}}]
-    assert end == Close(close)
+    assert end == CloseSocket(close)
 
 
 def test_shutdown_lets_the_tail_out_and_closes_with_1012():
@@ -369,7 +369,7 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
         assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
         *outs, end = protocol.told(SessionClosed(0))
         assert [message["type"] for message in said(outs)] == ["transcription.done"]
-        assert end == Close(close)
+        assert end == CloseSocket(close)
 
 
 @pytest.mark.conforms(
@@ -382,7 +382,7 @@ def test_dones_say_what_the_deltas_said_since_the_one_before(events):
     protocol = opened()
     flushes = [replace(e, marker="0") if isinstance(e, Flushed) else e for e in events]
     outs = [out for event in flushes for out in protocol.told(event)]
-    assert outs.pop() == Close(1000)
+    assert outs.pop() == CloseSocket(1000)
     since, segments = "", []
     for message in said(outs):
         match message["type"]:

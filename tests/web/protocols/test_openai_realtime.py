@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from support.conversations import ENGLISH, POLYGLOT
 from support.scripted_session import ScriptedSession
 
-from voxlive.streaming.clock import SAMPLE_RATE
 from voxlive.streaming.events import (
     Flushed,
     SessionClosed,
@@ -16,12 +15,20 @@ from voxlive.streaming.events import (
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
-    Word,
     Words,
 )
 from voxlive.vad.gate import GateOptions
-from voxlive.web.protocols.contract import Audio, Close, Flush, Open, Renew, Reply, Welcome
-from voxlive.web.protocols.openai_realtime import OpenAIRealtimeProtocol
+from voxlive.values import SAMPLE_RATE, Word
+from voxlive.web.protocols.contract import (
+    AudioFrame,
+    CloseSocket,
+    FlushSession,
+    OpenSession,
+    RenewSession,
+    Reply,
+    Welcome,
+)
+from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
 
 SECOND = 48_000  # bytes
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -77,7 +84,7 @@ def in_force(protocol: OpenAIRealtimeProtocol, **settings) -> dict:
 
 def opened_with(protocol: OpenAIRealtimeProtocol):
     action = protocol.received(append(bytes(2)))[0]
-    assert isinstance(action, Open)
+    assert isinstance(action, OpenSession)
     return action.options
 
 
@@ -413,10 +420,10 @@ def test_audio_opens_the_session_once_and_is_cut_small():
     protocol = client()
     assert protocol.received(append(b"")) == []
     first, audio = protocol.received(append(b"\1\2\3"))
-    assert isinstance(first, Open)
-    assert audio == Audio(b"\1\2\3")
+    assert isinstance(first, OpenSession)
+    assert audio == AudioFrame(b"\1\2\3")
     pieces = protocol.received(append(bytes(15 << 20)))
-    assert all(isinstance(piece, Audio) for piece in pieces)
+    assert all(isinstance(piece, AudioFrame) for piece in pieces)
     assert sum(len(piece.data) for piece in pieces) == 15 << 20
     assert max(len(piece.data) for piece in pieces) == 1 << 20
     assert len(append(bytes(15 << 20))) <= protocol.max_text
@@ -448,7 +455,7 @@ def test_what_makes_no_sense_is_refused_and_the_session_goes_on(bad):
     assert error["type"] == "error"
     assert error["error"]["code"] == "invalid_event"
     assert error["error"]["event_id"] is None
-    assert isinstance(protocol.received(append(bytes(2)))[0], Open)
+    assert isinstance(protocol.received(append(bytes(2)))[0], OpenSession)
 
 
 def test_an_error_names_the_event_it_is_about_if_it_can():
@@ -556,7 +563,7 @@ def test_a_commit_in_mid_speech_ends_the_turn():
     protocol = client(append(bytes(2 * SECOND)))
     item = one(protocol.told(SpeechStarted(0)))["item_id"]
     [renewal] = protocol.received(COMMIT)
-    assert isinstance(renewal, Renew)
+    assert isinstance(renewal, RenewSession)
     assert renewal.options.gate == GateOptions()
     outs = [
         *protocol.told(SpeechStopped(samples(2))),
@@ -649,9 +656,9 @@ def test_a_commit_is_an_item_and_words_may_come_before_it():
     assert protocol.told(SpeechStarted(0)) == []
     early = one(protocol.told(word("one", 0.5)))
     *messages, flush = protocol.received(COMMIT)
-    assert isinstance(flush, Flush)
+    assert isinstance(flush, FlushSession)
     assert kinds(messages) == ["committed", "added"]
-    assert protocol.received(append(bytes(SECOND))) == [Audio(bytes(SECOND))]
+    assert protocol.received(append(bytes(SECOND))) == [AudioFrame(bytes(SECOND))]
     assert protocol.told(SpeechStopped(samples(2))) == []
     late = one(protocol.told(word(" two", 1.5)))
     completed, _ = said(protocol.told(Flushed(flush.marker)))
@@ -805,7 +812,7 @@ def test_a_failure_fails_the_items_that_wait_and_closes():
     assert failed["type"] == f"{TRANSCRIPTION}.failed"
     assert (failed["item_id"], failed["error"]["code"]) == (item, "engine_failed")
     assert (error["error"]["type"], error["error"]["code"]) == ("server_error", "engine_failed")
-    assert outs[-1] == Close(1011)
+    assert outs[-1] == CloseSocket(1011)
 
 
 @pytest.mark.parametrize(
@@ -820,7 +827,7 @@ def test_what_ends_a_connection_is_said(code, kind, close):
     outs = client().failed(code, "why")
     assert one(outs)["error"]["type"] == kind
     assert one(outs)["error"]["code"] == code
-    assert outs[-1] == Close(close)
+    assert outs[-1] == CloseSocket(close)
 
 
 def test_a_shutdown_is_no_error_but_a_close_that_says_come_again():
@@ -831,7 +838,7 @@ def test_a_shutdown_is_no_error_but_a_close_that_says_come_again():
     protocol.told(SpeechStopped(samples(4)))
     outs = protocol.told(SessionClosed(samples(4)))
     assert kinds(outs) == ["completed", "done"]
-    assert outs[-1] == Close(1012)
+    assert outs[-1] == CloseSocket(1012)
 
 
 def test_a_commit_that_a_shutdown_has_overtaken_fails():
@@ -842,7 +849,7 @@ def test_a_commit_that_a_shutdown_has_overtaken_fails():
     failed = one(outs)
     assert failed["type"] == f"{TRANSCRIPTION}.failed"
     assert (failed["item_id"], failed["error"]["code"]) == (item, "shutting_down")
-    assert outs[-1] == Close(1012)
+    assert outs[-1] == CloseSocket(1012)
 
 
 # Any conversation.

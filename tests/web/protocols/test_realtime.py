@@ -3,8 +3,9 @@ import json
 import pytest
 from support.conversations import ENGLISH
 
-from voxlive.streaming.events import Word, Words
-from voxlive.web.protocols.contract import Close, Open, Welcome
+from voxlive.streaming.events import Words
+from voxlive.values import Word
+from voxlive.web.protocols.contract import CloseSocket, OpenSession, Welcome
 from voxlive.web.protocols.realtime import RealtimeProtocol
 
 SAID = Words(0, (Word("hi", 0, 800),))
@@ -70,7 +71,7 @@ def test_everyone_else_is_openais(first):
     protocol.received(json.dumps(first))
     protocol.received(json.dumps({"type": "session.update", "model": "too late"}))
     opening, _ = protocol.received(APPEND)
-    assert isinstance(opening, Open)
+    assert isinstance(opening, OpenSession)
     assert opening.options.audio.rate == 24_000
     assert kind_of_delta(protocol).startswith("conversation.item")
 
@@ -91,4 +92,4 @@ def test_before_anything_was_said_the_end_is_openais():
     assert protocol.welcome(["realtime", "openai-insecure-api-key.x"]) == Welcome("realtime")
     error, close = protocol.failed("server_full", "all are in use")
     assert json.loads(error)["error"]["message"] == "all are in use"
-    assert close == Close(1013)
+    assert close == CloseSocket(1013)

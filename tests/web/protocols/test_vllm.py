@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 from support.scripted_session import ScriptedSession
 
-from voxlive.streaming.events import Flushed, SessionClosed, SessionError, Word, Words
+from voxlive.streaming.events import Flushed, SessionClosed, SessionError, Words
 from voxlive.vad.gate import GateOptions
-from voxlive.web.protocols.contract import Audio, Close, Flush, Open, Refuse, Reply
-from voxlive.web.protocols.vllm import VllmProtocol
+from voxlive.values import Word
+from voxlive.web.protocols.contract import (
+    AudioFrame,
+    CloseSocket,
+    FlushSession,
+    OpenSession,
+    Refuse,
+    Reply,
+)
+from voxlive.web.protocols.realtime import VllmProtocol
 
 SECOND = 32_000
 UPDATE = json.dumps({"type": "session.update", "model": "mistralai/Voxtral-Mini-4B-Realtime-2602"})
@@ -60,12 +68,12 @@ def test_a_beginning_may_come_before_the_audio_or_after_it(order):
     protocol = client(UPDATE)
     actions = [action for frame in order for action in protocol.received(frame)]
     opening, audio = actions
-    assert isinstance(opening, Open)
+    assert isinstance(opening, OpenSession)
     assert (opening.options.audio.encoding, opening.options.audio.rate) == ("s16le", 16_000)
     assert opening.options.gate == GateOptions()
-    assert audio == Audio(b"\0\1")
+    assert audio == AudioFrame(b"\0\1")
     [flush] = protocol.received(END)
-    assert isinstance(flush, Flush)
+    assert isinstance(flush, FlushSession)
 
 
 @pytest.mark.conforms(
@@ -134,7 +142,7 @@ def test_mistakes_are_plain_strings_with_a_code_and_the_session_goes_on(frame, c
     assert isinstance(refusal, Refuse)
     [error] = said(protocol.refused(refusal.code, refusal.message))
     assert error == {"type": "error", "error": refusal.message, "code": code}
-    assert isinstance(protocol.received(append(bytes(2)))[0], Open)
+    assert isinstance(protocol.received(append(bytes(2)))[0], OpenSession)
 
 
 def test_a_model_is_named_before_the_first_commit():
@@ -146,12 +154,12 @@ def test_ends():
     protocol = client(UPDATE, append(bytes(SECOND)))
     outs = protocol.told(SessionError("engine_failed", "it broke"))
     assert said(outs) == [{"type": "error", "error": "it broke", "code": "engine_failed"}]
-    assert outs[-1] == Close(1011)
+    assert outs[-1] == CloseSocket(1011)
     protocol = client(UPDATE, append(bytes(SECOND)))
     assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
     outs = protocol.told(SessionClosed(16_000))
     assert said(outs)[0]["type"] == "transcription.done"
-    assert outs[-1] == Close(1012)
+    assert outs[-1] == CloseSocket(1012)
 
 
 @given(conversations(), st.integers(0, 10 * SECOND))

@@ -11,10 +11,17 @@ from voxlive.streaming.events import (
     SessionClosed,
     SessionError,
     SpeechStarted,
-    Word,
     Words,
 )
-from voxlive.web.protocols.contract import Audio, Close, Denial, ProtocolError, Refuse, Stop
+from voxlive.values import Word
+from voxlive.web.protocols.contract import (
+    AudioFrame,
+    CloseSocket,
+    Denial,
+    ProtocolError,
+    Refuse,
+    StopSession,
+)
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 
 END = b"END_OF_AUDIO"
@@ -123,17 +130,17 @@ def test_bad_options_are_an_error_and_the_close(frame):
         protocol.received(frame)
     error, close = protocol.failed(raised.value.code, raised.value.message)
     assert json.loads(error)["status"] == "ERROR"
-    assert close == Close(4400)
+    assert close == CloseSocket(4400)
 
 
 def test_audio_then_the_end_and_nothing_after_it():
     protocol = opened()
-    assert protocol.received(b"\1\2\3\4") == [Audio(b"\1\2\3\4")]
+    assert protocol.received(b"\1\2\3\4") == [AudioFrame(b"\1\2\3\4")]
     [refusal] = protocol.received("hello")
     assert isinstance(refusal, Refuse)
     [warning] = said(protocol.refused(refusal.code, refusal.message))
     assert warning["status"] == "WARNING"
-    assert protocol.received(END) == [Stop()]
+    assert protocol.received(END) == [StopSession()]
     assert protocol.received(b"\1\2\3\4") == []
 
 
@@ -146,7 +153,7 @@ def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
     protocol = opened()
     wait, close = protocol.failed("server_full", "full")
     assert json.loads(wait) == {"uid": "u", "status": "WAIT", "message": 1}
-    assert close == Close(1013, 2.0)
+    assert close == CloseSocket(1013, 2.0)
     assert protocol.denied("server_full", "full") is None
     denial = protocol.denied("invalid_api_key", "no")
     assert isinstance(denial, Denial)
@@ -220,7 +227,7 @@ def test_the_end_of_the_server_is_a_disconnect_after_the_tail():
         assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
         outs = protocol.told(SessionClosed(1600))
         assert segments(outs)[-1][-1]["completed"]
-        assert outs[-1] == Close(1000 if ended else 1012)
+        assert outs[-1] == CloseSocket(1000 if ended else 1012)
         assert (said(outs)[-1].get("message") == "DISCONNECT") is not ended
 
 
@@ -238,7 +245,7 @@ def test_complete_segments_are_the_words_in_order_and_never_change(events, data)
         outs += protocol.told(event)
         if not isinstance(event, SessionClosed) and data.draw(st.booleans()):
             outs += protocol.tick()
-    assert outs[-1] == Close(1000)
+    assert outs[-1] == CloseSocket(1000)
     complete: list[dict] = []
     last = {}
     for update in segments(outs):

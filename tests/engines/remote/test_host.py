@@ -1,0 +1,376 @@
+"""The engine in a process of its own, on the random model of the goldens: exact in float32."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.listening import Recorder
+from support.tiny_checkpoint import write_tiny
+
+from training.golden.audio import synthetic_audio
+from voxlive.checkpoints.errors import IncompleteCheckpoint
+from voxlive.engines.contract import (
+    EngineError,
+    EngineFull,
+    EngineOptions,
+    Failed,
+    Message,
+    Progressed,
+    Reached,
+    StreamOptions,
+    UnsupportedOption,
+)
+from voxlive.engines.registry import load_engine
+from voxlive.engines.remote.child import ForwardLogs
+from voxlive.engines.remote.host import ProcessEngine
+from voxlive.engines.remote.wire import BatchedSender, EngineLogRecord, read_messages
+from voxlive.values import Word
+
+AUDIO = synthetic_audio()[:80000]
+WAIT_S = 60
+
+
+def end(recorder: Recorder) -> Message:
+    """Wait for a marker or a failure."""
+    return recorder.until(lambda message: isinstance(message, Reached | Failed))
+
+
+@pytest.fixture(scope="module")
+def options() -> EngineOptions:
+    return EngineOptions(max_sessions=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder, options):
+    engine = ProcessEngine.start(str(folder), options)
+    yield engine
+    engine.shutdown()
+
+
+def transcribe(engine, delays: list[int], chunk: int) -> list[tuple[int, list[Word]]]:
+    """What streams with these delays say side by side, and their trails."""
+    recorders = [Recorder() for _ in delays]
+    streams = [
+        engine.open(StreamOptions(delay_ms=delay), recorder.sink)
+        for delay, recorder in zip(delays, recorders, strict=True)
+    ]
+    for at in range(0, len(AUDIO), chunk):
+        for stream in streams:
+            stream.feed(AUDIO[at : at + chunk], at)
+    for stream in streams:
+        stream.end_utterance(1)
+        stream.flush(2)
+    for recorder in recorders:
+        assert [end(recorder), end(recorder)] == [Reached(1), Reached(2)]
+    for stream in streams:
+        stream.close()
+    return [(s.trail, r.words) for s, r in zip(streams, recorders, strict=True)]
+
+
+def process_of(engine: ProcessEngine) -> psutil.Process:
+    """Its process, once there is one."""
+    while engine.pid is None:
+        threading.Event().wait(0.01)
+    return psutil.Process(engine.pid)
+
+
+def rest(engine: ProcessEngine) -> None:
+    """Wait until it has told that nothing is left to do."""
+    while engine.work.busy:
+        threading.Event().wait(0.01)
+
+
+def test_it_says_what_the_engine_says_in_place(engine, folder, options):
+    apart = transcribe(engine, [480, 960], 320)
+    assert len(apart[0][1]) > 4
+    for _ in range(2):  # also where one was loaded before
+        there = load_engine(str(folder), options)
+        assert apart == transcribe(there, [480, 960], 320)
+        assert there.info == engine.info
+        there.shutdown()
+
+
+def test_its_steps_are_counted_there_and_read_here(engine):
+    before = engine.steps.read()
+    transcribe(engine, [480], 16000)
+    rest(engine)
+    after = engine.steps.read()
+    assert after.count > before.count
+    assert after.total_s > before.total_s
+    assert engine.check(WAIT_S) is None
+
+
+def test_refusals_are_those_of_the_engine(engine):
+    with pytest.raises(UnsupportedOption, match="delay_ms must be a multiple of 80"):
+        engine.open(StreamOptions(delay_ms=100), Recorder().sink)
+    assert engine.in_use == 0
+    streams = [engine.open(StreamOptions(), Recorder().sink) for _ in range(2)]
+    with pytest.raises(EngineFull, match="all 2 sessions"):
+        engine.open(StreamOptions(), Recorder().sink)
+    streams[0].close()
+    streams[0].close()
+    assert engine.in_use == 1
+    engine.open(StreamOptions(), Recorder().sink).close()
+    streams[1].close()
+
+
+def test_nothing_follows_a_close(engine):
+    recorder = Recorder()
+    stream = engine.open(StreamOptions(), recorder.sink)
+    stream.close()
+    stream.feed(np.zeros(16000, np.float32), 0)
+    stream.flush(1)
+    transcribe(engine, [480], 16000)  # by then it would have come
+    assert recorder.silent
+
+
+def test_a_killed_process_fails_its_streams_and_is_started_again(engine, caplog):
+    before = transcribe(engine, [480], 16000)
+    recorder = Recorder()
+    first, stream = engine.pid, engine.open(StreamOptions(), recorder.sink)
+    os.kill(first, signal.SIGKILL)
+    assert end(recorder) == Failed(
+        "engine_failed", "the engine's process was killed by SIGKILL; start again in a moment"
+    )
+    assert engine.in_use == 0
+    stream.close()
+    while fault := engine.check(WAIT_S):  # there is nothing to wait on but its answers
+        assert "was killed by SIGKILL" in fault
+        with pytest.raises(EngineError, match="try again in a moment"):
+            engine.open(StreamOptions(), Recorder().sink)
+        threading.Event().wait(0.05)
+    assert engine.pid != first
+    assert transcribe(engine, [480], 16000) == before
+    assert "was killed by SIGKILL; it is started again" in caplog.text
+
+
+def test_it_is_tried_again_until_it_can_be_loaded(folder, options, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    engine = ProcessEngine.start(str(model), options)
+    for weights in model.glob("*.safetensors"):
+        weights.rename(tmp_path / weights.name)
+    os.kill(engine.pid, signal.SIGKILL)
+    while "cannot be loaded" not in str(engine.check(WAIT_S)):
+        threading.Event().wait(0.05)
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.rename(model / weights.name)
+    while engine.check(WAIT_S):
+        threading.Event().wait(0.05)
+    assert len(transcribe(engine, [480], 16000)[0][1]) > 4
+    engine.shutdown()
+
+
+def test_nobody_waits_for_an_engine_that_stands_still(engine, paused):
+    """Opening, refusing and counting is done here; what was handed over is heard once it runs."""
+    expected = transcribe(engine, [480, 960], 16000)
+    rest(engine)
+    paused(engine.pid)
+    steps = engine.steps.read()
+    assert steps.count
+    assert not engine.work.busy, "reading asks nothing of it"
+    recorders = [Recorder(), Recorder()]
+    streams = [
+        engine.open(StreamOptions(delay_ms=delay), recorder.sink)
+        for delay, recorder in zip([480, 960], recorders, strict=True)
+    ]
+    with pytest.raises(EngineFull):
+        engine.open(StreamOptions(), Recorder().sink)
+    with pytest.raises(UnsupportedOption, match="does not know 'xx'"):
+        engine.open(StreamOptions(language="xx"), Recorder().sink)
+    for stream in streams:
+        stream.feed(AUDIO, 0)
+        stream.flush(2)
+    assert engine.work.busy
+    assert all(recorder.silent for recorder in recorders)
+    os.kill(engine.pid, signal.SIGCONT)
+    assert [end(recorder) for recorder in recorders] == [Reached(2)] * 2
+    said = [(s.trail, r.words) for s, r in zip(streams, recorders, strict=True)]
+    assert said == expected
+    for stream in streams:
+        stream.close()
+
+
+def test_a_refusal_by_the_engine_itself_comes_as_a_failure(engine, monkeypatch):
+    monkeypatch.setattr(engine, "info", replace(engine.info, capacity=3))
+    recorders = [Recorder() for _ in range(3)]
+    streams = [engine.open(StreamOptions(), recorder.sink) for recorder in recorders]
+    assert end(recorders[2]).code == "server_full"
+    assert engine.in_use == 2
+    for stream in streams:
+        stream.close()
+    assert engine.in_use == 0
+    transcribe(engine, [480, 960], 16000)
+
+
+def test_it_has_work_until_all_that_it_was_given_is_done(engine):
+    recorder = Recorder()
+    stream = engine.open(StreamOptions(), recorder.sink)
+    stream.feed(AUDIO[:100], 0)  # no whole token: there is nothing to do but wait
+    rest(engine)
+    before = engine.work.done
+    stream.feed(AUDIO[100:], 100)
+    assert engine.work.busy
+    stream.flush(1)
+    assert end(recorder) == Reached(1)
+    rest(engine)
+    assert engine.work.done > before
+    stream.close()
+
+
+def test_an_engine_that_hangs_is_found_told_and_replaced(folder, options, paused, caplog):
+    engine = ProcessEngine.start(str(folder), replace(options, deadline_s=3.0))
+    expected = transcribe(engine, [480], 16000)
+    recorder = Recorder()
+    stream = engine.open(StreamOptions(), recorder.sink)
+    stream.feed(AUDIO[:40000], 0)
+    recorder.until(lambda message: isinstance(message, Progressed))
+    process = process_of(engine)
+    paused(process.pid)
+    stream.feed(AUDIO[40000:], 40000)
+    assert end(recorder) == Failed(
+        "engine_failed",
+        "the engine's process has not got on for 3 s and was ended; start again in a moment",
+    )
+    assert engine.in_use == 0
+    stream.close()
+    assert psutil.wait_procs([process], timeout=WAIT_S)[0]
+    while fault := engine.check(WAIT_S):
+        assert "has not got on for 3 s" in fault
+        threading.Event().wait(0.05)
+    assert engine.pid != process.pid
+    assert transcribe(engine, [480], 16000) == expected
+    assert "has not got on for 3 s and was ended; it is started again" in caplog.text
+    engine.shutdown()
+
+
+def test_who_comes_while_it_hangs_is_told_by_the_deadline_and_their_number_is_bounded(
+    folder, options, paused
+):
+    engine = ProcessEngine.start(str(folder), replace(options, deadline_s=3.0))
+    rest(engine)
+    paused(engine.pid)
+    recorder = Recorder()
+    engine.open(StreamOptions(), recorder.sink)
+    for _ in range(4 * (2 + 8) + 1):
+        engine.open(StreamOptions(), Recorder().sink).close()
+    with pytest.raises(EngineError, match="does not get on"):
+        engine.open(StreamOptions(), Recorder().sink)
+    assert "has not got on for 3 s" in str(engine.check(WAIT_S))
+    assert end(recorder).code == "engine_failed"
+    engine.shutdown()
+
+
+def test_what_cannot_be_loaded_is_said_as_in_place(tmp_path, folder, options):
+    with pytest.raises(UnsupportedOption, match="delay must be a multiple of 80"):
+        ProcessEngine.start(str(folder), EngineOptions(device="cpu", delay_ms=100))
+    for file in folder.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(IncompleteCheckpoint):
+        ProcessEngine.start(str(tmp_path), options)
+
+
+def test_a_process_that_dies_while_it_loads_is_not_tried_again(folder, options):
+    engine = ProcessEngine(str(folder), options)
+    process = process_of(engine)
+    process.kill()
+    with pytest.raises(EngineError, match="was killed by SIGKILL while it was loading the model"):
+        engine.wait_until_loaded()
+    engine.shutdown()
+    assert not process.is_running()
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_shutdown_ends_the_process(folder, options, loaded):
+    engine = ProcessEngine(str(folder), options)
+    process = process_of(engine)
+    if loaded:
+        engine.wait_until_loaded()
+        engine.open(StreamOptions(), Recorder().sink)
+    engine.shutdown()
+    assert not process.is_running()
+    with pytest.raises(EngineError, match="shut down"):
+        engine.open(StreamOptions(), Recorder().sink)
+    assert engine.check(1) == "the engine was shut down"
+
+
+_HOST = """
+import sys, signal
+from voxlive.streaming.events import Word
+from voxlive.streaming.options import EngineOptions
+from voxlive.streaming.process import ProcessEngine
+engine = ProcessEngine(sys.argv[1], EngineOptions(max_sessions=1, device="cpu"))
+if sys.argv[2] == "loaded":
+    engine.wait_until_loaded()
+while engine.pid is None:
+    pass
+print(engine.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("when", ["loading", "loaded"])
+def test_it_is_gone_with_its_host(folder, when):
+    command = [sys.executable, "-c", _HOST, str(folder), when]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        process = psutil.Process(int(host.stdout.readline()))
+        host.kill()
+    assert psutil.wait_procs([process], timeout=WAIT_S)[0]
+
+
+def test_what_is_logged_there_is_logged_here(caplog):
+    ours, theirs = Pipe()
+    mail: BatchedSender[object] = BatchedSender(theirs, "test")
+    there = logging.Logger("voxlive.engines.voxtral.engine")
+    there.addHandler(ForwardLogs(mail))
+    try:
+        raise FloatingPointError("overflow")
+    except FloatingPointError as error:
+        there.error("a step of the model failed", exc_info=error)
+    [logged] = next(read_messages(ours))
+    assert isinstance(logged, EngineLogRecord)
+    logging.getLogger(logged.record.name).handle(logged.record)
+    assert "a step of the model failed" in caplog.text
+    assert "FloatingPointError: overflow" in caplog.text
+    mail.close()
+
+
+def test_mail_keeps_every_threads_order():
+    ours, theirs = Pipe()
+    mail: BatchedSender[tuple[int, int]] = BatchedSender(theirs, "test")
+
+    def put(thread: int) -> None:
+        for number in range(5000):
+            mail.put((thread, number))
+
+    threads = [threading.Thread(target=put, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    got: list[object] = []
+    incoming = read_messages(ours)
+    count = 0
+    while len(got) < 20000:
+        got += next(incoming)
+        count += 1
+    for n in range(4):
+        assert [number for thread, number in got if thread == n] == list(range(5000))
+    assert count < len(got)
+    theirs.close()
+    ours.close()
+    mail.close()
+    assert list(incoming) == []

@@ -1,0 +1,179 @@
+"""The caches' memory: what is reserved and bounded, and that service compiles nothing new."""
+
+from pathlib import Path
+from random import Random
+
+import mlx.core as mx
+import pytest
+from support.listening import Recorder
+from support.tiny_checkpoint import write_tiny
+from support.tiny_voxtral import tiny_weights
+
+from training.golden.audio import synthetic_audio
+from training.golden.weights import TINY
+from voxlive.engines.contract import EngineError, EngineOptions, Failed, Progressed, StreamOptions
+from voxlive.engines.voxtral import load
+from voxlive.engines.voxtral.loading import settle_capacity
+from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, plan_rounds
+from voxlive.layers import rings
+
+AUDIO = synthetic_audio()
+PLENTY = 1 << 40
+
+
+def model(slots=9):
+    return VoxtralModel(TINY, tiny_weights(), slots=slots, bos=1, pad=32)
+
+
+def shapes_of(part):
+    """The set of what ``part``'s steps are given, as far as a compiled step depends on it."""
+    run, seen = part._run, set()
+
+    def key(value):
+        if isinstance(value, mx.array):
+            return value.shape, str(value.dtype)
+        return tuple(key(v) for v in value) if isinstance(value, (tuple, list)) else value
+
+    def step(*given):
+        seen.add(tuple(key(value) for value in given))
+        return run(*given)
+
+    part._fixed, part._step_graph = True, step
+    part._stack._attention.all_blocks = True  # as on GPUs
+    return seen
+
+
+class Backlog:
+    def __init__(self, slot, ready):
+        self.slot, self.ready = slot, ready
+
+
+def serve(served, rounds=40, most=6):
+    """Rounds of random rows with random backlogs, joining and in ruts, past their windows."""
+    random = Random(1)
+    streams = set()
+    for _ in range(rounds):
+        for slot in range(most):
+            if random.random() < 0.02 or slot not in streams:
+                served.join(slot, TINY.delay_tokens)
+                streams.add(slot)
+        rows = random.sample(range(most), random.randint(1, most))
+        ready = [Backlog(slot, random.choice([1, 1, 2, 5, 20])) for slot in rows]
+        for tokens, group in plan_rounds(ready, CHUNK):
+            served.encode([row.slot for row in group], served.silence(len(group), tokens))
+        for _ in served.decode({rows[0]: 2.0} if random.random() < 0.1 else {}):
+            pass
+
+
+@pytest.mark.parametrize("reserve", [float("inf"), 0])
+def test_service_compiles_nothing_that_was_not_compiled_before(
+    reserve: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Except, without a reserve, where pools grow: that is what the reserve is for."""
+    monkeypatch.setattr(rings, "_FIRST_BLOCKS", 2)
+    served = model()
+    encoder, decoder = shapes_of(served.encoder), shapes_of(served.decoder)
+    served.bound(6, PLENTY, reserve=reserve)
+    for rows in (1, 2, 4, 6):
+        served.rehearse(rows)
+    before, held = (set(encoder), set(decoder)), served.nbytes
+    serve(served)
+    assert max(map(served.decoder.rings.position, range(6))) > TINY.decoder.window
+    assert ((encoder, decoder) == before) is (reserve > 0)
+    assert (served.nbytes == held) is (reserve > 0)
+
+
+def test_positions_are_moved_back_once_before_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU compiles the kernels for it the first time, and every session would wait."""
+    moved, reanchor = [], rings.Rings.reanchor
+
+    def spy(self: rings.Rings, slot: int, shift: int) -> None:
+        moved.append((self, self.slot_nbytes(slot) > 0))
+        reanchor(self, slot, shift)
+
+    monkeypatch.setattr(rings.Rings, "reanchor", spy)
+    served = model()
+    served.bound(1, PLENTY, reserve=1)
+    served.rehearse(1)
+    assert moved == [(served.encoder.rings, True), (served.decoder.rings, True)]
+
+
+def test_the_reserve_is_what_the_admitted_streams_hold_at_full_age() -> None:
+    served = model()
+    served.bound(8, PLENTY, reserve=float("inf"))
+    spare = served.nbytes - 8 * served.stream_nbytes
+    assert 0 <= spare < 2 * served.stream_nbytes
+    held = served.nbytes
+    served.age(range(8))
+    assert served.nbytes == held
+    assert served.missing_nbytes(8) is None
+    served.leave(3)
+    assert served.missing_nbytes(7) == 0
+    served.clear()
+    assert served.nbytes == held
+
+
+def test_without_a_reserve_memory_is_given_back() -> None:
+    served = model()
+    served.bound(8, PLENTY, reserve=0)
+    young = served.nbytes
+    served.age(range(8))
+    assert served.nbytes > 1.5 * young
+    for slot in range(8):
+        served.leave(slot)
+    assert served.nbytes == young
+
+
+def test_more_streams_than_grow_old_share_what_there_is() -> None:
+    """Encoders at full age for all, and decoders first come, first served."""
+    served = model()
+    encoder, decoder = served.encoder.rings, served.decoder.rings
+    served.bound(8, 8 * encoder.full_nbytes + 3 * decoder.full_nbytes, reserve=float("inf"))
+    for slot in range(8):
+        served.join(slot, TINY.delay_tokens)
+    served.encoder.rings.fill(range(8))
+    assert served.short([(slot, 1) for slot in range(8)]) == [False] * 8
+    served.decoder.rings.fill(range(3))
+    assert served.missing_nbytes(8) is None
+    assert served.missing_nbytes(2) is not None
+    spare = decoder.blocks(served._queue.capacity)
+    lacking = served.short([(slot, 1) for slot in range(8)])
+    assert lacking == [False] * min(8, 3 + spare) + [True] * max(0, 5 - spare)
+    served.leave(1)
+    assert not any(served.short([(slot, 1) for slot in (0, 2, 3)]))
+
+
+def test_more_sessions_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = model(33)
+    free = 10 * served.stream_nbytes
+    monkeypatch.setattr("voxlive.engines.voxtral.loading.free_bytes", lambda: free)
+    assert settle_capacity(served, 4) == 4
+    with pytest.raises(EngineError, match=r"at most \d+, of which 9 can last") as refused:
+        settle_capacity(served, 33)
+    assert refused.value.code == "no_memory"
+    free = served.stream_nbytes
+    with pytest.raises(EngineError, match="--quantize 4"):
+        settle_capacity(served, None)
+
+
+def test_a_session_that_finds_no_memory_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    engine = load(str(write_tiny(tmp_path)), EngineOptions(max_sessions=2, device="cpu"))
+    try:
+        old, young = Recorder(), Recorder()
+        first = engine.open(StreamOptions(), old.sink)
+        second = engine.open(StreamOptions(), young.sink)
+        rings = engine._model.decoder.rings
+        engine._thread.submit(rings.bound, rings.per_ring + 1).result(60)
+        first.feed(AUDIO[:200_000], 0)
+        old.until(lambda message: isinstance(message, Progressed) and message.upto > 190_000)
+        second.feed(AUDIO[:40_000], 0)
+        failure = young.until(lambda message: isinstance(message, Failed))
+        assert failure.code == "server_full"
+        with pytest.raises(EngineError, match="no memory for one more"):
+            engine.open(StreamOptions(), young.sink)
+        first.feed(AUDIO[200_000:300_000], 200_000)
+        first.flush(2)
+        old.reached(2)
+        assert engine.in_use == 1
+    finally:
+        engine.shutdown()

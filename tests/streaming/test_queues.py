@@ -1,0 +1,223 @@
+"""Messages that cross from a thread to the loop.
+
+One time-out for many blocks, in simulated time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.simulated import simulate
+
+from voxlive.engines.contract import Progressed
+from voxlive.streaming.events import Draft, Flushed, Lag, SessionClosed, SessionError
+from voxlive.streaming.queues import EngineMessages, Inbox, Outbox, Timeout
+
+
+class Loop:
+    """Counts the calls that are made into it, and makes them when told."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def call_soon_threadsafe(self, call) -> None:
+        self.calls.append(call)
+
+
+def test_what_comes_together_is_one_call() -> None:
+    loop, heard = Loop(), []
+    answers = EngineMessages(loop, heard.append)
+    for upto in range(3):
+        answers.put(Progressed(upto))
+    assert len(loop.calls) == 1
+    loop.calls.pop()()
+    assert heard == [Progressed(upto) for upto in range(3)]
+    answers.put(Progressed(3))
+    loop.calls.pop()()
+    assert heard[-1] == Progressed(3)
+
+
+async def test_nothing_is_lost_or_turned_round_between_two_threads() -> None:
+    heard: list[int] = []
+    all_heard = asyncio.Event()
+
+    def hear(message: Progressed) -> None:
+        heard.append(message.upto)
+        if message.upto == 20_000:
+            all_heard.set()
+
+    answers = EngineMessages(asyncio.get_running_loop(), hear)
+    await asyncio.to_thread(lambda: [answers.put(Progressed(n)) for n in range(20_001)])
+    await all_heard.wait()
+    assert heard == list(range(20_001))
+
+
+def test_a_closed_loop_is_no_error() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    EngineMessages(loop, print).put(Progressed(1))
+
+
+async def test_commands_keep_their_order_and_a_full_inbox_makes_wait():
+    inbox: Inbox[int] = Inbox(2)
+    assert [inbox.offer(n) for n in range(3)] == [True, True, False]
+    late = [asyncio.create_task(inbox.put(n)) for n in (2, 3)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in late)
+    assert [await inbox.take() for _ in range(4)] == [0, 1, 2, 3]
+    await asyncio.gather(*late)
+
+
+async def test_a_reader_waits_and_may_give_up():
+    inbox: Inbox[int] = Inbox(2)
+    reading = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    reading = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0)
+    await inbox.put(1)
+    assert await reading == 1
+
+
+async def test_a_reader_that_gives_up_just_then_loses_nothing():
+    inbox: Inbox[int] = Inbox(2)
+    reading = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0)
+    inbox.offer(1)
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert reading.cancelled()
+    assert await inbox.take() == 1
+
+
+async def test_who_waits_for_room_has_it_when_all_is_forgotten():
+    inbox: Inbox[int] = Inbox(1)
+    inbox.offer(1)
+    late = asyncio.create_task(inbox.put(2))
+    await asyncio.sleep(0)
+    inbox.clear()
+    await late
+    assert await inbox.take() == 2
+
+
+async def read_all(outbox: Outbox) -> list[object]:
+    return [event async for event in outbox.read()]
+
+
+async def test_unread_drafts_and_lags_are_replaced_and_nothing_else_is() -> None:
+    outbox = Outbox(limit=10)
+    for event in (Draft(0, "a"), Draft(0, "ab"), Flushed("x"), Flushed("y"), Lag(1.0), Lag(2.0)):
+        assert outbox.put(event)
+    outbox.close(SessionClosed(5))
+    assert await read_all(outbox) == [
+        Draft(0, "ab"), Flushed("x"), Flushed("y"), Lag(2.0), SessionClosed(5),
+    ]  # fmt: skip
+
+
+async def test_the_bound_is_told_and_the_last_events_pass_it() -> None:
+    outbox = Outbox(limit=3)
+    assert [outbox.put(Flushed(str(n))) for n in range(3)] == [True, True, False]
+    error = SessionError("slow_client", "")
+    outbox.close(error, SessionClosed(0))
+    outbox.put(Flushed("late"))
+    assert await read_all(outbox) == [
+        Flushed("0"), Flushed("1"), Flushed("2"), error, SessionClosed(0),
+    ]  # fmt: skip
+
+
+def test_only_a_block_that_takes_too_long_is_ended():
+    async def run():
+        timeout, loop = Timeout(), asyncio.get_running_loop()
+        for _ in range(100):
+            with timeout.within(2):
+                await asyncio.sleep(1.9)
+        with pytest.raises(TimeoutError), timeout.within(2):
+            await asyncio.Event().wait()
+        assert loop.time() == pytest.approx(192, abs=0.01)
+        with timeout.within(2):
+            await asyncio.sleep(1.9)
+
+    simulate(run())
+
+
+def test_there_is_one_timer_for_many_blocks():
+    async def run():
+        timeout, loop = Timeout(), asyncio.get_running_loop()
+        timers, call_at = [], loop.call_at
+        loop.call_at = lambda when, *args, **more: (
+            timers.append(when) or call_at(when, *args, **more)
+        )
+        for _ in range(1000):
+            with timeout.within(10):
+                await asyncio.sleep(0)
+        assert len(timers) == 1
+
+    simulate(run())
+
+
+@pytest.mark.parametrize("first", [None, 60, 0.5])
+def test_every_block_has_its_own_time(first):
+    async def run():
+        timeout, loop = Timeout(), asyncio.get_running_loop()
+        with timeout.within(first):
+            await asyncio.sleep(0.1)
+        with pytest.raises(TimeoutError), timeout.within(1):
+            await asyncio.Event().wait()
+        assert loop.time() == pytest.approx(1.1, abs=0.01)
+        with timeout.within(None):
+            await asyncio.sleep(3600)
+
+    simulate(run())
+
+
+def test_between_two_blocks_nothing_is_ended():
+    async def run():
+        timeout = Timeout()
+        with timeout.within(1):
+            pass
+        await asyncio.sleep(5)
+
+    simulate(run())
+
+
+def test_one_task_after_another_may_use_it():
+    async def run():
+        timeout = Timeout()
+
+        async def wait(seconds):
+            with timeout.within(1):
+                await asyncio.sleep(seconds)
+
+        await asyncio.create_task(wait(0.5))
+        with pytest.raises(TimeoutError):
+            await asyncio.create_task(wait(5))
+
+    simulate(run())
+
+
+def test_a_task_that_someone_else_cancels_is_cancelled():
+    async def run(cancel_after):
+        timeout = Timeout()
+
+        async def wait():
+            with timeout.within(1):
+                await asyncio.Event().wait()
+
+        waiting = asyncio.create_task(wait())
+        asyncio.get_running_loop().call_at(cancel_after, waiting.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    simulate(run(0.5))
+
+
+def test_an_error_in_a_block_is_no_timeout():
+    async def run():
+        timeout = Timeout()
+        with pytest.raises(ValueError, match="own"), timeout.within(1):
+            raise ValueError("its own")
+        await asyncio.sleep(2)
+
+    simulate(run())

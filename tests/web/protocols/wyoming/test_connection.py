@@ -1,0 +1,101 @@
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wyoming.event import Event, async_write_event
+
+from voxlive.web.protocols.contract import ProtocolError
+from voxlive.web.protocols.wyoming.connection import MAX_LINE, read_event
+
+
+def reader(data: bytes) -> asyncio.StreamReader:
+    stream = asyncio.StreamReader(limit=MAX_LINE)
+    stream.feed_data(data)
+    stream.feed_eof()
+    return stream
+
+
+class Sink:
+    """What a StreamWriter is to the library's writer."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def writelines(self, parts) -> None:
+        self.data += b"".join(parts)
+
+    async def drain(self) -> None:
+        pass
+
+
+@given(
+    st.lists(
+        st.builds(
+            Event,
+            st.text(min_size=1, max_size=8),
+            st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4), max_size=3),
+            st.none() | st.binary(min_size=1, max_size=40),
+        ),
+        max_size=4,
+    )
+)
+def test_what_the_library_writes_is_read(events):
+    async def there_and_back() -> list[Event]:
+        sink = Sink()
+        for event in events:
+            await async_write_event(event, sink)
+        stream = reader(sink.data)
+        return [await read_event(stream) for _ in events] + [await read_event(stream)]
+
+    assert asyncio.run(there_and_back()) == [*events, None]
+
+
+async def test_a_plain_line_and_data_in_the_header():
+    assert await read_event(reader(b'{"type": "describe"}\n')) == Event("describe")
+    line = b'{"type": "x", "data": {"a": 1, "b": 1}, "data_length": 8}\n{"b": 2}'
+    assert await read_event(reader(line)) == Event("x", {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ("nonsense", "bad_message"),
+        ("", "bad_message"),
+        ("[]", "bad_message"),
+        ({"data": {}}, "bad_message"),
+        ({"type": 5}, "bad_message"),
+        ({"type": "x", "data": []}, "bad_message"),
+        ({"type": "x", "data_length": -1}, "bad_message"),
+        ({"type": "x", "data_length": "5"}, "bad_message"),
+        ({"type": "x", "payload_length": 1.5}, "bad_message"),
+        ({"type": "x", "payload_length": True}, "bad_message"),
+        ({"type": "x", "data_length": 1 << 21}, "too_big"),
+        ({"type": "x", "payload_length": 1 << 40}, "too_big"),
+        ("[" * 60_000, "bad_message"),
+        (" " * (MAX_LINE + 1), "too_big"),
+    ],
+)
+async def test_a_bad_header_is_refused_before_what_it_announces_is_read(header, code):
+    line = header if isinstance(header, str) else json.dumps(header)
+    stream = asyncio.StreamReader(limit=MAX_LINE)
+    stream.feed_data(line.encode() + b"\n")
+    with pytest.raises(ProtocolError) as raised:
+        await read_event(stream)
+    assert raised.value.code == code
+
+
+async def test_bytes_that_are_no_text():
+    for line in (b"\xff\xfe\n", b'{"type": "x", "data_length": 2}\n\xff\xff'):
+        with pytest.raises(ProtocolError):
+            await read_event(reader(line))
+
+
+async def test_a_peer_that_goes_in_the_middle():
+    assert await read_event(reader(b'{"type": "x"')) is None
+    with pytest.raises(asyncio.IncompleteReadError):
+        await read_event(reader(b'{"type": "x", "payload_length": 9}\n123'))

@@ -1,0 +1,426 @@
+"""Feeds and what is written of them, without sockets.
+
+Captions of a real session, read over HTTP and in a browser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from contextlib import aclosing, asynccontextmanager
+from urllib.parse import quote
+
+import httpx
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.async_api import async_playwright
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
+from support.browser import browsing, chromium, state_is
+from support.clips import clip
+from support.wire import START, dial, listen, receive_until, s16le, send
+
+from voxlive.runners.outputs.subtitles import CueStyle
+from voxlive.streaming.events import Draft, Flushed, SegmentClosed, Words
+from voxlive.values import Word
+from voxlive.web import captions
+from voxlive.web.access.access import Access
+from voxlive.web.access.middleware import Authenticator, AuthMiddleware
+from voxlive.web.captions import (
+    MAX_READERS,
+    MAX_SEGMENTS,
+    MAX_UNREAD,
+    CaptionEndpoints,
+    CaptionFeed,
+    CaptionFeeds,
+    CaptionSnapshot,
+    ClosedCaption,
+    LiveCues,
+    TooManyReaders,
+    is_name,
+)
+from voxlive.web.pages import Pages
+
+GOOD, DAY = Word("Good", 1600, 8000), Word(" day.", 8000, 16_000)
+
+
+def spoken(feed: CaptionFeed, segment: int, *words: Word) -> None:
+    feed.tell(Words(segment, words))
+    text = "".join(word.text for word in words)
+    feed.tell(SegmentClosed(segment, words[0].start, words[-1].end, text))
+
+
+async def snapshot_of(feed: CaptionFeed) -> CaptionSnapshot:
+    async with aclosing(feed.read()) as reader:
+        return await anext(reader)
+
+
+async def test_a_reader_gets_what_was_said_and_then_what_is_said():
+    feed = CaptionFeed("s1", "stage", "/v1/live")
+    spoken(feed, 0, GOOD)
+    feed.tell(Words(1, (DAY,)))
+    feed.tell(Draft(1, " and"))
+    feed.tell(Flushed("x"))
+    reader = feed.read()
+    snapshot = await anext(reader)
+    assert [closed.text for closed in snapshot.segments] == ["Good"]
+    assert (snapshot.words, snapshot.draft) == ((DAY,), " and")
+    feed.tell(SegmentClosed(1, 8000, 16_000, " day."))
+    closed = await anext(reader)
+    assert (closed.text, closed.words) == (" day.", (DAY,))
+    feed.close()
+    assert [caption async for caption in reader] == []
+
+
+async def test_a_reader_that_falls_behind_is_let_go_and_the_others_read_on():
+    feed = CaptionFeed("s1", "s1", "/asr")
+    slow, quick = feed.read(), feed.read()
+    await anext(slow)
+    await anext(quick)
+    for n in range(MAX_UNREAD + 5):
+        feed.tell(Draft(0, str(n)))
+        assert await anext(quick) == Draft(0, str(n))
+    assert len([caption async for caption in slow]) == MAX_UNREAD
+    assert (await snapshot_of(feed)).draft == str(MAX_UNREAD + 4)
+
+
+async def test_a_feed_is_bounded():
+    feed = CaptionFeed("s1", "s1", "/asr")
+    for n in range(MAX_SEGMENTS + 10):
+        spoken(feed, n, GOOD)
+    segments = (await snapshot_of(feed)).segments
+    assert [closed.id for closed in segments] == [*range(10, MAX_SEGMENTS + 10)]
+    readers = [feed.read() for _ in range(MAX_READERS)]
+    for reader in readers:
+        await anext(reader)
+    with pytest.raises(TooManyReaders):
+        await snapshot_of(feed)
+    await readers[0].aclose()
+    assert await snapshot_of(feed)
+
+
+async def test_silence_is_told_so_that_the_connection_lives():
+    feed = CaptionFeed("s1", "s1", "/asr")
+    reader = feed.read(keep_alive_s=0.001)
+    await anext(reader)
+    assert await anext(reader) is None
+
+
+def test_the_newest_session_of_a_name_has_it():
+    feeds = CaptionFeeds()
+    first, second = feeds.open("s1", "stage", "/asr"), feeds.open("s2", "stage", "/asr")
+    assert feeds.find("stage") is second
+    assert feeds.find("s1") is first
+    feeds.close(second)
+    assert feeds.find("stage") is first
+    feeds.close(first)
+    assert feeds.find("stage") is None
+    assert list(feeds) == []
+
+
+def test_names_can_stand_in_an_address():
+    assert is_name("Bühne 1 <b>")
+    assert not any(map(is_name, ["", "a/b", "a\nb", "x" * 65]))
+
+
+@pytest.mark.parametrize("text", ["a\n\ndata: x", "<script>", "日本", '"quoted" \\ \u2028'])
+def test_an_event_is_one_line_of_json(text):
+    written = captions.sse_event(Words(0, (Word(text, 0, 1600),)))
+    kind, data, *rest = written.split("\n")
+    assert (kind, rest) == ("event: words", ["", ""])
+    assert json.loads(data.removeprefix("data: "))["text"] == text
+
+
+words = st.lists(
+    st.tuples(
+        st.text("abc,.", min_size=1, max_size=12), st.integers(0, 24_000), st.integers(1, 24_000)
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(st.lists(words, max_size=4), st.integers(1, 5))
+async def test_live_cues_say_every_word_once_in_order(said, together):
+    """Words come a few at a time; a cue never changes, so what is written is all there is."""
+    feed, cues, now = CaptionFeed("s", "s", "/"), LiveCues(CueStyle()), 0
+    reader, expected = feed.read(), ""
+    written = cues.heard(await anext(reader))
+    for segment, spec in enumerate(said):
+        heard = []
+        for text, gap, length in spec:
+            heard.append(Word(f" {text}", now + gap, now + gap + length))
+            now += gap + length
+        for at in range(0, len(heard), together):
+            feed.tell(Words(segment, tuple(heard[at : at + together])))
+        whole = "".join(word.text for word in heard)
+        feed.tell(SegmentClosed(segment, heard[0].start, heard[-1].end, whole))
+        expected += whole
+    feed.close()
+    async for caption in reader:
+        written += cues.heard(caption)
+    blocks = [block.split("\n") for block in written.split("\n\n") if block]
+    assert "".join("".join(block[1:]) for block in blocks).replace(" ", "") == expected.replace(
+        " ", ""
+    )
+    stamps = [stamp for block in blocks for stamp in block[0].split(" --> ")]
+    assert stamps == sorted(stamps)
+
+
+def test_a_long_speech_is_written_before_it_ends():
+    cues = LiveCues()
+    heard = [Word(f" word{n}", n * 8000, (n + 1) * 8000) for n in range(40)]
+    written = [cues.heard(Words(0, (word,))) for word in heard]
+    assert sum(map(bool, written)) >= 2
+    text = "".join(word.text for word in heard)
+    written.append(cues.heard(ClosedCaption(0, 0, 40 * 8000, text, tuple(heard))))
+    assert all(f"word{n}" in "".join(written) for n in range(40))
+
+
+@pytest.mark.parametrize(("received", "end"), [(None, "00:00:02.000"), (20_000, "00:00:01.250")])
+def test_a_live_cue_does_not_outlast_the_audio(received, end):
+    heard = (Word(" yes", 16_000, 19_200),)
+    written = LiveCues().heard(ClosedCaption(0, 16_000, 19_200, " yes", heard, received))
+    assert written == f"00:00:01.000 --> {end}\nyes\n\n"
+
+
+EVIL = '<img src=x onerror="document.title=1">'
+SECOND = 32_000
+
+
+def words_of(text):
+    return re.findall(r"[a-z']+", text.lower())
+
+
+@asynccontextmanager
+async def speaking(server, name, path="/v1/live"):
+    """A session with this name, after its first segment."""
+    async with dial(f"{server.ws}{path}?captions={quote(name)}") as socket:
+        await send(socket, START)
+        audio = s16le(clip("message").samples)
+        await send(socket, *(audio[at : at + SECOND] for at in range(0, len(audio), SECOND)))
+        await send(socket, {"type": "flush", "id": "told"})
+        await receive_until(socket, "flushed")
+        yield socket
+
+
+async def events(response):
+    """The events of a stream as pairs of kind and data."""
+    kind = None
+    async for line in response.aiter_lines():
+        if line.startswith("event: "):
+            kind = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield kind, json.loads(line.removeprefix("data: "))
+
+
+async def test_events_follow_a_session_to_its_end(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        speaking(server, "stage 1") as socket,
+    ):
+        listed = (await client.get("/captions")).json()["sessions"]
+        assert [(s["name"], s["path"]) for s in listed] == [("stage 1", "/v1/live")]
+        async with client.stream("GET", "/captions/stage%201") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            followed = events(response)
+            kind, snapshot = await anext(followed)
+            assert kind == "snapshot"
+            audio = s16le(clip("yes").samples)
+            await send(socket, audio, {"type": "stop"})
+            heard = await listen(socket)
+            told = [data["text"] async for kind, data in followed if kind == "words"]
+    before = [segment["text"] for segment in snapshot["segments"]]
+    assert "".join([*before, *told]) == heard.of("done")[0]["text"]
+    assert words_of("".join(before))
+    assert words_of("".join(told))
+
+
+async def test_webvtt_follows_a_session(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        speaking(server, "stage") as socket,
+        client.stream("GET", "/captions/stage.vtt") as response,
+    ):
+        assert response.headers["content-type"].startswith("text/vtt")
+        body = response.aiter_text()
+        written = await anext(body)
+        await send(socket, {"type": "stop"})
+        heard = await listen(socket)
+        written += "".join([piece async for piece in body])
+    assert written.startswith("WEBVTT\n\n")
+    shown = [line for line in written.splitlines()[2:] if line and "-->" not in line]
+    assert words_of(" ".join(shown)) == words_of(heard.of("done")[0]["text"])
+
+
+async def test_webvtt_by_the_accept_header_and_for_any_protocol(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        dial(f"{server.ws}/v1/listen?encoding=linear16&sample_rate=16000&captions=room"),
+        client.stream("GET", "/captions/room", headers={"accept": "text/vtt"}) as response,
+    ):
+        assert await anext(response.aiter_text()) == "WEBVTT\n\n"
+
+
+def test_a_session_that_is_not_there(server):
+    answer = httpx.get(f"{server.url}/captions/nobody.vtt")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_session")
+
+
+async def test_a_name_that_cannot_stand_in_an_address_is_refused(server):
+    async with dial(f"{server.ws}/v1/live?captions=a%2Fb") as socket:
+        heard = await listen(socket)
+    assert (heard.errors, heard.code) == (["bad_parameter"], 4400)
+
+
+async def test_a_reader_that_leaves_is_forgotten(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        speaking(server, "brief") as socket,
+    ):
+        async with client.stream("GET", "/captions/brief") as response:
+            await anext(response.aiter_text())
+        await send(socket, {"type": "stop"})
+        assert (await listen(socket)).code == 1000
+
+
+@asynccontextmanager
+async def overlay(url):
+    path = chromium()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            page = await browser.new_page(viewport={"width": 1280, "height": 720})
+            errors = []
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            await page.goto(url)
+            yield page
+            assert errors == []
+        finally:
+            await browser.close()
+
+
+async def shows(page, text):
+    await page.wait_for_function(
+        "(text) => document.querySelector('#text').textContent.includes(text)", arg=text
+    )
+
+
+@pytest.mark.browser
+async def test_the_overlay_follows_a_session_and_the_next_of_its_name(server):
+    async with overlay(f"{server.url}/overlay/stage?size=60&color=ffcc00&position=top") as page:
+        for _ in range(2):
+            async with speaking(server, "stage") as socket:
+                await page.wait_for_selector("body[data-state=following]")
+                await page.wait_for_function("() => document.querySelector('#text').textContent")
+                shown = await page.inner_text("#text")
+                await send(socket, {"type": "stop"})
+                said = (await listen(socket)).of("done")[0]["text"]
+                assert words_of(shown)
+                assert " ".join(words_of(shown)) in " ".join(words_of(said))
+            await page.evaluate("document.querySelector('#text').replaceChildren()")
+        style = "getComputedStyle(document.querySelector('#frame'))"
+        assert await page.evaluate(f"{style}.fontSize") == "60px"
+        assert await page.evaluate("getComputedStyle(document.querySelector('#text')).color") == (
+            "rgb(255, 204, 0)"
+        )
+        assert (await page.evaluate("getComputedStyle(document.body).backgroundColor")) == (
+            "rgba(0, 0, 0, 0)"
+        )
+
+
+@asynccontextmanager
+async def feeding():
+    """The real endpoints over feeds that a test fills: an engine says no markup by itself."""
+    feeds, pages = CaptionFeeds(), Pages()
+    captions = CaptionEndpoints(feeds, pages)
+    routes = [
+        Route("/captions/{session}", captions.follow),
+        Route("/overlay/{session}", captions.overlay),
+        Mount("/static", pages),
+    ]
+    gate = [Middleware(AuthMiddleware, gate=Authenticator(Access()))]
+    config = uvicorn.Config(
+        Starlette(routes=routes, middleware=gate), port=0, lifespan="off", log_level="error"
+    )
+    running = uvicorn.Server(config)
+    serving = asyncio.create_task(running.serve())
+    while not running.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield feeds, f"http://127.0.0.1:{port}"
+    finally:
+        for feed in feeds:
+            feeds.close(feed)
+        running.should_exit = True
+        await serving
+
+
+@pytest.mark.browser
+async def test_markup_in_words_names_and_parameters_is_text():
+    wishes = {
+        "size": f"1px;}}</style>{EVIL}",
+        "color": "red;background:url(http://127.0.0.1:9/x)",
+        "font": f"x;{EVIL}",
+        "lines": "__proto__",
+        "position": "constructor",
+        "shadow": "url(http://127.0.0.1:9/x)",
+        "token": EVIL,
+    }
+    query = "&".join(f"{name}={quote(value)}" for name, value in wishes.items())
+    name = EVIL.replace("/", "")
+    async with feeding() as (feeds, url):
+        feed = feeds.open("s1", name, "/v1/live")
+        async with overlay(f"{url}/overlay/{quote(name)}?{query}") as page:
+            requests = []
+            page.on("request", lambda request: requests.append(request.url))
+            await page.wait_for_selector("body[data-state=following]")
+            feed.tell(Words(0, (Word(EVIL, 0, 1600),)))
+            await shows(page, EVIL)
+            feed.tell(SegmentClosed(0, 0, 1600, EVIL))
+            feed.tell(Draft(1, f" {EVIL} twice"))
+            await shows(page, f"{EVIL} {EVIL} twice")
+            assert await page.title() == "voxlive captions"
+            assert await page.query_selector("img") is None
+            assert not [url for url in requests if "/x" in url]
+
+
+@pytest.mark.browser
+async def test_only_the_last_lines_are_shown_and_they_fade():
+    async with feeding() as (feeds, url):
+        feed = feeds.open("s1", "s1", "/v1/live")
+        feed.tell(Words(0, tuple(Word(f" word{n}", n, n + 1) for n in range(200))))
+        async with overlay(f"{url}/overlay/s1?lines=3&size=40&fade=0.2") as page:
+            await shows(page, "word199")
+            box = await page.locator("#text").bounding_box()
+            assert box["height"] == pytest.approx(3 * 1.3 * 40, abs=1)
+            last = await page.evaluate(
+                "document.querySelector('#text span').getBoundingClientRect().bottom"
+            )
+            assert last == pytest.approx(box["y"] + box["height"], abs=1)
+            await page.wait_for_selector("#text.gone", state="attached")
+
+
+@pytest.mark.browser
+async def test_the_page_gives_its_session_a_name_and_the_addresses_to_read_along(server, tmp_path):
+    wav = clip("message").write_wav(tmp_path / "message.wav")
+    async with browsing(server.url, microphone=wav) as watched:
+        page = watched.page
+        await page.click("#open-settings")
+        await page.fill("[name=captions]", "a/b")
+        assert await page.is_hidden("#along")
+        await page.fill("[name=captions]", "main hall")
+        address = await page.get_attribute("#along-overlay", "href")
+        assert address == f"{server.url}/overlay/main%20hall"
+        await page.click("#settings [value=done]")
+        await page.click("#toggle")
+        assert await state_is(page, "listening", "error") == "listening"
+        async with overlay(address) as over:
+            await over.wait_for_function("() => document.querySelector('#text').textContent")
+        await page.click("#toggle")
+        assert await state_is(page, "stopped", "error") == "stopped"

@@ -1,0 +1,65 @@
+"""The families of speech models: one entry each, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from voxlive.checkpoints.families.evidence import Evidence, read_evidence
+from voxlive.checkpoints.families.family import Feature, Match, ModelFamily, Shape, match
+from voxlive.checkpoints.families.other import (
+    CANARY,
+    MULTIMODAL,
+    NEMOTRON,
+    PARAKEET,
+    VOXTRAL,
+    VOXTRAL_REALTIME,
+    WHISPER_FAMILY,
+)
+from voxlive.checkpoints.families.speech import SPEECH
+
+FAMILIES = MappingProxyType(
+    {
+        family.name: family
+        for family in (
+            VOXTRAL_REALTIME,
+            VOXTRAL,
+            *MULTIMODAL,
+            *SPEECH,
+            CANARY,
+            NEMOTRON,
+            PARAKEET,
+            WHISPER_FAMILY,
+        )
+    }
+)
+
+__all__ = ["FAMILIES", "Evidence", "Feature", "Match", "ModelFamily", "Shape", "read_evidence"]
+__all__ += ["hints", "recognise_family"]
+
+
+def recognise_family(evidence: Evidence) -> Match | None:
+    """The first family that anything in the documents or tensors speaks for; never the name."""
+    found = (match(family, evidence) for family in FAMILIES.values())
+    return next((one for one in found if one is not None), None)
+
+
+def hints(name: str) -> tuple[str, ...]:
+    """The families that a folder's or repository's name mentions. A name proves nothing."""
+    said = name.lower().replace("-", "_")
+    return tuple(family for family, words in _HINTS.items() if any(word in said for word in words))
+
+
+_HINTS = {
+    "voxtral_realtime": ("voxtral_mini_4b_realtime", "voxtral_realtime"),
+    "voxtral": ("voxtral",),
+    "whisper": ("whisper",),
+    "parakeet": ("parakeet",),
+    "canary": ("canary",),
+    "qwen3_asr": ("qwen3_asr",),
+    "vibevoice_asr": ("vibevoice",),
+    "glmasr": ("glm_asr", "glmasr"),
+    "moonshine": ("moonshine",),
+    "nemotron_asr": ("nemotron",),
+    "sensevoice": ("sensevoice",),
+    "fun_asr_nano": ("fun_asr",),
+}

@@ -1,0 +1,240 @@
+"""What a layout has to say: where it keeps each module, and how it stores convolutions and RoPE.
+
+Mistral's own files: consolidated.safetensors beside params.json.
+
+mlx-audio's converted files: model*.safetensors beside config.json.
+
+transformers' files: model*.safetensors beside config.json with audio_config and text_config.
+
+voxmlx's converted files: model.safetensors beside a config.json shaped like params.json.
+
+The tensor layouts in circulation: one file each, told apart by the names of their tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from voxlive.checkpoints.errors import WeightsMismatch, listed
+
+_LAYER = re.compile(r"(^|\.)layers\.(\d+)\.")
+_SUFFIX = re.compile(r"\.(weight|bias|scales|biases)$")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """``modules`` maps canonical module names to the layout's, with ``{}`` for a layer's number.
+
+    ``torch_convolutions``: kernels are [out, in, k] instead of [out, k, in]. ``half_split_rotary``:
+    rows of queries and keys pair i with i + head_dim / 2 instead of 2i with 2i + 1. ``renames``
+    are beginnings of names that other versions use; ``heads`` are names under which the tied
+    embedding may stand a second time.
+    """
+
+    name: str
+    modules: Mapping[str, str]
+    torch_convolutions: bool = False
+    half_split_rotary: bool = False
+    renames: tuple[tuple[str, str], ...] = ()
+    heads: tuple[str, ...] = ()
+
+    def source(self, module: str) -> str:
+        """The layout's name of a canonical module such as ``encoder.layers.3.q``."""
+        layer = _LAYER.search(module)
+        if layer is None:
+            return self.modules[module]
+        return self.modules[_any_layer(module)].format(layer[2])
+
+    def normalised(self, tensor: str) -> str:
+        """A tensor's name as this version of the layout would spell it."""
+        for old, new in self.renames:
+            if tensor.startswith(old):
+                return new + tensor[len(old) :]
+        return tensor
+
+    def knows(self, tensor: str) -> bool:
+        """Whether the layout has a place for a tensor of this name, whatever the layer."""
+        module = _SUFFIX.sub("", self.normalised(tensor))
+        return _any_layer(module) in self.modules.values()
+
+
+def _any_layer(name: str) -> str:
+    return _LAYER.sub(r"\1layers.{}.", name, count=1)
+
+
+_MISTRAL_AUDIO = "mm_streams_embeddings.embedding_module."
+_MISTRAL_ENCODER = f"{_MISTRAL_AUDIO}whisper_encoder."
+_MISTRAL_LAYER = f"{_MISTRAL_ENCODER}transformer.layers.{{}}."
+
+MISTRAL = Layout(
+    name="mistral",
+    modules={
+        "encoder.conv1": f"{_MISTRAL_ENCODER}conv_layers.0.conv",
+        "encoder.conv2": f"{_MISTRAL_ENCODER}conv_layers.1.conv",
+        "encoder.layers.{}.attn_norm": f"{_MISTRAL_LAYER}attention_norm",
+        "encoder.layers.{}.q": f"{_MISTRAL_LAYER}attention.wq",
+        "encoder.layers.{}.k": f"{_MISTRAL_LAYER}attention.wk",
+        "encoder.layers.{}.v": f"{_MISTRAL_LAYER}attention.wv",
+        "encoder.layers.{}.o": f"{_MISTRAL_LAYER}attention.wo",
+        "encoder.layers.{}.ffn_norm": f"{_MISTRAL_LAYER}ffn_norm",
+        "encoder.layers.{}.gate": f"{_MISTRAL_LAYER}feed_forward.w1",
+        "encoder.layers.{}.down": f"{_MISTRAL_LAYER}feed_forward.w2",
+        "encoder.layers.{}.up": f"{_MISTRAL_LAYER}feed_forward.w3",
+        "encoder.norm": f"{_MISTRAL_ENCODER}transformer.norm",
+        "adapter.linear1": f"{_MISTRAL_AUDIO}audio_language_projection.0",
+        "adapter.linear2": f"{_MISTRAL_AUDIO}audio_language_projection.2",
+        "decoder.embed": f"{_MISTRAL_AUDIO}tok_embeddings",
+        "decoder.layers.{}.attn_norm": "layers.{}.attention_norm",
+        "decoder.layers.{}.q": "layers.{}.attention.wq",
+        "decoder.layers.{}.k": "layers.{}.attention.wk",
+        "decoder.layers.{}.v": "layers.{}.attention.wv",
+        "decoder.layers.{}.o": "layers.{}.attention.wo",
+        "decoder.layers.{}.ffn_norm": "layers.{}.ffn_norm",
+        "decoder.layers.{}.gate": "layers.{}.feed_forward.w1",
+        "decoder.layers.{}.down": "layers.{}.feed_forward.w2",
+        "decoder.layers.{}.up": "layers.{}.feed_forward.w3",
+        "decoder.layers.{}.ada.linear1": "layers.{}.ada_rms_norm_t_cond.0",
+        "decoder.layers.{}.ada.linear2": "layers.{}.ada_rms_norm_t_cond.2",
+        "decoder.norm": "norm",
+    },
+    torch_convolutions=True,
+    renames=(("mm_whisper_embeddings.", _MISTRAL_AUDIO),),
+    heads=("output",),
+)
+
+
+_MLX_AUDIO_LAYER = "encoder.transformer_layers.{}."
+
+MLX_AUDIO = Layout(
+    name="mlx-audio",
+    modules={
+        "encoder.conv1": "encoder.conv_layers_0_conv.conv",
+        "encoder.conv2": "encoder.conv_layers_1_conv.conv",
+        "encoder.layers.{}.attn_norm": f"{_MLX_AUDIO_LAYER}attention_norm",
+        "encoder.layers.{}.q": f"{_MLX_AUDIO_LAYER}attention.wq",
+        "encoder.layers.{}.k": f"{_MLX_AUDIO_LAYER}attention.wk",
+        "encoder.layers.{}.v": f"{_MLX_AUDIO_LAYER}attention.wv",
+        "encoder.layers.{}.o": f"{_MLX_AUDIO_LAYER}attention.wo",
+        "encoder.layers.{}.ffn_norm": f"{_MLX_AUDIO_LAYER}ffn_norm",
+        "encoder.layers.{}.gate": f"{_MLX_AUDIO_LAYER}feed_forward_w1",
+        "encoder.layers.{}.down": f"{_MLX_AUDIO_LAYER}feed_forward_w2",
+        "encoder.layers.{}.up": f"{_MLX_AUDIO_LAYER}feed_forward_w3",
+        "encoder.norm": "encoder.transformer_norm",
+        "adapter.linear1": "encoder.audio_language_projection_0",
+        "adapter.linear2": "encoder.audio_language_projection_2",
+        "decoder.embed": "decoder.tok_embeddings",
+        "decoder.layers.{}.attn_norm": "decoder.layers.{}.attention_norm",
+        "decoder.layers.{}.q": "decoder.layers.{}.attention.wq",
+        "decoder.layers.{}.k": "decoder.layers.{}.attention.wk",
+        "decoder.layers.{}.v": "decoder.layers.{}.attention.wv",
+        "decoder.layers.{}.o": "decoder.layers.{}.attention.wo",
+        "decoder.layers.{}.ffn_norm": "decoder.layers.{}.ffn_norm",
+        "decoder.layers.{}.gate": "decoder.layers.{}.feed_forward_w1",
+        "decoder.layers.{}.down": "decoder.layers.{}.feed_forward_w2",
+        "decoder.layers.{}.up": "decoder.layers.{}.feed_forward_w3",
+        "decoder.layers.{}.ada.linear1": "decoder.layers.{}.ada_rms_norm_t_cond.ada_down",
+        "decoder.layers.{}.ada.linear2": "decoder.layers.{}.ada_rms_norm_t_cond.ada_up",
+        "decoder.norm": "decoder.norm",
+    },
+)
+
+
+_TRANSFORMERS_ENCODER = "audio_tower.layers.{}."
+_TRANSFORMERS_DECODER = "language_model.layers.{}."
+
+TRANSFORMERS = Layout(
+    name="transformers",
+    modules={
+        "encoder.conv1": "audio_tower.embedder.conv1",
+        "encoder.conv2": "audio_tower.embedder.conv2",
+        "encoder.layers.{}.attn_norm": f"{_TRANSFORMERS_ENCODER}self_attn_layer_norm",
+        "encoder.layers.{}.q": f"{_TRANSFORMERS_ENCODER}self_attn.q_proj",
+        "encoder.layers.{}.k": f"{_TRANSFORMERS_ENCODER}self_attn.k_proj",
+        "encoder.layers.{}.v": f"{_TRANSFORMERS_ENCODER}self_attn.v_proj",
+        "encoder.layers.{}.o": f"{_TRANSFORMERS_ENCODER}self_attn.o_proj",
+        "encoder.layers.{}.ffn_norm": f"{_TRANSFORMERS_ENCODER}final_layer_norm",
+        "encoder.layers.{}.gate": f"{_TRANSFORMERS_ENCODER}mlp.gate_proj",
+        "encoder.layers.{}.up": f"{_TRANSFORMERS_ENCODER}mlp.up_proj",
+        "encoder.layers.{}.down": f"{_TRANSFORMERS_ENCODER}mlp.down_proj",
+        "encoder.norm": "audio_tower.norm",
+        "adapter.linear1": "multi_modal_projector.linear_1",
+        "adapter.linear2": "multi_modal_projector.linear_2",
+        "decoder.embed": "language_model.embed_tokens",
+        "decoder.layers.{}.attn_norm": f"{_TRANSFORMERS_DECODER}input_layernorm",
+        "decoder.layers.{}.q": f"{_TRANSFORMERS_DECODER}self_attn.q_proj",
+        "decoder.layers.{}.k": f"{_TRANSFORMERS_DECODER}self_attn.k_proj",
+        "decoder.layers.{}.v": f"{_TRANSFORMERS_DECODER}self_attn.v_proj",
+        "decoder.layers.{}.o": f"{_TRANSFORMERS_DECODER}self_attn.o_proj",
+        "decoder.layers.{}.ffn_norm": f"{_TRANSFORMERS_DECODER}post_attention_layernorm",
+        "decoder.layers.{}.gate": f"{_TRANSFORMERS_DECODER}mlp.gate_proj",
+        "decoder.layers.{}.up": f"{_TRANSFORMERS_DECODER}mlp.up_proj",
+        "decoder.layers.{}.down": f"{_TRANSFORMERS_DECODER}mlp.down_proj",
+        "decoder.layers.{}.ada.linear1": f"{_TRANSFORMERS_DECODER}ada_rms_norm.linear1",
+        "decoder.layers.{}.ada.linear2": f"{_TRANSFORMERS_DECODER}ada_rms_norm.linear2",
+        "decoder.norm": "language_model.norm",
+    },
+    torch_convolutions=True,
+    half_split_rotary=True,
+    renames=(
+        ("model.", ""),
+        ("language_model.model.", "language_model."),
+        ("language_model.lm_head.", "lm_head."),
+    ),
+    heads=("lm_head",),
+)
+
+
+_VOXMLX_ENCODER = "encoder.layers.{}."
+_VOXMLX_DECODER = "language_model.layers.{}."
+
+VOXMLX = Layout(
+    name="voxmlx",
+    modules={
+        "encoder.conv1": "encoder.conv1",
+        "encoder.conv2": "encoder.conv2",
+        "encoder.layers.{}.attn_norm": f"{_VOXMLX_ENCODER}attn_norm",
+        "encoder.layers.{}.q": f"{_VOXMLX_ENCODER}attention.q_proj",
+        "encoder.layers.{}.k": f"{_VOXMLX_ENCODER}attention.k_proj",
+        "encoder.layers.{}.v": f"{_VOXMLX_ENCODER}attention.v_proj",
+        "encoder.layers.{}.o": f"{_VOXMLX_ENCODER}attention.o_proj",
+        "encoder.layers.{}.ffn_norm": f"{_VOXMLX_ENCODER}ffn_norm",
+        "encoder.layers.{}.gate": f"{_VOXMLX_ENCODER}mlp.gate_proj",
+        "encoder.layers.{}.up": f"{_VOXMLX_ENCODER}mlp.up_proj",
+        "encoder.layers.{}.down": f"{_VOXMLX_ENCODER}mlp.down_proj",
+        "encoder.norm": "encoder.norm",
+        "adapter.linear1": "adapter.w_in",
+        "adapter.linear2": "adapter.w_out",
+        "decoder.embed": "language_model.embed_tokens",
+        "decoder.layers.{}.attn_norm": f"{_VOXMLX_DECODER}attn_norm",
+        "decoder.layers.{}.q": f"{_VOXMLX_DECODER}attention.q_proj",
+        "decoder.layers.{}.k": f"{_VOXMLX_DECODER}attention.k_proj",
+        "decoder.layers.{}.v": f"{_VOXMLX_DECODER}attention.v_proj",
+        "decoder.layers.{}.o": f"{_VOXMLX_DECODER}attention.o_proj",
+        "decoder.layers.{}.ffn_norm": f"{_VOXMLX_DECODER}ffn_norm",
+        "decoder.layers.{}.gate": f"{_VOXMLX_DECODER}mlp.gate_proj",
+        "decoder.layers.{}.up": f"{_VOXMLX_DECODER}mlp.up_proj",
+        "decoder.layers.{}.down": f"{_VOXMLX_DECODER}mlp.down_proj",
+        "decoder.layers.{}.ada.linear1": f"{_VOXMLX_DECODER}ada_norm.linear_in",
+        "decoder.layers.{}.ada.linear2": f"{_VOXMLX_DECODER}ada_norm.linear_out",
+        "decoder.norm": "language_model.norm",
+    },
+)
+
+
+LAYOUTS = (MISTRAL, MLX_AUDIO, VOXMLX, TRANSFORMERS)
+
+__all__ = ["LAYOUTS", "Layout", "recognise_layout"]
+
+
+def recognise_layout(names: Iterable[str]) -> Layout:
+    """The layout that knows most of these tensor names; raises WeightsMismatch if none does."""
+    every = list(names)
+    known = {layout: sum(map(layout.knows, every)) for layout in LAYOUTS}
+    best = max(LAYOUTS, key=known.__getitem__)
+    if not known[best]:
+        raise WeightsMismatch(
+            f"these are no tensors of a Voxtral Realtime model: {listed(every) or 'none at all'}"
+        )
+    return best

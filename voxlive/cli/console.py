@@ -1,0 +1,338 @@
+"""The log: how a line is written, how many of a kind, and the thread that writes them.
+
+A line is written for people, or as a JSON object for a collector of logs.
+
+What commands say to people: one clear line per error, results on stdout, the rest on stderr.
+
+How a command ends at a signal: at the first in order, at the second at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import NoReturn
+
+import typer
+
+from voxlive.processes.logs import current_log_context, escaped, message_of, traceback_of
+from voxlive.runners.scratch import exit_now
+
+FIELDS = ("session", "protocol", "request", "code")
+"""What a line may say besides its message, by itself or by what it was logged in."""
+
+BURST = 100
+RATE = 10
+"""Lines of one kind at once, and a second from then on; ten times as many at level debug."""
+
+ROOM = 1 << 20
+"""Bytes of lines that wait to be written."""
+
+_MOST_KINDS = 1000
+_REPORT_S = 1.0
+_FLUSH_S = 2.0
+
+
+class Lines(logging.Formatter):
+    """One line, with the session that it is about at its end if it does not name it.
+
+    A traceback follows in lines of its own, which are indented: only the log's own text stands at
+    the beginning of a line.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        message = escaped(message_of(record))
+        line = f"{self.formatTime(record)} {record.levelname} {record.name}: {message}"
+        session = _fields(record).get("session")
+        if session and session not in message:
+            line += f" [session {escaped(session)}]"
+        error = traceback_of(record) or ""
+        return "\n    ".join((line, *map(escaped, error.split("\n")))) if error else line
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object on one line, whatever the message holds. ``time`` is UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object: time, level, logger, message, ``FIELDS`` that are known, left_out, error."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        said: dict[str, object] = {
+            "time": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message_of(record),
+            **_fields(record),
+        }
+        if left_out := getattr(record, "left_out", None):
+            said["left_out"] = left_out
+        if error := traceback_of(record):
+            said["error"] = error
+        return json.dumps(said)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str]:
+    about = {
+        **current_log_context(),
+        **{name: vars(record)[name] for name in FIELDS if name in vars(record)},
+    }
+    return {name: str(about[name]) for name in FIELDS if name in about}
+
+
+class _Kind:
+    """The lines that one place in the code logs."""
+
+    def __init__(self, now: float) -> None:
+        self.allowed = float(BURST)
+        self.at = now
+        self.left_out = 0
+        self.last: logging.LogRecord | None = None
+
+
+class Rates:
+    """How many lines of each kind are written: a client may cause one as often as it likes."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[str, int] | None, _Kind] = {}
+
+    @property
+    def leaving_out(self) -> bool:
+        """Whether there is something to report."""
+        return any(kind.left_out for kind in self._kinds.values())
+
+    def take(self, record: logging.LogRecord, now: float) -> bool:
+        """Whether it is written; counted where it is not. ``now`` is in seconds."""
+        place = record.pathname, record.lineno
+        known = place in self._kinds or len(self._kinds) < _MOST_KINDS
+        kind = self._kinds.setdefault(place if known else None, _Kind(now))
+        cost = 1.0 if record.levelno >= logging.INFO else 0.1
+        kind.allowed = min(BURST, kind.allowed + RATE * (now - kind.at))
+        kind.at = now
+        if kind.allowed >= cost:
+            kind.allowed -= cost
+            return True
+        kind.left_out += 1
+        kind.last = record
+        return False
+
+    def report(self) -> list[logging.LogRecord]:
+        """How many of each kind were left out since the last report, with one of them."""
+        reports = []
+        for kind in self._kinds.values():
+            if kind.left_out and kind.last:
+                message = message_of(kind.last)
+                said = "%d more lines like this one were left out: %s"
+                name, level = kind.last.name, kind.last.levelno
+                reports.append(_note(name, level, said, kind.left_out, message))
+                kind.left_out, kind.last = 0, None
+        return reports
+
+
+def _note(name: str, level: int, said: str, left_out: int, *args: object) -> logging.LogRecord:
+    record = logging.LogRecord(name, level, __file__, 0, said, (left_out, *args), None)
+    record.left_out = left_out
+    return record
+
+
+class Writer(logging.Handler):
+    """Writes lines to a descriptor from a thread of its own: whoever logs never waits.
+
+    What finds ``room`` bytes of lines waiting already is dropped and counted, and so is what cannot
+    be written; the count stands in the log as soon as it can. ``flush`` waits for 2 s at most.
+    """
+
+    def __init__(
+        self, fd: int, room: int = ROOM, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._fd = fd
+        self._room = room
+        self._clock = clock
+        # Guards all that follows; reentrant, as a signal's handler may log too.
+        self._changed = threading.Condition()
+        self._rates = Rates()
+        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._used = 0
+        self._dropped = 0
+        self._failing = False
+        self._report_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See Handler."""
+        with self._changed:
+            now = self._clock()
+            if self._rates.take(record, now):
+                self._put(record)
+            self._report(now)
+            if not self._thread:
+                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all is written, for a while: the reader may have stalled."""
+        with self._changed:
+            self._report()
+            if self._thread:
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._used, _FLUSH_S)
+
+    # Under the lock.
+
+    def _report(self, now: float | None = None) -> None:
+        """Say how much was left out: once a second says enough."""
+        if now is None or now >= self._report_at:
+            reports = self._rates.report()
+            for record in reports:
+                self._put(record)
+            if reports and now is not None:
+                self._report_at = now + _REPORT_S
+
+    def _put(self, record: logging.LogRecord) -> None:
+        line, stands_for = self._line(record), getattr(record, "left_out", 1)
+        if self._used + len(line) > self._room:
+            self._dropped += stands_for
+            return
+        self._put_dropped()
+        self._add(line, stands_for)
+
+    def _put_dropped(self) -> None:
+        """Say what was dropped before this line; the note may go beyond the room."""
+        if self._dropped:
+            said = "%d lines of the log were dropped here: it is not read, or cannot be written"
+            note = _note(__name__, logging.WARNING, said, self._dropped)
+            self._add(self._line(note), self._dropped)
+            self._dropped = 0
+
+    def _add(self, line: bytes, stands_for: int) -> None:
+        self._waiting.append((line, stands_for))
+        self._used += len(line)
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(errors="backslashreplace")
+
+    # The thread.
+
+    def _run(self) -> None:
+        while True:
+            line, stands_for = self._next()
+            written = _write(self._fd, line)
+            with self._changed:
+                self._used -= len(line)
+                self._failing = not written
+                if not written:
+                    self._dropped += stands_for
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[bytes, int]:
+        with self._changed:
+            while not self._waiting:
+                if self._dropped and not self._failing:
+                    self._put_dropped()
+                elif self._rates.leaving_out:
+                    self._changed.wait(_REPORT_S)
+                    self._report(self._clock())
+                else:
+                    self._changed.wait()
+            return self._waiting.popleft()
+
+
+def _write(fd: int, line: bytes) -> bool:
+    """Whether all of it was written. Blocks, for as long as nobody reads."""
+    while line:
+        try:
+            line = line[os.write(fd, line) :]
+        except BlockingIOError:
+            # Another process that has the same terminal or pipe wants it so.
+            select.select([], [fd], [])
+        except OSError:
+            return False
+    return True
+
+
+log = logging.getLogger(__name__)
+
+FAILED = 1
+MISUSED = 2
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"voxlive: {message}", err=True)
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """One line on stderr, and the exit code."""
+    complain(message)
+    raise typer.Exit(code)
+
+
+def start_logging(level: str, *, as_json: bool = False) -> None:
+    """Log to stderr, one line per event; warnings and what a thread dies of are logged too."""
+    handler = _stderr()
+    handler.setFormatter(JsonLines() if as_json else Lines())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _thread_died
+    sys.unraisablehook = _unraisable
+    # uvicorn tells every connection at info; a session's lines say what matters about it.
+    logging.getLogger("uvicorn").setLevel(level.upper() if level == "debug" else "WARNING")
+
+
+def _stderr() -> logging.Handler:
+    try:
+        return Writer(sys.stderr.fileno())
+    except (AttributeError, OSError):  # it was closed, or is no file
+        return logging.NullHandler()
+
+
+def _thread_died(died: threading.ExceptHookArgs) -> None:
+    if died.exc_value and not isinstance(died.exc_value, SystemExit):
+        name = died.thread.name if died.thread else "that is gone"
+        log.error("the thread %s died", name, exc_info=died.exc_value)
+
+
+def _unraisable(raised: sys.UnraisableHookArgs) -> None:
+    log.error("%s: %r", raised.err_msg or "ignored", raised.object, exc_info=raised.exc_value)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def ending(first: Callable[[int], object]) -> Iterator[None]:
+    """Call ``first`` on the running loop, with the number of the first signal that arrives here.
+
+    What is ignored, as SIGHUP under nohup, stays so.
+    """
+    loop = asyncio.get_running_loop()
+    arrived = False
+
+    def arrive(number: int, _frame: object) -> None:
+        nonlocal arrived
+        if arrived:
+            exit_now(number)
+        arrived = True
+        loop.call_soon_threadsafe(first, number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heeded = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, arrive)
+    try:
+        yield
+    finally:
+        for number, was in heeded.items():
+            signal.signal(number, was)

@@ -1,0 +1,116 @@
+"""``voxlive doctor``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from voxlive.cli.console import FAILED
+
+_PACKAGES = ("numpy", "onnxruntime", "soxr", "av", "pocketsphinx", "uvicorn")
+_MLX_PROBE = "import mlx.core as mx; print(mx.__version__, mx.default_device())"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. ``good`` None: it is not there, and only some things need it."""
+
+    good: bool | None
+    text: str
+
+
+def doctor(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to look at.")] = 8000,
+) -> None:
+    """Check what works on this machine, and say what to do about the rest."""
+    from rich.console import Console
+
+    checks: dict[str, Callable[[], Finding]] = {
+        "packages": _packages,
+        "voice detector": _voice_detector,
+        "built-in engine": _engine,
+        "MLX (Voxtral)": _mlx,
+        "port": lambda: _port(port),
+    }
+    console = Console(highlight=False)
+    good = True
+    for name, check in checks.items():
+        with console.status(f"checking {name}"):
+            finding = check()
+        sign = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}[finding.good]
+        console.print(f"{sign} {name:16}", end="")
+        console.print(finding.text, markup=False, soft_wrap=True)
+        good &= finding.good is not False
+    if not good:
+        raise typer.Exit(FAILED)
+
+
+def _packages() -> Finding:
+    found: list[str] = []
+    missing: list[str] = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding(False, f"missing: install voxlive again, or {' '.join(missing)}")
+    return Finding(True, f"Python {sys.version.split()[0]}, {', '.join(found)}")
+
+
+def _voice_detector() -> Finding:
+    import numpy as np
+
+    from voxlive.vad.detector import VoiceDetector
+    from voxlive.vad.gate import WINDOW
+    from voxlive.vad.silero import Silero, VadError
+
+    try:
+        detector = VoiceDetector(Silero())
+    except VadError as error:
+        return Finding(False, str(error))
+    heard = float(detector.lane().push_blocking(np.zeros(WINDOW, np.float32))[0])
+    detector.close()
+    return Finding(heard < 0.5, f"Silero loads and hears speech in silence at {heard:.2f}")
+
+
+def _engine() -> Finding:
+    from voxlive.engines.contract import EngineError, EngineOptions
+    from voxlive.engines.registry import BUILT_IN, load_engine
+
+    name = next(iter(BUILT_IN))
+    try:
+        engine = load_engine(name, EngineOptions(max_sessions=1))
+    except EngineError as error:
+        return Finding(False, f"{name} does not load: {error.message}")
+    fault = engine.check(20.0)
+    device = engine.info.device
+    engine.shutdown()
+    return Finding(fault is None, f"{name} {fault or f'decodes on {device}'}")
+
+
+def _mlx() -> Finding:
+    """In a process of its own: a broken driver may take it down."""
+    probe = subprocess.run(
+        [sys.executable, "-c", _MLX_PROBE], capture_output=True, text=True, check=False
+    )
+    if probe.returncode == 0:
+        return Finding(True, probe.stdout.strip())
+    why = probe.stderr.strip().splitlines()[-1:] or [f"exit code {probe.returncode}"]
+    return Finding(None, f"not usable ({why[0]}); the built-in engine works without it")
+
+
+def _port(port: int) -> Finding:
+    from voxlive.web.ports import CannotListen, bind
+
+    try:
+        bind("127.0.0.1", port).close()
+    except CannotListen as error:
+        return Finding(False, str(error))
+    return Finding(True, f"{port} is free")

@@ -1,0 +1,277 @@
+"""Models for people: tables on a terminal, lines with tabs in a pipe.
+
+``voxlive models``: which models there are, what they can do, and whether they are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxlive.cli.console import FAILED, MISUSED, complain, fail
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from voxlive.checkpoints.resolve import Repository
+    from voxlive.runners.catalogue import Catalogue, ModelCard
+
+_HEADINGS = ("--model", "family", "backend", "size", "can", "state")
+
+
+def show_list(cards: Iterable[ModelCard], absent: Mapping[str, str]) -> None:
+    """One line per model; ``absent`` are short names whose repository is not here."""
+    rows = [_row(card) for card in cards]
+    rows += [(f"{name}, {where}", "", "", "", "", "not fetched") for name, where in absent.items()]
+    _print(_HEADINGS, rows)
+
+
+def show_card(card: ModelCard) -> None:
+    """All of one model, a line per fact."""
+    found, routing = card.survey.capabilities, card.survey.routing
+    facts = {
+        "model": card.id,
+        "short name": ", ".join(card.aliases),
+        "family": found.family.title if found.family else "unknown",
+        "told by": "; ".join(found.signals),
+        "layout": found.layout,
+        "backend": routing.backend or "none",
+        "by the rule": routing.tie_break or routing.rule,
+        "can": _abilities(card) or "nothing here: no backend runs it",
+        "cannot be used": found.refused,
+        "languages": ", ".join(found.languages) if found.languages else "not told by its files",
+        "input": f"{found.sample_rate / 1000:g} kHz",
+        "weights": size(found.weights_bytes) if found.weights_bytes else "",
+        "quantised": f"{found.bits} bits" if found.bits else "",
+        "tokenizer": ", ".join(found.tokenizer),
+        "folder": str(found.folder or ""),
+        "worth knowing": "; ".join(found.warnings),
+        "state": "healthy" if card.survey.health.healthy else "",
+    }
+    rows = [(name, value) for name, value in facts.items() if value]
+    rows += [("problem", str(problem)) for problem in card.survey.health.problems]
+    _print(None, rows)
+
+
+def size(nbytes: int) -> str:
+    """Bytes for people, as disks count them."""
+    value, units = float(nbytes), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while value >= 1000 and unit != "TB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.3g} {unit}"
+
+
+def _row(card: ModelCard) -> tuple[str, ...]:
+    found, health = card.survey.capabilities, card.survey.health
+    name = ", ".join((*card.aliases, card.id))
+    state = "healthy" if health.healthy else health.problems[0].what
+    if found.refused:
+        state = "cannot be used"
+    bits = f", {found.bits} bits" if found.bits else ""
+    return (
+        name,
+        found.family.title if found.family else found.model_type or "unknown",
+        card.survey.routing.backend or "none",
+        f"{size(found.weights_bytes)}{bits}" if found.weights_bytes else "built in",
+        _abilities(card),
+        state,
+    )
+
+
+def _abilities(card: ModelCard) -> str:
+    if card.survey.capabilities.refused or not card.survey.hears:
+        return ""
+    return ", ".join(("transcribe", *sorted(card.survey.capabilities.features)))
+
+
+def _print(headings: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        for row in [headings, *rows] if headings else rows:
+            typer.echo("\t".join(row))
+        return
+    console.print(_table(headings, rows))
+
+
+def _table(headings: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=headings is not None)
+    for heading in headings or ("", ""):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON on stdout.")]
+Name = Annotated[
+    str, typer.Argument(help="A built-in model, a short name, owner/name[@revision] or a path.")
+]
+Fetched = Annotated[str, typer.Argument(help="A short name or owner/name[@revision].")]
+
+models = typer.Typer(help="List, look at, fetch, check and remove models.")
+
+
+@models.callback(invoke_without_command=True)
+def _models(context: typer.Context) -> None:
+    """List, look at, fetch, check and remove models."""
+    if context.invoked_subcommand is None:
+        list_models()
+
+
+@models.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the models that can be asked for by name: built in, fetched, and short names."""
+    from voxlive.checkpoints.resolve import ALIASES
+
+    cards = _catalogue().cards()
+    there = {alias for card in cards for alias in card.aliases}
+    absent = {alias: where for alias, where in ALIASES.items() if alias not in there}
+    if as_json:
+        missing = [
+            {"id": where, "aliases": [alias], "healthy": None, "folder": None}
+            for alias, where in absent.items()
+        ]
+        _write_json([*(card.document() for card in cards), *missing])
+    else:
+        show_list(cards, absent)
+
+
+@models.command()
+def show(name: Name, as_json: Json = False) -> None:
+    """Show all that is known of one model, and by what it was told. Nothing is loaded."""
+
+    card = _card(name)
+    if as_json:
+        _write_json(card.document())
+    else:
+        show_card(card)
+
+
+@models.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(help="Short names or owner/name[@revision].")],
+) -> None:
+    """Fetch models, or what is missing or newer of them, into the hub's cache; then check them."""
+    from voxlive.checkpoints.errors import CheckpointError
+    from voxlive.checkpoints.resolve import download
+
+    bad = False
+    for name, repository in [(name, _repository(name)) for name in names]:
+        try:
+            folder = download(repository)
+        except CheckpointError as error:
+            complain(error.message)
+            bad = True
+            continue
+        except KeyboardInterrupt:
+            fail(f"{name}: stopped; the same command goes on where it ended")
+        card = _card(str(folder), str(repository))
+        typer.echo(f"{card.id}: {folder}")
+        bad |= _complain_of(card)
+    if bad:
+        raise typer.Exit(FAILED)
+
+
+@models.command()
+def health(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="As for `show`. Default: every model there is.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check whether models are whole and could be loaded; exit code 1 if one could not."""
+    cards = [_card(name) for name in names] if names else _catalogue().cards()
+    if as_json:
+        _write_json(
+            [
+                {key: card.document()[key] for key in ("id", "folder", "healthy", "problems")}
+                for card in cards
+            ]
+        )
+        bad = not all(card.survey.health.healthy for card in cards)
+    else:
+        bad = False
+        for card in cards:
+            if card.survey.health.healthy:
+                typer.echo(f"{card.id}: healthy")
+            bad |= _complain_of(card)
+    if bad:
+        raise typer.Exit(FAILED)
+
+
+@models.command()
+def rm(
+    name: Fetched,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a fetched model from the hub's cache. Folders of your own are never touched."""
+    from voxlive.checkpoints.resolve import plan_removal
+
+    repository = _repository(name)
+    plan = plan_removal(repository.name, repository.revision)
+    if plan is None:
+        fail(f"the hub's cache has no {repository}")
+    what = f"{repository} ({size(plan.nbytes)})"
+    if not yes:
+        if not sys.stdin.isatty():
+            fail(f"removing {what} needs --yes where nobody can be asked", MISUSED)
+        typer.confirm(f"Remove {what} from the hub's cache?", abort=True, err=True)
+    try:
+        plan.run()
+    except OSError as error:
+        fail(f"{repository}: {error}")
+    typer.echo(f"removed {what}")
+
+
+def _catalogue() -> Catalogue:
+    from voxlive.runners.catalogue import BUILT_IN, Catalogue, Entry
+
+    return Catalogue(Entry(next(iter(BUILT_IN)), None), hosted=False)
+
+
+def _card(name: str, known_as: str | None = None) -> ModelCard:
+    """A model by name or, on the command line alone, by its path."""
+    from voxlive.runners.catalogue import Catalogue, Entry
+    from voxlive.runners.contract import Refusal
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Catalogue(Entry(known_as or str(folder), folder), hosted=False).card()
+    if folder.exists():
+        fail(f"{name} is a file: give the folder that it lies in")
+    try:
+        return _catalogue().card(name)
+    except Refusal as refusal:
+        fail(refusal.message)
+
+
+def _repository(name: str) -> Repository:
+    from voxlive.checkpoints.resolve import ALIASES, parse_repository
+
+    repository = parse_repository(name)
+    if Path(name).expanduser().exists() and (repository is None or name not in ALIASES):
+        fail(f"{name} is a folder of yours: this is for models in the hub's cache", MISUSED)
+    if repository is None:
+        fail(f"{name!r} is neither owner/name nor one of {', '.join(ALIASES)}", MISUSED)
+    return repository
+
+
+def _complain_of(card: ModelCard) -> bool:
+    for problem in card.survey.health.problems:
+        complain(f"{card.id}: {problem}")
+    return not card.survey.health.healthy
+
+
+def _write_json(document: object) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,0 +1,277 @@
+"""From what a command line names to files: files, folders and patterns.
+
+``voxlive transcribe``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import signal
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+
+import typer
+
+from voxlive.cli.console import FAILED, MISUSED, complain, fail, start_logging
+from voxlive.cli.options import DelayMs, Device, Language, Model, Offline, Quantize, open_catalogue
+from voxlive.runners.scratch import SCRATCH
+
+if TYPE_CHECKING:
+    from voxlive.cli.jobs import TranscribePlan
+
+MOST_SPOOLED = 4 << 30
+"""Bytes of a stream that are kept while it is transcribed: six hours of stereo CD sound."""
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file, and its place below the folder that it was found in.
+
+    ``name`` is what the user called it, where that is not the file.
+    """
+
+    path: Path
+    place: Path
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What people are told that it is."""
+        return self.name or str(self.path)
+
+    def target(self, folder: Path, suffix: str) -> Path:
+        """Where a result goes: below ``folder`` as the file lies below its own."""
+        return folder / self.place.with_name(f"{self.place.stem}.{suffix}")
+
+
+class BadInput(Exception):
+    """There is no such file; the message says so."""
+
+
+def find_inputs(named: Iterable[str], keep: ExitStack) -> list[Input]:
+    """Every file once, in the order in which they were named. Raises BadInput.
+
+    ``-`` is standard input; it and pipes are read to their ends, into files that ``keep`` removes.
+    """
+    found: dict[Path, Input] = {}
+    for name in dict.fromkeys(named):
+        for one in _inputs(name, keep):
+            found.setdefault(one.path, one)
+    return list(found.values())
+
+
+def _inputs(name: str, keep: ExitStack) -> list[Input]:
+    path = Path(name)
+    if name == "-":
+        if sys.stdin.isatty():
+            raise BadInput("-: standard input is a terminal: pipe audio into it, or name a file")
+        return [Input(_spooled(sys.stdin.buffer, "standard input", keep), Path("stdin"), name)]
+    if path.is_fifo():
+        with path.open("rb") as pipe:
+            return [Input(_spooled(pipe, name, keep), Path(path.name), name)]
+    if path.is_file():
+        return [_alone(path)]
+    if path.is_dir():
+        inside = [file for file in sorted(path.rglob("*")) if _is_media(file)]
+        if not inside:
+            raise BadInput(f"{name}: the folder has no audio or video files")
+        return [Input(file, file.relative_to(path)) for file in inside]
+    if path.exists():
+        raise BadInput(f"{name}: not a file")
+    if not glob.has_magic(name):
+        raise BadInput(f"{name}: does not exist")
+    paths = map(Path, sorted(glob.iglob(name, recursive=True)))  # noqa: PTH207 - "**" of a shell
+    matched = [_alone(path) for path in paths if path.is_file()]
+    if not matched:
+        raise BadInput(f"{name}: no file matches")
+    return matched
+
+
+def _spooled(stream: BinaryIO, name: str, keep: ExitStack) -> Path:
+    """A file with all that a stream has: only a file can be measured and cut."""
+    file = keep.enter_context(SCRATCH.file("stream"))
+    left = MOST_SPOOLED
+    try:
+        while piece := stream.read(min(_PIECE, left + 1)):
+            left -= len(piece)
+            if left < 0:
+                raise BadInput(f"{name}: has more than {MOST_SPOOLED >> 30} GiB: save it as a file")
+            file.write(piece)
+        file.flush()
+    except OSError as error:
+        raise BadInput(f"{name}: cannot be kept as a file: {error.strerror}") from error
+    if left == MOST_SPOOLED:
+        raise BadInput(f"{name}: is empty")
+    return Path(file.name)
+
+
+def _alone(file: Path) -> Input:
+    return Input(file, Path(file.name))
+
+
+def _is_media(file: Path) -> bool:
+    """What a folder is searched for; a file that is named is tried whatever its name."""
+    from voxlive.streaming.ingest.sniff import ENDINGS
+
+    hidden = file.name.startswith(".")
+    return not hidden and file.suffix[1:].lower() in ENDINGS and file.is_file()
+
+
+class OutputFormat(StrEnum):
+    """What is written, by the name that users give."""
+
+    txt = "txt"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
+    verbose_json = "verbose_json"
+    diarized_json = "diarized_json"
+
+
+Formats = Annotated[
+    list[OutputFormat] | None, typer.Option("--format", "-f", help="May be given several times.")
+]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-dir", "--output", "-o", help="Write a file per format here, not to stdout."
+    ),
+]
+_ONE_LINE = (
+    OutputFormat.txt,
+    OutputFormat.json,
+    OutputFormat.verbose_json,
+    OutputFormat.diarized_json,
+)
+_CUE = "Subtitles: "
+
+
+def transcribe(
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Audio or video files, folders of them, patterns, or - for stdin."),
+    ],
+    model: Model = "pocketsphinx",
+    formats: Formats = None,
+    output_dir: OutputDir = None,
+    language: Language = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What was said before, or names to expect; for models that take it."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=1, help="How freely models that sample choose; 0 is not.")
+    ] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="End a file's text after so many tokens.")
+    ] = None,
+    task: Annotated[
+        Literal["transcribe", "translate"],
+        typer.Option(help="translate gives English, by models that can."),
+    ] = "transcribe",
+    words: Annotated[
+        bool, typer.Option("--words", help="List words with their times in verbose_json.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do files again whose results are there and newer.")
+    ] = False,
+    line_length: Annotated[
+        int, typer.Option(min=1, help=f"{_CUE}the longest line, in characters.")
+    ] = 42,
+    max_lines: Annotated[int, typer.Option(min=1, help=f"{_CUE}the most lines at a time.")] = 2,
+    min_seconds: Annotated[float, typer.Option(min=0.1, help=f"{_CUE}how long one stays.")] = 1,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help=f"{_CUE}at most.")] = 7,
+    device: Device = None,
+    delay_ms: DelayMs = None,
+    quantize: Quantize = None,
+    offline: Offline = False,
+) -> None:
+    """Transcribe files as fast as the machine can.
+
+    With --output-dir, files that are done already are skipped: a run that was ended can go on.
+    """
+    from voxlive.cli.jobs import Hints, TranscribePlan, Writing
+    from voxlive.runners.contract import Refusal
+    from voxlive.runners.outputs.formats import OutputOptions
+    from voxlive.runners.outputs.subtitles import CueStyle
+    from voxlive.runners.refusals import Asked, LoadOptions
+
+    start_logging("warning")
+    if min_seconds > max_seconds:
+        fail("--min-seconds must not be more than --max-seconds", MISUSED)
+    wanted = list(dict.fromkeys(formats or [OutputFormat.txt]))
+    style = CueStyle(line_length, max_lines, round(1000 * min_seconds), round(1000 * max_seconds))
+    load = LoadOptions(device, int(quantize) if quantize else None, delay_ms)
+    asked = Asked(task, language, words, OutputFormat.diarized_json in wanted)
+    names = tuple("text" if name is OutputFormat.txt else str(name) for name in wanted)
+    with ExitStack() as keep:
+        inputs = _checked(files, wanted, output_dir, words, keep)
+        try:
+            spec = open_catalogue(model, None, load, offline=offline).find(None, asked)
+        except Refusal as refusal:
+            fail(refusal.message)
+        writing = Writing(
+            names, output_dir, OutputOptions(spec.model, words=words, cues=style), overwrite
+        )
+        plan = TranscribePlan(spec, asked, Hints(prompt, temperature, max_tokens), writing)
+        if code := asyncio.run(_run(plan, inputs)):
+            raise typer.Exit(code)
+
+
+async def _run(plan: TranscribePlan, inputs: list[Input]) -> int:
+    """The exit code: of a signal, once the files under way have been given up in order."""
+    from voxlive.cli.console import ending
+    from voxlive.cli.jobs import run
+
+    work = asyncio.create_task(run(plan, inputs))
+    told: list[int] = []
+
+    def give_up(number: int) -> None:
+        told.append(number)
+        work.cancel()
+
+    with ending(give_up):
+        await asyncio.wait([work])
+    if told and work.cancelled():
+        complain(f"ended by {signal.Signals(told[0]).name}")
+        return 128 + told[0]
+    return 0 if work.result() else FAILED
+
+
+def _checked(
+    files: list[str],
+    formats: list[OutputFormat],
+    output_dir: Path | None,
+    words: bool,
+    keep: ExitStack,
+) -> list[Input]:
+    """Everything that can be refused before the model is loaded."""
+    from voxlive.runners.outputs.formats import FORMATS
+
+    try:
+        inputs = find_inputs(files, keep)
+    except BadInput as error:
+        fail(str(error), MISUSED)
+    if words and OutputFormat.verbose_json not in formats:
+        fail("--words needs --format verbose_json", MISUSED)
+    if output_dir is None:
+        if len(formats) > 1 or (len(inputs) > 1 and formats[0] not in _ONE_LINE):
+            fail("several formats or several subtitle files need --output-dir", MISUSED)
+        return inputs
+    suffix = FORMATS["text" if formats[0] is OutputFormat.txt else formats[0]].suffix
+    targets = [one.target(output_dir, suffix) for one in inputs]
+    for target in targets:
+        if targets.count(target) > 1:
+            fail(f"{target} would be written twice: transcribe these one by one", MISUSED)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"{output_dir}: {error.strerror}", MISUSED)
+    return inputs

@@ -1,0 +1,1 @@
+"""Live recognition: the contract, the registry, and the engines that implement it."""

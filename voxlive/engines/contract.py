@@ -1,0 +1,297 @@
+"""How long things took, counted in fixed classes: cheap to add to, read at any time.
+
+The contract between a session and a speech engine.
+
+An engine owns a model and a fixed number of slots. ``open`` hands out a ``Stream``, which takes
+gated audio and answers with messages through its sink. The sink is called on the engine's own
+thread, in order, and must return at once. Nothing here depends on asyncio, so an engine serves a
+web session, the command line and an embedded processor alike.
+
+How an engine is loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from voxlive.checkpoints.languages import code_of, unknown_to
+from voxlive.processes.supervisor import DEADLINE_S, Work
+from voxlive.values import SAMPLE_RATE, Samples, Word
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """``counts`` are of what took at most each of ``bounds`` seconds; ``count`` is of all."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    count: int
+    total_s: float
+
+
+class Readable(Protocol):
+    """What can be asked how long things took."""
+
+    def read(self) -> Reading:
+        """What was counted so far."""
+        ...
+
+
+class Durations:
+    """A histogram of seconds. Thread-safe. ``bounds`` ascend."""
+
+    def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total_s = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, seconds: float) -> None:
+        """Count one more."""
+        at = bisect_left(self._bounds, seconds)
+        with self._lock:
+            self._counts[at] += 1
+            self._total_s += seconds
+
+    def read(self) -> Reading:
+        """What was counted so far."""
+        with self._lock:
+            counts, total_s = tuple(self._counts), self._total_s
+        *cumulated, count = accumulate(counts)
+        return Reading(self._bounds, tuple(cumulated), count, total_s)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What one stream asks of its engine.
+
+    ``drafts`` false lets an engine skip work whose only use is text that may still change (files).
+    ``delay_ms`` is the model's own delay where it has one; None takes the engine's default.
+    ``language`` None leaves the choice to the model.
+    """
+
+    language: str | None = None
+    delay_ms: int | None = None
+    drafts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people,
+    ``warning`` what they should know of the model's files.
+
+    ``delays_ms`` are those that a stream may choose; none where the model has no delay of its own.
+    ``trail_margin``: samples beyond the delay after which the last words are normally out. All that
+    a stream must know when it is opened is here, so that nobody has to ask the engine for it.
+    """
+
+    engine: str
+    model: str
+    device: str
+    capacity: int
+    languages: tuple[str, ...]
+    default_delay_ms: int | None = None
+    note: str | None = None
+    warning: str | None = None
+    delays_ms: range = range(0)
+    trail_margin: int = 0
+
+    def trail(self, options: StreamOptions) -> int:
+        """``Stream.trail`` of a stream with these options."""
+        delay_ms = options.delay_ms or self.default_delay_ms or 0
+        return delay_ms * SAMPLE_RATE // 1000 + self.trail_margin
+
+    def validate(self, options: StreamOptions) -> None:
+        """Raises UnsupportedOption for a language or a delay that the model does not have."""
+        language, delay_ms = options.language, options.delay_ms
+        if language and self.languages and code_of(language) not in self.languages:
+            note = f" ({self.note})" if self.note else ""
+            model = f"{self.engine} ({self.model})"
+            raise UnsupportedOption(unknown_to(model, language, self.languages) + note)
+        if delay_ms is None or delay_ms in self.delays_ms:
+            return
+        if not self.delays_ms:
+            raise UnsupportedOption(
+                f"{self.engine} ({self.model}) has no delay to set: leave out delay_ms"
+            )
+        raise UnsupportedOption(
+            f"delay_ms must be a multiple of {self.delays_ms.step} up to {self.delays_ms[-1]}, "
+            f"not {delay_ms}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Words that will not change any more, in order."""
+
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """The text after the last committed word as the engine hears it now."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """All audio before sample ``upto`` has been through the engine."""
+
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Every word from before ``end_utterance(marker)`` or ``flush(marker)`` has been committed.
+
+    None from behind it has been.
+    """
+
+    marker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The stream is dead: nothing more will come from it. Its slot is already free."""
+
+    code: str
+    message: str
+
+
+Message = Committed | Drafted | Progressed | Reached | Failed
+Sink = Callable[[Message], None]
+
+
+class EngineError(Exception):
+    """A refusal or failure with a stable ``code`` for the wire and a message that helps."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Kinds of it are made from other things, and come from an engine's process all the same.
+        return _restored, (type(self), self.code, self.message)
+
+
+class EngineFull(EngineError):
+    """Every slot is taken."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(
+            "server_full",
+            f"all {capacity} sessions of this server are in use; try again when one has ended",
+        )
+
+
+class UnsupportedOption(EngineError):
+    """The engine cannot do what the stream asks for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unsupported_option", message)
+
+
+def _restored(kind: type[EngineError], code: str, message: str) -> EngineError:
+    error = kind.__new__(kind)
+    EngineError.__init__(error, code, message)
+    return error
+
+
+class Stream(Protocol):
+    """One session's place in an engine. Calls never block and come from one thread at a time."""
+
+    @property
+    def trail(self) -> int:
+        """Samples of real audio to feed after speech ends, so that its last words come out."""
+        ...
+
+    def feed(self, audio: Samples, at: int) -> None:
+        """Take float32 mono audio [n] at 16 kHz whose first sample stands at ``at`` on the clock.
+
+        ``at`` never lies before the end of the previous feed. A gap is silence that was left out.
+        """
+        ...
+
+    def end_utterance(self, marker: int) -> None:
+        """The speaker paused: answer ``Reached(marker)`` once all words so far are committed.
+
+        To be called ``trail`` samples after the end of speech or later. Where speech ends with less
+        behind it, ``flush`` is what brings its words out.
+        """
+        ...
+
+    def flush(self, marker: int) -> None:
+        """Bring out everything now, answer ``Reached(marker)``, and start afresh."""
+        ...
+
+    def close(self) -> None:
+        """Give the slot back at once. No message follows. May be called twice."""
+        ...
+
+
+class Engine(Protocol):
+    """A loaded model with its slots."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is."""
+        ...
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are taken."""
+        ...
+
+    @property
+    def steps(self) -> Readable:
+        """How long its steps have taken: what it does for streams, a piece at a time.
+
+        A reading waits for nobody.
+        """
+        ...
+
+    @property
+    def work(self) -> Work:
+        """What it has to do and how far it has come, by which is seen whether it hangs."""
+        ...
+
+    def open(self, options: StreamOptions, sink: Sink) -> Stream:
+        """Take a slot at once; raises EngineFull or UnsupportedOption.
+
+        Bookkeeping: it waits for nobody. What shows later comes as ``Failed``.
+        """
+        ...
+
+    def check(self, timeout: float) -> str | None:
+        """Decode something for real; None if that worked, else what is wrong. Blocks."""
+        ...
+
+    def shutdown(self) -> None:
+        """End every stream and free every thread and process. Blocks, briefly."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is loaded. None leaves a choice to the engine.
+
+    ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading, ``offline`` forbids downloads.
+    ``deadline_s``: a process of the engine that has work and does not get on with it for so long is
+    ended and replaced.
+    """
+
+    max_sessions: int | None = None
+    device: str | None = None
+    delay_ms: int | None = None
+    quantize: int | None = None
+    offline: bool = False
+    deadline_s: float = DEADLINE_S

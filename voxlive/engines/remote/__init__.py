@@ -1,0 +1,11 @@
+"""An engine in a process of its own, so that it and the sockets do not share one interpreter.
+
+A model's step is hundreds of short calls from Python; beside an event loop with many sessions each
+waits for its turn. Apart they also do not die of one another.
+"""
+
+from __future__ import annotations
+
+from voxlive.engines.remote.host import ProcessEngine
+
+__all__ = ["ProcessEngine"]

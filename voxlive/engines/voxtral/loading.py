@@ -1,0 +1,306 @@
+"""Carries out a checkpoint's loading plan with MLX, tensor by tensor.
+
+How many sessions a machine takes: by the bytes of their caches and by the time of a step.
+
+From a model's name to a warm engine, on the thread that will own it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import psutil
+
+from voxlive.checkpoints.errors import UnsupportedConfig, listed
+from voxlive.checkpoints.families.other import VOXTRAL_LANGUAGES
+from voxlive.checkpoints.files import find_files
+from voxlive.checkpoints.plan import LoadPlan, LoadStep
+from voxlive.checkpoints.probe import Checkpoint, read_checkpoint
+from voxlive.checkpoints.quantisation import Quantisation
+from voxlive.checkpoints.resolve import ALIASES, resolve
+from voxlive.engines.contract import EngineError, EngineInfo, UnsupportedOption
+from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
+from voxlive.engines.voxtral.model import VoxtralModel
+from voxlive.engines.voxtral.stream import trail_margin
+from voxlive.layers.device import SIZES, on_cuda
+from voxlive.layers.linear import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voxlive.checkpoints.tekken import Tekken
+    from voxlive.engines.contract import EngineOptions
+
+_DTYPES = {"F32": mx.float32, "BF16": mx.bfloat16, "F16": mx.float16}
+_GROUP_SIZES = (64, 32)
+
+
+def load_weights(
+    plan: LoadPlan, *, dtype: mx.Dtype | None = None, quantize: int | None = None
+) -> Weights:
+    """Load all tensors on this thread, floating ones as ``dtype`` (None: as most are stored).
+
+    ``quantize`` 4 or 8 quantises linear layers and the embedding that are not quantised already.
+    One tensor is read and converted at a time, so that little stands in memory beside the result.
+    Raises UnsupportedConfig when a matrix cannot be quantised.
+    """
+    to = dtype or _DTYPES[plan.dtype]
+    new = _to_quantise(plan, quantize) if quantize else {}
+    tensors: dict[str, mx.array] = {}
+    with _no_buffer_cache():
+        for step, stored in _stored(plan):
+            module, _, kind = step.target.rpartition(".")
+            if kind == "weight" and module in new:
+                loaded = _quantise(module, _arranged(step, stored), new[module])
+            else:
+                loaded = {step.target: _arranged(step, stored)}
+            del stored
+            floats = {name: _cast(array, to) for name, array in loaded.items()}
+            mx.eval(list(floats.values()))
+            tensors |= floats
+    quantised = {
+        name: (how.group_size, how.bits) for name, how in {**plan.quantised, **new}.items()
+    }
+    return Weights(tensors, quantised, to)
+
+
+def _stored(plan: LoadPlan) -> Iterator[tuple[LoadStep, mx.array]]:
+    """Each step with its array, not read yet; nothing else holds on to the array."""
+    files = defaultdict(list)
+    for step in plan.steps:
+        files[step.tensor.file].append(step)
+    for file, steps in files.items():
+        lazy = mx.load(str(file))
+        assert isinstance(lazy, dict)
+        for step in steps:
+            yield step, lazy.pop(step.tensor.name)
+
+
+def _arranged(step: LoadStep, stored: mx.array) -> mx.array:
+    """Kernels as [out, k, in], rows of queries and keys as rotary pairs [2i, 2i + 1]."""
+    if step.transpose:
+        return mx.contiguous(stored.swapaxes(1, 2))
+    if step.rotary:
+        halves = stored.reshape(-1, 2, step.rotary // 2, *stored.shape[1:])
+        return halves.swapaxes(1, 2).reshape(stored.shape)
+    return stored
+
+
+def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Packed words stay what they are."""
+    return array if array.dtype == mx.uint32 else array.astype(dtype)
+
+
+def _to_quantise(plan: LoadPlan, bits: int) -> dict[str, Quantisation]:
+    new = {}
+    for module, columns in plan.matrices.items():
+        if module in plan.quantised:
+            continue
+        group = next((size for size in _GROUP_SIZES if columns % size == 0), None)
+        if group is None:
+            raise UnsupportedConfig(
+                f"{module} has rows of {columns} values, which make no groups of "
+                f"{' or '.join(map(str, _GROUP_SIZES))}: this model cannot be quantised"
+            )
+        new[module] = Quantisation(group, bits)
+    return new
+
+
+def _quantise(module: str, weight: mx.array, how: Quantisation) -> dict[str, mx.array]:
+    packed, scales, zeros = mx.quantize(weight, how.group_size, how.bits)
+    return {
+        f"{module}.weight": packed,
+        f"{module}.scales": scales,
+        f"{module}.biases": zeros,
+    }
+
+
+@contextmanager
+def _no_buffer_cache() -> Iterator[None]:
+    """Buffers freed meanwhile go back to the system: none of them will fit again."""
+    before = mx.set_cache_limit(0)
+    try:
+        yield
+    finally:
+        mx.set_cache_limit(before)
+
+
+MEMORY_SHARE = 0.9
+"""Of the memory that is free after loading, what the streams' caches may take together."""
+TICK_SHARE = 0.6
+"""Of the time that audio gives for a step, what a step with every session at once may take."""
+MOST_SESSIONS = SIZES[-1]
+
+
+def settle_capacity(model: VoxtralModel, asked: int | None) -> int:
+    """Bound the caches by what is free, make steps ready, and say how many sessions there may be.
+
+    Unasked, as many as memory holds at full age and as the measured step time allows. EngineError
+    ``no_memory`` where not even one fits, or not as many as were asked for.
+    """
+    budget = int(MEMORY_SHARE * free_bytes())
+    fit = budget // model.stream_nbytes
+    if fit < 1:
+        raise EngineError(
+            "no_memory",
+            f"a session needs {model.stream_nbytes >> 20} MiB at full age and only "
+            f"{budget >> 20} MiB may be used beside the weights: try --quantize 4",
+        )
+    most = model.most_streams(budget)
+    if asked is not None and asked > most:
+        raise EngineError(
+            "no_memory",
+            f"--max-sessions {asked} is more than the memory beside the weights holds: "
+            f"at most {most}, of which {fit} can last for long",
+        )
+    sessions = asked or min(fit, MOST_SESSIONS)
+    model.bound(sessions, budget, reserve=_reserve())
+    if asked is not None and _on_cpu():
+        return asked
+    tick = TICK_SHARE * model.config.token_seconds
+    capacity = 1
+    for rows in (*(size for size in SIZES if size < sessions), sessions):
+        # On a GPU the first step of a shape compiles: better now than under the first clients.
+        if not _on_cpu():
+            model.rehearse(rows)
+        if asked is None and _step_seconds(model, rows) > tick:
+            break
+        capacity = rows
+    return asked or capacity
+
+
+def free_bytes() -> int:
+    """Memory that MLX may still take on its device."""
+    if _on_cpu():
+        return int(psutil.virtual_memory().available)
+    info = mx.device_info()
+    limit = int(info.get("max_recommended_working_set_size", mx.get_memory_limit()))
+    free = limit - mx.get_active_memory()
+    if "free_memory" in info:  # of a card that other programs may use too
+        free = min(free, int(info["free_memory"]) + mx.get_cache_memory())
+    return free
+
+
+def _reserve() -> float:
+    """How many streams' caches to reserve: on a GPU, pools that grow mean compiling steps again.
+
+    A card of its own is for the server to fill; memory shared with the machine's other programs
+    is kept for one session only.
+    """
+    if _on_cpu():
+        return 0
+    return float("inf") if on_cuda() else 1
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device() == mx.Device(mx.cpu))
+
+
+def _step_seconds(model: VoxtralModel, rows: int) -> float:
+    """The middle of three steps of ``rows`` streams at full age; the first does not count."""
+    slots = list(range(rows))
+    model.age(slots)
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        model.time_step(slots)
+        times.append(time.perf_counter() - began)
+    for slot in slots:
+        model.leave(slot)
+    return sorted(times[1:])[1]
+
+
+log = logging.getLogger(__name__)
+
+
+def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
+    """See ``load`` in the package."""
+    checkpoint = read_checkpoint(find_files(resolve(name, offline=options.offline)))
+    delay_ms = _delay_ms(checkpoint, options.delay_ms)
+    with ExitStack() as undo:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="voxtral")
+        undo.callback(thread.shutdown)
+        device = thread.submit(_use_device, options.device).result()
+        model = thread.submit(_build, checkpoint, options).result()
+        capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
+        info = EngineInfo(
+            "voxtral",
+            _known_as(name),
+            device,
+            capacity,
+            VOXTRAL_LANGUAGES,
+            delay_ms,
+            warning=_surplus(checkpoint.plan.surplus),
+            delays_ms=_delays_ms(model),
+            trail_margin=trail_margin(model.front_end),
+        )
+        if info.warning:
+            log.warning("%s: %s", name, info.warning)
+        engine = VoxtralEngine(model, _vocabulary(checkpoint.tekken), info, thread, free_bytes)
+        fault = engine.check(timeout=600)
+        if fault:
+            raise EngineError("engine_failed", fault)
+        undo.pop_all()
+    return engine
+
+
+def _surplus(names: Sequence[str]) -> str | None:
+    if not names:
+        return None
+    return f"the model has no place for these tensors of its files: {listed(names)}"
+
+
+def _known_as(name: str) -> str:
+    folder = Path(name).expanduser()
+    return folder.resolve().name if folder.is_dir() else ALIASES.get(name, name)
+
+
+def _delay_ms(checkpoint: Checkpoint, asked: int | None) -> int:
+    config = checkpoint.config
+    token_ms = round(1000 * config.token_seconds)
+    if asked is not None and (asked % token_ms or asked <= 0):
+        raise UnsupportedOption(f"the delay must be a multiple of {token_ms} ms, not {asked}")
+    return asked or config.delay_tokens * token_ms
+
+
+def _delays_ms(model: VoxtralModel) -> range:
+    token_ms = round(1000 * model.config.token_seconds)
+    return range(token_ms, token_ms * model.decoder.max_delay_tokens + 1, token_ms)
+
+
+def _use_device(asked: str | None) -> str:
+    if asked == "gpu" and not mx.is_available(mx.gpu):
+        raise UnsupportedOption(
+            "MLX finds no GPU here: on a Mac it needs Apple silicon, elsewhere an NVIDIA GPU and "
+            "the extra voxlive[cuda13]; or choose --device cpu"
+        )
+    if asked == "cpu":
+        mx.set_default_device(mx.cpu)
+    return str(mx.default_device().type).rpartition(".")[2]
+
+
+def _build(checkpoint: Checkpoint, options: EngineOptions) -> VoxtralModel:
+    weights = load_weights(checkpoint.plan, quantize=options.quantize)
+    tekken = checkpoint.tekken
+    most = options.max_sessions or MOST_SESSIONS
+    # One slot more than there can be sessions: the health check has its own.
+    return VoxtralModel(
+        checkpoint.config, weights, slots=most + 1, bos=tekken.bos, pad=tekken.streaming_pad
+    )
+
+
+def _vocabulary(tekken: Tekken) -> Vocabulary:
+    vocab, specials = tekken.vocab, tekken.num_special
+
+    def pieces(token: int) -> bytes:
+        return vocab[token - specials] if token >= specials else b""
+
+    return Vocabulary(pieces, tekken.streaming_pad, tekken.streaming_word)

@@ -1,0 +1,268 @@
+"""Which rows encode how many tokens of audio in the next round. Pure.
+
+Encoder, decoder and the queue between them, stepped as one batch. All of it on one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from voxlive.decoders.decoder import NOT_FINITE, TextDecoder
+from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue
+from voxlive.encoders.mel import Floats, MelFrontEnd
+
+if TYPE_CHECKING:
+    from voxlive.checkpoints.config import VoxtralConfig
+    from voxlive.layers.linear import Weights
+
+
+class ReadyRow(Protocol):
+    """What a plan needs to know of a row."""
+
+    @property
+    def ready(self) -> int:
+        """Tokens of audio that wait to be encoded."""
+        ...
+
+
+R = TypeVar("R", bound=ReadyRow)
+
+
+TOGETHER = 128
+"""Tokens from which a step takes as much longer as it is larger: a backlog gains no more by it."""
+
+
+def most_rows(tokens: int) -> int:
+    """Rows that may encode so many tokens each in one step; those without a backlog all may."""
+    return sys.maxsize if tokens == 1 else TOGETHER // tokens
+
+
+def plan_rounds(rows: Iterable[R], chunk: int) -> Iterator[tuple[int, list[R]]]:
+    """Numbers of tokens, at most ``chunk``, and rows that encode so many in one step.
+
+    Numbers are powers of two: few shapes are compiled, and rows with a like backlog go together.
+    """
+    groups: dict[int, list[R]] = defaultdict(list)
+    for row in rows:
+        most = min(row.ready, chunk)
+        if most:
+            groups[1 << (most.bit_length() - 1)].append(row)
+    for tokens, group in groups.items():
+        for at in range(0, len(group), most_rows(tokens)):
+            yield tokens, group[at : at + most_rows(tokens)]
+
+
+__all__ = ["NOT_FINITE", "VoxtralModel"]
+
+CHUNK = 8
+"""The most tokens of audio that a row encodes in one step."""
+PROMPTS_TOGETHER = 8
+"""Prompts that run in one step."""
+
+
+class VoxtralModel:
+    """The caches of ``slots`` streams over one set of weights."""
+
+    def __init__(
+        self, config: VoxtralConfig, weights: Weights, *, slots: int, bos: int, pad: int
+    ) -> None:
+        self.config = config
+        self.advances = 0  # parts of rounds that were begun, each of which ends soon
+        self.front_end = MelFrontEnd(config.audio, config.mel_per_token)
+        self.encoder = AudioEncoder(config, weights, slots=slots, chunk=CHUNK)
+        self.decoder = TextDecoder(config, weights, slots=slots, bos=bos, pad=pad)
+        longest = 1 + config.left_pad_tokens + self.decoder.max_delay_tokens
+        self._queue = EmbeddingQueue(
+            slots=slots, capacity=longest + CHUNK, dim=config.decoder.dim, dtype=weights.dtype
+        )
+        self._prompts: dict[int, int] = {}  # slots whose prompt is to run, and their delays
+        self._running: set[int] = set()
+
+    @property
+    def stream_nbytes(self) -> int:
+        """Bytes of one stream's caches once it is older than both windows."""
+        return self.encoder.rings.full_nbytes + self.decoder.rings.full_nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches now."""
+        return self.encoder.rings.nbytes + self.decoder.rings.nbytes
+
+    def missing_nbytes(self, others: int) -> int | None:
+        """Bytes that must be free for a stream beside ``others`` to grow old; None past the bound.
+
+        May be asked on any thread.
+        """
+        encoder = self.encoder.rings.missing_nbytes(others)
+        decoder = self.decoder.rings.missing_nbytes(others)
+        return None if encoder is None or decoder is None else encoder + decoder
+
+    def most_streams(self, nbytes: int) -> int:
+        """Streams whose encoders, which are at full age within seconds, fit beside one decoder."""
+        return (nbytes - self.decoder.rings.full_nbytes) // self.encoder.rings.full_nbytes
+
+    def bound(self, streams: int, nbytes: int, *, reserve: float) -> None:
+        """Let the caches of ``streams`` streams take ``nbytes``, and those of the health check.
+
+        Decoders share what the encoders at full age leave. ``reserve`` streams' caches at most are
+        taken now.
+        """
+        encoder, decoder = self.encoder.rings, self.decoder.rings
+        left = (nbytes - streams * encoder.full_nbytes) // decoder.block_nbytes
+        check = self._queue.capacity
+        for ring, positions, most in (
+            (encoder, check * self.config.downsample, streams * encoder.per_ring),
+            (decoder, check, min(streams * decoder.per_ring, left)),
+        ):
+            most += ring.blocks(positions)
+            ring.bound(most, reserve=int(min(reserve * ring.per_ring, most)))
+
+    def short(self, coming: Sequence[tuple[int, int]]) -> list[bool]:
+        """Which of the given slots find no memory for the tokens that they are to encode now."""
+        slots = [slot for slot, _ in coming]
+        encoded = [tokens * self.config.downsample for _, tokens in coming]
+        decoded = [tokens + self._queue.waiting(slot) for slot, tokens in coming]
+        return [
+            any(pair)
+            for pair in zip(
+                self.encoder.rings.short(slots, encoded),
+                self.decoder.rings.short(slots, decoded),
+                strict=True,
+            )
+        ]
+
+    def join(self, slot: int, delay_tokens: int) -> None:
+        """Start ``slot`` over: nothing heard, the prompt to come."""
+        self.encoder.join(slot)
+        self.decoder.join(slot, delay_tokens)
+        self._queue.clear(slot)
+        self._running.discard(slot)
+        self._prompts[slot] = delay_tokens
+
+    def leave(self, slot: int) -> None:
+        """Give the slot's memory back, zeroed, whatever state it was in."""
+        self.encoder.leave(slot, scrub=True)
+        self.decoder.leave(slot, scrub=True)
+        self._queue.clear(slot)
+        self._running.discard(slot)
+        self._prompts.pop(slot, None)
+
+    def clear(self) -> None:
+        """Forget every stream and every cached number, after a step that failed."""
+        self.encoder.clear()
+        self.decoder.clear()
+        for slot in (*self._running, *self._prompts):
+            self._queue.clear(slot)
+        self._running.clear()
+        self._prompts.clear()
+
+    def encode(self, slots: Sequence[int], mel: Floats) -> None:
+        """Encode the next frames of each slot: ``mel [B, n * mel_per_token, mel_bins]``."""
+        self._queue.push(slots, self.encoder.step(slots, mel))
+        self.advances += 1
+
+    def decode(
+        self, penalties: Mapping[int, float], most: int = sys.maxsize
+    ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """Decode positions that have their audio: slots and their tokens, at most ``most`` a slot.
+
+        A step is on its way before the tokens of the one before are read. ``penalties`` is asked
+        for each step's rows and may change between two steps; while it is empty none waits.
+        """
+        sent: list[tuple[Sequence[int], mx.array]] = []
+        for _ in range(most):
+            steps = [*self._prefill(), *self._step(penalties)]
+            if not steps:
+                break
+            yield from _read(sent)
+            self.advances += 1
+            sent = steps
+            if penalties:
+                yield from _read(sent)
+                sent = []
+        yield from _read(sent)
+
+    def rehearse(self, rows: int) -> None:
+        """Run all that a round may do for ``rows`` streams, so that everything is compiled."""
+        slots = list(range(rows))
+        for slot in slots:
+            self.join(slot, self.config.delay_tokens)
+        for tokens in (1 << power for power in range(CHUNK.bit_length())):
+            if rows <= most_rows(tokens):
+                self.encode(slots, self.silence(rows, tokens))
+        if rows <= PROMPTS_TOGETHER:
+            shape = rows, self.decoder.prompt_length(0), self.config.decoder.dim
+            mx.eval(self.decoder.prefill(slots, mx.zeros(shape, self.decoder.dtype)))
+        mx.eval(self.decoder.step(slots, self._queue.take(slots, 1)[:, 0]))
+        for rings in (self.encoder.rings, self.decoder.rings):
+            rings.reanchor(0, 0)  # else its kernels are first compiled a minute into service
+        for slot in slots:
+            self.leave(slot)
+
+    def try_out(self, slot: int) -> list[int]:
+        """Two tokens of silence in a slot that nobody has; what others have waiting stays."""
+        self.join(slot, 1)
+        try:
+            prompt = self.decoder.prompt_length(slot)
+            for _ in range(-(-(prompt + 1) // CHUNK)):
+                self.encode([slot], self.silence(1, CHUNK))
+            first = self.decoder.prefill([slot], self._queue.take([slot], prompt))
+            second = self.decoder.step([slot], self._queue.take([slot], 1)[:, 0])
+            return [*np.array(first).tolist(), *np.array(second).tolist()]
+        finally:
+            self.leave(slot)
+
+    def age(self, slots: Sequence[int]) -> None:
+        """Let ``slots`` join as if they had heard more than both windows: for measuring."""
+        for slot in slots:
+            self.join(slot, self.config.delay_tokens)
+        self.encoder.rings.fill(slots)
+        self.decoder.rings.fill(slots)
+
+    def time_step(self, slots: Sequence[int]) -> None:
+        """A step of both halves, awaited: for measuring."""
+        embeddings = self.encoder.step(slots, self.silence(len(slots), 1))
+        mx.eval(self.decoder.step(slots, embeddings[:, 0]))
+
+    def silence(self, rows: int, tokens: int) -> Floats:
+        """What ``encode`` takes for so many tokens of silence in each row."""
+        return self.front_end(np.zeros((rows, self.front_end.span(tokens)), np.float32))
+
+    def _prefill(self) -> Iterator[tuple[Sequence[int], mx.array]]:
+        ready: dict[int, list[int]] = defaultdict(list)
+        for slot, delay in self._prompts.items():
+            if self._queue.waiting(slot) >= self.decoder.prompt_length(slot):
+                ready[delay].append(slot)
+        batches = (
+            slots[at : at + PROMPTS_TOGETHER]
+            for slots in ready.values()
+            for at in range(0, len(slots), PROMPTS_TOGETHER)
+        )
+        for slots in batches:
+            audio = self._queue.take(slots, self.decoder.prompt_length(slots[0]))
+            yield slots, self.decoder.prefill(slots, audio)
+            for slot in slots:
+                del self._prompts[slot]
+                self._running.add(slot)
+
+    def _step(self, penalties: Mapping[int, float]) -> Iterator[tuple[Sequence[int], mx.array]]:
+        slots = [slot for slot in self._running if self._queue.waiting(slot)]
+        if slots:
+            audio = self._queue.take(slots, 1)[:, 0]
+            yield (
+                slots,
+                self.decoder.step(slots, audio, [penalties.get(slot, 0.0) for slot in slots]),
+            )
+
+
+def _read(
+    steps: Sequence[tuple[Sequence[int], mx.array]],
+) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    for slots, tokens in steps:
+        yield slots, np.array(tokens).tolist()

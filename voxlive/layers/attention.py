@@ -1,0 +1,249 @@
+"""Sliding-window attention over paged rings: one interface, one implementation per device.
+
+A row's keys and values live in a ring of ``ring`` positions, position p in ring slot p mod ring.
+Ring slots are grouped into blocks that lie anywhere in the layer's pool [slots, 2, kv_heads,
+head_dim] (keys at 0, rotated; values at 1). Every query sees exactly the last ``window`` positions
+up to and including its own.
+
+Attention over paged rings in plain MLX.
+
+Attention over paged rings as one CUDA kernel, which reads what is live and nothing else.
+
+The kernel writes the new keys and values into the pool it is given, so a pool is never copied,
+whoever else holds on to it. MLX does not know of that write. Nothing in the same step may read the
+pool in another way, and a step must have been sent off before the next is built; in between, work
+on one MLX stream runs in order.
+
+Sliding-window attention over paged rings: one contract, one file per implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from voxlive.layers.device import kernel, on_cuda
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What an attention is built for. ``ring`` >= window + new positions per step - 1."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    ring: int
+    block: int
+    rope_theta: float
+
+
+class Attention(Protocol):
+    """Rotate, write and attend, for B rows that each bring n new positions."""
+
+    all_blocks: bool
+    """Whether it wants whole rings' block tables, reading only what is live by itself."""
+
+    def plan(self, start: mx.array, blocks: mx.array, n: int) -> Any:
+        """What all layers of one step share.
+
+        ``start [B]``: each row's first new position. ``blocks [B, m]``: pool blocks of each ring
+        in ring order; both int32. A block not yet allocated is 0, which no row owns.
+        """
+        ...
+
+    def __call__(self, qkv: mx.array, pool: mx.array, plan: Any) -> tuple[mx.array, mx.array]:
+        """``qkv [B, n, (heads + 2 kv_heads) head_dim]``, not rotated -> context and pool.
+
+        The context is [B, n, heads * head_dim]; the pool has the new keys and values in it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    start: mx.array
+    write: mx.array
+    keys: mx.array
+    visible: mx.array
+
+
+class GatherAttention:
+    """Plain MLX: gather each row's blocks, then masked attention. Runs on every device."""
+
+    all_blocks = False
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self.shape = shape
+
+    def plan(self, start: mx.array, blocks: mx.array, n: int) -> _Gathered:
+        """See ``Attention.plan``."""
+        s = self.shape
+        batch = blocks.shape[0]
+        query = start[:, None] + mx.arange(n)
+        new = query % s.ring
+        write = mx.take_along_axis(blocks, new // s.block, axis=1) * s.block + new % s.block
+        within = mx.arange(s.block)
+        slots = (blocks[:, :, None] * s.block + within).reshape(batch, 1, -1)
+        # Keys as rows of the pool taken as [slots * 2 * kv_heads, head_dim]: gathered head by head,
+        # since attention copies what does not lie that way once more.
+        keys = slots * (2 * s.kv_heads) + mx.arange(s.kv_heads)[:, None]
+        newest = query[:, -1:]
+        # The position that a ring slot holds after the write; negative where it holds none yet.
+        key = newest - (newest - mx.arange(slots.shape[-1])) % s.ring
+        key, query = key[:, None, None, :], query[:, None, :, None]
+        visible = (key >= 0) & (key <= query) & (key > query - s.window)
+        return _Gathered(start, write.reshape(-1), keys, visible)
+
+    def __call__(self, qkv: mx.array, pool: mx.array, plan: _Gathered) -> tuple[mx.array, mx.array]:
+        """See ``Attention.__call__``."""
+        s = self.shape
+        batch, n, _ = qkv.shape
+        qkv = qkv.reshape(batch, n, s.heads + 2 * s.kv_heads, s.head_dim).swapaxes(1, 2)
+        rotated = self.rotated(qkv[:, : s.heads + s.kv_heads], plan.start)
+        new = mx.stack([rotated[:, s.heads :], qkv[:, s.heads + s.kv_heads :]])
+        new = new.transpose(1, 3, 0, 2, 4).reshape(batch * n, 2, s.kv_heads, s.head_dim)
+        pool[plan.write] = new
+        rows = pool.reshape(-1, s.head_dim)
+        context = mx.fast.scaled_dot_product_attention(
+            rotated[:, : s.heads],
+            rows[plan.keys],
+            rows[plan.keys + s.kv_heads],
+            scale=s.head_dim**-0.5,
+            mask=plan.visible,
+        )
+        return context.swapaxes(1, 2).reshape(batch, n, s.heads * s.head_dim), pool
+
+    def rotated(self, x: mx.array, start: mx.array) -> mx.array:
+        """``x [B, heads, n, head_dim]`` turned by its positions, those from ``start [B]`` on."""
+        return mx.fast.rope(
+            x,
+            self.shape.head_dim,
+            traditional=True,
+            base=self.shape.rope_theta,
+            scale=1.0,
+            offset=start,
+        )
+
+
+_BODY = """
+  paged::step<T, D, GROUP, KV, WINDOW, RING, BLOCK, WARPS>(
+      qkv, const_cast<T*>(pool), angles, start, blocks, const_cast<int*>(tickets),
+      context, parts, qkv_shape[1]);
+"""
+_TILE = 16
+"""Queries, and keys, that a warp takes at a time."""
+_WARPS = 4
+_ENOUGH_WARPS = 1024
+"""Warps from which the device has enough to do, so that no ring is split further."""
+_LEAST_TILES = 2
+"""Tiles of keys that a warp must have for a further split to pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    angles: mx.array
+    start: mx.array
+    blocks: mx.array
+    tickets: mx.array
+
+
+class CudaAttention:
+    """See the module. For half precision and head sizes that are multiples of 64."""
+
+    all_blocks = True
+
+    def __init__(self, shape: AttentionShape) -> None:
+        """ValueError for a shape that the kernel does not take."""
+        if shape.head_dim % 64 or shape.block % _TILE:
+            raise ValueError(
+                f"the CUDA kernel takes heads of a multiple of 64 and blocks of a multiple of "
+                f"{_TILE}, not {shape.head_dim} and {shape.block}"
+            )
+        self.shape = shape
+        self._group = shape.heads // shape.kv_heads
+        pairs = np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim
+        self._turn = mx.array(shape.rope_theta**-pairs, mx.float32)
+
+    @staticmethod
+    def takes(shape: AttentionShape, dtype: mx.Dtype) -> bool:
+        """Whether a model of this shape and dtype can run on the kernel."""
+        half = dtype in (mx.bfloat16, mx.float16)
+        return half and not (shape.head_dim % 64 or shape.block % _TILE)
+
+    def plan(self, start: mx.array, blocks: mx.array, n: int) -> _Plan:
+        """See ``Attention.plan``."""
+        batch = blocks.shape[0]
+        position = (start[:, None] + mx.arange(n)).astype(mx.float32)
+        angle = position[:, :, None] * self._turn
+        angles = mx.stack([mx.cos(angle), mx.sin(angle)], axis=-1)
+        # One counter per unit of work, back at zero after every layer.
+        tickets = mx.zeros((batch * self._tiles(n) * self.shape.kv_heads,), mx.int32)
+        return _Plan(angles, mx.contiguous(start), mx.contiguous(blocks), tickets)
+
+    def __call__(self, qkv: mx.array, pool: mx.array, plan: _Plan) -> tuple[mx.array, mx.array]:
+        """See ``Attention.__call__``; TypeError for other than half precision."""
+        s = self.shape
+        if qkv.dtype not in (mx.bfloat16, mx.float16):
+            raise TypeError(f"the CUDA kernel takes bfloat16 and float16, not {qkv.dtype}")
+        batch, n, _ = qkv.shape
+        units, splits = batch * self._tiles(n) * s.kv_heads, self._splits(batch, n)
+        sums = units * splits * 32 * (s.head_dim // 2 + 4) if splits > 1 else 1
+        context, _ = self._kernel(
+            inputs=[qkv, pool, plan.angles, plan.start, plan.blocks, plan.tickets],
+            template=[
+                ("T", qkv.dtype),
+                ("D", s.head_dim),
+                ("GROUP", self._group),
+                ("KV", s.kv_heads),
+                ("WINDOW", s.window),
+                ("RING", s.ring),
+                ("BLOCK", s.block),
+                ("WARPS", _WARPS),
+            ],
+            grid=(s.kv_heads * 32 * _WARPS, splits, batch * self._tiles(n)),
+            threadgroup=(32 * _WARPS, 1, 1),
+            output_shapes=[(batch, n, s.heads * s.head_dim), (sums,)],
+            output_dtypes=[qkv.dtype, mx.float32],
+        )
+        return context, pool
+
+    @cached_property
+    def _kernel(self) -> Any:
+        inputs = ["qkv", "pool", "angles", "start", "blocks", "tickets"]
+        return kernel("attention", __file__, _BODY, inputs=inputs, outputs=["context", "parts"])
+
+    def _tiles(self, n: int) -> int:
+        return -(-n * self._group // _TILE)
+
+    def _splits(self, batch: int, n: int) -> int:
+        """Blocks that share a ring, a power of two, when there are too few rows for the device."""
+        units = batch * self._tiles(n) * self.shape.kv_heads
+        splits = 1
+        while (
+            units * splits * _WARPS < _ENOUGH_WARPS
+            and 2 * splits * _WARPS * _LEAST_TILES * _TILE <= self.shape.window + _TILE
+        ):
+            splits *= 2
+        return splits
+
+
+__all__ = ["ATTENTIONS", "Attention", "AttentionShape", "default_attention"]
+
+ATTENTIONS: dict[str, Callable[[AttentionShape], Attention]] = {
+    "gather": GatherAttention,
+    "cuda": CudaAttention,
+}
+"""Every implementation by name."""
+
+
+def default_attention(shape: AttentionShape, dtype: mx.Dtype) -> str:
+    """The fastest implementation that takes such a model on the default device."""
+    if on_cuda() and CudaAttention.takes(shape, dtype):
+        return "cuda"
+    return "gather"

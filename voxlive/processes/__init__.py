@@ -1,0 +1,1 @@
+"""Child processes: spawning, framed messages, supervision."""

@@ -1,0 +1,279 @@
+"""A file as the stretches of it in which somebody speaks: decoded, listened to and cut on the way.
+
+No more of the file is in memory than a stretch, however long it is.
+
+From stretches of audio to one transcript, for every model that takes only short audio.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voxlive.runners.contract import (
+    Delta,
+    Job,
+    JobProgress,
+    JobWarning,
+    Refusal,
+    Segment,
+    Transcript,
+    Update,
+)
+from voxlive.runners.cutting import CutOptions, Cutter, Stretch
+from voxlive.runners.joining import join, needs_space
+from voxlive.streaming.ingest.formats import ENCODINGS, BadAudio
+from voxlive.streaming.ingest.media import Measured, measure, read_file
+from voxlive.streaming.ingest.pcm import PcmDecoder
+from voxlive.vad.gate import WINDOW
+from voxlive.vad.silero import CONTEXT, STATE, Silero
+from voxlive.values import SAMPLE_RATE, seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from voxlive.streaming.ingest.formats import AudioFormat
+    from voxlive.values import Samples
+
+_PIECE = 1 << 16
+
+
+def measure_job(job: Job) -> Measured:
+    """How much audio is in the job's file, whatever it says of itself, before any is listened to.
+
+    Raises Refusal for audio that is longer than allowed, or of which nothing can be decoded.
+    """
+    try:
+        found = _measure_raw(job.path, job.raw) if job.raw else measure(job.path, job.longest_s)
+    except BadAudio as error:
+        raise Refusal(400, error.code, str(error), "file") from error
+    if job.longest_s is not None and found.seconds > job.longest_s:
+        raise Refusal(
+            413,
+            "audio_too_long",
+            f"the audio is longer than the {job.longest_s:g} s that are allowed: send it in parts",
+            "file",
+        )
+    return replace(found, seconds=round(found.seconds, 3))
+
+
+def job_warnings(found: Measured) -> tuple[JobWarning, ...]:
+    """What was wrong with a file, as its transcript tells it."""
+    return tuple(JobWarning(one.code, one.message) for one in found.warnings)
+
+
+def stretches(
+    job: Job, silero: Silero, options: CutOptions, cancelled: Callable[[], bool]
+) -> Iterator[Stretch]:
+    """Decode a file that was measured, listen and cut. Ends early once ``cancelled()``."""
+    listener, cutter = _SpeechListener(silero), Cutter(options)
+    rest = np.zeros(0, np.float32)
+    for block in _raw(job.path, job.raw) if job.raw else read_file(job.path):
+        if cancelled():
+            return
+        audio = np.concatenate([rest, block])
+        complete = len(audio) // WINDOW * WINDOW
+        windows, rest = audio[:complete], audio[complete:]
+        yield from cutter.push(windows, listener.listen(windows))
+    yield from cutter.finish(rest)
+
+
+def _measure_raw(path: Path, audio: AudioFormat) -> Measured:
+    frame = ENCODINGS[audio.encoding].dtype.itemsize * audio.channels
+    whole, rest = divmod(path.stat().st_size, frame)
+    decoder = PcmDecoder(audio)
+    decoder.push(bytes(rest))
+    return Measured(whole / audio.rate, decoder.warnings)
+
+
+def _raw(path: Path, audio: AudioFormat) -> Iterator[Samples]:
+    decoder = PcmDecoder(audio)
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield decoder.push(memoryview(piece))
+    yield decoder.finish()
+
+
+class _SpeechListener:
+    """The voice detector on one stream."""
+
+    def __init__(self, silero: Silero) -> None:
+        self._silero = silero
+        self._state = np.zeros((2, 1, STATE), np.float32)
+        self._context = np.zeros(CONTEXT, np.float32)
+
+    def listen(self, samples: Samples) -> Iterator[float]:
+        """The probability of speech in every window of ``samples``."""
+        for window in samples.reshape(-1, WINDOW):
+            frame = np.concatenate([self._context, window])[None]
+            probability, self._state = self._silero.step(frame, self._state)
+            self._context = window[-CONTEXT:]
+            yield float(probability[0])
+
+
+_SHORTEST_CUT = 4 * SAMPLE_RATE
+_OVERLAP = SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What a model made of a stretch; times in seconds from the stretch's own beginning.
+
+    ``cut_short``: it stopped at its token limit, so that the rest of the text is missing; less
+    audio may do. ``last``: it stopped where the job's own limit is, and so does everything.
+    """
+
+    segments: tuple[Segment, ...]
+    language: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cut_short: bool = False
+    last: bool = False
+
+
+Recognise = Callable[[Stretch], Recognised]
+
+
+def transcribe(
+    job: Job,
+    heard_in: Callable[[Job], Iterator[Stretch]],
+    recognise: Recognise,
+    told: Callable[[Update], None],
+    cancelled: Callable[[], bool],
+) -> Transcript:
+    """Recognise every stretch of a file in order and join what was heard.
+
+    ``heard_in`` gives a job's stretches. Ends early once ``cancelled()``.
+    """
+    found = measure_job(job)
+    total_s = found.seconds
+    told(JobProgress(0.0, total_s))
+    assembly = Assembly()
+    for stretch in heard_in(job):
+        for part, heard in _complete(stretch, recognise, cancelled):
+            if text := assembly.add(part, heard):
+                told(Delta(text))
+            told(JobProgress(seconds(part.end), total_s))
+            if heard.last:
+                break
+        if assembly.truncated or cancelled():
+            break
+    if text := assembly.close():
+        told(Delta(text))
+    told(JobProgress(total_s, total_s))
+    return replace(assembly.transcript(job, total_s), warnings=job_warnings(found))
+
+
+def _complete(
+    stretch: Stretch, recognise: Recognise, cancelled: Callable[[], bool]
+) -> Iterator[tuple[Stretch, Recognised]]:
+    """The stretch, or parts of it so short that the model comes to an end within its limit."""
+    waiting = [stretch]
+    while waiting and not cancelled():
+        part = waiting.pop()
+        heard = recognise(part)
+        if not heard.cut_short:
+            yield part, heard
+        elif len(part.samples) >= _SHORTEST_CUT:
+            waiting.extend(reversed(part.halves(_OVERLAP)))
+        else:
+            raise Refusal(
+                422,
+                "endless_text",
+                f"the model wrote {heard.completion_tokens} tokens for the audio from"
+                f" {seconds(part.start):g} to {seconds(part.end):g} s and had not come to an end:"
+                " choose another model for this audio",
+                "model",
+            )
+
+
+class Assembly:
+    """The transcript in the making. What the next stretch may hear again is held back."""
+
+    def __init__(self) -> None:
+        self._segments: list[Segment] = []
+        self._pending: tuple[Segment, ...] = ()
+        self._end = ""  # of the text so far
+        self._languages: Counter[str] = Counter()
+        self._prompt: int | None = None
+        self._completion: int | None = None
+        self.truncated = False
+
+    def add(self, stretch: Stretch, heard: Recognised) -> str:
+        """The next stretch's share; the text that is now settled."""
+        self._count(heard)
+        self.truncated = heard.last
+        start = stretch.start / SAMPLE_RATE
+        new = tuple(_moved(segment, start) for segment in heard.segments if segment.text.strip())
+        if stretch.lead and self._pending:
+            overlap = start, (stretch.start + stretch.lead) / SAMPLE_RATE
+            self._pending, new = join(self._pending, new, *overlap)
+        text = self.close()
+        self._pending = new
+        return text if stretch.trail else text + self.close()
+
+    def close(self) -> str:
+        """Settle what was held back; its text."""
+        settled, self._pending = self._pending, ()
+        return "".join(self._settle(segment) for segment in settled)
+
+    def transcript(self, job: Job, duration: float) -> Transcript:
+        """Everything settled, ``duration`` seconds long."""
+        spoken = self._languages.most_common(1)
+        return Transcript(
+            "".join(segment.text for segment in self._segments),
+            tuple(self._segments),
+            duration,
+            spoken[0][0] if spoken else None,
+            job.task,
+            self._prompt,
+            self._completion,
+            self.truncated,
+        )
+
+    def _settle(self, segment: Segment) -> str:
+        if not self._segments:
+            segment = _led(segment, segment.text.lstrip())
+        elif needs_space(self._end, segment.text):
+            segment = _led(segment, f" {segment.text}")
+        self._segments.append(replace(segment, id=len(self._segments)))
+        self._end = segment.text
+        return segment.text
+
+    def _count(self, heard: Recognised) -> None:
+        if heard.language:
+            said = sum(len(segment.text) for segment in heard.segments)
+            self._languages[heard.language] += said
+        if heard.prompt_tokens is not None:
+            self._prompt = (self._prompt or 0) + heard.prompt_tokens
+        if heard.completion_tokens is not None:
+            self._completion = (self._completion or 0) + heard.completion_tokens
+
+
+def _led(segment: Segment, text: str) -> Segment:
+    """The segment with other space before its text, and so before its first word."""
+    if not segment.words:
+        return replace(segment, text=text)
+    first, *others = segment.words
+    space = text[: len(text) - len(text.lstrip())]
+    first = replace(first, text=space + first.text.lstrip())
+    return replace(segment, text=text, words=(first, *others))
+
+
+def _moved(segment: Segment, by: float) -> Segment:
+    """On the file's clock."""
+    words = segment.words and tuple(
+        replace(word, start=_plus(word.start, by), end=_plus(word.end, by))
+        for word in segment.words
+    )
+    start = None if segment.start is None else _plus(segment.start, by)
+    end = None if segment.end is None else _plus(segment.end, by)
+    return replace(segment, start=start, end=end, words=words)
+
+
+def _plus(time: float, by: float) -> float:
+    return round(time + by, 3)

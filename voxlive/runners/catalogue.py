@@ -1,0 +1,322 @@
+"""All that can be known of a model without loading it: probe, routing and health at once.
+
+The models that a server or a command may use, by name: from a name to what loads it.
+
+    catalogue = make_catalogue("voxtral", ["lectures=/models/whisper-large-v3"])
+    spec = catalogue.find("lectures", Asked(task="translate"))      # raises Refusal
+
+A name may come from anywhere, so it is never taken for a path: folders are given when a catalogue
+is made. Nothing is downloaded by ``find``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from voxlive.checkpoints.errors import CheckpointError, CheckpointNotFound
+from voxlive.checkpoints.families.evidence import known_as
+from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.checkpoints.files import Problem
+from voxlive.checkpoints.probe import ModelCapabilities, probe_model_capabilities
+from voxlive.checkpoints.resolve import ALIASES, cached, parse_repository, repositories, resolve
+from voxlive.runners.contract import Refusal, RunnerSpec
+from voxlive.runners.refusals import Allowed, Asked, LoadOptions, select_backend_policy
+from voxlive.runners.registry import Installed, find_installed, is_hosted
+from voxlive.runners.routing import ModelHealth, Routing, check_health, detect_audio_backend
+
+_REMEMBERED = 128
+
+POCKETSPHINX = ModelCapabilities(
+    name="pocketsphinx",
+    family=ModelFamily(
+        "pocketsphinx", "PocketSphinx", (), "built-in", frozenset({"words", "live"}), ("en",),
+        room=256 << 20,
+    ),
+    audio=True,
+    features=frozenset({"words", "live"}),
+    languages=("en",),
+    signals=("comes with voxlive",),
+)  # fmt: skip
+BUILT_IN = {"pocketsphinx": POCKETSPHINX}
+"""The models that need no files, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a model is, what would serve it, and what hinders that."""
+
+    capabilities: ModelCapabilities
+    routing: Routing
+    health: ModelHealth
+
+    @property
+    def hears(self) -> bool:
+        """Whether it is a model for speech at all, whatever its state."""
+        return self.routing.backend is not None and self.capabilities.transcribes
+
+
+def survey(folder: Path, installed: Installed) -> Survey:
+    """Look at a checkpoint. Remembers the last ones, for as long as their files stay the same."""
+    return _survey(folder, _stamp(folder), installed)
+
+
+def survey_built_in(name: str, installed: Installed) -> Survey:
+    """The same for a model that comes with voxlive."""
+    return _judged(BUILT_IN[name], installed)
+
+
+@lru_cache(_REMEMBERED)
+def _survey(folder: Path, _stamp: object, installed: Installed) -> Survey:
+    try:
+        return _judged(probe_model_capabilities(folder), installed)
+    except (CheckpointError, OSError) as problem:
+        damaged = Problem(str(problem), "fetch it again")
+        capabilities = ModelCapabilities(name=known_as(folder), folder=folder, audio=True)
+        return Survey(capabilities, Routing(None, "unreadable"), ModelHealth(files=(damaged,)))
+
+
+def _judged(capabilities: ModelCapabilities, installed: Installed) -> Survey:
+    routing = detect_audio_backend(capabilities)
+    return Survey(capabilities, routing, check_health(capabilities, routing, installed))
+
+
+def _stamp(folder: Path) -> object:
+    """Changes whenever a file of the checkpoint does."""
+    try:
+        stats = [path.stat() if path.exists() else path.lstat() for path in folder.iterdir()]
+        return (folder.stat().st_mtime_ns, *((one.st_mtime_ns, one.st_size) for one in stats))
+    except OSError:
+        return None
+
+
+_LONGEST_NAME = 200
+_CLOSE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model for lists. ``created``: seconds since 1970, when its files were written."""
+
+    id: str
+    survey: Survey
+    created: int
+    default: bool = False
+    aliases: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        found, routing, health = (
+            self.survey.capabilities,
+            self.survey.routing,
+            self.survey.health,
+        )
+        return {
+            "id": self.id,
+            "aliases": list(self.aliases),
+            "family": found.family.name if found.family else None,
+            "title": found.family.title if found.family else None,
+            "model_type": found.model_type,
+            "layout": found.layout,
+            "backend": routing.backend,
+            "rule": routing.rule,
+            "tie_break": routing.tie_break,
+            "signals": list(found.signals),
+            "transcribes": self.survey.hears and found.refused is None,
+            "refused": found.refused,
+            "features": sorted(found.features),
+            "languages": None if found.languages is None else list(found.languages),
+            "sample_rate": found.sample_rate,
+            "bytes": found.weights_bytes,
+            "bits": found.bits,
+            "tokenizer": list(found.tokenizer),
+            "folder": None if found.folder is None else str(found.folder),
+            "healthy": health.healthy,
+            "problems": [{"what": one.what, "remedy": one.remedy} for one in health.problems],
+            "notes": list(found.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model under its one name; ``folder`` None: it is built in.
+
+    ``built_in`` is what it is called there, where that is another name.
+    """
+
+    id: str
+    folder: Path | None
+    load: LoadOptions = field(default_factory=LoadOptions)
+    built_in: str | None = None
+
+
+class Catalogue:
+    """``default`` serves requests without a name or with another service's. Thread-safe.
+
+    ``registered`` are other models by the names that they were given; ``hub`` lets requests name
+    whatever speech model the hub's cache holds, ``hosted`` other services' names for the default.
+    """
+
+    def __init__(
+        self,
+        default: Entry,
+        registered: Mapping[str, Entry] | None = None,
+        *,
+        hub: bool = True,
+        hosted: bool = True,
+        installed: Installed | None = None,
+    ) -> None:
+        self._default = default
+        self._registered = dict(registered or {})
+        self._hub, self._hosted = hub, hosted
+        self._installed = installed or find_installed()
+        self._since = int(time.time())
+        self._also: set[str] = set()
+
+    def answers_to(self, *names: str) -> None:
+        """Other names for the default, such as what its engine calls it."""
+        self._also.update(names)
+
+    @property
+    def default(self) -> str:
+        """The name of the model that serves requests without one."""
+        return self._default.id
+
+    def find(self, name: str | None = None, asked: Asked | None = None) -> RunnerSpec:
+        """What loads this model for what is asked. Reads small files; raises Refusal."""
+        return self.allow(name, asked).spec
+
+    def allow(self, name: str | None = None, asked: Asked | None = None) -> Allowed:
+        """``find``, with what is worth telling about it."""
+        entry = self._entry(name)
+        found = self._survey(entry)
+        outcome = select_backend_policy(
+            entry.id, found.capabilities, found.routing, found.health, asked, entry.load
+        )
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome
+
+    def card(self, name: str | None = None) -> ModelCard:
+        """One model for people; raises Refusal 404."""
+        return self._card(self._entry(name))
+
+    def cards(self) -> list[ModelCard]:
+        """Every model that can be asked for: the default first, then by name."""
+        known = {self._default.id: self._default}
+        known |= {entry.id: entry for entry in self._registered.values()}
+        for name in (*BUILT_IN, *self._cached_names()):
+            entry = self._known(name)
+            if entry is not None:
+                known.setdefault(entry.id, entry)
+        cards = [self._card(entry) for entry in known.values()]
+        first = [card for card in cards if card.default]
+        rest = [card for card in cards if not card.default and card.survey.hears]
+        return first + sorted(rest, key=lambda card: card.id.lower())
+
+    def _entry(self, name: str | None) -> Entry:
+        if not name:
+            return self._default
+        entry = self._known(name) if len(name) <= _LONGEST_NAME else None
+        if entry is None and self._hosted and is_hosted(name):
+            return self._default
+        if entry is None:
+            raise Refusal(404, "model_not_found", self._not_found(name), "model")
+        return entry
+
+    def _known(self, name: str) -> Entry | None:
+        """By name alone; the server's own names come before the hub's."""
+        if name in (self._default.id, *_aliases(self._default.id)):
+            return self._default
+        if name in self._registered:
+            return self._registered[name]
+        if name in BUILT_IN:
+            return Entry(name, None, self._device())
+        if name in self._also:
+            return self._default
+        repository = parse_repository(name) if self._hub else None
+        folder = cached(repository) if repository else None
+        return Entry(str(repository), folder, self._device()) if folder else None
+
+    def _device(self) -> LoadOptions:
+        """What a model inherits from the default: its weights are its own, the machine is not."""
+        return LoadOptions(device=self._default.load.device)
+
+    def _not_found(self, name: str) -> str:
+        if name in ALIASES or (self._hub and parse_repository(name)):
+            return (
+                f"{name!r} is not on this server: fetch it there with `voxlive models pull {name}`"
+            )
+        own = (self._default.id, *self._registered, *BUILT_IN, *ALIASES)
+        names = list(dict.fromkeys((*own, *self._cached_names())))
+        near = get_close_matches(name, names, _CLOSE, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:8])}"
+        return f"there is no model {name[:_LONGEST_NAME]!r} here: {hint}"
+
+    def _cached_names(self) -> list[str]:
+        return repositories() if self._hub else []
+
+    def _survey(self, entry: Entry) -> Survey:
+        if entry.folder is None:
+            return survey_built_in(entry.built_in or entry.id, self._installed)
+        return survey(entry.folder, self._installed)
+
+    def _card(self, entry: Entry) -> ModelCard:
+        created = self._since
+        if entry.folder is not None and entry.folder.exists():
+            created = int(entry.folder.stat().st_mtime)
+        default = entry.id == self._default.id
+        return ModelCard(entry.id, self._survey(entry), created, default, _aliases(entry.id))
+
+
+def make_catalogue(
+    default: str = "pocketsphinx",
+    registered: Iterable[str] = (),
+    load: LoadOptions | None = None,
+    *,
+    offline: bool = False,
+    hub: bool = True,
+) -> Catalogue:
+    """A catalogue from what a command line says: names, paths, repositories, ``NAME=PATH``.
+
+    Downloads what is not there, unless ``offline``; blocks. Raises CheckpointError.
+    """
+    options = load or LoadOptions()
+    others = {}
+    for one in registered:
+        name, equals, model = one.partition("=")
+        if not (name and equals and model):
+            raise CheckpointNotFound(f"{one!r} is not NAME=PATH, such as lectures=/models/whisper")
+        if name in others:
+            raise CheckpointNotFound(f"{name!r} is registered twice")
+        device = LoadOptions(device=options.device)
+        if model in BUILT_IN:
+            others[name] = Entry(name, None, device, built_in=model)
+        else:
+            others[name] = Entry(name, _folder(model, offline), device)
+    return Catalogue(_default(default, options, offline), others, hub=hub)
+
+
+def _default(model: str, load: LoadOptions, offline: bool) -> Entry:
+    if model in BUILT_IN:
+        return Entry(model, None, load)
+    folder = _folder(model, offline)
+    given = Path(model).expanduser()
+    return Entry(known_as(given) if given.is_dir() else _full(model), folder, load)
+
+
+def _folder(model: str, offline: bool) -> Path:
+    return resolve(model, offline=offline).resolve()
+
+
+def _full(model: str) -> str:
+    return str(parse_repository(model) or model)
+
+
+def _aliases(model: str) -> tuple[str, ...]:
+    return tuple(alias for alias, repository in ALIASES.items() if repository == model)

@@ -1,0 +1,197 @@
+"""What the transcription of a file asks for and gives: the contract of every runner.
+
+A runner serves one loaded model in a process of its own. Everything here crosses that process's
+border, so all of it is frozen and can be pickled; nothing here imports a model's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from voxlive.streaming.ingest.formats import AudioFormat
+
+Task = Literal["transcribe", "translate"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSpec:
+    """Which model a runner serves: all that a fresh process needs to load it.
+
+    ``backend`` is a name of ``runners.registry``, ``family`` what the probe found in ``folder``;
+    ``folder`` is None for a backend that carries its model. ``needed_bytes`` is what the memory
+    gate keeps free for it.
+    """
+
+    model: str
+    backend: str
+    family: str
+    folder: Path | None = None
+    needed_bytes: int = 0
+    device: Literal["gpu", "cpu"] | None = None
+    quantize: int | None = None
+    delay_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to transcribe. ``raw``: it is nothing but PCM in this format.
+
+    ``language`` is a code (``checkpoints.languages``); it, ``prompt`` and ``max_tokens`` None leave
+    the model its own way. ``words`` asks for
+    word times where the model needs extra work for them. Audio longer than ``longest_s`` is refused
+    before any is listened to, whatever its container promises. ``instruction`` tells a model that
+    follows instructions what to do with the audio, in place of writing down what is said.
+    """
+
+    path: Path
+    task: Task = "transcribe"
+    language: str | None = None
+    prompt: str | None = None
+    temperature: float = 0.0
+    max_tokens: int | None = None
+    words: bool = False
+    raw: AudioFormat | None = None
+    longest_s: float | None = None
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """So much of the audio is done. ``total_s`` is None while the end has not been seen."""
+
+    done_s: float
+    total_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next piece of the final text: joined, the deltas are ``Transcript.text``."""
+
+    text: str
+
+
+Update = JobProgress | Delta
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWord:
+    """One word with its own leading space, if its script has any; times in seconds."""
+
+    text: str
+    start: float
+    end: float
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the text. What the model cannot know is None: times, words, speaker.
+
+    ``text`` carries its own leading space. ``details`` holds a family's own figures under OpenAI's
+    names (``avg_logprob``, ``no_speech_prob``, ...).
+    """
+
+    id: int
+    text: str
+    start: float | None = None
+    end: float | None = None
+    words: tuple[TimedWord, ...] | None = None
+    speaker: str | None = None
+    details: tuple[tuple[str, float | int | list[int]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobWarning:
+    """What a user should know of a job that was done: audio that was lost, a field without effect.
+
+    ``code`` is stable, ``message`` is for people.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was said in a file: ``text`` is the segments' texts joined.
+
+    ``language`` is the code of what the model recognised, never of what it was told; None for a
+    model that was told, knows one language only, or does not say.
+    ``duration`` is the audio's in seconds. Tokens are counted where the model has such;
+    ``truncated``: ``Job.max_tokens`` ended the text before the audio did.
+    """
+
+    text: str
+    segments: tuple[Segment, ...]
+    duration: float
+    language: str | None = None
+    task: Task = "transcribe"
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    truncated: bool = False
+    warnings: tuple[JobWarning, ...] = ()
+
+
+class Refusal(Exception):
+    """A job that is not done: a refusal or a failure, with its HTTP status.
+
+    ``code`` is stable, ``message`` is for people and says what to do, ``param`` names the request's
+    field at fault. ``retry_after_s``: when it may go better.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(status, code, message, param, retry_after_s)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Runner(Protocol):
+    """A loaded model, inside its process. Made by the ``load(spec)`` of its backend's module.
+
+    With one slot ``load``, ``run`` and ``close`` are called on one and the same thread, so that MLX
+    arrays stay where they were made. The process never goes online, its TMPDIR is its own and is
+    removed with it, and nobody reads what it prints.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it can do at a time; if several, each runs on a thread of its own."""
+        ...
+
+    @property
+    def stretch_s(self) -> float:
+        """How much audio it may hear without telling anything."""
+        ...
+
+    def run(
+        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+    ) -> Transcript:
+        """Transcribe a file. Blocks; ends early, with any Transcript, soon after ``cancelled()``.
+
+        Raises Refusal for what this model or this audio cannot do. Anything else raised is a crash
+        of the model, and ends the process.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the process's end would not."""
+        ...
+
+
+Load = Callable[[RunnerSpec], Runner]

@@ -1,0 +1,192 @@
+"""Long audio in stretches that a model can take at once, cut where nobody speaks.
+
+A pure machine: windows and their speech probabilities go in, stretches on the file's clock come
+out. Silence is left out, since models make things up there. Where no pause comes in time, the next
+stretch begins a little before the end of the last one, and ``joining`` finds the words twice heard.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voxlive.vad.gate import WINDOW, Gate, GateOptions, Started, Stopped
+from voxlive.values import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from voxlive.values import Samples
+
+# Audio is left out only where speech is most unlikely: what is left out is lost, what is kept in
+# vain costs a moment. Three windows below the exit are the shortest pause that is worth a cut.
+_GATE = GateOptions(threshold=0.35, exit_threshold=0.2, min_speech_ms=64, min_silence_ms=96)
+_MARGIN = SAMPLE_RATE * 3 // 10  # kept of the silence on each side of speech: first syllables
+_HOLD = 2 * WINDOW  # the gate is sure of a window this much later
+
+
+@dataclass(frozen=True, slots=True)
+class CutOptions:
+    """``longest_s`` bounds a stretch. A pause of ``pause_s`` always ends one.
+
+    ``overlap_s`` is heard twice where a stretch has to end in the middle of speech.
+    """
+
+    longest_s: float
+    pause_s: float = 2.0
+    overlap_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.overlap_s <= self.longest_s / 4 or self.pause_s * SAMPLE_RATE <= _MARGIN:
+            raise ValueError(f"no audio can be cut like this: {self}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Audio for one call of a model: float32 mono [n] at 16 kHz from sample ``start`` of the file.
+
+    The stretch before it ends with its first ``lead`` samples, the one after it begins with its
+    last ``trail``.
+    """
+
+    start: int
+    samples: Samples
+    lead: int = 0
+    trail: int = 0
+
+    @property
+    def end(self) -> int:
+        """One past its last sample, on the file's clock."""
+        return self.start + len(self.samples)
+
+    def halves(self, overlap: int) -> tuple[Stretch, Stretch]:
+        """Itself in two, which share ``overlap`` samples in the middle."""
+        at = (len(self.samples) - overlap) // 2
+        return (
+            Stretch(self.start, self.samples[: at + overlap], self.lead, overlap),
+            Stretch(self.start + at, self.samples[at:], overlap, self.trail),
+        )
+
+
+class Cutter:
+    """One file's cuts. It holds no more than a stretch, what was pushed last, and a margin."""
+
+    def __init__(self, options: CutOptions) -> None:
+        self._longest = int(options.longest_s * SAMPLE_RATE)
+        self._pause = int(options.pause_s * SAMPLE_RATE)
+        self._overlap = int(options.overlap_s * SAMPLE_RATE)
+        self._gate = Gate(_GATE, trail=0)
+        self._held = _Held()
+        self._spans: deque[_Span] = deque()  # speech that was not given out yet; only the last open
+        self._given = 0  # end of the last stretch, or of what was left out
+        self._lead = 0
+
+    def push(self, samples: Samples, probabilities: Iterable[float]) -> Iterator[Stretch]:
+        """Take whole windows with their probabilities; what is complete comes out."""
+        self._held.add(samples)
+        at = self._held.end - len(samples)
+        for probability in probabilities:
+            self._follow(self._gate.push(probability))
+            at += WINDOW
+            yield from self._decide(at - _HOLD)
+
+    def finish(self, rest: Samples) -> Iterator[Stretch]:
+        """Take the samples after the last whole window; everything left comes out."""
+        self._held.add(rest)
+        total = self._held.end
+        self._follow(self._gate.finish(total))
+        yield from self._decide(total)
+        if self._spans:
+            yield self._give(self._begin(), min(total, self._spans[-1].end + _MARGIN))
+
+    def _follow(self, actions: Iterable[object]) -> None:
+        for action in actions:
+            match action:
+                case Started(at):
+                    self._spans.append(_Span(max(at, self._given)))
+                case Stopped(at):
+                    self._spans[-1].end = at
+                    self._spans[-1].open = False
+
+    def _decide(self, known: int) -> Iterator[Stretch]:
+        """Give out what must or may end before ``known``, up to which speech is decided."""
+        if not self._spans:
+            self._leave_out(known - _MARGIN)
+            return
+        if self._spans[-1].open:
+            self._spans[-1].end = max(self._spans[-1].end, known)
+        while self._spans and known - self._begin() > self._longest:
+            yield self._cut(self._begin(), known)
+        if self._spans and not self._spans[-1].open:
+            end = self._spans[-1].end
+            if known - end >= self._pause:
+                yield self._give(self._begin(), end + _MARGIN)
+
+    def _begin(self) -> int:
+        if self._lead:
+            return self._given - self._lead
+        return max(self._given, self._spans[0].start - _MARGIN)
+
+    def _cut(self, begin: int, known: int) -> Stretch:
+        """End a stretch in its longest pause, the later half first; without one, in speech."""
+        top = begin + self._longest
+        pauses = list(self._pauses(begin, top, known))
+        for least in (begin + self._longest // 2, begin + self._longest // 8):
+            if late := [pause for pause in pauses if pause[0] >= least]:
+                start, end = max(late, key=lambda pause: pause[1] - pause[0])
+                return self._give(begin, min(start + min(_MARGIN, (end - start + 1) // 2), top))
+        return self._give(begin, top, self._overlap)
+
+    def _pauses(self, begin: int, top: int, known: int) -> Iterator[tuple[int, int]]:
+        """Start and end of each pause that begins before ``top``; the last may have no end yet."""
+        spans = list(self._spans)
+        for span, following in zip(spans, [*spans[1:], None], strict=True):
+            if begin < span.end <= top and (following or not span.open):
+                yield span.end, following.start if following else known
+
+    def _give(self, begin: int, end: int, trail: int = 0) -> Stretch:
+        """The stretch from ``begin`` to ``end``; speech before its end is done with."""
+        stretch = Stretch(begin, self._held.copy(begin, end), self._lead, trail)
+        self._given, self._lead = end, trail
+        while self._spans and self._spans[0].end <= end and not self._spans[0].open:
+            self._spans.popleft()
+        if self._spans:
+            self._spans[0].start = max(self._spans[0].start, end - trail)
+        self._held.drop(end - trail)
+        return stretch
+
+    def _leave_out(self, upto: int) -> None:
+        self._given = max(self._given, upto)
+        self._held.drop(self._given)
+
+
+@dataclass(slots=True)
+class _Span:
+    """Speech from ``start`` to ``end``; ``open`` while it goes on."""
+
+    start: int
+    end: int = 0
+    open: bool = True
+
+
+class _Held:
+    """Samples that were pushed and not dropped yet, by their place on the clock."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Samples] = deque()
+        self._start = 0
+        self.end = 0
+
+    def add(self, samples: Samples) -> None:
+        if len(samples):
+            self._pieces.append(samples)
+            self.end += len(samples)
+
+    def drop(self, upto: int) -> None:
+        while self._pieces and self._start + len(self._pieces[0]) <= upto:
+            self._start += len(self._pieces.popleft())
+
+    def copy(self, begin: int, end: int) -> Samples:
+        return np.concatenate(self._pieces)[begin - self._start : end - self._start]

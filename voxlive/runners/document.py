@@ -1,0 +1,110 @@
+"""The tables of ``docs/batch.md``, made from the tables that the code goes by.
+
+    python -m voxlive.runners.document docs/batch.md        # writes them anew
+
+Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from voxlive.checkpoints.families import FAMILIES
+from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.runners.catalogue import BUILT_IN
+from voxlive.runners.refusals import FIELDS
+from voxlive.runners.refusals import REFUSAL_RULES as REFUSALS
+from voxlive.runners.registry import HOSTED
+from voxlive.runners.routing import ROUTING_RULES as ROUTES
+from voxlive.streaming.ingest.sniff import CONTAINERS
+
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
+_BACKENDS = {"speech": "mlx_audio", "multimodal": "mlx_vlm"}
+
+
+def renew(text: str) -> str:
+    """A document with all of its tables as they are now; raises KeyError for an unknown one."""
+    return _BLOCK.sub(lambda found: found[1] + _TABLES[found[2]]() + found[3], text)
+
+
+def families() -> str:
+    """Family, backend, what it can do."""
+    own = [found.family for found in BUILT_IN.values() if found.family]
+    every = sorted((*own, *FAMILIES.values()), key=lambda family: family.title.lower())
+    return _table(("family", "backend", "beyond transcribing", "what else"), map(_family, every))
+
+
+def routing() -> str:
+    """The order in which a backend is chosen."""
+    rows = ((str(at), rule.name, rule.when) for at, rule in enumerate(ROUTES, 1))
+    return _table(("", "rule", "holds for"), rows)
+
+
+def refusals() -> str:
+    """Status, code, when."""
+    rows = ((str(rule.status), f"`{rule.code}`", rule.when) for rule in REFUSALS)
+    return _table(("status", "code", "when"), rows)
+
+
+def fields() -> str:
+    """What a model cannot use of a request."""
+    done = {True: "422 `unsupported_parameter`", False: "has no effect; warning `{}_ignored`"}
+    rows = (
+        (f"`{field.name}`", done[field.refused].format(field.name), field.why) for field in FIELDS
+    )
+    return _table(("field", "then", ""), rows)
+
+
+def hosted() -> str:
+    """The names of other services that mean the default model."""
+    rows = (
+        (service, ", ".join(f"`{name}`" for name in names)) for service, names in HOSTED.items()
+    )
+    return _table(("service", "names"), rows)
+
+
+def containers() -> str:
+    """What audio and video files are taken."""
+    rows = (
+        (one.name, ", ".join(f"`.{ending}`" for ending in one.endings.split()))
+        for one in CONTAINERS
+    )
+    return _table(("container", "files"), rows)
+
+
+def _family(family: ModelFamily) -> tuple[str, ...]:
+    usable = [shape for shape in family.shapes if shape.refused is None]
+    said = [f"{shape.layout}: {shape.refused}" for shape in family.shapes if shape.refused]
+    said += [family.note] if family.note else []
+    if family.imports:
+        said.append(f"needs {', '.join(family.imports.values())}")
+    can = ", ".join(sorted(family.features)) or "-"
+    served = bool(usable) or family.kind == "built-in"
+    backend = _BACKENDS.get(family.kind, "mlx_audio")
+    if "live" in family.features:
+        backend = family.name
+    return (family.title, f"`{backend}`" if served else "none", can, "; ".join(said))
+
+
+def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+_TABLES = {
+    "families": families,
+    "routing": routing,
+    "refusals": refusals,
+    "fields": fields,
+    "hosted": hosted,
+    "containers": containers,
+}
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        document = Path(name)
+        document.write_text(renew(document.read_text("utf-8")), "utf-8")

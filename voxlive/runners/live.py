@@ -1,0 +1,164 @@
+"""Files through the engines of the live path: an unpaced session for each, drafts left out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from voxlive.engines.contract import EngineError, EngineFull, StreamOptions, UnsupportedOption
+from voxlive.runners.assembly import measure_job
+from voxlive.runners.contract import (
+    Delta,
+    JobProgress,
+    JobWarning,
+    Refusal,
+    Segment,
+    TimedWord,
+    Transcript,
+)
+from voxlive.runners.refusals import cannot_use
+from voxlive.streaming.events import SegmentClosed, SessionError, SessionWarning, Words
+from voxlive.streaming.ingest.formats import BadAudio
+from voxlive.streaming.service import Service, reading
+from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.gate import GateOptions
+from voxlive.vad.silero import Silero
+from voxlive.values import Word, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voxlive.engines.contract import Engine, EngineInfo
+    from voxlive.runners.contract import Job, Update
+    from voxlive.streaming.session import Session
+
+_EVERY_S = 0.2
+
+
+class LiveRunner:
+    """See the contract: as many files at a time as the engine has slots.
+
+    These engines take no prompt and do not sample, and one that knows several languages cannot be
+    told which is spoken. Of ``max_tokens``, every word is one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.slots = engine.info.capacity
+        self.stretch_s = 1.0
+        self._engine = engine
+        self._service = Service(engine, VoiceDetector(Silero()))
+
+    def run(
+        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+    ) -> Transcript:
+        """See the contract."""
+        model = self._engine.info.model
+        if job.task != "transcribe":
+            message = f"{model} cannot translate: choose a Whisper model"
+            raise Refusal(422, "unsupported_option", message, "task")
+        try:
+            total_s = measure_job(job).seconds
+            return asyncio.run(self._hear(job, total_s, told, cancelled))
+        except BadAudio as error:
+            raise Refusal(400, error.code, str(error), "file") from error
+        except UnsupportedOption as error:
+            raise Refusal(422, error.code, error.message, "language") from error
+        except EngineFull as error:
+            raise Refusal(503, error.code, error.message) from error
+        except EngineError as error:
+            raise Refusal(500, error.code, error.message) from error
+
+    def close(self) -> None:
+        """See the contract."""
+        asyncio.run(self._service.aclose(0))
+
+    async def _hear(
+        self,
+        job: Job,
+        total_s: float,
+        told: Callable[[Update], None],
+        cancelled: Callable[[], bool],
+    ) -> Transcript:
+        stream = StreamOptions(job.language, drafts=False)
+        warnings = _ignored(job, self._engine.info)
+        async with reading(self._service, job.path, GateOptions(), stream, job.raw) as session:
+            following = asyncio.create_task(_follow(session, total_s, told, cancelled))
+            try:
+                segments, whole = await _collect(session, told, job.max_tokens, warnings)
+            finally:
+                following.cancel()
+            if not whole:
+                await session.close()
+        return Transcript(
+            text="".join(segment.text for segment in segments),
+            segments=segments,
+            duration=total_s,
+            truncated=not whole,
+            warnings=tuple(warnings),
+        )
+
+
+def _ignored(job: Job, info: EngineInfo) -> list[JobWarning]:
+    """What of the job these engines cannot use."""
+    warnings = [JobWarning("surplus_tensors", info.warning)] if info.warning else []
+    if job.prompt:
+        warnings.append(cannot_use("prompt", f"{info.model} takes no prompt"))
+    if job.temperature:
+        warnings.append(cannot_use("temperature", f"{info.model} does not sample"))
+    if job.language and len(info.languages) > 1:
+        why = f"{info.model} finds out by itself which of its languages is spoken"
+        warnings.append(cannot_use("language", why))
+    return warnings
+
+
+async def _follow(
+    session: Session,
+    total_s: float,
+    told: Callable[[Update], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Tell how far it has come, and end it when nobody waits for it any more."""
+    done_s = 0.0
+    while not cancelled():
+        told(JobProgress(done_s, total_s))
+        await asyncio.sleep(_EVERY_S)
+        done_s = max(done_s, min(seconds(session.through), total_s))
+    await session.close()
+
+
+async def _collect(
+    session: Session,
+    told: Callable[[Update], None],
+    most_words: int | None,
+    warnings: list[JobWarning],
+) -> tuple[tuple[Segment, ...], bool]:
+    """All segments, and whether they are; words are told as they come, ``warnings`` collected."""
+    segments: list[Segment] = []
+    words: list[Word] = []
+    left = most_words
+    async for event in session.events():
+        match event:
+            case Words():
+                new = event.words if left is None else event.words[:left]
+                words.extend(new)
+                told(Delta("".join(word.text for word in new)))
+                if left is not None:
+                    left -= len(new)
+                    if left == 0:
+                        return (*segments, _segment(len(segments), words)), False
+            case SegmentClosed(ident):
+                segments.append(_segment(ident, words))
+                words.clear()
+            case SessionWarning(code, message):
+                warnings.append(JobWarning(code, message))
+            case SessionError(code, message):
+                raise EngineError(code, message)
+    return tuple(segments), True
+
+
+def _segment(ident: int, words: list[Word]) -> Segment:
+    timed = tuple(
+        TimedWord(word.text, seconds(word.start), seconds(word.end), word.p) for word in words
+    )
+    text = "".join(word.text for word in timed)
+    return Segment(ident, text, timed[0].start, timed[-1].end, timed)

@@ -1,0 +1,316 @@
+"""Models that read their text off the frames in one pass: no tokens to limit, nothing to sample.
+
+Models that write who said what and when, over audio as long as can be: labels hold within it.
+
+IBM's Granite Speech: instructed in words, it translates too; the plus model can time words.
+
+NVIDIA's NeMo models: transducers and CTC, whose tokens have times, and Canary.
+
+Qwen3-ASR and what is made of it: told the language by its English name, a prompt as context.
+
+Models that write their text token by token, from short windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from voxlive.checkpoints.languages import NAMES, by_code
+from voxlive.runners.assembly import Recognised
+from voxlive.runners.contract import Segment, TimedWord
+from voxlive.runners.cutting import CutOptions
+from voxlive.runners.mlx_audio import outputs
+from voxlive.runners.mlx_audio.family import (
+    Arguments,
+    FamilyAdapter,
+    FamilyRequest,
+    Languages,
+    Model,
+    Output,
+    Tokens,
+)
+
+_CTC_WINDOW = CutOptions(longest_s=30)
+
+
+def only(*codes: str, told: str | None = None) -> Languages:
+    """A model that knows these; without a parameter to be told by it finds out by itself."""
+
+    def known(_model: Model) -> Mapping[str, str]:
+        return {code: code for code in codes}
+
+    return Languages(known, (told,) if told else ())
+
+
+MMS = FamilyAdapter("mms", _CTC_WINDOW, outputs.whole)
+GRANITE_CTC = FamilyAdapter("granite_speech5_ctc", _CTC_WINDOW, outputs.whole, languages=only("en"))
+GRANITE_NAR = FamilyAdapter("granite_speech_nar", _CTC_WINDOW, outputs.whole)
+SENSEVOICE = FamilyAdapter(
+    "sensevoice",
+    _CTC_WINDOW,
+    outputs.whole,
+    languages=only("en", "ja", "ko", "yue", "zh", told="language"),
+    fixed={"use_itn": True},  # with punctuation and figures
+)
+FIRERED = FamilyAdapter("fireredasr2", _CTC_WINDOW, outputs.whole, languages=only("en", "zh"))
+
+
+_HALF_HOUR = CutOptions(longest_s=1800, pause_s=60)
+_WRITTEN = Tokens(most=32_768)
+
+
+def _after_instruction(arguments: Arguments, _ask: FamilyRequest) -> Arguments:
+    """Its prompt is the instruction: what is asked for comes after the one it was trained on."""
+    from mlx_audio.stt.models.moss_transcribe_diarize.moss_transcribe_diarize import DEFAULT_PROMPT
+
+    if prompt := arguments.get("prompt"):
+        arguments["prompt"] = f"{DEFAULT_PROMPT}\n{prompt}"
+    return arguments
+
+
+VIBEVOICE = FamilyAdapter(
+    "vibevoice_asr",
+    _HALF_HOUR,
+    outputs.diarised,
+    tokens=_WRITTEN,
+    prompt="context",
+    temperature="temperature",
+    fixed={"sampling_rate": 24_000},
+    rate=24_000,
+    speakers=True,
+)
+MOSS_TRANSCRIBE = FamilyAdapter(
+    "moss_transcribe_diarize",
+    _HALF_HOUR,
+    outputs.diarised,
+    tokens=_WRITTEN,
+    prompt="prompt",
+    temperature="temperature",
+    adapt=_after_instruction,
+    speakers=True,
+)
+
+
+def _languages(_model: Model) -> Mapping[str, str]:
+    from mlx_audio.stt.models.granite_speech.granite_speech import LANGUAGE_CODES
+
+    return by_code(LANGUAGE_CODES)
+
+
+def _granite_can(_model: Model) -> None:
+    return None
+
+
+def _adapt(arguments: Arguments, ask: FamilyRequest) -> Arguments:
+    """``language`` is the one to translate into; the prompt is a list of words it may hear."""
+    if prompt := arguments.get("hotwords"):
+        arguments["hotwords"] = [prompt]
+    if ask.job.task == "translate":
+        arguments.pop("source_language", None)
+        arguments["language"] = "en"
+    return arguments
+
+
+def _adapt_plus(arguments: Arguments, ask: FamilyRequest) -> Arguments:
+    """Its mode with word times takes no other wish."""
+    if ask.job.words and ask.job.task == "transcribe":
+        kept = ("max_tokens", "temperature")
+        return {name: arguments[name] for name in kept} | {"word_timestamps": True}
+    return _adapt(arguments, ask)
+
+
+def _call(model: Model, audio: Any, arguments: Arguments) -> Output:
+    """Where it fails to time its words, it is asked again for the text alone."""
+    from mlx_audio.stt.models.granite_speech.granite_speech import StructuredTranscriptError
+
+    try:
+        return model.generate(audio, **arguments)
+    except StructuredTranscriptError:
+        return model.generate(audio, **arguments | {"word_timestamps": False})
+
+
+def _timed(output: Output, ask: FamilyRequest) -> Recognised:
+    """Its words with times, where it was asked for them."""
+    heard = outputs.whole(output, ask)
+    words = [word for segment in output.segments or () for word in segment["words"]]
+    if not words:
+        return heard
+    timed = tuple(
+        TimedWord(f" {word['word']}", *(min(word[at], ask.seconds) for at in ("start", "end")))
+        for word in words
+    )
+    text = "".join(word.text for word in timed)
+    return replace(heard, segments=(Segment(0, text, timed[0].start, timed[-1].end, timed),))
+
+
+GRANITE = FamilyAdapter(
+    "granite_speech",
+    CutOptions(longest_s=30),
+    outputs.whole,
+    languages=Languages(_languages, ("source_language",)),
+    tokens=Tokens(most=4096),
+    prompt="hotwords",
+    temperature="temperature",
+    adapt=_adapt,
+    no_translation=_granite_can,
+)
+GRANITE_PLUS = replace(
+    GRANITE,
+    model_type="granite_speech_plus",
+    heard=_timed,
+    adapt=_adapt_plus,
+    call=_call,
+    words=True,
+)
+
+
+# Full attention over a stretch: its cost grows with the square of this.
+_MINUTES = CutOptions(longest_s=120)
+
+
+def _prompts(model: Model) -> Mapping[str, str]:
+    """A model that is prompted with the language has a key for each, some for a region's."""
+    return by_code(sorted(model.prompt_dictionary))
+
+
+def _canary_languages(model: Model) -> Mapping[str, str]:
+    known = model._tokenizer.token2id
+    return by_code(code for code in model.config.supported_languages if f"<|{code}|>" in known)
+
+
+def _into_english(arguments: Arguments, ask: FamilyRequest) -> Arguments:
+    return arguments | {"target_lang": "en"} if ask.job.task == "translate" else arguments
+
+
+def _nemo_can(_model: Model) -> None:
+    return None
+
+
+PARAKEET = FamilyAdapter("parakeet", _MINUTES, outputs.aligned, words=True)
+PHONON2 = FamilyAdapter("phonon2", _MINUTES, outputs.aligned, words=True)
+NEMOTRON = FamilyAdapter(
+    "nemotron_asr",
+    _MINUTES,
+    outputs.aligned,
+    languages=Languages(_prompts, ("language",)),
+    words=True,
+)
+CANARY = FamilyAdapter(
+    "canary",
+    CutOptions(longest_s=30),
+    outputs.whole,
+    languages=Languages(_canary_languages, ("source_lang", "target_lang"), needed=True),
+    tokens=Tokens(most=1000),  # of the 1024 places of its decoder
+    temperature="temperature",
+    adapt=_into_english,
+    no_translation=_nemo_can,
+)
+
+
+def _names(model: Model) -> Mapping[str, str]:
+    listed = by_code(model.config.support_languages or ())
+    return listed or {code: name.title() for code, name in NAMES.items()}
+
+
+def _prepare(model: Model, _folder: Path) -> None:
+    """A text without its language stays without: mlx-audio would say that it is English."""
+    asr = next((own for name in ("_asr", "_model") if (own := vars(model).get(name))), model)
+    asr = vars(asr).get("_model", asr)
+    object.__setattr__(asr, "extract_language", _extract_language)
+
+
+def _extract_language(text: str) -> tuple[str | None, str]:
+    """``language English<asr_text>Hello`` as the language's name and the text."""
+    head, mark, said = text.partition("<asr_text>")
+    if mark and head.startswith("language "):
+        return head.removeprefix("language ").strip(), said
+    return None, text
+
+
+QWEN3_ASR = FamilyAdapter(
+    "qwen3_asr",
+    CutOptions(longest_s=120),
+    outputs.whole,
+    languages=Languages(_names, ("language",)),
+    tokens=Tokens(),
+    prompt="system_prompt",
+    temperature="temperature",
+    prepare=_prepare,
+)
+
+
+_WINDOW = CutOptions(longest_s=30)
+
+
+def _cohere(model: Model) -> Mapping[str, str]:
+    return by_code(model.config.supported_languages)
+
+
+def _fun(_model: Model) -> Mapping[str, str]:
+    from mlx_audio.stt.models.fun_asr_nano.fun_asr_nano import ISO_TO_PROMPT_LANGUAGE
+
+    return by_code(ISO_TO_PROMPT_LANGUAGE)
+
+
+def _hotwords(arguments: Arguments, _ask: FamilyRequest) -> Arguments:
+    """One list of words that it may hear."""
+    if prompt := arguments.get("hotwords"):
+        arguments["hotwords"] = [prompt]
+    return arguments
+
+
+GLM_ASR = FamilyAdapter(
+    "glmasr", _WINDOW, outputs.whole, tokens=Tokens(), temperature="temperature"
+)
+MOONSHINE = FamilyAdapter(
+    "moonshine",
+    _WINDOW,
+    outputs.whole,
+    languages=only("en"),
+    tokens=Tokens(most=192),  # the places that it was trained for
+    temperature="temperature",
+)
+COHERE = FamilyAdapter(
+    "cohere_asr",
+    _WINDOW,
+    outputs.whole,
+    languages=Languages(_cohere, ("language",), needed=True),
+    tokens=Tokens(most=1000),  # of the 1024 places of its decoder
+    fixed={"batch_size": 1},
+)
+FUN_ASR = FamilyAdapter(
+    "fun_asr_nano",
+    _WINDOW,
+    outputs.whole,
+    languages=Languages(_fun, ("language",)),
+    tokens=Tokens(),
+    prompt="context",
+    temperature="temperature",
+)
+MIMO = FamilyAdapter(
+    "mimo_v2_asr",
+    _WINDOW,
+    outputs.whole,
+    languages=only("en", "zh", told="language"),
+    tokens=Tokens(),
+    temperature="temperature",
+)
+MING = FamilyAdapter(
+    "ming_v3_asr",
+    _WINDOW,
+    outputs.whole,
+    languages=only("en", "zh", told="language"),
+    tokens=Tokens(),
+    prompt="hotwords",
+    temperature="temperature",
+    adapt=_hotwords,
+)
+QWEN2_AUDIO = FamilyAdapter(
+    "qwen2_audio", _WINDOW, outputs.whole, tokens=Tokens(), temperature="temperature"
+)
+HIGGS = FamilyAdapter(
+    "higgs_audio_3", _WINDOW, outputs.whole, tokens=Tokens(), temperature="temperature"
+)

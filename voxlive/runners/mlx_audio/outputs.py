@@ -1,0 +1,156 @@
+"""What the families' generate gives back, as one type. What a model does not know becomes None."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from voxlive.checkpoints.languages import code_of
+from voxlive.runners.assembly import Recognised
+from voxlive.runners.contract import Segment, TimedWord
+
+if TYPE_CHECKING:
+    from voxlive.runners.mlx_audio.family import FamilyRequest, Output
+
+_DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
+
+
+def whole(output: Output, ask: FamilyRequest) -> Recognised:
+    """Text without times of its own: they are the stretch's bounds, which are true.
+
+    Some families give 0.0 or the time that the work took as the times of segments.
+    """
+    return _heard([Segment(0, output.text.strip(), 0.0, ask.seconds)], output, ask)
+
+
+def aligned(output: Output, ask: FamilyRequest) -> Recognised:
+    """NeMo's sentences of timed tokens: a segment each, the tokens gathered into words."""
+    segments = []
+    for sentence in output.sentences:
+        words = tuple(_gathered(sentence.tokens, ask.seconds))
+        if words:
+            text = "".join(word.text for word in words)
+            segments.append(Segment(0, text, words[0].start, words[-1].end, words))
+    return Recognised(tuple(segments))
+
+
+def whisper(output: Output, ask: FamilyRequest) -> Recognised:
+    """Whisper's segments with their figures under OpenAI's names, and words if asked for."""
+    segments = []
+    written = 0
+    cut_short = False
+    for segment in output.segments:
+        tokens = segment["tokens"]
+        written += len(tokens)
+        cut_short |= ask.max_tokens is not None and len(tokens) >= ask.max_tokens
+        if segment["text"].strip():
+            segments.append(_whisper_segment(segment, ask))
+    return Recognised(tuple(segments), _spoken(output.language), None, written, cut_short)
+
+
+def diarised(output: Output, ask: FamilyRequest) -> Recognised:
+    """Segments with times and the label of the one who speaks.
+
+    Text that should be JSON and is not was broken off, or is no transcript at all.
+    """
+    known = [segment for segment in output.segments or () if "start" in segment]
+    if not known:
+        heard = whole(output, ask)
+        broken = output.text.lstrip()[:1] in ("[", "{") and not _is_json(output.text)
+        return replace(heard, segments=(), cut_short=True) if broken else heard
+    return _heard([_diarised_segment(segment, ask) for segment in known], output, ask)
+
+
+def _heard(segments: Iterable[Segment], output: Output, ask: FamilyRequest) -> Recognised:
+    said = tuple(segment for segment in segments if segment.text.strip())
+    language = _spoken(getattr(output, "language", None))
+    if ask.max_tokens is None:
+        return Recognised(said, language)
+    written = output.generation_tokens
+    return Recognised(
+        said,
+        language,
+        output.prompt_tokens,
+        written,
+        cut_short=written >= ask.max_tokens,
+    )
+
+
+def _gathered(tokens: Iterable[Any], seconds: float) -> Iterator[TimedWord]:
+    """Tokens that go on without a space are one word; a script without spaces is left as it is."""
+    word: TimedWord | None = None
+    for token in tokens:
+        end = min(token.end, seconds)
+        if word and token.text and not token.text[0].isspace():
+            word = TimedWord(word.text + token.text, word.start, max(end, word.end))
+            continue
+        if word:
+            yield word
+        word = TimedWord(token.text, min(token.start, seconds), end)
+    if word:
+        yield word
+
+
+def _whisper_segment(segment: Mapping[str, Any], ask: FamilyRequest) -> Segment:
+    words = tuple(
+        TimedWord(
+            word["word"],
+            min(word["start"], ask.seconds),
+            min(word["end"], ask.seconds),
+            _finite(word.get("probability")),
+        )
+        for word in segment.get("words") or ()
+    )
+    details = ((name, segment[name]) for name in _DETAILS)
+    return Segment(
+        0,
+        segment["text"],
+        min(segment["start"], ask.seconds),
+        min(segment["end"], ask.seconds),
+        words if ask.job.words else None,
+        details=tuple((name, value) for name, value in details if _is_figure(value)),
+    )
+
+
+def _diarised_segment(segment: Mapping[str, Any], ask: FamilyRequest) -> Segment:
+    speaker = segment.get("speaker_id")
+    text = str(segment.get("text") or "")
+    if speaker is not None:
+        text = text.removeprefix(f"[{speaker}]")
+    start, end = _time(segment.get("start"), ask), _time(segment.get("end"), ask)
+    return Segment(0, text.strip(), start, end, speaker=None if speaker is None else str(speaker))
+
+
+def _spoken(language: object) -> str | None:
+    """Qwen3 gives a list of names, one for each piece of the audio; here it is one piece."""
+    said = language if isinstance(language, list) else [language]
+    codes = (code_of(name) for name in said if isinstance(name, str))
+    return next((code for code in codes if code), None)
+
+
+def _time(value: object, ask: FamilyRequest) -> float | None:
+    """Seconds that a model wrote as text; None for what lies outside the audio or is no number."""
+    try:
+        time = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return time if 0 <= time <= ask.seconds else None
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, list) or _finite(value) is not None
+
+
+def _finite(value: object) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,173 @@
+"""What MLX says of its device's memory; asked in runners' processes, since others have no MLX.
+
+What the runners of MLX models share: the thread that owns one, its device, its folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import mlx.core as mx
+
+from voxlive.checkpoints.errors import listed
+from voxlive.checkpoints.plan import surplus_layers
+from voxlive.runners.contract import JobWarning, Refusal, RunnerSpec
+from voxlive.runners.memory import mib
+
+
+def check_room(spec: RunnerSpec) -> None:
+    """Raises Refusal 507 if a model needs more than MLX may take on a GPU.
+
+    A CPU's memory is judged by the gate before the process is started.
+    """
+    if spec.device == "cpu" or not mx.is_available(mx.gpu):
+        return
+    info = mx.device_info()
+    limit = int(info.get("max_recommended_working_set_size", mx.get_memory_limit()))
+    if spec.needed_bytes > limit:
+        raise Refusal(
+            507,
+            "insufficient_memory",
+            f"{spec.model} needs {mib(spec.needed_bytes)} and MLX may use {mib(limit)} of this "
+            "GPU: choose a smaller or a quantised model",
+            "model",
+        )
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_LONGEST_REASON = 600
+
+
+class MlxThread:
+    """The one thread that loads a model and computes with it: MLX's streams belong to a thread."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do it there, and wait for it."""
+        return self._pool.submit(work, *args, **kwargs).result()
+
+    def close(self) -> None:
+        """End it after what is at hand.
+
+        A thread that ended with streams of its own would make MLX abort the process at its end.
+        """
+        self._pool.submit(_clear_streams)
+        self._pool.shutdown()
+
+
+def loaded(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
+    """What ``load`` makes of the spec's folder, on the calling thread and the device asked for.
+
+    Raises Refusal for options that such models do not have, and for what ``load`` raises because
+    of files that do not make up this model or of packages that are not installed.
+    """
+    folder = _folder(spec)
+    _refuse_code(folder, spec)
+    _use_device(spec)
+    try:
+        return load(folder)
+    except ImportError as error:
+        raise Refusal(501, "missing_dependency", f"{spec.model}: {error}", "model") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        # What the loaders raise for configs and weights that do not fit: they have no own types.
+        reason = str(error).strip()[:_LONGEST_REASON]
+        message = f"{spec.model} cannot be loaded as {spec.family}: {reason}"
+        raise Refusal(422, "unusable_model", message, "model") from error
+
+
+@contextmanager
+def surplus_left_out() -> Iterator[list[str]]:
+    """Loading in here leaves out tensors that the model has no place for: their names.
+
+    mlx-audio and mlx-vlm load either strictly, where one too many is an error, or so that missing
+    ones keep their random values. What is loaded strictly in here still misses nothing.
+    """
+    nn: Any = import_module("mlx.nn")
+    tree_flatten = import_module("mlx.utils").tree_flatten
+    strictly = nn.Module.load_weights
+    left_out: list[str] = []
+
+    def load_weights(self: Any, weights: Any, strict: bool = True) -> Any:
+        if strict and not isinstance(weights, str):
+            places = {name for name, _ in tree_flatten(self.parameters())}
+            unknown = {name for name, _ in weights} - places
+            # More layers than the config has make another model of it: that stays an error.
+            unknown -= set(surplus_layers(unknown, places))
+            left_out.extend(sorted(unknown))
+            weights = [(name, array) for name, array in weights if name not in unknown]
+        return strictly(self, weights, strict)
+
+    nn.Module.load_weights = load_weights
+    try:
+        yield left_out
+    finally:
+        nn.Module.load_weights = strictly
+
+
+def surplus(names: Sequence[str]) -> tuple[JobWarning, ...]:
+    """The warning that every answer of such a model carries."""
+    if not names:
+        return ()
+    message = f"the model has no place for these tensors of its files: {listed(names)}"
+    return (JobWarning("surplus_tensors", message),)
+
+
+def free_memory() -> None:
+    """Give back what MLX keeps for the next call: another model may need it."""
+    import mlx.core as mx
+
+    mx.clear_cache()
+
+
+def _clear_streams() -> None:
+    import mlx.core as mx
+
+    mx.clear_streams()
+
+
+def _folder(spec: RunnerSpec) -> Path:
+    if spec.folder is None:
+        raise Refusal(404, "model_not_found", f"{spec.model} has no files", "model")
+    if spec.quantize is not None or spec.delay_ms is not None:
+        field = "quantize" if spec.quantize is not None else "delay_ms"
+        message = f"{spec.model} runs as it was stored: leave out {field}"
+        raise Refusal(422, "unsupported_option", message, field)
+    return spec.folder
+
+
+def _refuse_code(folder: Path, spec: RunnerSpec) -> None:
+    """Some tokenizers and processors are loaded with leave to run the checkpoint's Python files."""
+    for name in ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+        path = folder / name
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("auto_map"):
+            raise Refusal(
+                422,
+                "unusable_model",
+                f"the tokenizer of {spec.model} is Python code of its own, which is not run here: "
+                f"choose a conversion without auto_map in {name}",
+                "model",
+            )
+
+
+def _use_device(spec: RunnerSpec) -> None:
+    import mlx.core as mx
+
+    if spec.device == "cpu":
+        mx.set_default_device(mx.cpu)
+    elif spec.device == "gpu" and not mx.is_available(mx.gpu):
+        raise Refusal(
+            501,
+            "missing_dependency",
+            "MLX finds no GPU here: on a Mac it needs Apple silicon, elsewhere an NVIDIA GPU and "
+            "the extra voxlive[cuda13]; or choose the CPU",
+            "device",
+        )

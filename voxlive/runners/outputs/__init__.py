@@ -1,0 +1,1 @@
+"""What a transcript becomes: response formats and subtitles."""

@@ -1,0 +1,161 @@
+"""A transcript as text, JSON or subtitles: one line in a table per format. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from voxlive.runners.contract import Refusal, Segment, Transcript
+from voxlive.runners.outputs import subtitles
+from voxlive.runners.outputs.subtitles import CueStyle
+
+# What OpenAI's verbose segments hold beside times and text; null where a model has no such figure.
+_DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What a writer is to list: ``model`` is the name that answers carry."""
+
+    model: str
+    segments: bool = True
+    words: bool = False
+    cues: CueStyle = field(default_factory=CueStyle)
+
+
+def text(said: Transcript, _wanted: OutputOptions) -> str:
+    """The words alone."""
+    return f"{said.text.strip()}\n"
+
+
+def plain_json(said: Transcript, wanted: OutputOptions) -> str:
+    """OpenAI's and Mistral's short answer in one: the text, its model and what was used."""
+    answer = {"text": said.text.strip(), "model": wanted.model, "language": said.language}
+    return _dump({**answer, "usage": usage(said)})
+
+
+def verbose_json(said: Transcript, wanted: OutputOptions) -> str:
+    """Everything that is known, times in seconds; segments and words are listed if wanted.
+
+    ``warnings`` is there only if there are some. Raises Refusal if words are wanted of a model that
+    cannot time them.
+    """
+    answer: dict[str, Any] = {
+        "task": said.task,
+        "language": said.language,
+        "duration": said.duration,
+        "text": said.text.strip(),
+        "model": wanted.model,
+    }
+    if wanted.segments:
+        answer["segments"] = [_segment(segment) for segment in said.segments]
+    if wanted.words:
+        answer["words"] = [word for segment in said.segments for word in _words(segment)]
+    if said.warnings:
+        answer["warnings"] = warnings(said)
+    return _dump({**answer, "usage": usage(said)})
+
+
+def diarized_json(said: Transcript, wanted: OutputOptions) -> str:
+    """Who said what. Raises Refusal unless the model labelled every speaker."""
+    if any(segment.speaker is None or segment.start is None for segment in said.segments):
+        message = f"{wanted.model} does not tell speakers apart; use another response_format"
+        raise Refusal(422, "no_speakers", message, "response_format")
+    listed = [
+        {
+            "type": "transcript.text.segment",
+            "id": str(segment.id),
+            "start": segment.start,
+            "end": segment.end,
+            "text": segment.text.strip(),
+            "speaker": segment.speaker,
+        }
+        for segment in said.segments
+    ]
+    answer = {"task": said.task, "duration": said.duration, "text": said.text.strip()}
+    return _dump({**answer, "segments": listed, "usage": usage(said)})
+
+
+def srt(said: Transcript, wanted: OutputOptions) -> str:
+    """SubRip subtitles."""
+    return subtitles.srt(_cues(said, wanted))
+
+
+def vtt(said: Transcript, wanted: OutputOptions) -> str:
+    """WebVTT subtitles."""
+    return subtitles.vtt(_cues(said, wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptFormat:
+    """A way to write a transcript. ``word_times``: it is better for words with times."""
+
+    write: Callable[[Transcript, OutputOptions], str]
+    media_type: str
+    suffix: str
+    word_times: bool = False
+
+
+# Names as in OpenAI's API.
+FORMATS: dict[str, TranscriptFormat] = {
+    "json": TranscriptFormat(plain_json, "application/json", "json"),
+    "text": TranscriptFormat(text, "text/plain", "txt"),
+    "srt": TranscriptFormat(srt, "application/x-subrip", "srt", word_times=True),
+    "verbose_json": TranscriptFormat(verbose_json, "application/json", "verbose.json"),
+    "vtt": TranscriptFormat(vtt, "text/vtt", "vtt", word_times=True),
+    "diarized_json": TranscriptFormat(diarized_json, "application/json", "diarized.json"),
+}
+
+
+def usage(said: Transcript) -> dict[str, object]:
+    """The seconds of audio, and tokens where the model counts them."""
+    used: dict[str, object] = {"type": "duration", "seconds": math.ceil(said.duration)}
+    if said.prompt_tokens is not None and said.completion_tokens is not None:
+        used["prompt_tokens"] = said.prompt_tokens
+        used["completion_tokens"] = said.completion_tokens
+        used["total_tokens"] = said.prompt_tokens + said.completion_tokens
+    return used
+
+
+def warnings(said: Transcript) -> list[dict[str, str]]:
+    """The warnings as JSON: ``{code, message}`` each."""
+    return [{"code": one.code, "message": one.message} for one in said.warnings]
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    """A segment in OpenAI's shape; ``seek`` is its start in hundredths, as Whisper counts."""
+    known = dict(segment.details)
+    seek = None if segment.start is None else round(segment.start * 100)
+    shown = {
+        "id": segment.id,
+        "seek": known.get("seek", seek),
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text.strip(),
+        **{name: known.get(name) for name in _DETAILS},
+    }
+    return {**shown, "speaker": segment.speaker} if segment.speaker is not None else shown
+
+
+def _words(segment: Segment) -> list[dict[str, Any]]:
+    if segment.words is None:
+        message = "this model knows no word times; ask for timestamp_granularities[]=segment"
+        raise Refusal(422, "no_word_times", message, "timestamp_granularities[]")
+    return [
+        {"word": word.text.strip(), "start": word.start, "end": word.end} for word in segment.words
+    ]
+
+
+def _cues(said: Transcript, wanted: OutputOptions) -> list[subtitles.Cue]:
+    try:
+        return subtitles.cues(said.segments, wanted.cues, said.duration)
+    except ValueError as error:
+        message = f"{wanted.model} knows no times, so it makes no subtitles; use text or json"
+        raise Refusal(422, "no_times", message, "response_format") from error
+
+
+def _dump(answer: dict[str, Any]) -> str:
+    return json.dumps(answer, ensure_ascii=False)

@@ -1,0 +1,400 @@
+"""Every reason to refuse a model or a request: one table, from which ``docs/batch.md`` is made.
+
+May this model do what is asked? Allow or a typed refusal, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_to
+from voxlive.checkpoints.probe import ModelCapabilities
+from voxlive.runners.contract import JobWarning, Refusal, RunnerSpec, Task
+from voxlive.runners.routing import ModelHealth, Routing
+
+TASKS = ("transcribe", "translate")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request wants beyond the text. ``language`` is a code, a tag or an English name."""
+
+    task: Task = "transcribe"
+    language: str | None = None
+    words: bool = False
+    speakers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How models are loaded; None leaves the choice to the model's backend."""
+
+    device: Literal["gpu", "cpu"] | None = None
+    quantize: int | None = None
+    delay_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that a decision is made from."""
+
+    model: str
+    capabilities: ModelCapabilities
+    routing: Routing
+    health: ModelHealth
+    asked: Asked
+    load: LoadOptions
+
+    @property
+    def title(self) -> str:
+        """The model as messages call it."""
+        family = self.routing.family
+        return f"{self.model} ({family.title})" if family else self.model
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRule:
+    """One reason to refuse. ``says`` gives the message if it holds; ``when`` is for the docs.
+
+    ``says`` None: it is decided elsewhere, while the request is read or the model runs.
+    """
+
+    status: int
+    code: str
+    when: str
+    param: str | None = None
+    says: Callable[[Case], str | None] | None = None
+
+
+def _bad_language(case: Case) -> str | None:
+    try:
+        language_of(case.asked.language)
+    except UnknownLanguage as error:
+        return str(error)
+    return None
+
+
+def _bad_task(case: Case) -> str | None:
+    return None if case.asked.task in TASKS else f"task must be {' or '.join(TASKS)}"
+
+
+def _no_audio(case: Case) -> str | None:
+    found = case.capabilities
+    if found.refused is not None and not found.transcribes:
+        return f"{case.title} transcribes nothing: {found.refused}"
+    if case.routing.backend is None and found.model_type and not found.audio:
+        return (
+            f"{case.model} is no speech model (model_type {found.model_type[:60]!r}): choose one "
+            "that hears, such as voxtral or a Whisper"
+        )
+    return None
+
+
+def _unknown_kind(case: Case) -> str | None:
+    if case.health.files and not case.capabilities.model_type:
+        return None  # nothing can be told of a checkpoint whose config is missing or damaged
+    if case.routing.backend is None or (
+        case.routing.family is None and case.routing.backend == "mlx_audio"
+    ):
+        kind = case.capabilities.model_type
+        said = f"model_type {kind[:60]!r} is" if kind else "its config has no model_type and is"
+        return f"{case.model} cannot be served: {said} of no family known here"
+    return None
+
+
+def _refused_form(case: Case) -> str | None:
+    said = case.capabilities.refused
+    return f"{case.title} cannot be loaded in this form: {said}" if said else None
+
+
+def _unknown_to_installed(case: Case) -> str | None:
+    return _told(case, "cannot be loaded", case.health.unknown)
+
+
+def _missing(case: Case) -> str | None:
+    return _told(case, "cannot be loaded", case.health.missing)
+
+
+def _unhealthy(case: Case) -> str | None:
+    return _told(case, "is not complete", case.health.files)
+
+
+def _told(case: Case, what: str, problems: tuple[object, ...]) -> str | None:
+    return f"{case.title} {what}: {'; '.join(map(str, problems))}" if problems else None
+
+
+def _bad_option(case: Case) -> str | None:
+    options = ("quantize", case.load.quantize), ("delay_ms", case.load.delay_ms)
+    given = [name for name, value in options if value is not None]
+    if not given or case.routing.backend == "voxtral_realtime":
+        return None
+    return f"{case.title} runs as it is stored: leave out {' and '.join(given)}"
+
+
+def _no_translation(case: Case) -> str | None:
+    if case.asked.task == "translate" and "translate" not in case.capabilities.features:
+        return (
+            f"{case.title} transcribes but does not translate: choose a multilingual Whisper "
+            "that is neither turbo nor distilled, such as large-v3"
+        )
+    return None
+
+
+def _no_speakers(case: Case) -> str | None:
+    if case.asked.speakers and "speakers" not in case.capabilities.features:
+        return f"{case.title} does not tell speakers apart: use another response_format"
+    return None
+
+
+def _no_word_times(case: Case) -> str | None:
+    if case.asked.words and "words" not in case.capabilities.features:
+        return f"{case.title} knows no word times: ask for timestamp_granularities[]=segment"
+    return None
+
+
+def _unknown_language(case: Case) -> str | None:
+    code, known = language_of(case.asked.language), case.capabilities.languages
+    if code is None or known is None or code in known:
+        return None
+    return unknown_to(case.title, code, known)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a request may say that not every model can use, and what is done where one cannot.
+
+    ``refused`` false: the job is done without it, and the answer's warnings say so.
+    """
+
+    name: str
+    refused: bool
+    why: str
+
+
+FIELDS = (
+    Field(
+        "prompt",
+        False,
+        "also `keywords` and `context_bias`; a hint, which dictation apps send with every request",
+    ),
+    Field("temperature", False, "0 suits every model; chat clients send others by default"),
+    Field(
+        "language",
+        False,
+        "where the model knows it and finds out by itself which one is spoken. One that it does "
+        "not know is `unsupported_language`",
+    ),
+    Field("max_tokens", True, "a limit that would not be kept; no client sends one by default"),
+)
+
+
+def cannot_use(field: str, why: str) -> JobWarning:
+    """The warning for a field that a model cannot use; raises Refusal where ``FIELDS`` says so."""
+    [known] = (one for one in FIELDS if one.name == field)
+    if known.refused:
+        raise Refusal(422, "unsupported_parameter", f"{why}: leave out {field}", field)
+    return JobWarning(f"{field}_ignored", f"{field} has no effect: {why}")
+
+
+REFUSAL_RULES = (
+    RefusalRule(
+        404,
+        "model_not_found",
+        "the name is no model of this server; close matches are told. A hub name must have been "
+        "fetched before (`voxlive models pull`), and a path is never taken for a name",
+        "model",
+    ),
+    RefusalRule(400, "bad_task", "the task is neither transcribe nor translate", "task", _bad_task),
+    RefusalRule(
+        400,
+        "bad_language",
+        "the language is no code, locale or English name that is known here",
+        "language",
+        _bad_language,
+    ),
+    RefusalRule(413, "too_big", "the upload is larger than the server's limit", "file"),
+    RefusalRule(413, "audio_too_long", "the audio is longer than the server's limit", "file"),
+    RefusalRule(
+        422,
+        "unsupported_model",
+        "the model makes no text of speech: text-only, encoder-only, a forced aligner",
+        "model",
+        _no_audio,
+    ),
+    RefusalRule(
+        501,
+        "unknown_model_type",
+        "its config is of no family known here",
+        "model",
+        _unknown_kind,
+    ),
+    RefusalRule(
+        501,
+        "unsupported_checkpoint",
+        "the family is known, but this form of its files has to be converted first",
+        "model",
+        _refused_form,
+    ),
+    RefusalRule(
+        501,
+        "missing_dependency",
+        "the backend is not installed; the message says what to install",
+        "model",
+        _missing,
+    ),
+    RefusalRule(
+        501,
+        "unsupported_by_backend",
+        "the installed backend has no code for this family",
+        "model",
+        _unknown_to_installed,
+    ),
+    RefusalRule(
+        503,
+        "model_unhealthy",
+        "files are missing or damaged: shards, tokenizer, headers; the message says what to do",
+        "model",
+        _unhealthy,
+    ),
+    RefusalRule(
+        422,
+        "unsupported_option",
+        "`--quantize` or `--delay-ms` with a model that is loaded as it is stored",
+        None,
+        _bad_option,
+    ),
+    RefusalRule(
+        422,
+        "unsupported_task",
+        "translation by a model that was not taught to, such as Whisper turbo, distil or .en",
+        "task",
+        _no_translation,
+    ),
+    RefusalRule(
+        422,
+        "no_speakers",
+        "`diarized_json` from a model that does not tell speakers apart",
+        "response_format",
+        _no_speakers,
+    ),
+    RefusalRule(
+        422,
+        "no_word_times",
+        "word times from a model that knows none",
+        "timestamp_granularities[]",
+        _no_word_times,
+    ),
+    RefusalRule(
+        422,
+        "unsupported_language",
+        "a language that the model is known not to know",
+        "language",
+        _unknown_language,
+    ),
+    RefusalRule(
+        400,
+        "language_required",
+        "no language, and the model has to be told; the message lists what it knows",
+        "language",
+    ),
+    RefusalRule(
+        422,
+        "unsupported_parameter",
+        "a limit of tokens, of a model that writes none",
+    ),
+    RefusalRule(
+        422,
+        "no_times",
+        "subtitles or segments with times from a model that knows none",
+        "response_format",
+    ),
+    RefusalRule(
+        422,
+        "unusable_model",
+        "weights and config do not fit together, or the tokenizer is a program of its own",
+        "model",
+    ),
+    RefusalRule(
+        422,
+        "endless_text",
+        "a text that the model does not bring to an end, however short the audio is cut",
+        "model",
+    ),
+    RefusalRule(503, "no_process", "no process can be started at the moment"),
+    RefusalRule(
+        503, "queue_full", "too many files wait for this model already; comes with Retry-After"
+    ),
+    RefusalRule(503, "models_busy", "other models are at work in all places that there are"),
+    RefusalRule(503, "timeout", "it took longer than audio of this length may take"),
+    RefusalRule(503, "shutting_down", "the server is going down"),
+    RefusalRule(
+        507, "insufficient_memory", "the model needs more memory than there is, with the numbers"
+    ),
+    RefusalRule(
+        500, "runner_crashed", "the model's process ended; the next request gets a fresh one"
+    ),
+    RefusalRule(500, "runner_hung", "the model's process made no progress"),
+    RefusalRule(500, "model_load_failed", "the model does not load; the message has the reason"),
+)
+"""In the order in which they are asked. The last are decided while a model is loaded or runs."""
+
+
+__all__ = ["Allowed", "Asked", "LoadOptions", "select_backend_policy"]
+
+_ROOM = 3 << 30
+"""What a model of no known family may work in."""
+_LEAST_ROOM = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """``notes`` are worth telling: a tie-break, a limit of the model."""
+
+    spec: RunnerSpec
+    notes: tuple[str, ...] = ()
+
+
+def select_backend_policy(
+    model: str,
+    capabilities: ModelCapabilities,
+    routing: Routing,
+    health: ModelHealth,
+    asked: Asked | None = None,
+    load: LoadOptions | None = None,
+) -> Allowed | Refusal:
+    """Allow, or the first refusal of the table that holds."""
+    case = Case(model, capabilities, routing, health, asked or Asked(), load or LoadOptions())
+    for rule in REFUSAL_RULES:
+        message = rule.says(case) if rule.says else None
+        if message is not None:
+            return Refusal(rule.status, rule.code, message, rule.param)
+    notes = (routing.tie_break, *capabilities.warnings)
+    return Allowed(_spec(case), tuple(note for note in notes if note))
+
+
+def _spec(case: Case) -> RunnerSpec:
+    """``needed_bytes``: the weights as they are loaded, and what the family works in."""
+    backend, family, load = case.routing.backend, case.routing.family, case.load
+    assert backend is not None
+    live = backend == "voxtral_realtime"
+    return RunnerSpec(
+        model=case.model,
+        backend=backend,
+        family=family.name if family else case.capabilities.model_type or "",
+        folder=case.capabilities.folder,
+        needed_bytes=_needed_bytes(case),
+        device=load.device,
+        quantize=load.quantize if live else None,
+        delay_ms=load.delay_ms if live else None,
+    )
+
+
+def _needed_bytes(case: Case) -> int:
+    family, stored = case.routing.family, case.capabilities.weights_bytes
+    shrunk = case.load.quantize is not None and case.capabilities.bits is None
+    # Weights come as 16 bits; a group's scale and bias add half a bit per value.
+    loaded = stored * (case.load.quantize + 0.5) / 16 if shrunk and case.load.quantize else stored
+    # Caches and activations grow with the model: a small one of a large family needs less.
+    return int(loaded) + min(family.room if family else _ROOM, int(loaded) + _LEAST_ROOM)

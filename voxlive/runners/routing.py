@@ -1,0 +1,212 @@
+"""Which backend serves a checkpoint: the first rule that holds, never the folder's name alone.
+
+Whether a model could be loaded here and now: its files, and what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from voxlive.checkpoints.families import FAMILIES
+from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.checkpoints.files import Problem, check_files
+from voxlive.checkpoints.probe import ModelCapabilities
+from voxlive.runners.registry import Installed
+
+Capabilities = ModelCapabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """``backend`` is a name of ``runners.registry``, None where no backend could serve the model.
+
+    ``rule`` decided. ``tie_break`` tells when the name had to speak, because the config does not.
+    """
+
+    backend: str | None
+    rule: str
+    family: ModelFamily | None = None
+    tie_break: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRule:
+    """``when`` is for people."""
+
+    name: str
+    when: str
+    backend: Callable[[Capabilities], str | None]
+
+
+def detect_audio_backend(capabilities: Capabilities) -> Routing:
+    """The backend for a checkpoint, and why."""
+    for rule in ROUTING_RULES:
+        backend = rule.backend(capabilities)
+        if backend is not None:
+            return _routed(capabilities, backend, rule.name)
+    return Routing(None, "no audio", capabilities.family)
+
+
+def _routed(capabilities: Capabilities, backend: str, rule: str) -> Routing:
+    if capabilities.family is not None or backend != "mlx_audio":
+        return Routing(backend, rule, capabilities.family)
+    hinted = _hinted(capabilities)
+    if hinted is None:
+        return Routing(backend, rule)
+    said = f"no family is told by its config; its name mentions {hinted.title}"
+    return Routing(backend, rule, hinted, said)
+
+
+def _hinted(capabilities: Capabilities) -> ModelFamily | None:
+    """The one speech family that the name mentions; two prove nothing at all."""
+    families = [FAMILIES[name] for name in capabilities.hints if FAMILIES[name].kind == "speech"]
+    return families[0] if len(families) == 1 else None
+
+
+def _built_in(capabilities: Capabilities) -> str | None:
+    family = capabilities.family
+    return family.name if family and family.kind == "built-in" else None
+
+
+def _voxtral(capabilities: Capabilities) -> str | None:
+    family = capabilities.family
+    if family is None or family.kind != "voxtral":
+        return None
+    return family.name if "live" in family.features else "mlx_audio"
+
+
+def _sees(capabilities: Capabilities) -> str | None:
+    return "mlx_vlm" if capabilities.audio_config and capabilities.vision_config else None
+
+
+def _speech(capabilities: Capabilities) -> str | None:
+    return "mlx_audio" if capabilities.family and capabilities.family.kind == "speech" else None
+
+
+def _whisper_like(capabilities: Capabilities) -> str | None:
+    said = f"{capabilities.model_type} {capabilities.extractor}".lower()
+    return "mlx_audio" if capabilities.family is None and "whisper" in said else None
+
+
+def _by_name(capabilities: Capabilities) -> str | None:
+    unknown = capabilities.family is None and capabilities.audio
+    return "mlx_audio" if unknown and _hinted(capabilities) else None
+
+
+def _multimodal(capabilities: Capabilities) -> str | None:
+    known = capabilities.family is not None and capabilities.family.kind == "multimodal"
+    return "mlx_vlm" if known or capabilities.audio_config else None
+
+
+ROUTING_RULES = (
+    RoutingRule("built in", "the model comes with voxlive", _built_in),
+    RoutingRule("voxtral", "a Voxtral, whatever sections its config has", _voxtral),
+    RoutingRule("audio and vision", "`audio_config` and a populated `vision_config`", _sees),
+    RoutingRule(
+        "speech model", "a family of speech models, told by its config or tensors", _speech
+    ),
+    RoutingRule(
+        "whisper-like",
+        "a model type or feature extractor with `whisper` in its name, of no known family",
+        _whisper_like,
+    ),
+    RoutingRule(
+        "name",
+        "an audio model of no known family whose name mentions exactly one; reported as a "
+        "tie-break, and loaded strictly, so that a wrong guess fails",
+        _by_name,
+    ),
+    RoutingRule("audio alone", "`audio_config` without `vision_config`", _multimodal),
+)
+"""In this order; the first one decides."""
+
+
+_EXTRA = "install voxlive[multimodal] (mlx-vlm)"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHealth:
+    """``files``: what is wrong with them. ``missing``: what has to be installed.
+
+    ``unknown``: why the installed version cannot load such a model, though it is installed.
+    """
+
+    files: tuple[Problem, ...] = ()
+    missing: tuple[Problem, ...] = ()
+    unknown: tuple[Problem, ...] = ()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All of them."""
+        return (*self.unknown, *self.missing, *self.files)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing hinders it."""
+        return not self.problems
+
+
+def check_health(
+    capabilities: ModelCapabilities, routing: Routing, installed: Installed
+) -> ModelHealth:
+    """Everything that hinders the model. Reads headers of weights and small files alone."""
+    files = check_files(capabilities.folder) if capabilities.folder else ()
+    check = _CHECKS.get(routing.backend or "")
+    missing = tuple(check(installed)) if check else ()
+    missing += tuple(_modules(routing, installed)) if not missing else ()
+    unknown = () if missing else tuple(_unknown(capabilities, routing, installed))
+    return ModelHealth(files, missing, unknown)
+
+
+def _mlx(installed: Installed) -> list[Problem]:
+    if installed.mlx:
+        return []
+    return [Problem("MLX is not installed", "install voxlive again on a Mac or on Linux")]
+
+
+def _mlx_audio(installed: Installed) -> list[Problem]:
+    if installed.mlx_audio:
+        return _mlx(installed)
+    return [Problem("mlx-audio is not installed", "install voxlive again on a Mac or on Linux")]
+
+
+def _mlx_vlm(installed: Installed) -> list[Problem]:
+    return [] if installed.mlx_vlm else [Problem("mlx-vlm is not installed", _EXTRA)]
+
+
+_CHECKS = {"voxtral_realtime": _mlx, "mlx_audio": _mlx_audio, "mlx_vlm": _mlx_vlm}
+
+
+def _modules(routing: Routing, installed: Installed) -> list[Problem]:
+    family = routing.family
+    lacking = {
+        module: package
+        for module, package in (family.imports if family else {}).items()
+        if module not in installed.modules
+    }
+    if not lacking or family is None:
+        return []
+    packages = " ".join(lacking.values())
+    return [Problem(f"{family.title} needs {', '.join(lacking)}", f"uv pip install {packages}")]
+
+
+def _unknown(
+    capabilities: ModelCapabilities, routing: Routing, installed: Installed
+) -> list[Problem]:
+    """What the installed backend has no code for."""
+    packages = {
+        "mlx_audio": ("mlx-audio", installed.mlx_audio),
+        "mlx_vlm": ("mlx-vlm", installed.mlx_vlm),
+    }
+    name, package = packages.get(routing.backend or "", ("", None))
+    family, wanted = routing.family, capabilities.model_type
+    own = (family.package or family.name) if family else None
+    if package is None or not package.models.isdisjoint({wanted, own}):
+        return []
+    return [
+        Problem(
+            f"{name} {package.version} has no code for {wanted or 'such a model'}",
+            f"a newer {name} may have it, or choose another model",
+        )
+    ]

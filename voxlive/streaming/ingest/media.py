@@ -1,0 +1,482 @@
+"""Containers to float32 mono at 16 kHz, piece by piece, through PyAV. Blocking.
+
+What decodes is given out; what did not is reported. The container's time stamps are the clock: a
+late start and gaps become silence, up to MAX_SILENCE_S in all. MPEG-TS, MPEG-PS and FLV begin their
+clocks anywhere, so there the first time stamp is 0. MP3 and ADTS have no time stamps; damaged
+frames become silence of their length. Samples do not depend on how the bytes are cut.
+
+A cut is seen where the header states a length or a last part is not whole; AAC, live WebM, MPEG-TS
+and an Ogg or MP3 that is cut between two pages or frames do not tell. Sound comes out with the
+packet that carries it, but FLAC holds back ten frames (about a second) and WAV its first 64 KiB,
+since libav looks that far for something else in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+
+from voxlive.streaming.ingest.formats import AudioWarning, BadAudio, Report
+from voxlive.streaming.ingest.frames import Frames, adts_header, gapless, mp3_header
+from voxlive.streaming.ingest.sniff import (
+    CONTAINERS,
+    DECODERS,
+    FAR_HEAD,
+    HEAD,
+    mp4_index_is_last,
+    sniff,
+)
+from voxlive.streaming.ingest.source import (
+    MatroskaElements,
+    OggPages,
+    Output,
+    Source,
+    WavChunks,
+    samples_of,
+    skip_front,
+)
+from voxlive.values import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from av.container import InputContainer
+
+    from voxlive.streaming.ingest.frames import Gapless
+    from voxlive.streaming.ingest.sniff import Container
+    from voxlive.streaming.ingest.source import Reader
+    from voxlive.values import Samples
+
+MAX_PEEK = 1 << 16
+_SLACK_S = 0.1
+# What comes out must not wait for bytes that are only good for statistics.
+_OPTIONS = {"analyzeduration": "1", "codec_whitelist": ",".join(DECODERS)}
+# Sound waits for a buffer to be full: small ones where a second of sound is few bytes.
+_BUFFER, _PCM_BUFFER, _FILE_BUFFER = 128, 1024, 1 << 15
+_NO_TRIM = (0, 0)
+_PARSERS = {"AAC": adts_header, "MP3": mp3_header}
+
+
+def decode(reader: Reader, report: Report | None = None) -> Iterator[Samples]:
+    """Decode a stream as it arrives, in pieces of float32 [n].
+
+    What is lost is told in ``report``. Raises BadAudio when nothing can be decoded.
+    """
+    source = Source(reader)
+    container = _identify(source)
+    if container.demuxer == "mov" and _index_is_last(source):
+        raise BadAudio(
+            "this MP4 has its index (moov) after the sound, so it cannot be decoded while it"
+            " arrives: send it as a file, or rewrite it with '-movflags faststart'"
+        )
+    yield from _Recordings(report or Report()).decode(source, container)
+
+
+def decode_file(file: BinaryIO, report: Report | None = None) -> Iterator[Samples]:
+    """Decode a seekable file; otherwise as ``decode``."""
+    source = Source(file)
+    container = _identify(source)
+    start = source.at
+    file.seek(0)
+    if container.seeks:
+        yield from _Recordings(report or Report()).decode(_Tail(file, start), container)
+    else:
+        yield from decode(file, report)
+
+
+def read_file(path: Path, report: Report | None = None) -> Iterator[Samples]:
+    """The sound of a file in blocks of about a second. Raises OSError, else as ``decode``."""
+    with path.open("rb") as file:
+        pieces: list[Samples] = []
+        held = 0
+        for piece in decode_file(file, report):
+            pieces.append(piece)
+            held += len(piece)
+            if held >= SAMPLE_RATE:
+                yield np.concatenate(pieces)
+                pieces, held = [], 0
+        if held:
+            yield np.concatenate(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The seconds of sound in a file, silence put in among them, and what is wrong with it."""
+
+    seconds: float
+    warnings: tuple[AudioWarning, ...] = ()
+
+
+def measure(path: Path, most_s: float | None = None) -> Measured:
+    """How much sound is in a file, whatever it says of itself; decoding stops beyond ``most_s``.
+
+    All of it is decoded and nothing kept, a few hundred times as fast as it sounds. Raises as
+    ``read_file``.
+    """
+    samples, report = 0, Report()
+    for block in read_file(path, report):
+        samples += len(block)
+        if most_s is not None and samples > most_s * SAMPLE_RATE:
+            break
+    return Measured(samples / SAMPLE_RATE, report.warnings)
+
+
+class _Tail:
+    """A file from ``start`` on, as a file."""
+
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        self._file = file
+        self._start = start
+        file.seek(start)
+        self.read = file.read
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return (
+            self._file.seek(offset + self._start if whence == 0 else offset, whence) - self._start
+        )
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+
+def _identify(source: Source) -> Container:
+    """Step over what may stand in front of a container, and tell which it is. Raises BadAudio."""
+    skip_front(source, _is_known)
+    return _told(source) or _joined(source) or sniff(source.peek(HEAD))
+
+
+def _is_known(head: bytes) -> bool:
+    try:
+        sniff(head)
+    except BadAudio:
+        return False
+    return True
+
+
+def _told(source: Source) -> Container | None:
+    """The container whose first bytes are here."""
+    head = source.peek(HEAD)
+    if b"G" in (head[:1], head[4:5]):  # MPEG-TS
+        head = source.peek(FAR_HEAD)
+    if not _is_known(head):
+        return None
+    container = sniff(head)
+    return container if container.demuxer or _frames(source, container).begin_here() else None
+
+
+def _joined(source: Source) -> Container | None:
+    """MP3 or ADTS, where two headers agree not far from here."""
+    if source.peek(HEAD).isascii() and b"\0" not in source.peek(HEAD):
+        return None  # text, which no sound begins with
+    places = {
+        at: container
+        for container in CONTAINERS
+        if not container.demuxer and (at := _frames(source, container).begins()) is not None
+    }
+    if not places:
+        return None
+    first = min(places)
+    source.skip(first)
+    return places[first]
+
+
+def _frames(source: Source, container: Container) -> Frames:
+    return Frames(source, _PARSERS[container.name])
+
+
+def _index_is_last(source: Source) -> bool:
+    size = HEAD
+    while (last := mp4_index_is_last(source.peek(size))) is None and size < MAX_PEEK:
+        size *= 2
+    return bool(last)
+
+
+class _Recordings:
+    """Decodes what a stream consists of: most often one recording, or several one after another."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._out = Output(report)
+
+    def decode(self, file: Source | _Tail, container: Container) -> Iterator[Samples]:
+        """Raises BadAudio when no recording can be decoded."""
+        yield from self._one(file, container)
+        while isinstance(file, Source) and file.peek(1):
+            behind = file.at
+            try:
+                following = _identify(file)
+            except BadAudio:
+                if file.peek(1):
+                    message = f"what follows the {container.name} is no audio and was left out"
+                    self._report.add("trailing_data", f"{message}, from byte {behind} on")
+                break
+            container = following
+            yield from self._one(file, container)
+        yield from self._out.finish()
+        if not self._out.heard and self._report.warnings:
+            raise BadAudio(self._report.warnings[0].message)
+
+    def _one(self, file: Source | _Tail, container: Container) -> Iterator[Samples]:
+        self._out.restart(exact=container.exact)
+        if isinstance(file, Source) and not container.demuxer:
+            decoder: _FrameDecoder | _Demuxer = _FrameDecoder(file, container, self._out)
+        else:
+            decoder = _Demuxer(file, container, self._out)
+        began = self._out.heard
+        try:
+            yield from decoder.decode(self._report)
+        except BadAudio as error:
+            if not began and not self._out.heard:
+                raise
+            self._report.add("damaged", str(error))
+
+
+class _Losses:
+    """Packets that do not decode. Those behind the last one that does are what a cut has left."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first_s = 0.0
+        self.last = 0
+
+    def add(self, at_s: float) -> None:
+        self._first_s = self._first_s if self._count + self.last else at_s
+        self.last += 1
+
+    def good(self) -> None:
+        self._count += self.last
+        self.last = 0
+
+    def tell(self, name: str, report: Report) -> None:
+        if self._count:
+            report.add(
+                "damaged",
+                f"the {name} is damaged: {self._count} of its packets were left out,"
+                f" the first at {self._first_s:.1f} s",
+            )
+
+
+class _FrameDecoder:
+    """MP3 and ADTS."""
+
+    def __init__(self, source: Source, container: Container, out: Output) -> None:
+        self._name = container.name
+        self._frames = Frames(source, _PARSERS[container.name], self._ends)
+        self._codec = av.CodecContext.create("aac" if container.name == "AAC" else "mp3", "r")
+        self._out = out
+        self._said: Gapless | None = None
+        self._count = 0
+        self._began_s = out.at_s
+
+    def _ends(self, source: Source) -> bool:
+        """Whether another recording of another kind follows."""
+        other = _told(source)
+        return other is not None and other.name != self._name
+
+    def decode(self, report: Report) -> Iterator[Samples]:
+        losses = _Losses()
+        junk_s: float | None = None
+        for frame in self._frames:
+            if self._name == "MP3" and (said := gapless(frame.data)):
+                self._check_whole(report)
+                self._said, self._count, self._began_s = said, 0, self._out.at_s
+                continue
+            if self._frames.junk and junk_s is None:
+                junk_s = self._out.at_s
+            if frame.lost_s:
+                yield from self._out.silence(frame.lost_s)
+                self._count += round(frame.lost_s / frame.header.seconds)
+            self._count += 1
+            try:
+                decoded = self._codec.decode(av.Packet(frame.data))
+            except av.FFmpegError:
+                losses.add(self._out.at_s)
+                yield from self._out.silence(frame.header.seconds)
+                continue
+            for sound in decoded:
+                losses.good()
+                yield from self._push(sound)
+        losses.good()
+        losses.tell(self._name, report)
+        if self._frames.junk:
+            report.add(
+                "damaged",
+                f"the {self._name} is damaged: {self._frames.junk} of its bytes belong to no frame,"
+                f" the first at {self._out.at_s if junk_s is None else junk_s:.1f} s",
+            )
+        self._check_whole(report)
+        if self._frames.cut:
+            report.add("cut_off", f"the {self._name} was cut off after {self._out.at_s:.1f} s")
+
+    def _push(self, sound: av.AudioFrame) -> Iterator[Samples]:
+        samples = samples_of(sound)
+        front, back = self._trim(len(samples))
+        samples = samples[front : len(samples) - back]
+        if len(samples):
+            yield from self._out.push(samples, sound.sample_rate)
+
+    def _trim(self, length: int) -> tuple[int, int]:
+        """How much of the frame's beginning and end are the encoder's own."""
+        said = self._said
+        if not said:
+            return _NO_TRIM
+        front = min(max(said.delay - (self._count - 1) * length, 0), length)
+        after = (said.frames - self._count) * length
+        back = max(said.padding - after, 0) if 0 <= after < said.padding else 0
+        return front, min(back, length - front)
+
+    def _check_whole(self, report: Report) -> None:
+        """Whether as many frames came as the stream says that it has."""
+        if self._said and self._count < self._said.frames:
+            lasts_s = self._out.at_s - self._began_s
+            of_s = lasts_s * self._said.frames / self._count if self._count else 0.0
+            report.add(
+                "cut_off",
+                f"the {self._name} was cut off after {lasts_s:.1f} s of {of_s:.1f} s",
+            )
+
+
+class _Demuxer:
+    """Every other container, through libav."""
+
+    def __init__(self, file: Source | _Tail, container: Container, out: Output) -> None:
+        self._file = file
+        self._container = container
+        self._out = out
+        self._began_s = out.at_s
+        source = file if isinstance(file, Source) else None
+        self._pages = OggPages(source) if source and container.pages else None
+        self._chunks = WavChunks(source) if source and container.chunks else None
+        self._elements = MatroskaElements(source) if source and container.elements else None
+
+    def decode(self, report: Report) -> Iterator[Samples]:
+        container = self._container
+        buffer = _PCM_BUFFER if container.exact and not container.partial else _BUFFER
+        reader: Reader
+        if isinstance(self._file, _Tail):
+            reader, buffer = self._file, _FILE_BUFFER
+        else:
+            reader = self._pages or self._chunks or self._elements or _Bytes(self._file)
+        try:
+            with av.open(
+                reader,
+                "r",
+                container.demuxer,
+                options={**_OPTIONS, "probesize": str(container.probe)},
+                metadata_errors="replace",
+                buffer_size=buffer,
+            ) as media:
+                stream = media.streams.best("audio") or next(iter(media.streams.audio), None)
+                if not isinstance(stream, AudioStream):
+                    raise BadAudio(f"there is no audio track in the {container.name}")
+                codec = stream.codec_context
+                if codec is None or codec.name not in DECODERS:
+                    raise BadAudio(
+                        f"the coding of the sound in the {container.name} is not known here"
+                    )
+                yield from self._stream(media, stream, report)
+        except av.FFmpegError as error:
+            raise BadAudio(f"the {container.name} cannot be decoded: {error.strerror}") from error
+        finally:
+            self._tell_bytes(report)
+
+    def _stream(
+        self, media: InputContainer, stream: AudioStream, report: Report
+    ) -> Iterator[Samples]:
+        name, out = self._container.name, self._out
+        length_s = self._stated_length(media, stream)
+        origin_s = self._origin(media)
+        reached_s, losses, broken, gaps = 0.0, _Losses(), False, out.gaps
+        failure = ""
+        packets = media.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                failure = f": {error.strerror}"
+                break
+            except IndexError:  # PyAV's, for a track that begins behind what was probed
+                failure = ": another track begins there"
+                break
+            if packet is None:
+                break
+            if broken:  # a packet that is not whole, but others follow
+                losses.add(out.at_s)
+            broken = packet.is_corrupt and self._container.partial
+            if packet.pts is not None:
+                end = packet.pts + (packet.duration or 0)
+                reached_s = max(reached_s, float(end * packet.time_base))
+                if origin_s is None:
+                    origin_s = float(packet.pts * packet.time_base)
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                losses.add(out.at_s)
+                continue
+            for frame in frames:
+                losses.good()
+                yield from self._place(frame, origin_s or 0.0)
+        complete = reached_s >= length_s - _SLACK_S
+        whole = complete and not losses.last and bool(length_s or not (broken or failure))
+        losses.tell(name, report)
+        if self._container.gapless and out.gaps > gaps:
+            missing = f"{out.gaps - gaps} of its parts are missing"
+            report.add("damaged", f"the {name} is damaged: {missing}")
+        if not whole:
+            came_s = out.at_s - self._began_s
+            of = "" if complete else f" of {length_s:.1f} s"
+            report.add("cut_off", f"the {name} was cut off after {came_s:.1f} s{of}{failure}")
+
+    def _place(self, frame: av.AudioFrame, origin_s: float) -> Iterator[Samples]:
+        samples = samples_of(frame)
+        at_s = None
+        if frame.pts is not None and frame.time_base is not None:
+            at_s = float(frame.pts * frame.time_base) - origin_s
+        yield from self._out.place(at_s, len(samples) / frame.sample_rate)
+        yield from self._out.push(samples, frame.sample_rate)
+
+    def _origin(self, media: InputContainer) -> float | None:
+        """What the clock begins at; None: at the first packet."""
+        if not self._container.from_first:
+            return 0.0
+        return None if media.start_time is None else media.start_time / av.time_base
+
+    def _stated_length(self, media: InputContainer, stream: AudioStream) -> float:
+        """Seconds that the header promises; 0 where it does not, or speaks of other tracks too."""
+        if not self._container.states_length or (self._chunks and not self._chunks.stated):
+            return 0.0
+        if stream.duration and stream.time_base:
+            return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+        return media.duration / av.time_base if media.duration and len(media.streams) == 1 else 0.0
+
+    def _tell_bytes(self, report: Report) -> None:
+        """What the checks before libav found."""
+        name = self._container.name
+        if pages := self._pages:
+            if pages.lost or pages.junk:
+                what = f"{pages.lost} of its pages are missing or were left out"
+                what = what if pages.lost else f"{pages.junk} of its bytes belong to no page"
+                report.add("damaged", f"the {name} is damaged: {what}")
+            if pages.cut:
+                report.add("cut_off", f"the {name} was cut off after {self._out.at_s:.1f} s")
+        if self._elements and self._elements.damaged_at is not None:
+            where = f"from byte {self._elements.damaged_at} on parts of it were left out"
+            report.add("damaged", f"the {name} is damaged: {where}")
+        if chunks := self._chunks:
+            if chunks.missing:
+                at = f"{self._out.at_s - self._began_s:.1f} s"
+                of = f"{chunks.missing} bytes of its sound are missing"
+                report.add("cut_off", f"the {name} was cut off after {at}: {of}")
+            chunks.skip_rest()
+
+
+class _Bytes:
+    """A source that cannot be sought in, for libav."""
+
+    def __init__(self, source: Source) -> None:
+        self.read = source.read

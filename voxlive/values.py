@@ -1,0 +1,75 @@
+"""The sample clock: every time in a session is a count of 16 kHz samples since its first sample.
+
+A committed word.
+
+Audio in memory.
+
+Where on the session's clock an engine's audio stands, silence having been left out of it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+
+
+def seconds(samples: int) -> float:
+    """Samples on the session's clock as seconds, rounded to the millisecond."""
+    return round(samples / SAMPLE_RATE, 3)
+
+
+def samples(seconds: float) -> int:
+    """Seconds as a whole number of samples."""
+    return round(seconds * SAMPLE_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One committed word. ``text`` carries its own leading space; ``p`` is null where unknown."""
+
+    text: str
+    start: int
+    end: int
+    p: float | None = None
+
+
+Samples = NDArray[np.float32]
+
+
+class Timeline:
+    """Offsets into the audio fed to an engine, mapped to the session's clock. Pure."""
+
+    def __init__(self) -> None:
+        self._offsets: list[int] = []
+        self._clocks: list[int] = []
+        self.length = 0
+
+    def extend(self, at: int, samples: int) -> None:
+        """Samples were fed that begin at ``at`` on the clock."""
+        if not samples:
+            return
+        if not self._offsets or self.clock(self.length) != at:
+            self._offsets.append(self.length)
+            self._clocks.append(at)
+        self.length += samples
+
+    def clock(self, offset: int, *, end: bool = True) -> int:
+        """The clock of an offset; as an ``end`` it belongs to the audio before it.
+
+        Offsets beyond the audio fed are taken for its end. Raises IndexError before any audio.
+        """
+        offset = min(offset, self.length)
+        piece = bisect_right(self._offsets, offset - 1 if end else offset) - 1
+        piece = max(0, piece)
+        return self._clocks[piece] + offset - self._offsets[piece]
+
+    def forget(self, offset: int) -> None:
+        """No offset before this one will be asked for again."""
+        piece = bisect_right(self._offsets, offset) - 1
+        if piece > 0:
+            del self._offsets[:piece], self._clocks[:piece]

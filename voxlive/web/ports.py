@@ -1,0 +1,120 @@
+"""The addresses that a server listens on: bound before anything slow is done.
+
+Where other machines and phones reach this one.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+import psutil
+
+
+class CannotListen(Exception):
+    """The address cannot be had; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Bound sockets: ``main`` for the page, HTTP and most protocols, and those with their own."""
+
+    main: socket.socket
+    whisper_live: socket.socket | None = None
+    wyoming: socket.socket | None = None
+
+    @property
+    def http(self) -> list[socket.socket]:
+        """Those that speak HTTP and WebSocket."""
+        return [self.main, self.whisper_live] if self.whisper_live else [self.main]
+
+
+def open_ports(host: str, port: int, whisper_live: int | None, wyoming: int | None) -> Ports:
+    """Bind them all, each to ``host``; 0 takes any free port, None none. Raises CannotListen."""
+    bound: list[socket.socket] = []
+
+    def also(number: int | None, option: str) -> socket.socket | None:
+        if number is None:
+            return None
+        bound.append(bind(host, number, option))
+        return bound[-1]
+
+    try:
+        main = bind(host, port)
+        bound.append(main)
+        return Ports(
+            main, also(whisper_live, "--whisper-live-port"), also(wyoming, "--wyoming-port")
+        )
+    except CannotListen:
+        for taken in bound:
+            taken.close()
+        raise
+
+
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket bound to the address; ``option`` is what an error tells people to change."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise CannotListen(f"{host} is not an address of this machine") from error
+    bound = socket.socket(family, kind, proto)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise CannotListen(_why(error, host, port, option)) from error
+    return bound
+
+
+def _why(error: OSError, host: str, port: int, option: str) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {port} is in use; choose another with {option}"
+        case errno.EACCES:
+            return f"port {port} needs more rights; choose one from 1024 up with {option}"
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine"
+        case _:
+            return f"cannot listen on {host}:{port}: {error.strerror}"
+
+
+def url(bound: socket.socket, scheme: str = "http") -> str:
+    """The address to give to a program on this machine."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    return f"{scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{port}"
+
+
+def is_local(bound: socket.socket) -> bool:
+    """Whether only this machine can reach the address."""
+    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
+
+
+def lan_addresses() -> list[ipaddress.IPv4Address]:
+    """This machine's IPv4 addresses in its networks.
+
+    IPv6 ones are left out: for privacy they change daily, and each change is a new certificate.
+    """
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    found = [
+        ipaddress.IPv4Address(address.address)
+        for name, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if name in up and address.family == socket.AF_INET
+    ]
+    return sorted({a for a in found if not a.is_loopback and not a.is_link_local})
+
+
+def urls_elsewhere(bound: socket.socket, scheme: str) -> list[str]:
+    """The addresses to open in a browser on other machines in the same networks."""
+    host, port = bound.getsockname()[:2]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.is_loopback:
+        return []
+    reached = lan_addresses() if address.is_unspecified else [address]
+    return [f"{scheme}://{f'[{a}]' if a.version == 6 else a}:{port}" for a in reached]

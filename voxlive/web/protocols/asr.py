@@ -1,0 +1,229 @@
+"""WhisperLiveKit's protocol, ``WS /asr``: its clients work here unchanged.
+
+A line is one closed segment, and stays as it is. In full mode the open segment's committed words
+are the last, growing line. In diff mode they stand at the head of ``buffer_transcription`` until
+the segment closes, so ``new_lines`` only ever appends and no client has to guess what to drop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from voxlive.checkpoints.languages import UnknownLanguage, language_of
+from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.streaming.events import (
+    Draft,
+    Event,
+    Lag,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    Words,
+)
+from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
+from voxlive.streaming.intake import SessionOptions
+from voxlive.values import SAMPLE_RATE, Word
+from voxlive.web.protocols.contract import (
+    ENDINGS,
+    LONGEST_ERROR,
+    MAX_BINARY,
+    MAX_TEXT,
+    Action,
+    AudioFrame,
+    CloseSocket,
+    OpenSession,
+    Out,
+    Protocol,
+    ProtocolError,
+    Refuse,
+    StopSession,
+    close_code,
+)
+from voxlive.web.protocols.fields import compact, is_container
+
+_LONG_PAUSE = 5 * SAMPLE_RATE
+_SILENCE = -2
+_SPEAKER = 1
+# The protocol leaves the last close to the client; one that forgets does not stay for ever.
+_CLOSE_WAIT_S = 30.0
+
+
+class AsrProtocol(Protocol):
+    """One client of ``/asr``."""
+
+    name = "asr"
+    max_text: ClassVar[int] = MAX_TEXT
+    max_binary: ClassVar[int] = MAX_BINARY
+    tick_s: ClassVar[float | None] = 0.05
+    key_params: ClassVar[tuple[str, ...]] = ("token",)
+
+    def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
+        self._params = params
+        self._mode = params.get("mode", "full")
+        self._language: str | None = None
+        self._head = b""
+        self._begun = self._ended = False
+        self._lines: list[str] = []
+        self._sent = 0
+        self._seq = 0
+        self._upto = 0
+        self._open: list[Word] = []
+        self._draft = ""
+        self._behind = 0.0
+        self._error: str | None = None
+        self._ending: str | None = None
+        self._changed = False
+
+    def connected(self) -> list[Out]:
+        """``config``: this server takes PCM, and a container if that is what comes."""
+        if self._mode not in ("full", "diff"):
+            raise ProtocolError("bad_parameter", 'mode must be "full" or "diff"')
+        if self._params.get("target_language"):
+            raise ProtocolError("bad_parameter", "this server does not translate")
+        try:
+            self._language = language_of(self._params.get("language"))
+        except UnknownLanguage as error:
+            raise ProtocolError("bad_parameter", str(error)) from error
+        return [compact({"type": "config", "useAudioWorklet": True, "mode": self._mode})]
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """Audio; an empty frame ends it. What comes after the end is late, and dropped."""
+        if isinstance(frame, str):
+            return [Refuse("bad_message", "only binary frames of audio are taken here")]
+        if self._ended:
+            return []
+        self._ended = not frame
+        if self._begun:
+            return [StopSession() if self._ended else AudioFrame(frame)]
+        self._head += frame
+        container = is_container(self._head)
+        if container is None and not self._ended:
+            return []
+        return self._begin(bool(container))
+
+    def _begin(self, container: bool) -> list[Action]:
+        self._begun = True
+        audio = AudioFormat(CONTAINER) if container else AudioFormat("s16le", SAMPLE_RATE, 1)
+        stream = StreamOptions(self._language)
+        head, self._head = self._head, b""
+        return [
+            OpenSession(SessionOptions(audio, stream=stream)),
+            *([AudioFrame(head)] if head else []),
+            *([StopSession()] if self._ended else []),
+        ]
+
+    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
+        """The first update, which says that nothing has been heard yet."""
+        self._changed = True
+        return self.tick()
+
+    def told(self, event: Event) -> list[Out]:
+        """Keep the state that updates are made of; the end and errors are said at once."""
+        match event:
+            case Words(_, words):
+                self._open.extend(words)
+            case Draft(_, text):
+                self._draft = text
+            case SegmentClosed(_, start, end, text):
+                self._lines.extend(self._close(start, end, text))
+                self._upto = end
+                self._open.clear()
+            case Lag(behind_s):
+                self._behind = behind_s
+            case SessionError(code, message, fatal):
+                self._ending = code if code in ENDINGS else self._ending
+                return self.failed(code, message) if fatal else self.refused(code, message)
+            case SessionClosed():
+                self._changed |= self._behind > 0
+                self._behind = 0.0
+                return [*self.tick(), compact({"type": "ready_to_stop"}), self._goodbye()]
+            case _:
+                return []
+        self._changed = True
+        return []
+
+    def _goodbye(self) -> CloseSocket:
+        if self._ending and not self._ended:
+            return CloseSocket(close_code(self._ending))
+        return CloseSocket(1000, _CLOSE_WAIT_S)
+
+    def tick(self) -> list[Out]:
+        """An update, if anything has changed since the last."""
+        if not self._changed:
+            return []
+        self._changed = False
+        return [self._full() if self._mode == "full" else self._diff()]
+
+    def _full(self) -> str:
+        lines = self._lines
+        if self._open:
+            first, last = self._open[0], self._open[-1]
+            lines = [*lines, *self._close(first.start, last.end, self._open_text())]
+        return self._update({}, self._draft, lines)
+
+    def _diff(self) -> str:
+        self._seq += 1
+        new, self._lines = self._lines, []  # nobody will ask for them again
+        self._sent += len(new)
+        tail = self._open_text() + self._draft
+        if self._seq == 1:
+            return self._update({"type": "snapshot", "seq": 1}, tail, new)
+        numbers = {"type": "diff", "seq": self._seq, "n_lines": self._sent}
+        return self._update(numbers, tail, new, "new_lines")
+
+    def _update(
+        self, head: dict[str, object], tail: str, lines: list[str], name: str = "lines"
+    ) -> str:
+        heard = bool(self._sent or self._lines or self._open or tail)
+        status = "active_transcription" if heard else "no_audio_detected"
+        fields = compact(
+            {
+                **head,
+                "status": "error" if self._error else status,
+                "buffer_transcription": tail,
+                "buffer_diarization": "",
+                "buffer_translation": "",
+                "remaining_time_transcription": self._behind,
+                "remaining_time_transcription_processing": self._behind,
+                "remaining_time_diarization": 0,
+                **({"error": self._error} if self._error else {}),
+            }
+        )
+        # Lines were encoded when they closed: hours of them are not encoded anew 20 times a second.
+        listed = f',"{name}":[{",".join(lines)}]' if lines or name == "lines" else ""
+        return f"{fields[:-1]}{listed}}}"
+
+    def _close(self, start: int, end: int, text: str) -> list[str]:
+        """A line, after one for the long pause before it if there was one."""
+        pause = [_line(_SILENCE, self._upto, start, "")] if start - self._upto > _LONG_PAUSE else []
+        return [*pause, _line(_SPEAKER, start, end, text.strip())]
+
+    def _open_text(self) -> str:
+        return "".join(word.text for word in self._open)
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """A typed error; the session goes on."""
+        return [_error(code, message)]
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """A last update that holds the error, the typed error, the close."""
+        self._error = message[:LONGEST_ERROR]
+        self._changed = self._begun
+        return [*self.tick(), _error(code, message), CloseSocket(close_code(code))]
+
+
+def _line(speaker: int, start: int, end: int, text: str) -> str:
+    return compact({"speaker": speaker, "text": text, "start": _clock(start), "end": _clock(end)})
+
+
+def _clock(samples: int) -> str:
+    """H:MM:SS.cc"""
+    hundredths = samples * 100 // SAMPLE_RATE
+    minutes, hundredths = divmod(hundredths, 6000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{hundredths // 100:02}.{hundredths % 100:02}"
+
+
+def _error(code: str, message: str) -> str:
+    return compact({"type": "error", "error": message[:LONGEST_ERROR], "code": code})

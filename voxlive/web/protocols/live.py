@@ -1,0 +1,253 @@
+"""The native protocol of ``WS /v1/live``; docs/live-protocol.md describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import ClassVar
+
+from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.streaming.events import (
+    Draft,
+    Event,
+    Flushed,
+    Lag,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    SessionWarning,
+    SpeechStarted,
+    SpeechStopped,
+    UtteranceEnded,
+    Words,
+)
+from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
+from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.transcript import LongText
+from voxlive.vad.gate import GateOptions
+from voxlive.values import Word, seconds
+from voxlive.web.protocols.contract import (
+    ENDINGS,
+    LONGEST_ERROR,
+    MAX_BINARY,
+    MAX_TEXT,
+    Action,
+    AudioFrame,
+    CloseSocket,
+    FlushSession,
+    OpenSession,
+    Out,
+    Protocol,
+    ProtocolError,
+    Refuse,
+    StopSession,
+    close_code,
+)
+from voxlive.web.protocols.fields import (
+    Json,
+    compact,
+    flag,
+    is_json,
+    language,
+    only,
+    parse,
+    show,
+    string,
+    whole,
+)
+
+_FORMATS = (*ENCODINGS, CONTAINER)
+_START = (
+    *("type", "format", "rate", "channels", "language"),
+    *("vad", "words", "drafts", "delay_ms"),
+)
+_VAD = tuple(field.name for field in fields(GateOptions))
+_LONGEST_ID = 200
+
+
+class LiveProtocol(Protocol):
+    """One client of the native protocol."""
+
+    name = "live"
+    max_text: ClassVar[int] = MAX_TEXT
+    max_binary: ClassVar[int] = MAX_BINARY
+    tick_s: ClassVar[float | None] = None
+
+    def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
+        self._info = info
+        self._seq = 0
+        self._started = False
+        self._stopped = False
+        self._ending: str | None = None
+        self._words = self._drafts = True
+        self._text = LongText()
+
+    def connected(self) -> list[Out]:
+        """Nothing: the client speaks first."""
+        return []
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """The first frame must be ``start``; later ones that are wrong are refused one by one."""
+        if not self._started:
+            return [self._start(frame)]
+        if self._stopped:
+            return [Refuse("bad_message", "nothing may follow stop")]
+        if isinstance(frame, bytes) and not is_json(frame):
+            return [AudioFrame(frame)]
+        try:
+            return [self._command(frame)]
+        except ValueError as error:
+            return [Refuse("bad_message", str(error))]
+
+    def _start(self, frame: str | bytes) -> OpenSession:
+        try:
+            if not is_json(frame):
+                raise ValueError('the first message must be {"type": "start", …}, then audio')
+            kind, message = parse(frame)
+            if kind != "start":
+                raise ValueError(f'the first message must be of type "start", not {show(kind)}')
+            only(message, _START, "start")
+            options = SessionOptions(_audio(message), _gate(message), self._stream(message))
+            self._words = flag(message, "words", True)
+        except ValueError as error:
+            raise ProtocolError("bad_start", str(error)) from error
+        self._started = True
+        return OpenSession(options)
+
+    def _stream(self, message: Json) -> StreamOptions:
+        self._drafts = flag(message, "drafts", True)
+        return StreamOptions(
+            language=language(message),
+            delay_ms=whole(message, "delay_ms", 1, 60_000, None),
+            drafts=self._drafts,
+        )
+
+    def _command(self, frame: str | bytes) -> Action:
+        kind, message = parse(frame)
+        match kind:
+            case "flush":
+                only(message, ("type", "id"), "flush")
+                marker = string(message, "id", _LONGEST_ID)
+                if marker is None:
+                    raise ValueError('flush needs an "id", which flushed will repeat')
+                return FlushSession(marker)
+            case "stop":
+                only(message, ("type",), "stop")
+                self._stopped = True
+                return StopSession()
+            case "start":
+                raise ValueError("the session has started; connect again for another one")
+            case _:
+                raise ValueError(f'{show(kind)} is not a message type: use "flush" or "stop"')
+
+    def opened(self, session: str, options: SessionOptions) -> list[Out]:
+        """``ready``, with everything as it is in force."""
+        info, audio, stream = self._info, options.audio, options.stream
+        pcm = audio.encoding != CONTAINER
+        ready: list[Out] = [
+            self._message(
+                "ready",
+                session=session,
+                model=info.model,
+                engine=info.engine,
+                device=info.device,
+                language=None,
+                languages=list(info.languages),
+                delay_ms=stream.delay_ms or info.default_delay_ms,
+                format=audio.encoding,
+                rate=audio.rate if pcm else None,
+                channels=audio.channels if pcm else None,
+                vad=asdict(options.gate) if options.gate else False,
+            )
+        ]
+        if stream.language and len(info.languages) > 1:
+            why = f"language has no effect: {info.model} finds out by itself which one is spoken"
+            ready.append(self._message("warning", code="language_ignored", message=why))
+        return ready
+
+    def told(self, event: Event) -> list[Out]:
+        """Each event is one message; the last is followed by the close."""
+        match event:
+            case Words(segment, words):
+                self._text.append(event.text)
+                return self._words_of(segment, words) if self._words else []
+            case Draft(segment, text):
+                return [self._message("draft", segment=segment, text=text)] if self._drafts else []
+            case SessionError(code, message, fatal):
+                self._ending = code if code in ENDINGS else self._ending
+                return self.failed(code, message) if fatal else self.refused(code, message)
+            case SessionWarning(code, message):
+                return [self._message("warning", code=code, message=message[:LONGEST_ERROR])]
+            case SessionClosed(samples):
+                return self._done(samples)
+            case UtteranceEnded():
+                return []
+            case _:
+                return [self._plain(event)]
+
+    def _words_of(self, segment: int, words: tuple[Word, ...]) -> list[Out]:
+        said = [
+            {"text": w.text, "start": seconds(w.start), "end": seconds(w.end), "p": w.p}
+            for w in words
+        ]
+        return [self._message("words", segment=segment, words=said)]
+
+    def _plain(self, event: SpeechStarted | SpeechStopped | SegmentClosed | Flushed | Lag) -> str:
+        match event:
+            case SpeechStarted(at):
+                return self._message("speech_started", t=seconds(at))
+            case SpeechStopped(at):
+                return self._message("speech_stopped", t=seconds(at))
+            case SegmentClosed(ident, start, end, text):
+                return self._message(
+                    "segment", id=ident, start=seconds(start), end=seconds(end), text=text
+                )
+            case Flushed(marker):
+                return self._message("flushed", id=marker)
+            case Lag(behind_s):
+                return self._message("lag", behind_s=behind_s)
+
+    def _done(self, samples: int) -> list[Out]:
+        code = close_code(self._ending) if self._ending and not self._stopped else 1000
+        done = self._message("done", duration=seconds(samples), text=str(self._text))
+        return [done, CloseSocket(code)]
+
+    def tick(self) -> list[Out]:
+        """Nothing is ever held back."""
+        return []
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """An ``error`` that is not fatal."""
+        return [self._error(code, message, fatal=False)]
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """A fatal ``error`` and its close."""
+        return [self._error(code, message, fatal=True), CloseSocket(close_code(code))]
+
+    def _error(self, code: str, message: str, fatal: bool) -> str:
+        return self._message("error", code=code, message=message[:LONGEST_ERROR], fatal=fatal)
+
+    def _message(self, kind: str, **values: object) -> str:
+        message = {"type": kind, "seq": self._seq, **values}
+        self._seq += 1
+        return compact(message)
+
+
+def _audio(message: Json) -> AudioFormat:
+    encoding = message.get("format")
+    if encoding not in _FORMATS:
+        raise ValueError(f'"format" must be one of {", ".join(_FORMATS)}, not {show(encoding)}')
+    rate = whole(message, "rate", 1, 1_000_000, 16_000)
+    return AudioFormat(str(encoding), rate, whole(message, "channels", 1, 1000, 1))
+
+
+def _gate(message: Json) -> GateOptions | None:
+    vad = message.get("vad")
+    if vad is None or vad is True:
+        return GateOptions()
+    if vad is False:
+        return None
+    if not isinstance(vad, dict):
+        raise ValueError(f'"vad" must be false or an object, not {show(vad)}')
+    only(vad, _VAD, "vad")
+    return GateOptions(**{name: value for name, value in vad.items() if value is not None})

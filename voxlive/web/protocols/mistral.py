@@ -1,0 +1,304 @@
+"""Mistral's realtime transcription, ``WS /v1/audio/transcriptions/realtime?model=``.
+
+The session opens with the first audio, because until then it may be configured. ``flush`` is
+answered by a ``transcription.done`` and the session stays open; a done holds the text since the one
+before it, which is exactly its deltas joined.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.streaming.events import (
+    Event,
+    Flushed,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    SpeechStopped,
+    Words,
+)
+from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat
+from voxlive.streaming.intake import SessionOptions
+from voxlive.vad.gate import GateOptionError, GateOptions
+from voxlive.values import seconds
+from voxlive.web.protocols.contract import (
+    ENDINGS,
+    LONGEST_ERROR,
+    MAX_APPEND,
+    MAX_BINARY,
+    Action,
+    CloseSocket,
+    Denial,
+    FlushSession,
+    OpenSession,
+    Out,
+    Protocol,
+    ProtocolError,
+    Refuse,
+    Reply,
+    StopSession,
+    appended,
+    close_code,
+)
+from voxlive.web.protocols.fields import Json, compact, language, parse, show, whole
+
+_ENCODINGS = {f"pcm_{name}": name for name in ENCODINGS}
+_NAMES = {name: theirs for theirs, name in _ENCODINGS.items()}
+_DENIED = ("invalid_api_key", "forbidden", "rate_limit_exceeded", "too_many_sessions")
+_DEFAULT_AUDIO = AudioFormat("s16le", 16_000)
+# The protocol wants a number. Its clients take it for an HTTP status when they decide on a retry.
+_NUMBERS = {
+    "bad_message": 400,
+    "bad_parameter": 400,
+    "bad_audio": 400,
+    "slow_client": 408,
+    "too_late": 409,
+    "too_big": 413,
+    "unsupported_option": 422,
+    "invalid_api_key": 401,
+    "forbidden": 403,
+    "idle": 408,
+    "session_expired": 408,
+    "rate_limit_exceeded": 429,
+    "too_many_sessions": 429,
+    "server_full": 503,
+    "shutting_down": 503,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """What ``session.update`` sets. ``turns`` None: turns are not to be told."""
+
+    audio: AudioFormat = _DEFAULT_AUDIO
+    delay_ms: int | None = None
+    language: str | None = None
+    turns: GateOptions | None = None
+
+    @property
+    def options(self) -> SessionOptions:
+        stream = StreamOptions(self.language, self.delay_ms, drafts=False)
+        return SessionOptions(self.audio, self.turns or GateOptions(), stream)
+
+
+class MistralProtocol(Protocol):
+    """One client of Mistral's protocol."""
+
+    name = "mistral"
+    max_text: ClassVar[int] = MAX_APPEND
+    max_binary: ClassVar[int] = MAX_BINARY
+    tick_s: ClassVar[float | None] = None
+
+    def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
+        self._model = params.get("model")
+        self._info = info
+        self._request = secrets.token_hex(16)
+        self._config = _Config()
+        self._begun = self._ended = False
+        self._ending: SessionError | None = None
+        self._received = 0  # bytes
+        self._told = 0  # seconds of audio in the usage of earlier dones
+        self._text: list[str] = []
+        self._segments: list[dict[str, object]] = []
+
+    def denied(self, code: str, message: str) -> Denial | None:
+        """An HTTP error for those who may not connect; the rest is told on the socket."""
+        if code not in _DENIED:
+            return None
+        body = {"object": "error", "type": "invalid_request_error", "param": None}
+        return Denial(_NUMBERS[code], {**body, "message": message, "code": code})
+
+    def connected(self) -> list[Out]:
+        """``session.created``, with the defaults in force."""
+        if not self._model:
+            raise ProtocolError("bad_parameter", "add the model's name to the URL: ?model=voxtral")
+        return [self._session("session.created")]
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """Commands; one that is wrong is refused. What comes after the end is late, and dropped."""
+        if self._ended:
+            return []
+        try:
+            if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
+                raise ValueError("audio comes as base64 in input_audio.append")
+            return self._command(*parse(frame))
+        except ValueError as error:
+            return [Refuse("bad_message", str(error))]
+
+    def _command(self, kind: str, message: Json) -> list[Action]:
+        match kind:
+            case "session.update":
+                return [self._update(message.get("session"))]
+            case "input_audio.append":
+                pieces = appended(message)
+                self._received += sum(len(piece.data) for piece in pieces)
+                return [*self._open(), *pieces]
+            case "input_audio.flush":
+                # The marker says how much audio its done accounts for.
+                return [*self._open(), FlushSession(str(self._received))]
+            case "input_audio.end":
+                self._ended = True
+                return [*self._open(), StopSession()]
+            case _:
+                known = "session.update, input_audio.append, input_audio.flush, input_audio.end"
+                raise ValueError(f"{show(kind)} is not a message type: use {known}")
+
+    def _open(self) -> list[Action]:
+        begun, self._begun = self._begun, True
+        return [] if begun else [OpenSession(self._config.options)]
+
+    def _update(self, session: object) -> Action:
+        if self._begun:
+            return Refuse("too_late", "a session can be configured before its first audio only")
+        if not isinstance(session, dict):
+            raise ValueError('session.update needs a "session", which is an object')
+        self._config = self._configured(session)
+        return Reply(self._session("session.updated"))
+
+    def _configured(self, session: Json) -> _Config:
+        """The configuration with these fields set; null is the default, and hints are ignored."""
+        if session.get("diarize") or session.get("speaker_references"):
+            raise ValueError("this server does not tell speakers apart: leave out diarize")
+        changes: dict[str, Any] = {}
+        if "audio_format" in session:
+            changes["audio"] = _audio(session["audio_format"])
+        if "target_streaming_delay_ms" in session:
+            changes["delay_ms"] = self._nearest_delay(session)
+        if "language" in session:
+            changes["language"] = language(session)
+        if "turn_detection" in session:
+            changes["turns"] = _turns(session["turn_detection"])
+        return replace(self._config, **changes)
+
+    def _nearest_delay(self, session: Json) -> int | None:
+        asked = whole(session, "target_streaming_delay_ms", 0, 60_000, None)
+        if asked is None or not self._info.delays_ms:
+            return None
+        return min(self._info.delays_ms, key=lambda delay: abs(delay - asked))
+
+    def _session(self, kind: str) -> str:
+        """A message with the session as it is in force."""
+        config, turns = self._config, self._config.turns
+        session = {
+            "request_id": self._request,
+            "model": self._info.model,
+            "audio_format": {
+                "encoding": _NAMES[config.audio.encoding],
+                "sample_rate": config.audio.rate,
+            },
+            "target_streaming_delay_ms": config.delay_ms or self._info.default_delay_ms,
+            "language": config.language,
+            "turn_detection": turns
+            and {
+                "start_threshold": turns.threshold,
+                "end_threshold": turns.exit_threshold,
+                "min_silence_ms": turns.min_silence_ms,
+            },
+        }
+        return _message(kind, session=session)
+
+    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
+        """Nothing. No engine says which language it recognises."""
+        return []
+
+    def told(self, event: Event) -> list[Out]:
+        """Words as they are committed, segments, turns if wanted, and dones."""
+        match event:
+            case Words():
+                self._text.append(event.text)
+                return [_message("transcription.text.delta", text=event.text)]
+            case SegmentClosed(_, start, end, text):
+                segment = {"text": text, "start": seconds(start), "end": seconds(end)}
+                self._segments.append({**segment, "type": "transcription_segment"})
+                return [_message("transcription.segment", **segment)]
+            case SpeechStarted(at) if self._config.turns:
+                return [_message("turn.start", time_s=seconds(at))]
+            case SpeechStopped(at) if self._config.turns:
+                return [_message("turn.end", time_s=seconds(at), end_reason="threshold")]
+            case Flushed(marker):
+                return [self._done(int(marker))]
+            case SessionError(code, _, fatal=False) if code in ENDINGS:
+                # Clients take any error for the end, and here the tail is still to come.
+                self._ending = event
+                return []
+            case SessionError(code, message, fatal):
+                return self.failed(code, message) if fatal else self.refused(code, message)
+            case SessionClosed():
+                return [self._done(self._received), *self._close()]
+            case _:
+                return []
+
+    def _close(self) -> list[Out]:
+        """A client that is done itself is told no reason; a shutdown's is the code alone."""
+        if self._ending is None or self._ended:
+            return [CloseSocket(1000)]
+        if self._ending.code == "shutting_down":
+            return [CloseSocket(close_code("shutting_down"))]
+        return self.failed(self._ending.code, self._ending.message)
+
+    def _done(self, received: int) -> str:
+        """Everything since the last one. Whole seconds of audio add up over a session's dones."""
+        audio = self._config.audio
+        total = math.ceil(received / ENCODINGS[audio.encoding].dtype.itemsize / audio.rate)
+        done = _message(
+            "transcription.done",
+            model=self._info.model,
+            text="".join(self._text),
+            language=None,
+            segments=self._segments,
+            usage={"prompt_audio_seconds": total - self._told},
+        )
+        self._told = total
+        self._text, self._segments = [], []
+        return done
+
+    def tick(self) -> list[Out]:
+        """Nothing is ever held back."""
+        return []
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """An ``error``; the session goes on."""
+        error = {"message": message[:LONGEST_ERROR], "code": _NUMBERS.get(code, 500)}
+        return [_message("error", error=error)]
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """An ``error`` and the close."""
+        return [*self.refused(code, message), CloseSocket(close_code(code))]
+
+
+def _audio(value: object) -> AudioFormat:
+    if value is None:
+        return _DEFAULT_AUDIO
+    if not isinstance(value, dict):
+        raise ValueError('"audio_format" must be an object with "encoding" and "sample_rate"')
+    encoding = value.get("encoding")
+    if not isinstance(encoding, str) or encoding not in _ENCODINGS:
+        raise ValueError(f'"encoding" must be one of {", ".join(_ENCODINGS)}, not {show(encoding)}')
+    return AudioFormat(_ENCODINGS[encoding], whole(value, "sample_rate", 1, 1_000_000, 16_000))
+
+
+def _turns(value: object) -> GateOptions | None:
+    """Turns begin and end where the voice detector says so."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError('"turn_detection" must be an object')
+    try:
+        return GateOptions(
+            threshold=value.get("start_threshold", 0.5),
+            exit_threshold=value.get("end_threshold", 0.33),
+            min_silence_ms=value.get("min_silence_ms", 500),
+        )
+    except GateOptionError as error:
+        raise ValueError(f"turn_detection: {error}") from error
+
+
+def _message(kind: str, **values: object) -> str:
+    return compact({"type": kind, **values})

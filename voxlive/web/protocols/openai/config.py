@@ -1,0 +1,247 @@
+"""What an OpenAI realtime client may configure, as it asks for it and as it is in force.
+
+Two shapes say the same: ``session.audio.input`` of today's API, and the flat fields of the beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_to
+from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.streaming.ingest.formats import AudioFormat, BadAudio
+from voxlive.streaming.intake import SessionOptions
+from voxlive.vad.gate import GateOptions
+from voxlive.web.protocols.fields import Json, show
+
+_PCM = AudioFormat("s16le", 24_000)
+_RATE_OF_G711 = 8_000
+_VAD = GateOptions()
+_FORMATS = {"audio/pcm": "s16le", "audio/pcmu": "mulaw", "audio/pcma": "alaw"}
+_FLAT_FORMATS = {"pcm16": "s16le", "g711_ulaw": "mulaw", "g711_alaw": "alaw"}
+_FLAT = {
+    "input_audio_format": "format",
+    "input_audio_noise_reduction": "noise_reduction",
+    "input_audio_transcription": "transcription",
+    "turn_detection": "turn_detection",
+}
+# As wide a hysteresis as the gate's own: speech may end when it is this much less certain.
+_EXIT_BELOW = 0.15
+_LOWEST, _HIGHEST = 0.01, 0.99
+_LONGEST_SILENCE_MS = 10_000
+_LONGEST_PADDING_MS = 2_000
+# No model here knows what a speaker means to say: an eager listener waits for less silence.
+_EAGERNESS_MS = {"low": 1000, "medium": 500, "auto": 500, "high": 300}
+_DELAYS_MS = {"minimal": 80, "low": 240, "medium": 480, "high": 960, "xhigh": 2400}
+
+
+class BadField(ValueError):
+    """A value that cannot be in force; ``param`` is the path to it."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A session as it is in force. ``turns`` None: the client commits, and turns are its matter."""
+
+    audio: AudioFormat = _PCM
+    turns: GateOptions | None = _VAD
+    noise_reduction: str | None = None
+    language: str | None = None
+    delay: str | None = None
+
+    def options(self, info: EngineInfo) -> SessionOptions:
+        """The session to open. Whoever takes the turns, the engine hears no silence."""
+        delay_ms = None
+        if self.delay:
+            asked = _DELAYS_MS[self.delay]
+            delay_ms = min(info.delays_ms, key=lambda ms: abs(ms - asked))
+        stream = StreamOptions(self.language, delay_ms, drafts=False)
+        return SessionOptions(self.audio, self.turns or _VAD, stream)
+
+    def updated(self, session: Json, info: EngineInfo) -> Config:
+        """With the fields that these set. Unknown ones are ignored; raises BadField."""
+        audio = _within(session, "audio", "session.audio")
+        inside = _within(audio, "input", "session.audio.input")
+        config = self
+        for where, fields, names in (
+            ("session", session, _FLAT),
+            ("session.audio.input", inside, {name: name for name in _READERS}),
+        ):
+            for theirs, name in names.items():
+                if theirs in fields:
+                    read = _READERS[name]
+                    config = read(config, fields[theirs], f"{where}.{theirs}", info)
+        return config
+
+    def nested(self, session: str, info: EngineInfo) -> dict[str, object]:
+        """The session in today's shape."""
+        names = {encoding: name for name, encoding in _FORMATS.items()}
+        rate = {"rate": self.audio.rate} if self.audio.encoding == "s16le" else {}
+        fields = {"format": {"type": names[self.audio.encoding], **rate}, **self._fields(info)}
+        return {**_head(session), "type": "transcription", "audio": {"input": fields}}
+
+    def flat(self, session: str, info: EngineInfo) -> dict[str, object]:
+        """The session in the beta's shape."""
+        names = {encoding: name for name, encoding in _FLAT_FORMATS.items()}
+        fields = {"format": names[self.audio.encoding], **self._fields(info)}
+        return {**_head(session), **{theirs: fields[name] for theirs, name in _FLAT.items()}}
+
+    def _fields(self, info: EngineInfo) -> dict[str, object]:
+        """What both shapes share. Prompts are null: no engine takes them."""
+        turns = self.turns
+        return {
+            "noise_reduction": self.noise_reduction and {"type": self.noise_reduction},
+            "transcription": {
+                "model": info.model,
+                "language": self.language,
+                "prompt": None,
+                "delay": self.delay,
+            },
+            "turn_detection": turns
+            and {
+                "type": "server_vad",
+                "threshold": turns.threshold,
+                "prefix_padding_ms": turns.pre_roll_ms,
+                "silence_duration_ms": turns.min_silence_ms,
+                "idle_timeout_ms": None,
+            },
+        }
+
+
+def is_flat(session: Json) -> bool:
+    """Whether a client speaks the beta's dialect."""
+    return not _FLAT.keys().isdisjoint(session)
+
+
+def _head(session: str) -> dict[str, object]:
+    # A session does not expire, and there are no log probabilities to include.
+    return {
+        "id": session,
+        "object": "realtime.transcription_session",
+        "expires_at": None,
+        "include": [],
+    }
+
+
+def _audio(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
+    if value is None:
+        return replace(config, audio=_PCM)
+    fields = value if isinstance(value, Mapping) else {"type": value}
+    formats = _FORMATS | _FLAT_FORMATS
+    encoding = formats[_one_of(formats, fields.get("type"), param)]
+    if encoding != "s16le":
+        return replace(config, audio=AudioFormat(encoding, _RATE_OF_G711))
+    rate = round(_number(fields, "rate", param, _PCM.rate))
+    try:
+        return replace(config, audio=AudioFormat(encoding, rate))
+    except BadAudio as error:
+        raise BadField(f"{param}.rate", str(error)) from error
+
+
+def _noise_reduction(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
+    """Taken and said back, without effect: the voice detector copes with near and far."""
+    if value is None:
+        return replace(config, noise_reduction=None)
+    kind = _one_of(("near_field", "far_field"), _object(value, param).get("type"), param)
+    return replace(config, noise_reduction=kind)
+
+
+def _transcription(config: Config, value: object, param: str, info: EngineInfo) -> Config:
+    """Any model's name is taken for the one that is served."""
+    if value is None:
+        return replace(config, language=None, delay=None)
+    fields = _object(value, param)
+    if "languages" in fields:
+        hints = fields["languages"] or []
+        if not isinstance(hints, list):
+            raise BadField(f"{param}.languages", "languages must be a list of codes")
+        config = replace(config, language=_of_several(hints, f"{param}.languages", info))
+    if "language" in fields:
+        known = _known(fields["language"], f"{param}.language", info)
+        config = replace(config, language=known)
+    if "delay" in fields and info.delays_ms:
+        delay = fields["delay"]
+        known = _one_of(_DELAYS_MS, delay, f"{param}.delay") if delay else None
+        config = replace(config, delay=known)
+    return config
+
+
+def _turn_detection(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
+    """Always whole: what is left out has its default, and what goes too far is held back."""
+    if value is None:
+        return replace(config, turns=None)
+    fields = _object(value, param)
+    kind = _one_of(("server_vad", "semantic_vad"), fields.get("type", "server_vad"), param)
+    if kind == "semantic_vad":
+        eagerness = _one_of(_EAGERNESS_MS, fields.get("eagerness") or "auto", param)
+        return replace(config, turns=GateOptions(min_silence_ms=_EAGERNESS_MS[eagerness]))
+    asked = _number(fields, "threshold", param, _VAD.threshold)
+    threshold = min(max(asked, _LOWEST), _HIGHEST)
+    silence = _number(fields, "silence_duration_ms", param, _VAD.min_silence_ms)
+    padding = _number(fields, "prefix_padding_ms", param, _VAD.pre_roll_ms)
+    gate = GateOptions(
+        threshold=threshold,
+        exit_threshold=max(_LOWEST, round(threshold - _EXIT_BELOW, 4)),
+        min_silence_ms=min(round(silence), _LONGEST_SILENCE_MS),
+        pre_roll_ms=min(round(padding), _LONGEST_PADDING_MS),
+    )
+    return replace(config, turns=gate)
+
+
+_READERS: dict[str, Callable[[Config, object, str, EngineInfo], Config]] = {
+    "format": _audio,
+    "noise_reduction": _noise_reduction,
+    "transcription": _transcription,
+    "turn_detection": _turn_detection,
+}
+
+
+def _of_several(hints: list[object], param: str, info: EngineInfo) -> str | None:
+    """One language is a choice; among several that may be spoken the model chooses."""
+    known = [_known(hint, param, info) for hint in hints]
+    return known[0] if len(set(known)) == 1 else None
+
+
+def _known(language: object, param: str, info: EngineInfo) -> str | None:
+    """A language's code, if the engine knows it; None leaves the choice to it."""
+    if language is not None and not isinstance(language, str):
+        raise BadField(param, f"a language must be a string, not {show(language)}")
+    try:
+        code = language_of(language)
+    except UnknownLanguage as error:
+        raise BadField(param, str(error)) from error
+    if code and info.languages and code not in info.languages:
+        raise BadField(param, unknown_to(info.model, code, info.languages))
+    return code
+
+
+def _within(fields: Json, name: str, param: str) -> Json:
+    value = fields.get(name)
+    return {} if value is None else _object(value, param)
+
+
+def _object(value: object, param: str) -> Json:
+    if not isinstance(value, Mapping):
+        raise BadField(param, f"{param} must be an object, not {show(value)}")
+    return value
+
+
+def _one_of(known: Collection[str], value: object, param: str) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise BadField(param, f"{param} must be one of {', '.join(known)}, not {show(value)}")
+    return value
+
+
+def _number(fields: Mapping[str, Any], name: str, param: str, default: float) -> float:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+        raise BadField(f"{param}.{name}", f"{name} must be a number from 0 up, not {show(value)}")
+    return value

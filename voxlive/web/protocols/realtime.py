@@ -1,0 +1,258 @@
+"""vLLM's dialect of ``WS /v1/realtime``: 16 kHz PCM in, ``transcription.delta`` out.
+
+Words are told as they are committed; the ``commit`` that begins a transcription changes nothing.
+A final one brings out the rest and is answered by ``transcription.done``, whose text is exactly the
+deltas since the one before. Then more may come.
+
+``WS /v1/realtime``, a path that two protocols share: OpenAI's and vLLM's.
+
+The server speaks first, in words that both understand; the client's first message tells which of
+them it speaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from voxlive.checkpoints.languages import UnknownLanguage, language_of
+from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.streaming.events import Event, Flushed, SessionClosed, SessionError, Words
+from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.streaming.intake import SessionOptions
+from voxlive.values import SAMPLE_RATE, seconds
+from voxlive.web.protocols.contract import (
+    ENDINGS,
+    LONGEST_ERROR,
+    MAX_APPEND,
+    MAX_BINARY,
+    Action,
+    CloseSocket,
+    Denial,
+    FlushSession,
+    OpenSession,
+    Out,
+    Protocol,
+    ProtocolError,
+    Refuse,
+    Reply,
+    Welcome,
+    appended,
+    close_code,
+)
+from voxlive.web.protocols.fields import Json, compact, flag, language, parse, show
+from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
+
+_AUDIO = AudioFormat("s16le", SAMPLE_RATE)
+_SAMPLE = 2  # bytes
+
+
+class VllmProtocol(Protocol):
+    """One client of vLLM's dialect. Any model's name is taken for the one that is served."""
+
+    name = "vllm_realtime"
+    max_text: ClassVar[int] = MAX_APPEND
+    max_binary: ClassVar[int] = MAX_BINARY
+    tick_s: ClassVar[float | None] = None
+
+    def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
+        self._asked = params.get("language")
+        self._language: str | None = None
+        self._updated = self._opened = False
+        self._bytes = 0
+        self._told = 0  # of those, in the usage of earlier dones
+        self._text = ""
+        self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
+
+    def connected(self) -> list[Out]:
+        """``session.created``. A language may stand in the URL already."""
+        try:
+            self._language = language_of(self._asked)
+        except UnknownLanguage as error:
+            raise ProtocolError("bad_parameter", str(error)) from error
+        ident = f"sess-{secrets.token_hex(12)}"
+        return [_message("session.created", id=ident, created=int(time.time()))]
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """A client's event; one that is wrong is refused, and the session goes on."""
+        if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
+            return [Refuse("invalid_event", "audio comes as base64 in input_audio_buffer.append")]
+        try:
+            kind, message = parse(frame)
+        except ValueError as error:
+            return [Refuse("invalid_json", str(error))]
+        match kind:
+            case "session.update":
+                return self._update(message)
+            case "input_audio_buffer.append":
+                return self._append(message)
+            case "input_audio_buffer.commit":
+                return self._commit(message)
+            case _:
+                return [Refuse("unknown_event", f"{show(kind)} is not a message type")]
+
+    def _update(self, message: Json) -> list[Action]:
+        """The model's name is any. The language counts until the first audio."""
+        try:
+            if "language" in message:
+                self._language = language(message)
+        except ValueError as error:
+            return [Refuse("invalid_event", str(error))]
+        self._updated = True
+        return []
+
+    def _append(self, message: Json) -> list[Action]:
+        try:
+            pieces = appended(message)
+        except ValueError as error:
+            return [Refuse("invalid_audio", str(error))]
+        if not pieces:
+            return [Refuse("invalid_audio", "there is no audio in this append")]
+        self._bytes += sum(len(piece.data) for piece in pieces)
+        stream = StreamOptions(self._language, drafts=False)
+        opening = [] if self._opened else [OpenSession(SessionOptions(_AUDIO, stream=stream))]
+        self._opened = True
+        return [*opening, *pieces]
+
+    def _commit(self, message: Json) -> list[Action]:
+        if not self._updated:
+            return [Refuse("model_not_validated", "send session.update with a model first")]
+        try:
+            final = flag(message, "final", False)
+        except ValueError as error:
+            return [Refuse("invalid_event", str(error))]
+        if not final:
+            return []
+        # The marker says how much audio its done accounts for.
+        return [FlushSession(str(self._bytes))] if self._opened else [Reply(self._done(0))]
+
+    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
+        """Nothing: the client was told at the start."""
+        return []
+
+    def told(self, event: Event) -> list[Out]:
+        """Words as they are committed, and what a final commit is answered by."""
+        match event:
+            case Words():
+                delta = event.text if self._text else event.text.lstrip()
+                self._text += delta
+                return [_message("transcription.delta", delta=delta)] if delta else []
+            case Flushed(marker):
+                return [self._done(int(marker))]
+            case SessionError(code, message, True):
+                return self.failed(code, message)
+            case SessionError(code) if code in ENDINGS:
+                self._ending = event
+                return []
+            case SessionClosed():
+                # Only the server or a limit closes a session: clients just go.
+                return [self._done(self._bytes), *self._close()]
+            case _:
+                return []
+
+    def _close(self) -> list[Out]:
+        if self._ending.code == "shutting_down":
+            return [CloseSocket(close_code("shutting_down"))]
+        return self.failed(self._ending.code, self._ending.message)
+
+    def _done(self, received: int) -> str:
+        """Engines do not count tokens, so the usage is the audio's length."""
+        length = seconds((received - self._told) // _SAMPLE)
+        text, self._text, self._told = self._text, "", received
+        usage = {"type": "duration", "seconds": length}
+        return _message("transcription.done", text=text, usage=usage)
+
+    def tick(self) -> list[Out]:
+        """Nothing is ever held back."""
+        return []
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """An ``error``, whose message is a plain string; the session goes on."""
+        return [_message("error", error=message[:LONGEST_ERROR], code=code)]
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """An ``error`` and the close."""
+        return [*self.refused(code, message), CloseSocket(close_code(code))]
+
+
+def _message(kind: str, **fields: object) -> str:
+    return compact({"type": kind, **fields})
+
+
+class RealtimeProtocol(Protocol):
+    """One client of either. Until it has said something that makes sense, it is OpenAI's."""
+
+    name = OpenAIRealtimeProtocol.name
+    names: ClassVar[tuple[str, ...]] = (OpenAIRealtimeProtocol.name, VllmProtocol.name)
+
+    # Those of Speaches put it there.
+    key_params: ClassVar[tuple[str, ...]] = ("api_key",)
+
+    max_text: ClassVar[int] = MAX_APPEND
+    max_binary: ClassVar[int] = MAX_BINARY
+    tick_s: ClassVar[float | None] = None
+
+    def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
+        self._vllm = VllmProtocol(params, info)
+        self._spoken: Protocol = OpenAIRealtimeProtocol(params, info)
+        self._known = False
+
+    def welcome(self, offered: Sequence[str]) -> Welcome:
+        """As OpenAI's: vLLM has no sub-protocol."""
+        return self._spoken.welcome(offered)
+
+    def preset(self, settings: object) -> None:
+        """As OpenAI's: it has client secrets."""
+        self._spoken.preset(settings)
+
+    def denied(self, code: str, message: str) -> Denial | None:
+        """As OpenAI's."""
+        return self._spoken.denied(code, message)
+
+    def connected(self) -> list[Out]:
+        """One ``session.created`` with the fields of both."""
+        fields: dict[str, object] = {}
+        for protocol in (self._vllm, self._spoken):
+            [created] = protocol.connected()
+            fields |= json.loads(str(created))
+        return [compact(fields)]
+
+    def received(self, frame: str | bytes) -> list[Action]:
+        """The first message decides who answers this and all others."""
+        if not self._known:
+            with contextlib.suppress(ValueError):
+                self._decide(*parse(frame))
+        return self._spoken.received(frame)
+
+    def _decide(self, kind: str, message: Json) -> None:
+        self._known = True
+        names_a_model = "model" in message and "session" not in message
+        if (kind == "session.update" and names_a_model) or (
+            kind == "input_audio_buffer.commit" and "final" in message
+        ):
+            self._spoken = self._vllm
+            self.name = self._vllm.name
+
+    def opened(self, session: str, options: SessionOptions) -> list[Out]:
+        """As the client's protocol has it, like everything below."""
+        return self._spoken.opened(session, options)
+
+    def told(self, event: Event) -> list[Out]:
+        """An event."""
+        return self._spoken.told(event)
+
+    def tick(self) -> list[Out]:
+        """What was held back."""
+        return self._spoken.tick()
+
+    def refused(self, code: str, message: str) -> list[Out]:
+        """A refusal."""
+        return self._spoken.refused(code, message)
+
+    def failed(self, code: str, message: str) -> list[Out]:
+        """The end."""
+        return self._spoken.failed(code, message)

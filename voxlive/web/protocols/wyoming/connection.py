@@ -1,0 +1,252 @@
+"""Reading Wyoming's events, with every length checked before anything of that length is read.
+
+An event is a line of JSON, then as many bytes of JSON and of payload as it says.
+
+One Wyoming connection: events in, a session for each utterance, events out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from wyoming.event import Event, async_write_event
+
+from voxlive.engines.contract import EngineError
+from voxlive.streaming.ingest.formats import BadAudio
+from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.service import Service
+from voxlive.streaming.session import Session
+from voxlive.web.access.access import Access, Refusal
+from voxlive.web.live_socket import DisconnectWatch
+from voxlive.web.metrics import Meter, Tally
+from voxlive.web.protocols.contract import (
+    MAX_BINARY,
+    AudioFrame,
+    OpenSession,
+    ProtocolError,
+    StopSession,
+)
+from voxlive.web.protocols.fields import Json, parse, parse_object, whole
+from voxlive.web.protocols.wyoming.protocol import Action, Say, WyomingProtocol, failure
+
+MAX_LINE = 64 * 1024
+MAX_DATA = 1024 * 1024
+
+
+async def read_event(reader: asyncio.StreamReader) -> Event | None:
+    """The next event, or None when the peer is done. The reader's limit bounds the line.
+
+    Raises ProtocolError, and IncompleteReadError when the peer goes in the middle of an event.
+    """
+    try:
+        line = await reader.readuntil(b"\n")
+    except asyncio.LimitOverrunError as error:
+        raise ProtocolError("too_big", f"a header may have {MAX_LINE} bytes") from error
+    except asyncio.IncompleteReadError:
+        return None
+    try:
+        kind, header = parse(line.decode())
+        sizes = [_size(header, name, most) for name, most in _LENGTHS]
+        data_size, payload_size = sizes
+        data = dict(_object(header.get("data")))
+        if data_size:
+            data.update(parse_object(await reader.readexactly(data_size)))
+    except ValueError as error:
+        raise ProtocolError("bad_message", str(error)) from error
+    payload = await reader.readexactly(payload_size) if payload_size else None
+    return Event(kind, data, payload)
+
+
+_LENGTHS = (("data_length", MAX_DATA), ("payload_length", MAX_BINARY))
+
+
+def _size(header: Json, name: str, most: int) -> int:
+    size = whole(header, name, 0, 2**63, 0)
+    if size > most:
+        raise ProtocolError("too_big", f'"{name}" may be {most} at most, not {size}')
+    return size
+
+
+def _object(data: object) -> dict[str, Any]:
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ValueError('"data" must be an object')
+    return data
+
+
+log = logging.getLogger(__name__)
+
+_READ_WITHIN_S = 10.0
+_LAST_WORDS_S = 5.0
+_NEXT_AUDIO_S = 30.0
+_NEXT_UTTERANCE_S = 600.0
+_FIRST_EVENT_S = 30.0
+
+
+class _GoingDown(Exception):
+    """The service has ended the utterance, and there will be no other."""
+
+
+class WyomingConnection:
+    """Owns its socket and at most one session.
+
+    Nothing is read while the session cannot take more or an utterance is being finished: TCP holds
+    the client back, and there is no queue of ours to bound. Any failure ends the connection, which
+    is what clients that wait for a transcript notice.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        service: Service,
+        access: Access,
+        tally: Tally,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._service = service
+        self._access = access
+        self._tally = tally
+        self._meter: Meter | None = None
+        self._protocol = WyomingProtocol(service.engine.info)
+        self._session: Session | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._between_s = _FIRST_EVENT_S
+        self._pushing = False  # audio waits to be heard, which is no silence
+
+    @property
+    def in_session(self) -> bool:
+        """Whether an utterance is being heard or finished."""
+        return self._session is not None
+
+    async def run(self) -> None:
+        """Serve the client until it or the service is done, then free everything."""
+        try:
+            await self._converse()
+        except (OSError, asyncio.IncompleteReadError, _GoingDown):
+            pass
+        except (ProtocolError, EngineError, Refusal) as error:
+            await self._fail(error.code, error.message)
+        except BadAudio as error:
+            await self._fail(error.code, str(error))
+        # The boundary of a session: whatever goes wrong inside ends this one and no other.
+        except Exception:
+            log.exception("a Wyoming connection failed in the server")
+            await self._fail("internal", "the server failed in this session; start again")
+        finally:
+            await self._free()
+
+    async def refuse(self, code: str, message: str) -> None:
+        """Tell the client why it is not served, and close."""
+        await self._fail(code, message)
+        await self._free()
+
+    async def _converse(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while event := await self._next():
+                    for action in self._protocol.received(event):
+                        await self._do(action, tasks)
+                if self._telling:
+                    self._telling.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _next(self) -> Event | None:
+        patience_s = _NEXT_AUDIO_S if self._protocol.in_utterance else self._between_s
+        try:
+            async with asyncio.timeout(patience_s):
+                event = await read_event(self._reader)
+        except TimeoutError as error:
+            raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
+        self._between_s = _NEXT_UTTERANCE_S
+        return event
+
+    async def _do(self, action: Action, tasks: asyncio.TaskGroup) -> None:
+        match action:
+            case Say(event):
+                await self._send(event)
+            case OpenSession(options):
+                await self._open(options, tasks)
+            case AudioFrame(data):
+                if self._session:
+                    self._pushing = True
+                    await self._session.push(data)
+                    self._pushing = False
+                    self._watch.heard(asyncio.get_running_loop().time())
+            case StopSession():
+                if self._session and self._telling:
+                    await self._session.stop()
+                    await self._telling
+
+    async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
+        limits = self._access.trust().limits
+        self._session = session = self._service.open(options)
+        self._meter = self._tally.open(WyomingProtocol.name, session)
+        self._watch = DisconnectWatch(limits, asyncio.get_running_loop().time())
+        await self._send(*self._protocol.opened(options))
+        watching = tasks.create_task(self._keep_limits(session))
+        self._telling = tasks.create_task(self._tell(session))
+        self._telling.add_done_callback(lambda _: watching.cancel())
+
+    async def _keep_limits(self, session: Session) -> None:
+        """End the utterance when it has had its time; its transcript comes then."""
+        now = asyncio.get_running_loop().time
+        wait_s, end = self._watch.next(now())
+        while wait_s > 0:
+            await asyncio.sleep(wait_s)
+            if self._pushing:
+                self._watch.heard(now())
+            wait_s, end = self._watch.next(now())
+        log.info("session %s ends: %s", session.id, end.message, extra=self._extra(end.code))
+        self._access.note(end.code, WyomingProtocol.name)
+        await session.stop()
+
+    async def _tell(self, session: Session) -> None:
+        """Everything of one utterance. The service may end it too, and then the connection."""
+        async for event in session.events():
+            if self._meter:
+                self._meter.tell(event)
+            await self._send(*self._protocol.told(event))
+        self._session = self._telling = None
+        await self._close(session)
+        if self._service.closing:
+            raise _GoingDown
+
+    async def _send(self, *events: Event) -> None:
+        try:
+            async with asyncio.timeout(_READ_WITHIN_S):
+                for event in events:
+                    await async_write_event(event, self._writer)
+        except TimeoutError as error:
+            message = f"nothing was read for {_READ_WITHIN_S:g} s"
+            raise ProtocolError("slow_client", message) from error
+
+    async def _fail(self, code: str, message: str) -> None:
+        log.info("a Wyoming connection ended: %s: %s", code, message, extra=self._extra(code))
+        self._access.note(code, WyomingProtocol.name)
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await async_write_event(failure(code, message), self._writer)
+
+    async def _close(self, session: Session) -> None:
+        await session.close()
+        if self._meter:
+            self._meter.close()
+
+    def _extra(self, code: str) -> dict[str, str]:
+        """What a line in the log says besides its message."""
+        return {**(self._meter.fields if self._session and self._meter else {}), "code": code}
+
+    async def _free(self) -> None:
+        if self._session:
+            session, self._session = self._session, None
+            await self._close(session)
+        self._writer.close()
+        # A peer that reads nothing cannot keep a finished connection open.
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._writer.transport.abort)

@@ -1,0 +1,196 @@
+"""Wyoming's protocol: events over TCP, one utterance after another on a connection.
+
+What is said of an utterance is ``transcript-start``, a ``transcript-chunk`` for every delta, the
+``transcript``, which is the chunks joined, and ``transcript-stop``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from wyoming.asr import Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
+from wyoming.error import Error
+from wyoming.event import Event, Eventable
+from wyoming.info import AsrModel, AsrProgram, Attribution, Info
+from wyoming.ping import Pong
+from wyoming.vad import VoiceStarted, VoiceStopped
+
+from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.streaming.events import Event as Told
+from voxlive.streaming.events import (
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    SpeechStopped,
+    Words,
+)
+from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.streaming.intake import SessionOptions
+from voxlive.vad.gate import GateOptions
+from voxlive.values import SAMPLE_RATE
+from voxlive.web.protocols.contract import (
+    LONGEST_ERROR,
+    AudioFrame,
+    OpenSession,
+    ProtocolError,
+    StopSession,
+)
+from voxlive.web.protocols.fields import language, show, string, whole
+
+_ENCODINGS = {1: "u8", 2: "s16le", 4: "s32le"}
+_LONGEST_PING = 1000
+# How long a pause of the speaker is, by what the client calls the detector's sensitivity.
+_PAUSES = {"relaxed": 1250, "default": 500, "aggressive": 250}
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Answer with an event."""
+
+    event: Event
+
+
+Action = OpenSession | AudioFrame | StopSession | Say
+
+
+class WyomingProtocol:
+    """One client. Pure: events in and actions out, a session's events in and events out.
+
+    ``received`` may run ahead of what is told: it is about the next utterance then.
+    """
+
+    name = "wyoming"
+
+    def __init__(self, info: EngineInfo) -> None:
+        self._info = info
+        self._language: str | None = None
+        self._gate = GateOptions()
+        self._audio: AudioFormat | None = None
+        self._text: list[str] = []
+
+    @property
+    def in_utterance(self) -> bool:
+        """Whether audio has begun and not ended."""
+        return self._audio is not None
+
+    def received(self, event: Event) -> list[Action]:
+        """What an event asks for; unknown ones are nothing. Raises ProtocolError."""
+        try:
+            return self._command(event)
+        except ValueError as error:
+            raise ProtocolError("bad_message", f"{event.type[:40]}: {error}") from error
+
+    def _command(self, event: Event) -> list[Action]:
+        match event.type:
+            case "describe":
+                return [Say(_describe(self._info).event())]
+            case "ping":
+                return [Say(Pong(string(event.data, "text", _LONGEST_PING)).event())]
+            case "transcribe":
+                self._transcribe(event)
+                return []
+            case "audio-start":
+                if self._audio:
+                    raise ValueError("the utterance before must end with audio-stop")
+                return [self._open(event)]
+            case "audio-chunk":
+                return self._chunk(event)
+            case "audio-stop":
+                if not self._audio:
+                    raise ValueError("there was no audio-start")
+                self._audio = None
+                return [StopSession()]
+            case _:
+                return []
+
+    def _transcribe(self, event: Event) -> None:
+        pause = string(event.data, "vad_sensitivity", 40) or "default"
+        if pause not in _PAUSES:
+            raise ValueError(f'"vad_sensitivity" must be one of {", ".join(_PAUSES)}')
+        self._language = language(event.data)
+        self._gate = GateOptions(min_silence_ms=_PAUSES[pause])
+
+    def _open(self, event: Event) -> OpenSession:
+        self._audio = _format(event)
+        stream = StreamOptions(self._language, drafts=False)
+        options = SessionOptions(self._audio, self._gate, stream)
+        self._language, self._gate = None, GateOptions()
+        return OpenSession(options)
+
+    def _chunk(self, event: Event) -> list[Action]:
+        """A chunk says its format again, so that it may open an utterance by itself."""
+        actions: list[Action] = [] if self._audio else [self._open(event)]
+        if _format(event) != self._audio:
+            raise ValueError("an utterance has one rate, width and number of channels")
+        return [*actions, AudioFrame(event.payload or b"")]
+
+    def opened(self, _options: SessionOptions) -> list[Event]:
+        """``transcript-start``, without a language: no engine says which it recognises."""
+        self._text = []
+        return _events(TranscriptStart())
+
+    def told(self, event: Told) -> list[Event]:
+        """Words as they are committed, where speech begins and ends, and the transcript.
+
+        Raises ProtocolError when the session has failed.
+        """
+        match event:
+            case SpeechStarted(at):
+                return _events(VoiceStarted(_ms(at)))
+            case SpeechStopped(at):
+                return _events(VoiceStopped(_ms(at)))
+            case Words():
+                self._text.append(event.text)
+                return _events(TranscriptChunk(event.text))
+            case SessionError(code, message, fatal=True):
+                raise ProtocolError(code, message)
+            case SessionClosed():
+                return _events(Transcript("".join(self._text)), TranscriptStop())
+            case _:
+                return []
+
+
+def failure(code: str, message: str) -> Event:
+    """The event before the end of a connection that cannot go on."""
+    return Error(message[:LONGEST_ERROR], code).event()
+
+
+def _events(*said: Eventable) -> list[Event]:
+    return [one.event() for one in said]
+
+
+def _ms(samples: int) -> int:
+    return samples * 1000 // SAMPLE_RATE
+
+
+def _format(event: Event) -> AudioFormat:
+    names = ("rate", "width", "channels")
+    rate, width, channels = (whole(event.data, name, 1, 1_000_000, None) for name in names)
+    if rate is None or width is None or channels is None:
+        raise ValueError('"rate", "width" and "channels" are needed')
+    if width not in _ENCODINGS:
+        raise ValueError(f'"width" must be 1, 2 or 4 bytes, not {show(width)}')
+    return AudioFormat(_ENCODINGS[width], rate, channels)
+
+
+def _describe(info: EngineInfo) -> Info:
+    ours = version("voxlive")
+    model = AsrModel(
+        name=info.model,
+        attribution=Attribution(info.engine, ""),
+        installed=True,
+        description=info.note,
+        version=None,
+        languages=list(info.languages),
+    )
+    program = AsrProgram(
+        name="voxlive",
+        attribution=Attribution("voxlive", ""),
+        installed=True,
+        description=f"{info.model} on {info.device}",
+        version=ours,
+        models=[model],
+        supports_transcript_streaming=True,
+    )
+    return Info(asr=[program])

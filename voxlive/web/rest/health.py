@@ -1,0 +1,100 @@
+"""``GET /health``: green only while the engine really decodes; ``/health/live``: it answers.
+
+``GET /v1/models``: the models that requests about files may name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from voxlive.runners.catalogue import ModelCard
+from voxlive.streaming.service import Service
+from voxlive.web.access.middleware import known
+from voxlive.web.rest.files import FileService, as_api_errors
+
+_FRESH = {"cache-control": "no-store"}
+_FRESH_S = 1.0
+_CHECK_WITHIN_S = 10.0
+
+
+class HealthEndpoints:
+    """Asks the engine at most once a second, however often it is asked itself."""
+
+    def __init__(self, service: Service, files: FileService) -> None:
+        self._service = service
+        self._files = files
+        self._checking = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._fault: str | None = None
+
+    async def live(self, _request: Request) -> JSONResponse:
+        """200 as long as the process answers: what it takes not to be started anew."""
+        return JSONResponse({"status": "ok", "live": True}, headers=_FRESH)
+
+    async def get(self, request: Request) -> JSONResponse:
+        """200 while new sessions are served, 503 with the reason otherwise.
+
+        With ``?live`` it is ``live``. A client without a key, where one is needed, learns that and
+        nothing about the engine.
+        """
+        if "live" in request.query_params:
+            return await self.live(request)
+        fault = "the server is shutting down" if self._service.closing else await self._check()
+        engine = self._service.engine
+        info = engine.info
+        body: dict[str, object] = {
+            "status": "failing" if fault else "ok",
+            "live": True,
+            "ready": fault is None,
+            "key_needed": known(request) is None,
+        }
+        details = {
+            "error": fault,
+            "engine": info.engine,
+            "model": info.model,
+            "device": info.device,
+            "capacity": info.capacity,
+            "in_use": engine.in_use,
+            "note": info.note,
+            "files": self._files.state(),
+            "version": version("voxlive"),
+        }
+        if known(request):
+            body |= details
+        return JSONResponse(body, 503 if fault else 200, _FRESH)
+
+    async def _check(self) -> str | None:
+        async with self._checking:
+            if time.monotonic() - self._checked_at > _FRESH_S:
+                self._fault = await asyncio.to_thread(self._service.engine.check, _CHECK_WITHIN_S)
+                self._checked_at = time.monotonic()
+            return self._fault
+
+
+class Models:
+    """OpenAI's shape; ``created`` is when a model's files were written."""
+
+    def __init__(self, files: FileService) -> None:
+        self._catalogue = files.catalogue
+
+    async def index(self, _request: Request) -> JSONResponse:
+        """The list, the default first."""
+        cards = await asyncio.to_thread(self._catalogue.cards)
+        return JSONResponse({"object": "list", "data": [_model(card) for card in cards]})
+
+    async def get(self, request: Request) -> JSONResponse:
+        """One model; 404 for a name that is none here."""
+        with as_api_errors():
+            name = request.path_params["name"]
+            return JSONResponse(_model(await asyncio.to_thread(self._catalogue.card, name)))
+
+
+def _model(card: ModelCard) -> dict[str, object]:
+    found = card.survey.capabilities
+    about = {"id": card.id, "object": "model", "created": card.created, "owned_by": "voxlive"}
+    return {**about, "default": card.default, "features": sorted(found.features)}

@@ -1,0 +1,382 @@
+"""The fields of a form, typed. What cannot be understood is refused, never guessed.
+
+A transcript as OpenAI's server-sent events, while the file is still being decoded.
+
+``POST /v1/audio/transcriptions`` and ``/translations``: OpenAI's file API.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from voxlive.checkpoints.languages import UnknownLanguage, language_of
+from voxlive.runners.contract import (
+    Delta,
+    Job,
+    JobProgress,
+    JobWarning,
+    RunnerSpec,
+    Task,
+    Transcript,
+    Update,
+)
+from voxlive.runners.outputs.formats import FORMATS, OutputOptions, usage, warnings
+from voxlive.runners.refusals import TASKS, Asked
+from voxlive.web.errors import ApiError, error_body, unless_gone
+from voxlive.web.rest.files import (
+    FileService,
+    Told,
+    copied,
+    holding,
+    longest_s,
+    scratch,
+    warned,
+    warning_headers,
+    written,
+)
+
+_BRACKETS = re.compile(r"\[[^\[\]]*\]")
+_YES, _NO = ("true", "1"), ("false", "0", "")
+
+
+@asynccontextmanager
+async def received(
+    request: Request, check: Callable[[str], Awaitable[None]], max_fields: int
+) -> AsyncIterator[FormData]:
+    """A request's form with at most one file.
+
+    ``check`` is given the field "model" as soon as that is there, and may raise: most clients send
+    their fields before the file, which then need not be received.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_fields=max_fields) as form:
+            yield form
+        return
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        checked = False
+        async for piece in request.stream():
+            yield piece
+            named = (value for name, value in parser.items if name == "model")
+            if not checked and isinstance(model := next(named, None), str):
+                checked = True
+                await check(model)
+
+    parser = MultiPartParser(request.headers, pieces(), max_files=1, max_fields=max_fields)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+class FormFields:
+    """Every reader takes a field's name and raises ApiError 400 that names it."""
+
+    def __init__(self, form: FormData) -> None:
+        self._form = form
+
+    def upload(self, name: str) -> UploadFile:
+        """A file, which must be there."""
+        value = self._form.get(name)
+        if not isinstance(value, UploadFile):
+            raise ApiError(400, "missing_file", f'send the audio as the form field "{name}"', name)
+        return value
+
+    def text(self, name: str) -> str | None:
+        """A text; None where there is none or an empty one, as clients send for "not set"."""
+        value = self._form.get(name)
+        if isinstance(value, UploadFile):
+            raise ApiError(400, "bad_field", f"{name} must be a plain form field", name)
+        return value or None
+
+    def choice(self, name: str, known: Collection[str], default: str) -> str:
+        """One of the known words, in any case."""
+        value = (self.text(name) or default).strip().lower()
+        if value not in known:
+            message = f'{name} must be one of {", ".join(known)}, not "{value[:40]}"'
+            raise ApiError(400, "unknown_value", message, name)
+        return value
+
+    def language(self, name: str, *, several: bool = False) -> str | None:
+        """A language's code; None where the client leaves it open, or hints at ``several``."""
+        try:
+            if not several:
+                return language_of(self.text(name))
+            hinted = {language_of(said) for said in self.many(name)}
+        except UnknownLanguage as error:
+            raise ApiError(400, "bad_language", str(error), name) from error
+        return hinted.pop() if len(hinted) == 1 else None
+
+    def others(self, known: Collection[str]) -> list[str]:
+        """The names of the fields that are none of these, whatever their brackets."""
+        every = dict.fromkeys(plain(field) for field, _ in self._form.multi_items())
+        return [name for name in every if name not in known]
+
+    def flag(self, name: str) -> bool:
+        """True or false; false where there is none."""
+        value = (self.text(name) or "").lower()
+        if value not in (*_YES, *_NO):
+            raise ApiError(400, "bad_field", f"{name} must be true or false", name)
+        return value in _YES
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """A number within bounds."""
+        value = self.text(name)
+        try:
+            number = None if value is None else float(value)
+        except ValueError:
+            number = float("nan")
+        if number is not None and not low <= number <= high:
+            raise ApiError(400, "bad_field", f"{name} must be from {low:g} to {high:g}", name)
+        return number
+
+    def whole(self, name: str, low: int, high: int) -> int | None:
+        """A whole number within bounds."""
+        number = self.number(name, low, high)
+        if number is not None and number != int(number):
+            raise ApiError(400, "bad_field", f"{name} must be a whole number", name)
+        return None if number is None else int(number)
+
+    def many(self, name: str) -> tuple[str, ...]:
+        """A list: ``name``, ``name[]`` or ``name[0]``, each as often as there are values."""
+        values = [value for field, value in self._form.multi_items() if plain(field) == name]
+        if any(isinstance(value, UploadFile) for value in values):
+            raise ApiError(400, "bad_field", f"{name} must be plain form fields", f"{name}[]")
+        return tuple(str(value) for value in values if value)
+
+
+def plain(field: str) -> str:
+    """A field's name without the brackets of lists and objects: ``a[0]`` and ``a[b]`` are ``a``."""
+    return _BRACKETS.sub("", field)
+
+
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+async def streamed(told: Told) -> Response:
+    """Events as they come. What is refused before there is any is raised: an ApiError."""
+    first = await anext(told)
+    return StreamingResponse(_events(first, told), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _events(first: Update | Transcript, told: Told) -> AsyncIterator[str]:
+    async with aclosing(told):
+        try:
+            yield _event(first)
+            async for item in told:
+                yield _event(item)
+        except ApiError as error:
+            # The status has been sent: OpenAI's clients raise for an event of this kind.
+            yield f"event: error\ndata: {json.dumps(error_body(error))}\n\n"
+        else:
+            yield "data: [DONE]\n\n"
+
+
+def _event(item: Update | Transcript) -> str:
+    match item:
+        case Delta(text):
+            return _data({"type": "transcript.text.delta", "delta": text})
+        case JobProgress(done_s, _):
+            # A comment: clients skip it, and whoever waits for a long silence is kept.
+            return f": {done_s:.1f} s\n\n"
+        case Transcript():
+            said = {"text": item.text, "language": item.language, "usage": usage(item)}
+            more = {"warnings": warnings(item)} if item.warnings else {}
+            return _data({"type": "transcript.text.done", **said, **more})
+
+
+def _data(event: dict[str, object]) -> str:
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+
+
+_MAX_FIELDS = 100
+_LONGEST_PROMPT = 10_000
+_MOST_TOKENS = 1_000_000
+_GRANULARITIES = "timestamp_granularities"
+_SEPARATORS = re.compile(r"[\[\]\"',;\s]+")
+_LONGEST_NAME, _MOST_NAMES = 40, 10
+_STREAMED = ("json", "text")
+
+# What the hosted models do beyond that; said to be impossible, so that nobody waits for it.
+_REFUSED = {
+    "url": "this server fetches nothing: send the audio itself",
+    "file_url": "this server fetches nothing: send the audio itself",
+    "file_id": "this server keeps no files: send the audio itself",
+    "known_speaker_names": "speakers cannot be told by name here",
+    "known_speaker_references": "speakers cannot be told by their voice here",
+}
+
+# What has an effect, or is done anyway: files are cut at pauses, as chunking_strategy asks for.
+_FIELDS = (
+    *("file", "model", "language", "languages", "prompt", "keywords", "context_bias", "task"),
+    *("response_format", "temperature", "max_tokens", "stream", "diarize", "include"),
+    *(_GRANULARITIES, "chunking_strategy", *_REFUSED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _TranscriptionRequest:
+    """What a request asks for, of which model."""
+
+    model: str | None
+    asked: Asked
+    prompt: str | None
+    temperature: float
+    max_tokens: int | None
+    response_format: str
+    wanted: OutputOptions
+    stream: bool
+    warnings: tuple[JobWarning, ...]
+
+    def job(self, path: Path, *, words: bool, longest_s: float | None) -> Job:
+        """The job for the file."""
+        return Job(
+            path,
+            self.asked.task,
+            self.asked.language,
+            self.prompt,
+            self.temperature,
+            self.max_tokens,
+            words,
+            longest_s=longest_s,
+        )
+
+
+class Transcriptions:
+    """``task`` is what the path stands for."""
+
+    def __init__(self, files: FileService, task: Task = "transcribe") -> None:
+        self._files = files
+        self._task = task
+
+    async def post(self, request: Request) -> Response:
+        """The file's text in the format asked for. A client that goes away cancels its job."""
+        with ExitStack() as held:
+            with self._files.arriving():
+                wish, spec, path = await self._receive(request, held)
+            words = wish.asked.words or FORMATS[wish.response_format].word_times
+            job = wish.job(path, words=words, longest_s=longest_s(request))
+            if wish.stream:
+                told = warned(self._files.follow(spec, job), wish.warnings)
+                return await streamed(holding(told, held.pop_all()))
+            said = await unless_gone(request, self._files.transcribe(spec, job))
+            if said is None:
+                return Response(status_code=499)
+            said = replace(said, warnings=(*wish.warnings, *said.warnings))
+            body = written(wish.response_format, said, replace(wish.wanted, model=spec.model))
+            media_type = FORMATS[wish.response_format].media_type
+            return Response(body, headers=warning_headers(said), media_type=media_type)
+
+    async def _receive(
+        self, request: Request, held: ExitStack
+    ) -> tuple[_TranscriptionRequest, RunnerSpec, Path]:
+        """What is asked for, of which model, and the file's copy, which ``held`` removes."""
+        async with received(request, self._files.check_known, _MAX_FIELDS) as form:
+            fields = FormFields(form)
+            _refuse(fields)
+            upload = fields.upload("file")
+            wish = _read(fields, self._task)
+            spec = await self._files.find(wish.model, wish.asked)
+            return wish, spec, await copied(upload.file, held.enter_context(scratch()))
+
+
+def _read(fields: FormFields, task: Task) -> _TranscriptionRequest:
+    """The form's fields but the file. Raises ApiError."""
+    asked = _task(fields, task)
+    if "logprobs" in fields.many("include"):
+        message = "no model here tells the probabilities of its tokens: leave out include"
+        raise ApiError(422, "unsupported_option", message, "include[]")
+    stream = fields.flag("stream")
+    # Mistral's clients ask for times alone: their answer has one format.
+    timed = fields.many(_GRANULARITIES) and not stream
+    response_format = fields.choice("response_format", FORMATS, "verbose_json" if timed else "json")
+    if stream and response_format not in _STREAMED:
+        message = f"a streamed answer has response_format {' or '.join(_STREAMED)}"
+        raise ApiError(400, "unsupported_option", message, "stream")
+    listed = _granularities(fields, response_format)
+    # The path for translations has no language; whoever gives one may mean the one to write.
+    language = _language(fields) if task == "transcribe" else None
+    speakers = response_format == "diarized_json" or fields.flag("diarize")
+    return _TranscriptionRequest(
+        fields.text("model"),
+        Asked(asked, language, "word" in listed, speakers),
+        _prompt(fields),
+        fields.number("temperature", 0, 1) or 0.0,
+        fields.whole("max_tokens", 1, _MOST_TOKENS),
+        response_format,
+        OutputOptions("", segments="segment" in listed, words="word" in listed),
+        stream,
+        _ignored(fields, task),
+    )
+
+
+def _refuse(fields: FormFields) -> None:
+    """Say no to what the hosted models do beyond this, before anything else."""
+    for name, why in _REFUSED.items():
+        if fields.many(name):
+            raise ApiError(422, "unsupported_option", why, name)
+
+
+def _task(fields: FormFields, task: Task) -> Task:
+    """A field may ask for a translation where the path does not; none takes it back."""
+    asked = fields.choice("task", TASKS, task)
+    if asked != task and task == "translate":
+        message = "this path translates: POST to /v1/audio/transcriptions, or leave out task"
+        raise ApiError(400, "bad_task", message, "task")
+    return "translate" if asked == "translate" else "transcribe"
+
+
+def _ignored(fields: FormFields, task: Task) -> tuple[JobWarning, ...]:
+    """Fields that have no effect here."""
+    unused = fields.others(_FIELDS)
+    if task == "translate":
+        unused += [name for name in ("language", "languages") if fields.many(name)]
+    if not unused:
+        return ()
+    shown = ", ".join(name[:_LONGEST_NAME] for name in unused[:_MOST_NAMES])
+    more = f" and {len(unused) - _MOST_NAMES} more" if len(unused) > _MOST_NAMES else ""
+    message = f"these fields have no effect here: {shown}{more}"
+    return (JobWarning("fields_ignored", message),)
+
+
+def _granularities(fields: FormFields, response_format: str) -> set[str]:
+    # Some clients write a list into one field, as JSON or with commas.
+    listed = " ".join(fields.many(_GRANULARITIES)).lower()
+    asked = set(_SEPARATORS.sub(" ", listed).split())
+    if asked - {"word", "segment"}:
+        message = f"{_GRANULARITIES} may hold word and segment"
+        raise ApiError(400, "bad_granularity", message, f"{_GRANULARITIES}[]")
+    if asked and response_format != "verbose_json":
+        message = f"{_GRANULARITIES} needs response_format=verbose_json"
+        raise ApiError(400, "bad_granularity", message, f"{_GRANULARITIES}[]")
+    return asked or {"segment"}
+
+
+def _language(fields: FormFields) -> str | None:
+    """One language; of several that are hinted at a model takes none."""
+    return fields.language("language") or fields.language("languages", several=True)
+
+
+def _prompt(fields: FormFields) -> str | None:
+    """The prompt and the words to expect, as one text."""
+    expected = [*fields.many("keywords"), *fields.many("context_bias")]
+    prompt = " ".join(filter(None, [fields.text("prompt"), ", ".join(expected)]))
+    if len(prompt) > _LONGEST_PROMPT:
+        message = f"prompt and keywords may have {_LONGEST_PROMPT} characters together"
+        raise ApiError(400, "bad_field", message, "prompt")
+    return prompt or None
