@@ -105,8 +105,8 @@ class _OnTcp(Protocol):
     def opened(self, _session: str, options: SessionOptions) -> list[Out]:
         return [*map(_show, self._wyoming.opened(options))]
 
-    def told(self, event: Told) -> list[Out]:
-        return [*map(_show, self._wyoming.told(event))]
+    def on_event(self, event: Told) -> list[Out]:
+        return [*map(_show, self._wyoming.on_event(event))]
 
     def tick(self) -> list[Out]:
         return []

@@ -88,7 +88,7 @@ class ScriptedSession:
         self._engine: deque[tuple[str, tuple[Word, ...] | str | Event]] = deque()
         self._flushing: deque[bool] = deque()  # of each flush on its way: is it a renewal's?
         self._stopping = self._begun = False
-        options = self.protocol.at_once()
+        options = self.protocol.options_from_handshake()
         self._send(self.protocol.connected())
         if options:
             self._open(options, "")
@@ -276,7 +276,7 @@ class ScriptedSession:
             return
         if isinstance(event, Words):
             self.said.setdefault(source, []).append(event.text)
-        self._send(self.protocol.told_of(source, event))
+        self._send(self.protocol.on_source_event(source, event))
 
     def _send(self, outs: list[Out]) -> None:
         for out in outs:

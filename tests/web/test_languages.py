@@ -89,7 +89,7 @@ Door = Callable[[str | None], str | None]
 def _session(protocol, *frames: dict | str | bytes) -> str | None:
     """The language of the session that opens after these frames."""
     try:
-        if options := protocol.at_once():
+        if options := protocol.options_from_handshake():
             return options.stream.language
         protocol.connected()
         for frame in frames:

@@ -176,7 +176,7 @@ class LiveSocket:
         if not is_name(self._socket.query_params.get("captions", "-")):
             message = f"captions names the session in 1 to {LONGEST_NAME} characters, without a /"
             raise ProtocolError("bad_parameter", message)
-        options = self._protocol.at_once()
+        options = self._protocol.options_from_handshake()
         info = self._service.engine.info
         if options:
             self._sessions[""] = self._service.open(options)
@@ -242,16 +242,18 @@ class LiveSocket:
 
     async def _receive(self) -> Message:
         """The next message. While what has been sent still waits, the client may be silent."""
-        patience_s = self._protocol.patience_s
-        if patience_s is None and not (self._sessions or self._ahead.waiting):
-            patience_s = _START_S
+        receive_timeout_s = self._protocol.receive_timeout_s
+        if receive_timeout_s is None and not (self._sessions or self._ahead.waiting):
+            receive_timeout_s = _START_S
         while True:
             try:
-                with self._patience.within(patience_s):
+                with self._patience.within(receive_timeout_s):
                     return await self._socket.receive()
             except TimeoutError as error:
                 if not self._ahead.waiting:
-                    raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
+                    raise ProtocolError(
+                        "idle", f"nothing came for {receive_timeout_s:g} s"
+                    ) from error
 
     async def _do(self, action: Action) -> None:
         match action:
@@ -304,7 +306,7 @@ class LiveSocket:
         async for event in session.events():
             self._heard[source].tell(event)
             self._meters[source].tell(event)
-            if await self._out.say(self._protocol.told_of, source, event):
+            if await self._out.say(self._protocol.on_source_event, source, event):
                 return
         self._reports -= 1
         if self._reports:

@@ -103,9 +103,9 @@ def test_a_text_frame_is_refused_and_the_session_goes_on():
 
 def test_a_full_update_has_every_field():
     protocol = opened()
-    protocol.told(Words(0, (Word("Hello", 16_000, 24_000), Word(" you", 24_000, 32_000))))
-    protocol.told(Draft(0, " there"))
-    protocol.told(Lag(0.4))
+    protocol.on_event(Words(0, (Word("Hello", 16_000, 24_000), Word(" you", 24_000, 32_000))))
+    protocol.on_event(Draft(0, " there"))
+    protocol.on_event(Lag(0.4))
     [update] = said(protocol.tick())
     assert update == {
         "status": "active_transcription",
@@ -133,8 +133,8 @@ def test_long_pauses_are_lines_of_silence_and_short_ones_are_not():
     protocol = opened()
     at = [6 * SAMPLE_RATE, 9 * SAMPLE_RATE, 3720 * SAMPLE_RATE + 160]
     for n, start in enumerate(at):
-        protocol.told(Words(n, (Word(f" w{n}", start, start + 8000),)))
-        protocol.told(SegmentClosed(n, start, start + 8000, f" w{n}"))
+        protocol.on_event(Words(n, (Word(f" w{n}", start, start + 8000),)))
+        protocol.on_event(SegmentClosed(n, start, start + 8000, f" w{n}"))
     [update] = said(protocol.tick())
     assert [(line["speaker"], line["text"]) for line in update["lines"]] == [
         *((-2, ""), (1, "w0"), (1, "w1"), (-2, ""), (1, "w2")),
@@ -145,14 +145,14 @@ def test_long_pauses_are_lines_of_silence_and_short_ones_are_not():
 
 def test_in_diff_mode_the_open_segment_stays_in_the_buffer_until_it_closes():
     protocol = opened(mode="diff")
-    protocol.told(Words(0, (Word("one", 0, 8000),)))
-    protocol.told(Draft(0, " tw"))
+    protocol.on_event(Words(0, (Word("one", 0, 8000),)))
+    protocol.on_event(Draft(0, " tw"))
     [update] = said(protocol.tick())
     assert (update["type"], update["seq"], update["n_lines"]) == ("diff", 2, 0)
     assert "new_lines" not in update
     assert update["buffer_transcription"] == "one tw"
-    protocol.told(Draft(0, ""))
-    protocol.told(SegmentClosed(0, 0, 8000, "one"))
+    protocol.on_event(Draft(0, ""))
+    protocol.on_event(SegmentClosed(0, 0, 8000, "one"))
     [update] = said(protocol.tick())
     assert (update["seq"], update["n_lines"], len(update["new_lines"])) == (3, 1, 1)
     assert update["buffer_transcription"] == ""
@@ -161,9 +161,9 @@ def test_in_diff_mode_the_open_segment_stays_in_the_buffer_until_it_closes():
 def test_the_end_is_the_last_update_then_ready_to_stop_then_the_clients_own_close():
     protocol = opened()
     protocol.received(b"")
-    protocol.told(Words(0, (Word("tail", 0, 8000),)))
-    protocol.told(SegmentClosed(0, 0, 8000, "tail"))
-    *messages, close = protocol.told(SessionClosed(8000))
+    protocol.on_event(Words(0, (Word("tail", 0, 8000),)))
+    protocol.on_event(SegmentClosed(0, 0, 8000, "tail"))
+    *messages, close = protocol.on_event(SessionClosed(8000))
     assert said(messages)[0]["lines"][0]["text"] == "tail"
     assert said(messages)[1] == {"type": "ready_to_stop"}
     assert close.code == 1000
@@ -171,7 +171,7 @@ def test_the_end_is_the_last_update_then_ready_to_stop_then_the_clients_own_clos
 
 
 def test_a_failure_is_in_the_last_update_and_in_a_typed_error():
-    outs = opened().told(SessionError("engine_failed", "it broke"))
+    outs = opened().on_event(SessionError("engine_failed", "it broke"))
     update, error = said(outs)
     assert (update["status"], update["error"]) == ("error", "it broke")
     assert error == {"type": "error", "error": "it broke", "code": "engine_failed"}
@@ -180,9 +180,9 @@ def test_a_failure_is_in_the_last_update_and_in_a_typed_error():
 
 def test_shutdown_is_told_and_closes_with_1012():
     protocol = opened()
-    [error] = said(protocol.told(SessionError("shutting_down", "soon", fatal=False)))
+    [error] = said(protocol.on_event(SessionError("shutting_down", "soon", fatal=False)))
     assert error["code"] == "shutting_down"
-    outs = protocol.told(SessionClosed(0))
+    outs = protocol.on_event(SessionClosed(0))
     assert said(outs)[-1] == {"type": "ready_to_stop"}
     assert outs[-1] == CloseSocket(1012)
 
@@ -249,7 +249,7 @@ def test_every_client_sees_the_same_whatever_its_mode_and_rule(events, data):
     for event in events:
         ticked = data.draw(st.booleans())
         for client, protocol in zip(clients, protocols, strict=True):
-            feed(client, protocol.told(event))
+            feed(client, protocol.on_event(event))
             if ticked:
                 feed(client, protocol.tick())
         if ticked:
@@ -266,7 +266,7 @@ def test_lines_never_change_once_a_diff_has_sent_them(events):
     protocol = opened(mode="diff")
     sent = []
     for event in events:
-        for message in said([*protocol.told(event), *protocol.tick()]):
+        for message in said([*protocol.on_event(event), *protocol.tick()]):
             sent += message.get("new_lines", message.get("lines", []))
             assert message.get("n_lines", len(sent)) == len(sent)
     assert not protocol._lines, "what was sent is not kept"

@@ -38,12 +38,12 @@ PCM = {"encoding": "linear16", "sample_rate": "16000"}
 
 def opened(**params) -> DeepgramProtocol:
     protocol = DeepgramProtocol({**PCM, **params}, ENGLISH)
-    protocol.opened("id", protocol.at_once())
+    protocol.opened("id", protocol.options_from_handshake())
     return protocol
 
 
 def options(**params):
-    return DeepgramProtocol(params, ENGLISH).at_once()
+    return DeepgramProtocol(params, ENGLISH).options_from_handshake()
 
 
 def said(outs) -> list[dict]:
@@ -51,7 +51,7 @@ def said(outs) -> list[dict]:
 
 
 def told(protocol, *events) -> list[dict]:
-    return [message for event in events for message in said(protocol.told(event))]
+    return [message for event in events for message in said(protocol.on_event(event))]
 
 
 def words(*texts, at=0.0, p=None) -> Words:
@@ -176,7 +176,7 @@ def test_endpointing_is_the_pause_that_ends_an_utterance(value, pause_ms):
 def test_what_is_wrong_or_cannot_be_done_refuses_the_handshake(params, code, hint):
     protocol = DeepgramProtocol(params, ENGLISH)
     with pytest.raises(ProtocolError, match=hint) as raised:
-        protocol.at_once()
+        protocol.options_from_handshake()
     assert raised.value.code == code
     denial = protocol.denied(code, raised.value.message)
     assert denial.status == 400
@@ -227,9 +227,9 @@ def test_commands():
     assert protocol.received('{"type": "KeepAlive"}') == []
     [flush] = protocol.received('{"type": "Finalize", "channel": 0}')
     assert isinstance(flush, FlushSession)
-    assert protocol.patience_s == 10
+    assert protocol.receive_timeout_s == 10
     assert protocol.received('{"type": "CloseStream"}') == [StopSession()]
-    assert protocol.patience_s is None
+    assert protocol.receive_timeout_s is None
     assert protocol.received(b"\1\2") == []
     assert protocol.received('{"type": "CloseStream"}') == []
 
@@ -238,7 +238,7 @@ def test_commands():
 def test_an_empty_frame_ends_the_audio():
     protocol = opened()
     assert protocol.received(b"") == [StopSession()]
-    assert protocol.patience_s is None
+    assert protocol.receive_timeout_s is None
 
 
 @pytest.mark.parametrize("frame", ["nonsense", "[]", "{}", '{"type": "Pause"}', '{"type": 7}'])
@@ -433,8 +433,8 @@ def test_the_end_is_what_was_left_then_metadata_then_the_close():
     protocol.received(b"abc")
     protocol.received(b"def")
     protocol.received('{"type": "CloseStream"}')
-    protocol.told(words("tail"))
-    *outs, close = protocol.told(SessionClosed(24_000))
+    protocol.on_event(words("tail"))
+    *outs, close = protocol.on_event(SessionClosed(24_000))
     assert close == CloseSocket(1000)
     result, metadata = said(outs)
     assert (marks(result), transcript(result)) == ((True, False, False), "tail")
@@ -460,8 +460,8 @@ def test_the_end_is_what_was_left_then_metadata_then_the_close():
 )
 def test_a_failure_says_what_was_heard_and_closes_with_its_payload(code, close, payload):
     protocol = opened()
-    protocol.told(words("heard"))
-    *outs, end = protocol.told(SessionError(code, "why é " * 100))
+    protocol.on_event(words("heard"))
+    *outs, end = protocol.on_event(SessionError(code, "why é " * 100))
     result, error = said(outs)
     assert transcript(result) == "heard"
     assert (error["type"], error["variant"]) == ("Error", code)
@@ -475,8 +475,8 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
         protocol = opened()
         if ended:
             protocol.received(b"")
-        assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
-        assert protocol.told(SessionClosed(0))[-1] == CloseSocket(close)
+        assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
+        assert protocol.on_event(SessionClosed(0))[-1] == CloseSocket(close)
 
 
 def ends(protocol, *events) -> list[float]:
@@ -552,7 +552,7 @@ def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
     protocol = opened(interim_results="true", utterance_end_ms="1000")
     outs = []
     for event in events:
-        outs += protocol.told(event)
+        outs += protocol.on_event(event)
         if data.draw(st.booleans()):
             outs += protocol.tick()
     assert outs.pop() == CloseSocket(1000)
@@ -572,4 +572,4 @@ def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
 
 
 def test_lag_is_no_message():
-    assert opened().told(Lag(3.0)) == []
+    assert opened().on_event(Lag(3.0)) == []

@@ -145,8 +145,10 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
         protocol.opened("id", opening.options)
     words = (Word("Hello", 1600, 8000, 0.8), Word(" you", 8000, 16_000, 0.6))
     for source, begin in (("system", 0.0), ("mic", 1.0)):
-        protocol.told_of(source, Words(0, words))
-        [final] = said(protocol.told_of(source, SegmentClosed(0, 1600, 16_000, "Hello you")))
+        protocol.on_source_event(source, Words(0, words))
+        [final] = said(
+            protocol.on_source_event(source, SegmentClosed(0, 1600, 16_000, "Hello you"))
+        )
         assert final == {
             "type": "asr_final",
             "text": "Hello you",
@@ -156,8 +158,11 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
             "source": source,
         }
     assert protocol.received(STOP) == [StopSession()]
-    assert protocol.told_of("mic", SessionClosed(16_000)) == []
-    [summary], close = said(outs := protocol.told_of("system", SessionClosed(32_000))), outs[-1]
+    assert protocol.on_source_event("mic", SessionClosed(16_000)) == []
+    [summary], close = (
+        said(outs := protocol.on_source_event("system", SessionClosed(32_000))),
+        outs[-1],
+    )
     assert [entry["source"] for entry in summary["json"]["transcript"]] == ["system", "mic"]
     assert "- 0:01 mic: Hello you" in summary["markdown"].splitlines()
     assert close == CloseSocket(1000)
@@ -172,13 +177,13 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
 def test_partials_come_with_ticks_and_metrics_every_second():
     protocol = started()
     hear(protocol, bytes(32_000))
-    protocol.told_of("system", Draft(0, "hel"))
+    protocol.on_source_event("system", Draft(0, "hel"))
     [partial] = said(protocol.tick())
     assert (partial["type"], partial["text"], partial["t1"]) == ("asr_partial", "hel", 1.0)
     assert partial["confidence"] is None
-    [buffering] = said(protocol.told_of("system", Lag(6.0)))
+    [buffering] = said(protocol.on_source_event("system", Lag(6.0)))
     assert buffering["state"] == "buffering"
-    assert protocol.told_of("system", Lag(6.5)) == []
+    assert protocol.on_source_event("system", Lag(6.5)) == []
     [metrics] = [m for _ in range(10) for m in said(protocol.tick())]
     assert metrics["type"] == "metrics"
     assert (metrics["source"], metrics["queue_depth"], metrics["queue_max"]) == (
@@ -187,7 +192,7 @@ def test_partials_come_with_ticks_and_metrics_every_second():
         1500,
     )
     assert metrics["queue_fill_ratio"] == pytest.approx(0.217)
-    [streaming] = said(protocol.told_of("system", Lag(0.0)))
+    [streaming] = said(protocol.on_source_event("system", Lag(0.0)))
     assert streaming["state"] == "streaming"
 
 
@@ -225,7 +230,7 @@ def test_no_audio_before_start_and_a_summary_without_any():
     opening, stop = protocol.received(STOP)
     assert stop == StopSession()
     protocol.opened("id", opening.options)
-    [summary] = said(protocol.told_of("", SessionClosed(0)))
+    [summary] = said(protocol.on_source_event("", SessionClosed(0)))
     assert summary["json"] == {"transcript": []}
     assert protocol.received(bytes(2)) == []
 
@@ -233,9 +238,11 @@ def test_no_audio_before_start_and_a_summary_without_any():
 def test_the_end_of_the_server_is_a_summary_and_1012():
     protocol = started()
     hear(protocol, bytes(2))
-    [warning] = said(protocol.told_of("system", SessionError("shutting_down", "soon", fatal=False)))
+    [warning] = said(
+        protocol.on_source_event("system", SessionError("shutting_down", "soon", fatal=False))
+    )
     assert warning["state"] == "warning"
-    outs = protocol.told_of("system", SessionClosed(1))
+    outs = protocol.on_source_event("system", SessionClosed(1))
     assert said(outs)[0]["type"] == "final_summary"
     assert outs[-1] == CloseSocket(1012)
 
@@ -252,7 +259,7 @@ def test_finals_are_the_words_in_order_and_the_summary_is_the_finals(events, dat
     hear(protocol, b"EP\1\1" + bytes(2))
     outs = []
     for event in events:
-        outs += protocol.told_of("mic", event)
+        outs += protocol.on_source_event("mic", event)
         if not isinstance(event, SessionClosed) and data.draw(st.booleans()):
             outs += protocol.tick()
     assert outs[-1] == CloseSocket(1000)

@@ -75,7 +75,7 @@ def test_every_protocol_with_base64_takes_lines_of_it(protocol, before, message,
 
 def deepgram() -> DeepgramProtocol:
     client = DeepgramProtocol({"encoding": "linear16", "sample_rate": "16000"}, ENGLISH)
-    client.at_once()
+    client.options_from_handshake()
     return client
 
 

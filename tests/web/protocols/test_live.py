@@ -194,7 +194,7 @@ def test_a_language_that_was_asked_for_is_not_one_that_was_recognised():
 
 def test_words_have_times_in_seconds_and_p_null_where_unknown():
     words = (Word("Hello", 1600, 8000), Word(" you", 8000, 12_345, 0.5))
-    [message] = said(started().told(Words(3, words)))
+    [message] = said(started().on_event(Words(3, words)))
     assert message == {
         "type": "words",
         "seq": 1,
@@ -214,32 +214,32 @@ def test_words_and_drafts_can_be_left_out():
         SegmentClosed(0, 0, 10, "a"),
         SessionClosed(16_000),
     ]
-    messages = [message for event in events for message in said(protocol.told(event))]
+    messages = [message for event in events for message in said(protocol.on_event(event))]
     assert [(m["type"], m["seq"]) for m in messages] == [("segment", 1), ("done", 2)]
     assert messages[-1]["text"] == "a"
 
 
 def test_a_fatal_error_closes_with_its_code():
     for code, close in [("bad_audio", 4400), ("engine_failed", 1011), ("slow_client", 1008)]:
-        outs = started().told(SessionError(code, "why"))
+        outs = started().on_event(SessionError(code, "why"))
         assert said(outs)[0]["code"] == code
         assert outs[-1] == CloseSocket(close)
 
 
 def test_an_error_that_goes_on_does_not_close():
-    assert len(started().told(SessionError("odd", "why", fatal=False))) == 1
+    assert len(started().on_event(SessionError("odd", "why", fatal=False))) == 1
 
 
 def test_a_warning_ends_nothing():
     protocol = started()
-    [warning] = said(protocol.told(SessionWarning("damaged", "two packets were left out")))
+    [warning] = said(protocol.on_event(SessionWarning("damaged", "two packets were left out")))
     assert warning == {
         "type": "warning",
         "seq": 1,
         "code": "damaged",
         "message": "two packets were left out",
     }
-    assert protocol.told(SessionClosed(0))[-1] == CloseSocket(1000)
+    assert protocol.on_event(SessionClosed(0))[-1] == CloseSocket(1000)
 
 
 def test_shutdown_ends_with_done_and_1012_unless_the_client_was_done():
@@ -248,8 +248,8 @@ def test_shutdown_ends_with_done_and_1012_unless_the_client_was_done():
         protocol = started()
         if stopped:
             protocol.received('{"type": "stop"}')
-        assert said(protocol.told(warning))[0]["fatal"] is False
-        outs = protocol.told(SessionClosed(0))
+        assert said(protocol.on_event(warning))[0]["fatal"] is False
+        outs = protocol.on_event(SessionClosed(0))
         assert said(outs)[0]["type"] == "done"
         assert outs[-1] == CloseSocket(close)
 
@@ -260,7 +260,7 @@ def test_errors_are_cut_to_a_readable_length():
 
 
 def test_times_of_speech():
-    [message] = said(started().told(SpeechStarted(24_000)))
+    [message] = said(started().on_event(SpeechStarted(24_000)))
     assert (message["type"], message["t"]) == ("speech_started", 1.5)
 
 
@@ -270,7 +270,7 @@ def test_any_conversation_is_numbered_without_a_gap_and_says_one_text_three_time
     [action] = protocol.received(json.dumps(START))
     outs = protocol.opened("id", action.options)
     for event in events:
-        outs += protocol.told(event)
+        outs += protocol.on_event(event)
     assert outs.pop() == CloseSocket(1000)
     messages = said(outs)
     assert [message["seq"] for message in messages] == list(range(len(messages)))

@@ -81,7 +81,7 @@ def said(outs) -> list[dict]:
 
 
 def told(protocol, *events) -> list[dict]:
-    return [message for event in events for message in said(protocol.told(event))]
+    return [message for event in events for message in said(protocol.on_event(event))]
 
 
 def test_session_created_comes_first_and_says_what_is_in_force():
@@ -340,7 +340,7 @@ def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
     told(protocol, Words(1, (Word(" there", 40_000, 48_000),)))
     protocol.received(append(bytes(32_000)))
     protocol.received('{"type": "input_audio.end"}')
-    *outs, close = protocol.told(SessionClosed(48_000))
+    *outs, close = protocol.on_event(SessionClosed(48_000))
     [last] = said(outs)
     assert (last["text"], last["usage"]) == (" there", {"prompt_audio_seconds": 1})
     assert close == CloseSocket(1000)
@@ -356,7 +356,7 @@ def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
     ],
 )
 def test_a_failure_is_an_error_with_a_number_and_the_close(code, number, close):
-    *outs, end = opened().told(SessionError(code, "why"))
+    *outs, end = opened().on_event(SessionError(code, "why"))
     assert said(outs) == [{"type": "error", "error": {"message": "why", "code": number}}]
     assert end == CloseSocket(close)
 
@@ -366,8 +366,8 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
         protocol = opened()
         if ended:
             command(protocol, "input_audio.end")
-        assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
-        *outs, end = protocol.told(SessionClosed(0))
+        assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
+        *outs, end = protocol.on_event(SessionClosed(0))
         assert [message["type"] for message in said(outs)] == ["transcription.done"]
         assert end == CloseSocket(close)
 
@@ -381,7 +381,7 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
 def test_dones_say_what_the_deltas_said_since_the_one_before(events):
     protocol = opened()
     flushes = [replace(e, marker="0") if isinstance(e, Flushed) else e for e in events]
-    outs = [out for event in flushes for out in protocol.told(event)]
+    outs = [out for event in flushes for out in protocol.on_event(event)]
     assert outs.pop() == CloseSocket(1000)
     since, segments = "", []
     for message in said(outs):

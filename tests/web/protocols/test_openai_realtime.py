@@ -406,11 +406,11 @@ def test_the_beta_is_answered_in_its_own_shape(kind):
     assert opened_with(protocol).gate == GateOptions(
         threshold=0.4, exit_threshold=0.25, min_silence_ms=700
     )
-    protocol.told(SpeechStarted(0))
-    assert kinds(protocol.told(SpeechStopped(8000))) == [
+    protocol.on_event(SpeechStarted(0))
+    assert kinds(protocol.on_event(SpeechStopped(8000))) == [
         *("speech_stopped", "committed", "created"),
     ]
-    assert kinds(protocol.told(UtteranceEnded(8000))) == ["completed"]
+    assert kinds(protocol.on_event(UtteranceEnded(8000))) == ["completed"]
 
 
 # Audio.
@@ -476,7 +476,7 @@ def test_an_error_names_the_event_it_is_about_if_it_can():
 )
 def test_a_turn_from_its_beginning_to_its_last_word():
     protocol = client(append(bytes(5 * SECOND)))
-    started = one(protocol.told(SpeechStarted(samples(1))))
+    started = one(protocol.on_event(SpeechStarted(samples(1))))
     item = started["item_id"]
     assert started == {
         "type": "input_audio_buffer.speech_started",
@@ -484,10 +484,10 @@ def test_a_turn_from_its_beginning_to_its_last_word():
         "audio_start_ms": 700,
         "item_id": item,
     }
-    delta = one(protocol.told(word("Hello", 1.2)))
+    delta = one(protocol.on_event(word("Hello", 1.2)))
     assert delta["type"] == f"{TRANSCRIPTION}.delta"
     assert (delta["delta"], delta["item_id"], delta["content_index"]) == ("Hello", item, 0)
-    stopped, committed, added = said(protocol.told(SpeechStopped(samples(2))))
+    stopped, committed, added = said(protocol.on_event(SpeechStopped(samples(2))))
     assert stopped["type"] == "input_audio_buffer.speech_stopped"
     assert (stopped["audio_end_ms"], stopped["item_id"]) == (2500, item)
     assert committed["type"] == "input_audio_buffer.committed"
@@ -501,8 +501,8 @@ def test_a_turn_from_its_beginning_to_its_last_word():
         "role": "user",
         "content": [{"type": "input_audio", "transcript": None}],
     }
-    assert one(protocol.told(word(" you", 1.6)))["delta"] == " you"
-    completed, done = said(protocol.told(UtteranceEnded(samples(2.2))))
+    assert one(protocol.on_event(word(" you", 1.6)))["delta"] == " you"
+    completed, done = said(protocol.on_event(UtteranceEnded(samples(2.2))))
     assert completed["type"] == f"{TRANSCRIPTION}.completed"
     assert (completed["transcript"], completed["item_id"]) == ("Hello you", item)
     assert completed["usage"] == {"type": "duration", "seconds": 1.3}
@@ -512,22 +512,22 @@ def test_a_turn_from_its_beginning_to_its_last_word():
 
 def test_a_sound_that_was_no_word_is_an_item_without_words():
     protocol = client(append(bytes(5 * SECOND)))
-    protocol.told(SpeechStarted(0))
-    protocol.told(SpeechStopped(samples(1)))
-    completed, _ = said(protocol.told(UtteranceEnded(samples(1))))
+    protocol.on_event(SpeechStarted(0))
+    protocol.on_event(SpeechStopped(samples(1)))
+    completed, _ = said(protocol.on_event(UtteranceEnded(samples(1))))
     assert completed["transcript"] == ""
 
 
 def test_words_that_come_late_go_to_the_turn_they_were_said_in():
     protocol = client(append(bytes(9 * SECOND)))
-    first = one(protocol.told(SpeechStarted(0)))["item_id"]
-    protocol.told(SpeechStopped(samples(2)))
-    second = one(protocol.told(SpeechStarted(samples(3))))["item_id"]
-    protocol.told(SpeechStopped(samples(4)))
+    first = one(protocol.on_event(SpeechStarted(0)))["item_id"]
+    protocol.on_event(SpeechStopped(samples(2)))
+    second = one(protocol.on_event(SpeechStarted(samples(3))))["item_id"]
+    protocol.on_event(SpeechStopped(samples(4)))
     late = Words(
         0, tuple(Word(f" {at}", samples(at), samples(at + 0.5)) for at in (0.5, 1.4, 3.1, 3.4))
     )
-    messages = said(protocol.told(late))
+    messages = said(protocol.on_event(late))
     assert [
         (m["item_id"], m.get("delta", m.get("transcript"))) for m in messages if "item_id" in m
     ] == [
@@ -535,40 +535,40 @@ def test_words_that_come_late_go_to_the_turn_they_were_said_in():
         (first, "0.5 1.4"),
         (second, "3.1 3.4"),
     ]
-    assert kinds(protocol.told(UtteranceEnded(samples(4)))) == ["completed", "done"]
+    assert kinds(protocol.on_event(UtteranceEnded(samples(4)))) == ["completed", "done"]
 
 
 def test_an_utterances_end_completes_only_turns_that_have_ended():
     protocol = client(append(bytes(9 * SECOND)))
-    protocol.told(SpeechStarted(0))
-    assert protocol.told(UtteranceEnded(samples(1))) == []
-    protocol.told(SpeechStopped(samples(2)))
-    protocol.told(SpeechStarted(samples(3)))
-    protocol.told(SpeechStopped(samples(4)))
-    assert kinds(protocol.told(UtteranceEnded(samples(2)))) == ["completed", "done"]
-    assert kinds(protocol.told(UtteranceEnded(samples(4)))) == ["completed", "done"]
+    protocol.on_event(SpeechStarted(0))
+    assert protocol.on_event(UtteranceEnded(samples(1))) == []
+    protocol.on_event(SpeechStopped(samples(2)))
+    protocol.on_event(SpeechStarted(samples(3)))
+    protocol.on_event(SpeechStopped(samples(4)))
+    assert kinds(protocol.on_event(UtteranceEnded(samples(2)))) == ["completed", "done"]
+    assert kinds(protocol.on_event(UtteranceEnded(samples(4)))) == ["completed", "done"]
 
 
 def test_items_follow_each_other():
     protocol = client(append(bytes(9 * SECOND)))
     previous = None
     for second in range(3):
-        protocol.told(SpeechStarted(samples(second)))
-        committed = said(protocol.told(SpeechStopped(samples(second + 0.4))))[1]
+        protocol.on_event(SpeechStarted(samples(second)))
+        committed = said(protocol.on_event(SpeechStopped(samples(second + 0.4))))[1]
         assert committed["previous_item_id"] == previous
         previous = committed["item_id"]
 
 
 def test_a_commit_in_mid_speech_ends_the_turn():
     protocol = client(append(bytes(2 * SECOND)))
-    item = one(protocol.told(SpeechStarted(0)))["item_id"]
+    item = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     [renewal] = protocol.received(COMMIT)
     assert isinstance(renewal, RenewSession)
     assert renewal.options.gate == GateOptions()
     outs = [
-        *protocol.told(SpeechStopped(samples(2))),
-        *protocol.told(word(" so far", 1)),
-        *protocol.told(Flushed(renewal.marker)),
+        *protocol.on_event(SpeechStopped(samples(2))),
+        *protocol.on_event(word(" so far", 1)),
+        *protocol.on_event(Flushed(renewal.marker)),
     ]
     assert kinds(outs) == ["speech_stopped", "committed", "added", "delta", "completed", "done"]
     assert {m["item_id"] for m in said(outs) if "item_id" in m} == {item}
@@ -576,18 +576,18 @@ def test_a_commit_in_mid_speech_ends_the_turn():
 
 def test_a_commit_after_the_detectors_own_is_no_mistake_and_makes_no_item():
     protocol = client(append(bytes(2 * SECOND)))
-    protocol.told(SpeechStarted(0))
-    protocol.told(SpeechStopped(samples(1)))
-    protocol.told(UtteranceEnded(samples(1)))
+    protocol.on_event(SpeechStarted(0))
+    protocol.on_event(SpeechStopped(samples(1)))
+    protocol.on_event(UtteranceEnded(samples(1)))
     [renewal] = protocol.received(COMMIT)
-    assert protocol.told(Flushed(renewal.marker)) == []
+    assert protocol.on_event(Flushed(renewal.marker)) == []
     assert protocol.received(COMMIT) == []
 
 
 def test_a_commit_of_silence_is_answered_by_an_item_without_words():
     protocol = client(append(bytes(2 * SECOND)))
     [renewal] = protocol.received(COMMIT)
-    outs = protocol.told(Flushed(renewal.marker))
+    outs = protocol.on_event(Flushed(renewal.marker))
     assert kinds(outs) == ["committed", "added", "completed", "done"]
     assert said(outs)[2]["transcript"] == ""
     assert said(outs)[2]["usage"]["seconds"] == 2
@@ -601,43 +601,43 @@ def test_a_commit_of_silence_is_answered_by_an_item_without_words():
 )
 def test_clear_drops_the_turn_that_is_sounding_and_keeps_what_was_committed():
     protocol = client(append(bytes(4 * SECOND)))
-    kept = one(protocol.told(SpeechStarted(0)))["item_id"]
-    protocol.told(SpeechStopped(samples(1)))
-    dropped = one(protocol.told(SpeechStarted(samples(2))))["item_id"]
+    kept = one(protocol.on_event(SpeechStarted(0)))["item_id"]
+    protocol.on_event(SpeechStopped(samples(1)))
+    dropped = one(protocol.on_event(SpeechStarted(samples(2))))["item_id"]
     cleared, renewal = protocol.received(CLEAR)
     assert kinds([cleared]) == ["cleared"]
     assert protocol.received(CLEAR)[1:] == []
     outs = [
-        *protocol.told(Words(0, (Word(" yes", 0, 900), Word(" no", samples(3), samples(3.1))))),
-        *protocol.told(SpeechStopped(samples(4))),
-        *protocol.told(SpeechStarted(samples(4))),
-        *protocol.told(word(" never", 4.1)),
-        *protocol.told(SpeechStopped(samples(4.5))),
-        *protocol.told(UtteranceEnded(samples(4.5))),
-        *protocol.told(Flushed(renewal.marker)),
+        *protocol.on_event(Words(0, (Word(" yes", 0, 900), Word(" no", samples(3), samples(3.1))))),
+        *protocol.on_event(SpeechStopped(samples(4))),
+        *protocol.on_event(SpeechStarted(samples(4))),
+        *protocol.on_event(word(" never", 4.1)),
+        *protocol.on_event(SpeechStopped(samples(4.5))),
+        *protocol.on_event(UtteranceEnded(samples(4.5))),
+        *protocol.on_event(Flushed(renewal.marker)),
     ]
     assert kinds(outs) == ["delta", "completed", "done"]
     assert {m["item_id"] for m in said(outs) if "item_id" in m} == {kept}
     assert dropped not in json.dumps(said(outs))
-    again = one(protocol.told(SpeechStarted(samples(5))))
+    again = one(protocol.on_event(SpeechStarted(samples(5))))
     assert again["type"] == "input_audio_buffer.speech_started"
 
 
 def test_a_clear_behind_a_commit_takes_only_what_came_between():
     protocol = client(append(bytes(SECOND)))
-    kept = one(protocol.told(SpeechStarted(0)))["item_id"]
+    kept = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     [commit] = protocol.received(COMMIT)
     protocol.received(append(bytes(SECOND)))
     cleared, clearing = protocol.received(CLEAR)
     assert kinds([cleared]) == ["cleared"]
     outs = [
-        *protocol.told(SpeechStopped(samples(1))),
-        *protocol.told(word("kept", 0.5)),
-        *protocol.told(Flushed(commit.marker)),
-        *protocol.told(SpeechStarted(samples(1))),
-        *protocol.told(word("gone", 1.5)),
-        *protocol.told(SpeechStopped(samples(2))),
-        *protocol.told(Flushed(clearing.marker)),
+        *protocol.on_event(SpeechStopped(samples(1))),
+        *protocol.on_event(word("kept", 0.5)),
+        *protocol.on_event(Flushed(commit.marker)),
+        *protocol.on_event(SpeechStarted(samples(1))),
+        *protocol.on_event(word("gone", 1.5)),
+        *protocol.on_event(SpeechStopped(samples(2))),
+        *protocol.on_event(Flushed(clearing.marker)),
     ]
     assert kinds(outs) == ["speech_stopped", "committed", "added", "delta", "completed", "done"]
     assert {m["item_id"] for m in said(outs) if "item_id" in m} == {kept}
@@ -653,20 +653,20 @@ def test_a_clear_behind_a_commit_takes_only_what_came_between():
 )
 def test_a_commit_is_an_item_and_words_may_come_before_it():
     protocol = client(update(MANUAL), append(bytes(2 * SECOND)))
-    assert protocol.told(SpeechStarted(0)) == []
-    early = one(protocol.told(word("one", 0.5)))
+    assert protocol.on_event(SpeechStarted(0)) == []
+    early = one(protocol.on_event(word("one", 0.5)))
     *messages, flush = protocol.received(COMMIT)
     assert isinstance(flush, FlushSession)
     assert kinds(messages) == ["committed", "added"]
     assert protocol.received(append(bytes(SECOND))) == [AudioFrame(bytes(SECOND))]
-    assert protocol.told(SpeechStopped(samples(2))) == []
-    late = one(protocol.told(word(" two", 1.5)))
-    completed, _ = said(protocol.told(Flushed(flush.marker)))
+    assert protocol.on_event(SpeechStopped(samples(2))) == []
+    late = one(protocol.on_event(word(" two", 1.5)))
+    completed, _ = said(protocol.on_event(Flushed(flush.marker)))
     assert completed["transcript"] == "one two"
     assert completed["usage"]["seconds"] == 2
     item = said(messages)[0]["item_id"]
     assert item == early["item_id"] == late["item_id"] == completed["item_id"]
-    following = one(protocol.told(word(" three", 2.5)))
+    following = one(protocol.on_event(word(" three", 2.5)))
     assert following["item_id"] != item
     assert following["delta"] == "three"
 
@@ -676,10 +676,10 @@ def test_commits_wait_for_their_words_in_order():
     first = said(protocol.received(COMMIT)[:2])[0]["item_id"]
     protocol.received(append(bytes(SECOND)))
     second = said(protocol.received(COMMIT)[:2])[0]["item_id"]
-    assert one(protocol.told(word("one", 0)))["item_id"] == first
-    assert said(protocol.told(Flushed("")))[0]["item_id"] == first
-    assert one(protocol.told(word(" two", 0)))["item_id"] == second
-    assert said(protocol.told(Flushed("")))[0]["item_id"] == second
+    assert one(protocol.on_event(word("one", 0)))["item_id"] == first
+    assert said(protocol.on_event(Flushed("")))[0]["item_id"] == first
+    assert one(protocol.on_event(word(" two", 0)))["item_id"] == second
+    assert said(protocol.on_event(Flushed("")))[0]["item_id"] == second
 
 
 @pytest.mark.conforms(
@@ -706,9 +706,9 @@ def test_cleared_audio_says_nothing_and_cannot_be_committed():
     assert kinds([cleared]) == ["cleared"]
     assert one(protocol.received(COMMIT))["error"]["code"] == "input_audio_buffer_commit_empty"
     protocol.received(append(bytes(SECOND)))
-    assert protocol.told(word("gone", 0.5)) == []
-    assert protocol.told(Flushed(flush.marker)) == []
-    assert one(protocol.told(word(" kept", 1.5)))["delta"] == "kept"
+    assert protocol.on_event(word("gone", 0.5)) == []
+    assert protocol.on_event(Flushed(flush.marker)) == []
+    assert one(protocol.on_event(word(" kept", 1.5)))["delta"] == "kept"
 
 
 def test_clear_of_nothing_is_answered():
@@ -727,17 +727,17 @@ def test_clear_of_nothing_is_answered():
 )
 def test_an_update_after_audio_takes_effect_from_there_on():
     protocol = client(append(bytes(2 * SECOND)))
-    protocol.told(SpeechStarted(0))
+    protocol.on_event(SpeechStarted(0))
     eager = {"type": "server_vad", "silence_duration_ms": 200}
     updated, renewal = protocol.received(update({"audio": {"input": {"turn_detection": eager}}}))
     assert kinds([updated]) == ["updated"]
     assert renewal.options.gate == GateOptions(min_silence_ms=200)
-    outs = protocol.told(SpeechStopped(samples(2)))
+    outs = protocol.on_event(SpeechStopped(samples(2)))
     assert kinds(outs) == ["speech_stopped", "committed", "added"]
-    assert kinds(protocol.told(Flushed(renewal.marker))) == ["completed", "done"]
+    assert kinds(protocol.on_event(Flushed(renewal.marker))) == ["completed", "done"]
     protocol.received(append(bytes(2 * SECOND)))
-    protocol.told(SpeechStarted(samples(2.5)))
-    assert said(protocol.told(SpeechStopped(samples(3))))[0]["audio_end_ms"] == 3200
+    protocol.on_event(SpeechStarted(samples(2.5)))
+    assert said(protocol.on_event(SpeechStopped(samples(3))))[0]["audio_end_ms"] == 3200
 
 
 def test_an_update_that_changes_nothing_about_hearing_disturbs_nothing():
@@ -757,41 +757,41 @@ def test_a_new_format_counts_the_audio_anew():
     slow = {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}
     _, renewal = protocol.received(update(slow))
     assert renewal.options.audio.encoding == "mulaw"
-    assert one(protocol.told(word("one", 0.5)))["delta"] == "one"
-    assert protocol.told(Flushed(renewal.marker)) == []
+    assert one(protocol.on_event(word("one", 0.5)))["delta"] == "one"
+    assert protocol.on_event(Flushed(renewal.marker)) == []
     protocol.received(append(bytes(8000)))
     *_, flush = protocol.received(COMMIT)
-    completed, _ = said(protocol.told(Flushed(flush.marker)))
+    completed, _ = said(protocol.on_event(Flushed(flush.marker)))
     assert completed["transcript"] == "one"
     assert completed["usage"]["seconds"] == 2
 
 
 def test_turns_change_hands_between_items():
     protocol = client(append(bytes(SECOND)))
-    spoken = one(protocol.told(SpeechStarted(0)))["item_id"]
+    spoken = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     _, renewal = protocol.received(update(MANUAL))
     protocol.received(append(bytes(SECOND)))
     [flush] = protocol.received(COMMIT)
-    assert one(protocol.told(word("a", 0.5)))["item_id"] == spoken
-    protocol.told(SpeechStopped(samples(1)))
-    completed, _, following, _ = said(protocol.told(Flushed(renewal.marker)))
+    assert one(protocol.on_event(word("a", 0.5)))["item_id"] == spoken
+    protocol.on_event(SpeechStopped(samples(1)))
+    completed, _, following, _ = said(protocol.on_event(Flushed(renewal.marker)))
     assert completed["item_id"] == following["previous_item_id"] == spoken
     committed = following["item_id"]
-    assert one(protocol.told(word(" b", 1.5)))["item_id"] == committed
-    completed, _ = said(protocol.told(Flushed(flush.marker)))
+    assert one(protocol.on_event(word(" b", 1.5)))["item_id"] == committed
+    completed, _ = said(protocol.on_event(Flushed(flush.marker)))
     assert (completed["item_id"], completed["transcript"]) == (committed, "b")
     assert completed["usage"]["seconds"] == 1
 
 
 def test_words_that_were_not_committed_when_the_detector_takes_over_are_an_item():
     protocol = client(update(MANUAL), append(bytes(SECOND)))
-    early = one(protocol.told(word("left", 0.5)))["item_id"]
+    early = one(protocol.on_event(word("left", 0.5)))["item_id"]
     vad = {"audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
     _, renewal = protocol.received(update(vad))
-    outs = protocol.told(Flushed(renewal.marker))
+    outs = protocol.on_event(Flushed(renewal.marker))
     assert kinds(outs) == ["committed", "added", "completed", "done"]
     assert said(outs)[2]["item_id"] == early
-    assert kinds(protocol.told(SpeechStarted(samples(1)))) == ["speech_started"]
+    assert kinds(protocol.on_event(SpeechStarted(samples(1)))) == ["speech_started"]
 
 
 # Ends.
@@ -805,9 +805,9 @@ def test_words_that_were_not_committed_when_the_detector_takes_over_are_an_item(
 )
 def test_a_failure_fails_the_items_that_wait_and_closes():
     protocol = client(append(bytes(4 * SECOND)))
-    item = one(protocol.told(SpeechStarted(0)))["item_id"]
-    protocol.told(SpeechStopped(samples(1)))
-    outs = protocol.told(SessionError("engine_failed", "it broke"))
+    item = one(protocol.on_event(SpeechStarted(0)))["item_id"]
+    protocol.on_event(SpeechStopped(samples(1)))
+    outs = protocol.on_event(SessionError("engine_failed", "it broke"))
     failed, error = said(outs)
     assert failed["type"] == f"{TRANSCRIPTION}.failed"
     assert (failed["item_id"], failed["error"]["code"]) == (item, "engine_failed")
@@ -832,11 +832,11 @@ def test_what_ends_a_connection_is_said(code, kind, close):
 
 def test_a_shutdown_is_no_error_but_a_close_that_says_come_again():
     protocol = client(append(bytes(4 * SECOND)))
-    protocol.told(SpeechStarted(0))
-    protocol.told(word("tail", 0.5))
-    assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
-    protocol.told(SpeechStopped(samples(4)))
-    outs = protocol.told(SessionClosed(samples(4)))
+    protocol.on_event(SpeechStarted(0))
+    protocol.on_event(word("tail", 0.5))
+    assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
+    protocol.on_event(SpeechStopped(samples(4)))
+    outs = protocol.on_event(SessionClosed(samples(4)))
     assert kinds(outs) == ["completed", "done"]
     assert outs[-1] == CloseSocket(1012)
 
@@ -844,8 +844,8 @@ def test_a_shutdown_is_no_error_but_a_close_that_says_come_again():
 def test_a_commit_that_a_shutdown_has_overtaken_fails():
     protocol = client(update(MANUAL), append(bytes(4 * SECOND)))
     item = said(protocol.received(COMMIT)[:2])[0]["item_id"]
-    protocol.told(word("half of it", 0.5))
-    outs = protocol.told(SessionClosed(samples(1)))
+    protocol.on_event(word("half of it", 0.5))
+    outs = protocol.on_event(SessionClosed(samples(1)))
     failed = one(outs)
     assert failed["type"] == f"{TRANSCRIPTION}.failed"
     assert (failed["item_id"], failed["error"]["code"]) == (item, "shutting_down")

@@ -19,7 +19,7 @@ def client() -> RealtimeProtocol:
 
 
 def kind_of_delta(protocol: RealtimeProtocol) -> str:
-    messages = [json.loads(out) for out in protocol.told(SAID)]
+    messages = [json.loads(out) for out in protocol.on_event(SAID)]
     return next(m["type"] for m in messages if m["type"].endswith("delta"))
 
 

@@ -83,10 +83,10 @@ def test_a_beginning_may_come_before_the_audio_or_after_it(order):
 )
 def test_a_final_commit_is_answered_by_all_words_since_the_one_before():
     protocol = client(UPDATE, BEGIN, append(bytes(2 * SECOND)))
-    outs = protocol.told(Words(0, (Word("Hello", 0, 800), Word(" you", 800, 1600))))
+    outs = protocol.on_event(Words(0, (Word("Hello", 0, 800), Word(" you", 800, 1600))))
     [flush] = protocol.received(END)
-    outs += protocol.told(Words(0, (Word(" there", 1600, 2400),)))
-    outs += protocol.told(Flushed(flush.marker))
+    outs += protocol.on_event(Words(0, (Word(" there", 1600, 2400),)))
+    outs += protocol.on_event(Flushed(flush.marker))
     assert said(outs) == [
         {"type": "transcription.delta", "delta": "Hello you"},
         {"type": "transcription.delta", "delta": " there"},
@@ -99,8 +99,8 @@ def test_a_final_commit_is_answered_by_all_words_since_the_one_before():
     protocol.received(append(bytes(SECOND)))
     [again] = protocol.received(END)
     outs = [
-        *protocol.told(Words(1, (Word(" Again", 32_000, 33_000),))),
-        *protocol.told(Flushed(again.marker)),
+        *protocol.on_event(Words(1, (Word(" Again", 32_000, 33_000),))),
+        *protocol.on_event(Flushed(again.marker)),
     ]
     delta, done = said(outs)
     assert delta["delta"] == done["text"] == "Again"
@@ -152,12 +152,12 @@ def test_a_model_is_named_before_the_first_commit():
 
 def test_ends():
     protocol = client(UPDATE, append(bytes(SECOND)))
-    outs = protocol.told(SessionError("engine_failed", "it broke"))
+    outs = protocol.on_event(SessionError("engine_failed", "it broke"))
     assert said(outs) == [{"type": "error", "error": "it broke", "code": "engine_failed"}]
     assert outs[-1] == CloseSocket(1011)
     protocol = client(UPDATE, append(bytes(SECOND)))
-    assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
-    outs = protocol.told(SessionClosed(16_000))
+    assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
+    outs = protocol.on_event(SessionClosed(16_000))
     assert said(outs)[0]["type"] == "transcription.done"
     assert outs[-1] == CloseSocket(1012)
 
@@ -169,7 +169,7 @@ def test_deltas_are_the_text_of_the_dones(events, received):
     deltas, texts, since = [], [], ""
     for event in events:
         event = Flushed(marker) if isinstance(event, Flushed) else event
-        for message in said(protocol.told(event)):
+        for message in said(protocol.on_event(event)):
             if message["type"] == "transcription.delta":
                 deltas.append(message["delta"])
                 since += message["delta"]

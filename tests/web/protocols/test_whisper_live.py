@@ -168,14 +168,14 @@ def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
 def test_a_segment_is_said_as_it_will_be_and_then_as_complete():
     protocol = opened(word_timestamps=True)
     protocol.received(bytes(4 * 32_000))
-    assert protocol.told(SpeechStarted(1600)) == []
-    protocol.told(Draft(0, "helo"))
+    assert protocol.on_event(SpeechStarted(1600)) == []
+    protocol.on_event(Draft(0, "helo"))
     [[draft]] = segments(protocol.tick())
     assert draft == {"start": "0.100", "end": "2.000", "text": "helo", "completed": False}
     assert protocol.tick() == []
-    protocol.told(Words(0, (Word("Hello", 1600, 8000, 0.91234), Word(" you", 8000, 16_000))))
-    protocol.told(Draft(0, ""))
-    [[before], [after]] = segments(protocol.told(SegmentClosed(0, 1600, 16_000, "Hello you")))
+    protocol.on_event(Words(0, (Word("Hello", 1600, 8000, 0.91234), Word(" you", 8000, 16_000))))
+    protocol.on_event(Draft(0, ""))
+    [[before], [after]] = segments(protocol.on_event(SegmentClosed(0, 1600, 16_000, "Hello you")))
     assert after == {**before, "completed": True}
     assert after == {
         "start": "0.100",
@@ -191,16 +191,16 @@ def test_a_segment_is_said_as_it_will_be_and_then_as_complete():
 
 def test_a_draft_that_came_to_nothing_gives_way():
     protocol = opened()
-    protocol.told(Draft(0, "noise"))
+    protocol.on_event(Draft(0, "noise"))
     protocol.tick()
-    protocol.told(Draft(0, ""))
+    protocol.on_event(Draft(0, ""))
     [[nothing]] = segments(protocol.tick())
     assert nothing["text"] == ""
-    protocol.told(Words(0, (Word("Yes", 0, 1600),)))
-    protocol.told(SegmentClosed(0, 0, 1600, "Yes"))
-    protocol.told(Draft(1, " noise"))
+    protocol.on_event(Words(0, (Word("Yes", 0, 1600),)))
+    protocol.on_event(SegmentClosed(0, 0, 1600, "Yes"))
+    protocol.on_event(Draft(1, " noise"))
     protocol.tick()
-    protocol.told(Draft(1, ""))
+    protocol.on_event(Draft(1, ""))
     [[last]] = segments(protocol.tick())
     assert (last["text"], last["completed"]) == ("Yes", False)
 
@@ -213,19 +213,19 @@ def test_a_draft_that_came_to_nothing_gives_way():
 def test_an_update_repeats_so_many_complete_segments():
     protocol = opened(send_last_n_segments=2)
     for n in range(4):
-        protocol.told(Words(n, (Word(f" {n}", n * 1600, n * 1600 + 800),)))
-        *_, update = segments(protocol.told(SegmentClosed(n, 0, 0, f" {n}")))
+        protocol.on_event(Words(n, (Word(f" {n}", n * 1600, n * 1600 + 800),)))
+        *_, update = segments(protocol.on_event(SegmentClosed(n, 0, 0, f" {n}")))
     assert [segment["text"] for segment in update] == [" 2", " 3"]
 
 
 def test_the_end_of_the_server_is_a_disconnect_after_the_tail():
     for ended in (False, True):
         protocol = opened()
-        protocol.told(Words(0, (Word("Hi", 0, 1600),)))
+        protocol.on_event(Words(0, (Word("Hi", 0, 1600),)))
         if ended:
             protocol.received(END)
-        assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
-        outs = protocol.told(SessionClosed(1600))
+        assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
+        outs = protocol.on_event(SessionClosed(1600))
         assert segments(outs)[-1][-1]["completed"]
         assert outs[-1] == CloseSocket(1000 if ended else 1012)
         assert (said(outs)[-1].get("message") == "DISCONNECT") is not ended
@@ -242,7 +242,7 @@ def test_complete_segments_are_the_words_in_order_and_never_change(events, data)
     protocol = opened(send_last_n_segments=1000)
     outs = []
     for event in events:
-        outs += protocol.told(event)
+        outs += protocol.on_event(event)
         if not isinstance(event, SessionClosed) and data.draw(st.booleans()):
             outs += protocol.tick()
     assert outs[-1] == CloseSocket(1000)

@@ -118,7 +118,7 @@ class AsrProtocol(Protocol):
         self._changed = True
         return self.tick()
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """Keep the state that updates are made of; the end and errors are said at once."""
         match event:
             case Words(_, words):

@@ -189,7 +189,7 @@ class Protocol(_Protocol):
         """Settings that came with the client's short-lived key; those of other formats are none."""
         return
 
-    def at_once(self) -> SessionOptions | None:
+    def options_from_handshake(self) -> SessionOptions | None:
         """The session to open with the handshake, which may be refused with it.
 
         Raises ProtocolError for bad parameters.
@@ -201,7 +201,7 @@ class Protocol(_Protocol):
         return None
 
     @property
-    def patience_s(self) -> float | None:
+    def receive_timeout_s(self) -> float | None:
         """How long the client may now say nothing; None: for ever."""
         return None
 
@@ -217,13 +217,13 @@ class Protocol(_Protocol):
         """The session is open."""
         ...
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """What an event is on the wire, now. Nothing follows a ``Close``."""
         ...
 
-    def told_of(self, _source: str, event: Event) -> list[Out]:
+    def on_source_event(self, _source: str, event: Event) -> list[Out]:
         """The same for a protocol with several sources, which closes when each of them is done."""
-        return self.told(event)
+        return self.on_event(event)
 
     def tick(self) -> list[Out]:
         """What was held back; asked for every ``tick_s`` seconds unless that is None."""

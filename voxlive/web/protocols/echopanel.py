@@ -267,11 +267,11 @@ class EchoPanelProtocol(Protocol):
         self._sessions += 1
         return []
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """Of the session of a client that has sent nothing."""
-        return self.told_of("", event)
+        return self.on_source_event("", event)
 
-    def told_of(self, name: str, event: Event) -> list[Out]:
+    def on_source_event(self, name: str, event: Event) -> list[Out]:
         """Finals as their words are complete; partials and metrics by the next tick."""
         source = self._sources.get(name) or EchoPanelSource(name, 0)
         match event:

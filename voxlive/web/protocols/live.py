@@ -165,7 +165,7 @@ class LiveProtocol(Protocol):
             ready.append(self._message("warning", code="language_ignored", message=why))
         return ready
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """Each event is one message; the last is followed by the close."""
         match event:
             case Words(segment, words):

@@ -208,7 +208,7 @@ class MistralProtocol(Protocol):
         """Nothing. No engine says which language it recognises."""
         return []
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """Words as they are committed, segments, turns if wanted, and dones."""
         match event:
             case Words():

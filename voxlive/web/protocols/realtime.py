@@ -134,7 +134,7 @@ class VllmProtocol(Protocol):
         """Nothing: the client was told at the start."""
         return []
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """Words as they are committed, and what a final commit is answered by."""
         match event:
             case Words():
@@ -241,9 +241,9 @@ class RealtimeProtocol(Protocol):
         """As the client's protocol has it, like everything below."""
         return self._spoken.opened(session, options)
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """An event."""
-        return self._spoken.told(event)
+        return self._spoken.on_event(event)
 
     def tick(self) -> list[Out]:
         """What was held back."""

@@ -180,7 +180,7 @@ class WhisperLiveProtocol(Protocol):
         return Denial(status, {"error": {"code": code, "message": message}}) if status else None
 
     @property
-    def patience_s(self) -> float | None:
+    def receive_timeout_s(self) -> float | None:
         """The options must come soon; audio may pause."""
         return None if self._wishes else _PATIENCE_S
 
@@ -221,7 +221,7 @@ class WhisperLiveProtocol(Protocol):
         outs += [self._message(status="WARNING", message=why) for why in self._wishes.warnings]
         return outs
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """Complete segments are said at once, what may still change by the next tick."""
         match event:
             case SpeechStarted(at):

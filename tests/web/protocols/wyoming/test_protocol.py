@@ -138,13 +138,13 @@ def test_a_rate_that_is_not_served():
 )
 def test_where_speech_is_and_failures():
     protocol = opened()
-    [began] = protocol.told(SpeechStarted(1600))
-    [ended] = protocol.told(SpeechStopped(16_000))
+    [began] = protocol.on_event(SpeechStarted(1600))
+    [ended] = protocol.on_event(SpeechStopped(16_000))
     assert (began.type, began.data) == ("voice-started", {"timestamp": 100})
     assert (ended.type, ended.data) == ("voice-stopped", {"timestamp": 1000})
-    assert protocol.told(SessionError("shutting_down", "soon", fatal=False)) == []
+    assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
     with pytest.raises(ProtocolError) as raised:
-        protocol.told(SessionError("engine_failed", "why"))
+        protocol.on_event(SessionError("engine_failed", "why"))
     assert raised.value.code == "engine_failed"
 
 
@@ -161,7 +161,7 @@ def test_chunks_joined_are_the_transcript_of_each_utterance(utterances):
         outs = protocol.opened(opening.options)
         protocol.received(DONE)
         for event in events:
-            outs += protocol.told(event)
+            outs += protocol.on_event(event)
         kinds = [out.type for out in outs if not out.type.startswith("voice-")]
         chunks = kinds[1:-2]
         assert kinds == ["transcript-start", *chunks, "transcript", "transcript-stop"]
@@ -173,5 +173,5 @@ def test_chunks_joined_are_the_transcript_of_each_utterance(utterances):
 
 
 def test_an_utterance_without_words_has_an_empty_transcript():
-    transcript, stop = opened().told(SessionClosed(0))
+    transcript, stop = opened().on_event(SessionClosed(0))
     assert (transcript.data["text"], stop.type) == ("", "transcript-stop")

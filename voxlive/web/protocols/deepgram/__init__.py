@@ -151,7 +151,7 @@ class DeepgramProtocol(Protocol):
         """Browsers offer ``token`` or ``bearer`` and their key: the first is selected."""
         return Welcome(offered[0] if offered else None, {"dg-request-id": self._request})
 
-    def at_once(self) -> SessionOptions:
+    def options_from_handshake(self) -> SessionOptions:
         """The session that the query asks for."""
         self._query = read_query(self._params)
         self._gap = UtteranceGap(self._query.utterance_end_ms)
@@ -162,7 +162,7 @@ class DeepgramProtocol(Protocol):
         return shapes.refusal(_STATUS.get(code, 500), message, self._request)
 
     @property
-    def patience_s(self) -> float | None:
+    def receive_timeout_s(self) -> float | None:
         """Ten seconds, until the client has said that it is done."""
         return None if self._ended else _PATIENCE_S
 
@@ -215,7 +215,7 @@ class DeepgramProtocol(Protocol):
         """Nothing: the request's id is in the handshake."""
         return []
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """Final results, and what was asked for besides; interim results wait for a tick."""
         match event:
             case Words(_, words):

@@ -260,7 +260,7 @@ class OpenAIRealtimeProtocol(Protocol):
         """Nothing: the client was told at the start."""
         return []
 
-    def told(self, event: Event) -> list[Out]:
+    def on_event(self, event: Event) -> list[Out]:
         """What an event means for the items."""
         turns = self._turns
         match event:

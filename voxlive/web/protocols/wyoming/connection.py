@@ -158,12 +158,12 @@ class WyomingConnection:
             raise group.exceptions[0] from None
 
     async def _next(self) -> Event | None:
-        patience_s = _NEXT_AUDIO_S if self._protocol.in_utterance else self._between_s
+        receive_timeout_s = _NEXT_AUDIO_S if self._protocol.in_utterance else self._between_s
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(receive_timeout_s):
                 event = await read_event(self._reader)
         except TimeoutError as error:
-            raise ProtocolError("idle", f"nothing came for {patience_s:g} s") from error
+            raise ProtocolError("idle", f"nothing came for {receive_timeout_s:g} s") from error
         self._between_s = _NEXT_UTTERANCE_S
         return event
 
@@ -212,7 +212,7 @@ class WyomingConnection:
         async for event in session.events():
             if self._meter:
                 self._meter.tell(event)
-            await self._send(*self._protocol.told(event))
+            await self._send(*self._protocol.on_event(event))
         self._session = self._telling = None
         await self._close(session)
         if self._service.closing:

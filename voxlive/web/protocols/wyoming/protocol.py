@@ -130,7 +130,7 @@ class WyomingProtocol:
         self._text = []
         return _events(TranscriptStart())
 
-    def told(self, event: Told) -> list[Event]:
+    def on_event(self, event: Told) -> list[Event]:
         """Words as they are committed, where speech begins and ends, and the transcript.
 
         Raises ProtocolError when the session has failed.
