@@ -15,10 +15,10 @@ serve: .venv/.installed
 	@.venv/bin/voxlive serve $(ARGS)
 
 test: .venv/.installed-test
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 endurance: .venv/.installed-test
-	@$(RUN) pytest -m endurance $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile -m endurance $(ARGS)
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .

@@ -1,7 +1,11 @@
-"""voxlive: a real-time transcription server.
+"""voxlive: a real-time transcription server, and what a Python program can use of it.
+
+    import voxlive
+    print(voxlive.transcribe("speech.wav").text)
 
 Python runs this before any other module of the package, in a command, in every child process and in
 a program that embeds a part: what has to be decided before a dependency is imported stands here.
+Public names are loaded when they are first used: an engine's process never loads the web server.
 """
 
 import os
@@ -17,4 +21,99 @@ _TELEMETRY_OFF = {
 # Whatever the environment says: child processes inherit it.
 os.environ.update(_TELEMETRY_OFF)
 
+import importlib  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
 __version__ = "0.1.0"
+
+# A name, and the module that it comes from; type checkers read the imports below.
+_PUBLIC = {
+    "Engine": "voxlive.engines.contract",
+    "EngineInfo": "voxlive.engines.contract",
+    "EngineOptions": "voxlive.engines.contract",
+    "StreamOptions": "voxlive.engines.contract",
+    "load_engine": "voxlive.engines.registry",
+    "transcribe": "voxlive.runners.batch",
+    "Segment": "voxlive.runners.contract",
+    "TimedWord": "voxlive.runners.contract",
+    "Transcript": "voxlive.runners.contract",
+    "Draft": "voxlive.streaming.events",
+    "Event": "voxlive.streaming.events",
+    "Flushed": "voxlive.streaming.events",
+    "Lag": "voxlive.streaming.events",
+    "SegmentClosed": "voxlive.streaming.events",
+    "SessionClosed": "voxlive.streaming.events",
+    "SessionError": "voxlive.streaming.events",
+    "SessionWarning": "voxlive.streaming.events",
+    "SpeechStarted": "voxlive.streaming.events",
+    "SpeechStopped": "voxlive.streaming.events",
+    "UtteranceEnded": "voxlive.streaming.events",
+    "Words": "voxlive.streaming.events",
+    "OnlineProcessor": "voxlive.streaming.processor",
+    "Token": "voxlive.streaming.processor",
+    "Word": "voxlive.values",
+}
+
+if TYPE_CHECKING:
+    from voxlive.engines.contract import Engine, EngineInfo, EngineOptions, StreamOptions
+    from voxlive.engines.registry import load_engine
+    from voxlive.runners.batch import transcribe
+    from voxlive.runners.contract import Segment, TimedWord, Transcript
+    from voxlive.streaming.events import (
+        Draft,
+        Event,
+        Flushed,
+        Lag,
+        SegmentClosed,
+        SessionClosed,
+        SessionError,
+        SessionWarning,
+        SpeechStarted,
+        SpeechStopped,
+        UtteranceEnded,
+        Words,
+    )
+    from voxlive.streaming.processor import OnlineProcessor, Token
+    from voxlive.values import Word
+else:
+
+    def __getattr__(name: str) -> object:
+        """A public name, from its module."""
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        value = globals()[name] = getattr(importlib.import_module(_PUBLIC[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    """Also what has not been loaded yet."""
+    return sorted({*globals(), *_PUBLIC})
+
+
+__all__ = [
+    "Draft",
+    "Engine",
+    "EngineInfo",
+    "EngineOptions",
+    "Event",
+    "Flushed",
+    "Lag",
+    "OnlineProcessor",
+    "Segment",
+    "SegmentClosed",
+    "SessionClosed",
+    "SessionError",
+    "SessionWarning",
+    "SpeechStarted",
+    "SpeechStopped",
+    "StreamOptions",
+    "TimedWord",
+    "Token",
+    "Transcript",
+    "UtteranceEnded",
+    "Word",
+    "Words",
+    "__version__",
+    "load_engine",
+    "transcribe",
+]

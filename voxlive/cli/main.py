@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from voxlive import __version__
 from voxlive.cli.access import key
 from voxlive.cli.console import MISUSED, fail
 from voxlive.cli.doctor import doctor
@@ -68,9 +69,7 @@ app.add_typer(models, name="models")
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"voxlive {version('voxlive')}")
+        typer.echo(f"voxlive {__version__}")
         raise typer.Exit
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from voxlive.checkpoints.probe import probe_model_capabilities
 from voxlive.checkpoints.resolve import checkpoint_files, resolve
-from voxlive.engines.contract import EngineError
+from voxlive.engines.contract import EngineError, EngineOptions
 from voxlive.engines.remote.host import ProcessEngine
 
 if TYPE_CHECKING:
-    from voxlive.engines.contract import Engine, EngineOptions
+    from voxlive.engines.contract import Engine
 
 Load = Callable[["str", "EngineOptions"], "Engine"]
 
@@ -23,11 +23,13 @@ BUILT_IN = {"pocketsphinx": "voxlive.engines.pocketsphinx"}
 FAMILIES = {"voxtral_realtime": "voxlive.engines.voxtral"}
 
 
-def load_engine(model: str, options: EngineOptions) -> Engine:
+def load_engine(model: str, options: EngineOptions | None = None) -> Engine:
     """Load the engine for ``model``: a built-in's name, an alias, a path or a hub repository.
 
-    Blocks until the engine is warm. Raises EngineError, or CheckpointError from checkpoints.
+    Blocks until the engine is warm; ``shutdown`` ends it. Raises EngineError, or CheckpointError
+    from checkpoints.
     """
+    options = options or EngineOptions()
     package = BUILT_IN.get(model) or _package(resolve(model, offline=options.offline))
     load: Load = importlib.import_module(package).load
     return load(model, options)

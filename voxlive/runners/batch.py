@@ -5,6 +5,8 @@
     async for item in batch.follow(spec, job):            # Progress | Delta ..., last a Transcript
     await batch.aclose()                                  # no process outlives this
 
+    said = transcribe("speech.wav", "pocketsphinx")       # all of it at once, without an event loop
+
 ``told`` is called on the loop with every ``Progress`` and ``Delta``, and must return at once. A job
 that fails raises ``contract.Refusal``, whose ``status`` and ``code`` are for the wire; one that is
 refused at once does so before anything is told. Cancelling the task that waits cancels the job. The
@@ -32,19 +34,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from voxlive.runners.contract import Delta, JobProgress, Refusal, Transcript, Update
+import numpy as np
+
+from voxlive.checkpoints.languages import UnknownLanguage, language_of
+from voxlive.runners.catalogue import make_catalogue
+from voxlive.runners.contract import Delta, Job, JobProgress, Refusal, Transcript, Update
 from voxlive.runners.memory import Memory, available, lack, refuse_giant
 from voxlive.runners.process.host import ProcessOptions, RunnerProcess
 from voxlive.runners.queue import ModelQueue, QueuedJob
-from voxlive.runners.scratch import sweep
+from voxlive.runners.refusals import Asked, LoadOptions
+from voxlive.runners.scratch import SCRATCH, sweep
+from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from voxlive.runners.contract import Job, RunnerSpec
+    from voxlive.engines.contract import Engine
+    from voxlive.runners.contract import RunnerSpec, Task
+    from voxlive.values import Samples
 
 _POLL_S = 0.5
 
@@ -244,3 +257,80 @@ class _Unread:
                 yield Delta(text)
             if progress:
                 yield progress
+
+
+_SAMPLES = AudioFormat("f32le", SAMPLE_RATE, 1)
+
+
+def transcribe(
+    audio: str | Path | Samples,
+    model: str | Engine = "pocketsphinx",
+    *,
+    language: str | None = None,
+    task: Task = "transcribe",
+    words: bool = False,
+    prompt: str | None = None,
+    device: Literal["gpu", "cpu"] | None = None,
+    offline: bool = False,
+) -> Transcript:
+    """Transcribe a file, or float32 mono samples [n] at 16 kHz, as ``voxlive transcribe`` does.
+
+    ``model`` is a name, a path or a hub repository, which is fetched unless ``offline``; it is
+    loaded in a process of its own for this call. An engine of ``load_engine`` is used as it is and
+    stays loaded: ``device`` and ``offline`` are its own matter. ``language`` is a code, a locale or
+    an English name; ``words`` asks for word times where a model needs extra work for them.
+
+    Blocks, in an event loop's thread too. Raises OSError for a file that cannot be read, Refusal
+    for what the model or the audio cannot do, CheckpointError for a model that is not there.
+    """
+    try:
+        asked = Asked(task, language_of(language), words)
+    except UnknownLanguage as error:
+        raise Refusal(400, "bad_language", str(error), "language") from error
+    with _as_job(audio, asked, prompt) as job:
+        if not isinstance(model, str):
+            return _with_engine(model, job)
+        catalogue = make_catalogue(model, (), LoadOptions(device), offline=offline)
+        spec = catalogue.find(None, asked)
+        # A loop may be running in this thread, as in a notebook.
+        with ThreadPoolExecutor(1, "transcribe") as thread:
+            return thread.submit(asyncio.run, _with_process(spec, job)).result()
+
+
+@contextmanager
+def _as_job(audio: str | Path | Samples, asked: Asked, prompt: str | None) -> Iterator[Job]:
+    if isinstance(audio, str | Path):
+        path = Path(audio)
+        path.open("rb").close()
+        yield Job(path, asked.task, asked.language, prompt, words=asked.words)
+        return
+    if audio.dtype != np.float32 or audio.ndim != 1:
+        found = f"{audio.dtype} {list(audio.shape)}"
+        raise ValueError(f"samples must be float32 [n] at 16 kHz, full scale being 1; not {found}")
+    with SCRATCH.file("samples") as file:
+        file.write(audio.astype("<f4", copy=False).tobytes())
+        file.flush()
+        path = Path(file.name)
+        yield Job(path, asked.task, asked.language, prompt, words=asked.words, raw=_SAMPLES)
+
+
+async def _with_process(spec: RunnerSpec, job: Job) -> Transcript:
+    batch = Batch()
+    try:
+        return await batch.transcribe(spec, job)
+    finally:
+        await batch.aclose()
+
+
+def _with_engine(engine: Engine, job: Job) -> Transcript:
+    from voxlive.runners.live import LiveRunner
+    from voxlive.vad.detector import VoiceDetector
+    from voxlive.vad.silero import Silero
+
+    detector = VoiceDetector(Silero())
+    try:
+        runner = LiveRunner(engine, detector)
+        with ThreadPoolExecutor(1, "transcribe") as thread:
+            return thread.submit(runner.run, job, lambda _update: None, lambda: False).result()
+    finally:
+        detector.close()

@@ -42,11 +42,11 @@ class LiveRunner:
     told which is spoken. Of ``max_tokens``, every word is one.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, detector: VoiceDetector | None = None) -> None:
         self.slots = engine.info.capacity
         self.stretch_s = 1.0
         self._engine = engine
-        self._service = Service(engine, VoiceDetector(Silero()))
+        self._service = Service(engine, detector or VoiceDetector(Silero()))
 
     def run(
         self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
