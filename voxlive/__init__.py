@@ -33,6 +33,7 @@ _PUBLIC = {
     "EngineOptions": "voxlive.engines.contract",
     "StreamOptions": "voxlive.engines.contract",
     "load_engine": "voxlive.engines.registry",
+    "VoxliveError": "voxlive.errors",
     "transcribe": "voxlive.runners.batch",
     "Segment": "voxlive.runners.contract",
     "TimedWord": "voxlive.runners.contract",
@@ -57,6 +58,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from voxlive.engines.contract import Engine, EngineInfo, EngineOptions, StreamOptions
     from voxlive.engines.registry import load_engine
+    from voxlive.errors import VoxliveError
     from voxlive.runners.batch import transcribe
     from voxlive.runners.contract import Segment, TimedWord, Transcript
     from voxlive.streaming.events import (
@@ -111,6 +113,7 @@ __all__ = [
     "Token",
     "Transcript",
     "UtteranceEnded",
+    "VoxliveError",
     "Word",
     "Words",
     "__version__",

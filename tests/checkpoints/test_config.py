@@ -10,9 +10,9 @@ from training.golden.layouts import (
 )
 from training.golden.weights import TINY
 from voxlive.checkpoints.config import Section
-from voxlive.checkpoints.errors import UnsupportedConfig
 from voxlive.checkpoints.read_config import read_config
 from voxlive.checkpoints.tekken import TekkenAudio
+from voxlive.errors import UnsupportedConfig
 
 SHAPES = {
     "mistral": mistral_config,

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from voxlive.checkpoints.errors import IncompleteCheckpoint
 from voxlive.checkpoints.files import find_files, wanted
+from voxlive.errors import IncompleteCheckpoint
 
 MISTRAL = ["params.json", "consolidated.safetensors", "tekken.json"]
 HF = ["config.json", "model.safetensors", "processor_config.json", "tekken.json"]

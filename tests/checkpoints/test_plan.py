@@ -4,11 +4,11 @@ import pytest
 from training.golden.layouts import source_tensors, write_safetensors
 from training.golden.weights import TINY, random_weights, shapes
 from voxlive.checkpoints.config import Section
-from voxlive.checkpoints.errors import UnsupportedConfig, WeightsMismatch
 from voxlive.checkpoints.layouts import LAYOUTS, recognise_layout
 from voxlive.checkpoints.plan import make_plan
 from voxlive.checkpoints.quantisation import Quantisation, read_quantisation
 from voxlive.checkpoints.safetensors import read_header
+from voxlive.errors import UnsupportedConfig, WeightsMismatch
 
 PLAIN = read_quantisation(Section({}, "config.json"))
 

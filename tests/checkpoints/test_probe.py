@@ -9,9 +9,9 @@ from training.golden.layouts import (
     write_safetensors,
 )
 from training.golden.weights import TINY, random_weights
-from voxlive.checkpoints.errors import DamagedFile, WeightsMismatch, WrongTokenizer
 from voxlive.checkpoints.files import find_files
 from voxlive.checkpoints.probe import probe_model_capabilities, read_checkpoint
+from voxlive.errors import DamagedFile, WeightsMismatch, WrongTokenizer
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.hub import COMMIT, hub_environment, serving_hub
 
-from voxlive.checkpoints.errors import CheckpointNotFound
 from voxlive.checkpoints.resolve import ALIASES, resolve
+from voxlive.errors import CheckpointNotFound
 
 REPOSITORY = "someone/speech"
 NEEDED = {"params.json", "consolidated.safetensors", "tekken.json"}
@@ -27,7 +27,7 @@ CONTENT = {
 # The hub's client reads its settings when it is imported, so it runs in a process of its own.
 ASK = """
 import sys
-from voxlive.checkpoints.errors import CheckpointError
+from voxlive.errors import CheckpointError
 from voxlive.checkpoints.resolve import resolve
 try:
     folder = resolve(sys.argv[1], offline=sys.argv[2] == "offline")

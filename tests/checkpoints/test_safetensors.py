@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.golden.layouts import write_safetensors
-from voxlive.checkpoints.errors import DamagedFile
 from voxlive.checkpoints.safetensors import read_header, same_bytes
+from voxlive.errors import DamagedFile
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -6,8 +6,8 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from support.tiny_checkpoint import NUM_SPECIAL, tekken_document, write_tekken
 
 from training.golden.weights import TINY
-from voxlive.checkpoints.errors import DamagedFile, WrongTokenizer
 from voxlive.checkpoints.tekken import check_tekken, read_tekken
+from voxlive.errors import DamagedFile, WrongTokenizer
 
 
 def test_bytes_and_ids_are_those_of_mistral_common(tmp_path):

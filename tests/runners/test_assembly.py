@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from support.clips import clip
 
+from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Assembly, Recognised, stretches, transcribe
-from voxlive.runners.contract import Delta, Job, JobProgress, Refusal, Segment, TimedWord
+from voxlive.runners.contract import Delta, Job, JobProgress, Segment, TimedWord
 from voxlive.runners.cutting import CutOptions, Stretch
 from voxlive.vad.silero import Silero
 from voxlive.values import SAMPLE_RATE as RATE
@@ -66,7 +67,7 @@ def test_a_model_that_never_ends_is_refused_with_the_place(silero):
     def endless(stretch):
         return Recognised((), None, 0, 64, cut_short=True)
 
-    with pytest.raises(Refusal, match=r"64 tokens for the audio from 0") as refused:
+    with pytest.raises(RequestRefused, match=r"64 tokens for the audio from 0") as refused:
         run("doctor", endless, silero, CutOptions(longest_s=30))
     assert (refused.value.status, refused.value.code) == (422, "endless_text")
 

@@ -6,9 +6,8 @@ import pytest
 from support.model_shapes import HF, SHAPES, Shape, mlx_whisper, whisper, write_shape
 
 import voxlive.runners.document as document
-from voxlive.checkpoints.errors import CheckpointNotFound
+from voxlive.errors import CheckpointNotFound, RequestRefused, status_of
 from voxlive.runners.catalogue import Catalogue, Entry, make_catalogue
-from voxlive.runners.contract import Refusal
 from voxlive.runners.refusals import REFUSAL_RULES, Asked, LoadOptions
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +53,7 @@ def catalogue(hub, tmp_path):
 
 
 def refused(catalogue, name, asked=None):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestRefused) as caught:
         catalogue.find(name, asked)
     return caught.value
 
@@ -190,9 +189,11 @@ def test_the_table_of_refusals_has_all_that_runners_say():
     said = set()
     for path in (ROOT / "voxlive" / "runners").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Refusal":
-                values = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
-                if len(values) == 2:
-                    said.add(tuple(values))
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestRefused":
+                said |= {
+                    (status_of(code.value), code.value)
+                    for code in node.args[:1]
+                    if isinstance(code, ast.Constant)
+                }
     assert said
     assert said <= told

@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clips import clip
 
+from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import job_warnings, measure_job, stretches
-from voxlive.runners.contract import Job, Refusal
+from voxlive.runners.contract import Job
 from voxlive.runners.cutting import CutOptions, Cutter
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.vad.gate import WINDOW
@@ -138,7 +139,7 @@ def test_raw_pcm_is_heard_like_its_container(silero, tmp_path):
 
 
 def test_audio_that_is_too_long_is_refused():
-    with pytest.raises(Refusal, match="longer than the 3 s") as refused:
+    with pytest.raises(RequestRefused, match="longer than the 3 s") as refused:
         measure_job(Job(clip("minute").path, longest_s=3))
     assert (refused.value.status, refused.value.param) == (413, "file")
 
@@ -146,7 +147,7 @@ def test_audio_that_is_too_long_is_refused():
 def test_what_is_no_audio_is_refused(tmp_path):
     path = tmp_path / "no.wav"
     path.write_text("this is no audio")
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestRefused) as refused:
         measure_job(Job(path))
     assert (refused.value.status, refused.value.code) == (400, "bad_audio")
 

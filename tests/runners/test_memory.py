@@ -1,6 +1,7 @@
 import pytest
 
-from voxlive.runners.contract import Refusal, RunnerSpec
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.memory import Memory, available, lack, refuse_giant
 
 GIB = 1 << 30
@@ -20,7 +21,9 @@ def test_head_room_grows_with_the_machine_within_bounds(total, head_room):
 def test_a_model_over_70_percent_is_refused_for_ever():
     machine = Memory(16 * GIB, 16 * GIB)
     refuse_giant(spec(11.1), machine)
-    with pytest.raises(Refusal, match=r"big/model needs 11.3 GiB, .* 11.2 GiB, 70% .* 16.0") as bad:
+    with pytest.raises(
+        RequestRefused, match=r"big/model needs 11.3 GiB, .* 11.2 GiB, 70% .* 16.0"
+    ) as bad:
         refuse_giant(spec(11.3), machine)
     assert (bad.value.status, bad.value.code) == (507, "insufficient_memory")
     assert bad.value.retry_after_s is None

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from voxlive.checkpoints.families import FAMILIES as PROBED
-from voxlive.runners.contract import Job, Refusal, RunnerSpec
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import Job, RunnerSpec
 from voxlive.runners.mlx_audio.family import FamilyRequest, check
 from voxlive.runners.mlx_vlm import FAMILIES, load
 
@@ -48,18 +49,18 @@ def test_an_instruction_is_followed_instead():
 
 
 def test_a_language_is_known_by_its_code():
-    with pytest.raises(Refusal, match="klingon"):
+    with pytest.raises(RequestRefused, match="klingon"):
         check(GEMMA, None, Job(None, language="klingon"))
     check(GEMMA, None, Job(None, language="de", task="translate", prompt="a", temperature=0.5))
 
 
 def test_without_mlx_vlm_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlx_vlm", None)
-    with pytest.raises(Refusal, match=r"pip install 'voxlive\[multimodal\]'") as refused:
+    with pytest.raises(RequestRefused, match=r"pip install 'voxlive\[multimodal\]'") as refused:
         load(RunnerSpec("gemma", "mlx_vlm", "gemma3n", tmp_path))
     assert (refused.value.status, refused.value.code) == (501, "missing_dependency")
 
 
 def test_another_family_is_refused(tmp_path):
-    with pytest.raises(Refusal, match="serves gemma3n, gemma4, qwen3_omni_moe"):
+    with pytest.raises(RequestRefused, match="serves gemma3n, gemma4, qwen3_omni_moe"):
         load(RunnerSpec("llama", "mlx_vlm", "llama", tmp_path))

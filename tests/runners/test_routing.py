@@ -18,13 +18,12 @@ from support.model_shapes import (
     write_tensors,
 )
 
-from voxlive.checkpoints.errors import DamagedFile, IncompleteCheckpoint
 from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.probe import probe_model_capabilities
-from voxlive.engines.contract import EngineError, EngineOptions
+from voxlive.engines.contract import EngineOptions
 from voxlive.engines.registry import load_engine
+from voxlive.errors import DamagedFile, EngineError, IncompleteCheckpoint, RequestRefused
 from voxlive.runners.catalogue import survey
-from voxlive.runners.contract import Refusal
 from voxlive.runners.mlx_audio.families import FAMILIES as RUN
 from voxlive.runners.mlx_audio.families import NOT_FOR_FILES
 from voxlive.runners.refusals import Allowed, Asked, LoadOptions, select_backend_policy
@@ -61,7 +60,7 @@ def test_real_shapes_of_config_are_recognised_routed_and_judged(tmp_path, shape)
         assert outcome.spec.folder == folder
         assert outcome.spec.needed_bytes > found.weights_bytes
     else:
-        assert isinstance(outcome, Refusal)
+        assert isinstance(outcome, RequestRefused)
         assert outcome.code == shape.code
 
 
@@ -126,7 +125,7 @@ def test_a_malformed_config_is_a_damaged_model(tmp_path, document, says):
     with pytest.raises(DamagedFile, match=says):
         probe_model_capabilities(folder)
     outcome = decide(folder)
-    assert isinstance(outcome, Refusal)
+    assert isinstance(outcome, RequestRefused)
     assert says in outcome.message
 
 
@@ -150,7 +149,7 @@ def _unhealthy(folder, *says):
     found = survey(folder, EVERYTHING)
     assert not found.health.healthy
     outcome = decide(folder)
-    assert isinstance(outcome, Refusal)
+    assert isinstance(outcome, RequestRefused)
     assert (outcome.status, outcome.code) == (503, "model_unhealthy")
     for one in says:
         assert one in outcome.message
@@ -217,7 +216,7 @@ def test_an_empty_folder_and_one_that_went_away(tmp_path):
     folder = write_shape(tmp_path / "m", SHAPES[0])
     assert isinstance(decide(folder), Allowed)
     shutil.rmtree(folder)
-    assert isinstance(decide(folder), Refusal)
+    assert isinstance(decide(folder), RequestRefused)
 
 
 NOTHING = Installed()
@@ -241,7 +240,7 @@ GRANULARITIES = "timestamp_granularities[]"
 def test_what_is_not_installed_is_501_and_says_what_to_do(tmp_path, shape, installed, code, says):
     [wanted] = [one for one in SHAPES if one.id == shape]
     outcome = decide(write_shape(tmp_path / "m", wanted), installed=installed)
-    assert isinstance(outcome, Refusal)
+    assert isinstance(outcome, RequestRefused)
     assert (outcome.status, outcome.code) == (501, code)
     assert says in outcome.message
 
@@ -273,7 +272,7 @@ def test_what_a_model_cannot_do_is_refused_before_it_is_loaded(
     if code is None:
         assert isinstance(outcome, Allowed), outcome
     else:
-        assert isinstance(outcome, Refusal)
+        assert isinstance(outcome, RequestRefused)
         assert (outcome.code, outcome.param) == (code, param)
         assert outcome.status == (400 if code.startswith("bad") else 422)
 

@@ -15,10 +15,11 @@ from support.clips import Clip, clip
 from support.whisperlivekit import TranscriptionEngine, audio_processors
 from support.wire import s16le
 
-from voxlive.engines.contract import EngineError, EngineFull, EngineOptions, StreamOptions
+from voxlive.engines.contract import EngineOptions, StreamOptions
 from voxlive.engines.pocketsphinx import load
 from voxlive.engines.pocketsphinx.engine import PocketSphinxEngine
 from voxlive.engines.pocketsphinx.slot import MAX_WAITING_S
+from voxlive.errors import EngineError, EngineFull
 from voxlive.streaming.processor import MAX_BACKLOG, MAX_INSERTED, OnlineProcessor, Token
 from voxlive.values import Samples
 

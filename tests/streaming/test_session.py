@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from voxlive.engines.contract import (
     Committed,
     Drafted,
-    EngineError,
-    EngineFull,
     EngineInfo,
     Failed,
     Message,
@@ -24,6 +22,7 @@ from voxlive.engines.contract import (
     Sink,
     StreamOptions,
 )
+from voxlive.errors import EngineError, EngineFull
 from voxlive.streaming.events import (
     Event,
     Flushed,

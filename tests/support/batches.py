@@ -11,8 +11,9 @@ import psutil
 import pytest
 from support.clips import clip
 
+from voxlive.errors import RequestRefused
 from voxlive.runners.batch import Batch, BatchOptions
-from voxlive.runners.contract import Delta, Job, Refusal, RunnerSpec
+from voxlive.runners.contract import Delta, Job, RunnerSpec
 from voxlive.runners.process.host import ProcessOptions
 from voxlive.runners.scratch import SCRATCH
 
@@ -53,9 +54,9 @@ async def batch(memory=None, process: dict | None = None, **options) -> AsyncIte
     await until(lambda: me.num_fds() <= before)
 
 
-async def refused(work: Awaitable[object]) -> Refusal:
+async def refused(work: Awaitable[object]) -> RequestRefused:
     """How the work was refused."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestRefused) as caught:
         await work
     return caught.value
 

@@ -28,7 +28,6 @@ from voxlive.engines.contract import (
     Committed,
     Drafted,
     Durations,
-    EngineFull,
     EngineInfo,
     Message,
     Progressed,
@@ -36,6 +35,7 @@ from voxlive.engines.contract import (
     Sink,
     StreamOptions,
 )
+from voxlive.errors import EngineFull
 from voxlive.processes.supervisor import Work
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import SpeechModel, VoiceDetector

@@ -14,6 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -37,7 +38,6 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     RenewSession,
     Reply,

@@ -35,9 +35,9 @@ from wyoming.event import Event, async_read_event, async_write_event
 from wyoming.ping import Ping
 
 from voxlive.engines.contract import EngineInfo
-from voxlive.web.errors import ApiError
+from voxlive.errors import ProtocolError, RequestRefused
 from voxlive.web.protocols.asr import AsrProtocol
-from voxlive.web.protocols.contract import OpenSession, ProtocolError, Refuse, Reply
+from voxlive.web.protocols.contract import OpenSession, Refuse, Reply
 from voxlive.web.protocols.deepgram.query import read_query as deepgram
 from voxlive.web.protocols.echopanel import EchoPanelProtocol
 from voxlive.web.protocols.live import LiveProtocol
@@ -190,7 +190,7 @@ def wyoming_port(said):
 def _form(*fields: tuple[str, str]):
     try:
         return transcriptions._read(FormFields(FormData(fields)), "transcribe").asked.language
-    except ApiError as error:
+    except RequestRefused as error:
         raise Refused(error.message) from error
 
 
@@ -207,7 +207,7 @@ def chat_completion(said):
     body = {"messages": [{"role": "user", "content": [audio]}], "language": said}
     try:
         return chat._read(body).language
-    except ApiError as error:
+    except RequestRefused as error:
         raise Refused(error.message) from error
 
 

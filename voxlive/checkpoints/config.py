@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from voxlive.checkpoints.errors import CheckpointError, DamagedFile, UnsupportedConfig
+from voxlive.errors import CheckpointError, DamagedFile, UnsupportedConfig
 
 CONV_STRIDE = 2
 """Mel frames per encoder frame: the stem's second convolution; no config carries it."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxlive.checkpoints.config import read_json
-from voxlive.checkpoints.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import (
     CONFIG,
@@ -22,6 +21,7 @@ from voxlive.checkpoints.families.evidence import (
     weight_files,
 )
 from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 
 TEKKEN = "tekken.json"
 _CONSOLIDATED = "consolidated"

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from types import MappingProxyType
 
+from voxlive.errors import CodedError
+
 # A line per language: its code; ISO 639-2 (T, then B), members of macrolanguages that models name,
 # withdrawn codes; then English names, of which the first is used where a model is told by name.
 _TABLE = """
@@ -241,8 +243,10 @@ NAMES = MappingProxyType(_names)
 """Every code with its English name in lower case."""
 
 
-class UnknownLanguage(ValueError):
+class UnknownLanguage(CodedError, ValueError):
     """What was said is no language known here; the message names what can be said."""
+
+    code = "bad_language"
 
 
 def language_of(said: str | None) -> str | None:
@@ -260,7 +264,8 @@ def language_of(said: str | None) -> str | None:
         shown = repr((said or "")[:_SHOWN])
         raise UnknownLanguage(
             f"{shown} is no language known here: say a code such as en or eng, a locale such as "
-            "en-US, an English name such as English, or auto"
+            "en-US, an English name such as English, or auto",
+            "language",
         )
     return code
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from voxlive.checkpoints.errors import WeightsMismatch, listed
+from voxlive.errors import WeightsMismatch, listed
 
 _LAYER = re.compile(r"(^|\.)layers\.(\d+)\.")
 _SUFFIX = re.compile(r"\.(weight|bias|scales|biases)$")

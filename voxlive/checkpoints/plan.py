@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from voxlive.checkpoints.config import DecoderConfig, VoxtralConfig
-from voxlive.checkpoints.errors import WeightsMismatch, listed
 from voxlive.checkpoints.layouts import Layout
 from voxlive.checkpoints.quantisation import Announced, Quantisation, stored_quantisation
 from voxlive.checkpoints.safetensors import StoredTensor, same_bytes
+from voxlive.errors import WeightsMismatch, listed
 
 _KERNEL = 3
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from voxlive.checkpoints.config import Section
-from voxlive.checkpoints.errors import UnsupportedConfig
+from voxlive.errors import UnsupportedConfig
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)

@@ -17,8 +17,8 @@ from voxlive.checkpoints.config import (
     Section,
     VoxtralConfig,
 )
-from voxlive.checkpoints.errors import UnsupportedConfig
 from voxlive.checkpoints.tekken import TekkenAudio
+from voxlive.errors import UnsupportedConfig
 
 _DELAY_MS = 480.0
 _LEFT_PAD_TOKENS = 32

@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxlive.checkpoints.errors import CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import (
     CONFIG,
@@ -20,6 +19,7 @@ from voxlive.checkpoints.families.evidence import (
     read_evidence,
 )
 from voxlive.checkpoints.files import check_files, wanted
+from voxlive.errors import CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
 
 ALIASES = {
     "voxtral": "mlx-community/Voxtral-Mini-4B-Realtime-2602-4bit",

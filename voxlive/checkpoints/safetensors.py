@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxlive.checkpoints.errors import DamagedFile, WeightsMismatch
+from voxlive.errors import DamagedFile, WeightsMismatch
 
 _MOST_HEADER_BYTES = 100_000_000
 _COMPARED_BYTES = 1 << 20

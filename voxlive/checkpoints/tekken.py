@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from voxlive.checkpoints.config import Section, VoxtralConfig, read_json
-from voxlive.checkpoints.errors import WrongTokenizer
+from voxlive.errors import WrongTokenizer
 
 BOS = "<s>"
 EOS = "</s>"

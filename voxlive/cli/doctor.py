@@ -67,9 +67,10 @@ def _packages() -> Finding:
 def _voice_detector() -> Finding:
     import numpy as np
 
+    from voxlive.errors import VadError
     from voxlive.vad.detector import VoiceDetector
     from voxlive.vad.gate import WINDOW
-    from voxlive.vad.silero import Silero, VadError
+    from voxlive.vad.silero import Silero
 
     try:
         detector = VoiceDetector(Silero())
@@ -81,8 +82,9 @@ def _voice_detector() -> Finding:
 
 
 def _engine() -> Finding:
-    from voxlive.engines.contract import EngineError, EngineOptions
+    from voxlive.engines.contract import EngineOptions
     from voxlive.engines.registry import BUILT_IN, load_engine
+    from voxlive.errors import EngineError
 
     name = next(iter(BUILT_IN))
     try:

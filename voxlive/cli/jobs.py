@@ -25,8 +25,9 @@ from rich.text import Text
 
 from voxlive.cli.console import complain
 from voxlive.cli.transcribe import Input
+from voxlive.errors import VoxliveError
 from voxlive.runners.batch import Batch
-from voxlive.runners.contract import Job, JobProgress, Refusal, RunnerSpec, Transcript
+from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
 from voxlive.runners.refusals import Asked
 
@@ -140,7 +141,7 @@ class Writing:
         return all(file.exists() and file.stat().st_mtime_ns >= heard for file in written)
 
     def write(self, one: Input, said: Transcript) -> None:
-        """Every format; a file appears whole or not at all. Raises Refusal and OSError."""
+        """Every format; a file appears whole or not at all. Raises VoxliveError and OSError."""
         for name in self.formats:
             body = FORMATS[name].write(said, self.wanted)
             if self.folder is None:
@@ -209,7 +210,7 @@ async def run(plan: TranscribePlan, inputs: Sequence[Input]) -> bool:
 
 async def _hear(
     batch: Batch, plan: TranscribePlan, one: Input, follow: Follow, places: asyncio.Semaphore
-) -> tuple[Transcript | Refusal | None, float]:
+) -> tuple[Transcript | VoxliveError | None, float]:
     """The transcript and the seconds that it took; None: it is there already."""
     async with places:
         if plan.writing.is_done(one):
@@ -226,32 +227,32 @@ async def _hear(
                         else None
                     ),
                 )
-            except Refusal as refusal:
+            except VoxliveError as refusal:
                 return refusal, 0.0
         if plan.writing.folder is not None:
             return _kept(plan, one, said), time.monotonic() - began
         return said, time.monotonic() - began
 
 
-def _kept(plan: TranscribePlan, one: Input, said: Transcript) -> Transcript | Refusal:
+def _kept(plan: TranscribePlan, one: Input, said: Transcript) -> Transcript | VoxliveError:
     """Write it at once, so that a run that is ended has lost nothing."""
     try:
         plan.writing.write(one, said)
-    except Refusal as refusal:
+    except VoxliveError as refusal:
         return refusal
     except OSError as error:
-        return Refusal(500, "cannot_write", f"{error.filename}: {error.strerror}")
+        return VoxliveError("cannot_write", f"{error.filename}: {error.strerror}")
     return said
 
 
 def _finish(
-    plan: TranscribePlan, one: Input, said: Transcript | Refusal | None, took_s: float
+    plan: TranscribePlan, one: Input, said: Transcript | VoxliveError | None, took_s: float
 ) -> Outcome:
     if said is None:
         return Outcome(one.path, "skipped")
     if isinstance(said, Transcript) and plan.writing.folder is None:
         said = _kept(plan, one, said)
-    if isinstance(said, Refusal):
+    if isinstance(said, VoxliveError):
         complain(f"{one.title}: {said.message}")
         return Outcome(one.path, "failed")
     for warning in said.warnings:

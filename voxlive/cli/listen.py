@@ -141,7 +141,7 @@ class Blocks:
 
 async def _listen(service: Service, source: dict[str, Any], stream: StreamOptions) -> None:
     from voxlive.cli.console import ending
-    from voxlive.engines.contract import EngineError
+    from voxlive.errors import VoxliveError
     from voxlive.streaming.ingest.formats import AudioFormat
     from voxlive.streaming.intake import SessionOptions
 
@@ -149,7 +149,7 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
     loop = asyncio.get_running_loop()
     try:
         session = service.open(SessionOptions(AudioFormat("s16le", rate), stream=stream))
-    except EngineError as error:
+    except VoxliveError as error:
         await service.aclose(0)
         fail(error.message)
     told = "this machine is more than 30 s behind: listening ends here"

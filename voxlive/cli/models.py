@@ -163,8 +163,8 @@ def pull(
     names: Annotated[list[str], typer.Argument(help="Short names or owner/name[@revision].")],
 ) -> None:
     """Fetch models, or what is missing or newer of them, into the hub's cache; then check them."""
-    from voxlive.checkpoints.errors import CheckpointError
     from voxlive.checkpoints.resolve import download
+    from voxlive.errors import CheckpointError
 
     bad = False
     for name, repository in [(name, _repository(name)) for name in names]:
@@ -242,8 +242,8 @@ def _catalogue() -> Catalogue:
 
 def _card(name: str, known_as: str | None = None) -> ModelCard:
     """A model by name or, on the command line alone, by its path."""
+    from voxlive.errors import VoxliveError
     from voxlive.runners.catalogue import Catalogue, Entry
-    from voxlive.runners.contract import Refusal
 
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -252,7 +252,7 @@ def _card(name: str, known_as: str | None = None) -> ModelCard:
         fail(f"{name} is a file: give the folder that it lies in")
     try:
         return _catalogue().card(name)
-    except Refusal as refusal:
+    except VoxliveError as refusal:
         fail(refusal.message)
 
 

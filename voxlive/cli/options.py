@@ -58,12 +58,11 @@ def open_service(model: str, options: EngineOptions, *, apart: bool = False) -> 
 
     ``apart``: in a process of its own.
     """
-    from voxlive.checkpoints.errors import CheckpointError
-    from voxlive.engines.contract import EngineError
     from voxlive.engines.registry import load_apart, load_engine
+    from voxlive.errors import CheckpointError, EngineError, VadError
     from voxlive.streaming.service import Service
     from voxlive.vad.detector import VoiceDetector
-    from voxlive.vad.silero import Silero, VadError
+    from voxlive.vad.silero import Silero
 
     load = load_apart if apart else load_engine
     try:
@@ -98,7 +97,7 @@ def open_catalogue(
     model: str, also: list[str] | None, load: LoadOptions, *, offline: bool
 ) -> Catalogue:
     """The models for files; one line and exit code 1 if one cannot be had."""
-    from voxlive.checkpoints.errors import CheckpointError
+    from voxlive.errors import CheckpointError
     from voxlive.runners.catalogue import make_catalogue
 
     try:

@@ -20,6 +20,7 @@ import typer
 
 from voxlive.cli.console import FAILED, MISUSED, complain, fail, start_logging
 from voxlive.cli.options import DelayMs, Device, Language, Model, Offline, Quantize, open_catalogue
+from voxlive.errors import CodedError
 from voxlive.runners.scratch import SCRATCH
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ class Input:
         return folder / self.place.with_name(f"{self.place.stem}.{suffix}")
 
 
-class BadInput(Exception):
+class BadInput(CodedError):
     """There is no such file; the message says so."""
+
+    code = "bad_input"
 
 
 def find_inputs(named: Iterable[str], keep: ExitStack) -> list[Input]:
@@ -198,7 +201,7 @@ def transcribe(
     With --output-dir, files that are done already are skipped: a run that was ended can go on.
     """
     from voxlive.cli.jobs import Hints, TranscribePlan, Writing
-    from voxlive.runners.contract import Refusal
+    from voxlive.errors import VoxliveError
     from voxlive.runners.outputs.formats import OutputOptions
     from voxlive.runners.outputs.subtitles import CueStyle
     from voxlive.runners.refusals import Asked, LoadOptions
@@ -215,7 +218,7 @@ def transcribe(
         inputs = _checked(files, wanted, output_dir, words, keep)
         try:
             spec = open_catalogue(model, None, load, offline=offline).find(None, asked)
-        except Refusal as refusal:
+        except VoxliveError as refusal:
             fail(refusal.message)
         writing = Writing(
             names, output_dir, OutputOptions(spec.model, words=words, cues=style), overwrite

@@ -20,6 +20,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from voxlive.checkpoints.languages import code_of, unknown_to
+from voxlive.errors import UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Work
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
@@ -114,16 +115,17 @@ class EngineInfo:
         if language and self.languages and code_of(language) not in self.languages:
             note = f" ({self.note})" if self.note else ""
             model = f"{self.engine} ({self.model})"
-            raise UnsupportedOption(unknown_to(model, language, self.languages) + note)
+            raise UnsupportedOption(unknown_to(model, language, self.languages) + note, "language")
         if delay_ms is None or delay_ms in self.delays_ms:
             return
         if not self.delays_ms:
             raise UnsupportedOption(
-                f"{self.engine} ({self.model}) has no delay to set: leave out delay_ms"
+                f"{self.engine} ({self.model}) has no delay to set: leave out delay_ms", "delay_ms"
             )
         raise UnsupportedOption(
             f"delay_ms must be a multiple of {self.delays_ms.step} up to {self.delays_ms[-1]}, "
-            f"not {delay_ms}"
+            f"not {delay_ms}",
+            "delay_ms",
         )
 
 
@@ -168,42 +170,6 @@ class Failed:
 
 Message = Committed | Drafted | Progressed | Reached | Failed
 Sink = Callable[[Message], None]
-
-
-class EngineError(Exception):
-    """A refusal or failure with a stable ``code`` for the wire and a message that helps."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # Kinds of it are made from other things, and come from an engine's process all the same.
-        return _restored, (type(self), self.code, self.message)
-
-
-class EngineFull(EngineError):
-    """Every slot is taken."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__(
-            "server_full",
-            f"all {capacity} sessions of this server are in use; try again when one has ended",
-        )
-
-
-class UnsupportedOption(EngineError):
-    """The engine cannot do what the stream asks for."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("unsupported_option", message)
-
-
-def _restored(kind: type[EngineError], code: str, message: str) -> EngineError:
-    error = kind.__new__(kind)
-    EngineError.__init__(error, code, message)
-    return error
 
 
 class Stream(Protocol):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from voxlive.checkpoints.probe import probe_model_capabilities
 from voxlive.checkpoints.resolve import checkpoint_files, resolve
-from voxlive.engines.contract import EngineError, EngineOptions
+from voxlive.engines.contract import EngineOptions
 from voxlive.engines.remote.host import ProcessEngine
+from voxlive.errors import EngineError
 
 if TYPE_CHECKING:
     from voxlive.engines.contract import Engine

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voxlive.errors import RequestRefused
 from voxlive.runners.contract import (
     Delta,
     Job,
     JobProgress,
     JobWarning,
-    Refusal,
     Segment,
     Transcript,
     Update,
 )
 from voxlive.runners.cutting import CutOptions, Cutter, Stretch
 from voxlive.runners.joining import join, needs_space
-from voxlive.streaming.ingest.formats import ENCODINGS, BadAudio
+from voxlive.streaming.ingest.formats import ENCODINGS
 from voxlive.streaming.ingest.media import Measured, measure, read_file
 from voxlive.streaming.ingest.pcm import PcmDecoder
 from voxlive.vad.gate import WINDOW
@@ -45,15 +45,11 @@ _PIECE = 1 << 16
 def measure_job(job: Job) -> Measured:
     """How much audio is in the job's file, whatever it says of itself, before any is listened to.
 
-    Raises Refusal for audio that is longer than allowed, or of which nothing can be decoded.
+    Raises RequestRefused for audio that is longer than allowed, and BadAudio.
     """
-    try:
-        found = _measure_raw(job.path, job.raw) if job.raw else measure(job.path, job.longest_s)
-    except BadAudio as error:
-        raise Refusal(400, error.code, str(error), "file") from error
+    found = _measure_raw(job.path, job.raw) if job.raw else measure(job.path, job.longest_s)
     if job.longest_s is not None and found.seconds > job.longest_s:
-        raise Refusal(
-            413,
+        raise RequestRefused(
             "audio_too_long",
             f"the audio is longer than the {job.longest_s:g} s that are allowed: send it in parts",
             "file",
@@ -181,8 +177,7 @@ def _complete(
         elif len(part.samples) >= _SHORTEST_CUT:
             waiting.extend(reversed(part.halves(_OVERLAP)))
         else:
-            raise Refusal(
-                422,
+            raise RequestRefused(
                 "endless_text",
                 f"the model wrote {heard.completion_tokens} tokens for the audio from"
                 f" {seconds(part.start):g} to {seconds(part.end):g} s and had not come to an end:"

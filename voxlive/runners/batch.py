@@ -8,7 +8,7 @@
     said = transcribe("speech.wav", "pocketsphinx")       # all of it at once, without an event loop
 
 ``told`` is called on the loop with every ``Progress`` and ``Delta``, and must return at once. A job
-that fails raises ``contract.Refusal``, whose ``status`` and ``code`` are for the wire; one that is
+that fails raises ``VoxliveError``, whose ``status`` and ``code`` are for the wire; one that is
 refused at once does so before anything is told. Cancelling the task that waits cancels the job. The
 file of a job is its caller's: it must stay until the call has ended, and is never removed here.
 
@@ -43,9 +43,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from voxlive.checkpoints.languages import UnknownLanguage, language_of
+from voxlive.checkpoints.languages import language_of
+from voxlive.errors import RequestRefused
 from voxlive.runners.catalogue import make_catalogue
-from voxlive.runners.contract import Delta, Job, JobProgress, Refusal, Transcript, Update
+from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
 from voxlive.runners.memory import Memory, available, lack, refuse_giant
 from voxlive.runners.process.host import ProcessOptions, RunnerProcess
 from voxlive.runners.queue import ModelQueue, QueuedJob
@@ -106,7 +107,7 @@ class Batch:
         sweep()
 
     def refuse_if_full(self, arriving: int) -> None:
-        """Raises Refusal if with so many files that are on their way in there is no place for one.
+        """Raises RequestRefused if files on their way in leave no place for one.
 
         Which model they are for is not known before they are here: all of them count.
         """
@@ -115,14 +116,14 @@ class Batch:
             message = (
                 f"{waiting + arriving} files wait or are on their way already; try again later"
             )
-            raise Refusal(503, "queue_full", message, retry_after_s=self._options.retry_after_s)
+            raise RequestRefused("queue_full", message, retry_after_s=self._options.retry_after_s)
 
     async def transcribe(
         self, spec: RunnerSpec, job: Job, told: Callable[[Update], None] | None = None
     ) -> Transcript:
-        """Transcribe a file. Raises Refusal."""
+        """Transcribe a file. Raises VoxliveError."""
         if self._closed:
-            raise Refusal(503, "shutting_down", "the server is shutting down")
+            raise RequestRefused("shutting_down", "the server is shutting down")
         resident = self._residents.get(spec)
         if resident is None:
             resident = self._residents[spec] = ModelQueue(
@@ -139,7 +140,7 @@ class Batch:
     async def follow(
         self, spec: RunnerSpec, job: Job
     ) -> AsyncGenerator[JobProgress | Delta | Transcript, None]:
-        """``transcribe`` as it happens; ends after the Transcript. Raises Refusal.
+        """``transcribe`` as it happens; ends after the Transcript. Raises VoxliveError.
 
         Text that waits for a slow reader is joined, of progress the latest is kept. Close it
         (``aclose``) to cancel the job.
@@ -176,7 +177,7 @@ class Batch:
     async def aclose(self) -> None:
         """Fail every job with ``shutting_down``, end every process, and take no more."""
         self._closed = True
-        refusal = Refusal(503, "shutting_down", "the server is shutting down")
+        refusal = RequestRefused("shutting_down", "the server is shutting down")
         await asyncio.gather(*(r.aclose(refusal) for r in tuple(self._residents.values())))
 
     # What residents ask for.
@@ -188,7 +189,7 @@ class Batch:
         self._changed.set()
 
     async def _load(self, wanted: ModelQueue) -> RunnerProcess:
-        """One model at a time, so that what is free is what the next one finds. Raises Refusal."""
+        """One model at a time: what is free is what the next one finds. Raises RequestRefused."""
         refuse_giant(wanted.spec, self._memory())
         async with self._loading:
             memory = await self._make_room(wanted)
@@ -218,12 +219,12 @@ class Batch:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _POLL_S)
 
-    def _missing(self, wanted: ModelQueue, memory: Memory) -> Refusal | None:
+    def _missing(self, wanted: ModelQueue, memory: Memory) -> RequestRefused | None:
         retry = self._options.retry_after_s
         if len(self.loaded) >= self._options.max_resident:
             names = ", ".join(one.spec.model for one in self.loaded)
             message = f"{wanted.spec.model} waits for its place: {names} are at work"
-            return Refusal(503, "models_busy", message, "model", retry)
+            return RequestRefused("models_busy", message, "model", retry)
         return lack(wanted.spec, memory, retry)
 
 
@@ -280,13 +281,10 @@ def transcribe(
     stays loaded: ``device`` and ``offline`` are its own matter. ``language`` is a code, a locale or
     an English name; ``words`` asks for word times where a model needs extra work for them.
 
-    Blocks, in an event loop's thread too. Raises OSError for a file that cannot be read, Refusal
-    for what the model or the audio cannot do, CheckpointError for a model that is not there.
+    Blocks, in an event loop's thread too. Raises OSError for a file that cannot be read,
+    VoxliveError for what the model or the audio cannot do and for a model that is not there.
     """
-    try:
-        asked = Asked(task, language_of(language), words)
-    except UnknownLanguage as error:
-        raise Refusal(400, "bad_language", str(error), "language") from error
+    asked = Asked(task, language_of(language), words)
     with _as_job(audio, asked, prompt) as job:
         if not isinstance(model, str):
             return _with_engine(model, job)

@@ -3,7 +3,7 @@
 The models that a server or a command may use, by name: from a name to what loads it.
 
     catalogue = make_catalogue("voxtral", ["lectures=/models/whisper-large-v3"])
-    spec = catalogue.find("lectures", Asked(task="translate"))      # raises Refusal
+    spec = catalogue.find("lectures", Asked(task="translate"))      # raises RequestRefused
 
 A name may come from anywhere, so it is never taken for a path: folders are given when a catalogue
 is made. Nothing is downloaded by ``find``.
@@ -19,13 +19,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from voxlive.checkpoints.errors import CheckpointError, CheckpointNotFound
 from voxlive.checkpoints.families.evidence import known_as
 from voxlive.checkpoints.families.family import ModelFamily
 from voxlive.checkpoints.files import Problem
 from voxlive.checkpoints.probe import ModelCapabilities, probe_model_capabilities
 from voxlive.checkpoints.resolve import ALIASES, cached, parse_repository, repositories, resolve
-from voxlive.runners.contract import Refusal, RunnerSpec
+from voxlive.errors import CheckpointError, CheckpointNotFound, RequestRefused
+from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.refusals import Allowed, Asked, LoadOptions, select_backend_policy
 from voxlive.runners.registry import Installed, find_installed, is_hosted
 from voxlive.runners.routing import ModelHealth, Routing, check_health, detect_audio_backend
@@ -188,7 +188,7 @@ class Catalogue:
         return self._default.id
 
     def find(self, name: str | None = None, asked: Asked | None = None) -> RunnerSpec:
-        """What loads this model for what is asked. Reads small files; raises Refusal."""
+        """What loads this model for what is asked. Reads small files; raises RequestRefused."""
         return self.allow(name, asked).spec
 
     def allow(self, name: str | None = None, asked: Asked | None = None) -> Allowed:
@@ -198,12 +198,12 @@ class Catalogue:
         outcome = select_backend_policy(
             entry.id, found.capabilities, found.routing, found.health, asked, entry.load
         )
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, RequestRefused):
             raise outcome
         return outcome
 
     def card(self, name: str | None = None) -> ModelCard:
-        """One model for people; raises Refusal 404."""
+        """One model for people; raises RequestRefused 404."""
         return self._card(self._entry(name))
 
     def cards(self) -> list[ModelCard]:
@@ -226,7 +226,7 @@ class Catalogue:
         if entry is None and self._hosted and is_hosted(name):
             return self._default
         if entry is None:
-            raise Refusal(404, "model_not_found", self._not_found(name), "model")
+            raise RequestRefused("model_not_found", self._not_found(name), "model")
         return entry
 
     def _known(self, name: str) -> Entry | None:

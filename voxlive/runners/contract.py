@@ -135,32 +135,6 @@ class Transcript:
     warnings: tuple[JobWarning, ...] = ()
 
 
-class Refusal(Exception):
-    """A job that is not done: a refusal or a failure, with its HTTP status.
-
-    ``code`` is stable, ``message`` is for people and says what to do, ``param`` names the request's
-    field at fault. ``retry_after_s``: when it may go better.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        param: str | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(status, code, message, param, retry_after_s)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.param = param
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return self.message
-
-
 class Runner(Protocol):
     """A loaded model, inside its process. Made by the ``load(spec)`` of its backend's module.
 
@@ -184,8 +158,8 @@ class Runner(Protocol):
     ) -> Transcript:
         """Transcribe a file. Blocks; ends early, with any Transcript, soon after ``cancelled()``.
 
-        Raises Refusal for what this model or this audio cannot do. Anything else raised is a crash
-        of the model, and ends the process.
+        Raises VoxliveError for what this model or this audio cannot do. Anything else raised is a
+        crash of the model, and ends the process.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""The tables of ``docs/batch.md``, made from the tables that the code goes by.
+"""The tables of the documentation that are made from the tables that the code goes by.
 
-    python -m voxlive.runners.document docs/batch.md        # writes them anew
+    python -m voxlive.runners.document docs/batch.md docs/errors.md        # writes them anew
 
 Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.errors import ERRORS
 from voxlive.runners.catalogue import BUILT_IN
 from voxlive.runners.refusals import FIELDS
 from voxlive.runners.refusals import REFUSAL_RULES as REFUSALS
@@ -75,6 +76,19 @@ def containers() -> str:
     return _table(("container", "files"), rows)
 
 
+def errors() -> str:
+    """Every code on HTTP and WebSockets, by its meaning."""
+    rows = (
+        (f"`{code}`", _number(info.status), _number(info.close), info.meaning)
+        for code, info in ERRORS.items()
+    )
+    return _table(("code", "HTTP", "WebSocket close", "when"), rows)
+
+
+def _number(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
 def _family(family: ModelFamily) -> tuple[str, ...]:
     usable = [shape for shape in family.shapes if shape.refused is None]
     said = [f"{shape.layout}: {shape.refused}" for shape in family.shapes if shape.refused]
@@ -101,6 +115,7 @@ _TABLES = {
     "fields": fields,
     "hosted": hosted,
     "containers": containers,
+    "errors": errors,
 }
 
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from voxlive.engines.contract import EngineError, EngineFull, StreamOptions, UnsupportedOption
+from voxlive.engines.contract import StreamOptions
+from voxlive.errors import EngineError, RequestRefused
 from voxlive.runners.assembly import measure_job
-from voxlive.runners.contract import (
-    Delta,
-    JobProgress,
-    JobWarning,
-    Refusal,
-    Segment,
-    TimedWord,
-    Transcript,
-)
+from voxlive.runners.contract import Delta, JobProgress, JobWarning, Segment, TimedWord, Transcript
 from voxlive.runners.refusals import cannot_use
 from voxlive.streaming.events import SegmentClosed, SessionError, SessionWarning, Words
-from voxlive.streaming.ingest.formats import BadAudio
 from voxlive.streaming.service import Service, reading
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
@@ -55,18 +47,9 @@ class LiveRunner:
         model = self._engine.info.model
         if job.task != "transcribe":
             message = f"{model} cannot translate: choose a Whisper model"
-            raise Refusal(422, "unsupported_option", message, "task")
-        try:
-            total_s = measure_job(job).seconds
-            return asyncio.run(self._hear(job, total_s, told, cancelled))
-        except BadAudio as error:
-            raise Refusal(400, error.code, str(error), "file") from error
-        except UnsupportedOption as error:
-            raise Refusal(422, error.code, error.message, "language") from error
-        except EngineFull as error:
-            raise Refusal(503, error.code, error.message) from error
-        except EngineError as error:
-            raise Refusal(500, error.code, error.message) from error
+            raise RequestRefused("unsupported_option", message, "task")
+        total_s = measure_job(job).seconds
+        return asyncio.run(self._hear(job, total_s, told, cancelled))
 
     def close(self) -> None:
         """See the contract."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from voxlive.runners.contract import Refusal
+from voxlive.errors import RequestRefused
 
 if TYPE_CHECKING:
     from voxlive.runners.contract import RunnerSpec
@@ -38,11 +38,10 @@ class Memory:
 
 
 def refuse_giant(spec: RunnerSpec, memory: Memory) -> None:
-    """Raises Refusal 507 for a model that this machine can never load."""
+    """Raises RequestRefused 507 for a model that this machine can never load."""
     most = int(memory.total * MOST_SHARE)
     if spec.needed_bytes > most:
-        raise Refusal(
-            507,
+        raise RequestRefused(
             "insufficient_memory",
             f"{spec.model} needs {mib(spec.needed_bytes)}, and a model may take {mib(most)}, "
             f"{MOST_SHARE:.0%} of this machine's {mib(memory.total)}: choose a smaller or a "
@@ -51,13 +50,12 @@ def refuse_giant(spec: RunnerSpec, memory: Memory) -> None:
         )
 
 
-def lack(spec: RunnerSpec, memory: Memory, retry_after_s: float) -> Refusal | None:
+def lack(spec: RunnerSpec, memory: Memory, retry_after_s: float) -> RequestRefused | None:
     """What is to be said if the model does not fit now; None if it does."""
     wanted = spec.needed_bytes + memory.head_room
     if wanted <= memory.free:
         return None
-    return Refusal(
-        507,
+    return RequestRefused(
         "insufficient_memory",
         f"{spec.model} needs {mib(spec.needed_bytes)} and {mib(memory.head_room)} beside it, and "
         f"{mib(memory.free)} are free: end other programs, or choose a smaller model",

@@ -15,14 +15,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import mlx.core as mx
 
-from voxlive.checkpoints.errors import listed
 from voxlive.checkpoints.plan import surplus_layers
-from voxlive.runners.contract import JobWarning, Refusal, RunnerSpec
+from voxlive.errors import RequestRefused, listed
+from voxlive.runners.contract import JobWarning, RunnerSpec
 from voxlive.runners.memory import mib
 
 
 def check_room(spec: RunnerSpec) -> None:
-    """Raises Refusal 507 if a model needs more than MLX may take on a GPU.
+    """Raises RequestRefused 507 if a model needs more than MLX may take on a GPU.
 
     A CPU's memory is judged by the gate before the process is started.
     """
@@ -31,8 +31,7 @@ def check_room(spec: RunnerSpec) -> None:
     info = mx.device_info()
     limit = int(info.get("max_recommended_working_set_size", mx.get_memory_limit()))
     if spec.needed_bytes > limit:
-        raise Refusal(
-            507,
+        raise RequestRefused(
             "insufficient_memory",
             f"{spec.model} needs {mib(spec.needed_bytes)} and MLX may use {mib(limit)} of this "
             "GPU: choose a smaller or a quantised model",
@@ -67,8 +66,8 @@ class MlxThread:
 def loaded(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
     """What ``load`` makes of the spec's folder, on the calling thread and the device asked for.
 
-    Raises Refusal for options that such models do not have, and for what ``load`` raises because
-    of files that do not make up this model or of packages that are not installed.
+    Raises RequestRefused for options that such models do not have, files that do not make up this
+    model, and packages that are not installed.
     """
     folder = _folder(spec)
     _refuse_code(folder, spec)
@@ -76,12 +75,12 @@ def loaded(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
     try:
         return load(folder)
     except ImportError as error:
-        raise Refusal(501, "missing_dependency", f"{spec.model}: {error}", "model") from error
+        raise RequestRefused("missing_dependency", f"{spec.model}: {error}", "model") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         # What the loaders raise for configs and weights that do not fit: they have no own types.
         reason = str(error).strip()[:_LONGEST_REASON]
         message = f"{spec.model} cannot be loaded as {spec.family}: {reason}"
-        raise Refusal(422, "unusable_model", message, "model") from error
+        raise RequestRefused("unusable_model", message, "model") from error
 
 
 @contextmanager
@@ -136,11 +135,11 @@ def _clear_streams() -> None:
 
 def _folder(spec: RunnerSpec) -> Path:
     if spec.folder is None:
-        raise Refusal(404, "model_not_found", f"{spec.model} has no files", "model")
+        raise RequestRefused("model_not_found", f"{spec.model} has no files", "model")
     if spec.quantize is not None or spec.delay_ms is not None:
         field = "quantize" if spec.quantize is not None else "delay_ms"
         message = f"{spec.model} runs as it was stored: leave out {field}"
-        raise Refusal(422, "unsupported_option", message, field)
+        raise RequestRefused("unsupported_option", message, field)
     return spec.folder
 
 
@@ -149,8 +148,7 @@ def _refuse_code(folder: Path, spec: RunnerSpec) -> None:
     for name in ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
         path = folder / name
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("auto_map"):
-            raise Refusal(
-                422,
+            raise RequestRefused(
                 "unusable_model",
                 f"the tokenizer of {spec.model} is Python code of its own, which is not run here: "
                 f"choose a conversion without auto_map in {name}",
@@ -164,8 +162,7 @@ def _use_device(spec: RunnerSpec) -> None:
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
     elif spec.device == "gpu" and not mx.is_available(mx.gpu):
-        raise Refusal(
-            501,
+        raise RequestRefused(
             "missing_dependency",
             "MLX finds no GPU here: on a Mac it needs Apple silicon, elsewhere an NVIDIA GPU and "
             "the extra voxlive[cuda13]; or choose the CPU",

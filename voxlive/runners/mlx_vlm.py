@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from voxlive.checkpoints.languages import NAMES
-from voxlive.runners.contract import Refusal, Runner, RunnerSpec
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import Runner, RunnerSpec
 from voxlive.runners.cutting import CutOptions
 from voxlive.runners.mlx_audio import outputs
 from voxlive.runners.mlx_audio.family import (
@@ -40,11 +41,11 @@ class _Loaded:
 
 
 def load(spec: RunnerSpec) -> Runner:
-    """Load the model in ``spec.folder``. Blocks; raises Refusal as mlx-audio's runner."""
+    """Load the model in ``spec.folder``. Blocks; raises RequestRefused as mlx-audio's runner."""
     family = FAMILIES.get(spec.family)
     if family is None:
         message = f"{spec.model} is a {spec.family!r}: mlx-vlm serves {', '.join(FAMILIES)} here"
-        raise Refusal(422, "unsupported_model", message, "model")
+        raise RequestRefused("unsupported_model", message, "model")
     return load_runner(spec, family, _load)
 
 
@@ -52,8 +53,7 @@ def _load(folder: Path) -> _Loaded:
     try:
         from mlx_vlm import load as load_multimodal
     except ImportError as error:
-        raise Refusal(
-            501,
+        raise RequestRefused(
             "missing_dependency",
             "this model needs mlx-vlm: install it with pip install 'voxlive[multimodal]'",
             "model",

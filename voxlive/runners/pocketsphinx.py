@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voxlive.engines.contract import EngineError, EngineOptions
+from voxlive.engines.contract import EngineOptions
 from voxlive.engines.pocketsphinx import load as load_engine
 from voxlive.engines.pocketsphinx.engine import cores
-from voxlive.runners.contract import Refusal
+from voxlive.errors import EngineError, RequestRefused
 from voxlive.runners.live import LiveRunner
 
 if TYPE_CHECKING:
@@ -28,4 +28,4 @@ def load(spec: RunnerSpec) -> LiveRunner:
     try:
         return LiveRunner(load_engine(spec.model, options))
     except EngineError as error:
-        raise Refusal(500, "model_load_failed", error.message, "model") from error
+        raise RequestRefused("model_load_failed", error.message, "model") from error

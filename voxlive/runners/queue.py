@@ -9,7 +9,8 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
 
-from voxlive.runners.contract import Delta, Refusal, Transcript, Update
+from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.runners.contract import Delta, Transcript, Update
 from voxlive.runners.process.host import RunnerDied, RunnerProcess, Running
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ class QueuedJob:
             self.spoken = self.spoken or isinstance(update, Delta)
             self._told(update)
 
-    def end(self, outcome: Transcript | Refusal) -> None:
+    def end(self, outcome: Transcript | VoxliveError) -> None:
         """Once, and not when nobody waits any more."""
         if self.outcome.done():
             return
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, VoxliveError):
             self.outcome.set_exception(outcome)
         else:
             self.outcome.set_result(outcome)
@@ -96,10 +97,9 @@ class ModelQueue:
         return not (self.process or self._leaving or busy)
 
     def add(self, ticket: QueuedJob, retry_after_s: float) -> None:
-        """Queue a job. Raises Refusal when too many wait."""
+        """Queue a job. Raises RequestRefused when too many wait."""
         if len(self._tickets) >= self._most_waiting:
-            raise Refusal(
-                503,
+            raise RequestRefused(
                 "queue_full",
                 f"{len(self._tickets)} files wait for {self.spec.model} already; try again later",
                 retry_after_s=retry_after_s,
@@ -139,7 +139,7 @@ class ModelQueue:
             self._leaving.discard(process)
         self.pump()
 
-    async def aclose(self, refusal: Refusal) -> None:
+    async def aclose(self, refusal: VoxliveError) -> None:
         """Fail all jobs and end the process."""
         tickets = (*self._tickets, *self._running)
         self._tickets.clear()
@@ -155,10 +155,10 @@ class ModelQueue:
         self.pump()
 
     async def _bring_up(self) -> None:
-        refusal = Refusal(500, "model_load_failed", f"{self.spec.model} could not be loaded")
+        refusal = RequestRefused("model_load_failed", f"{self.spec.model} could not be loaded")
         try:
             self.process = await self._load(self)
-        except Refusal as why:
+        except RequestRefused as why:
             refusal = why
         finally:
             self._loading = None
@@ -174,7 +174,7 @@ class ModelQueue:
         match outcome.exception():
             case None:
                 ticket.end(outcome.result())
-            case Refusal() as refusal:
+            case VoxliveError() as refusal:
                 ticket.end(refusal)
             case RunnerDied() as death:
                 self._bury(ticket, death)

@@ -11,7 +11,8 @@ from typing import Literal
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_to
 from voxlive.checkpoints.probe import ModelCapabilities
-from voxlive.runners.contract import JobWarning, Refusal, RunnerSpec, Task
+from voxlive.errors import ERRORS, RequestRefused, status_of
+from voxlive.runners.contract import JobWarning, RunnerSpec, Task
 from voxlive.runners.routing import ModelHealth, Routing
 
 TASKS = ("transcribe", "translate")
@@ -56,16 +57,25 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRule:
-    """One reason to refuse. ``says`` gives the message if it holds; ``when`` is for the docs.
+    """One reason to refuse. ``says`` gives the message if it holds; ``note`` is for the docs.
 
     ``says`` None: it is decided elsewhere, while the request is read or the model runs.
     """
 
-    status: int
     code: str
-    when: str
     param: str | None = None
     says: Callable[[Case], str | None] | None = None
+    note: str | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return status_of(self.code)
+
+    @property
+    def when(self) -> str:
+        """When it holds, for the docs."""
+        return self.note or ERRORS[self.code].meaning
 
 
 def _bad_language(case: Case) -> str | None:
@@ -191,152 +201,49 @@ FIELDS = (
 
 
 def cannot_use(field: str, why: str) -> JobWarning:
-    """The warning for a field that a model cannot use; raises Refusal where ``FIELDS`` says so."""
+    """The warning for a field that a model cannot use, or RequestRefused by ``FIELDS``."""
     [known] = (one for one in FIELDS if one.name == field)
     if known.refused:
-        raise Refusal(422, "unsupported_parameter", f"{why}: leave out {field}", field)
+        raise RequestRefused("unsupported_parameter", f"{why}: leave out {field}", field)
     return JobWarning(f"{field}_ignored", f"{field} has no effect: {why}")
 
 
 REFUSAL_RULES = (
+    RefusalRule("model_not_found", "model"),
+    RefusalRule("bad_task", "task", _bad_task),
+    RefusalRule("bad_language", "language", _bad_language),
+    RefusalRule("too_big", "file", note="the upload is larger than the server's limit"),
+    RefusalRule("audio_too_long", "file"),
+    RefusalRule("unsupported_model", "model", _no_audio),
+    RefusalRule("unknown_model_type", "model", _unknown_kind),
+    RefusalRule("unsupported_checkpoint", "model", _refused_form),
+    RefusalRule("missing_dependency", "model", _missing),
+    RefusalRule("unsupported_by_backend", "model", _unknown_to_installed),
+    RefusalRule("model_unhealthy", "model", _unhealthy),
     RefusalRule(
-        404,
-        "model_not_found",
-        "the name is no model of this server; close matches are told. A hub name must have been "
-        "fetched before (`voxlive models pull`), and a path is never taken for a name",
-        "model",
-    ),
-    RefusalRule(400, "bad_task", "the task is neither transcribe nor translate", "task", _bad_task),
-    RefusalRule(
-        400,
-        "bad_language",
-        "the language is no code, locale or English name that is known here",
-        "language",
-        _bad_language,
-    ),
-    RefusalRule(413, "too_big", "the upload is larger than the server's limit", "file"),
-    RefusalRule(413, "audio_too_long", "the audio is longer than the server's limit", "file"),
-    RefusalRule(
-        422,
-        "unsupported_model",
-        "the model makes no text of speech: text-only, encoder-only, a forced aligner",
-        "model",
-        _no_audio,
-    ),
-    RefusalRule(
-        501,
-        "unknown_model_type",
-        "its config is of no family known here",
-        "model",
-        _unknown_kind,
-    ),
-    RefusalRule(
-        501,
-        "unsupported_checkpoint",
-        "the family is known, but this form of its files has to be converted first",
-        "model",
-        _refused_form,
-    ),
-    RefusalRule(
-        501,
-        "missing_dependency",
-        "the backend is not installed; the message says what to install",
-        "model",
-        _missing,
-    ),
-    RefusalRule(
-        501,
-        "unsupported_by_backend",
-        "the installed backend has no code for this family",
-        "model",
-        _unknown_to_installed,
-    ),
-    RefusalRule(
-        503,
-        "model_unhealthy",
-        "files are missing or damaged: shards, tokenizer, headers; the message says what to do",
-        "model",
-        _unhealthy,
-    ),
-    RefusalRule(
-        422,
         "unsupported_option",
-        "`--quantize` or `--delay-ms` with a model that is loaded as it is stored",
         None,
         _bad_option,
+        note="`--quantize` or `--delay-ms` with a model that is loaded as it is stored",
     ),
-    RefusalRule(
-        422,
-        "unsupported_task",
-        "translation by a model that was not taught to, such as Whisper turbo, distil or .en",
-        "task",
-        _no_translation,
-    ),
-    RefusalRule(
-        422,
-        "no_speakers",
-        "`diarized_json` from a model that does not tell speakers apart",
-        "response_format",
-        _no_speakers,
-    ),
-    RefusalRule(
-        422,
-        "no_word_times",
-        "word times from a model that knows none",
-        "timestamp_granularities[]",
-        _no_word_times,
-    ),
-    RefusalRule(
-        422,
-        "unsupported_language",
-        "a language that the model is known not to know",
-        "language",
-        _unknown_language,
-    ),
-    RefusalRule(
-        400,
-        "language_required",
-        "no language, and the model has to be told; the message lists what it knows",
-        "language",
-    ),
-    RefusalRule(
-        422,
-        "unsupported_parameter",
-        "a limit of tokens, of a model that writes none",
-    ),
-    RefusalRule(
-        422,
-        "no_times",
-        "subtitles or segments with times from a model that knows none",
-        "response_format",
-    ),
-    RefusalRule(
-        422,
-        "unusable_model",
-        "weights and config do not fit together, or the tokenizer is a program of its own",
-        "model",
-    ),
-    RefusalRule(
-        422,
-        "endless_text",
-        "a text that the model does not bring to an end, however short the audio is cut",
-        "model",
-    ),
-    RefusalRule(503, "no_process", "no process can be started at the moment"),
-    RefusalRule(
-        503, "queue_full", "too many files wait for this model already; comes with Retry-After"
-    ),
-    RefusalRule(503, "models_busy", "other models are at work in all places that there are"),
-    RefusalRule(503, "timeout", "it took longer than audio of this length may take"),
-    RefusalRule(503, "shutting_down", "the server is going down"),
-    RefusalRule(
-        507, "insufficient_memory", "the model needs more memory than there is, with the numbers"
-    ),
-    RefusalRule(
-        500, "runner_crashed", "the model's process ended; the next request gets a fresh one"
-    ),
-    RefusalRule(500, "runner_hung", "the model's process made no progress"),
-    RefusalRule(500, "model_load_failed", "the model does not load; the message has the reason"),
+    RefusalRule("unsupported_task", "task", _no_translation),
+    RefusalRule("no_speakers", "response_format", _no_speakers),
+    RefusalRule("no_word_times", "timestamp_granularities[]", _no_word_times),
+    RefusalRule("unsupported_language", "language", _unknown_language),
+    RefusalRule("language_required", "language"),
+    RefusalRule("unsupported_parameter"),
+    RefusalRule("no_times", "response_format"),
+    RefusalRule("unusable_model", "model"),
+    RefusalRule("endless_text", "model"),
+    RefusalRule("no_process"),
+    RefusalRule("queue_full"),
+    RefusalRule("models_busy"),
+    RefusalRule("timeout"),
+    RefusalRule("shutting_down"),
+    RefusalRule("insufficient_memory"),
+    RefusalRule("runner_crashed"),
+    RefusalRule("runner_hung"),
+    RefusalRule("model_load_failed"),
 )
 """In the order in which they are asked. The last are decided while a model is loaded or runs."""
 
@@ -363,13 +270,13 @@ def select_backend_policy(
     health: ModelHealth,
     asked: Asked | None = None,
     load: LoadOptions | None = None,
-) -> Allowed | Refusal:
+) -> Allowed | RequestRefused:
     """Allow, or the first refusal of the table that holds."""
     case = Case(model, capabilities, routing, health, asked or Asked(), load or LoadOptions())
     for rule in REFUSAL_RULES:
         message = rule.says(case) if rule.says else None
         if message is not None:
-            return Refusal(rule.status, rule.code, message, rule.param)
+            return RequestRefused(rule.code, message, rule.param)
     notes = (routing.tie_break, *capabilities.warnings)
     return Allowed(_spec(case), tuple(note for note in notes if note))
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voxlive.checkpoints.errors import CheckpointError
-from voxlive.engines.contract import EngineError, EngineOptions, UnsupportedOption
+from voxlive.engines.contract import EngineOptions
 from voxlive.engines.voxtral import load as load_engine
-from voxlive.runners.contract import Refusal
+from voxlive.errors import CheckpointError, EngineError, RequestRefused, UnsupportedOption
 from voxlive.runners.live import LiveRunner
 
 if TYPE_CHECKING:
@@ -24,9 +23,9 @@ def load(spec: RunnerSpec) -> LiveRunner:
     try:
         return LiveRunner(load_engine(model, options))
     except UnsupportedOption as error:
-        raise Refusal(422, error.code, error.message, "model") from error
-    except EngineError as error:
-        status = 507 if error.code == "no_memory" else 500
-        raise Refusal(status, "model_load_failed", error.message, "model") from error
-    except CheckpointError as error:
-        raise Refusal(500, "model_load_failed", str(error), "model") from error
+        raise RequestRefused(error.code, error.message, "model") from error
+    except (EngineError, CheckpointError) as error:
+        # For want of memory it is 507.
+        raise RequestRefused(
+            "model_load_failed", error.message, "model", status=error.status
+        ) from error

@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.engines.contract import (
-    Committed,
-    Drafted,
-    EngineError,
-    Failed,
-    Progressed,
-    Reached,
-    StreamOptions,
-)
+from voxlive.engines.contract import Committed, Drafted, Failed, Progressed, Reached, StreamOptions
+from voxlive.errors import EngineError
 from voxlive.values import SAMPLE_RATE, samples, seconds
 
 if TYPE_CHECKING:

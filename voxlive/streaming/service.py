@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from voxlive.engines.contract import EngineError
+from voxlive.errors import EngineError
 from voxlive.processes.logs import log_context
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
@@ -19,7 +19,6 @@ from voxlive.streaming.ingest.media import read_file
 from voxlive.streaming.intake import Intake, NoVad, SessionOptions, SpeechProbabilities
 from voxlive.streaming.session import Session
 from voxlive.vad.gate import Gate, OpenGate
-from voxlive.vad.silero import VadError
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Service:
     def open(self, options: SessionOptions) -> Session:
         """A session in a free slot, at once.
 
-        Raises EngineFull, UnsupportedOption, BadAudio or, in shutdown, EngineError.
+        Raises EngineFull, UnsupportedOption, BadAudio, VadError or, in shutdown, EngineError.
         """
         if self._closing:
             raise EngineError("shutting_down", "the server is shutting down")
@@ -75,12 +74,7 @@ class Service:
         return Intake(ingest, ear, Gate(options.gate, trail, at) if options.gate else OpenGate(at))
 
     def _ear(self, options: SessionOptions) -> SpeechProbabilities:
-        if options.gate is None:
-            return NoVad()
-        try:
-            return self._detector.lane()
-        except VadError as error:
-            raise EngineError("vad_failed", str(error)) from error
+        return NoVad() if options.gate is None else self._detector.lane()
 
     @property
     def closing(self) -> bool:

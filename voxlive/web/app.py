@@ -20,11 +20,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
 from voxlive.streaming.service import Service
 from voxlive.web.access.middleware import AuthMiddleware, rule_of
 from voxlive.web.captions import CaptionEndpoints
-from voxlive.web.errors import ApiError, on_api_error, on_client_gone, on_crash, on_http_error
+from voxlive.web.errors import on_client_gone, on_crash, on_http_error
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.metrics import CountRequests, Metrics, Requests, ServerCollector
 from voxlive.web.pages import Pages
@@ -130,10 +131,11 @@ def create_app(service: Service, live: LiveEndpoints, files: FileService) -> Sta
     routes.append(Route("/metrics", Metrics(state).get))
 
     async def on_refusal(request: Request, error: Exception) -> Response:
-        if isinstance(error, ApiError):
-            path, root = request.scope["path"], request.scope.get("root_path", "")
-            access.note(error.code, rule_of(path.removeprefix(root))[0])
-        return await on_api_error(request, error)
+        assert isinstance(error, VoxliveError)
+        path, root = request.scope["path"], request.scope.get("root_path", "")
+        place, rule = rule_of(path.removeprefix(root))
+        access.note(error.code, place)
+        return rule.answer(error)
 
     app = Starlette(
         routes=routes,
@@ -143,7 +145,7 @@ def create_app(service: Service, live: LiveEndpoints, files: FileService) -> Sta
             Middleware(AuthMiddleware, gate=live.gate),
         ],
         exception_handlers={
-            ApiError: on_refusal,
+            VoxliveError: on_refusal,
             HTTPException: on_http_error,
             ClientDisconnect: on_client_gone,
             Exception: on_crash,

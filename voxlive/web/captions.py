@@ -22,13 +22,13 @@ from dataclasses import dataclass, field, replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Segment, TimedWord
 from voxlive.runners.outputs.subtitles import Cue, CueStyle, cues, vtt_cue
 from voxlive.streaming.events import Draft, Event, SegmentClosed, Words
 from voxlive.values import Word, seconds
-from voxlive.web.access.access import ANYONE, Refusal
+from voxlive.web.access.access import ANYONE
 from voxlive.web.access.middleware import granted
-from voxlive.web.errors import ApiError
 from voxlive.web.pages import Pages
 
 MAX_SEGMENTS = 100
@@ -68,8 +68,12 @@ _Row = tuple[str, int, int, float | None]
 _Kept = tuple[int, int, int, str, tuple[_Row, ...], int | None]
 
 
-class TooManyReaders(Exception):
+class TooManyReaders(RequestRefused):
     """The feed has as many readers as it serves."""
+
+    def __init__(self) -> None:
+        message = "this session has as many readers as it serves; try again later"
+        super().__init__("too_many_readers", message)
 
 
 @dataclass(eq=False)
@@ -175,14 +179,14 @@ class CaptionFeeds:
 
     @contextmanager
     def claimed(self, name: str | None, owner: str) -> Iterator[None]:
-        """Keep a name for a key. Raises Refusal where it is another's."""
+        """Keep a name for a key. Raises RequestRefused where it is another's."""
         if name is None:
             yield
             return
         holder, times = self._claims.get(name, (owner, 0))
         if holder != owner:
             message = "a session of another key has this captions name now: choose another"
-            raise Refusal("name_in_use", message)
+            raise RequestRefused("name_in_use", message)
         self._claims[name] = owner, times + 1
         try:
             yield
@@ -350,13 +354,9 @@ class CaptionEndpoints:
             feed, as_vtt = self._readable(request, name.removesuffix(_VTT)), True
         if feed is None:
             message = "no live session has this id or name now; GET /captions lists those there are"
-            raise ApiError(404, "no_such_session", message)
+            raise RequestRefused("no_such_session", message)
         captions = feed.read(None if as_vtt else _KEEP_ALIVE_S)
-        try:
-            first = await anext(captions)
-        except TooManyReaders as error:
-            message = "this session has as many readers as it serves; try again later"
-            raise ApiError(503, "too_many_readers", message) from error
+        first = await anext(captions)
         write, media_type = _WRITERS[as_vtt]
         return StreamingResponse(write(first, captions), media_type=media_type, headers=_HEADERS)
 

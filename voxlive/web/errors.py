@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.web.protocols.deepgram import messages as deepgram_json
 
 log = logging.getLogger(__name__)
@@ -45,41 +47,27 @@ async def _gone(request: Request) -> None:
         pass
 
 
-class ApiError(Exception):
-    """A refusal with its HTTP status; ``param`` names the field that is at fault."""
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.param = param
-        self.headers = headers
+def headers_of(error: VoxliveError) -> dict[str, str]:
+    """What HTTP says besides: how to log in, when to come back."""
+    headers = {"www-authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    return headers
 
 
-def error_body(error: ApiError) -> dict[str, object]:
+def error_body(error: VoxliveError) -> dict[str, object]:
     """The error as JSON."""
+    return {"error": _fields(error)}
+
+
+def _fields(error: VoxliveError) -> dict[str, object]:
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    return {"error": body}
+    return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
 
 
-def envelope(error: ApiError) -> JSONResponse:
+def envelope(error: VoxliveError) -> JSONResponse:
     """The error as a response."""
-    return JSONResponse(error_body(error), error.status, error.headers)
-
-
-async def on_api_error(_request: Request, error: Exception) -> JSONResponse:
-    """Starlette's handler for ApiError."""
-    assert isinstance(error, ApiError)
-    return envelope(error)
+    return JSONResponse(error_body(error), error.status, headers_of(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -89,7 +77,8 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     message = error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:
         message = f"there is nothing at {request.method} {request.url.path}"
-    return envelope(ApiError(error.status_code, code, message, headers=error.headers))
+    refusal = RequestRefused(code, message, status=error.status_code)
+    return JSONResponse(error_body(refusal), refusal.status, error.headers)
 
 
 async def on_client_gone(_request: Request, _error: Exception) -> Response:
@@ -99,18 +88,15 @@ async def on_client_gone(_request: Request, _error: Exception) -> Response:
 
 async def on_crash(_request: Request, _error: Exception) -> JSONResponse:
     """Starlette's handler for everything else, which it also logs."""
-    return envelope(ApiError(500, "internal", "the server failed; its log says why"))
+    return envelope(RequestRefused("internal", "the server failed; its log says why"))
 
 
-def as_deepgram(error: ApiError, request: str | None = None) -> JSONResponse:
+def as_deepgram(error: VoxliveError, request: str | None = None) -> JSONResponse:
     """Deepgram's; ``request`` is the request's id, if it has one already."""
-    status = 400 if error.status == 422 else error.status  # it has no 422
-    denial = deepgram_json.refusal(status, error.message, request or str(uuid.uuid4()))
-    return JSONResponse(denial.body, denial.status, {**denial.headers, **(error.headers or {})})
+    denial = deepgram_json.refusal(error.status, error.message, request or str(uuid.uuid4()))
+    return JSONResponse(denial.body, denial.status, {**denial.headers, **headers_of(error)})
 
 
-def as_mistral(error: ApiError) -> JSONResponse:
+def as_mistral(error: VoxliveError) -> JSONResponse:
     """Mistral's."""
-    kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    body = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
-    return JSONResponse({"object": "error", **body}, error.status, error.headers)
+    return JSONResponse({"object": "error", **_fields(error)}, error.status, headers_of(error))

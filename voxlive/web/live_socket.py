@@ -17,18 +17,24 @@ from typing import Any
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from voxlive.engines.contract import EngineError, EngineFull
+from voxlive.errors import (
+    EngineError,
+    EngineFull,
+    ProtocolError,
+    RequestRefused,
+    VadError,
+    VoxliveError,
+)
 from voxlive.processes.logs import log_context
-from voxlive.streaming.ingest.formats import BadAudio
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.queues import Timeout
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
-from voxlive.web.access.access import ANYONE, Access, Refusal
+from voxlive.web.access.access import ANYONE, Access
 from voxlive.web.access.keys import Limits, find
 from voxlive.web.access.middleware import Authenticator, address
 from voxlive.web.captions import LONGEST_NAME, CaptionFeed, CaptionFeeds, is_name
-from voxlive.web.errors import ApiError, envelope
+from voxlive.web.errors import envelope, headers_of
 from voxlive.web.metrics import Meter, Tally
 from voxlive.web.protocols.contract import (
     Action,
@@ -38,7 +44,6 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     RenewSession,
     Reply,
@@ -123,9 +128,9 @@ class LiveSocket:
         """The code of the error that ended it, if one did."""
         return self._failure
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: RequestRefused) -> None:
         """Tell the client that it may not connect, in its protocol's words."""
-        await self._fail(refusal.code, refusal.message, refusal.headers)
+        await self._fail(refusal.code, refusal.message, headers_of(refusal))
 
     async def run(self, limits: Limits, owner: str = ANYONE) -> None:
         """Serve the client until the session or the connection ends, then free everything.
@@ -138,10 +143,8 @@ class LiveSocket:
             await self._converse()
         except WebSocketDisconnect:
             pass
-        except (ProtocolError, EngineError) as error:
+        except VoxliveError as error:
             await self._fail(error.code, error.message)
-        except BadAudio as error:
-            await self._fail(error.code, str(error))
         # The boundary of a session: whatever goes wrong inside ends this one and no other.
         except Exception:
             log.exception("session %s failed in the server", self._name)
@@ -292,7 +295,7 @@ class LiveSocket:
     async def _open(self, options: SessionOptions, source: str) -> None:
         try:
             self._sessions[source] = self._service.open(options)
-        except EngineError as error:
+        except (EngineError, VadError) as error:
             if not self._sessions:
                 raise
             # The sources that have a session go on without this one.
@@ -358,7 +361,7 @@ class LiveEndpoints:
         async def serve(socket: WebSocket) -> None:
             try:
                 self.gate.check_site(socket.scope)
-            except ApiError as error:
+            except RequestRefused as error:
                 self.gate.access.note(error.code, protocol.name)
                 await socket.send_denial_response(envelope(error))
                 return
@@ -382,7 +385,7 @@ class LiveEndpoints:
             grant = self.gate.access.admit(presented.secret, "live", address(socket))
             held.enter_context(grant.session())
             held.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             await self.gate.refused(refusal, speaks.name)
             await live.refuse(refusal)
             return

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 
 import psutil
 
+from voxlive.errors import CodedError
 
-class CannotListen(Exception):
+
+class CannotListen(CodedError):
     """The address cannot be had; the message says why and what to do."""
+
+    code = "cannot_listen"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,9 @@ from typing import TypeVarTuple
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.queues import Timeout, Wakeup
-from voxlive.web.protocols.contract import (
-    Action,
-    AudioFrame,
-    CloseSocket,
-    Out,
-    Protocol,
-    ProtocolError,
-)
+from voxlive.web.protocols.contract import Action, AudioFrame, CloseSocket, Out, Protocol
 
 MAX_AHEAD = 64 << 20
 """Bytes of audio: half an hour of 16 kHz PCM. Beyond that the socket is not read after all."""

@@ -24,11 +24,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from voxlive.errors import CodedError
 from voxlive.web.ports import lan_addresses
 
 
-class TlsError(Exception):
+class TlsError(CodedError):
     """A certificate or its key cannot be used; the message says why and what to do."""
+
+    code = "tls_failed"
 
 
 @dataclass(frozen=True, slots=True)

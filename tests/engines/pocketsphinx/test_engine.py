@@ -16,19 +16,17 @@ from support.listening import Recorder, feed, text_of
 
 from voxlive.engines.contract import (
     Drafted,
-    EngineError,
-    EngineFull,
     EngineOptions,
     Failed,
     Message,
     Progressed,
     Reached,
     StreamOptions,
-    UnsupportedOption,
 )
 from voxlive.engines.pocketsphinx import load
 from voxlive.engines.pocketsphinx.engine import PocketSphinxEngine, default_capacity
 from voxlive.engines.pocketsphinx.slot import MAX_WAITING_S
+from voxlive.errors import EngineError, EngineFull, UnsupportedOption
 
 FILE = StreamOptions(drafts=False)
 DOCTOR = " the doctor will call you back tomorrow afternoon about the results"

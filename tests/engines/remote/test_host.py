@@ -18,22 +18,19 @@ from support.listening import Recorder
 from support.tiny_checkpoint import write_tiny
 
 from training.golden.audio import synthetic_audio
-from voxlive.checkpoints.errors import IncompleteCheckpoint
 from voxlive.engines.contract import (
-    EngineError,
-    EngineFull,
     EngineOptions,
     Failed,
     Message,
     Progressed,
     Reached,
     StreamOptions,
-    UnsupportedOption,
 )
 from voxlive.engines.registry import load_engine
 from voxlive.engines.remote.child import ForwardLogs
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.engines.remote.wire import BatchedSender, EngineLogRecord, read_messages
+from voxlive.errors import EngineError, EngineFull, IncompleteCheckpoint, UnsupportedOption
 from voxlive.values import Word
 
 AUDIO = synthetic_audio()[:80000]

@@ -14,20 +14,19 @@ from training.golden.audio import synthetic_audio
 from voxlive.decoders.detokenise import Detokeniser
 from voxlive.engines.contract import (
     Committed,
-    EngineFull,
     EngineOptions,
     Failed,
     Message,
     Progressed,
     Reached,
     StreamOptions,
-    UnsupportedOption,
 )
 from voxlive.engines.voxtral import load
 from voxlive.engines.voxtral.engine import STEPS, VoxtralEngine
 from voxlive.engines.voxtral.model import CHUNK
 from voxlive.engines.voxtral.row import LONGEST_WORD
 from voxlive.engines.voxtral.stream import VoxtralStream
+from voxlive.errors import EngineFull, UnsupportedOption
 from voxlive.values import Word
 
 GOLDEN = Path(__file__).parents[2] / "golden"

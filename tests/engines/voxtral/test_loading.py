@@ -11,10 +11,11 @@ from support.tiny_voxtral import tiny_weights
 
 from training.golden.audio import synthetic_audio
 from training.golden.weights import TINY
-from voxlive.engines.contract import EngineError, EngineOptions, Failed, Progressed, StreamOptions
+from voxlive.engines.contract import EngineOptions, Failed, Progressed, StreamOptions
 from voxlive.engines.voxtral import load
 from voxlive.engines.voxtral.loading import settle_capacity
 from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, plan_rounds
+from voxlive.errors import EngineError
 from voxlive.layers import rings
 
 AUDIO = synthetic_audio()

@@ -8,10 +8,10 @@ from support.tiny_checkpoint import write_tiny
 
 from training.golden.layouts import LAYOUTS, source_tensors, write_json
 from training.golden.weights import TINY, random_weights
-from voxlive.checkpoints.errors import UnsupportedConfig, WeightsMismatch
 from voxlive.checkpoints.files import find_files
 from voxlive.checkpoints.probe import read_checkpoint
 from voxlive.engines.voxtral.loading import load_weights
+from voxlive.errors import UnsupportedConfig, WeightsMismatch
 
 DRAWN = random_weights()
 MATRICES = [

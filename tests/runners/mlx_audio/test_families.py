@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from voxlive.checkpoints.families import FAMILIES as PROBED
-from voxlive.runners.contract import Job, Refusal
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import Job
 from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
 from voxlive.runners.mlx_audio.family import FamilyRequest, check
 
@@ -118,7 +119,7 @@ def test_a_limit_that_a_family_cannot_keep_is_refused(name):
     if family.tokens:
         assert check(family, ENGLISH, job) == ()
     else:
-        with pytest.raises(Refusal, match="leave out max_tokens") as refused:
+        with pytest.raises(RequestRefused, match="leave out max_tokens") as refused:
             check(family, ENGLISH, job)
         assert (refused.value.status, refused.value.param) == (422, "max_tokens")
 
@@ -131,10 +132,10 @@ def canary_like(*codes):
 
 
 def test_a_model_that_has_to_be_told_the_language_says_so():
-    with pytest.raises(Refusal, match="one of de, en") as refused:
+    with pytest.raises(RequestRefused, match="one of de, en") as refused:
         check(FAMILIES["canary"], canary_like("en", "de"), Job(None))
     assert (refused.value.status, refused.value.param) == (400, "language")
-    with pytest.raises(Refusal, match="French") as refused:
+    with pytest.raises(RequestRefused, match="French") as refused:
         check(FAMILIES["canary"], canary_like("en", "de"), Job(None, language="fr"))
     assert (refused.value.status, refused.value.code) == (422, "unsupported_language")
 

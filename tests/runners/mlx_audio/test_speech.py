@@ -12,7 +12,7 @@ from support.tiny_speech import (
 )
 from support.tiny_whisper import add_tensor, drop_tensor
 
-from voxlive.runners.contract import Refusal
+from voxlive.errors import RequestRefused
 from voxlive.runners.mlx_audio.families.voxtral import VoxtralText
 
 
@@ -67,7 +67,7 @@ def test_qwen3_says_the_language_that_it_found(qwen3):
 def test_a_language_that_qwen3_is_told_is_not_one_that_it_recognised(qwen3):
     said, _ = transcribe(qwen3, "yes", language="zh")
     assert (said.language, said.warnings) == (None, ())
-    with pytest.raises(Refusal, match="use en, zh"):
+    with pytest.raises(RequestRefused, match="use en, zh"):
         transcribe(qwen3, "yes", language="de")
 
 
@@ -102,7 +102,7 @@ def test_voxtral_needs_neither_torch_nor_a_language(voxtral, language):
 )
 def test_a_missing_tensor_is_refused_by_name(family, write, tensor, named, tmp_path):
     drop_tensor(write(tmp_path), tensor)
-    with pytest.raises(Refusal, match=named) as refused, running(family, tmp_path):
+    with pytest.raises(RequestRefused, match=named) as refused, running(family, tmp_path):
         pass
     assert refused.value.code == "unusable_model"
 
@@ -124,7 +124,10 @@ def test_surplus_tensors_are_left_out_and_named_but_no_layers(family, write, of_
         assert "ctc_head.own.weight" in warning.message
     if of_a_layer:
         add_tensor(tmp_path, of_a_layer)
-        with pytest.raises(Refusal, match=r"layers\.7") as refused, running(family, tmp_path):
+        with (
+            pytest.raises(RequestRefused, match=r"layers\.7") as refused,
+            running(family, tmp_path),
+        ):
             pass
         assert refused.value.code == "unusable_model"
 

@@ -8,7 +8,8 @@ from support.clips import clip
 from support.runner_jobs import Told, running, transcribe
 from support.tiny_whisper import BASE, drop_tensor, write_whisper
 
-from voxlive.runners.contract import Job, Refusal
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import Job
 
 ENGLISH_ONLY = BASE + 1607
 
@@ -66,7 +67,7 @@ def test_silence_says_nothing(runner):
 def test_a_language_is_told_to_the_model_or_refused(runner):
     assert transcribe(runner, "yes")[0].language == "en"
     assert transcribe(runner, "yes", language="de")[0].language is None
-    with pytest.raises(Refusal, match="tlh") as refused:
+    with pytest.raises(RequestRefused, match="tlh") as refused:
         transcribe(runner, "yes", language="tlh")
     assert (refused.value.status, refused.value.param) == (422, "language")
 
@@ -93,7 +94,7 @@ def test_a_job_ends_soon_after_it_is_cancelled(runner):
 )
 def test_models_that_cannot_translate_say_why(changes, why, tmp_path):
     folder = write_whisper(tmp_path, "mlx", **changes)
-    with running("whisper", folder) as runner, pytest.raises(Refusal, match=why) as refused:
+    with running("whisper", folder) as runner, pytest.raises(RequestRefused, match=why) as refused:
         transcribe(runner, "yes", task="translate")
     assert (refused.value.status, refused.value.param) == (422, "task")
 
@@ -101,7 +102,7 @@ def test_models_that_cannot_translate_say_why(changes, why, tmp_path):
 def test_a_missing_tensor_is_refused_by_name(tmp_path):
     folder = write_whisper(tmp_path)
     drop_tensor(folder, "model.decoder.layers.0.fc1.bias")
-    missing = pytest.raises(Refusal, match=r"decoder\.blocks\.0\.mlp1\.bias")
+    missing = pytest.raises(RequestRefused, match=r"decoder\.blocks\.0\.mlp1\.bias")
     with missing as refused, running("whisper", folder):
         pass
     assert (refused.value.status, refused.value.code) == (422, "unusable_model")
@@ -111,7 +112,7 @@ def test_a_whisper_without_its_tokenizer_is_refused(tmp_path):
     folder = write_whisper(tmp_path)
     for path in folder.glob("token*"):
         path.unlink()
-    missing = pytest.raises(Refusal, match="tokenizer's files are missing")
+    missing = pytest.raises(RequestRefused, match="tokenizer's files are missing")
     with missing, running("whisper", folder):
         pass
 
@@ -120,7 +121,7 @@ def test_a_tokenizer_that_is_code_is_not_run(folder, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"auto_map": {"AutoTokenizer": "x"}})
     )
-    with pytest.raises(Refusal, match="Python code"), running("whisper", tmp_path):
+    with pytest.raises(RequestRefused, match="Python code"), running("whisper", tmp_path):
         pass
 
 
@@ -134,6 +135,6 @@ def test_a_tokenizer_that_is_code_is_not_run(folder, tmp_path):
     ],
 )
 def test_what_cannot_be_loaded_is_refused_before_anything_is(family, options, status, tmp_path):
-    with pytest.raises(Refusal) as refused, running(family, tmp_path, **options):
+    with pytest.raises(RequestRefused) as refused, running(family, tmp_path, **options):
         pass
     assert refused.value.status == status

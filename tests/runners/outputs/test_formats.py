@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from voxlive.runners.contract import JobWarning, Refusal, Segment, TimedWord, Transcript
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import JobWarning, Segment, TimedWord, Transcript
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
 
 WORDS = (TimedWord("Good", 0.1, 0.5, 0.9), TimedWord(" day.", 0.5, 1.0))
@@ -108,6 +109,6 @@ def test_speakers_are_listed_where_the_model_labels_them():
     ],
 )
 def test_what_the_model_does_not_know_is_refused_not_invented(name, code):
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestRefused) as refused:
         written(name, UNTIMED, OutputOptions("tiny", words=True))
     assert (refused.value.status, refused.value.code) == (422, code)

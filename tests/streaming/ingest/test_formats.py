@@ -2,7 +2,8 @@ import av
 import numpy as np
 import pytest
 
-from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat, BadAudio, to_unit
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat, to_unit
 
 
 def test_integers_are_divided_by_their_full_scale():

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.clips import clip
 from support.encode import encode
 
-from voxlive.streaming.ingest.formats import AudioFormat, BadAudio
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.ingest.live import MAX_HELD, Handover, open_ingest
 
 CONTAINER = AudioFormat("container")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from support.clips import clip
 from support.encode import encode
 
-from voxlive.streaming.ingest.formats import BadAudio, Report
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import Report
 from voxlive.streaming.ingest.media import decode, read_file
 
 SPEECH = clip("market").samples

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.odd_media import CORPUS, RATE, SEED, SPEECH
 
-from voxlive.streaming.ingest.formats import AudioFormat, BadAudio, Report
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
 from voxlive.streaming.ingest.media import decode_file, measure
 from voxlive.streaming.ingest.sniff import CONTAINERS

@@ -2,7 +2,7 @@ import pytest
 from support.clips import clip
 from support.encode import encode
 
-from voxlive.streaming.ingest.formats import BadAudio
+from voxlive.errors import BadAudio
 from voxlive.streaming.ingest.sniff import HEAD, mp4_index_is_last, sniff
 
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from support.asgi import Running, running
 from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
 
-from voxlive.web.access.access import MOST, Access, Refusal, Tickets
+from voxlive.errors import RequestRefused
+from voxlive.web.access.access import MOST, Access, Tickets
 from voxlive.web.access.keys import SCOPES, Key, Limits, TokenBucket, digest
+from voxlive.web.errors import headers_of
 
 HALL, KITCHEN = "hall-hall-hall-hall", "kitchen-kitchen-kitchen"
 UNLIMITED = Limits()
@@ -37,8 +39,8 @@ def access(time, limits=UNLIMITED, **of_hall) -> Access:
     return Access(keys, limits, time, time)
 
 
-def refused(admit, *args) -> Refusal:
-    with pytest.raises(Refusal) as refusal:
+def refused(admit, *args) -> RequestRefused:
+    with pytest.raises(RequestRefused) as refusal:
         admit(*args)
     return refusal.value
 
@@ -56,7 +58,7 @@ def test_with_keys_nobody_else_is(time):
     wrong = refused(door.admit, HALL + "x", None)
     assert (wrong.code, wrong.status) == ("invalid_api_key", 401)
     assert HALL not in wrong.message
-    assert wrong.headers["www-authenticate"] == "Bearer"
+    assert headers_of(wrong)["www-authenticate"] == "Bearer"
 
 
 def test_a_key_opens_its_scopes_alone(time):
@@ -91,7 +93,7 @@ def test_tickets_have_a_bound_that_time_clears(time):
     for _ in range(MOST):
         door.issue(hall, 60)
     full = refused(door.issue, hall, 60)
-    assert (full.status, full.headers["retry-after"]) == (429, "60")
+    assert (full.status, headers_of(full)["retry-after"]) == (429, "60")
     door.issue(door.admit(KITCHEN, None), 60)
     time.now += 60
     door.issue(hall, 60)
@@ -113,10 +115,10 @@ def test_each_key_has_its_own_rate_and_all_share_the_servers(time):
     door = access(time, Limits(rate=3), rate=1)
     door.admit(HALL, "live")
     slow = refused(door.admit, HALL, "live")
-    assert (slow.status, slow.headers["retry-after"]) == (429, "60")
+    assert (slow.status, headers_of(slow)["retry-after"]) == (429, "60")
     door.admit(KITCHEN, "captions")
     door.admit(KITCHEN, "captions")
-    assert refused(door.admit, KITCHEN, "captions").headers["retry-after"] == "20"
+    assert headers_of(refused(door.admit, KITCHEN, "captions"))["retry-after"] == "20"
     time.now += 20
     door.admit(KITCHEN, "captions")
 

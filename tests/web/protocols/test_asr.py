@@ -5,17 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import Draft, Lag, SegmentClosed, SessionClosed, SessionError, Words
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.asr import AsrProtocol
-from voxlive.web.protocols.contract import (
-    AudioFrame,
-    CloseSocket,
-    OpenSession,
-    ProtocolError,
-    Refuse,
-    StopSession,
-)
+from voxlive.web.protocols.contract import AudioFrame, CloseSocket, OpenSession, Refuse, StopSession
 
 PCM = bytes(320)
 

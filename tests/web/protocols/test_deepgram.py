@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
     Draft,
     Flushed,
@@ -26,7 +27,6 @@ from voxlive.web.protocols.contract import (
     AudioFrame,
     CloseSocket,
     FlushSession,
-    ProtocolError,
     Refuse,
     Reply,
     StopSession,

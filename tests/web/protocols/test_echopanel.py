@@ -6,16 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import Draft, Lag, SegmentClosed, SessionClosed, SessionError, Words
 from voxlive.values import Word
-from voxlive.web.protocols.contract import (
-    AudioFrame,
-    CloseSocket,
-    OpenSession,
-    ProtocolError,
-    Refuse,
-    StopSession,
-)
+from voxlive.web.protocols.contract import AudioFrame, CloseSocket, OpenSession, Refuse, StopSession
 from voxlive.web.protocols.echopanel import EchoPanelProtocol, split
 
 START = {"type": "start", "sample_rate": 16_000, "format": "pcm_s16le", "channels": 1}

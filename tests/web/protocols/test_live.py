@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from support.conversations import ENGLISH, POLYGLOT, conversations
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
     Draft,
     SegmentClosed,
@@ -21,7 +22,6 @@ from voxlive.web.protocols.contract import (
     CloseSocket,
     FlushSession,
     OpenSession,
-    ProtocolError,
     Refuse,
     StopSession,
 )

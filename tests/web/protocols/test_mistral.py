@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from support.conversations import ENGLISH, POLYGLOT, conversations
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
     Draft,
     Flushed,
@@ -24,7 +25,6 @@ from voxlive.web.protocols.contract import (
     CloseSocket,
     FlushSession,
     OpenSession,
-    ProtocolError,
     Refuse,
     Reply,
     StopSession,

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
     Draft,
     SegmentClosed,
@@ -14,14 +15,7 @@ from voxlive.streaming.events import (
     Words,
 )
 from voxlive.values import Word
-from voxlive.web.protocols.contract import (
-    AudioFrame,
-    CloseSocket,
-    Denial,
-    ProtocolError,
-    Refuse,
-    StopSession,
-)
+from voxlive.web.protocols.contract import AudioFrame, CloseSocket, Denial, Refuse, StopSession
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 
 END = b"END_OF_AUDIO"

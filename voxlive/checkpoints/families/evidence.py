@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from voxlive.checkpoints.config import read_json
-from voxlive.checkpoints.errors import CheckpointError, DamagedFile
 from voxlive.checkpoints.safetensors import read_header
+from voxlive.errors import CheckpointError, DamagedFile
 
 CONFIG, PARAMS = "config.json", "params.json"
 EXTRACTORS = ("preprocessor_config.json", "processor_config.json")

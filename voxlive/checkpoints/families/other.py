@@ -9,7 +9,6 @@ Whisper: what its sizes say about languages and translation.
 
 from __future__ import annotations
 
-from voxlive.checkpoints.errors import WeightsMismatch
 from voxlive.checkpoints.families.evidence import (
     Evidence,
     architecture,
@@ -25,6 +24,7 @@ from voxlive.checkpoints.families.evidence import (
 from voxlive.checkpoints.families.family import MIB, ModelFamily, Shape, Traits
 from voxlive.checkpoints.languages import codes_of
 from voxlive.checkpoints.layouts import LAYOUTS, recognise_layout
+from voxlive.errors import WeightsMismatch
 
 _HF = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 _ROOM = 3072 * MIB

@@ -16,8 +16,8 @@ def load(model: str, options: EngineOptions) -> Engine:
 
     Raises UnsupportedOption for what it cannot do, EngineError when a worker does not start.
     """
-    from voxlive.engines.contract import UnsupportedOption
     from voxlive.engines.pocketsphinx.engine import PocketSphinxEngine, default_capacity
+    from voxlive.errors import UnsupportedOption
 
     if options.device not in (None, "cpu"):
         raise UnsupportedOption(f"{model} runs on the CPU only: leave out device {options.device}")

@@ -12,15 +12,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from voxlive.engines.contract import (
-    Durations,
-    EngineError,
-    EngineFull,
-    EngineInfo,
-    UnsupportedOption,
-)
+from voxlive.engines.contract import Durations, EngineInfo
 from voxlive.engines.pocketsphinx.slot import START_S, TRAIL, PocketSphinxStream, Slot, SlotState
 from voxlive.engines.pocketsphinx.wire import SphinxProbe
+from voxlive.errors import EngineError, EngineFull, UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Supervisor, Work
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.checkpoints.errors import CheckpointError
-from voxlive.engines.contract import EngineError, Failed
+from voxlive.engines.contract import Failed
 from voxlive.engines.registry import load_engine
 from voxlive.engines.remote.wire import (
     BatchedSender,
@@ -40,6 +39,7 @@ from voxlive.engines.remote.wire import (
     StreamMessage,
     read_messages,
 )
+from voxlive.errors import CheckpointError, EngineError
 from voxlive.processes.logs import portable
 from voxlive.processes.process import tune_interpreter
 

@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.engines.contract import Durations, EngineError, EngineFull, Failed, Reading
+from voxlive.engines.contract import Durations, Failed, Reading
 from voxlive.engines.remote.wire import (
     BatchedSender,
     CheckEngine,
@@ -47,12 +47,13 @@ from voxlive.engines.remote.wire import (
     StreamMessage,
     read_messages,
 )
+from voxlive.errors import EngineError, EngineFull
 from voxlive.processes.process import kill_group
 from voxlive.processes.supervisor import Supervisor, Work
 
 if TYPE_CHECKING:
-    from voxlive.checkpoints.errors import CheckpointError
     from voxlive.engines.contract import EngineInfo, EngineOptions, Message, Sink, StreamOptions
+    from voxlive.errors import CheckpointError
     from voxlive.values import Samples
 
 _COMMAND = (sys.executable, "-P", "-m", "voxlive.engines.remote.child")

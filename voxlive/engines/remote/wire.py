@@ -16,15 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from voxlive.checkpoints.errors import CheckpointError
-from voxlive.engines.contract import (
-    EngineError,
-    EngineInfo,
-    EngineOptions,
-    Message,
-    Reading,
-    StreamOptions,
-)
+from voxlive.engines.contract import EngineInfo, EngineOptions, Message, Reading, StreamOptions
+from voxlive.errors import CheckpointError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

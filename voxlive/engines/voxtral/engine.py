@@ -23,10 +23,11 @@ import numpy as np
 
 from voxlive.decoders.decoder import NOT_FINITE
 from voxlive.decoders.detokenise import Detokeniser
-from voxlive.engines.contract import Durations, EngineError, EngineFull, Failed
+from voxlive.engines.contract import Durations, Failed
 from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, plan_rounds
 from voxlive.engines.voxtral.row import Row, RowAudio, RowMark
 from voxlive.engines.voxtral.stream import VoxtralStream, row_options
+from voxlive.errors import EngineError, EngineFull
 from voxlive.processes.supervisor import Work
 
 if TYPE_CHECKING:

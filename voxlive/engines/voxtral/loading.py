@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import psutil
 
-from voxlive.checkpoints.errors import UnsupportedConfig, listed
 from voxlive.checkpoints.families.other import VOXTRAL_LANGUAGES
 from voxlive.checkpoints.files import find_files
 from voxlive.checkpoints.plan import LoadPlan, LoadStep
 from voxlive.checkpoints.probe import Checkpoint, read_checkpoint
 from voxlive.checkpoints.quantisation import Quantisation
 from voxlive.checkpoints.resolve import ALIASES, resolve
-from voxlive.engines.contract import EngineError, EngineInfo, UnsupportedOption
+from voxlive.engines.contract import EngineInfo
 from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
 from voxlive.engines.voxtral.model import VoxtralModel
 from voxlive.engines.voxtral.stream import trail_margin
+from voxlive.errors import EngineError, UnsupportedConfig, UnsupportedOption, listed
 from voxlive.layers.device import SIZES, on_cuda
 from voxlive.layers.linear import Weights
 

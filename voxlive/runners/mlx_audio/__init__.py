@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def load(spec: RunnerSpec) -> Runner:
     """Load the model in ``spec.folder`` as ``spec.family``. Blocks.
 
-    Raises Refusal for a family that cannot transcribe, files that do not make up this model, and
-    options that it does not have.
+    Raises RequestRefused for a family that cannot transcribe, files that do not make up this model,
+    and options that it does not have.
     """
     from voxlive.runners.mlx_audio.runner import family_of, load_model, load_runner
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from voxlive.checkpoints.languages import unknown_to
+from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Recognised
-from voxlive.runners.contract import Job, JobWarning, Refusal
+from voxlive.runners.contract import Job, JobWarning
 from voxlive.runners.cutting import CutOptions
 from voxlive.runners.refusals import cannot_use
 
@@ -150,9 +151,9 @@ class FamilyAdapter:
 
 
 def check(family: FamilyAdapter, model: Model, job: Job) -> tuple[JobWarning, ...]:
-    """What of the job this loaded model cannot use; raises Refusal for what it cannot do."""
+    """What of the job this loaded model cannot use; raises RequestRefused for what it cannot do."""
     if job.task == "translate" and (why := family.no_translation(model)):
-        raise Refusal(422, "unsupported_task", why, "task")
+        raise RequestRefused("unsupported_task", why, "task")
     spoken(family, model, job.language)
     unused = []
     if job.prompt and not family.prompt:
@@ -168,17 +169,17 @@ def check(family: FamilyAdapter, model: Model, job: Job) -> tuple[JobWarning, ..
 
 
 def spoken(family: FamilyAdapter, model: Model, language: str | None) -> str | None:
-    """What the model calls this language; None where it is not told. Raises Refusal."""
+    """What the model calls this language; None where it is not told. Raises RequestRefused."""
     languages = family.languages
     names = languages.known(model) if languages.known else {}
     if language is None:
         if languages.needed:
             message = f"this model has to be told the language: one of {_listed(names)}"
-            raise Refusal(400, "language_required", message, "language")
+            raise RequestRefused("language_required", message, "language")
         return None
     if names and language not in names:
         message = unknown_to("this model", language, names)
-        raise Refusal(422, "unsupported_language", message, "language")
+        raise RequestRefused("unsupported_language", message, "language")
     return names.get(language)
 
 

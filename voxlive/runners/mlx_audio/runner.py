@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
+from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Recognised, stretches, transcribe
-from voxlive.runners.contract import Job, JobWarning, Refusal, RunnerSpec, Transcript, Update
+from voxlive.runners.contract import Job, JobWarning, RunnerSpec, Transcript, Update
 from voxlive.runners.cutting import Stretch
 from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
 from voxlive.runners.mlx_audio.family import FamilyRequest, check, spoken
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def family_of(spec: RunnerSpec) -> FamilyAdapter:
-    """The description of ``spec.family``; raises Refusal for one that transcribes no files."""
+    """The description of ``spec.family``; RequestRefused for one that transcribes no files."""
     if why := NOT_FOR_FILES.get(spec.family):
-        raise Refusal(422, "unsupported_model", f"{spec.model}: {why}", "model")
+        raise RequestRefused("unsupported_model", f"{spec.model}: {why}", "model")
     if family := FAMILIES.get(spec.family):
         return family
     known = ", ".join(sorted(FAMILIES))
     message = f"{spec.model} is a {spec.family!r}, and mlx-audio runs no such files: use {known}"
-    raise Refusal(422, "unsupported_model", message, "model")
+    raise RequestRefused("unsupported_model", message, "model")
 
 
 def load_model(family: FamilyAdapter, folder: Path) -> Model:
@@ -59,7 +60,7 @@ _LEAST = SAMPLE_RATE  # a model's first layers need some audio: less is followed
 def load_runner(
     spec: RunnerSpec, family: FamilyAdapter, load: Callable[[Path], Model]
 ) -> FamilyRunner:
-    """A runner for the model that ``load`` makes of the spec's folder. Raises Refusal."""
+    """A runner for the model that ``load`` makes of the spec's folder. Raises RequestRefused."""
     with ExitStack() as undo:
         thread = MlxThread(spec.backend)
         undo.callback(thread.close)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from voxlive.runners.contract import Refusal, Segment, Transcript
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import Segment, Transcript
 from voxlive.runners.outputs import subtitles
 from voxlive.runners.outputs.subtitles import CueStyle
 
@@ -40,8 +41,8 @@ def plain_json(said: Transcript, wanted: OutputOptions) -> str:
 def verbose_json(said: Transcript, wanted: OutputOptions) -> str:
     """Everything that is known, times in seconds; segments and words are listed if wanted.
 
-    ``warnings`` is there only if there are some. Raises Refusal if words are wanted of a model that
-    cannot time them.
+    ``warnings`` is there only if there are some. Raises RequestRefused if words are wanted of a
+    model that cannot time them.
     """
     answer: dict[str, Any] = {
         "task": said.task,
@@ -60,10 +61,10 @@ def verbose_json(said: Transcript, wanted: OutputOptions) -> str:
 
 
 def diarized_json(said: Transcript, wanted: OutputOptions) -> str:
-    """Who said what. Raises Refusal unless the model labelled every speaker."""
+    """Who said what. Raises RequestRefused unless the model labelled every speaker."""
     if any(segment.speaker is None or segment.start is None for segment in said.segments):
         message = f"{wanted.model} does not tell speakers apart; use another response_format"
-        raise Refusal(422, "no_speakers", message, "response_format")
+        raise RequestRefused("no_speakers", message, "response_format")
     listed = [
         {
             "type": "transcript.text.segment",
@@ -143,7 +144,7 @@ def _segment(segment: Segment) -> dict[str, Any]:
 def _words(segment: Segment) -> list[dict[str, Any]]:
     if segment.words is None:
         message = "this model knows no word times; ask for timestamp_granularities[]=segment"
-        raise Refusal(422, "no_word_times", message, "timestamp_granularities[]")
+        raise RequestRefused("no_word_times", message, "timestamp_granularities[]")
     return [
         {"word": word.text.strip(), "start": word.start, "end": word.end} for word in segment.words
     ]
@@ -154,7 +155,7 @@ def _cues(said: Transcript, wanted: OutputOptions) -> list[subtitles.Cue]:
         return subtitles.cues(said.segments, wanted.cues, said.duration)
     except ValueError as error:
         message = f"{wanted.model} knows no times, so it makes no subtitles; use text or json"
-        raise Refusal(422, "no_times", message, "response_format") from error
+        raise RequestRefused("no_times", message, "response_format") from error
 
 
 def _dump(answer: dict[str, Any]) -> str:

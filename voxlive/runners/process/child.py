@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from voxlive.runners.contract import JobProgress, Refusal
+from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.runners.contract import JobProgress
 from voxlive.runners.process.wire import (
     CancelJob,
     JobEnded,
@@ -94,7 +95,7 @@ class _Child:
                 check_room(self._spec)
             self._runner = loader(self._spec.backend)(self._spec)
             slots = self._runner.slots
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             self._end(JobEnded(None, refusal))
         except Exception as error:
             log.exception("%s does not load", self._spec.model)
@@ -105,10 +106,10 @@ class _Child:
 
     def _work(self, ident: int, job: Job, cancelled: threading.Event) -> None:
         assert self._runner
-        outcome: Transcript | Refusal
+        outcome: Transcript | VoxliveError
         try:
             outcome = self._runner.run(job, self._teller(ident), cancelled.is_set)
-        except Refusal as refusal:
+        except VoxliveError as refusal:
             outcome = refusal
         except Exception as error:
             log.exception("%s failed in a job", self._spec.model)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from voxlive.runners.contract import Job, JobProgress, Refusal, RunnerSpec, Transcript, Update
+from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript, Update
 from voxlive.runners.memory import mib
 from voxlive.runners.process.spawn import Child, spawn
 from voxlive.runners.process.wire import (
@@ -38,7 +39,7 @@ from voxlive.runners.scratch import SCRATCH
 class RunnerDied(Exception):
     """The process ended under a job. ``guilty``: it is this job's doing, as far as one can tell."""
 
-    def __init__(self, refusal: Refusal, *, guilty: bool) -> None:
+    def __init__(self, refusal: VoxliveError, *, guilty: bool) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
         self.guilty = guilty
@@ -129,7 +130,7 @@ class RunnerProcess:
         self._ready: asyncio.Future[int] = self._loop.create_future()
         self._jobs: dict[int, Running] = {}
         self._idents = count()
-        self._verdict: tuple[Refusal, int | None] | None = None
+        self._verdict: tuple[VoxliveError, int | None] | None = None
         self._closing = False
         self._child: Child | None = None
         self._life: asyncio.Task[None] | None = None
@@ -140,7 +141,7 @@ class RunnerProcess:
     async def start(
         cls, spec: RunnerSpec, options: ProcessOptions, changed: Callable[[], None]
     ) -> RunnerProcess:
-        """Start a process and load the model. Raises Refusal, when it is ended as well."""
+        """Start a process and load the model. Raises RequestRefused, when it is ended as well."""
         process = cls(spec, options, changed)
         try:
             await process._spawn()
@@ -149,7 +150,7 @@ class RunnerProcess:
         except TimeoutError as error:
             await process.kill()
             message = f"{spec.model} was not loaded within {options.load_s:g} s"
-            raise Refusal(500, "model_load_failed", message) from error
+            raise RequestRefused("model_load_failed", message) from error
         except BaseException:
             await process.kill()
             raise
@@ -171,7 +172,7 @@ class RunnerProcess:
         return not self.ended and not self._verdict and self.busy < self.slots
 
     def begin(self, job: Job, told: Callable[[Update], None]) -> Running:
-        """Begin a job; there must be room. Its outcome may be a Refusal or RunnerDied."""
+        """Begin a job; there must be room. Its outcome may be a VoxliveError or RunnerDied."""
         running = Running(next(self._idents), told)
         self._jobs[running.ident] = running
         self._send(StartJob(running.ident, job))
@@ -209,7 +210,7 @@ class RunnerProcess:
             self._child = child = await spawn(self._scratch)
         except OSError as error:
             message = f"a runner's process cannot be started: {error}"
-            raise Refusal(503, "no_process", message, retry_after_s=5) from error
+            raise RequestRefused("no_process", message, retry_after_s=5) from error
         self._life = self._loop.create_task(self._live(child), name=f"runner-{self.pid}")
         self._send(LoadModel(self.spec, self._options.niceness))
 
@@ -251,14 +252,19 @@ class RunnerProcess:
                 self._ready.set_result(slots)
             case JobUpdate(ident, update):
                 self._jobs[ident].hear(update, self._loop.time())
-            case JobEnded(None, Refusal() as refusal):
+            case JobEnded(None, VoxliveError() as refusal):
                 self._verdict = refusal, None
             case JobEnded(int(ident), outcome):
                 self._jobs.pop(ident).end(outcome)
                 self._changed()
             case RunnerCrashed(ident, reason):
-                code = "model_load_failed" if ident is None else "runner_crashed"
-                self._verdict = Refusal(500, code, self._failed(reason)), ident
+                message = f"{self.spec.model} failed: {reason}"
+                self._verdict = (
+                    RequestRefused(
+                        "model_load_failed" if ident is None else "runner_crashed", message
+                    ),
+                    ident,
+                )
 
     def _bury(self, code: int) -> None:
         """Tell everyone that it has ended, and of what."""
@@ -275,15 +281,12 @@ class RunnerProcess:
             running.end(RunnerDied(refusal, guilty=alone or ident == guilty))
         self._changed()
 
-    def _cause(self, code: int) -> Refusal:
+    def _cause(self, code: int) -> VoxliveError:
         if self._closing:
-            return Refusal(503, "shutting_down", "the server is shutting down")
+            return RequestRefused("shutting_down", "the server is shutting down")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         said = f"; its last words: {self._last_words[-1]}" if self._last_words else ""
-        return Refusal(500, "runner_crashed", f"the process of {self.spec.model} {how}{said}")
-
-    def _failed(self, reason: str) -> str:
-        return f"{self.spec.model} failed: {reason}"
+        return RequestRefused("runner_crashed", f"the process of {self.spec.model} {how}{said}")
 
     async def _follow(self, said: asyncio.StreamReader) -> None:
         while not said.at_eof():
@@ -307,17 +310,15 @@ class RunnerProcess:
         options, model = self._options, self.spec.model
         if running.cancelled is not None:
             if now - running.cancelled > options.cancel_s:
-                self._condemn(
-                    503, "runner_replaced", f"{model} is being loaded anew", running.ident
-                )
+                self._condemn("runner_replaced", f"{model} is being loaded anew", running.ident)
         elif now - running.active > self._stall_s:
             message = f"{model} hung: nothing came of it for {self._stall_s:g} s"
-            self._condemn(500, "runner_hung", message, running.ident)
+            self._condemn("runner_hung", message, running.ident)
         elif running.total_s is not None:
             allowed = options.timeout_s + options.timeout_factor * running.total_s
             if now - running.began > allowed:
                 message = f"the transcription did not end within {allowed:.0f} s"
-                running.end(Refusal(503, "timeout", message))
+                running.end(RequestRefused("timeout", message))
                 self.cancel(running)
 
     async def _check_memory(self, child: Child) -> None:
@@ -327,11 +328,11 @@ class RunnerProcess:
         used = await asyncio.to_thread(child.resident_bytes)
         if used > limit:
             message = f"{self.spec.model} took {mib(used)} of memory and may take {mib(limit)}"
-            self._condemn(507, "insufficient_memory", f"{message}: send shorter audio", None)
+            self._condemn("insufficient_memory", f"{message}: send shorter audio", None)
 
-    def _condemn(self, status: int, code: str, message: str, guilty: int | None) -> None:
+    def _condemn(self, code: str, message: str, guilty: int | None) -> None:
         if self._verdict is None:
-            self._verdict = Refusal(status, code, message), guilty
+            self._verdict = RequestRefused(code, message), guilty
             if self._child:
                 self._child.kill()
 

@@ -12,7 +12,8 @@ import struct
 import threading
 from dataclasses import dataclass
 
-from voxlive.runners.contract import Job, Refusal, RunnerSpec, Transcript, Update
+from voxlive.errors import VoxliveError
+from voxlive.runners.contract import Job, RunnerSpec, Transcript, Update
 
 _LENGTH = struct.Struct("!I")
 
@@ -61,7 +62,7 @@ class JobEnded:
     """A job's end, or that of loading where ``ident`` is None, which can only be a refusal."""
 
     ident: int | None
-    outcome: Transcript | Refusal
+    outcome: Transcript | VoxliveError
 
 
 @dataclass(frozen=True, slots=True)

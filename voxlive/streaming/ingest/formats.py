@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from voxlive.errors import BadAudio
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -15,12 +17,6 @@ if TYPE_CHECKING:
 CONTAINER = "container"
 MIN_RATE, MAX_RATE = 8_000, 96_000
 MAX_CHANNELS = 8
-
-
-class BadAudio(ValueError):
-    """The audio cannot be understood. The message says what is wrong with it and what to do."""
-
-    code = "bad_audio"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat, BadAudio, Report
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat, Report
 from voxlive.streaming.ingest.media import decode
 from voxlive.streaming.ingest.pcm import PcmDecoder
 from voxlive.values import SAMPLE_RATE

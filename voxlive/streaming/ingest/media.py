@@ -20,7 +20,8 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 
-from voxlive.streaming.ingest.formats import AudioWarning, BadAudio, Report
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import AudioWarning, Report
 from voxlive.streaming.ingest.frames import Frames, adts_header, gapless, mp3_header
 from voxlive.streaming.ingest.sniff import (
     CONTAINERS,

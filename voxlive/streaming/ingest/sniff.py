@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from voxlive.streaming.ingest.formats import BadAudio
+from voxlive.errors import BadAudio
 
 HEAD = 16
 FAR_HEAD = 200  # MPEG-TS repeats its first byte after a packet

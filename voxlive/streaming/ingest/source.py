@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from voxlive.streaming.ingest.formats import MAX_CHANNELS, BadAudio, to_unit
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import MAX_CHANNELS, to_unit
 from voxlive.streaming.ingest.pcm import Mixer, Resampler
 from voxlive.values import SAMPLE_RATE
 

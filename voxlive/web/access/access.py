@@ -8,7 +8,6 @@ The one place that decides who is let in, for every protocol alike.
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from voxlive.errors import RequestRefused
 from voxlive.web.access.keys import (
     EVERYBODYS,
     SCOPES,
@@ -27,42 +27,13 @@ from voxlive.web.access.keys import (
     digest,
 )
 
-_STATUS = {
-    "invalid_api_key": 401,
-    "forbidden": 403,
-    "rate_limit_exceeded": 429,
-    "too_many_sessions": 429,
-    "name_in_use": 409,
-}
 
+class TooManyWrongKeys(RequestRefused):
+    """Its answer may be kept back for a while: whoever tries keys waits for it."""
 
-class Refusal(Exception):
-    """``code`` is one of the table above; ``retry_after_s``: when it may be tried again.
-
-    ``tried``: after too many wrong keys; its answer may be kept back for a while.
-    """
-
-    def __init__(
-        self, code: str, message: str, retry_after_s: float | None = None, *, tried: bool = False
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.retry_after_s = retry_after_s
-        self.tried = tried
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return _STATUS[self.code]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What HTTP says besides: how to log in, when to come back."""
-        headers = {"www-authenticate": "Bearer"} if self.status == 401 else {}
-        if self.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
-        return headers
+    def __init__(self, retry_after_s: float) -> None:
+        message = "too many wrong keys came from this address: wait before the next"
+        super().__init__("rate_limit_exceeded", message, retry_after_s=retry_after_s)
 
 
 MOST = 1000
@@ -99,13 +70,13 @@ class Tickets:
     def issue(
         self, owner: str, scopes: frozenset[str], lasts_s: float, settings: object = None
     ) -> tuple[str, Ticket]:
-        """A new one, and the secret that stands for it. Raises Refusal at the bound."""
+        """A new one, and the secret that stands for it. Raises RequestRefused at the bound."""
         now = self._calendar()
         self._tickets = {d: kept for d, kept in self._tickets.items() if self._lasts(*kept)}
         mine = [ticket.expires_at for ticket, _ in self._tickets.values() if ticket.owner == owner]
         if len(mine) >= MOST:
             message = f"{MOST} short-lived keys are out: wait until some have expired"
-            raise Refusal("rate_limit_exceeded", message, min(mine) - now)
+            raise RequestRefused("rate_limit_exceeded", message, retry_after_s=min(mine) - now)
         secret = f"ek_{secrets.token_hex(16)}"
         ticket = Ticket(owner, scopes, now + lasts_s, settings)
         self._tickets[digest(secret)] = ticket, self._clock() + lasts_s
@@ -167,11 +138,11 @@ class Grant:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """One of the sessions that the key may have at a time. Raises Refusal."""
+        """One of the sessions that the key may have at a time. Raises RequestRefused."""
         account, most = self._account, self._account.limits.sessions
         if most is not None and account.sessions >= most:
             message = f"this key has all of its {most} sessions in use; end one, or try again later"
-            raise Refusal("too_many_sessions", message, retry_after_s=5)
+            raise RequestRefused("too_many_sessions", message, retry_after_s=5)
         account.sessions += 1
         try:
             yield
@@ -222,7 +193,7 @@ class Access:
         return self._grant(key.name, key.scopes) if key else None
 
     def admit(self, secret: str | None, scope: str | None, address: str = "") -> Grant:
-        """Let someone in, for a scope of ``keys.SCOPES`` or, with None, for any. Raises Refusal.
+        """Let someone in, for a scope of ``keys.SCOPES`` or, with None, for any; or RequestRefused.
 
         ``address``: where the client is. Wrong keys of one address are answered ever more slowly;
         a right one is let in at once, since others may share the address.
@@ -230,25 +201,26 @@ class Access:
         grant = self.known(secret)
         if grant is None:
             if secret and (wait_s := self._wrong.wait_s(address, self._clock())) > 0:
-                raise Refusal("rate_limit_exceeded", _TOO_MANY, wait_s, tried=True)
-            raise Refusal("invalid_api_key", _WRONG if secret else _MISSING)
+                raise TooManyWrongKeys(wait_s)
+            raise RequestRefused("invalid_api_key", _WRONG if secret else _MISSING)
         if scope == "captions" and EVERYBODYS in grant.scopes:
             scope = EVERYBODYS
         if scope is not None and scope not in grant.scopes:
-            raise Refusal("forbidden", f'this key is not for "{scope}": {SCOPES[scope]}')
+            raise RequestRefused("forbidden", f'this key is not for "{scope}": {SCOPES[scope]}')
         self._count(grant)
         return grant
 
     def trust(self) -> Grant:
-        """Let someone in who is known otherwise than by a key. Raises Refusal."""
+        """Let someone in who is known otherwise than by a key. Raises RequestRefused."""
         grant = self._grant(ANYONE, frozenset({"live"}))
         self._count(grant)
         return grant
 
     def issue(self, grant: Grant, lasts_s: float, settings: object = None) -> tuple[str, Ticket]:
-        """A ticket for live sessions and files, as far as the key opens them. Raises Refusal."""
+        """A ticket for live sessions and files, as far as the key opens them; or RequestRefused."""
         if grant.by_ticket:
-            raise Refusal("forbidden", "a short-lived key cannot make others: use the real one")
+            message = "a short-lived key cannot make others: use the real one"
+            raise RequestRefused("forbidden", message)
         scopes = grant.scopes & {"live", "files"}
         return self._tickets.issue(grant.name, scopes, lasts_s, settings)
 
@@ -273,11 +245,11 @@ class Access:
         buckets = [bucket for bucket in (grant._account.bucket, self._all) if bucket]
         wait_s = max((bucket.wait_s(now) for bucket in buckets), default=0.0)
         if wait_s > 0:
-            raise Refusal("rate_limit_exceeded", "too many requests: slow down", wait_s)
+            message = "too many requests: slow down"
+            raise RequestRefused("rate_limit_exceeded", message, retry_after_s=wait_s)
         for bucket in buckets:
             bucket.take(now)
 
 
 _MISSING = "this server needs a key: send it as Authorization: Bearer KEY"
-_TOO_MANY = "too many wrong keys came from this address: wait before the next"
 _WRONG = "the key is wrong, or has expired"

@@ -34,6 +34,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from voxlive.errors import CodedError
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -91,8 +93,10 @@ _SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _SHORTEST, _LONGEST = 16, 512
 
 
-class BadKey(ValueError):
+class BadKey(CodedError, ValueError):
     """A key that cannot be in force; the message says what to do, and not the key."""
+
+    code = "bad_key"
 
 
 @dataclass(frozen=True, slots=True)

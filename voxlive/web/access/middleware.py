@@ -17,10 +17,11 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from voxlive.web.access.access import Access, Grant, Refusal
+from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.web.access.access import Access, Grant, TooManyWrongKeys
 from voxlive.web.access.keys import find
 from voxlive.web.access.sites import Sites
-from voxlive.web.errors import ApiError, as_deepgram, as_mistral, envelope
+from voxlive.web.errors import as_deepgram, as_mistral, envelope
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class RouteRule:
     open: bool = False
     counted: bool = False
     params: tuple[str, ...] = ()
-    answer: Callable[[ApiError], Response] = envelope
+    answer: Callable[[VoxliveError], Response] = envelope
 
 
 _OPEN = RouteRule(open=True)
@@ -79,21 +80,21 @@ class Authenticator:
         self._held = 0
 
     def check_site(self, scope: Scope) -> None:
-        """Raises ApiError for a Host that is not served and for a page of another site."""
+        """Raises RequestRefused for a Host that is not served and for a page of another site."""
         host, page = self._sites.refuses_host(scope), self._sites.refuses_page(scope)
         if host or page:
             about = Headers(scope=scope).get("host" if host else "origin", "")
             log.warning("refused %.100r: %s", about, host or page)
         if host:
-            raise ApiError(421, "unknown_host", host)
+            raise RequestRefused("unknown_host", host)
         if page:
-            raise ApiError(403, "foreign_origin", page)
+            raise RequestRefused("foreign_origin", page)
 
-    async def refused(self, refusal: Refusal, place: str) -> None:
+    async def refused(self, refusal: RequestRefused, place: str) -> None:
         """Log and count it. Who tries keys waits for the answer, as long as few do."""
         log.info("refused at %s: %s", place, refusal.code)
         self.access.note(refusal.code, place)
-        if refusal.tried and self._held < _MOST_HELD:
+        if isinstance(refusal, TooManyWrongKeys) and self._held < _MOST_HELD:
             self._held += 1
             try:
                 await asyncio.sleep(_HELD_S)
@@ -115,13 +116,10 @@ class AuthMiddleware:
         place, rule = rule_of(scope["path"].removeprefix(scope.get("root_path", "")))
         try:
             return await self._pass(Request(scope), receive, send, rule)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             await self._gate.refused(refusal, place)
-            error = ApiError(refusal.status, refusal.code, refusal.message, headers=refusal.headers)
-        except ApiError as too_early:
-            self._gate.access.note(too_early.code, place)
-            error = too_early
-        return await rule.answer(error)(scope, receive, send)
+            answer = rule.answer(refusal)
+        return await answer(scope, receive, send)
 
     async def _pass(self, request: Request, receive: Receive, send: Send, rule: RouteRule) -> None:
         self._gate.check_site(request.scope)
@@ -160,8 +158,7 @@ def known(connection: HTTPConnection) -> Grant | None:
 
 def _bounded(headers: Headers, receive: Receive, limit: float) -> Receive:
     """Receive a body that is refused as soon as it is known to be too long."""
-    refusal = ApiError(
-        413,
+    refusal = RequestRefused(
         "too_big",
         f"an upload may have {limit / 1_000_000:g} MB; send a shorter or a compressed file",
         "file",

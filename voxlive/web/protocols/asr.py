@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.errors import ProtocolError, close_code
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -35,10 +36,8 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     StopSession,
-    close_code,
 )
 from voxlive.web.protocols.fields import compact, is_container
 

@@ -22,32 +22,8 @@ LONGEST_ERROR = 500
 ENDINGS = ("shutting_down", "session_expired", "idle")
 """Errors that are told while the session goes on, for it to end when its last words are out."""
 
-_CLOSE_CODES = {
-    "bad_start": 4400,
-    "bad_parameter": 4400,
-    "unsupported_option": 4400,
-    "bad_audio": 4400,
-    "too_big": 1009,
-    "server_full": 1013,
-    "slow_client": 1008,
-    "shutting_down": 1012,
-    "session_expired": 1001,
-    "idle": 1008,
-    "invalid_api_key": 4401,
-    "forbidden": 4403,
-    "rate_limit_exceeded": 4429,
-    "too_many_sessions": 4429,
-    "name_in_use": 4409,
-}
-
-
-class ProtocolError(Exception):
-    """The client broke the protocol and its session ends; ``code`` goes onto the wire."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+DENIALS = ("invalid_api_key", "forbidden", "rate_limit_exceeded", "too_many_sessions")
+"""Why someone may not connect, where a protocol tells all else on the socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +212,6 @@ class Protocol(_Protocol):
     def failed(self, code: str, message: str) -> list[Out]:
         """The session is over: the typed error, then the close."""
         ...
-
-
-def close_code(code: str) -> int:
-    """The WebSocket close code for a fatal error; 1011 for every failure of the server's own."""
-    return _CLOSE_CODES.get(code, 1011)
 
 
 # An append may carry 15 MiB of audio, which is a third more in base64.

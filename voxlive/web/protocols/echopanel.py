@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.errors import ProtocolError, close_code
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -41,11 +42,9 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     Reply,
     StopSession,
-    close_code,
 )
 from voxlive.web.protocols.fields import (
     Json,

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.errors import ProtocolError, close_code
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -38,10 +39,8 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     StopSession,
-    close_code,
 )
 from voxlive.web.protocols.fields import (
     Json,

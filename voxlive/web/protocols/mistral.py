@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.errors import ProtocolError, close_code, status_of
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -29,6 +30,7 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptionError, GateOptions
 from voxlive.values import seconds
 from voxlive.web.protocols.contract import (
+    DENIALS,
     ENDINGS,
     LONGEST_ERROR,
     MAX_APPEND,
@@ -40,37 +42,18 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     Reply,
     StopSession,
     appended,
-    close_code,
 )
 from voxlive.web.protocols.fields import Json, compact, language, parse, show, whole
 
 _ENCODINGS = {f"pcm_{name}": name for name in ENCODINGS}
 _NAMES = {name: theirs for theirs, name in _ENCODINGS.items()}
-_DENIED = ("invalid_api_key", "forbidden", "rate_limit_exceeded", "too_many_sessions")
 _DEFAULT_AUDIO = AudioFormat("s16le", 16_000)
-# The protocol wants a number. Its clients take it for an HTTP status when they decide on a retry.
-_NUMBERS = {
-    "bad_message": 400,
-    "bad_parameter": 400,
-    "bad_audio": 400,
-    "slow_client": 408,
-    "too_late": 409,
-    "too_big": 413,
-    "unsupported_option": 422,
-    "invalid_api_key": 401,
-    "forbidden": 403,
-    "idle": 408,
-    "session_expired": 408,
-    "rate_limit_exceeded": 429,
-    "too_many_sessions": 429,
-    "server_full": 503,
-    "shutting_down": 503,
-}
+# The protocol wants a number: the HTTP status, by which its clients decide on a retry.
+_NUMBERS = {"name_in_use": 500}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +93,10 @@ class MistralProtocol(Protocol):
 
     def denied(self, code: str, message: str) -> Denial | None:
         """An HTTP error for those who may not connect; the rest is told on the socket."""
-        if code not in _DENIED:
+        if code not in DENIALS:
             return None
         body = {"object": "error", "type": "invalid_request_error", "param": None}
-        return Denial(_NUMBERS[code], {**body, "message": message, "code": code})
+        return Denial(status_of(code), {**body, "message": message, "code": code})
 
     def connected(self) -> list[Out]:
         """``session.created``, with the defaults in force."""
@@ -265,7 +248,7 @@ class MistralProtocol(Protocol):
 
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error``; the session goes on."""
-        error = {"message": message[:LONGEST_ERROR], "code": _NUMBERS.get(code, 500)}
+        error = {"message": message[:LONGEST_ERROR], "code": _NUMBERS.get(code, status_of(code))}
         return [_message("error", error=error)]
 
     def failed(self, code: str, message: str) -> list[Out]:

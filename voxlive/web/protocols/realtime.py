@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.errors import ProtocolError, close_code
 from voxlive.streaming.events import Event, Flushed, SessionClosed, SessionError, Words
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
@@ -37,12 +38,10 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     Reply,
     Welcome,
     appended,
-    close_code,
 )
 from voxlive.web.protocols.fields import Json, compact, flag, language, parse, show
 from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.errors import ProtocolError, close_code, status_of
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -29,6 +30,7 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptionError, GateOptions
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import (
+    DENIALS,
     ENDINGS,
     LONGEST_ERROR,
     MAX_BINARY,
@@ -39,11 +41,9 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     Refuse,
     StopSession,
     Welcome,
-    close_code,
 )
 from voxlive.web.protocols.fields import (
     Json,
@@ -137,13 +137,6 @@ _LONGEST = 10 * SAMPLE_RATE
 # The protocol wants minutes, and nobody knows how long the others will speak.
 _WAIT_MIN = 1
 _CLOSE_WAIT_S = 2.0
-_STATUS = {
-    "invalid_api_key": 401,
-    "forbidden": 403,
-    "rate_limit_exceeded": 429,
-    "too_many_sessions": 429,
-}
-
 _Segment = dict[str, object]
 
 
@@ -176,8 +169,9 @@ class WhisperLiveProtocol(Protocol):
 
     def denied(self, code: str, message: str) -> Denial | None:
         """A client that may not connect gets an HTTP error: it has not said its name yet."""
-        status = _STATUS.get(code)
-        return Denial(status, {"error": {"code": code, "message": message}}) if status else None
+        if code not in DENIALS:
+            return None
+        return Denial(status_of(code), {"error": {"code": code, "message": message}})
 
     @property
     def receive_timeout_s(self) -> float | None:

@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from voxlive.checkpoints.languages import UnknownLanguage
+from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
 from voxlive.runners.outputs.formats import warnings
 from voxlive.runners.refusals import Asked
 from voxlive.runners.registry import BACKENDS
 from voxlive.streaming.ingest.sniff import ENDINGS
-from voxlive.web.errors import ApiError, error_body, unless_gone
+from voxlive.web.errors import error_body, unless_gone
 from voxlive.web.protocols.fields import Json, encoded, flag, language, number, show, string, whole
 from voxlive.web.rest.files import (
     FileService,
@@ -114,7 +115,7 @@ class _Answer:
                 async for item in told:
                     for line in self._lines(item, usage):
                         yield line
-            except ApiError as error:
+            except VoxliveError as error:
                 yield f"data: {json.dumps(error_body(error))}\n\n"
             else:
                 yield "data: [DONE]\n\n"
@@ -153,7 +154,7 @@ def _tokens(said: Transcript) -> dict[str, int] | None:
 
 
 def _read(body: Json) -> _ChatRequest:
-    """The request's body. Raises ApiError 400 that names the field."""
+    """The request's body. Raises RequestRefused 400 that names the field."""
     try:
         if whole(body, "n", 1, 1, 1) != 1 or "audio" in _list(body, "modalities"):
             raise ValueError("one answer, as text, is all that this server gives")
@@ -170,10 +171,10 @@ def _read(body: Json) -> _ChatRequest:
             flag(body, "stream", False),
             isinstance(options, Mapping) and flag(options, "include_usage", False),
         )
-    except UnknownLanguage as error:
-        raise ApiError(400, "bad_language", str(error), "language") from error
+    except UnknownLanguage:
+        raise
     except ValueError as error:
-        raise ApiError(400, "bad_request", str(error), "messages") from error
+        raise RequestRefused("bad_request", str(error), "messages") from error
 
 
 def _question(messages: list[Any]) -> tuple[bytes, str]:

@@ -15,12 +15,12 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 from starlette.requests import Request
 
-from voxlive.runners.contract import Job, JobWarning, Refusal, Transcript, Update
+from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.runners.contract import Job, JobWarning, Transcript, Update
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, warnings
 from voxlive.runners.refusals import Asked
 from voxlive.runners.scratch import SCRATCH
 from voxlive.web.access.middleware import granted
-from voxlive.web.errors import ApiError
 
 if TYPE_CHECKING:
     from voxlive.runners.batch import Batch
@@ -46,10 +46,9 @@ class FileService:
     def arriving(self) -> Iterator[None]:
         """While a file is received, which takes a place in the queue before its first byte.
 
-        Raises ApiError if there is none, and if the disk is full.
+        Raises RequestRefused if there is none, and if the disk is full.
         """
-        with as_api_errors():
-            self._batch.refuse_if_full(self._arriving)
+        self._batch.refuse_if_full(self._arriving)
         self._arriving += 1
         try:
             yield
@@ -57,7 +56,7 @@ class FileService:
             if error.errno not in _NO_SPACE:
                 raise
             message = "there is no room on the server's disk for this file; try again later"
-            raise ApiError(507, "insufficient_storage", message, "file") from error
+            raise RequestRefused("insufficient_storage", message, "file") from error
         finally:
             self._arriving -= 1
 
@@ -79,26 +78,25 @@ class FileService:
         return self._batch.jobs
 
     async def find(self, model: str | None, asked: Asked) -> RunnerSpec:
-        """The model of a name, if it can do what is asked. Raises ApiError."""
-        with as_api_errors():
-            return await asyncio.to_thread(self.catalogue.find, model, asked)
+        """The model of a name, if it can do what is asked. Raises RequestRefused."""
+        return await asyncio.to_thread(self.catalogue.find, model, asked)
 
     async def check_known(self, model: str) -> None:
-        """Raises ApiError 404 if there is no model of this name, whatever it can do."""
+        """Raises RequestRefused 404 if there is no model of this name, whatever it can do."""
         try:
             await self.find(model or None, Asked())
-        except ApiError as error:
+        except RequestRefused as error:
             if error.status == 404:
                 raise
 
     async def transcribe(self, spec: RunnerSpec, job: Job) -> Transcript:
-        """The whole transcript. Raises ApiError."""
-        with as_api_errors(), self._counted(spec.model):
+        """The whole transcript. Raises VoxliveError."""
+        with self._counted(spec.model):
             return await self._batch.transcribe(spec, job)
 
     async def follow(self, spec: RunnerSpec, job: Job) -> Told:
-        """The transcript as it comes; the last item is all of it. Raises ApiError."""
-        with as_api_errors(), self._counted(spec.model):
+        """The transcript as it comes; the last item is all of it. Raises VoxliveError."""
+        with self._counted(spec.model):
             async with aclosing(self._batch.follow(spec, job)) as told:
                 async for item in told:
                     yield item
@@ -114,8 +112,8 @@ class FileService:
         try:
             yield
             outcome = "ok"
-        except Refusal as refusal:
-            outcome = refusal.code
+        except VoxliveError as error:
+            outcome = error.code
             raise
         finally:
             self.outcomes[model, outcome] += 1
@@ -165,27 +163,10 @@ async def warned(told: Told, warnings: tuple[JobWarning, ...]) -> Told:
 
 
 def written(name: str, said: Transcript, wanted: OutputOptions) -> str:
-    """The transcript in a format. Raises ApiError for what its model does not know."""
-    with as_api_errors():
-        return FORMATS[name].write(said, wanted)
+    """The transcript in a format. Raises RequestRefused for what its model does not know."""
+    return FORMATS[name].write(said, wanted)
 
 
 def warning_headers(said: Transcript) -> dict[str, str]:
     """The transcript's warnings as a header: ASCII JSON, for answers without a place for them."""
     return {"x-voxlive-warnings": json.dumps(warnings(said))} if said.warnings else {}
-
-
-def as_api_error(refusal: Refusal) -> ApiError:
-    """A refusal on the wire."""
-    wait_s = refusal.retry_after_s
-    headers = None if wait_s is None else {"retry-after": f"{max(wait_s, 1):.0f}"}
-    return ApiError(refusal.status, refusal.code, refusal.message, refusal.param, headers)
-
-
-@contextmanager
-def as_api_errors() -> Iterator[None]:
-    """Refusals of the models, on the wire."""
-    try:
-        yield
-    except Refusal as refusal:
-        raise as_api_error(refusal) from refusal

@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from voxlive.errors import RequestRefused
 from voxlive.streaming.service import Service
 from voxlive.web.access.access import Access
 from voxlive.web.access.middleware import granted
-from voxlive.web.errors import ApiError, as_deepgram, as_mistral
+from voxlive.web.errors import as_deepgram, as_mistral
 from voxlive.web.protocols.fields import Json, whole
 from voxlive.web.protocols.openai.config import BadField, Config
 
@@ -29,18 +30,18 @@ MAX_BODY = 64_000
 
 
 async def json_body(request: Request, limit: int = MAX_BODY) -> Json:
-    """The body, an object or nothing. Raises ApiError."""
+    """The body, an object or nothing. Raises RequestRefused."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise ApiError(413, "too_big", f"the body may have {limit} bytes")
+            raise RequestRefused("too_big", f"the body may have {limit} bytes")
     try:
         fields = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, "invalid_json", "the body must be JSON") from error
+        raise RequestRefused("invalid_json", "the body must be JSON") from error
     if not isinstance(fields, Mapping):
-        raise ApiError(400, "invalid_json", "the body must be a JSON object")
+        raise RequestRefused("invalid_json", "the body must be a JSON object")
     return fields
 
 
@@ -59,7 +60,7 @@ class Grants:
         """``POST /v1/auth/grant``: ``access_token`` and ``expires_in``, in seconds."""
         try:
             lasts = _lasts(await json_body(request), _DEEPGRAM_S)
-        except ApiError as error:
+        except RequestRefused as error:
             return as_deepgram(error)
         value, _ = self._access.issue(granted(request), lasts)
         return JSONResponse({"access_token": value, "expires_in": lasts})
@@ -68,7 +69,7 @@ class Grants:
         """``POST /v1/client/sessions``: a ``client_secret`` for realtime transcription."""
         try:
             lasts = _lasts(await json_body(request), _MISTRAL_S)
-        except ApiError as error:
+        except RequestRefused as error:
             return as_mistral(error)
         value, ticket = self._access.issue(granted(request), lasts)
         expires_at = datetime.fromtimestamp(ticket.expires_at, UTC).isoformat()
@@ -87,7 +88,7 @@ def _lasts(body: Json, default: int) -> int:
     try:
         return whole(body, "ttl_seconds", 1, _LONGEST_S, default)
     except ValueError as error:
-        raise ApiError(400, "invalid_value", str(error), "ttl_seconds") from error
+        raise RequestRefused("invalid_value", str(error), "ttl_seconds") from error
 
 
 _SHORTEST_S, _DEFAULT_S, _LONGEST_SECRET_S = 10, 600, 7200
@@ -109,7 +110,7 @@ class ClientSecrets:
             config = Config().updated(_object(body, "session"), self._info)
         except ValueError as error:
             param = error.param if isinstance(error, BadField) else None
-            raise ApiError(400, "invalid_value", str(error), param) from error
+            raise RequestRefused("invalid_value", str(error), param) from error
         session = config.nested(f"sess_{secrets.token_hex(12)}", self._info)
         value, ticket = self._access.issue(granted(request), lasts, config)
         expires_at = int(ticket.expires_at)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from voxlive.runners.catalogue import ModelCard
 from voxlive.streaming.service import Service
 from voxlive.web.access.middleware import known
-from voxlive.web.rest.files import FileService, as_api_errors
+from voxlive.web.rest.files import FileService
 
 _FRESH = {"cache-control": "no-store"}
 _FRESH_S = 1.0
@@ -89,9 +89,8 @@ class Models:
 
     async def get(self, request: Request) -> JSONResponse:
         """One model; 404 for a name that is none here."""
-        with as_api_errors():
-            name = request.path_params["name"]
-            return JSONResponse(_model(await asyncio.to_thread(self._catalogue.card, name)))
+        name = request.path_params["name"]
+        return JSONResponse(_model(await asyncio.to_thread(self._catalogue.card, name)))
 
 
 def _model(card: ModelCard) -> dict[str, object]:

@@ -11,12 +11,12 @@ from typing import IO
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Job, Segment, Transcript
 from voxlive.runners.refusals import Asked
 from voxlive.streaming.ingest.formats import CONTAINER
 from voxlive.values import Word, samples
-from voxlive.web.errors import ApiError, as_deepgram, unless_gone
-from voxlive.web.protocols.contract import ProtocolError
+from voxlive.web.errors import as_deepgram, unless_gone
 from voxlive.web.protocols.deepgram import messages as shapes
 from voxlive.web.protocols.deepgram.query import DeepgramQuery, read_query
 from voxlive.web.rest.files import FileService, longest_s, scratch, warning_headers
@@ -33,10 +33,8 @@ class Listen:
         ident = str(uuid.uuid4())
         try:
             answer = await self._answer(request, ident)
-        except ApiError as error:
+        except VoxliveError as error:
             return as_deepgram(error, ident)
-        except ProtocolError as error:
-            return as_deepgram(ApiError(400, error.code, error.message), ident)
         except ClientDisconnect:
             answer = None
         if answer is None:
@@ -50,7 +48,7 @@ class Listen:
         query = read_query(request.query_params)
         if request.headers.get("content-type", "").startswith("application/json"):
             message = "this server fetches nothing: send the audio itself, not its URL"
-            raise ApiError(400, "unsupported_option", message)
+            raise RequestRefused("unsupported_option", message)
         spec = await self._files.find(
             request.query_params.get("model"), Asked(language=query.language)
         )

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
+from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import (
     Delta,
     Job,
@@ -33,7 +34,7 @@ from voxlive.runners.contract import (
 )
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, usage, warnings
 from voxlive.runners.refusals import TASKS, Asked
-from voxlive.web.errors import ApiError, error_body, unless_gone
+from voxlive.web.errors import error_body, unless_gone
 from voxlive.web.rest.files import (
     FileService,
     Told,
@@ -85,7 +86,7 @@ async def received(
 
 
 class FormFields:
-    """Every reader takes a field's name and raises ApiError 400 that names it."""
+    """Every reader takes a field's name and raises RequestRefused 400 that names it."""
 
     def __init__(self, form: FormData) -> None:
         self._form = form
@@ -94,14 +95,14 @@ class FormFields:
         """A file, which must be there."""
         value = self._form.get(name)
         if not isinstance(value, UploadFile):
-            raise ApiError(400, "missing_file", f'send the audio as the form field "{name}"', name)
+            raise RequestRefused("missing_file", f'send the audio as the form field "{name}"', name)
         return value
 
     def text(self, name: str) -> str | None:
         """A text; None where there is none or an empty one, as clients send for "not set"."""
         value = self._form.get(name)
         if isinstance(value, UploadFile):
-            raise ApiError(400, "bad_field", f"{name} must be a plain form field", name)
+            raise RequestRefused("bad_field", f"{name} must be a plain form field", name)
         return value or None
 
     def choice(self, name: str, known: Collection[str], default: str) -> str:
@@ -109,7 +110,7 @@ class FormFields:
         value = (self.text(name) or default).strip().lower()
         if value not in known:
             message = f'{name} must be one of {", ".join(known)}, not "{value[:40]}"'
-            raise ApiError(400, "unknown_value", message, name)
+            raise RequestRefused("unknown_value", message, name)
         return value
 
     def language(self, name: str, *, several: bool = False) -> str | None:
@@ -119,7 +120,7 @@ class FormFields:
                 return language_of(self.text(name))
             hinted = {language_of(said) for said in self.many(name)}
         except UnknownLanguage as error:
-            raise ApiError(400, "bad_language", str(error), name) from error
+            raise RequestRefused("bad_language", str(error), name) from error
         return hinted.pop() if len(hinted) == 1 else None
 
     def others(self, known: Collection[str]) -> list[str]:
@@ -131,7 +132,7 @@ class FormFields:
         """True or false; false where there is none."""
         value = (self.text(name) or "").lower()
         if value not in (*_YES, *_NO):
-            raise ApiError(400, "bad_field", f"{name} must be true or false", name)
+            raise RequestRefused("bad_field", f"{name} must be true or false", name)
         return value in _YES
 
     def number(self, name: str, low: float, high: float) -> float | None:
@@ -142,21 +143,21 @@ class FormFields:
         except ValueError:
             number = float("nan")
         if number is not None and not low <= number <= high:
-            raise ApiError(400, "bad_field", f"{name} must be from {low:g} to {high:g}", name)
+            raise RequestRefused("bad_field", f"{name} must be from {low:g} to {high:g}", name)
         return number
 
     def whole(self, name: str, low: int, high: int) -> int | None:
         """A whole number within bounds."""
         number = self.number(name, low, high)
         if number is not None and number != int(number):
-            raise ApiError(400, "bad_field", f"{name} must be a whole number", name)
+            raise RequestRefused("bad_field", f"{name} must be a whole number", name)
         return None if number is None else int(number)
 
     def many(self, name: str) -> tuple[str, ...]:
         """A list: ``name``, ``name[]`` or ``name[0]``, each as often as there are values."""
         values = [value for field, value in self._form.multi_items() if plain(field) == name]
         if any(isinstance(value, UploadFile) for value in values):
-            raise ApiError(400, "bad_field", f"{name} must be plain form fields", f"{name}[]")
+            raise RequestRefused("bad_field", f"{name} must be plain form fields", f"{name}[]")
         return tuple(str(value) for value in values if value)
 
 
@@ -169,7 +170,7 @@ _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 async def streamed(told: Told) -> Response:
-    """Events as they come. What is refused before there is any is raised: an ApiError."""
+    """Events as they come. What is refused before there is any is raised: a VoxliveError."""
     first = await anext(told)
     return StreamingResponse(_events(first, told), media_type="text/event-stream", headers=_HEADERS)
 
@@ -180,7 +181,7 @@ async def _events(first: Update | Transcript, told: Told) -> AsyncIterator[str]:
             yield _event(first)
             async for item in told:
                 yield _event(item)
-        except ApiError as error:
+        except VoxliveError as error:
             # The status has been sent: OpenAI's clients raise for an event of this kind.
             yield f"event: error\ndata: {json.dumps(error_body(error))}\n\n"
         else:
@@ -296,18 +297,18 @@ class Transcriptions:
 
 
 def _read(fields: FormFields, task: Task) -> _TranscriptionRequest:
-    """The form's fields but the file. Raises ApiError."""
+    """The form's fields but the file. Raises RequestRefused."""
     asked = _task(fields, task)
     if "logprobs" in fields.many("include"):
         message = "no model here tells the probabilities of its tokens: leave out include"
-        raise ApiError(422, "unsupported_option", message, "include[]")
+        raise RequestRefused("unsupported_option", message, "include[]")
     stream = fields.flag("stream")
     # Mistral's clients ask for times alone: their answer has one format.
     timed = fields.many(_GRANULARITIES) and not stream
     response_format = fields.choice("response_format", FORMATS, "verbose_json" if timed else "json")
     if stream and response_format not in _STREAMED:
         message = f"a streamed answer has response_format {' or '.join(_STREAMED)}"
-        raise ApiError(400, "unsupported_option", message, "stream")
+        raise RequestRefused("unsupported_option", message, "stream", status=400)
     listed = _granularities(fields, response_format)
     # The path for translations has no language; whoever gives one may mean the one to write.
     language = _language(fields) if task == "transcribe" else None
@@ -329,7 +330,7 @@ def _refuse(fields: FormFields) -> None:
     """Say no to what the hosted models do beyond this, before anything else."""
     for name, why in _REFUSED.items():
         if fields.many(name):
-            raise ApiError(422, "unsupported_option", why, name)
+            raise RequestRefused("unsupported_option", why, name)
 
 
 def _task(fields: FormFields, task: Task) -> Task:
@@ -337,7 +338,7 @@ def _task(fields: FormFields, task: Task) -> Task:
     asked = fields.choice("task", TASKS, task)
     if asked != task and task == "translate":
         message = "this path translates: POST to /v1/audio/transcriptions, or leave out task"
-        raise ApiError(400, "bad_task", message, "task")
+        raise RequestRefused("bad_task", message, "task")
     return "translate" if asked == "translate" else "transcribe"
 
 
@@ -360,10 +361,10 @@ def _granularities(fields: FormFields, response_format: str) -> set[str]:
     asked = set(_SEPARATORS.sub(" ", listed).split())
     if asked - {"word", "segment"}:
         message = f"{_GRANULARITIES} may hold word and segment"
-        raise ApiError(400, "bad_granularity", message, f"{_GRANULARITIES}[]")
+        raise RequestRefused("bad_granularity", message, f"{_GRANULARITIES}[]")
     if asked and response_format != "verbose_json":
         message = f"{_GRANULARITIES} needs response_format=verbose_json"
-        raise ApiError(400, "bad_granularity", message, f"{_GRANULARITIES}[]")
+        raise RequestRefused("bad_granularity", message, f"{_GRANULARITIES}[]")
     return asked or {"segment"}
 
 
@@ -378,5 +379,5 @@ def _prompt(fields: FormFields) -> str | None:
     prompt = " ".join(filter(None, [fields.text("prompt"), ", ".join(expected)]))
     if len(prompt) > _LONGEST_PROMPT:
         message = f"prompt and keywords may have {_LONGEST_PROMPT} characters together"
-        raise ApiError(400, "bad_field", message, "prompt")
+        raise RequestRefused("bad_field", message, "prompt")
     return prompt or None

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wyoming.event import Event, async_write_event
 
-from voxlive.web.protocols.contract import ProtocolError
+from voxlive.errors import ProtocolError
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, read_event
 
 

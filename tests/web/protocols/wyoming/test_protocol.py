@@ -7,6 +7,7 @@ from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.event import Event
 from wyoming.info import Info
 
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
     SessionClosed,
     SessionError,
@@ -15,7 +16,7 @@ from voxlive.streaming.events import (
     Words,
 )
 from voxlive.streaming.ingest.formats import AudioFormat
-from voxlive.web.protocols.contract import AudioFrame, ProtocolError, StopSession
+from voxlive.web.protocols.contract import AudioFrame, StopSession
 from voxlive.web.protocols.wyoming.protocol import WyomingProtocol, failure
 
 BEGIN = AudioStart(16_000, 2, 1).event()

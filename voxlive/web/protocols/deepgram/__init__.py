@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo
+from voxlive.errors import close_code, status_of
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -44,7 +45,6 @@ from voxlive.web.protocols.contract import (
     Reply,
     StopSession,
     Welcome,
-    close_code,
 )
 from voxlive.web.protocols.deepgram import messages as shapes
 from voxlive.web.protocols.deepgram.query import read_query
@@ -107,18 +107,6 @@ _LONGEST_FINAL = 5 * SAMPLE_RATE
 _TICK_S = 0.1
 _LONGEST_REASON = 123
 _MOST_ONSETS = 100
-_STATUS = {
-    "name_in_use": 409,
-    "bad_parameter": 400,
-    "bad_audio": 400,
-    "unsupported_option": 400,
-    "invalid_api_key": 401,
-    "forbidden": 403,
-    "rate_limit_exceeded": 429,
-    "too_many_sessions": 429,
-    "server_full": 503,
-    "shutting_down": 503,
-}
 # The close codes and payloads that its clients know.
 _CLOSES = {"bad_audio": (1008, "DATA-0000"), "idle": (1011, "NET-0001")}
 
@@ -159,7 +147,7 @@ class DeepgramProtocol(Protocol):
 
     def denied(self, code: str, message: str) -> Denial:
         """An HTTP error."""
-        return shapes.refusal(_STATUS.get(code, 500), message, self._request)
+        return shapes.refusal(status_of(code), message, self._request)
 
     @property
     def receive_timeout_s(self) -> float | None:

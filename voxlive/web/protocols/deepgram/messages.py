@@ -102,6 +102,7 @@ def metadata(
 
 def refusal(status: int, message: str, request: str) -> Denial:
     """An error over HTTP. A full server is a 503: clients take any 4xx for final."""
+    status = 400 if status == 422 else status  # Deepgram has no 422
     headers = {
         "dg-request-id": request,
         "dg-error": message.encode("ascii", "replace").decode(),

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.engines.contract import StreamOptions
-from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat, BadAudio
+from voxlive.errors import BadAudio, ProtocolError
+from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
-from voxlive.web.protocols.contract import ProtocolError
 from voxlive.web.protocols.fields import show
 
 _PCM = {"linear16": "s16le", "linear32": "s32le", "mulaw": "mulaw", "alaw": "alaw"}

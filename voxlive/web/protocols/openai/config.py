@@ -11,7 +11,8 @@ from typing import Any
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_to
 from voxlive.engines.contract import EngineInfo, StreamOptions
-from voxlive.streaming.ingest.formats import AudioFormat, BadAudio
+from voxlive.errors import BadAudio, CodedError
+from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
 from voxlive.web.protocols.fields import Json, show
@@ -37,12 +38,13 @@ _EAGERNESS_MS = {"low": 1000, "medium": 500, "auto": 500, "high": 300}
 _DELAYS_MS = {"minimal": 80, "low": 240, "medium": 480, "high": 960, "xhigh": 2400}
 
 
-class BadField(ValueError):
+class BadField(CodedError, ValueError):
     """A value that cannot be in force; ``param`` is the path to it."""
 
+    code = "invalid_value"
+
     def __init__(self, param: str, message: str) -> None:
-        super().__init__(message)
-        self.param = param
+        super().__init__(message, param)
 
 
 @dataclass(frozen=True, slots=True)

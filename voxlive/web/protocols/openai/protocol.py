@@ -15,6 +15,7 @@ from functools import partial
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo
+from voxlive.errors import ProtocolError, close_code, status_of
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -29,6 +30,7 @@ from voxlive.streaming.ingest.formats import ENCODINGS
 from voxlive.streaming.intake import SessionOptions
 from voxlive.values import SAMPLE_RATE
 from voxlive.web.protocols.contract import (
+    DENIALS,
     ENDINGS,
     LONGEST_ERROR,
     MAX_APPEND,
@@ -41,12 +43,10 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    ProtocolError,
     RenewSession,
     Reply,
     Welcome,
     appended,
-    close_code,
 )
 from voxlive.web.protocols.fields import Json, compact, parse, show, string
 from voxlive.web.protocols.openai.config import BadField, Config, is_flat
@@ -56,12 +56,6 @@ SUBPROTOCOL = "realtime"
 _LEAST = SAMPLE_RATE // 10
 _LONGEST_ID = 512
 _OURS = (1011, 1012, 1013)
-_STATUS = {
-    "invalid_api_key": (401, "invalid_request_error"),
-    "forbidden": (403, "invalid_request_error"),
-    "rate_limit_exceeded": (429, "rate_limit_error"),
-    "too_many_sessions": (429, "rate_limit_error"),
-}
 
 
 class OpenAIRealtimeProtocol(Protocol):
@@ -103,9 +97,10 @@ class OpenAIRealtimeProtocol(Protocol):
 
     def denied(self, code: str, message: str) -> Denial | None:
         """An HTTP error for those who may not connect; the rest is told on the socket."""
-        if code not in _STATUS:
+        if code not in DENIALS:
             return None
-        status, kind = _STATUS[code]
+        status = status_of(code)
+        kind = "rate_limit_error" if status == 429 else "invalid_request_error"
         error = {"message": message, "type": kind, "param": None, "code": code}
         return Denial(status, {"error": error})
 

@@ -14,21 +14,14 @@ from typing import Any
 
 from wyoming.event import Event, async_write_event
 
-from voxlive.engines.contract import EngineError
-from voxlive.streaming.ingest.formats import BadAudio
+from voxlive.errors import ProtocolError, VoxliveError
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
-from voxlive.web.access.access import Access, Refusal
+from voxlive.web.access.access import Access
 from voxlive.web.live_socket import DisconnectWatch
 from voxlive.web.metrics import Meter, Tally
-from voxlive.web.protocols.contract import (
-    MAX_BINARY,
-    AudioFrame,
-    OpenSession,
-    ProtocolError,
-    StopSession,
-)
+from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, parse, parse_object, whole
 from voxlive.web.protocols.wyoming.protocol import Action, Say, WyomingProtocol, failure
 
@@ -130,10 +123,8 @@ class WyomingConnection:
             await self._converse()
         except (OSError, asyncio.IncompleteReadError, _GoingDown):
             pass
-        except (ProtocolError, EngineError, Refusal) as error:
+        except VoxliveError as error:
             await self._fail(error.code, error.message)
-        except BadAudio as error:
-            await self._fail(error.code, str(error))
         # The boundary of a session: whatever goes wrong inside ends this one and no other.
         except Exception:
             log.exception("a Wyoming connection failed in the server")

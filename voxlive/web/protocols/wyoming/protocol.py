@@ -17,6 +17,7 @@ from wyoming.ping import Pong
 from wyoming.vad import VoiceStarted, VoiceStopped
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
+from voxlive.errors import ProtocolError
 from voxlive.streaming.events import Event as Told
 from voxlive.streaming.events import (
     SessionClosed,
@@ -29,13 +30,7 @@ from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE
-from voxlive.web.protocols.contract import (
-    LONGEST_ERROR,
-    AudioFrame,
-    OpenSession,
-    ProtocolError,
-    StopSession,
-)
+from voxlive.web.protocols.contract import LONGEST_ERROR, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import language, show, string, whole
 
 _ENCODINGS = {1: "u8", 2: "s16le", 4: "s32le"}
