@@ -1,7 +1,10 @@
 import asyncio
+import os
+import signal
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 from hypothesis import settings
 from support.browser import chromium
@@ -49,3 +52,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for reason, files in sorted(skipped.items()):
         places = ", ".join(sorted(set(files)))
         terminalreporter.write_line(f"{len(files)} skipped: {reason} ({places})")
+
+
+@pytest.fixture
+def paused() -> Iterator[Callable[[int], None]]:
+    """Stops a process until the test is over."""
+    pids: list[int] = []
+
+    def pause(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        pids.append(pid)
+
+    yield pause
+    for pid in pids:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGCONT)

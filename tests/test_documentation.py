@@ -137,7 +137,7 @@ def test_the_server_starts(command: Shown, folder: Path, monkeypatch, voxlive_ke
 @pytest.fixture(scope="module")
 def voxlive_key() -> str:
     """A keys file as ``voxlive key`` says to write it."""
-    [command] = [one for one in OURS if one.ours[0] == "key" and "NAME" not in one.ours]
+    command = next(one for one in OURS if one.ours[0] == "key" and "NAME" not in one.ours)
     with command_line() as run:
         done = run(*command.ours)
     assert done.returncode == 0

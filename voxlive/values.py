@@ -1,19 +1,17 @@
-"""The sample clock: every time in a session is a count of 16 kHz samples since its first sample.
+"""The sample clock, words and audio in memory: the values that every part of voxlive shares.
 
-A committed word.
-
-Audio in memory.
-
-Where on the session's clock an engine's audio stands, silence having been left out of it.
+Every time in a session is a count of 16 kHz samples since its first sample.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
 
@@ -38,7 +36,12 @@ class Word:
     p: float | None = None
 
 
-Samples = NDArray[np.float32]
+if TYPE_CHECKING:
+    Samples = NDArray[np.float32]
+else:
+    # Annotations are not evaluated, and a command that needs no audio does not wait for numpy.
+    Samples = "NDArray[np.float32]"
+"""Mono audio at 16 kHz, float32 [n] in -1..1."""
 
 
 class Timeline:

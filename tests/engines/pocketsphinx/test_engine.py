@@ -331,9 +331,8 @@ def test_shutdown_ends_streams_and_leaves_no_process():
 
 ORPHANS = """
 import sys, time
-from voxlive.streaming.engine import StreamOptions
-from voxlive.streaming.options import EngineOptions
-from voxlive.streaming.pocketsphinx import load
+from voxlive.engines.contract import EngineOptions, StreamOptions
+from voxlive.engines.pocketsphinx import load
 import numpy as np
 
 engine = load("pocketsphinx", EngineOptions(max_sessions=2))

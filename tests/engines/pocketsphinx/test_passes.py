@@ -35,7 +35,7 @@ DOCTOR = " the doctor will call you back tomorrow afternoon about the results"
 # A worker whose final passes each wait for a byte in a named pipe.
 HELD = """
 import os, sys
-from voxlive.streaming.pocketsphinx import decode, worker
+from voxlive.engines.pocketsphinx import decode, worker
 
 class Held(decode.Recognizer):
     def words(self, pcm):
@@ -51,9 +51,8 @@ PARENT = """
 import sys, time, psutil
 from support.clips import clip
 from support.listening import feed
-from voxlive.streaming.engine import StreamOptions
-from voxlive.streaming.options import EngineOptions
-from voxlive.streaming.pocketsphinx import load, slot
+from voxlive.engines.contract import EngineOptions, StreamOptions
+from voxlive.engines.pocketsphinx import load, slot
 
 slot._COMMAND = (sys.executable, "-P", "-c", sys.argv[1])
 engine = load("pocketsphinx", EngineOptions(max_sessions=1))

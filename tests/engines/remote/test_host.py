@@ -308,9 +308,9 @@ def test_shutdown_ends_the_process(folder, options, loaded):
 
 _HOST = """
 import sys, signal
-from voxlive.streaming.events import Word
-from voxlive.streaming.options import EngineOptions
-from voxlive.streaming.process import ProcessEngine
+from voxlive.engines.contract import EngineOptions
+from voxlive.engines.remote.host import ProcessEngine
+from voxlive.values import Word
 engine = ProcessEngine(sys.argv[1], EngineOptions(max_sessions=1, device="cpu"))
 if sys.argv[2] == "loaded":
     engine.wait_until_loaded()
