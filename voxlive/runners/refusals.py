@@ -237,6 +237,7 @@ REFUSAL_RULES = (
     RefusalRule("endless_text", "model"),
     RefusalRule("no_process"),
     RefusalRule("queue_full"),
+    RefusalRule("insufficient_storage"),
     RefusalRule("models_busy"),
     RefusalRule("timeout"),
     RefusalRule("shutting_down"),
