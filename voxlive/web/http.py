@@ -16,8 +16,8 @@ A WebSocket connection: uvicorn's, with a bound on what a client can make it do.
 
 - What is not read, answers to pings included: the transport's high-water mark. Beyond it nothing is
   read from that client, and it is cut off 30 s later.
-- Frames of less than 64 bytes, as pings and empty fragments are: 2000 at once, 500 a second. More
-  are read no faster.
+- Pings, pongs and frames of less than 16 bytes, as empty fragments are: 2000 at once, 500 a second;
+  of less than 64 bytes ten times as many. More are read no faster.
 - Frames in one turn of the event loop: about 170. Then the other connections have their turn.
 - Parts of a message: they are joined as they come, so that many small ones take no more room.
 - Messages that are not complete, of all clients together: 512 MiB. The connection that goes beyond
@@ -173,7 +173,9 @@ class HttpConnection(H11Protocol):
 _SLICE = 1024  # bytes that are parsed in one go: at most 170 frames
 _TURN = 64  # slices in one turn, while they hold few frames
 _FRAMES_PER_TURN = 64
-_SMALL = 64
+# A tenth: a control of a protocol is that small. Of a flood of them a pong has to come through in
+# time, or the connection ends as one that answers no ping.
+_TINY, _SMALL, _SMALL_PRICE = 16, 64, 0.1
 _SMALL_PER_S, _SMALL_AT_ONCE = 500, 2000
 _HOLD_S = 0.1
 
@@ -289,7 +291,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def _count(self, event: Frame) -> None:
         self._frames += 1
         if len(event.data) < _SMALL:
-            self._small.take(self.loop.time())
+            price = 1.0 if len(event.data) < _TINY else _SMALL_PRICE
+            self._small.take(self.loop.time(), price)
 
     # When it is read.
 

@@ -308,10 +308,10 @@ class TokenBucket:
         self._fill(now)
         return max(0.0, (1.0 - self._level) / self._per_s)
 
-    def take(self, now: float) -> None:
+    def take(self, now: float, tokens: float = 1.0) -> None:
         """Remove a token; if there is none, the next one has to be waited for as well."""
         self._fill(now)
-        self._level -= 1.0
+        self._level -= tokens
 
     def _fill(self, now: float) -> None:
         if self._at is not None:
