@@ -332,7 +332,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         ),
         "no_process": ErrorInfo(503, None, "no process can be started at the moment"),
         "queue_full": ErrorInfo(
-            503, None, "too many files wait for this model already; comes with Retry-After"
+            503, None, "too many files wait or arrive already; comes with Retry-After"
         ),
         "runner_replaced": ErrorInfo(503, None, "the model is being loaded anew"),
         "server_full": ErrorInfo(503, 1013, "every session of the server is in use"),
