@@ -25,8 +25,7 @@ import numpy as np
 import psutil
 from unanchored import Unanchored
 
-from voxlive.checkpoints.files import find_files
-from voxlive.checkpoints.probe import read_checkpoint
+from voxlive.checkpoints.local_model import read_checkpoint
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import (
     Committed,
@@ -171,8 +170,9 @@ def main() -> int:
     parser.add_argument("--hours", type=int, default=24)
     args = parser.parse_args()
     clip = np.concatenate(list(read_file(args.clip)))
-    engine = load(args.model, EngineOptions(max_sessions=1, device="cpu"))
-    checkpoint = read_checkpoint(find_files(resolve(args.model, offline=True)))
+    local = resolve(args.model, offline=True)
+    engine = load(local, EngineOptions(max_sessions=1, device="cpu"))
+    checkpoint = read_checkpoint(local.read())
     reference = engine._thread.submit(Unanchored, checkpoint).result()
     steady = play(engine, clip, args.hours, reference)
     engine.shutdown()

@@ -22,6 +22,7 @@ import jiwer
 import numpy as np
 import psutil
 
+from voxlive.checkpoints.local_model import BUILT_IN, read_model
 from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript
 
@@ -98,9 +99,11 @@ async def main() -> None:
     parser.add_argument("--times", type=int, default=60)
     parser.add_argument("--voxtral", type=Path, help="a checkpoint, instead of the built-in engine")
     args = parser.parse_args()
-    spec = RunnerSpec("pocketsphinx", "pocketsphinx", "pocketsphinx")
+    spec = RunnerSpec("pocketsphinx", "pocketsphinx", "pocketsphinx", BUILT_IN["pocketsphinx"])
     if args.voxtral:
-        spec = RunnerSpec(args.voxtral.name, "voxtral_realtime", "voxtral_realtime", args.voxtral)
+        spec = RunnerSpec(
+            args.voxtral.name, "voxtral_realtime", "voxtral_realtime", read_model(args.voxtral)
+        )
     batch = Batch()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long.flac"

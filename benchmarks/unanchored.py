@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from voxlive.checkpoints.probe import Checkpoint
+from voxlive.checkpoints.local_model import Checkpoint
 from voxlive.decoders.decoder import TextDecoder, prompt
 from voxlive.encoders.encoder import AudioEncoder
 from voxlive.encoders.mel import Framer, MelFrontEnd

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from voxlive.checkpoints.contents import read_contents
 from voxlive.checkpoints.files import find_files, wanted
 from voxlive.errors import IncompleteCheckpoint
 
@@ -73,12 +74,12 @@ def fill(folder, names):
 
 
 def test_a_folder_gives_its_files(tmp_path):
-    files = find_files(fill(tmp_path, [*HF, *MISTRAL]))
+    files = find_files(read_contents(fill(tmp_path, [*HF, *MISTRAL])))
     assert files.config.name == "params.json"
     assert [path.name for path in files.weights] == ["consolidated.safetensors"]
     assert files.tekken == tmp_path / "tekken.json"
     assert files.extractor is None
-    files = find_files(fill(tmp_path / "hf", [*HF, "preprocessor_config.json"]))
+    files = find_files(read_contents(fill(tmp_path / "hf", [*HF, "preprocessor_config.json"])))
     assert files.extractor.name == "preprocessor_config.json"
 
 
@@ -86,12 +87,12 @@ def test_an_index_says_which_weights_belong(tmp_path):
     fill(tmp_path, ["config.json", "tekken.json", *SHARDS, "old.safetensors"])
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict(zip("abc", SHARDS, strict=True))}))
-    assert [path.name for path in find_files(tmp_path).weights] == SHARDS
+    assert [path.name for path in find_files(read_contents(tmp_path)).weights] == SHARDS
     index.write_text(json.dumps({"weight_map": {"a": "elsewhere.safetensors"}}))
     with pytest.raises(IncompleteCheckpoint, match=r"no elsewhere\.safetensors"):
-        find_files(tmp_path)
+        find_files(read_contents(tmp_path))
 
 
 def test_a_voxtral_without_its_tokenizer_is_refused(tmp_path):
     with pytest.raises(IncompleteCheckpoint, match=r"no tekken\.json"):
-        find_files(fill(tmp_path, MISTRAL[:2]))
+        find_files(read_contents(fill(tmp_path, MISTRAL[:2])))

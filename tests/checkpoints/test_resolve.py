@@ -30,7 +30,7 @@ import sys
 from voxlive.errors import CheckpointError
 from voxlive.checkpoints.resolve import resolve
 try:
-    folder = resolve(sys.argv[1], offline=sys.argv[2] == "offline")
+    folder = resolve(sys.argv[1], offline=sys.argv[2] == "offline").folder
     print(folder, *sorted(p.name for p in folder.iterdir()), sep="\\n")
 except CheckpointError as error:
     print(error.code, error.message, sep="\\n")
@@ -122,10 +122,10 @@ def test_a_hand_made_cache_serves_aliases(tmp_path):
 
 
 def test_a_local_folder_comes_first(tmp_path, monkeypatch):
-    assert resolve(str(tmp_path)) == tmp_path
+    assert resolve(str(tmp_path)).folder == tmp_path
     monkeypatch.chdir(tmp_path.parent)
     (tmp_path.parent / "voxtral").symlink_to(tmp_path)
-    assert resolve("voxtral", offline=True) == Path("voxtral")
+    assert resolve("voxtral", offline=True).folder == tmp_path
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./gone", "~/gone", "whisper", "a/b/c", ""])

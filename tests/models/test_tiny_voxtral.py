@@ -14,8 +14,8 @@ from support.tiny_voxtral import mel_of
 from support.tiny_whisper import add_tensor
 
 from training.golden.layouts import write_checkpoint
-from voxlive.checkpoints.files import find_files
-from voxlive.checkpoints.probe import read_checkpoint
+from voxlive.checkpoints.contents import read_contents
+from voxlive.checkpoints.local_model import read_checkpoint, read_model
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.registry import load_engine
 from voxlive.engines.voxtral.loading import load_weights
@@ -26,7 +26,7 @@ MARGIN = 1 + 10  # tokens of silence after the audio and the delay
 
 
 def load(folder):
-    checkpoint = read_checkpoint(find_files(folder))
+    checkpoint = read_checkpoint(read_contents(folder))
     tekken = checkpoint.tekken
     return VoxtralModel(
         checkpoint.config,
@@ -81,7 +81,7 @@ def test_greedy_tokens_equal_torch_and_are_what_is_said(model, delay, clips, mos
 
 
 def test_same_tokens_in_the_layout_of_mistral(model, tmp_path):
-    plan = read_checkpoint(find_files(TINY_VOXTRAL)).plan
+    plan = read_checkpoint(read_contents(TINY_VOXTRAL)).plan
     stored = mx.load(str(TINY_VOXTRAL / "model.safetensors"))
     dense = {}
     for step in plan.steps:
@@ -119,7 +119,7 @@ def test_a_fine_tune_with_tensors_of_its_own_loads_and_says_so(tmp_path):
     folder = tmp_path / "tuned"
     shutil.copytree(TINY_VOXTRAL, folder)
     add_tensor(folder, "ctc_head.own.weight")
-    engine = load_engine(str(folder), EngineOptions(1, "cpu"))
+    engine = load_engine(read_model(folder), EngineOptions(1, "cpu"))
     try:
         assert "ctc_head.own.weight" in engine.info.warning
     finally:

@@ -134,7 +134,7 @@ async def test_the_model_that_was_idle_longest_makes_room():
 
 
 async def test_a_model_is_not_loaded_without_memory_for_it():
-    big = pocketsphinx("big").__class__("big", "pocketsphinx", "pocketsphinx", needed_bytes=4 * GIB)
+    big = pocketsphinx("big", needed_bytes=4 * GIB)
     machine = Memory(16 * GIB, 3 * GIB)
     async with batch(lambda: machine, wait_s=0.1) as one:
         refusal = await refused(one.transcribe(big, job("yes")))

@@ -6,6 +6,7 @@ import pytest
 from support.model_shapes import HF, SHAPES, Shape, mlx_whisper, whisper, write_shape
 
 import voxlive.runners.document as document
+from voxlive.checkpoints.local_model import BUILT_IN, read_model
 from voxlive.errors import CheckpointNotFound, RequestRefused, status_of
 from voxlive.runners.catalogue import Catalogue, Entry, make_catalogue
 from voxlive.runners.refusals import REFUSAL_RULES, Asked, LoadOptions
@@ -48,7 +49,7 @@ def catalogue(hub, tmp_path):
     served = write_shape(tmp_path / "served", REALTIME)
     lectures = write_shape(tmp_path / "somewhere", TURBO)
     return make_catalogue(
-        str(served), [f"lectures={lectures}"], LoadOptions("cpu", 4), offline=True
+        read_model(served), [f"lectures={lectures}"], LoadOptions("cpu", 4), offline=True
     )
 
 
@@ -81,7 +82,7 @@ def test_names_that_may_be_used(catalogue, name, model, family):
     assert (spec.model, spec.family) == (model or name, family)
     assert spec.device == "cpu"
     assert spec.quantize == (4 if spec.model == "served" else None)
-    assert (spec.folder is None) == (family == "pocketsphinx")
+    assert (spec.local.folder is None) == (family == "pocketsphinx")
 
 
 def test_an_alias_and_its_repository_are_one_model(catalogue):
@@ -132,7 +133,7 @@ def test_policy_is_asked(catalogue):
 
 
 def test_the_hub_can_be_shut_out(catalogue, tmp_path):
-    closed = Catalogue(Entry("pocketsphinx", None), hub=False)
+    closed = Catalogue(Entry("pocketsphinx", BUILT_IN["pocketsphinx"]), hub=False)
     assert refused(closed, "openai/whisper-large-v3").status == 404
     assert [card.id for card in closed.cards()] == ["pocketsphinx"]
 
@@ -168,13 +169,13 @@ def test_what_a_model_is_follows_its_files(catalogue, tmp_path):
 @pytest.mark.parametrize("one", ["lectures", "=x", "name=", "a=/no/such/folder"])
 def test_a_registration_that_means_nothing_is_refused(one):
     with pytest.raises(CheckpointNotFound):
-        make_catalogue(registered=[one], offline=True)
+        make_catalogue(BUILT_IN["pocketsphinx"], [one], offline=True)
 
 
 def test_a_built_in_model_may_have_another_name():
-    catalogue = make_catalogue("pocketsphinx", ["quick=pocketsphinx"], hub=False)
+    catalogue = make_catalogue(BUILT_IN["pocketsphinx"], ["quick=pocketsphinx"], hub=False)
     spec = catalogue.find("quick", Asked(language="en"))
-    assert (spec.model, spec.backend, spec.folder) == ("quick", "pocketsphinx", None)
+    assert (spec.model, spec.backend, spec.local.folder) == ("quick", "pocketsphinx", None)
     assert {card.id for card in catalogue.cards()} == {"pocketsphinx", "quick"}
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.memory import Memory, available, lack, refuse_giant
@@ -8,7 +9,9 @@ GIB = 1 << 30
 
 
 def spec(gib):
-    return RunnerSpec("big/model", "mlx_audio", "whisper", needed_bytes=int(gib * GIB))
+    return RunnerSpec(
+        "big/model", "mlx_audio", "whisper", BUILT_IN["pocketsphinx"], needed_bytes=int(gib * GIB)
+    )
 
 
 @pytest.mark.parametrize(

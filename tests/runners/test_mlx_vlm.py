@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from voxlive.checkpoints.families import FAMILIES as PROBED
+from voxlive.checkpoints.local_model import read_model
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Job, RunnerSpec
 from voxlive.runners.mlx_audio.family import FamilyRequest, check
@@ -57,10 +58,10 @@ def test_a_language_is_known_by_its_code():
 def test_without_mlx_vlm_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlx_vlm", None)
     with pytest.raises(RequestRefused, match=r"pip install 'voxlive\[multimodal\]'") as refused:
-        load(RunnerSpec("gemma", "mlx_vlm", "gemma3n", tmp_path))
+        load(RunnerSpec("gemma", "mlx_vlm", "gemma3n", read_model(tmp_path)))
     assert (refused.value.status, refused.value.code) == (501, "missing_dependency")
 
 
 def test_another_family_is_refused(tmp_path):
     with pytest.raises(RequestRefused, match="serves gemma3n, gemma4, qwen3_omni_moe"):
-        load(RunnerSpec("llama", "mlx_vlm", "llama", tmp_path))
+        load(RunnerSpec("llama", "mlx_vlm", "llama", read_model(tmp_path)))

@@ -18,8 +18,9 @@ from support.model_shapes import (
     write_tensors,
 )
 
+from voxlive.checkpoints.contents import read_contents
 from voxlive.checkpoints.families import FAMILIES
-from voxlive.checkpoints.probe import probe_model_capabilities
+from voxlive.checkpoints.local_model import probe_model_capabilities, read_model
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.registry import load_engine
 from voxlive.errors import DamagedFile, EngineError, IncompleteCheckpoint, RequestRefused
@@ -36,16 +37,16 @@ CASES = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.id)
 
 
 def decide(folder, asked=None, installed=EVERYTHING, load=None):
-    found = survey(folder, installed)
+    found = survey(read_model(folder), installed)
     return select_backend_policy(
-        "some/model", found.capabilities, found.routing, found.health, asked, load
+        "some/model", found.model, found.routing, found.health, asked, load
     )
 
 
 @CASES
 def test_real_shapes_of_config_are_recognised_routed_and_judged(tmp_path, shape):
     folder = write_shape(tmp_path / "model", shape)
-    found = probe_model_capabilities(folder)
+    found = probe_model_capabilities(read_contents(folder))
     routed = detect_audio_backend(found)
     assert (found.family.name if found.family else None) == shape.family
     assert routed.backend == shape.backend
@@ -57,7 +58,7 @@ def test_real_shapes_of_config_are_recognised_routed_and_judged(tmp_path, shape)
     if shape.code is None:
         assert isinstance(outcome, Allowed), outcome
         assert (outcome.spec.backend, outcome.spec.family) == (shape.backend, shape.family)
-        assert outcome.spec.folder == folder
+        assert outcome.spec.local.folder == folder
         assert outcome.spec.needed_bytes > found.weights_bytes
     else:
         assert isinstance(outcome, RequestRefused)
@@ -67,7 +68,7 @@ def test_real_shapes_of_config_are_recognised_routed_and_judged(tmp_path, shape)
 @pytest.mark.parametrize("shape", [one for one in SHAPES if one.family], ids=lambda shape: shape.id)
 @pytest.mark.parametrize("name", ["canary-vs-whisper", "glm-whisper-mms-moonshine", "0a1b2c3d" * 5])
 def test_a_folders_name_changes_nothing_for_a_known_family(tmp_path, shape, name):
-    found = probe_model_capabilities(write_shape(tmp_path / name, shape))
+    found = probe_model_capabilities(read_contents(write_shape(tmp_path / name, shape)))
     assert found.family.name == shape.family
     assert detect_audio_backend(found).backend == shape.backend
 
@@ -81,13 +82,15 @@ def test_there_are_many_shapes_and_every_family_has_one():
 
 def test_a_snapshots_name_is_its_repositorys(tmp_path):
     home = tmp_path / "models--openai--whisper-tiny" / "snapshots" / ("0123abcd" * 5)
-    found = probe_model_capabilities(write_shape(home, SHAPES[0]))
+    found = probe_model_capabilities(read_contents(write_shape(home, SHAPES[0])))
     assert found.name == "openai/whisper-tiny"
     assert found.family.name == "whisper"
 
 
 def test_a_misleading_name_is_told(tmp_path):
-    found = probe_model_capabilities(write_shape(tmp_path / "parakeet-best", SHAPES[0]))
+    found = probe_model_capabilities(
+        read_contents(write_shape(tmp_path / "parakeet-best", SHAPES[0]))
+    )
     assert found.warnings == ("its name mentions parakeet, but its files are those of Whisper",)
 
 
@@ -95,7 +98,7 @@ def test_a_name_breaks_a_tie_and_says_so(tmp_path):
     """A conversion whose config has lost its type is loaded as what its name says, strictly."""
     shape = Shape("x", {"audio_config": {"d": 1}}, None, None, files=HF)
     known = write_shape(tmp_path / "my-moonshine", shape)
-    routed = detect_audio_backend(probe_model_capabilities(known))
+    routed = detect_audio_backend(probe_model_capabilities(read_contents(known)))
     assert (routed.backend, routed.rule, routed.family.name) == ("mlx_audio", "name", "moonshine")
     assert "mentions Moonshine" in routed.tie_break
     outcome = decide(known)
@@ -103,16 +106,20 @@ def test_a_name_breaks_a_tie_and_says_so(tmp_path):
     assert outcome.spec.family == "moonshine"
     assert routed.tie_break in outcome.notes
     both = write_shape(tmp_path / "moonshine-canary", shape)
-    assert detect_audio_backend(probe_model_capabilities(both)).rule == "audio alone"
+    assert detect_audio_backend(probe_model_capabilities(read_contents(both))).rule == "audio alone"
 
 
 def test_a_populated_vision_config_outdoes_a_name(tmp_path):
     config = {"audio_config": {"d": 1}, "vision_config": {"d": 1}, "model_type": "new"}
     folder = write_shape(tmp_path / "whisper-eyes", Shape("x", config, None, None))
-    assert detect_audio_backend(probe_model_capabilities(folder)).backend == "mlx_vlm"
+    assert (
+        detect_audio_backend(probe_model_capabilities(read_contents(folder))).backend == "mlx_vlm"
+    )
     config["vision_config"] = {}
     folder = write_shape(tmp_path / "whisper-eyes", Shape("x", config, None, None))
-    assert detect_audio_backend(probe_model_capabilities(folder)).backend == "mlx_audio"
+    assert (
+        detect_audio_backend(probe_model_capabilities(read_contents(folder))).backend == "mlx_audio"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,7 @@ def test_a_malformed_config_is_a_damaged_model(tmp_path, document, says):
     folder = write_shape(tmp_path / "m", Shape("x", None, None, None, files=HF))
     (folder / "config.json").write_text(document)
     with pytest.raises(DamagedFile, match=says):
-        probe_model_capabilities(folder)
+        probe_model_capabilities(read_contents(folder))
     outcome = decide(folder)
     assert isinstance(outcome, RequestRefused)
     assert says in outcome.message
@@ -134,19 +141,21 @@ def test_a_huge_config_is_not_read(tmp_path):
     with (folder / "config.json").open("r+b") as file:
         file.truncate(40 << 20)
     with pytest.raises(DamagedFile, match="larger than 32 MiB"):
-        probe_model_capabilities(folder)
+        probe_model_capabilities(read_contents(folder))
 
 
 @pytest.mark.parametrize("value", [[], 7, "x", {"model_type": [1]}, None])
 def test_values_of_a_wrong_kind_are_no_signs(tmp_path, value):
     config = dict.fromkeys(("model_type", "architectures", "target", "thinker_config"), value)
     config |= dict.fromkeys(("quantization", "audio_config", "vocab_size", "prompt"), value)
-    found = probe_model_capabilities(write_shape(tmp_path / "m", Shape("x", config, None, None)))
+    found = probe_model_capabilities(
+        read_contents(write_shape(tmp_path / "m", Shape("x", config, None, None)))
+    )
     assert found.family is None
 
 
 def _unhealthy(folder, *says):
-    found = survey(folder, EVERYTHING)
+    found = survey(read_model(folder), EVERYTHING)
     assert not found.health.healthy
     outcome = decide(folder)
     assert isinstance(outcome, RequestRefused)
@@ -162,7 +171,7 @@ def test_half_downloaded_shards_are_named(tmp_path):
         write_tensors(folder / f"model-0000{n}-of-00003.safetensors", {f"a{n}": [1]})
     _unhealthy(folder, "no model-00002-of-00003.safetensors", "voxlive models pull")
     write_tensors(folder / "model-00002-of-00003.safetensors", {"a2": [1]})
-    assert survey(folder, EVERYTHING).health.healthy
+    assert survey(read_model(folder), EVERYTHING).health.healthy
     index = {"weight_map": {"a": "model-00001-of-00003.safetensors", "b": "other.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     _unhealthy(folder, "no other.safetensors")
@@ -322,8 +331,9 @@ def test_nothing_of_a_models_code_is_imported(tmp_path):
     folder = write_shape(tmp_path / "m", SHAPES[0])
     program = (
         "import sys; from pathlib import Path\n"
+        "from voxlive.checkpoints.local_model import read_model\n"
         "from voxlive.runners.catalogue import Catalogue, Entry\n"
-        "Catalogue(Entry('m', Path(sys.argv[1]))).find()\n"
+        "Catalogue(Entry('m', read_model(Path(sys.argv[1])))).find()\n"
         "print([m for m in sys.modules if m.split('.')[0] in "
         "('mlx', 'mlx_audio', 'mlx_vlm', 'transformers', 'torch')])"
     )
@@ -334,9 +344,9 @@ def test_nothing_of_a_models_code_is_imported(tmp_path):
 def test_live_sessions_refuse_a_model_that_is_for_files_alone(tmp_path):
     folder = write_shape(tmp_path / "canary", SHAPES[0])
     with pytest.raises(EngineError, match="canary is a Whisper model: live sessions need") as said:
-        load_engine(str(folder), EngineOptions())
+        load_engine(read_model(folder), EngineOptions())
     assert said.value.code == "not_live"
     (folder / "model.safetensors").unlink()
     (folder / "config.json").unlink()
     with pytest.raises(IncompleteCheckpoint, match=r"no config\.json or params\.json"):
-        load_engine(str(folder), EngineOptions())
+        load_engine(read_model(folder), EngineOptions())

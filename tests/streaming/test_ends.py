@@ -19,6 +19,7 @@ import pytest
 from support.clips import clip, names
 from support.held_out import TINY_VOXTRAL, recording, recording_names
 
+from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import Engine, EngineOptions, StreamOptions
 from voxlive.engines.registry import load_engine
 from voxlive.streaming.events import (
@@ -200,7 +201,7 @@ async def check_clip(service: Service, audio: Samples, engine: str) -> None:
 @pytest.fixture(scope="module", params=list(ENGINES))
 def engine(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
     options = EngineOptions(max_sessions=SESSIONS[request.param], device="cpu")
-    loaded = load_engine(ENGINES[request.param], options)
+    loaded = load_engine(resolve(ENGINES[request.param]), options)
     yield request.param, loaded
     loaded.shutdown()
 

@@ -15,6 +15,7 @@ from support.clips import Clip, clip
 from support.whisperlivekit import TranscriptionEngine, audio_processors
 from support.wire import s16le
 
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import EngineOptions, StreamOptions
 from voxlive.engines.pocketsphinx import load
 from voxlive.engines.pocketsphinx.engine import PocketSphinxEngine
@@ -28,7 +29,7 @@ DOCTOR = " the doctor will call you back tomorrow afternoon about the results"
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[PocketSphinxEngine]:
-    engine = load("pocketsphinx", EngineOptions(max_sessions=1))
+    engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=1))
     yield engine
     engine.shutdown()
 
@@ -147,7 +148,7 @@ def test_a_full_engine_refuses_and_finish_gives_the_slot_back(engine, processor)
 
 
 def test_a_dead_engine_is_an_error_and_not_silence():
-    engine = load("pocketsphinx", EngineOptions(max_sessions=1))
+    engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=1))
     processor = OnlineProcessor(engine)
     processor.insert_audio_chunk(clip("doctor").samples, 5.0)
     processor.process_iter()
@@ -169,7 +170,7 @@ def test_an_engine_that_says_nothing_is_not_waited_for_for_ever(engine, paused):
 
 @pytest.fixture(scope="module")
 def engine_whisperlivekit_loop() -> Iterator[PocketSphinxEngine]:
-    engine_whisperlivekit_loop = load("pocketsphinx", EngineOptions(max_sessions=2))
+    engine_whisperlivekit_loop = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2))
     yield engine_whisperlivekit_loop
     engine_whisperlivekit_loop.shutdown()
 

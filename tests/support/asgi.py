@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 from starlette.applications import Starlette
 
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import Durations, EngineInfo, Reached, Sink, StreamOptions
 from voxlive.runners.batch import Batch
 from voxlive.runners.catalogue import Catalogue, Entry
@@ -164,7 +165,7 @@ async def running(
     clock = [1e9]
     access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
     service = Service(_Deaf(), VoiceDetector(_Silence()))
-    files = FileService(Batch(), Catalogue(Entry("pocketsphinx", None)))
+    files = FileService(Batch(), Catalogue(Entry("pocketsphinx", BUILT_IN["pocketsphinx"])))
     sites = Sites(allow, hosts)
     app = create_app(service, LiveEndpoints(service, Authenticator(access, sites)), files)
     transport = httpx.ASGITransport(with_cors(app, sites))

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from support.clips import clip
 
+from voxlive.checkpoints.local_model import BUILT_IN, read_model
 from voxlive.errors import RequestRefused
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.contract import Delta, Job, RunnerSpec
@@ -22,11 +23,15 @@ TINY_VOXTRAL = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 
 def pocketsphinx(name: str = "pocketsphinx", needed_bytes: int = 0) -> RunnerSpec:
     """Another name is another model, with a process of its own."""
-    return RunnerSpec(name, "pocketsphinx", "pocketsphinx", needed_bytes=needed_bytes)
+    return RunnerSpec(
+        name, "pocketsphinx", "pocketsphinx", BUILT_IN["pocketsphinx"], needed_bytes=needed_bytes
+    )
 
 
 def voxtral(folder: Path = TINY_VOXTRAL) -> RunnerSpec:
-    return RunnerSpec(folder.name, "voxtral_realtime", "voxtral_realtime", folder, device="cpu")
+    return RunnerSpec(
+        folder.name, "voxtral_realtime", "voxtral_realtime", read_model(folder), device="cpu"
+    )
 
 
 def job(name: str, **options) -> Job:

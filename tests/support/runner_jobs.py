@@ -3,13 +3,14 @@ from contextlib import contextmanager
 import pytest
 from support.clips import clip
 
+from voxlive.checkpoints.local_model import read_model
 from voxlive.runners.contract import Delta, Job, JobProgress, RunnerSpec
 from voxlive.runners.mlx_audio import load
 
 
 @contextmanager
 def running(family, folder, **options):
-    runner = load(RunnerSpec(folder.name, "mlx_audio", family, folder, **options))
+    runner = load(RunnerSpec(folder.name, "mlx_audio", family, read_model(folder), **options))
     try:
         yield runner
     finally:

@@ -10,16 +10,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxlive.checkpoints.config import read_json
-from voxlive.checkpoints.families import recognise_family
-from voxlive.checkpoints.families.evidence import (
+from voxlive.checkpoints.contents import (
     CONFIG,
     EXTRACTORS,
+    INDEX,
     PARAMS,
-    Evidence,
-    read_evidence,
+    Contents,
     weight_files,
 )
+from voxlive.checkpoints.families import recognise_family
+from voxlive.checkpoints.families.evidence import Evidence, read_evidence
 from voxlive.checkpoints.families.family import ModelFamily
 from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 
@@ -27,7 +27,6 @@ TEKKEN = "tekken.json"
 _CONSOLIDATED = "consolidated"
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 _WEIGHTS = (".safetensors", ".npz")
-_INDEX = ".safetensors.index.json"
 # What tokenizers, feature extractors and the models' own hooks read.
 _SMALL = re.compile(r".+\.(json|txt|model|mvn|tiktoken|jinja|vocab)")
 _FOREIGN = re.compile(r"(onnx|original|openvino|gguf|coreml|examples?|assets|figures)/.*", re.I)
@@ -70,31 +69,32 @@ def wanted(names: Collection[str], where: str, *, mistral: bool) -> tuple[str, .
     return (config, *sorted(weights), *sorted(indexes), *sorted(small))
 
 
-def find_files(folder: Path) -> CheckpointFiles:
+def find_files(contents: Contents) -> CheckpointFiles:
     """The Voxtral Realtime checkpoint in a folder; raises IncompleteCheckpoint, DamagedFile."""
-    every = [path.name for path in folder.iterdir() if path.is_file()]
-    names = wanted(every, str(folder), mistral=True)
-    if TEKKEN not in every:
+    folder = contents.folder
+    names = wanted(contents.files, str(folder), mistral=True)
+    if TEKKEN not in contents.files:
         raise IncompleteCheckpoint(f"{folder} has no {TEKKEN}")
     extractors = [folder / name for name in EXTRACTORS if name in names and names[0] == CONFIG]
     return CheckpointFiles(
         folder=folder,
         config=folder / names[0],
-        weights=indexed_weights(folder, names),
+        weights=indexed_weights(contents, names),
         tekken=folder / TEKKEN,
         extractor=extractors[0] if extractors else None,
     )
 
 
-def indexed_weights(folder: Path, names: Collection[str]) -> tuple[Path, ...]:
+def indexed_weights(contents: Contents, names: Collection[str]) -> tuple[Path, ...]:
     """The weight files among ``names``, or those that their index lists.
 
     Raises IncompleteCheckpoint when one of them is missing.
     """
+    folder = contents.folder
     weights = {name for name in names if name.endswith(_WEIGHTS)}
     index = next((name for name in names if _is_index(name)), None)
     if index is not None:
-        sharded = set(map(str, read_json(folder / index).section("weight_map").data.values()))
+        sharded = set(map(str, contents.document(index).section("weight_map").data.values()))
         missing = sorted(sharded - weights)
         if missing:
             raise IncompleteCheckpoint(f"{folder} has no {' and no '.join(missing[:3])}")
@@ -133,7 +133,7 @@ def _missing_shards(names: Collection[str]) -> list[str]:
 
 
 def _is_index(name: str) -> bool:
-    return name.endswith(_INDEX) and "/" not in name
+    return name.endswith(INDEX) and "/" not in name
 
 
 def _is_mistral(name: str) -> bool:
@@ -155,25 +155,28 @@ class Problem:
         return f"{self.what}: {self.remedy}"
 
 
-def check_files(folder: Path) -> tuple[Problem, ...]:
+def check_files(contents: Contents) -> tuple[Problem, ...]:
     """Everything that is wrong with the files in a folder; empty if nothing is."""
     try:
-        evidence = read_evidence(folder)
-    except (DamagedFile, OSError) as problem:
+        evidence = read_evidence(contents)
+    except DamagedFile as problem:
         return (Problem(str(problem), _AGAIN),)
     found = recognise_family(evidence)
     family = found.family if found else None
-    return (*_check_weights(folder, evidence, family), *_tokenizer(evidence, family))
+    return (*_check_weights(contents, evidence, family), *_tokenizer(evidence, family))
 
 
-def _check_weights(folder: Path, evidence: Evidence, family: ModelFamily | None) -> list[Problem]:
+def _check_weights(
+    contents: Contents, evidence: Evidence, family: ModelFamily | None
+) -> list[Problem]:
+    folder = contents.folder
     problems = [Problem(said, _AGAIN) for said in evidence.unreadable]
     if not weight_files(evidence.files):
         return [*problems, _no_weights(folder, evidence)]
     mistral = family is not None and family.name == "voxtral_realtime"
     try:
         names = wanted(evidence.files, str(folder), mistral=mistral)
-        indexed_weights(folder, names)
+        indexed_weights(contents, names)
     except CheckpointError as problem:
         problems.append(Problem(problem.message, _remedy(folder)))
     if not problems and not evidence.shapes:

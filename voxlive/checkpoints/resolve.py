@@ -1,4 +1,4 @@
-"""A model's name to its folder: a local one, the hub's cache, or a download, in this order.
+"""A model's name to its files: built in, a local folder, the hub's cache or a download.
 
 The hub's cache on this machine: which repositories it holds, and how to remove one.
 """
@@ -10,15 +10,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxlive.checkpoints.families import recognise_family
-from voxlive.checkpoints.families.evidence import (
+from voxlive.checkpoints.contents import (
     CONFIG,
     DOCUMENTS,
     PARAMS,
-    list_files,
-    read_evidence,
+    known_as,
+    read_contents,
 )
-from voxlive.checkpoints.files import check_files, wanted
+from voxlive.checkpoints.families import recognise_family
+from voxlive.checkpoints.families.evidence import read_evidence
+from voxlive.checkpoints.files import wanted
+from voxlive.checkpoints.local_model import BUILT_IN, LocalModel, read_model
 from voxlive.errors import CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
 
 ALIASES = {
@@ -50,16 +52,19 @@ def parse_repository(model: str) -> Repository | None:
     return Repository(found[1], found[2])
 
 
-def resolve(model: str, *, offline: bool = False) -> Path:
-    """The folder of an alias, a local path or a hub repository (``owner/name@revision``).
+def resolve(model: str, *, offline: bool = False) -> LocalModel:
+    """The model of a built-in's name, an alias, a local path or a hub repository.
 
-    Nothing touches the network when its files are on this machine already; otherwise the needed
-    ones are downloaded, with a progress bar, unless ``offline``. Raises CheckpointNotFound,
-    NotDownloaded, IncompleteCheckpoint or DamagedFile.
+    A repository is ``owner/name`` or ``owner/name@revision``. Nothing touches the network when its
+    files are on this machine already; otherwise the needed ones are downloaded, with a progress
+    bar, unless ``offline``. Raises CheckpointNotFound, NotDownloaded, IncompleteCheckpoint or
+    DamagedFile; what is wrong with the files of a local folder, the model itself says.
     """
+    if model in BUILT_IN:
+        return BUILT_IN[model]
     folder = Path(model).expanduser()
     if model and folder.is_dir():
-        return folder
+        return read_model(folder, known_as(folder))
     repository = parse_repository(model)
     if folder.exists() or repository is None:
         raise CheckpointNotFound(
@@ -67,14 +72,16 @@ def resolve(model: str, *, offline: bool = False) -> Path:
             f"{', '.join(ALIASES)}"
         )
     here = cached(repository)
-    if here is not None and complete(here):
-        return here
+    if here is not None:
+        found = read_model(here, str(repository))
+        if not found.problems:
+            return found
     if offline:
         raise NotDownloaded(
             f"{model} is not on this machine and downloads are off: run the same command once "
             "without --offline to fetch it"
         )
-    return download(repository)
+    return read_model(download(repository), str(repository))
 
 
 def cached(repository: Repository) -> Path | None:
@@ -86,16 +93,6 @@ def cached(repository: Repository) -> Path | None:
         if isinstance(path, str):
             return Path(path).parent
     return None
-
-
-def complete(folder: Path) -> bool:
-    """Whether all that a model needs is there and whole: config, every shard, its tokenizer."""
-    return not check_files(folder)
-
-
-def checkpoint_files(folder: Path) -> tuple[str, ...]:
-    """The names that make up the checkpoint in a folder; raises IncompleteCheckpoint."""
-    return wanted(list_files(folder), str(folder), mistral=_prefers_mistral(folder))
 
 
 def download(repository: Repository) -> Path:
@@ -133,7 +130,7 @@ def download(repository: Repository) -> Path:
 
 def _prefers_mistral(folder: Path) -> bool:
     """Of two layouts side by side: voxlive loads Mistral's own, mlx-audio the other."""
-    found = recognise_family(read_evidence(folder))
+    found = recognise_family(read_evidence(read_contents(folder)))
     return found is not None and found.family.name == _PREFERS_MISTRAL
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxlive.errors import DamagedFile, WeightsMismatch
+from voxlive.errors import DamagedFile
 
 _MOST_HEADER_BYTES = 100_000_000
 _COMPARED_BYTES = 1 << 20
@@ -61,17 +61,6 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise DamagedFile(f"{path} has no readable safetensors header")
     header.pop("__metadata__", None)
     return {name: _stored(name, entry, path, 8 + length, size) for name, entry in header.items()}
-
-
-def read_headers(paths: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Every tensor of several files; raises DamagedFile, or WeightsMismatch for one in two."""
-    tensors: dict[str, StoredTensor] = {}
-    for path in paths:
-        for name, tensor in read_header(path).items():
-            if name in tensors:
-                raise WeightsMismatch(f"{name} stands in {tensors[name].file} and in {path}")
-            tensors[name] = tensor
-    return tensors
 
 
 def same_bytes(one: StoredTensor, other: StoredTensor) -> bool:

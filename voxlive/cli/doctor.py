@@ -82,13 +82,14 @@ def _voice_detector() -> Finding:
 
 
 def _engine() -> Finding:
+    from voxlive.checkpoints.local_model import BUILT_IN
     from voxlive.engines.contract import EngineOptions
-    from voxlive.engines.registry import BUILT_IN, load_engine
+    from voxlive.engines.registry import load_engine
     from voxlive.errors import EngineError
 
-    name = next(iter(BUILT_IN))
+    [name, model] = next(iter(BUILT_IN.items()))
     try:
-        engine = load_engine(name, EngineOptions(max_sessions=1))
+        engine = load_engine(model, EngineOptions(max_sessions=1))
     except EngineError as error:
         return Finding(False, f"{name} does not load: {error.message}")
     fault = engine.check(20.0)

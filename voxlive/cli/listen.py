@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxlive.cli.console import MISUSED, fail, start_logging
-from voxlive.cli.options import DelayMs, Device, Language, Model, Offline, Quantize, open_service
+from voxlive.cli.options import (
+    DelayMs,
+    Device,
+    Language,
+    Model,
+    Offline,
+    Quantize,
+    open_model,
+    open_service,
+)
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -92,7 +101,9 @@ def listen(
     start_logging("warning")
     source = _find(microphone)
     bits = int(quantize) if quantize else None
-    service = open_service(model, EngineOptions(1, device, delay_ms, bits, offline))
+    service = open_service(
+        open_model(model, offline=offline), EngineOptions(1, device, delay_ms, bits)
+    )
     asyncio.run(_listen(service, source, StreamOptions(language, delay_ms)))
 
 

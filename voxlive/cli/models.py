@@ -235,19 +235,21 @@ def rm(
 
 
 def _catalogue() -> Catalogue:
-    from voxlive.runners.catalogue import BUILT_IN, Catalogue, Entry
+    from voxlive.checkpoints.local_model import BUILT_IN
+    from voxlive.runners.catalogue import Catalogue, Entry
 
-    return Catalogue(Entry(next(iter(BUILT_IN)), None), hosted=False)
+    return Catalogue(Entry(*next(iter(BUILT_IN.items()))), hosted=False)
 
 
 def _card(name: str, known_as: str | None = None) -> ModelCard:
     """A model by name or, on the command line alone, by its path."""
+    from voxlive.checkpoints.local_model import read_model
     from voxlive.errors import VoxliveError
     from voxlive.runners.catalogue import Catalogue, Entry
 
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return Catalogue(Entry(known_as or str(folder), folder), hosted=False).card()
+        return Catalogue(Entry(known_as or str(folder), read_model(folder)), hosted=False).card()
     if folder.exists():
         fail(f"{name} is a file: give the folder that it lies in")
     try:

@@ -12,6 +12,7 @@ import typer
 from voxlive.cli.console import MISUSED, fail
 
 if TYPE_CHECKING:
+    from voxlive.checkpoints.local_model import LocalModel
     from voxlive.engines.contract import EngineOptions
     from voxlive.runners.catalogue import Catalogue
     from voxlive.runners.refusals import LoadOptions
@@ -53,7 +54,18 @@ Language = Annotated[
 ]
 
 
-def open_service(model: str, options: EngineOptions, *, apart: bool = False) -> Service:
+def open_model(name: str, *, offline: bool) -> LocalModel:
+    """A model's files, wherever they are; one line and exit code 1 if they cannot be had."""
+    from voxlive.checkpoints.resolve import resolve
+    from voxlive.errors import CheckpointError
+
+    try:
+        return resolve(name, offline=offline)
+    except CheckpointError as error:
+        fail(str(error))
+
+
+def open_service(model: LocalModel, options: EngineOptions, *, apart: bool = False) -> Service:
     """The engine, loaded and warm, with a voice detector; one line and exit code 1 if it fails.
 
     ``apart``: in a process of its own.
@@ -94,7 +106,7 @@ ModelIdle = Annotated[
 
 
 def open_catalogue(
-    model: str, also: list[str] | None, load: LoadOptions, *, offline: bool
+    model: LocalModel, also: list[str] | None, load: LoadOptions, *, offline: bool
 ) -> Catalogue:
     """The models for files; one line and exit code 1 if one cannot be had."""
     from voxlive.errors import CheckpointError

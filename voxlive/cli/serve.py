@@ -47,6 +47,7 @@ from voxlive.cli.options import (
     Offline,
     Quantize,
     open_catalogue,
+    open_model,
     open_service,
 )
 from voxlive.processes.supervisor import DEADLINE_S
@@ -238,9 +239,11 @@ def serve(
     bits = int(quantize) if quantize else None
     same = file_model in (None, model)
     load = LoadOptions(device, bits, delay_ms) if same else LoadOptions(device)
-    catalogue = open_catalogue(file_model or model, also, load, offline=offline)
-    engine = EngineOptions(max_sessions, device, delay_ms, bits, offline, engine_timeout)
-    service = open_service(model, engine, apart=True)
+    local = open_model(model, offline=offline)
+    for_files = local if same else open_model(file_model or model, offline=offline)
+    catalogue = open_catalogue(for_files, also, load, offline=offline)
+    engine = EngineOptions(max_sessions, device, delay_ms, bits, engine_timeout)
+    service = open_service(local, engine, apart=True)
     info = service.engine.info
     if same:
         catalogue.answers_to(info.model)

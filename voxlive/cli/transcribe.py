@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 import typer
 
 from voxlive.cli.console import FAILED, MISUSED, complain, fail, start_logging
-from voxlive.cli.options import DelayMs, Device, Language, Model, Offline, Quantize, open_catalogue
+from voxlive.cli.options import (
+    DelayMs,
+    Device,
+    Language,
+    Model,
+    Offline,
+    Quantize,
+    open_catalogue,
+    open_model,
+)
 from voxlive.errors import CodedError
 from voxlive.runners.scratch import SCRATCH
 
@@ -217,7 +226,8 @@ def transcribe(
     with ExitStack() as keep:
         inputs = _checked(files, wanted, output_dir, words, keep)
         try:
-            spec = open_catalogue(model, None, load, offline=offline).find(None, asked)
+            local = open_model(model, offline=offline)
+            spec = open_catalogue(local, None, load, offline=offline).find(None, asked)
         except VoxliveError as refusal:
             fail(refusal.message)
         writing = Writing(

@@ -250,7 +250,7 @@ class Engine(Protocol):
 class EngineOptions:
     """How an engine is loaded. None leaves a choice to the engine.
 
-    ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading, ``offline`` forbids downloads.
+    ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading.
     ``deadline_s``: a process of the engine that has work and does not get on with it for so long is
     ended and replaced.
     """
@@ -259,5 +259,4 @@ class EngineOptions:
     device: str | None = None
     delay_ms: int | None = None
     quantize: int | None = None
-    offline: bool = False
     deadline_s: float = DEADLINE_S

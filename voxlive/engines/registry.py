@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxlive.checkpoints.probe import probe_model_capabilities
-from voxlive.checkpoints.resolve import checkpoint_files, resolve
+from voxlive.checkpoints.files import wanted
+from voxlive.checkpoints.local_model import BUILT_IN, LocalModel
+from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.errors import EngineError
@@ -16,45 +16,49 @@ from voxlive.errors import EngineError
 if TYPE_CHECKING:
     from voxlive.engines.contract import Engine
 
-Load = Callable[["str", "EngineOptions"], "Engine"]
+Load = Callable[[LocalModel, EngineOptions], "Engine"]
 
-# Engines that carry their model, by the name that users give.
-BUILT_IN = {"pocketsphinx": "voxlive.engines.pocketsphinx"}
-# Engines for checkpoints, by the family that the probe finds.
-FAMILIES = {"voxtral_realtime": "voxlive.engines.voxtral"}
+ENGINES = {
+    "pocketsphinx": "voxlive.engines.pocketsphinx",
+    "voxtral_realtime": "voxlive.engines.voxtral",
+}
+"""By the model's family."""
 
 
-def load_engine(model: str, options: EngineOptions | None = None) -> Engine:
-    """Load the engine for ``model``: a built-in's name, an alias, a path or a hub repository.
+def load_engine(
+    model: str | LocalModel, options: EngineOptions | None = None, *, offline: bool = False
+) -> Engine:
+    """Load the engine for a model, or for what its name stands for (see ``resolve``).
 
-    Blocks until the engine is warm; ``shutdown`` ends it. Raises EngineError, or CheckpointError
-    from checkpoints.
+    Blocks until the engine is warm; ``shutdown`` ends it. ``offline`` forbids downloads. Raises
+    EngineError, or CheckpointError from checkpoints.
     """
-    options = options or EngineOptions()
-    package = BUILT_IN.get(model) or _package(resolve(model, offline=options.offline))
-    load: Load = importlib.import_module(package).load
-    return load(model, options)
+    if isinstance(model, str):
+        model = resolve(model, offline=offline)
+    load: Load = importlib.import_module(_package(model)).load
+    return load(model, options or EngineOptions())
 
 
-def load_apart(model: str, options: EngineOptions) -> Engine:
+def load_apart(model: LocalModel, options: EngineOptions) -> Engine:
     """The same in a process of its own, for a server; a built-in has processes anyway."""
-    if model in BUILT_IN:
+    if model.folder is None:
         return load_engine(model, options)
-    _package(resolve(model, offline=options.offline))
+    _package(model)
     return ProcessEngine.start(model, options)
 
 
-def _package(folder: Path) -> str:
-    """The engine for a checkpoint. Raises EngineError if none is live, CheckpointError."""
-    found = probe_model_capabilities(folder)
-    if found.family is None:
-        checkpoint_files(folder)
-    package = FAMILIES.get(found.family.name) if found.family else None
-    if package is None:
-        title = f"a {found.family.title} model" if found.family else "no speech model known here"
-        raise EngineError(
-            "not_live",
-            f"{found.name} is {title}: live sessions need {', '.join(BUILT_IN)} or a checkpoint of "
-            f"{', '.join(FAMILIES)}; `voxlive models list` shows what there is",
-        )
-    return package
+def _package(model: LocalModel) -> str:
+    """The engine for a model. Raises EngineError if none is live, CheckpointError."""
+    package = ENGINES.get(model.family.name) if model.family else None
+    if package is not None:
+        return package
+    if model.family is None:
+        contents = model.read()
+        wanted(contents.files, str(contents.folder), mistral=False)
+    title = f"a {model.family.title} model" if model.family else "no speech model known here"
+    families = [name for name in ENGINES if name not in BUILT_IN]
+    raise EngineError(
+        "not_live",
+        f"{model.name} is {title}: live sessions need {', '.join(BUILT_IN)} or a checkpoint of "
+        f"{', '.join(families)}; `voxlive models list` shows what there is",
+    )

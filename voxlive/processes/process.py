@@ -1,6 +1,6 @@
 """A process that was started with ``start_new_session`` and what it started: a group of its own.
 
-Python's own pauses, kept out of live sessions.
+The cores that it may use; Python's own pauses, kept out of live sessions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ def kill_group(pid: int) -> None:
     # On macOS a group of which nothing but a zombie is left is a PermissionError.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _TURN_S = 0.0002

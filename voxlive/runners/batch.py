@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from voxlive.checkpoints.languages import language_of
+from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.runners.catalogue import make_catalogue
 from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
@@ -288,7 +289,7 @@ def transcribe(
     with _as_job(audio, asked, prompt) as job:
         if not isinstance(model, str):
             return _with_engine(model, job)
-        catalogue = make_catalogue(model, (), LoadOptions(device), offline=offline)
+        catalogue = make_catalogue(resolve(model, offline=offline), (), LoadOptions(device))
         spec = catalogue.find(None, asked)
         # A loop may be running in this thread, as in a notebook.
         with ThreadPoolExecutor(1, "transcribe") as thread:

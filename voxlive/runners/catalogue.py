@@ -2,7 +2,7 @@
 
 The models that a server or a command may use, by name: from a name to what loads it.
 
-    catalogue = make_catalogue("voxtral", ["lectures=/models/whisper-large-v3"])
+    catalogue = make_catalogue(resolve("voxtral"), ["lectures=/models/whisper-large-v3"])
     spec = catalogue.find("lectures", Asked(task="translate"))      # raises RequestRefused
 
 A name may come from anywhere, so it is never taken for a path: folders are given when a catalogue
@@ -15,45 +15,35 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from voxlive.checkpoints.families.evidence import known_as
-from voxlive.checkpoints.families.family import ModelFamily
-from voxlive.checkpoints.files import Problem
-from voxlive.checkpoints.probe import ModelCapabilities, probe_model_capabilities
+from voxlive.checkpoints.local_model import (
+    BUILT_IN,
+    LocalModel,
+    ModelCapabilities,
+    read_model,
+    reread,
+)
 from voxlive.checkpoints.resolve import ALIASES, cached, parse_repository, repositories, resolve
-from voxlive.errors import CheckpointError, CheckpointNotFound, RequestRefused
+from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.refusals import Allowed, Asked, LoadOptions, select_backend_policy
 from voxlive.runners.registry import Installed, find_installed, is_hosted
 from voxlive.runners.routing import ModelHealth, Routing, check_health, detect_audio_backend
-
-_REMEMBERED = 128
-
-POCKETSPHINX = ModelCapabilities(
-    name="pocketsphinx",
-    family=ModelFamily(
-        "pocketsphinx", "PocketSphinx", (), "built-in", frozenset({"words", "live"}), ("en",),
-        room=256 << 20,
-    ),
-    audio=True,
-    features=frozenset({"words", "live"}),
-    languages=("en",),
-    signals=("comes with voxlive",),
-)  # fmt: skip
-BUILT_IN = {"pocketsphinx": POCKETSPHINX}
-"""The models that need no files, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What a model is, what would serve it, and what hinders that."""
 
-    capabilities: ModelCapabilities
+    model: LocalModel
     routing: Routing
     health: ModelHealth
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        """What the model is and can do."""
+        return self.model.capabilities
 
     @property
     def hears(self) -> bool:
@@ -61,38 +51,12 @@ class Survey:
         return self.routing.backend is not None and self.capabilities.transcribes
 
 
-def survey(folder: Path, installed: Installed) -> Survey:
-    """Look at a checkpoint. Remembers the last ones, for as long as their files stay the same."""
-    return _survey(folder, _stamp(folder), installed)
-
-
-def survey_built_in(name: str, installed: Installed) -> Survey:
-    """The same for a model that comes with voxlive."""
-    return _judged(BUILT_IN[name], installed)
-
-
-@lru_cache(_REMEMBERED)
-def _survey(folder: Path, _stamp: object, installed: Installed) -> Survey:
-    try:
-        return _judged(probe_model_capabilities(folder), installed)
-    except (CheckpointError, OSError) as problem:
-        damaged = Problem(str(problem), "fetch it again")
-        capabilities = ModelCapabilities(name=known_as(folder), folder=folder, audio=True)
-        return Survey(capabilities, Routing(None, "unreadable"), ModelHealth(files=(damaged,)))
-
-
-def _judged(capabilities: ModelCapabilities, installed: Installed) -> Survey:
-    routing = detect_audio_backend(capabilities)
-    return Survey(capabilities, routing, check_health(capabilities, routing, installed))
-
-
-def _stamp(folder: Path) -> object:
-    """Changes whenever a file of the checkpoint does."""
-    try:
-        stats = [path.stat() if path.exists() else path.lstat() for path in folder.iterdir()]
-        return (folder.stat().st_mtime_ns, *((one.st_mtime_ns, one.st_size) for one in stats))
-    except OSError:
-        return None
+def survey(model: LocalModel, installed: Installed) -> Survey:
+    """Judge a model by what was read of it."""
+    if model.error is not None:
+        return Survey(model, Routing(None, "unreadable"), ModelHealth(model.problems))
+    routing = detect_audio_backend(model.capabilities)
+    return Survey(model, routing, check_health(model, routing, installed))
 
 
 _LONGEST_NAME = 200
@@ -144,15 +108,11 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model under its one name; ``folder`` None: it is built in.
-
-    ``built_in`` is what it is called there, where that is another name.
-    """
+    """A model under its one name."""
 
     id: str
-    folder: Path | None
+    model: LocalModel
     load: LoadOptions = field(default_factory=LoadOptions)
-    built_in: str | None = None
 
 
 class Catalogue:
@@ -196,7 +156,7 @@ class Catalogue:
         entry = self._entry(name)
         found = self._survey(entry)
         outcome = select_backend_policy(
-            entry.id, found.capabilities, found.routing, found.health, asked, entry.load
+            entry.id, found.model, found.routing, found.health, asked, entry.load
         )
         if isinstance(outcome, RequestRefused):
             raise outcome
@@ -236,12 +196,14 @@ class Catalogue:
         if name in self._registered:
             return self._registered[name]
         if name in BUILT_IN:
-            return Entry(name, None, self._device())
+            return Entry(name, BUILT_IN[name], self._device())
         if name in self._also:
             return self._default
         repository = parse_repository(name) if self._hub else None
         folder = cached(repository) if repository else None
-        return Entry(str(repository), folder, self._device()) if folder else None
+        if folder is None:
+            return None
+        return Entry(str(repository), read_model(folder, str(repository)), self._device())
 
     def _device(self) -> LoadOptions:
         """What a model inherits from the default: its weights are its own, the machine is not."""
@@ -262,27 +224,26 @@ class Catalogue:
         return repositories() if self._hub else []
 
     def _survey(self, entry: Entry) -> Survey:
-        if entry.folder is None:
-            return survey_built_in(entry.built_in or entry.id, self._installed)
-        return survey(entry.folder, self._installed)
+        return survey(reread(entry.model), self._installed)
 
     def _card(self, entry: Entry) -> ModelCard:
         created = self._since
-        if entry.folder is not None and entry.folder.exists():
-            created = int(entry.folder.stat().st_mtime)
+        folder = entry.model.folder
+        if folder is not None and folder.exists():
+            created = int(folder.stat().st_mtime)
         default = entry.id == self._default.id
         return ModelCard(entry.id, self._survey(entry), created, default, _aliases(entry.id))
 
 
 def make_catalogue(
-    default: str = "pocketsphinx",
+    default: LocalModel,
     registered: Iterable[str] = (),
     load: LoadOptions | None = None,
     *,
     offline: bool = False,
     hub: bool = True,
 ) -> Catalogue:
-    """A catalogue from what a command line says: names, paths, repositories, ``NAME=PATH``.
+    """A catalogue of a model and of others as a command line says: ``NAME=PATH``.
 
     Downloads what is not there, unless ``offline``; blocks. Raises CheckpointError.
     """
@@ -295,27 +256,8 @@ def make_catalogue(
         if name in others:
             raise CheckpointNotFound(f"{name!r} is registered twice")
         device = LoadOptions(device=options.device)
-        if model in BUILT_IN:
-            others[name] = Entry(name, None, device, built_in=model)
-        else:
-            others[name] = Entry(name, _folder(model, offline), device)
-    return Catalogue(_default(default, options, offline), others, hub=hub)
-
-
-def _default(model: str, load: LoadOptions, offline: bool) -> Entry:
-    if model in BUILT_IN:
-        return Entry(model, None, load)
-    folder = _folder(model, offline)
-    given = Path(model).expanduser()
-    return Entry(known_as(given) if given.is_dir() else _full(model), folder, load)
-
-
-def _folder(model: str, offline: bool) -> Path:
-    return resolve(model, offline=offline).resolve()
-
-
-def _full(model: str) -> str:
-    return str(parse_repository(model) or model)
+        others[name] = Entry(name, resolve(model, offline=offline), device)
+    return Catalogue(Entry(default.name, default, options), others, hub=hub)
 
 
 def _aliases(model: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from voxlive.checkpoints.local_model import LocalModel
 from voxlive.streaming.ingest.formats import AudioFormat
 
 Task = Literal["transcribe", "translate"]
@@ -20,15 +21,14 @@ Task = Literal["transcribe", "translate"]
 class RunnerSpec:
     """Which model a runner serves: all that a fresh process needs to load it.
 
-    ``backend`` is a name of ``runners.registry``, ``family`` what the probe found in ``folder``;
-    ``folder`` is None for a backend that carries its model. ``needed_bytes`` is what the memory
-    gate keeps free for it.
+    ``model`` is its name here, ``backend`` a name of ``runners.registry``, ``family`` how that is
+    to load ``local``. ``needed_bytes`` is what the memory gate keeps free for it.
     """
 
     model: str
     backend: str
     family: str
-    folder: Path | None = None
+    local: LocalModel
     needed_bytes: int = 0
     device: Literal["gpu", "cpu"] | None = None
     quantize: int | None = None

@@ -12,10 +12,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from voxlive.checkpoints.families import FAMILIES
+from voxlive.checkpoints.families import BUILT_IN, FAMILIES
 from voxlive.checkpoints.families.family import ModelFamily
 from voxlive.errors import ERRORS
-from voxlive.runners.catalogue import BUILT_IN
 from voxlive.runners.refusals import FIELDS
 from voxlive.runners.refusals import REFUSAL_RULES as REFUSALS
 from voxlive.runners.registry import HOSTED
@@ -33,8 +32,9 @@ def renew(text: str) -> str:
 
 def families() -> str:
     """Family, backend, what it can do."""
-    own = [found.family for found in BUILT_IN.values() if found.family]
-    every = sorted((*own, *FAMILIES.values()), key=lambda family: family.title.lower())
+    every = sorted(
+        (*BUILT_IN.values(), *FAMILIES.values()), key=lambda family: family.title.lower()
+    )
     return _table(("family", "backend", "beyond transcribing", "what else"), map(_family, every))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from voxlive.engines.contract import StreamOptions
-from voxlive.errors import EngineError, RequestRefused
+from voxlive.engines.contract import EngineOptions, StreamOptions
+from voxlive.engines.registry import load_engine
+from voxlive.errors import CheckpointError, EngineError, RequestRefused, UnsupportedOption
+from voxlive.processes.process import cores
 from voxlive.runners.assembly import measure_job
 from voxlive.runners.contract import Delta, JobProgress, JobWarning, Segment, TimedWord, Transcript
 from voxlive.runners.refusals import cannot_use
@@ -21,10 +23,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voxlive.engines.contract import Engine, EngineInfo
-    from voxlive.runners.contract import Job, Update
+    from voxlive.runners.contract import Job, RunnerSpec, Update
     from voxlive.streaming.session import Session
 
 _EVERY_S = 0.2
+MOST_FILES = 8
+"""At a time, on one core each, whatever the cores: a worker of PocketSphinx has 165 MB."""
+BATCHED_FILES = 4
+"""Files that are one batch: a step for four takes little longer than for one."""
+
+
+def load(spec: RunnerSpec) -> LiveRunner:
+    """Load the engine of ``spec.local``. Blocks; raises RequestRefused. See the contract.
+
+    One that has a process for each file, because it holds Python's lock while it decodes, leaves
+    one core for everything else.
+    """
+    slots = min(max(cores() - 1, 1), MOST_FILES) if spec.local.folder is None else BATCHED_FILES
+    options = EngineOptions(slots, spec.device, spec.delay_ms, spec.quantize)
+    try:
+        return LiveRunner(load_engine(spec.local, options))
+    except UnsupportedOption as error:
+        raise RequestRefused(error.code, error.message, "model") from error
+    except (EngineError, CheckpointError) as error:
+        # For want of memory it is 507.
+        raise RequestRefused(
+            "model_load_failed", error.message, "model", status=error.status
+        ) from error
 
 
 class LiveRunner:

@@ -5,7 +5,6 @@ What the runners of MLX models share: the thread that owns one, its device, its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import mlx.core as mx
 
+from voxlive.checkpoints.contents import EXTRACTORS, TOKENIZER_CONFIG
 from voxlive.checkpoints.plan import surplus_layers
 from voxlive.errors import RequestRefused, listed
 from voxlive.runners.contract import JobWarning, RunnerSpec
@@ -70,7 +70,7 @@ def loaded(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
     model, and packages that are not installed.
     """
     folder = _folder(spec)
-    _refuse_code(folder, spec)
+    _refuse_code(spec)
     _use_device(spec)
     try:
         return load(folder)
@@ -134,20 +134,21 @@ def _clear_streams() -> None:
 
 
 def _folder(spec: RunnerSpec) -> Path:
-    if spec.folder is None:
+    folder = spec.local.folder
+    if folder is None:
         raise RequestRefused("model_not_found", f"{spec.model} has no files", "model")
     if spec.quantize is not None or spec.delay_ms is not None:
         field = "quantize" if spec.quantize is not None else "delay_ms"
         message = f"{spec.model} runs as it was stored: leave out {field}"
         raise RequestRefused("unsupported_option", message, field)
-    return spec.folder
+    return folder
 
 
-def _refuse_code(folder: Path, spec: RunnerSpec) -> None:
+def _refuse_code(spec: RunnerSpec) -> None:
     """Some tokenizers and processors are loaded with leave to run the checkpoint's Python files."""
-    for name in ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-        path = folder / name
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("auto_map"):
+    contents = spec.local.read()
+    for name in (TOKENIZER_CONFIG, *EXTRACTORS):
+        if name in contents.documents and contents.document(name).data.get("auto_map"):
             raise RequestRefused(
                 "unusable_model",
                 f"the tokenizer of {spec.model} is Python code of its own, which is not run here: "

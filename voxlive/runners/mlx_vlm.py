@@ -41,7 +41,7 @@ class _Loaded:
 
 
 def load(spec: RunnerSpec) -> Runner:
-    """Load the model in ``spec.folder``. Blocks; raises RequestRefused as mlx-audio's runner."""
+    """Load ``spec.local``. Blocks; raises RequestRefused as mlx-audio's runner."""
     family = FAMILIES.get(spec.family)
     if family is None:
         message = f"{spec.model} is a {spec.family!r}: mlx-vlm serves {', '.join(FAMILIES)} here"

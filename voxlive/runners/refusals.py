@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_to
-from voxlive.checkpoints.probe import ModelCapabilities
+from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.errors import ERRORS, RequestRefused, status_of
 from voxlive.runners.contract import JobWarning, RunnerSpec, Task
 from voxlive.runners.routing import ModelHealth, Routing
@@ -42,11 +42,16 @@ class Case:
     """All that a decision is made from."""
 
     model: str
-    capabilities: ModelCapabilities
+    local: LocalModel
     routing: Routing
     health: ModelHealth
     asked: Asked
     load: LoadOptions
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        """What the model is and can do."""
+        return self.local.capabilities
 
     @property
     def title(self) -> str:
@@ -266,19 +271,19 @@ class Allowed:
 
 def select_backend_policy(
     model: str,
-    capabilities: ModelCapabilities,
+    local: LocalModel,
     routing: Routing,
     health: ModelHealth,
     asked: Asked | None = None,
     load: LoadOptions | None = None,
 ) -> Allowed | RequestRefused:
     """Allow, or the first refusal of the table that holds."""
-    case = Case(model, capabilities, routing, health, asked or Asked(), load or LoadOptions())
+    case = Case(model, local, routing, health, asked or Asked(), load or LoadOptions())
     for rule in REFUSAL_RULES:
         message = rule.says(case) if rule.says else None
         if message is not None:
             return RequestRefused(rule.code, message, rule.param)
-    notes = (routing.tie_break, *capabilities.warnings)
+    notes = (routing.tie_break, *local.capabilities.warnings)
     return Allowed(_spec(case), tuple(note for note in notes if note))
 
 
@@ -291,7 +296,7 @@ def _spec(case: Case) -> RunnerSpec:
         model=case.model,
         backend=backend,
         family=family.name if family else case.capabilities.model_type or "",
-        folder=case.capabilities.folder,
+        local=case.local,
         needed_bytes=_needed_bytes(case),
         device=load.device,
         quantize=load.quantize if live else None,

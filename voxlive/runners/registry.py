@@ -35,8 +35,8 @@ class Backend:
 
 
 BACKENDS = {
-    "pocketsphinx": Backend("voxlive.runners.pocketsphinx", mlx=False),
-    "voxtral_realtime": Backend("voxlive.runners.voxtral"),
+    "pocketsphinx": Backend("voxlive.runners.live", mlx=False),
+    "voxtral_realtime": Backend("voxlive.runners.live"),
     "mlx_audio": Backend("voxlive.runners.mlx_audio"),
     "mlx_vlm": Backend("voxlive.runners.mlx_vlm", instructed=True),
 }

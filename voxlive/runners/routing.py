@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.families.family import ModelFamily
-from voxlive.checkpoints.files import Problem, check_files
-from voxlive.checkpoints.probe import ModelCapabilities
+from voxlive.checkpoints.files import Problem
+from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.runners.registry import Installed
 
 Capabilities = ModelCapabilities
@@ -147,16 +147,13 @@ class ModelHealth:
         return not self.problems
 
 
-def check_health(
-    capabilities: ModelCapabilities, routing: Routing, installed: Installed
-) -> ModelHealth:
-    """Everything that hinders the model. Reads headers of weights and small files alone."""
-    files = check_files(capabilities.folder) if capabilities.folder else ()
+def check_health(model: LocalModel, routing: Routing, installed: Installed) -> ModelHealth:
+    """Everything that hinders the model: its files, and what is not installed."""
     check = _CHECKS.get(routing.backend or "")
     missing = tuple(check(installed)) if check else ()
     missing += tuple(_modules(routing, installed)) if not missing else ()
-    unknown = () if missing else tuple(_unknown(capabilities, routing, installed))
-    return ModelHealth(files, missing, unknown)
+    unknown = () if missing else tuple(_unknown(model.capabilities, routing, installed))
+    return ModelHealth(model.problems, missing, unknown)
 
 
 def _mlx(installed: Installed) -> list[Problem]:

@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.pocketsphinx import load
 from voxlive.engines.pocketsphinx.decode import Recognizer
@@ -19,7 +20,7 @@ def _engines() -> Iterator[Callable[[int], PocketSphinxEngine]]:
 
     def of(slots: int) -> PocketSphinxEngine:
         if slots not in loaded:
-            loaded[slots] = load("pocketsphinx", EngineOptions(max_sessions=slots))
+            loaded[slots] = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=slots))
         return loaded[slots]
 
     yield of

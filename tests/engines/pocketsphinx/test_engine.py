@@ -14,6 +14,7 @@ import pytest
 from support.clips import clip
 from support.listening import Recorder, feed, text_of
 
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import (
     Drafted,
     EngineOptions,
@@ -83,7 +84,7 @@ def test_english_is_not(engine, language):
 )
 def test_loading_refuses_what_it_cannot_do(options):
     with pytest.raises(UnsupportedOption):
-        load("pocketsphinx", options)
+        load(BUILT_IN["pocketsphinx"], options)
 
 
 def test_two_streams_at_once_hear_their_own(engine):
@@ -264,7 +265,7 @@ def test_the_check_tells_of_a_worker_that_hangs(single, paused):
 
 
 def test_a_worker_that_hangs_is_found_told_and_replaced_and_its_neighbour_spared(paused):
-    engine = load("pocketsphinx", EngineOptions(max_sessions=2, deadline_s=5.0))
+    engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2, deadline_s=5.0))
     hit, spared = Recorder(), Recorder()
     one, two = (engine.open(StreamOptions(), recorder.sink) for recorder in (hit, spared))
     worker = psutil.Process(one.pid)
@@ -313,7 +314,7 @@ def test_workers_outlive_the_signals_of_their_group(engine):
 def test_shutdown_ends_streams_and_leaves_no_process():
     before = set(psutil.Process().children(recursive=True))
     threads = threading.active_count()
-    engine = load("pocketsphinx", EngineOptions(max_sessions=2))
+    engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2))
     recorder = Recorder()
     stream = engine.open(FILE, recorder.sink)
     feed(stream, clip("doctor").samples)
@@ -331,11 +332,12 @@ def test_shutdown_ends_streams_and_leaves_no_process():
 
 ORPHANS = """
 import sys, time
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import EngineOptions, StreamOptions
 from voxlive.engines.pocketsphinx import load
 import numpy as np
 
-engine = load("pocketsphinx", EngineOptions(max_sessions=2))
+engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2))
 stream = engine.open(StreamOptions(), print)
 stream.feed(np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32), 0)
 print(*engine.pids, flush=True)
@@ -360,7 +362,7 @@ def test_workers_that_cannot_load_are_told_of_and_tried_again(single, monkeypatc
     with monkeypatch.context() as broken:
         broken.setenv("POCKETSPHINX_PATH", str(tmp_path))
         with pytest.raises(EngineError, match="ended with 1 while it was starting"):
-            load("pocketsphinx", EngineOptions(max_sessions=2))
+            load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2))
         os.kill(pid, signal.SIGKILL)
         until(lambda: "while it was starting" in (single.check(5) or ""))
         with pytest.raises(EngineError, match="while it was starting"):

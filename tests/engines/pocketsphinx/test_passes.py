@@ -15,6 +15,7 @@ import pytest
 from support.clips import clip
 from support.listening import Recorder, feed, text_of
 
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import (
     Committed,
     Drafted,
@@ -51,11 +52,12 @@ PARENT = """
 import sys, time, psutil
 from support.clips import clip
 from support.listening import feed
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import EngineOptions, StreamOptions
 from voxlive.engines.pocketsphinx import load, slot
 
 slot._COMMAND = (sys.executable, "-P", "-c", sys.argv[1])
-engine = load("pocketsphinx", EngineOptions(max_sessions=1))
+engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=1))
 stream = engine.open(StreamOptions(), lambda message: None)
 feed(stream, clip("yes").samples)
 stream.end_utterance(1)
@@ -78,7 +80,7 @@ def held(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PocketSphinxEn
     """One slot, every final pass of which waits for ``release``."""
     code = HELD.replace("PIPE", repr(str(pipe)))
     monkeypatch.setattr(slot, "_COMMAND", (sys.executable, "-P", "-c", code))
-    engine = load("pocketsphinx", EngineOptions(max_sessions=1))
+    engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=1))
     yield engine
     engine.shutdown()
 

@@ -18,6 +18,7 @@ from support.listening import Recorder
 from support.tiny_checkpoint import write_tiny
 
 from training.golden.audio import synthetic_audio
+from voxlive.checkpoints.local_model import read_model
 from voxlive.engines.contract import (
     EngineOptions,
     Failed,
@@ -54,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder, options):
-    engine = ProcessEngine.start(str(folder), options)
+    engine = ProcessEngine.start(read_model(folder), options)
     yield engine
     engine.shutdown()
 
@@ -96,7 +97,7 @@ def test_it_says_what_the_engine_says_in_place(engine, folder, options):
     apart = transcribe(engine, [480, 960], 320)
     assert len(apart[0][1]) > 4
     for _ in range(2):  # also where one was loaded before
-        there = load_engine(str(folder), options)
+        there = load_engine(read_model(folder), options)
         assert apart == transcribe(there, [480, 960], 320)
         assert there.info == engine.info
         there.shutdown()
@@ -158,7 +159,7 @@ def test_a_killed_process_fails_its_streams_and_is_started_again(engine, caplog)
 
 def test_it_is_tried_again_until_it_can_be_loaded(folder, options, tmp_path):
     model = shutil.copytree(folder, tmp_path / "model")
-    engine = ProcessEngine.start(str(model), options)
+    engine = ProcessEngine.start(read_model(model), options)
     for weights in model.glob("*.safetensors"):
         weights.rename(tmp_path / weights.name)
     os.kill(engine.pid, signal.SIGKILL)
@@ -230,7 +231,7 @@ def test_it_has_work_until_all_that_it_was_given_is_done(engine):
 
 
 def test_an_engine_that_hangs_is_found_told_and_replaced(folder, options, paused, caplog):
-    engine = ProcessEngine.start(str(folder), replace(options, deadline_s=3.0))
+    engine = ProcessEngine.start(read_model(folder), replace(options, deadline_s=3.0))
     expected = transcribe(engine, [480], 16000)
     recorder = Recorder()
     stream = engine.open(StreamOptions(), recorder.sink)
@@ -258,7 +259,7 @@ def test_an_engine_that_hangs_is_found_told_and_replaced(folder, options, paused
 def test_who_comes_while_it_hangs_is_told_by_the_deadline_and_their_number_is_bounded(
     folder, options, paused
 ):
-    engine = ProcessEngine.start(str(folder), replace(options, deadline_s=3.0))
+    engine = ProcessEngine.start(read_model(folder), replace(options, deadline_s=3.0))
     rest(engine)
     paused(engine.pid)
     recorder = Recorder()
@@ -274,16 +275,16 @@ def test_who_comes_while_it_hangs_is_told_by_the_deadline_and_their_number_is_bo
 
 def test_what_cannot_be_loaded_is_said_as_in_place(tmp_path, folder, options):
     with pytest.raises(UnsupportedOption, match="delay must be a multiple of 80"):
-        ProcessEngine.start(str(folder), EngineOptions(device="cpu", delay_ms=100))
+        ProcessEngine.start(read_model(folder), EngineOptions(device="cpu", delay_ms=100))
     for file in folder.iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(IncompleteCheckpoint):
-        ProcessEngine.start(str(tmp_path), options)
+        ProcessEngine.start(read_model(tmp_path), options)
 
 
 def test_a_process_that_dies_while_it_loads_is_not_tried_again(folder, options):
-    engine = ProcessEngine(str(folder), options)
+    engine = ProcessEngine(read_model(folder), options)
     process = process_of(engine)
     process.kill()
     with pytest.raises(EngineError, match="was killed by SIGKILL while it was loading the model"):
@@ -294,7 +295,7 @@ def test_a_process_that_dies_while_it_loads_is_not_tried_again(folder, options):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_shutdown_ends_the_process(folder, options, loaded):
-    engine = ProcessEngine(str(folder), options)
+    engine = ProcessEngine(read_model(folder), options)
     process = process_of(engine)
     if loaded:
         engine.wait_until_loaded()
@@ -308,10 +309,11 @@ def test_shutdown_ends_the_process(folder, options, loaded):
 
 _HOST = """
 import sys, signal
+from pathlib import Path
+from voxlive.checkpoints.local_model import read_model
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.remote.host import ProcessEngine
-from voxlive.values import Word
-engine = ProcessEngine(sys.argv[1], EngineOptions(max_sessions=1, device="cpu"))
+engine = ProcessEngine(read_model(Path(sys.argv[1])), EngineOptions(max_sessions=1, device="cpu"))
 if sys.argv[2] == "loaded":
     engine.wait_until_loaded()
 while engine.pid is None:

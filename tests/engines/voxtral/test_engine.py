@@ -11,6 +11,7 @@ import pytest
 from support.tiny_checkpoint import write_tiny
 
 from training.golden.audio import synthetic_audio
+from voxlive.checkpoints.local_model import read_model
 from voxlive.decoders.detokenise import Detokeniser
 from voxlive.engines.contract import (
     Committed,
@@ -62,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path):
-    engine = load(str(folder), EngineOptions(max_sessions=4, device="cpu"))
+    engine = load(read_model(folder), EngineOptions(max_sessions=4, device="cpu"))
     yield engine
     engine.shutdown()
 
@@ -412,11 +413,11 @@ def test_a_missing_gpu_is_said_and_not_worked_around(folder: Path) -> None:
     if mx.is_available(mx.gpu):
         pytest.skip("there is a GPU")
     with pytest.raises(UnsupportedOption, match="--device cpu"):
-        load(str(folder), EngineOptions(device="gpu"))
+        load(read_model(folder), EngineOptions(device="gpu"))
 
 
 def test_capacity_is_measured_where_nobody_asks(folder: Path) -> None:
-    engine = load(str(folder), EngineOptions(device="cpu"))
+    engine = load(read_model(folder), EngineOptions(device="cpu"))
     try:
         assert engine.info.capacity >= 1
         assert engine.info.default_delay_ms == 480

@@ -11,6 +11,7 @@ from support.tiny_voxtral import tiny_weights
 
 from training.golden.audio import synthetic_audio
 from training.golden.weights import TINY
+from voxlive.checkpoints.local_model import read_model
 from voxlive.engines.contract import EngineOptions, Failed, Progressed, StreamOptions
 from voxlive.engines.voxtral import load
 from voxlive.engines.voxtral.loading import settle_capacity
@@ -158,7 +159,7 @@ def test_more_sessions_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_a_session_that_finds_no_memory_fails_and_the_others_go_on(tmp_path: Path) -> None:
-    engine = load(str(write_tiny(tmp_path)), EngineOptions(max_sessions=2, device="cpu"))
+    engine = load(read_model(write_tiny(tmp_path)), EngineOptions(max_sessions=2, device="cpu"))
     try:
         old, young = Recorder(), Recorder()
         first = engine.open(StreamOptions(), old.sink)

@@ -8,8 +8,8 @@ from support.tiny_checkpoint import write_tiny
 
 from training.golden.layouts import LAYOUTS, source_tensors, write_json
 from training.golden.weights import TINY, random_weights
-from voxlive.checkpoints.files import find_files
-from voxlive.checkpoints.probe import read_checkpoint
+from voxlive.checkpoints.contents import read_contents
+from voxlive.checkpoints.local_model import read_checkpoint
 from voxlive.engines.voxtral.loading import load_weights
 from voxlive.errors import UnsupportedConfig, WeightsMismatch
 
@@ -22,7 +22,7 @@ MATRICES = [
 
 
 def load(folder, **how):
-    return load_weights(read_checkpoint(find_files(folder)).plan, **how)
+    return load_weights(read_checkpoint(read_contents(folder)).plan, **how)
 
 
 def assert_same(weights, expected):
@@ -165,7 +165,7 @@ def test_quantising_on_loading_leaves_alone_what_is_quantised(tmp_path):
 
 def test_rows_that_make_no_groups_are_refused(tmp_path):
     write_tiny(tmp_path)
-    plan = read_checkpoint(find_files(tmp_path)).plan
+    plan = read_checkpoint(read_contents(tmp_path)).plan
     odd = replace(plan, matrices={"decoder.layers.0.q": 80})
     with pytest.raises(UnsupportedConfig, match=r"decoder\.layers\.0\.q has rows of 80"):
         load_weights(odd, quantize=4)

@@ -140,12 +140,13 @@ async def test_who_stops_waiting_cancels_the_job_and_the_process_goes_on(shared)
 PARENT = """
 import asyncio, sys
 from pathlib import Path
+from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, RunnerSpec
 
 async def main():
     batch = Batch()
-    spec = RunnerSpec("pocketsphinx", "pocketsphinx", "pocketsphinx")
+    spec = RunnerSpec("pocketsphinx", "pocketsphinx", "pocketsphinx", BUILT_IN["pocketsphinx"])
     async for _ in batch.follow(spec, Job(Path(sys.argv[1]))):
         print(batch.loaded[0].pid, flush=True)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from voxlive.checkpoints.families.evidence import Evidence, read_evidence
-from voxlive.checkpoints.families.family import Feature, Match, ModelFamily, Shape, match
+from voxlive.checkpoints.families.evidence import Evidence
+from voxlive.checkpoints.families.family import Match, ModelFamily, match
 from voxlive.checkpoints.families.other import (
     CANARY,
     MULTIMODAL,
@@ -33,8 +33,20 @@ FAMILIES = MappingProxyType(
     }
 )
 
-__all__ = ["FAMILIES", "Evidence", "Feature", "Match", "ModelFamily", "Shape", "read_evidence"]
-__all__ += ["hints", "recognise_family"]
+BUILT_IN = MappingProxyType(
+    {
+        "pocketsphinx": ModelFamily(
+            "pocketsphinx", "PocketSphinx", (), "built-in", frozenset({"words", "live"}), ("en",),
+            room=256 << 20,
+        )
+    }
+)  # fmt: skip
+"""The families of models that come with voxlive and need no files."""
+
+
+def family_named(name: str) -> ModelFamily:
+    """Raises KeyError."""
+    return BUILT_IN.get(name) or FAMILIES[name]
 
 
 def recognise_family(evidence: Evidence) -> Match | None:

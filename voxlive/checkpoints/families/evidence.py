@@ -1,28 +1,22 @@
-"""What lies in a checkpoint's folder, read once: documents, tensors' headers, names of files.
-
-By what a family is told: small tests of the evidence, each of which says what it saw.
-"""
+"""By what a family is told: small tests of a folder's contents, each of which says what it saw."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from voxlive.checkpoints.config import read_json
-from voxlive.checkpoints.safetensors import read_header
-from voxlive.errors import CheckpointError, DamagedFile
-
-CONFIG, PARAMS = "config.json", "params.json"
-EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
-DOCUMENTS = (CONFIG, PARAMS, *EXTRACTORS)
-"""The files that tell a family apart. They are small; weights are known by their headers."""
-_MOST_DOCUMENT_BYTES = 32 << 20
-_MOST_FILES = 10_000
-_MOST_DEPTH = 2
+from voxlive.checkpoints.contents import (
+    CONFIG,
+    DOCUMENTS,
+    EXTRACTORS,
+    PARAMS,
+    Contents,
+    known_as,
+    weight_files,
+)
+from voxlive.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,59 +52,21 @@ def look_up(document: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def read_evidence(folder: Path) -> Evidence:
-    """Read what is small; raises DamagedFile when a document is no JSON object or too large."""
-    files = list_files(folder)
-    documents = {name: _document(folder / name) for name in DOCUMENTS if name in files}
-    shapes, unreadable = _shapes(folder, files)
+def read_evidence(contents: Contents) -> Evidence:
+    """What speaks for a family; raises DamagedFile when a document is no JSON object."""
+    files, there = contents.files, contents.documents
+    documents = {name: contents.document(name).data for name in DOCUMENTS if name in there}
+    shapes, unreadable = _shapes(contents)
     return Evidence(
-        name=known_as(folder),
+        name=known_as(contents.folder),
         config=documents.get(CONFIG, {}),
         params=documents.get(PARAMS, {}),
         extractor=_extractor(documents),
         shapes=shapes,
         files=files,
         unreadable=unreadable,
-        weights_bytes=sum((folder / name).stat().st_size for name in weight_files(files)),
+        weights_bytes=contents.weights_bytes,
     )
-
-
-def list_files(folder: Path) -> frozenset[str]:
-    """Names of the files that are really there, at most two folders deep; no hidden ones."""
-    found: set[str] = set()
-    for depth in range(_MOST_DEPTH + 1):
-        for path in folder.glob("/".join("*" * (depth + 1))):
-            name = path.relative_to(folder).as_posix()
-            if not name.startswith(".") and "/." not in name and path.is_file():
-                found.add(name)
-            if len(found) > _MOST_FILES:
-                raise DamagedFile(f"{folder} holds more than {_MOST_FILES} files: no checkpoint")
-    return frozenset(found)
-
-
-def weight_files(files: frozenset[str]) -> list[str]:
-    """The files that hold weights: safetensors, or else numpy archives."""
-    top = sorted(name for name in files if "/" not in name)
-    found = [name for name in top if name.endswith(".safetensors")]
-    mistral = [name for name in found if name.startswith("consolidated")]
-    if CONFIG not in files and mistral:
-        return mistral
-    others = [name for name in found if name not in mistral]
-    return others or mistral or [name for name in top if name.endswith(".npz")]
-
-
-def known_as(folder: Path) -> str:
-    """The folder's name, or the repository's whose snapshot it is."""
-    parts = folder.resolve().parts
-    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
-        return parts[-3].removeprefix("models--").replace("--", "/", 1)
-    return parts[-1] if parts else ""
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    if path.stat().st_size > _MOST_DOCUMENT_BYTES:
-        raise DamagedFile(f"{path} is larger than {_MOST_DOCUMENT_BYTES >> 20} MiB: no config")
-    return read_json(path).data
 
 
 def _extractor(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -122,31 +78,18 @@ def _extractor(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     return {}
 
 
-def _shapes(
-    folder: Path, files: frozenset[str]
-) -> tuple[dict[str, tuple[int, ...] | None], tuple[str, ...]]:
+def _shapes(contents: Contents) -> tuple[dict[str, tuple[int, ...] | None], tuple[str, ...]]:
     shapes: dict[str, tuple[int, ...] | None] = {}
     unreadable = []
-    for name in weight_files(files):
-        path = folder / name
+    for name in weight_files(contents.files):
         try:
-            if path.suffix == ".npz":
-                shapes |= dict.fromkeys(_archived(path))
+            if name.endswith(".npz"):
+                shapes |= dict.fromkeys(contents.array_names(name))
             else:
-                shapes |= {key: tensor.shape for key, tensor in read_header(path).items()}
+                shapes |= {key: one.shape for key, one in contents.tensors([name]).items()}
         except CheckpointError as problem:
             unreadable.append(problem.message)
     return shapes, tuple(unreadable)
-
-
-def _archived(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, NotImplementedError) as problem:
-        raise DamagedFile(
-            f"{path} is cut short or no numpy archive: delete it and fetch it again"
-        ) from problem
 
 
 Sign = Callable[[Evidence], str | None]

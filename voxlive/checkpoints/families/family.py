@@ -68,6 +68,10 @@ class ModelFamily:
     traits: Callable[[Evidence, ModelFamily], Traits] | None = None
     note: str | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # A family's signs are functions: another process has the same family by its name.
+        return _same_family, (self.name,)
+
     def read_traits(self, evidence: Evidence) -> Traits:
         """What this one can do."""
         if self.traits is not None:
@@ -79,6 +83,12 @@ class ModelFamily:
         return not self.tokenizers or any(
             all(_is_there(evidence, name) for name in one) for one in self.tokenizers
         )
+
+
+def _same_family(name: str) -> ModelFamily:
+    from voxlive.checkpoints.families import family_named
+
+    return family_named(name)
 
 
 def _is_there(evidence: Evidence, name: str) -> bool:

@@ -7,7 +7,6 @@ live session's final passes are made in forks of its process, so that its drafts
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from voxlive.engines.contract import Durations, EngineInfo
 from voxlive.engines.pocketsphinx.slot import START_S, TRAIL, PocketSphinxStream, Slot, SlotState
 from voxlive.engines.pocketsphinx.wire import SphinxProbe
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
+from voxlive.processes.process import cores
 from voxlive.processes.supervisor import DEADLINE_S, Supervisor, Work
 
 if TYPE_CHECKING:
@@ -37,13 +37,6 @@ def default_capacity() -> int:
     speak keep a core below one. A worker has 165 MB and its final pass 25 more: 3 GB for 16.
     """
     return min(SESSIONS_PER_CORE * cores(), MOST_SESSIONS)
-
-
-def cores() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class PocketSphinxEngine:

@@ -52,6 +52,7 @@ from voxlive.processes.process import kill_group
 from voxlive.processes.supervisor import Supervisor, Work
 
 if TYPE_CHECKING:
+    from voxlive.checkpoints.local_model import LocalModel
     from voxlive.engines.contract import EngineInfo, EngineOptions, Message, Sink, StreamOptions
     from voxlive.errors import CheckpointError
     from voxlive.values import Samples
@@ -218,7 +219,7 @@ class ProcessEngine:
 
     info: EngineInfo
 
-    def __init__(self, model: str, options: EngineOptions) -> None:
+    def __init__(self, model: LocalModel, options: EngineOptions) -> None:
         self._boot = LoadEngine(model, options, logging.getLogger().getEffectiveLevel())
         self._lock = threading.Lock()
         self._link: Link | None = None
@@ -237,7 +238,7 @@ class ProcessEngine:
         self._supervisor = Supervisor([self], self.deadline_s)
 
     @classmethod
-    def start(cls, model: str, options: EngineOptions) -> ProcessEngine:
+    def start(cls, model: LocalModel, options: EngineOptions) -> ProcessEngine:
         """Start a process and load the model. Blocks; raises EngineError, CheckpointError."""
         engine = cls(model, options)
         with ExitStack() as undo:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from voxlive.checkpoints.local_model import LocalModel
 from voxlive.engines.contract import EngineInfo, EngineOptions, Message, Reading, StreamOptions
 from voxlive.errors import CheckpointError, EngineError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class LoadEngine:
     """The first command: load this model; log from ``level`` on."""
 
-    model: str
+    model: LocalModel
     options: EngineOptions
     level: int
 

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from voxlive.checkpoints.local_model import LocalModel
     from voxlive.engines.contract import Engine, EngineOptions
 
 OPS_PER_GRAPH = "15"
@@ -19,8 +20,8 @@ def set_graph_size() -> None:
         os.environ.setdefault("MLX_MAX_OPS_PER_BUFFER", OPS_PER_GRAPH)
 
 
-def load(model: str, options: EngineOptions) -> Engine:
-    """Resolve, load and warm a checkpoint. Blocks.
+def load(model: LocalModel, options: EngineOptions) -> Engine:
+    """Load and warm a checkpoint. Blocks.
 
     Raises CheckpointError for what is wrong with the files, UnsupportedOption for what the model
     or this machine cannot do, EngineError when not even one session fits.

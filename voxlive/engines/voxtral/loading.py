@@ -2,7 +2,7 @@
 
 How many sessions a machine takes: by the bytes of their caches and by the time of a step.
 
-From a model's name to a warm engine, on the thread that will own it.
+From a model's files to a warm engine, on the thread that will own it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import psutil
 
 from voxlive.checkpoints.families.other import VOXTRAL_LANGUAGES
-from voxlive.checkpoints.files import find_files
+from voxlive.checkpoints.local_model import Checkpoint, read_checkpoint
 from voxlive.checkpoints.plan import LoadPlan, LoadStep
-from voxlive.checkpoints.probe import Checkpoint, read_checkpoint
 from voxlive.checkpoints.quantisation import Quantisation
-from voxlive.checkpoints.resolve import ALIASES, resolve
 from voxlive.engines.contract import EngineInfo
 from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
 from voxlive.engines.voxtral.model import VoxtralModel
@@ -36,6 +33,7 @@ from voxlive.layers.linear import Weights
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voxlive.checkpoints.local_model import LocalModel
     from voxlive.checkpoints.tekken import Tekken
     from voxlive.engines.contract import EngineOptions
 
@@ -221,9 +219,9 @@ def _step_seconds(model: VoxtralModel, rows: int) -> float:
 log = logging.getLogger(__name__)
 
 
-def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
+def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
     """See ``load`` in the package."""
-    checkpoint = read_checkpoint(find_files(resolve(name, offline=options.offline)))
+    checkpoint = read_checkpoint(local.read())
     delay_ms = _delay_ms(checkpoint, options.delay_ms)
     with ExitStack() as undo:
         thread = ThreadPoolExecutor(1, thread_name_prefix="voxtral")
@@ -233,7 +231,7 @@ def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
         capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
         info = EngineInfo(
             "voxtral",
-            _known_as(name),
+            local.name,
             device,
             capacity,
             VOXTRAL_LANGUAGES,
@@ -243,7 +241,7 @@ def load_engine(name: str, options: EngineOptions) -> VoxtralEngine:
             trail_margin=trail_margin(model.front_end),
         )
         if info.warning:
-            log.warning("%s: %s", name, info.warning)
+            log.warning("%s: %s", local.name, info.warning)
         engine = VoxtralEngine(model, _vocabulary(checkpoint.tekken), info, thread, free_bytes)
         fault = engine.check(timeout=600)
         if fault:
@@ -256,11 +254,6 @@ def _surplus(names: Sequence[str]) -> str | None:
     if not names:
         return None
     return f"the model has no place for these tensors of its files: {listed(names)}"
-
-
-def _known_as(name: str) -> str:
-    folder = Path(name).expanduser()
-    return folder.resolve().name if folder.is_dir() else ALIASES.get(name, name)
 
 
 def _delay_ms(checkpoint: Checkpoint, asked: int | None) -> int:

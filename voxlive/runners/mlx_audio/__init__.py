@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load(spec: RunnerSpec) -> Runner:
-    """Load the model in ``spec.folder`` as ``spec.family``. Blocks.
+    """Load ``spec.local`` as ``spec.family``. Blocks.
 
     Raises RequestRefused for a family that cannot transcribe, files that do not make up this model,
     and options that it does not have.

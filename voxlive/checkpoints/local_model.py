@@ -1,29 +1,34 @@
-"""What a checkpoint is and can do, told by its documents and its tensors' headers alone.
+"""A model on this machine: its files, its family and what it can do, found out once.
 
-Nothing is loaded and no model code is imported; the folder's name is only ever a hint.
-
-A Voxtral Realtime checkpoint, checked through and through and ready to be loaded.
+All of it is told by small documents and the headers of tensors. Nothing is loaded and no model code
+is imported; the folder's name is only ever a hint. A ``LocalModel`` is handed to whatever loads the
+model, in whichever process, so that nobody looks for its files or reads its documents again.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
-from voxlive.checkpoints.config import VoxtralConfig, read_json
+from voxlive.checkpoints import families
+from voxlive.checkpoints.config import VoxtralConfig
+from voxlive.checkpoints.contents import Contents, known_as, read_contents
 from voxlive.checkpoints.families import hints, recognise_family
 from voxlive.checkpoints.families.evidence import Evidence, read_evidence
 from voxlive.checkpoints.families.family import Feature, Match, ModelFamily
-from voxlive.checkpoints.files import CheckpointFiles
+from voxlive.checkpoints.files import Problem, check_files, find_files
 from voxlive.checkpoints.layouts import recognise_layout
 from voxlive.checkpoints.plan import LoadPlan, make_plan
 from voxlive.checkpoints.quantisation import read_quantisation
 from voxlive.checkpoints.read_config import read_config
-from voxlive.checkpoints.safetensors import read_headers
 from voxlive.checkpoints.tekken import Tekken, check_tekken, read_tekken
+from voxlive.errors import CheckpointError, DamagedFile
 
+_REMEMBERED = 128
 _TOKENIZERS = re.compile(
     r"(.*/)?(tekken\.json|tokenizer.*\.(json|model)|vocab\.(json|txt)|merges\.txt|tokens\.(txt|json)"
     r"|dict\.txt|special_tokens_map\.json|added_tokens\.json|.*\.bpe\.model|train_bpe\d+\.model"
@@ -73,13 +78,9 @@ class ModelCapabilities:
         return self.vision_config
 
 
-def probe_model_capabilities(folder: Path) -> ModelCapabilities:
-    """Read a checkpoint's small files; raises DamagedFile when a document is unreadable."""
-    return capabilities(folder, read_evidence(folder))
-
-
-def capabilities(folder: Path, evidence: Evidence) -> ModelCapabilities:
-    """What the evidence says."""
+def probe_model_capabilities(contents: Contents) -> ModelCapabilities:
+    """What the contents of a folder say; raises DamagedFile when a document is unreadable."""
+    evidence = read_evidence(contents)
     found = recognise_family(evidence)
     traits = found.family.read_traits(evidence) if found else None
     kind = evidence.at("model_type")
@@ -87,7 +88,7 @@ def capabilities(folder: Path, evidence: Evidence) -> ModelCapabilities:
     audio_config = _populated(evidence, _AUDIO)
     return ModelCapabilities(
         name=evidence.name,
-        folder=folder,
+        folder=contents.folder,
         family=found.family if found else None,
         model_type=kind if isinstance(kind, str) else None,
         layout=(traits and traits.layout) or (found.shape.layout if found else None),
@@ -142,26 +143,117 @@ def _warnings(evidence: Evidence, found: Match | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalModel:
+    """``name`` is what people call it; ``folder`` is absolute, None for one that is built in.
+
+    ``problems`` are what is wrong with its files; ``error`` is why nothing can be told of it.
+    ``contents`` has what was read of its files, for what loads it. Two are equal that are the same
+    folder under the same name.
+    """
+
+    name: str
+    folder: Path | None
+    capabilities: ModelCapabilities = field(compare=False)
+    contents: Contents | None = field(default=None, compare=False, repr=False)
+    problems: tuple[Problem, ...] = field(default=(), compare=False)
+    error: CheckpointError | None = field(default=None, compare=False)
+
+    @property
+    def family(self) -> ModelFamily | None:
+        """What kind of model it is; None if nobody recognised it."""
+        return self.capabilities.family
+
+    def read(self) -> Contents:
+        """Its contents. Raises the CheckpointError for which nothing can be told of it."""
+        if self.error is not None:
+            raise self.error
+        if self.contents is None:
+            raise DamagedFile(f"{self.name} has no files")
+        return self.contents
+
+
+BUILT_IN = MappingProxyType(
+    {
+        name: LocalModel(
+            name,
+            None,
+            ModelCapabilities(
+                name=name,
+                family=family,
+                audio=True,
+                features=family.features,
+                languages=family.languages,
+                signals=("comes with voxlive",),
+            ),
+        )
+        for name, family in families.BUILT_IN.items()
+    }
+)
+"""The models that need no files, by name."""
+
+
+def read_model(folder: Path, name: str | None = None) -> LocalModel:
+    """The model in a folder, whatever its state; ``name`` is the folder's if none is given.
+
+    The last ones are remembered, for as long as their files stay the same.
+    """
+    folder = folder.resolve()
+    found = _read_model(folder, _stamp(folder))
+    return replace(found, name=name) if name else found
+
+
+def reread(model: LocalModel) -> LocalModel:
+    """The same model as its files are now."""
+    return read_model(model.folder, model.name) if model.folder else model
+
+
+@lru_cache(_REMEMBERED)
+def _read_model(folder: Path, _stamp: object) -> LocalModel:
+    name = known_as(folder)
+    try:
+        contents = read_contents(folder)
+        found = probe_model_capabilities(contents)
+        problems = check_files(contents)
+    except (CheckpointError, OSError) as problem:
+        unknown = ModelCapabilities(name, folder, audio=True)
+        error = problem if isinstance(problem, CheckpointError) else DamagedFile(str(problem))
+        damaged = Problem(str(problem), "fetch it again")
+        return LocalModel(name, folder, unknown, None, (damaged,), error)
+    if "live" not in found.features:
+        # Libraries read the weights of all other families by themselves.
+        contents = replace(contents, headers={})
+    return LocalModel(name, folder, found, contents, problems)
+
+
+def _stamp(folder: Path) -> object:
+    """Changes whenever a file of the checkpoint does."""
+    try:
+        stats = [path.stat() if path.exists() else path.lstat() for path in folder.iterdir()]
+        return (folder.stat().st_mtime_ns, *((one.st_mtime_ns, one.st_size) for one in stats))
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Config, tokenizer and the plan by which to load the weights; all of it fits together."""
 
-    files: CheckpointFiles
     config: VoxtralConfig
     tekken: Tekken
     plan: LoadPlan
 
 
-def read_checkpoint(files: CheckpointFiles) -> Checkpoint:
-    """Read all but the weights.
+def read_checkpoint(contents: Contents) -> Checkpoint:
+    """A Voxtral Realtime checkpoint, checked through and through; only its tokenizer is read.
 
-    Raises DamagedFile, UnsupportedConfig, WrongTokenizer or WeightsMismatch.
+    Raises IncompleteCheckpoint, DamagedFile, UnsupportedConfig, WrongTokenizer or WeightsMismatch.
     """
-    document, tensors = read_json(files.config), read_headers(files.weights)
+    files = find_files(contents)
+    document = contents.document(files.config.name)
+    tensors = contents.tensors(path.name for path in files.weights)
     tekken = read_tekken(files.tekken)
-    extractor = read_json(files.extractor) if files.extractor else None
+    extractor = contents.document(files.extractor.name) if files.extractor else None
     config = read_config(document, extractor, tekken.audio)
     check_tekken(tekken, config)
-    announced = read_quantisation(document)
-    return Checkpoint(
-        files, config, tekken, make_plan(config, recognise_layout(tensors), tensors, announced)
-    )
+    plan = make_plan(config, recognise_layout(tensors), tensors, read_quantisation(document))
+    return Checkpoint(config, tekken, plan)
