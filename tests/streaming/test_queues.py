@@ -12,7 +12,16 @@ from support.simulated import simulate
 
 from voxlive.engines.contract import Progressed
 from voxlive.streaming.events import Draft, Flushed, Lag, SessionClosed, SessionError
-from voxlive.streaming.queues import EngineMessages, Inbox, Outbox, Timeout
+from voxlive.streaming.intake import Command, Flush, Stop
+from voxlive.streaming.queues import (
+    MAX_AHEAD,
+    MAX_OTHERS,
+    PIECE_COST,
+    EngineMessages,
+    Inbox,
+    Outbox,
+    Timeout,
+)
 
 
 class Loop:
@@ -60,7 +69,7 @@ def test_a_closed_loop_is_no_error() -> None:
 
 
 async def test_commands_keep_their_order_and_a_full_inbox_makes_wait():
-    inbox: Inbox[int] = Inbox(2)
+    inbox: Inbox[int] = Inbox(max_others=2)
     assert [inbox.offer(n) for n in range(3)] == [True, True, False]
     late = [asyncio.create_task(inbox.put(n)) for n in (2, 3)]
     await asyncio.sleep(0)
@@ -70,7 +79,7 @@ async def test_commands_keep_their_order_and_a_full_inbox_makes_wait():
 
 
 async def test_a_reader_waits_and_may_give_up():
-    inbox: Inbox[int] = Inbox(2)
+    inbox: Inbox[int] = Inbox(max_others=2)
     reading = asyncio.create_task(inbox.take())
     await asyncio.sleep(0)
     reading.cancel()
@@ -82,7 +91,7 @@ async def test_a_reader_waits_and_may_give_up():
 
 
 async def test_a_reader_that_gives_up_just_then_loses_nothing():
-    inbox: Inbox[int] = Inbox(2)
+    inbox: Inbox[int] = Inbox(max_others=2)
     reading = asyncio.create_task(inbox.take())
     await asyncio.sleep(0)
     inbox.offer(1)
@@ -93,13 +102,74 @@ async def test_a_reader_that_gives_up_just_then_loses_nothing():
 
 
 async def test_who_waits_for_room_has_it_when_all_is_forgotten():
-    inbox: Inbox[int] = Inbox(1)
+    inbox: Inbox[int] = Inbox(max_others=1)
     inbox.offer(1)
     late = asyncio.create_task(inbox.put(2))
     await asyncio.sleep(0)
     inbox.clear()
     await late
     assert await inbox.take() == 2
+
+
+async def test_commands_keep_their_order_and_audio_is_counted() -> None:
+    inbox: Inbox[Command] = Inbox(2 * PIECE_COST + 10)
+    commands = [b"12345", Flush("a"), b"123456", Stop()]
+    for command in commands[:3]:
+        await inbox.put(command)
+    late = asyncio.create_task(inbox.put(commands[3]))
+    await asyncio.sleep(0)
+    assert not late.done()
+    assert [await inbox.take() for _ in range(3)] == commands[:3]
+    await late
+    assert await inbox.take() == commands[3]
+
+
+async def test_a_reader_waits_for_a_writer() -> None:
+    inbox: Inbox[Command] = Inbox()
+    reading = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0)
+    assert not reading.done()
+    await inbox.put(Stop())
+    assert await reading == Stop()
+
+
+async def test_what_is_no_audio_has_a_bound_too() -> None:
+    inbox: Inbox[Command] = Inbox()
+    for _ in range(MAX_OTHERS):
+        await inbox.put(Stop())
+    late = asyncio.create_task(inbox.put(Stop()))
+    await asyncio.sleep(0)
+    assert not late.done()
+    await inbox.take()
+    await late
+
+
+async def test_many_small_pieces_of_audio_are_joined_and_none_is_lost() -> None:
+    inbox: Inbox[Command] = Inbox()
+    for n in range(10_000):
+        await inbox.put(bytes([n % 251]))
+        if n == 5000:
+            await inbox.put(Flush("between"))
+    got = []
+    while inbox.waiting:
+        got.append(await inbox.take())
+    audio = [piece for piece in got if isinstance(piece, bytes)]
+    assert len(got) < 10
+    assert b"".join(audio) == bytes(n % 251 for n in range(10_000))
+    between = got.index(Flush("between"))
+    assert sum(len(piece) for piece in audio[:between]) == 5001
+
+
+async def test_of_what_is_far_ahead_the_newest_is_dropped() -> None:
+    inbox: Inbox[Command] = Inbox(MAX_AHEAD)
+    pieces = [bytes([n]) * 5000 for n in range(100)]
+    for piece in pieces:
+        assert inbox.offer(piece)
+    await inbox.put(Flush("dropped"))
+    inbox.trim(10 * (5000 + PIECE_COST))
+    await inbox.put(Stop())
+    assert [await inbox.take() for _ in range(11)] == [*pieces[:10], Stop()]
+    assert not inbox.waiting
 
 
 async def read_all(outbox: Outbox) -> list[object]:
@@ -125,6 +195,34 @@ async def test_the_bound_is_told_and_the_last_events_pass_it() -> None:
     assert await read_all(outbox) == [
         Flushed("0"), Flushed("1"), Flushed("2"), error, SessionClosed(0),
     ]  # fmt: skip
+
+
+async def test_events_of_several_sources_and_notices_keep_their_order() -> None:
+    outbox: Outbox[str] = Outbox()
+    outbox.put(Draft(0, "a"), "mic")
+    outbox.put(Draft(0, "b"), "system")
+    outbox.add("notice")
+    outbox.close(SessionClosed(1), source="mic")
+    outbox.put(Flushed("late"), "mic")
+    outbox.put(Flushed("x"), "system")
+    assert [await outbox.take() for _ in range(5)] == [
+        ("mic", Draft(0, "a")), ("system", Draft(0, "b")), ("", "notice"),
+        ("mic", SessionClosed(1)), ("system", Flushed("x")),
+    ]  # fmt: skip
+    assert outbox.pop() is None
+
+
+async def test_notices_wait_while_half_of_the_room_is_taken() -> None:
+    outbox: Outbox[str] = Outbox(limit=4)
+    await outbox.put_notice("a")
+    await outbox.put_notice("b")
+    late = asyncio.create_task(outbox.put_notice("c"))
+    await asyncio.sleep(0)
+    assert not late.done()
+    assert outbox.put(Flushed("x"))
+    assert [(await outbox.take())[1] for _ in range(2)] == ["a", "b"]
+    await late
+    assert [(await outbox.take())[1] for _ in range(2)] == [Flushed("x"), "c"]
 
 
 def test_only_a_block_that_takes_too_long_is_ended():

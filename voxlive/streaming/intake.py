@@ -22,6 +22,7 @@ from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate
 from voxlive.values import SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
+    from voxlive.streaming.events import SessionError
     from voxlive.streaming.ingest.live import Ingest
 
 
@@ -81,7 +82,9 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """There is no more audio."""
+    """There is no more audio; ``reason``: why, where that is not the client's doing."""
+
+    reason: SessionError | None = None
 
 
 Command = bytes | Flush | Renew | Stop

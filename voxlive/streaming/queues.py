@@ -41,7 +41,7 @@ class Wakeup:
         """Whether someone waits and it has not rung yet."""
         return self._waiting is not None and not self._waiting.done()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake who waits, if anyone does."""
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
@@ -57,41 +57,91 @@ class Wakeup:
 
 _Command = TypeVar("_Command")
 
+MAX_PUSHED = 256 << 10
+"""Bytes of audio that wait in a session unless its owner says otherwise: 8 s of 16 kHz PCM."""
+MAX_AHEAD = 64 << 20
+"""Bytes of audio that wait behind a socket: half an hour of 16 kHz PCM. A socket that is not read
+answers no ping, and either side's keepalive ends it; so it is read as far ahead as this."""
+MAX_OTHERS = 10_000
+"""Commands that are no audio."""
+PIECE_COST = 200
+"""Bytes that a piece of audio takes besides its samples, which are counted with it."""
+_JOINED = 4096
+
 
 class Inbox(Generic[_Command]):
-    """Commands in order for one reader. ``limit`` may wait, then ``put`` does."""
+    """Commands in order for one reader; those that are ``bytes`` are audio.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._commands: deque[_Command] = deque()
+    At ``max_bytes`` of audio or ``max_others`` of the rest, ``put`` waits. A little audio behind a
+    little is joined to it: many small pieces take more room.
+    """
+
+    def __init__(self, max_bytes: int = MAX_PUSHED, max_others: int = MAX_OTHERS) -> None:
+        self._max_bytes = max_bytes
+        self._max_others = max_others
+        self._commands: deque[_Command | bytes] = deque()
+        self._bytes = 0
+        self._others = 0
         self._arrived = Wakeup()
         self._room = asyncio.Event()
 
-    def offer(self, command: _Command) -> bool:
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._commands)
+
+    def offer(self, command: _Command | bytes) -> bool:
         """Add a command if there is room for it now; whether there was."""
-        if len(self._commands) >= self._limit:
+        if self._bytes >= self._max_bytes or self._others >= self._max_others:
             return False
-        self._commands.append(command)
-        self._arrived.ring()
+        if not (self._commands and self._joins(command)):
+            self._commands.append(command)
+            self._count(command, 1)
+        self._arrived.notify()
         return True
 
-    async def put(self, command: _Command) -> None:
+    async def put(self, command: _Command | bytes) -> None:
         """Add a command, once there is room."""
         while not self.offer(command):
             self._room.clear()
             await self._room.wait()
 
-    async def take(self) -> _Command:
+    async def take(self) -> _Command | bytes:
         """Remove the oldest; waits for one."""
         while not self._commands:
             await self._arrived.wait()
+        command = self._commands.popleft()
+        self._count(command, -1)
         self._room.set()
-        return self._commands.popleft()
+        return command
+
+    def trim(self, max_bytes: int) -> None:
+        """Forget the newest commands, until no more audio than that is left."""
+        while self._bytes > max_bytes and len(self._commands) > 1:
+            self._count(self._commands.pop(), -1)
+        self._room.set()
 
     def clear(self) -> None:
         """Forget what waits."""
         self._commands.clear()
+        self._bytes = self._others = 0
         self._room.set()
+
+    def _joins(self, command: _Command | bytes) -> bool:
+        last = self._commands[-1]
+        if not (isinstance(command, bytes) and isinstance(last, bytes)):
+            return False
+        if len(last) + len(command) > _JOINED:
+            return False
+        self._commands[-1] = last + command
+        self._bytes += len(command)
+        return True
+
+    def _count(self, command: _Command | bytes, sign: int) -> None:
+        if isinstance(command, bytes):
+            self._bytes += sign * (len(command) + PIECE_COST)
+        else:
+            self._others += sign
 
 
 class EngineMessages:
@@ -119,46 +169,75 @@ class EngineMessages:
             self._hear(self._waiting.popleft())
 
 
-class Outbox:
-    """Events in order for one reader.
+_Notice = TypeVar("_Notice")
 
-    A draft or lag that nobody has read yet is replaced by the next one. When ``limit`` other
-    events wait, the reader is taken for lost: ``put`` says so by returning False, once.
+MAX_EVENTS = 2000
+"""Entries that wait in an outbox. Then its session ends, and notices wait."""
+
+
+class Outbox(Generic[_Notice]):
+    """What goes out, in order for one reader: events, each with its source, and other notices.
+
+    A draft or lag that nobody has read yet is replaced by the next one. When ``limit`` entries
+    wait, the reader is taken for lost: ``put`` says so by returning False.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = MAX_EVENTS) -> None:
         self._limit = limit
-        self._events: deque[Event] = deque()
+        self._entries: deque[tuple[str, Event | _Notice]] = deque()
         self._arrived = Wakeup()
-        self._closed = False
+        self._room = asyncio.Event()
+        self._closed: set[str] = set()
 
-    def put(self, event: Event) -> bool:
+    def put(self, event: Event, source: str = "") -> bool:
         """Add an event; False when the bound is reached. After the close events are dropped."""
-        if self._closed:
+        if source in self._closed:
             return True
-        if (
-            isinstance(event, Draft | Lag)
-            and self._events
-            and type(self._events[-1]) is type(event)
-        ):
-            self._events[-1] = event
-        else:
-            self._events.append(event)
-        self._arrived.ring()
-        return len(self._events) < self._limit
+        if isinstance(event, Draft | Lag) and self._entries:
+            last_source, last = self._entries[-1]
+            if type(last) is type(event) and last_source == source:
+                self._entries.pop()
+        self._entries.append((source, event))
+        self._arrived.notify()
+        return len(self._entries) < self._limit
 
-    def close(self, *last: SessionError | SessionClosed) -> None:
-        """Add the last events, past the bound if need be; nothing is taken after them."""
-        if not self._closed:
-            self._events.extend(last)
-            self._closed = True
-            self._arrived.ring()
+    def add(self, notice: _Notice) -> None:
+        """Add a notice, whatever waits."""
+        self._entries.append(("", notice))
+        self._arrived.notify()
 
-    async def read(self) -> AsyncIterator[Event]:
-        """Every event, until the outbox is closed and empty."""
+    async def put_notice(self, notice: _Notice) -> None:
+        """Add a notice, once less than half of the room is taken: the rest is for events."""
+        while 2 * len(self._entries) >= self._limit:
+            self._room.clear()
+            await self._room.wait()
+        self.add(notice)
+
+    def close(self, *last: SessionError | SessionClosed, source: str = "") -> None:
+        """Add a source's last events, past the bound if need be; nothing is taken after them."""
+        if source not in self._closed:
+            self._entries.extend((source, event) for event in last)
+            self._closed.add(source)
+            self._arrived.notify()
+
+    def pop(self) -> tuple[str, Event | _Notice] | None:
+        """Remove the oldest, if there is any."""
+        if not self._entries:
+            return None
+        self._room.set()
+        return self._entries.popleft()
+
+    async def take(self) -> tuple[str, Event | _Notice]:
+        """Remove the oldest; waits for one."""
+        while (entry := self.pop()) is None:
+            await self._arrived.wait()
+        return entry
+
+    async def read(self) -> AsyncIterator[Event | _Notice]:
+        """Every entry of the one source, until it is closed and all is read."""
         while True:
-            while self._events:
-                yield self._events.popleft()
+            while entry := self.pop():
+                yield entry[1]
             if self._closed:
                 return
             await self._arrived.wait()

@@ -9,7 +9,7 @@ import asyncio
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voxlive.errors import EngineError
 from voxlive.processes.logs import log_context
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voxlive.engines.contract import Engine, StreamOptions
+    from voxlive.streaming.intake import Command
+    from voxlive.streaming.queues import Inbox, Outbox
     from voxlive.vad.detector import VoiceDetector
     from voxlive.vad.gate import GateOptions
 
@@ -41,8 +43,14 @@ class Service:
         self._sessions: set[Session] = set()
         self._closing = False
 
-    def open(self, options: SessionOptions) -> Session:
-        """A session in a free slot, at once.
+    def open(
+        self,
+        options: SessionOptions,
+        inbox: Inbox[Command] | None = None,
+        outbox: Outbox[Any] | None = None,
+        source: str = "",
+    ) -> Session:
+        """A session in a free slot, at once; its queues are its own unless they are given.
 
         Raises EngineFull, UnsupportedOption, BadAudio, VadError or, in shutdown, EngineError.
         """
@@ -53,7 +61,9 @@ class Service:
             undo.callback(ingest.close)
             ear = self._ear(options)
             undo.callback(ear.close)
-            session = Session(ingest, ear, options.stall_s, self._sessions.discard)
+            session = Session(
+                ingest, ear, options.stall_s, self._sessions.discard, inbox, outbox, source
+            )
             stream = self.engine.open(options.stream, session.sink)
             undo.pop_all()
         gate = Gate(options.gate, stream.trail) if options.gate else OpenGate()

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import Committed, Drafted, Failed, Progressed, Reached
 from voxlive.errors import BadAudio, EngineError, VadError
@@ -31,7 +31,7 @@ from voxlive.streaming.events import (
     UtteranceEnded,
 )
 from voxlive.streaming.intake import Flush, Renew, Stop, UndecidedAudio
-from voxlive.streaming.queues import EngineMessages, Inbox, Outbox, Timeout
+from voxlive.streaming.queues import MAX_PUSHED, EngineMessages, Inbox, Outbox, Timeout
 from voxlive.streaming.transcript import LiveTranscript
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
@@ -95,17 +95,15 @@ class LagReporter:
 
 log = logging.getLogger(__name__)
 
-MAX_COMMANDS = 8
 MAX_BACKLOG = 30 * SAMPLE_RATE
-MAX_EVENTS = 2000
 
 
 class Session:
     """Everything of one client. Made by ``Service.open`` and bound to the running loop.
 
-    Bounds: eight commands wait to be heard and 30 s of audio wait in the engine, then ``push``
-    waits too, which is the back-pressure on the client; 2000 events wait to be read, then the
-    session ends with ``slow_client``. ``stall_s`` is explained at SessionOptions.
+    Bounds: ``inbox`` and 30 s of audio in the engine, then ``push`` waits, which is the
+    back-pressure on the client; ``outbox``, where events wait to be read as those of ``source``,
+    then the session ends with ``slow_client``. ``stall_s`` is explained at SessionOptions.
     """
 
     def __init__(
@@ -114,6 +112,9 @@ class Session:
         ear: SpeechProbabilities,
         stall_s: float,
         done: Callable[[Session], None],
+        inbox: Inbox[Command] | None = None,
+        outbox: Outbox[Any] | None = None,
+        source: str = "",
     ) -> None:
         self.id = secrets.token_hex(8)
         self.received = 0
@@ -126,8 +127,9 @@ class Session:
         self._on_done = done
         self._loop = asyncio.get_running_loop()
         self._answers = EngineMessages(self._loop, self._answer)
-        self._inbox: Inbox[Command] = Inbox(MAX_COMMANDS)
-        self._outbox = Outbox(MAX_EVENTS)
+        self._inbox = inbox or Inbox()
+        self._outbox: Outbox[Any] = outbox or Outbox()
+        self._source = source
         self._transcript = LiveTranscript()
         self._held = UndecidedAudio()
         self._markers: dict[int, tuple[Event, ...]] = {}
@@ -151,12 +153,8 @@ class Session:
 
     async def push(self, data: bytes) -> None:
         """Hear audio in the declared format. Waits while the session is behind."""
-        if not self._stopped and data:
+        if not self._stopped and data and not self._inbox.offer(data):
             await self._inbox.put(data)
-
-    def offer(self, data: bytes) -> bool:
-        """``push``, if it need not wait; whether that is so."""
-        return self._stopped or not data or self._inbox.offer(data)
 
     async def flush(self, marker: str) -> None:
         """Bring out all words so far; ``Flushed(marker)`` follows them. The session goes on."""
@@ -171,14 +169,21 @@ class Session:
         if not self._stopped:
             await self._inbox.put(Renew(listen, marker))
 
-    async def stop(self) -> None:
-        """No more audio: the tail comes out, then ``SessionClosed``. May be called twice."""
+    async def stop(self, reason: SessionError | None = None) -> None:
+        """No more audio: the tail comes out, then ``SessionClosed``. May be called twice.
+
+        ``reason`` is what the client is given before its tail, if that is not its own doing.
+        """
         if not self._stopped:
             self._stopped = True
-            await self._inbox.put(Stop())
+            await self._inbox.put(Stop(reason))
 
     async def drain(self) -> None:
-        """Stop, and wait until the tail is out."""
+        """Stop, and wait until the tail is out.
+
+        What a client has sent far ahead is dropped: nobody waits until half an hour is through.
+        """
+        self._inbox.trim(MAX_PUSHED)
         await self.stop()
         await self._ended.wait()
 
@@ -191,7 +196,7 @@ class Session:
         self._emit(SessionWarning(code, message))
 
     def events(self) -> AsyncIterator[Event]:
-        """What the session says, for one reader; ends after ``SessionClosed``."""
+        """All events for one reader, where the outbox is the session's own."""
         return self._outbox.read()
 
     async def close(self) -> None:
@@ -204,6 +209,11 @@ class Session:
     def text(self) -> str:
         """The transcript so far."""
         return self._transcript.text
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something was sent that it has not come to yet."""
+        return self._inbox.waiting
 
     @property
     def stopped(self) -> bool:
@@ -228,7 +238,8 @@ class Session:
                     case Renew(listen, marker):
                         await self._hear_rest()
                         await self._renew(listen, Flushed(marker))
-                    case Stop():
+                    case Stop(reason):
+                        self._emit(reason)
                         await self._hear_rest()
                         self._finish()
         except BadAudio as error:
@@ -359,7 +370,7 @@ class Session:
         self._emit(self._lag.next(self._backlog.samples, self._loop.time()))
 
     def _emit(self, event: Event | None) -> None:
-        if event is not None and not self._outbox.put(event):
+        if event is not None and not self._outbox.put(event, self._source):
             self._end(SessionError("slow_client", "the client does not read what it is sent"))
 
     def _end(self, *errors: SessionError) -> None:
@@ -367,7 +378,7 @@ class Session:
             return
         self._over = self._stopped = True
         self._ended.set()
-        self._outbox.close(*errors, SessionClosed(self.received))
+        self._outbox.close(*errors, SessionClosed(self.received), source=self._source)
         self._stream.close()
         self._ingest.close()
         self._ear.close()

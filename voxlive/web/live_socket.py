@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -26,8 +27,9 @@ from voxlive.errors import (
     VoxliveError,
 )
 from voxlive.processes.logs import log_context
-from voxlive.streaming.intake import SessionOptions
-from voxlive.streaming.queues import Timeout
+from voxlive.streaming.events import Event, SessionClosed, SessionError
+from voxlive.streaming.intake import Command, SessionOptions
+from voxlive.streaming.queues import MAX_AHEAD, Inbox, Outbox, Timeout
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
 from voxlive.web.access.access import ANYONE, Access
@@ -49,7 +51,7 @@ from voxlive.web.protocols.contract import (
     Reply,
     StopSession,
 )
-from voxlive.web.socket_queues import Ahead, Outgoing
+from voxlive.web.socket_writer import Notice, SocketWriter
 
 
 class DisconnectWatch:
@@ -59,7 +61,7 @@ class DisconnectWatch:
         self._limits = limits
         self._began = self._heard = now
 
-    def heard(self, now: float) -> None:
+    def on_audio(self, now: float) -> None:
         """There was audio, or some is still to be heard."""
         self._heard = now
 
@@ -84,7 +86,10 @@ _NO_MORE: Mapping[str, str] = {}
 
 
 class LiveSocket:
-    """One connection from its handshake on, in three tasks: frames in, events out, ticks.
+    """One connection from its handshake on, in three tasks: frames in, events out, its limits.
+
+    There is one queue each way: a session's inbox, so that the socket is read while the session
+    is behind, and an outbox that the sessions of all sources share with the protocol's answers.
 
     Every session that begins is counted in ``tally``. ``offered`` are the client's sub-protocols
     without those that carry a key: none is said back.
@@ -107,12 +112,12 @@ class LiveSocket:
         self._sessions: dict[str, Session] = {}  # by their source
         self._heard: dict[str, CaptionFeed] = {}
         self._meters: dict[str, Meter] = {}
-        self._reports = 0
+        self._unfinished = 0  # sessions whose events have not all been sent
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
-        self._patience = Timeout()
-        self._out = Outgoing(socket, protocol, offered)
-        self._ahead = Ahead()
+        self._receive_timeout = Timeout()
+        self._writer = SocketWriter(socket, protocol, offered)
+        self._outbox: Outbox[Notice] = Outbox()
         self._loop = asyncio.get_running_loop()
         self._limits = Limits()
         self._ending = self._stopped = False
@@ -155,7 +160,7 @@ class LiveSocket:
     async def _converse(self) -> None:
         try:
             await self._shake_hands()
-            for work in (self._listen(), self._work(), self._keep_limits()):
+            for work in (self._listen(), self._write(), self._keep_limits()):
                 self._start(work)
             if self._protocol.tick_s:
                 self._start(self._keep_ticking(self._protocol.tick_s))
@@ -182,21 +187,26 @@ class LiveSocket:
         options = self._protocol.options_from_handshake()
         info = self._service.engine.info
         if options:
-            self._sessions[""] = self._service.open(options)
+            self._open_session(options, "")
         elif self._service.engine.in_use >= info.capacity and not self._protocol.refused_by_name:
             raise EngineFull(info.capacity)
-        await self._out.accept()
-        await self._out.say(self._protocol.connected)
+        await self._writer.accept()
+        await self._writer.send(self._protocol.connected())
         if options:
-            await self._opened_with(options, "")
+            await self._writer.send(self._follow(options, "").translate())
 
-    async def _opened_with(self, options: SessionOptions, source: str) -> None:
+    def _open_session(self, options: SessionOptions, source: str) -> None:
+        inbox: Inbox[Command] = Inbox(MAX_AHEAD)
+        self._sessions[source] = self._service.open(options, inbox, self._outbox, source)
+
+    def _follow(self, options: SessionOptions, source: str) -> Notice:
+        """Count a new session and open its captions; what its client is sent first."""
         path, session = self._socket.url.path, self._sessions[source]
         self._meters[source] = self._tally.open(self._protocol.name, session)
         name = self._socket.query_params.get("captions")
         self._heard[source] = self._feeds.open(session.id, name, path, self._owner)
-        await self._out.say(self._protocol.opened, session.id, options)
-        self._start(self._report(source, session))
+        self._unfinished += 1
+        return Notice(partial(self._protocol.opened, session.id, options))
 
     async def _listen(self) -> None:
         """Frames in, until the client is gone."""
@@ -213,64 +223,58 @@ class LiveSocket:
             if self._ending:
                 continue  # it came too late
             for action in self._protocol.received(frame):
-                if isinstance(action, AudioFrame):
-                    self._watch.heard(self._loop.time())
-                    if self._is_heard_at_once(action):
-                        continue
-                await self._ahead.put(action)
+                await self._do(action)
 
-    def _is_heard_at_once(self, audio: AudioFrame) -> bool:
-        """Where nothing is before it and its session keeps up, audio need not be put aside."""
-        session = self._sessions.get(audio.source)
-        return self._ahead.idle and session is not None and session.offer(audio.data)
+    @property
+    def _waiting(self) -> bool:
+        """Whether a session has not come yet to what it was sent."""
+        return any(session.waiting for session in self._sessions.values())
 
     async def _keep_limits(self) -> None:
         """End the session when it has had its time, or when it has been silent for too long."""
         while not self._ending:
             now = self._loop.time()
-            if self._ahead.waiting:
-                self._watch.heard(now)
+            if self._waiting:
+                self._watch.on_audio(now)
             wait_s, end = self._watch.next(now)
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             else:
                 self._ending = True
-                await self._ahead.put(end)
+                await self._end(end.code, end.message)
         await asyncio.Event().wait()
-
-    async def _work(self) -> None:
-        """Do what the client asked for, one thing after another."""
-        while True:
-            await self._do(await self._ahead.get())
 
     async def _receive(self) -> Message:
         """The next message. While what has been sent still waits, the client may be silent."""
         receive_timeout_s = self._protocol.receive_timeout_s
-        if receive_timeout_s is None and not (self._sessions or self._ahead.waiting):
+        if receive_timeout_s is None and not self._sessions:
             receive_timeout_s = _START_S
         while True:
             try:
-                with self._patience.within(receive_timeout_s):
+                with self._receive_timeout.within(receive_timeout_s):
                     return await self._socket.receive()
             except TimeoutError as error:
-                if not self._ahead.waiting:
+                if not self._waiting:
                     raise ProtocolError(
                         "idle", f"nothing came for {receive_timeout_s:g} s"
                     ) from error
 
     async def _do(self, action: Action) -> None:
         match action:
+            case AudioFrame(data, source):
+                self._watch.on_audio(self._loop.time())
+                if session := self._sessions.get(source):
+                    await session.push(data)
             case OpenSession(options, source):
                 # By now the client has said which wire format it speaks, where there are several.
                 with log_context(protocol=self._protocol.name):
-                    await self._open(options, source)
+                    self._open(options, source)
             case Refuse(code, message):
-                await self._out.say(self._protocol.refused, code, message)
+                await self._outbox.put_notice(
+                    Notice(partial(self._protocol.refused, code, message))
+                )
             case Reply(frame):
-                await self._out.say(list[Out], [frame])
-            case AudioFrame(data, source):
-                if source in self._sessions:
-                    await self._sessions[source].push(data)
+                await self._outbox.put_notice(Notice(lambda: [frame]))
             case FlushSession(marker):
                 await self._sessions[""].flush(marker)
             case RenewSession(options, marker):
@@ -288,37 +292,46 @@ class LiveSocket:
             raise ProtocolError(code, message)
         if not self._stopped:
             self._failure = code
+            reason = SessionError(code, message, fatal=False)
             for session in self._sessions.values():
-                session.warn(code, message)
-                await session.stop()
+                await session.stop(reason)
 
-    async def _open(self, options: SessionOptions, source: str) -> None:
+    def _open(self, options: SessionOptions, source: str) -> None:
         try:
-            self._sessions[source] = self._service.open(options)
+            self._open_session(options, source)
         except (EngineError, VadError) as error:
             if not self._sessions:
                 raise
             # The sources that have a session go on without this one.
-            await self._out.say(self._protocol.refused, error.code, error.message)
+            refused = partial(self._protocol.refused, error.code, error.message)
+            self._outbox.add(Notice(refused))
         else:
-            await self._opened_with(options, source)
+            self._outbox.add(self._follow(options, source))
 
-    async def _report(self, source: str, session: Session) -> None:
-        """Events out, until the protocol closes; it may wait for another source's session."""
-        self._reports += 1
-        async for event in session.events():
-            self._heard[source].tell(event)
-            self._meters[source].tell(event)
-            if await self._out.say(self._protocol.on_source_event, source, event):
+    async def _write(self) -> None:
+        """Events and notices out, until the protocol closes or all sessions have ended."""
+        while True:
+            source, entry = await self._outbox.take()
+            if isinstance(entry, Notice):
+                outs = entry.translate()
+            else:
+                outs = self._translate(source, entry)
+            if await self._writer.send(outs):
                 return
-        self._reports -= 1
-        if self._reports:
-            await asyncio.Event().wait()
+            if isinstance(entry, SessionClosed):
+                self._unfinished -= 1
+                if not self._unfinished:
+                    return
+
+    def _translate(self, source: str, event: Event) -> list[Out]:
+        self._heard[source].tell(event)
+        self._meters[source].tell(event)
+        return self._protocol.on_source_event(source, event)
 
     async def _keep_ticking(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
-            await self._out.say(self._protocol.tick)
+            await self._outbox.put_notice(Notice(self._protocol.tick))
 
     async def _fail(self, code: str, message: str, headers: Mapping[str, str] = _NO_MORE) -> None:
         fields = {"protocol": self._protocol.name, "code": code}
@@ -326,7 +339,9 @@ class LiveSocket:
         log.info("session %s ended: %s: %s", self._name, code, message, extra=fields)
         self._failure = code
         await self._free()
-        await self._out.fail(code, message, headers)
+        entries = iter(self._outbox.pop, None)
+        waiting = [entry for _, entry in entries if isinstance(entry, Notice)]
+        await self._writer.fail(code, message, headers, waiting)
 
     async def _free(self) -> None:
         while self._heard:

@@ -134,10 +134,10 @@ async def test_a_client_that_is_done_is_told_no_limit(limits):
 def test_a_watch_ends_what_has_had_its_time_or_is_silent():
     watch = DisconnectWatch(Limits(session_minutes=1, idle_s=20), 100.0)
     assert watch.next(100.0)[0] == 20
-    watch.heard(130.0)
+    watch.on_audio(130.0)
     wait_s, end = watch.next(131.0)
     assert (wait_s, end.code) == (19, "idle")
-    watch.heard(150.0)
+    watch.on_audio(150.0)
     wait_s, end = watch.next(150.0)
     assert (wait_s, end.code) == (10, "session_expired")
     assert watch.next(161.0)[0] < 0

@@ -169,7 +169,7 @@ class WyomingConnection:
                     self._pushing = True
                     await self._session.push(data)
                     self._pushing = False
-                    self._watch.heard(asyncio.get_running_loop().time())
+                    self._watch.on_audio(asyncio.get_running_loop().time())
             case StopSession():
                 if self._session and self._telling:
                     await self._session.stop()
@@ -192,7 +192,7 @@ class WyomingConnection:
         while wait_s > 0:
             await asyncio.sleep(wait_s)
             if self._pushing:
-                self._watch.heard(now())
+                self._watch.on_audio(now())
             wait_s, end = self._watch.next(now())
         log.info("session %s ends: %s", session.id, end.message, extra=self._extra(end.code))
         self._access.note(end.code, WyomingProtocol.name)
