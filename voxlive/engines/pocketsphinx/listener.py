@@ -38,7 +38,7 @@ class _Utterance:
     markers: list[int]
 
 
-class Listener:
+class PocketSphinxListener:
     """The utterance under way, those in their final pass or before it, and the newest mean.
 
     The draft goes on while final passes are made elsewhere: what is shown is what was drafted of

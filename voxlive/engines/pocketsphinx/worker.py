@@ -20,7 +20,7 @@ import numpy as np
 
 from voxlive.engines.contract import Message
 from voxlive.engines.pocketsphinx.decode import Recognizer
-from voxlive.engines.pocketsphinx.listener import Listener
+from voxlive.engines.pocketsphinx.listener import PocketSphinxListener
 from voxlive.engines.pocketsphinx.passes import Forked, InPlace
 from voxlive.engines.pocketsphinx.wire import (
     Command,
@@ -60,7 +60,7 @@ class Worker:
         self._recognizer = recognizer
         self._forked = forked
         self._generation = 0
-        self._listener = Listener(recognizer, InPlace(recognizer), drafts=False)
+        self._listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=False)
 
     def serve(self) -> None:
         """Ask for commands and answer them; raises EOFError or OSError when the socket closes.
@@ -87,7 +87,7 @@ class Worker:
                 self._forked.stop()
                 self._generation = generation
                 passes = self._forked if drafts else InPlace(self._recognizer)
-                self._listener = Listener(self._recognizer, passes, drafts=drafts)
+                self._listener = PocketSphinxListener(self._recognizer, passes, drafts=drafts)
             case SphinxAudio(pcm, at):
                 return self._listener.audio(np.frombuffer(pcm, "<i2"), at)
             case SphinxEnd(marker):
