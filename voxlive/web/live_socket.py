@@ -341,6 +341,8 @@ class LiveSocket:
         await self._free()
         entries = iter(self._outbox.pop, None)
         waiting = [entry for _, entry in entries if isinstance(entry, Notice)]
+        if code == "slow_client":
+            waiting.clear()  # what it has left unread would only be in the way of the reason
         await self._writer.fail(code, message, headers, waiting)
 
     async def _free(self) -> None:
