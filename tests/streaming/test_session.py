@@ -37,6 +37,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.queues import MAX_AHEAD, Inbox
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Backlog, LagReporter
 from voxlive.vad.detector import VoiceDetector
@@ -381,6 +382,18 @@ async def test_push_waits_while_the_engine_is_behind(
     await pushing
     await session.stop()
     assert [event async for event in session.events()][-1] == SessionClosed(60 * SAMPLE_RATE)
+
+
+async def test_a_drain_drops_what_is_far_ahead_but_not_the_end(
+    service: Service, engine: CountingEngine
+) -> None:
+    session = service.open(OPEN, Inbox(MAX_AHEAD))
+    await push_all(session.push, 60)
+    await session.stop()
+    await asyncio.wait_for(session.drain(), 10)
+    events = [event async for event in session.events()]
+    assert isinstance(events[-1], SessionClosed)
+    assert 0 < events[-1].samples < 45 * SAMPLE_RATE  # the engine has taken 30 s of 60
 
 
 async def test_silence_is_no_backlog(service: Service, engine: CountingEngine) -> None:

@@ -183,8 +183,10 @@ class Session:
 
         What a client has sent far ahead is dropped: nobody waits until half an hour is through.
         """
+        self._stopped = True
         self._inbox.trim(MAX_PUSHED)
-        await self.stop()
+        # Whether or not one is there: the client's own was perhaps among what is dropped.
+        await self._inbox.put(Stop())
         await self._ended.wait()
 
     def warn(self, code: str, message: str) -> None:
