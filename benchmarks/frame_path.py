@@ -62,7 +62,7 @@ BUFFERS = (
     Buffer("VoiceDetector", "pushes that wait for the next step", "one of each session"),
     Buffer("UndecidedAudio", "samples that the gate has not decided about", "8 s"),
     # An engine in a process of its own: in the server to the engine, in the engine back.
-    Buffer("BatchedSender", "what waits for the socket to the other process", "the callers'"),
+    Buffer("BatchedSender", "what waits for the socket to the other process", "the callers'; 2^20"),
     # Voxtral.
     Buffer("VoxtralStream", "audio and marks for the next round", "120 s"),
     Buffer("Row", "audio and marks behind a flush", "what the stream handed over"),
@@ -82,7 +82,7 @@ BUFFERS = (
 
 BOOKKEEPING = {
     "Backlog": "the stretches that the engine has before it: numbers, no audio",
-    "Link": "the numbers of streams that are being closed",
+    "EngineLink": "the numbers of streams that are being closed",
     "CaptionFeed": "the last closed segments for new readers of captions, beside the way",
 }
 """Classes on the way with a deque in which nothing waits that is on the way."""

@@ -20,7 +20,7 @@ LIGHT = {
     "voxlive.cli.main": (),
     "voxlive.engines.pocketsphinx.worker": ("pocketsphinx",),
     "voxlive.engines.remote.child": (),
-    "voxlive.runners.process.child": ("av",),
+    "voxlive.runners.child": ("av",),
 }
 """Modules, and what of ``HEAVY`` each needs."""
 

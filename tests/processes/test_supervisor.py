@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxlive.processes.supervisor import Deadline, Supervisor, Work
+from voxlive.processes.supervisor import Backoff, Deadline, Supervisor, Work
 
 IDLE = Work(busy=False, done=7)
 TICK = 1.0
@@ -76,3 +76,14 @@ def test_a_child_that_hangs_is_told_by_the_thread_and_the_others_are_not():
     supervisor.close()
     supervisor.close()
     assert not idle.hung.is_set()
+
+
+def test_pauses_between_starts_double_until_one_has_served():
+    backoff = Backoff()
+    assert [backoff.next_s(served=False) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    assert [backoff.next_s(served=served) for served in (True, False, True)] == [1, 2, 1]
+
+
+def test_a_watcher_slower_than_an_eighth_of_the_deadline_finds_who_hangs():
+    deadline, same = Deadline(every_s=6.0), Work(True, 1)
+    assert [deadline.passed(same, now, LIMIT) for now in (100, 106, 112)] == [False, False, True]

@@ -15,7 +15,7 @@ from voxlive.checkpoints.local_model import BUILT_IN, read_model
 from voxlive.errors import RequestRefused
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.contract import Delta, Job, RunnerSpec
-from voxlive.runners.process.host import ProcessOptions
+from voxlive.runners.process import ProcessOptions
 from voxlive.runners.scratch import SCRATCH
 
 TINY_VOXTRAL = Path(__file__).parents[1] / "models" / "tiny-voxtral"

@@ -7,19 +7,21 @@ A task takes along what it was started with: all that a session's task does is a
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import MappingProxyType
 
 MOST_ARGUMENT = 200
 MOST_MESSAGE = 2000
 MOST_TRACEBACK = 8000
 """Characters of one argument, of a message with its arguments, and of a traceback."""
+
+_PLAIN = (str, int, float, bool)
 
 # Also what separates lines for some readers, turns the direction of text, or has no UTF-8.
 _CONTROL = re.compile(
@@ -39,16 +41,16 @@ def escaped(text: str) -> str:
 
 def message_of(record: logging.LogRecord) -> str:
     """The message, with each argument and the whole of it cut."""
-    said, args = str(record.msg), record.args
+    message, args = str(record.msg), record.args
     if isinstance(args, Mapping):
         args = {name: _cut(value) for name, value in args.items()}
     elif args:
         args = tuple(_cut(value) for value in args)
     try:
-        said = said % args if args else said
+        message = message % args if args else message
     except (TypeError, ValueError, KeyError):
-        said = f"{said} (with other arguments: {args!r})"
-    return cut(said, MOST_MESSAGE)
+        message = f"{message} (with other arguments: {args!r})"
+    return cut(message, MOST_MESSAGE)
 
 
 def traceback_of(record: logging.LogRecord) -> str | None:
@@ -61,9 +63,18 @@ def traceback_of(record: logging.LogRecord) -> str | None:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardedRecord:
+    """A child's message to its parent: what was logged there."""
+
+    record: logging.LogRecord
+
+
 def portable(record: logging.LogRecord) -> logging.LogRecord:
     """A copy of a bounded size that can be pickled and says the same."""
-    made = copy.copy(record)
+    # Extra fields of libraries may be anything; those of this program are text.
+    fields = {name: value for name, value in vars(record).items() if type(value) in _PLAIN}
+    made = logging.makeLogRecord(fields)
     made.msg, made.args = message_of(record), None
     made.exc_text, made.exc_info = traceback_of(record), None
     return made

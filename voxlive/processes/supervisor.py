@@ -1,7 +1,7 @@
 """Finds children that hang: those that have something to do and do not get on with it.
 
-One rule for every child process of an engine. While it has nothing to do it may be silent for ever;
-while it gets on, however slowly, it has time; else a deadline passes, and it is ended and replaced.
+One rule for every child process. While it has nothing to do it may be silent for ever; while it
+gets on, however slowly, it has time; else a deadline passes, and it is ended and replaced.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 DEADLINE_S = 30.0
-"""Beyond any one step of a sound engine: what takes longer tells of itself in between."""
+"""Beyond any one step of a sound engine: what takes longer reports in between."""
 _LOOKS = 8
 """How often within a deadline a child is looked at."""
 _SUSPENDED = 4
 """Looks that fell out, from which the server itself is taken not to have run meanwhile."""
+_SHORTEST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
 
 
 class Work(NamedTuple):
@@ -40,7 +42,7 @@ class Watched(Protocol):
         ...
 
     def hangs(self, work: Work) -> None:
-        """Its deadline has passed at this work: tell those it works for, end it, replace it."""
+        """Its deadline has passed at this work: fail what it works for, end it, replace it."""
         ...
 
 
@@ -49,9 +51,11 @@ class Deadline:
 
     Only time in which it was watched counts. When the watcher itself did not run (a suspended
     machine, a stopped container) the child most likely did not either: it gets all its time anew.
+    ``every_s``: the watcher's interval, where it may be longer than an eighth of the deadline.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_s: float = 0.0) -> None:
+        self._every_s = every_s
         self._seen: Work | None = None
         self._at = 0.0
         self._waited_s = 0.0
@@ -62,7 +66,8 @@ class Deadline:
         if not work.busy:
             self._seen = None
             return False
-        if work != self._seen or since > _SUSPENDED * deadline_s / _LOOKS:
+        interval = max(deadline_s / _LOOKS, self._every_s)
+        if work != self._seen or since > _SUSPENDED * interval:
             self._seen, self._waited_s = work, 0.0
             return False
         self._waited_s += since
@@ -70,6 +75,19 @@ class Deadline:
             return False
         self._seen = None
         return True
+
+
+class Backoff:
+    """Pauses before a child is started again: doubled while starts fail, short after a success."""
+
+    def __init__(self) -> None:
+        self._pause_s = 0.0
+
+    def next_s(self, *, served: bool) -> float:
+        """The pause after a child that ended; ``served``: it had come up."""
+        doubled = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        self._pause_s = _SHORTEST_PAUSE_S if served else max(_SHORTEST_PAUSE_S, doubled)
+        return self._pause_s
 
 
 class Supervisor:

@@ -49,7 +49,7 @@ from voxlive.errors import RequestRefused
 from voxlive.runners.catalogue import make_catalogue
 from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
 from voxlive.runners.memory import Memory, available, lack, refuse_giant
-from voxlive.runners.process.host import ProcessOptions, RunnerProcess
+from voxlive.runners.process import ProcessOptions, RunnerProcess
 from voxlive.runners.queue import ModelQueue, QueuedJob
 from voxlive.runners.refusals import Asked, LoadOptions
 from voxlive.runners.scratch import SCRATCH, sweep
@@ -198,7 +198,7 @@ class Batch:
             if options.memory_limit is None:
                 limit = memory.free - memory.head_room // 2
                 options = replace(options, memory_limit=limit)
-            return await RunnerProcess.start(wanted.spec, options, wanted.pump)
+            return await RunnerProcess.start(wanted.spec, options, wanted.schedule)
 
     async def _make_room(self, wanted: ModelQueue) -> Memory:
         """Unload idle models, the longest idle first, until there is room; wait for it, briefly."""

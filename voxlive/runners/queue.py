@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING
 
 from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Delta, Transcript, Update
-from voxlive.runners.process.host import RunnerDied, RunnerProcess, Running
+from voxlive.runners.process import RunnerDied, RunnerProcess, RunningJob
 
 if TYPE_CHECKING:
     from voxlive.runners.contract import Job, RunnerSpec
 
 
 class QueuedJob:
-    """A job and who waits for it. ``spoken``: some of its text has been told."""
+    """A job and who waits for it. ``has_text``: some of its text has been handed over."""
 
-    def __init__(self, job: Job, told: Callable[[Update], None] | None) -> None:
+    def __init__(self, job: Job, on_update: Callable[[Update], None] | None) -> None:
         self.job = job
         self.outcome: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
         self.retried = False
-        self.spoken = False
-        self.running: Running | None = None
-        self._told = told
+        self.has_text = False
+        self.running: RunningJob | None = None
+        self._on_update = on_update
 
-    def tell(self, update: Update) -> None:
-        """To whom it concerns."""
-        if self._told:
-            self.spoken = self.spoken or isinstance(update, Delta)
-            self._told(update)
+    def update(self, update: Update) -> None:
+        """Hand an update to who waits."""
+        if self._on_update:
+            self.has_text = self.has_text or isinstance(update, Delta)
+            self._on_update(update)
 
     def end(self, outcome: Transcript | VoxliveError) -> None:
         """Once, and not when nobody waits any more."""
@@ -67,7 +67,7 @@ class ModelQueue:
         self._load = load
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._tickets: deque[QueuedJob] = deque()
+        self._queue: deque[QueuedJob] = deque()
         self._running: set[QueuedJob] = set()
         self._loading: asyncio.Task[None] | None = None
         self._idling: asyncio.TimerHandle | None = None
@@ -77,7 +77,7 @@ class ModelQueue:
     @property
     def waiting(self) -> int:
         """Jobs that have not begun."""
-        return len(self._tickets)
+        return len(self._queue)
 
     @property
     def running(self) -> int:
@@ -87,48 +87,48 @@ class ModelQueue:
     @property
     def idle(self) -> bool:
         """Loaded, with nothing to do."""
-        busy = self._tickets or self._running
+        busy = self._queue or self._running
         return bool(self.process and not self.process.busy and not busy)
 
     @property
     def unused(self) -> bool:
         """Not loaded, with nothing to do."""
-        busy = self._loading or self._tickets or self._running
+        busy = self._loading or self._queue or self._running
         return not (self.process or self._leaving or busy)
 
-    def add(self, ticket: QueuedJob, retry_after_s: float) -> None:
+    def add(self, queued: QueuedJob, retry_after_s: float) -> None:
         """Queue a job. Raises RequestRefused when too many wait."""
-        if len(self._tickets) >= self._most_waiting:
+        if len(self._queue) >= self._most_waiting:
             raise RequestRefused(
                 "queue_full",
-                f"{len(self._tickets)} files wait for {self.spec.model} already; try again later",
+                f"{len(self._queue)} files wait for {self.spec.model} already; try again later",
                 retry_after_s=retry_after_s,
             )
-        self._tickets.append(ticket)
-        self.pump()
+        self._queue.append(queued)
+        self.schedule()
 
-    def drop(self, ticket: QueuedJob) -> None:
+    def drop(self, queued: QueuedJob) -> None:
         """Nobody waits for it any more."""
-        if ticket.running and self.process:
-            self.process.cancel(ticket.running)
-        elif ticket in self._tickets:
-            self._tickets.remove(ticket)
-            self.pump()
+        if queued.running and self.process:
+            self.process.cancel(queued.running)
+        elif queued in self._queue:
+            self._queue.remove(queued)
+            self.schedule()
 
-    def pump(self) -> None:
+    def schedule(self) -> None:
         """Do what can be done now."""
         if self.process and self.process.ended:
             self.process = None
-        if self._tickets and not self.process and not self._loading:
+        if self._queue and not self.process and not self._loading:
             # Not in the context of the request that asks: the process outlives it.
-            loading = self._loop.create_task(self._bring_up(), context=Context())
+            loading = self._loop.create_task(self._start_process(), context=Context())
             self._loading = loading
-        while self._tickets and self.process and self.process.has_room:
-            ticket = self._tickets.popleft()
-            self._running.add(ticket)
-            ticket.running = self.process.begin(ticket.job, ticket.tell)
-            ticket.running.outcome.add_done_callback(partial(self._finish, ticket))
-        self._mind_idleness()
+        while self._queue and self.process and self.process.has_room:
+            queued = self._queue.popleft()
+            self._running.add(queued)
+            queued.running = self.process.begin(queued.job, queued.update)
+            queued.running.outcome.add_done_callback(partial(self._finish, queued))
+        self._update_idle_timer()
 
     async def unload(self) -> None:
         """End the idle process; jobs that come meanwhile wait for the next one."""
@@ -137,14 +137,14 @@ class ModelQueue:
             self._leaving.add(process)
             await process.close()
             self._leaving.discard(process)
-        self.pump()
+        self.schedule()
 
     async def aclose(self, refusal: VoxliveError) -> None:
         """Fail all jobs and end the process."""
-        tickets = (*self._tickets, *self._running)
-        self._tickets.clear()
-        for ticket in tickets:
-            ticket.end(refusal)
+        jobs = (*self._queue, *self._running)
+        self._queue.clear()
+        for queued in jobs:
+            queued.end(refusal)
         if self._loading:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
@@ -152,9 +152,9 @@ class ModelQueue:
             await process.kill()
         if self._unloading:
             await asyncio.gather(self._unloading, return_exceptions=True)
-        self.pump()
+        self.schedule()
 
-    async def _bring_up(self) -> None:
+    async def _start_process(self) -> None:
         refusal = RequestRefused("model_load_failed", f"{self.spec.model} could not be loaded")
         try:
             self.process = await self._load(self)
@@ -163,31 +163,31 @@ class ModelQueue:
         finally:
             self._loading = None
             if not self.process:
-                tickets = tuple(self._tickets)
-                self._tickets.clear()
-                for ticket in tickets:
-                    ticket.end(refusal)
-        self.pump()
+                jobs = tuple(self._queue)
+                self._queue.clear()
+                for queued in jobs:
+                    queued.end(refusal)
+        self.schedule()
 
-    def _finish(self, ticket: QueuedJob, outcome: asyncio.Future[Transcript]) -> None:
-        self._running.discard(ticket)
+    def _finish(self, queued: QueuedJob, outcome: asyncio.Future[Transcript]) -> None:
+        self._running.discard(queued)
         match outcome.exception():
             case None:
-                ticket.end(outcome.result())
+                queued.end(outcome.result())
             case VoxliveError() as refusal:
-                ticket.end(refusal)
+                queued.end(refusal)
             case RunnerDied() as death:
-                self._bury(ticket, death)
-        self.pump()
+                self._on_process_exit(queued, death)
+        self.schedule()
 
-    def _bury(self, ticket: QueuedJob, death: RunnerDied) -> None:
-        if death.guilty or ticket.retried or ticket.spoken or ticket.outcome.done():
-            ticket.end(death.refusal)
+    def _on_process_exit(self, queued: QueuedJob, death: RunnerDied) -> None:
+        if death.caused_by_job or queued.retried or queued.has_text or queued.outcome.done():
+            queued.end(death.refusal)
         else:
-            ticket.retried, ticket.running = True, None
-            self._tickets.appendleft(ticket)
+            queued.retried, queued.running = True, None
+            self._queue.appendleft(queued)
 
-    def _mind_idleness(self) -> None:
+    def _update_idle_timer(self) -> None:
         if self.idle and not self._idling:
             self.idle_since = self._loop.time()
             self._idling = self._loop.call_later(self._idle_s, self._expire)

@@ -1,6 +1,5 @@
 """The engine in a process of its own, on the random model of the goldens: exact in float32."""
 
-import logging
 import os
 import shutil
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +26,7 @@ from voxlive.engines.contract import (
     StreamOptions,
 )
 from voxlive.engines.registry import load_engine
-from voxlive.engines.remote.child import ForwardLogs
 from voxlive.engines.remote.host import ProcessEngine
-from voxlive.engines.remote.wire import BatchedSender, EngineLogRecord, read_messages
 from voxlive.errors import EngineError, EngineFull, IncompleteCheckpoint, UnsupportedOption
 from voxlive.values import Word
 
@@ -330,46 +326,3 @@ def test_it_is_gone_with_its_host(folder, when):
         process = psutil.Process(int(host.stdout.readline()))
         host.kill()
     assert psutil.wait_procs([process], timeout=WAIT_S)[0]
-
-
-def test_what_is_logged_there_is_logged_here(caplog):
-    ours, theirs = Pipe()
-    mail: BatchedSender[object] = BatchedSender(theirs, "test")
-    there = logging.Logger("voxlive.engines.voxtral.engine")
-    there.addHandler(ForwardLogs(mail))
-    try:
-        raise FloatingPointError("overflow")
-    except FloatingPointError as error:
-        there.error("a step of the model failed", exc_info=error)
-    [logged] = next(read_messages(ours))
-    assert isinstance(logged, EngineLogRecord)
-    logging.getLogger(logged.record.name).handle(logged.record)
-    assert "a step of the model failed" in caplog.text
-    assert "FloatingPointError: overflow" in caplog.text
-    mail.close()
-
-
-def test_mail_keeps_every_threads_order():
-    ours, theirs = Pipe()
-    mail: BatchedSender[tuple[int, int]] = BatchedSender(theirs, "test")
-
-    def put(thread: int) -> None:
-        for number in range(5000):
-            mail.put((thread, number))
-
-    threads = [threading.Thread(target=put, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    got: list[object] = []
-    incoming = read_messages(ours)
-    count = 0
-    while len(got) < 20000:
-        got += next(incoming)
-        count += 1
-    for n in range(4):
-        assert [number for thread, number in got if thread == n] == list(range(5000))
-    assert count < len(got)
-    theirs.close()
-    ours.close()
-    mail.close()
-    assert list(incoming) == []

@@ -3,9 +3,3 @@
 A model's step is hundreds of short calls from Python; beside an event loop with many sessions each
 waits for its turn. Apart they also do not die of one another.
 """
-
-from __future__ import annotations
-
-from voxlive.engines.remote.host import ProcessEngine
-
-__all__ = ["ProcessEngine"]

@@ -1,0 +1,140 @@
+"""Inside a runner's process: it loads one model and transcribes files until its socket closes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TYPE_CHECKING, NoReturn
+
+from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.processes.channel import BatchedSender, read_messages
+from voxlive.processes.child import run_child
+from voxlive.runners.contract import JobProgress
+from voxlive.runners.registry import BACKENDS, loader
+from voxlive.runners.wire import (
+    CancelJob,
+    JobEnded,
+    JobUpdate,
+    LoadModel,
+    RunnerCrashed,
+    RunnerReady,
+    RunnerReply,
+    StartJob,
+)
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from voxlive.runners.contract import Job, Runner, RunnerSpec, Transcript, Update
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_EVERY_S = 0.1
+
+
+def serve(end: socket, sender: BatchedSender[RunnerReply]) -> Callable[[], None] | None:
+    """Load the model that the first command names, and do jobs until the socket closes."""
+    commands = chain.from_iterable(read_messages(end))
+    load = next(commands, None)
+    if not isinstance(load, LoadModel):
+        return None
+    server = RunnerServer(sender, load.spec)
+    server.serve(commands)
+    return server.close
+
+
+class RunnerServer:
+    """The main thread takes commands. The model's thread loads, and works where there is one slot:
+    an MLX model runs on the thread that loaded it. More slots have threads of their own.
+    """
+
+    def __init__(self, sender: BatchedSender[RunnerReply], spec: RunnerSpec) -> None:
+        self._sender = sender
+        self._spec = spec
+        self._running: dict[int, threading.Event] = {}
+        self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._workers = self._model
+        self._runner: Runner | None = None
+
+    def serve(self, commands: Iterator[object]) -> None:
+        """Load the model, and handle commands until there are no more."""
+        self._model.submit(self._load)
+        for command in commands:
+            match command:
+                case StartJob(ident, job):
+                    self._running[ident] = cancelled = threading.Event()
+                    self._workers.submit(self._work, ident, job, cancelled)
+                case CancelJob(ident) if ident in self._running:
+                    self._running[ident].set()
+
+    def close(self) -> None:
+        """Close the model if nothing is under way in it."""
+        if self._runner and not self._running:
+            self._model.submit(self._runner.close).exception()
+
+    def _load(self) -> None:
+        try:
+            if BACKENDS[self._spec.backend].mlx:
+                from voxlive.runners.mlx_models import check_room
+
+                check_room(self._spec)
+            self._runner = loader(self._spec.backend)(self._spec)
+            slots = self._runner.slots
+        except RequestRefused as refusal:
+            self._exit_with(JobEnded(None, refusal))
+        except Exception as error:
+            log.exception("%s does not load", self._spec.model)
+            self._exit_with(RunnerCrashed(None, _reason(error)))
+        if slots > 1:
+            self._workers = ThreadPoolExecutor(slots, thread_name_prefix="job")
+        self._sender.put(RunnerReady(slots, self._runner.stretch_s))
+
+    def _work(self, ident: int, job: Job, cancelled: threading.Event) -> None:
+        assert self._runner
+        outcome: Transcript | VoxliveError
+        try:
+            outcome = self._runner.run(job, self._report_to(ident), cancelled.is_set)
+        except VoxliveError as refusal:
+            outcome = refusal
+        except Exception as error:
+            log.exception("%s failed in a job", self._spec.model)
+            self._exit_with(RunnerCrashed(ident, _reason(error)))
+        del self._running[ident]
+        self._sender.put(JobEnded(ident, outcome))
+
+    def _report_to(self, ident: int) -> Callable[[Update], None]:
+        """Sends a job's updates, of its progress the first and then ten a second at most."""
+        reported_at = float("-inf")
+
+        def report(update: Update) -> None:
+            nonlocal reported_at
+            if isinstance(update, JobProgress):
+                now = time.monotonic()
+                if now - reported_at < _PROGRESS_EVERY_S:
+                    return
+                reported_at = now
+            self._sender.put(JobUpdate(ident, update))
+
+        return report
+
+    def _exit_with(self, reply: JobEnded | RunnerCrashed) -> NoReturn:
+        """End the process: what a model was in the middle of is not to be trusted any more."""
+        self._sender.put(reply)
+        self._sender.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _reason(error: Exception) -> str:
+    message = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+if __name__ == "__main__":
+    run_child(serve)
