@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import pytest
 import typer
 from support.commands import command_line
 from support.server import serving
+from typer.core import TyperGroup
 
 from voxlive.cli.main import app
 from voxlive.web.tls import local_certificate, this_machine
@@ -111,14 +111,15 @@ def test_it_is_a_command(command: Shown, folder: Path) -> None:
 
 def parse(words: list[str]) -> None:
     """What the command line makes of the words before it does anything. Raises UsageError."""
-    command: click.Command = typer.main.get_command(app)
+    command = typer.main.get_command(app)
     name = "voxlive"
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
         name, *words = words
-        found = command.get_command(click.Context(command), name)
+        found = command.commands.get(name)
         assert found is not None, f"there is no command {name}"
         command = found
-    command.make_context(name, words)
+    if words:  # the name alone is a mention of the command
+        command.make_context(name, words)
 
 
 @pytest.mark.parametrize("command", STARTED, ids=str)

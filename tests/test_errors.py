@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from voxlive.cli import document
 from voxlive.errors import (
     ERRORS,
     BadAudio,
@@ -19,7 +20,6 @@ from voxlive.errors import (
     close_code,
     status_of,
 )
-from voxlive.runners import document
 from voxlive.vad.gate import GateOptionError
 from voxlive.web.access.access import TooManyWrongKeys
 
@@ -109,7 +109,7 @@ def test_only_these_errors_have_another_status_than_their_code():
             if named and any(keyword.arg == "status" for keyword in node.keywords):
                 found.add(name)
     assert found == {
-        "runners/voxtral.py",  # model_load_failed, with the status of the reason
+        "runners/live.py",  # model_load_failed, with the status of the reason
         "web/errors.py",  # Starlette's own
         "web/rest/transcriptions.py",  # unsupported_option of ``stream``, 400
     }
@@ -164,7 +164,7 @@ def test_an_error_crosses_processes_as_it_is(error):
 
 def test_the_docs_list_every_code():
     text = (ROOT / "docs" / "errors.md").read_text()
-    assert text == document.renew(text), "python -m voxlive.runners.document docs/errors.md"
+    assert text == document.renew(text), "python -m voxlive.cli.document docs/errors.md"
     assert all(f"| `{code}` |" in text for code in ERRORS)
 
 

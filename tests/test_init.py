@@ -18,6 +18,7 @@ HEAVY = ("starlette", "uvicorn", "mlx", "onnxruntime", "ctranslate2", "av", "poc
 LIGHT = {
     "voxlive": (),
     "voxlive.cli.main": (),
+    "voxlive.errors": (),
     "voxlive.engines.pocketsphinx.worker": ("pocketsphinx",),
     "voxlive.engines.remote.child": (),
     "voxlive.runners.child": ("av",),
@@ -149,8 +150,8 @@ def test_what_cannot_be_transcribed_says_so(engine, tmp_path) -> None:
         voxlive.transcribe(tmp_path / "none.wav", engine)
     with pytest.raises(ValueError, match="float32"):
         voxlive.transcribe(np.zeros(10, np.int16), engine)
-    with pytest.raises(Exception, match="xx"):
+    with pytest.raises(voxlive.VoxliveError, match="xx"):
         voxlive.transcribe(clip("yes").path, engine, language="xx")
     (tmp_path / "bad.wav").write_bytes(b"nothing of the kind")
-    with pytest.raises(Exception, match="audio"):
+    with pytest.raises(voxlive.VoxliveError, match="audio"):
         voxlive.transcribe(tmp_path / "bad.wav", engine)

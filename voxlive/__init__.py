@@ -53,6 +53,9 @@ _PUBLIC = {
     "OnlineProcessor": "voxlive.streaming.processor",
     "Token": "voxlive.streaming.processor",
     "Word": "voxlive.values",
+    "create_app": "voxlive.web.app",
+    "ServeConfig": "voxlive.web.config",
+    "serve": "voxlive.web.server",
 }
 
 if TYPE_CHECKING:
@@ -77,6 +80,9 @@ if TYPE_CHECKING:
     )
     from voxlive.streaming.processor import OnlineProcessor, Token
     from voxlive.values import Word
+    from voxlive.web.app import create_app
+    from voxlive.web.config import ServeConfig
+    from voxlive.web.server import serve
 else:
 
     def __getattr__(name: str) -> object:
@@ -103,6 +109,7 @@ __all__ = [
     "OnlineProcessor",
     "Segment",
     "SegmentClosed",
+    "ServeConfig",
     "SessionClosed",
     "SessionError",
     "SessionWarning",
@@ -117,6 +124,8 @@ __all__ = [
     "Word",
     "Words",
     "__version__",
+    "create_app",
     "load_engine",
+    "serve",
     "transcribe",
 ]

@@ -363,6 +363,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "runner_hung": ErrorInfo(500, None, "the model's process made no progress"),
         "vad_failed": ErrorInfo(500, 1011, "the voice detector failed"),
         # In Python and on the command line.
+        "bad_config": ErrorInfo(None, None, "an option of a server that cannot be"),
         "bad_input": ErrorInfo(None, None, "a file to transcribe that is not there"),
         "bad_key": ErrorInfo(None, None, "a key, or a file of keys, that cannot be in force"),
         "cannot_listen": ErrorInfo(None, None, "the address or the port cannot be had"),

@@ -1,62 +1,63 @@
-import ipaddress
-import socket
+"""``voxlive serve``: what starts, and what is refused in one line; ``voxlive key``."""
 
-import pytest
-import typer
+import httpx
+from support.keys import bearer
+from support.server import serving
+from typer.testing import CliRunner
 
-from voxlive.cli.serve import wyoming_options
-from voxlive.web.ports import CannotListen, open_ports, url
-from voxlive.web.protocols.wyoming.listener import ANYWHERE, THIS_MACHINE
+from voxlive.cli.main import app
+from voxlive.web.access.keys import digest, read_keys
 
-
-def options(port=0, allow=None, announce=False, keyed=False, insecure=False):
-    return wyoming_options(port, allow, announce, keyed, insecure)
+KEY, OTHER, SHORT = "the-key-for-all-of-it", "another-key-of-the-hall", "short-key"
 
 
-def test_who_may_use_the_wyoming_port():
-    assert options(port=None) is None
-    assert options().allowed == THIS_MACHINE
-    assert options(insecure=True).allowed == ANYWHERE
-    network = ipaddress.ip_network("192.168.1.0/24")
-    assert options(allow=["192.168.1.7/24"], keyed=True).allowed == (network,)
-    assert options(allow=["192.168.1.0/24"]).allowed == (network, *THIS_MACHINE)
-    assert options(announce=True).announce
+def refused(*args: str, **env: str) -> str:
+    """The one line that a server says which does not start."""
+    result = CliRunner().invoke(app, ["serve", "--port", "0", *args], env=env)
+    assert result.exit_code == 2, result.output
+    return result.output
 
 
-@pytest.mark.parametrize(
-    ("asked", "hint"),
-    [
-        ({"keyed": True}, "--wyoming-allow"),
-        ({"allow": ["home"]}, "192.168.1.0/24"),
-        ({"port": None, "announce": True}, "--zeroconf needs --wyoming-port"),
-        ({"port": None, "allow": ["::1"]}, "--wyoming-allow needs --wyoming-port"),
-    ],
-)
-def test_what_cannot_be_says_what_to_do(asked, hint, capsys):
-    with pytest.raises(typer.Exit):
-        options(**asked)
-    assert hint in capsys.readouterr().err
+def test_an_address_that_others_can_reach_needs_keys_or_a_word():
+    line = refused("--host", "0.0.0.0")
+    assert "--api-key" in line
+    assert "--insecure" in line
+    assert "choose one" in refused("--insecure", VOXLIVE_API_KEY=KEY)
 
 
-def test_the_extra_for_discovery_is_named_when_it_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(typer.Exit):
-        options(announce=True)
-    assert "voxlive[discovery]" in capsys.readouterr().err
+def test_a_bad_key_is_one_line_without_the_key(tmp_path):
+    lines = tmp_path / "keys"
+    lines.write_text(f"{KEY} {SHORT}\n")
+    table = tmp_path / "keys.toml"
+    table.write_text(f'[a]\nkey = "{SHORT}"\n')
+    for path in (lines, table):
+        path.chmod(0o600)
+    for said in (
+        refused(VOXLIVE_API_KEY=SHORT),
+        refused("--api-key", SHORT),
+        refused("--api-key-file", str(lines)),
+        refused("--keys", str(table)),
+        refused("--keys", str(tmp_path / "none.toml")),
+        refused("--api-key", KEY, "--api-key", KEY),
+    ):
+        assert said.startswith("voxlive: ")
+        assert said.count("\n") == 1
+        assert SHORT not in said
+        assert KEY not in said
 
 
-def test_a_port_that_is_taken_names_its_option_and_frees_the_others():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = taken.getsockname()[1]
-        for asked, option in [
-            ((number, None, None), "--port"),
-            ((0, number, None), "--whisper-live-port"),
-            ((0, 0, number), "--wyoming-port"),
-        ]:
-            with pytest.raises(CannotListen, match=option):
-                open_ports("127.0.0.1", *asked)
-    ports = open_ports("127.0.0.1", 0, 0, 0)
-    assert len({url(p) for p in (ports.main, ports.whisper_live, ports.wyoming)}) == 3
-    assert url(ports.wyoming, "tcp").startswith("tcp://127.0.0.1:")
-    for bound in (ports.main, ports.whisper_live, ports.wyoming):
-        bound.close()
+def test_a_key_that_is_made_is_let_in_by_its_table():
+    made = CliRunner().invoke(app, ["key", "the hall"])
+    secret, *_, name, table = made.output.split("\n")[:-1]
+    [key] = read_keys(f"{name}\n{table}")
+    assert (key.name, key.digest) == ("the hall", digest(secret))
+
+
+def test_keys_from_the_environment_and_from_a_file_count_on_loopback_too(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"{OTHER}\n")
+    file.chmod(0o600)
+    with serving("--api-key-file", str(file), key=KEY) as server:
+        for secret, status in ((KEY, 200), (OTHER, 200), (KEY + "x", 401)):
+            answer = httpx.get(f"{server.url}/v1/models", headers=bearer(secret))
+            assert answer.status_code == status

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.model_shapes import HF, SHAPES, Shape, mlx_whisper, whisper, write_shape
 
-import voxlive.runners.document as document
+import voxlive.cli.document as document
 from voxlive.checkpoints.local_model import BUILT_IN, read_model
 from voxlive.errors import CheckpointNotFound, RequestRefused, status_of
 from voxlive.runners.catalogue import Catalogue, Entry, make_catalogue
@@ -181,7 +181,7 @@ def test_a_built_in_model_may_have_another_name():
 
 def test_the_docs_have_the_tables_of_the_code():
     text = (ROOT / "docs" / "batch.md").read_text()
-    assert text == document.renew(text), "python -m voxlive.runners.document docs/batch.md"
+    assert text == document.renew(text), "python -m voxlive.cli.document docs/batch.md"
     assert text.count("<!-- table: ") == 6
 
 

@@ -23,7 +23,7 @@ from voxlive.web.access.access import Access
 from voxlive.web.access.keys import Key, Limits
 from voxlive.web.access.middleware import Authenticator
 from voxlive.web.access.sites import Sites, with_cors
-from voxlive.web.app import create_app
+from voxlive.web.app import make_app
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.rest.files import FileService
 
@@ -167,7 +167,7 @@ async def running(
     service = Service(_Deaf(), VoiceDetector(_Silence()))
     files = FileService(Batch(), Catalogue(Entry("pocketsphinx", BUILT_IN["pocketsphinx"])))
     sites = Sites(allow, hosts)
-    app = create_app(service, LiveEndpoints(service, Authenticator(access, sites)), files)
+    app = make_app(service, LiveEndpoints(service, Authenticator(access, sites)), files)
     transport = httpx.ASGITransport(with_cors(app, sites))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
         yield Running(app, http, access, clock)

@@ -1,15 +1,36 @@
-"""Options that several commands share, and the service that they ask for.
+"""Options on the command line, in the config file and in the environment.
 
-The options of ``serve`` about files: which models, how many of them, how long the audio.
+    [serve]
+    port = 8123
+    max-sessions = 4
+
+The config file is TOML: a table per command, with the same names as the options. The options of
+``serve`` and those that others share with it are made from the table in ``web/config.py``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import dataclasses
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    get_origin,
+    get_type_hints,
+)
 
 import typer
+from typer.core import TyperGroup
 
 from voxlive.cli.console import MISUSED, fail
+from voxlive.web.config import OPTIONS, ServeConfig, option_name, variable_name
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
@@ -18,31 +39,60 @@ if TYPE_CHECKING:
     from voxlive.runners.refusals import LoadOptions
     from voxlive.streaming.service import Service
 
-Model = Annotated[
-    str,
-    typer.Option(help="A built-in engine, a model's short name, a local path or a hub repository."),
-]
-Device = Annotated[
-    Literal["gpu", "cpu"] | None,
-    typer.Option(help="Where the model runs. Default: the best there is."),
-]
-DelayMs = Annotated[
-    int | None,
-    typer.Option(min=1, help="The model's own delay, for models that have one: more is better."),
-]
-Quantize = Annotated[
-    Literal["4", "8"] | None, typer.Option(help="Shrink the weights to so many bits on loading.")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Never download anything.")]
+DEFAULT_FILE = "~/.config/voxlive/config.toml"
+_SOURCES = "voxlive.sources"
 
 
-def _language(said: str | None) -> str | None:
+def serve_option(field: str, *, flag: bool = False) -> Any:
+    """What typer has to know of a field of ``ServeConfig``; a ``flag`` takes no value."""
+    option = OPTIONS[field]
+    return typer.Option(
+        *((option_name(field),) if flag or field == "also" else ()),
+        help=option.help,
+        min=option.low,
+        max=option.high,
+        metavar=option.metavar,
+        envvar=variable_name(field) if option.shown_variable else None,
+        show_envvar=option.shown_variable,
+        callback=_checked_by(option.refuse) if option.check else None,
+    )
+
+
+def _checked_by(refuse: Callable[[object], object]) -> Callable[..., object]:
+    def callback(context: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+        try:
+            refuse(value)
+        except ValueError as error:
+            fail(f"{_named(context, param)}: {error}", MISUSED)
+        return value
+
+    return callback
+
+
+def _named(context: typer.Context, parameter: typer.CallbackParam) -> str:
+    """What the user wrote, for a message: the option, the file's key or the variable."""
+    name = parameter.name or ""
+    source = context.get_parameter_source(name)
+    if source is None or source.name == "DEFAULT_MAP":
+        sources: Mapping[tuple[str | None, str], str] = context.meta[_SOURCES]
+        return sources[context.command.name, name]
+    return str(parameter.opts[0])
+
+
+Model = Annotated[str, serve_option("model")]
+Device = Annotated[Literal["gpu", "cpu"] | None, serve_option("device")]
+DelayMs = Annotated[int | None, serve_option("delay_ms")]
+Quantize = Annotated[Literal["4", "8"] | None, serve_option("quantize")]
+Offline = Annotated[bool, serve_option("offline", flag=True)]
+
+
+def _language(context: typer.Context, param: typer.CallbackParam, named: str | None) -> str | None:
     from voxlive.checkpoints.languages import UnknownLanguage, language_of
 
     try:
-        return language_of(said)
+        return language_of(named)
     except UnknownLanguage as error:
-        fail(f"--language: {error}", MISUSED)
+        fail(f"{_named(context, param)}: {error}", MISUSED)
 
 
 Language = Annotated[
@@ -52,6 +102,130 @@ Language = Annotated[
         help="What is spoken: a code, a locale or an English name. Default: the model finds out.",
     ),
 ]
+
+
+def serve_signature() -> Signature:
+    """The parameters of a command that has an option for every field of ``ServeConfig``."""
+    hints = get_type_hints(ServeConfig)
+    return Signature(
+        [
+            Parameter(
+                field.name,
+                Parameter.KEYWORD_ONLY,
+                default=field.default or None if _many(hints[field.name]) else field.default,
+                annotation=Annotated[
+                    _as_typer_has(hints[field.name]),
+                    serve_option(field.name, flag=hints[field.name] is bool),
+                ],
+            )
+            for field in dataclasses.fields(ServeConfig)
+        ],
+    )
+
+
+def serve_config(given: Mapping[str, Any]) -> ServeConfig:
+    """What such a command was given. Raises ConfigError."""
+    hints = get_type_hints(ServeConfig)
+    return ServeConfig(**{name: _from_typer(hints[name], value) for name, value in given.items()})
+
+
+def _many(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
+def _as_typer_has(hint: Any) -> Any:
+    """Typer's choices are texts, and what may be given again is a list."""
+    if _many(hint):
+        return list[str] | None
+    return Literal["4", "8"] | None if hint == Literal[4, 8] | None else hint
+
+
+def _from_typer(hint: Any, value: Any) -> Any:
+    if _many(hint):
+        return tuple(value or ())
+    return int(value) if value is not None and hint == Literal[4, 8] | None else value
+
+
+class _Given(NamedTuple):
+    """A value that is no option of the command line. ``where`` is what a message calls it."""
+
+    where: str
+    value: object
+
+
+def load_defaults(file: Path | None, context: typer.Context) -> dict[str, dict[str, Any]]:
+    """What every command's options are where its command line does not say them.
+
+    From the environment (``serve`` alone), else from the config file: one that was asked for must
+    be there. A value that cannot be ends the process with one line that says where it stands.
+    """
+    assert isinstance(context.command, TyperGroup)
+    given: dict[tuple[str, str], _Given] = {}
+    path = file or Path(os.environ.get("VOXLIVE_CONFIG", DEFAULT_FILE)).expanduser()
+    if file is not None or path.exists():
+        given |= _from_file(path, context.command)
+    given |= _from_environment()
+    context.meta[_SOURCES] = {key: one.where for key, one in given.items()}
+    defaults: dict[str, dict[str, Any]] = {}
+    for (name, field), one in given.items():
+        command = context.command.commands[name]
+        [parameter] = [found for found in command.params if found.name == field]
+        value = _checked(one, parameter, typer.Context(command, context, name))
+        defaults.setdefault(name, {})[field] = value
+    return defaults
+
+
+def _from_file(path: Path, group: TyperGroup) -> dict[tuple[str, str], _Given]:
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        fail(f"cannot read {path}: {error}", MISUSED)
+    found = {}
+    for name, table in tables.items():
+        if name not in group.commands or not isinstance(table, dict):
+            commands = ", ".join(group.commands)
+            fail(f"{path}: [{name}] is not a table of a command: {commands}", MISUSED)
+        parameters = {
+            option.removeprefix("--"): str(parameter.name)
+            for parameter in group.commands[name].params
+            for option in parameter.opts
+        }
+        for option, value in table.items():
+            if option not in parameters:
+                fail(f"{path}: [{name}] {option} is not one of {', '.join(parameters)}", MISUSED)
+            found[name, parameters[option]] = _Given(f"{path}: [{name}] {option}", value)
+    return found
+
+
+def _from_environment() -> dict[tuple[str, str], _Given]:
+    found = {}
+    hints = get_type_hints(ServeConfig)
+    for field, option in OPTIONS.items():
+        variable = variable_name(field)
+        text = os.environ.get(variable)
+        # Kubernetes sets VOXLIVE_PORT=tcp://... where a service is called voxlive.
+        if not text or option.shown_variable or (field == "port" and "://" in text):
+            continue
+        found["serve", field] = _Given(variable, text.split() if _many(hints[field]) else text)
+    return found
+
+
+def _checked(given: _Given, parameter: Any, context: typer.Context) -> Any:
+    """The value, for the option; one line and an exit code for what the option does not take."""
+    where, value = given
+    if isinstance(value, dict):
+        fail(f"{where} is a value, not a table", MISUSED)
+    several = getattr(parameter, "multiple", False) or parameter.nargs == -1
+    if isinstance(value, list) and not several:
+        fail(f"{where} is one value, not a list", MISUSED)
+    if isinstance(value, bool) and not getattr(parameter, "is_flag", False):
+        fail(f"{where} is not true or false", MISUSED)
+    value = [value] if several and not isinstance(value, list) else value
+    try:
+        parameter.process_value(context, value)
+    except typer.BadParameter as error:
+        fail(f"{where}: {error.message}", MISUSED)
+    return value
 
 
 def open_model(name: str, *, offline: bool) -> LocalModel:
@@ -65,54 +239,26 @@ def open_model(name: str, *, offline: bool) -> LocalModel:
         fail(str(error))
 
 
-def open_service(model: LocalModel, options: EngineOptions, *, apart: bool = False) -> Service:
-    """The engine, loaded and warm, with a voice detector; one line and exit code 1 if it fails.
-
-    ``apart``: in a process of its own.
-    """
-    from voxlive.engines.registry import load_apart, load_engine
+def open_service(model: LocalModel, options: EngineOptions) -> Service:
+    """The engine, loaded and warm, with a voice detector; one line and exit code 1 if it fails."""
+    from voxlive.engines.registry import load_engine
     from voxlive.errors import CheckpointError, EngineError, VadError
     from voxlive.streaming.service import Service
     from voxlive.vad.detector import VoiceDetector
     from voxlive.vad.silero import Silero
 
-    load = load_apart if apart else load_engine
     try:
-        return Service(load(model, options), VoiceDetector(Silero()))
+        return Service(load_engine(model, options), VoiceDetector(Silero()))
     except (EngineError, CheckpointError, VadError) as error:
         fail(str(error))
 
 
-FileModel = Annotated[
-    str | None,
-    typer.Option(help="The model for files that name none. Default: as for live sessions."),
-]
-AlsoModel = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--also",
-        help="Another model for files, as NAME=PATH or NAME=pocketsphinx; may be given again.",
-    ),
-]
-MaxFileMinutes = Annotated[
-    float, typer.Option(min=0.01, help="How long the audio of one file may be.")
-]
-MaxResident = Annotated[
-    int, typer.Option(min=1, help="Models for files that stay in memory at a time.")
-]
-ModelIdle = Annotated[
-    float, typer.Option(min=1, help="Unload a model that had no file for so many seconds.")
-]
-
-
-def open_catalogue(
-    model: LocalModel, also: list[str] | None, load: LoadOptions, *, offline: bool
-) -> Catalogue:
-    """The models for files; one line and exit code 1 if one cannot be had."""
+def open_catalogue(model: LocalModel, load: LoadOptions) -> Catalogue:
+    """The model for files; one line and exit code 1 if it cannot be had."""
     from voxlive.errors import CheckpointError
     from voxlive.runners.catalogue import make_catalogue
 
     try:
-        return make_catalogue(model, also or (), load, offline=offline)
+        return make_catalogue(model, (), load)
     except CheckpointError as error:
         fail(str(error))

@@ -227,7 +227,7 @@ def transcribe(
         inputs = _checked(files, wanted, output_dir, words, keep)
         try:
             local = open_model(model, offline=offline)
-            spec = open_catalogue(local, None, load, offline=offline).find(None, asked)
+            spec = open_catalogue(local, load).find(None, asked)
         except VoxliveError as refusal:
             fail(refusal.message)
         writing = Writing(

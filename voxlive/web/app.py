@@ -1,14 +1,18 @@
-"""Serving under a path of a site: ``https://site/voxlive/`` through a reverse proxy.
+"""The application: every route of the server in one table, under any path, in any server.
 
-Protocols that have a port of their own, where every path is theirs.
+    app = Starlette(routes=[Mount("/speech", voxlive.create_app(model="voxtral"))])
 
-The application: every route of the server in one table.
+Protocols with a port of their own have an application each, where every path is theirs.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -17,14 +21,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from voxlive.checkpoints.resolve import resolve
+from voxlive.engines.registry import load_apart
 from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
+from voxlive.runners.batch import Batch, BatchOptions
+from voxlive.runners.catalogue import Catalogue, make_catalogue
 from voxlive.streaming.service import Service
-from voxlive.web.access.middleware import AuthMiddleware, rule_of
+from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.silero import Silero
+from voxlive.web.access.access import Access
+from voxlive.web.access.keys import Key, keys_of, redact_logs
+from voxlive.web.access.middleware import Authenticator, AuthMiddleware, rule_of
+from voxlive.web.access.sites import Sites, own_names, with_cors
 from voxlive.web.captions import CaptionEndpoints
+from voxlive.web.config import ServeConfig
 from voxlive.web.errors import on_client_gone, on_crash, on_http_error
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.metrics import CountRequests, Metrics, Requests, ServerCollector
@@ -37,6 +51,8 @@ from voxlive.web.rest.grants import ClientSecrets, Grants
 from voxlive.web.rest.health import HealthEndpoints, Models
 from voxlive.web.rest.listen import Listen
 from voxlive.web.rest.transcriptions import Transcriptions
+
+log = logging.getLogger(__name__)
 
 
 class RootPath:
@@ -98,7 +114,7 @@ def only(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
     )
 
 
-def create_app(service: Service, live: LiveEndpoints, files: FileService) -> Starlette:
+def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starlette:
     """The ASGI application around a service, whose life is the caller's matter."""
     models = Models(files)
     pages = Pages()
@@ -201,3 +217,115 @@ class _CommonHeaders:
         with log_context(request=request):
             await self._app(scope, receive, send_with_headers)
         return None
+
+
+DRAIN_S = 10.0
+"""How long sessions have at the end for their last words."""
+_TELL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """All of one server but its sockets. ``app`` has neither a root path nor CORS headers yet."""
+
+    app: ASGIApp
+    sites: Sites
+    service: Service
+    live: LiveEndpoints
+    batch: Batch
+
+    @classmethod
+    def load(cls, config: ServeConfig, keys: tuple[Key, ...]) -> Served:
+        """With its models. Blocks until the engine is warm.
+
+        Raises EngineError, CheckpointError and VadError.
+        """
+        redact_logs()
+        offline = config.offline
+        model = resolve(config.model, offline=offline)
+        for_files = model
+        if not config.one_model:
+            for_files = resolve(config.file_model or config.model, offline=offline)
+        catalogue = make_catalogue(for_files, config.also, config.load, offline=offline)
+        with ExitStack() as undo:
+            engine = load_apart(model, config.engine)
+            undo.callback(engine.shutdown)
+            service = Service(engine, VoiceDetector(Silero()))
+            undo.pop_all()
+        if config.one_model:
+            catalogue.answers_to(engine.info.model)
+        return cls.around(service, catalogue, config, keys)
+
+    @classmethod
+    def around(
+        cls, service: Service, catalogue: Catalogue, config: ServeConfig, keys: tuple[Key, ...]
+    ) -> Served:
+        """With models that are loaded already."""
+        hosts = None if keys else frozenset(config.allow_host) | own_names(config.host)
+        sites = Sites(config.allow_origin, hosts)
+        live = LiveEndpoints(service, Authenticator(Access(keys, config.limits), sites))
+        batch = Batch(BatchOptions(idle_s=config.model_idle, max_resident=config.max_resident))
+        app = make_app(service, live, FileService(batch, catalogue))
+        return cls(app, sites, service, live, batch)
+
+    async def aclose(self) -> None:
+        """Tell all sessions, let them finish for up to ``DRAIN_S``, and free the models."""
+        await asyncio.gather(self.service.aclose(DRAIN_S), self.batch.aclose())
+        await self.live.settle(_TELL_S)
+
+
+class Application:
+    """An ASGI application with models of its own, for another one or for any server.
+
+    Its models are loaded when the server begins, by ``lifespan`` or by the protocol of that name,
+    or else with the first request; they are freed, and sessions are ended, when the server ends.
+    What listens, and TLS, are the server's matter: options about those have no effect here.
+    """
+
+    def __init__(self, config: ServeConfig, keys: tuple[Key, ...]) -> None:
+        self._config = config
+        self._keys = keys
+        self._served: Served | None = None
+        self._app: ASGIApp | None = None
+        self._loading = asyncio.Lock()
+        self._by_protocol = Router(lifespan=self.lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "lifespan":
+            return await self._by_protocol(scope, receive, send)
+        app = self._app or await self._load()
+        return await app(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(self, _host: object = None) -> AsyncIterator[None]:
+        """From loaded to freed: ``Starlette(routes=[Mount(...)], lifespan=speech.lifespan)``.
+
+        An application that is mounted is told of neither by Starlette itself.
+        """
+        await self._load()
+        try:
+            yield
+        finally:
+            served, self._served, self._app = self._served, None, None
+            if served:
+                await served.aclose()
+
+    async def _load(self) -> ASGIApp:
+        async with self._loading:
+            if self._app is None:
+                served = await asyncio.to_thread(Served.load, self._config, self._keys)
+                self._served, self._app = served, with_cors(served.app, served.sites)
+            return self._app
+
+
+def create_app(config: ServeConfig | None = None, *, model: str | None = None) -> Application:
+    """What ``voxlive serve`` serves, as an application to be mounted in another one.
+
+    ``model``: instead of the one in ``config``. Without keys in ``config`` whoever reaches the
+    server is let in, by the names in ``allow_host``, localhost and the server's own addresses.
+    Raises BadKey for keys that cannot be in force.
+    """
+    chosen = (config or ServeConfig()).with_model(model)
+    keys = keys_of(chosen.api_key, chosen.api_key_file, chosen.keys, log.warning)
+    return Application(chosen, keys)

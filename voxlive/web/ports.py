@@ -8,11 +8,15 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import psutil
 
 from voxlive.errors import CodedError
+from voxlive.web.config import ConfigError
 
 
 class CannotListen(CodedError):
@@ -23,7 +27,10 @@ class CannotListen(CodedError):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Bound sockets: ``main`` for the page, HTTP and most protocols, and those with their own."""
+    """Bound sockets: ``main`` for the page, HTTP and most protocols, and those with their own.
+
+    In a ``with`` statement they are closed at its end.
+    """
 
     main: socket.socket
     whisper_live: socket.socket | None = None
@@ -33,6 +40,19 @@ class Ports:
     def http(self) -> list[socket.socket]:
         """Those that speak HTTP and WebSocket."""
         return [self.main, self.whisper_live] if self.whisper_live else [self.main]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for bound in (self.main, self.whisper_live, self.wyoming):
+            if bound:
+                bound.close()
 
 
 def open_ports(host: str, port: int, whisper_live: int | None, wyoming: int | None) -> Ports:
@@ -97,6 +117,30 @@ def url(bound: socket.socket, scheme: str = "http") -> str:
 def is_local(bound: socket.socket) -> bool:
     """Whether only this machine can reach the address."""
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
+
+
+def check_exposure(
+    host: str,
+    bound: socket.socket,
+    *,
+    keyed: bool,
+    insecure: bool,
+    warn: Callable[[str], object],
+) -> None:
+    """Refuse to serve everyone who can reach the address, unless that is what was asked for.
+
+    Raises ConfigError.
+    """
+    if keyed and insecure:
+        raise ConfigError("--insecure lets everyone in, and there are keys: choose one of them")
+    if keyed or is_local(bound):
+        return
+    if not insecure:
+        raise ConfigError(
+            f"others can reach {host}: give --api-key (or VOXLIVE_API_KEY, --api-key-file, "
+            "--keys), or --insecure to let everyone in"
+        )
+    warn(f"everyone who can reach {host} can use this server")
 
 
 def lan_addresses() -> list[ipaddress.IPv4Address]:

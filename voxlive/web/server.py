@@ -4,90 +4,120 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from voxlive.processes.process import tune_interpreter
-from voxlive.runners.batch import Batch, BatchOptions
-from voxlive.runners.catalogue import Catalogue
 from voxlive.runners.scratch import exit_now
-from voxlive.streaming.service import Service
-from voxlive.web.access.access import Access
-from voxlive.web.access.keys import Key, Limits, redact_logs
-from voxlive.web.access.middleware import Authenticator
-from voxlive.web.access.sites import Sites, with_cors
-from voxlive.web.app import ByPort, RootPath, create_app, only
+from voxlive.web.access.keys import keys_of
+from voxlive.web.access.sites import with_cors
+from voxlive.web.app import ByPort, RootPath, Served, clean, only
+from voxlive.web.config import ServeConfig
 from voxlive.web.connections import Connections, EdgeConfig, Listener
 from voxlive.web.http import HttpConnection, WebSocketConnection
-from voxlive.web.live_socket import LiveEndpoints
-from voxlive.web.ports import Ports
+from voxlive.web.ports import Ports, check_exposure, is_local, open_ports, url, urls_elsewhere
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions
-from voxlive.web.rest.files import FileService
+from voxlive.web.tls import server_context
+
+if TYPE_CHECKING:
+    from voxlive.engines.contract import EngineInfo
 
 MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
-_DRAIN_S = 10.0
 _TELL_S = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """``allow_origins``: other web sites that may connect, "*" for all; ``allow_hosts``: names that
-    a server without keys answers to besides its own. ``tls`` None: plain http.
-
-    ``root_path``: the path of a site that a reverse proxy serves this under, as "/path".
-    ``trusted_proxies``: addresses and networks whose X-Forwarded-For and -Proto are believed.
-    ``keys``: with none of them everyone who can reach the server is let in.
-    """
-
-    allow_origins: frozenset[str] = frozenset()
-    allow_hosts: frozenset[str] = frozenset()
-    tls: ssl.SSLContext | None = None
-    root_path: str = ""
-    trusted_proxies: str = "127.0.0.1,::1"
-    keys: tuple[Key, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-    wyoming: WyomingOptions | None = None
-    batch: BatchOptions = field(default_factory=BatchOptions)
+log = logging.getLogger(__name__)
 
 
-def run(
-    ports: Ports,
-    service: Service,
-    catalogue: Catalogue,
-    options: ServerOptions,
-    ready: Callable[[], None],
+Say = Callable[[str], object]
+
+
+def serve(
+    config: ServeConfig | None = None,
+    *,
+    model: str | None = None,
+    on_ready: Callable[[str], object] | None = None,
+    say: Say = log.info,
+    warn: Say = log.warning,
 ) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; ``ready`` is called when connections are taken.
+    """Serve as ``voxlive serve`` does, until SIGINT, SIGTERM or SIGHUP. For the main thread.
 
-    ``service`` serves live sessions, ``catalogue`` has the models for files.
+    ``model``: instead of the one in ``config``. ``on_ready`` is called with the server's URL when
+    connections are taken; ``say`` with what people are told of it, ``warn`` with warnings.
 
     At the end sessions are told, drained for up to 10 s and closed with 1012. A second signal
     ends the process at once, with 128 and its number.
+
+    Raises ConfigError and TlsError for what cannot be, CannotListen for an address that cannot be
+    had, and what loading the models raises: EngineError, CheckpointError, VadError.
     """
-    redact_logs()
-    sites = Sites(options.allow_origins, None if options.keys else options.allow_hosts)
-    gate = Authenticator(Access(options.keys, options.limits), sites)
-    live = LiveEndpoints(service, gate)
-    batch = Batch(options.batch)
-    app: ASGIApp = create_app(service, live, FileService(batch, catalogue))
+    chosen = (config or ServeConfig()).with_model(model)
+    tls = server_context(chosen, say, warn)
+    keys = keys_of(chosen.api_key, chosen.api_key_file, chosen.keys, warn)
+    wyoming = WyomingOptions.of(chosen, keyed=bool(keys))
+    with open_ports(
+        chosen.host, chosen.port, chosen.whisper_live_port, chosen.wyoming_port
+    ) as ports:
+        check_exposure(
+            chosen.host, ports.main, keyed=bool(keys), insecure=chosen.insecure, warn=warn
+        )
+        served = Served.load(chosen, keys)
+
+        def ready() -> None:
+            for line in greeting(served.service.engine.info, ports, chosen, tls=tls is not None):
+                say(line)
+            if on_ready:
+                on_ready(url(ports.main, "https" if tls else "http"))
+
+        _run(ports, served, chosen, tls, wyoming, ready)
+
+
+def greeting(info: EngineInfo, ports: Ports, config: ServeConfig, *, tls: bool) -> list[str]:
+    """What runs, and where to go."""
+    sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
+    lines = [f"{info.model} on {info.device}, {sessions} at a time"]
+    if info.note:
+        lines.append(info.note)
+    if ports.whisper_live:
+        lines.append(f"WhisperLive's clients at {url(ports.whisper_live, 'wss' if tls else 'ws')}")
+    if ports.wyoming:
+        lines.append(f"Wyoming's clients at {url(ports.wyoming, 'tcp')}")
+    scheme = "https" if tls else "http"
+    lines.append(f"ready at {url(ports.main, scheme)}")
+    lines += [
+        f"on other machines and phones: {elsewhere}"
+        for elsewhere in urls_elsewhere(ports.main, scheme)
+    ]
+    if config.https and is_local(ports.main):
+        lines.append("for other machines and phones: --host 0.0.0.0")
+    return lines
+
+
+def _run(
+    ports: Ports,
+    served: Served,
+    config: ServeConfig,
+    tls: ssl.SSLContext | None,
+    wyoming: WyomingOptions | None,
+    ready: Callable[[], None],
+) -> None:
+    app, live = served.app, served.live
     if ports.whisper_live:
         theirs = only(WhisperLiveProtocol, live)
         app = ByPort(app, {ports.whisper_live.getsockname()[1]: theirs})
-    if options.root_path:
-        app = RootPath(app, options.root_path)
-    tls = options.tls
-    config = EdgeConfig(
-        with_cors(app, sites),
+    if root_path := clean(config.root_path):
+        app = RootPath(app, root_path)
+    edge = EdgeConfig(
+        with_cors(app, served.sites),
         loop="auto",
         http=HttpConnection,
         ws=WebSocketConnection,
@@ -100,22 +130,25 @@ def run(
         access_log=False,
         server_header=False,
         proxy_headers=True,
-        forwarded_allow_ips=options.trusted_proxies,
+        forwarded_allow_ips=config.forwarded_allow_ips,
         ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         timeout_graceful_shutdown=3,
     )
-    config.connections = Connections()
-    wyoming = None
-    if ports.wyoming and options.wyoming:
-        wyoming = WyomingListener(
+    edge.connections = Connections()
+
+    async def listen_wyoming() -> WyomingListener | None:
+        if not ports.wyoming or not wyoming:
+            return None
+        return await WyomingListener.start(
             ports.wyoming,
-            service,
-            gate.access,
+            served.service,
+            live.gate.access,
             live.tally,
-            options.wyoming,
-            config.connections,
+            wyoming,
+            edge.connections,
         )
-    _Server(config, service, batch, live, wyoming, ready).run(ports.http)
+
+    _Server(edge, served, listen_wyoming, ready).run(ports.http)
 
 
 class _Server(uvicorn.Server):
@@ -124,19 +157,16 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: EdgeConfig,
-        service: Service,
-        batch: Batch,
-        live: LiveEndpoints,
-        wyoming: WyomingListener | None,
+        served: Served,
+        listen_wyoming: Callable[[], Awaitable[WyomingListener | None]],
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._config = config
         self._listeners: list[Listener] = []
-        self._service = service
-        self._batch = batch
-        self._live = live
-        self._wyoming = wyoming
+        self._served = served
+        self._listen_wyoming = listen_wyoming
+        self._wyoming: WyomingListener | None = None
         self._ready = ready
 
     @contextlib.contextmanager
@@ -161,8 +191,7 @@ class _Server(uvicorn.Server):
         for bound in sockets or ():
             listener = Listener(bound, self._config.connections, self._protocol, self._config.ssl)
             self._listeners.append(listener)
-        if self._wyoming:
-            await self._wyoming.start()
+        self._wyoming = await self._listen_wyoming()
         tune_interpreter()
         self._ready()
 
@@ -170,8 +199,7 @@ class _Server(uvicorn.Server):
         await asyncio.gather(*(listener.aclose() for listener in self._listeners))
         if self._wyoming:
             await self._wyoming.refuse()
-        await asyncio.gather(self._service.aclose(_DRAIN_S), self._batch.aclose())
-        await self._live.settle(_TELL_S)
+        await self._served.aclose()
         if self._wyoming:
             await self._wyoming.aclose(_TELL_S)
         await super().shutdown(sockets)

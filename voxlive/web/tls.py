@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -26,6 +26,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from voxlive.errors import CodedError
 from voxlive.web.ports import lan_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voxlive.web.config import ServeConfig
 
 
 class TlsError(CodedError):
@@ -139,6 +144,27 @@ def local_certificate(names: Names, folder: Path, now: datetime | None = None) -
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from error
     return certificate
+
+
+def server_context(
+    config: ServeConfig, say: Callable[[str], object], warn: Callable[[str], object]
+) -> ssl.SSLContext | None:
+    """What to serve https with, None for http. Raises TlsError if it cannot be had.
+
+    ``say`` is called with where a certificate lies that was made here.
+    """
+    if config.ssl_certfile:
+        certificate = Certificate(config.ssl_certfile, config.ssl_keyfile)
+        context = certificate.context()
+        if ended := certificate.expired():
+            warn(f"{config.ssl_certfile} was valid until {ended:%Y-%m-%d}")
+        return context
+    if not config.https:
+        return None
+    folder = cache_folder()
+    context = local_certificate(this_machine(config.host), folder).context()
+    say(f"browsers will ask whether to trust {folder / 'local.crt'}, made here")
+    return context
 
 
 def _serves(certificate: Certificate, names: Names, now: datetime) -> bool:

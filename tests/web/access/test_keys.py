@@ -15,6 +15,7 @@ from voxlive.web.access.keys import (
     checked,
     digest,
     find,
+    keys_of,
     made,
     read_keys,
     read_secrets,
@@ -169,3 +170,19 @@ def test_every_place(headers, offered, query, labels):
 )
 def test_no_other_place_counts(headers, offered, query):
     assert find(headers, offered, query, key_params=["token"]).secret is None
+
+
+def test_a_file_that_others_can_read_is_told(tmp_path):
+    key, other = "the-key-for-all-of-it", "another-key-of-the-hall"
+    warnings: list[str] = []
+    path = tmp_path / "keys"
+    path.write_text(f"{key}\n")
+    path.chmod(0o644)
+    keys_of((), path, None, warnings.append)
+    assert "chmod 600" in warnings.pop()
+    path.chmod(0o600)
+    found = keys_of([other], path, None, warnings.append)
+    assert [one.digest for one in found] == [digest(other), digest(key)]
+    assert warnings == []
+    with pytest.raises(BadKey):
+        keys_of([key], path, None, warnings.append)

@@ -28,13 +28,17 @@ import logging
 import math
 import re
 import secrets
+import stat
 import tomllib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from voxlive.errors import CodedError
+from voxlive.web.config import ConfigError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ _SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _SHORTEST, _LONGEST = 16, 512
 
 
-class BadKey(CodedError, ValueError):
+class BadKey(ConfigError):
     """A key that cannot be in force; the message says what to do, and not the key."""
 
     code = "bad_key"
@@ -194,6 +198,42 @@ def read_secrets(text: str) -> tuple[str, ...]:
     if not found:
         raise BadKey("it has no key: write one on each line")
     return found
+
+
+def keys_of(
+    plain: Sequence[str],
+    plain_file: Path | None,
+    file: Path | None,
+    warn: Callable[[str], object],
+) -> tuple[Key, ...]:
+    """All keys that a server is given in one way or the other; see ``ServeConfig``. Raises BadKey.
+
+    ``warn`` is called for a file that others on this machine can read.
+    """
+    given = [checked(secret) for secret in plain]
+    if plain_file:
+        given += _read(plain_file, read_secrets, warn)
+    named = [Key(f"key {n}", digest(secret)) for n, secret in enumerate(given, 1)]
+    keys = (*named, *(_read(file, read_keys, warn) if file else ()))
+    Keyring(keys)
+    return keys
+
+
+def _read(
+    file: Path, parse: Callable[[str], tuple[_T, ...]], warn: Callable[[str], object]
+) -> tuple[_T, ...]:
+    try:
+        text = file.read_text()
+        open_to_others = file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadKey(f"cannot read {file}: {reason}") from None
+    if open_to_others:
+        warn(f"others on this machine can read {file}: chmod 600 {file}")
+    try:
+        return parse(text)
+    except BadKey as error:
+        raise BadKey(f"{file}: {error}") from None
 
 
 def _key(name: str, table: object) -> Key:

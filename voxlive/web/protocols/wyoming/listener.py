@@ -12,19 +12,22 @@ import ipaddress
 import logging
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
-
-from zeroconf import InterfaceChoice
-from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+from importlib.util import find_spec
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING, Self
 
 from voxlive.processes.logs import log_context
 from voxlive.streaming.service import Service
 from voxlive.web.access.access import Access
+from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.connections import Connections
 from voxlive.web.metrics import Tally
-from voxlive.web.ports import lan_addresses
+from voxlive.web.ports import CannotListen, lan_addresses
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection
 from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
+
+if TYPE_CHECKING:
+    from zeroconf.asyncio import AsyncZeroconf
 
 Network = IPv4Network | IPv6Network
 
@@ -39,35 +42,59 @@ class WyomingOptions:
     allowed: tuple[Network, ...] = THIS_MACHINE
     announce: bool = False
 
+    @classmethod
+    def of(cls, config: ServeConfig, *, keyed: bool) -> Self | None:
+        """None where the port is not wanted. Raises ConfigError, CannotListen without zeroconf."""
+        if config.wyoming_port is None:
+            return None
+        if config.zeroconf and find_spec("zeroconf") is None:
+            raise CannotListen("--zeroconf needs the package zeroconf: install voxlive[discovery]")
+        allowed = tuple(ip_network(text, strict=False) for text in config.wyoming_allow)
+        if config.insecure:
+            allowed = ANYWHERE
+        elif not keyed:
+            allowed += THIS_MACHINE
+        if not allowed:
+            raise ConfigError(
+                "Wyoming's clients send no key: say with --wyoming-allow which addresses may use it"
+            )
+        return cls(allowed, config.zeroconf)
+
 
 _TYPE = "_wyoming._tcp.local."
 
 
 class Announcement:
-    """Where a bound socket can be reached, from ``start`` to ``stop``. IPv4 only.
+    """Where a bound socket can be reached, until ``stop``. IPv4 only.
 
     A server that only this machine can reach is announced to this machine only.
     """
 
-    def __init__(self, bound: socket.socket) -> None:
+    def __init__(self, zeroconf: AsyncZeroconf) -> None:
+        self._zeroconf = zeroconf
+
+    @classmethod
+    async def start(cls, bound: socket.socket) -> Self:
+        """Announce; another server of the same name on this machine gets a number behind it."""
+        # An extra: it is not there otherwise.
+        from zeroconf import InterfaceChoice
+        from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
         host, port = bound.getsockname()[:2]
         address = ipaddress.ip_address(host.partition("%")[0])
         everywhere = address.is_unspecified
         reached = lan_addresses() if everywhere else [address]
         here = socket.gethostname().partition(".")[0]
-        self._interfaces = InterfaceChoice.All if everywhere else [str(address)]
-        self._info = AsyncServiceInfo(
+        info = AsyncServiceInfo(
             _TYPE,
             f"voxlive on {here}.{_TYPE}",
             port=port,
             addresses=[one.packed for one in reached],
             server=f"{here}.local.",
         )
-
-    async def start(self) -> None:
-        """Announce; another server of the same name on this machine gets a number behind it."""
-        self._zeroconf = AsyncZeroconf(interfaces=self._interfaces)
-        await self._zeroconf.async_register_service(self._info, allow_name_change=True)
+        zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All if everywhere else [str(address)])
+        await zeroconf.async_register_service(info, allow_name_change=True)
+        return cls(zeroconf)
 
     async def stop(self) -> None:
         """Say goodbye."""
@@ -81,18 +108,18 @@ MAX_CONNECTIONS = 256
 
 
 class WyomingListener:
-    """Every Wyoming connection of a server, which come in on a bound socket."""
+    """Every Wyoming connection of a server, which come in on a bound socket; see ``start``."""
 
     def __init__(
         self,
-        bound: socket.socket,
         service: Service,
         access: Access,
         tally: Tally,
         options: WyomingOptions,
         open_connections: Connections,
     ) -> None:
-        self._bound = bound
+        self._server: asyncio.Server | None = None
+        self._announcement: Announcement | None = None
         self._service = service
         self._access = access
         self._tally = tally
@@ -101,19 +128,27 @@ class WyomingListener:
         self._open = open_connections
         self._connections: dict[asyncio.Task[None], WyomingConnection] = {}
 
-    async def start(self) -> None:
+    @classmethod
+    async def start(
+        cls,
+        bound: socket.socket,
+        service: Service,
+        access: Access,
+        tally: Tally,
+        options: WyomingOptions,
+        open_connections: Connections,
+    ) -> Self:
         """Take connections, and say so in the network if that is wanted."""
-        self._server = await asyncio.start_server(self._accept, sock=self._bound, limit=MAX_LINE)
-        self._announcement = None
-        if self._options.announce:
-            # An extra: what it needs is not there otherwise.
-
-            self._announcement = Announcement(self._bound)
-            await self._announcement.start()
+        listener = cls(service, access, tally, options, open_connections)
+        listener._server = await asyncio.start_server(listener._accept, sock=bound, limit=MAX_LINE)
+        if options.announce:
+            listener._announcement = await Announcement.start(bound)
+        return listener
 
     async def refuse(self) -> None:
         """Take no more connections."""
-        self._server.close()
+        if self._server:
+            self._server.close()
         if self._announcement:
             await self._announcement.stop()
 

@@ -1,6 +1,6 @@
 """The tables of the documentation that are made from the tables that the code goes by.
 
-    python -m voxlive.runners.document docs/batch.md docs/errors.md        # writes them anew
+    python -m voxlive.cli.document docs/batch.md docs/errors.md docs/operations.md  # writes them
 
 Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
@@ -20,6 +20,7 @@ from voxlive.runners.refusals import REFUSAL_RULES as REFUSALS
 from voxlive.runners.registry import HOSTED
 from voxlive.runners.routing import ROUTING_RULES as ROUTES
 from voxlive.streaming.ingest.sniff import CONTAINERS
+from voxlive.web.config import OPTIONS, ServeConfig, option_name
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 _BACKENDS = {"speech": "mlx_audio", "multimodal": "mlx_vlm"}
@@ -89,6 +90,19 @@ def _number(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
+def options() -> str:
+    """The options of ``voxlive serve``."""
+    rows = ((f"`{option_name(name)}`", _default(name), OPTIONS[name].help) for name in OPTIONS)
+    return _table(("option", "default", "what"), rows)
+
+
+def _default(name: str) -> str:
+    value = getattr(ServeConfig(), name)
+    if value is None or value in ("", ()) or isinstance(value, bool):
+        return ""
+    return f"`{value:g}`" if isinstance(value, int | float) else f"`{value}`"
+
+
 def _family(family: ModelFamily) -> tuple[str, ...]:
     usable = [shape for shape in family.shapes if shape.refused is None]
     said = [f"{shape.layout}: {shape.refused}" for shape in family.shapes if shape.refused]
@@ -116,6 +130,7 @@ _TABLES = {
     "hosted": hosted,
     "containers": containers,
     "errors": errors,
+    "options": options,
 }
 
 

@@ -1,0 +1,337 @@
+"""How a server is started: one table for the command line, the config file and the environment.
+
+A field of ``ServeConfig`` is an option: ``max_file_minutes`` is ``--max-file-minutes``, a key in
+the config file's table ``[serve]``, and the variable ``VOXLIVE_MAX_FILE_MINUTES``. A new one is a
+field here and the place that reads it; help, checks and the table in the documentation follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from voxlive.errors import CodedError
+from voxlive.processes.supervisor import DEADLINE_S
+
+if TYPE_CHECKING:
+    from voxlive.engines.contract import EngineOptions
+    from voxlive.runners.refusals import LoadOptions
+    from voxlive.web.access.keys import Limits
+
+
+class ConfigError(CodedError, ValueError):
+    """What a server was started with cannot be; the message says which option, and what to do."""
+
+    code = "bad_config"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What an option is beyond its type and default.
+
+    ``low`` and ``high`` bound a number. ``check`` raises ValueError for a text that cannot be: for
+    every one of a list. ``shown_variable``: the help names the variable.
+    """
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    metavar: str | None = None
+    check: Callable[[str], object] | None = None
+    shown_variable: bool = False
+
+    def refuse(self, value: object) -> None:
+        """Raises ValueError, which says what the option takes."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            low, high = self.low, self.high
+            if low is not None and value < low:
+                raise ValueError(f"{value:g} is less than {low:g}")
+            if high is not None and value > high:
+                raise ValueError(f"{value:g} is more than {high:g}")
+        elif self.check and value is not None:
+            for one in value if isinstance(value, list | tuple) else (value,):
+                self.check(one)
+
+
+def _option(help_text: str, **more: Any) -> dict[str, Option]:
+    return {"option": Option(help_text, **more)}
+
+
+def _check_addresses(listed: str) -> None:
+    for item in [] if listed == "*" else listed.split(","):
+        ip_network(item.strip())
+
+
+def _check_network(text: str) -> None:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        hint = "use an address, or a network as 192.168.1.0/24"
+        raise ValueError(f"{text}: {hint}") from None
+
+
+def _check_site(text: str) -> None:
+    """A site that is misspelt would be refused without a word."""
+    from voxlive.web.access.sites import ANY, Origin
+
+    if text != ANY and Origin.parse(text) is None:
+        raise ValueError(f"{text}: write a site as https://name, or https://name:8443")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What ``voxlive serve``, ``voxlive.serve`` and ``voxlive.create_app`` are started with.
+
+    Raises ConfigError for a value that cannot be.
+    """
+
+    host: str = field(default="127.0.0.1", metadata=_option("Address to listen on."))
+    port: int = field(default=8000, metadata=_option("0 takes any free port.", low=0, high=65535))
+    model: str = field(
+        default="pocketsphinx",
+        metadata=_option(
+            "A built-in engine, a model's short name, a local path or a hub repository."
+        ),
+    )
+    max_sessions: int | None = field(
+        default=None,
+        metadata=_option("Live sessions at a time. Default: what this machine can do.", low=1),
+    )
+    device: Literal["gpu", "cpu"] | None = field(
+        default=None, metadata=_option("Where the model runs. Default: the best there is.")
+    )
+    delay_ms: int | None = field(
+        default=None,
+        metadata=_option("The model's own delay, for models that have one: more is better.", low=1),
+    )
+    quantize: Literal[4, 8] | None = field(
+        default=None, metadata=_option("Shrink the weights to so many bits on loading.")
+    )
+    offline: bool = field(default=False, metadata=_option("Never download anything."))
+    engine_timeout: float = field(
+        default=DEADLINE_S,
+        metadata=_option("Seconds: an engine that has work and gets no further hangs.", low=1),
+    )
+    file_model: str | None = field(
+        default=None,
+        metadata=_option("The model for files that name none. Default: as for live sessions."),
+    )
+    also: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "Another model for files, as NAME=PATH or NAME=pocketsphinx; may be given again."
+        ),
+    )
+    max_file_minutes: float = field(
+        default=240, metadata=_option("How long the audio of one file may be.", low=0.01)
+    )
+    max_resident: int = field(
+        default=2, metadata=_option("Models for files that stay in memory at a time.", low=1)
+    )
+    model_idle: float = field(
+        default=300, metadata=_option("Unload a model that had no file for so many seconds.", low=1)
+    )
+    https: bool = field(
+        default=False,
+        metadata=_option(
+            "Serve https with a certificate made here, so that browsers elsewhere give the page "
+            "a microphone. They ask once whether to trust it.",
+        ),
+    )
+    ssl_certfile: Path | None = field(
+        default=None,
+        metadata=_option("Serve https with this certificate and its chain, in PEM form."),
+    )
+    ssl_keyfile: Path | None = field(
+        default=None, metadata=_option("The certificate's key, if it is in a file of its own.")
+    )
+    root_path: str = field(
+        default="",
+        metadata=_option("The path of a site that a reverse proxy serves this under, as /voxlive."),
+    )
+    forwarded_allow_ips: str = field(
+        default="127.0.0.1,::1",
+        metadata=_option(
+            "Reverse proxies whose X-Forwarded-For and -Proto are believed: addresses and "
+            "networks with commas between; * for all.",
+            check=_check_addresses,
+        ),
+    )
+    whisper_live_port: int | None = field(
+        default=None,
+        metadata=_option(
+            "Also serve WhisperLive's clients, on this port (theirs is 9090).",
+            low=0,
+            high=65535,
+        ),
+    )
+    wyoming_port: int | None = field(
+        default=None,
+        metadata=_option(
+            "Also serve Wyoming (Home Assistant), on this port (10300 there).",
+            low=0,
+            high=65535,
+        ),
+    )
+    wyoming_allow: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "An address or network, as 192.168.1.0/24, whose clients may use the Wyoming port: "
+            "that protocol has no keys. Needed where there are keys.",
+            metavar="ADDRESS",
+            check=_check_network,
+        ),
+    )
+    zeroconf: bool = field(
+        default=False,
+        metadata=_option("Announce the Wyoming port in the network; needs the extra: discovery."),
+    )
+    api_key: tuple[str, ...] = field(
+        default=(),
+        repr=False,
+        metadata=_option(
+            "A key that clients must send; may be given several times. Other people on this "
+            "machine can read the command line, but not the environment variable.",
+            shown_variable=True,
+        ),
+    )
+    api_key_file: Path | None = field(
+        default=None, metadata=_option("A file with such keys, one on each line.")
+    )
+    keys: Path | None = field(
+        default=None,
+        metadata=_option("A TOML file of keys with names, scopes and limits: see docs/access.md."),
+    )
+    insecure: bool = field(
+        default=False, metadata=_option("Let everyone in who can reach the address, without a key.")
+    )
+    max_session_minutes: float | None = field(
+        default=None, metadata=_option("How long one live session may last.", low=0.01)
+    )
+    idle_timeout: float | None = field(
+        default=None,
+        metadata=_option("End a live session after so many seconds without audio.", low=1),
+    )
+    max_message_kb: float | None = field(
+        default=None, metadata=_option("The longest message on a WebSocket.", low=1)
+    )
+    max_upload_mb: float = field(
+        default=50, metadata=_option("The longest file in a request.", low=0.001)
+    )
+    rate: float | None = field(
+        default=None,
+        metadata=_option("Live sessions and requests a minute, of all clients together.", low=0.01),
+    )
+    allow_origin: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "Another web site whose pages may use this server, over HTTP and WebSockets, as "
+            "https://name; * for all.",
+            metavar="ORIGIN",
+            check=_check_site,
+        ),
+    )
+    allow_host: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "A name that a server without keys answers to besides localhost, this machine's own "
+            "and addresses, such as the name of a site behind a reverse proxy; * for all.",
+            metavar="NAME",
+        ),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = field(
+        default="warning", metadata=_option("How much is logged.")
+    )
+    log_json: bool = field(
+        default=False, metadata=_option("Log a JSON object a line, for collectors of logs.")
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value by itself, and those that exclude each other."""
+        for name, option in OPTIONS.items():
+            try:
+                option.refuse(getattr(self, name))
+            except ValueError as error:
+                raise ConfigError(f"{name}: {error}") from None
+        for excluded, why in self._contradictions():
+            if excluded:
+                raise ConfigError(why)
+
+    def _contradictions(self) -> tuple[tuple[bool, str], ...]:
+        unused = "--wyoming-allow" if self.wyoming_allow else "--zeroconf"
+        return (
+            (
+                self.https and self.ssl_certfile is not None,
+                "--https makes a certificate, --ssl-certfile brings one: choose one of them",
+            ),
+            (
+                self.ssl_keyfile is not None and self.ssl_certfile is None,
+                "--ssl-keyfile needs the certificate too: --ssl-certfile",
+            ),
+            (
+                self.wyoming_port is None and bool(self.wyoming_allow or self.zeroconf),
+                f"{unused} needs --wyoming-port",
+            ),
+        )
+
+    def with_model(self, model: str | None) -> Self:
+        """The same for another model; None changes nothing."""
+        return self if model is None else replace(self, model=model)
+
+    @property
+    def limits(self) -> Limits:
+        """What one client may have, unless its key says less."""
+        from voxlive.web.access.keys import Limits
+
+        return Limits(
+            session_minutes=self.max_session_minutes,
+            idle_s=self.idle_timeout,
+            message_kb=self.max_message_kb,
+            upload_mb=self.max_upload_mb,
+            file_minutes=self.max_file_minutes,
+            rate=self.rate,
+        )
+
+    @property
+    def engine(self) -> EngineOptions:
+        """How the model for live sessions is loaded."""
+        from voxlive.engines.contract import EngineOptions
+
+        return EngineOptions(
+            self.max_sessions,
+            self.device,
+            self.delay_ms,
+            self.quantize,
+            self.engine_timeout,
+        )
+
+    @property
+    def one_model(self) -> bool:
+        """Whether files have the model of the live sessions."""
+        return self.file_model in (None, self.model)
+
+    @property
+    def load(self) -> LoadOptions:
+        """How the model for files is loaded: the options are of the live sessions' model."""
+        from voxlive.runners.refusals import LoadOptions
+
+        if self.one_model:
+            return LoadOptions(self.device, self.quantize, self.delay_ms)
+        return LoadOptions(self.device)
+
+
+OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in fields(ServeConfig)}
+"""By the field's name, in the order in which people are shown them."""
+
+
+def option_name(name: str) -> str:
+    """A field's name on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def variable_name(name: str) -> str:
+    """A field's name in the environment."""
+    return f"VOXLIVE_{name.upper()}"
