@@ -35,8 +35,6 @@ _PUBLIC = {
     "load_engine": "voxlive.engines.registry",
     "VoxliveError": "voxlive.errors",
     "transcribe": "voxlive.runners.batch",
-    "Segment": "voxlive.runners.contract",
-    "TimedWord": "voxlive.runners.contract",
     "Transcript": "voxlive.runners.contract",
     "Draft": "voxlive.streaming.events",
     "Event": "voxlive.streaming.events",
@@ -52,6 +50,7 @@ _PUBLIC = {
     "Words": "voxlive.streaming.events",
     "OnlineProcessor": "voxlive.streaming.processor",
     "Token": "voxlive.streaming.processor",
+    "Segment": "voxlive.values",
     "Word": "voxlive.values",
     "create_app": "voxlive.web.app",
     "ServeConfig": "voxlive.web.config",
@@ -63,7 +62,7 @@ if TYPE_CHECKING:
     from voxlive.engines.registry import load_engine
     from voxlive.errors import VoxliveError
     from voxlive.runners.batch import transcribe
-    from voxlive.runners.contract import Segment, TimedWord, Transcript
+    from voxlive.runners.contract import Transcript
     from voxlive.streaming.events import (
         Draft,
         Event,
@@ -79,7 +78,7 @@ if TYPE_CHECKING:
         Words,
     )
     from voxlive.streaming.processor import OnlineProcessor, Token
-    from voxlive.values import Word
+    from voxlive.values import Segment, Word
     from voxlive.web.app import create_app
     from voxlive.web.config import ServeConfig
     from voxlive.web.server import serve
@@ -116,7 +115,6 @@ __all__ = [
     "SpeechStarted",
     "SpeechStopped",
     "StreamOptions",
-    "TimedWord",
     "Token",
     "Transcript",
     "UtteranceEnded",

@@ -1,4 +1,4 @@
-"""The sample clock, words and audio in memory: the values that every part of voxlive shares.
+"""The sample clock, words, segments, audio in memory: the values that all of voxlive shares.
 
 Every time in a session is a count of 16 kHz samples since its first sample.
 """
@@ -21,6 +21,11 @@ def seconds(samples: int) -> float:
     return round(samples / SAMPLE_RATE, 3)
 
 
+def seconds_or_none(samples: int | None) -> float | None:
+    """The same for a time that may not be known."""
+    return None if samples is None else seconds(samples)
+
+
 def samples(seconds: float) -> int:
     """Seconds as a whole number of samples."""
     return round(seconds * SAMPLE_RATE)
@@ -28,12 +33,32 @@ def samples(seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One committed word. ``text`` carries its own leading space; ``p`` is null where unknown."""
+    """One word that will not change. ``p`` is its probability, None where that is not known.
+
+    ``text`` carries its own leading space, if its script has any.
+    """
 
     text: str
     start: int
     end: int
     p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a file's text. What the model cannot know is None: times, words, speaker.
+
+    ``text`` carries its own leading space. ``details`` holds a family's own figures under OpenAI's
+    names (``avg_logprob``, ``no_speech_prob``, ...).
+    """
+
+    id: int
+    text: str
+    start: int | None = None
+    end: int | None = None
+    words: tuple[Word, ...] | None = None
+    speaker: str | None = None
+    details: tuple[tuple[str, float | int | list[int]], ...] = ()
 
 
 if TYPE_CHECKING:

@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.clips import clip
+from support.timed import timed_segment, timed_word
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Assembly, Recognised, stretches, transcribe
-from voxlive.runners.contract import Delta, Job, JobProgress, Segment, TimedWord
+from voxlive.runners.contract import Delta, Job, JobProgress
 from voxlive.runners.cutting import CutOptions, Stretch
 from voxlive.vad.silero import Silero
 from voxlive.values import SAMPLE_RATE as RATE
+from voxlive.values import samples
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +27,12 @@ def perfect(name):
     def recognise(stretch):
         start, end = stretch.start / RATE, stretch.end / RATE
         words = [
-            TimedWord(f" {word.text}", word.start - start, word.end - start)
+            timed_word(f" {word.text}", word.start - start, word.end - start)
             for word in clip(name).words
             if start <= (word.start + word.end) / 2 < end
         ]
         text = "".join(word.text for word in words)
-        return Recognised((Segment(0, text),) if words else (), "en", 2, len(words))
+        return Recognised((timed_segment(0, text),) if words else (), "en", 2, len(words))
 
     return recognise
 
@@ -95,25 +97,25 @@ def stretch(start_s, seconds, lead_s=0.0, trail_s=0.0):
 
 def test_times_are_those_of_the_file_and_text_that_may_change_is_held_back():
     assembly = Assembly()
-    words = (TimedWord("one", 0.5, 1.0), TimedWord(" two", 3.2, 3.6))
-    first = Recognised((Segment(0, "one two", 0.5, 3.6, words),))
+    words = (timed_word("one", 0.5, 1.0), timed_word(" two", 3.2, 3.6))
+    first = Recognised((timed_segment(0, "one two", 0.5, 3.6, words),))
     assert assembly.add(stretch(10, 4, trail_s=1), first) == ""
-    second = Recognised((Segment(0, "two three", 0.2, 1.5),))
+    second = Recognised((timed_segment(0, "two three", 0.2, 1.5),))
     assert assembly.add(stretch(13, 4, lead_s=1), second) == "one two three"
     said = assembly.transcript(Job(None), 20.0)
     assert said.text == "one two three"
     assert [(segment.id, segment.start, segment.end) for segment in said.segments] == [
-        (0, 10.5, 13.6),
-        (1, 13.2, 14.5),
+        (0, samples(10.5), samples(13.6)),
+        (1, samples(13.2), samples(14.5)),
     ]
-    assert said.segments[0].words[1] == TimedWord(" two", 13.2, 13.6)
+    assert said.segments[0].words[1] == timed_word(" two", 13.2, 13.6)
 
 
 def test_texts_without_space_get_one_between_them_where_the_script_has_spaces():
     assembly = Assembly()
     told = [
         assembly.add(
-            stretch(at, 1), Recognised((Segment(0, text, words=(TimedWord(text, 0, 1),)),))
+            stretch(at, 1), Recognised((timed_segment(0, text, words=(timed_word(text, 0, 1),)),))
         )
         for at, text in enumerate((" Hello.", "And.", "天", "気"))
     ]
@@ -125,7 +127,7 @@ def test_texts_without_space_get_one_between_them_where_the_script_has_spaces():
 def test_the_language_is_the_one_that_most_was_said_in_whatever_was_asked_for():
     assembly = Assembly()
     for text, language in (("ja", "de"), ("a long sentence", "en"), ("nein", "de")):
-        assembly.add(stretch(0, 1), Recognised((Segment(0, text),), language))
+        assembly.add(stretch(0, 1), Recognised((timed_segment(0, text),), language))
     assert assembly.transcript(Job(None), 1.0).language == "en"
     assert assembly.transcript(Job(None, language="de"), 1.0).language == "en"
 

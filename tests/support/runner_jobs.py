@@ -6,6 +6,7 @@ from support.clips import clip
 from voxlive.checkpoints.local_model import read_model
 from voxlive.runners.contract import Delta, Job, JobProgress, RunnerSpec
 from voxlive.runners.mlx_audio import load
+from voxlive.values import samples
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def transcribe(runner, name, **wishes):
     assert told.progress[-1] == JobProgress(said.duration, said.duration)
     for segment in said.segments:
         if segment.start is not None:
-            assert 0 <= segment.start < segment.end <= said.duration
+            assert 0 <= segment.start < segment.end <= samples(said.duration)
         if segment.words is not None:
             assert "".join(word.text for word in segment.words) == segment.text
     return said, told

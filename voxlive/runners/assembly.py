@@ -20,7 +20,6 @@ from voxlive.runners.contract import (
     Job,
     JobProgress,
     JobWarning,
-    Segment,
     Transcript,
     Update,
 )
@@ -31,7 +30,7 @@ from voxlive.streaming.ingest.media import Measured, measure, read_file
 from voxlive.streaming.ingest.pcm import PcmDecoder
 from voxlive.vad.gate import WINDOW
 from voxlive.vad.silero import CONTEXT, STATE, Silero
-from voxlive.values import SAMPLE_RATE, seconds
+from voxlive.values import SAMPLE_RATE, Segment, seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +116,7 @@ _OVERLAP = SAMPLE_RATE
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What a model made of a stretch; times in seconds from the stretch's own beginning.
+    """What a model made of a stretch; times are from the stretch's own beginning.
 
     ``cut_short``: it stopped at its token limit, so that the rest of the text is missing; less
     audio may do. ``last``: it stopped where the job's own limit is, and so does everything.
@@ -202,11 +201,10 @@ class Assembly:
         """The next stretch's share; the text that is now settled."""
         self._count(heard)
         self.truncated = heard.last
-        start = stretch.start / SAMPLE_RATE
+        start = stretch.start
         new = tuple(_moved(segment, start) for segment in heard.segments if segment.text.strip())
         if stretch.lead and self._pending:
-            overlap = start, (stretch.start + stretch.lead) / SAMPLE_RATE
-            self._pending, new = join(self._pending, new, *overlap)
+            self._pending, new = join(self._pending, new, start, start + stretch.lead)
         text = self.close()
         self._pending = new
         return text if stretch.trail else text + self.close()
@@ -259,16 +257,11 @@ def _led(segment: Segment, text: str) -> Segment:
     return replace(segment, text=text, words=(first, *others))
 
 
-def _moved(segment: Segment, by: float) -> Segment:
+def _moved(segment: Segment, by: int) -> Segment:
     """On the file's clock."""
     words = segment.words and tuple(
-        replace(word, start=_plus(word.start, by), end=_plus(word.end, by))
-        for word in segment.words
+        replace(word, start=word.start + by, end=word.end + by) for word in segment.words
     )
-    start = None if segment.start is None else _plus(segment.start, by)
-    end = None if segment.end is None else _plus(segment.end, by)
+    start = None if segment.start is None else segment.start + by
+    end = None if segment.end is None else segment.end + by
     return replace(segment, start=start, end=end, words=words)
-
-
-def _plus(time: float, by: float) -> float:
-    return round(time + by, 3)

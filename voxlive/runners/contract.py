@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from voxlive.checkpoints.local_model import LocalModel
 from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.values import Segment
 
 Task = Literal["transcribe", "translate"]
 
@@ -74,33 +75,6 @@ class Delta:
 
 
 Update = JobProgress | Delta
-
-
-@dataclass(frozen=True, slots=True)
-class TimedWord:
-    """One word with its own leading space, if its script has any; times in seconds."""
-
-    text: str
-    start: float
-    end: float
-    probability: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of the text. What the model cannot know is None: times, words, speaker.
-
-    ``text`` carries its own leading space. ``details`` holds a family's own figures under OpenAI's
-    names (``avg_logprob``, ``no_speech_prob``, ...).
-    """
-
-    id: int
-    text: str
-    start: float | None = None
-    end: float | None = None
-    words: tuple[TimedWord, ...] | None = None
-    speaker: str | None = None
-    details: tuple[tuple[str, float | int | list[int]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

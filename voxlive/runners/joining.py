@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from voxlive.runners.contract import Segment, TimedWord
+from voxlive.values import SAMPLE_RATE, Segment, Word
 
 WORDS_PER_S = 8  # more than anybody says; characters, in scripts without spaces
-_SLACK_S = 0.5  # a model's word times are about so exact
+_SLACK = SAMPLE_RATE // 2  # a model's word times are about so exact
 _SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"\s*(?:[{_SPACELESS}]|[^\s{_SPACELESS}]+)")
 _SPACELESS_END = re.compile(rf"[{_SPACELESS}、。，？！：；]$")  # noqa: RUF001
@@ -23,10 +23,12 @@ _SPACELESS_START = re.compile(rf"^[{_SPACELESS}、。，？！：；]")  # noqa:
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
+class _Piece:
+    """A word of a text, with times or without."""
+
     text: str
     key: str
-    timed: TimedWord | None
+    timed: Word | None
     segment: int
 
 
@@ -40,7 +42,7 @@ class _Run:
 
 
 def join(
-    before: Sequence[Segment], after: Sequence[Segment], start: float, end: float
+    before: Sequence[Segment], after: Sequence[Segment], start: int, end: int
 ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
     """Both texts without what they have twice; the audio from ``start`` to ``end`` is in both.
 
@@ -48,9 +50,9 @@ def join(
     without times all stay: one that stands twice can be seen, a lost one cannot.
     """
     first, second = _words(before), _words(after)
-    most = math.ceil((end - start) * WORDS_PER_S)
-    tail = [word for word in first[-most:] if not word.timed or word.timed.end > start - _SLACK_S]
-    head = [word for word in second[:most] if not word.timed or word.timed.start < end + _SLACK_S]
+    most = math.ceil((end - start) * WORDS_PER_S / SAMPLE_RATE)
+    tail = [word for word in first[-most:] if not word.timed or word.timed.end > start - _SLACK]
+    head = [word for word in second[:most] if not word.timed or word.timed.start < end + _SLACK]
     kept, dropped = len(first), 0
     if run := _common(tail, head):
         kept += run.first + run.length - len(tail)
@@ -69,7 +71,7 @@ def needs_space(before: str, after: str) -> bool:
     return not (_SPACELESS_END.search(before) and _SPACELESS_START.search(after))
 
 
-def _common(tail: Sequence[_Word], head: Sequence[_Word]) -> _Run | None:
+def _common(tail: Sequence[_Piece], head: Sequence[_Piece]) -> _Run | None:
     """The run of equal words that explains most: long, and with little cut off beside it."""
     best, most = None, (0, 1)
     lengths = [0] * (len(head) + 1)
@@ -92,15 +94,15 @@ def _worth(length: int, after: int, before: int) -> tuple[int, int]:
     return 2 * (length - beyond), -after - before
 
 
-def _words(segments: Sequence[Segment]) -> list[_Word]:
+def _words(segments: Sequence[Segment]) -> list[_Piece]:
     return [
-        _Word(text, _key(text), timed, number)
+        _Piece(text, _key(text), timed, number)
         for number, segment in enumerate(segments)
         for text, timed in _pieces(segment)
     ]
 
 
-def _pieces(segment: Segment) -> list[tuple[str, TimedWord | None]]:
+def _pieces(segment: Segment) -> list[tuple[str, Word | None]]:
     if segment.words:
         return [(word.text, word) for word in segment.words]
     return [(text, None) for text in _WORD.findall(segment.text)]
@@ -110,11 +112,11 @@ def _key(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold())) or text.strip()
 
 
-def _middle(word: _Word) -> float:
+def _middle(word: _Piece) -> float:
     return (word.timed.start + word.timed.end) / 2 if word.timed else 0.0
 
 
-def _rebuilt(segments: Sequence[Segment], words: Sequence[_Word]) -> tuple[Segment, ...]:
+def _rebuilt(segments: Sequence[Segment], words: Sequence[_Piece]) -> tuple[Segment, ...]:
     """The segments with these of their words; those that lost all are gone."""
     rebuilt = []
     for number, segment in enumerate(segments):
@@ -126,7 +128,7 @@ def _rebuilt(segments: Sequence[Segment], words: Sequence[_Word]) -> tuple[Segme
     return tuple(rebuilt)
 
 
-def _cut(segment: Segment, own: Sequence[_Word]) -> Segment:
+def _cut(segment: Segment, own: Sequence[_Piece]) -> Segment:
     text = "".join(word.text for word in own)
     timed = tuple(word.timed for word in own if word.timed)
     if not timed:

@@ -10,14 +10,14 @@ from voxlive.engines.registry import load_engine
 from voxlive.errors import CheckpointError, EngineError, RequestRefused, UnsupportedOption
 from voxlive.processes.process import cores
 from voxlive.runners.assembly import measure_job
-from voxlive.runners.contract import Delta, JobProgress, JobWarning, Segment, TimedWord, Transcript
+from voxlive.runners.contract import Delta, JobProgress, JobWarning, Transcript
 from voxlive.runners.refusals import cannot_use
 from voxlive.streaming.events import SegmentClosed, SessionError, SessionWarning, Words
 from voxlive.streaming.service import Service, reading
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
 from voxlive.vad.silero import Silero
-from voxlive.values import Word, seconds
+from voxlive.values import Segment, Word, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,8 +165,5 @@ async def _collect(
 
 
 def _segment(ident: int, words: list[Word]) -> Segment:
-    timed = tuple(
-        TimedWord(word.text, seconds(word.start), seconds(word.end), word.p) for word in words
-    )
-    text = "".join(word.text for word in timed)
-    return Segment(ident, text, timed[0].start, timed[-1].end, timed)
+    text = "".join(word.text for word in words)
+    return Segment(ident, text, words[0].start, words[-1].end, tuple(words))

@@ -23,10 +23,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from voxlive.errors import RequestRefused
-from voxlive.runners.contract import Segment, TimedWord
 from voxlive.runners.outputs.subtitles import Cue, CueStyle, cues, vtt_cue
 from voxlive.streaming.events import Draft, Event, SegmentClosed, Words
-from voxlive.values import Word, seconds
+from voxlive.values import Segment, Word, seconds
 from voxlive.web.access.access import ANYONE
 from voxlive.web.access.middleware import granted
 from voxlive.web.pages import Pages
@@ -270,7 +269,7 @@ class LiveCues:
 
     def __init__(self, style: CueStyle | None = None) -> None:
         self._style = style
-        self._words: list[TimedWord] = []
+        self._words: list[Word] = []
         self._said = 0  # words of the open segment that are in cues already
         self._until_ms = 0
 
@@ -282,13 +281,13 @@ class LiveCues:
             case Words(_, words):
                 return self._more(words)
             case ClosedCaption(_, _, _, _, words, received):
-                self._words = [_timed(word) for word in words]
+                self._words = [*words]
                 return self._cut(None if received is None else seconds(received), whole=True)
             case _:
                 return ""
 
     def _more(self, words: Iterable[Word]) -> str:
-        self._words += [_timed(word) for word in words]
+        self._words += words
         return self._cut(whole=False)
 
     def _cut(self, heard_s: float | None = None, *, whole: bool) -> str:
@@ -311,10 +310,6 @@ class LiveCues:
         start = max(cue.start_ms, self._until_ms)
         self._until_ms = max(cue.end_ms, start + 1)
         return vtt_cue(replace(cue, start_ms=start, end_ms=self._until_ms))
-
-
-def _timed(word: Word) -> TimedWord:
-    return TimedWord(word.text, seconds(word.start), seconds(word.end), word.p)
 
 
 _Captions = AsyncGenerator["Caption | None", None]

@@ -12,11 +12,13 @@ from mlx_audio.stt.models.nemo.alignment import (
     tokens_to_sentences,
 )
 from mlx_audio.stt.models.vibevoice_asr import Model as VibeVoice
+from support.timed import timed_segment, timed_word
 
-from voxlive.runners.contract import Job, Segment, TimedWord
+from voxlive.runners.contract import Job
 from voxlive.runners.mlx_audio import outputs
 from voxlive.runners.mlx_audio.families import FAMILIES
 from voxlive.runners.mlx_audio.family import FamilyRequest
+from voxlive.values import samples
 
 
 def ask(seconds=10.0, max_tokens=100, **wishes):
@@ -28,7 +30,7 @@ def ask(seconds=10.0, max_tokens=100, **wishes):
 def test_times_that_mean_nothing_become_the_bounds_of_the_stretch():
     said = STTOutput(" Hello there. ", [{"text": "Hello there.", "start": 0.0, "end": 0.0}])
     (segment,) = outputs.whole(said, ask()).segments
-    assert segment == Segment(0, "Hello there.", 0.0, 10.0)
+    assert segment == timed_segment(0, "Hello there.", 0.0, 10.0)
 
 
 def test_an_empty_text_is_no_segment():
@@ -78,8 +80,8 @@ def test_sentences_of_tokens_become_segments_of_words():
     result = sentences_to_result(tokens_to_sentences(tokens))
     first, second = outputs.aligned(result, ask()).segments
     assert first.text == " Hello."
-    assert first.words == (TimedWord(" Hello.", 0.2, pytest.approx(0.6)),)
-    assert (second.text, second.start, second.end) == (" Bye", 2.0, 10.0)
+    assert first.words == (timed_word(" Hello.", 0.2, 0.6),)
+    assert (second.text, second.start, second.end) == (" Bye", samples(2.0), samples(10.0))
 
 
 def test_sentences_in_a_script_without_spaces_keep_their_text():
@@ -108,9 +110,9 @@ SPOKEN = [
 def test_vibevoice_says_who_said_what_and_when():
     heard = vibevoice(f"```json\n{json.dumps(SPOKEN)}\n```")
     assert heard.segments == (
-        Segment(0, "Hello.", 0.0, 2.5, speaker="0"),
-        Segment(0, "Hi.", 2.5, 9.0, speaker="1"),
-        Segment(0, "[Music]", 9.0, None),  # its end lies beyond the audio
+        timed_segment(0, "Hello.", 0.0, 2.5, speaker="0"),
+        timed_segment(0, "Hi.", 2.5, 9.0, speaker="1"),
+        timed_segment(0, "[Music]", 9.0, None),  # its end lies beyond the audio
     )
     assert not heard.cut_short
 
@@ -122,13 +124,13 @@ def test_json_that_breaks_off_is_cut_short_and_never_a_text():
 
 
 def test_a_vibevoice_that_writes_plain_text_is_taken_at_its_word():
-    assert vibevoice("Hello.").segments == (Segment(0, "Hello.", 0.0, 10.0),)
+    assert vibevoice("Hello.").segments == (timed_segment(0, "Hello.", 0.0, 10.0),)
 
 
 def test_moss_has_its_label_beside_the_text():
     said = {"start": 0.5, "end": 2.0, "text": "[S01] Hello.", "speaker_id": "S01"}
     heard = outputs.diarised(STTOutput("[0.5][S01] Hello.[2.0]", [said]), ask())
-    assert heard.segments == (Segment(0, "Hello.", 0.5, 2.0, speaker="S01"),)
+    assert heard.segments == (timed_segment(0, "Hello.", 0.5, 2.0, speaker="S01"),)
 
 
 def test_granite_plus_times_its_words():
@@ -137,7 +139,7 @@ def test_granite_plus_times_its_words():
     heard = FAMILIES["granite_speech_plus"].heard(said, ask(words=True))
     (segment,) = heard.segments
     assert segment.text == " hello world"
-    assert segment.words == (TimedWord(" hello", 0.5, 0.9), TimedWord(" world", 0.9, 1.4))
+    assert segment.words == (timed_word(" hello", 0.5, 0.9), timed_word(" world", 0.9, 1.4))
 
 
 def test_whisper_drops_figures_that_are_none():
@@ -152,7 +154,7 @@ def test_whisper_drops_figures_that_are_none():
         "no_speech_prob": 0.1,
     }
     heard = outputs.whisper(STTOutput(" Hi.", [segment], "en"), ask())
-    assert heard.segments[0].end == 10.0
+    assert heard.segments[0].end == samples(10.0)
     assert "avg_logprob" not in dict(heard.segments[0].details)
     assert (heard.completion_tokens, heard.cut_short) == (2, False)
     assert outputs.whisper(STTOutput(" Hi.", [segment], "en"), ask(max_tokens=2)).cut_short

@@ -14,6 +14,7 @@ from support.tiny_whisper import add_tensor, drop_tensor
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.mlx_audio.families.voxtral import VoxtralText
+from voxlive.values import samples
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_parakeet_has_words_in_order_and_inside_the_audio(parakeet):
     said, _ = transcribe(parakeet, "yes")
     words = [word for segment in said.segments for word in segment.words]
     assert words
-    assert all(0 <= word.start <= word.end <= said.duration for word in words)
+    assert all(0 <= word.start <= word.end <= samples(said.duration) for word in words)
     starts = [word.start for word in words]
     assert starts == sorted(starts)
     assert (said.language, said.completion_tokens) == (None, None)
@@ -59,7 +60,7 @@ def test_qwen3_says_the_language_that_it_found(qwen3):
     said, _ = transcribe(qwen3, "yes")
     assert (said.text, said.language) == (SAID, "en")
     (segment,) = said.segments
-    assert 0 <= segment.start < segment.end <= clip("yes").duration
+    assert 0 <= segment.start < segment.end <= samples(clip("yes").duration)
     assert segment.words is None
     assert said.completion_tokens > len(SAID)
 

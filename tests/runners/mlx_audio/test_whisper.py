@@ -10,6 +10,7 @@ from support.tiny_whisper import BASE, drop_tensor, write_whisper
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Job
+from voxlive.values import seconds
 
 ENGLISH_ONLY = BASE + 1607
 
@@ -30,7 +31,7 @@ def test_each_stretch_of_speech_is_a_segment_in_its_place(runner):
     said, told = transcribe(runner, "pauses")
     assert said.text == "ab cd ef. ab cd ef. ab cd ef."
     assert (said.language, said.task, said.completion_tokens) == ("en", "transcribe", 27)
-    starts = [segment.start for segment in said.segments]
+    starts = [seconds(segment.start) for segment in said.segments]
     # Speech before a pause of more than 2 s begins a stretch; the margin is 0.3 s.
     sentences = clip("pauses").sentences
     after = [0, *(b.start for a, b in pairwise(sentences) if b.start - a.end > 2)]
@@ -56,7 +57,7 @@ def test_words_have_times_and_probabilities(runner):
     said, _ = transcribe(runner, "yes", words=True)
     words = [word for segment in said.segments for word in segment.words]
     assert [word.text.strip() for word in words] == ["ab", "cd", "ef."]
-    assert all(0 <= word.start <= word.end and 0 <= word.probability <= 1 for word in words)
+    assert all(0 <= word.start <= word.end and 0 <= word.p <= 1 for word in words)
 
 
 def test_silence_says_nothing(runner):

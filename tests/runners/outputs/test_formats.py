@@ -2,23 +2,27 @@ import json
 from dataclasses import replace
 
 import pytest
+from support.timed import timed_segment, timed_word
 
 from voxlive.errors import RequestRefused
-from voxlive.runners.contract import JobWarning, Segment, TimedWord, Transcript
+from voxlive.runners.contract import JobWarning, Transcript
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
 
-WORDS = (TimedWord("Good", 0.1, 0.5, 0.9), TimedWord(" day.", 0.5, 1.0))
+WORDS = (timed_word("Good", 0.1, 0.5, 0.9), timed_word(" day.", 0.5, 1.0))
 SAID = Transcript(
     "Good day. Bye",
-    (Segment(0, "Good day.", 0.1, 1.0, WORDS), Segment(1, " Bye", 2.0, 2.5, ())),
+    (timed_segment(0, "Good day.", 0.1, 1.0, WORDS), timed_segment(1, " Bye", 2.0, 2.5, ())),
     2.5,
     "en",
 )
 NOTHING = Transcript("", (), 3.0)
-UNTIMED = Transcript("Good day.", (Segment(0, "Good day."),), 2.0)
+UNTIMED = Transcript("Good day.", (timed_segment(0, "Good day."),), 2.0)
 TOLD = Transcript(
     " Hi. Ho.",
-    (Segment(0, " Hi.", 0.0, 1.0, speaker="A"), Segment(1, " Ho.", 1.0, 2.0, speaker="B")),
+    (
+        timed_segment(0, " Hi.", 0.0, 1.0, speaker="A"),
+        timed_segment(1, " Ho.", 1.0, 2.0, speaker="B"),
+    ),
     2.0,
     prompt_tokens=7,
     completion_tokens=2,
@@ -76,7 +80,9 @@ def test_warnings_are_listed_where_there_are_some():
 
 
 def test_the_familys_own_figures_are_shown():
-    segment = Segment(0, " Hi.", 0.0, 1.0, details=(("avg_logprob", -0.25), ("tokens", [7, 8])))
+    segment = timed_segment(
+        0, " Hi.", 0.0, 1.0, details=(("avg_logprob", -0.25), ("tokens", [7, 8]))
+    )
     [shown] = json.loads(written("verbose_json", Transcript(" Hi.", (segment,), 1.0)))["segments"]
     assert (shown["avg_logprob"], shown["tokens"], shown["no_speech_prob"]) == (-0.25, [7, 8], None)
 

@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.timed import timed_segment, timed_word
 
-from voxlive.runners.contract import Segment, TimedWord
 from voxlive.runners.outputs.subtitles import CueStyle, cues, srt, vtt
+from voxlive.values import Segment, Word, seconds
 
 STYLE = CueStyle()
 GOLDEN = Path(__file__).parents[2] / "golden" / "subtitles.json"
 
 
-def spoken(text: str, pace: float = 0.3, start: float = 0.0) -> list[TimedWord]:
+def spoken(text: str, pace: float = 0.3, start: float = 0.0) -> list[Word]:
     """The words of a text at an even pace, without gaps; a ``|`` is a breath of 0.4 s."""
     words, now = [], start
     for piece in text.split():
@@ -21,18 +22,18 @@ def spoken(text: str, pace: float = 0.3, start: float = 0.0) -> list[TimedWord]:
             now += 0.4
             continue
         begin, now = now, now + pace
-        words.append(TimedWord(f" {piece}", begin, now))
+        words.append(timed_word(f" {piece}", begin, now))
     return words
 
 
-def segments(*said: list[TimedWord]) -> list[Segment]:
+def segments(*said: list[Word]) -> list[Segment]:
     return [
-        Segment(n, "".join(w.text for w in words), words=tuple(words))
+        timed_segment(n, "".join(w.text for w in words), words=tuple(words))
         for n, words in enumerate(said)
     ]
 
 
-def texts(*said: list[TimedWord], style: CueStyle = STYLE) -> list[str]:
+def texts(*said: list[Word], style: CueStyle = STYLE) -> list[str]:
     return ["\n".join(cue.lines) for cue in cues(segments(*said), style)]
 
 
@@ -81,21 +82,21 @@ def test_a_cue_stays_for_a_second_unless_the_next_one_comes():
 @pytest.mark.parametrize("style", [STYLE, CueStyle(shortest_ms=3000)])
 def test_no_cue_outlasts_the_audio(style):
     said = segments(spoken("hi there"), spoken("you", start=3.0))
-    whole = said[-1].words[-1].end + 0.1
+    whole = seconds(said[-1].words[-1].end) + 0.1
     free, held = cues(said, style), cues(said, style, whole)
     assert held[:-1] == free[:-1]
     assert free[-1].end_ms > whole * 1000 >= held[-1].end_ms > held[-1].start_ms
 
 
 def test_scripts_without_spaces_are_joined_and_wrapped():
-    said = [TimedWord(char, n / 10, (n + 1) / 10) for n, char in enumerate("今日は晴れです" * 8)]
+    said = [timed_word(char, n / 10, (n + 1) / 10) for n, char in enumerate("今日は晴れです" * 8)]
     found = cues(segments(said))
     assert "".join("".join(cue.lines) for cue in found) == "今日は晴れです" * 8
     assert max(len(line) for cue in found for line in cue.lines) == STYLE.line // 2
 
 
 def test_a_word_longer_than_a_line_is_not_lost():
-    assert "".join(cues(segments([TimedWord("x" * 100, 0, 0.1)]))[0].lines) == "x" * 100
+    assert "".join(cues(segments([timed_word("x" * 100, 0, 0.1)]))[0].lines) == "x" * 100
 
 
 def test_srt_and_vtt_of_nothing():
@@ -143,7 +144,7 @@ def test_every_word_is_shown_once_in_order_within_the_limits(spec, style):
     for entries in spec:
         words = []
         for text, gap, length in entries:
-            words.append(TimedWord(f" {text}", (now + gap) / 1000, (now + gap + length) / 1000))
+            words.append(timed_word(f" {text}", (now + gap) / 1000, (now + gap + length) / 1000))
             now += gap + length
         said.append(words)
     found = cues(segments(*said), style)
@@ -176,7 +177,7 @@ def test_a_style_that_no_cue_can_have_is_refused(wrong):
 
 def test_a_segment_without_word_times_is_one_cue_for_as_long_as_it_was_said():
     text = " This was said by a model that knows when a sentence began and ended, and no more."
-    [cue] = cues([Segment(0, text, 1.0, 12.5)])
+    [cue] = cues([timed_segment(0, text, 1.0, 12.5)])
     assert (cue.start_ms, cue.end_ms) == (1000, 12_500)
     assert " ".join(cue.lines) == text.strip()
     assert all(len(line) <= STYLE.line for line in cue.lines)
@@ -185,9 +186,9 @@ def test_a_segment_without_word_times_is_one_cue_for_as_long_as_it_was_said():
 def test_the_golden_cues_are_laid_out():
     for case in json.loads(GOLDEN.read_text()):
         given = [
-            Segment(0, "", words=tuple(TimedWord(**word) for word in segment["words"]))
+            timed_segment(0, "", words=tuple(timed_word(**word) for word in segment["words"]))
             if "words" in segment
-            else Segment(0, **segment)
+            else timed_segment(0, **segment)
             for segment in case["segments"]
         ]
         found = cues(given, duration=case["duration"])
@@ -197,18 +198,18 @@ def test_the_golden_cues_are_laid_out():
 
 
 def test_blank_words_are_counted_with_the_cue_after_them():
-    [cue] = cues(segments([TimedWord(" ", 0, 0.2), TimedWord(" day", 2, 2.4)]))
+    [cue] = cues(segments([timed_word(" ", 0, 0.2), timed_word(" day", 2, 2.4)]))
     assert (cue.lines, cue.words) == (("day",), 2)
 
 
 @pytest.mark.parametrize("arrow", ["-->", "--->", "-->-->", "- - >-->"])
 def test_no_text_is_an_arrow(arrow):
-    said = segments([TimedWord(f" a {arrow} b", 0, 1)])
+    said = segments([timed_word(f" a {arrow} b", 0, 1)])
     for written in (srt(cues(said)), vtt(cues(said))):
         assert written.count("-->") == 1
 
 
 def test_a_segment_without_times_is_no_subtitle():
     with pytest.raises(ValueError, match="times"):
-        cues([Segment(0, "Good day.")])
-    assert cues([Segment(0, " ")]) == []
+        cues([timed_segment(0, "Good day.")])
+    assert cues([timed_segment(0, " ")]) == []

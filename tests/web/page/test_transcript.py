@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from support.browser import browsing
+from support.timed import timed_segment, timed_word
 
-from voxlive.runners.contract import Segment, TimedWord
 from voxlive.runners.outputs import subtitles
+from voxlive.values import Segment
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
@@ -138,11 +139,11 @@ async def test_subtitles_are_readable(server):
 
 def said(words, whole):
     """The same words for the server's layout."""
-    timed = tuple(TimedWord(w["text"], w["start"], w["end"]) for w in words)
+    timed = tuple(timed_word(w["text"], w["start"], w["end"]) for w in words)
     text = "".join(w["text"] for w in words)
     if whole:
         return Segment(0, text, timed[0].start, timed[-1].end)
-    return Segment(0, text, words=timed)
+    return timed_segment(0, text, words=timed)
 
 
 async def laid_out(server, transcripts):

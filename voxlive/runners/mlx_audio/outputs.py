@@ -1,4 +1,7 @@
-"""What the families' generate gives back, as one type. What a model does not know becomes None."""
+"""What the families' generate gives back, as one type. What a model does not know becomes None.
+
+Their seconds become samples here: no model's times are finer than that.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxlive.checkpoints.languages import code_of
 from voxlive.runners.assembly import Recognised
-from voxlive.runners.contract import Segment, TimedWord
+from voxlive.values import Segment, Word, samples
 
 if TYPE_CHECKING:
     from voxlive.runners.mlx_audio.family import FamilyRequest, Output
@@ -23,14 +26,14 @@ def whole(output: Output, ask: FamilyRequest) -> Recognised:
 
     Some families give 0.0 or the time that the work took as the times of segments.
     """
-    return _heard([Segment(0, output.text.strip(), 0.0, ask.seconds)], output, ask)
+    return _heard([Segment(0, output.text.strip(), 0, samples(ask.seconds))], output, ask)
 
 
 def aligned(output: Output, ask: FamilyRequest) -> Recognised:
     """NeMo's sentences of timed tokens: a segment each, the tokens gathered into words."""
     segments = []
     for sentence in output.sentences:
-        words = tuple(_gathered(sentence.tokens, ask.seconds))
+        words = tuple(_gathered(sentence.tokens, ask))
         if words:
             text = "".join(word.text for word in words)
             segments.append(Segment(0, text, words[0].start, words[-1].end, words))
@@ -79,27 +82,27 @@ def _heard(segments: Iterable[Segment], output: Output, ask: FamilyRequest) -> R
     )
 
 
-def _gathered(tokens: Iterable[Any], seconds: float) -> Iterator[TimedWord]:
+def _gathered(tokens: Iterable[Any], ask: FamilyRequest) -> Iterator[Word]:
     """Tokens that go on without a space are one word; a script without spaces is left as it is."""
-    word: TimedWord | None = None
+    word: Word | None = None
     for token in tokens:
-        end = min(token.end, seconds)
+        end = within(token.end, ask)
         if word and token.text and not token.text[0].isspace():
-            word = TimedWord(word.text + token.text, word.start, max(end, word.end))
+            word = Word(word.text + token.text, word.start, max(end, word.end))
             continue
         if word:
             yield word
-        word = TimedWord(token.text, min(token.start, seconds), end)
+        word = Word(token.text, within(token.start, ask), end)
     if word:
         yield word
 
 
 def _whisper_segment(segment: Mapping[str, Any], ask: FamilyRequest) -> Segment:
     words = tuple(
-        TimedWord(
+        Word(
             word["word"],
-            min(word["start"], ask.seconds),
-            min(word["end"], ask.seconds),
+            within(word["start"], ask),
+            within(word["end"], ask),
             _finite(word.get("probability")),
         )
         for word in segment.get("words") or ()
@@ -108,8 +111,8 @@ def _whisper_segment(segment: Mapping[str, Any], ask: FamilyRequest) -> Segment:
     return Segment(
         0,
         segment["text"],
-        min(segment["start"], ask.seconds),
-        min(segment["end"], ask.seconds),
+        within(segment["start"], ask),
+        within(segment["end"], ask),
         words if ask.job.words else None,
         details=tuple((name, value) for name, value in details if _is_figure(value)),
     )
@@ -131,13 +134,18 @@ def _spoken(language: object) -> str | None:
     return next((code for code in codes if code), None)
 
 
-def _time(value: object, ask: FamilyRequest) -> float | None:
-    """Seconds that a model wrote as text; None for what lies outside the audio or is no number."""
+def within(seconds: float, ask: FamilyRequest) -> int:
+    """A model's time as samples, no later than the end of its audio."""
+    return samples(min(seconds, ask.seconds))
+
+
+def _time(value: object, ask: FamilyRequest) -> int | None:
+    """What a model wrote as seconds; None for what lies outside the audio or is no number."""
     try:
         time = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return time if 0 <= time <= ask.seconds else None
+    return samples(time) if 0 <= time <= ask.seconds else None
 
 
 def _is_figure(value: object) -> bool:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from voxlive.errors import RequestRefused
-from voxlive.runners.contract import Segment, Transcript
+from voxlive.runners.contract import Transcript
 from voxlive.runners.outputs import subtitles
 from voxlive.runners.outputs.subtitles import CueStyle
+from voxlive.values import Segment, seconds, seconds_or_none
 
 # What OpenAI's verbose segments hold beside times and text; null where a model has no such figure.
 _DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
@@ -69,8 +70,8 @@ def diarized_json(said: Transcript, wanted: OutputOptions) -> str:
         {
             "type": "transcript.text.segment",
             "id": str(segment.id),
-            "start": segment.start,
-            "end": segment.end,
+            "start": seconds_or_none(segment.start),
+            "end": seconds_or_none(segment.end),
             "text": segment.text.strip(),
             "speaker": segment.speaker,
         }
@@ -129,12 +130,12 @@ def warnings(said: Transcript) -> list[dict[str, str]]:
 def _segment(segment: Segment) -> dict[str, Any]:
     """A segment in OpenAI's shape; ``seek`` is its start in hundredths, as Whisper counts."""
     known = dict(segment.details)
-    seek = None if segment.start is None else round(segment.start * 100)
+    seek = None if segment.start is None else round(seconds(segment.start) * 100)
     shown = {
         "id": segment.id,
         "seek": known.get("seek", seek),
-        "start": segment.start,
-        "end": segment.end,
+        "start": seconds_or_none(segment.start),
+        "end": seconds_or_none(segment.end),
         "text": segment.text.strip(),
         **{name: known.get(name) for name in _DETAILS},
     }
@@ -146,7 +147,8 @@ def _words(segment: Segment) -> list[dict[str, Any]]:
         message = "this model knows no word times; ask for timestamp_granularities[]=segment"
         raise RequestRefused("no_word_times", message, "timestamp_granularities[]")
     return [
-        {"word": word.text.strip(), "start": word.start, "end": word.end} for word in segment.words
+        {"word": word.text.strip(), "start": seconds(word.start), "end": seconds(word.end)}
+        for word in segment.words
     ]
 
 

@@ -12,14 +12,13 @@ are in tests/golden/subtitles.json.
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from voxlive.runners.contract import Segment, TimedWord
+from voxlive.values import Segment, Word, seconds
 
 _PAUSE_MS = 1000
 _BREATH_MS = 250
@@ -128,23 +127,23 @@ def vtt_cue(cue: Cue) -> str:
 
 def stamp(ms: int, point: str) -> str:
     """Milliseconds as ``hh:mm:ss`` with thousandths after ``point``."""
-    seconds, ms = divmod(ms, 1000)
-    minutes, seconds = divmod(seconds, 60)
+    whole, ms = divmod(ms, 1000)
+    minutes, whole = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02}{point}{ms:03}"
+    return f"{hours:02}:{minutes:02}:{whole:02}{point}{ms:03}"
 
 
-def _timed(segment: Segment) -> Sequence[TimedWord]:
+def _timed(segment: Segment) -> Sequence[Word]:
     if segment.words:
         return segment.words
     if not segment.text.strip():
         return ()
     if segment.start is None or segment.end is None:
         raise ValueError("a segment without times cannot be a subtitle")
-    return (TimedWord(segment.text, segment.start, segment.end),)
+    return (Word(segment.text, segment.start, segment.end),)
 
 
-def _split_at_pauses(words: Sequence[TimedWord]) -> list[Sequence[TimedWord]]:
+def _split_at_pauses(words: Sequence[Word]) -> list[Sequence[Word]]:
     cuts = [n for n, pair in enumerate(pairwise(words), 1) if _gap_ms(*pair) >= _PAUSE_MS]
     return [words[a:b] for a, b in pairwise([0, *cuts, len(words)]) if a < b]
 
@@ -163,7 +162,7 @@ class _Layout:
         held = max(end, begin + self._style.shortest_ms, begin + _READ_MS * sum(map(_width, lines)))
         return min(held, begin + self._style.longest_ms) if capped else held
 
-    def cut(self, words: Sequence[TimedWord]) -> list[Sequence[TimedWord]]:
+    def cut(self, words: Sequence[Word]) -> list[Sequence[Word]]:
         """The cheapest way to cut a run of words into cues (shortest path over the word gaps)."""
         ends = [0, *accumulate(_width(word.text) for word in words)]
         best = [(0, 0)]
@@ -174,7 +173,7 @@ class _Layout:
                     break
                 ways.append((best[start][0] + self._cost(words, start, stop), start))
             best.append(min(ways))
-        groups: list[Sequence[TimedWord]] = []
+        groups: list[Sequence[Word]] = []
         stop = len(words)
         while stop:
             start = best[stop][1]
@@ -182,7 +181,7 @@ class _Layout:
             stop = start
         return groups[::-1]
 
-    def lines(self, words: Sequence[TimedWord]) -> tuple[str, ...]:
+    def lines(self, words: Sequence[Word]) -> tuple[str, ...]:
         """One line, or two of about the same length, broken after a clause if one ends there."""
         whole, width = _join(words), self._style.line
         if _width(whole) <= width:
@@ -197,7 +196,7 @@ class _Layout:
             return min(ways)[2]
         return _wrap(whole, width)
 
-    def _fits(self, words: Sequence[TimedWord], ends: Sequence[int], start: int, stop: int) -> bool:
+    def _fits(self, words: Sequence[Word], ends: Sequence[int], start: int, stop: int) -> bool:
         """Whether words[start:stop] are short enough for a cue and fill no more than its lines."""
         if _ms(words[stop - 1].end) - _ms(words[start].start) > self._style.longest_ms:
             return False
@@ -211,14 +210,14 @@ class _Layout:
             start = following
         return False
 
-    def _cost(self, words: Sequence[TimedWord], start: int, stop: int) -> int:
+    def _cost(self, words: Sequence[Word], start: int, stop: int) -> int:
         """The price of the cue, more if it is brief, and of the place where it breaks."""
         lasts = _ms(words[stop - 1].end) - _ms(words[start].start)
         brief = _BRIEF if lasts < self._style.shortest_ms else 0
         return _CUE + brief + (_break_cost(words, stop) if stop < len(words) else 0)
 
 
-def _break_cost(words: Sequence[TimedWord], at: int) -> int:
+def _break_cost(words: Sequence[Word], at: int) -> int:
     before = words[at - 1].text.rstrip(_QUOTES)
     if before.endswith(_SENTENCE_END):
         return 0
@@ -247,7 +246,7 @@ def _width(text: str) -> int:
     return len(text) + len(_WIDE.findall(text))
 
 
-def _join(words: Iterable[TimedWord]) -> str:
+def _join(words: Iterable[Word]) -> str:
     return _SPACE.sub(" ", "".join(word.text for word in words)).strip(" ")
 
 
@@ -255,14 +254,14 @@ def _text(cue: Cue) -> str:
     return "\n".join(cue.lines)
 
 
-def _lead(word: TimedWord) -> int:
+def _lead(word: Word) -> int:
     found = _SPACE.match(word.text)
     return _width(found[0]) if found else 0
 
 
-def _gap_ms(before: TimedWord, after: TimedWord) -> int:
+def _gap_ms(before: Word, after: Word) -> int:
     return _ms(after.start) - _ms(before.end)
 
 
-def _ms(seconds: float) -> int:
-    return math.floor(seconds * 1000 + 0.5)
+def _ms(at: int) -> int:
+    return round(1000 * seconds(at))

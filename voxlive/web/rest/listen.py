@@ -12,10 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.runners.contract import Job, Segment, Transcript
+from voxlive.runners.contract import Job, Transcript
 from voxlive.runners.refusals import Asked
 from voxlive.streaming.ingest.formats import CONTAINER
-from voxlive.values import Word, samples
 from voxlive.web.errors import as_deepgram, unless_gone
 from voxlive.web.protocols.deepgram import messages as shapes
 from voxlive.web.protocols.deepgram.query import DeepgramQuery, read_query
@@ -74,26 +73,17 @@ class Listen:
 
 
 def _results(said: Transcript, query: DeepgramQuery) -> dict[str, object]:
-    words = [word for segment in said.segments for word in _words(segment)]
+    words = [word for segment in said.segments for word in segment.words or ()]
     results: dict[str, object] = {
         "channels": [{"alternatives": [shapes.alternative(said.text, words)]}]
     }
     if query.utterances:
         results["utterances"] = [
-            shapes.utterance(
-                segment.text, _words(segment), samples(segment.start), samples(segment.end)
-            )
+            shapes.utterance(segment.text, segment.words or (), segment.start, segment.end)
             for segment in said.segments
             if segment.start is not None and segment.end is not None
         ]
     return results
-
-
-def _words(segment: Segment) -> list[Word]:
-    return [
-        Word(word.text, samples(word.start), samples(word.end), word.probability)
-        for word in segment.words or ()
-    ]
 
 
 async def _save(request: Request, file: IO[bytes]) -> str:

@@ -20,7 +20,6 @@ from typing import Any
 
 from voxlive.checkpoints.languages import NAMES, by_code
 from voxlive.runners.assembly import Recognised
-from voxlive.runners.contract import Segment, TimedWord
 from voxlive.runners.cutting import CutOptions
 from voxlive.runners.mlx_audio import outputs
 from voxlive.runners.mlx_audio.family import (
@@ -32,6 +31,7 @@ from voxlive.runners.mlx_audio.family import (
     Output,
     Tokens,
 )
+from voxlive.values import Segment, Word
 
 _CTC_WINDOW = CutOptions(longest_s=30)
 
@@ -139,7 +139,7 @@ def _timed(output: Output, ask: FamilyRequest) -> Recognised:
     if not words:
         return heard
     timed = tuple(
-        TimedWord(f" {word['word']}", *(min(word[at], ask.seconds) for at in ("start", "end")))
+        Word(f" {word['word']}", *(outputs.within(word[at], ask) for at in ("start", "end")))
         for word in words
     )
     text = "".join(word.text for word in timed)
