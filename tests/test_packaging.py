@@ -81,6 +81,25 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_what_is_installed_from_the_wheel_runs_by_itself(wheel: Path, tmp_path) -> None:
+    """With the packages of this environment, and nothing of the folder that it was made in."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def python(*args: str) -> str:
+        command = [sys.executable, "-P", *args]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    assert python("-m", "voxlive", "--version") == f"voxlive {voxlive.__version__}"
+    used = "import voxlive; print(voxlive.transcribe.__module__, voxlive.__file__)"
+    assert python("-c", used) == f"voxlive.runners.batch {tmp_path / 'voxlive' / '__init__.py'}"
+    assert (tmp_path / "voxlive" / "py.typed").is_file()
+
+
 def test_the_source_archive_makes_the_same_wheel(wheel: Path, unpacked: Path, tmp_path) -> None:
     assert contents(build(unpacked, "wheel", tmp_path)) == contents(wheel)
 
