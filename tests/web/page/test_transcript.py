@@ -173,13 +173,13 @@ async def test_the_page_lays_out_the_golden_cues(server):
 
 
 def any_transcript(chance):
-    """Words at any pace, with any pauses, in up to four segments."""
-    now, segments = chance.random() * 3, []
+    """Words at any pace, with any pauses, in up to four segments; times as a wire has them."""
+    now, segments = round(chance.random() * 3, 3), []
     for _ in range(chance.randint(1, 4)):
         words = []
         for _ in range(chance.randint(1, 30)):
-            start = now + chance.choice((0, 0, 0, 0.05, 0.2, 0.3, 0.9, 1.2, 3))
-            now = start + chance.uniform(0.03, 0.9)
+            start = round(now + chance.choice((0, 0, 0, 0.05, 0.2, 0.3, 0.9, 1.2, 3)), 3)
+            now = round(start + chance.uniform(0.03, 0.9), 3)
             words.append(word(chance.choice(("", " ", " ")) + chance.choice(PIECES), start, now))
         segments.append({"words": words, "whole": chance.random() < 0.1})
         if segments[-1]["whole"]:
