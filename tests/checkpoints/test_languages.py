@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES as WHISPERS
 from mlx_audio.stt.models.whisper.tokenizer import TO_LANGUAGE_CODE
 
-from voxlive.checkpoints.families.other import WHISPER_LANGUAGES
+from voxlive.checkpoints.families.speech import WHISPER_LANGUAGES
 from voxlive.checkpoints.languages import (
     NAMES,
     UnknownLanguage,

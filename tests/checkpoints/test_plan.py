@@ -5,8 +5,7 @@ from training.golden.layouts import source_tensors, write_safetensors
 from training.golden.weights import TINY, random_weights, shapes
 from voxlive.checkpoints.config import Section
 from voxlive.checkpoints.layouts import LAYOUTS, recognise_layout
-from voxlive.checkpoints.plan import make_plan
-from voxlive.checkpoints.quantisation import Quantisation, read_quantisation
+from voxlive.checkpoints.plan import Quantisation, make_plan, read_quantisation
 from voxlive.checkpoints.safetensors import read_header
 from voxlive.errors import UnsupportedConfig, WeightsMismatch
 

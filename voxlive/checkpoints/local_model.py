@@ -22,8 +22,7 @@ from voxlive.checkpoints.families.evidence import Evidence, read_evidence
 from voxlive.checkpoints.families.family import Feature, Match, ModelFamily
 from voxlive.checkpoints.files import Problem, check_files, find_files
 from voxlive.checkpoints.layouts import recognise_layout
-from voxlive.checkpoints.plan import LoadPlan, make_plan
-from voxlive.checkpoints.quantisation import read_quantisation
+from voxlive.checkpoints.plan import LoadPlan, make_plan, read_quantisation
 from voxlive.checkpoints.read_config import read_config
 from voxlive.checkpoints.tekken import Tekken, check_tekken, read_tekken
 from voxlive.errors import CheckpointError, DamagedFile

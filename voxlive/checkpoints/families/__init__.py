@@ -6,16 +6,10 @@ from types import MappingProxyType
 
 from voxlive.checkpoints.families.evidence import Evidence
 from voxlive.checkpoints.families.family import Match, ModelFamily, match
-from voxlive.checkpoints.families.other import (
-    CANARY,
-    MULTIMODAL,
-    NEMOTRON,
-    PARAKEET,
-    VOXTRAL,
-    VOXTRAL_REALTIME,
-    WHISPER_FAMILY,
-)
-from voxlive.checkpoints.families.speech import SPEECH
+from voxlive.checkpoints.families.multimodal import MULTIMODAL
+from voxlive.checkpoints.families.nemo import CANARY, NEMOTRON, PARAKEET
+from voxlive.checkpoints.families.speech import SPEECH, WHISPER_FAMILY
+from voxlive.checkpoints.families.voxtral import VOXTRAL, VOXTRAL_REALTIME
 
 FAMILIES = MappingProxyType(
     {

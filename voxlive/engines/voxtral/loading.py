@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import psutil
 
-from voxlive.checkpoints.families.other import VOXTRAL_LANGUAGES
+from voxlive.checkpoints.families.voxtral import VOXTRAL_LANGUAGES
 from voxlive.checkpoints.local_model import Checkpoint, read_checkpoint
-from voxlive.checkpoints.plan import LoadPlan, LoadStep
-from voxlive.checkpoints.quantisation import Quantisation
+from voxlive.checkpoints.plan import LoadPlan, LoadStep, Quantisation
 from voxlive.engines.contract import EngineInfo
 from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
 from voxlive.engines.voxtral.model import VoxtralModel

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from voxlive.runners.mlx_audio.families import text as ctc
-from voxlive.runners.mlx_audio.families import text as diarising
-from voxlive.runners.mlx_audio.families import text as granite
-from voxlive.runners.mlx_audio.families import text as nemo
-from voxlive.runners.mlx_audio.families import text as qwen
-from voxlive.runners.mlx_audio.families import text as written
-from voxlive.runners.mlx_audio.families import voxtral, whisper
+from voxlive.runners.mlx_audio.families import speech, voxtral, whisper
 
 FAMILIES = {
-    "canary": nemo.CANARY,
-    "cohere_asr": written.COHERE,
-    "fireredasr2": ctc.FIRERED,
-    "fun_asr_nano": written.FUN_ASR,
-    "glmasr": written.GLM_ASR,
-    "granite_speech": granite.GRANITE,
-    "granite_speech_plus": granite.GRANITE_PLUS,
-    "granite_speech5_ctc": ctc.GRANITE_CTC,
-    "granite_speech_nar": ctc.GRANITE_NAR,
-    "higgs_audio_3": written.HIGGS,
-    "mega_asr": replace(qwen.QWEN3_ASR, model_type="mega_asr"),
-    "mimo_v2_asr": written.MIMO,
-    "ming_v3_asr": written.MING,
-    "mms": ctc.MMS,
-    "moonshine": written.MOONSHINE,
-    "moss_transcribe_diarize": diarising.MOSS_TRANSCRIBE,
-    "nemotron_asr": nemo.NEMOTRON,
-    "parakeet": nemo.PARAKEET,
-    "phonon": replace(qwen.QWEN3_ASR, model_type="phonon"),
-    "phonon2": nemo.PHONON2,
-    "qwen2_audio": written.QWEN2_AUDIO,
-    "qwen3_asr": qwen.QWEN3_ASR,
-    "sensevoice": ctc.SENSEVOICE,
-    "vibevoice_asr": diarising.VIBEVOICE,
+    "canary": speech.CANARY,
+    "cohere_asr": speech.COHERE,
+    "fireredasr2": speech.FIRERED,
+    "fun_asr_nano": speech.FUN_ASR,
+    "glmasr": speech.GLM_ASR,
+    "granite_speech": speech.GRANITE,
+    "granite_speech_plus": speech.GRANITE_PLUS,
+    "granite_speech5_ctc": speech.GRANITE_CTC,
+    "granite_speech_nar": speech.GRANITE_NAR,
+    "higgs_audio_3": speech.HIGGS,
+    "mega_asr": replace(speech.QWEN3_ASR, model_type="mega_asr"),
+    "mimo_v2_asr": speech.MIMO,
+    "ming_v3_asr": speech.MING,
+    "mms": speech.MMS,
+    "moonshine": speech.MOONSHINE,
+    "moss_transcribe_diarize": speech.MOSS_TRANSCRIBE,
+    "nemotron_asr": speech.NEMOTRON,
+    "parakeet": speech.PARAKEET,
+    "phonon": replace(speech.QWEN3_ASR, model_type="phonon"),
+    "phonon2": speech.PHONON2,
+    "qwen2_audio": speech.QWEN2_AUDIO,
+    "qwen3_asr": speech.QWEN3_ASR,
+    "sensevoice": speech.SENSEVOICE,
+    "vibevoice_asr": speech.VIBEVOICE,
     "voxtral": voxtral.VOXTRAL,
     "whisper": whisper.WHISPER,
 }

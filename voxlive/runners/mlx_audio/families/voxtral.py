@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from voxlive.checkpoints.families.other import VOXTRAL as VOXTRAL_FAMILY
+from voxlive.checkpoints.families.voxtral import VOXTRAL as VOXTRAL_FAMILY
 from voxlive.checkpoints.languages import by_code
 from voxlive.runners.cutting import CutOptions
 from voxlive.runners.mlx_audio import outputs

@@ -1,14 +1,9 @@
-"""Models that read their text off the frames in one pass: no tokens to limit, nothing to sample.
+"""mlx-audio's speech models but Whisper and Voxtral, a few lines each.
 
-Models that write who said what and when, over audio as long as can be: labels hold within it.
-
-IBM's Granite Speech: instructed in words, it translates too; the plus model can time words.
-
-NVIDIA's NeMo models: transducers and CTC, whose tokens have times, and Canary.
-
-Qwen3-ASR and what is made of it: told the language by its English name, a prompt as context.
-
-Models that write their text token by token, from short windows.
+CTC models read their text off the frames in one pass: no tokens to limit, nothing to sample. Some
+write who said what and when, over audio as long as can be: labels hold within it. Granite Speech is
+instructed in words. NVIDIA's NeMo models have times for their tokens. Qwen3-ASR and what is made of
+it take the language by its English name. The others write token by token, from short windows.
 """
 
 from __future__ import annotations
