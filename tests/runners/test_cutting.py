@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clips import clip
 
-from voxlive.errors import RequestRefused
+from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.assembly import job_warnings, measure_job, stretches
 from voxlive.runners.contract import Job
 from voxlive.runners.cutting import CutOptions, Cutter
@@ -147,7 +147,7 @@ def test_audio_that_is_too_long_is_refused():
 def test_what_is_no_audio_is_refused(tmp_path):
     path = tmp_path / "no.wav"
     path.write_text("this is no audio")
-    with pytest.raises(RequestRefused) as refused:
+    with pytest.raises(VoxliveError) as refused:
         measure_job(Job(path))
     assert (refused.value.status, refused.value.code) == (400, "bad_audio")
 

@@ -12,7 +12,7 @@ import pytest
 from support.clips import clip
 
 from voxlive.checkpoints.local_model import BUILT_IN, read_model
-from voxlive.errors import RequestRefused
+from voxlive.errors import VoxliveError
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.contract import Delta, Job, RunnerSpec
 from voxlive.runners.process import ProcessOptions
@@ -59,9 +59,9 @@ async def batch(memory=None, process: dict | None = None, **options) -> AsyncIte
     await until(lambda: me.num_fds() <= before)
 
 
-async def refused(work: Awaitable[object]) -> RequestRefused:
+async def refused(work: Awaitable[object]) -> VoxliveError:
     """How the work was refused."""
-    with pytest.raises(RequestRefused) as caught:
+    with pytest.raises(VoxliveError) as caught:
         await work
     return caught.value
 

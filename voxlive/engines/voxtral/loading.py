@@ -25,7 +25,13 @@ from voxlive.engines.contract import EngineInfo
 from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
 from voxlive.engines.voxtral.model import VoxtralModel
 from voxlive.engines.voxtral.stream import trail_margin
-from voxlive.errors import EngineError, UnsupportedConfig, UnsupportedOption, listed
+from voxlive.errors import (
+    EngineError,
+    IncompleteCheckpoint,
+    UnsupportedConfig,
+    UnsupportedOption,
+    listed,
+)
 from voxlive.layers.device import SIZES, on_cuda
 from voxlive.layers.linear import Weights
 
@@ -75,6 +81,8 @@ def _stored(plan: LoadPlan) -> Iterator[tuple[LoadStep, mx.array]]:
     for step in plan.steps:
         files[step.tensor.file].append(step)
     for file, steps in files.items():
+        if not file.is_file():
+            raise IncompleteCheckpoint(f"{file} is there no more: fetch the model again")
         lazy = mx.load(str(file))
         assert isinstance(lazy, dict)
         for step in steps:
