@@ -3,6 +3,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.tiny_checkpoint import tekken_document, write_tekken, write_tiny
 
@@ -26,7 +27,7 @@ from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.registry import load_engine
 from voxlive.engines.remote.host import ProcessEngine
-from voxlive.errors import DamagedFile, WeightsMismatch, WrongTokenizer
+from voxlive.errors import DamagedFile, IncompleteCheckpoint, WeightsMismatch, WrongTokenizer
 from voxlive.runners.catalogue import make_catalogue
 
 
@@ -184,3 +185,19 @@ def test_what_cannot_be_read_says_so_when_it_is_to_be_loaded(tmp_path):
     assert [problem.remedy for problem in model.problems] == ["fetch it again"]
     with pytest.raises(DamagedFile, match=r"config\.json is not a JSON document"):
         load_engine(model, EngineOptions())
+
+
+def test_weights_that_change_after_they_were_read_are_refused_and_no_crash(tmp_path):
+    model = read_model(write_tiny(tmp_path))
+    write_safetensors(tmp_path / "model.safetensors", {"other": np.zeros(2, np.float32)})
+    with pytest.raises(WeightsMismatch, match="is not what it was"):
+        load_engine(model, EngineOptions(max_sessions=1, device="cpu"))
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(DamagedFile, match="cannot be opened any more"):
+        load_engine(model, EngineOptions(max_sessions=1, device="cpu"))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(IncompleteCheckpoint, match=r"model\.safetensors is there no more"):
+        load_engine(model, EngineOptions(max_sessions=1, device="cpu"))
+    (tmp_path / "tekken.json").unlink()
+    with pytest.raises(IncompleteCheckpoint, match=r"tekken\.json is there no more"):
+        load_engine(model, EngineOptions(max_sessions=1, device="cpu"))

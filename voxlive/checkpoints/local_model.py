@@ -25,7 +25,7 @@ from voxlive.checkpoints.layouts import recognise_layout
 from voxlive.checkpoints.plan import LoadPlan, make_plan, read_quantisation
 from voxlive.checkpoints.read_config import read_config
 from voxlive.checkpoints.tekken import Tekken, check_tekken, read_tekken
-from voxlive.errors import CheckpointError, DamagedFile
+from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 
 _REMEMBERED = 128
 _TOKENIZERS = re.compile(
@@ -248,6 +248,8 @@ def read_checkpoint(contents: Contents) -> Checkpoint:
     Raises IncompleteCheckpoint, DamagedFile, UnsupportedConfig, WrongTokenizer or WeightsMismatch.
     """
     files = find_files(contents)
+    if not files.tekken.is_file():
+        raise IncompleteCheckpoint(f"{files.tekken} is there no more: fetch the model again")
     document = contents.document(files.config.name)
     tensors = contents.tensors(path.name for path in files.weights)
     tekken = read_tekken(files.tekken)

@@ -26,10 +26,12 @@ from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
 from voxlive.engines.voxtral.model import VoxtralModel
 from voxlive.engines.voxtral.stream import trail_margin
 from voxlive.errors import (
+    DamagedFile,
     EngineError,
     IncompleteCheckpoint,
     UnsupportedConfig,
     UnsupportedOption,
+    WeightsMismatch,
     listed,
 )
 from voxlive.layers.device import SIZES, on_cuda
@@ -37,6 +39,7 @@ from voxlive.layers.linear import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from voxlive.checkpoints.local_model import LocalModel
     from voxlive.checkpoints.tekken import Tekken
@@ -81,12 +84,25 @@ def _stored(plan: LoadPlan) -> Iterator[tuple[LoadStep, mx.array]]:
     for step in plan.steps:
         files[step.tensor.file].append(step)
     for file, steps in files.items():
-        if not file.is_file():
-            raise IncompleteCheckpoint(f"{file} is there no more: fetch the model again")
-        lazy = mx.load(str(file))
-        assert isinstance(lazy, dict)
+        lazy = _open(file, steps)
         for step in steps:
             yield step, lazy.pop(step.tensor.name)
+
+
+def _open(file: Path, steps: Sequence[LoadStep]) -> dict[str, mx.array]:
+    """A file's arrays, not read yet; it may have changed since its header was read."""
+    if not file.is_file():
+        raise IncompleteCheckpoint(f"{file} is there no more: fetch the model again")
+    try:
+        lazy = mx.load(str(file))
+    except RuntimeError as problem:
+        raise DamagedFile(f"{file} cannot be opened any more: {problem}") from problem
+    assert isinstance(lazy, dict)
+    for step in steps:
+        found = lazy.get(step.tensor.name)
+        if found is None or tuple(found.shape) != step.tensor.shape:
+            raise WeightsMismatch(f"{file} has changed: {step.tensor.name} is not what it was")
+    return lazy
 
 
 def _arranged(step: LoadStep, stored: mx.array) -> mx.array:
