@@ -19,7 +19,7 @@ settings.load_profile("voxlive")
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """One server on the built-in engine for all tests; start special ones with ``serving``."""
-    with serving("--max-sessions", "4") as running:
+    with serving("--max-sessions", "4", "--allow-host", "voxlive.example") as running:
         yield running
 
 

@@ -75,6 +75,8 @@ log = logging.getLogger(__name__)
 
 _READ_WITHIN_S = 10.0
 _LAST_WORDS_S = 5.0
+_LINGER_S = 1.0
+_MAX_LINGER = 1 << 20
 _NEXT_AUDIO_S = 30.0
 _NEXT_UTTERANCE_S = 600.0
 _FIRST_EVENT_S = 30.0
@@ -111,6 +113,7 @@ class WyomingConnection:
         self._telling: asyncio.Task[None] | None = None
         self._between_s = _FIRST_EVENT_S
         self._pushing = False  # audio waits to be heard, which is no silence
+        self._failed = False  # the last event was an error
 
     @property
     def in_session(self) -> bool:
@@ -224,6 +227,19 @@ class WyomingConnection:
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await async_write_event(failure(code, message), self._writer)
+        self._failed = True
+
+    async def _linger(self) -> None:
+        """Take what the client sends until it has seen the end, for a second and a MiB at most.
+
+        A close over unread data resets the connection, and the client may lose the error by that.
+        """
+        left = _MAX_LINGER
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+            async with asyncio.timeout(_LINGER_S):
+                while left > 0 and (data := await self._reader.read(left)):
+                    left -= len(data)
 
     async def _close(self, session: Session) -> None:
         await session.close()
@@ -238,6 +254,8 @@ class WyomingConnection:
         if self._session:
             session, self._session = self._session, None
             await self._close(session)
+        if self._failed:
+            await self._linger()
         self._writer.close()
         # A peer that reads nothing cannot keep a finished connection open.
         asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._writer.transport.abort)
