@@ -241,6 +241,7 @@ REFUSAL_RULES = (
     RefusalRule("unusable_model", "model"),
     RefusalRule("endless_text", "model"),
     RefusalRule("no_process"),
+    RefusalRule("runner_replaced"),
     RefusalRule("queue_full"),
     RefusalRule("insufficient_storage"),
     RefusalRule("models_busy"),
