@@ -8,7 +8,7 @@ CACHE = $(shell d="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
 UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 
-.PHONY: serve test endurance check clean
+.PHONY: serve test endurance check docs clean
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed
@@ -26,8 +26,12 @@ check: .venv/.installed-test
 	@$(RUN) mypy
 	@.venv/bin/lint-imports --no-logo
 
+docs: .venv/.installed-docs
+	@$(RUN) sphinx -q -E -W --keep-going docs build/docs $(ARGS)
+	@echo "build/docs/index.html"
+
 clean:
-	rm -rf .venv dist tests/web/clients/js/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist tests/web/clients/js/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -43,4 +47,8 @@ clean:
 .venv/.installed-test: .venv/bin/uv pyproject.toml constraints.txt tests/clients.txt
 	@$(UV) pip install -q -c constraints.txt -e ".[test,check]"
 	@$(UV) pip install -q --no-deps -r tests/clients.txt
+	@touch .venv/.installed $@
+
+.venv/.installed-docs: .venv/bin/uv pyproject.toml constraints.txt
+	@$(UV) pip install -q -c constraints.txt -e ".[docs]"
 	@touch .venv/.installed $@
