@@ -26,5 +26,5 @@ def test_what_contributors_are_sent_to_is_there():
     for path in set(re.findall(r"(?<![\w./])(?:voxlive|tests|docs)/[\w./-]+", page)):
         assert (ROOT / path.rstrip("./")).exists(), path
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`?make (\w+)", page)):
+    for target in set(re.findall(r"`make (\w+)", page)):
         assert re.search(rf"^{target}:", makefile, re.M), f"there is no make {target}"
