@@ -18,7 +18,7 @@ from voxlive.engines.pocketsphinx.listener import (
     MAX_UTTERANCE,
     MAX_WAITING,
     STEP,
-    Listener,
+    PocketSphinxListener,
     quietest,
 )
 from voxlive.engines.pocketsphinx.passes import InPlace, Result
@@ -31,7 +31,7 @@ def pcm_of(name: str) -> Pcm:
     return np.rint(clip(name).samples * 32768).clip(-32768, 32767).astype(np.int16)
 
 
-def hear(listener: Listener, pcm: Pcm, at: int = 0, step: int = 1600) -> list[Message]:
+def hear(listener: PocketSphinxListener, pcm: Pcm, at: int = 0, step: int = 1600) -> list[Message]:
     return [
         message
         for start in range(0, len(pcm), step)
@@ -41,7 +41,7 @@ def hear(listener: Listener, pcm: Pcm, at: int = 0, step: int = 1600) -> list[Me
 
 def test_drafts_come_before_the_words_and_are_cleared_by_them(recognizer):
     pcm = pcm_of("doctor")
-    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
+    listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=True)
     live = hear(listener, pcm)
     drafts = [m.text for m in live if isinstance(m, Drafted)]
     assert len(drafts) > 5
@@ -59,7 +59,7 @@ def test_drafts_come_before_the_words_and_are_cleared_by_them(recognizer):
 
 
 def test_without_drafts_there_are_words_only(recognizer):
-    listener = Listener(recognizer, InPlace(recognizer), drafts=False)
+    listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=False)
     assert hear(listener, pcm_of("yes")) == []
     words, *rest = listener.end(1)
     assert [word.text for word in words.words] == [" yes"]
@@ -73,7 +73,7 @@ def test_without_drafts_there_are_words_only(recognizer):
 def test_the_words_are_the_same_in_any_chunks(recognizer, step, drafts):
     pcm = pcm_of("pauses")[:32_000]
     expected = recognizer.words(pcm)[0]
-    listener = Listener(recognizer, InPlace(recognizer), drafts=drafts)
+    listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=drafts)
     words = words_of([*hear(listener, pcm, step=step), *listener.end(1)])
     assert words == [Word(f" {w.text}", w.start, w.end, w.p) for w in expected]
 
@@ -95,7 +95,7 @@ class Means:
 
 def test_the_first_draft_begins_anew_until_its_mean_lasts_and_the_next_has_one(recognizer):
     means, pcm = Means(recognizer), pcm_of("doctor")
-    listener = Listener(means, InPlace(recognizer), drafts=True)
+    listener = PocketSphinxListener(means, InPlace(recognizer), drafts=True)
     live = hear(listener, pcm, step=STEP)
     heads = [STEP, 2 * STEP, 3 * STEP, 4 * STEP]
     assert 3 * STEP < HEAD <= 4 * STEP
@@ -109,7 +109,7 @@ def test_the_first_draft_begins_anew_until_its_mean_lasts_and_the_next_has_one(r
 
 
 def test_digital_silence_makes_progress_and_no_words(recognizer):
-    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
+    listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=True)
     silence = np.zeros(20_000, np.int16)
     live = hear(listener, silence)
     assert live
@@ -127,7 +127,7 @@ def test_times_follow_the_clock_across_a_pause(recognizer, gap_s):
     alone = recognizer.words(pcm)[0]
     pause = clip("pauses").pauses[0]
     cut = int(sum(pause) / 2 * 16_000)
-    listener = Listener(recognizer, InPlace(recognizer), drafts=False)
+    listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=False)
     first = words_of([*hear(listener, pcm[:cut], at=gap), *listener.end(1)])
     second = words_of([*hear(listener, pcm[cut:], at=2 * gap + cut), *listener.end(2)])
     compared = 0
@@ -147,7 +147,7 @@ def test_a_gap_within_an_utterance_moves_the_times_after_it_and_nothing_else(rec
     pcm = pcm_of("doctor")
     alone = recognizer.words(pcm)[0]
     boundary = alone[5].start
-    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
+    listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=True)
     live = [*hear(listener, pcm[:boundary]), *hear(listener, pcm[boundary:], at=boundary + 9999)]
     words = words_of([*live, *listener.end(1)])
     assert [w.text[1:] for w in words] == [w.text for w in alone]
@@ -160,7 +160,7 @@ def test_speech_without_a_pause_is_cut_where_it_is_quiet(recognizer):
     said = minute.sentences[:6]
     pcm = pcm_of("minute")[: int((said[-1].end + 0.3) * 16_000)]
     assert MAX_UTTERANCE < len(pcm) < 2 * MAX_UTTERANCE
-    listener = Listener(recognizer, InPlace(recognizer), drafts=True)
+    listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=True)
     live = hear(listener, pcm, step=7000)
     (at,) = (i for i, m in enumerate(live) if isinstance(m, Committed))
     # What was drafted behind the cut stays, and is nothing of what is committed.
@@ -200,7 +200,7 @@ class Held:
 
 def test_the_next_draft_stands_beside_that_of_a_held_up_pass(recognizer):
     passes = Held(recognizer)
-    listener = Listener(recognizer, passes, drafts=True)
+    listener = PocketSphinxListener(recognizer, passes, drafts=True)
     pcm = pcm_of("doctor")
     live = [*hear(listener, pcm), *listener.end(1)]
     first = [m for m in live if isinstance(m, Drafted)][-1].text
@@ -227,7 +227,7 @@ def test_words_marks_and_their_order_are_the_same_however_long_a_pass_takes(reco
     pieces = [pcm_of("yes"), pcm_of("pauses")[:32_000], pcm_of("yes")]
 
     def ends(passes: InPlace | Held, drafts: bool) -> list[Message]:
-        listener, at, said = Listener(recognizer, passes, drafts=drafts), 0, []
+        listener, at, said = PocketSphinxListener(recognizer, passes, drafts=drafts), 0, []
         for marker, pcm in enumerate(pieces):
             for count, start in enumerate(range(0, len(pcm), 4000)):
                 said += listener.audio(pcm[start : start + 4000], at + start)
@@ -255,7 +255,7 @@ def test_words_marks_and_their_order_are_the_same_however_long_a_pass_takes(reco
 
 def test_markers_wait_for_the_words_before_them(recognizer):
     passes = Held(recognizer)
-    listener = Listener(recognizer, passes, drafts=True)
+    listener = PocketSphinxListener(recognizer, passes, drafts=True)
     assert list(listener.end(1)) == [Reached(1)]
     hear(listener, pcm_of("yes"))
     assert not any(isinstance(m, Reached) for m in [*listener.end(2), *listener.end(3)])
@@ -268,7 +268,7 @@ def test_markers_wait_for_the_words_before_them(recognizer):
 
 def test_it_is_full_when_too_much_waits_for_its_final_pass(recognizer):
     passes = Held(recognizer)
-    listener = Listener(recognizer, passes, drafts=True)
+    listener = PocketSphinxListener(recognizer, passes, drafts=True)
     silence = np.zeros(MAX_WAITING // 2, np.int16)
     for marker in range(3):
         assert not listener.full
@@ -336,7 +336,7 @@ class Late:
 def test_no_mark_is_answered_before_its_words_nor_behind_those_of_the_next(steps):
     """However late final passes are, and however many marks wait for one."""
     passes = Late()
-    listener = Listener(Spelling(), passes, drafts=False)
+    listener = PocketSphinxListener(Spelling(), passes, drafts=False)
     messages: list[Message] = []
     expected: list[str | int] = []
     at = 0
