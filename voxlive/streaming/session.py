@@ -153,7 +153,7 @@ class Session:
 
     async def push(self, data: bytes) -> None:
         """Hear audio in the declared format. Waits while the session is behind."""
-        if not self._stopped and data and not self._inbox.offer(data):
+        if not self._stopped and data:
             await self._inbox.put(data)
 
     async def flush(self, marker: str) -> None:

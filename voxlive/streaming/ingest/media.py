@@ -82,12 +82,8 @@ def decode_file(file: BinaryIO, report: Report | None = None) -> Iterator[Sample
     """Decode a seekable file; otherwise as ``decode``."""
     source = Source(file)
     container = _identify(source)
-    start = source.at
-    file.seek(0)
-    if container.seeks:
-        yield from _Recordings(report or Report()).decode(_Tail(file, start), container)
-    else:
-        yield from decode(file, report)
+    recording = _Tail(file, source.at) if container.seeks else source
+    yield from _Recordings(report or Report()).decode(recording, container)
 
 
 def read_file(path: Path, report: Report | None = None) -> Iterator[Samples]:

@@ -232,24 +232,19 @@ class WavChunks:
             return min(size, self._left)
         return size
 
-    def skip_rest(self) -> int:
-        """Step over the chunks behind the sound; how many bytes there are no chunks, 0 if none.
-
-        It stops in front of what may be another recording.
-        """
+    def skip_rest(self) -> None:
+        """Step over the chunks behind the sound, up to what may be another recording."""
         if self._left is None:
-            return 0
+            return
         source = self._source
         if self.stated % 2 and source.peek(1) == b"\0":
             source.skip(1)
         while (head := source.peek(8)) and len(head) == 8:
-            name, length = head[:4], int.from_bytes(head[4:])
-            length = int.from_bytes(head[4:8], "little")
+            name, length = head[:4], int.from_bytes(head[4:], "little")
             known = name.isascii() and name.replace(b" ", b"").isalnum()
             if not known or name in (b"RIFF", b"RF64", b"BW64") or length >= _WAV_UNKNOWN:
                 break
             source.skip(8 + length + length % 2)
-        return len(source.peek(1))
 
 
 # What may stand in a Matroska file, in its segment and in a cluster: all that their standard knows.
@@ -305,7 +300,7 @@ class MatroskaElements:
             self._next += int.from_bytes(rest[:wide], "big") & ((1 << 7 * wide) - 1)
 
 
-MIN_RATE, MAX_RATE = 8_000, 192_000
+_MIN_RATE, _MAX_RATE = 8_000, 192_000  # of what is decoded: containers hold more than PCM may
 MAX_SILENCE_S = 3600.0
 """The silence that late starts and gaps in time stamps may become, in all, of one stream."""
 
@@ -400,8 +395,8 @@ def samples_of(frame: av.AudioFrame) -> Samples:
     More than eight channels must not reach PyAV's ``to_ndarray``, which reads past its planes then.
     """
     rate, channels = frame.sample_rate, frame.layout.nb_channels
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise BadAudio(f"a rate of {rate} Hz is not supported: use {MIN_RATE} to {MAX_RATE}")
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise BadAudio(f"a rate of {rate} Hz is not supported: use {_MIN_RATE} to {_MAX_RATE}")
     if channels > MAX_CHANNELS:
         raise BadAudio(f"{channels} channels are not supported: use 1 to {MAX_CHANNELS}")
     try:
