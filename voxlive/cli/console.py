@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import select
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from typing import NoReturn
 import typer
 
 from voxlive.processes.logs import current_log_context, escaped, message_of, traceback_of
+from voxlive.processes.process import handling_ending_signals
 from voxlive.runners.scratch import exit_now
 
 FIELDS = ("session", "protocol", "request", "code")
@@ -308,15 +308,9 @@ def _unraisable(raised: sys.UnraisableHookArgs) -> None:
     log.error("%s: %r", raised.err_msg or "ignored", raised.object, exc_info=raised.exc_value)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 @contextmanager
 def ending(first: Callable[[int], object]) -> Iterator[None]:
-    """Call ``first`` on the running loop, with the number of the first signal that arrives here.
-
-    What is ignored, as SIGHUP under nohup, stays so.
-    """
+    """Call ``first`` on the running loop, with the number of the first signal that arrives here."""
     loop = asyncio.get_running_loop()
     arrived = False
 
@@ -327,12 +321,5 @@ def ending(first: Callable[[int], object]) -> Iterator[None]:
         arrived = True
         loop.call_soon_threadsafe(first, number)
 
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    heeded = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
-    for number in heeded:
-        signal.signal(number, arrive)
-    try:
+    with handling_ending_signals(arrive):
         yield
-    finally:
-        for number, was in heeded.items():
-            signal.signal(number, was)

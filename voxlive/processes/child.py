@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from voxlive.processes.channel import BatchedSender
 from voxlive.processes.logs import ForwardedRecord, portable
+from voxlive.processes.process import ENDING_SIGNALS
 
 SHUTDOWN_TIMEOUT_S = 5
 """What a child may take to end once its socket is closed."""
@@ -37,7 +38,7 @@ def run_child(serve: Serve) -> NoReturn:
     """The main function of a child: serve its parent over the socket that its arguments name."""
     fd, niceness, level = map(int, sys.argv[1:])
     # The parent ends its children itself, after it has answered for them.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     _die_with_parent()

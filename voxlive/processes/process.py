@@ -10,16 +10,15 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
-
-import psutil
 
 from voxlive.processes.channel import BatchedSender, hang_up, read_messages
 from voxlive.processes.logs import ForwardedRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +94,9 @@ class ChildProcess(Generic[_Command]):
 
     def resident_bytes(self) -> int:
         """Memory of it and all its children; 0 once it is gone. Blocks."""
+        # Imported here: it takes a while, and processes that only need the rest start sooner.
+        import psutil
+
         total = 0
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
@@ -164,6 +166,25 @@ def _level(quiet: bool) -> int:
     if not quiet:
         return level
     return logging.INFO if level <= logging.DEBUG else logging.CRITICAL
+
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to end: Ctrl+C, a service manager, the terminal that is closed."""
+
+
+@contextmanager
+def handling_ending_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Call ``handler`` at each of ``ENDING_SIGNALS``. For the main thread.
+
+    What is ignored, as SIGHUP under nohup, stays so.
+    """
+    heeded = [n for n in ENDING_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)
 
 
 def cores() -> int:

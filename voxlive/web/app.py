@@ -221,7 +221,8 @@ class _CommonHeaders:
 
 DRAIN_S = 10.0
 """How long sessions have at the end for their last words."""
-_TELL_S = 2.0
+TELL_S = 2.0
+"""How long connections have then for their last message and the close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +272,7 @@ class Served:
     async def aclose(self) -> None:
         """Tell all sessions, let them finish for up to ``DRAIN_S``, and free the models."""
         await asyncio.gather(self.service.aclose(DRAIN_S), self.batch.aclose())
-        await self.live.settle(_TELL_S)
+        await self.live.settle(TELL_S)
 
 
 class Application:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from voxlive.processes.process import tune_interpreter
+from voxlive.processes.process import handling_ending_signals, tune_interpreter
 from voxlive.runners.scratch import exit_now
 from voxlive.web.access.keys import keys_of
 from voxlive.web.access.sites import with_cors
-from voxlive.web.app import ByPort, RootPath, Served, clean, only
+from voxlive.web.app import TELL_S, ByPort, RootPath, Served, clean, only
 from voxlive.web.config import ServeConfig
 from voxlive.web.connections import Connections, EdgeConfig, Listener
 from voxlive.web.http import HttpConnection, WebSocketConnection
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 24 * 1024 * 1024
 _PING_S = 20.0
-_TELL_S = 2.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
 
@@ -172,13 +169,8 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """See uvicorn, which takes no SIGHUP, and raises every signal again when all is done."""
-        heeded = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # as by nohup
-        before = {number: signal.signal(number, self.handle_exit) for number in heeded}
-        try:
+        with handling_ending_signals(self.handle_exit):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """See uvicorn, whose second signal does not end what is being drained."""
@@ -201,7 +193,7 @@ class _Server(uvicorn.Server):
             await self._wyoming.refuse()
         await self._served.aclose()
         if self._wyoming:
-            await self._wyoming.aclose(_TELL_S)
+            await self._wyoming.aclose(TELL_S)
         await super().shutdown(sockets)
 
     def _protocol(self) -> asyncio.Protocol:

@@ -16,15 +16,15 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 # A name that is not this machine's, as a phone has to use one: localhost is secure without https.
-ELSEWHERE = "--host-resolver-rules=MAP voxlive.example 127.0.0.1"
+NAME = "voxlive.example"
+ELSEWHERE = f"--host-resolver-rules=MAP {NAME} 127.0.0.1"
 ACCEPTED = "--ignore-certificate-errors"
 
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory):
-    with serving(
-        "--https", "--max-sessions", "2", cache=tmp_path_factory.mktemp("cache")
-    ) as server:
+    args = ("--https", "--allow-host", NAME, "--max-sessions", "2")
+    with serving(*args, cache=tmp_path_factory.mktemp("cache")) as server:
         yield server
 
 
@@ -32,7 +32,7 @@ def secure(tmp_path_factory):
 async def test_a_phone_records_over_a_certificate_made_here(secure, tmp_path):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
-    url = f"https://voxlive.example:{urlsplit(secure.url).port}"
+    url = f"https://{NAME}:{urlsplit(secure.url).port}"
     flags = (ELSEWHERE, ACCEPTED)
     async with browsing(url, microphone=wav, args=flags, settings=PLAIN, **PHONE) as watched:
         page = watched.page
@@ -49,7 +49,7 @@ async def test_a_phone_records_over_a_certificate_made_here(secure, tmp_path):
         assert await state_is(page, "stopped", "error") == "stopped"
         said = re.findall(r"[a-z']+", (await page.inner_text("#paragraphs p")).lower())
         assert {"doctor", "tomorrow"} <= set(said)
-        assert any(request.startswith("wss://voxlive.example") for request in watched.requests)
+        assert any(request.startswith(f"wss://{NAME}") for request in watched.requests)
 
 
 async def test_programs_trust_it_by_its_file(secure):

@@ -30,12 +30,13 @@ from voxlive.engines.pocketsphinx.wire import (
     SphinxProbe,
     SphinxReply,
 )
+from voxlive.processes.process import ENDING_SIGNALS
 
 
 def main(fd: int) -> None:
     """Serve over the socket ``fd`` until it closes."""
     # The parent ends its workers itself, after it has drained its sessions.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # Linux may weigh sessions of processes: this one's is as nice as its process.
     with suppress(OSError):

@@ -24,6 +24,7 @@ ANY = "*"
 _PORTS = {"http": 80, "https": 443}
 _SECURE = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
+_OTHER_SITE = "pages of other sites may not use this server; see --allow-origin"
 _PREFLIGHT_S = 7200  # browsers take no longer one
 _EXPOSED = (
     "X-Request-Id",
@@ -92,22 +93,15 @@ class Sites:
         origin, here = Origin.parse(said), server_origin(scope)
         if origin is not None and (origin in self.origins or origin == here):
             return None
-        if (
-            origin
-            and here
-            and (origin.host, origin.scheme, here.scheme)
-            == (
-                here.host,
-                "https",
-                "http",
-            )
-        ):
+        if origin is None or here is None or origin.host != here.host:
+            return _OTHER_SITE
+        if (origin.scheme, here.scheme) == ("https", "http"):
             return (
                 "a page that came over https may not use a server that is asked over http: let "
                 "the proxy between them send X-Forwarded-Proto (see --forwarded-allow-ips), or "
                 "name the page's site with --allow-origin"
             )
-        return "pages of other sites may not use this server; see --allow-origin"
+        return _OTHER_SITE
 
     def refuses_host(self, scope: Scope) -> str | None:
         """Why requests to this Host are not served; None where they are, and where there is none.
