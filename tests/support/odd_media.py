@@ -232,6 +232,16 @@ def fragments() -> bytes:
     return encoded("mp4", "aac", seekable=False, **options)
 
 
+def _header_repeated() -> bytes:
+    """As a stream that one may join anywhere: its header stands before a later fragment again."""
+    movflags = "frag_keyframe+empty_moov+default_base_moof"
+    options = {"movflags": movflags, "frag_duration": "200000"}
+    data = encoded("mp4", "aac", seekable=False, **options)
+    first = data.index(b"moof") - 4
+    later = data.index(b"moof", len(data) // 2) - 4
+    return data[:later] + data[:first] + data[later:]
+
+
 LATE = ((5.0, SPEECH),)
 HALF = len(SPEECH) // 2
 HALF_S = HALF / RATE
@@ -395,6 +405,18 @@ CORPUS: dict[str, Odd] = {
     "wav-ima-adpcm": odd(lambda: encoded("wav", "adpcm_ima_wav", 16_000), slack=0.15),
     "m4a-30-bytes-changed": odd(lambda: replaced(m4a(), 0.6, 30), DAMAGED, slack=0.1, like=0.85),
     "m4a-cut": cut(m4a, 0.6),
+    "m4a-twice": twice(lambda: m4a() * 2, slack=0.2),
+    "m4a-index-last-twice": twice(
+        lambda: encoded("ipod", "aac", 44_100) * 2, live=False, slack=0.2
+    ),
+    "mp3-then-m4a-index-last": twice(
+        lambda: mp3() + encoded("ipod", "aac", 44_100), live=False, slack=0.2
+    ),
+    "fmp4-twice": twice(lambda: fragments() * 2, slack=0.2),
+    "fmp4-header-repeated": odd(_header_repeated, slack=0.2),
+    "aiff-twice": twice(lambda: encoded("aiff", "pcm_s16be") * 2),
+    "caf-twice": twice(lambda: encoded("caf", "pcm_s16be") * 2),
+    "w64-twice": twice(lambda: encoded("w64", "pcm_s16le") * 2),
     "m4a-index-last": odd(lambda: encoded("ipod", "aac", 44_100), live=False),
     "fmp4-cut": odd(
         lambda: fragments()[: len(fragments()) * 6 // 10],

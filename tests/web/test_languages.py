@@ -371,7 +371,7 @@ def voxlive() -> Iterator[Run]:
 @pytest.mark.parametrize("command", ["transcribe", "listen"])
 def test_the_command_line_takes_every_spelling(voxlive: Run, command):
     there = ("no-such-file",) if command == "transcribe" else ("--microphone", "no-such")
-    for said in ENGLISH[:6]:
+    for said in ENGLISH:
         done = voxlive(command, *there, "--language", said)
         assert "--language" not in done.stderr
     done = voxlive(command, *there, "--language", "xx")

@@ -145,14 +145,14 @@ class Frames:
             elif length := tag_length(source):
                 source.skip(length)
                 self._zeros = 0
+            elif self._last and not self._between and self._ends(source):
+                return
             elif zeros := len(head) - len(head.lstrip(b"\0")):
                 source.skip(zeros)
                 self._zeros += zeros
             elif self._is_cut(head):
                 self.cut = True
                 source.skip(len(head))
-            elif self._last and not self._between and self._ends(source):
-                return
             else:
                 self._synced = False
                 ahead = source.peek(MAX_JOIN)

@@ -13,6 +13,7 @@ since libav looks that far for something else in them.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -28,6 +29,8 @@ from voxlive.streaming.ingest.sniff import (
     DECODERS,
     FAR_HEAD,
     HEAD,
+    PART_HEAD,
+    begins_anew,
     mp4_index_is_last,
     sniff,
 )
@@ -35,6 +38,7 @@ from voxlive.streaming.ingest.source import (
     MatroskaElements,
     OggPages,
     Output,
+    Parts,
     Source,
     WavChunks,
     samples_of,
@@ -81,9 +85,7 @@ def decode(reader: Reader, report: Report | None = None) -> Iterator[Samples]:
 def decode_file(file: BinaryIO, report: Report | None = None) -> Iterator[Samples]:
     """Decode a seekable file; otherwise as ``decode``."""
     source = Source(file)
-    container = _identify(source)
-    recording = _Tail(file, source.at) if container.seeks else source
-    yield from _Recordings(report or Report()).decode(recording, container)
+    yield from _Recordings(report or Report(), file).decode(source, _identify(source))
 
 
 def read_file(path: Path, report: Report | None = None) -> Iterator[Samples]:
@@ -123,21 +125,53 @@ def measure(path: Path, most_s: float | None = None) -> Measured:
     return Measured(samples / SAMPLE_RATE, report.warnings)
 
 
-class _Tail:
-    """A file from ``start`` on, as a file."""
+class _Stretch:
+    """One recording of a file that has to be sought in, as a file: from ``start`` to ``end``.
 
-    def __init__(self, file: BinaryIO, start: int) -> None:
+    ``end`` is where another recording begins, None if none does; ``fragmented``: an MP4 whose
+    length libav counts from time 0, not from its first sound.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, container: Container) -> None:
         self._file = file
         self._start = start
+        self.fragmented = False
+        self.end = self._find_end(container)
         file.seek(start)
-        self.read = file.read
+
+    def _find_end(self, container: Container) -> int | None:
+        at, size_of = self._start, container.part_size
+        while size_of:
+            self._file.seek(at)
+            head = self._file.read(PART_HEAD)
+            if at > self._start and begins_anew(head):
+                return at
+            self.fragmented = self.fragmented or head[4:8] == b"moof"
+            size = size_of(head) if len(head) == PART_HEAD else None
+            if not size or at + size >= sys.maxsize:
+                break
+            at += size
+        return None
+
+    def read(self, size: int) -> bytes:
+        """As a file's."""
+        if self.end is not None:
+            size = max(min(size, self.end - self._file.tell()), 0)
+        return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return (
-            self._file.seek(offset + self._start if whence == 0 else offset, whence) - self._start
-        )
+        """As a file's; a place that cannot be is an error to libav, not to us."""
+        if whence == 2:
+            base = self._file.seek(0, 2) if self.end is None else self.end
+        else:
+            base = self._file.tell() if whence else self._start
+        place = base + offset
+        if not self._start <= place < sys.maxsize:
+            return -1
+        return self._file.seek(place) - self._start
 
     def tell(self) -> int:
+        """As a file's."""
         return self._file.tell() - self._start
 
 
@@ -196,29 +230,39 @@ def _index_is_last(source: Source) -> bool:
 class _Recordings:
     """Decodes what a stream consists of: most often one recording, or several one after another."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, file: BinaryIO | None = None) -> None:
         self._report = report
+        self._file = file  # that can be sought in
         self._out = Output(report)
 
-    def decode(self, file: Source | _Tail, container: Container) -> Iterator[Samples]:
+    def decode(self, source: Source, container: Container) -> Iterator[Samples]:
         """Raises BadAudio when no recording can be decoded."""
-        yield from self._one(file, container)
-        while isinstance(file, Source) and file.peek(1):
-            behind = file.at
+        while True:
+            if self._file and container.seeks:
+                stretch = _Stretch(self._file, source.at, container)
+                yield from self._one(stretch, container)
+                if stretch.end is None:
+                    break
+                self._file.seek(stretch.end)
+                source = Source(self._file, stretch.end)
+            else:
+                yield from self._one(source, container)
+            if not source.peek(1):
+                break
+            behind = source.at
             try:
-                following = _identify(file)
+                following = _identify(source)
             except BadAudio:
-                if file.peek(1):
+                if source.peek(1):
                     message = f"what follows the {container.name} is no audio and was left out"
                     self._report.add("trailing_data", f"{message}, from byte {behind} on")
                 break
             container = following
-            yield from self._one(file, container)
         yield from self._out.finish()
         if not self._out.heard and self._report.warnings:
             raise BadAudio(self._report.warnings[0].message)
 
-    def _one(self, file: Source | _Tail, container: Container) -> Iterator[Samples]:
+    def _one(self, file: Source | _Stretch, container: Container) -> Iterator[Samples]:
         self._out.restart(exact=container.exact)
         if isinstance(file, Source) and not container.demuxer:
             decoder: _FrameDecoder | _Demuxer = _FrameDecoder(file, container, self._out)
@@ -341,7 +385,7 @@ class _FrameDecoder:
 class _Demuxer:
     """Every other container, through libav."""
 
-    def __init__(self, file: Source | _Tail, container: Container, out: Output) -> None:
+    def __init__(self, file: Source | _Stretch, container: Container, out: Output) -> None:
         self._file = file
         self._container = container
         self._out = out
@@ -355,10 +399,10 @@ class _Demuxer:
         container = self._container
         buffer = _PCM_BUFFER if container.exact and not container.partial else _BUFFER
         reader: Reader
-        if isinstance(self._file, _Tail):
+        if isinstance(self._file, _Stretch):
             reader, buffer = self._file, _FILE_BUFFER
         else:
-            reader = self._pages or self._chunks or self._elements or _Bytes(self._file)
+            reader = self._pages or self._chunks or self._elements or self._parts(self._file)
         try:
             with av.open(
                 reader,
@@ -381,6 +425,10 @@ class _Demuxer:
             raise BadAudio(f"the {container.name} cannot be decoded: {error.strerror}") from error
         finally:
             self._tell_bytes(report)
+
+    def _parts(self, source: Source) -> Reader:
+        size_of = self._container.part_size
+        return Parts(source, size_of, begins_anew) if size_of else _Bytes(source)
 
     def _stream(
         self, media: InputContainer, stream: AudioStream, report: Report
@@ -448,7 +496,9 @@ class _Demuxer:
         if not self._container.states_length or (self._chunks and not self._chunks.stated):
             return 0.0
         if stream.duration and stream.time_base:
-            return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+            from_zero = isinstance(self._file, _Stretch) and self._file.fragmented
+            start = 0 if from_zero else stream.start_time or 0
+            return float((stream.duration + start) * stream.time_base)
         return media.duration / av.time_base if media.duration and len(media.streams) == 1 else 0.0
 
     def _tell_bytes(self, report: Report) -> None:

@@ -9,12 +9,14 @@ open further files, takes any noise for MP3, and waits for more bytes than it ne
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from voxlive.errors import BadAudio
 
 HEAD = 16
 FAR_HEAD = 200  # MPEG-TS repeats its first byte after a packet
+PART_HEAD = 24
 _MP4_BOXES = b"ftyp|styp|moov|mdat|wide|free|skip|pnot"
 
 
@@ -27,7 +29,9 @@ class Container:
     in. ``from_first``: its clock starts anywhere, so that its first time stamp is 0. ``pages``:
     Ogg's, ``chunks``: RIFF's, ``elements``: Matroska's; all are checked before libav reads them.
     ``exact``: time stamps are those of samples, ``gapless``: and leave no gap unless something is
-    lost. ``probe``: bytes to look through for tracks that no header names.
+    lost. ``probe``: bytes to look through for tracks that no header names. ``part_size``: from the
+    PART_HEAD bytes that one of its parts begins with, how many bytes later the next one begins;
+    None where that is not stated.
     """
 
     name: str
@@ -44,6 +48,30 @@ class Container:
     exact: bool = False
     gapless: bool = False
     probe: int = 32
+    part_size: Callable[[bytes], int | None] | None = None
+
+
+def _mp4_box(head: bytes) -> int | None:
+    size = int.from_bytes(head[:4], "big")
+    size = int.from_bytes(head[8:16], "big") if size == 1 else size
+    return size if size >= 8 and head[4:8].isalnum() else None
+
+
+def _caf_chunk(head: bytes) -> int | None:
+    if head.startswith(b"caff"):
+        return 8
+    size = int.from_bytes(head[4:12], "big", signed=True)
+    return 12 + size if size >= 0 else None
+
+
+def _aiff_form(head: bytes) -> int | None:
+    size = int.from_bytes(head[4:8], "big")
+    return 8 + size + size % 2 if size and head.startswith(b"FORM") else None
+
+
+def _w64_file(head: bytes) -> int | None:
+    size = int.from_bytes(head[16:24], "little")
+    return -(-size // 8) * 8 if head.startswith(b"riff") and size else None
 
 
 def _of(start: bytes) -> re.Pattern[bytes]:
@@ -74,15 +102,24 @@ CONTAINERS = (
         states_length=True,
         seeks=True,
         exact=True,
+        part_size=_mp4_box,
     ),
     Container("FLAC", "flac", _of(rb"fLaC"), "flac", gapless=True, **_PCM),
     Container(
         "WAV", "wav", _of(rb"(?:RIFF|RF64|BW64)....WAVE"), "wav bwf", chunks=True, partial=False
     ),
-    Container("W64", "w64", _of(rb"riff\x2e\x91\xcf\x11"), "w64", **_PCM),
-    Container("AIFF", "aiff", _of(rb"FORM....AIF[FC]"), "aiff aif aifc", seeks=True, **_PCM),
+    Container("W64", "w64", _of(rb"riff\x2e\x91\xcf\x11"), "w64", part_size=_w64_file, **_PCM),
+    Container(
+        "AIFF",
+        "aiff",
+        _of(rb"FORM....AIF[FC]"),
+        "aiff aif aifc",
+        seeks=True,
+        part_size=_aiff_form,
+        **_PCM,
+    ),
     Container("AU", "au", _of(rb"\.snd"), "au snd", **_PCM),
-    Container("CAF", "caf", _of(rb"caff"), "caf", seeks=True, **_PCM),
+    Container("CAF", "caf", _of(rb"caff"), "caf", seeks=True, part_size=_caf_chunk, **_PCM),
     Container(
         "VOC", "voc", _of(rb"Creative Voice File\x1a|Creative Voice F"), "voc", partial=False
     ),
@@ -230,6 +267,13 @@ def sniff(head: bytes) -> Container:
             return container
     begin = f"it begins with {head[:8].hex(' ')}" if head else "it is empty"
     raise BadAudio(f"the audio is none of {NAMES}: {begin}")
+
+
+def begins_anew(head: bytes) -> bool:
+    """Whether a part that follows others begins a recording of its own."""
+    if head[4:8] == b"ftyp":
+        return True
+    return any(one.demuxer and one.demuxer != "mov" and one.start.match(head) for one in CONTAINERS)
 
 
 def mp4_index_is_last(head: bytes) -> bool | None:

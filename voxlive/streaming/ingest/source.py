@@ -16,6 +16,7 @@ import numpy as np
 from voxlive.errors import BadAudio
 from voxlive.streaming.ingest.formats import MAX_CHANNELS, to_unit
 from voxlive.streaming.ingest.pcm import Mixer, Resampler
+from voxlive.streaming.ingest.sniff import PART_HEAD
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ class Reader(Protocol):
 
 
 class Source:
-    """A reader that can look ahead. Bound: what is looked at, and the reader's own pieces."""
+    """A reader that can look ahead. Bound: what is looked at, and the reader's own pieces.
 
-    def __init__(self, reader: Reader) -> None:
+    ``at``: the byte of the stream that comes next.
+    """
+
+    def __init__(self, reader: Reader, at: int = 0) -> None:
         self._reader = reader
         self._ahead = b""
-        self.at = 0
+        self.at = at
 
     def peek(self, size: int) -> bytes:
         """The next ``size`` bytes, fewer if there are no more."""
@@ -247,6 +251,36 @@ class WavChunks:
             source.skip(8 + length + length % 2)
 
 
+class Parts:
+    """Gives a demuxer one recording, where each part of it states its size.
+
+    ``part_size`` is Container's, ``begins_anew`` tells whether a part begins another recording. No
+    read goes beyond a part, so that none waits for the next one.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        part_size: Callable[[bytes], int | None],
+        begins_anew: Callable[[bytes], bool],
+    ) -> None:
+        self._source, self._part_size, self._begins_anew = source, part_size, begins_anew
+        self._left: int | None = 0  # of the part; None: it has no end that is known
+        self._first = True
+
+    def read(self, size: int) -> bytes:
+        """As Reader."""
+        if self._left == 0:
+            head = self._source.peek(PART_HEAD)
+            if not self._first and self._begins_anew(head):
+                return b""
+            self._first, self._left = False, self._part_size(head)
+        piece = self._source.read(size if self._left is None else min(size, self._left))
+        if self._left is not None:
+            self._left -= len(piece)
+        return piece
+
+
 # What may stand in a Matroska file, in its segment and in a cluster: all that their standard knows.
 _ELEMENTS = frozenset(
     map(
@@ -318,7 +352,7 @@ class Output:
     """
 
     def __init__(self, report: Report) -> None:
-        self.at_s = 0.0
+        self.at_s = self._base_s = 0.0
         self.heard = 0.0
         self.gaps = 0
         self._report = report
@@ -329,9 +363,12 @@ class Output:
         self.restart()
 
     def restart(self, *, exact: bool = False) -> None:
-        """What follows has a clock of its own, which goes on from here."""
+        """What follows has a clock of its own, which goes on from here.
+
+        Its time stamps may also go on from those before: a stream that repeats its header.
+        """
         self._jitter_s = _EXACT_S if exact else _JITTER_S
-        self._base_s = self.at_s
+        self._last_base_s, self._base_s = self._base_s, self.at_s
         self._due_s: float | None = None  # the next frame's time stamp, as the last one has it
 
     def place(self, at_s: float | None, lasts_s: float) -> Iterator[Samples]:
@@ -339,6 +376,8 @@ class Output:
         if at_s is None:
             return
         late = self._due_s is None
+        if late and abs(self._last_base_s + at_s - self.at_s) <= _JITTER_S:
+            self._base_s = self._last_base_s
         if self._due_s is not None and at_s < self._due_s - self._jitter_s:
             # The clock was set back: another recording, or a wrap.
             self._base_s = self.at_s - at_s
