@@ -92,6 +92,22 @@ async def test_a_file_without_sound_is_refused_in_words(server, tmp_path):
         await state_is(page, "idle")
 
 
+async def test_what_of_a_file_does_not_decode_is_said_beside_its_text(server, tmp_path):
+    whole = clip("market").path.read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) * 3 // 4])
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.set_input_files("#file", tmp_path / "cut.flac")
+        await state_is(page, "stopped")
+        assert await page.inner_text("#paragraphs .paragraph p")
+        assert await page.inner_text("#notice-title") == (
+            "cut.flac was transcribed, with a warning"
+        )
+        assert "The FLAC was cut off after" in await page.inner_text("#notice-steps")
+        await page.click("#notice-close")
+        assert await page.is_hidden("#notice")
+
+
 async def test_a_silent_file_says_that_it_is_silent(server):
     async with browsing(server.url) as watched:
         await watched.page.set_input_files("#file", clip("silence").path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from voxlive.errors import BadAudio
 
@@ -78,8 +79,8 @@ def _of(start: bytes) -> re.Pattern[bytes]:
     return re.compile(start, re.S)
 
 
-_EXACT = {"partial": False, "exact": True}
-_PCM = {"states_length": True, **_EXACT}
+_EXACT: dict[str, Any] = {"partial": False, "exact": True}
+_PCM: dict[str, Any] = {"states_length": True, **_EXACT}
 
 CONTAINERS = (
     Container(

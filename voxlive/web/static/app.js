@@ -14,6 +14,7 @@ import {
   insecureAdvice,
   liveAdvice,
   uploadAdvice,
+  warningAdvice,
 } from "./messages.js";
 import { confirmed, EngineCard, Notice, setUpSettings } from "./panels.js";
 import { Recording } from "./recording.js";
@@ -240,6 +241,7 @@ class App {
     for (const [index, { words, whole }] of segmentsOf(answer).entries()) {
       this.#transcript.words(`file/${index}`, words, whole);
     }
+    if (answer.warnings?.length) this.#notice.show(warningAdvice(file.name, answer.warnings));
     if (this.#transcript.empty) this.#transcript.mark(0, `No speech was found in ${file.name}.`);
     this.#keeper.saved = false;
     this.#speak(language);

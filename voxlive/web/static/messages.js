@@ -183,6 +183,15 @@ export function captureAdvice(kind) {
   return CAPTURE[kind];
 }
 
+/**
+ * What to know of a transcribed file: parts that do not decode, for example.
+ * @param {string} name @param {{message: string}[]} warnings @returns {Advice}
+ */
+export function warningAdvice(name, warnings) {
+  const steps = warnings.map(({ message }) => message[0].toUpperCase() + message.slice(1) + ".");
+  return { title: `${name} was transcribed, with ${steps.length > 1 ? "warnings" : "a warning"}`, steps };
+}
+
 /** @param {string} name of the file @param {number} status @param {string} said by the server */
 export function uploadAdvice(name, status, said) {
   const quoted = said && `The server says: ${said.replace(/\.$/, "")}.`;

@@ -13,6 +13,7 @@ const ENDPOINT = new URL("../v1/audio/transcriptions", import.meta.url);
  * @property {string | null} [language]
  * @property {AnsweredSegment[]} segments
  * @property {AnsweredWord[]} [words]
+ * @property {{code: string, message: string}[]} [warnings] what of the file was not transcribed
  */
 
 /** The file was refused; status 0 when the server was not reached. */
