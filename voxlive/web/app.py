@@ -41,7 +41,12 @@ from voxlive.web.captions import CaptionEndpoints
 from voxlive.web.config import ServeConfig
 from voxlive.web.errors import on_client_gone, on_crash, on_http_error
 from voxlive.web.live_socket import LiveEndpoints
-from voxlive.web.metrics import CountRequests, Metrics, Requests, ServerCollector
+from voxlive.web.metrics import (
+    MetricsEndpoint,
+    RequestCountMiddleware,
+    RequestCounts,
+    ServerCollector,
+)
 from voxlive.web.pages import Pages
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.contract import Protocol
@@ -142,9 +147,9 @@ def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starl
         *(WebSocketRoute(path, live.endpoint(protocol)) for path, protocol in PROTOCOLS.items()),
         Mount("/static", pages),
     ]
-    requests = Requests(routes)
-    state = ServerCollector(service.engine, live.tally, live.feeds, access, files, requests)
-    routes.append(Route("/metrics", Metrics(state).get))
+    requests = RequestCounts(routes)
+    state = ServerCollector(service.engine, live.metrics, live.feeds, access, files, requests)
+    routes.append(Route("/metrics", MetricsEndpoint(state).get))
 
     async def on_refusal(request: Request, error: Exception) -> Response:
         assert isinstance(error, VoxliveError)
@@ -157,7 +162,7 @@ def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starl
         routes=routes,
         middleware=[
             Middleware(_CommonHeaders),
-            Middleware(CountRequests, requests=requests),
+            Middleware(RequestCountMiddleware, requests=requests),
             Middleware(AuthMiddleware, gate=live.gate),
         ],
         exception_handlers={

@@ -37,7 +37,7 @@ from voxlive.web.access.keys import Limits, find
 from voxlive.web.access.middleware import Authenticator, address
 from voxlive.web.captions import LONGEST_NAME, CaptionFeed, CaptionFeeds, is_name
 from voxlive.web.errors import envelope, headers_of
-from voxlive.web.metrics import Meter, Tally
+from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import (
     Action,
     AudioFrame,
@@ -91,7 +91,7 @@ class LiveSocket:
     There is one queue each way: a session's inbox, so that the socket is read while the session
     is behind, and an outbox that the sessions of all sources share with the protocol's answers.
 
-    Every session that begins is counted in ``tally``. ``offered`` are the client's sub-protocols
+    Every session that begins is counted in ``metrics``. ``offered`` are the client's sub-protocols
     without those that carry a key: none is said back.
     """
 
@@ -101,17 +101,17 @@ class LiveSocket:
         service: Service,
         protocol: Protocol,
         feeds: CaptionFeeds,
-        tally: Tally,
+        metrics: SessionMetrics,
         offered: Sequence[str] = (),
     ) -> None:
         self._socket = socket
         self._service = service
         self._protocol = protocol
         self._feeds = feeds
-        self._tally = tally
+        self._metrics = metrics
         self._sessions: dict[str, Session] = {}  # by their source
         self._heard: dict[str, CaptionFeed] = {}
-        self._meters: dict[str, Meter] = {}
+        self._meters: dict[str, SessionMeter] = {}
         self._unfinished = 0  # sessions whose events have not all been sent
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
@@ -202,7 +202,7 @@ class LiveSocket:
     def _follow(self, options: SessionOptions, source: str) -> Notice:
         """Count a new session and open its captions; what its client is sent first."""
         path, session = self._socket.url.path, self._sessions[source]
-        self._meters[source] = self._tally.open(self._protocol.name, session)
+        self._meters[source] = self._metrics.open(self._protocol.name, session)
         name = self._socket.query_params.get("captions")
         self._heard[source] = self._feeds.open(session.id, name, path, self._owner)
         self._unfinished += 1
@@ -325,7 +325,7 @@ class LiveSocket:
 
     def _translate(self, source: str, event: Event) -> list[Out]:
         self._heard[source].tell(event)
-        self._meters[source].tell(event)
+        self._meters[source].on_event(event)
         return self._protocol.on_source_event(source, event)
 
     async def _keep_ticking(self, every_s: float) -> None:
@@ -367,13 +367,13 @@ class LiveEndpoints:
         self._service = service
         self.gate = gate or Authenticator(Access())
         self.feeds = CaptionFeeds()
-        self.tally = Tally(self.gate.access.note)
+        self.metrics = SessionMetrics(self.gate.access.note)
         self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
 
     def endpoint(self, protocol: type[Protocol]) -> Callable[[WebSocket], Awaitable[None]]:
         """The endpoint for one wire format."""
         for name in protocol.names or (protocol.name,):
-            self.tally.expect(name)
+            self.metrics.register(name)
 
         async def serve(socket: WebSocket) -> None:
             try:
@@ -397,7 +397,7 @@ class LiveEndpoints:
             key_params=protocol.key_params,
         )
         speaks = protocol(query, self._service.engine.info)
-        live = LiveSocket(socket, self._service, speaks, self.feeds, self.tally, presented.labels)
+        live = LiveSocket(socket, self._service, speaks, self.feeds, self.metrics, presented.labels)
         try:
             grant = self.gate.access.admit(presented.secret, "live", address(socket))
             held.enter_context(grant.session())

@@ -1,12 +1,11 @@
-"""What live sessions did, by wire format. Belongs to the event loop.
+"""``GET /metrics``: counters of live sessions, files and HTTP requests, in Prometheus' format.
 
-HTTP requests by route and status.
+``SessionMetrics`` and ``RequestCounts`` count as things happen; ``ServerCollector`` reads them, the
+engine and the file service at every scrape. All of it belongs to the event loop. Audio is counted
+in samples at 16 kHz and exported in seconds.
 
-The state of a server as Prometheus' families, made anew for every scrape.
-
-Labels are wire formats, routes, codes and models: never a session, a key or what a client wrote.
-
-``GET /metrics``.
+Labels are wire formats, routes, codes and models: never a session, a key or what a client wrote, so
+that the number of series is bounded.
 """
 
 from __future__ import annotations
@@ -47,12 +46,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LAGS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+_LAG_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+_NO_ROUTE = "elsewhere"
+
+_Samples = Iterable[tuple[tuple[str, ...], float]]
 
 
 @dataclass(slots=True)
-class Totals:
-    """Of one wire format, since the server started; ``open`` are sessions now."""
+class SessionTotals:
+    """The sessions of one wire format since the server started; ``open``: those open now.
+
+    ``samples``: audio received and decoded, at 16 kHz.
+    """
 
     open: int = 0
     opened: int = 0
@@ -60,125 +65,125 @@ class Totals:
     samples: int = 0
 
 
-class Tally:
-    """``note`` takes the code of an error that ended a session, and its wire format.
+class SessionMetrics:
+    """Counters of live sessions by wire format.
 
-    ``lags`` has the lag of every session once in a second of its audio, while the engine answers.
+    ``count_error`` takes the code of an error that ended a session, and its wire format. ``lags``
+    is a histogram of how far the engine is behind each session, sampled once in a second of its
+    audio, while the engine answers.
     """
 
-    def __init__(self, note: Callable[[str, str], None]) -> None:
-        self.lags = Durations(_LAGS)
-        self._note = note
-        self._totals: defaultdict[str, Totals] = defaultdict(Totals)
-        self._live: set[Meter] = set()
+    def __init__(self, count_error: Callable[[str, str], None]) -> None:
+        self.lags = Durations(_LAG_BUCKETS_S)
+        self._count_error = count_error
+        self._totals: defaultdict[str, SessionTotals] = defaultdict(SessionTotals)
+        self._meters: set[SessionMeter] = set()
 
-    def expect(self, protocol: str) -> None:
-        """Sessions may come in this wire format: until then there are none, which is a figure."""
+    def register(self, protocol: str) -> None:
+        """Export this wire format from now on, with zeros until it has a session."""
         self._totals[protocol]
 
-    def open(self, protocol: str, session: Session) -> Meter:
-        """Follow a session that begins, until its meter is closed."""
-        meter = Meter(session, protocol, self)
-        self._live.add(meter)
+    def open(self, protocol: str, session: Session) -> SessionMeter:
+        """Count a session that begins, until its meter is closed."""
+        meter = SessionMeter(session, protocol, self)
+        self._meters.add(meter)
         totals = self._totals[protocol]
         totals.opened += 1
         totals.open += 1
         log.info("session %s opened over %s", session.id, protocol, extra=meter.fields)
         return meter
 
-    def read(self) -> Mapping[str, Totals]:
+    def read(self) -> Mapping[str, SessionTotals]:
         """Totals by wire format, with the audio of sessions that are still open."""
         read = {protocol: replace(totals) for protocol, totals in self._totals.items()}
-        for meter in self._live:
+        for meter in self._meters:
             read[meter.protocol].samples += meter.session.received
         return read
 
     @property
     def worst_lag_s(self) -> float:
-        """How far the engine is behind the audio of the session that it is furthest behind."""
-        return max((meter.lag_s for meter in self._live), default=0.0)
+        """The largest lag of all open sessions; 0 without any."""
+        return max((meter.lag_s for meter in self._meters), default=0.0)
 
-    # What meters call.
-
-    def told(self, meter: Meter, event: Event) -> None:
-        """The session said something."""
+    def on_event(self, meter: SessionMeter, event: Event) -> None:
+        """Count an event of a session; called by its meter."""
         match event:
             case Words(_, words):
                 self._totals[meter.protocol].words += len(words)
             case SessionError(code, message, fatal=True):
                 fields = {**meter.fields, "code": code}
                 log.info("session %s failed: %s", meter.session.id, message, extra=fields)
-                self._note(code, meter.protocol)
+                self._count_error(code, meter.protocol)
             case SessionWarning(code, message):
                 fields = {**meter.fields, "code": code}
                 log.warning("session %s: %s", meter.session.id, message, extra=fields)
             case SessionClosed():
-                self.closed(meter)
+                self.on_closed(meter)
 
-    def closed(self, meter: Meter) -> None:
-        """The session is over."""
-        if meter in self._live:
-            self._live.discard(meter)
-            totals, heard = self._totals[meter.protocol], meter.session.received
+    def on_closed(self, meter: SessionMeter) -> None:
+        """Add a session that is over to the totals, once; called by its meter."""
+        if meter in self._meters:
+            self._meters.discard(meter)
+            totals, received = self._totals[meter.protocol], meter.session.received
             totals.open -= 1
-            totals.samples += heard
+            totals.samples += received
             ident = meter.session.id
-            log.info("session %s closed after %.1f s", ident, seconds(heard), extra=meter.fields)
+            log.info("session %s closed after %.1f s", ident, seconds(received), extra=meter.fields)
 
 
-class Meter:
-    """One session's. ``tell`` it all that the session says; ``close`` it if nobody listens on."""
+class SessionMeter:
+    """Counts one session: give it every event, and ``close`` it when no more are passed on.
 
-    def __init__(self, session: Session, protocol: str, tally: Tally) -> None:
+    ``fields`` are those of the session's log lines.
+    """
+
+    def __init__(self, session: Session, protocol: str, metrics: SessionMetrics) -> None:
         self.session = session
         self.protocol = protocol
         self.fields = {"session": session.id, "protocol": protocol}
-        self._tally = tally
-        self._sampled = 0
+        self._metrics = metrics
+        self._sampled_at = 0  # samples received at the last lag
 
     @property
     def lag_s(self) -> float:
-        """How far the engine is behind the audio heard."""
+        """How far the engine is behind the audio received."""
         return seconds(self.session.received - self.session.through)
 
-    def tell(self, event: Event) -> None:
-        """An event, at the time at which it is passed on."""
-        if self.session.received - self._sampled >= SAMPLE_RATE:
-            self._sampled = self.session.received
-            self._tally.lags.observe(self.lag_s)
-        self._tally.told(self, event)
+    def on_event(self, event: Event) -> None:
+        """Count an event, when it is sent to the client."""
+        if self.session.received - self._sampled_at >= SAMPLE_RATE:
+            self._sampled_at = self.session.received
+            self._metrics.lags.observe(self.lag_s)
+        self._metrics.on_event(self, event)
 
     def close(self) -> None:
-        """The session is closed. May be called twice, and after it has said so itself."""
-        self._tally.closed(self)
+        """The session is over. May be called twice, and after a SessionClosed event."""
+        self._metrics.on_closed(self)
 
 
-_ELSEWHERE = "elsewhere"
-
-
-class Requests:
-    """Counts by the route's own path, never by what a client wrote in its place."""
+class RequestCounts:
+    """HTTP requests by route and status; a route is its pattern, never the path of a request."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self.counts: Counter[tuple[str, int]] = Counter()
         self._routes = [route for route in routes if isinstance(route, Route | Mount)]
 
     def count(self, scope: Scope, status: int) -> None:
-        """One more was answered."""
+        """Count a request that was answered with this status."""
         matching = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
         route = next(matching, None)
-        self.counts[route.path if route else _ELSEWHERE, status] += 1
+        self.counts[route.path if route else _NO_ROUTE, status] += 1
 
 
-class CountRequests:
-    """An application whose answers are counted."""
+class RequestCountMiddleware:
+    """ASGI middleware that counts every HTTP response of an application."""
 
-    def __init__(self, app: ASGIApp, requests: Requests) -> None:
+    def __init__(self, app: ASGIApp, requests: RequestCounts) -> None:
         self._app = app
         self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Serve a request and count its response."""
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -188,22 +193,19 @@ class CountRequests:
         await self._app(scope, receive, send_counted if scope["type"] == "http" else send)
 
 
-_Figures = Iterable[tuple[tuple[str, ...], float]]
-
-
 @dataclass(frozen=True, slots=True)
 class ServerCollector(Collector):
-    """What is read at a scrape, on the loop that all of it belongs to."""
+    """Reads the state of a server as metric families, on the event loop, anew for every scrape."""
 
     engine: Engine
-    tally: Tally
+    sessions: SessionMetrics
     feeds: CaptionFeeds
     access: Access
     files: FileService
-    requests: Requests
+    requests: RequestCounts
 
     def collect(self) -> Iterator[Metric]:
-        """All families, each also where there is nothing to count yet."""
+        """All families, also those that have nothing to count yet."""
         yield from self._engine()
         yield from self._sessions()
         yield from self._files()
@@ -236,13 +238,13 @@ class ServerCollector(Collector):
         )
 
     def _sessions(self) -> Iterator[Metric]:
-        totals = self.tally.read()
+        totals = self.sessions.read()
         label = ("protocol",)
         open_now = GaugeMetricFamily("voxlive_sessions", "Live sessions now.", labels=label)
         for protocol, figures in totals.items():
             open_now.add_metric([protocol], figures.open)
         yield open_now
-        for name, help_text, of in (
+        for name, help_text, value_of in (
             ("voxlive_sessions_opened", "Live sessions opened.", lambda t: t.opened),
             ("voxlive_words", "Words said to clients of live sessions.", lambda t: t.words),
             (
@@ -251,16 +253,16 @@ class ServerCollector(Collector):
                 lambda t: seconds(t.samples),
             ),
         ):
-            yield _counter(name, help_text, label, (((p,), of(t)) for p, t in totals.items()))
+            yield _counter(name, help_text, label, (((p,), value_of(t)) for p, t in totals.items()))
         yield GaugeMetricFamily(
             "voxlive_worst_lag_seconds",
             "How far the engine is behind the session that it is furthest behind.",
-            self.tally.worst_lag_s,
+            self.sessions.worst_lag_s,
         )
         yield _histogram(
             "voxlive_lag_seconds",
             "How far the engine is behind a session, once in a second of its audio.",
-            self.tally.lags.read(),
+            self.sessions.lags.read(),
         )
 
     def _files(self) -> Iterator[Metric]:
@@ -280,10 +282,10 @@ class ServerCollector(Collector):
         yield jobs
 
 
-def _counter(name: str, help_text: str, labels: tuple[str, ...], figures: _Figures) -> Metric:
+def _counter(name: str, help_text: str, labels: tuple[str, ...], samples: _Samples) -> Metric:
     family = CounterMetricFamily(name, help_text, labels=labels)
-    for values, figure in figures:
-        family.add_metric(values, figure)
+    for label_values, value in samples:
+        family.add_metric(label_values, value)
     return family
 
 
@@ -294,8 +296,8 @@ def _histogram(name: str, help_text: str, reading: Reading) -> Metric:
     return HistogramMetricFamily(name, help_text, buckets=buckets, sum_value=reading.total_s)
 
 
-class Metrics:
-    """The figures of one server and of its process, in the format that the scraper prefers."""
+class MetricsEndpoint:
+    """``GET /metrics``: the metrics of a server and of its process."""
 
     def __init__(self, state: ServerCollector) -> None:
         self._registry = CollectorRegistry()
@@ -303,7 +305,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     async def get(self, request: Request) -> Response:
-        """All of them; made on the loop, which what they count belongs to."""
+        """All families, in the format that the scraper's Accept header prefers."""
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         headers = {"content-type": media_type, "cache-control": "no-store"}
         return Response(encode(self._registry), headers=headers)

@@ -140,7 +140,7 @@ def _run(
             ports.wyoming,
             served.service,
             live.gate.access,
-            live.tally,
+            live.metrics,
             wyoming,
             edge.connections,
         )

@@ -20,7 +20,7 @@ from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
 from voxlive.web.access.access import Access
 from voxlive.web.live_socket import DisconnectWatch
-from voxlive.web.metrics import Meter, Tally
+from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, parse, parse_object, whole
 from voxlive.web.protocols.wyoming.protocol import Action, Say, WyomingProtocol, failure
@@ -100,14 +100,14 @@ class WyomingConnection:
         writer: asyncio.StreamWriter,
         service: Service,
         access: Access,
-        tally: Tally,
+        metrics: SessionMetrics,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._service = service
         self._access = access
-        self._tally = tally
-        self._meter: Meter | None = None
+        self._metrics = metrics
+        self._meter: SessionMeter | None = None
         self._protocol = WyomingProtocol(service.engine.info)
         self._session: Session | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -181,7 +181,7 @@ class WyomingConnection:
     async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
         limits = self._access.trust().limits
         self._session = session = self._service.open(options)
-        self._meter = self._tally.open(WyomingProtocol.name, session)
+        self._meter = self._metrics.open(WyomingProtocol.name, session)
         self._watch = DisconnectWatch(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
@@ -205,7 +205,7 @@ class WyomingConnection:
         """Everything of one utterance. The service may end it too, and then the connection."""
         async for event in session.events():
             if self._meter:
-                self._meter.tell(event)
+                self._meter.on_event(event)
             await self._send(*self._protocol.on_event(event))
         self._session = self._telling = None
         await self._close(session)

@@ -21,7 +21,7 @@ from voxlive.streaming.service import Service
 from voxlive.web.access.access import Access
 from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.connections import Connections
-from voxlive.web.metrics import Tally
+from voxlive.web.metrics import SessionMetrics
 from voxlive.web.ports import CannotListen, lan_addresses
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection
 from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
@@ -114,7 +114,7 @@ class WyomingListener:
         self,
         service: Service,
         access: Access,
-        tally: Tally,
+        metrics: SessionMetrics,
         options: WyomingOptions,
         open_connections: Connections,
     ) -> None:
@@ -122,8 +122,8 @@ class WyomingListener:
         self._announcement: Announcement | None = None
         self._service = service
         self._access = access
-        self._tally = tally
-        tally.expect(WyomingProtocol.name)
+        self._metrics = metrics
+        metrics.register(WyomingProtocol.name)
         self._options = options
         self._open = open_connections
         self._connections: dict[asyncio.Task[None], WyomingConnection] = {}
@@ -134,12 +134,12 @@ class WyomingListener:
         bound: socket.socket,
         service: Service,
         access: Access,
-        tally: Tally,
+        metrics: SessionMetrics,
         options: WyomingOptions,
         open_connections: Connections,
     ) -> Self:
         """Take connections, and say so in the network if that is wanted."""
-        listener = cls(service, access, tally, options, open_connections)
+        listener = cls(service, access, metrics, options, open_connections)
         listener._server = await asyncio.start_server(listener._accept, sock=bound, limit=MAX_LINE)
         if options.announce:
             listener._announcement = await Announcement.start(bound)
@@ -164,7 +164,7 @@ class WyomingListener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         full = not self._open.has_room()
-        connection = WyomingConnection(reader, writer, self._service, self._access, self._tally)
+        connection = WyomingConnection(reader, writer, self._service, self._access, self._metrics)
         with log_context(protocol=WyomingProtocol.name):
             task = asyncio.get_running_loop().create_task(self._serve(connection, writer, full))
         self._connections[task] = connection
