@@ -343,14 +343,23 @@ async def test_silence_is_never_fed(service: Service, engine: CountingEngine) ->
 async def test_a_client_that_falls_silent_in_mid_speech_gets_its_words(service: Service) -> None:
     session = service.open(SessionOptions(PCM, GateOptions(), stall_s=0.05))
     await session.push(pcm(tone(2.2)))
+    before = []
     async for event in session.events():
+        before.append(event)
         if isinstance(event, UtteranceEnded):
             break
     assert session.text == "w1 w2"
+    # Its utterance ends like any other, for protocols that wait for the end of speech too.
+    [stopped] = of(SpeechStopped, before)
+    assert before.index(stopped) < before.index(of(SegmentClosed, before)[0])
+    assert stopped.at == 2.2 * SAMPLE_RATE
     await session.push(pcm(tone(1.0)))
     await session.stop()
-    assert [event.text async for event in session.events() if isinstance(event, Words)] == [" w3"]
+    after = [event async for event in session.events()]
+    assert [event.text for event in of(Words, after)] == [" w3"]
     assert session.text == "w1 w2 w3"
+    [started] = of(SpeechStarted, after)
+    assert started.at >= stopped.at
 
 
 async def test_one_more_than_capacity_is_refused_and_close_frees_the_slot(

@@ -254,13 +254,13 @@ class Session:
             self._end(SessionError("internal", "the server failed in this session; start again"))
 
     async def _next(self) -> Command:
-        """The next command; when none comes in mid-speech, what was heard is brought out."""
+        """The next command; when none comes in mid-speech, the utterance ends there."""
         if self._gate.speaking:
             try:
                 with self._stall.within(self._stall_s):
                     return await self._inbox.take()
             except TimeoutError:
-                self._flush(self._gate.flush(self.received), UtteranceEnded(self.received))
+                self._flush(self._gate.pause(self.received))
         return await self._inbox.take()
 
     async def _hear(self, audio: AsyncIterator[Samples]) -> None:

@@ -145,6 +145,32 @@ class _Cursor(ABC):
         """Take the speech probability of the next window."""
         ...
 
+    @abstractmethod
+    def flush(self, total: int) -> list[Action]:
+        """Decide everything before sample ``total``, the number of samples received, now."""
+        ...
+
+    def pause(self, total: int) -> list[Action]:
+        """End the utterance at sample ``total``, if there is one; what follows may begin another.
+
+        A candidate is taken for speech: it may be a word.
+        """
+        actions = self.flush(total)
+        if self._phase is _Phase.SPEECH:
+            self._phase = _Phase.QUIET
+            actions += [Stopped(self._speech_end(total)), Paused()]
+        return actions
+
+    def finish(self, total: int) -> list[Action]:
+        """``pause``, and take no more: the session ends."""
+        actions = self.pause(total)
+        self._phase = _Phase.FINISHED
+        return actions
+
+    def _speech_end(self, total: int) -> int:
+        """Where speech ends that sounds in the last whole window, before ``total``."""
+        return total
+
     def ahead(self, total: int) -> list[Action]:
         """Of the window that is not complete, up to sample ``total``, what is fed in any case."""
         return self._feed(total) if self._phase is _Phase.SPEECH else []
@@ -234,16 +260,8 @@ class Gate(_Cursor):
             return [*self._feed(total), Paused()]
         return self._skip(total)
 
-    def finish(self, total: int) -> list[Action]:
-        """End the session at sample ``total``. A candidate is taken for speech: it may be a word.
-
-        Speech that was still sounding in the last whole window stops at ``total``.
-        """
-        actions = self.flush(total)
-        if self._phase is _Phase.SPEECH:
-            actions += [Stopped(total if self._voiced == self._end else self._voiced), Paused()]
-        self._phase = _Phase.FINISHED
-        return actions
+    def _speech_end(self, total: int) -> int:
+        return total if self._voiced == self._end else self._voiced
 
     def _weigh(self, start: int, probability: float) -> None:
         """Begin, keep or drop the candidate."""
@@ -287,14 +305,6 @@ class OpenGate(_Cursor):
         """Feed everything before sample ``total``, the number of samples received."""
         self._check_total(total)
         return self._open(total)
-
-    def finish(self, total: int) -> list[Action]:
-        """End the session at sample ``total``."""
-        actions = self.flush(total)
-        if self._phase is _Phase.SPEECH:
-            actions += [Stopped(total), Paused()]
-        self._phase = _Phase.FINISHED
-        return actions
 
     def _open(self, upto: int) -> list[Action]:
         if self._phase is _Phase.SPEECH or upto == self._done:
