@@ -58,7 +58,7 @@ class Buffer(NamedTuple):
 BUFFERS = (
     # On the way in.
     Buffer("Inbox", "what the session has not come to yet", "64 MiB of audio, 10,000 others"),
-    Buffer("Handover", "a container's bytes and decoded audio", "one push; 10 s"),
+    Buffer("DecoderPipe", "a container's bytes and decoded audio", "one push; 10 s"),
     Buffer("VoiceDetector", "pushes that wait for the next step", "one of each session"),
     Buffer("UndecidedAudio", "samples that the gate has not decided about", "8 s"),
     # An engine in a process of its own: in the server to the engine, in the engine back.

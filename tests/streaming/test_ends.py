@@ -85,11 +85,11 @@ async def flush_and_listen(talk: Talk) -> None:
 
 async def renew(talk: Talk) -> None:
     """A session.update or, with the detector's turns, a commit."""
-    await talk.service.renew(talk.session, talk.options, "now")
+    await talk.service.reconfigure(talk.session, talk.options, "now")
 
 
 async def renew_and_listen(talk: Talk) -> None:
-    await talk.service.renew(talk.session, talk.options, "now")
+    await talk.service.reconfigure(talk.session, talk.options, "now")
     await talk.hear(SILENCE)
 
 

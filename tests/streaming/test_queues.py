@@ -14,9 +14,9 @@ from voxlive.engines.contract import Progressed
 from voxlive.streaming.events import Draft, Flushed, Lag, SessionClosed, SessionError
 from voxlive.streaming.intake import Command, Flush, Stop
 from voxlive.streaming.queues import (
-    MAX_AHEAD,
-    MAX_OTHERS,
-    PIECE_COST,
+    MAX_OTHER_COMMANDS,
+    MAX_SOCKET_BYTES,
+    PIECE_OVERHEAD,
     EngineMessages,
     Inbox,
     Outbox,
@@ -112,7 +112,7 @@ async def test_who_waits_for_room_has_it_when_all_is_forgotten():
 
 
 async def test_commands_keep_their_order_and_audio_is_counted() -> None:
-    inbox: Inbox[Command] = Inbox(2 * PIECE_COST + 10)
+    inbox: Inbox[Command] = Inbox(2 * PIECE_OVERHEAD + 10)
     commands = [b"12345", Flush("a"), b"123456", Stop()]
     for command in commands[:3]:
         await inbox.put(command)
@@ -135,7 +135,7 @@ async def test_a_reader_waits_for_a_writer() -> None:
 
 async def test_what_is_no_audio_has_a_bound_too() -> None:
     inbox: Inbox[Command] = Inbox()
-    for _ in range(MAX_OTHERS):
+    for _ in range(MAX_OTHER_COMMANDS):
         await inbox.put(Stop())
     late = asyncio.create_task(inbox.put(Stop()))
     await asyncio.sleep(0)
@@ -161,12 +161,12 @@ async def test_many_small_pieces_of_audio_are_joined_and_none_is_lost() -> None:
 
 
 async def test_of_what_is_far_ahead_the_newest_is_dropped() -> None:
-    inbox: Inbox[Command] = Inbox(MAX_AHEAD)
+    inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
     pieces = [bytes([n]) * 5000 for n in range(100)]
     for piece in pieces:
         assert inbox.offer(piece)
     await inbox.put(Flush("dropped"))
-    inbox.trim(10 * (5000 + PIECE_COST))
+    inbox.trim(10 * (5000 + PIECE_OVERHEAD))
     await inbox.put(Stop())
     assert [await inbox.take() for _ in range(11)] == [*pieces[:10], Stop()]
     assert not inbox.waiting

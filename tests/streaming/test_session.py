@@ -37,7 +37,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
-from voxlive.streaming.queues import MAX_AHEAD, Inbox
+from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Backlog, LagReporter
 from voxlive.vad.detector import VoiceDetector
@@ -203,7 +203,7 @@ def test_a_renewal_parts_all_that_is_told_and_loses_nothing(
         session = service.open(SessionOptions(PCM, GateOptions(), stall_s=60))
         await session.push(pcm(first))
         floats = SessionOptions(AudioFormat("f32le"), GateOptions(min_speech_ms=0))
-        await service.renew(session, floats, "now")
+        await service.reconfigure(session, floats, "now")
         await session.push(second.astype("<f4").tobytes())
         await session.stop()
         events = [event async for event in session.events()]
@@ -233,10 +233,10 @@ async def test_a_renewal_may_turn_the_voice_detector_off_and_ends_with_its_sessi
 ) -> None:
     session = service.open(SessionOptions(PCM, GateOptions()))
     await session.push(pcm(silence(2)))
-    await service.renew(session, OPEN, "all of it")
+    await service.reconfigure(session, OPEN, "all of it")
     await session.push(pcm(silence(2)))
     await session.stop()
-    await service.renew(session, OPEN, "too late")
+    await service.reconfigure(session, OPEN, "too late")
     events = [event async for event in session.events()]
     assert of(SpeechStarted, events) == [SpeechStarted(2 * SAMPLE_RATE)]
     assert session.text == "w1 w2"
@@ -299,7 +299,7 @@ async def test_an_utterance_is_one_segment_however_it_ends(
         case "flush":
             await session.flush("now")
         case "renew":
-            await service.renew(session, options, "now")
+            await service.reconfigure(session, options, "now")
         case "stall":
             await asyncio.sleep(0.2)
     await session.stop()
@@ -396,7 +396,7 @@ async def test_push_waits_while_the_engine_is_behind(
 async def test_a_drain_drops_what_is_far_ahead_but_not_the_end(
     service: Service, engine: CountingEngine
 ) -> None:
-    session = service.open(OPEN, Inbox(MAX_AHEAD))
+    session = service.open(OPEN, Inbox(MAX_SOCKET_BYTES))
     await push_all(session.push, 60)
     await session.stop()
     await asyncio.wait_for(session.drain(), 10)

@@ -13,7 +13,7 @@ import numpy as np
 from starlette.applications import Starlette
 
 from voxlive.checkpoints.local_model import BUILT_IN
-from voxlive.engines.contract import Durations, EngineInfo, Reached, Sink, StreamOptions
+from voxlive.engines.contract import DurationHistogram, EngineInfo, Reached, Sink, StreamOptions
 from voxlive.runners.batch import Batch
 from voxlive.runners.catalogue import Catalogue, Entry
 from voxlive.streaming.service import Service
@@ -36,7 +36,7 @@ class _Deaf:
     trail = 0
     in_use = 0
     info = EngineInfo("deaf", "none", "cpu", 4, ())
-    steps = Durations()
+    steps = DurationHistogram()
 
     def open(self, options: StreamOptions, sink: Sink) -> _Stream:
         return _Stream(sink)

@@ -27,7 +27,7 @@ from tests.support.wire import s16le
 from voxlive.engines.contract import (
     Committed,
     Drafted,
-    Durations,
+    DurationHistogram,
     EngineInfo,
     Message,
     Progressed,
@@ -87,7 +87,7 @@ class WordyEngine:
 
     def __init__(self, capacity: int) -> None:
         self.info = EngineInfo("wordy", "none", "cpu", capacity, ("en",), trail_margin=3200)
-        self.steps = Durations()
+        self.steps = DurationHistogram()
         self.streams: set[WordyStream] = set()
         self.words = 0
         self.opened = 0

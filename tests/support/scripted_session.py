@@ -38,8 +38,8 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
+    ReconfigureSession,
     Refuse,
-    RenewSession,
     Reply,
     StopSession,
 )
@@ -190,7 +190,7 @@ class ScriptedSession:
                 self._hear(source, self._sounds[source].samples(data))
             case FlushSession(marker):
                 self._flush("", marker, renewal=False)
-            case RenewSession(options, marker):
+            case ReconfigureSession(options, marker):
                 self._stop_speech("")
                 self._flush("", marker, renewal=True)
                 self._sounds[""].audio = options.audio
@@ -207,7 +207,9 @@ class ScriptedSession:
         self._send(self.protocol.opened("id", options))
 
     def _reply(self, reply: Reply, before: Iterable[Action]) -> None:
-        if True in self._flushing or any(isinstance(action, RenewSession) for action in before):
+        if True in self._flushing or any(
+            isinstance(action, ReconfigureSession) for action in before
+        ):
             self.between.add(len(self.outs))
         self._send([reply.frame])
 

@@ -19,7 +19,7 @@ from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 
-from voxlive.engines.contract import Durations
+from voxlive.engines.contract import DurationHistogram
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
@@ -256,7 +256,7 @@ async def test_live_is_not_ready():
 
 
 def test_durations_are_counted_in_the_class_that_they_fit():
-    durations = Durations((0.1, 1.0))
+    durations = DurationHistogram((0.1, 1.0))
     for seconds in (0.05, 0.1, 0.5, 1.0, 7.0):
         durations.observe(seconds)
     read = durations.read()
@@ -264,7 +264,7 @@ def test_durations_are_counted_in_the_class_that_they_fit():
 
 
 async def test_durations_are_whole_while_threads_add_to_them():
-    durations = Durations()
+    durations = DurationHistogram()
     adding = [
         asyncio.to_thread(lambda: [durations.observe(0.3) for _ in range(500)]) for _ in "abcd"
     ]

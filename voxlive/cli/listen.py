@@ -164,7 +164,7 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
         await service.aclose(0)
         fail(error.message)
     told = "this machine is more than 30 s behind: listening ends here"
-    blocks = Blocks(lambda: session.warn("too_slow", told))
+    blocks = Blocks(lambda: session.emit_error("too_slow", told))
     feeding = asyncio.create_task(_feed(session, blocks))
     try:
         with (

@@ -28,7 +28,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class HistogramSnapshot:
     """``counts`` are of what took at most each of ``bounds`` seconds; ``count`` is of all."""
 
     bounds: tuple[float, ...]
@@ -37,15 +37,15 @@ class Reading:
     total_s: float
 
 
-class Readable(Protocol):
+class HistogramSource(Protocol):
     """What can be asked how long things took."""
 
-    def read(self) -> Reading:
+    def read(self) -> HistogramSnapshot:
         """What was counted so far."""
         ...
 
 
-class Durations:
+class DurationHistogram:
     """A histogram of seconds. Thread-safe. ``bounds`` ascend."""
 
     def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
@@ -61,12 +61,12 @@ class Durations:
             self._counts[at] += 1
             self._total_s += seconds
 
-    def read(self) -> Reading:
+    def read(self) -> HistogramSnapshot:
         """What was counted so far."""
         with self._lock:
             counts, total_s = tuple(self._counts), self._total_s
         *cumulated, count = accumulate(counts)
-        return Reading(self._bounds, tuple(cumulated), count, total_s)
+        return HistogramSnapshot(self._bounds, tuple(cumulated), count, total_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def steps(self) -> Readable:
+    def steps(self) -> HistogramSource:
         """How long its steps have taken: what it does for streams, a piece at a time.
 
         A reading waits for nobody.

@@ -13,7 +13,7 @@ from voxlive.runners.assembly import measure_job
 from voxlive.runners.contract import Delta, JobProgress, JobWarning, Transcript
 from voxlive.runners.refusals import cannot_use
 from voxlive.streaming.events import SegmentClosed, SessionError, SessionWarning, Words
-from voxlive.streaming.service import Service, reading
+from voxlive.streaming.service import Service, file_session
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
 from voxlive.vad.silero import Silero
@@ -89,7 +89,7 @@ class LiveRunner:
     ) -> Transcript:
         stream = StreamOptions(job.language, drafts=False)
         warnings = _ignored(job, self._engine.info)
-        async with reading(self._service, job.path, GateOptions(), stream, job.raw) as session:
+        async with file_session(self._service, job.path, GateOptions(), stream, job.raw) as session:
             following = asyncio.create_task(_follow(session, total_s, told, cancelled))
             try:
                 segments, whole = await _collect(session, told, job.max_tokens, warnings)
@@ -130,7 +130,7 @@ async def _follow(
     while not cancelled():
         told(JobProgress(done_s, total_s))
         await asyncio.sleep(_EVERY_S)
-        done_s = max(done_s, min(seconds(session.through), total_s))
+        done_s = max(done_s, min(seconds(session.handled), total_s))
     await session.close()
 
 

@@ -73,7 +73,7 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
+class Reconfigure:
     """End the speech so far, say ``Flushed(marker)``, and hear what follows in another way."""
 
     listen: OpenIntake
@@ -87,7 +87,7 @@ class Stop:
     reason: SessionError | None = None
 
 
-Command = bytes | Flush | Renew | Stop
+Command = bytes | Flush | Reconfigure | Stop
 
 
 class UndecidedOverflow(Exception):

@@ -57,14 +57,14 @@ class Wakeup:
 
 _Command = TypeVar("_Command")
 
-MAX_PUSHED = 256 << 10
+MAX_AUDIO_BYTES = 256 << 10
 """Bytes of audio that wait in a session unless its owner says otherwise: 8 s of 16 kHz PCM."""
-MAX_AHEAD = 64 << 20
+MAX_SOCKET_BYTES = 64 << 20
 """Bytes of audio that wait behind a socket: half an hour of 16 kHz PCM. A socket that is not read
 answers no ping, and either side's keepalive ends it; so it is read as far ahead as this."""
-MAX_OTHERS = 10_000
+MAX_OTHER_COMMANDS = 10_000
 """Commands that are no audio."""
-PIECE_COST = 200
+PIECE_OVERHEAD = 200
 """Bytes that a piece of audio takes besides its samples, which are counted with it."""
 _JOINED = 4096
 
@@ -76,7 +76,9 @@ class Inbox(Generic[_Command]):
     little is joined to it: many small pieces take more room.
     """
 
-    def __init__(self, max_bytes: int = MAX_PUSHED, max_others: int = MAX_OTHERS) -> None:
+    def __init__(
+        self, max_bytes: int = MAX_AUDIO_BYTES, max_others: int = MAX_OTHER_COMMANDS
+    ) -> None:
         self._max_bytes = max_bytes
         self._max_others = max_others
         self._commands: deque[_Command | bytes] = deque()
@@ -139,7 +141,7 @@ class Inbox(Generic[_Command]):
 
     def _count(self, command: _Command | bytes, sign: int) -> None:
         if isinstance(command, bytes):
-            self._bytes += sign * (len(command) + PIECE_COST)
+            self._bytes += sign * (len(command) + PIECE_OVERHEAD)
         else:
             self._others += sign
 

@@ -72,12 +72,12 @@ class Service:
         self._sessions.add(session)
         return session
 
-    async def renew(self, session: Session, options: SessionOptions, marker: str) -> None:
+    async def reconfigure(self, session: Session, options: SessionOptions, marker: str) -> None:
         """Hear what follows with these options for audio and gate; see ``Session.renew``.
 
         The stream stays, and with it what ``options.stream`` was when the session was opened.
         """
-        await session.renew(partial(self._listen, options), marker)
+        await session.reconfigure(partial(self._listen, options), marker)
 
     def _listen(self, options: SessionOptions, trail: int, at: int) -> Intake:
         ingest, ear = open_ingest(options.audio), self._ear(options)
@@ -96,7 +96,7 @@ class Service:
         self._closing = True
         sessions = tuple(self._sessions)
         for session in sessions:
-            session.warn("shutting_down", _TOLD)
+            session.emit_error("shutting_down", _TOLD)
         ends = [asyncio.ensure_future(session.drain()) for session in sessions]
         if ends:
             await asyncio.wait(ends, timeout=drain_s)
@@ -110,7 +110,7 @@ _PIECE = 1 << 16
 
 
 @asynccontextmanager
-async def reading(
+async def file_session(
     service: Service,
     path: Path,
     gate: GateOptions | None,
@@ -147,7 +147,7 @@ async def _feed(session: Session, pieces: Iterator[bytes], report: Report) -> No
             piece = await asyncio.to_thread(next, pieces, None)
             if piece is None:
                 for warning in report.warnings:
-                    session.add_warning(warning.code, warning.message)
+                    session.emit_warning(warning.code, warning.message)
                 return
             await session.push(piece)
     finally:

@@ -30,8 +30,8 @@ from voxlive.streaming.events import (
     SpeechStopped,
     UtteranceEnded,
 )
-from voxlive.streaming.intake import Flush, Renew, Stop, UndecidedAudio
-from voxlive.streaming.queues import MAX_PUSHED, EngineMessages, Inbox, Outbox, Timeout
+from voxlive.streaming.intake import Flush, Reconfigure, Stop, UndecidedAudio
+from voxlive.streaming.queues import MAX_AUDIO_BYTES, EngineMessages, Inbox, Outbox, Timeout
 from voxlive.streaming.transcript import LiveTranscript
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
@@ -161,13 +161,13 @@ class Session:
         if not self._stopped:
             await self._inbox.put(Flush(marker))
 
-    async def renew(self, listen: OpenIntake, marker: str) -> None:
+    async def reconfigure(self, listen: OpenIntake, marker: str) -> None:
         """End the speech so far as ``stop`` does, and hear what follows in another way.
 
         ``Flushed(marker)`` stands between what is told of either; the stream and the clock go on.
         """
         if not self._stopped:
-            await self._inbox.put(Renew(listen, marker))
+            await self._inbox.put(Reconfigure(listen, marker))
 
     async def stop(self, reason: SessionError | None = None) -> None:
         """No more audio: the tail comes out, then ``SessionClosed``. May be called twice.
@@ -184,16 +184,16 @@ class Session:
         What a client has sent far ahead is dropped: nobody waits until half an hour is through.
         """
         self._stopped = True
-        self._inbox.trim(MAX_PUSHED)
+        self._inbox.trim(MAX_AUDIO_BYTES)
         # Whether or not one is there: the client's own was perhaps among what is dropped.
         await self._inbox.put(Stop())
         await self._ended.wait()
 
-    def warn(self, code: str, message: str) -> None:
+    def emit_error(self, code: str, message: str) -> None:
         """Tell the client something that does not end the session here and now."""
         self._emit(SessionError(code, message, fatal=False))
 
-    def add_warning(self, code: str, message: str) -> None:
+    def emit_warning(self, code: str, message: str) -> None:
         """Tell the client something that it should know and that ends nothing."""
         self._emit(SessionWarning(code, message))
 
@@ -223,7 +223,7 @@ class Session:
         return self._stopped
 
     @property
-    def through(self) -> int:
+    def handled(self) -> int:
         """Samples of what was received that nothing has to be done for any more, about."""
         return self.received - self._backlog.samples
 
@@ -237,9 +237,9 @@ class Session:
                         await self._hear(self._ingest.push(data))
                     case Flush(marker):
                         self._flush(self._gate.flush(self.received), Flushed(marker))
-                    case Renew(listen, marker):
+                    case Reconfigure(listen, marker):
                         await self._hear_rest()
-                        await self._renew(listen, Flushed(marker))
+                        await self._reconfigure(listen, Flushed(marker))
                     case Stop(reason):
                         self._emit(reason)
                         await self._hear_rest()
@@ -271,7 +271,7 @@ class Session:
     async def _hear_rest(self) -> None:
         await self._hear(self._ingest.finish())
         for warning in self._ingest.warnings:
-            self.add_warning(warning.code, warning.message)
+            self.emit_warning(warning.code, warning.message)
 
     async def _judge(self, samples: Samples) -> None:
         """At most a second of audio, once the engine has room for it."""
@@ -321,7 +321,7 @@ class Session:
         self._stream.flush(mark)
         return mark
 
-    async def _renew(self, listen: OpenIntake, then: Event) -> None:
+    async def _reconfigure(self, listen: OpenIntake, then: Event) -> None:
         mark = self._flush(self._gate.finish(self.received), then)
         while mark in self._markers:
             self._room.clear()

@@ -29,7 +29,7 @@ from voxlive.errors import (
 from voxlive.processes.logs import log_context
 from voxlive.streaming.events import Event, SessionClosed, SessionError
 from voxlive.streaming.intake import Command, SessionOptions
-from voxlive.streaming.queues import MAX_AHEAD, Inbox, Outbox, Timeout
+from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Outbox, Timeout
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
 from voxlive.web.access.access import ANYONE, Access
@@ -46,8 +46,8 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
+    ReconfigureSession,
     Refuse,
-    RenewSession,
     Reply,
     StopSession,
 )
@@ -196,7 +196,7 @@ class LiveSocket:
             await self._writer.send(self._follow(options, "").translate())
 
     def _open_session(self, options: SessionOptions, source: str) -> None:
-        inbox: Inbox[Command] = Inbox(MAX_AHEAD)
+        inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
         self._sessions[source] = self._service.open(options, inbox, self._outbox, source)
 
     def _follow(self, options: SessionOptions, source: str) -> Notice:
@@ -277,8 +277,8 @@ class LiveSocket:
                 await self._outbox.put_notice(Notice(lambda: [frame]))
             case FlushSession(marker):
                 await self._sessions[""].flush(marker)
-            case RenewSession(options, marker):
-                await self._service.renew(self._sessions[""], options, marker)
+            case ReconfigureSession(options, marker):
+                await self._service.reconfigure(self._sessions[""], options, marker)
             case StopSession():
                 self._stopped = True
                 for session in self._sessions.values():

@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from voxlive.engines.contract import Durations
+from voxlive.engines.contract import DurationHistogram
 from voxlive.streaming.events import Event, SessionClosed, SessionError, SessionWarning, Words
 from voxlive.streaming.session import Session
 from voxlive.values import SAMPLE_RATE, seconds
@@ -39,7 +39,7 @@ from voxlive.values import SAMPLE_RATE, seconds
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from voxlive.engines.contract import Engine, Reading
+    from voxlive.engines.contract import Engine, HistogramSnapshot
     from voxlive.web.access.access import Access
     from voxlive.web.captions import CaptionFeeds
     from voxlive.web.rest.files import FileService
@@ -74,7 +74,7 @@ class SessionMetrics:
     """
 
     def __init__(self, count_error: Callable[[str, str], None]) -> None:
-        self.lags = Durations(_LAG_BUCKETS_S)
+        self.lags = DurationHistogram(_LAG_BUCKETS_S)
         self._count_error = count_error
         self._totals: defaultdict[str, SessionTotals] = defaultdict(SessionTotals)
         self._meters: set[SessionMeter] = set()
@@ -147,7 +147,7 @@ class SessionMeter:
     @property
     def lag_s(self) -> float:
         """How far the engine is behind the audio received."""
-        return seconds(self.session.received - self.session.through)
+        return seconds(self.session.received - self.session.handled)
 
     def on_event(self, event: Event) -> None:
         """Count an event, when it is sent to the client."""
@@ -289,7 +289,7 @@ def _counter(name: str, help_text: str, labels: tuple[str, ...], samples: _Sampl
     return family
 
 
-def _histogram(name: str, help_text: str, reading: Reading) -> Metric:
+def _histogram(name: str, help_text: str, reading: HistogramSnapshot) -> Metric:
     bounds = zip(reading.bounds, reading.counts, strict=True)
     buckets = [(str(bound), float(count)) for bound, count in bounds]
     buckets.append(("+Inf", float(reading.count)))

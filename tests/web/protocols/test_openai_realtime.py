@@ -24,7 +24,7 @@ from voxlive.web.protocols.contract import (
     CloseSocket,
     FlushSession,
     OpenSession,
-    RenewSession,
+    ReconfigureSession,
     Reply,
     Welcome,
 )
@@ -563,7 +563,7 @@ def test_a_commit_in_mid_speech_ends_the_turn():
     protocol = client(append(bytes(2 * SECOND)))
     item = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     [renewal] = protocol.received(COMMIT)
-    assert isinstance(renewal, RenewSession)
+    assert isinstance(renewal, ReconfigureSession)
     assert renewal.options.gate == GateOptions()
     outs = [
         *protocol.on_event(SpeechStopped(samples(2))),

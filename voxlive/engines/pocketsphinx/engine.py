@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from voxlive.engines.contract import Durations, EngineInfo
+from voxlive.engines.contract import DurationHistogram, EngineInfo
 from voxlive.engines.pocketsphinx.slot import START_S, TRAIL, PocketSphinxStream, Slot, SlotState
 from voxlive.engines.pocketsphinx.wire import SphinxProbe
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
@@ -51,7 +51,7 @@ class PocketSphinxEngine:
         self.info = EngineInfo(
             "pocketsphinx", "en-us", "cpu", capacity, ("en",), note=_NOTE, trail_margin=TRAIL
         )
-        self.steps = Durations()
+        self.steps = DurationHistogram()
         self._down = False
         # One lock for all slots: what is done under it is short, and sinks return at once.
         self._changed = threading.Condition(threading.RLock())

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.engines.contract import Durations, Failed, Sink
+from voxlive.engines.contract import DurationHistogram, Failed, Sink
 from voxlive.engines.pocketsphinx.wire import (
     MAX_AUDIO,
     Command,
@@ -74,7 +74,7 @@ class Slot:
     """
 
     def __init__(
-        self, number: int, changed: threading.Condition, steps: Durations, deadline_s: float
+        self, number: int, changed: threading.Condition, steps: DurationHistogram, deadline_s: float
     ) -> None:
         self.state = SlotState.STARTING
         self.fault: str | None = None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.engines.contract import Durations, Failed, Reading
+from voxlive.engines.contract import DurationHistogram, Failed, HistogramSnapshot
 from voxlive.engines.remote.wire import (
     CheckEngine,
     CheckResult,
@@ -58,7 +58,7 @@ class EngineLink:
     def __init__(self, load: LoadEngine) -> None:
         """Start the process and have it load. Raises OSError."""
         self.process: ChildProcess[EngineCommand] = ChildProcess(_MODULE, "engine")
-        self.progress = EngineProgress(0, False, 0, Durations().read())
+        self.progress = EngineProgress(0, False, 0, DurationHistogram().read())
         self._sent = 0
         self._closes: deque[int] = deque()
         self._lock = threading.Lock()
@@ -188,10 +188,10 @@ class ProcessEngine:
         """See the contract and ``read``."""
         return self
 
-    def read(self) -> Reading:
+    def read(self) -> HistogramSnapshot:
         """How long the engine's steps have taken, as it last reported."""
         link = self._link
-        return link.progress.steps if link else Durations().read()
+        return link.progress.steps if link else DurationHistogram().read()
 
     @property
     def pid(self) -> int | None:

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from voxlive.checkpoints.local_model import LocalModel
-from voxlive.engines.contract import EngineInfo, EngineOptions, Message, Reading, StreamOptions
+from voxlive.engines.contract import (
+    EngineInfo,
+    EngineOptions,
+    HistogramSnapshot,
+    Message,
+    StreamOptions,
+)
 from voxlive.errors import CheckpointError, EngineError
 
 
@@ -91,7 +97,7 @@ class EngineProgress(NamedTuple):
     handled: int
     busy: bool
     done: int
-    steps: Reading
+    steps: HistogramSnapshot
 
 
 class StreamMessage(NamedTuple):

@@ -23,7 +23,7 @@ import numpy as np
 
 from voxlive.decoders.decoder import NOT_FINITE
 from voxlive.decoders.detokenise import Detokeniser
-from voxlive.engines.contract import Durations, Failed
+from voxlive.engines.contract import DurationHistogram, Failed
 from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, plan_rounds
 from voxlive.engines.voxtral.row import Row, RowAudio, RowMark
 from voxlive.engines.voxtral.stream import VoxtralStream, row_options
@@ -64,7 +64,7 @@ class VoxtralEngine:
     ) -> None:
         self.info = info
         self.rounds = 0
-        self.steps = Durations()
+        self.steps = DurationHistogram()
         self._model = model
         self._vocabulary = words
         self._thread = thread

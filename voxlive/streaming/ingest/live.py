@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from voxlive.streaming.ingest.formats import AudioWarning
     from voxlive.values import Samples
 
-MAX_HELD = 10 * SAMPLE_RATE
+MAX_DECODED = 10 * SAMPLE_RATE
 
 
-class Handover:
+class DecoderPipe:
     """What the loop and the decoding thread share.
 
     Bounds: the bytes of one push wait to be read; when 10 s of sound wait to be taken, the decoder
@@ -65,7 +65,7 @@ class Handover:
     def give(self, block: Samples) -> bool:
         """The decoder's sink: waits for room; false once nobody wants more."""
         with self._changed:
-            while self._held >= MAX_HELD and not self._closed:
+            while self._held >= MAX_DECODED and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return False
@@ -191,7 +191,7 @@ class MediaIngest:
     """A container, decoded on a thread of its own from the first byte on."""
 
     def __init__(self) -> None:
-        self._handover: Handover | None = None
+        self._pipe: DecoderPipe | None = None
         self._flaw: Exception | None = None
         self._closed = False
         self._report = Report()
@@ -204,43 +204,43 @@ class MediaIngest:
     async def push(self, data: bytes) -> AsyncIterator[Samples]:
         """Decode in lock-step with the thread; bytes after the end of a recording are ignored."""
         if data and not self._closed:
-            handover = self._handover or self._start()
-            handover.put(data)
-            while (samples := await handover.take()) is not None:
+            pipe = self._pipe or self._start()
+            pipe.put(data)
+            while (samples := await pipe.take()) is not None:
                 yield samples
             self._check()
 
     async def finish(self) -> AsyncIterator[Samples]:
         """The rest; nothing if no byte ever came."""
-        if self._handover:
-            self._handover.end()
-            while (samples := await self._handover.take()) is not None:
+        if self._pipe:
+            self._pipe.end()
+            while (samples := await self._pipe.take()) is not None:
                 yield samples
             self._check()
 
     def close(self) -> None:
         """Let the thread go; it ends with the frame that it is decoding."""
         self._closed = True
-        if self._handover:
-            self._handover.close()
+        if self._pipe:
+            self._pipe.close()
 
-    def _start(self) -> Handover:
-        self._handover = Handover(asyncio.get_running_loop())
-        Thread(target=self._decode, args=(self._handover,), name="ingest", daemon=True).start()
-        return self._handover
+    def _start(self) -> DecoderPipe:
+        self._pipe = DecoderPipe(asyncio.get_running_loop())
+        Thread(target=self._decode, args=(self._pipe,), name="ingest", daemon=True).start()
+        return self._pipe
 
-    def _decode(self, handover: Handover) -> None:
+    def _decode(self, pipe: DecoderPipe) -> None:
         flaw: Exception | None = RuntimeError("the decoding thread died; the log says of what")
         try:
-            for samples in decode(handover, self._report):
-                if len(samples) and not handover.give(samples):
+            for samples in decode(pipe, self._report):
+                if len(samples) and not pipe.give(samples):
                     break
             flaw = None
         except BadAudio as error:
             flaw = error
         finally:
             self._flaw = flaw
-            handover.finish()
+            pipe.finish()
 
     def _check(self) -> None:
         if self._flaw and not self._closed:

@@ -53,7 +53,7 @@ class FlushSession:
 
 
 @dataclass(frozen=True, slots=True)
-class RenewSession:
+class ReconfigureSession:
     """End the speech so far, bring out its words, and hear what follows with these options.
 
     ``Flushed(marker)`` stands between what is told of either. ``options.stream`` cannot change.
@@ -124,7 +124,7 @@ Action = (
     OpenSession
     | AudioFrame
     | FlushSession
-    | RenewSession
+    | ReconfigureSession
     | StopSession
     | EndConnection
     | Refuse

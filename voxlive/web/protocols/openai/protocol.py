@@ -43,7 +43,7 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Out,
     Protocol,
-    RenewSession,
+    ReconfigureSession,
     Reply,
     Welcome,
     appended,
@@ -247,9 +247,9 @@ class OpenAIRealtimeProtocol(Protocol):
         self._pending.append(then)
         return FlushSession(self._session)
 
-    def _renew(self, then: Callable[[], Iterable[Message]]) -> RenewSession:
+    def _renew(self, then: Callable[[], Iterable[Message]]) -> ReconfigureSession:
         self._pending.append(then)
-        return RenewSession(self._config.options(self._info), self._session)
+        return ReconfigureSession(self._config.options(self._info), self._session)
 
     def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
         """Nothing: the client was told at the start."""
