@@ -33,7 +33,7 @@ def samples(seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word that will not change. ``p`` is its probability, None where that is not known.
+    """One word that will not change; ``probability`` is 0 to 1, None where it is not known.
 
     ``text`` carries its own leading space, if its script has any.
     """
@@ -41,7 +41,7 @@ class Word:
     text: str
     start: int
     end: int
-    p: float | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

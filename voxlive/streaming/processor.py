@@ -201,7 +201,7 @@ class OnlineProcessor:
     def _take(self) -> tuple[list[Token], float]:
         with self._news:
             words, self._words = self._words, []
-            tokens = [Token(seconds(w.start), seconds(w.end), w.text, w.p) for w in words]
+            tokens = [Token(seconds(w.start), seconds(w.end), w.text, w.probability) for w in words]
             return tokens, seconds(self._progress)
 
     def _check(self) -> None:

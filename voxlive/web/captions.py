@@ -109,7 +109,9 @@ class CaptionFeed:
         """Pass on what is said; other events are nobody's business."""
         match event:
             case Words(_, words):
-                self._rows.extend((word.text, word.start, word.end, word.p) for word in words)
+                self._rows.extend(
+                    (word.text, word.start, word.end, word.probability) for word in words
+                )
                 self._send(event)
             case Draft(_, text):
                 self._draft = text

@@ -19,15 +19,15 @@ def test_words_come_with_their_true_times_and_posteriors(recognizer):
         assert abs(word.start / 16_000 - truth.start) < 0.15
         assert abs(word.end / 16_000 - truth.end) < 0.15
         assert word.start % FRAME == word.end % FRAME == 0
-        assert 0 < word.p <= 1
+        assert 0 < word.probability <= 1
     assert len(mean.split(",")) == 13
 
 
 def test_posteriors_tell_right_words_from_wrong_ones(recognizer):
     heard, _ = recognizer.words(pcm_of("noisy"))
     spoken = {word.text.lower() for word in clip("noisy").words}
-    right = [word.p for word in heard if word.text in spoken]
-    wrong = [word.p for word in heard if word.text not in spoken]
+    right = [word.probability for word in heard if word.text in spoken]
+    wrong = [word.probability for word in heard if word.text not in spoken]
     assert wrong, "this clip is meant to be misheard"
     assert np.mean(wrong) < np.mean(right) - 0.2
 

@@ -75,7 +75,7 @@ def test_the_words_are_the_same_in_any_chunks(recognizer, step, drafts):
     expected = recognizer.words(pcm)[0]
     listener = PocketSphinxListener(recognizer, InPlace(recognizer), drafts=drafts)
     words = words_of([*hear(listener, pcm, step=step), *listener.end(1)])
-    assert words == [Word(f" {w.text}", w.start, w.end, w.p) for w in expected]
+    assert words == [Word(f" {w.text}", w.start, w.end, w.probability) for w in expected]
 
 
 class Means:

@@ -57,7 +57,7 @@ def test_words_have_times_and_probabilities(runner):
     said, _ = transcribe(runner, "yes", words=True)
     words = [word for segment in said.segments for word in segment.words]
     assert [word.text.strip() for word in words] == ["ab", "cd", "ef."]
-    assert all(0 <= word.start <= word.end and 0 <= word.p <= 1 for word in words)
+    assert all(0 <= word.start <= word.end and 0 <= word.probability <= 1 for word in words)
 
 
 def test_silence_says_nothing(runner):

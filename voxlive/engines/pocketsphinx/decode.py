@@ -32,12 +32,12 @@ _FILLERS = ("<", "[", "+")
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A word with the samples it spans; ``p`` is its posterior in the lattice, if there is one."""
+    """A word with the samples it spans and its posterior in the lattice, if there is one."""
 
     text: str
     start: int
     end: int
-    p: float | None
+    probability: float | None
 
 
 class Recognizer:

@@ -161,7 +161,7 @@ class PocketSphinxListener:
         if mean and (samples >= HEAD or not self._mean):
             self._mean = mean
         words = tuple(
-            Word(f" {w.text}", clock(base + w.start, end=False), clock(base + w.end), w.p)
+            Word(f" {w.text}", clock(base + w.start, end=False), clock(base + w.end), w.probability)
             for w in heard
         )
         if words:

@@ -134,7 +134,7 @@ class EchoPanelSource:
             return []
         words, self._open = self._open, []
         self._upto = words[-1].end
-        known = [word.p for word in words if word.p is not None]
+        known = [word.probability for word in words if word.probability is not None]
         sure = round(sum(known) / len(known), 4) if len(known) == len(words) else None
         start, end = self._begin + words[0].start, self._begin + words[-1].end
         return [self._said(_text(words), start, end, sure)]

@@ -186,7 +186,7 @@ class LiveProtocol(Protocol):
 
     def _words_of(self, segment: int, words: tuple[Word, ...]) -> list[Out]:
         said = [
-            {"text": w.text, "start": seconds(w.start), "end": seconds(w.end), "p": w.p}
+            {"text": w.text, "start": seconds(w.start), "end": seconds(w.end), "p": w.probability}
             for w in words
         ]
         return [self._message("words", segment=segment, words=said)]

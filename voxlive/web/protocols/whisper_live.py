@@ -331,7 +331,7 @@ def _word(word: Word) -> _Segment:
         "word": word.text,
         "start": _clock(word.start),
         "end": _clock(word.end),
-        "probability": None if word.p is None else round(word.p, 4),
+        "probability": None if word.probability is None else round(word.probability, 4),
     }
 
 

@@ -54,7 +54,7 @@ def _rated(words: Sequence[Word]) -> dict[str, object]:
 
 def confidence(words: Iterable[Word]) -> float:
     """The mean of the confidences that are known."""
-    known = [word.p for word in words if word.p is not None]
+    known = [word.probability for word in words if word.probability is not None]
     return round(sum(known) / len(known), 4) if known else 0.0
 
 
@@ -64,7 +64,7 @@ def _word(word: Word) -> dict[str, object]:
         "word": _EDGES.sub("", written).lower() or written,
         "start": seconds(word.start),
         "end": seconds(word.end),
-        "confidence": round(word.p, 4) if word.p is not None else 0.0,
+        "confidence": round(word.probability, 4) if word.probability is not None else 0.0,
         "punctuated_word": written,
     }
 
