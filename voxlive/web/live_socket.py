@@ -188,7 +188,7 @@ class LiveSocket:
         info = self._service.engine.info
         if options:
             self._open_session(options, "")
-        elif self._service.engine.in_use >= info.capacity and not self._protocol.refused_by_name:
+        elif self._service.engine.in_use >= info.capacity and not self._protocol.full_after_options:
             raise EngineFull(info.capacity)
         await self._writer.accept()
         await self._writer.send(self._protocol.connected())
@@ -406,7 +406,7 @@ class LiveEndpoints:
             await self.gate.refused(refusal, speaks.name)
             await live.refuse(refusal)
             return
-        speaks.preset(grant.settings)
+        speaks.apply_settings(grant.settings)
         task = asyncio.current_task()
         self._sockets[task] = live
         held.callback(self._sockets.pop, task)

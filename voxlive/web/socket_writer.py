@@ -45,10 +45,12 @@ class SocketWriter:
 
     async def accept(self) -> None:
         """Take the handshake, as the protocol welcomes its clients."""
-        welcome = self._protocol.welcome(self._offered)
-        headers = [(name.encode(), value.encode()) for name, value in welcome.headers.items()]
+        handshake_response = self._protocol.handshake_response(self._offered)
+        headers = [
+            (name.encode(), value.encode()) for name, value in handshake_response.headers.items()
+        ]
         # A browser that offered some gives up unless one is selected.
-        selected = welcome.subprotocol or next(iter(self._offered), None)
+        selected = handshake_response.subprotocol or next(iter(self._offered), None)
         await self._send(self._socket.accept(selected, headers))
 
     async def send(self, outs: list[Out]) -> bool:

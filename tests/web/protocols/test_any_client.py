@@ -10,7 +10,7 @@ from support.dialects import DIALECTS, Dialect, Reading, letters
 from support.scripted_session import ScriptedSession
 
 from voxlive.web.protocols import PROTOCOLS
-from voxlive.web.protocols.contract import ENDINGS
+from voxlive.web.protocols.contract import ENDING_CODES
 
 FAILURES = ["engine_failed", "bad_audio", "slow_client", "server_full", "too_big"]
 
@@ -57,7 +57,7 @@ class Client(RuleBasedStateMachine):
         if once == 7 and not self.session.closed:
             self.session.fail(code)
 
-    @rule(code=st.sampled_from(ENDINGS), once=st.integers(0, 29))
+    @rule(code=st.sampled_from(ENDING_CODES), once=st.integers(0, 29))
     def has_had_its_time(self, code, once):
         if once == 7 and self.session.is_open and not self.session.closed:
             self.session.data = None

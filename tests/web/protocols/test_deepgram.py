@@ -183,7 +183,7 @@ def test_what_is_wrong_or_cannot_be_done_refuses_the_handshake(params, code, hin
     assert denial.body == {
         "err_code": "Bad Request",
         "err_msg": raised.value.message,
-        "request_id": protocol.welcome([]).headers["dg-request-id"],
+        "request_id": protocol.handshake_response([]).headers["dg-request-id"],
     }
     assert hint in denial.headers["dg-error"]
 
@@ -211,9 +211,9 @@ def test_a_refusal_is_an_http_status_that_says_whether_to_try_again(code, status
 )
 def test_the_first_subprotocol_is_selected_and_the_key_is_not_said_back():
     protocol = DeepgramProtocol(PCM, ENGLISH)
-    assert protocol.welcome(["token", "secret"]).subprotocol == "token"
-    assert protocol.welcome(["bearer", "secret"]).subprotocol == "bearer"
-    assert protocol.welcome([]).subprotocol is None
+    assert protocol.handshake_response(["token", "secret"]).subprotocol == "token"
+    assert protocol.handshake_response(["bearer", "secret"]).subprotocol == "bearer"
+    assert protocol.handshake_response([]).subprotocol is None
 
 
 @pytest.mark.conforms(
@@ -441,7 +441,7 @@ def test_the_end_is_what_was_left_then_metadata_then_the_close():
     assert metadata["sha256"] == hashlib.sha256(b"abcdef").hexdigest()
     assert (metadata["duration"], metadata["channels"]) == (1.5, 2)
     assert metadata["request_id"] == result["metadata"]["request_id"]
-    assert metadata["request_id"] == protocol.welcome([]).headers["dg-request-id"]
+    assert metadata["request_id"] == protocol.handshake_response([]).headers["dg-request-id"]
     assert datetime.fromisoformat(metadata["created"]).tzinfo
     [model] = metadata["models"]
     assert metadata["model_info"][model]["name"] == ENGLISH.model

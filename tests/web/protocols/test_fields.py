@@ -25,7 +25,7 @@ from voxlive.web.protocols.contract import (
 )
 from voxlive.web.protocols.deepgram import DeepgramProtocol
 from voxlive.web.protocols.echopanel import EchoPanelProtocol
-from voxlive.web.protocols.fields import ENOUGH, encoded, is_container, is_json
+from voxlive.web.protocols.fields import MIN_HEAD, decode_base64, is_container, is_json
 from voxlive.web.protocols.live import LiveProtocol
 from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.realtime import RealtimeProtocol
@@ -42,14 +42,14 @@ def broken(message: dict, name: str, by: str) -> dict:
 @given(st.binary(max_size=200), st.sampled_from(["\n", "\r\n", " ", "\t", "\n\n "]))
 def test_white_space_in_base64_is_no_part_of_it(data, by):
     text = base64.b64encode(data).decode()
-    assert encoded({"audio": by.join(text)}, "audio") == data
-    assert encoded({"audio": f"{by}{text}{by}"}, "audio") == data
+    assert decode_base64({"audio": by.join(text)}, "audio") == data
+    assert decode_base64({"audio": f"{by}{text}{by}"}, "audio") == data
 
 
 @pytest.mark.parametrize("text", ["!", "AA", "AAA", "A===", "AA==AA", "Ä"])
 def test_what_is_not_base64_is_still_refused(text):
     with pytest.raises(ValueError, match="base64"):
-        encoded({"audio": text}, "audio")
+        decode_base64({"audio": text}, "audio")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ TONE = (np.sin(np.arange(16_000) * 0.05) * 0.3).astype(np.float32)
 )
 def test_real_containers_are_known(container, codec):
     data = encode(TONE, container, codec)
-    assert is_container(data[:ENOUGH]) is not False
+    assert is_container(data[:MIN_HEAD]) is not False
     assert is_container(data[:4096]) is True
 
 
@@ -178,7 +178,7 @@ def test_real_containers_are_known(container, codec):
 def test_an_mp3_without_a_tag_is_known_by_its_second_frame(rate):
     data = encode(TONE, "mp3", "libmp3lame", rate, id3v2_version="0")
     assert not data.startswith(b"ID3")
-    assert is_container(data[:ENOUGH]) is None
+    assert is_container(data[:MIN_HEAD]) is None
     assert is_container(data[:4096]) is True
 
 

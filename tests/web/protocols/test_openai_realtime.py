@@ -23,10 +23,10 @@ from voxlive.web.protocols.contract import (
     AudioFrame,
     CloseSocket,
     FlushSession,
+    HandshakeResponse,
     OpenSession,
     ReconfigureSession,
     Reply,
-    Welcome,
 )
 from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
 
@@ -132,9 +132,11 @@ def test_the_server_speaks_first_and_shows_the_defaults():
 def test_browsers_get_the_name_of_the_protocol_back_and_never_the_key():
     protocol = client()
     offered = ["realtime", "openai-insecure-api-key.secret", "openai-agents-sdk.0.20"]
-    assert protocol.welcome(offered) == Welcome("realtime")
-    assert protocol.welcome([]) == Welcome(None)
-    assert protocol.welcome(["openai-insecure-api-key.secret"]) == Welcome(None)
+    assert protocol.handshake_response(offered) == HandshakeResponse("realtime")
+    assert protocol.handshake_response([]) == HandshakeResponse(None)
+    assert protocol.handshake_response(["openai-insecure-api-key.secret"]) == HandshakeResponse(
+        None
+    )
 
 
 def test_the_defaults_are_those_of_every_other_protocol():

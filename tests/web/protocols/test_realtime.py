@@ -5,7 +5,7 @@ from support.conversations import ENGLISH
 
 from voxlive.streaming.events import Words
 from voxlive.values import Word
-from voxlive.web.protocols.contract import CloseSocket, OpenSession, Welcome
+from voxlive.web.protocols.contract import CloseSocket, HandshakeResponse, OpenSession
 from voxlive.web.protocols.realtime import RealtimeProtocol
 
 SAID = Words(0, (Word("hi", 0, 800),))
@@ -89,7 +89,9 @@ def test_audio_may_come_first_and_nonsense_decides_nothing():
 
 def test_before_anything_was_said_the_end_is_openais():
     protocol = client()
-    assert protocol.welcome(["realtime", "openai-insecure-api-key.x"]) == Welcome("realtime")
+    assert protocol.handshake_response(
+        ["realtime", "openai-insecure-api-key.x"]
+    ) == HandshakeResponse("realtime")
     error, close = protocol.failed("server_full", "all are in use")
     assert json.loads(error)["error"]["message"] == "all are in use"
     assert close == CloseSocket(1013)

@@ -26,10 +26,8 @@ from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import (
-    ENDINGS,
-    LONGEST_ERROR,
-    MAX_BINARY,
-    MAX_TEXT,
+    ENDING_CODES,
+    MAX_ERROR_CHARS,
     Action,
     AudioFrame,
     CloseSocket,
@@ -39,7 +37,7 @@ from voxlive.web.protocols.contract import (
     Refuse,
     StopSession,
 )
-from voxlive.web.protocols.fields import compact, is_container
+from voxlive.web.protocols.fields import encode_json, is_container
 
 _LONG_PAUSE = 5 * SAMPLE_RATE
 _SILENCE = -2
@@ -52,8 +50,6 @@ class AsrProtocol(Protocol):
     """One client of ``/asr``."""
 
     name = "asr"
-    max_text: ClassVar[int] = MAX_TEXT
-    max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = 0.05
     key_params: ClassVar[tuple[str, ...]] = ("token",)
 
@@ -84,7 +80,7 @@ class AsrProtocol(Protocol):
             self._language = language_of(self._params.get("language"))
         except UnknownLanguage as error:
             raise ProtocolError("bad_parameter", str(error)) from error
-        return [compact({"type": "config", "useAudioWorklet": True, "mode": self._mode})]
+        return [encode_json({"type": "config", "useAudioWorklet": True, "mode": self._mode})]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """Audio; an empty frame ends it. What comes after the end is late, and dropped."""
@@ -131,12 +127,12 @@ class AsrProtocol(Protocol):
             case Lag(behind_s):
                 self._behind = behind_s
             case SessionError(code, message, fatal):
-                self._ending = code if code in ENDINGS else self._ending
+                self._ending = code if code in ENDING_CODES else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed():
                 self._changed |= self._behind > 0
                 self._behind = 0.0
-                return [*self.tick(), compact({"type": "ready_to_stop"}), self._goodbye()]
+                return [*self.tick(), encode_json({"type": "ready_to_stop"}), self._goodbye()]
             case _:
                 return []
         self._changed = True
@@ -176,7 +172,7 @@ class AsrProtocol(Protocol):
     ) -> str:
         heard = bool(self._sent or self._lines or self._open or tail)
         status = "active_transcription" if heard else "no_audio_detected"
-        fields = compact(
+        fields = encode_json(
             {
                 **head,
                 "status": "error" if self._error else status,
@@ -207,13 +203,15 @@ class AsrProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """A last update that holds the error, the typed error, the close."""
-        self._error = message[:LONGEST_ERROR]
+        self._error = message[:MAX_ERROR_CHARS]
         self._changed = self._begun
         return [*self.tick(), _error(code, message), CloseSocket(close_code(code))]
 
 
 def _line(speaker: int, start: int, end: int, text: str) -> str:
-    return compact({"speaker": speaker, "text": text, "start": _clock(start), "end": _clock(end)})
+    return encode_json(
+        {"speaker": speaker, "text": text, "start": _clock(start), "end": _clock(end)}
+    )
 
 
 def _clock(samples: int) -> str:
@@ -225,4 +223,4 @@ def _clock(samples: int) -> str:
 
 
 def _error(code: str, message: str) -> str:
-    return compact({"type": "error", "error": message[:LONGEST_ERROR], "code": code})
+    return encode_json({"type": "error", "error": message[:MAX_ERROR_CHARS], "code": code})

@@ -1,36 +1,41 @@
-"""What the socket loop and a wire format say to each other.
+"""What the socket loop and a wire format exchange: frames and actions, events and output.
 
-Audio that comes as base64 in a JSON message, as on ``/v1/realtime``.
+``Protocol`` is what every wire format implements. Beside it stand the limits that several of them
+have, and the helpers for what they do alike: audio as base64 in JSON, the close of a session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 from typing import Protocol as _Protocol
 
 from voxlive.engines.contract import EngineInfo
-from voxlive.streaming.events import Event
+from voxlive.errors import close_code
+from voxlive.streaming.events import Event, SessionError
 from voxlive.streaming.intake import SessionOptions
-from voxlive.web.protocols.fields import Json, encoded
+from voxlive.web.protocols.fields import Json, decode_base64
 
 MAX_BINARY = 8_000_000
 MAX_TEXT = 64_000
-LONGEST_ERROR = 500
+# An append may carry 15 MiB of audio, which is a third more in base64.
+MAX_APPEND = 21 * 1024 * 1024
+MAX_ERROR_CHARS = 500
+_MAX_AUDIO_FRAME = 1 << 20
 
-ENDINGS = ("shutting_down", "session_expired", "idle")
-"""Errors that are told while the session goes on, for it to end when its last words are out."""
+ENDING_CODES = ("shutting_down", "session_expired", "idle")
+"""Errors that are reported before a session ends in good order, with its last words still out."""
 
-DENIALS = ("invalid_api_key", "forbidden", "rate_limit_exceeded", "too_many_sessions")
-"""Why someone may not connect, where a protocol tells all else on the socket."""
+DENIAL_CODES = ("invalid_api_key", "forbidden", "rate_limit_exceeded", "too_many_sessions")
+"""Why a client may not connect, where a protocol reports everything else on the socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
     """Open the session; audio may follow.
 
-    A connection that carries several sounds has a session for each ``source``.
+    A connection that carries several audio sources has a session for each ``source``.
     """
 
     options: SessionOptions
@@ -54,9 +59,9 @@ class FlushSession:
 
 @dataclass(frozen=True, slots=True)
 class ReconfigureSession:
-    """End the speech so far, bring out its words, and hear what follows with these options.
+    """End the speech so far, bring out its words, and go on with these options.
 
-    ``Flushed(marker)`` stands between what is told of either. ``options.stream`` cannot change.
+    ``Flushed(marker)`` stands between the events of either. ``options.stream`` cannot change.
     """
 
     options: SessionOptions
@@ -72,7 +77,7 @@ class StopSession:
 class EndConnection:
     """End the session in good order, once all that came before is heard, and tell the reason.
 
-    It is one of ``ENDINGS``, and no wish of the client's.
+    It is one of ``ENDING_CODES``, and no wish of the client's.
     """
 
     code: str
@@ -81,7 +86,7 @@ class EndConnection:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell the client that it was not obeyed; the session goes on."""
+    """Report an error to the client; the session goes on."""
 
     code: str
     message: str
@@ -104,8 +109,8 @@ class CloseSocket:
 
 
 @dataclass(frozen=True, slots=True)
-class Welcome:
-    """How a handshake is answered: the sub-protocol selected, and headers."""
+class HandshakeResponse:
+    """How a handshake is accepted: the sub-protocol selected, and headers."""
 
     subprotocol: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -136,90 +141,103 @@ Out = str | CloseSocket
 class Protocol(_Protocol):
     """One client's wire format. Pure: frames in and actions out, events in and text frames out.
 
-    Every method that returns ``Out`` is called in the order in which its result is sent. Those with
-    a body here may be left out.
+    Every method that returns ``Out`` is called in the order in which its result is sent. What has a
+    value or a body here need not be overridden.
     """
 
     # The label of its metrics and the field of its log lines. Where clients of several wire formats
-    # come in at one path, it is what this client turned out to speak, and one of ``names``.
+    # come in at one path, it is the one that this client turned out to use, and one of ``names``.
     name: str
     names: ClassVar[tuple[str, ...]] = ()
-    max_text: ClassVar[int]
-    max_binary: ClassVar[int]
-    tick_s: ClassVar[float | None]
+    # The most bytes of a frame.
+    max_text: ClassVar[int] = MAX_TEXT
+    max_binary: ClassVar[int] = MAX_BINARY
+    # How often ``tick`` is called, in seconds; None: never.
+    tick_s: ClassVar[float | None] = None
     # Where its clients put a key besides the places that are the same for all.
     key_params: ClassVar[tuple[str, ...]] = ()
     key_headers: ClassVar[tuple[str, ...]] = ()
-    # A full server is told with the Open, because the refusal repeats what the client said there.
-    refused_by_name: ClassVar[bool] = False
+    # A full server is reported when the session opens, because that repeats what the client sent.
+    full_after_options: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         """A client that connected with these query parameters to this engine."""
         ...
 
-    def welcome(self, _offered: Sequence[str]) -> Welcome:
-        """How to answer a handshake that offers these sub-protocols."""
-        return Welcome()
+    def handshake_response(self, _offered: Sequence[str]) -> HandshakeResponse:
+        """How to accept a handshake that offers these sub-protocols."""
+        return HandshakeResponse()
 
-    def preset(self, _settings: object) -> None:
-        """Settings that came with the client's short-lived key; those of other formats are none."""
+    def apply_settings(self, _settings: object) -> None:
+        """Take the settings of the client's short-lived key; those of other formats are ignored."""
         return
 
     def options_from_handshake(self) -> SessionOptions | None:
-        """The session to open with the handshake, which may be refused with it.
+        """The options of a session that opens with the handshake; None: it opens later.
 
-        Raises ProtocolError for bad parameters.
+        Raises ProtocolError for bad parameters, which refuses the handshake.
         """
         return None
 
     def denied(self, _code: str, _message: str) -> Denial | None:
-        """What refuses the handshake; None: it is accepted, and the refusal told by ``failed``."""
+        """What refuses the handshake; None: it is accepted, and ``failed`` reports the error."""
         return None
 
     @property
     def receive_timeout_s(self) -> float | None:
-        """How long the client may now say nothing; None: for ever."""
+        """How long the client may now send nothing, in seconds; None: for ever."""
         return None
 
     def connected(self) -> list[Out]:
-        """What is said first. Raises ProtocolError for bad parameters."""
-        ...
+        """What is sent first. Raises ProtocolError for bad parameters."""
+        return []
 
     def received(self, frame: str | bytes) -> list[Action]:
         """What a frame asks for. Raises ProtocolError when the session cannot go on."""
         ...
 
-    def opened(self, session: str, options: SessionOptions) -> list[Out]:
-        """The session is open."""
-        ...
+    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
+        """What is sent when the session is open."""
+        return []
 
     def on_event(self, event: Event) -> list[Out]:
-        """What an event is on the wire, now. Nothing follows a ``Close``."""
+        """An event of the session as the client gets it. Nothing follows a ``CloseSocket``."""
         ...
 
     def on_source_event(self, _source: str, event: Event) -> list[Out]:
-        """The same for a protocol with several sources, which closes when each of them is done."""
+        """The same for a protocol with several sources: the last one that ends closes it."""
         return self.on_event(event)
 
     def tick(self) -> list[Out]:
-        """What was held back; asked for every ``tick_s`` seconds unless that is None."""
-        ...
+        """What has been held back since the last tick."""
+        return []
 
     def refused(self, code: str, message: str) -> list[Out]:
-        """Something was refused and the session goes on."""
+        """An error after which the session goes on."""
         ...
 
     def failed(self, code: str, message: str) -> list[Out]:
-        """The session is over: the typed error, then the close."""
+        """An error that ends the session, and the close."""
         ...
 
 
-# An append may carry 15 MiB of audio, which is a third more in base64.
-MAX_APPEND = 21 * 1024 * 1024
-_PIECE = 1 << 20
+def audio_frames(message: Json) -> list[AudioFrame]:
+    """The audio in the field ``audio``, in frames of at most 1 MiB. Raises ValueError."""
+    data = decode_base64(message, "audio")
+    return [
+        AudioFrame(data[at : at + _MAX_AUDIO_FRAME]) for at in range(0, len(data), _MAX_AUDIO_FRAME)
+    ]
 
 
-def appended(message: Json) -> list[AudioFrame]:
-    """The field ``audio`` in pieces of at most 1 MiB; raises ValueError in words."""
-    data = encoded(message, "audio")
-    return [AudioFrame(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)]
+def close_session(
+    ending: SessionError | None, failed: Callable[[str, str], list[Out]]
+) -> list[Out]:
+    """The close after a session's last words; ``failed`` reports why a limit ended it.
+
+    ``ending`` None: the client ended it and gets no reason. A shutdown's is its close code alone.
+    """
+    if ending is None:
+        return [CloseSocket(1000)]
+    if ending.code == "shutting_down":
+        return [CloseSocket(close_code("shutting_down"))]
+    return failed(ending.code, ending.message)

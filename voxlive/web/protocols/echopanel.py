@@ -34,8 +34,7 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.session import MAX_BACKLOG
 from voxlive.values import SAMPLE_RATE, Word, seconds
 from voxlive.web.protocols.contract import (
-    LONGEST_ERROR,
-    MAX_BINARY,
+    MAX_ERROR_CHARS,
     Action,
     AudioFrame,
     CloseSocket,
@@ -48,14 +47,14 @@ from voxlive.web.protocols.contract import (
 )
 from voxlive.web.protocols.fields import (
     Json,
-    compact,
-    encoded,
+    decode_base64,
+    encode_json,
+    integer,
     is_json,
     language,
-    parse,
-    show,
+    parse_message,
+    quoted,
     string,
-    whole,
 )
 
 SOURCES = ("system", "mic")
@@ -177,7 +176,6 @@ class EchoPanelProtocol(Protocol):
 
     name = "echopanel"
     max_text: ClassVar[int] = _MAX_TEXT
-    max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = _TICK_S
     key_params: ClassVar[tuple[str, ...]] = ("token",)
     key_headers: ClassVar[tuple[str, ...]] = ("x-echopanel-token",)
@@ -204,7 +202,7 @@ class EchoPanelProtocol(Protocol):
         try:
             if isinstance(frame, bytes) and not is_json(frame):
                 return self._hear(*split(frame))
-            return self._command(*parse(frame))
+            return self._command(*parse_message(frame))
         except ValueError as error:
             return [Refuse("bad_message", str(error))]
 
@@ -216,7 +214,7 @@ class EchoPanelProtocol(Protocol):
                 source = message.get("source", SOURCES[0])
                 if source not in SOURCES:
                     raise ValueError(f'"source" must be one of {", ".join(SOURCES)}')
-                data = encoded(message, "data")
+                data = decode_base64(message, "data")
                 return self._hear(str(source), data[: len(data) // 2 * 2])
             case "stop":
                 self._ended = True
@@ -226,7 +224,7 @@ class EchoPanelProtocol(Protocol):
                     else [OpenSession(self._options), StopSession()]
                 )
             case _:
-                raise ValueError(f"{show(kind)} is not served: use start, audio and stop")
+                raise ValueError(f"{quoted(kind)} is not served: use start, audio and stop")
 
     def _start(self, message: Json) -> str:
         if self._started:
@@ -343,11 +341,11 @@ class EchoPanelProtocol(Protocol):
 
     def refused(self, _code: str, message: str) -> list[Out]:
         """A warning; the session goes on."""
-        return [self._status("warning", message=message[:LONGEST_ERROR])]
+        return [self._status("warning", message=message[:MAX_ERROR_CHARS])]
 
     def failed(self, code: str, message: str) -> list[Out]:
         """An error and the close."""
-        told = message[:LONGEST_ERROR]
+        told = message[:MAX_ERROR_CHARS]
         status = self._status("error", message=told, code=code)
         said = self._message("error", message=told, code=code) if code == "bad_start" else status
         return [said, CloseSocket(_CODES.get(code, close_code(code)))]
@@ -357,15 +355,15 @@ class EchoPanelProtocol(Protocol):
 
     def _message(self, kind: str, **values: object) -> str:
         message = {"type": kind, **values, **self._ids}
-        return compact(message)
+        return encode_json(message)
 
 
 def _check_format(message: Json) -> None:
     form = message.get("format", "pcm_s16le")
     if form != "pcm_s16le":
-        raise ValueError(f'"format" must be "pcm_s16le", not {show(form)}')
-    whole(message, "sample_rate", SAMPLE_RATE, SAMPLE_RATE, SAMPLE_RATE)
-    whole(message, "channels", 1, 1, 1)
+        raise ValueError(f'"format" must be "pcm_s16le", not {quoted(form)}')
+    integer(message, "sample_rate", SAMPLE_RATE, SAMPLE_RATE, SAMPLE_RATE)
+    integer(message, "channels", 1, 1, 1)
 
 
 def _markdown(finals: Sequence[Said]) -> str:

@@ -1,8 +1,7 @@
-"""Typed reading of a JSON message's fields. Every check raises ValueError in words.
+"""What every wire format reads and writes alike: JSON messages, their fields, the start of audio.
 
-How every wire format writes its JSON: without spaces, and in the client's own script.
-
-Tell a container from raw PCM by the first bytes of a stream.
+Each ``parse_…`` and each reader of a field raises ValueError, whose text is for the client. JSON
+is written without spaces and without escapes for characters beyond ASCII.
 """
 
 from __future__ import annotations
@@ -13,20 +12,35 @@ from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from voxlive.checkpoints.languages import language_of
+from voxlive.streaming.ingest.frames import mp3_header
 
 Json = Mapping[str, object]
 _T = TypeVar("_T")
-_LONGEST_MESSAGE = 64_000  # of those that come beside binary audio
+_MAX_MESSAGE = 64_000  # bytes, of a message in a binary frame beside binary audio
+MIN_HEAD = 12
+"""How many bytes of a stream ``is_container`` needs at least."""
+
+encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def encode_message(kind: str, **fields: object) -> str:
+    """A message of this ``type`` as JSON."""
+    return encode_json({"type": kind, **fields})
+
+
+def may_be_json(frame: str | bytes) -> bool:
+    """Whether a frame can be a message: text, or a binary frame that begins like a JSON object."""
+    return isinstance(frame, str) or frame.lstrip().startswith(b"{")
 
 
 def is_json(frame: str | bytes) -> bool:
     """Whether a frame is a message: text is, and so is a binary frame that holds a JSON object.
 
-    Some WebSocket libraries send whatever is bytes, or all there is, in binary frames.
+    Some WebSocket libraries send bytes, or even all messages, in binary frames.
     """
     if isinstance(frame, str):
         return True
-    if len(frame) > _LONGEST_MESSAGE or not frame.lstrip().startswith(b"{"):
+    if len(frame) > _MAX_MESSAGE or not may_be_json(frame):
         return False
     try:
         parse_object(frame)
@@ -35,7 +49,7 @@ def is_json(frame: str | bytes) -> bool:
     return True
 
 
-def parse(frame: str | bytes) -> tuple[str, Json]:
+def parse_message(frame: str | bytes) -> tuple[str, Json]:
     """A frame as (type, all fields)."""
     message = parse_object(frame)
     kind = message.get("type")
@@ -55,20 +69,22 @@ def parse_object(frame: str | bytes) -> Json:
     return message
 
 
-def only(fields: Json, known: Collection[str], where: str) -> None:
-    """Refuse fields that nobody reads: most are misspelt."""
+def check_fields(fields: Json, known: Collection[str], where: str) -> None:
+    """Raise for a field that is not known: most are misspelt."""
     for name in fields:
         if name not in known:
-            raise ValueError(f"{show(name)} is not a field of {where}: {', '.join(known)}")
+            raise ValueError(f"{quoted(name)} is not a field of {where}: {', '.join(known)}")
 
 
-def whole(fields: Json, name: str, low: int, high: int, default: _T) -> int | _T:
+def integer(fields: Json, name: str, low: int, high: int, default: _T) -> int | _T:
     """A whole number from ``low`` to ``high``; null or nothing is the default."""
     value = fields.get(name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f'"{name}" must be a whole number from {low} to {high}, not {show(value)}')
+        raise ValueError(
+            f'"{name}" must be a whole number from {low} to {high}, not {quoted(value)}'
+        )
     return value
 
 
@@ -78,7 +94,7 @@ def number(fields: Json, name: str, low: float, high: float, default: _T) -> flo
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f'"{name}" must be a number from {low:g} to {high:g}, not {show(value)}')
+        raise ValueError(f'"{name}" must be a number from {low:g} to {high:g}, not {quoted(value)}')
     return value
 
 
@@ -88,7 +104,7 @@ def flag(fields: Json, name: str, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise ValueError(f'"{name}" must be true or false, not {show(value)}')
+        raise ValueError(f'"{name}" must be true or false, not {quoted(value)}')
     return value
 
 
@@ -106,11 +122,11 @@ def language(fields: Json, name: str = "language") -> str | None:
     """The code of a language; what the client leaves open is None."""
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f'"{name}" must be a string, not {show(value)}')
+        raise ValueError(f'"{name}" must be a string, not {quoted(value)}')
     return language_of(value)
 
 
-def encoded(fields: Json, name: str) -> bytes:
+def decode_base64(fields: Json, name: str) -> bytes:
     """The bytes of a base64 string."""
     value = fields.get(name)
     if not isinstance(value, str):
@@ -122,8 +138,8 @@ def encoded(fields: Json, name: str) -> bytes:
         raise ValueError(f'"{name}" is not base64') from error
 
 
-def show(value: object) -> str:
-    """A client's value, short enough and safe to say back to it."""
+def quoted(value: object) -> str:
+    """A client's value as JSON of at most 40 characters, for a message to it."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
 
@@ -132,45 +148,28 @@ def _encodable(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-ENOUGH = 12
-
-# MPEG-1 layer III bit rates in kbit/s and sample rates in Hz, by their index in a frame header
-# (ISO 11172-3, 2.4.2.3); lower sample rates halve the rates (ISO 13818-3).
-_KBITS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-_KBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_RATES = (44_100, 48_000, 32_000)
-
-
 def is_container(head: bytes) -> bool | None:
     """Whether a stream that begins with ``head`` is a container; None: more bytes are needed.
 
     WebM, Ogg, FLAC, WAV, MP4 and tagged MP3 say so in their first bytes. An untagged MP3 begins
     with a frame header, which PCM can resemble by chance, so the next one must be in its place.
     """
-    if len(head) < ENOUGH:
+    if len(head) < MIN_HEAD:
         return None
     if head.startswith((b"\x1a\x45\xdf\xa3", b"OggS", b"fLaC", b"ID3")):
         return True
     if head[4:8] == b"ftyp" or (head.startswith(b"RIFF") and head[8:12] == b"WAVE"):
         return True
-    size = _mp3_frame(head)
+    size = _mp3_frame_length(head)
     if size is None:
         return False
-    return None if len(head) < size + 4 else _mp3_frame(head[size:]) is not None
+    return None if len(head) < size + 4 else _mp3_frame_length(head[size:]) is not None
 
 
-def _mp3_frame(head: bytes) -> int | None:
+def _mp3_frame_length(head: bytes) -> int | None:
     """The length in bytes of the layer III frame that ``head`` begins with."""
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    kbits, rate = head[2] >> 4, head[2] >> 2 & 3
-    if head[0] != 0xFF or head[1] >> 5 != 7 or version == 1 or layer != 1:
+    if head[1] >> 1 & 3 != 1:
         return None
-    if not 0 < kbits < 15 or rate == 3:
-        return None
-    table, blocks, divisor = (_KBITS_1, 144, 1) if version == 3 else (_KBITS_2, 72, 2)
-    divisor = 4 if version == 0 else divisor
-    padding = head[2] >> 1 & 1
-    return blocks * table[kbits - 1] * 1000 // (_RATES[rate] // divisor) + padding
+    # The fourth byte has no part in the length, and may not be there yet.
+    header = mp3_header(head[:3] + b"\0")
+    return header.length if header else None

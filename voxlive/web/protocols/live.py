@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code
@@ -28,10 +27,8 @@ from voxlive.streaming.transcript import LongText
 from voxlive.vad.gate import GateOptions
 from voxlive.values import Word, seconds
 from voxlive.web.protocols.contract import (
-    ENDINGS,
-    LONGEST_ERROR,
-    MAX_BINARY,
-    MAX_TEXT,
+    ENDING_CODES,
+    MAX_ERROR_CHARS,
     Action,
     AudioFrame,
     CloseSocket,
@@ -44,15 +41,15 @@ from voxlive.web.protocols.contract import (
 )
 from voxlive.web.protocols.fields import (
     Json,
-    compact,
+    check_fields,
+    encode_json,
     flag,
+    integer,
     is_json,
     language,
-    only,
-    parse,
-    show,
+    parse_message,
+    quoted,
     string,
-    whole,
 )
 
 _FORMATS = (*ENCODINGS, CONTAINER)
@@ -68,9 +65,6 @@ class LiveProtocol(Protocol):
     """One client of the native protocol."""
 
     name = "live"
-    max_text: ClassVar[int] = MAX_TEXT
-    max_binary: ClassVar[int] = MAX_BINARY
-    tick_s: ClassVar[float | None] = None
 
     def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
         self._info = info
@@ -80,10 +74,6 @@ class LiveProtocol(Protocol):
         self._ending: str | None = None
         self._words = self._drafts = True
         self._text = LongText()
-
-    def connected(self) -> list[Out]:
-        """Nothing: the client speaks first."""
-        return []
 
     def received(self, frame: str | bytes) -> list[Action]:
         """The first frame must be ``start``; later ones that are wrong are refused one by one."""
@@ -102,10 +92,10 @@ class LiveProtocol(Protocol):
         try:
             if not is_json(frame):
                 raise ValueError('the first message must be {"type": "start", …}, then audio')
-            kind, message = parse(frame)
+            kind, message = parse_message(frame)
             if kind != "start":
-                raise ValueError(f'the first message must be of type "start", not {show(kind)}')
-            only(message, _START, "start")
+                raise ValueError(f'the first message must be of type "start", not {quoted(kind)}')
+            check_fields(message, _START, "start")
             options = SessionOptions(_audio(message), _gate(message), self._stream(message))
             self._words = flag(message, "words", True)
         except ValueError as error:
@@ -117,27 +107,27 @@ class LiveProtocol(Protocol):
         self._drafts = flag(message, "drafts", True)
         return StreamOptions(
             language=language(message),
-            delay_ms=whole(message, "delay_ms", 1, 60_000, None),
+            delay_ms=integer(message, "delay_ms", 1, 60_000, None),
             drafts=self._drafts,
         )
 
     def _command(self, frame: str | bytes) -> Action:
-        kind, message = parse(frame)
+        kind, message = parse_message(frame)
         match kind:
             case "flush":
-                only(message, ("type", "id"), "flush")
+                check_fields(message, ("type", "id"), "flush")
                 marker = string(message, "id", _LONGEST_ID)
                 if marker is None:
                     raise ValueError('flush needs an "id", which flushed will repeat')
                 return FlushSession(marker)
             case "stop":
-                only(message, ("type",), "stop")
+                check_fields(message, ("type",), "stop")
                 self._stopped = True
                 return StopSession()
             case "start":
                 raise ValueError("the session has started; connect again for another one")
             case _:
-                raise ValueError(f'{show(kind)} is not a message type: use "flush" or "stop"')
+                raise ValueError(f'{quoted(kind)} is not a message type: use "flush" or "stop"')
 
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
         """``ready``, with everything as it is in force."""
@@ -173,10 +163,10 @@ class LiveProtocol(Protocol):
             case Draft(segment, text):
                 return [self._message("draft", segment=segment, text=text)] if self._drafts else []
             case SessionError(code, message, fatal):
-                self._ending = code if code in ENDINGS else self._ending
+                self._ending = code if code in ENDING_CODES else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionWarning(code, message):
-                return [self._message("warning", code=code, message=message[:LONGEST_ERROR])]
+                return [self._message("warning", code=code, message=message[:MAX_ERROR_CHARS])]
             case SessionClosed(samples):
                 return self._done(samples)
             case UtteranceEnded():
@@ -211,10 +201,6 @@ class LiveProtocol(Protocol):
         done = self._message("done", duration=seconds(samples), text=str(self._text))
         return [done, CloseSocket(code)]
 
-    def tick(self) -> list[Out]:
-        """Nothing is ever held back."""
-        return []
-
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error`` that is not fatal."""
         return [self._error(code, message, fatal=False)]
@@ -224,20 +210,20 @@ class LiveProtocol(Protocol):
         return [self._error(code, message, fatal=True), CloseSocket(close_code(code))]
 
     def _error(self, code: str, message: str, fatal: bool) -> str:
-        return self._message("error", code=code, message=message[:LONGEST_ERROR], fatal=fatal)
+        return self._message("error", code=code, message=message[:MAX_ERROR_CHARS], fatal=fatal)
 
     def _message(self, kind: str, **values: object) -> str:
         message = {"type": kind, "seq": self._seq, **values}
         self._seq += 1
-        return compact(message)
+        return encode_json(message)
 
 
 def _audio(message: Json) -> AudioFormat:
     encoding = message.get("format")
     if encoding not in _FORMATS:
-        raise ValueError(f'"format" must be one of {", ".join(_FORMATS)}, not {show(encoding)}')
-    rate = whole(message, "rate", 1, 1_000_000, 16_000)
-    return AudioFormat(str(encoding), rate, whole(message, "channels", 1, 1000, 1))
+        raise ValueError(f'"format" must be one of {", ".join(_FORMATS)}, not {quoted(encoding)}')
+    rate = integer(message, "rate", 1, 1_000_000, 16_000)
+    return AudioFormat(str(encoding), rate, integer(message, "channels", 1, 1000, 1))
 
 
 def _gate(message: Json) -> GateOptions | None:
@@ -247,6 +233,6 @@ def _gate(message: Json) -> GateOptions | None:
     if vad is False:
         return None
     if not isinstance(vad, dict):
-        raise ValueError(f'"vad" must be false or an object, not {show(vad)}')
-    only(vad, _VAD, "vad")
+        raise ValueError(f'"vad" must be false or an object, not {quoted(vad)}')
+    check_fields(vad, _VAD, "vad")
     return GateOptions(**{name: value for name, value in vad.items() if value is not None})

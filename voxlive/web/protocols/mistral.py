@@ -30,11 +30,10 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptionError, GateOptions
 from voxlive.values import seconds
 from voxlive.web.protocols.contract import (
-    DENIALS,
-    ENDINGS,
-    LONGEST_ERROR,
+    DENIAL_CODES,
+    ENDING_CODES,
     MAX_APPEND,
-    MAX_BINARY,
+    MAX_ERROR_CHARS,
     Action,
     CloseSocket,
     Denial,
@@ -45,9 +44,18 @@ from voxlive.web.protocols.contract import (
     Refuse,
     Reply,
     StopSession,
-    appended,
+    audio_frames,
+    close_session,
 )
-from voxlive.web.protocols.fields import Json, compact, language, parse, show, whole
+from voxlive.web.protocols.fields import (
+    Json,
+    encode_message,
+    integer,
+    language,
+    may_be_json,
+    parse_message,
+    quoted,
+)
 
 _ENCODINGS = {f"pcm_{name}": name for name in ENCODINGS}
 _NAMES = {name: theirs for theirs, name in _ENCODINGS.items()}
@@ -76,8 +84,6 @@ class MistralProtocol(Protocol):
 
     name = "mistral"
     max_text: ClassVar[int] = MAX_APPEND
-    max_binary: ClassVar[int] = MAX_BINARY
-    tick_s: ClassVar[float | None] = None
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._model = params.get("model")
@@ -93,7 +99,7 @@ class MistralProtocol(Protocol):
 
     def denied(self, code: str, message: str) -> Denial | None:
         """An HTTP error for those who may not connect; the rest is told on the socket."""
-        if code not in DENIALS:
+        if code not in DENIAL_CODES:
             return None
         body = {"object": "error", "type": "invalid_request_error", "param": None}
         return Denial(status_of(code), {**body, "message": message, "code": code})
@@ -109,9 +115,9 @@ class MistralProtocol(Protocol):
         if self._ended:
             return []
         try:
-            if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
+            if not may_be_json(frame):
                 raise ValueError("audio comes as base64 in input_audio.append")
-            return self._command(*parse(frame))
+            return self._command(*parse_message(frame))
         except ValueError as error:
             return [Refuse("bad_message", str(error))]
 
@@ -120,7 +126,7 @@ class MistralProtocol(Protocol):
             case "session.update":
                 return [self._update(message.get("session"))]
             case "input_audio.append":
-                pieces = appended(message)
+                pieces = audio_frames(message)
                 self._received += sum(len(piece.data) for piece in pieces)
                 return [*self._open(), *pieces]
             case "input_audio.flush":
@@ -131,7 +137,7 @@ class MistralProtocol(Protocol):
                 return [*self._open(), StopSession()]
             case _:
                 known = "session.update, input_audio.append, input_audio.flush, input_audio.end"
-                raise ValueError(f"{show(kind)} is not a message type: use {known}")
+                raise ValueError(f"{quoted(kind)} is not a message type: use {known}")
 
     def _open(self) -> list[Action]:
         begun, self._begun = self._begun, True
@@ -161,7 +167,7 @@ class MistralProtocol(Protocol):
         return replace(self._config, **changes)
 
     def _nearest_delay(self, session: Json) -> int | None:
-        asked = whole(session, "target_streaming_delay_ms", 0, 60_000, None)
+        asked = integer(session, "target_streaming_delay_ms", 0, 60_000, None)
         if asked is None or not self._info.delays_ms:
             return None
         return min(self._info.delays_ms, key=lambda delay: abs(delay - asked))
@@ -185,52 +191,41 @@ class MistralProtocol(Protocol):
                 "min_silence_ms": turns.min_silence_ms,
             },
         }
-        return _message(kind, session=session)
-
-    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
-        """Nothing. No engine says which language it recognises."""
-        return []
+        return encode_message(kind, session=session)
 
     def on_event(self, event: Event) -> list[Out]:
         """Words as they are committed, segments, turns if wanted, and dones."""
         match event:
             case Words():
                 self._text.append(event.text)
-                return [_message("transcription.text.delta", text=event.text)]
+                return [encode_message("transcription.text.delta", text=event.text)]
             case SegmentClosed(_, start, end, text):
                 segment = {"text": text, "start": seconds(start), "end": seconds(end)}
                 self._segments.append({**segment, "type": "transcription_segment"})
-                return [_message("transcription.segment", **segment)]
+                return [encode_message("transcription.segment", **segment)]
             case SpeechStarted(at) if self._config.turns:
-                return [_message("turn.start", time_s=seconds(at))]
+                return [encode_message("turn.start", time_s=seconds(at))]
             case SpeechStopped(at) if self._config.turns:
-                return [_message("turn.end", time_s=seconds(at), end_reason="threshold")]
+                return [encode_message("turn.end", time_s=seconds(at), end_reason="threshold")]
             case Flushed(marker):
                 return [self._done(int(marker))]
-            case SessionError(code, _, fatal=False) if code in ENDINGS:
+            case SessionError(code, _, fatal=False) if code in ENDING_CODES:
                 # Clients take any error for the end, and here the tail is still to come.
                 self._ending = event
                 return []
             case SessionError(code, message, fatal):
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed():
-                return [self._done(self._received), *self._close()]
+                ending = None if self._ended else self._ending
+                return [self._done(self._received), *close_session(ending, self.failed)]
             case _:
                 return []
-
-    def _close(self) -> list[Out]:
-        """A client that is done itself is told no reason; a shutdown's is the code alone."""
-        if self._ending is None or self._ended:
-            return [CloseSocket(1000)]
-        if self._ending.code == "shutting_down":
-            return [CloseSocket(close_code("shutting_down"))]
-        return self.failed(self._ending.code, self._ending.message)
 
     def _done(self, received: int) -> str:
         """Everything since the last one. Whole seconds of audio add up over a session's dones."""
         audio = self._config.audio
         total = math.ceil(received / ENCODINGS[audio.encoding].dtype.itemsize / audio.rate)
-        done = _message(
+        done = encode_message(
             "transcription.done",
             model=self._info.model,
             text="".join(self._text),
@@ -242,14 +237,10 @@ class MistralProtocol(Protocol):
         self._text, self._segments = [], []
         return done
 
-    def tick(self) -> list[Out]:
-        """Nothing is ever held back."""
-        return []
-
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error``; the session goes on."""
-        error = {"message": message[:LONGEST_ERROR], "code": _NUMBERS.get(code, status_of(code))}
-        return [_message("error", error=error)]
+        error = {"message": message[:MAX_ERROR_CHARS], "code": _NUMBERS.get(code, status_of(code))}
+        return [encode_message("error", error=error)]
 
     def failed(self, code: str, message: str) -> list[Out]:
         """An ``error`` and the close."""
@@ -263,8 +254,10 @@ def _audio(value: object) -> AudioFormat:
         raise ValueError('"audio_format" must be an object with "encoding" and "sample_rate"')
     encoding = value.get("encoding")
     if not isinstance(encoding, str) or encoding not in _ENCODINGS:
-        raise ValueError(f'"encoding" must be one of {", ".join(_ENCODINGS)}, not {show(encoding)}')
-    return AudioFormat(_ENCODINGS[encoding], whole(value, "sample_rate", 1, 1_000_000, 16_000))
+        raise ValueError(
+            f'"encoding" must be one of {", ".join(_ENCODINGS)}, not {quoted(encoding)}'
+        )
+    return AudioFormat(_ENCODINGS[encoding], integer(value, "sample_rate", 1, 1_000_000, 16_000))
 
 
 def _turns(value: object) -> GateOptions | None:
@@ -281,7 +274,3 @@ def _turns(value: object) -> GateOptions | None:
         )
     except GateOptionError as error:
         raise ValueError(f"turn_detection: {error}") from error
-
-
-def _message(kind: str, **values: object) -> str:
-    return compact({"type": kind, **values})

@@ -27,23 +27,32 @@ from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.values import SAMPLE_RATE, seconds
 from voxlive.web.protocols.contract import (
-    ENDINGS,
-    LONGEST_ERROR,
+    ENDING_CODES,
     MAX_APPEND,
-    MAX_BINARY,
+    MAX_ERROR_CHARS,
     Action,
     CloseSocket,
     Denial,
     FlushSession,
+    HandshakeResponse,
     OpenSession,
     Out,
     Protocol,
     Refuse,
     Reply,
-    Welcome,
-    appended,
+    audio_frames,
+    close_session,
 )
-from voxlive.web.protocols.fields import Json, compact, flag, language, parse, show
+from voxlive.web.protocols.fields import (
+    Json,
+    encode_json,
+    encode_message,
+    flag,
+    language,
+    may_be_json,
+    parse_message,
+    quoted,
+)
 from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
 
 _AUDIO = AudioFormat("s16le", SAMPLE_RATE)
@@ -55,8 +64,6 @@ class VllmProtocol(Protocol):
 
     name = "vllm_realtime"
     max_text: ClassVar[int] = MAX_APPEND
-    max_binary: ClassVar[int] = MAX_BINARY
-    tick_s: ClassVar[float | None] = None
 
     def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
         self._asked = params.get("language")
@@ -74,14 +81,14 @@ class VllmProtocol(Protocol):
         except UnknownLanguage as error:
             raise ProtocolError("bad_parameter", str(error)) from error
         ident = f"sess-{secrets.token_hex(12)}"
-        return [_message("session.created", id=ident, created=int(time.time()))]
+        return [encode_message("session.created", id=ident, created=int(time.time()))]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """A client's event; one that is wrong is refused, and the session goes on."""
-        if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
+        if not may_be_json(frame):
             return [Refuse("invalid_event", "audio comes as base64 in input_audio_buffer.append")]
         try:
-            kind, message = parse(frame)
+            kind, message = parse_message(frame)
         except ValueError as error:
             return [Refuse("invalid_json", str(error))]
         match kind:
@@ -92,7 +99,7 @@ class VllmProtocol(Protocol):
             case "input_audio_buffer.commit":
                 return self._commit(message)
             case _:
-                return [Refuse("unknown_event", f"{show(kind)} is not a message type")]
+                return [Refuse("unknown_event", f"{quoted(kind)} is not a message type")]
 
     def _update(self, message: Json) -> list[Action]:
         """The model's name is any. The language counts until the first audio."""
@@ -106,7 +113,7 @@ class VllmProtocol(Protocol):
 
     def _append(self, message: Json) -> list[Action]:
         try:
-            pieces = appended(message)
+            pieces = audio_frames(message)
         except ValueError as error:
             return [Refuse("invalid_audio", str(error))]
         if not pieces:
@@ -129,57 +136,40 @@ class VllmProtocol(Protocol):
         # The marker says how much audio its done accounts for.
         return [FlushSession(str(self._bytes))] if self._opened else [Reply(self._done(0))]
 
-    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
-        """Nothing: the client was told at the start."""
-        return []
-
     def on_event(self, event: Event) -> list[Out]:
         """Words as they are committed, and what a final commit is answered by."""
         match event:
             case Words():
                 delta = event.text if self._text else event.text.lstrip()
                 self._text += delta
-                return [_message("transcription.delta", delta=delta)] if delta else []
+                return [encode_message("transcription.delta", delta=delta)] if delta else []
             case Flushed(marker):
                 return [self._done(int(marker))]
             case SessionError(code, message, True):
                 return self.failed(code, message)
-            case SessionError(code) if code in ENDINGS:
+            case SessionError(code) if code in ENDING_CODES:
                 self._ending = event
                 return []
             case SessionClosed():
                 # Only the server or a limit closes a session: clients just go.
-                return [self._done(self._bytes), *self._close()]
+                return [self._done(self._bytes), *close_session(self._ending, self.failed)]
             case _:
                 return []
-
-    def _close(self) -> list[Out]:
-        if self._ending.code == "shutting_down":
-            return [CloseSocket(close_code("shutting_down"))]
-        return self.failed(self._ending.code, self._ending.message)
 
     def _done(self, received: int) -> str:
         """Engines do not count tokens, so the usage is the audio's length."""
         length = seconds((received - self._told) // _SAMPLE)
         text, self._text, self._told = self._text, "", received
         usage = {"type": "duration", "seconds": length}
-        return _message("transcription.done", text=text, usage=usage)
-
-    def tick(self) -> list[Out]:
-        """Nothing is ever held back."""
-        return []
+        return encode_message("transcription.done", text=text, usage=usage)
 
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error``, whose message is a plain string; the session goes on."""
-        return [_message("error", error=message[:LONGEST_ERROR], code=code)]
+        return [encode_message("error", error=message[:MAX_ERROR_CHARS], code=code)]
 
     def failed(self, code: str, message: str) -> list[Out]:
         """An ``error`` and the close."""
         return [*self.refused(code, message), CloseSocket(close_code(code))]
-
-
-def _message(kind: str, **fields: object) -> str:
-    return compact({"type": kind, **fields})
 
 
 class RealtimeProtocol(Protocol):
@@ -192,21 +182,19 @@ class RealtimeProtocol(Protocol):
     key_params: ClassVar[tuple[str, ...]] = ("api_key",)
 
     max_text: ClassVar[int] = MAX_APPEND
-    max_binary: ClassVar[int] = MAX_BINARY
-    tick_s: ClassVar[float | None] = None
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._vllm = VllmProtocol(params, info)
         self._spoken: Protocol = OpenAIRealtimeProtocol(params, info)
         self._known = False
 
-    def welcome(self, offered: Sequence[str]) -> Welcome:
+    def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """As OpenAI's: vLLM has no sub-protocol."""
-        return self._spoken.welcome(offered)
+        return self._spoken.handshake_response(offered)
 
-    def preset(self, settings: object) -> None:
+    def apply_settings(self, settings: object) -> None:
         """As OpenAI's: it has client secrets."""
-        self._spoken.preset(settings)
+        self._spoken.apply_settings(settings)
 
     def denied(self, code: str, message: str) -> Denial | None:
         """As OpenAI's."""
@@ -218,13 +206,13 @@ class RealtimeProtocol(Protocol):
         for protocol in (self._vllm, self._spoken):
             [created] = protocol.connected()
             fields |= json.loads(str(created))
-        return [compact(fields)]
+        return [encode_json(fields)]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """The first message decides who answers this and all others."""
         if not self._known:
             with contextlib.suppress(ValueError):
-                self._decide(*parse(frame))
+                self._decide(*parse_message(frame))
         return self._spoken.received(frame)
 
     def _decide(self, kind: str, message: Json) -> None:

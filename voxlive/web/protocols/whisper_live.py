@@ -30,30 +30,29 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptionError, GateOptions
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import (
-    DENIALS,
-    ENDINGS,
-    LONGEST_ERROR,
-    MAX_BINARY,
+    DENIAL_CODES,
+    ENDING_CODES,
+    MAX_ERROR_CHARS,
     Action,
     AudioFrame,
     CloseSocket,
     Denial,
+    HandshakeResponse,
     OpenSession,
     Out,
     Protocol,
     Refuse,
     StopSession,
-    Welcome,
 )
 from voxlive.web.protocols.fields import (
     Json,
-    compact,
+    encode_json,
     flag,
+    integer,
     language,
     parse_object,
-    show,
+    quoted,
     string,
-    whole,
 )
 
 # The options may hold recordings of speakers.
@@ -98,7 +97,7 @@ def read(frame: str | bytes) -> WhisperLiveOptions:
     return WhisperLiveOptions(
         uid=string(message, "uid", _LONGEST_UID),
         options=SessionOptions(_audio(message), _gate(message), StreamOptions(language(message))),
-        last=whole(message, "send_last_n_segments", 1, _MOST_SEGMENTS, 10),
+        last=integer(message, "send_last_n_segments", 1, _MOST_SEGMENTS, 10),
         words=flag(message, "word_timestamps", False),
         warnings=tuple(why for name, why in _NOT_DONE.items() if flag(message, name, False)),
     )
@@ -107,7 +106,7 @@ def read(frame: str | bytes) -> WhisperLiveOptions:
 def _audio(message: Json) -> AudioFormat:
     asked = message.get("audio_format", "float32")
     if not isinstance(asked, str) or asked not in _AUDIO:
-        raise ValueError(f'"audio_format" must be one of {", ".join(_AUDIO)}, not {show(asked)}')
+        raise ValueError(f'"audio_format" must be one of {", ".join(_AUDIO)}, not {quoted(asked)}')
     return AudioFormat(_AUDIO[asked])
 
 
@@ -118,7 +117,7 @@ def _gate(message: Json) -> GateOptions | None:
     if asked is None:
         return GateOptions()
     if not isinstance(asked, dict):
-        raise ValueError(f'"vad_parameters" must be an object, not {show(asked)}')
+        raise ValueError(f'"vad_parameters" must be an object, not {quoted(asked)}')
     values = {ours: asked[name] for name, ours in _GATE.items() if asked.get(name) is not None}
     threshold = values.get("threshold")
     if isinstance(threshold, int | float):
@@ -145,9 +144,8 @@ class WhisperLiveProtocol(Protocol):
 
     name = "whisper_live"
     max_text: ClassVar[int] = MAX_OPTIONS
-    max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = _TICK_S
-    refused_by_name: ClassVar[bool] = True
+    full_after_options: ClassVar[bool] = True
     key_params: ClassVar[tuple[str, ...]] = ("token",)
 
     def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
@@ -163,13 +161,13 @@ class WhisperLiveProtocol(Protocol):
         self._draft = ""
         self._complete: deque[_Segment] = deque()
 
-    def welcome(self, offered: Sequence[str]) -> Welcome:
+    def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """A browser offers ``bearer`` and its key: the first is selected."""
-        return Welcome("bearer" if "bearer" in offered else None)
+        return HandshakeResponse("bearer" if "bearer" in offered else None)
 
     def denied(self, code: str, message: str) -> Denial | None:
         """A client that may not connect gets an HTTP error: it has not said its name yet."""
-        if code not in DENIALS:
+        if code not in DENIAL_CODES:
             return None
         return Denial(status_of(code), {"error": {"code": code, "message": message}})
 
@@ -177,10 +175,6 @@ class WhisperLiveProtocol(Protocol):
     def receive_timeout_s(self) -> float | None:
         """The options must come soon; audio may pause."""
         return None if self._wishes else _PATIENCE_S
-
-    def connected(self) -> list[Out]:
-        """Nothing: the client speaks first."""
-        return []
 
     def received(self, frame: str | bytes) -> list[Action]:
         """Options, then audio, then END_OF_AUDIO. What comes after that is late, and dropped."""
@@ -295,7 +289,7 @@ class WhisperLiveProtocol(Protocol):
     def _troubled(self, code: str, message: str, fatal: bool) -> list[Out]:
         if fatal:
             return self.failed(code, message)
-        if code in ENDINGS:
+        if code in ENDING_CODES:
             # A client that is told stops to listen, and the tail is still to come.
             self._ending = code
             return []
@@ -310,7 +304,7 @@ class WhisperLiveProtocol(Protocol):
 
     def refused(self, _code: str, message: str) -> list[Out]:
         """A warning; the session goes on."""
-        return [self._message(status="WARNING", message=message[:LONGEST_ERROR])]
+        return [self._message(status="WARNING", message=message[:MAX_ERROR_CHARS])]
 
     def failed(self, code: str, message: str) -> list[Out]:
         """WAIT with minutes if it is for want of room, else an error; and the close."""
@@ -318,12 +312,12 @@ class WhisperLiveProtocol(Protocol):
             # Its clients look at intervals whether they are to wait, and forget it with the close.
             wait = self._message(status="WAIT", message=_WAIT_MIN)
             return [wait, CloseSocket(close_code(code), _CLOSE_WAIT_S)]
-        error = self._message(status="ERROR", message=message[:LONGEST_ERROR])
+        error = self._message(status="ERROR", message=message[:MAX_ERROR_CHARS])
         return [error, CloseSocket(close_code(code))]
 
     def _message(self, **values: object) -> str:
         message = {"uid": self._uid, **values}
-        return compact(message)
+        return encode_json(message)
 
 
 def _word(word: Word) -> _Segment:

@@ -22,7 +22,16 @@ from voxlive.runners.refusals import Asked
 from voxlive.runners.registry import BACKENDS
 from voxlive.streaming.ingest.sniff import ENDINGS
 from voxlive.web.errors import error_body, unless_gone
-from voxlive.web.protocols.fields import Json, encoded, flag, language, number, show, string, whole
+from voxlive.web.protocols.fields import (
+    Json,
+    decode_base64,
+    flag,
+    integer,
+    language,
+    number,
+    quoted,
+    string,
+)
 from voxlive.web.rest.files import (
     FileService,
     Told,
@@ -156,10 +165,10 @@ def _tokens(said: Transcript) -> dict[str, int] | None:
 def _read(body: Json) -> _ChatRequest:
     """The request's body. Raises RequestRefused 400 that names the field."""
     try:
-        if whole(body, "n", 1, 1, 1) != 1 or "audio" in _list(body, "modalities"):
+        if integer(body, "n", 1, 1, 1) != 1 or "audio" in _list(body, "modalities"):
             raise ValueError("one answer, as text, is all that this server gives")
         options = body.get("stream_options")
-        most = whole(body, "max_tokens", 1, _MOST_TOKENS, None)
+        most = integer(body, "max_tokens", 1, _MOST_TOKENS, None)
         audio, text = _question(_list(body, "messages"))
         return _ChatRequest(
             string(body, "model", 200),
@@ -167,7 +176,7 @@ def _read(body: Json) -> _ChatRequest:
             text,
             language(body),
             number(body, "temperature", 0, 2, 0.0),
-            whole(body, "max_completion_tokens", 1, _MOST_TOKENS, most),
+            integer(body, "max_completion_tokens", 1, _MOST_TOKENS, most),
             flag(body, "stream", False),
             isinstance(options, Mapping) and flag(options, "include_usage", False),
         )
@@ -185,7 +194,7 @@ def _question(messages: list[Any]) -> tuple[bytes, str]:
     audio = [part.get("input_audio") for part in parts if part.get("type") == "input_audio"]
     others = {str(part.get("type")) for part in parts} - {"input_audio", "text"}
     if others:
-        raise ValueError(f"content of type {show(min(others))} is not heard here")
+        raise ValueError(f"content of type {quoted(min(others))} is not heard here")
     if len(audio) != 1:
         raise ValueError("the last message must hold one input_audio with data and format")
     text = " ".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
@@ -195,7 +204,7 @@ def _question(messages: list[Any]) -> tuple[bytes, str]:
 def _decoded(audio: Any) -> bytes:
     if not isinstance(audio, Mapping) or audio.get("format") not in ENDINGS:
         raise ValueError(f"input_audio.format must be one of {', '.join(sorted(ENDINGS))}")
-    return encoded(audio, "data")
+    return decode_base64(audio, "data")
 
 
 def _list(body: Json, name: str) -> list[Any]:

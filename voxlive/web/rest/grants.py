@@ -23,7 +23,7 @@ from voxlive.streaming.service import Service
 from voxlive.web.access.access import Access
 from voxlive.web.access.middleware import granted
 from voxlive.web.errors import as_deepgram, as_mistral
-from voxlive.web.protocols.fields import Json, whole
+from voxlive.web.protocols.fields import Json, integer
 from voxlive.web.protocols.openai.config import BadField, Config
 
 MAX_BODY = 64_000
@@ -86,7 +86,7 @@ class Grants:
 
 def _lasts(body: Json, default: int) -> int:
     try:
-        return whole(body, "ttl_seconds", 1, _LONGEST_S, default)
+        return integer(body, "ttl_seconds", 1, _LONGEST_S, default)
     except ValueError as error:
         raise RequestRefused("invalid_value", str(error), "ttl_seconds") from error
 
@@ -106,7 +106,7 @@ class ClientSecrets:
         body = await json_body(request)
         try:
             after = _object(body, "expires_after")
-            lasts = whole(after, "seconds", _SHORTEST_S, _LONGEST_SECRET_S, _DEFAULT_S)
+            lasts = integer(after, "seconds", _SHORTEST_S, _LONGEST_SECRET_S, _DEFAULT_S)
             config = Config().updated(_object(body, "session"), self._info)
         except ValueError as error:
             param = error.param if isinstance(error, BadField) else None

@@ -30,25 +30,30 @@ from voxlive.streaming.events import (
 from voxlive.streaming.intake import SessionOptions
 from voxlive.values import SAMPLE_RATE, Word, seconds
 from voxlive.web.protocols.contract import (
-    ENDINGS,
-    LONGEST_ERROR,
-    MAX_BINARY,
-    MAX_TEXT,
+    ENDING_CODES,
+    MAX_ERROR_CHARS,
     Action,
     AudioFrame,
     CloseSocket,
     Denial,
     FlushSession,
+    HandshakeResponse,
     Out,
     Protocol,
     Refuse,
     Reply,
     StopSession,
-    Welcome,
+    close_session,
 )
 from voxlive.web.protocols.deepgram import messages as shapes
 from voxlive.web.protocols.deepgram.query import read_query
-from voxlive.web.protocols.fields import Json, compact, is_json, parse, show
+from voxlive.web.protocols.fields import (
+    Json,
+    encode_message,
+    is_json,
+    parse_message,
+    quoted,
+)
 
 _MAX_GAP_ONSETS = 100
 
@@ -115,8 +120,6 @@ class DeepgramProtocol(Protocol):
     """One client of Deepgram's protocol."""
 
     name = "deepgram"
-    max_text: ClassVar[int] = MAX_TEXT
-    max_binary: ClassVar[int] = MAX_BINARY
     tick_s: ClassVar[float | None] = _TICK_S
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
@@ -135,9 +138,9 @@ class DeepgramProtocol(Protocol):
         self._spoken = False
         self._onsets: deque[int] = deque(maxlen=_MOST_ONSETS)
 
-    def welcome(self, offered: Sequence[str]) -> Welcome:
+    def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """Browsers offer ``token`` or ``bearer`` and their key: the first is selected."""
-        return Welcome(offered[0] if offered else None, {"dg-request-id": self._request})
+        return HandshakeResponse(offered[0] if offered else None, {"dg-request-id": self._request})
 
     def options_from_handshake(self) -> SessionOptions:
         """The session that the query asks for."""
@@ -154,10 +157,6 @@ class DeepgramProtocol(Protocol):
         """Ten seconds, until the client has said that it is done."""
         return None if self._ended else _PATIENCE_S
 
-    def connected(self) -> list[Out]:
-        """Nothing."""
-        return []
-
     def received(self, frame: str | bytes) -> list[Action]:
         """Audio and commands. An empty frame ends the audio; what is late is dropped."""
         if self._ended:
@@ -166,7 +165,7 @@ class DeepgramProtocol(Protocol):
             self._digest.update(frame)
             return [AudioFrame(frame)] if frame else self._end()
         try:
-            return self._command(*parse(frame))
+            return self._command(*parse_message(frame))
         except ValueError as error:
             return [Refuse("bad_message", str(error))]
 
@@ -182,7 +181,7 @@ class DeepgramProtocol(Protocol):
                 return [Reply(self._configure(message))]
             case _:
                 known = "KeepAlive, Finalize, CloseStream, Configure"
-                raise ValueError(f"{show(kind)} is not a message type: use {known}")
+                raise ValueError(f"{quoted(kind)} is not a message type: use {known}")
 
     def _end(self) -> list[Action]:
         self._ended = True
@@ -191,17 +190,13 @@ class DeepgramProtocol(Protocol):
     def _configure(self, message: Json) -> str:
         for name in ("keyterms", "features"):
             if message.get(name):
-                return _message(
+                return encode_message(
                     "ConfigureFailure",
                     request_id=self._request,
                     code=f"CONFIGURE_{name.upper()}_NOT_SUPPORTED",
                     description=f"this server has no {name} to set",
                 )
-        return _message("ConfigureSuccess", request_id=self._request)
-
-    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
-        """Nothing: the request's id is in the handshake."""
-        return []
+        return encode_message("ConfigureSuccess", request_id=self._request)
 
     def on_event(self, event: Event) -> list[Out]:
         """Final results, and what was asked for besides; interim results wait for a tick."""
@@ -215,7 +210,7 @@ class DeepgramProtocol(Protocol):
             case SpeechStarted(at):
                 self._gap.started(at)
                 self._onsets.append(at)
-                started = _message("SpeechStarted", channel=[0], timestamp=seconds(at))
+                started = encode_message("SpeechStarted", channel=[0], timestamp=seconds(at))
                 return [*([started] if self._query.vad_events else []), *self._utterance_end()]
             case UtteranceEnded(upto):
                 outs = self._finish(speech_final=self._ends(upto))
@@ -223,7 +218,7 @@ class DeepgramProtocol(Protocol):
                 return [*outs, *self._utterance_end()]
             case Flushed():
                 return self._finish(speech_final=self._ends(), from_finalize=True)
-            case SessionError(code, _, fatal=False) if code in ENDINGS:
+            case SessionError(code, _, fatal=False) if code in ENDING_CODES:
                 self._ending = event  # told after the tail
             case SessionError(code, message, fatal):
                 return self.failed(code, message) if fatal else self.refused(code, message)
@@ -273,7 +268,7 @@ class DeepgramProtocol(Protocol):
         last = self._gap.over(passed_s)
         if last is None:
             return []
-        return [_message("UtteranceEnd", channel=[0, 1], last_word_end=seconds(last))]
+        return [encode_message("UtteranceEnd", channel=[0, 1], last_word_end=seconds(last))]
 
     def _goodbye(self, samples: int) -> list[Out]:
         outs = self._finish()
@@ -289,23 +284,15 @@ class DeepgramProtocol(Protocol):
         return [
             *outs,
             *self._utterance_end(),
-            _message("Metadata", **facts),
-            *self._close(),
+            encode_message("Metadata", **facts),
+            *close_session(None if self._ended else self._ending, self._failure),
         ]
-
-    def _close(self) -> list[Out]:
-        """A client that is done itself is told no reason; a shutdown's is the code alone."""
-        if self._ending is None or self._ended:
-            return [CloseSocket(1000)]
-        if self._ending.code == "shutting_down":
-            return [CloseSocket(close_code("shutting_down"))]
-        return self._failure(self._ending.code, self._ending.message)
 
     def _results(self, text: str, words: Sequence[Word], **marks: bool) -> str:
         """A result for the audio after the last final one, up to the last word's known end."""
         end = max(self._upto, words[-1].end) if words else self._upto
         ident, description = self._model
-        return _message(
+        return encode_message(
             "Results",
             channel_index=[0, 1],
             start=seconds(self._upto),
@@ -322,7 +309,7 @@ class DeepgramProtocol(Protocol):
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``Error``; the session goes on."""
         variant = "SchemaError" if code == "bad_message" else code
-        return [_message("Error", variant=variant, description=message[:LONGEST_ERROR])]
+        return [encode_message("Error", variant=variant, description=message[:MAX_ERROR_CHARS])]
 
     def failed(self, code: str, message: str) -> list[Out]:
         """What was said, an ``Error``, and the close with its payload."""
@@ -332,10 +319,6 @@ class DeepgramProtocol(Protocol):
         number, payload = _CLOSES.get(code, (close_code(code), code))
         reason = f"{payload}: {message}".encode("ascii", "replace")[:_LONGEST_REASON].decode()
         return [*self.refused(code, message), CloseSocket(number, reason=reason)]
-
-
-def _message(kind: str, **values: object) -> str:
-    return compact({"type": kind, **values})
 
 
 def _text(words: Sequence[Word]) -> str:

@@ -12,7 +12,7 @@ from voxlive.errors import BadAudio, ProtocolError
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
-from voxlive.web.protocols.fields import show
+from voxlive.web.protocols.fields import quoted
 
 _PCM = {"linear16": "s16le", "linear32": "s32le", "mulaw": "mulaw", "alaw": "alaw"}
 _CONTAINERS = ("flac", "ogg-opus", "opus")
@@ -95,7 +95,7 @@ def _audio(params: _Params) -> AudioFormat:
         return AudioFormat(CONTAINER)
     if encoding not in _PCM:
         known = ", ".join((*_PCM, *_CONTAINERS))
-        message = f"encoding must be {known}, or left out for a container, not {show(encoding)}"
+        message = f"encoding must be {known}, or left out for a container, not {quoted(encoding)}"
         raise ProtocolError("bad_parameter", message)
     rate = _whole(params, "sample_rate", 1, 1_000_000, None)
     if rate is None:
@@ -112,7 +112,7 @@ def _endpointing(value: str) -> tuple[GateOptions, bool]:
         return GateOptions(), value == "true"
     asked_ms = _number(value)
     if asked_ms is None:
-        message = f"endpointing must be false or milliseconds, not {show(value)}"
+        message = f"endpointing must be false or milliseconds, not {quoted(value)}"
         raise ProtocolError("bad_parameter", message)
     pause_ms = min(max(asked_ms, _SHORTEST_PAUSE_MS), _LONGEST_PAUSE_MS)
     return replace(GateOptions(), min_silence_ms=pause_ms), True
@@ -121,7 +121,7 @@ def _endpointing(value: str) -> tuple[GateOptions, bool]:
 def _flag(params: _Params, name: str) -> bool:
     value = params.get(name, "false")
     if value.lower() not in ("true", "false"):
-        raise ProtocolError("bad_parameter", f"{name} must be true or false, not {show(value)}")
+        raise ProtocolError("bad_parameter", f"{name} must be true or false, not {quoted(value)}")
     return value.lower() == "true"
 
 
@@ -131,7 +131,7 @@ def _whole(params: _Params, name: str, low: int, high: int, default: _T) -> int 
         return default
     number = _number(value)
     if number is None or not low <= number <= high:
-        message = f"{name} must be a whole number from {low} to {high}, not {show(value)}"
+        message = f"{name} must be a whole number from {low} to {high}, not {quoted(value)}"
         raise ProtocolError("bad_parameter", message)
     return number
 

@@ -15,7 +15,7 @@ from voxlive.errors import BadAudio, CodedError
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
-from voxlive.web.protocols.fields import Json, show
+from voxlive.web.protocols.fields import Json, quoted
 
 _PCM = AudioFormat("s16le", 24_000)
 _RATE_OF_G711 = 8_000
@@ -213,7 +213,7 @@ def _of_several(hints: list[object], param: str, info: EngineInfo) -> str | None
 def _known(language: object, param: str, info: EngineInfo) -> str | None:
     """A language's code, if the engine knows it; None leaves the choice to it."""
     if language is not None and not isinstance(language, str):
-        raise BadField(param, f"a language must be a string, not {show(language)}")
+        raise BadField(param, f"a language must be a string, not {quoted(language)}")
     try:
         code = language_of(language)
     except UnknownLanguage as error:
@@ -230,13 +230,13 @@ def _within(fields: Json, name: str, param: str) -> Json:
 
 def _object(value: object, param: str) -> Json:
     if not isinstance(value, Mapping):
-        raise BadField(param, f"{param} must be an object, not {show(value)}")
+        raise BadField(param, f"{param} must be an object, not {quoted(value)}")
     return value
 
 
 def _one_of(known: Collection[str], value: object, param: str) -> str:
     if not isinstance(value, str) or value not in known:
-        raise BadField(param, f"{param} must be one of {', '.join(known)}, not {show(value)}")
+        raise BadField(param, f"{param} must be one of {', '.join(known)}, not {quoted(value)}")
     return value
 
 
@@ -245,5 +245,5 @@ def _number(fields: Mapping[str, Any], name: str, param: str, default: float) ->
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-        raise BadField(f"{param}.{name}", f"{name} must be a number from 0 up, not {show(value)}")
+        raise BadField(f"{param}.{name}", f"{name} must be a number from 0 up, not {quoted(value)}")
     return value

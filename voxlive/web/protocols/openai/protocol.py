@@ -30,25 +30,31 @@ from voxlive.streaming.ingest.formats import ENCODINGS
 from voxlive.streaming.intake import SessionOptions
 from voxlive.values import SAMPLE_RATE
 from voxlive.web.protocols.contract import (
-    DENIALS,
-    ENDINGS,
-    LONGEST_ERROR,
+    DENIAL_CODES,
+    ENDING_CODES,
     MAX_APPEND,
-    MAX_BINARY,
+    MAX_ERROR_CHARS,
     Action,
     AudioFrame,
     CloseSocket,
     Denial,
     FlushSession,
+    HandshakeResponse,
     OpenSession,
     Out,
     Protocol,
     ReconfigureSession,
     Reply,
-    Welcome,
-    appended,
+    audio_frames,
 )
-from voxlive.web.protocols.fields import Json, compact, parse, show, string
+from voxlive.web.protocols.fields import (
+    Json,
+    encode_json,
+    may_be_json,
+    parse_message,
+    quoted,
+    string,
+)
 from voxlive.web.protocols.openai.config import BadField, Config, is_flat
 from voxlive.web.protocols.openai.items import CommittedTurns, Conversation, Message, SpokenTurns
 
@@ -67,8 +73,6 @@ class OpenAIRealtimeProtocol(Protocol):
 
     name = "openai_realtime"
     max_text: ClassVar[int] = MAX_APPEND
-    max_binary: ClassVar[int] = MAX_BINARY
-    tick_s: ClassVar[float | None] = None
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._language = params.get("language")
@@ -85,11 +89,11 @@ class OpenAIRealtimeProtocol(Protocol):
         self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
         self._intake = self._turns = self._turns_of(self._config)
 
-    def welcome(self, offered: Sequence[str]) -> Welcome:
+    def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """Browsers offer the protocol's name and a key; they want the name back."""
-        return Welcome(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        return HandshakeResponse(SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
-    def preset(self, settings: object) -> None:
+    def apply_settings(self, settings: object) -> None:
         """The session that a client secret was made for is in force from the start."""
         if isinstance(settings, Config):
             self._config = settings
@@ -97,7 +101,7 @@ class OpenAIRealtimeProtocol(Protocol):
 
     def denied(self, code: str, message: str) -> Denial | None:
         """An HTTP error for those who may not connect; the rest is told on the socket."""
-        if code not in DENIALS:
+        if code not in DENIAL_CODES:
             return None
         status = status_of(code)
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"
@@ -122,9 +126,9 @@ class OpenAIRealtimeProtocol(Protocol):
         """A client's event. One that cannot be done is told so, and the session goes on."""
         event_id: str | None = None
         try:
-            if isinstance(frame, bytes) and not frame.lstrip().startswith(b"{"):
+            if not may_be_json(frame):
                 raise ValueError("audio comes as base64 in input_audio_buffer.append")
-            kind, message = parse(frame)
+            kind, message = parse_message(frame)
             event_id = _event_id(message)
             return self._obey(kind, message, event_id)
         except BadField as error:
@@ -135,7 +139,7 @@ class OpenAIRealtimeProtocol(Protocol):
     def _obey(self, kind: str, message: Json, event_id: str | None) -> list[Action]:
         match kind:
             case "input_audio_buffer.append":
-                return self._append(appended(message))
+                return self._append(audio_frames(message))
             case "input_audio_buffer.commit":
                 return self._commit(event_id)
             case "input_audio_buffer.clear":
@@ -144,7 +148,7 @@ class OpenAIRealtimeProtocol(Protocol):
                 return self._update(kind, message.get("session"))
             case _:
                 raise ValueError(
-                    f"{show(kind)} has no meaning here: this server transcribes, and takes "
+                    f"{quoted(kind)} has no meaning here: this server transcribes, and takes "
                     "session.update and input_audio_buffer.append, commit and clear"
                 )
 
@@ -251,10 +255,6 @@ class OpenAIRealtimeProtocol(Protocol):
         self._pending.append(then)
         return ReconfigureSession(self._config.options(self._info), self._session)
 
-    def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
-        """Nothing: the client was told at the start."""
-        return []
-
     def on_event(self, event: Event) -> list[Out]:
         """What an event means for the items."""
         turns = self._turns
@@ -271,7 +271,7 @@ class OpenAIRealtimeProtocol(Protocol):
                 return self._say(self._pending.popleft()())
             case SessionError(code, message, True):
                 return self.failed(code, message)
-            case SessionError(code) if code in ENDINGS:
+            case SessionError(code) if code in ENDING_CODES:
                 self._ending = event
                 return []
             case SessionClosed():
@@ -289,17 +289,13 @@ class OpenAIRealtimeProtocol(Protocol):
         told = [] if code == "shutting_down" else [self._fatal(code, message)]
         return [*self._say(last), *told, CloseSocket(close_code(code))]
 
-    def tick(self) -> list[Out]:
-        """Nothing is ever held back."""
-        return []
-
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error``; the session goes on."""
         return [self._error("invalid_request_error", code, message)]
 
     def failed(self, code: str, message: str) -> list[Out]:
         """The items whose words will not come, an ``error``, the close."""
-        failed = self._say(self._turns.fail(code, message[:LONGEST_ERROR]))
+        failed = self._say(self._turns.fail(code, message[:MAX_ERROR_CHARS]))
         return [*failed, self._fatal(code, message), CloseSocket(close_code(code))]
 
     def _fatal(self, code: str, message: str) -> str:
@@ -319,7 +315,7 @@ class OpenAIRealtimeProtocol(Protocol):
         event_id: str | None = None,
         param: str | None = None,
     ) -> str:
-        said = message[:LONGEST_ERROR]
+        said = message[:MAX_ERROR_CHARS]
         error = {"type": kind, "code": code, "message": said, "param": param, "event_id": event_id}
         return self._encode("error", {"error": error})
 
@@ -332,7 +328,7 @@ class OpenAIRealtimeProtocol(Protocol):
     def _encode(self, kind: str, fields: Mapping[str, object]) -> str:
         self._messages += 1
         message = {"type": kind, "event_id": f"event_{self._messages}", **fields}
-        return compact(message)
+        return encode_json(message)
 
 
 def _event_id(message: Json) -> str | None:

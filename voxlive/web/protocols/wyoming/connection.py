@@ -22,7 +22,7 @@ from voxlive.web.access.access import Access
 from voxlive.web.live_socket import DisconnectWatch
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
-from voxlive.web.protocols.fields import Json, parse, parse_object, whole
+from voxlive.web.protocols.fields import Json, integer, parse_message, parse_object
 from voxlive.web.protocols.wyoming.protocol import Action, Say, WyomingProtocol, failure
 
 MAX_LINE = 64 * 1024
@@ -41,7 +41,7 @@ async def read_event(reader: asyncio.StreamReader) -> Event | None:
     except asyncio.IncompleteReadError:
         return None
     try:
-        kind, header = parse(line.decode())
+        kind, header = parse_message(line.decode())
         sizes = [_size(header, name, most) for name, most in _LENGTHS]
         data_size, payload_size = sizes
         data = dict(_object(header.get("data")))
@@ -57,7 +57,7 @@ _LENGTHS = (("data_length", MAX_DATA), ("payload_length", MAX_BINARY))
 
 
 def _size(header: Json, name: str, most: int) -> int:
-    size = whole(header, name, 0, 2**63, 0)
+    size = integer(header, name, 0, 2**63, 0)
     if size > most:
         raise ProtocolError("too_big", f'"{name}" may be {most} at most, not {size}')
     return size

@@ -30,8 +30,8 @@ from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE
-from voxlive.web.protocols.contract import LONGEST_ERROR, AudioFrame, OpenSession, StopSession
-from voxlive.web.protocols.fields import language, show, string, whole
+from voxlive.web.protocols.contract import MAX_ERROR_CHARS, AudioFrame, OpenSession, StopSession
+from voxlive.web.protocols.fields import integer, language, quoted, string
 
 _ENCODINGS = {1: "u8", 2: "s16le", 4: "s32le"}
 _LONGEST_PING = 1000
@@ -148,7 +148,7 @@ class WyomingProtocol:
 
 def failure(code: str, message: str) -> Event:
     """The event before the end of a connection that cannot go on."""
-    return Error(message[:LONGEST_ERROR], code).event()
+    return Error(message[:MAX_ERROR_CHARS], code).event()
 
 
 def _events(*said: Eventable) -> list[Event]:
@@ -161,11 +161,11 @@ def _ms(samples: int) -> int:
 
 def _format(event: Event) -> AudioFormat:
     names = ("rate", "width", "channels")
-    rate, width, channels = (whole(event.data, name, 1, 1_000_000, None) for name in names)
+    rate, width, channels = (integer(event.data, name, 1, 1_000_000, None) for name in names)
     if rate is None or width is None or channels is None:
         raise ValueError('"rate", "width" and "channels" are needed')
     if width not in _ENCODINGS:
-        raise ValueError(f'"width" must be 1, 2 or 4 bytes, not {show(width)}')
+        raise ValueError(f'"width" must be 1, 2 or 4 bytes, not {quoted(width)}')
     return AudioFormat(_ENCODINGS[width], rate, channels)
 
 
