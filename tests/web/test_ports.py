@@ -24,6 +24,15 @@ def test_a_port_that_is_taken_names_its_option_and_frees_the_others():
     assert ports.main.fileno() == ports.wyoming.fileno() == -1
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
+def test_a_connection_whose_other_end_vanishes_is_not_kept_for_long():
+    with open_ports("127.0.0.1", 0, 0, 0) as ports:
+        for bound in (ports.main, ports.whisper_live, ports.wyoming):
+            bound.listen()
+            with socket.create_connection(bound.getsockname()), bound.accept()[0] as accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
 def test_an_address_that_others_can_reach_needs_keys_or_a_word():
     warnings: list[str] = []
     with socket.create_server(("0.0.0.0", 0)) as everywhere:
