@@ -18,7 +18,6 @@ import psutil
 from voxlive.errors import CodedError
 from voxlive.web.config import ConfigError
 
-
 _UNACKNOWLEDGED_MS = 60_000
 
 
