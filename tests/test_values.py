@@ -25,7 +25,7 @@ def test_every_sample_stands_where_it_was_fed(pieces: list[tuple[int, int]], cut
             assert timeline.clock(offset) == clocks[offset - 1] + 1
 
 
-def test_beyond_the_audio_is_its_end() -> None:
+def test_an_offset_beyond_the_audio_is_its_end() -> None:
     timeline = Timeline()
     timeline.extend(100, 10)
     timeline.extend(500, 10)

@@ -1,24 +1,24 @@
-"""voxlive: a real-time transcription server, and what a Python program can use of it.
+"""voxlive: a real-time transcription server, and its Python API.
 
     import voxlive
     print(voxlive.transcribe("speech.wav").text)
 
-Python runs this before any other module of the package, in a command, in every child process and in
-a program that embeds a part: what has to be decided before a dependency is imported stands here.
-Public names are loaded when they are first used: an engine's process never loads the web server.
+Python runs this module before any other of the package, in a command, in every child process and in
+a program that embeds a part: what has to be set before a dependency is imported stands here. Public
+names are imported when they are first used: an engine's process never loads the web server.
 """
 
 import os
 
 _TELEMETRY_OFF = {
-    # onnxruntime reads it once, as it is imported: its own function comes too late.
+    # onnxruntime reads it as it is imported; its own function to turn it off comes too late.
     "ORT_DISABLE_TELEMETRY": "1",
-    # huggingface_hub's, and with it that of transformers and mlx-audio.
+    # Of huggingface_hub, and with it of transformers and mlx-audio.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
-# Whatever the environment says: child processes inherit it.
+# Overrides the environment; child processes inherit it.
 os.environ.update(_TELEMETRY_OFF)
 
 import importlib  # noqa: E402
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING  # noqa: E402
 
 __version__ = "0.1.0"
 
-# A name, and the module that it comes from; type checkers read the imports below.
+# Public names and their modules; type checkers read the imports below.
 _PUBLIC = {
     "Engine": "voxlive.engines.contract",
     "EngineInfo": "voxlive.engines.contract",
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """A public name, from its module."""
+        """A public name, imported from its module on first use."""
         if name not in _PUBLIC:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
         value = globals()[name] = getattr(importlib.import_module(_PUBLIC[name]), name)
@@ -93,7 +93,7 @@ else:
 
 
 def __dir__() -> list[str]:
-    """Also what has not been loaded yet."""
+    """All names, those not imported yet among them."""
     return sorted({*globals(), *_PUBLIC})
 
 

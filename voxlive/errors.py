@@ -1,12 +1,12 @@
-"""Every error that leaves the part it happens in, and one table: what its code is on each wire.
+"""The root of all errors, and the table from their codes to HTTP statuses and WebSocket closes.
 
 A code is stable and for programs; the message beside it is for people, says what to do, and may
-change. Whoever raises an error chooses its code, and the table decides its HTTP status and the code
-with which a WebSocket is closed. A protocol that wants other numbers declares those beside it.
+change. Whoever raises an error chooses its code; ``ERRORS`` decides its HTTP status and the code
+with which a WebSocket is closed. A protocol that needs other numbers declares them itself.
 
     raise RequestRefused("too_big", "the body may have 64000 bytes", "file")
 
-Exceptions that are caught in the part that raises them are no errors of this kind.
+An exception that never leaves the part that raises it is not a ``VoxliveError``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-_LISTED = 8
+_MAX_LISTED = 8
+_DEFAULT_STATUS, _DEFAULT_CLOSE = 500, 1011
 
 
 class VoxliveError(Exception):
-    """A refusal or a failure; it can be pickled.
+    """A refusal or a failure. It can be pickled.
 
-    ``code`` is one of ``ERRORS``, ``message`` is for people, ``param`` names the request's field at
-    fault. ``retry_after_s``: when it may go better.
+    ``code`` is a key of ``ERRORS``, ``message`` is for people, ``param`` names the field of the
+    request that is wrong, ``retry_after_s`` is when a retry makes sense, in seconds from now.
     """
 
     code: str
@@ -46,18 +47,18 @@ class VoxliveError(Exception):
         return status_of(self.code)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Subclasses are made from other things, and come from another process all the same.
-        return _restored, (type(self), self.__dict__)
+        # Subclasses have other arguments than this class, and must cross processes all the same.
+        return _restore, (type(self), self.__dict__)
 
 
-def _restored(kind: type[VoxliveError], state: dict[str, object]) -> VoxliveError:
+def _restore(kind: type[VoxliveError], state: dict[str, object]) -> VoxliveError:
     error = kind.__new__(kind, state["message"])
     error.__dict__.update(state)
     return error
 
 
 class CodedError(VoxliveError):
-    """An error whose class has one code."""
+    """An error whose class fixes its code."""
 
     def __init__(
         self, message: str, param: str | None = None, retry_after_s: float | None = None
@@ -66,9 +67,9 @@ class CodedError(VoxliveError):
 
 
 class RequestRefused(VoxliveError):
-    """A request or a job that is not done.
+    """A request or a job is refused.
 
-    ``status`` only where it is not that of the code.
+    ``status`` is given only where it differs from that of the code.
     """
 
     def __init__(
@@ -90,11 +91,11 @@ class RequestRefused(VoxliveError):
 
 
 class ProtocolError(VoxliveError):
-    """The client broke the protocol and its session ends."""
+    """The client broke the protocol: its session ends."""
 
 
 class BadAudio(CodedError, ValueError):
-    """The audio cannot be understood. The message says what is wrong with it and what to do."""
+    """The audio cannot be decoded. The message says what is wrong with it and what to do."""
 
     code = "bad_audio"
 
@@ -122,13 +123,13 @@ class UnsupportedOption(EngineError):
 
 
 class VadError(CodedError):
-    """The voice detector cannot do what it was asked."""
+    """The voice detector refuses or fails."""
 
     code = "vad_failed"
 
 
 class CheckpointError(CodedError):
-    """A checkpoint cannot be used. Every message names the thing and says what to do."""
+    """A checkpoint cannot be used. The message names the file or key and says what to do."""
 
     code = "checkpoint_error"
 
@@ -176,17 +177,17 @@ class WrongTokenizer(CheckpointError):
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message, in order, the first few of many."""
+    """Names joined for a message, sorted; of many the first few and how many more."""
     every = sorted(names)
-    rest = len(every) - _LISTED
-    return ", ".join(every[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(every) - _MAX_LISTED
+    return ", ".join(every[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """What a code is on the wires.
+    """What a code is over HTTP and WebSocket, and what it means.
 
-    ``status`` None: no answer over HTTP has it. ``close`` None: it ends no WebSocket session.
+    ``status`` None: no HTTP response has it. ``close`` None: it closes no WebSocket.
     """
 
     status: int | None
@@ -194,20 +195,17 @@ class ErrorInfo:
     meaning: str
 
 
-_FAILED, _CLOSE_FAILED = 500, 1011
-
-
 def status_of(code: str) -> int:
     """The HTTP status of an error; 500 where the table has none."""
-    return _of(code).status or _FAILED
+    return _info(code).status or _DEFAULT_STATUS
 
 
 def close_code(code: str) -> int:
     """The WebSocket close code of an error that ends a session; 1011 where the table has none."""
-    return _of(code).close or _CLOSE_FAILED
+    return _info(code).close or _DEFAULT_CLOSE
 
 
-def _of(code: str) -> ErrorInfo:
+def _info(code: str) -> ErrorInfo:
     return ERRORS.get(code, ERRORS["internal"])
 
 
@@ -228,7 +226,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "invalid_json": ErrorInfo(400, None, "a body or a message that is no JSON object"),
         "invalid_value": ErrorInfo(400, None, "a field of a JSON object that cannot be in force"),
         "language_required": ErrorInfo(
-            400, None, "no language, and the model has to be told; the message lists what it knows"
+            400,
+            None,
+            "no language, and the model needs one; the message lists what it knows",
         ),
         "missing_file": ErrorInfo(400, None, "a form without the audio"),
         "unknown_value": ErrorInfo(400, None, "a form field that is none of the values there are"),
@@ -259,7 +259,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "model_not_found": ErrorInfo(
             404,
             None,
-            "the name is no model of this server; close matches are told. A hub name must have "
+            "the name is no model of this server; close matches are listed. A hub name must have "
             "been fetched before (`voxlive models pull`), and a path is never taken for a name",
         ),
         # How long and how large.

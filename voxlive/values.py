@@ -1,6 +1,7 @@
-"""The sample clock, words, segments, audio in memory: the values that all of voxlive shares.
+"""The values that all of voxlive shares: the sample clock, words, segments, audio in memory.
 
-Every time in a session is a count of 16 kHz samples since its first sample.
+Every time is a count of 16 kHz samples since the first sample of its session or file. Seconds stand
+only at the edges: ``seconds`` and ``samples`` convert.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 
+if TYPE_CHECKING:
+    Samples = NDArray[np.float32]
+else:
+    # Annotations are not evaluated, and a command that needs no audio does not wait for numpy.
+    Samples = "NDArray[np.float32]"
+"""Mono audio at 16 kHz, float32 [n] in -1..1."""
+
 
 def seconds(samples: int) -> float:
     """Samples on the session's clock as seconds, rounded to the millisecond."""
@@ -22,12 +30,12 @@ def seconds(samples: int) -> float:
 
 
 def seconds_or_none(samples: int | None) -> float | None:
-    """The same for a time that may not be known."""
+    """As ``seconds``; None for a time that is not known."""
     return None if samples is None else seconds(samples)
 
 
 def samples(seconds: float) -> int:
-    """Seconds as a whole number of samples."""
+    """Seconds as the nearest whole number of samples."""
     return round(seconds * SAMPLE_RATE)
 
 
@@ -46,9 +54,9 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a file's text. What the model cannot know is None: times, words, speaker.
+    """A part of a file's text. What the model does not know is None: times, words, speaker.
 
-    ``text`` carries its own leading space. ``details`` holds a family's own figures under OpenAI's
+    ``text`` carries its own leading space. ``details`` holds the model's own figures under OpenAI's
     names (``avg_logprob``, ``no_speech_prob``, ...).
     """
 
@@ -61,16 +69,11 @@ class Segment:
     details: tuple[tuple[str, float | int | list[int]], ...] = ()
 
 
-if TYPE_CHECKING:
-    Samples = NDArray[np.float32]
-else:
-    # Annotations are not evaluated, and a command that needs no audio does not wait for numpy.
-    Samples = "NDArray[np.float32]"
-"""Mono audio at 16 kHz, float32 [n] in -1..1."""
-
-
 class Timeline:
-    """Offsets into the audio fed to an engine, mapped to the session's clock. Pure."""
+    """Maps offsets into the audio fed to an engine to the session's clock. Pure.
+
+    It keeps two numbers for each gap since the last offset that was forgotten.
+    """
 
     def __init__(self) -> None:
         self._offsets: list[int] = []
@@ -78,7 +81,7 @@ class Timeline:
         self.length = 0
 
     def extend(self, at: int, samples: int) -> None:
-        """Samples were fed that begin at ``at`` on the clock."""
+        """So many ``samples`` were fed, of which the first is sample ``at`` of the session."""
         if not samples:
             return
         if not self._offsets or self.clock(self.length) != at:
@@ -87,7 +90,7 @@ class Timeline:
         self.length += samples
 
     def clock(self, offset: int, *, end: bool = True) -> int:
-        """The clock of an offset; as an ``end`` it belongs to the audio before it.
+        """The session's sample at this offset; as an ``end`` it belongs to the audio before it.
 
         Offsets beyond the audio fed are taken for its end. Raises IndexError before any audio.
         """
@@ -97,7 +100,7 @@ class Timeline:
         return self._clocks[piece] + offset - self._offsets[piece]
 
     def forget(self, offset: int) -> None:
-        """No offset before this one will be asked for again."""
+        """Drop what is needed for earlier offsets only: none of them is looked up again."""
         piece = bisect_right(self._offsets, offset) - 1
         if piece > 0:
             del self._offsets[:piece], self._clocks[:piece]

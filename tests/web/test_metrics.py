@@ -1,9 +1,7 @@
 """``GET /metrics`` as a scraper reads it, after sessions whose figures are known."""
 
-import asyncio
 import json
 import re
-from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -19,7 +17,6 @@ from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 
-from voxlive.engines.contract import DurationHistogram
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
@@ -253,22 +250,3 @@ async def test_live_is_not_ready():
             assert (await app.http.get(path)).json() == {"status": "ok", "live": True}
         ready = await app.http.get("/health/ready")
         assert (ready.status_code, ready.json()["ready"]) == (200, True)
-
-
-def test_durations_are_counted_in_the_class_that_they_fit():
-    durations = DurationHistogram((0.1, 1.0))
-    for seconds in (0.05, 0.1, 0.5, 1.0, 7.0):
-        durations.observe(seconds)
-    read = durations.read()
-    assert (read.counts, read.count, read.total_s) == ((2, 4), 5, pytest.approx(8.65))
-
-
-async def test_durations_are_whole_while_threads_add_to_them():
-    durations = DurationHistogram()
-    adding = [
-        asyncio.to_thread(lambda: [durations.observe(0.3) for _ in range(500)]) for _ in "abcd"
-    ]
-    await asyncio.gather(*adding)
-    read = durations.read()
-    assert Counter(read.counts) == {0: 8, 2000: len(read.counts) - 8}
-    assert read.total_s == pytest.approx(600)

@@ -1,13 +1,13 @@
-"""How long things took, counted in fixed classes: cheap to add to, read at any time.
+"""The contract between a session and a speech engine.
 
-The contract between a session and a speech engine.
-
-An engine owns a model and a fixed number of slots. ``open`` hands out a ``Stream``, which takes
-gated audio and answers with messages through its sink. The sink is called on the engine's own
+An engine owns a loaded model and a fixed number of slots. ``Engine.open`` takes a slot and returns
+a ``Stream``. A stream takes gated audio and answers with messages (``Committed``, ``Drafted``,
+``Progressed``, ``Reached``, ``Failed``) through its sink, which is called on the engine's own
 thread, in order, and must return at once. Nothing here depends on asyncio, so an engine serves a
 web session, the command line and an embedded processor alike.
 
-How an engine is loaded.
+Times are samples at 16 kHz on the session's clock. An engine never has more than ``capacity``
+streams; how much audio a stream may hold is stated by each engine.
 """
 
 from __future__ import annotations
@@ -24,58 +24,32 @@ from voxlive.errors import UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Work
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
-class HistogramSnapshot:
-    """``counts`` are of what took at most each of ``bounds`` seconds; ``count`` is of all."""
+class EngineOptions:
+    """How an engine is loaded. None leaves a choice to the engine.
 
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    count: int
-    total_s: float
+    ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading, ``delay_ms`` the delay of streams
+    that choose none. ``deadline_s``: a process of the engine that has work and makes no progress
+    for so many seconds is ended and replaced.
+    """
 
-
-class HistogramSource(Protocol):
-    """What can be asked how long things took."""
-
-    def read(self) -> HistogramSnapshot:
-        """What was counted so far."""
-        ...
-
-
-class DurationHistogram:
-    """A histogram of seconds. Thread-safe. ``bounds`` ascend."""
-
-    def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._total_s = 0.0
-        self._lock = threading.Lock()
-
-    def observe(self, seconds: float) -> None:
-        """Count one more."""
-        at = bisect_left(self._bounds, seconds)
-        with self._lock:
-            self._counts[at] += 1
-            self._total_s += seconds
-
-    def read(self) -> HistogramSnapshot:
-        """What was counted so far."""
-        with self._lock:
-            counts, total_s = tuple(self._counts), self._total_s
-        *cumulated, count = accumulate(counts)
-        return HistogramSnapshot(self._bounds, tuple(cumulated), count, total_s)
+    max_sessions: int | None = None
+    device: str | None = None
+    delay_ms: int | None = None
+    quantize: int | None = None
+    deadline_s: float = DEADLINE_S
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """What one stream asks of its engine.
 
-    ``drafts`` false lets an engine skip work whose only use is text that may still change (files).
-    ``delay_ms`` is the model's own delay where it has one; None takes the engine's default.
-    ``language`` None leaves the choice to the model.
+    ``language`` None leaves the choice to the model. ``delay_ms`` is the model's own delay where it
+    has one; None takes the engine's default. ``drafts`` False lets an engine skip work whose only
+    use is text that may still change: for files.
     """
 
     language: str | None = None
@@ -85,12 +59,12 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is. ``capacity`` is its number of slots, ``note`` a remark for people,
-    ``warning`` what they should know of the model's files.
+    """What an engine is: all that has to be known to open a stream, without asking the engine.
 
-    ``delays_ms`` are those that a stream may choose; none where the model has no delay of its own.
-    ``trail_margin``: samples beyond the delay after which the last words are normally out. All that
-    a stream must know when it is opened is here, so that nobody has to ask the engine for it.
+    ``capacity`` is its number of slots, ``languages`` are codes (empty: any), ``note`` is a remark
+    for people, ``warning`` concerns the model's files. ``delays_ms`` are the delays that a stream
+    may choose; empty where the model has none of its own. ``trail_margin``: samples beyond the
+    delay after which the last words are normally out.
     """
 
     engine: str
@@ -105,7 +79,7 @@ class EngineInfo:
     trail_margin: int = 0
 
     def trail(self, options: StreamOptions) -> int:
-        """``Stream.trail`` of a stream with these options."""
+        """``Stream.trail`` of a stream with these options, in samples."""
         delay_ms = options.delay_ms or self.default_delay_ms or 0
         return delay_ms * SAMPLE_RATE // 1000 + self.trail_margin
 
@@ -138,14 +112,14 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """The text after the last committed word as the engine hears it now."""
+    """The text recognised after the last committed word. It may still change."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """All audio before sample ``upto`` has been through the engine."""
+    """All audio before sample ``upto`` has been processed."""
 
     upto: int
 
@@ -154,7 +128,7 @@ class Progressed:
 class Reached:
     """Every word from before ``end_utterance(marker)`` or ``flush(marker)`` has been committed.
 
-    None from behind it has been.
+    No word from after it has been.
     """
 
     marker: int
@@ -162,7 +136,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The stream is dead: nothing more will come from it. Its slot is already free."""
+    """The stream has failed and sends nothing more. Its slot is already free."""
 
     code: str
     message: str
@@ -173,7 +147,7 @@ Sink = Callable[[Message], None]
 
 
 class Stream(Protocol):
-    """One session's place in an engine. Calls never block and come from one thread at a time."""
+    """One session's slot in an engine. Calls never block and come from one thread at a time."""
 
     @property
     def trail(self) -> int:
@@ -181,7 +155,7 @@ class Stream(Protocol):
         ...
 
     def feed(self, audio: Samples, at: int) -> None:
-        """Take float32 mono audio [n] at 16 kHz whose first sample stands at ``at`` on the clock.
+        """Take float32 mono audio [n] at 16 kHz whose first sample is sample ``at`` of the session.
 
         ``at`` never lies before the end of the previous feed. A gap is silence that was left out.
         """
@@ -190,13 +164,13 @@ class Stream(Protocol):
     def end_utterance(self, marker: int) -> None:
         """The speaker paused: answer ``Reached(marker)`` once all words so far are committed.
 
-        To be called ``trail`` samples after the end of speech or later. Where speech ends with less
-        behind it, ``flush`` is what brings its words out.
+        To be called ``trail`` samples after the end of speech or later. Where less audio follows
+        the end of speech, ``flush`` has to be called instead for its words to come out.
         """
         ...
 
     def flush(self, marker: int) -> None:
-        """Bring out everything now, answer ``Reached(marker)``, and start afresh."""
+        """Commit all words now, answer ``Reached(marker)``, and reset the stream's state."""
         ...
 
     def close(self) -> None:
@@ -219,26 +193,26 @@ class Engine(Protocol):
 
     @property
     def steps(self) -> HistogramSource:
-        """How long its steps have taken: what it does for streams, a piece at a time.
-
-        A reading waits for nobody.
-        """
+        """The durations of its steps: the units of work it does for its streams. Never blocks."""
         ...
 
     @property
     def work(self) -> Work:
-        """What it has to do and how far it has come, by which is seen whether it hangs."""
+        """What it has to do and how much it has done, from which a hang is detected."""
         ...
 
     def open(self, options: StreamOptions, sink: Sink) -> Stream:
-        """Take a slot at once; raises EngineFull or UnsupportedOption.
+        """Take a slot; raises EngineFull or UnsupportedOption.
 
-        Bookkeeping: it waits for nobody. What shows later comes as ``Failed``.
+        Never blocks: an error that shows later comes as ``Failed``.
         """
         ...
 
     def check(self, timeout: float) -> str | None:
-        """Decode something for real; None if that worked, else what is wrong. Blocks."""
+        """Decode something; None if that worked, else what is wrong.
+
+        Blocks for up to ``timeout`` seconds.
+        """
         ...
 
     def shutdown(self) -> None:
@@ -247,16 +221,45 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How an engine is loaded. None leaves a choice to the engine.
+class HistogramSnapshot:
+    """A cumulative histogram: ``counts[i]`` observations took at most ``bounds[i]`` seconds.
 
-    ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading.
-    ``deadline_s``: a process of the engine that has work and does not get on with it for so long is
-    ended and replaced.
+    ``count`` is the number of all observations, ``total_s`` their sum.
     """
 
-    max_sessions: int | None = None
-    device: str | None = None
-    delay_ms: int | None = None
-    quantize: int | None = None
-    deadline_s: float = DEADLINE_S
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    count: int
+    total_s: float
+
+
+class HistogramSource(Protocol):
+    """Whatever has a histogram of durations to read."""
+
+    def read(self) -> HistogramSnapshot:
+        """All observations so far."""
+        ...
+
+
+class DurationHistogram:
+    """A histogram of seconds in buckets with ascending upper ``bounds``. Thread-safe."""
+
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS_S) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total_s = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, seconds: float) -> None:
+        """Count one more observation."""
+        at = bisect_left(self._bounds, seconds)
+        with self._lock:
+            self._counts[at] += 1
+            self._total_s += seconds
+
+    def read(self) -> HistogramSnapshot:
+        """All observations so far."""
+        with self._lock:
+            counts, total_s = tuple(self._counts), self._total_s
+        *cumulative, count = accumulate(counts)
+        return HistogramSnapshot(self._bounds, tuple(cumulative), count, total_s)
