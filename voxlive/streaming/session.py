@@ -283,7 +283,7 @@ class Session:
         probabilities = await self._ear.push(samples)
         # Of what is fed in this moment, an onset above all, the engine has had no time to hear any.
         self._tell_lag()
-        self._act(self._gate.hear(probabilities, self.received))
+        self._act(self._gate.process(probabilities, self.received))
 
     def _act(self, actions: Iterable[Action]) -> None:
         for action in actions:

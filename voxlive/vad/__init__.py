@@ -1,1 +1,1 @@
-"""Speech probability to speech started and stopped."""
+"""Voice activity detection: the network, the shared detector, and the gate of each session."""

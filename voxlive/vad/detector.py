@@ -1,7 +1,8 @@
 """The voice detector of a process: one network, one worker thread, a lane for every session.
 
+A ``Lane`` is the state of one stream: what the network remembers of it, and its incomplete window.
 Lanes that wait at the same time are stepped as one batch, a window of each at a time; a lane may
-join at every step, so that a long push never holds up a short one.
+join at every step, so that a long push never delays a short one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from voxlive.errors import VadError
 from voxlive.vad.gate import WINDOW
 from voxlive.vad.silero import CONTEXT, FRAME, STATE, Array
 
-_LOUDEST = 1e6  # NaN is not within it, and far beyond it the network's state would become NaN
+_MAX_AMPLITUDE = 1e6  # far beyond it the network's state becomes NaN
 
 
 class DetectorFull(VadError):
@@ -31,11 +32,11 @@ class DetectorClosed(VadError):
 
 
 class DetectorFailed(VadError):
-    """The network failed under this push; the lane is where it was before it."""
+    """The network failed in this push; the lane is as it was before the push."""
 
 
 class SpeechModel(Protocol):
-    """A network that steps many rows at once; see ``Silero.step``."""
+    """A network that steps a batch of rows by a window each; see ``Silero.step``."""
 
     def step(self, frames: Array, state: Array) -> tuple[Array, Array]:
         """Frames [B, 576] and state [2, B, 128] to probabilities [B] and the next state."""
@@ -43,7 +44,7 @@ class SpeechModel(Protocol):
 
 
 class _Push:
-    """The windows of one push on their way through the network."""
+    """The windows of one push, and how many of them have been stepped."""
 
     def __init__(self, lane: Lane, frames: Array, state: Array) -> None:
         self.lane = lane
@@ -67,9 +68,10 @@ class _Push:
 
 
 class VoiceDetector:
-    """The shared service. At most ``capacity`` lanes, and one push of each, are ever in it.
+    """One network shared by all sessions, on a thread of its own.
 
-    The default capacity is about what one core steps in real time. ``close`` ends every lane.
+    Bounds: ``capacity`` lanes and one push of each. The default is about what one core steps in
+    real time.
     """
 
     def __init__(self, model: SpeechModel, capacity: int = 1024) -> None:
@@ -89,7 +91,7 @@ class VoiceDetector:
         return len(self._lanes)
 
     def lane(self) -> Lane:
-        """A new stream's lane; raises DetectorFull or DetectorClosed."""
+        """Open a lane; raises DetectorFull or DetectorClosed."""
         with self._lock:
             self._check_open()
             if len(self._lanes) >= self._capacity:
@@ -99,7 +101,7 @@ class VoiceDetector:
             return lane
 
     def close(self) -> None:
-        """Fail what is waiting, and end the worker. Blocks for the step in progress."""
+        """Close every lane and end the worker; pushes that wait fail. Blocks for one step."""
         with self._lock:
             self._closed = True
             lanes = tuple(self._lanes)
@@ -111,7 +113,7 @@ class VoiceDetector:
         if self._closed:
             raise DetectorClosed("the voice detector was closed")
 
-    def _leave(self, lane: Lane) -> None:
+    def _release(self, lane: Lane) -> None:
         with self._lock:
             self._lanes.discard(lane)
 
@@ -124,20 +126,20 @@ class VoiceDetector:
                 self._start()
 
     def _start(self) -> None:
-        """Queue the work and, behind it on the same thread, what follows from its outcome."""
-        self._worker.submit(self._settle, self._worker.submit(self._work))
+        """Queue the steps and, after them on the same thread, what follows from their outcome."""
+        self._worker.submit(self._on_stopped, self._worker.submit(self._step_batches))
 
-    def _work(self) -> None:
-        """Step until nothing waits any more."""
-        while self._gather():
+    def _step_batches(self) -> None:
+        """Step batches until no push waits."""
+        while self._update_batch():
             frames = np.stack([push.frames[push.stepped] for push in self._batch])
             state = np.stack([push.state for push in self._batch], axis=1)
             probabilities, state = self._model.step(frames, state)
             for row, push in enumerate(self._batch):
                 push.advance(probabilities[row], state[:, row])
 
-    def _gather(self) -> bool:
-        """Let the waiting join the batch and the finished, cancelled and closed leave it."""
+    def _update_batch(self) -> bool:
+        """Add waiting pushes to the batch and remove finished, cancelled and closed ones."""
         with self._lock:
             pushes = [*self._batch, *self._waiting]
             self._waiting.clear()
@@ -147,8 +149,8 @@ class VoiceDetector:
         self._batch = [push for push in pushes if not push.done.done()]
         return bool(self._batch)
 
-    def _settle(self, outcome: Future[None]) -> None:
-        """Tell the batch of its failure, if there was one, and go on with those that came since."""
+    def _on_stopped(self, outcome: Future[None]) -> None:
+        """Fail the batch if the network did, and start again for pushes that came since."""
         error = outcome.exception()
         for push in self._batch:
             push.fail(DetectorFailed(f"the voice detector failed: {error}"), error)
@@ -167,9 +169,10 @@ class VoiceDetector:
 
 
 class Lane:
-    """One stream's place in the detector: recurrent state, context and the incomplete window.
+    """The state of one stream: recurrent state, context and the incomplete window.
 
     One push at a time. A push that fails or is cancelled leaves the lane as it was before it.
+    A lane keeps at most an incomplete window between pushes.
     """
 
     def __init__(self, detector: VoiceDetector) -> None:
@@ -180,31 +183,31 @@ class Lane:
         self._pushing = False
 
     async def push(self, samples: Array) -> Array:
-        """Take float32 samples [n] at 16 kHz; probabilities [k] of the windows they complete.
+        """Take float32 samples [n] at 16 kHz; returns [k], a probability for each window completed.
 
         Raises ValueError for samples that are not float32 [n] or not finite, DetectorClosed and
-        DetectorFailed. Windows that do not come out at once are stepped off the event loop.
+        DetectorFailed. The event loop runs meanwhile.
         """
-        with self._through(samples) as push:
+        with self._submitted(samples) as push:
             if len(push.frames):
                 await asyncio.wrap_future(push.done)
             return push.probabilities
 
     def push_blocking(self, samples: Array) -> Array:
-        """The same as ``push`` for callers without an event loop."""
-        with self._through(samples) as push:
+        """As ``push``, for callers without an event loop. Blocks."""
+        with self._submitted(samples) as push:
             if len(push.frames):
                 push.done.result()
             return push.probabilities
 
     def close(self) -> None:
-        """Give the lane back; a push that is waiting raises DetectorClosed."""
+        """Give the lane back; a push that waits raises DetectorClosed. May be called twice."""
         self.closed = True
-        self._detector._leave(self)
+        self._detector._release(self)
 
     @contextmanager
-    def _through(self, samples: Array) -> Iterator[_Push]:
-        """Send samples to the worker; the lane moves on when the caller has its answer."""
+    def _submitted(self, samples: Array) -> Iterator[_Push]:
+        """Submit samples to the worker; the lane advances when the caller has its result."""
         self._check(samples)
         held = np.concatenate((self._samples, samples))
         windows = (len(held) - CONTEXT) // WINDOW
@@ -225,9 +228,9 @@ class Lane:
         if self._pushing:
             raise RuntimeError("a lane takes one push at a time")
         good = samples.dtype == np.float32 and samples.ndim == 1
-        if not (good and (np.abs(samples) <= _LOUDEST).all()):
+        if not (good and (np.abs(samples) <= _MAX_AMPLITUDE).all()):
             raise ValueError(
-                f"audio must be float32 [n] within {_LOUDEST:g}, full scale being 1; "
+                f"audio must be float32 [n] within {_MAX_AMPLITUDE:g}, full scale being 1; "
                 f"this is {samples.dtype} {list(samples.shape)}"
             )
 

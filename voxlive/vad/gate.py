@@ -1,9 +1,10 @@
-"""The gate: which audio the engine hears, decided from one speech probability per window.
+"""The gate: from one speech probability per window, which audio is fed to the engine.
 
-A pure state machine on sample numbers. Speech begins at a window of at least ``threshold`` (the
-candidate's onset) from which, for ``min_speech``, no window falls below ``exit_threshold``. It ends
-when every window stayed below ``exit_threshold`` for ``min_silence``. What was fed or skipped is
-never taken back; every sample is one or the other exactly once, in order.
+A pure state machine on sample numbers: it holds no audio. Speech begins at a window of at least
+``threshold`` (the candidate's onset) from which, for ``min_speech``, no window falls below
+``exit_threshold``. It ends when every window stayed below ``exit_threshold`` for ``min_silence``.
+What was fed or skipped is never taken back; every sample is one or the other exactly once, in
+order. Positions are samples on the session's clock.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from dataclasses import dataclass
 from enum import Enum
 
 from voxlive.errors import CodedError
+from voxlive.values import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
-WINDOW = 512  # samples to a probability: 32 ms
+WINDOW = 512
+"""Samples to a probability: 32 ms."""
 
 _PER_MS = SAMPLE_RATE // 1000
 
 
 class GateOptionError(CodedError, ValueError):
-    """A gate option out of its range; ``field`` names it."""
+    """A gate option is out of its range; ``field`` names it."""
 
     code = "bad_parameter"
 
@@ -35,7 +37,11 @@ class GateOptionError(CodedError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class GateOptions:
-    """What counts as speech: probabilities from 0.01 to 0.99 and whole milliseconds."""
+    """What counts as speech: probabilities from 0.01 to 0.99 and whole milliseconds.
+
+    ``pre_roll_ms`` of audio before the onset are fed as well, so that no first syllable is clipped.
+    Raises GateOptionError.
+    """
 
     threshold: float = 0.5
     exit_threshold: float = 0.35
@@ -65,7 +71,7 @@ def _check_ms(field: str, value: int, most: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Give samples ``start`` to ``end`` to the engine."""
+    """Feed samples ``start`` to ``end`` to the engine."""
 
     start: int
     end: int
@@ -81,35 +87,35 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Speech began at sample ``at``: its onset, not the moment it was certain."""
+    """Speech began at sample ``at``: its onset, not where it was detected."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Speech ended at sample ``at``: the end of its last window, not the moment it was certain."""
+    """Speech ended at sample ``at``: the end of its last window, not where that was detected."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The utterance is over and all it needs, the engine's trail included, has been fed."""
+    """The utterance is over, and all its audio, the engine's trail included, has been fed."""
 
 
 Action = Feed | Skip | Started | Stopped | Paused
 
 
 class _Phase(Enum):
-    QUIET = "quiet"  # held back: the pre-roll, and a candidate's windows
+    QUIET = "quiet"  # undecided: the pre-roll, and a candidate's windows
     SPEECH = "speech"  # fed at once
     TRAIL = "trail"  # speech has stopped, the engine's trail is still being fed
     FINISHED = "finished"
 
 
 def _joined(actions: list[Action]) -> list[Action]:
-    """The same with each run of feeds as one: they follow on each other."""
+    """The same actions with each run of feeds, which adjoin, as one."""
     joined: list[Action] = []
     for action in actions:
         if joined and isinstance(action, Feed) and isinstance(joined[-1], Feed):
@@ -119,8 +125,8 @@ def _joined(actions: list[Action]) -> list[Action]:
     return joined
 
 
-class _Cursor(ABC):
-    """What every gate keeps: the windows seen and the samples dealt with."""
+class _GateBase(ABC):
+    """What gates have in common: the position of the last window and of the last decision."""
 
     def __init__(self, at: int = 0) -> None:
         self._end = at  # end of the last window
@@ -132,17 +138,17 @@ class _Cursor(ABC):
         """Whether speech has started and not stopped."""
         return self._phase is _Phase.SPEECH
 
-    def hear(self, probabilities: Iterable[float], total: int) -> list[Action]:
-        """Take windows, and go ahead up to sample ``total``; what adjoins is fed as one."""
+    def process(self, probabilities: Iterable[float], total: int) -> list[Action]:
+        """Take windows, and ``feed_ahead`` up to sample ``total``; feeds that adjoin are one."""
         actions: list[Action] = []
         for probability in probabilities:
             actions += self.push(float(probability))
-        actions += self.ahead(total)
+        actions += self.feed_ahead(total)
         return _joined(actions) if len(actions) > 1 else actions
 
     @abstractmethod
     def push(self, probability: float) -> list[Action]:
-        """Take the speech probability of the next window."""
+        """Take the speech probability, 0 to 1, of the next window."""
         ...
 
     @abstractmethod
@@ -153,7 +159,7 @@ class _Cursor(ABC):
     def pause(self, total: int) -> list[Action]:
         """End the utterance at sample ``total``, if there is one; what follows may begin another.
 
-        A candidate is taken for speech: it may be a word.
+        A candidate counts as speech: it may be a word.
         """
         actions = self.flush(total)
         if self._phase is _Phase.SPEECH:
@@ -168,15 +174,15 @@ class _Cursor(ABC):
         return actions
 
     def _speech_end(self, total: int) -> int:
-        """Where speech ends that sounds in the last whole window, before ``total``."""
+        """Where speech that goes on ends if the audio ends at sample ``total``."""
         return total
 
-    def ahead(self, total: int) -> list[Action]:
-        """Of the window that is not complete, up to sample ``total``, what is fed in any case."""
+    def feed_ahead(self, total: int) -> list[Action]:
+        """Feed the incomplete window up to sample ``total``, where that is certain already."""
         return self._feed(total) if self._phase is _Phase.SPEECH else []
 
     def _next_window(self, probability: float) -> int:
-        """Move on by a window; its first sample."""
+        """Advance by a window; returns its first sample."""
         self._check_open()
         if not 0 <= probability <= 1:
             raise ValueError(f"a probability lies between 0 and 1; this is {probability}")
@@ -206,11 +212,11 @@ class _Cursor(ABC):
         return [Skip(start, upto)] if start < upto else []
 
 
-class Gate(_Cursor):
-    """One session's gate. ``trail`` is what the engine needs to hear after speech, in samples.
+class Gate(_GateBase):
+    """The gate of one session's audio from sample ``at`` on.
 
-    Its first window begins at sample ``at``.
-    Held back are never more than ``longest_hold`` samples, and the window that is not complete.
+    ``trail``: the samples after the end of speech that the engine needs for its last words. At most
+    ``max_undecided`` samples and the incomplete window are undecided.
     """
 
     def __init__(self, options: GateOptions, trail: int, at: int = 0) -> None:
@@ -222,20 +228,20 @@ class Gate(_Cursor):
         self._pre_roll = options.pre_roll_ms * _PER_MS
         self._trail = trail
         self._onset: int | None = None  # the candidate's
-        self._voiced = at  # end of the last window that counted as speech
+        self._voiced_end = at  # end of the last window that counted as speech
         self._flushed = at  # no onset lies before the last flush
 
     @property
-    def longest_hold(self) -> int:
-        """The most samples that complete windows leave undecided."""
+    def max_undecided(self) -> int:
+        """The largest number of samples in complete windows that are undecided."""
         return self._pre_roll + max(0, math.ceil(self._min_speech / WINDOW) - 1) * WINDOW
 
     def push(self, probability: float) -> list[Action]:
         """Take the next window's probability."""
         start = self._next_window(probability)
         if self._phase is _Phase.SPEECH:
-            return self._go_on(probability)
-        self._weigh(start, probability)
+            return self._continue_speech(probability)
+        self._update_candidate(start, probability)
         if self._onset is not None and self._end - self._onset >= self._min_speech:
             return self._start(self._onset, self._end)
         if self._phase is _Phase.TRAIL:
@@ -245,9 +251,8 @@ class Gate(_Cursor):
     def flush(self, total: int) -> list[Action]:
         """Decide everything before sample ``total``, the number of samples received, now.
 
-        A candidate is taken for speech; other held audio is silence. Speech goes on: it is not
-        stopped by a flush. Where only the trail was missing the utterance is over, since the engine
-        is about to be flushed.
+        A candidate counts as speech, other undecided audio as silence. Speech is not stopped by a
+        flush. An utterance that only lacks its trail is over, since the engine is flushed next.
         """
         self._check_total(total)
         self._flushed = total
@@ -261,10 +266,10 @@ class Gate(_Cursor):
         return self._skip(total)
 
     def _speech_end(self, total: int) -> int:
-        return total if self._voiced == self._end else self._voiced
+        return total if self._voiced_end == self._end else self._voiced_end
 
-    def _weigh(self, start: int, probability: float) -> None:
-        """Begin, keep or drop the candidate."""
+    def _update_candidate(self, start: int, probability: float) -> None:
+        """Begin, keep or drop the candidate for an onset."""
         if self._onset is None and probability >= self._threshold:
             self._onset = max(start, self._flushed)
         elif probability < self._exit_threshold:
@@ -273,31 +278,31 @@ class Gate(_Cursor):
     def _start(self, onset: int, upto: int) -> list[Action]:
         self._phase = _Phase.SPEECH
         self._onset = None
-        self._voiced = self._end
-        return [Started(onset), *self._feed(upto)]  # of the past no more than the pre-roll is held
+        self._voiced_end = self._end
+        return [Started(onset), *self._feed(upto)]
 
-    def _go_on(self, probability: float) -> list[Action]:
+    def _continue_speech(self, probability: float) -> list[Action]:
         actions = self._feed(self._end)
         if probability >= self._exit_threshold:
-            self._voiced = self._end
-        elif self._end - self._voiced >= self._min_silence:
+            self._voiced_end = self._end
+        elif self._end - self._voiced_end >= self._min_silence:
             self._phase = _Phase.TRAIL
-            actions += [Stopped(self._voiced), *self._pause()]
+            actions += [Stopped(self._voiced_end), *self._pause()]
         return actions
 
     def _pause(self) -> list[Action]:
-        """Close the utterance when the trail is complete, but never under a possible word."""
-        if self._onset is not None or self._end - self._voiced < self._trail:
+        """End the utterance once the trail is complete, but never while there is a candidate."""
+        if self._onset is not None or self._end - self._voiced_end < self._trail:
             return []
         self._phase = _Phase.QUIET
         return [Paused()]
 
 
-class OpenGate(_Cursor):
+class OpenGate(_GateBase):
     """The gate of a session without voice detection: all audio is one utterance."""
 
     def push(self, probability: float) -> list[Action]:
-        """Take a window; what the probability is does not matter."""
+        """Feed the next window, whatever its probability."""
         self._next_window(probability)
         return self._open(self._end)
 

