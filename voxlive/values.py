@@ -43,13 +43,15 @@ def samples(seconds: float) -> int:
 class Word:
     """One word that will not change; ``probability`` is 0 to 1, None where it is not known.
 
-    ``text`` carries its own leading space, if its script has any.
+    ``text`` carries its own leading space, if its script has any. ``original`` is what was
+    recognised where a dictionary has replaced it.
     """
 
     text: str
     start: int
     end: int
     probability: float | None = None
+    original: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

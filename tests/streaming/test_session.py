@@ -38,6 +38,7 @@ from voxlive.streaming.events import (
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox
+from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Backlog, LagReporter
 from voxlive.vad.detector import VoiceDetector
@@ -534,3 +535,20 @@ def test_a_lag_that_is_gone_is_told_as_well():
     assert lag.next(0, 10.0) is None
     assert lag.next(SAMPLE_RATE, 20.0) == Lag(1.0)
     assert lag.next(0, 30.0) == Lag(0.0)
+
+
+async def test_a_dictionary_is_applied_before_words_are_committed(engine: CountingEngine) -> None:
+    """The transcript, its segments and the words are the same text; none waits beyond a pause."""
+    own = Replacements.of({"w2 w1": "both", "w4": "four"})
+    service = Service(engine, VoiceDetector(LoudnessModel()), Replacements.of({"w4": "IV"}))
+    session = service.open(SessionOptions(PCM, GateOptions(), replacements=own))
+    await session.push(pcm(np.concatenate([tone(2.2), silence(3), tone(3.2)])))
+    await session.stop()
+    events = [event async for event in session.events()]
+    words = [word for event in of(Words, events) for word in event.words]
+    assert [word.text.strip() for word in words] == ["w1", "w2", "w3", "four", "w5", "w6"]
+    assert [word.original for word in words] == [None, None, None, "w4", None, None]
+    assert [segment.text.strip() for segment in of(SegmentClosed, events)] == [
+        *("w1 w2", "w3 four w5 w6"),
+    ]
+    assert session.text == "w1 w2 w3 four w5 w6"

@@ -18,6 +18,7 @@ import numpy as np
 
 from voxlive.engines.contract import StreamOptions
 from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.streaming.replacements import Replacements
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate
 from voxlive.values import SAMPLE_RATE, Samples
 
@@ -154,9 +155,11 @@ class SessionOptions:
 
     ``gate`` None means that everything is speech. ``stall_s``: when no audio arrives for this long
     in the middle of speech, what was heard is brought out as if the speaker had paused.
+    ``replacements``: the client's dictionary, beside the server's.
     """
 
     audio: AudioFormat
     gate: GateOptions | None = field(default_factory=GateOptions)
     stream: StreamOptions = field(default_factory=StreamOptions)
     stall_s: float = 2.0
+    replacements: Replacements = field(default_factory=Replacements)

@@ -17,6 +17,7 @@ from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
 from voxlive.streaming.ingest.media import read_file
 from voxlive.streaming.intake import Intake, NoVad, SessionOptions, SpeechProbabilities
+from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.session import Session
 from voxlive.vad.gate import Gate, OpenGate
 from voxlive.values import SAMPLE_RATE
@@ -35,10 +36,19 @@ _TOLD = "the server is shutting down; what was heard so far is being finished"
 
 
 class Service:
-    """Opens sessions on one loaded engine, and ends them all."""
+    """Opens sessions on one loaded engine, and ends them all.
 
-    def __init__(self, engine: Engine, detector: VoiceDetector) -> None:
+    ``replacements`` are every session's, unless it has others for the same phrases.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        detector: VoiceDetector,
+        replacements: Replacements | None = None,
+    ) -> None:
         self.engine = engine
+        self._replacements = replacements or Replacements()
         self._detector = detector
         self._sessions: set[Session] = set()
         self._closing = False
@@ -62,7 +72,14 @@ class Service:
             ear = self._ear(options)
             undo.callback(ear.close)
             session = Session(
-                ingest, ear, options.stall_s, self._sessions.discard, inbox, outbox, source
+                ingest,
+                ear,
+                options.stall_s,
+                self._sessions.discard,
+                inbox,
+                outbox,
+                source,
+                self._replacements | options.replacements,
             )
             stream = self.engine.open(options.stream, session.sink)
             undo.pop_all()

@@ -32,6 +32,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.intake import Flush, Reconfigure, Stop, UndecidedAudio
 from voxlive.streaming.queues import MAX_AUDIO_BYTES, EngineMessages, Inbox, Outbox, Timeout
+from voxlive.streaming.replacements import Replacer
 from voxlive.streaming.transcript import LiveTranscript
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
+    from voxlive.streaming.replacements import Replacements
     from voxlive.vad.gate import Action, Gate, OpenGate
     from voxlive.values import Samples
 
@@ -115,6 +117,7 @@ class Session:
         inbox: Inbox[Command] | None = None,
         outbox: Outbox[Any] | None = None,
         source: str = "",
+        replacements: Replacements | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.received = 0
@@ -131,6 +134,7 @@ class Session:
         self._outbox: Outbox[Any] = outbox or Outbox()
         self._source = source
         self._transcript = LiveTranscript()
+        self._replacer = Replacer(replacements) if replacements else None
         self._held = UndecidedAudio()
         self._markers: dict[int, tuple[Event, ...]] = {}
         self._marker = 0
@@ -346,12 +350,16 @@ class Session:
             return
         match message:
             case Committed(words):
-                self._emit(self._transcript.commit(words))
+                ready = self._replacer.push(words) if self._replacer else words
+                self._emit(self._transcript.commit(ready))
             case Drafted(text):
-                self._emit(self._transcript.draft(text))
+                draft = self._replacer.draft(text) if self._replacer else text
+                self._emit(self._transcript.draft(draft))
             case Progressed(upto):
                 self.processed = max(self.processed, upto)
                 self._backlog.progress(upto)
+                if self._replacer:
+                    self._emit(self._transcript.commit(self._replacer.progress(upto)))
                 self._room.set()
                 self._tell_lag()
             case Reached(marker):
@@ -361,6 +369,8 @@ class Session:
 
     def _reached(self, marker: int) -> None:
         self._emit(self._transcript.draft(""))
+        if self._replacer:
+            self._emit(self._transcript.commit(self._replacer.flush()))
         self._emit(self._transcript.close(self.received))
         for event in self._markers.pop(marker):
             self._emit(event)

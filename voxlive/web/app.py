@@ -30,6 +30,7 @@ from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.catalogue import Catalogue, make_catalogue
+from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.silero import Silero
@@ -244,9 +245,10 @@ class Served:
     def load(cls, config: ServeConfig, keys: tuple[Key, ...]) -> Served:
         """With its models. Blocks until the engine is warm.
 
-        Raises EngineError, CheckpointError and VadError.
+        Raises EngineError, CheckpointError, VadError and BadReplacement.
         """
         redact_logs()
+        dictionary = Replacements.read(config.replacements) if config.replacements else None
         offline = config.offline
         model = resolve(config.model, offline=offline)
         for_files = model
@@ -256,7 +258,7 @@ class Served:
         with ExitStack() as undo:
             engine = load_apart(model, config.engine)
             undo.callback(engine.shutdown)
-            service = Service(engine, VoiceDetector(Silero()))
+            service = Service(engine, VoiceDetector(Silero()), dictionary)
             undo.pop_all()
         if config.one_model:
             catalogue.answers_to(engine.info.model)

@@ -242,6 +242,14 @@ class ServeConfig:
             metavar="NAME",
         ),
     )
+    replacements: Path | None = field(
+        default=None,
+        metadata=_option(
+            "A TOML file of words and phrases with what to write for them: tables [words] and "
+            "[patterns] (regular expressions, RE2).",
+            metavar="FILE",
+        ),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = field(
         default="warning", metadata=_option("How much is logged.")
     )

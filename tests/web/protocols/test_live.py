@@ -63,7 +63,9 @@ def test_start_says_everything():
         delay_ms=240,
         drafts=False,
         vad={"threshold": 0.6, "min_silence_ms": 800},
+        replacements={"Vox live": "voxlive"},
     )
+    assert asked.replacements.phrases == {"vox live": "voxlive"}
     assert (asked.audio.encoding, asked.audio.rate, asked.audio.channels) == ("mulaw", 8000, 2)
     assert asked.gate == GateOptions(threshold=0.6, min_silence_ms=800)
     assert (asked.stream.language, asked.stream.delay_ms) == ("en", 240)
@@ -97,6 +99,10 @@ def test_start_says_everything():
         ('{"type": "start", "format": "s16le", "delay_ms": 0}', "delay_ms"),
         ('{"type": "start", "format": "s16le", "words": "no"}', "words"),
         ('{"type": "start", "format": "s16le", "drafts": 0}', "drafts"),
+        ('{"type": "start", "format": "s16le", "replacements": ["a"]}', "replacements"),
+        ('{"type": "start", "format": "s16le", "replacements": {"a": 1}}', "replacements"),
+        ('{"type": "start", "format": "s16le", "replacements": {"?": "b"}}', "no word"),
+        ('{"type": "start", "format": "s16le", "replacements": {"a": "\\ud800"}}', "characters"),
         ('{"type": "start", "format": "s16le", "vad": "off"}', "vad"),
         ('{"type": "start", "format": "s16le", "vad": {"treshold": 0.5}}', "treshold"),
         ('{"type": "start", "format": "s16le", "vad": {"threshold": 2}}', "threshold"),

@@ -23,6 +23,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.replacements import BadReplacement, Replacements
 from voxlive.streaming.transcript import LongText
 from voxlive.vad.gate import GateOptions
 from voxlive.values import Word, seconds
@@ -55,7 +56,7 @@ from voxlive.web.protocols.fields import (
 _FORMATS = (*ENCODINGS, CONTAINER)
 _START = (
     *("type", "format", "rate", "channels", "language"),
-    *("vad", "words", "drafts", "delay_ms"),
+    *("vad", "words", "drafts", "delay_ms", "replacements"),
 )
 _VAD = tuple(field.name for field in fields(GateOptions))
 _LONGEST_ID = 200
@@ -96,9 +97,14 @@ class LiveProtocol(Protocol):
             if kind != "start":
                 raise ValueError(f'the first message must be of type "start", not {quoted(kind)}')
             check_fields(message, _START, "start")
-            options = SessionOptions(_audio(message), _gate(message), self._stream(message))
+            options = SessionOptions(
+                _audio(message),
+                _gate(message),
+                self._stream(message),
+                replacements=_replacements(message),
+            )
             self._words = flag(message, "words", True)
-        except ValueError as error:
+        except (ValueError, BadReplacement) as error:
             raise ProtocolError("bad_start", str(error)) from error
         self._started = True
         return OpenSession(options)
@@ -176,7 +182,13 @@ class LiveProtocol(Protocol):
 
     def _words_of(self, segment: int, words: tuple[Word, ...]) -> list[Out]:
         said = [
-            {"text": w.text, "start": seconds(w.start), "end": seconds(w.end), "p": w.probability}
+            {
+                "text": w.text,
+                "start": seconds(w.start),
+                "end": seconds(w.end),
+                "p": w.probability,
+                **({"original": w.original} if w.original is not None else {}),
+            }
             for w in words
         ]
         return [self._message("words", segment=segment, words=said)]
@@ -224,6 +236,15 @@ def _audio(message: Json) -> AudioFormat:
         raise ValueError(f'"format" must be one of {", ".join(_FORMATS)}, not {quoted(encoding)}')
     rate = integer(message, "rate", 1, 1_000_000, 16_000)
     return AudioFormat(str(encoding), rate, integer(message, "channels", 1, 1000, 1))
+
+
+def _replacements(message: Json) -> Replacements:
+    entries = message.get("replacements")
+    if entries is None:
+        return Replacements()
+    if not isinstance(entries, dict) or not all(isinstance(t, str) for t in entries.values()):
+        raise ValueError('"replacements" must be an object of phrases and what to write for them')
+    return Replacements.of(entries)
 
 
 def _gate(message: Json) -> GateOptions | None:

@@ -134,7 +134,9 @@ def _timed(output: Output, ask: FamilyRequest) -> Recognised:
     if not words:
         return heard
     timed = tuple(
-        Word(f" {word['word']}", *(outputs.within(word[at], ask) for at in ("start", "end")))
+        Word(
+            f" {word['word']}", outputs.within(word["start"], ask), outputs.within(word["end"], ask)
+        )
         for word in words
     )
     text = "".join(word.text for word in timed)
