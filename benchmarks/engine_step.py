@@ -6,7 +6,10 @@
 A step is what the engine does for B sessions that each bring one token of audio: plan, encode,
 queue, decode, read the tokens back. Weights are random, of the real shape, drawn on the device.
 The limit is the bytes that a step must read (weights once, live keys and values) at the bandwidth
-of a large copy, measured first.
+of a large copy, measured first. *Host* is from the start of a step until the last ``async_eval``
+has returned: what Python and MLX take to send it, waits for a full queue included. Kernels, copies
+among them, and the time in which any of them runs are counted in steps of their own
+(``gpu_activity.py``); ``--calls`` lists what they and CUDA's calls took.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
+from gpu_activity import Activity, traced
 
 from training.golden.weights import shapes
 from voxlive.checkpoints.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
@@ -156,8 +160,49 @@ def timed(run: Callable[[], object], steps: int, warm: int) -> Timing:
     return Timing(statistics.median(kept), kept[int(0.95 * (len(kept) - 1))])
 
 
-def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> tuple[Timing, float, float]:
-    """The whole step, and the medians of encoder and decoder each awaited by itself."""
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of a step, of its host's part, and of both halves each awaited by itself."""
+
+    whole: Timing
+    host: float
+    encoder: float
+    decoder: float
+    activity: Activity | None
+
+
+class SendClock:
+    """Knows when ``async_eval`` last returned, while it is entered."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self._send = mx.async_eval
+
+    def __enter__(self) -> SendClock:
+        mx.async_eval = self._timed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mx.async_eval = self._send
+
+    def _timed(self, *arrays: object) -> None:
+        self._send(*arrays)
+        self.at = time.perf_counter()
+
+
+def host_ms(run: Callable[[], object], steps: int, warm: int) -> float:
+    """The median of what the host takes until all of ``run`` is sent."""
+    times = []
+    with SendClock() as sent:
+        for _ in range(warm + steps):
+            began = time.perf_counter()
+            run()
+            times.append(1000 * (sent.at - began))
+    return statistics.median(times[warm:])
+
+
+def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> Measured:
+    """See ``Measured``."""
     slots = list(range(batch))
     random = np.random.default_rng(0)
     shape = model.front_end.frames, model.config.audio.mel_bins
@@ -170,9 +215,11 @@ def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> tuple[Tim
             pass
 
     whole = timed(step, steps, warm)
+    host = host_ms(step, steps, 3)
     encoder = timed(lambda: mx.eval(model.encoder.step(slots, mel)), steps // 2, 3)
     decoder = timed(lambda: mx.eval(model.decoder.step(slots, audio)), steps // 2, 3)
-    return whole, encoder.median, decoder.median
+    activity = traced(step, 10)
+    return Measured(whole, host, encoder.median, decoder.median, activity)
 
 
 def live_nbytes(config: VoxtralConfig, batch: int, itemsize: int) -> int:
@@ -192,12 +239,23 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / best * 1000
 
 
+def counted(activity: Activity | None) -> str:
+    """The columns of kernels and of milliseconds in which any ran."""
+    return f"{activity.kernels:.0f} | {activity.busy_ms:.2f}" if activity else "| "
+
+
+def listed(what: str, found: dict[str, tuple[float, float]], most: int) -> Iterator[str]:
+    """A line for each name: how many a step, and their milliseconds."""
+    for name, (count, ms) in list(found.items())[:most]:
+        yield f"  {what} {count:8.1f} {ms:8.3f} ms  {name[:90]}"
+
+
 def rows(args: argparse.Namespace) -> Iterator[str]:
     bandwidth = copy_bandwidth()
     yield f"{mx.default_device()}, copy {bandwidth / 1e9:.0f} GB/s, median ms of {args.steps} steps"
     yield (
-        "| weights | window | B | step | p95 | encoder | decoder | limit | step/limit "
-        "| of 80 ms | GB held |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| weights | window | B | step | p95 | host | encoder | decoder | kernels | GPU busy "
+        "| limit | step/limit | of 80 ms | GB held |\n|" + "---|" * 14
     )
     for kind in args.weights:
         for window in args.window:
@@ -210,13 +268,17 @@ def rows(args: argparse.Namespace) -> Iterator[str]:
                     yield f"| {kind} | {window} | {batch} | does not fit {args.memory} GB |"
                     continue
                 model = started(config, weights, batch)
-                whole, encoder, decoder = measure(model, batch, args.steps, args.warm)
-                limit = 1000 * (nbytes + state) / bandwidth
+                got = measure(model, batch, args.steps, args.warm)
+                limit, step = 1000 * (nbytes + state) / bandwidth, got.whole.median
                 yield (
-                    f"| {kind} | {window} | {batch} | {whole.median:.2f} | {whole.p95:.2f} "
-                    f"| {encoder:.2f} | {decoder:.2f} | {limit:.2f} | {whole.median / limit:.1f} "
-                    f"| {whole.median / 0.8:.0f} % | {mx.get_active_memory() / 1e9:.1f} |"
+                    f"| {kind} | {window} | {batch} | {step:.2f} | {got.whole.p95:.2f} "
+                    f"| {got.host:.2f} | {got.encoder:.2f} | {got.decoder:.2f} "
+                    f"| {counted(got.activity)} | {limit:.2f} | {step / limit:.1f} "
+                    f"| {step / 0.8:.0f} % | {mx.get_active_memory() / 1e9:.1f} |"
                 )
+                if args.calls and got.activity:
+                    yield from listed("kernel", got.activity.kinds, args.calls)
+                    yield from listed("call", got.activity.calls, args.calls)
                 del model, weights
                 gc.collect()
                 mx.clear_cache()
@@ -231,6 +293,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--warm", type=int, default=5)
     parser.add_argument("--memory", type=float, help="GB; what needs more is left out")
+    parser.add_argument("--calls", type=int, default=0, help="kernels and CUDA calls to list")
     parser.add_argument("--device", choices=("cpu", "gpu"))
     args = parser.parse_args()
     set_graph_size()
