@@ -57,7 +57,7 @@ def table() -> str:
 
 def _rank(path: Path) -> tuple[bool, Path]:
     """The translators' tests come first: there the order is that of a conversation."""
-    return path.parent.name != "protocols", path
+    return "protocols" not in path.parts, path
 
 
 def _rows() -> Iterator[Row]:

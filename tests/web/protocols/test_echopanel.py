@@ -1,10 +1,21 @@
+"""EchoPanel's protocol: the translator alone, then over real sockets."""
+
 import base64
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clips import clip
 from support.conversations import ENGLISH, conversations
+from support.talk import (
+    BEGIN,
+    PANEL,
+    STOP,
+    outcome,
+    panel_finals,
+)
+from support.wire import live, s16le
 
 from voxlive.errors import ProtocolError
 from voxlive.streaming.events import Draft, Lag, SegmentClosed, SessionClosed, SessionError, Words
@@ -12,8 +23,9 @@ from voxlive.values import Word
 from voxlive.web.protocols.contract import AudioFrame, CloseSocket, OpenSession, Refuse, StopSession
 from voxlive.web.protocols.echopanel import EchoPanelProtocol, split
 
+SPEECH = s16le(clip("doctor").samples)
 START = {"type": "start", "sample_rate": 16_000, "format": "pcm_s16le", "channels": 1}
-STOP = '{"type": "stop"}'
+STOP_TEXT = '{"type": "stop"}'
 
 
 def started(**fields) -> EchoPanelProtocol:
@@ -151,7 +163,7 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
             "confidence": 0.7,
             "source": source,
         }
-    assert protocol.received(STOP) == [StopSession()]
+    assert protocol.received(STOP_TEXT) == [StopSession()]
     assert protocol.on_source_event("mic", SessionClosed(16_000)) == []
     [summary], close = (
         said(outs := protocol.on_source_event("system", SessionClosed(32_000))),
@@ -221,7 +233,7 @@ def test_no_audio_before_start_and_a_summary_without_any():
     protocol = EchoPanelProtocol({}, ENGLISH)
     assert isinstance(protocol.received(bytes(2))[0], Refuse)
     protocol = started()
-    opening, stop = protocol.received(STOP)
+    opening, stop = protocol.received(STOP_TEXT)
     assert stop == StopSession()
     protocol.opened("id", opening.options)
     [summary] = said(protocol.on_source_event("", SessionClosed(0)))
@@ -265,3 +277,43 @@ def test_finals_are_the_words_in_order_and_the_summary_is_the_finals(events, dat
     assert times == sorted(times)
     summary = messages[-1]["json"]["transcript"]
     assert summary == [{k: v for k, v in final.items() if k != "type"} for final in finals]
+
+
+async def test_two_sources_are_two_texts(server):
+    other = s16le(clip("market").samples)
+    expected = [(await live(server.ws, one)).of("done")[0]["text"] for one in (SPEECH, other)]
+    frames = []
+    for at in range(0, max(len(SPEECH), len(other)), 3200):
+        frames += [b"EP\1\0" + SPEECH[at : at + 3200], b"EP\1\1" + other[at : at + 3200]]
+    result = await outcome(server, PANEL, BEGIN, *frames, STOP)
+    assert [panel_finals(result, "system"), panel_finals(result, "mic")] == expected
+    assert {message["source"] for message in result.of("metrics")} <= {"system", "mic"}
+    [summary] = result.of("final_summary")
+    starts = [final["t0"] for final in summary["json"]["transcript"]]
+    assert starts == sorted(starts)
+    assert len(summary["markdown"].splitlines()) == 2 + len(starts)
+    await server.until(in_use=0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "close"),
+    [
+        ([{**BEGIN, "sample_rate": 48_000}], 4400),
+        ([BEGIN, bytes(10_000_000)], 1009),
+        ([BEGIN, "x" * 12_000_000], 1009),
+    ],
+)
+async def test_a_fatal_error_is_named_and_closes(server, frames, close):
+    result = await outcome(server, PANEL, *frames)
+    last = result.messages[-1]
+    assert last["type"] == "error" or last["state"] == "error"
+    assert result.code == close
+    await server.until(in_use=0)
+
+
+async def test_garbage_after_the_start_is_refused_and_the_session_goes_on(server):
+    result = await outcome(
+        server, PANEL, BEGIN, "nonsense", b"EP\1\0" + SPEECH, '{"type": "x"}', STOP
+    )
+    assert "doctor" in panel_finals(result)
+    assert [m["state"] for m in result.of("status")].count("warning") == 2

@@ -1,10 +1,15 @@
+"""Mistral's realtime transcription: the translator alone, then over real sockets."""
+
 import base64
 import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from support.clips import clip
 from support.conversations import ENGLISH, POLYGLOT, conversations
+from support.talk import END, MISTRAL, mistral_append, outcome
+from support.wire import s16le
 
 from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
@@ -31,6 +36,7 @@ from voxlive.web.protocols.contract import (
 )
 from voxlive.web.protocols.mistral import MistralProtocol
 
+SPEECH = s16le(clip("doctor").samples)
 DELAYS = replace(POLYGLOT, delays_ms=range(80, 2401, 80))
 
 
@@ -401,3 +407,25 @@ def test_dones_say_what_the_deltas_said_since_the_one_before(events):
     assert "".join(segment["text"] for segment in segments) == text
     assert [s["text"] for s in segments] == [s["text"] for d in dones for s in d["segments"]]
     assert len(dones) == 1 + sum(isinstance(event, Flushed) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("path", "frames", "error", "close"),
+    [
+        (MISTRAL, ["x" * 23_000_000], 413, 1009),
+        (MISTRAL, [bytes(10_000_000)], 413, 1009),
+        ("/v1/audio/transcriptions/realtime", [], 400, 4400),
+    ],
+)
+async def test_a_fatal_error_has_a_number_and_closes(server, path, frames, error, close):
+    result = await outcome(server, path, *frames)
+    assert result.messages[-1]["error"]["code"] == error
+    assert result.code == close
+    await server.until(in_use=0)
+
+
+@pytest.mark.parametrize("garbage", ["nonsense", "[1]", "{}", '{"type": "stop"}'])
+async def test_garbage_is_refused_and_the_session_goes_on(server, garbage):
+    result = await outcome(server, MISTRAL, garbage, mistral_append(SPEECH), garbage, END)
+    assert [m["error"]["code"] for m in result.of("error")] == [400] * 2
+    assert "doctor" in result.of("transcription.done")[0]["text"]

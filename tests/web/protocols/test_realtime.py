@@ -1,13 +1,19 @@
+"""The path that OpenAI's and vLLM's protocols share: which one a client uses, and real sockets."""
+
 import json
 
 import pytest
+from support.clips import clip
 from support.conversations import ENGLISH
+from support.talk import append
+from support.wire import START, dial, listen, receive, s16le, send
 
 from voxlive.streaming.events import Words
 from voxlive.values import Word
 from voxlive.web.protocols.contract import CloseSocket, HandshakeResponse, OpenSession
 from voxlive.web.protocols.realtime import RealtimeProtocol
 
+SPEECH = s16le(clip("doctor").samples)
 SAID = Words(0, (Word("hi", 0, 800),))
 APPEND = '{"type": "input_audio_buffer.append", "audio": "AAAA"}'
 
@@ -95,3 +101,38 @@ def test_before_anything_was_said_the_end_is_openais():
     error, close = protocol.failed("server_full", "all are in use")
     assert json.loads(error)["error"]["message"] == "all are in use"
     assert close == CloseSocket(1013)
+
+
+@pytest.fixture
+def url(server) -> str:
+    return f"{server.ws}/v1/realtime"
+
+
+async def test_a_browser_gets_the_protocols_name_as_subprotocol(url):
+    key = "openai-insecure-api-key.ek_any"
+    for offered in (["realtime", key], ["realtime", key, "openai-agents-sdk.0.20.0"]):
+        async with dial(url, subprotocols=offered) as socket:
+            assert socket.subprotocol == "realtime"
+    async with dial(url) as socket:
+        assert socket.subprotocol is None
+
+
+async def test_a_message_of_22_mebibytes_is_too_big(url):
+    async with dial(url) as socket:
+        await receive(socket)
+        await send(socket, json.dumps({"type": "x", "audio": "A" * 22 * 2**20}))
+        result = await listen(socket)
+        assert result.messages[0]["error"]["code"] == "too_big"
+        assert result.code == 1009
+
+
+async def test_the_server_fills_up_between_handshake_and_audio(small):
+    async with dial(f"{small.ws}/v1/realtime") as late:
+        await receive(late)
+        async with dial(f"{small.ws}/v1/live") as first:
+            await send(first, START)
+            await receive(first)
+            await send(late, append(SPEECH))
+            result = await listen(late)
+            assert result.messages[0]["error"]["code"] == "server_full"
+            assert result.code == 1013

@@ -1,11 +1,15 @@
+"""vLLM's dialect of ``/v1/realtime``: the translator alone, then over real sockets."""
+
 import base64
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clips import clip
 from support.conversations import ENGLISH, conversations
 from support.scripted_session import ScriptedSession
+from support.wire import dial, live, receive, receive_until, s16le, send
 
 from voxlive.streaming.events import Flushed, SessionClosed, SessionError, Words
 from voxlive.vad.gate import GateOptions
@@ -20,6 +24,7 @@ from voxlive.web.protocols.contract import (
 )
 from voxlive.web.protocols.realtime import VllmProtocol
 
+SPEECH = s16le(clip("doctor").samples)
 SECOND = 32_000
 UPDATE = json.dumps({"type": "session.update", "model": "mistralai/Voxtral-Mini-4B-Realtime-2602"})
 
@@ -207,3 +212,53 @@ def test_every_final_commit_is_answered_once_and_in_order(each, data):
     length = sum(len(base64.b64decode(json.loads(f).get("audio", ""))) for f in each)
     told = sum(done["usage"]["seconds"] for done in dones)
     assert told == pytest.approx(length / SECOND, abs=0.01)
+
+
+@pytest.fixture
+def url(server) -> str:
+    return f"{server.ws}/v1/realtime"
+
+
+def appends(audio: bytes, chunk: int = 3200) -> list[str]:
+    return [append(audio[at : at + chunk]) for at in range(0, len(audio), chunk)]
+
+
+async def transcribed(socket, *frames: str) -> str:
+    """The text of a transcription, after checking that it is the deltas before it."""
+    await send(socket, *frames)
+    messages = await receive_until(socket, "transcription.done")
+    deltas = [m["delta"] for m in messages if m["type"] == "transcription.delta"]
+    assert "".join(deltas) == messages[-1]["text"]
+    assert not [m for m in messages if m["type"] == "error"]
+    return messages[-1]["text"]
+
+
+async def test_a_commit_may_come_first_or_last_and_a_socket_has_many_transcriptions(server, url):
+    [done] = (await live(server.ws, SPEECH)).of("done")
+    async with dial(url) as socket:
+        created = await receive(socket)
+        assert created["type"] == "session.created"
+        assert created["id"]
+        assert created["created"]
+        first = await transcribed(socket, UPDATE, BEGIN, *appends(SPEECH), END)
+        again = await transcribed(socket, *appends(SPEECH), BEGIN, END)
+        assert first.split() == again.split() == done["text"].split()
+        assert {"doctor", "tomorrow", "results"} <= set(first.split())
+
+
+async def test_errors_are_plain_strings(url):
+    async with dial(url) as socket:
+        await receive(socket)
+        await send(socket, UPDATE, "nonsense", {"type": "x"}, *appends(b"\0\0"), END)
+        messages = await receive_until(socket, "transcription.done")
+        errors = [m for m in messages if m["type"] == "error"]
+        assert [error["code"] for error in errors] == ["invalid_json", "unknown_event"]
+        assert all(isinstance(error["error"], str) for error in errors)
+
+
+async def test_one_append_may_carry_fifteen_mebibytes(small):
+    recording = bytes(15 * 2**20 - len(SPEECH)) + SPEECH
+    async with dial(f"{small.ws}/v1/realtime") as socket:
+        await receive(socket)
+        text = await transcribed(socket, UPDATE, *appends(recording, len(recording)), END)
+        assert "doctor" in text.split()

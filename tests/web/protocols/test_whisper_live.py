@@ -1,9 +1,24 @@
+"""WhisperLive's protocol: the translator alone, then over real sockets."""
+
+import asyncio
 import json
 
+import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clips import clip
 from support.conversations import ENGLISH, conversations
+from support.talk import (
+    OPTIONS,
+    OVER,
+    WHISPER,
+    completed,
+    outcome,
+)
+from support.wire import dial, receive, s16le, send
+from websockets.exceptions import InvalidStatus
 
 from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
@@ -18,6 +33,7 @@ from voxlive.values import Word
 from voxlive.web.protocols.contract import AudioFrame, CloseSocket, Denial, Refuse, StopSession
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 
+SPEECH = s16le(clip("doctor").samples)
 END = b"END_OF_AUDIO"
 
 
@@ -258,3 +274,50 @@ def test_complete_segments_are_the_words_in_order_and_never_change(events, data)
     # A client appends the last incomplete one that it saw unless it is the last complete one.
     if complete and last:
         assert last["text"] == complete[-1]["text"]
+
+
+async def test_eight_bit_audio_is_transcribed(ports_server):
+    quiet = np.clip(np.rint(clip("doctor").samples * 128 + 128), 0, 255).astype("u1").tobytes()
+    result = await outcome(ports_server, WHISPER, {**OPTIONS, "audio_format": "uint8"}, quiet, OVER)
+    assert len(completed(result).split()) > 3
+
+
+async def test_the_port_takes_websockets_on_any_path(ports_server):
+    url = ports_server.others["WhisperLive"]
+    answer = await asyncio.to_thread(httpx.get, url.replace("ws", "http", 1) + "/anything")
+    assert answer.status_code == 426
+    async with dial(f"{url}/some/path?x=1") as client:
+        await send(client, OPTIONS)
+        assert (await receive(client))["message"] == "SERVER_READY"
+    with pytest.raises(InvalidStatus):
+        async with dial(url, origin="https://elsewhere.example"):
+            pass
+
+
+@pytest.mark.conforms(
+    "WhisperLive",
+    "`language`",
+    "works, in any spelling; one that the engine does not know: `ERROR`, close 4400. None is said "
+    "back: no live engine says which language it recognises",
+)
+@pytest.mark.parametrize(
+    ("frames", "close"),
+    [
+        ([SPEECH[:400]], 4400),
+        (["nonsense"], 4400),
+        ([{**OPTIONS, "language": "fr"}], 4400),
+        ([OPTIONS, bytes(10_000_000)], 1009),
+        (["x" * 9_000_000], 1009),
+    ],
+)
+async def test_a_fatal_error_is_named_and_closes(ports_server, frames, close):
+    result = await outcome(ports_server, WHISPER, *frames)
+    assert result.messages[-1]["status"] == "ERROR"
+    assert result.code == close
+    await ports_server.until(in_use=0)
+
+
+async def test_garbage_after_the_start_is_refused_and_the_session_goes_on(ports_server):
+    result = await outcome(ports_server, WHISPER, OPTIONS, SPEECH, "nonsense", OVER)
+    assert "doctor" in completed(result)
+    assert [m["status"] for m in result.messages if "status" in m] == ["WARNING"]

@@ -59,13 +59,13 @@ def confidence(words: Iterable[Word]) -> float:
 
 
 def _word(word: Word) -> dict[str, object]:
-    written = word.text.strip()
+    text = word.text.strip()
     return {
-        "word": _EDGES.sub("", written).lower() or written,
+        "word": _EDGES.sub("", text).lower() or text,
         "start": seconds(word.start),
         "end": seconds(word.end),
         "confidence": round(word.probability, 4) if word.probability is not None else 0.0,
-        "punctuated_word": written,
+        "punctuated_word": text,
     }
 
 
@@ -76,21 +76,21 @@ def model(name: str, kind: str) -> tuple[str, dict[str, str]]:
 
 
 def metadata(
-    request: str,
+    request_id: str,
     created: str,
     sha256: str,
     duration: float,
     channels: int,
-    described: tuple[str, dict[str, str]],
+    model_info: tuple[str, dict[str, str]],
 ) -> dict[str, object]:
     """What a transcript was made from: ``sha256`` of the audio as sent, ``duration`` in seconds.
 
-    ``described`` is what ``model`` says of its model.
+    ``model_info`` is what ``model`` says of its model.
     """
-    ident, description = described
+    ident, description = model_info
     return {
         "transaction_key": "deprecated",
-        "request_id": request,
+        "request_id": request_id,
         "sha256": sha256,
         "created": created,
         "duration": duration,
@@ -100,13 +100,13 @@ def metadata(
     }
 
 
-def refusal(status: int, message: str, request: str) -> Denial:
+def refusal(status: int, message: str, request_id: str) -> Denial:
     """An error over HTTP. A full server is a 503: clients take any 4xx for final."""
     status = 400 if status == 422 else status  # Deepgram has no 422
     headers = {
-        "dg-request-id": request,
+        "dg-request-id": request_id,
         "dg-error": message.encode("ascii", "replace").decode(),
         **({"retry-after": str(_RETRY_AFTER_S)} if status == 503 else {}),
     }
     name = _NAMES.get(status, "INTERNAL_SERVER_ERROR")
-    return Denial(status, {"err_code": name, "err_msg": message, "request_id": request}, headers)
+    return Denial(status, {"err_code": name, "err_msg": message, "request_id": request_id}, headers)

@@ -17,10 +17,10 @@ from voxlive.web.protocols.fields import quoted
 _PCM = {"linear16": "s16le", "linear32": "s32le", "mulaw": "mulaw", "alaw": "alaw"}
 _CONTAINERS = ("flac", "ogg-opus", "opus")
 # Pauses shorter than this lie within words and phrases, and would cut them apart.
-_SHORTEST_PAUSE_MS = 300
-_LONGEST_PAUSE_MS = 10_000
+_MIN_PAUSE_MS = 300
+_MAX_PAUSE_MS = 10_000
 # What changes or marks the text. A client that asks for it would take our text for what it is not.
-_NOT_DONE = {
+_UNSUPPORTED = {
     "diarize": "this server does not tell speakers apart",
     "diarize_model": "this server does not tell speakers apart",
     "redact": "this server does not redact",
@@ -67,9 +67,9 @@ def read_query(params: _Params) -> DeepgramQuery:
     Hints on formatting and vocabulary have no effect, names that nobody knows are ignored.
     """
     try:
-        for name, why in _NOT_DONE.items():
+        for name, reason in _UNSUPPORTED.items():
             if params.get(name, "false").lower() not in ("", "false"):
-                raise ProtocolError("unsupported_option", f"{why}: leave out {name}")
+                raise ProtocolError("unsupported_option", f"{reason}: leave out {name}")
         audio = _audio(params)
         if _flag(params, "multichannel") and (audio.encoding == CONTAINER or audio.channels > 1):
             message = "channels are mixed, not told apart: leave out multichannel"
@@ -81,7 +81,7 @@ def read_query(params: _Params) -> DeepgramQuery:
             None if language and language.strip().lower() == "multi" else language_of(language),
             gate,
             endpointing,
-            _whole(params, "utterance_end_ms", 1000, 5000, None),
+            _integer(params, "utterance_end_ms", 1000, 5000, None),
             *(_flag(params, name) for name in ("interim_results", "vad_events", "utterances")),
         )
     except (BadAudio, UnknownLanguage) as error:
@@ -90,14 +90,14 @@ def read_query(params: _Params) -> DeepgramQuery:
 
 def _audio(params: _Params) -> AudioFormat:
     encoding = params.get("encoding")
-    channels = _whole(params, "channels", 1, 1000, 1)
+    channels = _integer(params, "channels", 1, 1000, 1)
     if encoding is None or encoding in _CONTAINERS:
         return AudioFormat(CONTAINER)
     if encoding not in _PCM:
         known = ", ".join((*_PCM, *_CONTAINERS))
         message = f"encoding must be {known}, or left out for a container, not {quoted(encoding)}"
         raise ProtocolError("bad_parameter", message)
-    rate = _whole(params, "sample_rate", 1, 1_000_000, None)
+    rate = _integer(params, "sample_rate", 1, 1_000_000, None)
     if rate is None:
         raise ProtocolError("bad_parameter", f"encoding={encoding} needs a sample_rate")
     return AudioFormat(_PCM[encoding], rate, channels)
@@ -110,11 +110,11 @@ def _endpointing(value: str) -> tuple[GateOptions, bool]:
     """
     if value in ("true", "false"):
         return GateOptions(), value == "true"
-    asked_ms = _number(value)
-    if asked_ms is None:
+    pause_ms = _number(value)
+    if pause_ms is None:
         message = f"endpointing must be false or milliseconds, not {quoted(value)}"
         raise ProtocolError("bad_parameter", message)
-    pause_ms = min(max(asked_ms, _SHORTEST_PAUSE_MS), _LONGEST_PAUSE_MS)
+    pause_ms = min(max(pause_ms, _MIN_PAUSE_MS), _MAX_PAUSE_MS)
     return replace(GateOptions(), min_silence_ms=pause_ms), True
 
 
@@ -125,7 +125,7 @@ def _flag(params: _Params, name: str) -> bool:
     return value.lower() == "true"
 
 
-def _whole(params: _Params, name: str, low: int, high: int, default: _T) -> int | _T:
+def _integer(params: _Params, name: str, low: int, high: int, default: _T) -> int | _T:
     value = params.get(name)
     if value is None:
         return default

@@ -1,3 +1,5 @@
+"""Deepgram's live protocol: messages in, results out, without a socket."""
+
 import hashlib
 import json
 from datetime import datetime
@@ -21,7 +23,6 @@ from voxlive.streaming.events import (
     UtteranceEnded,
     Words,
 )
-from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import (
     AudioFrame,
@@ -42,100 +43,27 @@ def opened(**params) -> DeepgramProtocol:
     return protocol
 
 
-def options(**params):
-    return DeepgramProtocol(params, ENGLISH).options_from_handshake()
-
-
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     return [json.loads(out) for out in outs if isinstance(out, str)]
 
 
-def told(protocol, *events) -> list[dict]:
-    return [message for event in events for message in said(protocol.on_event(event))]
+def on_events(protocol, *events) -> list[dict]:
+    return [message for event in events for message in decoded(protocol.on_event(event))]
 
 
 def words(*texts, at=0.0, p=None) -> Words:
-    """Half a second a word."""
+    """Words of half a second each."""
     starts = [round((at + 0.5 * n) * SAMPLE_RATE) for n in range(len(texts))]
     return Words(0, tuple(Word(t, s, s + 8000, p) for t, s in zip(texts, starts, strict=True)))
 
 
-def marks(result) -> tuple[bool, bool, bool]:
+def flags(result) -> tuple[bool, bool, bool]:
     return result["is_final"], result["speech_final"], result["from_finalize"]
 
 
 def transcript(result) -> str:
     [alternative] = result["channel"]["alternatives"]
     return alternative["transcript"]
-
-
-@pytest.mark.conforms(
-    "Deepgram",
-    "`linear16`, `linear32`, `mulaw`, `alaw` with a `sample_rate`, 1 to 8 channels mixed into one",
-    "works",
-)
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [("linear16", "s16le"), ("linear32", "s32le"), ("mulaw", "mulaw"), ("alaw", "alaw")],
-)
-def test_pcm_is_what_the_query_says(theirs, ours):
-    audio = options(encoding=theirs, sample_rate="8000", channels="2", multichannel="false").audio
-    assert (audio.encoding, audio.rate, audio.channels) == (ours, 8000, 2)
-
-
-@pytest.mark.conforms(
-    "Deepgram",
-    "no `encoding`, `flac`, `ogg-opus`, `opus`: FLAC, Ogg, WebM, MP4, MP3, AAC, WAV",
-    "works; bare Opus packets do not",
-)
-@pytest.mark.parametrize("encoding", [None, "opus", "ogg-opus", "flac"])
-def test_everything_else_is_a_container(encoding):
-    assert options(**({"encoding": encoding} if encoding else {})).audio.encoding == "container"
-
-
-@pytest.mark.conforms(
-    "Deepgram",
-    "`punctuate`, `smart_format`, `numerals`, `filler_words`, `dictation`, `keyterm`, "
-    "`keywords`, `language_hint`, `no_delay`, `tag`, `extra`, `version`, `mip_opt_out` "
-    "and unknown names",
-    "ignored",
-)
-def test_what_has_no_effect_and_what_nobody_knows_is_ignored():
-    plain = options(**PCM)
-    asked = options(
-        **PCM,
-        **dict.fromkeys(("punctuate", "smart_format", "numerals", "filler_words"), "true"),
-        **dict.fromkeys(("diarize", "profanity_filter", "multichannel"), "False"),
-        model="nova-3",
-        keyterm="voxlive",
-        keywords="voxlive:2",
-        tag="mine",
-        not_invented_yet="?",
-    )
-    assert asked == plain
-    assert plain.gate == GateOptions()
-    assert (plain.stream.language, plain.stream.drafts) == (None, False)
-
-
-def test_language_and_interim_results_reach_the_engine():
-    stream = options(**PCM, language="en-US", interim_results="true").stream
-    assert (stream.language, stream.drafts) == ("en", True)
-    assert options(**PCM, language="multi").stream.language is None
-
-
-@pytest.mark.conforms(
-    "Deepgram",
-    "`endpointing`",
-    "the pause that ends an utterance: 500 ms unless given, from 300 ms up; with `false` "
-    "no result is `speech_final`",
-)
-@pytest.mark.parametrize(
-    ("value", "pause_ms"),
-    [("true", 500), ("false", 500), ("10", 300), ("25", 300), ("300", 300), ("1200", 1200)],
-)
-def test_endpointing_is_the_pause_that_ends_an_utterance(value, pause_ms):
-    assert options(**PCM, endpointing=value).gate == GateOptions(min_silence_ms=pause_ms)
-    assert options(**PCM, endpointing="99999").gate.min_silence_ms == 10_000
 
 
 @pytest.mark.conforms(
@@ -173,7 +101,7 @@ def test_endpointing_is_the_pause_that_ends_an_utterance(value, pause_ms):
         ({**PCM, "callback": "https://example.com"}, "unsupported_option", "callback"),
     ],
 )
-def test_what_is_wrong_or_cannot_be_done_refuses_the_handshake(params, code, hint):
+def test_invalid_and_unsupported_options_refuse_the_handshake(params, code, hint):
     protocol = DeepgramProtocol(params, ENGLISH)
     with pytest.raises(ProtocolError, match=hint) as raised:
         protocol.options_from_handshake()
@@ -197,7 +125,7 @@ def test_what_is_wrong_or_cannot_be_done_refuses_the_handshake(params, code, hin
     ("code", "status"),
     [("server_full", 503), ("shutting_down", 503), ("unsupported_option", 400), ("internal", 500)],
 )
-def test_a_refusal_is_an_http_status_that_says_whether_to_try_again(code, status):
+def test_denial_status_and_retry_after(code, status):
     denial = DeepgramProtocol(PCM, ENGLISH).denied(code, "why: 中")
     assert denial.status == status
     assert denial.headers["dg-error"] == "why: ?"
@@ -209,7 +137,7 @@ def test_a_refusal_is_an_http_status_that_says_whether_to_try_again(code, status
     "sub-protocols `token`, `bearer`",
     "the scheme is selected",
 )
-def test_the_first_subprotocol_is_selected_and_the_key_is_not_said_back():
+def test_the_first_subprotocol_is_selected_and_the_key_is_not_returned():
     protocol = DeepgramProtocol(PCM, ENGLISH)
     assert protocol.handshake_response(["token", "secret"]).subprotocol == "token"
     assert protocol.handshake_response(["bearer", "secret"]).subprotocol == "bearer"
@@ -242,11 +170,11 @@ def test_an_empty_frame_ends_the_audio():
 
 
 @pytest.mark.parametrize("frame", ["nonsense", "[]", "{}", '{"type": "Pause"}', '{"type": 7}'])
-def test_a_wrong_message_is_an_error_and_the_session_goes_on(frame):
+def test_an_invalid_message_is_an_error_and_the_session_goes_on(frame):
     protocol = opened()
     [refusal] = protocol.received(frame)
     assert isinstance(refusal, Refuse)
-    [error] = said(protocol.refused(refusal.code, refusal.message))
+    [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert (error["type"], error["variant"]) == ("Error", "SchemaError")
     assert error["description"]
     assert protocol.received(b"\1") == [AudioFrame(b"\1")]
@@ -257,7 +185,7 @@ def test_a_wrong_message_is_an_error_and_the_session_goes_on(frame):
     "`Configure`",
     "`ConfigureFailure` for what it would set",
 )
-def test_configure_says_what_cannot_be_set():
+def test_configure_fails_for_unsupported_settings():
     protocol = opened()
 
     def answer(**fields):
@@ -281,9 +209,9 @@ def test_configure_says_what_cannot_be_set():
     "`word`, `punctuated_word`",
     "lower case without punctuation at its edges; as the model wrote it",
 )
-def test_a_pause_makes_the_words_final_with_all_that_is_known_of_them():
+def test_a_pause_makes_the_words_final_with_times_and_confidence():
     protocol = opened()
-    result, *rest = told(
+    result, *rest = on_events(
         protocol,
         SpeechStarted(0),
         Words(0, (Word("Hello,", 1600, 8000, 0.5), Word(" World.", 8000, 12_345))),
@@ -328,36 +256,36 @@ def test_a_pause_makes_the_words_final_with_all_that_is_known_of_them():
     }
 
 
-def test_speech_without_words_still_has_its_end_point():
-    [result] = told(opened(), SpeechStarted(0), SpeechStopped(1600), UtteranceEnded(9600))
-    assert marks(result) == (True, True, False)
+def test_speech_without_words_has_a_speech_final():
+    [result] = on_events(opened(), SpeechStarted(0), SpeechStopped(1600), UtteranceEnded(9600))
+    assert flags(result) == (True, True, False)
     assert result["channel"]["alternatives"] == [{"transcript": "", "confidence": 0.0, "words": []}]
 
 
-def test_without_endpointing_nothing_is_marked_as_an_end_point():
+def test_without_endpointing_nothing_is_speech_final():
     protocol = opened(endpointing="false")
-    [result] = told(protocol, words("a"), UtteranceEnded(9600), UtteranceEnded(20_000))
-    assert marks(result) == (True, False, False)
+    [result] = on_events(protocol, words("a"), UtteranceEnded(9600), UtteranceEnded(20_000))
+    assert flags(result) == (True, False, False)
 
 
-def test_finalize_is_answered_once_with_what_was_not_final_yet():
+def test_finalize_is_answered_once_with_the_words_not_yet_final():
     protocol = opened()
     segment = SegmentClosed(0, 0, 8000, "a")
-    [first] = told(protocol, SpeechStarted(0), words("a"), segment, Flushed("Finalize"))
-    assert (marks(first), transcript(first)) == ((True, True, True), "a")
-    [empty] = told(protocol, Flushed("Finalize"))
-    assert (marks(empty), transcript(empty)) == ((True, False, True), "")
+    [first] = on_events(protocol, SpeechStarted(0), words("a"), segment, Flushed("Finalize"))
+    assert (flags(first), transcript(first)) == ((True, True, True), "a")
+    [empty] = on_events(protocol, Flushed("Finalize"))
+    assert (flags(empty), transcript(empty)) == ((True, False, True), "")
 
 
 @pytest.mark.parametrize(
     ("events", "finals"),
     [
-        # Of an utterance that a Finalize or a stall has ended, the pause after it says nothing.
+        # The pause after an utterance that a Finalize or a stall has ended is none of its own.
         ((words("a"), Flushed("Finalize"), UtteranceEnded(16_000)), ["a"]),
         ((words("a"), UtteranceEnded(9600), UtteranceEnded(16_000)), ["a"]),
-        # What is said of it after that is another one.
+        # Words that come after that are another utterance.
         ((words("a"), Flushed("Finalize"), words("b"), UtteranceEnded(16_000)), ["a", "b"]),
-        # A Finalize while nothing has been understood yet ends nothing.
+        # A Finalize before there are words ends no utterance.
         ((Flushed("Finalize"), words("a"), UtteranceEnded(16_000)), ["a"]),
         ((Flushed("Finalize"), UtteranceEnded(16_000)), [""]),
         (
@@ -367,7 +295,7 @@ def test_finalize_is_answered_once_with_what_was_not_final_yet():
     ],
 )
 def test_an_utterance_has_one_speech_final(events, finals):
-    results = told(opened(), SpeechStarted(0), *events, SessionClosed(16_000))
+    results = on_events(opened(), SpeechStarted(0), *events, SessionClosed(16_000))
     finished = [transcript(r) for r in results if r["type"] == "Results" and r["speech_final"]]
     assert [text.strip() for text in finished] == finals
 
@@ -378,28 +306,28 @@ def test_an_utterance_has_one_speech_final(events, finals):
     "works, ten times a second at most; words that may still change are in `transcript` "
     "alone, since their times are not known",
 )
-def test_interim_results_come_with_ticks_and_begin_where_the_final_one_will():
+def test_interim_results_come_with_ticks_and_start_with_the_next_final():
     protocol = opened(interim_results="true")
-    told(protocol, Draft(0, " hel"), Draft(0, " hello"))
-    [interim] = said(protocol.tick())
-    assert (marks(interim), transcript(interim)) == ((False, False, False), "hello")
+    on_events(protocol, Draft(0, " hel"), Draft(0, " hello"))
+    [interim] = decoded(protocol.tick())
+    assert (flags(interim), transcript(interim)) == ((False, False, False), "hello")
     assert interim["channel"]["alternatives"][0]["words"] == []
     assert protocol.tick() == []
-    told(protocol, words("hello"), Draft(0, " you"))
-    [interim] = said(protocol.tick())
+    on_events(protocol, words("hello"), Draft(0, " you"))
+    [interim] = decoded(protocol.tick())
     assert transcript(interim) == "hello you"
     assert [w["word"] for w in interim["channel"]["alternatives"][0]["words"]] == ["hello"]
-    [final] = told(protocol, words(" you", at=0.5), Draft(0, ""), UtteranceEnded(20_000))
+    [final] = on_events(protocol, words(" you", at=0.5), Draft(0, ""), UtteranceEnded(20_000))
     assert (interim["start"], final["start"]) == (0.0, 0.0)
     assert protocol.tick() == []
-    told(protocol, Draft(1, " next"))
-    [interim] = said(protocol.tick())
+    on_events(protocol, Draft(1, " next"))
+    [interim] = decoded(protocol.tick())
     assert interim["start"] == final["start"] + final["duration"] == 1.0
 
 
-def test_there_are_no_interim_results_unless_they_are_asked_for():
+def test_no_interim_results_unless_requested():
     protocol = opened()
-    told(protocol, words("hello"), Draft(0, " you"))
+    on_events(protocol, words("hello"), Draft(0, " you"))
     assert protocol.tick() == []
 
 
@@ -410,11 +338,11 @@ def test_there_are_no_interim_results_unless_they_are_asked_for():
 )
 def test_five_seconds_of_speech_become_final_without_a_pause():
     protocol = opened()
-    told(protocol, words(*"abcdefghi"))
+    on_events(protocol, words(*"abcdefghi"))
     assert protocol.tick() == []
-    told(protocol, words("j", at=4.5))
-    [result] = said(protocol.tick())
-    assert (marks(result), transcript(result)) == ((True, False, False), "abcdefghij")
+    on_events(protocol, words("j", at=4.5))
+    [result] = decoded(protocol.tick())
+    assert (flags(result), transcript(result)) == ((True, False, False), "abcdefghij")
 
 
 @pytest.mark.conforms(
@@ -422,13 +350,13 @@ def test_five_seconds_of_speech_become_final_without_a_pause():
     "`vad_events`",
     "works",
 )
-def test_speech_started_is_told_if_wanted():
-    [started] = told(opened(vad_events="true"), SpeechStarted(24_000))
+def test_speech_started_is_sent_if_requested():
+    [started] = on_events(opened(vad_events="true"), SpeechStarted(24_000))
     assert started == {"type": "SpeechStarted", "channel": [0], "timestamp": 1.5}
-    assert told(opened(), SpeechStarted(24_000)) == []
+    assert on_events(opened(), SpeechStarted(24_000)) == []
 
 
-def test_the_end_is_what_was_left_then_metadata_then_the_close():
+def test_the_end_is_the_last_final_metadata_and_the_close():
     protocol = opened(encoding="linear16", channels="2")
     protocol.received(b"abc")
     protocol.received(b"def")
@@ -436,8 +364,8 @@ def test_the_end_is_what_was_left_then_metadata_then_the_close():
     protocol.on_event(words("tail"))
     *outs, close = protocol.on_event(SessionClosed(24_000))
     assert close == CloseSocket(1000)
-    result, metadata = said(outs)
-    assert (marks(result), transcript(result)) == ((True, False, False), "tail")
+    result, metadata = decoded(outs)
+    assert (flags(result), transcript(result)) == ((True, False, False), "tail")
     assert metadata["sha256"] == hashlib.sha256(b"abcdef").hexdigest()
     assert (metadata["duration"], metadata["channels"]) == (1.5, 2)
     assert metadata["request_id"] == result["metadata"]["request_id"]
@@ -449,7 +377,7 @@ def test_the_end_is_what_was_left_then_metadata_then_the_close():
 
 
 @pytest.mark.parametrize(
-    ("code", "close", "payload"),
+    ("code", "close", "reason"),
     [
         ("bad_audio", 1008, "DATA-0000"),
         ("idle", 1011, "NET-0001"),
@@ -458,19 +386,19 @@ def test_the_end_is_what_was_left_then_metadata_then_the_close():
         ("engine_failed", 1011, "engine_failed"),
     ],
 )
-def test_a_failure_says_what_was_heard_and_closes_with_its_payload(code, close, payload):
+def test_a_failure_sends_the_words_so_far_an_error_and_the_close_reason(code, close, reason):
     protocol = opened()
-    protocol.on_event(words("heard"))
+    protocol.on_event(words("hello"))
     *outs, end = protocol.on_event(SessionError(code, "why é " * 100))
-    result, error = said(outs)
-    assert transcript(result) == "heard"
+    result, error = decoded(outs)
+    assert transcript(result) == "hello"
     assert (error["type"], error["variant"]) == ("Error", code)
     assert end.code == close
-    assert end.reason.startswith(f"{payload}: why")
+    assert end.reason.startswith(f"{reason}: why")
     assert len(end.reason.encode()) <= 123
 
 
-def test_shutdown_lets_the_tail_out_and_closes_with_1012():
+def test_shutdown_sends_the_last_words_and_closes_with_1012():
     for ended, close in [(False, 1012), (True, 1000)]:
         protocol = opened()
         if ended:
@@ -479,8 +407,8 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
         assert protocol.on_event(SessionClosed(0))[-1] == CloseSocket(close)
 
 
-def ends(protocol, *events) -> list[float]:
-    messages = told(protocol, *events)
+def utterance_ends(protocol, *events) -> list[float]:
+    messages = on_events(protocol, *events)
     return [m["last_word_end"] for m in messages if m["type"] == "UtteranceEnd"]
 
 
@@ -489,53 +417,58 @@ def ends(protocol, *events) -> list[float]:
     "`utterance_end_ms`",
     "works",
 )
-def test_an_utterance_ends_when_the_gap_has_passed_in_silence():
+def test_utterance_end_comes_after_the_gap_in_silence():
     protocol = opened(utterance_end_ms="1000")
-    assert ends(protocol, SpeechStarted(0), words("a"), UtteranceEnded(16_000)) == []
+    assert utterance_ends(protocol, SpeechStarted(0), words("a"), UtteranceEnded(16_000)) == []
     ticks = [bool(protocol.tick()) for _ in range(20)]
     assert ticks.index(True) in (4, 5)
     assert sum(ticks) == 1
 
 
-def test_an_utterance_end_comes_at_once_where_the_clock_is_ahead():
+def test_utterance_end_comes_at_once_where_the_clock_is_ahead():
     protocol = opened(utterance_end_ms="1000")
-    assert ends(protocol, words("a"), UtteranceEnded(24_000)) == [0.5]
-    assert ends(protocol, SpeechStarted(40_000), UtteranceEnded(50_000)) == []
-    assert ends(protocol, words("b", at=4), UtteranceEnded(73_000)) == []
-    assert ends(protocol, SpeechStarted(88_000)) == [4.5]
-    assert ends(protocol, words("c", at=6), UtteranceEnded(106_000), SessionClosed(130_000)) == [
-        6.5
-    ]
+    assert utterance_ends(protocol, words("a"), UtteranceEnded(24_000)) == [0.5]
+    assert utterance_ends(protocol, SpeechStarted(40_000), UtteranceEnded(50_000)) == []
+    assert utterance_ends(protocol, words("b", at=4), UtteranceEnded(73_000)) == []
+    assert utterance_ends(protocol, SpeechStarted(88_000)) == [4.5]
+    assert utterance_ends(
+        protocol, words("c", at=6), UtteranceEnded(106_000), SessionClosed(130_000)
+    ) == [6.5]
 
 
-def test_an_utterance_goes_on_when_speech_comes_back_in_time():
+def test_no_utterance_end_when_speech_resumes_in_time():
     protocol = opened(utterance_end_ms="1000")
-    assert ends(protocol, words("a"), UtteranceEnded(14_000), SpeechStarted(20_000)) == []
+    assert utterance_ends(protocol, words("a"), UtteranceEnded(14_000), SpeechStarted(20_000)) == []
     assert not any(protocol.tick() for _ in range(50))
-    assert ends(protocol, words("b", at=1.3), UtteranceEnded(34_000), SessionClosed(35_000)) == []
+    assert (
+        utterance_ends(protocol, words("b", at=1.3), UtteranceEnded(34_000), SessionClosed(35_000))
+        == []
+    )
 
 
-def test_no_utterance_end_unless_it_is_asked_for_and_none_without_words():
-    assert ends(opened(), words("a"), UtteranceEnded(160_000), SessionClosed(320_000)) == []
+def test_no_utterance_end_unless_requested_and_none_without_words():
+    assert (
+        utterance_ends(opened(), words("a"), UtteranceEnded(160_000), SessionClosed(320_000)) == []
+    )
     protocol = opened(utterance_end_ms="1000")
-    assert ends(protocol, UtteranceEnded(160_000), SessionClosed(320_000)) == []
+    assert utterance_ends(protocol, UtteranceEnded(160_000), SessionClosed(320_000)) == []
 
 
 @given(st.lists(st.tuples(st.integers(1, 40_000), st.integers(0, 60_000)), max_size=20))
-def test_every_gap_long_enough_is_told_once_when_a_backlog_is_worked_off(spoken):
-    """Speech of these lengths before pauses of these lengths, all heard before any is decoded."""
+def test_every_long_gap_is_reported_once_after_a_backlog(spans):
+    """Speech and pauses of these lengths, all detected before any of it is decoded."""
     gap = UtteranceGap(1000)
     at, speech = 0, []
-    for length, pause in spoken:
+    for length, pause in spans:
         speech.append((at, at + length))
-        gap.started(at)
+        gap.on_speech(at)
         at += length + pause
     found = []
     for number, (_, end) in enumerate(speech):
-        gap.said(end)
+        gap.on_final_word(end)
         following = speech[number + 1][0] if number + 1 < len(speech) else None
-        gap.ended(end + 1 if following is None else min(end + 1, following))
-        found += [gap.over(0.0)]
+        gap.on_pause(end + 1 if following is None else min(end + 1, following))
+        found += [gap.expired(0.0)]
     assert found[:-1] == [
         end if start - end >= 16_000 else None for (_, end), (start, _) in pairwise(speech)
     ]
@@ -548,7 +481,7 @@ def test_every_gap_long_enough_is_told_once_when_a_backlog_is_worked_off(spoken)
     "that it ends",
 )
 @given(conversations(), st.data())
-def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
+def test_finals_hold_every_word_once_and_every_flush_is_answered(events, data):
     protocol = opened(interim_results="true", utterance_end_ms="1000")
     outs = []
     for event in events:
@@ -556,11 +489,11 @@ def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
         if data.draw(st.booleans()):
             outs += protocol.tick()
     assert outs.pop() == CloseSocket(1000)
-    messages = said(outs)
+    messages = decoded(outs)
     finals = [m for m in messages if m["type"] == "Results" and m["is_final"]]
     committed = [word for event in events if isinstance(event, Words) for word in event.words]
-    heard = [w for m in finals for w in m["channel"]["alternatives"][0]["words"]]
-    assert [w["punctuated_word"] for w in heard] == [word.text.strip() for word in committed]
+    sent = [w for m in finals for w in m["channel"]["alternatives"][0]["words"]]
+    assert [w["punctuated_word"] for w in sent] == [word.text.strip() for word in committed]
     text = "".join(word.text for word in committed)
     assert "".join("".join(map(transcript, finals)).split()) == "".join(text.split())
     flushes = sum(isinstance(event, Flushed) for event in events)
@@ -571,5 +504,5 @@ def test_finals_say_every_word_once_and_every_flush_is_answered(events, data):
     assert messages[-1]["type"] == "Metadata"
 
 
-def test_lag_is_no_message():
+def test_lag_is_not_sent():
     assert opened().on_event(Lag(3.0)) == []
