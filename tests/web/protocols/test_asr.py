@@ -27,13 +27,13 @@ def opened(**params) -> AsrProtocol:
     return protocol
 
 
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     return [json.loads(out) for out in outs if isinstance(out, str)]
 
 
 def test_config_comes_first():
     for mode in ("full", "diff"):
-        [config] = said(AsrProtocol({"mode": mode}, ENGLISH).connected())
+        [config] = decoded(AsrProtocol({"mode": mode}, ENGLISH).connected())
         assert config == {"type": "config", "useAudioWorklet": True, "mode": mode}
 
 
@@ -43,11 +43,11 @@ def test_bad_parameters_are_refused(params):
     with pytest.raises(ProtocolError) as raised:
         protocol.connected()
     outs = protocol.failed(raised.value.code, raised.value.message)
-    assert [message["type"] for message in said(outs)] == ["error"]
+    assert [message["type"] for message in decoded(outs)] == ["error"]
     assert outs[-1] == CloseSocket(4400)
 
 
-def test_pcm_and_language_are_what_the_session_asks_for():
+def test_the_session_is_pcm_in_the_requested_language():
     protocol = connected(language="de")
     [action, audio] = protocol.received(PCM)
     assert isinstance(action, OpenSession)
@@ -59,7 +59,7 @@ def test_pcm_and_language_are_what_the_session_asks_for():
         assert connected(**params).received(PCM)[0].options.stream.language is None
 
 
-def test_a_container_is_known_by_its_first_bytes_however_they_are_cut():
+def test_a_container_is_detected_in_chunks_of_any_size():
     webm = b"\x1a\x45\xdf\xa3" + bytes(40)
     protocol = connected()
     assert protocol.received(webm[:3]) == []
@@ -70,14 +70,14 @@ def test_a_container_is_known_by_its_first_bytes_however_they_are_cut():
     assert protocol.received(webm[20:]) == [AudioFrame(webm[20:])]
 
 
-def test_an_empty_frame_ends_and_what_is_late_is_dropped():
+def test_an_empty_frame_ends_the_audio_and_later_frames_are_dropped():
     protocol = opened()
     assert protocol.received(b"") == [StopSession()]
     assert protocol.received(PCM) == []
     assert protocol.received(b"") == []
 
 
-def test_an_end_before_any_audio_still_ends_in_order():
+def test_an_end_before_any_audio_closes_in_good_order():
     [action, stop] = connected().received(b"")
     assert isinstance(action, OpenSession)
     assert stop == StopSession()
@@ -90,7 +90,7 @@ def test_a_text_frame_is_refused_and_the_session_goes_on():
     protocol = opened()
     [refusal] = protocol.received("hello")
     assert isinstance(refusal, Refuse)
-    [error] = said(protocol.refused(refusal.code, refusal.message))
+    [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert (error["type"], error["code"]) == ("error", "bad_message")
     assert protocol.received(PCM) == [AudioFrame(PCM)]
 
@@ -100,7 +100,7 @@ def test_a_full_update_has_every_field():
     protocol.on_event(Words(0, (Word("Hello", 16_000, 24_000), Word(" you", 24_000, 32_000))))
     protocol.on_event(Draft(0, " there"))
     protocol.on_event(Lag(0.4))
-    [update] = said(protocol.tick())
+    [update] = decoded(protocol.tick())
     assert update == {
         "status": "active_transcription",
         "lines": [{"speaker": 1, "text": "Hello you", "start": "0:00:01.00", "end": "0:00:02.00"}],
@@ -114,11 +114,11 @@ def test_a_full_update_has_every_field():
     assert protocol.tick() == []
 
 
-def test_nothing_heard_yet_is_the_first_update():
+def test_the_first_update_has_no_audio_detected():
     for mode, kind in [("full", None), ("diff", "snapshot")]:
         protocol = connected(mode=mode)
         [action, _] = protocol.received(PCM)
-        [update] = said(protocol.opened("id", action.options))
+        [update] = decoded(protocol.opened("id", action.options))
         assert (update["status"], update["lines"]) == ("no_audio_detected", [])
         assert update.get("type") == kind
 
@@ -129,7 +129,7 @@ def test_long_pauses_are_lines_of_silence_and_short_ones_are_not():
     for n, start in enumerate(at):
         protocol.on_event(Words(n, (Word(f" w{n}", start, start + 8000),)))
         protocol.on_event(SegmentClosed(n, start, start + 8000, f" w{n}"))
-    [update] = said(protocol.tick())
+    [update] = decoded(protocol.tick())
     assert [(line["speaker"], line["text"]) for line in update["lines"]] == [
         *((-2, ""), (1, "w0"), (1, "w1"), (-2, ""), (1, "w2")),
     ]
@@ -141,43 +141,43 @@ def test_in_diff_mode_the_open_segment_stays_in_the_buffer_until_it_closes():
     protocol = opened(mode="diff")
     protocol.on_event(Words(0, (Word("one", 0, 8000),)))
     protocol.on_event(Draft(0, " tw"))
-    [update] = said(protocol.tick())
+    [update] = decoded(protocol.tick())
     assert (update["type"], update["seq"], update["n_lines"]) == ("diff", 2, 0)
     assert "new_lines" not in update
     assert update["buffer_transcription"] == "one tw"
     protocol.on_event(Draft(0, ""))
     protocol.on_event(SegmentClosed(0, 0, 8000, "one"))
-    [update] = said(protocol.tick())
+    [update] = decoded(protocol.tick())
     assert (update["seq"], update["n_lines"], len(update["new_lines"])) == (3, 1, 1)
     assert update["buffer_transcription"] == ""
 
 
-def test_the_end_is_the_last_update_then_ready_to_stop_then_the_clients_own_close():
+def test_the_end_is_the_last_update_then_ready_to_stop_then_the_clients_close():
     protocol = opened()
     protocol.received(b"")
     protocol.on_event(Words(0, (Word("tail", 0, 8000),)))
     protocol.on_event(SegmentClosed(0, 0, 8000, "tail"))
     *messages, close = protocol.on_event(SessionClosed(8000))
-    assert said(messages)[0]["lines"][0]["text"] == "tail"
-    assert said(messages)[1] == {"type": "ready_to_stop"}
+    assert decoded(messages)[0]["lines"][0]["text"] == "tail"
+    assert decoded(messages)[1] == {"type": "ready_to_stop"}
     assert close.code == 1000
     assert close.wait_s > 0
 
 
 def test_a_failure_is_in_the_last_update_and_in_a_typed_error():
     outs = opened().on_event(SessionError("engine_failed", "it broke"))
-    update, error = said(outs)
+    update, error = decoded(outs)
     assert (update["status"], update["error"]) == ("error", "it broke")
     assert error == {"type": "error", "error": "it broke", "code": "engine_failed"}
     assert outs[-1] == CloseSocket(1011)
 
 
-def test_shutdown_is_told_and_closes_with_1012():
+def test_shutdown_is_reported_and_closes_with_1012():
     protocol = opened()
-    [error] = said(protocol.on_event(SessionError("shutting_down", "soon", fatal=False)))
+    [error] = decoded(protocol.on_event(SessionError("shutting_down", "soon", fatal=False)))
     assert error["code"] == "shutting_down"
     outs = protocol.on_event(SessionClosed(0))
-    assert said(outs)[-1] == {"type": "ready_to_stop"}
+    assert decoded(outs)[-1] == {"type": "ready_to_stop"}
     assert outs[-1] == CloseSocket(1012)
 
 
@@ -228,12 +228,12 @@ def letters(client):
 
 
 @given(conversations(), st.data())
-def test_every_client_sees_the_same_whatever_its_mode_and_rule(events, data):
+def test_clients_of_both_modes_show_the_same(events, data):
     clients = [FullClient(), DiffClient(as_documented), DiffClient(by_count)]
     protocols = [connected(), connected(mode="diff"), connected(mode="diff")]
 
     def feed(client, outs):
-        for message in said(outs):
+        for message in decoded(outs):
             if message.get("type") != "ready_to_stop":
                 client.take(message)
 
@@ -260,7 +260,7 @@ def test_lines_never_change_once_a_diff_has_sent_them(events):
     protocol = opened(mode="diff")
     sent = []
     for event in events:
-        for message in said([*protocol.on_event(event), *protocol.tick()]):
+        for message in decoded([*protocol.on_event(event), *protocol.tick()]):
             sent += message.get("new_lines", message.get("lines", []))
             assert message.get("n_lines", len(sent)) == len(sent)
     assert not protocol._lines, "what was sent is not kept"

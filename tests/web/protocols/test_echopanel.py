@@ -21,7 +21,7 @@ from voxlive.errors import ProtocolError
 from voxlive.streaming.events import Draft, Lag, SegmentClosed, SessionClosed, SessionError, Words
 from voxlive.values import Word
 from voxlive.web.protocols.contract import AudioFrame, CloseSocket, OpenSession, Refuse, StopSession
-from voxlive.web.protocols.echopanel import EchoPanelProtocol, split
+from voxlive.web.protocols.echopanel import EchoPanelProtocol, split_frame
 
 SPEECH = s16le(clip("doctor").samples)
 START = {"type": "start", "sample_rate": 16_000, "format": "pcm_s16le", "channels": 1}
@@ -36,14 +36,14 @@ def started(**fields) -> EchoPanelProtocol:
     return protocol
 
 
-def hear(protocol, *frames: bytes) -> None:
+def send_audio(protocol, *frames: bytes) -> None:
     for frame in frames:
         for action in protocol.received(frame):
             if isinstance(action, OpenSession):
                 protocol.opened("id", action.options)
 
 
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     return [json.loads(out) for out in outs if isinstance(out, str)]
 
 
@@ -77,19 +77,19 @@ def said(outs) -> list[dict]:
     ],
 )
 def test_frames(frame, source, audio):
-    assert split(frame) == (source, audio)
+    assert split_frame(frame) == (source, audio)
 
 
 @given(st.binary(max_size=20))
 def test_a_frame_is_whole_samples_of_a_known_source(frame):
-    source, audio = split(frame)
+    source, audio = split_frame(frame)
     assert source in ("system", "mic")
     assert len(audio) % 2 == 0
     assert audio in frame
 
 
-def test_start_is_answered_with_what_the_client_said_of_itself():
-    assert said(EchoPanelProtocol({}, ENGLISH).connected()) == [
+def test_start_is_answered_with_the_clients_ids():
+    assert decoded(EchoPanelProtocol({}, ENGLISH).connected()) == [
         {"type": "status", "state": "connected"}
     ]
     answer = started(
@@ -143,8 +143,8 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
     audio = bytes(32_000)
     [opening, first] = protocol.received(b"EP\1\0" + audio)
     assert (opening.source, first) == ("system", AudioFrame(audio, "system"))
-    encoded = {"type": "audio", "source": "mic", "data": base64.b64encode(audio).decode()}
-    [opening, second] = protocol.received(json.dumps(encoded))
+    message = {"type": "audio", "source": "mic", "data": base64.b64encode(audio).decode()}
+    [opening, second] = protocol.received(json.dumps(message))
     assert (opening.source, second) == ("mic", AudioFrame(audio, "mic"))
     assert protocol.received(b"EP\1\0" + audio) == [first]
     for _ in range(2):
@@ -152,7 +152,7 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
     words = (Word("Hello", 1600, 8000, 0.8), Word(" you", 8000, 16_000, 0.6))
     for source, begin in (("system", 0.0), ("mic", 1.0)):
         protocol.on_source_event(source, Words(0, words))
-        [final] = said(
+        [final] = decoded(
             protocol.on_source_event(source, SegmentClosed(0, 1600, 16_000, "Hello you"))
         )
         assert final == {
@@ -166,7 +166,7 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
     assert protocol.received(STOP_TEXT) == [StopSession()]
     assert protocol.on_source_event("mic", SessionClosed(16_000)) == []
     [summary], close = (
-        said(outs := protocol.on_source_event("system", SessionClosed(32_000))),
+        decoded(outs := protocol.on_source_event("system", SessionClosed(32_000))),
         outs[-1],
     )
     assert [entry["source"] for entry in summary["json"]["transcript"]] == ["system", "mic"]
@@ -182,15 +182,15 @@ def test_each_source_is_a_session_and_begins_where_the_other_is():
 )
 def test_partials_come_with_ticks_and_metrics_every_second():
     protocol = started()
-    hear(protocol, bytes(32_000))
+    send_audio(protocol, bytes(32_000))
     protocol.on_source_event("system", Draft(0, "hel"))
-    [partial] = said(protocol.tick())
+    [partial] = decoded(protocol.tick())
     assert (partial["type"], partial["text"], partial["t1"]) == ("asr_partial", "hel", 1.0)
     assert partial["confidence"] is None
-    [buffering] = said(protocol.on_source_event("system", Lag(6.0)))
+    [buffering] = decoded(protocol.on_source_event("system", Lag(6.0)))
     assert buffering["state"] == "buffering"
     assert protocol.on_source_event("system", Lag(6.5)) == []
-    [metrics] = [m for _ in range(10) for m in said(protocol.tick())]
+    [metrics] = [m for _ in range(10) for m in decoded(protocol.tick())]
     assert metrics["type"] == "metrics"
     assert (metrics["source"], metrics["queue_depth"], metrics["queue_max"]) == (
         "system",
@@ -198,7 +198,7 @@ def test_partials_come_with_ticks_and_metrics_every_second():
         1500,
     )
     assert metrics["queue_fill_ratio"] == pytest.approx(0.217)
-    [streaming] = said(protocol.on_source_event("system", Lag(0.0)))
+    [streaming] = decoded(protocol.on_source_event("system", Lag(0.0)))
     assert streaming["state"] == "streaming"
 
 
@@ -215,11 +215,11 @@ def test_partials_come_with_ticks_and_metrics_every_second():
         json.dumps(START),
     ],
 )
-def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
+def test_an_invalid_message_is_refused_and_the_session_goes_on(frame):
     protocol = started()
     [refusal] = protocol.received(frame)
     assert isinstance(refusal, Refuse)
-    [warning] = said(protocol.refused(refusal.code, refusal.message))
+    [warning] = decoded(protocol.refused(refusal.code, refusal.message))
     assert warning["state"] == "warning"
     assert protocol.received(bytes(2))[-1] == AudioFrame(bytes(2), "system")
 
@@ -229,27 +229,27 @@ def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
     "`stop`",
     "works: `final_summary` with the transcript as Markdown and JSON, close 1000",
 )
-def test_no_audio_before_start_and_a_summary_without_any():
+def test_audio_before_start_is_refused_and_a_summary_may_be_empty():
     protocol = EchoPanelProtocol({}, ENGLISH)
     assert isinstance(protocol.received(bytes(2))[0], Refuse)
     protocol = started()
     opening, stop = protocol.received(STOP_TEXT)
     assert stop == StopSession()
     protocol.opened("id", opening.options)
-    [summary] = said(protocol.on_source_event("", SessionClosed(0)))
+    [summary] = decoded(protocol.on_source_event("", SessionClosed(0)))
     assert summary["json"] == {"transcript": []}
     assert protocol.received(bytes(2)) == []
 
 
-def test_the_end_of_the_server_is_a_summary_and_1012():
+def test_shutdown_sends_a_summary_and_closes_with_1012():
     protocol = started()
-    hear(protocol, bytes(2))
-    [warning] = said(
+    send_audio(protocol, bytes(2))
+    [warning] = decoded(
         protocol.on_source_event("system", SessionError("shutting_down", "soon", fatal=False))
     )
     assert warning["state"] == "warning"
     outs = protocol.on_source_event("system", SessionClosed(1))
-    assert said(outs)[0]["type"] == "final_summary"
+    assert decoded(outs)[0]["type"] == "final_summary"
     assert outs[-1] == CloseSocket(1012)
 
 
@@ -260,16 +260,16 @@ def test_the_end_of_the_server_is_a_summary_and_1012():
     "`confidence` is the mean of the words', null where the engine knows none",
 )
 @given(conversations(), st.data())
-def test_finals_are_the_words_in_order_and_the_summary_is_the_finals(events, data):
+def test_finals_are_the_words_in_order_and_the_summary_has_the_finals(events, data):
     protocol = started()
-    hear(protocol, b"EP\1\1" + bytes(2))
+    send_audio(protocol, b"EP\1\1" + bytes(2))
     outs = []
     for event in events:
         outs += protocol.on_source_event("mic", event)
         if not isinstance(event, SessionClosed) and data.draw(st.booleans()):
             outs += protocol.tick()
     assert outs[-1] == CloseSocket(1000)
-    messages = said(outs)
+    messages = decoded(outs)
     finals = [m for m in messages if m["type"] == "asr_final"]
     text = "".join(event.text for event in events if isinstance(event, Words))
     assert "".join(final["text"] for final in finals).replace(" ", "") == text.replace(" ", "")

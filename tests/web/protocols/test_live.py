@@ -43,18 +43,18 @@ def options(info=ENGLISH, **fields):
     return action.options
 
 
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     return [json.loads(out) for out in outs if isinstance(out, str)]
 
 
-def test_start_with_nothing_but_a_format_takes_the_defaults():
+def test_start_with_a_format_alone_takes_the_defaults():
     asked = options()
     assert (asked.audio.encoding, asked.audio.rate, asked.audio.channels) == ("s16le", 16_000, 1)
     assert asked.gate == GateOptions()
     assert (asked.stream.language, asked.stream.delay_ms, asked.stream.drafts) == (None, None, True)
 
 
-def test_start_says_everything():
+def test_start_takes_every_option():
     asked = options(
         format="mulaw",
         rate=8000,
@@ -110,13 +110,13 @@ def test_start_says_everything():
         ('{"type": "start", "format": "s16le", "vad": {"min_speech_ms": -1}}', "min_speech_ms"),
     ],
 )
-def test_a_bad_start_ends_the_session_in_words(first, hint):
+def test_a_bad_start_ends_the_session_with_a_reason(first, hint):
     protocol = LiveProtocol({}, ENGLISH)
     with pytest.raises(ProtocolError, match=hint) as raised:
         protocol.received(first)
     assert raised.value.code == "bad_start"
     outs = protocol.failed(raised.value.code, raised.value.message)
-    assert said(outs)[0] | {"message": ""} == {
+    assert decoded(outs)[0] | {"message": ""} == {
         "type": "error",
         "seq": 0,
         "code": "bad_start",
@@ -146,7 +146,7 @@ def test_a_bad_message_is_refused_and_the_session_goes_on(frame):
     protocol = started()
     [refusal] = protocol.received(frame)
     assert isinstance(refusal, Refuse)
-    [error] = said(protocol.refused(refusal.code, refusal.message))
+    [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert (error["code"], error["fatal"]) == ("bad_message", False)
     assert protocol.received(b"\0\0") == [AudioFrame(b"\0\0")]
 
@@ -160,10 +160,10 @@ def test_commands_after_start():
     assert isinstance(protocol.received('{"type": "stop"}')[0], Refuse)
 
 
-def test_ready_says_what_is_in_force():
+def test_ready_has_the_options_in_force():
     protocol = LiveProtocol({}, POLYGLOT)
     [action] = protocol.received(json.dumps({**START, "vad": {"threshold": 0.7}}))
-    [ready] = said(protocol.opened("s1", action.options))
+    [ready] = decoded(protocol.opened("s1", action.options))
     assert ready == {
         "type": "ready",
         "seq": 0,
@@ -181,7 +181,7 @@ def test_ready_says_what_is_in_force():
     }
     protocol = LiveProtocol({}, ENGLISH)
     [action] = protocol.received('{"type": "start", "format": "container", "vad": false}')
-    [ready] = said(protocol.opened("s2", action.options))
+    [ready] = decoded(protocol.opened("s2", action.options))
     assert (ready["languages"], ready["rate"], ready["channels"], ready["vad"]) == (
         *(["en"], None, None),
         False,
@@ -189,18 +189,18 @@ def test_ready_says_what_is_in_force():
     assert ready["language"] is None
 
 
-def test_a_language_that_was_asked_for_is_not_one_that_was_recognised():
+def test_a_requested_language_is_not_a_recognised_one():
     info = replace(ENGLISH, languages=("de", "en"))
     protocol = LiveProtocol({}, info)
     [action] = protocol.received(json.dumps({**START, "language": "English"}))
-    [ready, warning] = said(protocol.opened("s1", action.options))
+    [ready, warning] = decoded(protocol.opened("s1", action.options))
     assert (ready["language"], ready["languages"]) == (None, ["de", "en"])
     assert (warning["type"], warning["code"]) == ("warning", "language_ignored")
 
 
 def test_words_have_times_in_seconds_and_p_null_where_unknown():
     words = (Word("Hello", 1600, 8000), Word(" you", 8000, 12_345, 0.5))
-    [message] = said(started().on_event(Words(3, words)))
+    [message] = decoded(started().on_event(Words(3, words)))
     assert message == {
         "type": "words",
         "seq": 1,
@@ -212,7 +212,7 @@ def test_words_have_times_in_seconds_and_p_null_where_unknown():
     }
 
 
-def test_words_and_drafts_can_be_left_out():
+def test_words_and_drafts_can_be_turned_off():
     protocol = started(words=False, drafts=False)
     events = [
         Words(0, (Word("a", 0, 10),)),
@@ -220,7 +220,7 @@ def test_words_and_drafts_can_be_left_out():
         SegmentClosed(0, 0, 10, "a"),
         SessionClosed(16_000),
     ]
-    messages = [message for event in events for message in said(protocol.on_event(event))]
+    messages = [message for event in events for message in decoded(protocol.on_event(event))]
     assert [(m["type"], m["seq"]) for m in messages] == [("segment", 1), ("done", 2)]
     assert messages[-1]["text"] == "a"
 
@@ -228,17 +228,17 @@ def test_words_and_drafts_can_be_left_out():
 def test_a_fatal_error_closes_with_its_code():
     for code, close in [("bad_audio", 4400), ("engine_failed", 1011), ("slow_client", 1008)]:
         outs = started().on_event(SessionError(code, "why"))
-        assert said(outs)[0]["code"] == code
+        assert decoded(outs)[0]["code"] == code
         assert outs[-1] == CloseSocket(close)
 
 
-def test_an_error_that_goes_on_does_not_close():
+def test_a_non_fatal_error_does_not_close():
     assert len(started().on_event(SessionError("odd", "why", fatal=False))) == 1
 
 
-def test_a_warning_ends_nothing():
+def test_a_warning_does_not_close():
     protocol = started()
-    [warning] = said(protocol.on_event(SessionWarning("damaged", "two packets were left out")))
+    [warning] = decoded(protocol.on_event(SessionWarning("damaged", "two packets were left out")))
     assert warning == {
         "type": "warning",
         "seq": 1,
@@ -254,31 +254,31 @@ def test_shutdown_ends_with_done_and_1012_unless_the_client_was_done():
         protocol = started()
         if stopped:
             protocol.received('{"type": "stop"}')
-        assert said(protocol.on_event(warning))[0]["fatal"] is False
+        assert decoded(protocol.on_event(warning))[0]["fatal"] is False
         outs = protocol.on_event(SessionClosed(0))
-        assert said(outs)[0]["type"] == "done"
+        assert decoded(outs)[0]["type"] == "done"
         assert outs[-1] == CloseSocket(close)
 
 
 def test_errors_are_cut_to_a_readable_length():
-    [error] = said(started().refused("bad_message", "x" * 10_000))
+    [error] = decoded(started().refused("bad_message", "x" * 10_000))
     assert len(error["message"]) == 500
 
 
 def test_times_of_speech():
-    [message] = said(started().on_event(SpeechStarted(24_000)))
+    [message] = decoded(started().on_event(SpeechStarted(24_000)))
     assert (message["type"], message["t"]) == ("speech_started", 1.5)
 
 
 @given(conversations())
-def test_any_conversation_is_numbered_without_a_gap_and_says_one_text_three_times(events):
+def test_messages_are_numbered_without_a_gap_and_words_segments_and_done_agree(events):
     protocol = LiveProtocol({}, ENGLISH)
     [action] = protocol.received(json.dumps(START))
     outs = protocol.opened("id", action.options)
     for event in events:
         outs += protocol.on_event(event)
     assert outs.pop() == CloseSocket(1000)
-    messages = said(outs)
+    messages = decoded(outs)
     assert [message["seq"] for message in messages] == list(range(len(messages)))
     words = [w["text"] for m in messages if m["type"] == "words" for w in m["words"]]
     segments = [m["text"] for m in messages if m["type"] == "segment"]

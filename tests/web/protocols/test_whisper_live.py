@@ -40,17 +40,17 @@ END = b"END_OF_AUDIO"
 def opened(info=ENGLISH, **options) -> WhisperLiveProtocol:
     protocol = WhisperLiveProtocol({}, info)
     [opening] = protocol.received(json.dumps({"uid": "u", **options}))
-    protocol.ready = said(protocol.opened("id", opening.options))
+    protocol.ready = decoded(protocol.opened("id", opening.options))
     protocol.options = opening.options
     return protocol
 
 
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     return [json.loads(out) for out in outs if isinstance(out, str)]
 
 
 def segments(outs) -> list[list[dict]]:
-    return [message["segments"] for message in said(outs) if "segments" in message]
+    return [message["segments"] for message in decoded(outs) if "segments" in message]
 
 
 @pytest.mark.conforms(
@@ -85,9 +85,9 @@ def test_the_options_open_the_session_and_the_server_is_ready():
     "`audio_format` `float32`, `int16`, `uint8` at 16 kHz mono; `END_OF_AUDIO`",
     "works",
 )
-@pytest.mark.parametrize(("theirs", "ours"), [("int16", "s16le"), ("uint8", "u8")])
-def test_other_sample_formats(theirs, ours):
-    assert opened(audio_format=theirs).options.audio.encoding == ours
+@pytest.mark.parametrize(("audio_format", "encoding"), [("int16", "s16le"), ("uint8", "u8")])
+def test_other_sample_formats(audio_format, encoding):
+    assert opened(audio_format=audio_format).options.audio.encoding == encoding
 
 
 @pytest.mark.conforms(
@@ -96,7 +96,7 @@ def test_other_sample_formats(theirs, ours):
     "the threshold, `neg_threshold`, `min_speech_duration_ms`, `min_silence_duration_ms`,"
     " `speech_pad_ms`; the others are ignored",
 )
-def test_the_voice_detector_is_set_in_faster_whispers_words():
+def test_vad_parameters_are_those_of_faster_whisper():
     assert opened(use_vad=False).options.gate is None
     gate = opened(vad_parameters={"threshold": 0.3, "min_silence_duration_ms": 900}).options.gate
     assert (gate.threshold, gate.min_silence_ms) == (0.3, 900)
@@ -108,7 +108,7 @@ def test_the_voice_detector_is_set_in_faster_whispers_words():
     "`enable_translation`, `enable_diarization`",
     "a `WARNING`, and the session goes on without",
 )
-def test_what_is_not_done_is_a_warning_after_ready():
+def test_unsupported_options_are_warnings_after_ready():
     ready = opened(enable_translation=True, enable_diarization=True).ready
     assert [message.get("status") for message in ready[:3]] == [None, "WARNING", "WARNING"]
 
@@ -143,12 +143,12 @@ def test_bad_options_are_an_error_and_the_close(frame):
     assert close == CloseSocket(4400)
 
 
-def test_audio_then_the_end_and_nothing_after_it():
+def test_nothing_is_taken_after_end_of_audio():
     protocol = opened()
     assert protocol.received(b"\1\2\3\4") == [AudioFrame(b"\1\2\3\4")]
     [refusal] = protocol.received("hello")
     assert isinstance(refusal, Refuse)
-    [warning] = said(protocol.refused(refusal.code, refusal.message))
+    [warning] = decoded(protocol.refused(refusal.code, refusal.message))
     assert warning["status"] == "WARNING"
     assert protocol.received(END) == [StopSession()]
     assert protocol.received(b"\1\2\3\4") == []
@@ -159,7 +159,7 @@ def test_audio_then_the_end_and_nothing_after_it():
     "a full server",
     "`WAIT`, always with 1 minute: nobody knows how long others will speak",
 )
-def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
+def test_a_full_server_is_a_wait_in_minutes_and_a_wrong_key_an_http_error():
     protocol = opened()
     wait, close = protocol.failed("server_full", "full")
     assert json.loads(wait) == {"uid": "u", "status": "WAIT", "message": 1}
@@ -175,7 +175,7 @@ def test_a_full_server_names_minutes_and_a_wrong_key_is_refused_by_http():
     "`word_timestamps`",
     "works; a probability that the engine does not know is null",
 )
-def test_a_segment_is_said_as_it_will_be_and_then_as_complete():
+def test_a_segment_is_sent_as_incomplete_and_then_as_complete():
     protocol = opened(word_timestamps=True)
     protocol.received(bytes(4 * 32_000))
     assert protocol.on_event(SpeechStarted(1600)) == []
@@ -199,13 +199,13 @@ def test_a_segment_is_said_as_it_will_be_and_then_as_complete():
     }
 
 
-def test_a_draft_that_came_to_nothing_gives_way():
+def test_an_empty_draft_replaces_the_one_before():
     protocol = opened()
     protocol.on_event(Draft(0, "noise"))
     protocol.tick()
     protocol.on_event(Draft(0, ""))
-    [[nothing]] = segments(protocol.tick())
-    assert nothing["text"] == ""
+    [[empty]] = segments(protocol.tick())
+    assert empty["text"] == ""
     protocol.on_event(Words(0, (Word("Yes", 0, 1600),)))
     protocol.on_event(SegmentClosed(0, 0, 1600, "Yes"))
     protocol.on_event(Draft(1, " noise"))
@@ -228,7 +228,7 @@ def test_an_update_repeats_so_many_complete_segments():
     assert [segment["text"] for segment in update] == [" 2", " 3"]
 
 
-def test_the_end_of_the_server_is_a_disconnect_after_the_tail():
+def test_shutdown_is_a_disconnect_after_the_last_words():
     for ended in (False, True):
         protocol = opened()
         protocol.on_event(Words(0, (Word("Hi", 0, 1600),)))
@@ -238,7 +238,7 @@ def test_the_end_of_the_server_is_a_disconnect_after_the_tail():
         outs = protocol.on_event(SessionClosed(1600))
         assert segments(outs)[-1][-1]["completed"]
         assert outs[-1] == CloseSocket(1000 if ended else 1012)
-        assert (said(outs)[-1].get("message") == "DISCONNECT") is not ended
+        assert (decoded(outs)[-1].get("message") == "DISCONNECT") is not ended
 
 
 @pytest.mark.conforms(
@@ -262,7 +262,7 @@ def test_complete_segments_are_the_words_in_order_and_never_change(events, data)
         done = [segment for segment in update if segment["completed"]]
         *rest, _ = update
         assert all(segment["completed"] for segment in rest)
-        # All of them but for one that may be said as incomplete for once.
+        # All of them, one of which may be sent as incomplete once.
         assert done[: len(complete)] == complete[: len(done)]
         assert len(done) >= len(complete) - 1
         complete = max(complete, done, key=len)

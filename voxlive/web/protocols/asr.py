@@ -42,7 +42,7 @@ from voxlive.web.protocols.fields import encode_json, is_container
 _LONG_PAUSE = 5 * SAMPLE_RATE
 _SILENCE = -2
 _SPEAKER = 1
-# The protocol leaves the last close to the client; one that forgets does not stay for ever.
+# The protocol leaves the last close to the client; one that does not close is closed after this.
 _CLOSE_WAIT_S = 30.0
 
 
@@ -58,14 +58,14 @@ class AsrProtocol(Protocol):
         self._mode = params.get("mode", "full")
         self._language: str | None = None
         self._head = b""
-        self._begun = self._ended = False
+        self._started = self._ended = False
         self._lines: list[str] = []
         self._sent = 0
         self._seq = 0
-        self._upto = 0
-        self._open: list[Word] = []
+        self._lines_end = 0
+        self._open_words: list[Word] = []
         self._draft = ""
-        self._behind = 0.0
+        self._behind_s = 0.0
         self._error: str | None = None
         self._ending: str | None = None
         self._changed = False
@@ -89,16 +89,16 @@ class AsrProtocol(Protocol):
         if self._ended:
             return []
         self._ended = not frame
-        if self._begun:
+        if self._started:
             return [StopSession() if self._ended else AudioFrame(frame)]
         self._head += frame
         container = is_container(self._head)
         if container is None and not self._ended:
             return []
-        return self._begin(bool(container))
+        return self._start(bool(container))
 
-    def _begin(self, container: bool) -> list[Action]:
-        self._begun = True
+    def _start(self, container: bool) -> list[Action]:
+        self._started = True
         audio = AudioFormat(CONTAINER) if container else AudioFormat("s16le", SAMPLE_RATE, 1)
         stream = StreamOptions(self._language)
         head, self._head = self._head, b""
@@ -109,36 +109,36 @@ class AsrProtocol(Protocol):
         ]
 
     def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
-        """The first update, which says that nothing has been heard yet."""
+        """The first update, without any text."""
         self._changed = True
         return self.tick()
 
     def on_event(self, event: Event) -> list[Out]:
-        """Keep the state that updates are made of; the end and errors are said at once."""
+        """Keep the state that updates are made of; the end and errors are sent at once."""
         match event:
             case Words(_, words):
-                self._open.extend(words)
+                self._open_words.extend(words)
             case Draft(_, text):
                 self._draft = text
             case SegmentClosed(_, start, end, text):
-                self._lines.extend(self._close(start, end, text))
-                self._upto = end
-                self._open.clear()
+                self._lines.extend(self._closed_lines(start, end, text))
+                self._lines_end = end
+                self._open_words.clear()
             case Lag(behind_s):
-                self._behind = behind_s
+                self._behind_s = behind_s
             case SessionError(code, message, fatal):
                 self._ending = code if code in ENDING_CODES else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed():
-                self._changed |= self._behind > 0
-                self._behind = 0.0
-                return [*self.tick(), encode_json({"type": "ready_to_stop"}), self._goodbye()]
+                self._changed |= self._behind_s > 0
+                self._behind_s = 0.0
+                return [*self.tick(), encode_json({"type": "ready_to_stop"}), self._close_socket()]
             case _:
                 return []
         self._changed = True
         return []
 
-    def _goodbye(self) -> CloseSocket:
+    def _close_socket(self) -> CloseSocket:
         if self._ending and not self._ended:
             return CloseSocket(close_code(self._ending))
         return CloseSocket(1000, _CLOSE_WAIT_S)
@@ -152,14 +152,14 @@ class AsrProtocol(Protocol):
 
     def _full(self) -> str:
         lines = self._lines
-        if self._open:
-            first, last = self._open[0], self._open[-1]
-            lines = [*lines, *self._close(first.start, last.end, self._open_text())]
+        if self._open_words:
+            first, last = self._open_words[0], self._open_words[-1]
+            lines = [*lines, *self._closed_lines(first.start, last.end, self._open_text())]
         return self._update({}, self._draft, lines)
 
     def _diff(self) -> str:
         self._seq += 1
-        new, self._lines = self._lines, []  # nobody will ask for them again
+        new, self._lines = self._lines, []  # in diff mode each is sent once
         self._sent += len(new)
         tail = self._open_text() + self._draft
         if self._seq == 1:
@@ -170,8 +170,8 @@ class AsrProtocol(Protocol):
     def _update(
         self, head: dict[str, object], tail: str, lines: list[str], name: str = "lines"
     ) -> str:
-        heard = bool(self._sent or self._lines or self._open or tail)
-        status = "active_transcription" if heard else "no_audio_detected"
+        has_text = bool(self._sent or self._lines or self._open_words or tail)
+        status = "active_transcription" if has_text else "no_audio_detected"
         fields = encode_json(
             {
                 **head,
@@ -179,8 +179,8 @@ class AsrProtocol(Protocol):
                 "buffer_transcription": tail,
                 "buffer_diarization": "",
                 "buffer_translation": "",
-                "remaining_time_transcription": self._behind,
-                "remaining_time_transcription_processing": self._behind,
+                "remaining_time_transcription": self._behind_s,
+                "remaining_time_transcription_processing": self._behind_s,
                 "remaining_time_diarization": 0,
                 **({"error": self._error} if self._error else {}),
             }
@@ -189,13 +189,17 @@ class AsrProtocol(Protocol):
         listed = f',"{name}":[{",".join(lines)}]' if lines or name == "lines" else ""
         return f"{fields[:-1]}{listed}}}"
 
-    def _close(self, start: int, end: int, text: str) -> list[str]:
+    def _closed_lines(self, start: int, end: int, text: str) -> list[str]:
         """A line, after one for the long pause before it if there was one."""
-        pause = [_line(_SILENCE, self._upto, start, "")] if start - self._upto > _LONG_PAUSE else []
+        pause = (
+            [_line(_SILENCE, self._lines_end, start, "")]
+            if start - self._lines_end > _LONG_PAUSE
+            else []
+        )
         return [*pause, _line(_SPEAKER, start, end, text.strip())]
 
     def _open_text(self) -> str:
-        return "".join(word.text for word in self._open)
+        return "".join(word.text for word in self._open_words)
 
     def refused(self, code: str, message: str) -> list[Out]:
         """A typed error; the session goes on."""
@@ -204,7 +208,7 @@ class AsrProtocol(Protocol):
     def failed(self, code: str, message: str) -> list[Out]:
         """A last update that holds the error, the typed error, the close."""
         self._error = message[:MAX_ERROR_CHARS]
-        self._changed = self._begun
+        self._changed = self._started
         return [*self.tick(), _error(code, message), CloseSocket(close_code(code))]
 
 

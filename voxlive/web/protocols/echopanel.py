@@ -1,13 +1,8 @@
-"""EchoPanel's binary frames: "EP", a version, a source, in version 2 a mode, then s16le at 16 kHz.
-
-A frame without a known header is raw audio of the system, header-like bytes and all.
-
-What is heard of one of a client's sources: what still may change, and what is final.
-
-EchoPanel's protocol, ``WS /ws/live-listener``.
+"""EchoPanel's protocol, ``WS /ws/live-listener``.
 
 A connection carries one or two sources, the system's sound and the microphone; each is a session of
-its own, opened by its first audio.
+its own, opened by its first audio. A binary frame is "EP", a version, a source, in version 2 a
+mode, then s16le at 16 kHz; one without a known header is raw audio of the system, all of it.
 """
 
 from __future__ import annotations
@@ -60,14 +55,26 @@ from voxlive.web.protocols.fields import (
 SOURCES = ("system", "mic")
 _MAGIC = b"EP"
 _MODES = 3  # who transcribes: the server, the device or both
-_SAMPLE = 2
+_AUDIO = AudioFormat("s16le", SAMPLE_RATE)
+_SAMPLE_BYTES = 2
+_MAX_FINAL = 10 * SAMPLE_RATE  # of speech without a pause
+_MAX_TEXT = 11_000_000  # 8 MB of audio in base64
+_MAX_ID_CHARS = 200
+_TICK_S = 0.1
+_TICKS_TO_METRICS = 10
+_FRAMES_A_SECOND = 50  # its clients send 20 ms at a time
+_CLOSE_CODES = {"invalid_api_key": 1008, "forbidden": 1008}
+# How many seconds behind a session is reported as buffering, and as overloaded.
+_BUFFERING_S, _OVERLOADED_S = 3.0, 15.0
+
+AsrResult = dict[str, object]
 
 
-def split(frame: bytes) -> tuple[str, bytes]:
+def split_frame(frame: bytes) -> tuple[str, bytes]:
     """A frame as (source, whole samples): half a sample would shift all that follow."""
     size = _header(frame)
     source = SOURCES[frame[3]] if size else SOURCES[0]
-    return source, frame[size : len(frame) - (len(frame) - size) % _SAMPLE]
+    return source, frame[size : len(frame) - (len(frame) - size) % _SAMPLE_BYTES]
 
 
 def _header(frame: bytes) -> int:
@@ -83,22 +90,18 @@ def _header(frame: bytes) -> int:
             return 0
 
 
-Said = dict[str, object]
-
-# A final that a speaker does not end by a pause.
-_LONGEST = 10 * SAMPLE_RATE
-_SOURCE_SAMPLE = 2
-
-
 class EchoPanelSource:
-    """One source, whose first sample is sample ``begin`` of the connection."""
+    """The open words and the draft of one source.
+
+    Its first sample is sample ``begin`` of the connection.
+    """
 
     def __init__(self, name: str, begin: int) -> None:
         self.name = name
         self._begin = begin
         self.behind_s = 0.0
         self._bytes = 0
-        self._open: list[Word] = []
+        self._words: list[Word] = []
         self._draft = ""
         self._upto = 0
         self._changed = False
@@ -106,47 +109,49 @@ class EchoPanelSource:
     @property
     def received(self) -> int:
         """Where its audio ends on the connection's clock."""
-        return self._begin + self._bytes // _SOURCE_SAMPLE
+        return self._begin + self._bytes // _SAMPLE_BYTES
 
-    def hear(self, audio: bytes) -> None:
+    def on_audio(self, audio: bytes) -> None:
         """Count audio that was received."""
         self._bytes += len(audio)
 
-    def draft(self, text: str) -> None:
+    def on_draft(self, text: str) -> None:
         """What may still change after the words."""
         self._changed |= text != self._draft
         self._draft = text
 
-    def commit(self, words: Sequence[Word]) -> list[Said]:
-        """Add words; the finals that have become long enough."""
-        finals: list[Said] = []
+    def on_words(self, words: Sequence[Word]) -> list[AsrResult]:
+        """Add words; returns the finals that have become long enough."""
+        finals: list[AsrResult] = []
         for word in words:
-            if self._open and word.end - self._open[0].start > _LONGEST:
+            if self._words and word.end - self._words[0].start > _MAX_FINAL:
                 finals += self.close()
-            self._open.append(word)
+            self._words.append(word)
         self._changed = True
         return finals
 
-    def close(self) -> list[Said]:
+    def close(self) -> list[AsrResult]:
         """The open words as a final, if there are any."""
-        if not self._open:
+        if not self._words:
             return []
-        words, self._open = self._open, []
+        words, self._words = self._words, []
         self._upto = words[-1].end
         known = [word.probability for word in words if word.probability is not None]
-        sure = round(sum(known) / len(known), 4) if len(known) == len(words) else None
+        confidence = round(sum(known) / len(known), 4) if len(known) == len(words) else None
         start, end = self._begin + words[0].start, self._begin + words[-1].end
-        return [self._said(_text(words), start, end, sure)]
+        return [self._result(_text(words), start, end, confidence)]
 
-    def partial(self) -> Said | None:
+    def partial(self) -> AsrResult | None:
         """What is not final, if it has changed. It ends with the audio: a draft has no times."""
         if not self._changed:
             return None
         self._changed = False
-        start = self._begin + (self._open[0].start if self._open else self._upto)
-        return self._said(_text(self._open) + self._draft, start, max(start, self.received), None)
+        start = self._begin + (self._words[0].start if self._words else self._upto)
+        return self._result(
+            _text(self._words) + self._draft, start, max(start, self.received), None
+        )
 
-    def _said(self, text: str, start: int, end: int, confidence: float | None) -> Said:
+    def _result(self, text: str, start: int, end: int, confidence: float | None) -> AsrResult:
         return {
             "text": text.strip(),
             "t0": seconds(start),
@@ -154,21 +159,6 @@ class EchoPanelSource:
             "confidence": confidence,
             "source": self.name,
         }
-
-
-def _text(words: Sequence[Word]) -> str:
-    return "".join(word.text for word in words)
-
-
-_AUDIO = AudioFormat("s16le", SAMPLE_RATE)
-_MAX_TEXT = 11_000_000  # 8 MB of audio in base64
-_LONGEST_ID = 200
-_TICK_S = 0.1
-_TICKS_TO_METRICS = 10
-_FRAMES_A_SECOND = 50  # its clients send 20 ms at a time
-_CODES = {"invalid_api_key": 1008, "forbidden": 1008}
-# From how many seconds behind a client is told so.
-_BUFFERING_S, _OVERLOADED_S = 3.0, 15.0
 
 
 class EchoPanelProtocol(Protocol):
@@ -185,11 +175,11 @@ class EchoPanelProtocol(Protocol):
         self._ids: dict[str, object] = {}
         self._started = self._ended = False
         self._sources: dict[str, EchoPanelSource] = {}
-        self._finals: list[Said] = []
+        self._finals: list[AsrResult] = []
         self._state = "streaming"
         self._ticks = 0
         self._ending: str | None = None
-        self._sessions = 0  # that are still to be told their end
+        self._sessions = 0  # whose end has not been sent
 
     def connected(self) -> list[Out]:
         """The first status; no audio is to come before the answer to ``start``."""
@@ -201,7 +191,7 @@ class EchoPanelProtocol(Protocol):
             return []
         try:
             if isinstance(frame, bytes) and not is_json(frame):
-                return self._hear(*split(frame))
+                return self._on_audio(*split_frame(frame))
             return self._command(*parse_message(frame))
         except ValueError as error:
             return [Refuse("bad_message", str(error))]
@@ -215,7 +205,7 @@ class EchoPanelProtocol(Protocol):
                 if source not in SOURCES:
                     raise ValueError(f'"source" must be one of {", ".join(SOURCES)}')
                 data = decode_base64(message, "data")
-                return self._hear(str(source), data[: len(data) // 2 * 2])
+                return self._on_audio(str(source), data[: len(data) // 2 * 2])
             case "stop":
                 self._ended = True
                 return (
@@ -232,7 +222,7 @@ class EchoPanelProtocol(Protocol):
         try:
             _check_format(message)
             names = ("session_id", "attempt_id", "connection_id")
-            ids = {name: string(message, name, _LONGEST_ID) for name in names}
+            ids = {name: string(message, name, _MAX_ID_CHARS) for name in names}
             stream = StreamOptions(language(message))
         except ValueError as error:
             raise ProtocolError("bad_start", str(error)) from error
@@ -247,7 +237,7 @@ class EchoPanelProtocol(Protocol):
             client_features=features if isinstance(features, dict) else {},
         )
 
-    def _hear(self, name: str, audio: bytes) -> list[Action]:
+    def _on_audio(self, name: str, audio: bytes) -> list[Action]:
         if not self._started:
             raise ValueError("audio may come after start only")
         opening: list[Action] = []
@@ -256,7 +246,7 @@ class EchoPanelProtocol(Protocol):
             # A source that begins later stands beside the others where they are by now.
             begin = max((source.received for source in self._sources.values()), default=0)
             self._sources[name] = EchoPanelSource(name, begin)
-        self._sources[name].hear(audio)
+        self._sources[name].on_audio(audio)
         return [*opening, AudioFrame(audio, name)]
 
     def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
@@ -265,7 +255,7 @@ class EchoPanelProtocol(Protocol):
         return []
 
     def on_event(self, event: Event) -> list[Out]:
-        """Of the session of a client that has sent nothing."""
+        """An event of the session of a client that has sent no audio."""
         return self.on_source_event("", event)
 
     def on_source_event(self, name: str, event: Event) -> list[Out]:
@@ -273,14 +263,14 @@ class EchoPanelProtocol(Protocol):
         source = self._sources.get(name) or EchoPanelSource(name, 0)
         match event:
             case Words(_, words):
-                return self._final(source.commit(words))
+                return self._encode_finals(source.on_words(words))
             case Draft(_, text):
-                source.draft(text)
+                source.on_draft(text)
             case SegmentClosed():
-                return self._final(source.close())
+                return self._encode_finals(source.close())
             case Lag(behind_s):
                 source.behind_s = behind_s
-                return self._keep_up()
+                return self._lag_status()
             case SessionError(code, message, fatal):
                 self._ending = self._ending or code
                 return self.failed(code, message) if fatal else self.refused(code, message)
@@ -288,15 +278,15 @@ class EchoPanelProtocol(Protocol):
                 return self.refused(code, message)
             case SessionClosed():
                 self._sessions -= 1
-                return [] if self._sessions else self._finish()
+                return [] if self._sessions else self._summary_and_close()
         return []
 
-    def _final(self, finals: Sequence[Said]) -> list[Out]:
+    def _encode_finals(self, finals: Sequence[AsrResult]) -> list[Out]:
         self._finals += finals
-        return [self._message("asr_final", **final) for final in finals]
+        return [self._encode("asr_final", **final) for final in finals]
 
-    def _keep_up(self) -> list[Out]:
-        """How it goes, if that has changed."""
+    def _lag_status(self) -> list[Out]:
+        """A status with how far the sources are behind, if that has changed."""
         behind_s = max((source.behind_s for source in self._sources.values()), default=0.0)
         busy = "overloaded" if behind_s >= _OVERLOADED_S else "buffering"
         state = busy if behind_s >= _BUFFERING_S else "streaming"
@@ -305,33 +295,33 @@ class EchoPanelProtocol(Protocol):
         self._state = state
         return [self._status(state)]
 
-    def _finish(self) -> list[Out]:
+    def _summary_and_close(self) -> list[Out]:
         finals = sorted(self._finals, key=_begin)
-        summary = self._message(
+        summary = self._encode(
             "final_summary", markdown=_markdown(finals), json={"transcript": finals}
         )
         code = close_code(self._ending) if self._ending and not self._ended else 1000
         return [summary, CloseSocket(code)]
 
     def tick(self) -> list[Out]:
-        """Partials that have changed, and once a second how each source is kept up with."""
+        """Partials that have changed, and once a second the metrics of each source."""
         self._ticks += 1
         partials = [source.partial() for source in self._sources.values()]
-        outs: list[Out] = [self._message("asr_partial", **said) for said in partials if said]
+        outs: list[Out] = [self._encode("asr_partial", **result) for result in partials if result]
         if self._ticks % _TICKS_TO_METRICS == 0:
             outs += [self._metrics(source) for source in self._sources.values()]
         return outs
 
     def _metrics(self, source: EchoPanelSource) -> str:
-        """The queue in frames of 20 ms. Nothing is ever dropped; engines do not tell the rest."""
-        most = MAX_BACKLOG * _FRAMES_A_SECOND // SAMPLE_RATE
+        """The queue in frames of 20 ms. Nothing is ever dropped; the rest is not known."""
+        queue_max = MAX_BACKLOG * _FRAMES_A_SECOND // SAMPLE_RATE
         depth = round(source.behind_s * _FRAMES_A_SECOND)
-        return self._message(
+        return self._encode(
             "metrics",
             source=source.name,
             queue_depth=depth,
-            queue_max=most,
-            queue_fill_ratio=min(1.0, round(depth / most, 3)),
+            queue_max=queue_max,
+            queue_fill_ratio=min(1.0, round(depth / queue_max, 3)),
             dropped_total=0,
             dropped_recent=0,
             avg_infer_ms=None,
@@ -345,15 +335,15 @@ class EchoPanelProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """An error and the close."""
-        told = message[:MAX_ERROR_CHARS]
-        status = self._status("error", message=told, code=code)
-        said = self._message("error", message=told, code=code) if code == "bad_start" else status
-        return [said, CloseSocket(_CODES.get(code, close_code(code)))]
+        text = message[:MAX_ERROR_CHARS]
+        status = self._status("error", message=text, code=code)
+        error = self._encode("error", message=text, code=code) if code == "bad_start" else status
+        return [error, CloseSocket(_CLOSE_CODES.get(code, close_code(code)))]
 
     def _status(self, state: str, **values: object) -> str:
-        return self._message("status", state=state, **values)
+        return self._encode("status", state=state, **values)
 
-    def _message(self, kind: str, **values: object) -> str:
+    def _encode(self, kind: str, **values: object) -> str:
         message = {"type": kind, **values, **self._ids}
         return encode_json(message)
 
@@ -366,7 +356,7 @@ def _check_format(message: Json) -> None:
     integer(message, "channels", 1, 1, 1)
 
 
-def _markdown(finals: Sequence[Said]) -> str:
+def _markdown(finals: Sequence[AsrResult]) -> str:
     lines = ["# Transcript", ""]
     for final in finals:
         minutes, s = divmod(int(_begin(final)), 60)
@@ -374,7 +364,11 @@ def _markdown(finals: Sequence[Said]) -> str:
     return "\n".join(lines)
 
 
-def _begin(final: Said) -> float:
+def _begin(final: AsrResult) -> float:
     t0 = final["t0"]
     assert isinstance(t0, float)
     return t0
+
+
+def _text(words: Sequence[Word]) -> str:
+    return "".join(word.text for word in words)

@@ -54,12 +54,12 @@ from voxlive.web.protocols.fields import (
 )
 
 _FORMATS = (*ENCODINGS, CONTAINER)
-_START = (
+_START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
     *("vad", "words", "drafts", "delay_ms", "replacements"),
 )
-_VAD = tuple(field.name for field in fields(GateOptions))
-_LONGEST_ID = 200
+_VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
+_MAX_ID_CHARS = 200
 
 
 class LiveProtocol(Protocol):
@@ -96,7 +96,7 @@ class LiveProtocol(Protocol):
             kind, message = parse_message(frame)
             if kind != "start":
                 raise ValueError(f'the first message must be of type "start", not {quoted(kind)}')
-            check_fields(message, _START, "start")
+            check_fields(message, _START_FIELDS, "start")
             options = SessionOptions(
                 _audio(message),
                 _gate(message),
@@ -122,7 +122,7 @@ class LiveProtocol(Protocol):
         match kind:
             case "flush":
                 check_fields(message, ("type", "id"), "flush")
-                marker = string(message, "id", _LONGEST_ID)
+                marker = string(message, "id", _MAX_ID_CHARS)
                 if marker is None:
                     raise ValueError('flush needs an "id", which flushed will repeat')
                 return FlushSession(marker)
@@ -140,7 +140,7 @@ class LiveProtocol(Protocol):
         info, audio, stream = self._info, options.audio, options.stream
         pcm = audio.encoding != CONTAINER
         ready: list[Out] = [
-            self._message(
+            self._encode(
                 "ready",
                 session=session,
                 model=info.model,
@@ -156,8 +156,8 @@ class LiveProtocol(Protocol):
             )
         ]
         if stream.language and len(info.languages) > 1:
-            why = f"language has no effect: {info.model} finds out by itself which one is spoken"
-            ready.append(self._message("warning", code="language_ignored", message=why))
+            reason = f"language has no effect: {info.model} finds out by itself which one is spoken"
+            ready.append(self._encode("warning", code="language_ignored", message=reason))
         return ready
 
     def on_event(self, event: Event) -> list[Out]:
@@ -165,23 +165,23 @@ class LiveProtocol(Protocol):
         match event:
             case Words(segment, words):
                 self._text.append(event.text)
-                return self._words_of(segment, words) if self._words else []
+                return self._words_message(segment, words) if self._words else []
             case Draft(segment, text):
-                return [self._message("draft", segment=segment, text=text)] if self._drafts else []
+                return [self._encode("draft", segment=segment, text=text)] if self._drafts else []
             case SessionError(code, message, fatal):
                 self._ending = code if code in ENDING_CODES else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionWarning(code, message):
-                return [self._message("warning", code=code, message=message[:MAX_ERROR_CHARS])]
+                return [self._encode("warning", code=code, message=message[:MAX_ERROR_CHARS])]
             case SessionClosed(samples):
                 return self._done(samples)
             case UtteranceEnded():
                 return []
             case _:
-                return [self._plain(event)]
+                return [self._encode_event(event)]
 
-    def _words_of(self, segment: int, words: tuple[Word, ...]) -> list[Out]:
-        said = [
+    def _words_message(self, segment: int, words: tuple[Word, ...]) -> list[Out]:
+        items = [
             {
                 "text": w.text,
                 "start": seconds(w.start),
@@ -191,26 +191,28 @@ class LiveProtocol(Protocol):
             }
             for w in words
         ]
-        return [self._message("words", segment=segment, words=said)]
+        return [self._encode("words", segment=segment, words=items)]
 
-    def _plain(self, event: SpeechStarted | SpeechStopped | SegmentClosed | Flushed | Lag) -> str:
+    def _encode_event(
+        self, event: SpeechStarted | SpeechStopped | SegmentClosed | Flushed | Lag
+    ) -> str:
         match event:
             case SpeechStarted(at):
-                return self._message("speech_started", t=seconds(at))
+                return self._encode("speech_started", t=seconds(at))
             case SpeechStopped(at):
-                return self._message("speech_stopped", t=seconds(at))
+                return self._encode("speech_stopped", t=seconds(at))
             case SegmentClosed(ident, start, end, text):
-                return self._message(
+                return self._encode(
                     "segment", id=ident, start=seconds(start), end=seconds(end), text=text
                 )
             case Flushed(marker):
-                return self._message("flushed", id=marker)
+                return self._encode("flushed", id=marker)
             case Lag(behind_s):
-                return self._message("lag", behind_s=behind_s)
+                return self._encode("lag", behind_s=behind_s)
 
     def _done(self, samples: int) -> list[Out]:
         code = close_code(self._ending) if self._ending and not self._stopped else 1000
-        done = self._message("done", duration=seconds(samples), text=str(self._text))
+        done = self._encode("done", duration=seconds(samples), text=str(self._text))
         return [done, CloseSocket(code)]
 
     def refused(self, code: str, message: str) -> list[Out]:
@@ -222,9 +224,9 @@ class LiveProtocol(Protocol):
         return [self._error(code, message, fatal=True), CloseSocket(close_code(code))]
 
     def _error(self, code: str, message: str, fatal: bool) -> str:
-        return self._message("error", code=code, message=message[:MAX_ERROR_CHARS], fatal=fatal)
+        return self._encode("error", code=code, message=message[:MAX_ERROR_CHARS], fatal=fatal)
 
-    def _message(self, kind: str, **values: object) -> str:
+    def _encode(self, kind: str, **values: object) -> str:
         message = {"type": kind, "seq": self._seq, **values}
         self._seq += 1
         return encode_json(message)
@@ -255,5 +257,5 @@ def _gate(message: Json) -> GateOptions | None:
         return None
     if not isinstance(vad, dict):
         raise ValueError(f'"vad" must be false or an object, not {quoted(vad)}')
-    check_fields(vad, _VAD, "vad")
+    check_fields(vad, _VAD_FIELDS, "vad")
     return GateOptions(**{name: value for name, value in vad.items() if value is not None})
