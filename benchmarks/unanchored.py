@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from voxlive.checkpoints.local_model import Checkpoint
 from voxlive.decoders.decoder import TextDecoder, prompt
-from voxlive.encoders.encoder import AudioEncoder
-from voxlive.encoders.mel import Framer, MelFrontEnd
+from voxlive.encoders.encoder import AudioEncoder, Framer, MelFrontEnd
 from voxlive.engines.voxtral.loading import load_weights
 from voxlive.layers.attention import ATTENTIONS, GatherAttention
 

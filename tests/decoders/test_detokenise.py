@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxlive.decoders.detokenise import Detokeniser, TokenWord
+from voxlive.decoders.decoder import Detokeniser, TokenWord
 
 PAD, WORD, EOS = 32, 33, 2
 

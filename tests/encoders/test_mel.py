@@ -6,7 +6,7 @@ from support.tiny_voxtral import front_end, mel_of
 
 from training.golden.audio import synthetic_audio
 from training.golden.weights import TINY
-from voxlive.encoders.mel import Framer, mel_filters
+from voxlive.encoders.encoder import Framer, mel_filters
 
 TOKEN = TINY.samples_per_token
 LOOKAHEAD = TINY.audio.n_fft // 2 - TINY.audio.hop

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from voxlive.processes import channel
-from voxlive.processes.channel import BatchedSender, hang_up, read_messages
+from voxlive.processes import process
+from voxlive.processes.process import BatchedSender, hang_up, read_messages
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def test_a_sender_keeps_every_threads_order(ends):
 
 
 def test_a_batch_is_bounded_and_a_flush_sends_all(ends, monkeypatch):
-    monkeypatch.setattr(channel, "PAUSE_S", 600)  # the sender's own thread sends one batch
-    monkeypatch.setattr(channel, "MAX_BATCH", 10)
+    monkeypatch.setattr(process, "PAUSE_S", 600)  # the sender's own thread sends one batch
+    monkeypatch.setattr(process, "MAX_BATCH", 10)
     ours, theirs = ends
     sender: BatchedSender[int] = BatchedSender(theirs, "test")
     sender.put(0)
@@ -58,7 +58,7 @@ def test_a_batch_is_bounded_and_a_flush_sends_all(ends, monkeypatch):
 
 
 def test_an_end_that_reads_nothing_is_given_up_at_the_bound(ends, monkeypatch):
-    monkeypatch.setattr(channel, "MAX_WAITING", 100)
+    monkeypatch.setattr(process, "MAX_WAITING", 100)
     ours, theirs = ends
     sender: BatchedSender[bytes] = BatchedSender(theirs, "test")
     sender.put(bytes(1 << 22))  # more than a socket holds: its thread waits for the reader

@@ -4,9 +4,9 @@ import logging
 import socket
 import threading
 
-from voxlive.processes.channel import BatchedSender, read_messages
 from voxlive.processes.child import ForwardLogs
 from voxlive.processes.logs import ForwardedRecord
+from voxlive.processes.process import BatchedSender, read_messages
 
 
 def test_what_is_logged_there_is_logged_here(caplog):

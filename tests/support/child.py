@@ -7,8 +7,8 @@ import os
 import subprocess
 import time
 
-from voxlive.processes.channel import read_messages
 from voxlive.processes.child import exiting_with_parent, run_child
+from voxlive.processes.process import read_messages
 
 
 def serve(end, sender):

@@ -9,8 +9,7 @@ from training.golden.audio import synthetic_audio
 from training.golden.sample import BOS, STREAMING_PAD
 from training.golden.weights import TINY, random_weights
 from voxlive.decoders.decoder import TextDecoder
-from voxlive.encoders.encoder import AudioEncoder
-from voxlive.encoders.mel import Framer, MelFrontEnd
+from voxlive.encoders.encoder import AudioEncoder, Framer, MelFrontEnd
 from voxlive.layers.linear import Weights
 
 BLOCK = 8

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from voxlive.layers.device import kernel, on_cuda
+from voxlive.layers.linear import kernel, on_cuda
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class CudaAttention:
     @cached_property
     def _kernel(self) -> Any:
         inputs = ["qkv", "pool", "angles", "start", "blocks", "tickets"]
-        return kernel("attention", __file__, _BODY, inputs=inputs, outputs=["context", "parts"])
+        return kernel("attention", _BODY, inputs=inputs, outputs=["context", "parts"])
 
     def _tiles(self, n: int) -> int:
         return -(-n * self._group // _TILE)

@@ -21,9 +21,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-from voxlive.processes.channel import BatchedSender
 from voxlive.processes.logs import ForwardedRecord, portable
-from voxlive.processes.process import ENDING_SIGNALS
+from voxlive.processes.process import ENDING_SIGNALS, BatchedSender
 
 SHUTDOWN_TIMEOUT_S = 5
 """What a child may take to end once its socket is closed."""

@@ -13,8 +13,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.processes.channel import BatchedSender, read_messages
 from voxlive.processes.child import run_child
+from voxlive.processes.process import BatchedSender, read_messages
 from voxlive.runners.contract import JobProgress
 from voxlive.runners.registry import BACKENDS, loader
 from voxlive.runners.wire import (

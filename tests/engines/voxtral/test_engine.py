@@ -12,7 +12,7 @@ from support.tiny_checkpoint import write_tiny
 
 from training.golden.audio import synthetic_audio
 from voxlive.checkpoints.local_model import read_model
-from voxlive.decoders.detokenise import Detokeniser
+from voxlive.decoders.decoder import Detokeniser
 from voxlive.engines.contract import (
     Committed,
     EngineOptions,
@@ -25,8 +25,7 @@ from voxlive.engines.contract import (
 from voxlive.engines.voxtral import load
 from voxlive.engines.voxtral.engine import STEPS, VoxtralEngine
 from voxlive.engines.voxtral.model import CHUNK
-from voxlive.engines.voxtral.row import LONGEST_WORD
-from voxlive.engines.voxtral.stream import VoxtralStream
+from voxlive.engines.voxtral.stream import LONGEST_WORD, VoxtralStream
 from voxlive.errors import EngineFull, UnsupportedOption
 from voxlive.values import Word
 

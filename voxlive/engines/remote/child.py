@@ -28,9 +28,8 @@ from voxlive.engines.remote.wire import (
     StreamMessage,
 )
 from voxlive.errors import CheckpointError, EngineError
-from voxlive.processes.channel import BatchedSender, read_messages
 from voxlive.processes.child import exiting_with_parent, run_child
-from voxlive.processes.process import tune_interpreter
+from voxlive.processes.process import BatchedSender, read_messages, tune_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -21,12 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.decoders.decoder import NOT_FINITE
-from voxlive.decoders.detokenise import Detokeniser
+from voxlive.decoders.decoder import NOT_FINITE, Detokeniser
 from voxlive.engines.contract import DurationHistogram, Failed
 from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, plan_rounds
-from voxlive.engines.voxtral.row import Row, RowAudio, RowMark
-from voxlive.engines.voxtral.stream import VoxtralStream, row_options
+from voxlive.engines.voxtral.stream import Row, RowAudio, RowMark, VoxtralStream, row_options
 from voxlive.errors import EngineError, EngineFull
 from voxlive.processes.supervisor import Work
 

@@ -34,8 +34,8 @@ from voxlive.errors import (
     WeightsMismatch,
     listed,
 )
-from voxlive.layers.device import SIZES, on_cuda
-from voxlive.layers.linear import Weights
+from voxlive.layers.linear import Weights, on_cuda
+from voxlive.layers.stack import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,8 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from voxlive.decoders.decoder import NOT_FINITE, TextDecoder
-from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue
-from voxlive.encoders.mel import Floats, MelFrontEnd
+from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue, Floats, MelFrontEnd
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.config import VoxtralConfig

@@ -1,22 +1,102 @@
-"""One session's place in the Voxtral engine: what it hands over, and whom it answers.
+"""One session's place in the Voxtral engine: what it hands over, its state, and whom it answers.
 
-What a stream may ask of the model, and what that makes of its row.
+A ``Row`` is the stream's state on the engine's thread: audio in, tokens out. Pure: no clock. It is
+reset in silence, never in mid-speech: what bounds it are the model's sliding windows.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from voxlive.encoders.mel import MelFrontEnd
-from voxlive.engines.voxtral.row import RowAudio, RowMark
+from voxlive.encoders.encoder import Framer
+from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
+from voxlive.values import SAMPLE_RATE, Timeline, Word
 
 if TYPE_CHECKING:
-    from voxlive.engines.contract import Message, Sink
+    from voxlive.decoders.decoder import Detokeniser, TokenWord
+    from voxlive.encoders.encoder import Floats, MelFrontEnd
+    from voxlive.engines.contract import Sink
     from voxlive.engines.voxtral.model import VoxtralModel
     from voxlive.values import Samples
+
+TRAIL_TOKENS = 4
+"""Tokens of real audio beyond the delay after which the last words are normally out."""
+RESET_SILENCE = 2 * SAMPLE_RATE
+"""A silence from which the model starts afresh."""
+FLUSH_MARGIN = 10
+"""Tokens of silence past the delay that a flush decodes, as the model's own tokenizer pads."""
+MAX_BLANK_RUN = 200
+"""Pads in a row of fed speech from which the model is taken to be in a rut."""
+LONGEST_WORD = 8
+"""Tokens of audio between the start that a word is given and its end."""
+SETTLED = 2
+"""Pads after the last piece of text from which nothing more is taken to be on its way."""
+_BLANK_RUN_SLOPE, _BLANK_RUN_MOST = 0.5, 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class RowOptions:
+    """What the model and the stream's delay make of a row. Lengths in tokens and samples."""
+
+    front_end: MelFrontEnd
+    left_pad_tokens: int
+    delay_tokens: int
+
+    @property
+    def per_token(self) -> int:
+        """Samples to a token of audio."""
+        return self.front_end.samples
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of audio that the prompt covers: BOS, the silence on the left, the delay."""
+        return 1 + self.left_pad_tokens + self.delay_tokens
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond a token's end that its last mel frame needs."""
+        return look_ahead(self.front_end)
+
+
+def look_ahead(front_end: MelFrontEnd) -> int:
+    """See ``RowOptions.look_ahead``."""
+    config = front_end.config
+    return config.n_fft // 2 - config.hop
+
+
+def trail_margin(front_end: MelFrontEnd) -> int:
+    """See ``EngineInfo.trail_margin``."""
+    return TRAIL_TOKENS * front_end.samples + look_ahead(front_end)
+
+
+def row_options(delay_ms: int, model: VoxtralModel) -> RowOptions:
+    """For a delay that is one of the model's."""
+    token_ms = 1000 * model.front_end.samples // model.config.audio.sample_rate
+    return RowOptions(model.front_end, model.config.left_pad_tokens, delay_ms // token_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class RowAudio:
+    """Samples whose first stands at ``at`` on the session's clock."""
+
+    samples: Samples
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowMark:
+    """Answer ``marker`` once everything before is said; with ``flush`` bring it out and reset.
+
+    Without ``flush`` the speaker paused: the stream's ``trail`` of audio lies behind the speech.
+    """
+
+    marker: int
+    flush: bool
 
 
 class StreamOwner(Protocol):
@@ -66,46 +146,236 @@ class VoxtralStream:
             self.sink(message)
 
 
-TRAIL_TOKENS = 4
-"""Tokens of real audio beyond the delay after which the last words are normally out."""
+def pad_penalty(run: int) -> float:
+    """What to take off the pad's logit after ``run`` pads in a row of fed speech."""
+    return min(_BLANK_RUN_MOST, _BLANK_RUN_SLOPE * max(0, run - MAX_BLANK_RUN))
 
 
 @dataclass(frozen=True, slots=True)
-class RowOptions:
-    """What the model and the stream's delay make of a row. Lengths in tokens and samples."""
+class _Due:
+    """Markers that are due once ``decoded`` tokens have been; none for a flush of our own."""
 
-    front_end: MelFrontEnd
-    left_pad_tokens: int
-    delay_tokens: int
+    decoded: int
+    markers: tuple[int, ...]
+    flush: bool
+
+
+class Row:
+    """Everything of one stream but its caches. ``send`` takes its messages, in order.
+
+    Where a method returns True the caches must be restarted before the next step.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        options: RowOptions,
+        words: Detokeniser,
+        send: Callable[[Message], None],
+    ) -> None:
+        self.slot = slot
+        self.options = options
+        self.ruts = 0
+        self._words = words
+        self._send = send
+        self._inbox: deque[RowAudio | RowMark] = deque()
+        self._due: _Due | None = None
+        self._draft = ""
+        self._said_upto = 0
+        self._word_end = 0
+        self._decoded = 0
+        self._timeline = Timeline()
+        self._unmarked = False
+        self._begin()
 
     @property
-    def per_token(self) -> int:
-        """Samples to a token of audio."""
-        return self.front_end.samples
+    def ready(self) -> int:
+        """Tokens of audio to encode now: none before those are decoded that have been."""
+        return 0 if self._is_behind() else self._framer.ready
 
     @property
-    def prompt(self) -> int:
-        """Tokens of audio that the prompt covers: BOS, the silence on the left, the delay."""
-        return 1 + self.left_pad_tokens + self.delay_tokens
+    def waiting(self) -> bool:
+        """Whether there is anything to do before more audio comes."""
+        return self._is_behind() or self.ready > 0 or bool(self._inbox) or self._is_due()
 
     @property
-    def look_ahead(self) -> int:
-        """Samples beyond a token's end that its last mel frame needs."""
-        return look_ahead(self.front_end)
+    def missing(self) -> int:
+        """Samples of audio without which the next round would have nothing to encode."""
+        return self._framer.missing
 
+    @property
+    def _queued(self) -> int:
+        """Tokens of audio that there have been."""
+        return self._encoded + self._framer.ready
 
-def look_ahead(front_end: MelFrontEnd) -> int:
-    """See ``RowOptions.look_ahead``."""
-    config = front_end.config
-    return config.n_fft // 2 - config.hop
+    @property
+    def quiet(self) -> bool:
+        """Whether a reset now would lose nothing."""
+        return not (self._unmarked or self._due or self._inbox)
 
+    @property
+    def near_rut(self) -> bool:
+        """Whether the next outputs decide about a penalty, so that each must be awaited."""
+        return self._words.pad_run >= MAX_BLANK_RUN - 2
 
-def trail_margin(front_end: MelFrontEnd) -> int:
-    """See ``EngineInfo.trail_margin``."""
-    return TRAIL_TOKENS * front_end.samples + look_ahead(front_end)
+    @property
+    def pad_penalty(self) -> float:
+        """See the function of this name."""
+        return pad_penalty(self._words.pad_run)
 
+    def absorb(self, items: Iterable[RowAudio | RowMark]) -> bool:
+        """Take new items, in order. Audio behind a mark waits until the mark is reached, so that
+        what is decided there does not depend on when it came.
+        """
+        self._inbox.extend(items)
+        restart = False
+        while self._inbox and self._takes(self._inbox[0]):
+            match self._inbox.popleft():
+                case RowAudio() as audio if self._silent_before(audio) and self._unmarked:
+                    self._inbox.appendleft(audio)
+                    self._pad_out()
+                case RowAudio() as audio:
+                    if self._silent_before(audio):
+                        self.reset()
+                        restart = True
+                    self._hear(audio)
+                case RowMark(marker, flush=True):
+                    self._pad_out(marker)
+                case RowMark(marker):
+                    self._pause(marker)
+        return restart
 
-def row_options(delay_ms: int, model: VoxtralModel) -> RowOptions:
-    """For a delay that is one of the model's."""
-    token_ms = 1000 * model.front_end.samples // model.config.audio.sample_rate
-    return RowOptions(model.front_end, model.config.left_pad_tokens, delay_ms // token_ms)
+    def take(self, tokens: int) -> Floats:
+        """The audio of the next tokens, for the front end; from now on counted as encoded."""
+        self._encoded += tokens
+        return self._framer.take(tokens)
+
+    def hear(self, token: int) -> None:
+        """The decoder's next output; the first one is that of the whole prompt."""
+        self._decoded = self._decoded + 1 if self._decoded else self.options.prompt
+        self._say(self._words.push(token))
+        self.ruts += self._words.pad_run == MAX_BLANK_RUN + 1
+
+    def settle(self) -> bool:
+        """After a round: tell the draft, the progress and the marks that were reached."""
+        restart = False
+        while (due := self._due) and self._is_due():
+            self._due = None
+            restart = self._reach(due) or restart
+        self._tell_draft(self._words.draft)
+        if self._timeline.length:
+            self._send(Progressed(self._progress()))
+        return restart
+
+    def reset(self) -> None:
+        """Start afresh because the caches are gone; for a row that is ``quiet``."""
+        self._say(self._words.restart())
+        self._begin()
+
+    def _is_behind(self) -> bool:
+        """Whether positions wait to be decoded; those of the prompt are one."""
+        return self._encoded >= max(self._decoded + 1, self.options.prompt)
+
+    def _is_due(self) -> bool:
+        return self._due is not None and self._due.decoded <= self._decoded
+
+    def _takes(self, item: RowAudio | RowMark) -> bool:
+        due = self._due
+        return due is None or (isinstance(item, RowMark) and not due.flush)
+
+    def _silent_before(self, audio: RowAudio) -> bool:
+        return bool(self._timeline.length) and audio.at - self._fed_upto >= RESET_SILENCE
+
+    def _hear(self, audio: RowAudio) -> None:
+        self._timeline.extend(audio.at, len(audio.samples))
+        self._fed_upto = audio.at + len(audio.samples)
+        self._unmarked = True
+        self._framer.push(audio.samples)
+
+    def _pause(self, marker: int) -> None:
+        self._unmarked = False
+        # Of less audio than the first step takes nothing is decoded, so there is nothing to await.
+        due = self._queued if self._queued >= self.options.prompt else 0
+        self._due = _Due(due, (*self._awaited, marker), flush=False)
+
+    @property
+    def _awaited(self) -> tuple[int, ...]:
+        return self._due.markers if self._due else ()
+
+    def _pad_out(self, *markers: int) -> None:
+        """Silence up to a whole token, for the delay and for the margin: the last words.
+
+        They may be those of a pause whose mark has not been reached, which then waits for them.
+        """
+        self._unmarked = False
+        per_token = self.options.per_token
+        due = 0
+        if self._timeline.length:
+            tokens = self.options.delay_tokens + 1 + FLUSH_MARGIN
+            rest = -self._timeline.length % per_token
+            silence = rest + tokens * per_token + self.options.look_ahead
+            self._framer.push(np.zeros(silence, np.float32))
+            due = self._queued
+        self._due = _Due(due, (*self._awaited, *markers), flush=True)
+
+    def _reach(self, due: _Due) -> bool:
+        """Say that marks were reached; a pause in mid-word is made a flush."""
+        words, heard = self._words, bool(self._timeline.length)
+        if due.flush:
+            self._say(words.restart())
+        elif words.pad_run >= SETTLED or not heard:
+            self._say(words.finish())
+        else:
+            self._pad_out(*due.markers)
+            return False
+        self._tell_draft(words.draft)
+        for marker in due.markers:
+            self._send(Reached(marker))
+        # A row that has heard nothing is as it began, and of its silence some may be encoded.
+        if due.flush and heard:
+            self._begin()
+        return due.flush and heard
+
+    def _say(self, words: list[TokenWord]) -> None:
+        if words:
+            self._send(Committed(tuple(self._timed(word) for word in words)))
+
+    def _timed(self, word: TokenWord) -> Word:
+        """Onto the session's clock: in order, and not past the audio that was fed.
+
+        The model marks ends only: a word is taken to start where the one before it ended, but not
+        more than ``LONGEST_WORD`` before its own end.
+        """
+        per_token = self.options.per_token
+        ended = word.end(per_token)
+        began = max(self._word_end, ended - LONGEST_WORD * per_token)
+        self._word_end = min(ended, self._timeline.length)
+        start = max(self._said_upto, self._timeline.clock(began, end=False))
+        self._said_upto = max(start, self._timeline.clock(ended))
+        return Word(word.text, start, self._said_upto)
+
+    def _tell_draft(self, text: str) -> None:
+        if text != self._draft:
+            self._draft = text
+            self._send(Drafted(text))
+
+    def _progress(self) -> int:
+        """The clock up to which the model has heard; a rest that is no whole token counts."""
+        if self._decoded == self._queued and not self._inbox:
+            return self._fed_upto
+        heard = max(0, self._decoded - self.options.left_pad_tokens) * self.options.per_token
+        kept = heard - (self.options.delay_tokens + FLUSH_MARGIN) * self.options.per_token
+        self._timeline.forget(kept)
+        return self._timeline.clock(heard)
+
+    def _begin(self) -> None:
+        """As a stream that has heard nothing but the silence on its left."""
+        self._encoded = 0
+        self._decoded = 0
+        self._framer = Framer(self.options.front_end)
+        self._timeline = Timeline()
+        self._word_end = 0
+        self._fed_upto = 0
+        self._unmarked = False
+        left = self.options.left_pad_tokens * self.options.per_token
+        self._framer.push(np.zeros(left, np.float32))

@@ -8,19 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxlive.checkpoints.config import AudioConfig
-from voxlive.decoders.detokenise import Detokeniser
-from voxlive.encoders.mel import MelFrontEnd
+from voxlive.decoders.decoder import Detokeniser
+from voxlive.encoders.encoder import MelFrontEnd
 from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
 from voxlive.engines.voxtral.model import plan_rounds
-from voxlive.engines.voxtral.row import (
+from voxlive.engines.voxtral.stream import (
     FLUSH_MARGIN,
     MAX_BLANK_RUN,
+    TRAIL_TOKENS,
     Row,
     RowAudio,
     RowMark,
+    RowOptions,
     pad_penalty,
 )
-from voxlive.engines.voxtral.stream import TRAIL_TOKENS, RowOptions
 from voxlive.values import Word
 
 FRONT_END = MelFrontEnd(AudioConfig(16_000, 400, 160, 128, 1.5), frames=8)
