@@ -201,7 +201,7 @@ async def test_events_of_several_sources_and_notices_keep_their_order() -> None:
     outbox: Outbox[str] = Outbox()
     outbox.put(Draft(0, "a"), "mic")
     outbox.put(Draft(0, "b"), "system")
-    outbox.add("notice")
+    outbox.add_notice("notice")
     outbox.close(SessionClosed(1), source="mic")
     outbox.put(Flushed("late"), "mic")
     outbox.put(Flushed("x"), "system")

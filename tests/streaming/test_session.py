@@ -427,7 +427,7 @@ async def test_an_engine_is_behind_with_what_it_had_the_time_to_hear(
     least: float,
     most: float,
 ) -> None:
-    monkeypatch.setattr("voxlive.streaming.session._EVERY_S", 0.0)
+    monkeypatch.setattr("voxlive.streaming.session._LAG_EVERY_S", 0.0)
     engine.progress = keeps_up
     session = service.open(OPEN)
     for second in range(1, 4):

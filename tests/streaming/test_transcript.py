@@ -16,17 +16,17 @@ def test_deltas_segments_and_text_are_one(steps: list[list[str] | str]) -> None:
     segments: list[SegmentClosed] = []
     for at, step in enumerate(steps):
         if step == "close":
-            closed = transcript.close()
+            closed = transcript.close_segment()
             if closed is not None:
                 segments.append(closed)
         elif isinstance(step, str):
-            transcript.draft(step)
+            transcript.set_draft(step)
         else:
             event = transcript.commit(tuple(Word(text, at, at + 1) for text in step))
             if event is not None:
                 assert event.segment == len(segments)
                 deltas.append(event.text)
-    closed = transcript.close()
+    closed = transcript.close_segment()
     if closed is not None:
         segments.append(closed)
     assert "".join(deltas) == transcript.text == "".join(segment.text for segment in segments)
@@ -38,7 +38,7 @@ def test_first_word_loses_its_space_and_no_other() -> None:
     assert transcript.commit((Word(" one", 0, 10), Word(" two", 10, 20))) == Words(
         0, (Word("one", 0, 10), Word(" two", 10, 20))
     )
-    assert transcript.close() == SegmentClosed(0, 0, 20, "one two")
+    assert transcript.close_segment() == SegmentClosed(0, 0, 20, "one two")
     assert transcript.commit((Word(" three", 30, 40),)) == Words(1, (Word(" three", 30, 40),))
     assert transcript.text == "one two three"
 
@@ -51,12 +51,12 @@ def test_scripts_without_spaces_are_joined_as_they_come() -> None:
 
 def test_draft_is_said_once_and_is_never_part_of_the_text() -> None:
     transcript = LiveTranscript()
-    first = transcript.draft(" maybe")
+    first = transcript.set_draft(" maybe")
     assert first is not None
     assert first.text == "maybe"
-    assert transcript.draft(" maybe") is None
+    assert transcript.set_draft(" maybe") is None
     transcript.commit((Word(" sure", 0, 1),))
-    cleared = transcript.draft("")
+    cleared = transcript.set_draft("")
     assert cleared is not None
     assert cleared.text == ""
     assert transcript.text == "sure"
@@ -64,5 +64,5 @@ def test_draft_is_said_once_and_is_never_part_of_the_text() -> None:
 
 def test_closing_nothing_says_nothing() -> None:
     transcript = LiveTranscript()
-    assert transcript.close() is None
+    assert transcript.close_segment() is None
     assert transcript.commit(()) is None

@@ -47,9 +47,9 @@ def conversations(draw: st.DrawFn) -> list[Event]:
                     now += gap + 800
                 events.append(transcript.commit(tuple(said)))
             case "draft":
-                events.append(transcript.draft(value))
+                events.append(transcript.set_draft(value))
             case "close":
-                events += [SpeechStopped(now), transcript.draft(""), transcript.close()]
+                events += [SpeechStopped(now), transcript.set_draft(""), transcript.close_segment()]
                 events.append(UtteranceEnded(now))
             case "lag":
                 events.append(Lag(value))
@@ -57,5 +57,5 @@ def conversations(draw: st.DrawFn) -> list[Event]:
                 events.append(SessionWarning("damaged", value))
             case "flushed":
                 events.append(Flushed(value))
-    events += [transcript.draft(""), transcript.close(), SessionClosed(now + 100)]
+    events += [transcript.set_draft(""), transcript.close_segment(), SessionClosed(now + 100)]
     return [event for event in events if event is not None]

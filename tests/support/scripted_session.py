@@ -263,9 +263,9 @@ class ScriptedSession:
             case tuple():
                 self._tell(source, transcript.commit(message))
             case str():
-                self._tell(source, transcript.draft(message))
+                self._tell(source, transcript.set_draft(message))
             case _:
-                for event in (transcript.draft(""), transcript.close(), message):
+                for event in (transcript.set_draft(""), transcript.close_segment(), message):
                     self._tell(source, event)
         if isinstance(message, Flushed) and not self._flushing.popleft():
             self.flushes += 1

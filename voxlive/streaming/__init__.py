@@ -1,1 +1,1 @@
-"""A live session: sample clock, engines, transcript, events."""
+"""Live sessions: ingest, intake, transcript, events, queues, and the online processor."""

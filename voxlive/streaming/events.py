@@ -1,6 +1,6 @@
-"""What a session tells its client: the only things that protocol adapters see.
+"""The events of a session: all that protocols see of it.
 
-All times are samples on the session's clock (16 kHz, see ``clock``).
+Times are samples on the session's clock: counts at 16 kHz since its first sample.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from voxlive.values import Word
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """The voice detector heard speech begin at sample ``at``."""
+    """Speech began at sample ``at``, by the voice detector."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """The voice detector heard speech end at sample ``at``."""
+    """Speech ended at sample ``at``, by the voice detector."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words committed to a segment: said once, in order, never changed."""
+    """Words committed to a segment: each comes once, in order, and never changes."""
 
     segment: int
     words: tuple[Word, ...]
@@ -39,7 +39,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What may still change: replaces the previous draft; an empty text clears it."""
+    """The text after the last committed word. It replaces the last draft; "" clears that."""
 
     segment: int
     text: str
@@ -49,7 +49,7 @@ class Draft:
 class SegmentClosed:
     """A segment is complete; ``text`` is exactly its words' texts joined.
 
-    ``received``: how much audio there was then, beyond which nothing may be shown to last.
+    ``received``: the samples received by then; times shown to users must not lie beyond.
     """
 
     id: int
@@ -61,9 +61,9 @@ class SegmentClosed:
 
 @dataclass(frozen=True, slots=True)
 class UtteranceEnded:
-    """The speaker paused, or no audio came for long: all words before sample ``upto`` were told.
+    """The speaker paused, or no audio came for long: all words before sample ``upto`` are out.
 
-    It follows the segment that this closed, and comes where there were no words as well.
+    It follows the segment that this closed, and also comes where there were no words.
     """
 
     upto: int
@@ -71,14 +71,14 @@ class UtteranceEnded:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """Everything sent before the flush with this marker has been said."""
+    """All words of what was sent before the flush with this marker are out."""
 
     marker: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How far the engine is behind the audio received, in seconds."""
+    """How many seconds the engine is behind the audio received."""
 
     behind_s: float
 
@@ -93,7 +93,7 @@ class SessionWarning:
 
 @dataclass(frozen=True, slots=True)
 class SessionError:
-    """The session failed or refused something; ``fatal`` says whether it ends here."""
+    """The session failed or refused something; it ends with this if ``fatal``."""
 
     code: str
     message: str
@@ -102,7 +102,7 @@ class SessionError:
 
 @dataclass(frozen=True, slots=True)
 class SessionClosed:
-    """The last event. ``samples`` is the length of all audio received."""
+    """The last event. ``samples`` is the number of all samples received."""
 
     samples: int
 

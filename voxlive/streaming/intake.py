@@ -1,10 +1,8 @@
-"""What a session hears with: its ingest, its voice detector and its gate.
+"""A session's way in: its options, the commands in its inbox, and what its audio goes through.
 
-What a client asks of its session; audio is ``bytes`` in the declared format.
-
-Audio that the gate has not decided about yet, addressed by sample on the session's clock.
-
-What a session asks for, and what a server is started with: parsed once, at the edge.
+``SessionOptions`` are parsed once, at the edge. An ``Intake`` is the ingest, the voice detector and
+the gate that audio goes through until the session is reconfigured. ``UndecidedAudio`` holds samples
+until the gate has decided about them. Positions are samples at 16 kHz on the session's clock.
 """
 
 from __future__ import annotations
@@ -27,11 +25,30 @@ if TYPE_CHECKING:
     from voxlive.streaming.ingest.live import Ingest
 
 
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session's audio arrives, where speech begins and ends, what the engine does.
+
+    ``gate`` None means that everything is speech. ``stall_s``: when no audio arrives for so many
+    seconds in the middle of speech, the utterance ends as if the speaker had paused.
+    ``replacements``: the client's dictionary, beside the server's.
+    """
+
+    audio: AudioFormat
+    gate: GateOptions | None = field(default_factory=GateOptions)
+    stream: StreamOptions = field(default_factory=StreamOptions)
+    stall_s: float = 2.0
+    replacements: Replacements = field(default_factory=Replacements)
+
+
 class SpeechProbabilities(Protocol):
-    """Hears speech: a voice detector's lane, or a null one that takes everything for speech."""
+    """Speech probabilities of one stream: a voice detector's lane, or ``NoVad``."""
 
     async def push(self, samples: Samples) -> Iterable[float]:
-        """The probabilities of the windows that these samples complete."""
+        """Take float32 samples [n] at 16 kHz; a probability for each 512-sample window completed.
+
+        Raises VadError.
+        """
         ...
 
     def close(self) -> None:
@@ -40,13 +57,13 @@ class SpeechProbabilities(Protocol):
 
 
 class NoVad:
-    """The ear of a session without voice detection: every window is speech."""
+    """The probabilities of a session without voice detection: every window is speech."""
 
     def __init__(self) -> None:
         self._rest = 0
 
     async def push(self, samples: Samples) -> Iterable[float]:
-        """One probability of 1.0 for each 512-sample window that is complete."""
+        """A probability of 1.0 for each 512-sample window completed."""
         windows, self._rest = divmod(self._rest + len(samples), WINDOW)
         return [1.0] * windows
 
@@ -55,35 +72,35 @@ class NoVad:
 
 
 class Intake(NamedTuple):
-    """From one sample of the session's clock on."""
+    """What a session's audio goes through from one sample on."""
 
     ingest: Ingest
-    ear: SpeechProbabilities
+    vad: SpeechProbabilities
     gate: Gate | OpenGate
 
 
 OpenIntake = Callable[[int, int], Intake]
-"""Makes a hearing for a stream with this trail, from this sample on."""
+"""Opens an intake for a stream with this trail, from this sample on. Raises BadAudio, VadError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Bring out all words so far, then say ``Flushed(marker)``."""
+    """Commit all words so far, then emit ``Flushed(marker)``."""
 
     marker: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reconfigure:
-    """End the speech so far, say ``Flushed(marker)``, and hear what follows in another way."""
+    """End the speech so far, emit ``Flushed(marker)``, and go on with a new intake."""
 
-    listen: OpenIntake
+    open_intake: OpenIntake
     marker: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """There is no more audio; ``reason``: why, where that is not the client's doing."""
+    """There is no more audio; ``reason`` says why, where the client did not ask for the end."""
 
     reason: SessionError | None = None
 
@@ -96,10 +113,10 @@ class UndecidedOverflow(Exception):
 
 
 class UndecidedAudio:
-    """A queue of samples ``start`` to ``end``: appended behind, taken or dropped in front.
+    """A queue of samples ``start`` to ``end``: appended at the end, taken or dropped at the start.
 
-    It holds at most ``capacity`` samples; an append beyond that raises HeldOverflow and changes
-    nothing. The default leaves room for the gate's longest hold and seconds of new audio.
+    It holds at most ``capacity`` samples; an append beyond that raises UndecidedOverflow and
+    changes nothing. The default has room for ``Gate.max_undecided`` and seconds of new audio.
     """
 
     def __init__(self, capacity: int = 8 * SAMPLE_RATE) -> None:
@@ -109,18 +126,21 @@ class UndecidedAudio:
         self._parts: deque[Samples] = deque()
 
     def append(self, samples: Samples) -> None:
-        """Add float32 samples [n], which nobody may change any more, behind ``end``."""
+        """Add float32 samples [n], which must not be changed any more, at ``end``."""
         if self.end + len(samples) - self.start > self._capacity:
             raise UndecidedOverflow(
                 f"{self.end - self.start} samples wait for a decision and {len(samples)} more do "
-                f"not fit in {self._capacity}: append shorter pieces, and judge each one"
+                f"not fit in {self._capacity}: append shorter pieces, and decide about each one"
             )
         if len(samples):
             self._parts.append(samples)
             self.end += len(samples)
 
     def take(self, start: int, end: int) -> Samples:
-        """Remove everything before ``end`` and return float32 [end - start], for reading."""
+        """Remove everything before ``end``; returns float32 [end - start], not to be written to.
+
+        Raises ValueError for a range that is not held.
+        """
         self._check(start, end)
         self.drop(start)
         parts = []
@@ -133,7 +153,7 @@ class UndecidedAudio:
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def drop(self, upto: int) -> None:
-        """Forget every sample before ``upto``."""
+        """Remove every sample before ``upto``. Raises ValueError if that is not held."""
         self._check(self.start, upto)
         while self.start < upto:
             self._remove(min(len(self._parts[0]), upto - self.start))
@@ -147,19 +167,3 @@ class UndecidedAudio:
     def _check(self, start: int, end: int) -> None:
         if not self.start <= start <= end <= self.end:
             raise ValueError(f"{start} to {end} is not within {self.start} to {self.end}")
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """One session: how its audio arrives, where speech begins and ends, what the engine does.
-
-    ``gate`` None means that everything is speech. ``stall_s``: when no audio arrives for this long
-    in the middle of speech, what was heard is brought out as if the speaker had paused.
-    ``replacements``: the client's dictionary, beside the server's.
-    """
-
-    audio: AudioFormat
-    gate: GateOptions | None = field(default_factory=GateOptions)
-    stream: StreamOptions = field(default_factory=StreamOptions)
-    stall_s: float = 2.0
-    replacements: Replacements = field(default_factory=Replacements)

@@ -1,8 +1,9 @@
-"""The online processor: a stream of any engine with a synchronous face, for embedding.
+"""The online processor: a synchronous interface to one stream of any engine, for embedding.
 
-Its shape is WhisperLiveKit's, so that either side can drive the other's. A driver repeats
+The interface is WhisperLiveKit's, so that either side can drive the other's. A driver repeats
 ``insert_audio_chunk``, ``process_iter``, ``get_buffer``; calls ``start_silence`` and
 ``end_silence`` around a pause; and ends with ``finish``. No server and no event loop are needed.
+Times are seconds since the session's start.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _SENTENCE_ENDS = frozenset(".!?\u3002\uff01\uff1f")
 
 @dataclass(slots=True)
 class Token:
-    """A word or, in ``get_buffer``, the draft. Times are in seconds; null is what is not known.
+    """A word or, in ``get_buffer``, the draft. Times are in seconds; None is what is not known.
 
-    ``text`` carries its own leading space. ``speaker`` -1 means that nobody has told speakers.
+    ``text`` carries its own leading space. ``speaker`` -1 means that no speaker is known.
     """
 
     start: float | None
@@ -45,17 +46,17 @@ class Token:
     detected_language: str | None = None
 
     def is_silence(self) -> bool:
-        """Whether it stands for silence: never."""
+        """Whether it stands for silence: never, here."""
         return False
 
     def has_punctuation(self) -> bool:
-        """Whether a sentence ends in it."""
+        """Whether a sentence ends with it."""
         return not _SENTENCE_ENDS.isdisjoint(self.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Asr:
-    """What drivers ask the recogniser itself: what goes between two words, which is nothing."""
+    """What drivers read of the recogniser: ``sep`` stands between two words, and is empty."""
 
     sep: str = ""
 
@@ -63,10 +64,11 @@ class Asr:
 class OnlineProcessor:
     """One stream of ``engine``, opened at once: raises EngineFull or UnsupportedOption.
 
-    Words come back once, in order. A wait for the engine ends when it has said nothing for
-    ``timeout`` seconds; then, and after a failure of the engine, methods raise EngineError. One
-    thread at a time may call ``process_iter``, ``start_silence``, ``new_speaker`` and ``finish``;
-    the others never block, and may be called from a second one.
+    Words come back once, in order. A wait for the engine ends when it has sent no message for
+    ``timeout`` seconds; then, and after a failure of the engine, methods raise EngineError. Bounds:
+    ``MAX_INSERTED`` and ``MAX_BACKLOG``. One thread at a time may call ``process_iter``,
+    ``start_silence``, ``new_speaker`` and ``finish``; the others never block, and may be called
+    from a second one.
     """
 
     SAMPLING_RATE = SAMPLE_RATE
@@ -80,10 +82,10 @@ class OnlineProcessor:
         self._inserted: deque[tuple[Samples, int]] = deque()
         self._inserted_upto = 0
         self._waiting = 0
-        # What is in the engine: pieces of audio by their end on the clock and their length.
+        # Pieces of audio in the engine: the sample at which each ends, and its length.
         self._sent: deque[tuple[int, int]] = deque()
-        # What the engine has said, under ``_news``. The stream is never called with it held.
-        self._news = threading.Condition()
+        # Guards what comes from the engine. The stream is never called with it held.
+        self._changed = threading.Condition()
         self._words: list[Word] = []
         self._draft = ""
         self._progress = 0
@@ -94,8 +96,8 @@ class OnlineProcessor:
 
     @property
     def audio_buffer(self) -> Sized:
-        """As long as there are samples inserted and not recognised yet."""
-        with self._news:
+        """Its length is the number of samples inserted and not recognised yet."""
+        with self._changed:
             return range(self._waiting + self._in_engine())
 
     def insert_audio_chunk(self, audio: Samples, audio_stream_end_time: float) -> None:
@@ -104,7 +106,7 @@ class OnlineProcessor:
         It goes to the engine with the next ``process_iter``. Raises EngineError ``overrun`` when
         more than ``MAX_INSERTED`` samples wait for that.
         """
-        with self._news:
+        with self._changed:
             if self._waiting + len(audio) > MAX_INSERTED:
                 raise EngineError(
                     "overrun",
@@ -118,10 +120,10 @@ class OnlineProcessor:
             self.end = seconds(self._inserted_upto)
 
     def process_iter(self, is_last: bool = False) -> tuple[list[Token], float]:
-        """The words committed since the last call, and up to where audio has been recognised.
+        """The words committed since the last call, and the time up to which audio is recognised.
 
         Does not wait for words, only while more than 30 s of audio are in the engine. With
-        ``is_last`` it waits until all is out.
+        ``is_last`` it waits until all words are out.
         """
         self._feed()
         if is_last:
@@ -130,26 +132,26 @@ class OnlineProcessor:
 
     def get_buffer(self) -> Token:
         """The draft: what follows the committed words and may still change."""
-        with self._news:
+        with self._changed:
             return Token(None, None, self._draft)
 
     def start_silence(self) -> tuple[list[Token], float]:
-        """The speaker paused: bring everything out."""
+        """The speaker paused: return all words so far."""
         return self.process_iter(is_last=True)
 
     def end_silence(self, duration: float, offset: float) -> None:
         """A pause of ``duration`` seconds is over; ``offset`` is where the last word ended.
 
-        Nothing follows from either: the times that come with the audio include pauses.
+        Neither is used: the times that come with the audio include pauses.
         """
 
     def new_speaker(self, change: object) -> tuple[list[Token], float]:
-        """Another speaker began: bring out what the last one said."""
+        """Another speaker began: return all words so far."""
         del change
         return self.process_iter(is_last=True)
 
     def finish(self) -> tuple[list[Token], float]:
-        """Bring everything out and give the slot back. The last call."""
+        """Return all words and give the slot back. The last call."""
         try:
             return self.process_iter(is_last=True)
         finally:
@@ -161,14 +163,14 @@ class OnlineProcessor:
     def close(self) -> None:
         """Give the slot back without waiting for words. May be called twice."""
         self._stream.close()
-        with self._news:
+        with self._changed:
             self._failure = self._failure or Failed("closed", "the processor is finished")
 
     def _feed(self) -> None:
-        """Hand on what was inserted, in the engine's stride."""
+        """Feed what was inserted to the engine, a second at a time, as it makes progress."""
         while True:
             self._wait(lambda: self._in_engine() <= MAX_BACKLOG)
-            with self._news:
+            with self._changed:
                 if not self._inserted:
                     return
                 audio, at = self._inserted.popleft()
@@ -185,21 +187,21 @@ class OnlineProcessor:
         self._wait(lambda: self._reached == self._marker)
 
     def _wait(self, done: Callable[[], bool]) -> None:
-        with self._news:
+        with self._changed:
             while not done() and not self._failure:
-                if not self._news.wait(self._timeout):
+                if not self._changed.wait(self._timeout):
                     why = f"the engine has said nothing for {self._timeout:g} s"
                     raise EngineError("timeout", why)
             self._check()
 
     def _in_engine(self) -> int:
-        """Samples fed that the engine has not been through."""
+        """Samples fed that the engine has not processed."""
         while self._sent and self._sent[0][0] <= self._progress:
             self._sent.popleft()
         return sum(length for _, length in self._sent)
 
     def _take(self) -> tuple[list[Token], float]:
-        with self._news:
+        with self._changed:
             words, self._words = self._words, []
             tokens = [Token(seconds(w.start), seconds(w.end), w.text, w.probability) for w in words]
             return tokens, seconds(self._progress)
@@ -209,7 +211,7 @@ class OnlineProcessor:
             raise EngineError(self._failure.code, self._failure.message)
 
     def _sink(self, message: Message) -> None:
-        with self._news:
+        with self._changed:
             match message:
                 case Committed(words):
                     self._words.extend(words)
@@ -221,4 +223,4 @@ class OnlineProcessor:
                     self._reached = marker
                 case Failed():
                     self._failure = message
-            self._news.notify_all()
+            self._changed.notify_all()

@@ -1,12 +1,10 @@
-"""One task's wait for something that others do on the same loop.
+"""The queues of a session, and cheap waiting for them.
 
-The bounded queue of what a session has still to do.
-
-From the engine's thread to the event loop: what comes together is one call, not many.
-
-The bounded queue of events between a session and whoever reads them.
-
-A time-out for what is waited for all the time and hardly ever comes too late.
+``Inbox``: commands on their way to a session. ``EngineMessages``: messages on their way from the
+engine's thread to the event loop. ``Outbox``: events on their way to the reader. Inbox and outbox
+have a bound and state what happens at it; engine messages are bounded by the audio in the engine.
+``Wakeup`` and ``Timeout`` are an event and a time-out that cost little where they are used for
+every message. But for ``EngineMessages.put``, everything is called on one event loop.
 """
 
 from __future__ import annotations
@@ -25,29 +23,37 @@ if TYPE_CHECKING:
 
     from voxlive.engines.contract import Message
 
+MAX_AUDIO_BYTES = 256 << 10
+"""Bytes of audio that may wait in an inbox by default: 8 s of 16 kHz PCM."""
+MAX_SOCKET_BYTES = 64 << 20
+"""Bytes of audio that may wait in the inbox behind a socket: half an hour of 16 kHz PCM. A socket
+that is not read answers no ping, and either side's keepalive ends it: so it is read far ahead."""
+MAX_OTHER_COMMANDS = 10_000
+"""Commands other than audio that may wait in an inbox."""
+PIECE_OVERHEAD = 200
+"""Bytes of memory that a piece of audio takes beside its samples, and that are counted with it."""
+MAX_EVENTS = 2000
+"""Entries that may wait in an outbox."""
+_MAX_JOINED_BYTES = 4096
+
+_Command = TypeVar("_Command")
+_Notice = TypeVar("_Notice")
+
 
 class Wakeup:
-    """An ``asyncio.Event`` for one who waits and looks for himself what there is.
-
-    It remembers nothing: whoever waits has seen before that there is nothing to do.
-    """
+    """An ``asyncio.Event`` without memory, for one task, which checks its condition first."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
 
-    @property
-    def awaited(self) -> bool:
-        """Whether someone waits and it has not rung yet."""
-        return self._waiting is not None and not self._waiting.done()
-
     def notify(self) -> None:
-        """Wake who waits, if anyone does."""
+        """Wake the task that waits, if one does."""
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
 
     async def wait(self) -> None:
-        """Until it rings the next time."""
+        """Wait for the next ``notify``."""
         self._waiting = self._loop.create_future()
         try:
             await self._waiting
@@ -55,25 +61,11 @@ class Wakeup:
             self._waiting = None
 
 
-_Command = TypeVar("_Command")
-
-MAX_AUDIO_BYTES = 256 << 10
-"""Bytes of audio that wait in a session unless its owner says otherwise: 8 s of 16 kHz PCM."""
-MAX_SOCKET_BYTES = 64 << 20
-"""Bytes of audio that wait behind a socket: half an hour of 16 kHz PCM. A socket that is not read
-answers no ping, and either side's keepalive ends it; so it is read as far ahead as this."""
-MAX_OTHER_COMMANDS = 10_000
-"""Commands that are no audio."""
-PIECE_OVERHEAD = 200
-"""Bytes that a piece of audio takes besides its samples, which are counted with it."""
-_JOINED = 4096
-
-
 class Inbox(Generic[_Command]):
     """Commands in order for one reader; those that are ``bytes`` are audio.
 
-    At ``max_bytes`` of audio or ``max_others`` of the rest, ``put`` waits. A little audio behind a
-    little is joined to it: many small pieces take more room.
+    At ``max_bytes`` of audio or ``max_others`` other commands, ``put`` waits. Small pieces of audio
+    that follow each other are joined, since each piece has its overhead.
     """
 
     def __init__(
@@ -89,14 +81,14 @@ class Inbox(Generic[_Command]):
 
     @property
     def waiting(self) -> bool:
-        """Whether there is anything to take."""
+        """Whether there is a command to take."""
         return bool(self._commands)
 
     def offer(self, command: _Command | bytes) -> bool:
-        """Add a command if there is room for it now; whether there was."""
+        """Add a command if there is room for it now; returns whether there was."""
         if self._bytes >= self._max_bytes or self._others >= self._max_others:
             return False
-        if not (self._commands and self._joins(command)):
+        if not (self._commands and self._try_join(command)):
             self._commands.append(command)
             self._count(command, 1)
         self._arrived.notify()
@@ -109,7 +101,7 @@ class Inbox(Generic[_Command]):
             await self._room.wait()
 
     async def take(self) -> _Command | bytes:
-        """Remove the oldest; waits for one."""
+        """Remove the oldest command; waits for one."""
         while not self._commands:
             await self._arrived.wait()
         command = self._commands.popleft()
@@ -118,22 +110,22 @@ class Inbox(Generic[_Command]):
         return command
 
     def trim(self, max_bytes: int) -> None:
-        """Forget the newest commands, until no more audio than that is left."""
+        """Drop the newest commands until at most ``max_bytes`` of audio are left."""
         while self._bytes > max_bytes and len(self._commands) > 1:
             self._count(self._commands.pop(), -1)
         self._room.set()
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop all commands."""
         self._commands.clear()
         self._bytes = self._others = 0
         self._room.set()
 
-    def _joins(self, command: _Command | bytes) -> bool:
+    def _try_join(self, command: _Command | bytes) -> bool:
         last = self._commands[-1]
         if not (isinstance(command, bytes) and isinstance(last, bytes)):
             return False
-        if len(last) + len(command) > _JOINED:
+        if len(last) + len(command) > _MAX_JOINED_BYTES:
             return False
         self._commands[-1] = last + command
         self._bytes += len(command)
@@ -147,41 +139,40 @@ class Inbox(Generic[_Command]):
 
 
 class EngineMessages:
-    """Messages in order to ``hear``, on the loop. As many wait as the engine has audio to say."""
+    """Messages from the engine's thread, in order to ``deliver`` on the loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hear: Callable[[Message], None]) -> None:
+    Those that come together take one call into the loop. As many wait as the engine makes of the
+    audio in it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Message], None]) -> None:
         self._loop = loop
-        self._hear = hear
+        self._deliver = deliver
         self._waiting: deque[Message] = deque()
-        self._called = False
+        self._scheduled = False
 
     def put(self, message: Message) -> None:
         """Take a message on the engine's thread."""
         self._waiting.append(message)
-        if not self._called:
-            self._called = True
+        if not self._scheduled:
+            self._scheduled = True
             # The loop may close before the call when a server is torn down.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._deliver)
+                self._loop.call_soon_threadsafe(self._deliver_all)
 
-    def _deliver(self) -> None:
-        # Before anything is taken: what is put from here on is either taken or called for.
-        self._called = False
+    def _deliver_all(self) -> None:
+        # Before anything is taken: a message put from here on is taken below or schedules a call.
+        self._scheduled = False
         while self._waiting:
-            self._hear(self._waiting.popleft())
-
-
-_Notice = TypeVar("_Notice")
-
-MAX_EVENTS = 2000
-"""Entries that wait in an outbox. Then its session ends, and notices wait."""
+            self._deliver(self._waiting.popleft())
 
 
 class Outbox(Generic[_Notice]):
-    """What goes out, in order for one reader: events, each with its source, and other notices.
+    """What goes out, in order for one reader: events with their source, and notices.
 
-    A draft or lag that nobody has read yet is replaced by the next one. When ``limit`` entries
-    wait, the reader is taken for lost: ``put`` says so by returning False.
+    A source is a session; notices are whatever else the reader sends, such as replies. A draft or
+    lag that has not been read is replaced by the next one. When ``limit`` entries wait, the reader
+    counts as gone, and ``put`` returns False.
     """
 
     def __init__(self, limit: int = MAX_EVENTS) -> None:
@@ -203,40 +194,40 @@ class Outbox(Generic[_Notice]):
         self._arrived.notify()
         return len(self._entries) < self._limit
 
-    def add(self, notice: _Notice) -> None:
-        """Add a notice, whatever waits."""
+    def add_notice(self, notice: _Notice) -> None:
+        """Add a notice, past the bound if need be."""
         self._entries.append(("", notice))
         self._arrived.notify()
 
     async def put_notice(self, notice: _Notice) -> None:
-        """Add a notice, once less than half of the room is taken: the rest is for events."""
+        """Add a notice, once less than half of the bound is taken: the rest is for events."""
         while 2 * len(self._entries) >= self._limit:
             self._room.clear()
             await self._room.wait()
-        self.add(notice)
+        self.add_notice(notice)
 
     def close(self, *last: SessionError | SessionClosed, source: str = "") -> None:
-        """Add a source's last events, past the bound if need be; nothing is taken after them."""
+        """Add a source's last events, past the bound if need be; later events are dropped."""
         if source not in self._closed:
             self._entries.extend((source, event) for event in last)
             self._closed.add(source)
             self._arrived.notify()
 
     def pop(self) -> tuple[str, Event | _Notice] | None:
-        """Remove the oldest, if there is any."""
+        """Remove the oldest entry; None if there is none."""
         if not self._entries:
             return None
         self._room.set()
         return self._entries.popleft()
 
     async def take(self) -> tuple[str, Event | _Notice]:
-        """Remove the oldest; waits for one."""
+        """Remove the oldest entry; waits for one."""
         while (entry := self.pop()) is None:
             await self._arrived.wait()
         return entry
 
     async def read(self) -> AsyncIterator[Event | _Notice]:
-        """Every entry of the one source, until it is closed and all is read."""
+        """Every entry, where there is one source, until that is closed and all is read."""
         while True:
             while entry := self.pop():
                 yield entry[1]
@@ -248,21 +239,21 @@ class Outbox(Generic[_Notice]):
 class Timeout:
     """``with timeout.within(s)`` is ``asyncio.timeout(s)``, for one block after another.
 
-    A block only sets the moment. One timer looks whether it has passed, and goes on to the moment
-    of the block that it finds: once in ``s`` seconds, however many blocks there are.
+    A block only sets the deadline. One timer checks whether it has passed, and is set again for the
+    deadline of the block that it finds: once in ``s`` seconds, however many blocks there are.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due = self._looks = inf
+        self._deadline = self._timer_at = inf
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False  # by this time-out
         self._cancelling = 0  # requests by others, when the block began
 
     def within(self, seconds: float | None) -> Self:
-        """The block has so long from now on; None: for ever."""
-        self._due = inf if seconds is None else self._loop.time() + seconds
+        """Let the block take so many seconds from now on, or for ever; else raises TimeoutError."""
+        self._deadline = inf if seconds is None else self._loop.time() + seconds
         return self
 
     def __enter__(self) -> None:
@@ -270,8 +261,8 @@ class Timeout:
         if self._task is None:
             raise RuntimeError("a time-out needs a task that it may cancel")
         self._cancelling = self._task.cancelling()
-        if self._due < self._looks:
-            self._look_at(self._due)
+        if self._deadline < self._timer_at:
+            self._start_timer(self._deadline)
 
     def __exit__(
         self,
@@ -279,24 +270,24 @@ class Timeout:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        task, self._task, self._due = self._task, None, inf
+        task, self._task, self._deadline = self._task, None, inf
         if self._cancelled and task:
             self._cancelled = False
-            # Whoever else cancelled the task meanwhile is obeyed.
+            # Cancelled by others meanwhile: that stands.
             if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise TimeoutError
 
-    def _look_at(self, moment: float) -> None:
+    def _start_timer(self, moment: float) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer, self._looks = self._loop.call_at(moment, self._look), moment
+        self._timer, self._timer_at = self._loop.call_at(moment, self._on_timer), moment
 
-    def _look(self) -> None:
-        self._timer, self._looks = None, inf
-        if self._task is None or self._due == inf:
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, inf
+        if self._task is None or self._deadline == inf:
             return
-        if self._due <= self._loop.time():
-            self._due = inf
+        if self._deadline <= self._loop.time():
+            self._deadline = inf
             self._cancelled = self._task.cancel()
         else:
-            self._look_at(self._due)
+            self._start_timer(self._deadline)

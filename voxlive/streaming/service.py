@@ -1,6 +1,7 @@
-"""What a server shares between its sessions: one engine and one voice detector.
+"""What a server's sessions share, one engine and one voice detector, and how sessions are opened.
 
-A file through a live session, as fast as the engine takes it.
+``Service`` opens sessions and ends them all in shutdown. ``file_session`` passes a file through a
+session, as fast as the engine takes it. How many sessions there may be is the engine's bound.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from voxlive.errors import EngineError
-from voxlive.processes.logs import log_context
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
 from voxlive.streaming.ingest.media import read_file
@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     from voxlive.vad.detector import VoiceDetector
     from voxlive.vad.gate import GateOptions
 
-_TOLD = "the server is shutting down; what was heard so far is being finished"
+_SHUTDOWN_MESSAGE = "the server is shutting down; what was heard so far is being finished"
+_FILE_FORMAT = AudioFormat("f32le", SAMPLE_RATE, 1)
+_READ_BYTES = 1 << 16
 
 
 class Service:
     """Opens sessions on one loaded engine, and ends them all.
 
-    ``replacements`` are every session's, unless it has others for the same phrases.
+    It owns the engine and the detector: ``aclose`` shuts both down. ``replacements`` apply to every
+    session, unless it has others for the same phrases.
     """
 
     def __init__(
@@ -60,20 +63,23 @@ class Service:
         outbox: Outbox[Any] | None = None,
         source: str = "",
     ) -> Session:
-        """A session in a free slot, at once; its queues are its own unless they are given.
+        """Open a session in a free slot; its queues are its own unless they are given.
 
-        Raises EngineFull, UnsupportedOption, BadAudio, VadError or, in shutdown, EngineError.
+        Never waits. Raises EngineFull, UnsupportedOption, BadAudio, VadError or, in shutdown,
+        EngineError.
         """
         if self._closing:
             raise EngineError("shutting_down", "the server is shutting down")
         with ExitStack() as undo:
             ingest = open_ingest(options.audio)
             undo.callback(ingest.close)
-            ear = self._ear(options)
-            undo.callback(ear.close)
+            vad = self._open_vad(options)
+            undo.callback(vad.close)
             session = Session(
                 ingest,
-                ear,
+                vad,
+                partial(_open_gate, options),
+                partial(self.engine.open, options.stream),
                 options.stall_s,
                 self._sessions.discard,
                 inbox,
@@ -81,26 +87,22 @@ class Service:
                 source,
                 self._replacements | options.replacements,
             )
-            stream = self.engine.open(options.stream, session.sink)
             undo.pop_all()
-        gate = Gate(options.gate, stream.trail) if options.gate else OpenGate()
-        with log_context(session=session.id):
-            session.start(stream, gate)
         self._sessions.add(session)
         return session
 
     async def reconfigure(self, session: Session, options: SessionOptions, marker: str) -> None:
-        """Hear what follows with these options for audio and gate; see ``Session.renew``.
+        """Take what follows with these options for audio and gate: ``Session.reconfigure``.
 
-        The stream stays, and with it what ``options.stream`` was when the session was opened.
+        The stream stays, with the ``options.stream`` of when the session was opened.
         """
-        await session.reconfigure(partial(self._listen, options), marker)
+        await session.reconfigure(partial(self._open_intake, options), marker)
 
-    def _listen(self, options: SessionOptions, trail: int, at: int) -> Intake:
-        ingest, ear = open_ingest(options.audio), self._ear(options)
-        return Intake(ingest, ear, Gate(options.gate, trail, at) if options.gate else OpenGate(at))
+    def _open_intake(self, options: SessionOptions, trail: int, at: int) -> Intake:
+        ingest, vad = open_ingest(options.audio), self._open_vad(options)
+        return Intake(ingest, vad, _open_gate(options, trail, at))
 
-    def _ear(self, options: SessionOptions) -> SpeechProbabilities:
+    def _open_vad(self, options: SessionOptions) -> SpeechProbabilities:
         return NoVad() if options.gate is None else self._detector.lane()
 
     @property
@@ -109,11 +111,11 @@ class Service:
         return self._closing
 
     async def aclose(self, drain_s: float = 10.0) -> None:
-        """Tell every session, let it finish for up to ``drain_s``, then free everything."""
+        """End every session, with an event, within ``drain_s`` seconds; then free everything."""
         self._closing = True
         sessions = tuple(self._sessions)
         for session in sessions:
-            session.emit_error("shutting_down", _TOLD)
+            session.emit_error("shutting_down", _SHUTDOWN_MESSAGE)
         ends = [asyncio.ensure_future(session.drain()) for session in sessions]
         if ends:
             await asyncio.wait(ends, timeout=drain_s)
@@ -122,8 +124,8 @@ class Service:
         self._detector.close()
 
 
-_PCM = AudioFormat("f32le", SAMPLE_RATE, 1)
-_PIECE = 1 << 16
+def _open_gate(options: SessionOptions, trail: int, at: int = 0) -> Gate | OpenGate:
+    return Gate(options.gate, trail, at) if options.gate else OpenGate(at)
 
 
 @asynccontextmanager
@@ -134,14 +136,14 @@ async def file_session(
     stream: StreamOptions,
     raw: AudioFormat | None = None,
 ) -> AsyncIterator[Session]:
-    """A session that hears a file, which is nothing but PCM in the format ``raw``, if one is given.
+    """A session whose audio is a file; with ``raw`` the file is PCM in that format.
 
-    What of the file was lost is told as SessionWarning. Close it to hear no more. Raises EngineFull
-    and UnsupportedOption at once, BadAudio or EngineError when they happen.
+    What of the file was lost comes as SessionWarning. Closing the session ends it early. Raises
+    EngineFull and UnsupportedOption at once, BadAudio or EngineError when they happen.
     """
-    session = service.open(SessionOptions(raw or _PCM, gate, replace(stream, drafts=False)))
+    session = service.open(SessionOptions(raw or _FILE_FORMAT, gate, replace(stream, drafts=False)))
     report = Report()
-    pieces = _bytes(path) if raw else (block.tobytes() for block in read_file(path, report))
+    pieces = _read_raw(path) if raw else (block.tobytes() for block in read_file(path, report))
     feeder = asyncio.create_task(_feed(session, pieces, report))
     try:
         yield session
@@ -152,9 +154,9 @@ async def file_session(
         await asyncio.gather(feeder, return_exceptions=True)
 
 
-def _bytes(path: Path) -> Iterator[bytes]:
+def _read_raw(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(_READ_BYTES):
             yield piece
 
 

@@ -1,12 +1,12 @@
-"""How much an engine has been fed and has not been through: silence in between does not count.
+"""One live session: bytes in, events out.
 
-When a client is told how far the engine is behind: at most once a second, and if it changed.
+A ``Session`` owns everything of one client. Its task takes commands in order: audio is decoded and
+goes through the voice detector and the gate; what the gate lets through is fed to the engine's
+stream, every other sample is recorded as silence (``received == fed + skipped`` at the end). The
+engine answers on its own thread; its messages become events on the session's loop.
 
-One live session: bytes in, events out.
-
-A task takes commands in order: audio is decoded, judged by the voice detector, and what the gate
-lets through is fed to the engine's stream; every other sample is recorded as silence. The engine
-answers on its own thread; its messages become events on the session's loop.
+Times are samples at 16 kHz since the session's first. Bounds: ``Inbox`` and ``Outbox``
+(``queues.py``), and ``MAX_BACKLOG`` samples in the engine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import Committed, Drafted, Failed, Progressed, Reached
 from voxlive.errors import BadAudio, EngineError, VadError
+from voxlive.processes.logs import log_context
 from voxlive.streaming.events import (
     Flushed,
     Lag,
@@ -40,7 +41,7 @@ from voxlive.values import SAMPLE_RATE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from voxlive.engines.contract import Message, Stream
+    from voxlive.engines.contract import Message, Sink, Stream
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
@@ -48,72 +49,31 @@ if TYPE_CHECKING:
     from voxlive.vad.gate import Action, Gate, OpenGate
     from voxlive.values import Samples
 
-
-class Backlog:
-    """The stretches of a session's clock that its engine still has before it. Pure.
-
-    Adjoining ones are one, so there are as many as there are pauses within the backlog.
-    """
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self._stretches: deque[tuple[int, int]] = deque()
-
-    def feed(self, start: int, end: int) -> None:
-        """The engine was fed samples ``start`` to ``end``."""
-        self.samples += end - start
-        if self._stretches and self._stretches[-1][1] == start:
-            start, _ = self._stretches.pop()
-        self._stretches.append((start, end))
-
-    def progress(self, upto: int) -> None:
-        """The engine has been through all before sample ``upto``."""
-        while self._stretches and self._stretches[0][0] < upto:
-            start, end = self._stretches.popleft()
-            self.samples -= min(end, upto) - start
-            if upto < end:
-                self._stretches.appendleft((upto, end))
-
-
-_EVERY_S = 1.0
-_STEP_S = 0.1
-
-
-class LagReporter:
-    """What was told last, and when. Pure: times are seconds on any clock."""
-
-    def __init__(self, now: float) -> None:
-        self._behind_s = 0.0
-        self._at = now
-
-    def next(self, samples: int, now: float) -> Lag | None:
-        """What to tell, now that the engine has so much still before it."""
-        behind_s = samples / SAMPLE_RATE
-        if now - self._at < _EVERY_S or abs(behind_s - self._behind_s) < _STEP_S:
-            return None
-        self._behind_s, self._at = behind_s, now
-        return Lag(round(behind_s, 2))
-
-
 log = logging.getLogger(__name__)
 
 MAX_BACKLOG = 30 * SAMPLE_RATE
+"""Samples that the engine may have to process before the session waits for it."""
+_LAG_EVERY_S = 1.0
+_LAG_STEP_S = 0.1
 
 
 class Session:
     """Everything of one client. Made by ``Service.open`` and bound to the running loop.
 
-    Bounds: ``inbox`` and 30 s of audio in the engine, then ``push`` waits, which is the
-    back-pressure on the client; ``outbox``, where events wait to be read as those of ``source``,
-    then the session ends with ``slow_client``. ``stall_s`` is explained at SessionOptions.
+    Bounds: when ``inbox`` is full, or 30 s of audio are in the engine, ``push`` waits, which is the
+    back-pressure on the client; when ``outbox`` is full the session ends with ``slow_client``. Its
+    events carry ``source`` there. ``stall_s`` is that of SessionOptions. Raises what
+    ``open_stream`` raises.
     """
 
     def __init__(
         self,
         ingest: Ingest,
-        ear: SpeechProbabilities,
+        vad: SpeechProbabilities,
+        open_gate: Callable[[int], Gate | OpenGate],
+        open_stream: Callable[[Sink], Stream],
         stall_s: float,
-        done: Callable[[Session], None],
+        on_closed: Callable[[Session], None],
         inbox: Inbox[Command] | None = None,
         outbox: Outbox[Any] | None = None,
         source: str = "",
@@ -125,80 +85,78 @@ class Session:
         self.skipped = 0
         self.processed = 0
         self._ingest = ingest
-        self._ear = ear
-        self._stall, self._stall_s = Timeout(), stall_s
-        self._on_done = done
+        self._vad = vad
+        self._stall_timeout, self._stall_s = Timeout(), stall_s
+        self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
-        self._answers = EngineMessages(self._loop, self._answer)
+        self._engine_messages = EngineMessages(self._loop, self._on_engine_message)
         self._inbox = inbox or Inbox()
         self._outbox: Outbox[Any] = outbox or Outbox()
         self._source = source
         self._transcript = LiveTranscript()
         self._replacer = Replacer(replacements) if replacements else None
-        self._held = UndecidedAudio()
+        self._undecided = UndecidedAudio()
         self._markers: dict[int, tuple[Event, ...]] = {}
-        self._marker = 0
-        self._final: int | None = None
+        self._last_marker = 0
+        self._final_marker: int | None = None
         self._backlog = Backlog()
-        self._room = asyncio.Event()
+        self._engine_progressed = asyncio.Event()
         self._stopped = False
-        self._over = False
-        self._ended = asyncio.Event()
-        self._epitaph: SessionError | None = None
-        self._lag = LagReporter(self._loop.time())
-
-    def start(self, stream: Stream, gate: Gate | OpenGate) -> None:
-        """Begin to work with the engine's stream, whose sink is ``sink``."""
-        self._stream = stream
-        self._gate = gate
-        self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
+        self._closed = asyncio.Event()
+        self._closing_error: SessionError | None = None
+        self._lag_reporter = LagReporter(self._loop.time())
+        self._stream = open_stream(self.sink)
+        self._gate = open_gate(self._stream.trail)
+        with log_context(session=self.id):
+            self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
 
     # What a client does.
 
     async def push(self, data: bytes) -> None:
-        """Hear audio in the declared format. Waits while the session is behind."""
+        """Take audio in the declared format. Waits while the session is behind."""
         if not self._stopped and data:
             await self._inbox.put(data)
 
     async def flush(self, marker: str) -> None:
-        """Bring out all words so far; ``Flushed(marker)`` follows them. The session goes on."""
+        """Commit all words so far; ``Flushed(marker)`` follows them. The session goes on."""
         if not self._stopped:
             await self._inbox.put(Flush(marker))
 
-    async def reconfigure(self, listen: OpenIntake, marker: str) -> None:
-        """End the speech so far as ``stop`` does, and hear what follows in another way.
+    async def reconfigure(self, open_intake: OpenIntake, marker: str) -> None:
+        """End the speech so far as ``stop`` does, and take what follows through a new intake.
 
-        ``Flushed(marker)`` stands between what is told of either; the stream and the clock go on.
+        ``Flushed(marker)`` comes between the events of the two; the stream and the clock go on.
         """
         if not self._stopped:
-            await self._inbox.put(Reconfigure(listen, marker))
+            await self._inbox.put(Reconfigure(open_intake, marker))
 
     async def stop(self, reason: SessionError | None = None) -> None:
-        """No more audio: the tail comes out, then ``SessionClosed``. May be called twice.
+        """Take no more audio: the last words come out, then ``SessionClosed``.
 
-        ``reason`` is what the client is given before its tail, if that is not its own doing.
+        ``reason`` is sent before them, where the client did not ask for the end. May be called
+        twice.
         """
         if not self._stopped:
             self._stopped = True
             await self._inbox.put(Stop(reason))
 
     async def drain(self) -> None:
-        """Stop, and wait until the tail is out.
+        """Stop, and wait until the last words are out.
 
-        What a client has sent far ahead is dropped: nobody waits until half an hour is through.
+        What a client has sent far ahead is dropped: nobody waits until half an hour is processed.
         """
         self._stopped = True
         self._inbox.trim(MAX_AUDIO_BYTES)
-        # Whether or not one is there: the client's own was perhaps among what is dropped.
+        # Even if one was there already: the client's own may be among what was dropped.
         await self._inbox.put(Stop())
-        await self._ended.wait()
+        await self._closed.wait()
 
     def emit_error(self, code: str, message: str) -> None:
-        """Tell the client something that does not end the session here and now."""
+        """Send an error that does not end the session."""
         self._emit(SessionError(code, message, fatal=False))
 
     def emit_warning(self, code: str, message: str) -> None:
-        """Tell the client something that it should know and that ends nothing."""
+        """Send a warning: something that the user should know and that ends nothing."""
         self._emit(SessionWarning(code, message))
 
     def events(self) -> AsyncIterator[Event]:
@@ -206,7 +164,7 @@ class Session:
         return self._outbox.read()
 
     async def close(self) -> None:
-        """Free everything at once, whatever the state; the reader's events end."""
+        """Free everything at once, in any state; the reader's events end."""
         self._end()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -218,38 +176,38 @@ class Session:
 
     @property
     def waiting(self) -> bool:
-        """Whether something was sent that it has not come to yet."""
+        """Whether commands wait to be processed."""
         return self._inbox.waiting
 
     @property
     def stopped(self) -> bool:
-        """Whether it hears nothing more."""
+        """Whether it takes no more audio."""
         return self._stopped
 
     @property
     def handled(self) -> int:
-        """Samples of what was received that nothing has to be done for any more, about."""
+        """Samples received that the engine does not have to process any more, about."""
         return self.received - self._backlog.samples
 
     # What the session does with it.
 
     async def _run(self) -> None:
         try:
-            while self._final is None:
+            while self._final_marker is None:
                 match await self._next():
                     case bytes(data):
-                        await self._hear(self._ingest.push(data))
+                        await self._process(self._ingest.push(data))
                     case Flush(marker):
                         self._flush(self._gate.flush(self.received), Flushed(marker))
-                    case Reconfigure(listen, marker):
-                        await self._hear_rest()
-                        await self._reconfigure(listen, Flushed(marker))
+                    case Reconfigure(open_intake, marker):
+                        await self._process_rest()
+                        await self._reconfigure(open_intake, Flushed(marker))
                     case Stop(reason):
                         self._emit(reason)
-                        await self._hear_rest()
+                        await self._process_rest()
                         self._finish()
         except BadAudio as error:
-            self._epitaph = SessionError(error.code, error.message)
+            self._closing_error = SessionError(error.code, error.message)
             self._finish()
         except (EngineError, VadError) as error:
             self._end(SessionError(error.code, error.message))
@@ -261,92 +219,93 @@ class Session:
         """The next command; when none comes in mid-speech, the utterance ends there."""
         if self._gate.speaking:
             try:
-                with self._stall.within(self._stall_s):
+                with self._stall_timeout.within(self._stall_s):
                     return await self._inbox.take()
             except TimeoutError:
                 self._flush(self._gate.pause(self.received))
         return await self._inbox.take()
 
-    async def _hear(self, audio: AsyncIterator[Samples]) -> None:
+    async def _process(self, audio: AsyncIterator[Samples]) -> None:
         async for samples in audio:
             for at in range(0, len(samples), SAMPLE_RATE):
-                await self._judge(samples[at : at + SAMPLE_RATE])
+                await self._process_block(samples[at : at + SAMPLE_RATE])
 
-    async def _hear_rest(self) -> None:
-        await self._hear(self._ingest.finish())
+    async def _process_rest(self) -> None:
+        await self._process(self._ingest.finish())
         for warning in self._ingest.warnings:
             self.emit_warning(warning.code, warning.message)
 
-    async def _judge(self, samples: Samples) -> None:
+    async def _process_block(self, samples: Samples) -> None:
         """At most a second of audio, once the engine has room for it."""
         while self._backlog.samples > MAX_BACKLOG:
-            self._room.clear()
-            await self._room.wait()
-        self._held.append(samples)
+            self._engine_progressed.clear()
+            await self._engine_progressed.wait()
+        self._undecided.append(samples)
         self.received += len(samples)
-        probabilities = await self._ear.push(samples)
-        # Of what is fed in this moment, an onset above all, the engine has had no time to hear any.
-        self._tell_lag()
-        self._act(self._gate.process(probabilities, self.received))
+        probabilities = await self._vad.push(samples)
+        # Before anything is fed: the engine has had no time to process what is fed just now.
+        self._emit_lag()
+        self._apply(self._gate.process(probabilities, self.received))
 
-    def _act(self, actions: Iterable[Action]) -> None:
+    def _apply(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case Feed(start, end):
-                    self._stream.feed(self._held.take(start, end), start)
+                    self._stream.feed(self._undecided.take(start, end), start)
                     self.fed += end - start
                     self._backlog.feed(start, end)
                 case Skip(start, end):
-                    self._held.drop(end)
+                    self._undecided.drop(end)
                     self.skipped += end - start
                 case Started(at):
                     self._emit(SpeechStarted(at))
                 case Stopped(at):
                     self._emit(SpeechStopped(at))
                 case Paused():
-                    self._stream.end_utterance(self._mark(UtteranceEnded(self.fed + self.skipped)))
+                    ended = UtteranceEnded(self.fed + self.skipped)
+                    self._stream.end_utterance(self._add_marker(ended))
 
-    def _mark(self, *then: Event) -> int:
-        """A marker, and the events to tell once it has been reached."""
-        self._marker += 1
-        self._markers[self._marker] = then
-        return self._marker
+    def _add_marker(self, *then: Event) -> int:
+        """A new marker, with the events to emit once it has been reached."""
+        self._last_marker += 1
+        self._markers[self._last_marker] = then
+        return self._last_marker
 
-    def _flush(self, last: Iterable[Action], *then: Event) -> int:
-        """Bring out all words after the gate's ``last`` actions; the marker of that.
+    def _flush(self, actions: Iterable[Action], *then: Event) -> int:
+        """Apply the gate's ``actions``, then flush the stream; the marker of the flush.
 
-        An utterance that ends here has no trail behind it, so the flush is what ends it: a mark for
-        the pause alone would part its last words from it.
+        An utterance that ends here has no trail behind it, so the flush ends it: a marker for the
+        pause alone would be reached before its last words.
         """
-        actions = list(last)
-        ended = [UtteranceEnded(self.received)] if Paused() in actions else []
-        self._act(action for action in actions if not isinstance(action, Paused))
-        mark = self._mark(*ended, *then)
-        self._stream.flush(mark)
-        return mark
+        last = list(actions)
+        ended = [UtteranceEnded(self.received)] if Paused() in last else []
+        self._apply(action for action in last if not isinstance(action, Paused))
+        marker = self._add_marker(*ended, *then)
+        self._stream.flush(marker)
+        return marker
 
-    async def _reconfigure(self, listen: OpenIntake, then: Event) -> None:
-        mark = self._flush(self._gate.finish(self.received), then)
-        while mark in self._markers:
-            self._room.clear()
-            await self._room.wait()
+    async def _reconfigure(self, open_intake: OpenIntake, then: Event) -> None:
+        marker = self._flush(self._gate.finish(self.received), then)
+        while marker in self._markers:
+            self._engine_progressed.clear()
+            await self._engine_progressed.wait()
         self._ingest.close()
-        self._ear.close()
-        self._ingest, self._ear, self._gate = listen(self._stream.trail, self.received)
+        self._vad.close()
+        self._ingest, self._vad, self._gate = open_intake(self._stream.trail, self.received)
 
     def _finish(self) -> None:
         self._stopped = True
-        self._final = self._flush(self._gate.finish(self.received))
+        self._final_marker = self._flush(self._gate.finish(self.received))
 
     # What the engine answers.
 
     def sink(self, message: Message) -> None:
         """Take a message on the engine's thread."""
-        if not self._over:
-            self._answers.put(message)
+        if not self._closed.is_set():
+            self._engine_messages.put(message)
 
-    def _answer(self, message: Message) -> None:
-        if self._over:
+    def _on_engine_message(self, message: Message) -> None:
+        if self._closed.is_set():
             return
         match message:
             case Committed(words):
@@ -354,47 +313,93 @@ class Session:
                 self._emit(self._transcript.commit(ready))
             case Drafted(text):
                 draft = self._replacer.draft(text) if self._replacer else text
-                self._emit(self._transcript.draft(draft))
+                self._emit(self._transcript.set_draft(draft))
             case Progressed(upto):
                 self.processed = max(self.processed, upto)
                 self._backlog.progress(upto)
                 if self._replacer:
                     self._emit(self._transcript.commit(self._replacer.progress(upto)))
-                self._room.set()
-                self._tell_lag()
+                self._engine_progressed.set()
+                self._emit_lag()
             case Reached(marker):
-                self._reached(marker)
+                self._on_reached(marker)
             case Failed(code, text):
                 self._end(SessionError(code, text))
 
-    def _reached(self, marker: int) -> None:
-        self._emit(self._transcript.draft(""))
+    def _on_reached(self, marker: int) -> None:
+        self._emit(self._transcript.set_draft(""))
         if self._replacer:
             self._emit(self._transcript.commit(self._replacer.flush()))
-        self._emit(self._transcript.close(self.received))
+        self._emit(self._transcript.close_segment(self.received))
         for event in self._markers.pop(marker):
             self._emit(event)
-        self._room.set()
-        if marker == self._final:
-            self._end(*filter(None, [self._epitaph]))
+        self._engine_progressed.set()
+        if marker == self._final_marker:
+            self._end(*filter(None, [self._closing_error]))
 
-    def _tell_lag(self) -> None:
-        self._emit(self._lag.next(self._backlog.samples, self._loop.time()))
+    def _emit_lag(self) -> None:
+        self._emit(self._lag_reporter.next(self._backlog.samples, self._loop.time()))
 
     def _emit(self, event: Event | None) -> None:
         if event is not None and not self._outbox.put(event, self._source):
             self._end(SessionError("slow_client", "the client does not read what it is sent"))
 
     def _end(self, *errors: SessionError) -> None:
-        if self._over:
+        if self._closed.is_set():
             return
-        self._over = self._stopped = True
-        self._ended.set()
+        self._stopped = True
+        self._closed.set()
         self._outbox.close(*errors, SessionClosed(self.received), source=self._source)
         self._stream.close()
         self._ingest.close()
-        self._ear.close()
+        self._vad.close()
         self._inbox.clear()
         if self._task is not asyncio.current_task():
             self._task.cancel()
-        self._on_done(self)
+        self._on_closed(self)
+
+
+class Backlog:
+    """The audio that the engine was fed and has not processed, as ranges of samples. Pure.
+
+    ``samples`` is its length; silence that was not fed does not count. Adjoining ranges are one, so
+    there are as many as there are pauses within the backlog.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._ranges: deque[tuple[int, int]] = deque()
+
+    def feed(self, start: int, end: int) -> None:
+        """The engine was fed samples ``start`` to ``end``."""
+        self.samples += end - start
+        if self._ranges and self._ranges[-1][1] == start:
+            start, _ = self._ranges.pop()
+        self._ranges.append((start, end))
+
+    def progress(self, upto: int) -> None:
+        """The engine has processed everything before sample ``upto``."""
+        while self._ranges and self._ranges[0][0] < upto:
+            start, end = self._ranges.popleft()
+            self.samples -= min(end, upto) - start
+            if upto < end:
+                self._ranges.appendleft((upto, end))
+
+
+class LagReporter:
+    """Decides when a client learns how far the engine is behind.
+
+    At most once a second, and when that has changed by 0.1 s. Pure: times are seconds on any clock.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._behind_s = 0.0
+        self._at = now
+
+    def next(self, samples: int, now: float) -> Lag | None:
+        """The event to emit when so many ``samples`` are in the engine; None: none now."""
+        behind_s = samples / SAMPLE_RATE
+        if now - self._at < _LAG_EVERY_S or abs(behind_s - self._behind_s) < _LAG_STEP_S:
+            return None
+        self._behind_s, self._at = behind_s, now
+        return Lag(round(behind_s, 2))

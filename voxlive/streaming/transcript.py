@@ -1,4 +1,8 @@
-"""The transcript: words committed once, in order; segments that close; a draft beside them."""
+"""The transcript of a session: committed words in order, the segments they form, and the draft.
+
+``LiveTranscript`` turns an engine's words into events. Times are samples at 16 kHz on the session's
+clock. It grows with the text, about 1 KB for a minute of speech, and with nothing else.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,16 @@ from voxlive.values import Word
 
 
 class LongText:
-    """A text that grows for as long as a session lasts: its bytes, and no object for each part."""
+    """A text that grows for as long as a session lasts, kept as one object of bytes.
+
+    An object for each word, in many sessions, would cost the garbage collector long passes.
+    """
 
     def __init__(self) -> None:
         self._utf8 = bytearray()
 
     def append(self, text: str) -> None:
-        """Add to its end."""
+        """Add text at the end."""
         self._utf8 += text.encode("utf-8", "surrogatepass")
 
     def __str__(self) -> str:
@@ -25,10 +32,8 @@ class LongText:
 class LiveTranscript:
     """Turns an engine's words into events. Pure: no clock, no I/O.
 
-    Every word keeps its own leading space, but for the first of the session, so that joining the
-    texts of all words gives the transcript, and joining those of a segment gives the segment.
-    It keeps the text (about 1 KB a minute of speech), not words: so many objects of many sessions
-    would be a long walk for the garbage collector.
+    Every word keeps its own leading space, but for the first of the session: the joined texts of
+    all words are the transcript, and those of a segment's words are the segment.
     """
 
     def __init__(self) -> None:
@@ -57,7 +62,7 @@ class LiveTranscript:
         self._open.extend(word.text for word in words)
         return Words(self._segment, words)
 
-    def draft(self, text: str) -> Draft | None:
+    def set_draft(self, text: str) -> Draft | None:
         """Replace the draft; None if it is the same as before."""
         text = text if self._begun else text.lstrip()
         if text == self._draft:
@@ -65,8 +70,8 @@ class LiveTranscript:
         self._draft = text
         return Draft(self._segment, text)
 
-    def close(self, received: int | None = None) -> SegmentClosed | None:
-        """Close the open segment after so many samples; None if it has no words."""
+    def close_segment(self, received: int | None = None) -> SegmentClosed | None:
+        """Close the open segment, with the samples ``received``; None if it has no words."""
         if not self._open:
             return None
         text = "".join(self._open)

@@ -304,9 +304,9 @@ class LiveSocket:
                 raise
             # The sources that have a session go on without this one.
             refused = partial(self._protocol.refused, error.code, error.message)
-            self._outbox.add(Notice(refused))
+            self._outbox.add_notice(Notice(refused))
         else:
-            self._outbox.add(self._follow(options, source))
+            self._outbox.add_notice(self._follow(options, source))
 
     async def _write(self) -> None:
         """Events and notices out, until the protocol closes or all sessions have ended."""
