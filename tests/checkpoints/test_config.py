@@ -41,7 +41,7 @@ def changed(document, where, value):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_says_the_same(shape):
+def test_every_form_gives_the_same_config(shape):
     other = replace(
         TINY,
         audio=replace(TINY.audio, hop=80, n_fft=512, mel_bins=80, log_mel_max=2.0),
@@ -135,7 +135,7 @@ def test_ada_width_may_be_left_out():
         ("transformers", "audio_config", "none", "audio_config must be an object"),
     ],
 )
-def test_what_is_beyond_the_model_code_is_refused_by_its_key(shape, where, value, message):
+def test_an_unsupported_value_is_refused_by_its_key(shape, where, value, message):
     document = changed(SHAPES[shape](TINY), where, value)
     preprocessor = transformers_preprocessor(TINY) if shape == "transformers" else None
     with pytest.raises(UnsupportedConfig) as refused:
@@ -154,5 +154,5 @@ def test_extractor_with_padded_windows_is_refused():
         read(transformers_config(TINY), preprocessor)
 
 
-def test_framing_is_worked_out_from_the_config():
+def test_framing_is_derived_from_the_config():
     assert (TINY.mel_per_token, TINY.samples_per_token, TINY.token_seconds) == (8, 1280, 0.08)

@@ -19,19 +19,19 @@ def needed(names, mistral=True):
     return set(wanted(names, "x", mistral=mistral))
 
 
-def test_of_two_layouts_side_by_side_one_is_wanted():
+def test_of_two_layouts_side_by_side_one_is_selected():
     assert needed([*HF, *MISTRAL, *REST]) == set(MISTRAL)
     assert needed([*HF, *MISTRAL, *REST], mistral=False) == {*HF, "params.json"}
     assert needed([*HF, *REST]) == set(HF)
     assert needed([*MISTRAL, *REST], mistral=False) == set(MISTRAL)
 
 
-def test_what_tokenizers_and_extractors_read_is_wanted_and_nothing_foreign():
+def test_files_of_tokenizers_and_extractors_are_selected():
     names = ["config.json", "model.safetensors", *SMALL]
     assert needed([*names, *REST, *FOREIGN]) == set(names)
 
 
-def test_a_numpy_archive_is_wanted_where_there_are_no_safetensors():
+def test_a_numpy_archive_is_selected_without_safetensors():
     assert needed(["config.json", "weights.npz", *REST]) == {"config.json", "weights.npz"}
     names = ["config.json", "weights.npz", "model.safetensors"]
     assert needed(names) == {"config.json", "model.safetensors"}
@@ -42,7 +42,7 @@ def test_consolidated_weights_may_stand_beside_config_json():
     assert needed(names) == needed(names, mistral=False) == set(names)
 
 
-def test_shards_are_wanted_with_their_index_alone():
+def test_shards_are_selected_with_their_index():
     index = "model.safetensors.index.json"
     names = ["config.json", "tekken.json", index, *SHARDS]
     assert needed([*names, *REST]) == set(names)
@@ -60,7 +60,7 @@ def test_shards_are_wanted_with_their_index_alone():
         (["config.json", "tekken.json", SHARDS[1]], f"no {SHARDS[0]} and no {SHARDS[2]}"),
     ],
 )
-def test_what_is_missing_is_named(names, missing):
+def test_missing_files_are_named(names, missing):
     with pytest.raises(IncompleteCheckpoint) as refused:
         wanted(names, "some/where", mistral=True)
     assert refused.value.message == f"some/where has {missing}"
@@ -73,7 +73,7 @@ def fill(folder, names):
     return folder
 
 
-def test_a_folder_gives_its_files(tmp_path):
+def test_find_files_in_a_folder(tmp_path):
     files = find_files(read_contents(fill(tmp_path, [*HF, *MISTRAL])))
     assert files.config.name == "params.json"
     assert [path.name for path in files.weights] == ["consolidated.safetensors"]
@@ -83,7 +83,7 @@ def test_a_folder_gives_its_files(tmp_path):
     assert files.extractor.name == "preprocessor_config.json"
 
 
-def test_an_index_says_which_weights_belong(tmp_path):
+def test_weight_files_are_those_of_the_index(tmp_path):
     fill(tmp_path, ["config.json", "tekken.json", *SHARDS, "old.safetensors"])
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict(zip("abc", SHARDS, strict=True))}))

@@ -15,7 +15,7 @@ from voxlive.checkpoints.languages import (
     code_of,
     codes_of,
     language_of,
-    unknown_to,
+    unknown_language_message,
 )
 
 # Bokmål and Norwegian are one language to every model here.
@@ -39,7 +39,7 @@ def test_codes_without_two_letters_are_those_of_iso_639_3():
         assert found is not None
 
 
-def test_whispers_names_and_codes_are_known_and_a_code_that_is_not_isos_becomes_one():
+def test_whispers_names_and_codes_are_known():
     for name, theirs in TO_LANGUAGE_CODE.items():
         assert code_of(name) == code_of(theirs)
     assert {"jv": "jw"}.items() <= by_code(WHISPERS).items()
@@ -70,21 +70,21 @@ def test_locales_and_names_as_programs_write_them(said, code):
 
 
 @pytest.mark.parametrize("said", [None, "", " ", "auto", "AUTO ", "und", "mul"])
-def test_what_leaves_the_language_open_is_none(said):
+def test_an_open_language_is_none(said):
     assert language_of(said) is None
 
 
 @pytest.mark.parametrize(
     "said", ["xx", "klingon", "french toast", "en-", "en US", "-", "(en)" * 99, "中", "\ud800", "C"]
 )
-def test_what_is_no_language_is_refused_with_what_can_be_said(said):
+def test_an_unknown_language_is_refused_with_the_accepted_forms(said):
     with pytest.raises(UnknownLanguage, match=r"en-US.*English") as refused:
         language_of(said)
     assert len(str(refused.value).encode()) < 250
 
 
 @given(st.text(max_size=200))
-def test_whatever_is_said_is_a_code_or_nothing_or_refused(said):
+def test_any_text_is_a_code_or_none_or_refused(said):
     try:
         code = language_of(said)
     except UnknownLanguage:
@@ -95,4 +95,7 @@ def test_whatever_is_said_is_a_code_or_nothing_or_refused(said):
 
 def test_lists_of_languages_keep_their_order_without_the_unknown():
     assert codes_of(["English", 5, "zho", "martian", "en-GB", "de"]) == ("en", "zh", "de")
-    assert unknown_to("m", "fr", ("en", "de")) == "m does not know French (fr): use de, en"
+    assert (
+        unknown_language_message("m", "fr", ("en", "de"))
+        == "m does not know French (fr): use de, en"
+    )

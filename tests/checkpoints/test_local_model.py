@@ -33,7 +33,7 @@ from voxlive.runners.catalogue import make_catalogue
 
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_checkpoint_is_told_by_its_content(tmp_path, layout, shards):
+def test_a_checkpoint_is_recognised_by_its_content(tmp_path, layout, shards):
     folder = write_tiny(tmp_path / "whisper-large", layout, shards=shards)
     contents = read_contents(folder)
     found = probe_model_capabilities(contents)
@@ -149,7 +149,7 @@ def test_every_document_and_header_is_read_once_from_the_name_to_the_engine(tmp_
     model = resolve(str(tmp_path))
     catalogue = make_catalogue(model, [f"again={tmp_path}"])
     assert [catalogue.find(name).family for name in (None, "again")] == ["voxtral_realtime"] * 2
-    assert all(card.survey.health.healthy for card in catalogue.cards())
+    assert all(card.inspection.health.healthy for card in catalogue.cards())
     read = read_checkpoint(model.read())
     assert read.config == TINY
     written = {path.name for path in tmp_path.iterdir()}
@@ -178,7 +178,7 @@ def test_a_model_is_the_same_in_another_process(tmp_path):
         assert there.contents == model.contents
 
 
-def test_what_cannot_be_read_says_so_when_it_is_to_be_loaded(tmp_path):
+def test_an_unreadable_model_is_refused_when_it_is_loaded(tmp_path):
     write_tiny(tmp_path)
     (tmp_path / "config.json").write_text("<html>")
     model = resolve(str(tmp_path))

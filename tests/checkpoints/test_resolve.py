@@ -94,20 +94,20 @@ def test_a_download_that_stopped_half_way_is_finished(hub, tmp_path):
         (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, "checkpoint_not_downloaded", "HF_HUB_OFFLINE"),
     ],
 )
-def test_what_is_not_to_be_had_is_said(hub, tmp_path, model, how, code, says):
+def test_a_failed_download_names_its_reason(hub, tmp_path, model, how, code, says):
     found, message = ask(tmp_path, model, hub, **how)
     assert found == code
     assert says in message
     assert not how or hub.asked == []
 
 
-def test_a_hub_that_does_not_answer_is_said(tmp_path):
+def test_an_unreachable_hub_is_reported(tmp_path):
     code, message = ask(tmp_path, "voxtral")
     assert code == "checkpoint_not_downloaded"
     assert message.startswith(ALIASES["voxtral"])
 
 
-def test_a_hand_made_cache_serves_aliases(tmp_path):
+def test_a_cache_on_disk_serves_aliases(tmp_path):
     owner, name = ALIASES["voxtral"].split("/")
     home = tmp_path / "hub" / f"models--{owner}--{name}"
     snapshot = home / "snapshots" / COMMIT
@@ -129,7 +129,7 @@ def test_a_local_folder_comes_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./gone", "~/gone", "whisper", "a/b/c", ""])
-def test_a_name_that_means_nothing_is_refused(model):
+def test_an_invalid_name_is_refused(model):
     with pytest.raises(CheckpointNotFound, match="voxtral, voxtral-bf16"):
         resolve(model)
 

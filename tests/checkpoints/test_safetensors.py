@@ -24,7 +24,7 @@ def stored(tmp_path_factory):
     return path
 
 
-def test_header_says_where_everything_is(stored):
+def test_header_gives_the_place_of_every_tensor(stored):
     header = read_header(stored)
     data = stored.read_bytes()
     assert header.keys() == TENSORS.keys()
@@ -69,7 +69,7 @@ def _entry(dtype="F32", shape=(4,), offsets=(0, 16)):
         (b"\xff\xff", "no readable safetensors header"),
     ],
 )
-def test_a_header_that_lies_is_refused(tmp_path, header, message):
+def test_a_contradictory_header_is_refused(tmp_path, header, message):
     with pytest.raises(DamagedFile, match=message):
         read_header(_file(tmp_path / "x.safetensors", header))
 

@@ -71,7 +71,7 @@ def test_a_malformed_file_is_refused_by_the_key(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", "[" * 100_000])
-def test_what_is_no_document_is_refused(tmp_path, text):
+def test_a_file_that_is_no_document_is_refused(tmp_path, text):
     path = tmp_path / "tekken.json"
     path.write_text(text)
     with pytest.raises(DamagedFile, match=r"tekken\.json"):

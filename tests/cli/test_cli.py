@@ -51,7 +51,7 @@ def test_version():
     assert alone("--version").stdout == f"voxlive {version('voxlive')}\n"
 
 
-def test_the_command_line_starts_without_what_it_does_not_need():
+def test_the_command_line_imports_only_what_it_needs():
     probe = (
         f"import sys, voxlive.cli.main\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     )
@@ -68,7 +68,7 @@ def test_models_lists_the_built_in_one(voxlive):
     assert "pocketsphinx" in voxlive("models").stdout
 
 
-def test_transcribe_says_the_text_on_stdout():
+def test_text_goes_to_stdout():
     doctor, market = clip("doctor"), clip("market")
     one = alone("transcribe", doctor.path)
     assert one.returncode == 0
@@ -186,7 +186,7 @@ def test_a_stream_that_is_no_audio_or_too_long_is_one_line_and_leaves_no_file(
     assert [path.name for path in tmp_path.glob("voxlive-*")] == []
 
 
-def test_hints_reach_the_model_or_are_said_to_have_no_effect(voxlive, failed):
+def test_ignored_options_are_warnings(voxlive, failed):
     yes = clip("yes").path
     done = voxlive("transcribe", yes, "--temperature", "0.5", "--prompt", "Anna")
     assert done.returncode == 0
@@ -284,7 +284,7 @@ def test_a_signal_ends_a_transcription_in_one_line_and_leaves_no_file(number, tm
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_reader_that_has_enough_ends_a_list_without_a_traceback():
+def test_a_closed_pipe_ends_a_list_without_a_traceback():
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "voxlive.cli.main", "models"]

@@ -38,21 +38,21 @@ def lines(count: int, **options) -> list[logging.LogRecord]:
 
 @pytest.mark.parametrize("formatter", [Lines(), JsonLines()])
 @pytest.mark.parametrize("value", ["x" * 60_000, b"x" * 60_000, "\x00" * 60_000])
-def test_what_a_client_sends_is_cut(formatter, value):
+def test_client_input_is_cut(formatter, value):
     said = formatter.format(record("refused a page of %r", value))
     assert len(said) < 8 * MOST_ARGUMENT + 200
     assert len(formatter.format(record("%s" * 100, *[value] * 100))) < 6 * MOST_MESSAGE + 200
     assert len(formatter.format(record(str(value)))) < 6 * MOST_MESSAGE + 200
 
 
-def test_a_line_says_how_much_was_cut_and_keeps_what_follows():
+def test_a_cut_argument_gives_its_length_and_keeps_the_rest_of_the_line():
     said = Lines().format(record("a page of %r, see --allow-origin", "x" * 60_000))
     assert "(60000 characters)'" in said
     assert said.endswith("see --allow-origin")
 
 
 @pytest.mark.parametrize("control", ["\n", "\r", "\x1b[2J", "\x9b", "\x7f", "\u2028", "\u202e"])
-def test_a_client_writes_no_line_of_its_own_and_nothing_to_a_terminal(control):
+def test_control_characters_are_escaped(control):
     said = Lines().format(record("no such path: %s", f"a{control}ERROR forged"))
     assert said.isprintable()
     assert "ERROR forged" in said
@@ -80,7 +80,7 @@ def test_arguments_that_do_not_fit_are_a_line_all_the_same():
     )
 
 
-def test_a_childs_record_is_small_and_says_the_same():
+def test_a_childs_record_is_small_and_formatted_the_same():
     big = failed("the end")
     big.msg, big.args = "%s and %s", ("x" * 60_000, b"y" * 60_000)
     sent = portable(big)
@@ -139,7 +139,7 @@ def writer(room: int) -> tuple[Writer, int]:
     return made, read
 
 
-def test_what_nobody_reads_is_dropped_counted_and_said_once_somebody_does():
+def test_unread_lines_are_dropped_counted_and_reported():
     log, read = writer(room=50_000)
     for number in range(900):
         # It comes back, or the test does not end.
@@ -177,7 +177,7 @@ def test_lines_from_many_threads_are_whole_and_all_there():
         ]
 
 
-def test_a_log_that_cannot_be_written_stops_nothing():
+def test_a_log_that_cannot_be_written_is_dropped():
     log, read = writer(room=1000)
     os.close(read)
     for one in lines(BURST):
@@ -199,7 +199,7 @@ print("done", flush=True)
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_program_ends_with_its_log_written_or_without_waiting_for_its_reader(reads):
+def test_a_program_ends_with_its_log_written_or_unread(reads):
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     command = [sys.executable, "-c", PROGRAM]
@@ -216,6 +216,6 @@ def test_a_program_ends_with_its_log_written_or_without_waiting_for_its_reader(r
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
-def test_a_program_without_a_place_for_its_log_runs(closed):
+def test_a_program_without_a_log_runs(closed):
     command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, PROGRAM]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "done\n"

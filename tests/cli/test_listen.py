@@ -21,7 +21,7 @@ def test_a_line_grows_and_is_printed_when_its_segment_closes():
     assert (captions.committed, captions.draft) == ("", "")
 
 
-def test_lag_is_said_when_it_matters():
+def test_large_lag_is_shown():
     captions = TerminalCaptions()
     captions.take(Lag(0.4))
     assert captions.note == ""
@@ -29,7 +29,7 @@ def test_lag_is_said_when_it_matters():
     assert captions.note == "(3 s behind)"
 
 
-def test_errors_are_lines():
+def test_an_error_is_a_line():
     assert TerminalCaptions().take(SessionError("code", "what to do")) == ["voxlive: what to do"]
 
 
@@ -48,7 +48,7 @@ async def test_blocks_come_out_in_order_up_to_the_end():
     assert await reading == [b"1", b"2"]
 
 
-async def test_at_the_bound_it_is_said_once_and_ends():
+async def test_a_full_queue_reports_once_and_ends():
     said = []
     blocks = Blocks(lambda: said.append("overrun"))
     for _ in range(MOST_BLOCKS + 50):

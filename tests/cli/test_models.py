@@ -93,7 +93,7 @@ def test_list_and_show_as_json(home):
     assert json.loads(models(home, "show", WHISPER, "--json").stdout) == listed[WHISPER]
 
 
-def test_show_says_by_what_a_model_was_told(home, tmp_path):
+def test_show_lists_the_signals_of_the_family(home, tmp_path):
     folder = write_shape(tmp_path / "canary-vs-whisper", SHAPES[0])
     said = dict(line.split("\t") for line in models(home, "show", folder).stdout.splitlines())
     assert said["family"] == "Whisper"
@@ -102,7 +102,7 @@ def test_show_says_by_what_a_model_was_told(home, tmp_path):
     assert said["state"] == "healthy"
 
 
-def test_what_is_not_there_is_one_line(home, tmp_path):
+def test_an_unknown_model_is_one_line(home, tmp_path):
     assert "voxlive models pull voxtral" in one_line(models(home, "show", "voxtral"), 1)
     file = tmp_path / "model.safetensors"
     file.touch()
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_one_line(home, tmp_path):
     assert "neither owner/name nor" in one_line(models(home, "pull", WHISPER, "a/b/c"), 2)
 
 
-def test_health_tells_the_problems_and_fails(home):
+def test_health_lists_problems_and_fails(home):
     done = models(home, "health")
     assert done.returncode == 1
     assert done.stdout == f"pocketsphinx: healthy\n{WHISPER}: healthy\n"
@@ -120,7 +120,7 @@ def test_health_tells_the_problems_and_fails(home):
     assert [one["healthy"] for one in json.loads(done.stdout)] == [True]
 
 
-def test_pull_says_what_cannot_be_fetched_and_goes_on(home, hub):
+def test_pull_reports_a_failed_download_and_goes_on(home, hub):
     done = models(home, "pull", "no/such", WHISPER, hub=hub)
     assert done.returncode == 1
     assert "voxlive: the hub has no no/such, or it is private" in done.stderr

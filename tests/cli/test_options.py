@@ -57,7 +57,7 @@ def given(monkeypatch):
     return run
 
 
-def test_nothing_given_is_the_tables_defaults(given):
+def test_defaults_are_the_tables(given):
     assert serve_config(given()) == ServeConfig()
 
 
@@ -104,14 +104,14 @@ def test_a_service_called_voxlive_in_kubernetes_does_not_set_the_port(given):
         ('forwarded-allow-ips = "nginx"', "voxlive.toml: [serve] forwarded-allow-ips: "),
     ],
 )
-def test_a_value_that_cannot_be_is_one_line_with_file_table_and_key(given, text, hint):
+def test_an_invalid_value_is_one_line_with_file_table_and_key(given, text, hint):
     with pytest.raises(ValueError, match="2 voxlive: ") as raised:
         given(text=f"[serve]\n{text}\n")
     assert hint in str(raised.value)
     assert str(raised.value).count("\n") == 1
 
 
-def test_a_value_in_the_environment_that_cannot_be_names_its_variable(given):
+def test_an_invalid_value_in_the_environment_names_its_variable(given):
     with pytest.raises(ValueError, match="2 voxlive: VOXLIVE_PORT: "):
         given(VOXLIVE_PORT="x")
     with pytest.raises(ValueError, match="2 voxlive: VOXLIVE_ALLOW_ORIGIN: a: write a site"):

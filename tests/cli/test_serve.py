@@ -18,7 +18,7 @@ def refused(*args: str, **env: str) -> str:
     return result.output
 
 
-def test_an_address_that_others_can_reach_needs_keys_or_a_word():
+def test_a_public_address_needs_keys_or_insecure():
     line = refused("--host", "0.0.0.0")
     assert "--api-key" in line
     assert "--insecure" in line
@@ -46,7 +46,7 @@ def test_a_bad_key_is_one_line_without_the_key(tmp_path):
         assert KEY not in said
 
 
-def test_a_key_that_is_made_is_let_in_by_its_table():
+def test_a_generated_key_is_accepted_by_its_table():
     made = CliRunner().invoke(app, ["key", "the hall"])
     secret, *_, name, table = made.output.split("\n")[:-1]
     [key] = read_keys(f"{name}\n{table}")

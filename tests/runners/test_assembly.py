@@ -38,34 +38,38 @@ def perfect(name):
 
 
 def run(name, recognise, silero, options, cancelled=lambda: False):
-    told = []
+    updates = []
     job = Job(clip(name).path)
-    heard_in = lambda job: stretches(job, silero, options, cancelled)  # noqa: E731
-    return transcribe(job, heard_in, recognise, told.append, cancelled), told
+    stretches_of = lambda job: stretches(job, silero, options, cancelled)  # noqa: E731
+    return transcribe(job, stretches_of, recognise, updates.append, cancelled), updates
 
 
 @pytest.mark.parametrize("longest_s", [3, 8, 30])
 def test_the_text_is_whole_however_it_is_cut(silero, longest_s):
     options = CutOptions(longest_s=longest_s, overlap_s=0.7)
-    said, told = run("minute", perfect("minute"), silero, options)
-    assert said.text.split() == [word.text for word in clip("minute").words]
-    assert "".join(each.text for each in told if isinstance(each, Delta)) == said.text
-    assert told[-1] == JobProgress(said.duration, said.duration)
-    assert said.language == "en"
+    transcript, updates = run("minute", perfect("minute"), silero, options)
+    assert transcript.text.split() == [word.text for word in clip("minute").words]
+    assert "".join(each.text for each in updates if isinstance(each, Delta)) == transcript.text
+    assert updates[-1] == JobProgress(transcript.duration, transcript.duration)
+    assert transcript.language == "en"
 
 
-def test_a_model_at_its_limit_gets_less_audio_until_it_ends(silero):
+def test_a_model_at_its_token_limit_gets_less_audio(silero):
     most = 20
 
     def terse(stretch):
-        heard = perfect("minute")(stretch)
-        return heard if heard.completion_tokens <= most else Recognised((), None, 0, most, True)
+        recognised = perfect("minute")(stretch)
+        return (
+            recognised
+            if recognised.completion_tokens <= most
+            else Recognised((), None, 0, most, True)
+        )
 
-    said, _ = run("minute", terse, silero, CutOptions(longest_s=30))
-    assert said.text.split() == [word.text for word in clip("minute").words]
+    transcript, _ = run("minute", terse, silero, CutOptions(longest_s=30))
+    assert transcript.text.split() == [word.text for word in clip("minute").words]
 
 
-def test_a_model_that_never_ends_is_refused_with_the_place(silero):
+def test_a_model_without_an_end_is_refused_with_the_place(silero):
     def endless(stretch):
         return Recognised((), None, 0, 64, cut_short=True)
 
@@ -74,20 +78,21 @@ def test_a_model_that_never_ends_is_refused_with_the_place(silero):
     assert (refused.value.status, refused.value.code) == (422, "endless_text")
 
 
-def test_a_job_at_its_own_limit_ends_there_and_says_so(silero):
+def test_a_job_at_its_token_limit_is_truncated(silero):
     calls = []
 
     def limited(stretch):
         calls.append(stretch)
         return replace(perfect("minute")(stretch), last=len(calls) == 2)
 
-    said, told = run("minute", limited, silero, CutOptions(longest_s=8))
-    assert said.truncated
+    transcript, updates = run("minute", limited, silero, CutOptions(longest_s=8))
+    assert transcript.truncated
     assert len(calls) == 2
     assert (
-        said.text.split() == [word.text for word in clip("minute").words][: len(said.text.split())]
+        transcript.text.split()
+        == [word.text for word in clip("minute").words][: len(transcript.text.split())]
     )
-    assert told[-1] == JobProgress(said.duration, said.duration)
+    assert updates[-1] == JobProgress(transcript.duration, transcript.duration)
 
 
 def stretch(start_s, seconds, lead_s=0.0, trail_s=0.0):
@@ -95,36 +100,36 @@ def stretch(start_s, seconds, lead_s=0.0, trail_s=0.0):
     return Stretch(int(start_s * RATE), np.zeros(int(seconds * RATE), np.float32), lead, trail)
 
 
-def test_times_are_those_of_the_file_and_text_that_may_change_is_held_back():
+def test_times_are_the_files_and_unsettled_text_is_held_back():
     assembly = Assembly()
     words = (timed_word("one", 0.5, 1.0), timed_word(" two", 3.2, 3.6))
     first = Recognised((timed_segment(0, "one two", 0.5, 3.6, words),))
     assert assembly.add(stretch(10, 4, trail_s=1), first) == ""
     second = Recognised((timed_segment(0, "two three", 0.2, 1.5),))
     assert assembly.add(stretch(13, 4, lead_s=1), second) == "one two three"
-    said = assembly.transcript(Job(None), 20.0)
-    assert said.text == "one two three"
-    assert [(segment.id, segment.start, segment.end) for segment in said.segments] == [
+    transcript = assembly.transcript(Job(None), 20.0)
+    assert transcript.text == "one two three"
+    assert [(segment.id, segment.start, segment.end) for segment in transcript.segments] == [
         (0, samples(10.5), samples(13.6)),
         (1, samples(13.2), samples(14.5)),
     ]
-    assert said.segments[0].words[1] == timed_word(" two", 13.2, 13.6)
+    assert transcript.segments[0].words[1] == timed_word(" two", 13.2, 13.6)
 
 
 def test_texts_without_space_get_one_between_them_where_the_script_has_spaces():
     assembly = Assembly()
-    told = [
+    updates = [
         assembly.add(
             stretch(at, 1), Recognised((timed_segment(0, text, words=(timed_word(text, 0, 1),)),))
         )
         for at, text in enumerate((" Hello.", "And.", "天", "気"))
     ]
-    assert told == ["Hello.", " And.", " 天", "気"]
+    assert updates == ["Hello.", " And.", " 天", "気"]
     segments = assembly.transcript(Job(None), 4.0).segments
-    assert [segment.words[0].text for segment in segments] == told
+    assert [segment.words[0].text for segment in segments] == updates
 
 
-def test_the_language_is_the_one_that_most_was_said_in_whatever_was_asked_for():
+def test_the_language_is_that_of_most_text():
     assembly = Assembly()
     for text, language in (("ja", "de"), ("a long sentence", "en"), ("nein", "de")):
         assembly.add(stretch(0, 1), Recognised((timed_segment(0, text),), language))
@@ -132,9 +137,9 @@ def test_the_language_is_the_one_that_most_was_said_in_whatever_was_asked_for():
     assert assembly.transcript(Job(None, language="de"), 1.0).language == "en"
 
 
-def test_what_no_model_told_is_not_known():
-    said = Assembly().transcript(Job(None, task="translate"), 3.0)
-    assert (said.text, said.language, said.prompt_tokens, said.task) == (
+def test_values_that_no_model_gives_are_none():
+    transcript = Assembly().transcript(Job(None, task="translate"), 3.0)
+    assert (transcript.text, transcript.language, transcript.prompt_tokens, transcript.task) == (
         "",
         None,
         None,

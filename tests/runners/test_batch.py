@@ -6,7 +6,7 @@ import signal
 import psutil
 from support.batches import (
     TINY_VOXTRAL,
-    Told,
+    UpdateRecorder,
     batch,
     job,
     pocketsphinx,
@@ -21,54 +21,54 @@ from voxlive.runners.memory import Memory
 GIB = 1 << 30
 
 
-async def test_files_that_wait_are_bounded():
-    async with batch(queue=1) as one:
-        first = asyncio.create_task(one.transcribe(pocketsphinx(), job("yes")))
+async def test_waiting_files_are_bounded():
+    async with batch(queue=1) as files:
+        first = asyncio.create_task(files.transcribe(pocketsphinx(), job("yes")))
         await asyncio.sleep(0)
-        refusal = await refused(one.transcribe(pocketsphinx(), job("yes")))
+        refusal = await refused(files.transcribe(pocketsphinx(), job("yes")))
         assert (refusal.status, refusal.code) == (503, "queue_full")
         assert refusal.retry_after_s
         first.cancel()
 
 
-async def test_a_killed_process_is_told_and_replaced():
-    async with batch() as one:
-        told = Told()
-        work = asyncio.create_task(one.transcribe(pocketsphinx(), job("minute"), told))
-        await told.spoken.wait()
-        (before,) = one.loaded
-        waiting = asyncio.create_task(one.transcribe(pocketsphinx(), job("yes")))
+async def test_a_killed_process_is_reported_and_replaced():
+    async with batch() as files:
+        updates = UpdateRecorder()
+        work = asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))
+        await updates.has_text.wait()
+        (before,) = files.loaded
+        waiting = asyncio.create_task(files.transcribe(pocketsphinx(), job("yes")))
         os.kill(before.pid, signal.SIGKILL)
         refusal = await refused(work)
         assert (refusal.status, refusal.code) == (500, "runner_crashed")
         assert "SIGKILL" in refusal.message
         assert (await waiting).text
-        (after,) = one.loaded
+        (after,) = files.loaded
         assert after.pid != before.pid
 
 
-async def test_jobs_beside_a_crash_are_done_once_more():
-    async with batch() as one:
-        told = Told()
+async def test_jobs_beside_a_crash_are_retried_once():
+    async with batch() as files:
+        updates = UpdateRecorder()
         clips = ["yes", "yes"]
-        work = [asyncio.create_task(one.transcribe(voxtral(), job("doctor"), told))]
-        await told.begun.wait()
-        work += [asyncio.create_task(one.transcribe(voxtral(), job(name))) for name in clips]
-        await told.spoken.wait()
-        (before,) = one.loaded
+        work = [asyncio.create_task(files.transcribe(voxtral(), job("doctor"), updates))]
+        await updates.begun.wait()
+        work += [asyncio.create_task(files.transcribe(voxtral(), job(name))) for name in clips]
+        await updates.has_text.wait()
+        (before,) = files.loaded
         assert before.running == 3
         os.kill(before.pid, signal.SIGKILL)
         assert (await refused(work.pop(0))).code == "runner_crashed"
-        said = await asyncio.gather(*work)
-        assert [bool(one.text) for one in said] == [True, True]
+        transcripts = await asyncio.gather(*work)
+        assert [bool(transcript.text) for transcript in transcripts] == [True, True]
 
 
 async def test_a_process_that_hangs_is_killed():
-    async with batch(process={"stall_s": 1.0}) as one:
-        told = Told()
-        work = asyncio.create_task(one.transcribe(pocketsphinx(), job("minute"), told))
-        await told.begun.wait()
-        (loaded,) = one.loaded
+    async with batch(process={"stall_s": 1.0}) as files:
+        updates = UpdateRecorder()
+        work = asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))
+        await updates.begun.wait()
+        (loaded,) = files.loaded
         os.kill(loaded.pid, signal.SIGSTOP)
         refusal = await refused(work)
         assert (refusal.status, refusal.code) == (500, "runner_hung")
@@ -77,56 +77,56 @@ async def test_a_process_that_hangs_is_killed():
 
 
 async def test_a_job_that_cannot_be_cancelled_costs_its_process():
-    async with batch(process={"cancel_s": 0.3}) as one:
-        told = Told()
-        work = asyncio.create_task(one.transcribe(pocketsphinx(), job("minute"), told))
-        await told.begun.wait()
-        (loaded,) = one.loaded
+    async with batch(process={"cancel_s": 0.3}) as files:
+        updates = UpdateRecorder()
+        work = asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))
+        await updates.begun.wait()
+        (loaded,) = files.loaded
         os.kill(loaded.pid, signal.SIGSTOP)
         work.cancel()
         await until(lambda: not psutil.pid_exists(loaded.pid))
 
 
-async def test_a_job_that_takes_too_long_for_its_audio_is_given_up():
-    async with batch(process={"timeout_s": 0.1, "timeout_factor": 0.001}) as one:
-        refusal = await refused(one.transcribe(pocketsphinx(), job("minute")))
+async def test_a_job_that_takes_too_long_for_its_audio_times_out():
+    async with batch(process={"timeout_s": 0.1, "timeout_factor": 0.001}) as files:
+        refusal = await refused(files.transcribe(pocketsphinx(), job("minute")))
         assert (refusal.status, refusal.code) == (503, "timeout")
 
 
 async def test_a_process_that_takes_too_much_memory_is_killed():
-    async with batch(process={"memory_limit": 40 << 20}) as one:
-        refusal = await refused(one.transcribe(pocketsphinx(), job("yes")))
+    async with batch(process={"memory_limit": 40 << 20}) as files:
+        refusal = await refused(files.transcribe(pocketsphinx(), job("yes")))
         assert (refusal.status, refusal.code) == (507, "insufficient_memory")
         assert "40 MiB" in refusal.message
-        assert not one.loaded
+        assert not files.loaded
 
 
-async def test_a_broken_checkpoint_is_told_with_its_reason(tmp_path):
+async def test_a_broken_checkpoint_is_refused_with_its_reason(tmp_path):
     folder = shutil.copytree(TINY_VOXTRAL, tmp_path / "broken")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
-    async with batch() as one:
-        refusal = await refused(one.transcribe(voxtral(folder), job("yes")))
+    async with batch() as files:
+        refusal = await refused(files.transcribe(voxtral(folder), job("yes")))
         assert (refusal.status, refusal.code) == (500, "model_load_failed")
         assert "model.safetensors" in refusal.message
 
 
-async def test_an_idle_model_goes():
-    async with batch(idle_s=0.2) as one:
-        await one.transcribe(pocketsphinx(), job("yes"))
-        (loaded,) = one.loaded
-        await until(lambda: not one.loaded)
+async def test_an_idle_model_is_unloaded():
+    async with batch(idle_s=0.2) as files:
+        await files.transcribe(pocketsphinx(), job("yes"))
+        (loaded,) = files.loaded
+        await until(lambda: not files.loaded)
         await until(lambda: not psutil.pid_exists(loaded.pid))
 
 
-async def test_the_model_that_was_idle_longest_makes_room():
-    async with batch(max_resident=2, wait_s=0.3) as one:
+async def test_the_model_that_was_idle_longest_is_unloaded_first():
+    async with batch(max_resident=2, wait_s=0.3) as files:
         a, b, c = (pocketsphinx(name) for name in "abc")
         for spec in (a, b, a, c):
-            await one.transcribe(spec, job("yes"))
-        assert [loaded.spec.model for loaded in one.loaded] == ["a", "c"]
-        busy = [asyncio.create_task(one.transcribe(spec, job("minute"))) for spec in (a, c)]
-        refusal = await refused(one.transcribe(b, job("yes")))
+            await files.transcribe(spec, job("yes"))
+        assert [loaded.spec.model for loaded in files.loaded] == ["a", "c"]
+        busy = [asyncio.create_task(files.transcribe(spec, job("minute"))) for spec in (a, c)]
+        refusal = await refused(files.transcribe(b, job("yes")))
         assert (refusal.status, refusal.code) == (503, "models_busy")
         assert "a, c are at work" in refusal.message
         for work in busy:
@@ -136,35 +136,35 @@ async def test_the_model_that_was_idle_longest_makes_room():
 async def test_a_model_is_not_loaded_without_memory_for_it():
     big = pocketsphinx("big", needed_bytes=4 * GIB)
     machine = Memory(16 * GIB, 3 * GIB)
-    async with batch(lambda: machine, wait_s=0.1) as one:
-        refusal = await refused(one.transcribe(big, job("yes")))
+    async with batch(lambda: machine, wait_s=0.1) as files:
+        refusal = await refused(files.transcribe(big, job("yes")))
         assert (refusal.status, refusal.code) == (507, "insufficient_memory")
         assert "3072 MiB are free" in refusal.message
-        assert not one.loaded
+        assert not files.loaded
 
 
-async def test_an_idle_model_gives_its_memory_to_the_next():
+async def test_an_idle_model_is_unloaded_for_its_memory():
     big = pocketsphinx("b", 4 * GIB)
 
     def memory():
         return Memory(
-            16 * GIB, 2 * GIB if any(x.spec.model == "a" for x in one.loaded) else 8 * GIB
+            16 * GIB, 2 * GIB if any(x.spec.model == "a" for x in files.loaded) else 8 * GIB
         )
 
-    async with batch(memory) as one:
-        await one.transcribe(pocketsphinx("a"), job("yes"))
-        await one.transcribe(big, job("yes"))
-        assert [loaded.spec.model for loaded in one.loaded] == ["b"]
+    async with batch(memory) as files:
+        await files.transcribe(pocketsphinx("a"), job("yes"))
+        await files.transcribe(big, job("yes"))
+        assert [loaded.spec.model for loaded in files.loaded] == ["b"]
 
 
-async def test_who_waits_when_it_closes_is_told():
-    async with batch(queue=4) as one:
-        told = Told()
-        work = [asyncio.create_task(one.transcribe(pocketsphinx(), job("minute"), told))]
-        work += [asyncio.create_task(one.transcribe(pocketsphinx(), job("yes")))]
-        await told.begun.wait()
-        await one.aclose()
+async def test_waiting_jobs_fail_when_the_batch_closes():
+    async with batch(queue=4) as files:
+        updates = UpdateRecorder()
+        work = [asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))]
+        work += [asyncio.create_task(files.transcribe(pocketsphinx(), job("yes")))]
+        await updates.begun.wait()
+        await files.aclose()
         for refusal in [await refused(task) for task in work]:
             assert (refusal.status, refusal.code) == (503, "shutting_down")
-        late = await refused(one.transcribe(pocketsphinx(), job("yes")))
+        late = await refused(files.transcribe(pocketsphinx(), job("yes")))
         assert late.code == "shutting_down"

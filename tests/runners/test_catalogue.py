@@ -8,8 +8,8 @@ from support.model_shapes import HF, SHAPES, Shape, mlx_whisper, whisper, write_
 import voxlive.cli.document as document
 from voxlive.checkpoints.local_model import BUILT_IN, read_model
 from voxlive.errors import CheckpointNotFound, RequestRefused, status_of
-from voxlive.runners.catalogue import Catalogue, Entry, make_catalogue
-from voxlive.runners.refusals import REFUSAL_RULES, Asked, LoadOptions
+from voxlive.runners.catalogue import Catalogue, CatalogueEntry, make_catalogue
+from voxlive.runners.refusals import REFUSAL_RULES, LoadOptions, Requirements
 
 ROOT = Path(__file__).parents[2]
 REALTIME = next(shape for shape in SHAPES if shape.id == "voxtral-realtime-mlx-audio")
@@ -53,9 +53,9 @@ def catalogue(hub, tmp_path):
     )
 
 
-def refused(catalogue, name, asked=None):
+def refused(catalogue, name, requirements=None):
     with pytest.raises(RequestRefused) as caught:
-        catalogue.find(name, asked)
+        catalogue.find(name, requirements)
     return caught.value
 
 
@@ -95,8 +95,8 @@ def test_a_name_is_never_a_path(catalogue, tmp_path, monkeypatch, how):
     monkeypatch.chdir(tmp_path)
     name = how.format(tmp_path / "served")
     assert Path(tmp_path, "served").is_dir()
-    said = refused(catalogue, name)
-    assert (said.status, said.code, said.param) == (404, "model_not_found", "model")
+    refusal = refused(catalogue, name)
+    assert (refusal.status, refusal.code, refusal.param) == (404, "model_not_found", "model")
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_a_name_is_never_a_path(catalogue, tmp_path, monkeypatch, how):
     ],
 )  # fmt: skip
 def test_odd_names_are_not_found(catalogue, name):
-    said = refused(catalogue, name)
-    assert said.status == 404
-    assert len(said.message) < 600
+    refusal = refused(catalogue, name)
+    assert refusal.status == 404
+    assert len(refusal.message) < 600
 
 
 def test_a_folder_of_the_working_directory_is_no_repository(catalogue, tmp_path, monkeypatch):
@@ -118,27 +118,29 @@ def test_a_folder_of_the_working_directory_is_no_repository(catalogue, tmp_path,
     assert refused(catalogue, "own/model").code == "model_not_found"
 
 
-def test_close_names_are_told_and_absent_ones_can_be_fetched(catalogue):
+def test_an_unknown_name_lists_close_ones_and_how_to_fetch(catalogue):
     assert "did you mean lectures?" in refused(catalogue, "lecture").message
-    said = refused(catalogue, "openai/whisper-small").message
-    assert "voxlive models pull openai/whisper-small" in said
+    message = refused(catalogue, "openai/whisper-small").message
+    assert "voxlive models pull openai/whisper-small" in message
     assert "voxlive models pull voxtral-bf16" in refused(catalogue, "voxtral-bf16").message
 
 
-def test_policy_is_asked(catalogue):
-    assert refused(catalogue, "lectures", Asked("translate")).code == "unsupported_task"
-    assert catalogue.find("openai/whisper-large-v3", Asked("translate")).backend == "mlx_audio"
+def test_requirements_are_checked(catalogue):
+    assert refused(catalogue, "lectures", Requirements("translate")).code == "unsupported_task"
+    assert (
+        catalogue.find("openai/whisper-large-v3", Requirements("translate")).backend == "mlx_audio"
+    )
     assert refused(catalogue, "half/whisper").code == "model_unhealthy"
     assert refused(catalogue, "meta/llama").code == "unsupported_model"
 
 
-def test_the_hub_can_be_shut_out(catalogue, tmp_path):
-    closed = Catalogue(Entry("pocketsphinx", BUILT_IN["pocketsphinx"]), hub=False)
+def test_the_hub_can_be_left_out(catalogue, tmp_path):
+    closed = Catalogue(CatalogueEntry("pocketsphinx", BUILT_IN["pocketsphinx"]), hub=False)
     assert refused(closed, "openai/whisper-large-v3").status == 404
     assert [card.id for card in closed.cards()] == ["pocketsphinx"]
 
 
-def test_cards_list_what_hears_default_first(catalogue):
+def test_cards_list_speech_models_default_first(catalogue):
     cards = catalogue.cards()
     assert [card.id for card in cards] == [
         "served",
@@ -150,12 +152,12 @@ def test_cards_list_what_hears_default_first(catalogue):
     ]
     assert [card.default for card in cards] == [True, *[False] * 5]
     assert cards[3].aliases == ("voxtral",)
-    assert not cards[1].survey.health.healthy
+    assert not cards[1].inspection.health.healthy
     assert all(card.created > 0 for card in cards)
     assert catalogue.card("whisper-1").id == "served"
 
 
-def test_what_a_model_is_follows_its_files(catalogue, tmp_path):
+def test_changed_files_are_read_again(catalogue, tmp_path):
     assert catalogue.find("lectures").family == "whisper"
     weights = tmp_path / "somewhere" / "model.safetensors"
     whole = weights.read_bytes()
@@ -167,14 +169,14 @@ def test_what_a_model_is_follows_its_files(catalogue, tmp_path):
 
 
 @pytest.mark.parametrize("one", ["lectures", "=x", "name=", "a=/no/such/folder"])
-def test_a_registration_that_means_nothing_is_refused(one):
+def test_an_invalid_registration_is_refused(one):
     with pytest.raises(CheckpointNotFound):
         make_catalogue(BUILT_IN["pocketsphinx"], [one], offline=True)
 
 
 def test_a_built_in_model_may_have_another_name():
     catalogue = make_catalogue(BUILT_IN["pocketsphinx"], ["quick=pocketsphinx"], hub=False)
-    spec = catalogue.find("quick", Asked(language="en"))
+    spec = catalogue.find("quick", Requirements(language="en"))
     assert (spec.model, spec.backend, spec.local.folder) == ("quick", "pocketsphinx", None)
     assert {card.id for card in catalogue.cards()} == {"pocketsphinx", "quick"}
 
@@ -185,16 +187,16 @@ def test_the_docs_have_the_tables_of_the_code():
     assert text.count("<!-- table: ") == 6
 
 
-def test_the_table_of_refusals_has_all_that_runners_say():
-    told = {(rule.status, rule.code) for rule in REFUSAL_RULES}
-    said = set()
+def test_the_table_of_refusals_has_every_refusal_of_runners():
+    listed = {(rule.status, rule.code) for rule in REFUSAL_RULES}
+    raised = set()
     for path in (ROOT / "voxlive" / "runners").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestRefused":
-                said |= {
+                raised |= {
                     (status_of(code.value), code.value)
                     for code in node.args[:1]
                     if isinstance(code, ast.Constant)
                 }
-    assert said
-    assert said <= told
+    assert raised
+    assert raised <= listed

@@ -34,23 +34,23 @@ def cut(turns, rest=0, options=OPTIONS, block=31):
 
 @settings(deadline=None)
 @given(turns=turns, rest=st.integers(0, WINDOW - 1), block=st.sampled_from([1, 7, 31, 500]))
-def test_every_sample_of_speech_is_heard_in_order_and_once_but_for_the_overlaps(turns, rest, block):
+def test_stretches_cover_all_speech_once_but_for_the_overlaps(turns, rest, block):
     found, probabilities = cut(turns, rest, block=block)
-    heard = np.zeros(len(probabilities) * WINDOW + rest, bool)
+    covered = np.zeros(len(probabilities) * WINDOW + rest, bool)
     end, trail = 0, 0
     for stretch in found:
         assert stretch.lead == trail
         assert stretch.start >= end - trail if trail == 0 else stretch.start == end - trail
         assert 0 < len(stretch.samples) <= 4 * RATE
         assert np.array_equal(stretch.samples, np.arange(stretch.start, stretch.end))
-        heard[stretch.start : stretch.end] = True
+        covered[stretch.start : stretch.end] = True
         end, trail = stretch.end, stretch.trail
     assert trail == 0
     run = 0
     for window, probability in enumerate([*probabilities, 0]):
         run = run + 1 if probability > 0.5 else 0
         if run >= 2:  # a single window of speech is none
-            assert heard[(window - 1) * WINDOW : (window + 1) * WINDOW].all()
+            assert covered[(window - 1) * WINDOW : (window + 1) * WINDOW].all()
 
 
 @settings(deadline=None)
@@ -62,7 +62,7 @@ def test_the_cuts_do_not_depend_on_how_the_audio_is_pushed(turns, block):
     assert spans(cut(turns, block=block)[0]) == spans(cut(turns)[0])
 
 
-def test_silence_is_nothing_to_hear():
+def test_silence_has_no_stretches():
     assert cut([(False, 500)])[0] == []
 
 
@@ -96,7 +96,7 @@ def test_halves_share_their_middle():
     assert first.trail == second.lead == RATE == first.end - second.start
 
 
-def test_options_that_cannot_be():
+def test_impossible_options_are_refused():
     with pytest.raises(ValueError, match="cut"):
         CutOptions(longest_s=4, overlap_s=2)
 
@@ -106,13 +106,13 @@ def silero():
     return Silero()
 
 
-def hear(job, silero, options=None, cancelled=lambda: False):
+def cut_file(job, silero, options=None, cancelled=lambda: False):
     return list(stretches(job, silero, options or CutOptions(longest_s=30), cancelled))
 
 
 def test_the_speech_of_a_real_file_is_all_in_its_stretches(silero):
     pauses = clip("pauses")
-    found = hear(Job(pauses.path), silero)
+    found = cut_file(Job(pauses.path), silero)
     for sentence in pauses.sentences:
         assert any(
             stretch.start / RATE <= sentence.start and sentence.end <= stretch.end / RATE
@@ -122,16 +122,16 @@ def test_the_speech_of_a_real_file_is_all_in_its_stretches(silero):
 
 
 @pytest.mark.parametrize("name", ["silence", "noise"])
-def test_nothing_is_heard_where_nobody_speaks(name, silero):
-    assert hear(Job(clip(name).path), silero) == []
+def test_audio_without_speech_has_no_stretches(name, silero):
+    assert cut_file(Job(clip(name).path), silero) == []
 
 
-def test_raw_pcm_is_heard_like_its_container(silero, tmp_path):
+def test_raw_pcm_is_cut_like_its_container(silero, tmp_path):
     yes = clip("yes")
     path = tmp_path / "yes.raw"
     path.write_bytes(yes.pcm.tobytes() + b"\0")
     raw = Job(path, raw=AudioFormat("s16le", yes.rate))
-    spans = [[(s.start, s.end) for s in hear(job, silero)] for job in (raw, Job(yes.path))]
+    spans = [[(s.start, s.end) for s in cut_file(job, silero)] for job in (raw, Job(yes.path))]
     assert spans[0] == spans[1]
     measured = [measure_job(job) for job in (raw, Job(yes.path))]
     assert [one.seconds for one in measured] == [round(yes.duration, 3)] * 2
@@ -144,7 +144,7 @@ def test_audio_that_is_too_long_is_refused():
     assert (refused.value.status, refused.value.param) == (413, "file")
 
 
-def test_what_is_no_audio_is_refused(tmp_path):
+def test_a_file_without_audio_is_refused(tmp_path):
     path = tmp_path / "no.wav"
     path.write_text("this is no audio")
     with pytest.raises(VoxliveError) as refused:
@@ -153,4 +153,4 @@ def test_what_is_no_audio_is_refused(tmp_path):
 
 
 def test_cancelling_ends_the_decoding(silero):
-    assert hear(Job(clip("minute").path), silero, cancelled=lambda: True) == []
+    assert cut_file(Job(clip("minute").path), silero, cancelled=lambda: True) == []

@@ -7,7 +7,7 @@ from voxlive.runners.joining import join, needs_space
 from voxlive.values import Segment, samples
 
 
-def said(words, timed=False, **more):
+def segments_of(words, timed=False, **more):
     text = "".join(f" {word}" for word in words)
     if not timed:
         return (timed_segment(0, text, **more),) if words else ()
@@ -38,37 +38,44 @@ def test_no_word_is_lost_or_stands_twice(words, data):
         common -= 1
     if common > 1 and data.draw(st.booleans()):
         after = ["YY", *after[1:]]
-    assert text_of(*joined(said(before), said(after), 10.0, 12.0)) == " ".join(words)
+    assert text_of(*joined(segments_of(before), segments_of(after), 10.0, 12.0)) == " ".join(words)
 
 
 @given(words=vocabulary)
 def test_without_a_common_word_all_stay(words):
     other = [f"x{word}" for word in words]
-    assert text_of(*joined(said(words), said(other), 1, 3)) == " ".join([*words, *other])
+    assert text_of(*joined(segments_of(words), segments_of(other), 1, 3)) == " ".join(
+        [*words, *other]
+    )
 
 
 def test_case_and_punctuation_do_not_hide_a_word():
-    first, second = joined(said(["we", "saw", "The", "dog,"]), said(["the", "dog", "ran."]), 1, 3)
+    first, second = joined(
+        segments_of(["we", "saw", "The", "dog,"]), segments_of(["the", "dog", "ran."]), 1, 3
+    )
     assert text_of(first, second) == "we saw The dog, ran."
 
 
-def test_a_word_that_comes_again_is_not_taken_for_its_first():
+def test_a_repeated_word_is_not_joined_with_its_first():
     before = ["the", "cat", "and", "the", "dog"]
     after = ["the", "dog", "and", "the", "cow"]
-    assert text_of(*joined(said(before), said(after), 1, 3)) == "the cat and the dog and the cow"
+    assert (
+        text_of(*joined(segments_of(before), segments_of(after), 1, 3))
+        == "the cat and the dog and the cow"
+    )
 
 
-def test_words_with_times_are_parted_in_the_middle_when_none_agrees():
-    before = said([("one", 0), ("two", 4), ("tree", 7)], timed=True)
-    after = said([("wo", 4), ("three", 6), ("four", 9)], timed=True)
+def test_words_with_times_are_divided_in_the_middle_when_none_agrees():
+    before = segments_of([("one", 0), ("two", 4), ("tree", 7)], timed=True)
+    after = segments_of([("wo", 4), ("three", 6), ("four", 9)], timed=True)
     first, second = joined(before, after, 1.0, 2.0)
     assert text_of(first, second) == "one two three four"
     assert (first[-1].end, second[0].start) == (samples(1.25), samples(1.5))
 
 
 def test_a_common_word_far_from_the_overlap_in_time_joins_nothing():
-    before = said([("so", 0), ("one", 8), ("two", 9)], timed=True)
-    after = said([("three", 11), ("four", 13), ("so", 40)], timed=True)
+    before = segments_of([("so", 0), ("one", 8), ("two", 9)], timed=True)
+    after = segments_of([("three", 11), ("four", 13), ("so", 40)], timed=True)
     assert text_of(*joined(before, after, 2.0, 3.0)) == "so one two three four so"
 
 

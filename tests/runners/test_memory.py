@@ -3,7 +3,7 @@ import pytest
 from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import RunnerSpec
-from voxlive.runners.memory import Memory, available, lack, refuse_giant
+from voxlive.runners.memory import Memory, available, refuse_oversized, refuse_unless_free
 
 GIB = 1 << 30
 
@@ -15,26 +15,26 @@ def spec(gib):
 
 
 @pytest.mark.parametrize(
-    ("total", "head_room"), [(1, 0.25), (8, 0.8), (16, 1.6), (32, 3.2), (64, 4), (512, 4)]
+    ("total", "headroom"), [(1, 0.25), (8, 0.8), (16, 1.6), (32, 3.2), (64, 4), (512, 4)]
 )
-def test_head_room_grows_with_the_machine_within_bounds(total, head_room):
-    assert Memory(total * GIB, 0).head_room == int(head_room * GIB)
+def test_headroom_grows_with_the_machine_within_bounds(total, headroom):
+    assert Memory(total * GIB, 0).headroom == int(headroom * GIB)
 
 
-def test_a_model_over_70_percent_is_refused_for_ever():
+def test_a_model_over_70_percent_is_always_refused():
     machine = Memory(16 * GIB, 16 * GIB)
-    refuse_giant(spec(11.1), machine)
+    refuse_oversized(spec(11.1), machine)
     with pytest.raises(
         RequestRefused, match=r"big/model needs 11.3 GiB, .* 11.2 GiB, 70% .* 16.0"
     ) as bad:
-        refuse_giant(spec(11.3), machine)
+        refuse_oversized(spec(11.3), machine)
     assert (bad.value.status, bad.value.code) == (507, "insufficient_memory")
     assert bad.value.retry_after_s is None
 
 
-def test_a_model_and_its_head_room_have_to_fit_into_what_is_free():
-    assert lack(spec(4), Memory(16 * GIB, int(5.7 * GIB)), 9) is None
-    refusal = lack(spec(4), Memory(16 * GIB, int(5.5 * GIB)), 9)
+def test_a_model_and_its_headroom_must_fit_into_free_memory():
+    assert refuse_unless_free(spec(4), Memory(16 * GIB, int(5.7 * GIB)), 9) is None
+    refusal = refuse_unless_free(spec(4), Memory(16 * GIB, int(5.5 * GIB)), 9)
     assert (refusal.status, refusal.retry_after_s) == (507, 9)
     assert "4096 MiB and 1638 MiB beside it, and 5632 MiB are free" in refusal.message
 
@@ -49,7 +49,7 @@ def machine(root, groups, files):
     return root
 
 
-def test_a_container_is_the_machine(tmp_path):
+def test_a_containers_memory_is_used(tmp_path):
     root = machine(
         tmp_path,
         "0::/\n",

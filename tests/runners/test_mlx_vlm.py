@@ -9,15 +9,15 @@ from voxlive.checkpoints.families import FAMILIES as PROBED
 from voxlive.checkpoints.local_model import read_model
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Job, RunnerSpec
-from voxlive.runners.mlx_audio.family import FamilyRequest, check
+from voxlive.runners.mlx_audio.family import FamilyRequest, check_job
 from voxlive.runners.mlx_vlm import FAMILIES, load
 
 GEMMA = FAMILIES["gemma3n"]
 
 
-def wish(language=None, **wishes):
-    ask = FamilyRequest(Job(None, **wishes), np.zeros(1, np.float32), 1.0, None, language, 50)
-    return GEMMA.arguments(ask)
+def arguments_for(language=None, **options):
+    request = FamilyRequest(Job(None, **options), np.zeros(1, np.float32), 1.0, None, language, 50)
+    return GEMMA.arguments(request)
 
 
 def test_every_multimodal_family_that_the_probe_finds_is_served():
@@ -25,37 +25,37 @@ def test_every_multimodal_family_that_the_probe_finds_is_served():
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-def test_none_hears_more_than_thirty_seconds_at_a_time(family):
+def test_stretches_are_at_most_thirty_seconds(family):
     assert family.cut.longest_s == 30
 
 
-def test_it_is_asked_for_the_words_alone():
-    asked = wish()
-    assert asked["wish"].startswith("Transcribe the speech")
-    assert "\n" not in asked["wish"]
-    assert (asked["max_tokens"], asked["temperature"]) == (50, 0.0)
+def test_the_instruction_asks_for_the_words_alone():
+    arguments = arguments_for()
+    assert arguments["instruction"].startswith("Transcribe the speech")
+    assert "\n" not in arguments["instruction"]
+    assert (arguments["max_tokens"], arguments["temperature"]) == (50, 0.0)
 
 
-def test_what_the_request_knows_is_told_after_that():
-    asked = wish("German", prompt="Zug, Gleis", task="translate")
-    first, second, third = asked["wish"].split("\n")
+def test_language_and_prompt_follow_the_instruction():
+    arguments = arguments_for("German", prompt="Zug, Gleis", task="translate")
+    first, second, third = arguments["instruction"].split("\n")
     assert first.startswith("Translate the speech")
     assert second == "The speech is in German."
     assert third == "It may have to do with this: Zug, Gleis"
-    assert asked.keys() == {"wish", "max_tokens", "temperature"}
+    assert arguments.keys() == {"instruction", "max_tokens", "temperature"}
 
 
-def test_an_instruction_is_followed_instead():
-    assert wish(instruction="Who speaks?")["wish"] == "Who speaks?"
+def test_a_jobs_instruction_replaces_it():
+    assert arguments_for(instruction="Who speaks?")["instruction"] == "Who speaks?"
 
 
 def test_a_language_is_known_by_its_code():
     with pytest.raises(RequestRefused, match="klingon"):
-        check(GEMMA, None, Job(None, language="klingon"))
-    check(GEMMA, None, Job(None, language="de", task="translate", prompt="a", temperature=0.5))
+        check_job(GEMMA, None, Job(None, language="klingon"))
+    check_job(GEMMA, None, Job(None, language="de", task="translate", prompt="a", temperature=0.5))
 
 
-def test_without_mlx_vlm_it_is_said_what_to_install(tmp_path, monkeypatch):
+def test_without_mlx_vlm_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlx_vlm", None)
     with pytest.raises(RequestRefused, match=r"pip install 'voxlive\[multimodal\]'") as refused:
         load(RunnerSpec("gemma", "mlx_vlm", "gemma3n", read_model(tmp_path)))

@@ -24,10 +24,10 @@ from voxlive.checkpoints.local_model import probe_model_capabilities, read_model
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.registry import load_engine
 from voxlive.errors import DamagedFile, EngineError, IncompleteCheckpoint, RequestRefused
-from voxlive.runners.catalogue import survey
+from voxlive.runners.catalogue import inspect_model
 from voxlive.runners.mlx_audio.families import FAMILIES as RUN
 from voxlive.runners.mlx_audio.families import NOT_FOR_FILES
-from voxlive.runners.refusals import Allowed, Asked, LoadOptions, select_backend_policy
+from voxlive.runners.refusals import Allowed, LoadOptions, Requirements, select_backend_policy
 from voxlive.runners.registry import Installed, Package, find_installed
 from voxlive.runners.routing import detect_audio_backend
 
@@ -36,15 +36,15 @@ EVERYTHING = replace(find_installed(), mlx_vlm=VLM, modules=frozenset({"torch", 
 CASES = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.id)
 
 
-def decide(folder, asked=None, installed=EVERYTHING, load=None):
-    found = survey(read_model(folder), installed)
+def decide(folder, requirements=None, installed=EVERYTHING, load=None):
+    found = inspect_model(read_model(folder), installed)
     return select_backend_policy(
-        "some/model", found.model, found.routing, found.health, asked, load
+        "some/model", found.model, found.routing, found.health, requirements, load
     )
 
 
 @CASES
-def test_real_shapes_of_config_are_recognised_routed_and_judged(tmp_path, shape):
+def test_real_configs_are_recognised_routed_and_checked(tmp_path, shape):
     folder = write_shape(tmp_path / "model", shape)
     found = probe_model_capabilities(read_contents(folder))
     routed = detect_audio_backend(found)
@@ -87,14 +87,14 @@ def test_a_snapshots_name_is_its_repositorys(tmp_path):
     assert found.family.name == "whisper"
 
 
-def test_a_misleading_name_is_told(tmp_path):
+def test_a_misleading_name_is_a_warning(tmp_path):
     found = probe_model_capabilities(
         read_contents(write_shape(tmp_path / "parakeet-best", SHAPES[0]))
     )
     assert found.warnings == ("its name mentions parakeet, but its files are those of Whisper",)
 
 
-def test_a_name_breaks_a_tie_and_says_so(tmp_path):
+def test_a_name_breaks_a_tie(tmp_path):
     """A conversion whose config has lost its type is loaded as what its name says, strictly."""
     shape = Shape("x", {"audio_config": {"d": 1}}, None, None, files=HF)
     known = write_shape(tmp_path / "my-moonshine", shape)
@@ -109,7 +109,7 @@ def test_a_name_breaks_a_tie_and_says_so(tmp_path):
     assert detect_audio_backend(probe_model_capabilities(read_contents(both))).rule == "audio alone"
 
 
-def test_a_populated_vision_config_outdoes_a_name(tmp_path):
+def test_a_populated_vision_config_comes_before_a_name(tmp_path):
     config = {"audio_config": {"d": 1}, "vision_config": {"d": 1}, "model_type": "new"}
     folder = write_shape(tmp_path / "whisper-eyes", Shape("x", config, None, None))
     assert (
@@ -145,7 +145,7 @@ def test_a_huge_config_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("value", [[], 7, "x", {"model_type": [1]}, None])
-def test_values_of_a_wrong_kind_are_no_signs(tmp_path, value):
+def test_values_of_a_wrong_kind_recognise_no_family(tmp_path, value):
     config = dict.fromkeys(("model_type", "architectures", "target", "thinker_config"), value)
     config |= dict.fromkeys(("quantization", "audio_config", "vocab_size", "prompt"), value)
     found = probe_model_capabilities(
@@ -155,7 +155,7 @@ def test_values_of_a_wrong_kind_are_no_signs(tmp_path, value):
 
 
 def _unhealthy(folder, *says):
-    found = survey(read_model(folder), EVERYTHING)
+    found = inspect_model(read_model(folder), EVERYTHING)
     assert not found.health.healthy
     outcome = decide(folder)
     assert isinstance(outcome, RequestRefused)
@@ -171,13 +171,13 @@ def test_half_downloaded_shards_are_named(tmp_path):
         write_tensors(folder / f"model-0000{n}-of-00003.safetensors", {f"a{n}": [1]})
     _unhealthy(folder, "no model-00002-of-00003.safetensors", "voxlive models pull")
     write_tensors(folder / "model-00002-of-00003.safetensors", {"a2": [1]})
-    assert survey(read_model(folder), EVERYTHING).health.healthy
+    assert inspect_model(read_model(folder), EVERYTHING).health.healthy
     index = {"weight_map": {"a": "model-00001-of-00003.safetensors", "b": "other.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     _unhealthy(folder, "no other.safetensors")
 
 
-def test_a_download_that_stopped_is_told_apart_from_a_lost_file(tmp_path):
+def test_an_incomplete_download_differs_from_a_lost_file(tmp_path):
     home = tmp_path / "models--openai--whisper-tiny"
     folder = write_shape(home / "snapshots" / "abc", SHAPES[0])
     weights = folder / "model.safetensors"
@@ -199,7 +199,7 @@ def test_a_cut_header_is_found_without_reading_weights(tmp_path):
     _unhealthy(folder, "Git LFS pointer")
 
 
-def test_weights_of_other_programs_are_none(tmp_path):
+def test_weights_in_other_formats_are_not_weights(tmp_path):
     folder = write_shape(tmp_path / "m", SHAPES[0])
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     _unhealthy(folder, "only as pytorch_model.bin", "safetensors")
@@ -220,7 +220,7 @@ def test_a_numpy_archive_alone_is_fine_and_a_cut_one_is_not(tmp_path):
     _unhealthy(folder, "weights.npz is cut short")
 
 
-def test_an_empty_folder_and_one_that_went_away(tmp_path):
+def test_an_empty_folder_and_a_removed_one(tmp_path):
     assert decide(tmp_path).code == "model_unhealthy"
     folder = write_shape(tmp_path / "m", SHAPES[0])
     assert isinstance(decide(folder), Allowed)
@@ -246,7 +246,7 @@ GRANULARITIES = "timestamp_granularities[]"
         ),
     ],
 )  # fmt: skip
-def test_what_is_not_installed_is_501_and_says_what_to_do(tmp_path, shape, installed, code, says):
+def test_a_missing_package_is_501_with_a_remedy(tmp_path, shape, installed, code, says):
     [wanted] = [one for one in SHAPES if one.id == shape]
     outcome = decide(write_shape(tmp_path / "m", wanted), installed=installed)
     assert isinstance(outcome, RequestRefused)
@@ -255,29 +255,29 @@ def test_what_is_not_installed_is_501_and_says_what_to_do(tmp_path, shape, insta
 
 
 @pytest.mark.parametrize(
-    ("config", "asked", "code", "param"),
+    ("config", "requirements", "code", "param"),
     [
-        (whisper(), Asked("translate", "de"), None, None),
-        (whisper(), Asked(words=True, language="en-US"), None, None),
-        (whisper(), Asked(language="Mandarin"), None, None),
-        (whisper(decoder=4), Asked("translate"), "unsupported_task", "task"),
-        (whisper(tokens=51864), Asked("translate"), "unsupported_task", "task"),
-        (whisper(tokens=51864), Asked(language="de"), "unsupported_language", "language"),
-        (whisper(tokens=51864), Asked(language="English"), None, None),
-        (whisper(), Asked(speakers=True), "no_speakers", "response_format"),
-        (whisper(), Asked(language="klingon!"), "bad_language", "language"),
-        (whisper(), Asked("summarise"), "bad_task", "task"),
-        ({"model_type": "moonshine"}, Asked("translate"), "unsupported_task", "task"),
-        ({"model_type": "moonshine"}, Asked(words=True), "no_word_times", GRANULARITIES),
-        ({"model_type": "moss_transcribe_diarize"}, Asked(speakers=True), None, None),
-        (GEMMA_3N, Asked(words=True), "no_word_times", GRANULARITIES),
+        (whisper(), Requirements("translate", "de"), None, None),
+        (whisper(), Requirements(words=True, language="en-US"), None, None),
+        (whisper(), Requirements(language="Mandarin"), None, None),
+        (whisper(decoder=4), Requirements("translate"), "unsupported_task", "task"),
+        (whisper(tokens=51864), Requirements("translate"), "unsupported_task", "task"),
+        (whisper(tokens=51864), Requirements(language="de"), "unsupported_language", "language"),
+        (whisper(tokens=51864), Requirements(language="English"), None, None),
+        (whisper(), Requirements(speakers=True), "no_speakers", "response_format"),
+        (whisper(), Requirements(language="klingon!"), "bad_language", "language"),
+        (whisper(), Requirements("summarise"), "bad_task", "task"),
+        ({"model_type": "moonshine"}, Requirements("translate"), "unsupported_task", "task"),
+        ({"model_type": "moonshine"}, Requirements(words=True), "no_word_times", GRANULARITIES),
+        ({"model_type": "moss_transcribe_diarize"}, Requirements(speakers=True), None, None),
+        (GEMMA_3N, Requirements(words=True), "no_word_times", GRANULARITIES),
     ],
 )  # fmt: skip
 def test_what_a_model_cannot_do_is_refused_before_it_is_loaded(
-    tmp_path, config, asked, code, param
+    tmp_path, config, requirements, code, param
 ):
     folder = write_shape(tmp_path / "m", Shape("x", config, None, None, files=WHISPER))
-    outcome = decide(folder, asked)
+    outcome = decide(folder, requirements)
     if code is None:
         assert isinstance(outcome, Allowed), outcome
     else:
@@ -296,7 +296,7 @@ def test_options_of_loading_are_for_models_that_have_them(tmp_path):
     assert decide(folder, load=LoadOptions(device="cpu")).spec.device == "cpu"
 
 
-def test_memory_is_asked_for_by_the_weights(tmp_path):
+def test_needed_memory_grows_with_the_weights(tmp_path):
     big = {"a": [3_000_000]}
     [small, large] = [
         decide(write_shape(tmp_path / name, replace(SHAPES[0], tensors=tensors))).spec
@@ -306,12 +306,12 @@ def test_memory_is_asked_for_by_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("family", RUN)
-def test_the_probe_and_the_runners_agree_on_what_a_family_can_do(family):
-    told, runs = FAMILIES[family], RUN[family]
-    assert ("words" in told.features) == runs.words
-    assert ("speakers" in told.features) == runs.speakers
-    assert ("prompt" in told.features) == bool(runs.prompt)
-    assert told.sample_rate == runs.rate
+def test_probe_and_runners_agree_on_features(family):
+    probed, runs = FAMILIES[family], RUN[family]
+    assert ("words" in probed.features) == runs.words
+    assert ("speakers" in probed.features) == runs.speakers
+    assert ("prompt" in probed.features) == bool(runs.prompt)
+    assert probed.sample_rate == runs.rate
 
 
 def test_every_family_is_run_or_refused():
@@ -332,8 +332,8 @@ def test_nothing_of_a_models_code_is_imported(tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
         "from voxlive.checkpoints.local_model import read_model\n"
-        "from voxlive.runners.catalogue import Catalogue, Entry\n"
-        "Catalogue(Entry('m', read_model(Path(sys.argv[1])))).find()\n"
+        "from voxlive.runners.catalogue import Catalogue, CatalogueEntry\n"
+        "Catalogue(CatalogueEntry('m', read_model(Path(sys.argv[1])))).find()\n"
         "print([m for m in sys.modules if m.split('.')[0] in "
         "('mlx', 'mlx_audio', 'mlx_vlm', 'transformers', 'torch')])"
     )
@@ -343,9 +343,11 @@ def test_nothing_of_a_models_code_is_imported(tmp_path):
 
 def test_live_sessions_refuse_a_model_that_is_for_files_alone(tmp_path):
     folder = write_shape(tmp_path / "canary", SHAPES[0])
-    with pytest.raises(EngineError, match="canary is a Whisper model: live sessions need") as said:
+    with pytest.raises(
+        EngineError, match="canary is a Whisper model: live sessions need"
+    ) as refused:
         load_engine(read_model(folder), EngineOptions())
-    assert said.value.code == "not_live"
+    assert refused.value.code == "not_live"
     (folder / "model.safetensors").unlink()
     (folder / "config.json").unlink()
     with pytest.raises(IncompleteCheckpoint, match=r"no config\.json or params\.json"):

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import DurationHistogram, EngineInfo, Reached, Sink, StreamOptions
 from voxlive.runners.batch import Batch
-from voxlive.runners.catalogue import Catalogue, Entry
+from voxlive.runners.catalogue import Catalogue, CatalogueEntry
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import Samples
@@ -165,7 +165,9 @@ async def running(
     clock = [1e9]
     access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
     service = Service(_Deaf(), VoiceDetector(_Silence()))
-    files = FileService(Batch(), Catalogue(Entry("pocketsphinx", BUILT_IN["pocketsphinx"])))
+    files = FileService(
+        Batch(), Catalogue(CatalogueEntry("pocketsphinx", BUILT_IN["pocketsphinx"]))
+    )
     sites = Sites(allow, hosts)
     app = make_app(service, LiveEndpoints(service, Authenticator(access, sites)), files)
     transport = httpx.ASGITransport(with_cors(app, sites))

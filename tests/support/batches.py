@@ -78,19 +78,19 @@ def scratch() -> list[Path]:
     return list(SCRATCH.path.glob("runner-*"))
 
 
-class Told:
+class UpdateRecorder:
     """What a job tells; ``begun`` and ``spoken`` are set by its first update and first text."""
 
     def __init__(self) -> None:
         self.updates = []
         self.begun = asyncio.Event()
-        self.spoken = asyncio.Event()
+        self.has_text = asyncio.Event()
 
     def __call__(self, update) -> None:
         self.updates.append(update)
         self.begun.set()
         if isinstance(update, Delta):
-            self.spoken.set()
+            self.has_text.set()
 
     @property
     def text(self) -> str:

@@ -18,8 +18,8 @@ def running(family, folder, **options):
         runner.close()
 
 
-class Told(list):
-    """What a runner told."""
+class UpdateList(list):
+    """The updates of a job."""
 
     @property
     def text(self):
@@ -30,20 +30,22 @@ class Told(list):
         return [update for update in self if isinstance(update, JobProgress)]
 
 
-def transcribe(runner, name, **wishes):
-    """A clip's transcript and what was told; both are checked for what holds of every runner."""
-    told = Told()
-    said = runner.run(Job(clip(name).path, **wishes), told.append, lambda: False)
-    assert told.text == said.text == "".join(segment.text for segment in said.segments)
-    assert said.text == said.text.strip()
-    assert said.duration == pytest.approx(clip(name).duration, abs=0.01)
-    assert [segment.id for segment in said.segments] == list(range(len(said.segments)))
-    done = [update.done_s for update in told.progress]
+def transcribe(runner, name, **options):
+    """A clip's transcript and its updates; both are checked for what holds of every runner."""
+    updates = UpdateList()
+    transcript = runner.run(Job(clip(name).path, **options), updates.append, lambda: False)
+    assert (
+        updates.text == transcript.text == "".join(segment.text for segment in transcript.segments)
+    )
+    assert transcript.text == transcript.text.strip()
+    assert transcript.duration == pytest.approx(clip(name).duration, abs=0.01)
+    assert [segment.id for segment in transcript.segments] == list(range(len(transcript.segments)))
+    done = [update.done_s for update in updates.progress]
     assert done == sorted(done)
-    assert told.progress[-1] == JobProgress(said.duration, said.duration)
-    for segment in said.segments:
+    assert updates.progress[-1] == JobProgress(transcript.duration, transcript.duration)
+    for segment in transcript.segments:
         if segment.start is not None:
-            assert 0 <= segment.start < segment.end <= samples(said.duration)
+            assert 0 <= segment.start < segment.end <= samples(transcript.duration)
         if segment.words is not None:
             assert "".join(word.text for word in segment.words) == segment.text
-    return said, told
+    return transcript, updates

@@ -299,7 +299,7 @@ def by_code(languages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def unknown_to(model: str, code: str, known: Collection[str]) -> str:
+def unknown_language_message(model: str, code: str, known: Collection[str]) -> str:
     """The message for a language that a model does not know, with those that it does."""
     name = NAMES.get(code)
     called = f"{name.title()} ({code})" if name else repr(code[:_SHOWN])

@@ -29,7 +29,7 @@ from voxlive.errors import VoxliveError
 from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
-from voxlive.runners.refusals import Asked
+from voxlive.runners.refusals import Requirements
 
 Told = Callable[[float, "float | None"], None]
 Follow = Callable[[str], AbstractContextManager[Told]]
@@ -175,7 +175,7 @@ class TranscribePlan:
     """What is done with every file."""
 
     spec: RunnerSpec
-    asked: Asked
+    requirements: Requirements
     hints: Hints
     writing: Writing
 
@@ -184,12 +184,12 @@ class TranscribePlan:
         timed = any(FORMATS[name].word_times for name in self.writing.formats)
         return Job(
             path,
-            self.asked.task,
-            self.asked.language,
+            self.requirements.task,
+            self.requirements.language,
             self.hints.prompt,
             self.hints.temperature,
             self.hints.max_tokens,
-            words=self.asked.words or timed,
+            words=self.requirements.words or timed,
         )
 
 

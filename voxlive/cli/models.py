@@ -33,7 +33,7 @@ def show_list(cards: Iterable[ModelCard], absent: Mapping[str, str]) -> None:
 
 def show_card(card: ModelCard) -> None:
     """All of one model, a line per fact."""
-    found, routing = card.survey.capabilities, card.survey.routing
+    found, routing = card.inspection.capabilities, card.inspection.routing
     facts = {
         "model": card.id,
         "short name": ", ".join(card.aliases),
@@ -51,10 +51,10 @@ def show_card(card: ModelCard) -> None:
         "tokenizer": ", ".join(found.tokenizer),
         "folder": str(found.folder or ""),
         "worth knowing": "; ".join(found.warnings),
-        "state": "healthy" if card.survey.health.healthy else "",
+        "state": "healthy" if card.inspection.health.healthy else "",
     }
     rows = [(name, value) for name, value in facts.items() if value]
-    rows += [("problem", str(problem)) for problem in card.survey.health.problems]
+    rows += [("problem", str(problem)) for problem in card.inspection.health.problems]
     _print(None, rows)
 
 
@@ -68,7 +68,7 @@ def size(nbytes: int) -> str:
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:
-    found, health = card.survey.capabilities, card.survey.health
+    found, health = card.inspection.capabilities, card.inspection.health
     name = ", ".join((*card.aliases, card.id))
     state = "healthy" if health.healthy else health.problems[0].what
     if found.refused:
@@ -77,7 +77,7 @@ def _row(card: ModelCard) -> tuple[str, ...]:
     return (
         name,
         found.family.title if found.family else found.model_type or "unknown",
-        card.survey.routing.backend or "none",
+        card.inspection.routing.backend or "none",
         f"{size(found.weights_bytes)}{bits}" if found.weights_bytes else "built in",
         _abilities(card),
         state,
@@ -85,9 +85,9 @@ def _row(card: ModelCard) -> tuple[str, ...]:
 
 
 def _abilities(card: ModelCard) -> str:
-    if card.survey.capabilities.refused or not card.survey.hears:
+    if card.inspection.capabilities.refused or not card.inspection.is_speech_model:
         return ""
-    return ", ".join(("transcribe", *sorted(card.survey.capabilities.features)))
+    return ", ".join(("transcribe", *sorted(card.inspection.capabilities.features)))
 
 
 def _print(headings: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]]) -> None:
@@ -199,11 +199,11 @@ def health(
                 for card in cards
             ]
         )
-        bad = not all(card.survey.health.healthy for card in cards)
+        bad = not all(card.inspection.health.healthy for card in cards)
     else:
         bad = False
         for card in cards:
-            if card.survey.health.healthy:
+            if card.inspection.health.healthy:
                 typer.echo(f"{card.id}: healthy")
             bad |= _complain_of(card)
     if bad:
@@ -236,20 +236,22 @@ def rm(
 
 def _catalogue() -> Catalogue:
     from voxlive.checkpoints.local_model import BUILT_IN
-    from voxlive.runners.catalogue import Catalogue, Entry
+    from voxlive.runners.catalogue import Catalogue, CatalogueEntry
 
-    return Catalogue(Entry(*next(iter(BUILT_IN.items()))), hosted=False)
+    return Catalogue(CatalogueEntry(*next(iter(BUILT_IN.items()))), hosted=False)
 
 
 def _card(name: str, known_as: str | None = None) -> ModelCard:
     """A model by name or, on the command line alone, by its path."""
     from voxlive.checkpoints.local_model import read_model
     from voxlive.errors import VoxliveError
-    from voxlive.runners.catalogue import Catalogue, Entry
+    from voxlive.runners.catalogue import Catalogue, CatalogueEntry
 
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return Catalogue(Entry(known_as or str(folder), read_model(folder)), hosted=False).card()
+        return Catalogue(
+            CatalogueEntry(known_as or str(folder), read_model(folder)), hosted=False
+        ).card()
     if folder.exists():
         fail(f"{name} is a file: give the folder that it lies in")
     try:
@@ -270,9 +272,9 @@ def _repository(name: str) -> Repository:
 
 
 def _complain_of(card: ModelCard) -> bool:
-    for problem in card.survey.health.problems:
+    for problem in card.inspection.health.problems:
         complain(f"{card.id}: {problem}")
-    return not card.survey.health.healthy
+    return not card.inspection.health.healthy
 
 
 def _write_json(document: object) -> None:

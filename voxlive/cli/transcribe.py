@@ -213,7 +213,7 @@ def transcribe(
     from voxlive.errors import VoxliveError
     from voxlive.runners.outputs.formats import OutputOptions
     from voxlive.runners.outputs.subtitles import CueStyle
-    from voxlive.runners.refusals import Asked, LoadOptions
+    from voxlive.runners.refusals import LoadOptions, Requirements
 
     start_logging("warning")
     if min_seconds > max_seconds:
@@ -221,19 +221,19 @@ def transcribe(
     wanted = list(dict.fromkeys(formats or [OutputFormat.txt]))
     style = CueStyle(line_length, max_lines, round(1000 * min_seconds), round(1000 * max_seconds))
     load = LoadOptions(device, int(quantize) if quantize else None, delay_ms)
-    asked = Asked(task, language, words, OutputFormat.diarized_json in wanted)
+    requirements = Requirements(task, language, words, OutputFormat.diarized_json in wanted)
     names = tuple("text" if name is OutputFormat.txt else str(name) for name in wanted)
     with ExitStack() as keep:
         inputs = _checked(files, wanted, output_dir, words, keep)
         try:
             local = open_model(model, offline=offline)
-            spec = open_catalogue(local, load).find(None, asked)
+            spec = open_catalogue(local, load).find(None, requirements)
         except VoxliveError as refusal:
             fail(refusal.message)
         writing = Writing(
             names, output_dir, OutputOptions(spec.model, words=words, cues=style), overwrite
         )
-        plan = TranscribePlan(spec, asked, Hints(prompt, temperature, max_tokens), writing)
+        plan = TranscribePlan(spec, requirements, Hints(prompt, temperature, max_tokens), writing)
         if code := asyncio.run(_run(plan, inputs)):
             raise typer.Exit(code)
 

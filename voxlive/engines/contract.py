@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from voxlive.checkpoints.languages import code_of, unknown_to
+from voxlive.checkpoints.languages import code_of, unknown_language_message
 from voxlive.errors import UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Work
 from voxlive.values import SAMPLE_RATE, Samples, Word
@@ -89,7 +89,9 @@ class EngineInfo:
         if language and self.languages and code_of(language) not in self.languages:
             note = f" ({self.note})" if self.note else ""
             model = f"{self.engine} ({self.model})"
-            raise UnsupportedOption(unknown_to(model, language, self.languages) + note, "language")
+            raise UnsupportedOption(
+                unknown_language_message(model, language, self.languages) + note, "language"
+            )
         if delay_ms is None or delay_ms in self.delays_ms:
             return
         if not self.delays_ms:

@@ -1,8 +1,8 @@
-"""A file as the stretches of it in which somebody speaks: decoded, listened to and cut on the way.
+"""A file to one transcript, for models that take only short audio.
 
-No more of the file is in memory than a stretch, however long it is.
-
-From stretches of audio to one transcript, for every model that takes only short audio.
+The file is decoded, run through the voice detector and cut into stretches of speech (``cutting``);
+each is recognised, and the texts are joined (``joining``). No more of the file than a stretch is in
+memory, however long it is.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
     from voxlive.streaming.ingest.formats import AudioFormat
     from voxlive.values import Samples
 
-_PIECE = 1 << 16
+_PIECE = 1 << 16  # bytes of a file of raw PCM that are read at once
+_SHORTEST_CUT = 4 * SAMPLE_RATE
+_OVERLAP = SAMPLE_RATE
 
 
 def measure_job(job: Job) -> Measured:
-    """How much audio is in the job's file, whatever it says of itself, before any is listened to.
+    """How much audio the job's file really has, before any is recognised.
 
     Raises RequestRefused for audio that is longer than allowed, and BadAudio.
     """
@@ -57,15 +59,15 @@ def measure_job(job: Job) -> Measured:
 
 
 def job_warnings(found: Measured) -> tuple[JobWarning, ...]:
-    """What was wrong with a file, as its transcript tells it."""
+    """What was wrong with a file, as warnings of its transcript."""
     return tuple(JobWarning(one.code, one.message) for one in found.warnings)
 
 
 def stretches(
     job: Job, silero: Silero, options: CutOptions, cancelled: Callable[[], bool]
 ) -> Iterator[Stretch]:
-    """Decode a file that was measured, listen and cut. Ends early once ``cancelled()``."""
-    listener, cutter = _SpeechListener(silero), Cutter(options)
+    """Decode a measured file, detect speech and cut. Ends early once ``cancelled()``."""
+    detector, cutter = _WindowProbabilities(silero), Cutter(options)
     rest = np.zeros(0, np.float32)
     for block in _raw(job.path, job.raw) if job.raw else read_file(job.path):
         if cancelled():
@@ -73,7 +75,7 @@ def stretches(
         audio = np.concatenate([rest, block])
         complete = len(audio) // WINDOW * WINDOW
         windows, rest = audio[:complete], audio[complete:]
-        yield from cutter.push(windows, listener.listen(windows))
+        yield from cutter.push(windows, detector.of(windows))
     yield from cutter.finish(rest)
 
 
@@ -93,7 +95,7 @@ def _raw(path: Path, audio: AudioFormat) -> Iterator[Samples]:
     yield decoder.finish()
 
 
-class _SpeechListener:
+class _WindowProbabilities:
     """The voice detector on one stream."""
 
     def __init__(self, silero: Silero) -> None:
@@ -101,17 +103,13 @@ class _SpeechListener:
         self._state = np.zeros((2, 1, STATE), np.float32)
         self._context = np.zeros(CONTEXT, np.float32)
 
-    def listen(self, samples: Samples) -> Iterator[float]:
+    def of(self, samples: Samples) -> Iterator[float]:
         """The probability of speech in every window of ``samples``."""
         for window in samples.reshape(-1, WINDOW):
             frame = np.concatenate([self._context, window])[None]
             probability, self._state = self._silero.step(frame, self._state)
             self._context = window[-CONTEXT:]
             yield float(probability[0])
-
-
-_SHORTEST_CUT = 4 * SAMPLE_RATE
-_OVERLAP = SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,31 +133,31 @@ Recognise = Callable[[Stretch], Recognised]
 
 def transcribe(
     job: Job,
-    heard_in: Callable[[Job], Iterator[Stretch]],
+    stretches_of: Callable[[Job], Iterator[Stretch]],
     recognise: Recognise,
-    told: Callable[[Update], None],
+    on_update: Callable[[Update], None],
     cancelled: Callable[[], bool],
 ) -> Transcript:
-    """Recognise every stretch of a file in order and join what was heard.
+    """Recognise every stretch of a file in order and join the texts.
 
-    ``heard_in`` gives a job's stretches. Ends early once ``cancelled()``.
+    ``stretches_of`` gives a job's stretches. Ends early once ``cancelled()``.
     """
     found = measure_job(job)
     total_s = found.seconds
-    told(JobProgress(0.0, total_s))
+    on_update(JobProgress(0.0, total_s))
     assembly = Assembly()
-    for stretch in heard_in(job):
-        for part, heard in _complete(stretch, recognise, cancelled):
-            if text := assembly.add(part, heard):
-                told(Delta(text))
-            told(JobProgress(seconds(part.end), total_s))
-            if heard.last:
+    for stretch in stretches_of(job):
+        for part, recognised in _complete(stretch, recognise, cancelled):
+            if text := assembly.add(part, recognised):
+                on_update(Delta(text))
+            on_update(JobProgress(seconds(part.end), total_s))
+            if recognised.last:
                 break
         if assembly.truncated or cancelled():
             break
     if text := assembly.close():
-        told(Delta(text))
-    told(JobProgress(total_s, total_s))
+        on_update(Delta(text))
+    on_update(JobProgress(total_s, total_s))
     return replace(assembly.transcript(job, total_s), warnings=job_warnings(found))
 
 
@@ -170,15 +168,15 @@ def _complete(
     waiting = [stretch]
     while waiting and not cancelled():
         part = waiting.pop()
-        heard = recognise(part)
-        if not heard.cut_short:
-            yield part, heard
+        recognised = recognise(part)
+        if not recognised.cut_short:
+            yield part, recognised
         elif len(part.samples) >= _SHORTEST_CUT:
             waiting.extend(reversed(part.halves(_OVERLAP)))
         else:
             raise RequestRefused(
                 "endless_text",
-                f"the model wrote {heard.completion_tokens} tokens for the audio from"
+                f"the model wrote {recognised.completion_tokens} tokens for the audio from"
                 f" {seconds(part.start):g} to {seconds(part.end):g} s and had not come to an end:"
                 " choose another model for this audio",
                 "model",
@@ -186,7 +184,7 @@ def _complete(
 
 
 class Assembly:
-    """The transcript in the making. What the next stretch may hear again is held back."""
+    """The transcript in the making. Text that the next stretch overlaps is held back."""
 
     def __init__(self) -> None:
         self._segments: list[Segment] = []
@@ -197,12 +195,14 @@ class Assembly:
         self._completion: int | None = None
         self.truncated = False
 
-    def add(self, stretch: Stretch, heard: Recognised) -> str:
-        """The next stretch's share; the text that is now settled."""
-        self._count(heard)
-        self.truncated = heard.last
+    def add(self, stretch: Stretch, recognised: Recognised) -> str:
+        """Add a stretch's result; the text that is now settled."""
+        self._count(recognised)
+        self.truncated = recognised.last
         start = stretch.start
-        new = tuple(_moved(segment, start) for segment in heard.segments if segment.text.strip())
+        new = tuple(
+            _shifted(segment, start) for segment in recognised.segments if segment.text.strip()
+        )
         if stretch.lead and self._pending:
             self._pending, new = join(self._pending, new, start, start + stretch.lead)
         text = self.close()
@@ -210,18 +210,18 @@ class Assembly:
         return text if stretch.trail else text + self.close()
 
     def close(self) -> str:
-        """Settle what was held back; its text."""
+        """Settle the text that was held back, and return it."""
         settled, self._pending = self._pending, ()
         return "".join(self._settle(segment) for segment in settled)
 
     def transcript(self, job: Job, duration: float) -> Transcript:
-        """Everything settled, ``duration`` seconds long."""
-        spoken = self._languages.most_common(1)
+        """All that is settled, ``duration`` seconds long."""
+        common = self._languages.most_common(1)
         return Transcript(
             "".join(segment.text for segment in self._segments),
             tuple(self._segments),
             duration,
-            spoken[0][0] if spoken else None,
+            common[0][0] if common else None,
             job.task,
             self._prompt,
             self._completion,
@@ -230,25 +230,25 @@ class Assembly:
 
     def _settle(self, segment: Segment) -> str:
         if not self._segments:
-            segment = _led(segment, segment.text.lstrip())
+            segment = _with_space(segment, segment.text.lstrip())
         elif needs_space(self._end, segment.text):
-            segment = _led(segment, f" {segment.text}")
+            segment = _with_space(segment, f" {segment.text}")
         self._segments.append(replace(segment, id=len(self._segments)))
         self._end = segment.text
         return segment.text
 
-    def _count(self, heard: Recognised) -> None:
-        if heard.language:
-            said = sum(len(segment.text) for segment in heard.segments)
-            self._languages[heard.language] += said
-        if heard.prompt_tokens is not None:
-            self._prompt = (self._prompt or 0) + heard.prompt_tokens
-        if heard.completion_tokens is not None:
-            self._completion = (self._completion or 0) + heard.completion_tokens
+    def _count(self, recognised: Recognised) -> None:
+        if recognised.language:
+            length = sum(len(segment.text) for segment in recognised.segments)
+            self._languages[recognised.language] += length
+        if recognised.prompt_tokens is not None:
+            self._prompt = (self._prompt or 0) + recognised.prompt_tokens
+        if recognised.completion_tokens is not None:
+            self._completion = (self._completion or 0) + recognised.completion_tokens
 
 
-def _led(segment: Segment, text: str) -> Segment:
-    """The segment with other space before its text, and so before its first word."""
+def _with_space(segment: Segment, text: str) -> Segment:
+    """The segment with ``text``, which differs in its leading space; its first word gets that."""
     if not segment.words:
         return replace(segment, text=text)
     first, *others = segment.words
@@ -257,8 +257,8 @@ def _led(segment: Segment, text: str) -> Segment:
     return replace(segment, text=text, words=(first, *others))
 
 
-def _moved(segment: Segment, by: int) -> Segment:
-    """On the file's clock."""
+def _shifted(segment: Segment, by: int) -> Segment:
+    """The segment ``by`` samples later."""
     words = segment.words and tuple(
         replace(word, start=word.start + by, end=word.end + by) for word in segment.words
     )

@@ -1,19 +1,19 @@
 """Files to transcripts for a server or a command: a queue and a process for every model.
 
-    batch = Batch(BatchOptions())                         # inside a running event loop
-    said = await batch.transcribe(spec, job, told)        # -> contract.Transcript
-    async for item in batch.follow(spec, job):            # Progress | Delta ..., last a Transcript
-    await batch.aclose()                                  # no process outlives this
+    batch = Batch(BatchOptions())                               # inside a running event loop
+    transcript = await batch.transcribe(spec, job, on_update)   # -> contract.Transcript
+    async for item in batch.follow(spec, job):                  # updates, last a Transcript
+    await batch.aclose()                                        # no process outlives this
 
-    said = transcribe("speech.wav", "pocketsphinx")       # all of it at once, without an event loop
+    transcript = transcribe("speech.wav", "pocketsphinx")       # without an event loop
 
-``told`` is called on the loop with every ``Progress`` and ``Delta``, and must return at once. A job
-that fails raises ``VoxliveError``, whose ``status`` and ``code`` are for the wire; one that is
-refused at once does so before anything is told. Cancelling the task that waits cancels the job. The
-file of a job is its caller's: it must stay until the call has ended, and is never removed here.
+``on_update`` is called on the loop with every ``JobProgress`` and ``Delta``, and must return at
+once. A job that fails raises ``VoxliveError``, whose ``status`` and ``code`` are for the wire; one
+that is refused at once does so before any update. Cancelling the task that waits cancels the job.
+The file of a job is its caller's: it must stay until the call has ended, and is not removed here.
 
-A model is loaded by its first job, stays for the next ones, and goes when it has been idle for
-``idle_s`` or when another model needs its place. The refusals made here:
+A model is loaded by its first job, stays for the next ones, and is unloaded when it has been idle
+for ``idle_s`` or when another model needs its place. The refusals made here:
 
 | status | code | when |
 |---|---|---|
@@ -22,12 +22,12 @@ A model is loaded by its first job, stays for the next ones, and goes when it ha
 | 507 | insufficient_memory | the model does not fit, or its process has outgrown its limit |
 | 500 | model_load_failed | the model does not load, or not within ``load_s`` |
 | 500 | runner_crashed | its process ended in the middle of the job |
-| 500 | runner_hung | the job told nothing for ``stall_s`` |
+| 500 | runner_hung | the job made no progress for ``stall_s`` |
 | 503 | timeout | it took longer than its audio allows |
 | 503 | shutting_down | after ``aclose`` |
 
-Jobs that were in a process beside a guilty one, and have told nothing of their text, are done once
-more in the next process.
+Jobs that were in a process when another one crashed it, and have no text yet, are retried once in
+the next process.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.runners.catalogue import make_catalogue
 from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
-from voxlive.runners.memory import Memory, available, lack, refuse_giant
+from voxlive.runners.memory import Memory, available, refuse_oversized, refuse_unless_free
 from voxlive.runners.process import ProcessOptions, RunnerProcess
 from voxlive.runners.queue import ModelQueue, QueuedJob
-from voxlive.runners.refusals import Asked, LoadOptions
+from voxlive.runners.refusals import LoadOptions, Requirements
 from voxlive.runners.scratch import SCRATCH, sweep
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.values import SAMPLE_RATE
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from voxlive.values import Samples
 
 _POLL_S = 0.5
+_SAMPLES = AudioFormat("f32le", SAMPLE_RATE, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class BatchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model that is in memory, for the health page and for metrics."""
 
     spec: RunnerSpec
@@ -91,7 +92,7 @@ class Loaded:
 
 
 class Batch:
-    """See the module. Belongs to the event loop that it was made in.
+    """Queues and processes by model. Belongs to the event loop that it was made in.
 
     ``memory`` reads the machine's memory.
     """
@@ -101,18 +102,18 @@ class Batch:
     ) -> None:
         self._options = options or BatchOptions()
         self._memory = memory
-        self._residents: dict[RunnerSpec, ModelQueue] = {}
+        self._queues: dict[RunnerSpec, ModelQueue] = {}
         self._loading = asyncio.Lock()
         self._changed = asyncio.Event()
         self._closed = False
         sweep()
 
     def refuse_if_full(self, arriving: int) -> None:
-        """Raises RequestRefused if files on their way in leave no place for one.
+        """Raises RequestRefused if ``arriving`` uploads leave no place for another.
 
-        Which model they are for is not known before they are here: all of them count.
+        Which model an upload is for is not known before it is complete: all of them count.
         """
-        waiting = sum(resident.waiting for resident in self._residents.values())
+        waiting = sum(queue.waiting for queue in self._queues.values())
         if waiting + arriving >= self._options.queue:
             message = (
                 f"{waiting + arriving} files wait or are on their way already; try again later"
@@ -120,22 +121,22 @@ class Batch:
             raise RequestRefused("queue_full", message, retry_after_s=self._options.retry_after_s)
 
     async def transcribe(
-        self, spec: RunnerSpec, job: Job, told: Callable[[Update], None] | None = None
+        self, spec: RunnerSpec, job: Job, on_update: Callable[[Update], None] | None = None
     ) -> Transcript:
         """Transcribe a file. Raises VoxliveError."""
         if self._closed:
             raise RequestRefused("shutting_down", "the server is shutting down")
-        resident = self._residents.get(spec)
-        if resident is None:
-            resident = self._residents[spec] = ModelQueue(
-                spec, self._options.queue, self._options.idle_s, self._load, self._notice
+        queue = self._queues.get(spec)
+        if queue is None:
+            queue = self._queues[spec] = ModelQueue(
+                spec, self._options.queue, self._options.idle_s, self._load, self._on_queue_changed
             )
-        ticket = QueuedJob(job, told)
-        resident.add(ticket, self._options.retry_after_s)
+        queued = QueuedJob(job, on_update)
+        queue.add(queued, self._options.retry_after_s)
         try:
-            return await ticket.outcome
+            return await queued.outcome
         except asyncio.CancelledError:
-            resident.drop(ticket)
+            queue.drop(queued)
             raise
 
     async def follow(
@@ -146,7 +147,7 @@ class Batch:
         Text that waits for a slow reader is joined, of progress the latest is kept. Close it
         (``aclose``) to cancel the job.
         """
-        unread = _Unread()
+        unread = _UnreadUpdates()
         task = asyncio.create_task(self.transcribe(spec, job, unread.put))
         task.add_done_callback(lambda _: unread.end())
         try:
@@ -158,79 +159,79 @@ class Batch:
             await asyncio.gather(task, return_exceptions=True)
 
     @property
-    def loaded(self) -> tuple[Loaded, ...]:
+    def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in memory."""
         return tuple(
-            Loaded(resident.spec, resident.process.pid, resident.running, resident.waiting)
-            for resident in self._residents.values()
-            if resident.process
+            LoadedModel(queue.spec, queue.process.pid, queue.running, queue.waiting)
+            for queue in self._queues.values()
+            if queue.process
         )
 
     @property
     def jobs(self) -> Counter[tuple[str, str]]:
         """Jobs "running" and "waiting" by model, also for those that are not in memory yet."""
         jobs = Counter[tuple[str, str]]()
-        for resident in self._residents.values():
-            jobs[resident.spec.model, "running"] += resident.running
-            jobs[resident.spec.model, "waiting"] += resident.waiting
+        for queue in self._queues.values():
+            jobs[queue.spec.model, "running"] += queue.running
+            jobs[queue.spec.model, "waiting"] += queue.waiting
         return jobs
 
     async def aclose(self) -> None:
         """Fail every job with ``shutting_down``, end every process, and take no more."""
         self._closed = True
         refusal = RequestRefused("shutting_down", "the server is shutting down")
-        await asyncio.gather(*(r.aclose(refusal) for r in tuple(self._residents.values())))
+        await asyncio.gather(*(r.aclose(refusal) for r in tuple(self._queues.values())))
 
-    # What residents ask for.
+    # Callbacks of the queues.
 
-    def _notice(self, resident: ModelQueue) -> None:
-        """A resident has changed: perhaps there is room now."""
-        if resident.unused:
-            self._residents.pop(resident.spec, None)
+    def _on_queue_changed(self, queue: ModelQueue) -> None:
+        """A queue has changed: perhaps there is room now."""
+        if queue.unused:
+            self._queues.pop(queue.spec, None)
         self._changed.set()
 
-    async def _load(self, wanted: ModelQueue) -> RunnerProcess:
-        """One model at a time: what is free is what the next one finds. Raises RequestRefused."""
-        refuse_giant(wanted.spec, self._memory())
+    async def _load(self, queue: ModelQueue) -> RunnerProcess:
+        """One model at a time, so that free memory is not counted twice. Raises RequestRefused."""
+        refuse_oversized(queue.spec, self._memory())
         async with self._loading:
-            memory = await self._make_room(wanted)
+            memory = await self._make_room(queue)
             options = self._options.process
             if options.memory_limit is None:
-                limit = memory.free - memory.head_room // 2
+                limit = memory.free - memory.headroom // 2
                 options = replace(options, memory_limit=limit)
-            return await RunnerProcess.start(wanted.spec, options, wanted.schedule)
+            return await RunnerProcess.start(queue.spec, options, queue.schedule)
 
-    async def _make_room(self, wanted: ModelQueue) -> Memory:
+    async def _make_room(self, queue: ModelQueue) -> Memory:
         """Unload idle models, the longest idle first, until there is room; wait for it, briefly."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._options.wait_s
         while True:
             memory = self._memory()
-            missing = self._missing(wanted, memory)
-            if missing is None:
+            refusal = self._refusal_now(queue, memory)
+            if refusal is None:
                 return memory
-            idle = [resident for resident in self._residents.values() if resident.idle]
+            idle = [other for other in self._queues.values() if other.idle]
             if idle:
-                await min(idle, key=lambda resident: resident.idle_since).unload()
+                await min(idle, key=lambda other: other.idle_since).unload()
                 continue
             if loop.time() >= deadline:
-                raise missing
+                raise refusal
             self._changed.clear()
-            # Memory becomes free without telling anybody.
+            # Memory becomes free without a notification.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _POLL_S)
 
-    def _missing(self, wanted: ModelQueue, memory: Memory) -> RequestRefused | None:
+    def _refusal_now(self, queue: ModelQueue, memory: Memory) -> RequestRefused | None:
         retry = self._options.retry_after_s
         if len(self.loaded) >= self._options.max_resident:
             names = ", ".join(one.spec.model for one in self.loaded)
-            message = f"{wanted.spec.model} waits for its place: {names} are at work"
+            message = f"{queue.spec.model} waits for its place: {names} are at work"
             return RequestRefused("models_busy", message, "model", retry)
-        return lack(wanted.spec, memory, retry)
+        return refuse_unless_free(queue.spec, memory, retry)
 
 
-class _Unread:
-    """Updates that wait for one reader: joined text and the latest progress, no more."""
+class _UnreadUpdates:
+    """Updates for one reader: text joined and the latest progress, no more."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -261,9 +262,6 @@ class _Unread:
                 yield progress
 
 
-_SAMPLES = AudioFormat("f32le", SAMPLE_RATE, 1)
-
-
 def transcribe(
     audio: str | Path | Samples,
     model: str | Engine = "pocketsphinx",
@@ -279,29 +277,31 @@ def transcribe(
 
     ``model`` is a name, a path or a hub repository, which is fetched unless ``offline``; it is
     loaded in a process of its own for this call. An engine of ``load_engine`` is used as it is and
-    stays loaded: ``device`` and ``offline`` are its own matter. ``language`` is a code, a locale or
+    stays loaded: ``device`` and ``offline`` do not apply to it. ``language`` is a code, a locale or
     an English name; ``words`` asks for word times where a model needs extra work for them.
 
     Blocks, in an event loop's thread too. Raises OSError for a file that cannot be read,
     VoxliveError for what the model or the audio cannot do and for a model that is not there.
     """
-    asked = Asked(task, language_of(language), words)
-    with _as_job(audio, asked, prompt) as job:
+    requirements = Requirements(task, language_of(language), words)
+    with _as_job(audio, requirements, prompt) as job:
         if not isinstance(model, str):
             return _with_engine(model, job)
         catalogue = make_catalogue(resolve(model, offline=offline), (), LoadOptions(device))
-        spec = catalogue.find(None, asked)
+        spec = catalogue.find(None, requirements)
         # A loop may be running in this thread, as in a notebook.
         with ThreadPoolExecutor(1, "transcribe") as thread:
             return thread.submit(asyncio.run, _with_process(spec, job)).result()
 
 
 @contextmanager
-def _as_job(audio: str | Path | Samples, asked: Asked, prompt: str | None) -> Iterator[Job]:
+def _as_job(
+    audio: str | Path | Samples, requirements: Requirements, prompt: str | None
+) -> Iterator[Job]:
     if isinstance(audio, str | Path):
         path = Path(audio)
         path.open("rb").close()
-        yield Job(path, asked.task, asked.language, prompt, words=asked.words)
+        yield Job(path, requirements.task, requirements.language, prompt, words=requirements.words)
         return
     if audio.dtype != np.float32 or audio.ndim != 1:
         found = f"{audio.dtype} {list(audio.shape)}"
@@ -310,7 +310,14 @@ def _as_job(audio: str | Path | Samples, asked: Asked, prompt: str | None) -> It
         file.write(audio.astype("<f4", copy=False).tobytes())
         file.flush()
         path = Path(file.name)
-        yield Job(path, asked.task, asked.language, prompt, words=asked.words, raw=_SAMPLES)
+        yield Job(
+            path,
+            requirements.task,
+            requirements.language,
+            prompt,
+            words=requirements.words,
+            raw=_SAMPLES,
+        )
 
 
 async def _with_process(spec: RunnerSpec, job: Job) -> Transcript:

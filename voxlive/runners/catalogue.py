@@ -1,12 +1,12 @@
-"""All that can be known of a model without loading it: probe, routing and health at once.
+"""The models that a server or a command may use: from a name to a ``RunnerSpec``.
 
-The models that a server or a command may use, by name: from a name to what loads it.
+Each is inspected without being loaded: what it is, which backend serves it, whether it is complete.
 
     catalogue = make_catalogue(resolve("voxtral"), ["lectures=/models/whisper-large-v3"])
-    spec = catalogue.find("lectures", Asked(task="translate"))      # raises RequestRefused
+    spec = catalogue.find("lectures", Requirements(task="translate"))
 
 A name may come from anywhere, so it is never taken for a path: folders are given when a catalogue
-is made. Nothing is downloaded by ``find``.
+is made. ``find`` downloads nothing; it raises RequestRefused.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from voxlive.checkpoints.local_model import (
 from voxlive.checkpoints.resolve import ALIASES, cached, parse_repository, repositories, resolve
 from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.contract import RunnerSpec
-from voxlive.runners.refusals import Allowed, Asked, LoadOptions, select_backend_policy
+from voxlive.runners.refusals import Allowed, LoadOptions, Requirements, select_backend_policy
 from voxlive.runners.registry import Installed, find_installed, is_hosted
 from voxlive.runners.routing import ModelHealth, Routing, check_health, detect_audio_backend
 
+_LONGEST_NAME = 200
+_CLOSE = 3
+
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """What a model is, what would serve it, and what hinders that."""
+class ModelInspection:
+    """What a model is, which backend would serve it, and what prevents that."""
 
     model: LocalModel
     routing: Routing
@@ -46,39 +49,35 @@ class Survey:
         return self.model.capabilities
 
     @property
-    def hears(self) -> bool:
-        """Whether it is a model for speech at all, whatever its state."""
+    def is_speech_model(self) -> bool:
+        """Whether it transcribes speech, whether its files are complete or not."""
         return self.routing.backend is not None and self.capabilities.transcribes
 
 
-def survey(model: LocalModel, installed: Installed) -> Survey:
-    """Judge a model by what was read of it."""
+def inspect_model(model: LocalModel, installed: Installed) -> ModelInspection:
+    """Routing and health of a model from what was read of its files."""
     if model.error is not None:
-        return Survey(model, Routing(None, "unreadable"), ModelHealth(model.problems))
+        return ModelInspection(model, Routing(None, "unreadable"), ModelHealth(model.problems))
     routing = detect_audio_backend(model.capabilities)
-    return Survey(model, routing, check_health(model, routing, installed))
-
-
-_LONGEST_NAME = 200
-_CLOSE = 3
+    return ModelInspection(model, routing, check_health(model, routing, installed))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A model for lists. ``created``: seconds since 1970, when its files were written."""
+    """A model in lists. ``created``: seconds since 1970, when its files were written."""
 
     id: str
-    survey: Survey
+    inspection: ModelInspection
     created: int
     default: bool = False
     aliases: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """All of it as JSON."""
         found, routing, health = (
-            self.survey.capabilities,
-            self.survey.routing,
-            self.survey.health,
+            self.inspection.capabilities,
+            self.inspection.routing,
+            self.inspection.health,
         )
         return {
             "id": self.id,
@@ -91,7 +90,7 @@ class ModelCard:
             "rule": routing.rule,
             "tie_break": routing.tie_break,
             "signals": list(found.signals),
-            "transcribes": self.survey.hears and found.refused is None,
+            "transcribes": self.inspection.is_speech_model and found.refused is None,
             "refused": found.refused,
             "features": sorted(found.features),
             "languages": None if found.languages is None else list(found.languages),
@@ -107,7 +106,7 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A model under its one name."""
 
     id: str
@@ -124,8 +123,8 @@ class Catalogue:
 
     def __init__(
         self,
-        default: Entry,
-        registered: Mapping[str, Entry] | None = None,
+        default: CatalogueEntry,
+        registered: Mapping[str, CatalogueEntry] | None = None,
         *,
         hub: bool = True,
         hosted: bool = True,
@@ -136,74 +135,74 @@ class Catalogue:
         self._hub, self._hosted = hub, hosted
         self._installed = installed or find_installed()
         self._since = int(time.time())
-        self._also: set[str] = set()
+        self._default_aliases: set[str] = set()
 
-    def answers_to(self, *names: str) -> None:
-        """Other names for the default, such as what its engine calls it."""
-        self._also.update(names)
+    def add_aliases(self, *names: str) -> None:
+        """Add names for the default, such as that of its engine."""
+        self._default_aliases.update(names)
 
     @property
     def default(self) -> str:
         """The name of the model that serves requests without one."""
         return self._default.id
 
-    def find(self, name: str | None = None, asked: Asked | None = None) -> RunnerSpec:
-        """What loads this model for what is asked. Reads small files; raises RequestRefused."""
-        return self.allow(name, asked).spec
+    def find(self, name: str | None = None, requirements: Requirements | None = None) -> RunnerSpec:
+        """The spec of a model that meets the requirements. Raises RequestRefused; reads files."""
+        return self.allow(name, requirements).spec
 
-    def allow(self, name: str | None = None, asked: Asked | None = None) -> Allowed:
-        """``find``, with what is worth telling about it."""
-        entry = self._entry(name)
-        found = self._survey(entry)
+    def allow(self, name: str | None = None, requirements: Requirements | None = None) -> Allowed:
+        """``find``, with notes about the model."""
+        entry = self._find_entry(name)
+        found = self._inspect(entry)
         outcome = select_backend_policy(
-            entry.id, found.model, found.routing, found.health, asked, entry.load
+            entry.id, found.model, found.routing, found.health, requirements, entry.load
         )
         if isinstance(outcome, RequestRefused):
             raise outcome
         return outcome
 
     def card(self, name: str | None = None) -> ModelCard:
-        """One model for people; raises RequestRefused 404."""
-        return self._card(self._entry(name))
+        """One model; raises RequestRefused 404."""
+        return self._card(self._find_entry(name))
 
     def cards(self) -> list[ModelCard]:
         """Every model that can be asked for: the default first, then by name."""
         known = {self._default.id: self._default}
         known |= {entry.id: entry for entry in self._registered.values()}
         for name in (*BUILT_IN, *self._cached_names()):
-            entry = self._known(name)
+            entry = self._entry_named(name)
             if entry is not None:
                 known.setdefault(entry.id, entry)
         cards = [self._card(entry) for entry in known.values()]
         first = [card for card in cards if card.default]
-        rest = [card for card in cards if not card.default and card.survey.hears]
+        rest = [card for card in cards if not card.default and card.inspection.is_speech_model]
         return first + sorted(rest, key=lambda card: card.id.lower())
 
-    def _entry(self, name: str | None) -> Entry:
+    def _find_entry(self, name: str | None) -> CatalogueEntry:
         if not name:
             return self._default
-        entry = self._known(name) if len(name) <= _LONGEST_NAME else None
+        entry = self._entry_named(name) if len(name) <= _LONGEST_NAME else None
         if entry is None and self._hosted and is_hosted(name):
             return self._default
         if entry is None:
             raise RequestRefused("model_not_found", self._not_found(name), "model")
         return entry
 
-    def _known(self, name: str) -> Entry | None:
-        """By name alone; the server's own names come before the hub's."""
+    def _entry_named(self, name: str) -> CatalogueEntry | None:
+        """The entry of exactly this name; the server's own names come before the hub's."""
         if name in (self._default.id, *_aliases(self._default.id)):
             return self._default
         if name in self._registered:
             return self._registered[name]
         if name in BUILT_IN:
-            return Entry(name, BUILT_IN[name], self._device())
-        if name in self._also:
+            return CatalogueEntry(name, BUILT_IN[name], self._device())
+        if name in self._default_aliases:
             return self._default
         repository = parse_repository(name) if self._hub else None
         folder = cached(repository) if repository else None
         if folder is None:
             return None
-        return Entry(str(repository), read_model(folder, str(repository)), self._device())
+        return CatalogueEntry(str(repository), read_model(folder, str(repository)), self._device())
 
     def _device(self) -> LoadOptions:
         """What a model inherits from the default: its weights are its own, the machine is not."""
@@ -223,16 +222,16 @@ class Catalogue:
     def _cached_names(self) -> list[str]:
         return repositories() if self._hub else []
 
-    def _survey(self, entry: Entry) -> Survey:
-        return survey(reread(entry.model), self._installed)
+    def _inspect(self, entry: CatalogueEntry) -> ModelInspection:
+        return inspect_model(reread(entry.model), self._installed)
 
-    def _card(self, entry: Entry) -> ModelCard:
+    def _card(self, entry: CatalogueEntry) -> ModelCard:
         created = self._since
         folder = entry.model.folder
         if folder is not None and folder.exists():
             created = int(folder.stat().st_mtime)
         default = entry.id == self._default.id
-        return ModelCard(entry.id, self._survey(entry), created, default, _aliases(entry.id))
+        return ModelCard(entry.id, self._inspect(entry), created, default, _aliases(entry.id))
 
 
 def make_catalogue(
@@ -256,8 +255,8 @@ def make_catalogue(
         if name in others:
             raise CheckpointNotFound(f"{name!r} is registered twice")
         device = LoadOptions(device=options.device)
-        others[name] = Entry(name, resolve(model, offline=offline), device)
-    return Catalogue(Entry(default.name, default, options), others, hub=hub)
+        others[name] = CatalogueEntry(name, resolve(model, offline=offline), device)
+    return Catalogue(CatalogueEntry(default.name, default, options), others, hub=hub)
 
 
 def _aliases(model: str) -> tuple[str, ...]:

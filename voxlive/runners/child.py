@@ -81,9 +81,9 @@ class RunnerServer:
     def _load(self) -> None:
         try:
             if BACKENDS[self._spec.backend].mlx:
-                from voxlive.runners.mlx_models import check_room
+                from voxlive.runners.mlx_models import check_gpu_memory
 
-                check_room(self._spec)
+                check_gpu_memory(self._spec)
             self._runner = loader(self._spec.backend)(self._spec)
             slots = self._runner.slots
         except RequestRefused as refusal:

@@ -1,7 +1,7 @@
 """What the transcription of a file asks for and gives: the contract of every runner.
 
 A runner serves one loaded model in a process of its own. Everything here crosses that process's
-border, so all of it is frozen and can be pickled; nothing here imports a model's code.
+boundary, so all of it is frozen and can be pickled; nothing here imports a model's code.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ class RunnerSpec:
 class Job:
     """One file to transcribe. ``raw``: it is nothing but PCM in this format.
 
-    ``language`` is a code (``checkpoints.languages``); it, ``prompt`` and ``max_tokens`` None leave
-    the model its own way. ``words`` asks for
-    word times where the model needs extra work for them. Audio longer than ``longest_s`` is refused
-    before any is listened to, whatever its container promises. ``instruction`` tells a model that
-    follows instructions what to do with the audio, in place of writing down what is said.
+    ``language`` is a code (``checkpoints.languages``); it, ``prompt`` and ``max_tokens`` may be
+    None. ``words`` asks for word times where the model needs extra work for them. Audio longer than
+    ``longest_s`` is refused before any is recognised, whatever its container says. ``instruction``
+    is for a model that follows instructions, and replaces the one to transcribe.
     """
 
     path: Path
@@ -61,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """So much of the audio is done. ``total_s`` is None while the end has not been seen."""
+    """``done_s`` of the audio are done. ``total_s`` is None while the length is not known."""
 
     done_s: float
     total_s: float | None
@@ -90,10 +89,10 @@ class JobWarning:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was said in a file: ``text`` is the segments' texts joined.
+    """The text of a file: ``text`` is the segments' texts joined.
 
-    ``language`` is the code of what the model recognised, never of what it was told; None for a
-    model that was told, knows one language only, or does not say.
+    ``language`` is the code of the language that the model detected; None for a model that was
+    given one, knows one only, or does not report it.
     ``duration`` is the audio's in seconds. Tokens are counted where the model has such;
     ``truncated``: ``Job.max_tokens`` ended the text before the audio did.
     """
@@ -124,11 +123,11 @@ class Runner(Protocol):
 
     @property
     def stretch_s(self) -> float:
-        """How much audio it may hear without telling anything."""
+        """How many seconds of audio it may recognise between two updates."""
         ...
 
     def run(
-        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+        self, job: Job, on_update: Callable[[Update], None], cancelled: Callable[[], bool]
     ) -> Transcript:
         """Transcribe a file. Blocks; ends early, with any Transcript, soon after ``cancelled()``.
 

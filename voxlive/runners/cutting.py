@@ -1,8 +1,8 @@
-"""Long audio in stretches that a model can take at once, cut where nobody speaks.
+"""Long audio in stretches that a model can take at once, cut in pauses.
 
 A pure machine: windows and their speech probabilities go in, stretches on the file's clock come
-out. Silence is left out, since models make things up there. Where no pause comes in time, the next
-stretch begins a little before the end of the last one, and ``joining`` finds the words twice heard.
+out. Silence is left out, since models hallucinate there. Where no pause comes in time, the next
+stretch begins a little before the end of the last one, and ``joining`` finds the words of both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HOLD = 2 * WINDOW  # the gate is sure of a window this much later
 class CutOptions:
     """``longest_s`` bounds a stretch. A pause of ``pause_s`` always ends one.
 
-    ``overlap_s`` is heard twice where a stretch has to end in the middle of speech.
+    ``overlap_s`` is in two stretches where one has to end in the middle of speech.
     """
 
     longest_s: float

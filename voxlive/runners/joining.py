@@ -1,4 +1,4 @@
-"""Two texts of audio that overlaps, made one: a word that both heard stands once. Pure.
+"""Joins two texts of audio that overlaps: a word that both have stands once. Pure.
 
 The last words of the first text are laid on the first of the second where most of them are the
 same. Beyond that place the first text ends, before it the second begins: what is cut off there are
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from voxlive.values import SAMPLE_RATE, Segment, Word
 
-WORDS_PER_S = 8  # more than anybody says; characters, in scripts without spaces
+WORDS_PER_S = 8  # more than anybody speaks; characters, in scripts without spaces
 _SLACK = SAMPLE_RATE // 2  # a model's word times are about so exact
 _SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"\s*(?:[{_SPACELESS}]|[^\s{_SPACELESS}]+)")

@@ -55,8 +55,8 @@ def load(spec: RunnerSpec) -> LiveRunner:
 class LiveRunner:
     """See the contract: as many files at a time as the engine has slots.
 
-    These engines take no prompt and do not sample, and one that knows several languages cannot be
-    told which is spoken. Of ``max_tokens``, every word is one.
+    These engines take no prompt and do not sample, and one that knows several languages detects
+    which is spoken. Each word counts as one of ``max_tokens``.
     """
 
     def __init__(self, engine: Engine, detector: VoiceDetector | None = None) -> None:
@@ -66,7 +66,7 @@ class LiveRunner:
         self._service = Service(engine, detector or VoiceDetector(Silero()))
 
     def run(
-        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+        self, job: Job, on_update: Callable[[Update], None], cancelled: Callable[[], bool]
     ) -> Transcript:
         """See the contract."""
         model = self._engine.info.model
@@ -74,27 +74,29 @@ class LiveRunner:
             message = f"{model} cannot translate: choose a Whisper model"
             raise RequestRefused("unsupported_option", message, "task")
         total_s = measure_job(job).seconds
-        return asyncio.run(self._hear(job, total_s, told, cancelled))
+        return asyncio.run(self._transcribe(job, total_s, on_update, cancelled))
 
     def close(self) -> None:
         """See the contract."""
         asyncio.run(self._service.aclose(0))
 
-    async def _hear(
+    async def _transcribe(
         self,
         job: Job,
         total_s: float,
-        told: Callable[[Update], None],
+        on_update: Callable[[Update], None],
         cancelled: Callable[[], bool],
     ) -> Transcript:
         stream = StreamOptions(job.language, drafts=False)
-        warnings = _ignored(job, self._engine.info)
+        warnings = _ignored_options(job, self._engine.info)
         async with file_session(self._service, job.path, GateOptions(), stream, job.raw) as session:
-            following = asyncio.create_task(_follow(session, total_s, told, cancelled))
+            reporting = asyncio.create_task(
+                _report_progress(session, total_s, on_update, cancelled)
+            )
             try:
-                segments, whole = await _collect(session, told, job.max_tokens, warnings)
+                segments, whole = await _collect(session, on_update, job.max_tokens, warnings)
             finally:
-                following.cancel()
+                reporting.cancel()
             if not whole:
                 await session.close()
         return Transcript(
@@ -106,8 +108,8 @@ class LiveRunner:
         )
 
 
-def _ignored(job: Job, info: EngineInfo) -> list[JobWarning]:
-    """What of the job these engines cannot use."""
+def _ignored_options(job: Job, info: EngineInfo) -> list[JobWarning]:
+    """Warnings for options of the job that these engines ignore."""
     warnings = [JobWarning("surplus_tensors", info.warning)] if info.warning else []
     if job.prompt:
         warnings.append(cannot_use("prompt", f"{info.model} takes no prompt"))
@@ -119,16 +121,16 @@ def _ignored(job: Job, info: EngineInfo) -> list[JobWarning]:
     return warnings
 
 
-async def _follow(
+async def _report_progress(
     session: Session,
     total_s: float,
-    told: Callable[[Update], None],
+    on_update: Callable[[Update], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    """Tell how far it has come, and end it when nobody waits for it any more."""
+    """Report progress, and close the session when the job is cancelled."""
     done_s = 0.0
     while not cancelled():
-        told(JobProgress(done_s, total_s))
+        on_update(JobProgress(done_s, total_s))
         await asyncio.sleep(_EVERY_S)
         done_s = max(done_s, min(seconds(session.handled), total_s))
     await session.close()
@@ -136,23 +138,23 @@ async def _follow(
 
 async def _collect(
     session: Session,
-    told: Callable[[Update], None],
+    on_update: Callable[[Update], None],
     most_words: int | None,
     warnings: list[JobWarning],
 ) -> tuple[tuple[Segment, ...], bool]:
-    """All segments, and whether they are; words are told as they come, ``warnings`` collected."""
+    """The segments, and whether they are complete; words are reported as they come."""
     segments: list[Segment] = []
     words: list[Word] = []
-    left = most_words
+    words_left = most_words
     async for event in session.events():
         match event:
             case Words():
-                new = event.words if left is None else event.words[:left]
+                new = event.words if words_left is None else event.words[:words_left]
                 words.extend(new)
-                told(Delta("".join(word.text for word in new)))
-                if left is not None:
-                    left -= len(new)
-                    if left == 0:
+                on_update(Delta("".join(word.text for word in new)))
+                if words_left is not None:
+                    words_left -= len(new)
+                    if words_left == 0:
                         return (*segments, _segment(len(segments), words)), False
             case SegmentClosed(ident):
                 segments.append(_segment(ident, words))

@@ -1,6 +1,6 @@
-"""The memory gate: whether a model fits, judged from two numbers of the machine.
+"""Whether a model fits into memory, from the machine's total and free memory.
 
-``available`` reads them, the rest is pure.
+``available`` reads these, the rest is pure.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 MOST_SHARE = 0.7
 """A model that needs more of a machine's memory than this is never loaded."""
-_HEAD_ROOM_SHARE = 0.1
-_LEAST_HEAD_ROOM, _MOST_HEAD_ROOM = 256 << 20, 4 << 30
+_HEADROOM_SHARE = 0.1
+_LEAST_HEADROOM, _MOST_HEADROOM = 256 << 20, 4 << 30
 _UNLIMITED = 1 << 60  # cgroup 1 writes "no limit" as a number near 2^63
+# Limit and use, of control groups of version 2 and 1.
+_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +36,13 @@ class Memory:
     free: int
 
     @property
-    def head_room(self) -> int:
-        """What stays free beside a model, for audio, live sessions and everybody else."""
-        share = int(self.total * _HEAD_ROOM_SHARE)
-        return min(max(share, _LEAST_HEAD_ROOM), _MOST_HEAD_ROOM)
+    def headroom(self) -> int:
+        """What stays free beside a model, for audio, live sessions and other programs."""
+        share = int(self.total * _HEADROOM_SHARE)
+        return min(max(share, _LEAST_HEADROOM), _MOST_HEADROOM)
 
 
-def refuse_giant(spec: RunnerSpec, memory: Memory) -> None:
+def refuse_oversized(spec: RunnerSpec, memory: Memory) -> None:
     """Raises RequestRefused 507 for a model that this machine can never load."""
     most = int(memory.total * MOST_SHARE)
     if spec.needed_bytes > most:
@@ -50,14 +55,16 @@ def refuse_giant(spec: RunnerSpec, memory: Memory) -> None:
         )
 
 
-def lack(spec: RunnerSpec, memory: Memory, retry_after_s: float) -> RequestRefused | None:
-    """What is to be said if the model does not fit now; None if it does."""
-    wanted = spec.needed_bytes + memory.head_room
-    if wanted <= memory.free:
+def refuse_unless_free(
+    spec: RunnerSpec, memory: Memory, retry_after_s: float
+) -> RequestRefused | None:
+    """The refusal if the model does not fit now; None if it does."""
+    needed = spec.needed_bytes + memory.headroom
+    if needed <= memory.free:
         return None
     return RequestRefused(
         "insufficient_memory",
-        f"{spec.model} needs {mib(spec.needed_bytes)} and {mib(memory.head_room)} beside it, and "
+        f"{spec.model} needs {mib(spec.needed_bytes)} and {mib(memory.headroom)} beside it, and "
         f"{mib(memory.free)} are free: end other programs, or choose a smaller model",
         "model",
         retry_after_s,
@@ -87,12 +94,6 @@ def _limits(root: Path) -> list[tuple[int, int]]:
             if limit is not None and used is not None and limit < _UNLIMITED:
                 found.append((limit, used - _cached(group)))
     return found
-
-
-_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
 
 
 def _groups(root: Path) -> list[Path]:

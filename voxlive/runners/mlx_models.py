@@ -1,6 +1,6 @@
-"""What MLX says of its device's memory; asked in runners' processes, since others have no MLX.
+"""What the runners of MLX models share: the thread that owns a model, its device, its memory.
 
-What the runners of MLX models share: the thread that owns one, its device, its folder.
+For a runner's process alone: others have no MLX.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from voxlive.errors import RequestRefused, listed
 from voxlive.runners.contract import JobWarning, RunnerSpec
 from voxlive.runners.memory import mib
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_LONGEST_REASON = 600
 
-def check_room(spec: RunnerSpec) -> None:
+
+def check_gpu_memory(spec: RunnerSpec) -> None:
     """Raises RequestRefused 507 if a model needs more than MLX may take on a GPU.
 
-    A CPU's memory is judged by the gate before the process is started.
+    A CPU's memory is checked before the process is started (``memory``).
     """
     if spec.device == "cpu" or not mx.is_available(mx.gpu):
         return
@@ -39,11 +43,6 @@ def check_room(spec: RunnerSpec) -> None:
         )
 
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-_LONGEST_REASON = 600
-
-
 class MlxThread:
     """The one thread that loads a model and computes with it: MLX's streams belong to a thread."""
 
@@ -51,11 +50,11 @@ class MlxThread:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do it there, and wait for it."""
+        """Run ``work`` on the thread and wait for its result."""
         return self._pool.submit(work, *args, **kwargs).result()
 
     def close(self) -> None:
-        """End it after what is at hand.
+        """End the thread after the work at hand.
 
         A thread that ended with streams of its own would make MLX abort the process at its end.
         """
@@ -63,14 +62,14 @@ class MlxThread:
         self._pool.shutdown()
 
 
-def loaded(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
+def load_checked(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
     """What ``load`` makes of the spec's folder, on the calling thread and the device asked for.
 
     Raises RequestRefused for options that such models do not have, files that do not make up this
     model, and packages that are not installed.
     """
     folder = _folder(spec)
-    _refuse_code(spec)
+    _refuse_custom_code(spec)
     _use_device(spec)
     try:
         return load(folder)
@@ -84,35 +83,35 @@ def loaded(spec: RunnerSpec, load: Callable[[Path], _T]) -> _T:
 
 
 @contextmanager
-def surplus_left_out() -> Iterator[list[str]]:
-    """Loading in here leaves out tensors that the model has no place for: their names.
+def ignoring_surplus_tensors() -> Iterator[list[str]]:
+    """Load in here without the tensors that the model has no place for; yields their names.
 
-    mlx-audio and mlx-vlm load either strictly, where one too many is an error, or so that missing
-    ones keep their random values. What is loaded strictly in here still misses nothing.
+    mlx-audio and mlx-vlm load either strictly, where a surplus tensor is an error, or so that
+    missing ones keep their random values. Strict loading in here still refuses missing ones.
     """
     nn: Any = import_module("mlx.nn")
     tree_flatten = import_module("mlx.utils").tree_flatten
-    strictly = nn.Module.load_weights
-    left_out: list[str] = []
+    original = nn.Module.load_weights
+    ignored: list[str] = []
 
     def load_weights(self: Any, weights: Any, strict: bool = True) -> Any:
         if strict and not isinstance(weights, str):
-            places = {name for name, _ in tree_flatten(self.parameters())}
-            unknown = {name for name, _ in weights} - places
+            parameters = {name for name, _ in tree_flatten(self.parameters())}
+            unknown = {name for name, _ in weights} - parameters
             # More layers than the config has make another model of it: that stays an error.
-            unknown -= set(surplus_layers(unknown, places))
-            left_out.extend(sorted(unknown))
+            unknown -= set(surplus_layers(unknown, parameters))
+            ignored.extend(sorted(unknown))
             weights = [(name, array) for name, array in weights if name not in unknown]
-        return strictly(self, weights, strict)
+        return original(self, weights, strict)
 
     nn.Module.load_weights = load_weights
     try:
-        yield left_out
+        yield ignored
     finally:
-        nn.Module.load_weights = strictly
+        nn.Module.load_weights = original
 
 
-def surplus(names: Sequence[str]) -> tuple[JobWarning, ...]:
+def surplus_warnings(names: Sequence[str]) -> tuple[JobWarning, ...]:
     """The warning that every answer of such a model carries."""
     if not names:
         return ()
@@ -121,15 +120,11 @@ def surplus(names: Sequence[str]) -> tuple[JobWarning, ...]:
 
 
 def free_memory() -> None:
-    """Give back what MLX keeps for the next call: another model may need it."""
-    import mlx.core as mx
-
+    """Clear MLX's cache: another model may need the memory."""
     mx.clear_cache()
 
 
 def _clear_streams() -> None:
-    import mlx.core as mx
-
     mx.clear_streams()
 
 
@@ -144,8 +139,8 @@ def _folder(spec: RunnerSpec) -> Path:
     return folder
 
 
-def _refuse_code(spec: RunnerSpec) -> None:
-    """Some tokenizers and processors are loaded with leave to run the checkpoint's Python files."""
+def _refuse_custom_code(spec: RunnerSpec) -> None:
+    """Some tokenizers and processors would be loaded with the checkpoint's own Python files."""
     contents = spec.local.read()
     for name in (TOKENIZER_CONFIG, *EXTRACTORS):
         if name in contents.documents and contents.document(name).data.get("auto_map"):
@@ -158,8 +153,6 @@ def _refuse_code(spec: RunnerSpec) -> None:
 
 
 def _use_device(spec: RunnerSpec) -> None:
-    import mlx.core as mx
-
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
     elif spec.device == "gpu" and not mx.is_available(mx.gpu):

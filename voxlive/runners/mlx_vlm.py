@@ -1,7 +1,7 @@
-"""The runner for models that hear among other things, by mlx-vlm (``voxlive[multimodal]``).
+"""The runner for multimodal models with audio input, by mlx-vlm (``voxlive[multimodal]``).
 
-They are asked in words for what was said, 30 seconds at a time: more than that they were not made
-for, and mlx-vlm would leave the rest out without a word.
+They are instructed in words, for 30 seconds of audio at a time: they are not made for more, and
+mlx-vlm would leave out the rest silently.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxlive.checkpoints.languages import NAMES
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Runner, RunnerSpec
 from voxlive.runners.cutting import CutOptions
@@ -24,16 +23,19 @@ from voxlive.runners.mlx_audio.family import (
     Model,
     Output,
     Tokens,
+    language_titles,
+    numpy_audio,
+    translates,
 )
 from voxlive.runners.mlx_audio.runner import load_runner
 
 _TRANSCRIBE = "Transcribe the speech in this audio word for word. Answer with the transcript alone."
 _TRANSLATE = "Translate the speech in this audio into English. Answer with the translation alone."
-_WISHES = {"transcribe": _TRANSCRIBE, "translate": _TRANSLATE}
+_INSTRUCTIONS = {"transcribe": _TRANSCRIBE, "translate": _TRANSLATE}
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class _MultimodalModel:
     """What mlx-vlm loads."""
 
     model: Any
@@ -49,7 +51,7 @@ def load(spec: RunnerSpec) -> Runner:
     return load_runner(spec, family, _load)
 
 
-def _load(folder: Path) -> _Loaded:
+def _load(folder: Path) -> _MultimodalModel:
     try:
         from mlx_vlm import load as load_multimodal
     except ImportError as error:
@@ -58,41 +60,35 @@ def _load(folder: Path) -> _Loaded:
             "this model needs mlx-vlm: install it with pip install 'voxlive[multimodal]'",
             "model",
         ) from error
-    return _Loaded(*load_multimodal(str(folder), strict=True))
+    return _MultimodalModel(*load_multimodal(str(folder), strict=True))
 
 
 def _languages(_model: Model) -> Mapping[str, str]:
-    return {code: name.title() for code, name in NAMES.items()}
+    return language_titles()
 
 
-def _wish(arguments: Arguments, ask: FamilyRequest) -> Arguments:
-    """What to do, then what is known of the speech, then what may be heard in it."""
-    told = [ask.job.instruction or _WISHES[ask.job.task]]
+def _with_instruction(arguments: Arguments, request: FamilyRequest) -> Arguments:
+    """The instruction, then the language of the speech, then the prompt."""
+    lines = [request.job.instruction or _INSTRUCTIONS[request.job.task]]
     if language := arguments.pop("language", None):
-        told.append(f"The speech is in {language}.")
+        lines.append(f"The speech is in {language}.")
     if prompt := arguments.pop("prompt", None):
-        told.append(f"It may have to do with this: {prompt}")
-    return arguments | {"wish": "\n".join(told)}
+        lines.append(f"It may have to do with this: {prompt}")
+    return arguments | {"instruction": "\n".join(lines)}
 
 
-def _numpy(ask: FamilyRequest) -> Any:
-    return ask.samples
-
-
-def _call(loaded: _Loaded, audio: Any, arguments: Arguments) -> Output:
+def _call(loaded: _MultimodalModel, audio: Any, arguments: Arguments) -> Output:
     from mlx_vlm import generate
     from mlx_vlm.prompt_utils import apply_chat_template
 
     model, processor = loaded.model, loaded.processor
-    wish = apply_chat_template(processor, model.config, arguments.pop("wish"), num_audios=1)
-    return generate(model, processor, wish, audio=[audio], verbose=False, **arguments)
+    prompt = apply_chat_template(
+        processor, model.config, arguments.pop("instruction"), num_audios=1
+    )
+    return generate(model, processor, prompt, audio=[audio], verbose=False, **arguments)
 
 
-def _can(_model: Model) -> None:
-    return None
-
-
-def _hears(model_type: str) -> FamilyAdapter:
+def _adapter(model_type: str) -> FamilyAdapter:
     return FamilyAdapter(
         model_type,
         CutOptions(longest_s=30),
@@ -101,12 +97,12 @@ def _hears(model_type: str) -> FamilyAdapter:
         tokens=Tokens(),
         prompt="prompt",
         temperature="temperature",
-        adapt=_wish,
-        no_translation=_can,
-        audio=_numpy,
+        adapt=_with_instruction,
+        translation_refusal=translates,
+        audio=numpy_audio,
         call=_call,
     )
 
 
-FAMILIES = {name: _hears(name) for name in ("gemma3n", "gemma4", "qwen3_omni_moe")}
-"""By the name that the probe gives them."""
+FAMILIES = {name: _adapter(name) for name in ("gemma3n", "gemma4", "qwen3_omni_moe")}
+"""By the name of their family in ``checkpoints.families``."""

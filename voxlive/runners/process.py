@@ -1,4 +1,4 @@
-"""A runner's process as its host has it: starts it, has it do jobs, watches it, kills it."""
+"""A runner's process on the host's side: starts it, gives it jobs, watches it, kills it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _USUAL_STRETCH_S = 30.0
 class ProcessOptions:
     """The bounds of a runner's process; beyond each it is killed and its jobs fail.
 
-    ``load_s`` is for loading the model. ``stall_s``: a job that neither brings a word nor gets on
-    for so long hangs, where a model hears 30 s at a time; in proportion where it hears more. A job
+    ``load_s`` is for loading the model. ``stall_s``: a job that makes no progress
+    for so long hangs, where a model takes 30 s at a time; in proportion where it takes more. A job
     may take ``timeout_s`` and ``timeout_factor`` times its audio. ``cancel_s``: a cancelled job
     ends within it. ``memory_limit`` is in bytes, its children's included. ``niceness`` puts it
     behind the live sessions.
@@ -57,8 +57,8 @@ class ProcessOptions:
     niceness: int = 10
 
 
-class RunnerDied(Exception):
-    """The process ended under a job. ``caused_by_job``: by this one, as far as one can know."""
+class RunnerExited(Exception):
+    """The process ended during a job; ``caused_by_job`` if this one is the likely cause."""
 
     def __init__(self, refusal: VoxliveError, *, caused_by_job: bool) -> None:
         super().__init__(str(refusal))
@@ -85,7 +85,7 @@ class RunningJob:
         self._done_s = -1.0
 
     def update(self, update: Update) -> None:
-        """Pass on what is new."""
+        """Pass on an update that is new."""
         if isinstance(update, JobProgress):
             self.total_s = update.total_s
             if update.done_s <= self._done_s:
@@ -95,12 +95,12 @@ class RunningJob:
         if self.cancelled is None:
             self._on_update(update)
 
-    def hangs(self, now: float, deadline_s: float) -> bool:
-        """Whether nothing new has come of it for so long."""
+    def is_stalled(self, now: float, deadline_s: float) -> bool:
+        """Whether it has made no progress for ``deadline_s``."""
         return self._deadline.passed(Work(busy=True, done=self._updates), now, deadline_s)
 
     def end(self, outcome: Transcript | Exception) -> None:
-        """Once: what comes of a job that was given up already is dropped."""
+        """Set the outcome, once: a second one is dropped."""
         if self.outcome.done():
             return
         if isinstance(outcome, Exception):
@@ -170,7 +170,7 @@ class RunnerProcess:
         return not self.ended and not self._closing_error and self.busy < self.slots
 
     def begin(self, job: Job, on_update: Callable[[Update], None]) -> RunningJob:
-        """Begin a job; there must be room. Its outcome may be a VoxliveError or RunnerDied."""
+        """Begin a job; there must be room. Its outcome may be a VoxliveError or RunnerExited."""
         running = RunningJob(next(self._idents), on_update, self._options.watch_s)
         self._jobs[running.ident] = running
         self._child.sender.put(StartJob(running.ident, job))
@@ -183,7 +183,7 @@ class RunnerProcess:
             self._child.sender.put(CancelJob(running.ident))
 
     async def close(self) -> None:
-        """Let the model go and wait until the process has ended, which is killed in the end."""
+        """Unload the model and wait until the process has ended; it is killed if it does not."""
         self._closing = True
         self._child.hang_up()
         await self._exited.wait()
@@ -194,7 +194,7 @@ class RunnerProcess:
         self._child.kill()
         await self._exited.wait()
 
-    # Its life.
+    # Messages and exit.
 
     def _read(self, scratch: Path) -> None:
         """On a thread that lives with the process: hand its replies and its end to the loop."""
@@ -210,7 +210,7 @@ class RunnerProcess:
     def _on_reply(self, reply: object) -> None:
         match reply:
             case RunnerReady(slots, stretch_s):
-                # It reports nothing during a stretch, and is slower than on other machines.
+                # There is no progress during a stretch; other machines may be slower.
                 self._stall_s *= max(1.0, stretch_s / _USUAL_STRETCH_S)
                 if not self._ready.done():
                     self._ready.set_result(slots)
@@ -227,7 +227,7 @@ class RunnerProcess:
                 self._caused_by = ident
 
     def _on_exit(self, code: int) -> None:
-        """The process has ended: so do its jobs, with the reason."""
+        """The process has ended: its jobs fail with the reason."""
         self.ended = True
         self._exited.set()
         self._watching.cancel()
@@ -238,10 +238,10 @@ class RunnerProcess:
             self._ready.set_exception(refusal)
             self._ready.exception()
         jobs, self._jobs = self._jobs, {}
-        alone = len(jobs) == 1
+        only_job = len(jobs) == 1
         for ident, running in jobs.items():
-            caused_by_job = alone or ident == self._caused_by
-            running.end(RunnerDied(refusal, caused_by_job=caused_by_job))
+            caused_by_job = only_job or ident == self._caused_by
+            running.end(RunnerExited(refusal, caused_by_job=caused_by_job))
         self._changed()
 
     def _exit_error(self, code: int) -> VoxliveError:
@@ -252,7 +252,7 @@ class RunnerProcess:
         message = f"the process of {self.spec.model} {exit_status(code)}{output}"
         return RequestRefused("runner_crashed", message)
 
-    # Its bounds.
+    # Limits.
 
     async def _watch(self) -> None:
         try:
@@ -271,7 +271,7 @@ class RunnerProcess:
             if now - running.cancelled > options.cancel_s:
                 error = RequestRefused("runner_replaced", f"{model} is being loaded anew")
                 self._kill_with(error, running.ident)
-        elif running.hangs(now, self._stall_s):
+        elif running.is_stalled(now, self._stall_s):
             message = f"{model} hung: nothing came of it for {self._stall_s:g} s"
             self._kill_with(RequestRefused("runner_hung", message), running.ident)
         elif running.total_s is not None:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Delta, Transcript, Update
-from voxlive.runners.process import RunnerDied, RunnerProcess, RunningJob
+from voxlive.runners.process import RunnerExited, RunnerProcess, RunningJob
 
 if TYPE_CHECKING:
     from voxlive.runners.contract import Job, RunnerSpec
 
 
 class QueuedJob:
-    """A job and who waits for it. ``has_text``: some of its text has been handed over."""
+    """A job and its caller. ``has_text``: some of its text has been passed on."""
 
     def __init__(self, job: Job, on_update: Callable[[Update], None] | None) -> None:
         self.job = job
@@ -29,13 +29,13 @@ class QueuedJob:
         self._on_update = on_update
 
     def update(self, update: Update) -> None:
-        """Hand an update to who waits."""
+        """Pass an update to the caller."""
         if self._on_update:
             self.has_text = self.has_text or isinstance(update, Delta)
             self._on_update(update)
 
     def end(self, outcome: Transcript | VoxliveError) -> None:
-        """Once, and not when nobody waits any more."""
+        """Set the outcome, once; not if the caller is gone."""
         if self.outcome.done():
             return
         if isinstance(outcome, VoxliveError):
@@ -47,8 +47,8 @@ class QueuedJob:
 class ModelQueue:
     """Jobs in order, as many at a time as the process has slots.
 
-    ``load`` brings the process up, and is asked again after it ended; ``changed`` is called when
-    the model became idle, lost its process or has become ``unused``.
+    ``load`` starts the process, and is called again after it ended; ``changed`` is called when the
+    model became idle, lost its process or became ``unused``.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class ModelQueue:
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not begun."""
+        """The number of jobs that have not begun."""
         return len(self._queue)
 
     @property
     def running(self) -> int:
-        """Jobs that have, and that somebody waits for."""
+        """The number of jobs that run."""
         return len(self._running)
 
     @property
@@ -108,7 +108,7 @@ class ModelQueue:
         self.schedule()
 
     def drop(self, queued: QueuedJob) -> None:
-        """Nobody waits for it any more."""
+        """Cancel a job."""
         if queued.running and self.process:
             self.process.cancel(queued.running)
         elif queued in self._queue:
@@ -116,11 +116,11 @@ class ModelQueue:
             self.schedule()
 
     def schedule(self) -> None:
-        """Do what can be done now."""
+        """Start the process and jobs as far as possible now."""
         if self.process and self.process.ended:
             self.process = None
         if self._queue and not self.process and not self._loading:
-            # Not in the context of the request that asks: the process outlives it.
+            # Not in the context of the request: the process outlives it.
             loading = self._loop.create_task(self._start_process(), context=Context())
             self._loading = loading
         while self._queue and self.process and self.process.has_room:
@@ -131,7 +131,7 @@ class ModelQueue:
         self._update_idle_timer()
 
     async def unload(self) -> None:
-        """End the idle process; jobs that come meanwhile wait for the next one."""
+        """End the idle process; jobs that arrive meanwhile wait for the next one."""
         process, self.process = self.process, None
         if process:
             self._leaving.add(process)
@@ -176,13 +176,13 @@ class ModelQueue:
                 queued.end(outcome.result())
             case VoxliveError() as refusal:
                 queued.end(refusal)
-            case RunnerDied() as death:
-                self._on_process_exit(queued, death)
+            case RunnerExited() as exited:
+                self._on_process_exit(queued, exited)
         self.schedule()
 
-    def _on_process_exit(self, queued: QueuedJob, death: RunnerDied) -> None:
-        if death.caused_by_job or queued.retried or queued.has_text or queued.outcome.done():
-            queued.end(death.refusal)
+    def _on_process_exit(self, queued: QueuedJob, exited: RunnerExited) -> None:
+        if exited.caused_by_job or queued.retried or queued.has_text or queued.outcome.done():
+            queued.end(exited.refusal)
         else:
             queued.retried, queued.running = True, None
             self._queue.appendleft(queued)

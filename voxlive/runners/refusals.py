@@ -1,6 +1,7 @@
-"""Every reason to refuse a model or a request: one table, from which ``docs/batch.md`` is made.
+"""Every reason to refuse a model or a request, in one table from which ``docs/batch.md`` is made.
 
-May this model do what is asked? Allow or a typed refusal, before anything is loaded.
+``select_backend_policy`` decides whether a model may do what a request requires, before anything is
+loaded: it allows, or returns the first refusal that applies.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_to
+from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_language_message
 from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.errors import ERRORS, RequestRefused, status_of
 from voxlive.runners.contract import JobWarning, RunnerSpec, Task
 from voxlive.runners.routing import ModelHealth, Routing
 
 TASKS = ("transcribe", "translate")
+_WORKING_BYTES = 3 << 30
+"""What a model of no known family needs beside its weights."""
+_LEAST_WORKING_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request wants beyond the text. ``language`` is a code, a tag or an English name."""
+class Requirements:
+    """What a request requires of a model. ``language`` is a code, a tag or an English name."""
 
     task: Task = "transcribe"
     language: str | None = None
@@ -39,13 +43,13 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that a decision is made from."""
+    """The input of the decision."""
 
     model: str
     local: LocalModel
     routing: Routing
     health: ModelHealth
-    asked: Asked
+    requirements: Requirements
     load: LoadOptions
 
     @property
@@ -62,14 +66,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRule:
-    """One reason to refuse. ``says`` gives the message if it holds; ``note`` is for the docs.
+    """One reason to refuse. ``message`` gives the message if it applies; ``note`` is for the docs.
 
-    ``says`` None: it is decided elsewhere, while the request is read or the model runs.
+    ``message`` None: it is checked elsewhere, while the request is read or the model runs.
     """
 
     code: str
     param: str | None = None
-    says: Callable[[Case], str | None] | None = None
+    message: Callable[[Case], str | None] | None = None
     note: str | None = None
 
     @property
@@ -79,20 +83,20 @@ class RefusalRule:
 
     @property
     def when(self) -> str:
-        """When it holds, for the docs."""
+        """When it applies, for the docs."""
         return self.note or ERRORS[self.code].meaning
 
 
 def _bad_language(case: Case) -> str | None:
     try:
-        language_of(case.asked.language)
+        language_of(case.requirements.language)
     except UnknownLanguage as error:
         return str(error)
     return None
 
 
 def _bad_task(case: Case) -> str | None:
-    return None if case.asked.task in TASKS else f"task must be {' or '.join(TASKS)}"
+    return None if case.requirements.task in TASKS else f"task must be {' or '.join(TASKS)}"
 
 
 def _no_audio(case: Case) -> str | None:
@@ -109,34 +113,34 @@ def _no_audio(case: Case) -> str | None:
 
 def _unknown_kind(case: Case) -> str | None:
     if case.health.files and not case.capabilities.model_type:
-        return None  # nothing can be told of a checkpoint whose config is missing or damaged
+        return None  # nothing is known of a checkpoint whose config is missing or damaged
     if case.routing.backend is None or (
         case.routing.family is None and case.routing.backend == "mlx_audio"
     ):
         kind = case.capabilities.model_type
-        said = f"model_type {kind[:60]!r} is" if kind else "its config has no model_type and is"
-        return f"{case.model} cannot be served: {said} of no family known here"
+        reason = f"model_type {kind[:60]!r} is" if kind else "its config has no model_type and is"
+        return f"{case.model} cannot be served: {reason} of no family known here"
     return None
 
 
 def _refused_form(case: Case) -> str | None:
-    said = case.capabilities.refused
-    return f"{case.title} cannot be loaded in this form: {said}" if said else None
+    reason = case.capabilities.refused
+    return f"{case.title} cannot be loaded in this form: {reason}" if reason else None
 
 
 def _unknown_to_installed(case: Case) -> str | None:
-    return _told(case, "cannot be loaded", case.health.unknown)
+    return _problem_message(case, "cannot be loaded", case.health.unknown)
 
 
 def _missing(case: Case) -> str | None:
-    return _told(case, "cannot be loaded", case.health.missing)
+    return _problem_message(case, "cannot be loaded", case.health.missing)
 
 
 def _unhealthy(case: Case) -> str | None:
-    return _told(case, "is not complete", case.health.files)
+    return _problem_message(case, "is not complete", case.health.files)
 
 
-def _told(case: Case, what: str, problems: tuple[object, ...]) -> str | None:
+def _problem_message(case: Case, what: str, problems: tuple[object, ...]) -> str | None:
     return f"{case.title} {what}: {'; '.join(map(str, problems))}" if problems else None
 
 
@@ -149,7 +153,7 @@ def _bad_option(case: Case) -> str | None:
 
 
 def _no_translation(case: Case) -> str | None:
-    if case.asked.task == "translate" and "translate" not in case.capabilities.features:
+    if case.requirements.task == "translate" and "translate" not in case.capabilities.features:
         return (
             f"{case.title} transcribes but does not translate: choose a multilingual Whisper "
             "that is neither turbo nor distilled, such as large-v3"
@@ -158,29 +162,29 @@ def _no_translation(case: Case) -> str | None:
 
 
 def _no_speakers(case: Case) -> str | None:
-    if case.asked.speakers and "speakers" not in case.capabilities.features:
+    if case.requirements.speakers and "speakers" not in case.capabilities.features:
         return f"{case.title} does not tell speakers apart: use another response_format"
     return None
 
 
 def _no_word_times(case: Case) -> str | None:
-    if case.asked.words and "words" not in case.capabilities.features:
+    if case.requirements.words and "words" not in case.capabilities.features:
         return f"{case.title} knows no word times: ask for timestamp_granularities[]=segment"
     return None
 
 
 def _unknown_language(case: Case) -> str | None:
-    code, known = language_of(case.asked.language), case.capabilities.languages
+    code, known = language_of(case.requirements.language), case.capabilities.languages
     if code is None or known is None or code in known:
         return None
-    return unknown_to(case.title, code, known)
+    return unknown_language_message(case.title, code, known)
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """What a request may say that not every model can use, and what is done where one cannot.
+class RequestField:
+    """A field of a request that not every model can use, and what is done where one cannot.
 
-    ``refused`` false: the job is done without it, and the answer's warnings say so.
+    ``refused`` false: the job is done without it, with a warning in the answer.
     """
 
     name: str
@@ -189,19 +193,21 @@ class Field:
 
 
 FIELDS = (
-    Field(
+    RequestField(
         "prompt",
         False,
         "also `keywords` and `context_bias`; a hint, which dictation apps send with every request",
     ),
-    Field("temperature", False, "0 suits every model; chat clients send others by default"),
-    Field(
+    RequestField("temperature", False, "0 suits every model; chat clients send others by default"),
+    RequestField(
         "language",
         False,
         "where the model knows it and finds out by itself which one is spoken. One that it does "
         "not know is `unsupported_language`",
     ),
-    Field("max_tokens", True, "a limit that would not be kept; no client sends one by default"),
+    RequestField(
+        "max_tokens", True, "a limit that would not be kept; no client sends one by default"
+    ),
 )
 
 
@@ -252,19 +258,12 @@ REFUSAL_RULES = (
     RefusalRule("runner_hung"),
     RefusalRule("model_load_failed"),
 )
-"""In the order in which they are asked. The last are decided while a model is loaded or runs."""
-
-
-__all__ = ["Allowed", "Asked", "LoadOptions", "select_backend_policy"]
-
-_ROOM = 3 << 30
-"""What a model of no known family may work in."""
-_LEAST_ROOM = 256 << 20
+"""In the order in which they are checked; the last while a model is loaded or runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """``notes`` are worth telling: a tie-break, a limit of the model."""
+    """``notes`` are for people: a tie-break, a limit of the model."""
 
     spec: RunnerSpec
     notes: tuple[str, ...] = ()
@@ -275,13 +274,15 @@ def select_backend_policy(
     local: LocalModel,
     routing: Routing,
     health: ModelHealth,
-    asked: Asked | None = None,
+    requirements: Requirements | None = None,
     load: LoadOptions | None = None,
 ) -> Allowed | RequestRefused:
-    """Allow, or the first refusal of the table that holds."""
-    case = Case(model, local, routing, health, asked or Asked(), load or LoadOptions())
+    """Allow, or the first refusal of the table that applies."""
+    case = Case(
+        model, local, routing, health, requirements or Requirements(), load or LoadOptions()
+    )
     for rule in REFUSAL_RULES:
-        message = rule.says(case) if rule.says else None
+        message = rule.message(case) if rule.message else None
         if message is not None:
             return RequestRefused(rule.code, message, rule.param)
     notes = (routing.tie_break, *local.capabilities.warnings)
@@ -289,7 +290,7 @@ def select_backend_policy(
 
 
 def _spec(case: Case) -> RunnerSpec:
-    """``needed_bytes``: the weights as they are loaded, and what the family works in."""
+    """``needed_bytes``: the weights as they are loaded, and what the family needs beside them."""
     backend, family, load = case.routing.backend, case.routing.family, case.load
     assert backend is not None
     live = backend == "voxtral_realtime"
@@ -311,4 +312,6 @@ def _needed_bytes(case: Case) -> int:
     # Weights come as 16 bits; a group's scale and bias add half a bit per value.
     loaded = stored * (case.load.quantize + 0.5) / 16 if shrunk and case.load.quantize else stored
     # Caches and activations grow with the model: a small one of a large family needs less.
-    return int(loaded) + min(family.room if family else _ROOM, int(loaded) + _LEAST_ROOM)
+    return int(loaded) + min(
+        family.room if family else _WORKING_BYTES, int(loaded) + _LEAST_WORKING_BYTES
+    )

@@ -1,8 +1,7 @@
-"""Which module serves which backend. A new one is a module with a ``load``, and a line here.
+"""The backends that run models, what of them is installed, and names of other services' models.
 
-What is installed to run models with, found out without importing any of it.
-
-Names of other services' models: their clients ask for these, and get the default here.
+A new backend is a module with a ``load``, and a line here. What is installed is found out without
+importing any of it. Clients of other services ask for their models by name and get the default.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """None where a package is missing. ``modules``: which of those that families need are there."""
+    """None where a package is missing. ``modules``: those that families need and that are there."""
 
     mlx: str | None = None
     mlx_audio: Package | None = None

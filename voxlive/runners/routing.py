@@ -1,6 +1,7 @@
-"""Which backend serves a checkpoint: the first rule that holds, never the folder's name alone.
+"""Which backend serves a checkpoint, and whether that could load it here and now.
 
-Whether a model could be loaded here and now: its files, and what is installed.
+The first rule that applies decides, never the folder's name alone. Health is about the files and
+about what is installed.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.runners.registry import Installed
 
 Capabilities = ModelCapabilities
+_EXTRA = "install voxlive[multimodal] (mlx-vlm)"
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
     """``backend`` is a name of ``runners.registry``, None where no backend could serve the model.
 
-    ``rule`` decided. ``tie_break`` tells when the name had to speak, because the config does not.
+    ``rule`` decided. ``tie_break`` is set where the name decided, because the config does not.
     """
 
     backend: str | None
@@ -51,15 +53,15 @@ def detect_audio_backend(capabilities: Capabilities) -> Routing:
 def _routed(capabilities: Capabilities, backend: str, rule: str) -> Routing:
     if capabilities.family is not None or backend != "mlx_audio":
         return Routing(backend, rule, capabilities.family)
-    hinted = _hinted(capabilities)
-    if hinted is None:
+    family = _family_by_name(capabilities)
+    if family is None:
         return Routing(backend, rule)
-    said = f"no family is told by its config; its name mentions {hinted.title}"
-    return Routing(backend, rule, hinted, said)
+    reason = f"no family is told by its config; its name mentions {family.title}"
+    return Routing(backend, rule, family, reason)
 
 
-def _hinted(capabilities: Capabilities) -> ModelFamily | None:
-    """The one speech family that the name mentions; two prove nothing at all."""
+def _family_by_name(capabilities: Capabilities) -> ModelFamily | None:
+    """The one speech family that the name mentions; None if it mentions several."""
     families = [FAMILIES[name] for name in capabilities.hints if FAMILIES[name].kind == "speech"]
     return families[0] if len(families) == 1 else None
 
@@ -76,7 +78,7 @@ def _voxtral(capabilities: Capabilities) -> str | None:
     return family.name if "live" in family.features else "mlx_audio"
 
 
-def _sees(capabilities: Capabilities) -> str | None:
+def _audio_and_vision(capabilities: Capabilities) -> str | None:
     return "mlx_vlm" if capabilities.audio_config and capabilities.vision_config else None
 
 
@@ -85,13 +87,13 @@ def _speech(capabilities: Capabilities) -> str | None:
 
 
 def _whisper_like(capabilities: Capabilities) -> str | None:
-    said = f"{capabilities.model_type} {capabilities.extractor}".lower()
-    return "mlx_audio" if capabilities.family is None and "whisper" in said else None
+    described = f"{capabilities.model_type} {capabilities.extractor}".lower()
+    return "mlx_audio" if capabilities.family is None and "whisper" in described else None
 
 
 def _by_name(capabilities: Capabilities) -> str | None:
     unknown = capabilities.family is None and capabilities.audio
-    return "mlx_audio" if unknown and _hinted(capabilities) else None
+    return "mlx_audio" if unknown and _family_by_name(capabilities) else None
 
 
 def _multimodal(capabilities: Capabilities) -> str | None:
@@ -102,7 +104,9 @@ def _multimodal(capabilities: Capabilities) -> str | None:
 ROUTING_RULES = (
     RoutingRule("built in", "the model comes with voxlive", _built_in),
     RoutingRule("voxtral", "a Voxtral, whatever sections its config has", _voxtral),
-    RoutingRule("audio and vision", "`audio_config` and a populated `vision_config`", _sees),
+    RoutingRule(
+        "audio and vision", "`audio_config` and a populated `vision_config`", _audio_and_vision
+    ),
     RoutingRule(
         "speech model", "a family of speech models, told by its config or tensors", _speech
     ),
@@ -119,10 +123,7 @@ ROUTING_RULES = (
     ),
     RoutingRule("audio alone", "`audio_config` without `vision_config`", _multimodal),
 )
-"""In this order; the first one decides."""
-
-
-_EXTRA = "install voxlive[multimodal] (mlx-vlm)"
+"""In this order; the first one that applies decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +144,12 @@ class ModelHealth:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing hinders it."""
+        """Whether nothing prevents loading."""
         return not self.problems
 
 
 def check_health(model: LocalModel, routing: Routing, installed: Installed) -> ModelHealth:
-    """Everything that hinders the model: its files, and what is not installed."""
+    """Everything that prevents loading: files, and what is not installed."""
     check = _CHECKS.get(routing.backend or "")
     missing = tuple(check(installed)) if check else ()
     missing += tuple(_modules(routing, installed)) if not missing else ()

@@ -1,4 +1,4 @@
-"""The folder of this process for temporary files, in which people's audio lies.
+"""The folder of this process for temporary files, which hold people's audio.
 
 Nobody else on the machine may look into it. It is locked for as long as the process lives, however
 that ends: what is not locked is of a process that is gone, and is swept up by the next one.
@@ -76,8 +76,8 @@ def sweep() -> None:
         with suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                about = os.fstat(lock)
-                if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) == stat.S_IRWXU:
+                status = os.fstat(lock)
+                if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == stat.S_IRWXU:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder, ignore_errors=True)
             finally:

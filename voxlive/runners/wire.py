@@ -25,14 +25,14 @@ class StartJob:
 
 @dataclass(frozen=True, slots=True)
 class CancelJob:
-    """Nobody waits for this job any more; its end comes all the same."""
+    """Cancel a job; its ``JobEnded`` comes all the same."""
 
     ident: int
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerReady:
-    """The model is loaded, takes so many jobs at a time, and hears ``stretch_s`` at once."""
+    """The model is loaded, takes ``slots`` jobs at a time, and ``stretch_s`` of audio at once."""
 
     slots: int
     stretch_s: float
@@ -40,7 +40,7 @@ class RunnerReady:
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """A running job gets on."""
+    """Progress or text of a running job."""
 
     ident: int
     update: Update

@@ -261,7 +261,7 @@ class Served:
             service = Service(engine, VoiceDetector(Silero()), dictionary)
             undo.pop_all()
         if config.one_model:
-            catalogue.answers_to(engine.info.model)
+            catalogue.add_aliases(engine.info.model)
         return cls.around(service, catalogue, config, keys)
 
     @classmethod

@@ -11,7 +11,7 @@ from voxlive.checkpoints.families import FAMILIES as PROBED
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Job
 from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
-from voxlive.runners.mlx_audio.family import FamilyRequest, check
+from voxlive.runners.mlx_audio.family import FamilyRequest, check_job
 
 # Where ``Model`` hands ``generate`` on to another class.
 _GENERATES = {
@@ -25,8 +25,8 @@ _ELSEWHERE = {"whisper": {"sample_len"}}
 anywhere = pytest.mark.parametrize("name", FAMILIES)
 
 
-def ask(family, **wishes):
-    job = Job(None, **wishes)
+def request_for(family, **options):
+    job = Job(None, **options)
     samples = np.zeros(16_000, np.float32)
     return FamilyRequest(
         job, samples, 1.0, job.language, job.language, 100 if family.tokens else None
@@ -47,9 +47,11 @@ def generate_of(family):
 @pytest.mark.parametrize("words", [False, True])
 def test_generate_names_every_argument_that_it_is_given(name, task, words):
     family = FAMILIES[name]
-    wish = ask(family, language="en", prompt="names", temperature=0.5, task=task, words=words)
+    given = request_for(
+        family, language="en", prompt="names", temperature=0.5, task=task, words=words
+    )
     generate = generate_of(family)
-    arguments = family.arguments(wish)
+    arguments = family.arguments(given)
     inspect.signature(generate).bind(None, "audio", **arguments)
     assert (
         arguments.keys() - _ELSEWHERE.get(name, set())
@@ -64,14 +66,14 @@ def test_whispers_limit_is_an_option_of_its_decoding():
 
 
 @anywhere
-def test_what_is_not_asked_for_is_not_given(name):
-    arguments = FAMILIES[name].arguments(ask(FAMILIES[name]))
+def test_options_that_are_not_set_are_no_arguments(name):
+    arguments = FAMILIES[name].arguments(request_for(FAMILIES[name]))
     assert "" not in arguments.values()
     for prompt in ("prompt", "initial_prompt", "system_prompt", "context", "hotwords"):
         assert prompt not in arguments
 
 
-def test_every_family_that_the_probe_finds_runs_or_says_why_not():
+def test_every_recognised_family_runs_or_has_a_reason():
     served = {name for name, family in PROBED.items() if family.kind in ("speech", "voxtral")}
     served.discard("voxtral_realtime")
     assert served <= FAMILIES.keys() | NOT_FOR_FILES.keys()
@@ -79,7 +81,7 @@ def test_every_family_that_the_probe_finds_runs_or_says_why_not():
 
 
 @anywhere
-def test_the_probe_promises_what_the_family_does(name):
+def test_probed_features_are_the_adapters(name):
     family, promised = FAMILIES[name], PROBED[name].features
     assert (family.prompt is not None, family.words, family.speakers) == (
         "prompt" in promised,
@@ -101,26 +103,26 @@ ENGLISH = SimpleNamespace(
 
 @anywhere
 @pytest.mark.parametrize(
-    ("wish", "field"),
+    ("given", "field"),
     [({"prompt": "a"}, "prompt"), ({"temperature": 1.0}, "temperature")],
 )
-def test_a_hint_that_a_family_cannot_use_is_a_warning(name, wish, field):
+def test_a_hint_that_a_family_cannot_use_is_a_warning(name, given, field):
     family = FAMILIES[name]
-    needed = {"language": "en"} if family.languages.needed else {}
-    job = Job(None, **wish, **needed)
-    warned = [warning.code for warning in check(family, ENGLISH, job)]
+    needed = {"language": "en"} if family.languages.required else {}
+    job = Job(None, **given, **needed)
+    warned = [warning.code for warning in check_job(family, ENGLISH, job)]
     assert warned == ([] if getattr(family, field) is not None else [f"{field}_ignored"])
 
 
 @anywhere
 def test_a_limit_that_a_family_cannot_keep_is_refused(name):
     family = FAMILIES[name]
-    job = Job(None, max_tokens=5, language="en" if family.languages.needed else None)
+    job = Job(None, max_tokens=5, language="en" if family.languages.required else None)
     if family.tokens:
-        assert check(family, ENGLISH, job) == ()
+        assert check_job(family, ENGLISH, job) == ()
     else:
         with pytest.raises(RequestRefused, match="leave out max_tokens") as refused:
-            check(family, ENGLISH, job)
+            check_job(family, ENGLISH, job)
         assert (refused.value.status, refused.value.param) == (422, "max_tokens")
 
 
@@ -131,46 +133,46 @@ def canary_like(*codes):
     )
 
 
-def test_a_model_that_has_to_be_told_the_language_says_so():
+def test_a_required_language_is_refused_when_missing():
     with pytest.raises(RequestRefused, match="one of de, en") as refused:
-        check(FAMILIES["canary"], canary_like("en", "de"), Job(None))
+        check_job(FAMILIES["canary"], canary_like("en", "de"), Job(None))
     assert (refused.value.status, refused.value.param) == (400, "language")
     with pytest.raises(RequestRefused, match="French") as refused:
-        check(FAMILIES["canary"], canary_like("en", "de"), Job(None, language="fr"))
+        check_job(FAMILIES["canary"], canary_like("en", "de"), Job(None, language="fr"))
     assert (refused.value.status, refused.value.code) == (422, "unsupported_language")
 
 
-def test_codes_become_what_a_family_calls_them():
+def test_language_names_by_code():
     qwen = SimpleNamespace(config=SimpleNamespace(support_languages=["Chinese", "English"]))
-    assert FAMILIES["qwen3_asr"].languages.known(qwen) == {"zh": "Chinese", "en": "English"}
+    assert FAMILIES["qwen3_asr"].languages.names(qwen) == {"zh": "Chinese", "en": "English"}
     nemotron = SimpleNamespace(prompt_dictionary={"auto": 0, "en-GB": 1, "en-US": 2, "de-DE": 3})
-    assert FAMILIES["nemotron_asr"].languages.known(nemotron) == {"de": "de-DE", "en": "en-GB"}
+    assert FAMILIES["nemotron_asr"].languages.names(nemotron) == {"de": "de-DE", "en": "en-GB"}
 
 
 def test_canary_translates_into_english():
     canary = FAMILIES["canary"]
-    arguments = canary.arguments(ask(canary, language="de", task="translate"))
+    arguments = canary.arguments(request_for(canary, language="de", task="translate"))
     assert (arguments["source_lang"], arguments["target_lang"]) == ("de", "en")
-    arguments = canary.arguments(ask(canary, language="de"))
+    arguments = canary.arguments(request_for(canary, language="de"))
     assert (arguments["source_lang"], arguments["target_lang"]) == ("de", "de")
 
 
-def test_granite_is_not_told_to_translate_when_told_the_language():
+def test_granites_language_is_the_source_unless_it_translates():
     granite = FAMILIES["granite_speech"]
-    assert "language" not in granite.arguments(ask(granite, language="de"))
-    arguments = granite.arguments(ask(granite, language="de", task="translate"))
+    assert "language" not in granite.arguments(request_for(granite, language="de"))
+    arguments = granite.arguments(request_for(granite, language="de", task="translate"))
     assert arguments["language"] == "en"
     assert "source_language" not in arguments
 
 
-def test_whisper_warms_up_only_from_zero():
+def test_whisper_raises_the_temperature_only_from_zero():
     whisper = FAMILIES["whisper"]
-    assert whisper.arguments(ask(whisper))["temperature"][0] == 0.0
-    assert whisper.arguments(ask(whisper, temperature=0.4))["temperature"] == 0.4
+    assert whisper.arguments(request_for(whisper))["temperature"][0] == 0.0
+    assert whisper.arguments(request_for(whisper, temperature=0.4))["temperature"] == 0.4
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].tokens])
-def test_limits_of_tokens_grow_with_the_audio_up_to_the_jobs_own(name):
+def test_token_limits_grow_with_the_audio_up_to_the_jobs(name):
     tokens = FAMILIES[name].tokens
     assert tokens.limit(1, 7) == 7
     assert tokens.limit(1, 10**9) == tokens.limit(1, None)

@@ -37,37 +37,37 @@ def voxtral(tmp_path_factory):
 
 
 def test_parakeet_has_words_in_order_and_inside_the_audio(parakeet):
-    said, _ = transcribe(parakeet, "yes")
-    words = [word for segment in said.segments for word in segment.words]
+    transcript, _ = transcribe(parakeet, "yes")
+    words = [word for segment in transcript.segments for word in segment.words]
     assert words
-    assert all(0 <= word.start <= word.end <= samples(said.duration) for word in words)
+    assert all(0 <= word.start <= word.end <= samples(transcript.duration) for word in words)
     starts = [word.start for word in words]
     assert starts == sorted(starts)
-    assert (said.language, said.completion_tokens) == (None, None)
+    assert (transcript.language, transcript.completion_tokens) == (None, None)
 
 
-def test_parakeet_cannot_be_told_a_language_and_says_so(parakeet):
-    said, _ = transcribe(parakeet, "yes", language="en", prompt="Anna", temperature=0.5)
-    assert said.language is None
-    assert [warning.code for warning in said.warnings] == [
+def test_parakeet_warns_of_options_that_it_ignores(parakeet):
+    transcript, _ = transcribe(parakeet, "yes", language="en", prompt="Anna", temperature=0.5)
+    assert transcript.language is None
+    assert [warning.code for warning in transcript.warnings] == [
         "prompt_ignored",
         "temperature_ignored",
         "language_ignored",
     ]
 
 
-def test_qwen3_says_the_language_that_it_found(qwen3):
-    said, _ = transcribe(qwen3, "yes")
-    assert (said.text, said.language) == (SAID, "en")
-    (segment,) = said.segments
+def test_qwen3_reports_the_detected_language(qwen3):
+    transcript, _ = transcribe(qwen3, "yes")
+    assert (transcript.text, transcript.language) == (SAID, "en")
+    (segment,) = transcript.segments
     assert 0 <= segment.start < segment.end <= samples(clip("yes").duration)
     assert segment.words is None
-    assert said.completion_tokens > len(SAID)
+    assert transcript.completion_tokens > len(SAID)
 
 
-def test_a_language_that_qwen3_is_told_is_not_one_that_it_recognised(qwen3):
-    said, _ = transcribe(qwen3, "yes", language="zh")
-    assert (said.language, said.warnings) == (None, ())
+def test_a_language_given_to_qwen3_is_not_reported_as_detected(qwen3):
+    transcript, _ = transcribe(qwen3, "yes", language="zh")
+    assert (transcript.language, transcript.warnings) == (None, ())
     with pytest.raises(RequestRefused, match="use en, zh"):
         transcribe(qwen3, "yes", language="de")
 
@@ -78,19 +78,19 @@ def test_a_prompt_and_a_temperature_reach_qwen3(qwen3):
     assert transcribe(qwen3, "yes", temperature=0.01)[0].text == SAID
 
 
-def test_a_limit_of_tokens_ends_the_text_and_says_so(qwen3):
+def test_a_token_limit_truncates_the_text(qwen3):
     whole, _ = transcribe(qwen3, "yes")
-    said, _ = transcribe(qwen3, "yes", max_tokens=whole.completion_tokens - 1)
-    assert (said.text, said.truncated) == (SAID[:-1], True)
-    said, _ = transcribe(qwen3, "yes", max_tokens=whole.completion_tokens + 1)
-    assert (said.text, said.truncated) == (SAID, False)
+    transcript, _ = transcribe(qwen3, "yes", max_tokens=whole.completion_tokens - 1)
+    assert (transcript.text, transcript.truncated) == (SAID[:-1], True)
+    transcript, _ = transcribe(qwen3, "yes", max_tokens=whole.completion_tokens + 1)
+    assert (transcript.text, transcript.truncated) == (SAID, False)
 
 
 @pytest.mark.parametrize("language", [None, "de"])
 def test_voxtral_needs_neither_torch_nor_a_language(voxtral, language):
-    said, _ = transcribe(voxtral, "yes", language=language)
-    assert (said.text, said.language) == (SAID, None)
-    assert said.prompt_tokens == 380 + (4 if language else 0)
+    transcript, _ = transcribe(voxtral, "yes", language=language)
+    assert (transcript.text, transcript.language) == (SAID, None)
+    assert transcript.prompt_tokens == 380 + (4 if language else 0)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_missing_tensor_is_refused_by_name(family, write, tensor, named, tmp_p
 def test_surplus_tensors_are_left_out_and_named_but_no_layers(family, write, of_a_layer, tmp_path):
     add_tensor(write(tmp_path), "ctc_head.own.weight")
     with running(family, tmp_path) as runner:
-        said, _ = transcribe(runner, "yes")
-        [warning] = said.warnings
+        transcript, _ = transcribe(runner, "yes")
+        [warning] = transcript.warnings
         assert warning.code == "surplus_tensors"
         assert "ctc_head.own.weight" in warning.message
     if of_a_layer:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from support.clips import clip
-from support.runner_jobs import Told, running, transcribe
+from support.runner_jobs import UpdateList, running, transcribe
 from support.tiny_whisper import BASE, drop_tensor, write_whisper
 
 from voxlive.errors import RequestRefused
@@ -28,20 +28,24 @@ def runner(folder):
 
 
 def test_each_stretch_of_speech_is_a_segment_in_its_place(runner):
-    said, told = transcribe(runner, "pauses")
-    assert said.text == "ab cd ef. ab cd ef. ab cd ef."
-    assert (said.language, said.task, said.completion_tokens) == ("en", "transcribe", 27)
-    starts = [seconds(segment.start) for segment in said.segments]
+    transcript, updates = transcribe(runner, "pauses")
+    assert transcript.text == "ab cd ef. ab cd ef. ab cd ef."
+    assert (transcript.language, transcript.task, transcript.completion_tokens) == (
+        "en",
+        "transcribe",
+        27,
+    )
+    starts = [seconds(segment.start) for segment in transcript.segments]
     # Speech before a pause of more than 2 s begins a stretch; the margin is 0.3 s.
     sentences = clip("pauses").sentences
     after = [0, *(b.start for a, b in pairwise(sentences) if b.start - a.end > 2)]
     assert starts == pytest.approx([max(start - 0.3, 0) for start in after], abs=0.1)
-    assert len(told.progress) == 5
+    assert len(updates.progress) == 5
 
 
-def test_figures_come_under_their_own_names_and_words_only_if_asked_for(runner):
-    said, _ = transcribe(runner, "yes")
-    details = dict(said.segments[0].details)
+def test_details_have_openais_names_and_words_are_optional(runner):
+    transcript, _ = transcribe(runner, "yes")
+    details = dict(transcript.segments[0].details)
     assert set(details) == {
         "tokens",
         "temperature",
@@ -50,22 +54,22 @@ def test_figures_come_under_their_own_names_and_words_only_if_asked_for(runner):
         "no_speech_prob",
     }
     assert details["temperature"] == 0.0
-    assert said.segments[0].words is None
+    assert transcript.segments[0].words is None
 
 
 def test_words_have_times_and_probabilities(runner):
-    said, _ = transcribe(runner, "yes", words=True)
-    words = [word for segment in said.segments for word in segment.words]
+    transcript, _ = transcribe(runner, "yes", words=True)
+    words = [word for segment in transcript.segments for word in segment.words]
     assert [word.text.strip() for word in words] == ["ab", "cd", "ef."]
     assert all(0 <= word.start <= word.end and 0 <= word.probability <= 1 for word in words)
 
 
-def test_silence_says_nothing(runner):
-    said, _ = transcribe(runner, "silence")
-    assert (said.text, said.segments, said.language) == ("", (), None)
+def test_silence_has_no_text(runner):
+    transcript, _ = transcribe(runner, "silence")
+    assert (transcript.text, transcript.segments, transcript.language) == ("", (), None)
 
 
-def test_a_language_is_told_to_the_model_or_refused(runner):
+def test_a_language_is_passed_to_the_model_or_refused(runner):
     assert transcribe(runner, "yes")[0].language == "en"
     assert transcribe(runner, "yes", language="de")[0].language is None
     with pytest.raises(RequestRefused, match="tlh") as refused:
@@ -78,22 +82,22 @@ def test_translation_keeps_its_task(runner):
 
 
 def test_a_limit_of_tokens_holds_for_the_whole_file(runner):
-    said, _ = transcribe(runner, "pauses", max_tokens=20)
-    assert said.text.startswith("ab cd ef. ab cd ef.")
-    assert (said.truncated, said.completion_tokens) == (True, 20)
+    transcript, _ = transcribe(runner, "pauses", max_tokens=20)
+    assert transcript.text.startswith("ab cd ef. ab cd ef.")
+    assert (transcript.truncated, transcript.completion_tokens) == (True, 20)
 
 
 def test_a_job_ends_soon_after_it_is_cancelled(runner):
-    told = Told()
-    runner.run(Job(clip("minute").path), told.append, lambda: bool(told.text))
-    assert told.text == "ab cd ef."
+    updates = UpdateList()
+    runner.run(Job(clip("minute").path), updates.append, lambda: bool(updates.text))
+    assert updates.text == "ab cd ef."
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [({"n_vocab": ENGLISH_ONLY}, "only English"), ({"n_audio_layer": 2}, "turbo")],
 )
-def test_models_that_cannot_translate_say_why(changes, why, tmp_path):
+def test_a_model_that_cannot_translate_names_the_reason(changes, why, tmp_path):
     folder = write_whisper(tmp_path, "mlx", **changes)
     with running("whisper", folder) as runner, pytest.raises(RequestRefused, match=why) as refused:
         transcribe(runner, "yes", task="translate")

@@ -30,11 +30,11 @@ TOLD = Transcript(
 MODEL = OutputOptions("tiny")
 
 
-def written(name: str, said: Transcript, wanted: OutputOptions = MODEL) -> str:
-    return FORMATS[name].write(said, wanted)
+def written(name: str, transcript: Transcript, options: OutputOptions = MODEL) -> str:
+    return FORMATS[name].write(transcript, options)
 
 
-def test_every_format_says_the_words():
+def test_every_format_has_the_words():
     for name in FORMATS:
         assert "Hi." in written(name, TOLD), name
 
@@ -53,7 +53,7 @@ def test_every_format_takes_an_empty_transcript():
     }
 
 
-def test_verbose_json_lists_what_is_wanted():
+def test_verbose_json_lists_segments_and_words_if_asked():
     full = json.loads(written("verbose_json", SAID, OutputOptions("tiny", words=True)))
     figures = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
     unknown = dict.fromkeys(figures)
@@ -73,8 +73,8 @@ def test_verbose_json_lists_what_is_wanted():
 
 
 def test_warnings_are_listed_where_there_are_some():
-    said = replace(SAID, warnings=(JobWarning("damaged", "the MP3 is damaged"),))
-    listed = json.loads(written("verbose_json", said))["warnings"]
+    transcript = replace(SAID, warnings=(JobWarning("damaged", "the MP3 is damaged"),))
+    listed = json.loads(written("verbose_json", transcript))["warnings"]
     assert listed == [{"code": "damaged", "message": "the MP3 is damaged"}]
     assert "warnings" not in json.loads(written("verbose_json", SAID))
 
@@ -87,7 +87,7 @@ def test_the_familys_own_figures_are_shown():
     assert (shown["avg_logprob"], shown["tokens"], shown["no_speech_prob"]) == (-0.25, [7, 8], None)
 
 
-def test_tokens_are_told_where_they_are_counted():
+def test_usage_has_tokens_where_they_are_counted():
     assert json.loads(written("json", TOLD))["usage"] == {
         "type": "duration",
         "seconds": 2,
@@ -114,7 +114,7 @@ def test_speakers_are_listed_where_the_model_labels_them():
         ("verbose_json", "no_word_times"),
     ],
 )
-def test_what_the_model_does_not_know_is_refused_not_invented(name, code):
+def test_unknown_times_words_and_speakers_are_refused(name, code):
     with pytest.raises(RequestRefused) as refused:
         written(name, UNTIMED, OutputOptions("tiny", words=True))
     assert (refused.value.status, refused.value.code) == (422, code)

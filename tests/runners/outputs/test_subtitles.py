@@ -14,7 +14,7 @@ STYLE = CueStyle()
 GOLDEN = Path(__file__).parents[2] / "golden" / "subtitles.json"
 
 
-def spoken(text: str, pace: float = 0.3, start: float = 0.0) -> list[Word]:
+def evenly_timed(text: str, pace: float = 0.3, start: float = 0.0) -> list[Word]:
     """The words of a text at an even pace, without gaps; a ``|`` is a breath of 0.4 s."""
     words, now = [], start
     for piece in text.split():
@@ -26,35 +26,37 @@ def spoken(text: str, pace: float = 0.3, start: float = 0.0) -> list[Word]:
     return words
 
 
-def segments(*said: list[Word]) -> list[Segment]:
+def segments(*utterances: list[Word]) -> list[Segment]:
     return [
         timed_segment(n, "".join(w.text for w in words), words=tuple(words))
-        for n, words in enumerate(said)
+        for n, words in enumerate(utterances)
     ]
 
 
-def texts(*said: list[Word], style: CueStyle = STYLE) -> list[str]:
-    return ["\n".join(cue.lines) for cue in cues(segments(*said), style)]
+def texts(*utterances: list[Word], style: CueStyle = STYLE) -> list[str]:
+    return ["\n".join(cue.lines) for cue in cues(segments(*utterances), style)]
 
 
 def test_a_short_sentence_is_one_line():
-    assert texts(spoken("We bought apples.")) == ["We bought apples."]
+    assert texts(evenly_timed("We bought apples.")) == ["We bought apples."]
 
 
 def test_two_lines_break_after_the_clause():
-    said = spoken("When the rain had stopped at last, we went out to see the garden again.", 0.2)
-    assert texts(said) == [
+    utterance = evenly_timed(
+        "When the rain had stopped at last, we went out to see the garden again.", 0.2
+    )
+    assert texts(utterance) == [
         "When the rain had stopped at last,\nwe went out to see the garden again."
     ]
 
 
 def test_a_long_speech_breaks_where_sentences_end():
-    said = spoken(
+    utterance = evenly_timed(
         "The first sentence is of a fair length. The second one is just about as long as that. "
         "And the third one ends it all in a few more words.",
         0.2,
     )
-    assert [text.replace("\n", " ") for text in texts(said)] == [
+    assert [text.replace("\n", " ") for text in texts(utterance)] == [
         "The first sentence is of a fair length.",
         "The second one is just about as long as that.",
         "And the third one ends it all in a few more words.",
@@ -62,35 +64,39 @@ def test_a_long_speech_breaks_where_sentences_end():
 
 
 def test_without_punctuation_cues_break_at_breaths():
-    said = spoken("one two three four five six seven eight nine ten | eleven twelve thirteen", 0.6)
-    assert [text.split()[0] for text in texts(said)] == ["one", "eleven"]
+    utterance = evenly_timed(
+        "one two three four five six seven eight nine ten | eleven twelve thirteen", 0.6
+    )
+    assert [text.split()[0] for text in texts(utterance)] == ["one", "eleven"]
 
 
 def test_segments_and_pauses_are_never_in_one_cue():
-    first, second = spoken("yes"), spoken("no", start=0.4)
+    first, second = evenly_timed("yes"), evenly_timed("no", start=0.4)
     assert texts(first, second) == ["yes", "no"]
-    assert texts(spoken("before") + spoken("after", start=2.0)) == ["before", "after"]
+    assert texts(evenly_timed("before") + evenly_timed("after", start=2.0)) == ["before", "after"]
 
 
 def test_a_cue_stays_for_a_second_unless_the_next_one_comes():
-    [alone] = cues(segments(spoken("hi", start=3.0)))
+    [alone] = cues(segments(evenly_timed("hi", start=3.0)))
     assert (alone.start_ms, alone.end_ms) == (3000, 3000 + STYLE.shortest_ms)
-    hi, there = cues(segments(spoken("hi"), spoken("there", start=0.5)))
+    hi, there = cues(segments(evenly_timed("hi"), evenly_timed("there", start=0.5)))
     assert (hi.end_ms, there.start_ms) == (420, 500)
 
 
 @pytest.mark.parametrize("style", [STYLE, CueStyle(shortest_ms=3000)])
 def test_no_cue_outlasts_the_audio(style):
-    said = segments(spoken("hi there"), spoken("you", start=3.0))
-    whole = seconds(said[-1].words[-1].end) + 0.1
-    free, held = cues(said, style), cues(said, style, whole)
+    utterance = segments(evenly_timed("hi there"), evenly_timed("you", start=3.0))
+    whole = seconds(utterance[-1].words[-1].end) + 0.1
+    free, held = cues(utterance, style), cues(utterance, style, whole)
     assert held[:-1] == free[:-1]
     assert free[-1].end_ms > whole * 1000 >= held[-1].end_ms > held[-1].start_ms
 
 
 def test_scripts_without_spaces_are_joined_and_wrapped():
-    said = [timed_word(char, n / 10, (n + 1) / 10) for n, char in enumerate("今日は晴れです" * 8)]
-    found = cues(segments(said))
+    utterance = [
+        timed_word(char, n / 10, (n + 1) / 10) for n, char in enumerate("今日は晴れです" * 8)
+    ]
+    found = cues(segments(utterance))
     assert "".join("".join(cue.lines) for cue in found) == "今日は晴れです" * 8
     assert max(len(line) for cue in found for line in cue.lines) == STYLE.line // 2
 
@@ -106,7 +112,9 @@ def test_srt_and_vtt_of_nothing():
 
 def test_srt_and_vtt_as_written():
     found = cues(
-        segments(spoken("Fish & <chips> -->", 0.5, start=3661.25), spoken("Bye.", start=3670))
+        segments(
+            evenly_timed("Fish & <chips> -->", 0.5, start=3661.25), evenly_timed("Bye.", start=3670)
+        )
     )
     assert srt(found) == (
         "1\n01:01:01,250 --> 01:01:03,250\nFish & <chips> ->\n\n"
@@ -140,16 +148,16 @@ styles = st.builds(
 
 @given(st.lists(timed_words, max_size=4), styles)
 def test_every_word_is_shown_once_in_order_within_the_limits(spec, style):
-    now, said = 0, []
+    now, utterance = 0, []
     for entries in spec:
         words = []
         for text, gap, length in entries:
             words.append(timed_word(f" {text}", (now + gap) / 1000, (now + gap + length) / 1000))
             now += gap + length
-        said.append(words)
-    found = cues(segments(*said), style)
+        utterance.append(words)
+    found = cues(segments(*utterance), style)
     shown = "".join("".join(cue.lines) for cue in found)
-    assert shown.replace(" ", "") == "".join(w.text.strip() for words in said for w in words)
+    assert shown.replace(" ", "") == "".join(w.text.strip() for words in utterance for w in words)
     for cue in found:
         assert cue.start_ms < cue.end_ms <= cue.start_ms + style.longest_ms
         assert all(0 < len(line) <= style.line for line in cue.lines)
@@ -158,13 +166,13 @@ def test_every_word_is_shown_once_in_order_within_the_limits(spec, style):
 
 
 def test_the_style_can_be_set():
-    said = spoken("We bought apples, and pears, and plums.", 0.4)
-    assert texts(said, style=CueStyle(line=18, lines=1)) == [
+    utterance = evenly_timed("We bought apples, and pears, and plums.", 0.4)
+    assert texts(utterance, style=CueStyle(line=18, lines=1)) == [
         "We bought apples,",
         "and pears,",
         "and plums.",
     ]
-    assert texts(said, style=CueStyle(line=17, lines=3)) == [
+    assert texts(utterance, style=CueStyle(line=17, lines=3)) == [
         "We bought apples,\nand pears, and\nplums."
     ]
 
@@ -175,7 +183,7 @@ def test_a_style_that_no_cue_can_have_is_refused(wrong):
         CueStyle(**wrong)
 
 
-def test_a_segment_without_word_times_is_one_cue_for_as_long_as_it_was_said():
+def test_a_segment_without_word_times_is_one_cue_of_its_length():
     text = " This was said by a model that knows when a sentence began and ended, and no more."
     [cue] = cues([timed_segment(0, text, 1.0, 12.5)])
     assert (cue.start_ms, cue.end_ms) == (1000, 12_500)
@@ -204,8 +212,8 @@ def test_blank_words_are_counted_with_the_cue_after_them():
 
 @pytest.mark.parametrize("arrow", ["-->", "--->", "-->-->", "- - >-->"])
 def test_no_text_is_an_arrow(arrow):
-    said = segments([timed_word(f" a {arrow} b", 0, 1)])
-    for written in (srt(cues(said)), vtt(cues(said))):
+    utterance = segments([timed_word(f" a {arrow} b", 0, 1)])
+    for written in (srt(cues(utterance)), vtt(cues(utterance))):
         assert written.count("-->") == 1
 
 

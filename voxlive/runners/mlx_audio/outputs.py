@@ -21,26 +21,28 @@ if TYPE_CHECKING:
 _DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
 
 
-def whole(output: Output, ask: FamilyRequest) -> Recognised:
+def whole(output: Output, request: FamilyRequest) -> Recognised:
     """Text without times of its own: they are the stretch's bounds, which are true.
 
     Some families give 0.0 or the time that the work took as the times of segments.
     """
-    return _heard([Segment(0, output.text.strip(), 0, samples(ask.seconds))], output, ask)
+    return _recognised(
+        [Segment(0, output.text.strip(), 0, samples(request.seconds))], output, request
+    )
 
 
-def aligned(output: Output, ask: FamilyRequest) -> Recognised:
+def aligned(output: Output, request: FamilyRequest) -> Recognised:
     """NeMo's sentences of timed tokens: a segment each, the tokens gathered into words."""
     segments = []
     for sentence in output.sentences:
-        words = tuple(_gathered(sentence.tokens, ask))
+        words = tuple(_join_tokens(sentence.tokens, request))
         if words:
             text = "".join(word.text for word in words)
             segments.append(Segment(0, text, words[0].start, words[-1].end, words))
     return Recognised(tuple(segments))
 
 
-def whisper(output: Output, ask: FamilyRequest) -> Recognised:
+def whisper(output: Output, request: FamilyRequest) -> Recognised:
     """Whisper's segments with their figures under OpenAI's names, and words if asked for."""
     segments = []
     written = 0
@@ -48,61 +50,61 @@ def whisper(output: Output, ask: FamilyRequest) -> Recognised:
     for segment in output.segments:
         tokens = segment["tokens"]
         written += len(tokens)
-        cut_short |= ask.max_tokens is not None and len(tokens) >= ask.max_tokens
+        cut_short |= request.max_tokens is not None and len(tokens) >= request.max_tokens
         if segment["text"].strip():
-            segments.append(_whisper_segment(segment, ask))
-    return Recognised(tuple(segments), _spoken(output.language), None, written, cut_short)
+            segments.append(_whisper_segment(segment, request))
+    return Recognised(tuple(segments), _first_code(output.language), None, written, cut_short)
 
 
-def diarised(output: Output, ask: FamilyRequest) -> Recognised:
+def diarised(output: Output, request: FamilyRequest) -> Recognised:
     """Segments with times and the label of the one who speaks.
 
     Text that should be JSON and is not was broken off, or is no transcript at all.
     """
     known = [segment for segment in output.segments or () if "start" in segment]
     if not known:
-        heard = whole(output, ask)
+        recognised = whole(output, request)
         broken = output.text.lstrip()[:1] in ("[", "{") and not _is_json(output.text)
-        return replace(heard, segments=(), cut_short=True) if broken else heard
-    return _heard([_diarised_segment(segment, ask) for segment in known], output, ask)
+        return replace(recognised, segments=(), cut_short=True) if broken else recognised
+    return _recognised([_diarised_segment(segment, request) for segment in known], output, request)
 
 
-def _heard(segments: Iterable[Segment], output: Output, ask: FamilyRequest) -> Recognised:
-    said = tuple(segment for segment in segments if segment.text.strip())
-    language = _spoken(getattr(output, "language", None))
-    if ask.max_tokens is None:
-        return Recognised(said, language)
+def _recognised(found: Iterable[Segment], output: Output, request: FamilyRequest) -> Recognised:
+    segments = tuple(segment for segment in found if segment.text.strip())
+    language = _first_code(getattr(output, "language", None))
+    if request.max_tokens is None:
+        return Recognised(segments, language)
     written = output.generation_tokens
     return Recognised(
-        said,
+        segments,
         language,
         output.prompt_tokens,
         written,
-        cut_short=written >= ask.max_tokens,
+        cut_short=written >= request.max_tokens,
     )
 
 
-def _gathered(tokens: Iterable[Any], ask: FamilyRequest) -> Iterator[Word]:
+def _join_tokens(tokens: Iterable[Any], request: FamilyRequest) -> Iterator[Word]:
     """Tokens that go on without a space are one word; a script without spaces is left as it is."""
     word: Word | None = None
     for token in tokens:
-        end = within(token.end, ask)
+        end = within(token.end, request)
         if word and token.text and not token.text[0].isspace():
             word = Word(word.text + token.text, word.start, max(end, word.end))
             continue
         if word:
             yield word
-        word = Word(token.text, within(token.start, ask), end)
+        word = Word(token.text, within(token.start, request), end)
     if word:
         yield word
 
 
-def _whisper_segment(segment: Mapping[str, Any], ask: FamilyRequest) -> Segment:
+def _whisper_segment(segment: Mapping[str, Any], request: FamilyRequest) -> Segment:
     words = tuple(
         Word(
             word["word"],
-            within(word["start"], ask),
-            within(word["end"], ask),
+            within(word["start"], request),
+            within(word["end"], request),
             _finite(word.get("probability")),
         )
         for word in segment.get("words") or ()
@@ -111,41 +113,41 @@ def _whisper_segment(segment: Mapping[str, Any], ask: FamilyRequest) -> Segment:
     return Segment(
         0,
         segment["text"],
-        within(segment["start"], ask),
-        within(segment["end"], ask),
-        words if ask.job.words else None,
+        within(segment["start"], request),
+        within(segment["end"], request),
+        words if request.job.words else None,
         details=tuple((name, value) for name, value in details if _is_figure(value)),
     )
 
 
-def _diarised_segment(segment: Mapping[str, Any], ask: FamilyRequest) -> Segment:
+def _diarised_segment(segment: Mapping[str, Any], request: FamilyRequest) -> Segment:
     speaker = segment.get("speaker_id")
     text = str(segment.get("text") or "")
     if speaker is not None:
         text = text.removeprefix(f"[{speaker}]")
-    start, end = _time(segment.get("start"), ask), _time(segment.get("end"), ask)
+    start, end = _time(segment.get("start"), request), _time(segment.get("end"), request)
     return Segment(0, text.strip(), start, end, speaker=None if speaker is None else str(speaker))
 
 
-def _spoken(language: object) -> str | None:
+def _first_code(language: object) -> str | None:
     """Qwen3 gives a list of names, one for each piece of the audio; here it is one piece."""
-    said = language if isinstance(language, list) else [language]
-    codes = (code_of(name) for name in said if isinstance(name, str))
+    names = language if isinstance(language, list) else [language]
+    codes = (code_of(name) for name in names if isinstance(name, str))
     return next((code for code in codes if code), None)
 
 
-def within(seconds: float, ask: FamilyRequest) -> int:
+def within(seconds: float, request: FamilyRequest) -> int:
     """A model's time as samples, no later than the end of its audio."""
-    return samples(min(seconds, ask.seconds))
+    return samples(min(seconds, request.seconds))
 
 
-def _time(value: object, ask: FamilyRequest) -> int | None:
+def _time(value: object, request: FamilyRequest) -> int | None:
     """What a model wrote as seconds; None for what lies outside the audio or is no number."""
     try:
         time = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return samples(time) if 0 <= time <= ask.seconds else None
+    return samples(time) if 0 <= time <= request.seconds else None
 
 
 def _is_figure(value: object) -> bool:

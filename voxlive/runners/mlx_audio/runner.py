@@ -1,6 +1,6 @@
-"""From a folder to a model of a family that is known beforehand, with every tensor in its place.
+"""Loads a model of a family of mlx-audio's, strictly, and runs files through it in stretches.
 
-A family's loaded model as a runner: one thread owns it, files go through it in stretches.
+One thread owns the model.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ from voxlive.runners.assembly import Recognised, stretches, transcribe
 from voxlive.runners.contract import Job, JobWarning, RunnerSpec, Transcript, Update
 from voxlive.runners.cutting import Stretch
 from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
-from voxlive.runners.mlx_audio.family import FamilyRequest, check, spoken
-from voxlive.runners.mlx_models import MlxThread, free_memory, loaded, surplus, surplus_left_out
+from voxlive.runners.mlx_audio.family import FamilyRequest, check_job, language_name
+from voxlive.runners.mlx_models import (
+    MlxThread,
+    free_memory,
+    ignoring_surplus_tensors,
+    load_checked,
+    surplus_warnings,
+)
 from voxlive.vad.silero import Silero
 from voxlive.values import SAMPLE_RATE
 
@@ -48,9 +54,9 @@ def load_model(family: FamilyAdapter, folder: Path) -> Model:
     """
     from mlx_audio.stt import load
 
-    family.before()
+    family.before_load()
     model = load(folder, model_type=family.model_type, model_name_parts=[], strict=True)
-    family.prepare(model, folder)
+    family.after_load(model, folder)
     return model
 
 
@@ -64,9 +70,9 @@ def load_runner(
     with ExitStack() as undo:
         thread = MlxThread(spec.backend)
         undo.callback(thread.close)
-        with surplus_left_out() as left_out:
-            model = thread.run(loaded, spec, load)
-        runner = FamilyRunner(family, model, thread, surplus(left_out))
+        with ignoring_surplus_tensors() as ignored:
+            model = thread.run(load_checked, spec, load)
+        runner = FamilyRunner(family, model, thread, surplus_warnings(ignored))
         undo.pop_all()
     return runner
 
@@ -91,63 +97,63 @@ class FamilyRunner:
         self._silero = Silero()
 
     def run(
-        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+        self, job: Job, on_update: Callable[[Update], None], cancelled: Callable[[], bool]
     ) -> Transcript:
         """Transcribe a file; see ``contract.Runner``."""
-        unused = check(self._family, self._model, job)
-        calls = _Calls(self._family, self._model, job)
+        unused = check_job(self._family, self._model, job)
+        calls = _ModelCalls(self._family, self._model, job)
         try:
-            said = transcribe(
+            transcript = transcribe(
                 job,
                 lambda job: stretches(job, self._silero, self._family.cut, cancelled),
-                lambda stretch: self._thread.run(calls.hear, stretch),
-                told,
+                lambda stretch: self._thread.run(calls.recognise, stretch),
+                on_update,
                 cancelled,
             )
         finally:
             self._thread.run(free_memory)
-        return replace(said, warnings=(*self._warnings, *unused, *said.warnings))
+        return replace(transcript, warnings=(*self._warnings, *unused, *transcript.warnings))
 
     def close(self) -> None:
-        """Let the thread go; it ends with the stretch at hand."""
+        """Close the thread; it ends with the stretch at hand."""
         self._thread.close()
 
 
-class _Calls:
-    """The calls that one job makes, in order: a language once found may hold for the rest."""
+class _ModelCalls:
+    """The calls that one job makes, in order: a detected language may hold for the rest."""
 
     def __init__(self, family: FamilyAdapter, model: Model, job: Job) -> None:
         self._family = family
         self._model = model
         self._job = job
         self._language = job.language
-        self._left = job.max_tokens
+        self._tokens_left = job.max_tokens
         self._part = 0
 
-    def hear(self, stretch: Stretch) -> Recognised:
+    def recognise(self, stretch: Stretch) -> Recognised:
         family = self._family
-        ask = self._ask(stretch)
-        if ask.max_tokens == 0:
+        request = self._request(stretch)
+        if request.max_tokens == 0:
             return Recognised((), last=True)
-        output = family.call(self._model, family.audio(ask), family.arguments(ask))
-        heard = self._within_limit(family.heard(output, ask), ask)
+        output = family.call(self._model, family.audio(request), family.arguments(request))
+        recognised = self._within_limit(family.parse_output(output, request), request)
         if self._job.language and family.languages.parameters:
-            heard = replace(heard, language=None)  # it was told, and says it back
-        if family.languages.kept and not heard.cut_short:
-            self._language = self._language or heard.language
-        return self._labelled(heard) if family.speakers else heard
+            recognised = replace(recognised, language=None)  # the job's own, not a detected one
+        if family.languages.detect_once and not recognised.cut_short:
+            self._language = self._language or recognised.language
+        return self._labelled(recognised) if family.speakers else recognised
 
-    def _within_limit(self, heard: Recognised, ask: FamilyRequest) -> Recognised:
-        """Count what was written against the job's limit; a try that is made again is not."""
-        if self._left is None:
-            return heard
-        if heard.cut_short and ask.max_tokens == self._left:
-            heard = replace(heard, cut_short=False, last=True)
-        if not heard.cut_short:
-            self._left = max(0, self._left - (heard.completion_tokens or 0))
-        return heard
+    def _within_limit(self, recognised: Recognised, request: FamilyRequest) -> Recognised:
+        """Count tokens against the job's limit; a call that is made again does not count."""
+        if self._tokens_left is None:
+            return recognised
+        if recognised.cut_short and request.max_tokens == self._tokens_left:
+            recognised = replace(recognised, cut_short=False, last=True)
+        if not recognised.cut_short:
+            self._tokens_left = max(0, self._tokens_left - (recognised.completion_tokens or 0))
+        return recognised
 
-    def _ask(self, stretch: Stretch) -> FamilyRequest:
+    def _request(self, stretch: Stretch) -> FamilyRequest:
         family, job = self._family, self._job
         samples = stretch.samples
         seconds = len(samples) / SAMPLE_RATE
@@ -155,17 +161,17 @@ class _Calls:
             samples = np.pad(samples, (0, _LEAST - len(samples)))
         if family.rate != SAMPLE_RATE:
             samples = soxr.resample(samples, SAMPLE_RATE, family.rate)
-        limit = family.tokens.limit(seconds, self._left) if family.tokens else None
-        called = spoken(family, self._model, self._language)
-        return FamilyRequest(job, samples, seconds, self._language, called, limit)
+        limit = family.tokens.limit(seconds, self._tokens_left) if family.tokens else None
+        name = language_name(family, self._model, self._language)
+        return FamilyRequest(job, samples, seconds, self._language, name, limit)
 
-    def _labelled(self, heard: Recognised) -> Recognised:
+    def _labelled(self, recognised: Recognised) -> Recognised:
         """Who is called 0 in one stretch need not be the 0 of another."""
         self._part += 1
         if self._part == 1:
-            return heard
+            return recognised
         segments = (
             replace(segment, speaker=segment.speaker and f"{self._part}:{segment.speaker}")
-            for segment in heard.segments
+            for segment in recognised.segments
         )
-        return replace(heard, segments=tuple(segments))
+        return replace(recognised, segments=tuple(segments))

@@ -28,43 +28,47 @@ class OutputOptions:
     cues: CueStyle = field(default_factory=CueStyle)
 
 
-def text(said: Transcript, _wanted: OutputOptions) -> str:
+def text(transcript: Transcript, _options: OutputOptions) -> str:
     """The words alone."""
-    return f"{said.text.strip()}\n"
+    return f"{transcript.text.strip()}\n"
 
 
-def plain_json(said: Transcript, wanted: OutputOptions) -> str:
+def plain_json(transcript: Transcript, options: OutputOptions) -> str:
     """OpenAI's and Mistral's short answer in one: the text, its model and what was used."""
-    answer = {"text": said.text.strip(), "model": wanted.model, "language": said.language}
-    return _dump({**answer, "usage": usage(said)})
+    answer = {
+        "text": transcript.text.strip(),
+        "model": options.model,
+        "language": transcript.language,
+    }
+    return _dump({**answer, "usage": usage(transcript)})
 
 
-def verbose_json(said: Transcript, wanted: OutputOptions) -> str:
+def verbose_json(transcript: Transcript, options: OutputOptions) -> str:
     """Everything that is known, times in seconds; segments and words are listed if wanted.
 
     ``warnings`` is there only if there are some. Raises RequestRefused if words are wanted of a
     model that cannot time them.
     """
     answer: dict[str, Any] = {
-        "task": said.task,
-        "language": said.language,
-        "duration": said.duration,
-        "text": said.text.strip(),
-        "model": wanted.model,
+        "task": transcript.task,
+        "language": transcript.language,
+        "duration": transcript.duration,
+        "text": transcript.text.strip(),
+        "model": options.model,
     }
-    if wanted.segments:
-        answer["segments"] = [_segment(segment) for segment in said.segments]
-    if wanted.words:
-        answer["words"] = [word for segment in said.segments for word in _words(segment)]
-    if said.warnings:
-        answer["warnings"] = warnings(said)
-    return _dump({**answer, "usage": usage(said)})
+    if options.segments:
+        answer["segments"] = [_segment(segment) for segment in transcript.segments]
+    if options.words:
+        answer["words"] = [word for segment in transcript.segments for word in _words(segment)]
+    if transcript.warnings:
+        answer["warnings"] = warnings(transcript)
+    return _dump({**answer, "usage": usage(transcript)})
 
 
-def diarized_json(said: Transcript, wanted: OutputOptions) -> str:
+def diarized_json(transcript: Transcript, options: OutputOptions) -> str:
     """Who said what. Raises RequestRefused unless the model labelled every speaker."""
-    if any(segment.speaker is None or segment.start is None for segment in said.segments):
-        message = f"{wanted.model} does not tell speakers apart; use another response_format"
+    if any(segment.speaker is None or segment.start is None for segment in transcript.segments):
+        message = f"{options.model} does not tell speakers apart; use another response_format"
         raise RequestRefused("no_speakers", message, "response_format")
     listed = [
         {
@@ -75,20 +79,24 @@ def diarized_json(said: Transcript, wanted: OutputOptions) -> str:
             "text": segment.text.strip(),
             "speaker": segment.speaker,
         }
-        for segment in said.segments
+        for segment in transcript.segments
     ]
-    answer = {"task": said.task, "duration": said.duration, "text": said.text.strip()}
-    return _dump({**answer, "segments": listed, "usage": usage(said)})
+    answer = {
+        "task": transcript.task,
+        "duration": transcript.duration,
+        "text": transcript.text.strip(),
+    }
+    return _dump({**answer, "segments": listed, "usage": usage(transcript)})
 
 
-def srt(said: Transcript, wanted: OutputOptions) -> str:
+def srt(transcript: Transcript, options: OutputOptions) -> str:
     """SubRip subtitles."""
-    return subtitles.srt(_cues(said, wanted))
+    return subtitles.srt(_cues(transcript, options))
 
 
-def vtt(said: Transcript, wanted: OutputOptions) -> str:
+def vtt(transcript: Transcript, options: OutputOptions) -> str:
     """WebVTT subtitles."""
-    return subtitles.vtt(_cues(said, wanted))
+    return subtitles.vtt(_cues(transcript, options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +120,19 @@ FORMATS: dict[str, TranscriptFormat] = {
 }
 
 
-def usage(said: Transcript) -> dict[str, object]:
+def usage(transcript: Transcript) -> dict[str, object]:
     """The seconds of audio, and tokens where the model counts them."""
-    used: dict[str, object] = {"type": "duration", "seconds": math.ceil(said.duration)}
-    if said.prompt_tokens is not None and said.completion_tokens is not None:
-        used["prompt_tokens"] = said.prompt_tokens
-        used["completion_tokens"] = said.completion_tokens
-        used["total_tokens"] = said.prompt_tokens + said.completion_tokens
+    used: dict[str, object] = {"type": "duration", "seconds": math.ceil(transcript.duration)}
+    if transcript.prompt_tokens is not None and transcript.completion_tokens is not None:
+        used["prompt_tokens"] = transcript.prompt_tokens
+        used["completion_tokens"] = transcript.completion_tokens
+        used["total_tokens"] = transcript.prompt_tokens + transcript.completion_tokens
     return used
 
 
-def warnings(said: Transcript) -> list[dict[str, str]]:
+def warnings(transcript: Transcript) -> list[dict[str, str]]:
     """The warnings as JSON: ``{code, message}`` each."""
-    return [{"code": one.code, "message": one.message} for one in said.warnings]
+    return [{"code": one.code, "message": one.message} for one in transcript.warnings]
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
@@ -152,11 +160,11 @@ def _words(segment: Segment) -> list[dict[str, Any]]:
     ]
 
 
-def _cues(said: Transcript, wanted: OutputOptions) -> list[subtitles.Cue]:
+def _cues(transcript: Transcript, options: OutputOptions) -> list[subtitles.Cue]:
     try:
-        return subtitles.cues(said.segments, wanted.cues, said.duration)
+        return subtitles.cues(transcript.segments, options.cues, transcript.duration)
     except ValueError as error:
-        message = f"{wanted.model} knows no times, so it makes no subtitles; use text or json"
+        message = f"{options.model} knows no times, so it makes no subtitles; use text or json"
         raise RequestRefused("no_times", message, "response_format") from error
 
 

@@ -18,7 +18,7 @@ from voxlive.checkpoints.languages import UnknownLanguage
 from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
 from voxlive.runners.outputs.formats import warnings
-from voxlive.runners.refusals import Asked
+from voxlive.runners.refusals import Requirements
 from voxlive.runners.registry import BACKENDS
 from voxlive.streaming.ingest.sniff import ENDINGS
 from voxlive.web.errors import error_body, unless_gone
@@ -73,7 +73,7 @@ class Chat:
         with ExitStack() as held:
             with self._files.arriving():
                 wish = _read(await json_body(request, _MAX_BODY))
-                spec = await self._files.find(wish.model, Asked(language=wish.language))
+                spec = await self._files.find(wish.model, Requirements(language=wish.language))
                 path = await copied(BytesIO(wish.audio), held.enter_context(scratch()))
             job = Job(
                 path,

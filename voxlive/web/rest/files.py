@@ -18,7 +18,7 @@ from starlette.requests import Request
 from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Job, JobWarning, Transcript, Update
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, warnings
-from voxlive.runners.refusals import Asked
+from voxlive.runners.refusals import Requirements
 from voxlive.runners.scratch import SCRATCH
 from voxlive.web.access.middleware import granted
 
@@ -77,14 +77,14 @@ class FileService:
         """See Batch."""
         return self._batch.jobs
 
-    async def find(self, model: str | None, asked: Asked) -> RunnerSpec:
+    async def find(self, model: str | None, requirements: Requirements) -> RunnerSpec:
         """The model of a name, if it can do what is asked. Raises RequestRefused."""
-        return await asyncio.to_thread(self.catalogue.find, model, asked)
+        return await asyncio.to_thread(self.catalogue.find, model, requirements)
 
     async def check_known(self, model: str) -> None:
         """Raises RequestRefused 404 if there is no model of this name, whatever it can do."""
         try:
-            await self.find(model or None, Asked())
+            await self.find(model or None, Requirements())
         except RequestRefused as error:
             if error.status == 404:
                 raise

@@ -94,6 +94,6 @@ class Models:
 
 
 def _model(card: ModelCard) -> dict[str, object]:
-    found = card.survey.capabilities
+    found = card.inspection.capabilities
     about = {"id": card.id, "object": "model", "created": card.created, "owned_by": "voxlive"}
     return {**about, "default": card.default, "features": sorted(found.features)}

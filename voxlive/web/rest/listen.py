@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Job, Transcript
-from voxlive.runners.refusals import Asked
+from voxlive.runners.refusals import Requirements
 from voxlive.streaming.ingest.formats import CONTAINER
 from voxlive.web.errors import as_deepgram, unless_gone
 from voxlive.web.protocols.deepgram import messages as shapes
@@ -49,7 +49,7 @@ class Listen:
             message = "this server fetches nothing: send the audio itself, not its URL"
             raise RequestRefused("unsupported_option", message)
         spec = await self._files.find(
-            request.query_params.get("model"), Asked(language=query.language)
+            request.query_params.get("model"), Requirements(language=query.language)
         )
         created = shapes.now()
         with scratch() as file:

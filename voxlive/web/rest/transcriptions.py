@@ -33,7 +33,7 @@ from voxlive.runners.contract import (
     Update,
 )
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, usage, warnings
-from voxlive.runners.refusals import TASKS, Asked
+from voxlive.runners.refusals import TASKS, Requirements
 from voxlive.web.errors import error_body, unless_gone
 from voxlive.web.rest.files import (
     FileService,
@@ -235,7 +235,7 @@ class _TranscriptionRequest:
     """What a request asks for, of which model."""
 
     model: str | None
-    asked: Asked
+    requirements: Requirements
     prompt: str | None
     temperature: float
     max_tokens: int | None
@@ -248,8 +248,8 @@ class _TranscriptionRequest:
         """The job for the file."""
         return Job(
             path,
-            self.asked.task,
-            self.asked.language,
+            self.requirements.task,
+            self.requirements.language,
             self.prompt,
             self.temperature,
             self.max_tokens,
@@ -270,7 +270,7 @@ class Transcriptions:
         with ExitStack() as held:
             with self._files.arriving():
                 wish, spec, path = await self._receive(request, held)
-            words = wish.asked.words or FORMATS[wish.response_format].word_times
+            words = wish.requirements.words or FORMATS[wish.response_format].word_times
             job = wish.job(path, words=words, longest_s=longest_s(request))
             if wish.stream:
                 told = warned(self._files.follow(spec, job), wish.warnings)
@@ -292,7 +292,7 @@ class Transcriptions:
             _refuse(fields)
             upload = fields.upload("file")
             wish = _read(fields, self._task)
-            spec = await self._files.find(wish.model, wish.asked)
+            spec = await self._files.find(wish.model, wish.requirements)
             return wish, spec, await copied(upload.file, held.enter_context(scratch()))
 
 
@@ -315,7 +315,7 @@ def _read(fields: FormFields, task: Task) -> _TranscriptionRequest:
     speakers = response_format == "diarized_json" or fields.flag("diarize")
     return _TranscriptionRequest(
         fields.text("model"),
-        Asked(asked, language, "word" in listed, speakers),
+        Requirements(asked, language, "word" in listed, speakers),
         _prompt(fields),
         fields.number("temperature", 0, 1) or 0.0,
         fields.whole("max_tokens", 1, _MOST_TOKENS),

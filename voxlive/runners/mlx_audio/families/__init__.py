@@ -34,7 +34,7 @@ FAMILIES = {
     "voxtral": voxtral.VOXTRAL,
     "whisper": whisper.WHISPER,
 }
-"""By the name that the probe gives them."""
+"""By the name of their family in ``checkpoints.families``."""
 
 NOT_FOR_FILES = {
     "qwen3_forced_aligner": "it times the words of a text that is known, and transcribes nothing",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from voxlive.checkpoints.languages import NAMES, by_code
+from voxlive.checkpoints.languages import by_code
 from voxlive.runners.assembly import Recognised
 from voxlive.runners.cutting import CutOptions
 from voxlive.runners.mlx_audio import outputs
@@ -25,19 +25,21 @@ from voxlive.runners.mlx_audio.family import (
     Model,
     Output,
     Tokens,
+    language_titles,
+    translates,
 )
 from voxlive.values import Segment, Word
 
 _CTC_WINDOW = CutOptions(longest_s=30)
 
 
-def only(*codes: str, told: str | None = None) -> Languages:
-    """A model that knows these; without a parameter to be told by it finds out by itself."""
+def only(*codes: str, parameter: str | None = None) -> Languages:
+    """A model that knows these; without a ``parameter`` for it, it detects which is spoken."""
 
-    def known(_model: Model) -> Mapping[str, str]:
+    def names(_model: Model) -> Mapping[str, str]:
         return {code: code for code in codes}
 
-    return Languages(known, (told,) if told else ())
+    return Languages(names, (parameter,) if parameter else ())
 
 
 MMS = FamilyAdapter("mms", _CTC_WINDOW, outputs.whole)
@@ -47,7 +49,7 @@ SENSEVOICE = FamilyAdapter(
     "sensevoice",
     _CTC_WINDOW,
     outputs.whole,
-    languages=only("en", "ja", "ko", "yue", "zh", told="language"),
+    languages=only("en", "ja", "ko", "yue", "zh", parameter="language"),
     fixed={"use_itn": True},  # with punctuation and figures
 )
 FIRERED = FamilyAdapter("fireredasr2", _CTC_WINDOW, outputs.whole, languages=only("en", "zh"))
@@ -57,7 +59,7 @@ _HALF_HOUR = CutOptions(longest_s=1800, pause_s=60)
 _WRITTEN = Tokens(most=32_768)
 
 
-def _after_instruction(arguments: Arguments, _ask: FamilyRequest) -> Arguments:
+def _after_instruction(arguments: Arguments, _request: FamilyRequest) -> Arguments:
     """Its prompt is the instruction: what is asked for comes after the one it was trained on."""
     from mlx_audio.stt.models.moss_transcribe_diarize.moss_transcribe_diarize import DEFAULT_PROMPT
 
@@ -95,30 +97,26 @@ def _languages(_model: Model) -> Mapping[str, str]:
     return by_code(LANGUAGE_CODES)
 
 
-def _granite_can(_model: Model) -> None:
-    return None
-
-
-def _adapt(arguments: Arguments, ask: FamilyRequest) -> Arguments:
-    """``language`` is the one to translate into; the prompt is a list of words it may hear."""
+def _adapt(arguments: Arguments, request: FamilyRequest) -> Arguments:
+    """``language`` is the one to translate into; the prompt is a list of words to expect."""
     if prompt := arguments.get("hotwords"):
         arguments["hotwords"] = [prompt]
-    if ask.job.task == "translate":
+    if request.job.task == "translate":
         arguments.pop("source_language", None)
         arguments["language"] = "en"
     return arguments
 
 
-def _adapt_plus(arguments: Arguments, ask: FamilyRequest) -> Arguments:
-    """Its mode with word times takes no other wish."""
-    if ask.job.words and ask.job.task == "transcribe":
+def _adapt_plus(arguments: Arguments, request: FamilyRequest) -> Arguments:
+    """Its mode with word times takes no other option."""
+    if request.job.words and request.job.task == "transcribe":
         kept = ("max_tokens", "temperature")
         return {name: arguments[name] for name in kept} | {"word_timestamps": True}
-    return _adapt(arguments, ask)
+    return _adapt(arguments, request)
 
 
 def _call(model: Model, audio: Any, arguments: Arguments) -> Output:
-    """Where it fails to time its words, it is asked again for the text alone."""
+    """Where it fails to time its words, it is called again for the text alone."""
     from mlx_audio.stt.models.granite_speech.granite_speech import StructuredTranscriptError
 
     try:
@@ -127,20 +125,22 @@ def _call(model: Model, audio: Any, arguments: Arguments) -> Output:
         return model.generate(audio, **arguments | {"word_timestamps": False})
 
 
-def _timed(output: Output, ask: FamilyRequest) -> Recognised:
+def _timed(output: Output, request: FamilyRequest) -> Recognised:
     """Its words with times, where it was asked for them."""
-    heard = outputs.whole(output, ask)
+    recognised = outputs.whole(output, request)
     words = [word for segment in output.segments or () for word in segment["words"]]
     if not words:
-        return heard
+        return recognised
     timed = tuple(
         Word(
-            f" {word['word']}", outputs.within(word["start"], ask), outputs.within(word["end"], ask)
+            f" {word['word']}",
+            outputs.within(word["start"], request),
+            outputs.within(word["end"], request),
         )
         for word in words
     )
     text = "".join(word.text for word in timed)
-    return replace(heard, segments=(Segment(0, text, timed[0].start, timed[-1].end, timed),))
+    return replace(recognised, segments=(Segment(0, text, timed[0].start, timed[-1].end, timed),))
 
 
 GRANITE = FamilyAdapter(
@@ -152,12 +152,12 @@ GRANITE = FamilyAdapter(
     prompt="hotwords",
     temperature="temperature",
     adapt=_adapt,
-    no_translation=_granite_can,
+    translation_refusal=translates,
 )
 GRANITE_PLUS = replace(
     GRANITE,
     model_type="granite_speech_plus",
-    heard=_timed,
+    parse_output=_timed,
     adapt=_adapt_plus,
     call=_call,
     words=True,
@@ -178,12 +178,8 @@ def _canary_languages(model: Model) -> Mapping[str, str]:
     return by_code(code for code in model.config.supported_languages if f"<|{code}|>" in known)
 
 
-def _into_english(arguments: Arguments, ask: FamilyRequest) -> Arguments:
-    return arguments | {"target_lang": "en"} if ask.job.task == "translate" else arguments
-
-
-def _nemo_can(_model: Model) -> None:
-    return None
+def _into_english(arguments: Arguments, request: FamilyRequest) -> Arguments:
+    return arguments | {"target_lang": "en"} if request.job.task == "translate" else arguments
 
 
 PARAKEET = FamilyAdapter("parakeet", _MINUTES, outputs.aligned, words=True)
@@ -199,17 +195,16 @@ CANARY = FamilyAdapter(
     "canary",
     CutOptions(longest_s=30),
     outputs.whole,
-    languages=Languages(_canary_languages, ("source_lang", "target_lang"), needed=True),
+    languages=Languages(_canary_languages, ("source_lang", "target_lang"), required=True),
     tokens=Tokens(most=1000),  # of the 1024 places of its decoder
     temperature="temperature",
     adapt=_into_english,
-    no_translation=_nemo_can,
+    translation_refusal=translates,
 )
 
 
 def _names(model: Model) -> Mapping[str, str]:
-    listed = by_code(model.config.support_languages or ())
-    return listed or {code: name.title() for code, name in NAMES.items()}
+    return by_code(model.config.support_languages or ()) or language_titles()
 
 
 def _prepare(model: Model, _folder: Path) -> None:
@@ -221,9 +216,9 @@ def _prepare(model: Model, _folder: Path) -> None:
 
 def _extract_language(text: str) -> tuple[str | None, str]:
     """``language English<asr_text>Hello`` as the language's name and the text."""
-    head, mark, said = text.partition("<asr_text>")
+    head, mark, transcript = text.partition("<asr_text>")
     if mark and head.startswith("language "):
-        return head.removeprefix("language ").strip(), said
+        return head.removeprefix("language ").strip(), transcript
     return None, text
 
 
@@ -235,7 +230,7 @@ QWEN3_ASR = FamilyAdapter(
     tokens=Tokens(),
     prompt="system_prompt",
     temperature="temperature",
-    prepare=_prepare,
+    after_load=_prepare,
 )
 
 
@@ -252,8 +247,8 @@ def _fun(_model: Model) -> Mapping[str, str]:
     return by_code(ISO_TO_PROMPT_LANGUAGE)
 
 
-def _hotwords(arguments: Arguments, _ask: FamilyRequest) -> Arguments:
-    """One list of words that it may hear."""
+def _hotwords(arguments: Arguments, _request: FamilyRequest) -> Arguments:
+    """One list of words to expect."""
     if prompt := arguments.get("hotwords"):
         arguments["hotwords"] = [prompt]
     return arguments
@@ -274,7 +269,7 @@ COHERE = FamilyAdapter(
     "cohere_asr",
     _WINDOW,
     outputs.whole,
-    languages=Languages(_cohere, ("language",), needed=True),
+    languages=Languages(_cohere, ("language",), required=True),
     tokens=Tokens(most=1000),  # of the 1024 places of its decoder
     fixed={"batch_size": 1},
 )
@@ -291,7 +286,7 @@ MIMO = FamilyAdapter(
     "mimo_v2_asr",
     _WINDOW,
     outputs.whole,
-    languages=only("en", "zh", told="language"),
+    languages=only("en", "zh", parameter="language"),
     tokens=Tokens(),
     temperature="temperature",
 )
@@ -299,7 +294,7 @@ MING = FamilyAdapter(
     "ming_v3_asr",
     _WINDOW,
     outputs.whole,
-    languages=only("en", "zh", told="language"),
+    languages=only("en", "zh", parameter="language"),
     tokens=Tokens(),
     prompt="hotwords",
     temperature="temperature",

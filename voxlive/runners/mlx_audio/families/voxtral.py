@@ -26,6 +26,7 @@ from voxlive.runners.mlx_audio.family import (
     Languages,
     Model,
     Tokens,
+    numpy_audio,
 )
 from voxlive.values import SAMPLE_RATE
 
@@ -53,13 +54,21 @@ class VoxtralText:
         self.eos_token_ids = [known[name] for name in ends if name in known]
 
     def prompt(self, language: str | None) -> list[int]:
-        """Tokens that ask for the text of one window, in a language or in whatever is spoken."""
-        begin, instruction, end, sound, first, wish = (
+        """Tokens that ask for the text of one window, in a language or in the detected one."""
+        begin, instruction, end, sound, first, transcribe = (
             self._special[name]
             for name in ("<s>", "[INST]", "[/INST]", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]")
         )
-        told = self.encode(f"lang:{language}") if language else []
-        return [begin, instruction, first, *[sound] * _WINDOW_TOKENS, end, *told, wish]
+        language_tokens = self.encode(f"lang:{language}") if language else []
+        return [
+            begin,
+            instruction,
+            first,
+            *[sound] * _WINDOW_TOKENS,
+            end,
+            *language_tokens,
+            transcribe,
+        ]
 
     def encode(self, text: str) -> list[int]:
         """Byte pair encoding: the pair of the lowest rank is joined until there is none."""
@@ -76,9 +85,9 @@ class VoxtralText:
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of ordinary tokens; others say nothing."""
-        said = (token - self._specials for token in tokens)
-        text = b"".join(self._vocab[rank] for rank in said if 0 <= rank < len(self._vocab))
+        """The text of ordinary tokens; others have none."""
+        ranks = (token - self._specials for token in tokens)
+        text = b"".join(self._vocab[rank] for rank in ranks if 0 <= rank < len(self._vocab))
         return text.decode("utf-8", "ignore")
 
 
@@ -116,30 +125,26 @@ def _use_processor() -> None:
     Voxtral.post_load_hook = staticmethod(finish)
 
 
-def _known(_model: Model) -> Mapping[str, str]:
+def _language_names(_model: Model) -> Mapping[str, str]:
     return by_code(VOXTRAL_FAMILY.languages or ())
 
 
-def _adapt(arguments: Arguments, _ask: FamilyRequest) -> Arguments:
-    """Without a language it finds out by itself; mlx-audio's default would be English."""
+def _adapt(arguments: Arguments, _request: FamilyRequest) -> Arguments:
+    """Without a language it detects it; mlx-audio's default would be English."""
     import mlx.core as mx
 
     stream = mx.default_stream(mx.default_device())
     return {"language": None, "generation_stream": stream} | arguments
 
 
-def _numpy(ask: FamilyRequest) -> Any:
-    return ask.samples
-
-
 VOXTRAL = FamilyAdapter(
     "voxtral",
     CutOptions(longest_s=_WINDOW_S),
     outputs.whole,
-    languages=Languages(_known, ("language",)),
+    languages=Languages(_language_names, ("language",)),
     tokens=Tokens(),
     temperature="temperature",
     adapt=_adapt,
-    audio=_numpy,
-    before=_use_processor,
+    audio=numpy_audio,
+    before_load=_use_processor,
 )

@@ -26,7 +26,7 @@ _LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _WINDOW_TOKENS = 224  # half its context; the other half is for the prompt
 
 
-def _known(model: Model) -> Mapping[str, str]:
+def _language_names(model: Model) -> Mapping[str, str]:
     from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES
 
     if not model.is_multilingual:
@@ -34,7 +34,7 @@ def _known(model: Model) -> Mapping[str, str]:
     return by_code(list(LANGUAGES)[: model.num_languages])
 
 
-def _no_translation(model: Model) -> str | None:
+def _translation_refusal(model: Model) -> str | None:
     """The turbo and distilled models, with fewer decoder layers, were not taught to translate."""
     if not model.is_multilingual:
         return "this Whisper knows only English: choose a multilingual one, such as large-v3"
@@ -52,8 +52,8 @@ def _prepare(model: Model, _folder: Path) -> None:
         )
 
 
-def _adapt(arguments: Arguments, ask: FamilyRequest) -> Arguments:
-    job = ask.job
+def _adapt(arguments: Arguments, request: FamilyRequest) -> Arguments:
+    job = request.job
     arguments |= {"task": job.task, "word_timestamps": job.words}
     if not job.temperature:
         arguments["temperature"] = _LADDER
@@ -64,13 +64,13 @@ WHISPER = FamilyAdapter(
     "whisper",
     CutOptions(longest_s=30),
     outputs.whisper,
-    languages=Languages(_known, ("language",), kept=True),
+    languages=Languages(_language_names, ("language",), detect_once=True),
     tokens=Tokens("sample_len", per_second=0, least=_WINDOW_TOKENS, most=_WINDOW_TOKENS),
     prompt="initial_prompt",
     temperature="temperature",
     fixed={"verbose": None, "condition_on_previous_text": False},
     adapt=_adapt,
-    prepare=_prepare,
-    no_translation=_no_translation,
+    after_load=_prepare,
+    translation_refusal=_translation_refusal,
     words=True,
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_to
+from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_language_message
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import BadAudio, CodedError
 from voxlive.streaming.ingest.formats import AudioFormat
@@ -219,7 +219,7 @@ def _known(language: object, param: str, info: EngineInfo) -> str | None:
     except UnknownLanguage as error:
         raise BadField(param, str(error)) from error
     if code and info.languages and code not in info.languages:
-        raise BadField(param, unknown_to(info.model, code, info.languages))
+        raise BadField(param, unknown_language_message(info.model, code, info.languages))
     return code
 
 
