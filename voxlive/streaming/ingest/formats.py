@@ -1,4 +1,7 @@
-"""What audio may arrive as: the registry of PCM encodings and a client's declared format."""
+"""The formats of audio: the registry of PCM encodings, a client's declared format, and warnings.
+
+Rates are in Hz; samples are float32 with full scale 1.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ MAX_CHANNELS = 8
 
 @dataclass(frozen=True, slots=True)
 class AudioWarning:
-    """What of the audio was not taken as it was meant. ``code`` is stable, ``message`` for people.
+    """What of the audio was lost or left out. ``code`` is stable, ``message`` for people.
 
-    ``cut_off``: its end is missing. ``damaged``: parts were left out. ``trailing_data``: what lies
-    behind it is no audio. ``timeline_jump``: its time stamps leap too far for silence.
+    ``cut_off``: its end is missing. ``damaged``: parts were left out. ``trailing_data``: what
+    follows it is no audio. ``timeline_jump``: its time stamps leap too far for silence.
     """
 
     code: str
@@ -32,7 +35,7 @@ class AudioWarning:
 
 
 class Report:
-    """The warnings about one stream while it is decoded; of each code the first."""
+    """Collects the warnings about one stream while it is decoded; of each code the first."""
 
     def __init__(self) -> None:
         self._found: dict[str, AudioWarning] = {}
@@ -79,7 +82,7 @@ def _alaw_table() -> Samples:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One PCM encoding: how a sample lies in memory, and the table of a companded one."""
+    """One PCM encoding: the type of a sample, and the decoding table of a companded one."""
 
     dtype: np.dtype[Any]
     table: Samples | None = None

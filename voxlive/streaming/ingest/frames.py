@@ -1,4 +1,4 @@
-"""MP3 and ADTS without a container: frames by their headers, whatever stands between them.
+"""MP3 and ADTS, which have no container: their frames, found by the headers.
 
 Libav's demuxers for both join a stream only at its beginning and take tags in the middle for
 damage. Here a stream is joined, and joined again after damage, where two headers agree.
@@ -38,7 +38,7 @@ _AAC_RATES = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A frame's: its bytes, what it lasts, and what two frames of a stream have in common."""
+    """Of a frame: its length in bytes, its samples, and a ``key`` that all of its stream share."""
 
     length: int
     samples: int
@@ -47,7 +47,7 @@ class Header:
 
     @property
     def seconds(self) -> float:
-        """How long the frame sounds."""
+        """The duration of the frame."""
         return self.samples / self.rate
 
 
@@ -84,7 +84,7 @@ def adts_header(head: bytes) -> Header | None:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A whole frame. ``lost_s`` of sound are missing before it, as far as can be told."""
+    """A whole frame. About ``lost_s`` of sound are missing before it."""
 
     header: Header
     data: bytes
@@ -92,7 +92,7 @@ class Frame:
 
 
 class Frames:
-    """The frames of a source that is joined somewhere near.
+    """The frames of a source, which may begin in the middle of one.
 
     They end where ``ends`` finds something else right behind one. ``junk``: bytes that belong to no
     frame and no tag; ``cut``: the last frame is not whole.
@@ -114,12 +114,12 @@ class Frames:
         self.junk = 0
         self.cut = False
 
-    def begin_here(self) -> bool:
-        """Whether two headers agree, of which the first is the next thing."""
+    def starts_here(self) -> bool:
+        """Whether two headers agree, of which the first begins with the next byte."""
         header = self._parse(self._source.peek(HEADER))
         return header is not None and self._agrees(header, 0)
 
-    def begins(self) -> int | None:
+    def find_start(self) -> int | None:
         """How many bytes away two headers agree; None: not within ``MAX_JOIN``."""
         ahead = self._source.peek(MAX_JOIN + HEADER)
         at = ahead.find(b"\xff")
@@ -182,7 +182,7 @@ class Frames:
         return other is not None and other.key == header.key
 
     def _follows(self, header: Header) -> bool:
-        """Whether the frame in the middle of a stream is whole, as far as can be told."""
+        """Whether the frame in the middle of a stream seems whole."""
         head, other = self._at(header.length)
         if other or not head or len(head) < HEADER or not head.strip(b"\0"):
             return True
@@ -210,10 +210,10 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class Gapless:
-    """What a first MP3 frame that holds no sound says of the others.
+    """What the header in a first MP3 frame states about the frames that follow.
 
-    ``frames``: how many follow, 0 if it does not say; of their samples the first ``delay`` and the
-    last ``padding`` are the encoder's own.
+    ``frames``: how many follow, 0 if that is not stated; of their samples the first ``delay`` and
+    the last ``padding`` are the encoder's own.
     """
 
     frames: int

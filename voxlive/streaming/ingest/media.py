@@ -1,12 +1,12 @@
 """Containers to float32 mono at 16 kHz, piece by piece, through PyAV. Blocking.
 
-What decodes is given out; what did not is reported. The container's time stamps are the clock: a
+What decodes comes out; what does not is reported. The container's time stamps are the clock: a
 late start and gaps become silence, up to MAX_SILENCE_S in all. MPEG-TS, MPEG-PS and FLV begin their
 clocks anywhere, so there the first time stamp is 0. MP3 and ADTS have no time stamps; damaged
 frames become silence of their length. Samples do not depend on how the bytes are cut.
 
 A cut is seen where the header states a length or a last part is not whole; AAC, live WebM, MPEG-TS
-and an Ogg or MP3 that is cut between two pages or frames do not tell. Sound comes out with the
+and an Ogg or MP3 that is cut between two pages or frames do not show it. Sound comes out with the
 packet that carries it, but FLAC holds back ten frames (about a second) and WAV its first 64 KiB,
 since libav looks that far for something else in them.
 """
@@ -30,7 +30,7 @@ from voxlive.streaming.ingest.sniff import (
     FAR_HEAD,
     HEAD,
     PART_HEAD,
-    begins_anew,
+    begins_recording,
     mp4_index_is_last,
     sniff,
 )
@@ -70,7 +70,7 @@ _PARSERS = {"AAC": adts_header, "MP3": mp3_header}
 def decode(reader: Reader, report: Report | None = None) -> Iterator[Samples]:
     """Decode a stream as it arrives, in pieces of float32 [n].
 
-    What is lost is told in ``report``. Raises BadAudio when nothing can be decoded.
+    What is lost is added to ``report``. Raises BadAudio when nothing can be decoded.
     """
     source = Source(reader)
     container = _identify(source)
@@ -125,7 +125,7 @@ def measure(path: Path, most_s: float | None = None) -> Measured:
     return Measured(samples / SAMPLE_RATE, report.warnings)
 
 
-class _Stretch:
+class _FileRange:
     """One recording of a file that has to be sought in, as a file: from ``start`` to ``end``.
 
     ``end`` is where another recording begins, None if none does; ``fragmented``: an MP4 whose
@@ -144,7 +144,7 @@ class _Stretch:
         while size_of:
             self._file.seek(at)
             head = self._file.read(PART_HEAD)
-            if at > self._start and begins_anew(head):
+            if at > self._start and begins_recording(head):
                 return at
             self.fragmented = self.fragmented or head[4:8] == b"moof"
             size = size_of(head) if len(head) == PART_HEAD else None
@@ -176,9 +176,9 @@ class _Stretch:
 
 
 def _identify(source: Source) -> Container:
-    """Step over what may stand in front of a container, and tell which it is. Raises BadAudio."""
+    """Step over what may stand before a container; returns which one it is. Raises BadAudio."""
     skip_front(source, _is_known)
-    return _told(source) or _joined(source) or sniff(source.peek(HEAD))
+    return _container_here(source) or _find_frames(source) or sniff(source.peek(HEAD))
 
 
 def _is_known(head: bytes) -> bool:
@@ -189,25 +189,25 @@ def _is_known(head: bytes) -> bool:
     return True
 
 
-def _told(source: Source) -> Container | None:
-    """The container whose first bytes are here."""
+def _container_here(source: Source) -> Container | None:
+    """The container that begins with the next byte; None if none does."""
     head = source.peek(HEAD)
     if b"G" in (head[:1], head[4:5]):  # MPEG-TS
         head = source.peek(FAR_HEAD)
     if not _is_known(head):
         return None
     container = sniff(head)
-    return container if container.demuxer or _frames(source, container).begin_here() else None
+    return container if container.demuxer or _frames(source, container).starts_here() else None
 
 
-def _joined(source: Source) -> Container | None:
-    """MP3 or ADTS, where two headers agree not far from here."""
+def _find_frames(source: Source) -> Container | None:
+    """MP3 or ADTS that begins within ``MAX_JOIN`` bytes, which are stepped over."""
     if source.peek(HEAD).isascii() and b"\0" not in source.peek(HEAD):
         return None  # text, which no sound begins with
     places = {
         at: container
         for container in CONTAINERS
-        if not container.demuxer and (at := _frames(source, container).begins()) is not None
+        if not container.demuxer and (at := _frames(source, container).find_start()) is not None
     }
     if not places:
         return None
@@ -239,14 +239,14 @@ class _Recordings:
         """Raises BadAudio when no recording can be decoded."""
         while True:
             if self._file and container.seeks:
-                stretch = _Stretch(self._file, source.at, container)
-                yield from self._one(stretch, container)
-                if stretch.end is None:
+                part = _FileRange(self._file, source.at, container)
+                yield from self._decode_one(part, container)
+                if part.end is None:
                     break
-                self._file.seek(stretch.end)
-                source = Source(self._file, stretch.end)
+                self._file.seek(part.end)
+                source = Source(self._file, part.end)
             else:
-                yield from self._one(source, container)
+                yield from self._decode_one(source, container)
             if not source.peek(1):
                 break
             behind = source.at
@@ -259,26 +259,26 @@ class _Recordings:
                 break
             container = following
         yield from self._out.finish()
-        if not self._out.heard and self._report.warnings:
+        if not self._out.decoded_s and self._report.warnings:
             raise BadAudio(self._report.warnings[0].message)
 
-    def _one(self, file: Source | _Stretch, container: Container) -> Iterator[Samples]:
+    def _decode_one(self, file: Source | _FileRange, container: Container) -> Iterator[Samples]:
         self._out.restart(exact=container.exact)
         if isinstance(file, Source) and not container.demuxer:
             decoder: _FrameDecoder | _Demuxer = _FrameDecoder(file, container, self._out)
         else:
             decoder = _Demuxer(file, container, self._out)
-        began = self._out.heard
+        began = self._out.decoded_s
         try:
             yield from decoder.decode(self._report)
         except BadAudio as error:
-            if not began and not self._out.heard:
+            if not began and not self._out.decoded_s:
                 raise
             self._report.add("damaged", str(error))
 
 
 class _Losses:
-    """Packets that do not decode. Those behind the last one that does are what a cut has left."""
+    """Counts packets that do not decode; ``last``: those after the last one that does."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -293,7 +293,7 @@ class _Losses:
         self._count += self.last
         self.last = 0
 
-    def tell(self, name: str, report: Report) -> None:
+    def report_to(self, name: str, report: Report) -> None:
         if self._count:
             report.add(
                 "damaged",
@@ -310,22 +310,22 @@ class _FrameDecoder:
         self._frames = Frames(source, _PARSERS[container.name], self._ends)
         self._codec = av.CodecContext.create("aac" if container.name == "AAC" else "mp3", "r")
         self._out = out
-        self._said: Gapless | None = None
+        self._gapless: Gapless | None = None
         self._count = 0
         self._began_s = out.at_s
 
     def _ends(self, source: Source) -> bool:
         """Whether another recording of another kind follows."""
-        other = _told(source)
+        other = _container_here(source)
         return other is not None and other.name != self._name
 
     def decode(self, report: Report) -> Iterator[Samples]:
         losses = _Losses()
         junk_s: float | None = None
         for frame in self._frames:
-            if self._name == "MP3" and (said := gapless(frame.data)):
+            if self._name == "MP3" and (header := gapless(frame.data)):
                 self._check_whole(report)
-                self._said, self._count, self._began_s = said, 0, self._out.at_s
+                self._gapless, self._count, self._began_s = header, 0, self._out.at_s
                 continue
             if self._frames.junk and junk_s is None:
                 junk_s = self._out.at_s
@@ -343,7 +343,7 @@ class _FrameDecoder:
                 losses.good()
                 yield from self._push(sound)
         losses.good()
-        losses.tell(self._name, report)
+        losses.report_to(self._name, report)
         if self._frames.junk:
             report.add(
                 "damaged",
@@ -363,19 +363,19 @@ class _FrameDecoder:
 
     def _trim(self, length: int) -> tuple[int, int]:
         """How much of the frame's beginning and end are the encoder's own."""
-        said = self._said
-        if not said:
+        header = self._gapless
+        if not header:
             return _NO_TRIM
-        front = min(max(said.delay - (self._count - 1) * length, 0), length)
-        after = (said.frames - self._count) * length
-        back = max(said.padding - after, 0) if 0 <= after < said.padding else 0
+        front = min(max(header.delay - (self._count - 1) * length, 0), length)
+        after = (header.frames - self._count) * length
+        back = max(header.padding - after, 0) if 0 <= after < header.padding else 0
         return front, min(back, length - front)
 
     def _check_whole(self, report: Report) -> None:
         """Whether as many frames came as the stream says that it has."""
-        if self._said and self._count < self._said.frames:
+        if self._gapless and self._count < self._gapless.frames:
             lasts_s = self._out.at_s - self._began_s
-            of_s = lasts_s * self._said.frames / self._count if self._count else 0.0
+            of_s = lasts_s * self._gapless.frames / self._count if self._count else 0.0
             report.add(
                 "cut_off",
                 f"the {self._name} was cut off after {lasts_s:.1f} s of {of_s:.1f} s",
@@ -385,7 +385,7 @@ class _FrameDecoder:
 class _Demuxer:
     """Every other container, through libav."""
 
-    def __init__(self, file: Source | _Stretch, container: Container, out: Output) -> None:
+    def __init__(self, file: Source | _FileRange, container: Container, out: Output) -> None:
         self._file = file
         self._container = container
         self._out = out
@@ -399,7 +399,7 @@ class _Demuxer:
         container = self._container
         buffer = _PCM_BUFFER if container.exact and not container.partial else _BUFFER
         reader: Reader
-        if isinstance(self._file, _Stretch):
+        if isinstance(self._file, _FileRange):
             reader, buffer = self._file, _FILE_BUFFER
         else:
             reader = self._pages or self._chunks or self._elements or self._parts(self._file)
@@ -424,11 +424,11 @@ class _Demuxer:
         except av.FFmpegError as error:
             raise BadAudio(f"the {container.name} cannot be decoded: {error.strerror}") from error
         finally:
-            self._tell_bytes(report)
+            self._report_byte_damage(report)
 
     def _parts(self, source: Source) -> Reader:
         size_of = self._container.part_size
-        return Parts(source, size_of, begins_anew) if size_of else _Bytes(source)
+        return Parts(source, size_of, begins_recording) if size_of else _Unseekable(source)
 
     def _stream(
         self, media: InputContainer, stream: AudioStream, report: Report
@@ -468,7 +468,7 @@ class _Demuxer:
                 yield from self._place(frame, origin_s or 0.0)
         complete = reached_s >= length_s - _SLACK_S
         whole = complete and not losses.last and bool(length_s or not (broken or failure))
-        losses.tell(name, report)
+        losses.report_to(name, report)
         if self._container.gapless and out.gaps > gaps:
             missing = f"{out.gaps - gaps} of its parts are missing"
             report.add("damaged", f"the {name} is damaged: {missing}")
@@ -496,12 +496,12 @@ class _Demuxer:
         if not self._container.states_length or (self._chunks and not self._chunks.stated):
             return 0.0
         if stream.duration and stream.time_base:
-            from_zero = isinstance(self._file, _Stretch) and self._file.fragmented
+            from_zero = isinstance(self._file, _FileRange) and self._file.fragmented
             start = 0 if from_zero else stream.start_time or 0
             return float((stream.duration + start) * stream.time_base)
         return media.duration / av.time_base if media.duration and len(media.streams) == 1 else 0.0
 
-    def _tell_bytes(self, report: Report) -> None:
+    def _report_byte_damage(self, report: Report) -> None:
         """What the checks before libav found."""
         name = self._container.name
         if pages := self._pages:
@@ -522,7 +522,7 @@ class _Demuxer:
             chunks.skip_rest()
 
 
-class _Bytes:
+class _Unseekable:
     """A source that cannot be sought in, for libav."""
 
     def __init__(self, source: Source) -> None:

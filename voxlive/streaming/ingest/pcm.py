@@ -1,4 +1,4 @@
-"""The arithmetic of ingest: interleaved PCM to mono at 16 kHz, the same for every chunking."""
+"""PCM to float32 mono at 16 kHz: decoded, mixed down, resampled, the same for every chunking."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 _WINDOWS_A_SECOND = 50
 _MEMORY_S = 0.5
-# Of the power that uncorrelated channels would leave in their mean: below the first the mean is
-# given up, above the second it is taken again.
-_CANCELLED, _WHOLE = 0.1, 0.3
-_LOUDER = 2.0
-_NOTHING = 1e-10  # power at -100 dB of full scale
+# Parts of the power that uncorrelated channels leave in their mean: below the first the loudest
+# channel replaces the mean, above the second the mean is used again.
+_CANCELLED, _RESTORED = 0.1, 0.3
+_LOUDER_BY = 2.0
+_SILENCE_POWER = 1e-10  # power at -100 dB of full scale
 
 
 def mix_down(frames: Samples) -> Samples:
@@ -42,9 +42,9 @@ def mix_down(frames: Samples) -> Samples:
 class Mixer:
     """Channels to mono: their mean, or the loudest one while the mean cancels what they carry.
 
-    That is so where one microphone of two is wired the wrong way round. What has been heard until
-    a window of 20 ms begins decides for the window, by running powers with half a second of memory
-    and with hysteresis; a change is a ramp over a quarter of the window. Nothing is held back.
+    They cancel where one microphone of two is wired the wrong way round. The audio before a window
+    of 20 ms decides about the window, by running powers with half a second of memory and with
+    hysteresis; a change is a ramp over a quarter of the window. Nothing is held back.
     """
 
     def __init__(self, rate: int, channels: int) -> None:
@@ -58,8 +58,8 @@ class Mixer:
         self._held = 0
         self._power = np.zeros(channels)
         self._mean_power = 0.0
-        self._before: int | None = None  # a channel; None: the mean
-        self._now: int | None = None
+        self._previous: int | None = None  # a channel; None: the mean
+        self._chosen: int | None = None
 
     def push(self, frames: Samples) -> Samples:
         """Float32 [n, channels] to [n]."""
@@ -69,46 +69,46 @@ class Mixer:
         at = 0
         while at < len(frames):
             piece = frames[at : at + self._window - self._held]
-            mono[at : at + len(piece)] = self._mixed(piece)
+            mono[at : at + len(piece)] = self._mix(piece)
             at += len(piece)
             self._pieces.append(piece)
             self._held += len(piece)
             if self._held == self._window:
-                self._decide(np.concatenate(self._pieces))
+                self._choose(np.concatenate(self._pieces))
                 self._pieces, self._held = [], 0
         # A view would keep all the memory that it is a part of.
         self._pieces = [np.concatenate(self._pieces)] if self._pieces else []
         return mono
 
-    def _mixed(self, piece: Samples) -> Samples:
-        mono = _one(piece, self._now)
-        if self._before == self._now:
+    def _mix(self, piece: Samples) -> Samples:
+        mono = _channel(piece, self._chosen)
+        if self._previous == self._chosen:
             return mono
         ramp = self._ramp[self._held : self._held + len(piece)]
-        mixed: Samples = _one(piece, self._before) * (1 - ramp) + mono * ramp
+        mixed: Samples = _channel(piece, self._previous) * (1 - ramp) + mono * ramp
         return mixed
 
-    def _decide(self, window: Samples) -> None:
-        """What the next window is made of."""
+    def _choose(self, window: Samples) -> None:
+        """Choose what the next window is made of."""
         exact = window.astype(np.float64)
         self._power = self._keep * self._power + (exact**2).sum(axis=0)
         mean = exact.sum(axis=1) / self._channels
         self._mean_power = self._keep * self._mean_power + float((mean**2).sum())
-        self._before = self._now
+        self._previous = self._chosen
         uncorrelated = float(self._power.sum()) / self._channels**2
-        if uncorrelated < _NOTHING * self._window:
+        if uncorrelated < _SILENCE_POWER * self._window:
             return
         loudest = int(self._power.argmax())
-        if self._now is None:
+        if self._chosen is None:
             if self._mean_power < _CANCELLED * uncorrelated:
-                self._now = loudest
-        elif self._mean_power > _WHOLE * uncorrelated:
-            self._now = None
-        elif self._power[loudest] > _LOUDER * self._power[self._now]:
-            self._now = loudest
+                self._chosen = loudest
+        elif self._mean_power > _RESTORED * uncorrelated:
+            self._chosen = None
+        elif self._power[loudest] > _LOUDER_BY * self._power[self._chosen]:
+            self._chosen = loudest
 
 
-def _one(frames: Samples, channel: int | None) -> Samples:
+def _channel(frames: Samples, channel: int | None) -> Samples:
     return mix_down(frames) if channel is None else frames[:, channel]
 
 
@@ -128,7 +128,7 @@ class Resampler:
         )
 
     def push(self, mono: Samples) -> Samples:
-        """What can be given out once ``mono`` [n] has gone in."""
+        """Take ``mono`` [n]; returns the samples [m] at 16 kHz that are complete."""
         return mono if self._stream is None else self._stream.resample_chunk(mono)
 
     def finish(self) -> Samples:
@@ -150,12 +150,12 @@ class PcmDecoder:
 
     @property
     def pending(self) -> int:
-        """Bytes at hand that do not make a whole frame yet."""
+        """Bytes that do not make a whole frame yet."""
         return len(self._rest)
 
     @property
     def warnings(self) -> tuple[AudioWarning, ...]:
-        """What is to be said if the audio ends here."""
+        """The warnings if the audio ends here."""
         if not self._rest:
             return ()
         message = f"{len(self._rest)} bytes at the end are no whole frame and were left out"

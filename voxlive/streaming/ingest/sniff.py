@@ -1,7 +1,7 @@
-"""Which containers are taken, and which one a stream is, told from its first bytes.
+"""The containers that are supported, and which one a stream is, by its first bytes.
 
-``CONTAINERS`` is the one table of what is taken: refusals, the folders of ``voxlive transcribe``
-and the table in docs/batch.md are made from it, ``DECODERS`` the one of codings. The demuxer is
+``CONTAINERS`` is the one table of containers: refusals, the folders of ``voxlive transcribe`` and
+the table in docs/batch.md are made from it. ``DECODERS`` is the one of codecs. The demuxer is
 chosen here and not by libav's own probing: that would also try playlists and other formats that
 open further files, takes any noise for MP3, and waits for more bytes than it needs.
 """
@@ -160,7 +160,7 @@ CONTAINERS = (
 NAMES = ", ".join(container.name for container in CONTAINERS)
 ENDINGS = frozenset(ending for one in CONTAINERS for ending in one.endings.split())
 
-# By libav's names of its decoders.
+# By the names of libav's decoders.
 DECODERS = frozenset(
     [
         "aac",
@@ -259,7 +259,7 @@ DECODERS = frozenset(
 
 
 def sniff(head: bytes) -> Container:
-    """The container that begins with these bytes; raises BadAudio when it is none of them.
+    """The container that begins with these bytes; raises BadAudio when none does.
 
     HEAD bytes are enough for all but MPEG-TS, which needs FAR_HEAD.
     """
@@ -270,7 +270,7 @@ def sniff(head: bytes) -> Container:
     raise BadAudio(f"the audio is none of {NAMES}: {begin}")
 
 
-def begins_anew(head: bytes) -> bool:
+def begins_recording(head: bytes) -> bool:
     """Whether a part that follows others begins a recording of its own."""
     if head[4:8] == b"ftyp":
         return True

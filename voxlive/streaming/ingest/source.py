@@ -1,9 +1,10 @@
-"""The bytes of a stream on their way to a demuxer: looked ahead in, tags and damage taken out.
+"""The two ends of decoding: the bytes that a demuxer reads, and the clock that its frames go onto.
 
-Every read is filled up as far as there are bytes. So what a demuxer does depends on the bytes alone
-and not on how they were cut when they came.
-
-Decoded frames on one clock: mixed, resampled, with silence where time stamps leave a gap.
+A ``Source`` looks ahead in a stream; ``OggPages``, ``WavChunks``, ``MatroskaElements`` and
+``Parts`` pass it on to a demuxer and find the damage and the ends that libav passes over. Every
+read is filled as far as there are bytes, so what a demuxer does depends on the bytes alone and not
+on how they were cut.
+``Output`` mixes and resamples decoded frames, and puts in silence where time stamps leave a gap.
 """
 
 from __future__ import annotations
@@ -32,6 +33,26 @@ _BLOCK = 1 << 14
 _SCAN = 1 << 12
 # Sizes from here on, and 0, stand in WAV headers written before the length was known.
 _WAV_UNKNOWN = 0x7FFF_0000
+_MIN_RATE, _MAX_RATE = 8_000, 192_000  # of what is decoded: containers hold more than PCM may
+MAX_SILENCE_S = 3600.0
+"""The silence that late starts and gaps in time stamps may become, in all, of one stream."""
+# Smaller gaps are none, and add up until they are one. Clocks that are not counted in samples are
+# not more exact than the first, decoders not than the second.
+_JITTER_S, _EXACT_S = 0.1, 0.015
+_BLOCK_S = 1.0
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+# What may stand in a Matroska file, in its segment and in a cluster: all that their standard knows.
+_ELEMENTS = frozenset(
+    map(
+        bytes.fromhex,
+        (
+            *("1a45dfa3", "18538067", "114d9b74", "1549a966", "1654ae6b", "1f43b675"),
+            *("1c53bb6b", "1254c367", "1043a770", "1941a469"),
+            *("e7", "a3", "a0", "ab", "a7", "af", "5854", "ec", "bf"),
+        ),
+    )
+)
+_ENTERED = (bytes.fromhex("18538067"), bytes.fromhex("1f43b675"))
 
 
 class Reader(Protocol):
@@ -71,7 +92,7 @@ class Source:
         return piece
 
     def skip(self, size: int) -> None:
-        """Step over so many bytes, without holding them."""
+        """Step over so many bytes, without keeping them."""
         while size > 0 and (piece := self.read(min(size, _BLOCK))):
             size -= len(piece)
 
@@ -110,9 +131,6 @@ def skip_front(source: Source, known: Callable[[bytes], bool]) -> None:
         step = run if run == 16 else 1
         source.skip(step)
         zeros += step
-
-
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _page_is_whole(page: bytes) -> bool:
@@ -254,17 +272,17 @@ class WavChunks:
 class Parts:
     """Gives a demuxer one recording, where each part of it states its size.
 
-    ``part_size`` is Container's, ``begins_anew`` tells whether a part begins another recording. No
-    read goes beyond a part, so that none waits for the next one.
+    ``part_size`` is that of Container, ``begins_recording`` whether a part begins a new recording.
+    No read goes beyond a part, so that none waits for the next one.
     """
 
     def __init__(
         self,
         source: Source,
         part_size: Callable[[bytes], int | None],
-        begins_anew: Callable[[bytes], bool],
+        begins_recording: Callable[[bytes], bool],
     ) -> None:
-        self._source, self._part_size, self._begins_anew = source, part_size, begins_anew
+        self._source, self._part_size, self._begins_anew = source, part_size, begins_recording
         self._left: int | None = 0  # of the part; None: it has no end that is known
         self._first = True
 
@@ -279,20 +297,6 @@ class Parts:
         if self._left is not None:
             self._left -= len(piece)
         return piece
-
-
-# What may stand in a Matroska file, in its segment and in a cluster: all that their standard knows.
-_ELEMENTS = frozenset(
-    map(
-        bytes.fromhex,
-        (
-            *("1a45dfa3", "18538067", "114d9b74", "1549a966", "1654ae6b", "1f43b675"),
-            *("1c53bb6b", "1254c367", "1043a770", "1941a469"),
-            *("e7", "a3", "a0", "ab", "a7", "af", "5854", "ec", "bf"),
-        ),
-    )
-)
-_ENTERED = (bytes.fromhex("18538067"), bytes.fromhex("1f43b675"))
 
 
 class MatroskaElements:
@@ -334,26 +338,16 @@ class MatroskaElements:
             self._next += int.from_bytes(rest[:wide], "big") & ((1 << 7 * wide) - 1)
 
 
-_MIN_RATE, _MAX_RATE = 8_000, 192_000  # of what is decoded: containers hold more than PCM may
-MAX_SILENCE_S = 3600.0
-"""The silence that late starts and gaps in time stamps may become, in all, of one stream."""
-
-# Smaller gaps are none, and add up until they are one. Clocks that are not counted in samples are
-# not more exact than the first, decoders not than the second.
-_JITTER_S, _EXACT_S = 0.1, 0.015
-_BLOCK_S = 1.0
-
-
 class Output:
     """Frames of any rate and layout onto one clock: mixed, resampled, silence between them.
 
-    ``at_s`` is the place on the clock, ``heard`` the seconds that were decoded, ``gaps`` how many
-    of time stamps' became silence, the late start aside.
+    ``at_s`` is the place on the clock, ``decoded_s`` the seconds that were decoded, ``gaps`` the
+    number of gaps in time stamps that became silence, without a late start.
     """
 
     def __init__(self, report: Report) -> None:
         self.at_s = self._base_s = 0.0
-        self.heard = 0.0
+        self.decoded_s = 0.0
         self.gaps = 0
         self._report = report
         self._silence_s = 0.0
@@ -418,7 +412,7 @@ class Output:
             self._shape = rate, samples.shape[1]
             self._mixer = Mixer(*self._shape)
         self.at_s += len(samples) / rate
-        self.heard += len(samples) / rate
+        self.decoded_s += len(samples) / rate
         yield self._resampler.push(self._mixer.push(samples))
 
     def finish(self) -> Iterator[Samples]:
