@@ -1,7 +1,4 @@
-"""The online processor as its drivers use it: the built-in engine, and no server.
-
-Our online processor under WhisperLiveKit's ``AudioProcessor``: its loop, calls and lines.
-"""
+"""The online processor on the built-in engine: called directly, and by WhisperLiveKit's loop."""
 
 from __future__ import annotations
 
@@ -83,7 +80,7 @@ def test_words_come_once_at_pauses_with_times_of_the_session(processor):
     assert processor.get_buffer().text == ""
 
 
-def test_the_draft_is_in_the_buffer_until_its_words_are_out(processor):
+def test_the_draft_is_in_the_buffer_until_its_words_are_committed(processor):
     audio = clip("doctor").samples
     assert processor.get_buffer() == Token(None, None, "")
     processor.insert_audio_chunk(audio, len(audio) / 16_000)
@@ -99,7 +96,7 @@ def test_the_draft_is_in_the_buffer_until_its_words_are_out(processor):
     assert processor.asr.sep.join(t.text for t in tokens) == DOCTOR
 
 
-def test_a_new_speaker_brings_out_the_words_of_the_last_one(processor):
+def test_new_speaker_returns_the_words_so_far(processor):
     insert(processor, clip("yes").samples, 0.0)
     tokens, _ = processor.new_speaker(object())
     assert text_of(tokens) == " yes"
@@ -120,7 +117,7 @@ def test_much_audio_at_once_is_taken_at_the_engines_pace(engine):
     assert upto == (len(silence) + len(yes)) / 16_000
 
 
-def test_audio_without_iterations_has_a_bound(processor):
+def test_inserted_audio_has_a_bound(processor):
     half = np.zeros(MAX_INSERTED // 2, np.float32)
     processor.insert_audio_chunk(half, 300)
     processor.insert_audio_chunk(half, 600)
@@ -147,7 +144,7 @@ def test_a_full_engine_refuses_and_finish_gives_the_slot_back(engine, processor)
     other.close()
 
 
-def test_a_dead_engine_is_an_error_and_not_silence():
+def test_a_failed_engine_raises():
     engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=1))
     processor = OnlineProcessor(engine)
     processor.insert_audio_chunk(clip("doctor").samples, 5.0)
@@ -158,7 +155,7 @@ def test_a_dead_engine_is_an_error_and_not_silence():
     assert error.value.code == "shutting_down"
 
 
-def test_an_engine_that_says_nothing_is_not_waited_for_for_ever(engine, paused):
+def test_waiting_for_an_engine_without_messages_times_out(engine, paused):
     processor = OnlineProcessor(engine, timeout=0.2)
     paused(engine.pids[0])
     processor.insert_audio_chunk(clip("yes").samples, clip("yes").duration)
@@ -169,10 +166,10 @@ def test_an_engine_that_says_nothing_is_not_waited_for_for_ever(engine, paused):
 
 
 @pytest.fixture(scope="module")
-def engine_whisperlivekit_loop() -> Iterator[PocketSphinxEngine]:
-    engine_whisperlivekit_loop = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2))
-    yield engine_whisperlivekit_loop
-    engine_whisperlivekit_loop.shutdown()
+def loop_engine() -> Iterator[PocketSphinxEngine]:
+    loop_engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2))
+    yield loop_engine
+    loop_engine.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -182,21 +179,21 @@ def theirs() -> Iterator[ModuleType]:
 
 
 class Driven:
-    """One session of its loop and all the updates of it."""
+    """A session of WhisperLiveKit's loop, with all its updates."""
 
-    def __init__(self, theirs: ModuleType, engine_whisperlivekit_loop: PocketSphinxEngine) -> None:
+    def __init__(self, theirs: ModuleType, loop_engine: PocketSphinxEngine) -> None:
         self.session = theirs.AudioProcessor(
-            transcription_engine=TranscriptionEngine(engine_whisperlivekit_loop),
+            transcription_engine=TranscriptionEngine(loop_engine),
             language="en",
             mode="full",
         )
         self.updates: list = []
-        self._news = asyncio.Event()
+        self._updated = asyncio.Event()
 
-    async def hear(self) -> None:
+    async def collect(self) -> None:
         async for update in await self.session.create_tasks():
             self.updates.append(update)
-            self._news.set()
+            self._updated.set()
 
     async def send(self, audio: bytes) -> None:
         """In chunks of 100 ms."""
@@ -206,16 +203,16 @@ class Driven:
 
     async def until_drafted(self, word: str) -> None:
         while not any(word in update.buffer_transcription for update in self.updates):
-            self._news.clear()
-            await self._news.wait()
+            self._updated.clear()
+            await self._updated.wait()
 
 
 async def drive(
-    theirs: ModuleType, engine_whisperlivekit_loop: PocketSphinxEngine, spoken: Clip, between=None
+    theirs: ModuleType, loop_engine: PocketSphinxEngine, spoken: Clip, between=None
 ) -> list:
     """All updates of one session; ``between`` is done after 2.5 s of the clip."""
-    driven = Driven(theirs, engine_whisperlivekit_loop)
-    hearing = asyncio.create_task(driven.hear())
+    driven = Driven(theirs, loop_engine)
+    collecting = asyncio.create_task(driven.collect())
     audio = s16le(spoken.samples)
     await driven.send(audio[:80_000])
     if between:
@@ -223,7 +220,7 @@ async def drive(
     await driven.send(audio[80_000:])
     await driven.session.process_audio(b"")
     try:
-        await hearing
+        await collecting
         return driven.updates
     finally:
         await driven.session.cleanup()
@@ -233,10 +230,10 @@ def words(updates: list) -> list[str]:
     return " ".join(line.text for line in updates[-1].lines if line.text).split()
 
 
-async def test_every_sentence_comes_out_once_with_its_time(theirs, engine_whisperlivekit_loop):
+async def test_every_sentence_comes_out_once_with_its_time(theirs, loop_engine):
     spoken = clip("pauses")
-    updates = await drive(theirs, engine_whisperlivekit_loop, spoken)
-    assert engine_whisperlivekit_loop.in_use == 0
+    updates = await drive(theirs, loop_engine, spoken)
+    assert loop_engine.in_use == 0
     found = words(updates)
     truth = spoken.text.lower().replace(".", "").replace(",", "").split()
     assert len(set(found) & set(truth)) > 0.7 * len(set(truth))
@@ -251,25 +248,25 @@ async def test_every_sentence_comes_out_once_with_its_time(theirs, engine_whispe
     assert not any(update.error for update in updates)
 
 
-async def test_drafts_are_its_buffer_while_one_speaks(theirs, engine_whisperlivekit_loop):
+async def test_drafts_are_in_whisperlivekits_buffer(theirs, loop_engine):
     async def drafted(driven: Driven) -> None:
         await driven.until_drafted("doctor")
         assert not words(driven.updates)
 
-    updates = await drive(theirs, engine_whisperlivekit_loop, clip("doctor"), drafted)
+    updates = await drive(theirs, loop_engine, clip("doctor"), drafted)
     assert {"doctor", "results"} <= set(words(updates))
     assert not updates[-1].buffer_transcription
 
 
-async def test_two_sessions_and_a_new_speaker_lose_nothing(theirs, engine_whisperlivekit_loop):
+async def test_two_sessions_and_a_new_speaker_lose_nothing(theirs, loop_engine):
     async def changed(driven: Driven) -> None:
         change = theirs.ChangeSpeaker(speaker=2, start=2.5)
         await driven.session.transcription_queue.put(change)
 
     doctor, train = await asyncio.gather(
-        drive(theirs, engine_whisperlivekit_loop, clip("doctor"), changed),
-        drive(theirs, engine_whisperlivekit_loop, clip("train")),
+        drive(theirs, loop_engine, clip("doctor"), changed),
+        drive(theirs, loop_engine, clip("train")),
     )
     assert {"the", "doctor", "will", "results"} <= set(words(doctor))
     assert {"train", "airport", "ticket", "bags"} <= set(words(train))
-    assert engine_whisperlivekit_loop.in_use == 0
+    assert loop_engine.in_use == 0

@@ -1,7 +1,4 @@
-"""Messages that cross from a thread to the loop.
-
-One time-out for many blocks, in simulated time.
-"""
+"""The queues of a session, and the time-out for many blocks in simulated time."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from voxlive.streaming.queues import (
 
 
 class Loop:
-    """Counts the calls that are made into it, and makes them when told."""
+    """Records the calls that are scheduled in it."""
 
     def __init__(self) -> None:
         self.calls = []
@@ -34,41 +31,41 @@ class Loop:
         self.calls.append(call)
 
 
-def test_what_comes_together_is_one_call() -> None:
-    loop, heard = Loop(), []
-    answers = EngineMessages(loop, heard.append)
+def test_messages_that_come_together_take_one_call() -> None:
+    loop, received = Loop(), []
+    messages = EngineMessages(loop, received.append)
     for upto in range(3):
-        answers.put(Progressed(upto))
+        messages.put(Progressed(upto))
     assert len(loop.calls) == 1
     loop.calls.pop()()
-    assert heard == [Progressed(upto) for upto in range(3)]
-    answers.put(Progressed(3))
+    assert received == [Progressed(upto) for upto in range(3)]
+    messages.put(Progressed(3))
     loop.calls.pop()()
-    assert heard[-1] == Progressed(3)
+    assert received[-1] == Progressed(3)
 
 
-async def test_nothing_is_lost_or_turned_round_between_two_threads() -> None:
-    heard: list[int] = []
-    all_heard = asyncio.Event()
+async def test_messages_from_a_thread_keep_their_order() -> None:
+    received: list[int] = []
+    all_received = asyncio.Event()
 
-    def hear(message: Progressed) -> None:
-        heard.append(message.upto)
+    def deliver(message: Progressed) -> None:
+        received.append(message.upto)
         if message.upto == 20_000:
-            all_heard.set()
+            all_received.set()
 
-    answers = EngineMessages(asyncio.get_running_loop(), hear)
-    await asyncio.to_thread(lambda: [answers.put(Progressed(n)) for n in range(20_001)])
-    await all_heard.wait()
-    assert heard == list(range(20_001))
+    messages = EngineMessages(asyncio.get_running_loop(), deliver)
+    await asyncio.to_thread(lambda: [messages.put(Progressed(n)) for n in range(20_001)])
+    await all_received.wait()
+    assert received == list(range(20_001))
 
 
-def test_a_closed_loop_is_no_error() -> None:
+def test_a_message_for_a_closed_loop_is_no_error() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
     EngineMessages(loop, print).put(Progressed(1))
 
 
-async def test_commands_keep_their_order_and_a_full_inbox_makes_wait():
+async def test_put_waits_while_the_inbox_is_full():
     inbox: Inbox[int] = Inbox(max_others=2)
     assert [inbox.offer(n) for n in range(3)] == [True, True, False]
     late = [asyncio.create_task(inbox.put(n)) for n in (2, 3)]
@@ -78,7 +75,7 @@ async def test_commands_keep_their_order_and_a_full_inbox_makes_wait():
     await asyncio.gather(*late)
 
 
-async def test_a_reader_waits_and_may_give_up():
+async def test_take_waits_and_may_be_cancelled():
     inbox: Inbox[int] = Inbox(max_others=2)
     reading = asyncio.create_task(inbox.take())
     await asyncio.sleep(0)
@@ -90,7 +87,7 @@ async def test_a_reader_waits_and_may_give_up():
     assert await reading == 1
 
 
-async def test_a_reader_that_gives_up_just_then_loses_nothing():
+async def test_a_cancelled_take_loses_no_command():
     inbox: Inbox[int] = Inbox(max_others=2)
     reading = asyncio.create_task(inbox.take())
     await asyncio.sleep(0)
@@ -101,7 +98,7 @@ async def test_a_reader_that_gives_up_just_then_loses_nothing():
     assert await inbox.take() == 1
 
 
-async def test_who_waits_for_room_has_it_when_all_is_forgotten():
+async def test_clear_makes_room_for_a_put_that_waits():
     inbox: Inbox[int] = Inbox(max_others=1)
     inbox.offer(1)
     late = asyncio.create_task(inbox.put(2))
@@ -111,7 +108,7 @@ async def test_who_waits_for_room_has_it_when_all_is_forgotten():
     assert await inbox.take() == 2
 
 
-async def test_commands_keep_their_order_and_audio_is_counted() -> None:
+async def test_the_bound_counts_bytes_of_audio() -> None:
     inbox: Inbox[Command] = Inbox(2 * PIECE_OVERHEAD + 10)
     commands = [b"12345", Flush("a"), b"123456", Stop()]
     for command in commands[:3]:
@@ -124,7 +121,7 @@ async def test_commands_keep_their_order_and_audio_is_counted() -> None:
     assert await inbox.take() == commands[3]
 
 
-async def test_a_reader_waits_for_a_writer() -> None:
+async def test_take_waits_for_a_put() -> None:
     inbox: Inbox[Command] = Inbox()
     reading = asyncio.create_task(inbox.take())
     await asyncio.sleep(0)
@@ -133,7 +130,7 @@ async def test_a_reader_waits_for_a_writer() -> None:
     assert await reading == Stop()
 
 
-async def test_what_is_no_audio_has_a_bound_too() -> None:
+async def test_commands_other_than_audio_have_a_bound() -> None:
     inbox: Inbox[Command] = Inbox()
     for _ in range(MAX_OTHER_COMMANDS):
         await inbox.put(Stop())
@@ -144,7 +141,7 @@ async def test_what_is_no_audio_has_a_bound_too() -> None:
     await late
 
 
-async def test_many_small_pieces_of_audio_are_joined_and_none_is_lost() -> None:
+async def test_small_pieces_of_audio_are_joined() -> None:
     inbox: Inbox[Command] = Inbox()
     for n in range(10_000):
         await inbox.put(bytes([n % 251]))
@@ -160,7 +157,7 @@ async def test_many_small_pieces_of_audio_are_joined_and_none_is_lost() -> None:
     assert sum(len(piece) for piece in audio[:between]) == 5001
 
 
-async def test_of_what_is_far_ahead_the_newest_is_dropped() -> None:
+async def test_trim_drops_the_newest_commands() -> None:
     inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
     pieces = [bytes([n]) * 5000 for n in range(100)]
     for piece in pieces:
@@ -176,7 +173,7 @@ async def read_all(outbox: Outbox) -> list[object]:
     return [event async for event in outbox.read()]
 
 
-async def test_unread_drafts_and_lags_are_replaced_and_nothing_else_is() -> None:
+async def test_only_unread_drafts_and_lags_are_replaced() -> None:
     outbox = Outbox(limit=10)
     for event in (Draft(0, "a"), Draft(0, "ab"), Flushed("x"), Flushed("y"), Lag(1.0), Lag(2.0)):
         assert outbox.put(event)
@@ -186,7 +183,7 @@ async def test_unread_drafts_and_lags_are_replaced_and_nothing_else_is() -> None
     ]  # fmt: skip
 
 
-async def test_the_bound_is_told_and_the_last_events_pass_it() -> None:
+async def test_put_returns_false_at_the_bound_and_the_last_events_pass_it() -> None:
     outbox = Outbox(limit=3)
     assert [outbox.put(Flushed(str(n))) for n in range(3)] == [True, True, False]
     error = SessionError("slow_client", "")
@@ -212,7 +209,7 @@ async def test_events_of_several_sources_and_notices_keep_their_order() -> None:
     assert outbox.pop() is None
 
 
-async def test_notices_wait_while_half_of_the_room_is_taken() -> None:
+async def test_notices_wait_while_the_outbox_is_half_full() -> None:
     outbox: Outbox[str] = Outbox(limit=4)
     await outbox.put_notice("a")
     await outbox.put_notice("b")
@@ -225,7 +222,7 @@ async def test_notices_wait_while_half_of_the_room_is_taken() -> None:
     assert [(await outbox.take())[1] for _ in range(2)] == [Flushed("x"), "c"]
 
 
-def test_only_a_block_that_takes_too_long_is_ended():
+def test_only_a_block_over_its_timeout_is_cancelled():
     async def run():
         timeout, loop = Timeout(), asyncio.get_running_loop()
         for _ in range(100):
@@ -256,7 +253,7 @@ def test_there_is_one_timer_for_many_blocks():
 
 
 @pytest.mark.parametrize("first", [None, 60, 0.5])
-def test_every_block_has_its_own_time(first):
+def test_every_block_has_its_own_timeout(first):
     async def run():
         timeout, loop = Timeout(), asyncio.get_running_loop()
         with timeout.within(first):
@@ -270,7 +267,7 @@ def test_every_block_has_its_own_time(first):
     simulate(run())
 
 
-def test_between_two_blocks_nothing_is_ended():
+def test_nothing_is_cancelled_between_blocks():
     async def run():
         timeout = Timeout()
         with timeout.within(1):
@@ -280,7 +277,7 @@ def test_between_two_blocks_nothing_is_ended():
     simulate(run())
 
 
-def test_one_task_after_another_may_use_it():
+def test_several_tasks_may_use_a_timeout_in_turn():
     async def run():
         timeout = Timeout()
 
@@ -295,7 +292,7 @@ def test_one_task_after_another_may_use_it():
     simulate(run())
 
 
-def test_a_task_that_someone_else_cancels_is_cancelled():
+def test_a_task_cancelled_by_others_is_cancelled():
     async def run(cancel_after):
         timeout = Timeout()
 

@@ -1,4 +1,4 @@
-"""The session core with an engine that says one word for every second that it is fed."""
+"""The session core with an engine that commits a word for every second that it is fed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CountingStream:
     sink: Sink
     progress: bool = True
     fed: list[tuple[int, Samples]] = field(default_factory=list)
-    said: int = 0
+    committed: int = 0
     closed: bool = False
     trail: int = 0
 
@@ -70,10 +70,10 @@ class CountingStream:
         if self.fed:
             assert at >= self.fed[-1][0] + len(self.fed[-1][1])
         self.fed.append((at, audio))
-        heard = sum(len(samples) for _, samples in self.fed)
-        while (self.said + 1) * SAMPLE_RATE <= heard:
-            self.said += 1
-            self.sink(Committed((Word(f" w{self.said}", at, at + len(audio)),)))
+        fed = sum(len(samples) for _, samples in self.fed)
+        while (self.committed + 1) * SAMPLE_RATE <= fed:
+            self.committed += 1
+            self.sink(Committed((Word(f" w{self.committed}", at, at + len(audio)),)))
         if self.progress:
             self.sink(Progressed(at + len(audio)))
 
@@ -188,7 +188,7 @@ def test_every_sample_is_fed_or_skipped_once(
 
 @settings(max_examples=40, deadline=None)
 @given(SPANS, SPANS)
-def test_a_renewal_parts_all_that_is_told_and_loses_nothing(
+def test_a_reconfiguration_separates_events_and_loses_no_audio(
     before: list[tuple[bool, int]], after: list[tuple[bool, int]]
 ) -> None:
     first, second = (
@@ -211,9 +211,9 @@ def test_a_renewal_parts_all_that_is_told_and_loses_nothing(
         await service.aclose()
         return events, engine.streams[0], session.fed + session.skipped
 
-    events, stream, heard = asyncio.run(run())
+    events, stream, handled = asyncio.run(run())
     audio = np.concatenate([first, second])
-    assert heard == len(audio)
+    assert handled == len(audio)
     assert events[-1] == SessionClosed(len(audio))
     for at, samples in stream.fed:
         np.testing.assert_allclose(samples, audio[at : at + len(samples)], atol=1e-4)
@@ -229,7 +229,7 @@ def test_a_renewal_parts_all_that_is_told_and_loses_nothing(
         assert all(earliest <= word.start < word.end <= latest for word in words)
 
 
-async def test_a_renewal_may_turn_the_voice_detector_off_and_ends_with_its_session(
+async def test_a_reconfiguration_may_turn_voice_detection_off(
     service: Service,
 ) -> None:
     session = service.open(SessionOptions(PCM, GateOptions()))
@@ -244,7 +244,7 @@ async def test_a_renewal_may_turn_the_voice_detector_off_and_ends_with_its_sessi
     assert of(Flushed, events) == [Flushed("all of it")]
 
 
-async def test_a_pause_closes_a_segment_and_stop_brings_the_tail(service: Service) -> None:
+async def test_a_pause_closes_a_segment_and_stop_brings_the_last_words(service: Service) -> None:
     session = service.open(SessionOptions(PCM, GateOptions()))
     await session.push(pcm(np.concatenate([tone(2), silence(1), tone(1.5)])))
     await session.stop()
@@ -263,19 +263,19 @@ class LateStream(CountingStream):
     def feed(self, audio: Samples, at: int) -> None:
         assert not self.closed
         self.fed.append((at, audio))
-        self._say(self.trail)
+        self._commit(self.trail)
         self.sink(Progressed(at + len(audio)))
 
     def flush(self, marker: int) -> None:
-        self._say(0)
+        self._commit(0)
         self.sink(Reached(marker))
 
-    def _say(self, behind: int) -> None:
-        heard = np.concatenate([samples for _, samples in self.fed] or [silence(0)])
-        loud = np.abs(heard[: max(0, len(heard) - behind)]) > 0.1
-        while (self.said + 1) * SAMPLE_RATE <= np.count_nonzero(loud):
-            at, self.said = self.said * SAMPLE_RATE, self.said + 1
-            self.sink(Committed((Word(f" w{self.said}", at, at + SAMPLE_RATE),)))
+    def _commit(self, behind: int) -> None:
+        fed = np.concatenate([samples for _, samples in self.fed] or [silence(0)])
+        loud = np.abs(fed[: max(0, len(fed) - behind)]) > 0.1
+        while (self.committed + 1) * SAMPLE_RATE <= np.count_nonzero(loud):
+            at, self.committed = self.committed * SAMPLE_RATE, self.committed + 1
+            self.sink(Committed((Word(f" w{self.committed}", at, at + SAMPLE_RATE),)))
 
 
 class LateEngine(CountingEngine):
@@ -311,7 +311,7 @@ async def test_an_utterance_is_one_segment_however_it_ends(
     closed = events.index(segment)
     assert not of(Words, events[closed:])
     assert all(event.upto <= len(audio) // 2 for event in of(UtteranceEnded, events))
-    # What was told as over is over: nothing of it follows.
+    # Nothing of an utterance follows its end.
     assert not of(UtteranceEnded, events[:closed]) + of(Flushed, events[:closed])
 
 
@@ -319,8 +319,8 @@ async def test_every_pause_ends_an_utterance_with_words_or_without(service: Serv
     session = service.open(SessionOptions(PCM, GateOptions(min_silence_ms=100)))
     await session.push(pcm(np.concatenate([tone(2), silence(1), tone(0.2), silence(1)])))
     await session.stop()
-    told = Words | SegmentClosed | SpeechStopped | UtteranceEnded
-    events = [event async for event in session.events() if isinstance(event, told)]
+    kinds_of_interest = Words | SegmentClosed | SpeechStopped | UtteranceEnded
+    events = [event async for event in session.events() if isinstance(event, kinds_of_interest)]
     kinds = [type(event) for event in events]
     assert kinds[kinds.index(SegmentClosed) :] == [
         *(SegmentClosed, UtteranceEnded, SpeechStopped, UtteranceEnded),
@@ -341,7 +341,7 @@ async def test_silence_is_never_fed(service: Service, engine: CountingEngine) ->
     assert events[-1] == SessionClosed(30 * SAMPLE_RATE)
 
 
-async def test_a_client_that_falls_silent_in_mid_speech_gets_its_words(service: Service) -> None:
+async def test_a_stall_in_mid_speech_brings_the_words_so_far(service: Service) -> None:
     session = service.open(SessionOptions(PCM, GateOptions(), stall_s=0.05))
     await session.push(pcm(tone(2.2)))
     before = []
@@ -394,7 +394,7 @@ async def test_push_waits_while_the_engine_is_behind(
     assert [event async for event in session.events()][-1] == SessionClosed(60 * SAMPLE_RATE)
 
 
-async def test_a_drain_drops_what_is_far_ahead_but_not_the_end(
+async def test_drain_drops_audio_far_ahead_but_not_the_end(
     service: Service, engine: CountingEngine
 ) -> None:
     session = service.open(OPEN, Inbox(MAX_SOCKET_BYTES))
@@ -406,8 +406,8 @@ async def test_a_drain_drops_what_is_far_ahead_but_not_the_end(
     assert 0 < events[-1].samples < 45 * SAMPLE_RATE  # the engine has taken 30 s of 60
 
 
-async def test_silence_is_no_backlog(service: Service, engine: CountingEngine) -> None:
-    """An engine may say how far it is only when an utterance has ended."""
+async def test_silence_does_not_count_as_backlog(service: Service, engine: CountingEngine) -> None:
+    """An engine may report progress only when an utterance has ended."""
     engine.progress = False
     session = service.open(SessionOptions(PCM, GateOptions()))
     for _ in range(3):
@@ -419,7 +419,7 @@ async def test_silence_is_no_backlog(service: Service, engine: CountingEngine) -
 
 
 @pytest.mark.parametrize(("keeps_up", "least", "most"), [(True, 0, 0.5), (False, 2, 2)])
-async def test_an_engine_is_behind_with_what_it_had_the_time_to_hear(
+async def test_lag_counts_only_audio_the_engine_had_time_to_process(
     service: Service,
     engine: CountingEngine,
     monkeypatch: pytest.MonkeyPatch,
@@ -444,7 +444,7 @@ async def push_all(push: Callable[[bytes], object], seconds: int) -> None:
         await push(pcm(tone(1)))  # type: ignore[misc]
 
 
-async def test_a_reader_that_never_reads_ends_its_session(
+async def test_a_client_that_never_reads_ends_its_session(
     service: Service, engine: CountingEngine
 ) -> None:
     session = service.open(OPEN)
@@ -459,7 +459,7 @@ async def test_a_reader_that_never_reads_ends_its_session(
 
 
 @pytest.mark.parametrize("message", [Failed("engine_failed", "the worker died")])
-async def test_an_engine_failure_ends_the_session_loudly(
+async def test_an_engine_failure_ends_the_session_with_its_error(
     service: Service, engine: CountingEngine, message: Message
 ) -> None:
     session = service.open(OPEN)
@@ -475,7 +475,7 @@ async def test_an_engine_failure_ends_the_session_loudly(
     assert engine.streams[0].closed
 
 
-async def test_broken_audio_is_told_after_the_tail(service: Service) -> None:
+async def test_bad_audio_is_an_error_after_the_last_words(service: Service) -> None:
     session = service.open(SessionOptions(AudioFormat("container"), gate=None))
     await session.push(b"RIFF this is no audio at all" * 40)
     await session.stop()
@@ -484,7 +484,7 @@ async def test_broken_audio_is_told_after_the_tail(service: Service) -> None:
     assert events[-2].code == "bad_audio"
 
 
-async def test_shutdown_tells_drains_and_refuses(service: Service) -> None:
+async def test_shutdown_drains_sessions_and_refuses_new_ones(service: Service) -> None:
     session = service.open(OPEN)
     await session.push(pcm(tone(2.5)))
     closing = asyncio.create_task(service.aclose(drain_s=5))
@@ -504,7 +504,7 @@ steps = st.lists(st.tuples(st.sampled_from(["feed", "skip", "progress"]), st.int
 
 
 @given(steps)
-def test_the_backlog_is_what_was_fed_and_not_been_through(steps):
+def test_the_backlog_is_what_was_fed_and_not_processed(steps):
     backlog = Backlog()
     waiting: set[int] = set()
     now = through = 0
@@ -521,7 +521,7 @@ def test_the_backlog_is_what_was_fed_and_not_been_through(steps):
         assert backlog.samples == len(waiting)
 
 
-def test_it_is_told_once_a_second_and_only_if_it_changed():
+def test_lag_is_reported_once_a_second_and_only_if_it_changed():
     lag = LagReporter(100.0)
     assert lag.next(5 * SAMPLE_RATE, 100.9) is None
     assert lag.next(5 * SAMPLE_RATE, 101.0) == Lag(5.0)
@@ -530,7 +530,7 @@ def test_it_is_told_once_a_second_and_only_if_it_changed():
     assert lag.next(4 * SAMPLE_RATE, 102.6) == Lag(4.0)
 
 
-def test_a_lag_that_is_gone_is_told_as_well():
+def test_a_lag_of_zero_is_reported_too():
     lag = LagReporter(0.0)
     assert lag.next(0, 10.0) is None
     assert lag.next(SAMPLE_RATE, 20.0) == Lag(1.0)

@@ -10,7 +10,7 @@ STEPS = st.lists(st.one_of(st.lists(TEXTS, max_size=4), st.just("close"), TEXTS)
 
 
 @given(STEPS)
-def test_deltas_segments_and_text_are_one(steps: list[list[str] | str]) -> None:
+def test_joined_deltas_equal_joined_segments_equal_the_text(steps: list[list[str] | str]) -> None:
     transcript = LiveTranscript()
     deltas: list[str] = []
     segments: list[SegmentClosed] = []
@@ -49,7 +49,7 @@ def test_scripts_without_spaces_are_joined_as_they_come() -> None:
     assert transcript.text == "今日は"
 
 
-def test_draft_is_said_once_and_is_never_part_of_the_text() -> None:
+def test_a_draft_is_emitted_once_and_is_no_part_of_the_text() -> None:
     transcript = LiveTranscript()
     first = transcript.set_draft(" maybe")
     assert first is not None
@@ -62,7 +62,7 @@ def test_draft_is_said_once_and_is_never_part_of_the_text() -> None:
     assert transcript.text == "sure"
 
 
-def test_closing_nothing_says_nothing() -> None:
+def test_closing_an_empty_segment_emits_nothing() -> None:
     transcript = LiveTranscript()
     assert transcript.close_segment() is None
     assert transcript.commit(()) is None

@@ -18,7 +18,7 @@ def test_integers_are_divided_by_their_full_scale():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_are_clipped_and_what_is_no_number_becomes_silence(dtype):
+def test_floats_are_clipped_and_nan_becomes_silence(dtype):
     values = np.array([np.nan, np.inf, -np.inf, 3, -3, 0.25, -1], dtype)
     result = to_unit(values)
     assert result.dtype == np.float32
@@ -64,13 +64,13 @@ def test_g711_values_of_the_recommendation(name, bits, codes):
         (("container", 16_000, 2), "leave them out"),
     ],
 )
-def test_an_unsupported_format_says_what_is(arguments, words):
+def test_an_unsupported_format_is_refused_with_the_supported_ones(arguments, words):
     with pytest.raises(BadAudio, match=words) as caught:
         AudioFormat(*arguments)
     assert caught.value.code == "bad_audio"
 
 
-def test_the_limits_themselves_are_supported():
+def test_the_limits_of_the_ranges_are_supported():
     AudioFormat("s16le", 8_000, 1)
     AudioFormat("f32le", 96_000, 8)
     AudioFormat("container")

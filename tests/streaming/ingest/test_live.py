@@ -35,24 +35,24 @@ def _no_thread_is_left():
 
 
 async def collect(pieces, into=None):
-    heard = [] if into is None else into
+    decoded = [] if into is None else into
     async for samples in pieces:
-        heard.append(samples)
-    return heard
+        decoded.append(samples)
+    return decoded
 
 
 async def through(data, cuts=()):
     """Push the data in pieces; gives the samples of each push, those of finish last."""
     ingest = open_ingest(CONTAINER)
     edges = [0, *sorted(cuts), len(data)]
-    heard = [await collect(ingest.push(data[a:b])) for a, b in pairwise(edges)]
-    heard.append(await collect(ingest.finish()))
+    decoded = [await collect(ingest.push(data[a:b])) for a, b in pairwise(edges)]
+    decoded.append(await collect(ingest.finish()))
     ingest.close()
-    return heard
+    return decoded
 
 
-def joined(heard):
-    return np.concatenate([piece for pieces in heard for piece in pieces])
+def joined(decoded):
+    return np.concatenate([piece for pieces in decoded for piece in pieces])
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
@@ -63,7 +63,7 @@ def test_any_chunking_gives_the_same_samples(cuts):
     assert abs(len(whole) - len(SPEECH)) < 800
 
 
-async def test_a_push_gives_out_all_that_its_bytes_hold():
+async def test_a_push_yields_all_that_its_bytes_complete():
     """Cut anywhere, what has come out by then is as much as if the stream had ended there."""
     for end in range(2_000, len(WEBM), 1_777):
         ingest = open_ingest(CONTAINER)
@@ -77,14 +77,14 @@ async def test_a_push_gives_out_all_that_its_bytes_hold():
 
 async def test_pushes_of_one_recording_give_sound_evenly():
     step = 500
-    heard = await through(WEBM, range(step, len(WEBM), step))
-    counts = [sum(map(len, pieces)) for pieces in heard]
+    decoded = await through(WEBM, range(step, len(WEBM), step))
+    counts = [sum(map(len, pieces)) for pieces in decoded]
     assert counts[0] == 0 or counts[1] > 0
     silent = [n for n in counts[2:-1] if n == 0]
     assert len(silent) < len(counts) / 4
 
 
-async def test_a_decoder_that_explodes_is_held_back():
+async def test_much_audio_from_few_bytes_comes_in_bounded_pieces():
     """A small FLAC holds ten minutes of silence: they come out in bounded pieces."""
     assert len(SILENCE) < 16_000 * 600 / 50
     ingest = open_ingest(CONTAINER)
@@ -110,18 +110,18 @@ async def test_the_loop_runs_while_the_decoder_works():
     ingest.close()
 
 
-async def test_a_cut_is_a_warning_after_all_that_was_there():
+async def test_a_cut_is_a_warning_after_all_samples():
     good = encode(clip("market").samples, "flac", "flac", 16_000)
     ingest = open_ingest(CONTAINER)
-    heard = await collect(ingest.push(good[: len(good) // 2]))
-    await collect(ingest.finish(), heard)
-    assert sum(map(len, heard)) > 2.5 * 16_000
+    decoded = await collect(ingest.push(good[: len(good) // 2]))
+    await collect(ingest.finish(), decoded)
+    assert sum(map(len, decoded)) > 2.5 * 16_000
     assert [warning.code for warning in ingest.warnings] == ["cut_off"]
     assert await collect(ingest.push(b"more")) == []
     ingest.close()
 
 
-async def test_bad_audio_stays():
+async def test_bad_audio_is_raised_again_by_later_calls():
     ingest = open_ingest(CONTAINER)
     for _ in range(2):
         with pytest.raises(BadAudio, match="none of WebM"):
@@ -129,7 +129,7 @@ async def test_bad_audio_stays():
     ingest.close()
 
 
-async def test_what_is_no_container_is_told_at_once():
+async def test_what_is_no_container_is_refused_at_once():
     ingest = open_ingest(CONTAINER)
     with pytest.raises(BadAudio, match="it begins with 48 65 6c 6c 6f"):
         await collect(ingest.push(b"Hello, this is text"))
@@ -231,7 +231,7 @@ async def test_a_push_is_over_when_every_byte_has_been_decoded():
     assert decoder.gone()
 
 
-async def test_bytes_of_a_push_that_was_broken_off_come_first():
+async def test_bytes_left_by_a_cancelled_push_come_first():
     pipe = DecoderPipe(asyncio.get_running_loop())
     pipe.put(b"abc")
     pipe.put(b"def")
@@ -242,7 +242,7 @@ async def test_bytes_of_a_push_that_was_broken_off_come_first():
     assert decoder.gone()
 
 
-async def test_the_decoder_waits_while_too_much_sound_is_held():
+async def test_the_decoder_waits_while_too_many_samples_wait():
     pipe = DecoderPipe(asyncio.get_running_loop())
     decoder = Decoder(pipe, size=1, n=MAX_DECODED // 4, blocks=100)
     pipe.put(b"x")
@@ -267,7 +267,7 @@ async def test_bytes_after_the_decoder_has_finished_are_not_kept():
 
 
 @pytest.mark.parametrize("state", ["hungry", "full", "ended"])
-async def test_close_lets_the_thread_go(state):
+async def test_close_ends_the_thread(state):
     pipe = DecoderPipe(asyncio.get_running_loop())
     decoder = Decoder(pipe, size=1, n=MAX_DECODED, blocks=3 if state == "full" else 1)
     if state != "hungry":
@@ -282,7 +282,7 @@ async def test_close_lets_the_thread_go(state):
     assert await pipe.take() is None
 
 
-async def test_close_wakes_a_loop_that_waits():
+async def test_close_wakes_a_take_that_waits():
     pipe = DecoderPipe(asyncio.get_running_loop())
     pipe.put(b"never read")
     waiting = asyncio.create_task(pipe.take())

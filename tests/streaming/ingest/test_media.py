@@ -61,17 +61,17 @@ class Steps:
 
 
 def gather(pieces, report):
-    """All samples, and what is said of them: warnings or the error that ends them, or None."""
-    samples, flaw = [np.empty(0, np.float32)], None
+    """All samples, and the warnings, or the error that ends them, or None."""
+    samples, problem = [np.empty(0, np.float32)], None
     try:
         samples.extend(pieces)
     except BadAudio as error:
-        flaw = str(error)
-    said = "; ".join(warning.message for warning in report.warnings)
-    return np.concatenate(samples), flaw or said or None
+        problem = str(error)
+    warnings = "; ".join(warning.message for warning in report.warnings)
+    return np.concatenate(samples), problem or warnings or None
 
 
-def heard(data, step=1 << 20):
+def decode_all(data, step=1 << 20):
     report = Report()
     return gather(decode(Steps(data, step), report), report)
 
@@ -86,9 +86,9 @@ def correlation(samples):
 
 
 @pytest.mark.parametrize("name", MEDIA)
-def test_every_container_gives_the_clip_back(name):
-    samples, flaw = heard(made(name))
-    assert flaw is None
+def test_every_container_decodes_to_the_clip(name):
+    samples, problem = decode_all(made(name))
+    assert problem is None
     assert abs(len(samples) - len(SPEECH)) < 1_600
     assert correlation(samples) > MEDIA[name][-1]
     assert samples.dtype == np.float32
@@ -98,9 +98,9 @@ def test_every_container_gives_the_clip_back(name):
 @pytest.mark.parametrize("name", MEDIA)
 @pytest.mark.parametrize("step", [13, 1000])
 def test_samples_do_not_depend_on_how_the_bytes_come(name, step):
-    whole, _ = heard(made(name))
-    samples, flaw = heard(made(name), step)
-    assert flaw is None
+    whole, _ = decode_all(made(name))
+    samples, problem = decode_all(made(name), step)
+    assert problem is None
     assert np.array_equal(samples, whole)
 
 
@@ -127,11 +127,11 @@ def test_sound_comes_out_long_before_the_end(name):
 @pytest.mark.parametrize(
     "name", ["webm", "ogg-opus", "ogg-flac", "m4a", "mp4-fragments", "flac", "wav", "wav-24"]
 )
-def test_a_cut_stream_is_told_after_all_that_was_there(name):
+def test_a_cut_stream_is_reported_after_its_samples(name):
     data = made(name)
-    whole, _ = heard(data)
-    samples, flaw = heard(data[: len(data) * 2 // 3 + 1])
-    assert "cut off" in flaw
+    whole, _ = decode_all(data)
+    samples, problem = decode_all(data[: len(data) * 2 // 3 + 1])
+    assert "cut off" in problem
     assert 0.5 * len(whole) < len(samples) < 0.75 * len(whole)
     # The last frame may differ, and the resampler rings into the end.
     same = len(samples) - 3_000
@@ -139,36 +139,36 @@ def test_a_cut_stream_is_told_after_all_that_was_there(name):
 
 
 @pytest.mark.parametrize("name", ["mp3", "aac", "webm-live"])
-def test_a_stream_that_tells_no_length_gives_what_was_there(name):
+def test_a_cut_stream_without_a_length_gives_its_samples(name):
     data = made(name)
-    whole, _ = heard(data)
-    samples, _ = heard(data[: len(data) * 2 // 3 + 1])
+    whole, _ = decode_all(data)
+    samples, _ = decode_all(data[: len(data) * 2 // 3 + 1])
     assert 0.5 * len(whole) < len(samples) < 0.75 * len(whole)
 
 
 @pytest.mark.parametrize("name", ["m4a", "mp3"])
-def test_damaged_packets_are_left_out_and_told(name):
+def test_damaged_packets_are_left_out_and_reported(name):
     data = bytearray(made(name))
     middle = len(data) // 2
     data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
-    samples, flaw = heard(bytes(data))
-    assert "is damaged" in flaw
-    assert re.search(r"\d+ of its [a-z ]+, the first at [23]\.\d s", flaw)
+    samples, problem = decode_all(bytes(data))
+    assert "is damaged" in problem
+    assert re.search(r"\d+ of its [a-z ]+, the first at [23]\.\d s", problem)
     assert 0.7 * len(SPEECH) < len(samples) < 1.01 * len(SPEECH)
 
 
 @pytest.mark.parametrize("name", MEDIA)
 @pytest.mark.parametrize("size", [1, 5, 20])
 def test_a_stream_that_is_only_a_beginning_is_bad(name, size):
-    samples, flaw = heard(made(name)[:size])
-    assert flaw
+    samples, problem = decode_all(made(name)[:size])
+    assert problem
     assert len(samples) == 0
 
 
 @pytest.mark.parametrize("name", ["webm", "ogg-opus", "m4a", "mp3", "flac", "wav-24", "aac"])
 def test_noise_behind_the_right_first_bytes_is_bad(name):
-    samples, flaw = heard(made(name)[:16] + np.random.default_rng(1).bytes(30_000))
-    assert flaw
+    samples, problem = decode_all(made(name)[:16] + np.random.default_rng(1).bytes(30_000))
+    assert problem
     assert len(samples) < 16_000
 
 
@@ -183,8 +183,8 @@ def test_noise_behind_the_right_first_bytes_is_bad(name):
     ],
 )
 def test_what_is_no_container_is_bad(data):
-    samples, flaw = heard(data)
-    assert "none of WebM, Ogg, MP4, FLAC" in flaw
+    samples, problem = decode_all(data)
+    assert "none of WebM, Ogg, MP4, FLAC" in problem
     assert len(samples) == 0
 
 
@@ -206,18 +206,18 @@ def test_an_mp4_with_its_index_last_is_refused_live_and_read_from_a_file(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["webm", "ogg-opus", "flac"])
-def test_a_second_recording_in_the_same_stream_is_heard_too(name):
-    once, _ = heard(made(name))
-    samples, flaw = heard(made(name) * 2)
-    assert flaw is None
+def test_a_second_recording_in_the_same_stream_is_decoded_too(name):
+    once, _ = decode_all(made(name))
+    samples, problem = decode_all(made(name) * 2)
+    assert problem is None
     assert abs(len(samples) - 2 * len(once)) < 1_000
 
 
 def test_the_rate_may_change_in_mid_stream():
     low = encode(SPEECH, "mp3", "libmp3lame", 22_050, write_xing="0", id3v2_version="0")
     high = encode(SPEECH, "mp3", "libmp3lame", 44_100, write_xing="0", id3v2_version="0")
-    samples, flaw = heard(low + high)
-    assert flaw is None
+    samples, problem = decode_all(low + high)
+    assert problem is None
     assert abs(len(samples) - 2 * len(SPEECH)) < 6_000
     assert correlation(samples[: len(samples) // 2]) > 0.97
     assert correlation(samples[-len(SPEECH) - 1_000 :]) > 0.97
@@ -239,8 +239,8 @@ def test_a_video_without_sound_is_bad(tmp_path):
 
 def test_sound_in_an_unknown_coding_is_bad():
     data = made("m4a").replace(b"mp4a", b"zzzz").replace(b"esds", b"zzzz")
-    samples, flaw = heard(data)
-    assert flaw == "the coding of the sound in the MP4 is not known here"
+    samples, problem = decode_all(data)
+    assert problem == "the coding of the sound in the MP4 is not known here"
     assert len(samples) == 0
 
 
@@ -259,16 +259,16 @@ def test_a_wav_header_beyond_reason_is_bad(field, size, value, words):
     wav[at : at + size] = value.to_bytes(size, "little")
     if field == 10:
         wav[at + 10 : at + 12] = (2 * value).to_bytes(2, "little")
-    samples, flaw = heard(bytes(wav))
-    assert words in flaw
+    samples, problem = decode_all(bytes(wav))
+    assert words in problem
     assert len(samples) == 0
 
 
 def test_tags_in_an_old_character_set_do_no_harm():
     data = made("flac").replace(b"Lavf", b"L\xe9\xff\xb4")
     assert data != made("flac")
-    samples, flaw = heard(data)
-    assert flaw is None
+    samples, problem = decode_all(data)
+    assert problem is None
     assert len(samples) == len(SPEECH)
 
 
@@ -278,11 +278,11 @@ def test_tags_in_an_old_character_set_do_no_harm():
     changes=st.lists(st.tuples(st.integers(4, 2_000), st.integers(0, 255)), max_size=8),
     end=st.integers(1, 20_000),
 )
-def test_a_spoilt_header_gives_sound_or_bad_audio_and_nothing_else(name, changes, end):
+def test_a_corrupt_header_gives_samples_or_bad_audio(name, changes, end):
     data = bytearray(made(name)[:end])
     for at, value in changes:
         data[at % len(data)] = value
-    samples, _ = heard(bytes(data))
+    samples, _ = decode_all(bytes(data))
     assert np.isfinite(samples).all()
 
 
@@ -295,6 +295,6 @@ def test_a_cut_file_gives_its_blocks_first(tmp_path):
     path = tmp_path / "cut.flac"
     path.write_bytes(made("flac")[: len(made("flac")) // 2])
     report = Report()
-    samples, flaw = gather(read_file(path, report), report)
-    assert flaw.startswith("the FLAC was cut off after 2.")
+    samples, problem = gather(read_file(path, report), report)
+    assert problem.startswith("the FLAC was cut off after 2.")
     assert len(samples) > 2.5 * 16_000

@@ -1,4 +1,4 @@
-"""The corpus of odd media: what is decoded, what is said of it, and that cuts change neither."""
+"""The corpus of odd media: what is decoded, what is reported, and that cuts change neither."""
 
 import asyncio
 import io
@@ -68,7 +68,7 @@ def likeness(samples, heard):
 
 
 @pytest.mark.parametrize("name", _EVERY)
-def test_what_decodes_is_heard_and_what_does_not_is_said(name, tmp_path):
+def test_odd_media_decode_or_are_reported(name, tmp_path):
     odd = CORPUS[name]
     samples, codes, refused = from_file(odd.data)
     assert refused == odd.refused
@@ -95,8 +95,8 @@ def test_cuts_of_the_bytes_change_nothing(name):
     draw = random.Random(f"{SEED} {name}")
     for most in (3, 40, 400):
         cuts = sorted(draw.randint(0, len(data)) for _ in range(draw.randint(1, most)))
-        came, said, bad = asyncio.run(arriving(data, cuts))
-        assert (said, bad) == (codes, refused)
+        came, reported, bad = asyncio.run(arriving(data, cuts))
+        assert (reported, bad) == (codes, refused)
         assert np.array_equal(came, samples)
 
 
@@ -125,17 +125,17 @@ def test_damage_anywhere_is_the_same_for_every_cut(name, number):
         results.append(asyncio.run(arriving(bytes(data), cuts)))
     samples, codes, refused = results[0]
     assert np.isfinite(samples).all()
-    for came, said, bad in results[1:]:
-        assert (said, bad) == (codes, refused)
+    for came, reported, bad in results[1:]:
+        assert (reported, bad) == (codes, refused)
         assert np.array_equal(came, samples)
 
 
 def test_the_corpus_has_every_container():
     made = {name for name, odd in CORPUS.items() if not odd.refused}
     assert len(CORPUS) >= 60
-    told = {
+    covered = {
         container.name
         for container in CONTAINERS
         if any(container.start.match(CORPUS[name].data[:200]) for name in made)
     }
-    assert told == {container.name for container in CONTAINERS}
+    assert covered == {container.name for container in CONTAINERS}

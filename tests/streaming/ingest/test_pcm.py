@@ -142,7 +142,7 @@ def power(samples):
 
 @pytest.mark.parametrize("gain", [0.99, 0.8, 0.7])
 @pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
-def test_channels_that_cancel_are_heard_from_the_louder_one(gain, rate):
+def test_channels_that_cancel_are_replaced_by_the_louder_one(gain, rate):
     speech = soxr.resample(clip("market").samples, 16_000, rate)
     frames = np.stack([-gain * speech, speech], axis=1)
     mono = Mixer(rate, 2).push(frames)
@@ -150,7 +150,7 @@ def test_channels_that_cancel_are_heard_from_the_louder_one(gain, rate):
     assert power(mono[start:] - speech[start:]) < 1e-6 * power(speech[start:])
 
 
-def test_what_does_not_cancel_is_the_mean_bit_for_bit():
+def test_channels_that_do_not_cancel_are_their_exact_mean():
     speech = clip("market").samples
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 0.1, len(speech)).astype(np.float32)
@@ -159,7 +159,7 @@ def test_what_does_not_cancel_is_the_mean_bit_for_bit():
         assert np.array_equal(Mixer(16_000, 2).push(frames), mix_down(frames))
 
 
-def test_a_microphone_that_is_put_right_is_mixed_again_without_a_click():
+def test_channels_are_mixed_again_once_they_stop_cancelling():
     speech = clip("market").samples
     frames = np.stack([speech, np.concatenate([-speech[:50_000], speech[50_000:]])], axis=1)
     mono = Mixer(16_000, 2).push(frames)

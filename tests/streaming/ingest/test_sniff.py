@@ -24,7 +24,7 @@ from voxlive.streaming.ingest.sniff import HEAD, mp4_index_is_last, sniff
         ("AAC", b"\xff\xf1\x50\x80"),
     ],
 )
-def test_first_bytes_tell_the_container(name, head):
+def test_containers_are_recognised_by_their_first_bytes(name, head):
     assert sniff(head.ljust(HEAD, b"\0")).name == name
 
 
@@ -45,12 +45,12 @@ def test_anything_else_is_refused_with_its_first_bytes(head):
     assert head[:8].hex(" ") in str(caught.value)
 
 
-def test_nothing_at_all_is_refused():
+def test_empty_audio_is_refused():
     with pytest.raises(BadAudio, match="it is empty"):
         sniff(b"")
 
 
-def test_an_mp4_tells_where_its_index_is_as_soon_as_it_is_seen():
+def test_an_mp4s_index_is_located_as_soon_as_it_is_seen():
     last = encode(clip("yes").samples, "mp4", "aac", 44_100)
     first = encode(clip("yes").samples, "mp4", "aac", 44_100, movflags="faststart")
     for data, expected in ((last, True), (first, False)):

@@ -1,4 +1,4 @@
-"""Speech that runs to the very end of the audio is what it is with silence behind it.
+"""Speech up to the very end of the audio gives what it gives with silence after it.
 
 Every clip is cut at the end of its speech and ended at once in every way that a session has. The
 segments and their texts must be those of the same clip with 1.5 s of silence behind it; times too,
@@ -50,14 +50,14 @@ TOLERANCE = {"voxtral": 0, "pocketsphinx": SAMPLE_RATE // 10}
 
 @dataclass(frozen=True)
 class Talk:
-    """A session on its way to its end; ``ended`` is set when it has told that an utterance is."""
+    """A session and its service; ``ended`` is set by UtteranceEnded at the end of the audio."""
 
     service: Service
     session: Session
     options: SessionOptions
     ended: asyncio.Event
 
-    async def hear(self, audio: Samples) -> None:
+    async def push(self, audio: Samples) -> None:
         data = audio.astype("<f4").tobytes()
         for at in range(0, len(data), 1 << 16):
             await self.session.push(data[at : at + (1 << 16)])
@@ -80,7 +80,7 @@ async def flush_twice(talk: Talk) -> None:
 async def flush_and_listen(talk: Talk) -> None:
     """A Finalize of a client whose microphone stays open."""
     await talk.session.flush("now")
-    await talk.hear(SILENCE)
+    await talk.push(SILENCE)
 
 
 async def renew(talk: Talk) -> None:
@@ -90,7 +90,7 @@ async def renew(talk: Talk) -> None:
 
 async def renew_and_listen(talk: Talk) -> None:
     await talk.service.reconfigure(talk.session, talk.options, "now")
-    await talk.hear(SILENCE)
+    await talk.push(SILENCE)
 
 
 async def stall(talk: Talk) -> None:
@@ -133,14 +133,14 @@ def sample(engine: str) -> list[str]:
     return random.Random(SEED).sample(short, 3 if engine == "voxtral" else 1)
 
 
-async def told(service: Service, audio: Samples, end: End) -> list[Event]:
-    """All that a session tells which hears this and is ended so."""
+async def events_of(service: Service, audio: Samples, end: End) -> list[Event]:
+    """All events of a session with this audio, ended in this way."""
     stall_s = 0.5 if end is stall else 600.0
     options = SessionOptions(FORMAT, stream=StreamOptions(drafts=False), stall_s=stall_s)
     talk = Talk(service, service.open(options), options, asyncio.Event())
 
     async def speak() -> None:
-        await talk.hear(audio)
+        await talk.push(audio)
         await end(talk)
         await talk.session.stop()
 
@@ -184,7 +184,7 @@ async def check_clip(service: Service, audio: Samples, engine: str) -> None:
 
     async def run(audio: Samples, end: End) -> list[Event]:
         async with places:
-            return await told(service, audio, end)
+            return await events_of(service, audio, end)
 
     expected, *found = await asyncio.gather(
         run(np.concatenate([audio, SILENCE]), stop), *(run(audio, end) for end in ENDS.values())
