@@ -21,7 +21,7 @@ LIGHT = {
     "voxlive.errors": (),
     "voxlive.engines.pocketsphinx.worker": ("pocketsphinx",),
     "voxlive.engines.remote.child": (),
-    "voxlive.runners.child": ("av",),
+    "voxlive.runners.child": (),
 }
 """Modules, and what of ``HEAVY`` each needs."""
 
