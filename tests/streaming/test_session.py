@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.counting import (
+    OPEN,
+    PCM,
+    CountingEngine,
+    CountingStream,
+    LoudnessModel,
+    of,
+    pcm,
+    silence,
+    tone,
+)
 
 from voxlive.engines.contract import (
     Committed,
-    Drafted,
-    EngineInfo,
     Failed,
     Message,
     Progressed,
@@ -22,7 +31,6 @@ from voxlive.engines.contract import (
     Sink,
     StreamOptions,
 )
-from voxlive.errors import EngineError, EngineFull
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -45,71 +53,6 @@ from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
-PCM = AudioFormat("s16le", SAMPLE_RATE, 1)
-OPEN = SessionOptions(PCM, gate=None)
-
-
-class LoudnessModel:
-    """A voice detector's network that takes whatever is loud for speech."""
-
-    def step(self, frames: Samples, state: Samples) -> tuple[Samples, Samples]:
-        return (np.abs(frames).max(axis=1) > 0.1).astype(np.float32), state
-
-
-@dataclass
-class CountingStream:
-    sink: Sink
-    progress: bool = True
-    fed: list[tuple[int, Samples]] = field(default_factory=list)
-    committed: int = 0
-    closed: bool = False
-    trail: int = 0
-
-    def feed(self, audio: Samples, at: int) -> None:
-        assert not self.closed
-        if self.fed:
-            assert at >= self.fed[-1][0] + len(self.fed[-1][1])
-        self.fed.append((at, audio))
-        fed = sum(len(samples) for _, samples in self.fed)
-        while (self.committed + 1) * SAMPLE_RATE <= fed:
-            self.committed += 1
-            self.sink(Committed((Word(f" w{self.committed}", at, at + len(audio)),)))
-        if self.progress:
-            self.sink(Progressed(at + len(audio)))
-
-    def end_utterance(self, marker: int) -> None:
-        self.sink(Reached(marker))
-
-    def flush(self, marker: int) -> None:
-        self.sink(Drafted(" soon"))
-        self.sink(Reached(marker))
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class CountingEngine:
-    def __init__(self, capacity: int = 1) -> None:
-        self.info = EngineInfo("counting", "none", "cpu", capacity, ("en",))
-        self.streams: list[CountingStream] = []
-        self.progress = True
-
-    @property
-    def in_use(self) -> int:
-        return sum(not stream.closed for stream in self.streams)
-
-    def open(self, options: StreamOptions, sink: Sink) -> CountingStream:
-        if self.in_use == self.info.capacity:
-            raise EngineFull(self.info.capacity)
-        self.streams.append(CountingStream(sink, self.progress))
-        return self.streams[-1]
-
-    def check(self, timeout: float) -> str | None:
-        return None
-
-    def shutdown(self) -> None:
-        pass
-
 
 @pytest.fixture
 def engine() -> CountingEngine:
@@ -119,22 +62,6 @@ def engine() -> CountingEngine:
 @pytest.fixture
 def service(engine: CountingEngine) -> Service:
     return Service(engine, VoiceDetector(LoudnessModel()))
-
-
-def pcm(samples: Samples) -> bytes:
-    return (samples * 32767).astype("<i2").tobytes()
-
-
-def tone(seconds: float) -> Samples:
-    return np.full(int(seconds * SAMPLE_RATE), 0.5, np.float32)
-
-
-def silence(seconds: float) -> Samples:
-    return np.zeros(int(seconds * SAMPLE_RATE), np.float32)
-
-
-def of(kind: type, events: list[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, kind)]
 
 
 SPANS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), max_size=8)
@@ -286,7 +213,7 @@ class LateEngine(CountingEngine):
 
 @pytest.mark.parametrize("gate", [GateOptions(), None])
 @pytest.mark.parametrize("silence_s", [0, 0.3, 0.7, 1.2])
-@pytest.mark.parametrize("end", ["stop", "flush", "renew", "stall", "damage"])
+@pytest.mark.parametrize("end", ["stop", "flush", "reconfigure", "stall", "damage"])
 async def test_an_utterance_is_one_segment_however_it_ends(
     end: str, silence_s: float, gate: GateOptions | None
 ) -> None:
@@ -299,7 +226,7 @@ async def test_an_utterance_is_one_segment_however_it_ends(
     match end:
         case "flush":
             await session.flush("now")
-        case "renew":
+        case "reconfigure":
             await service.reconfigure(session, options, "now")
         case "stall":
             await asyncio.sleep(0.2)
@@ -361,19 +288,6 @@ async def test_a_stall_in_mid_speech_brings_the_words_so_far(service: Service) -
     assert session.text == "w1 w2 w3"
     [started] = of(SpeechStarted, after)
     assert started.at >= stopped.at
-
-
-async def test_one_more_than_capacity_is_refused_and_close_frees_the_slot(
-    service: Service, engine: CountingEngine
-) -> None:
-    session = service.open(OPEN)
-    with pytest.raises(EngineFull, match="all 1 sessions"):
-        service.open(OPEN)
-    await session.close()
-    await session.close()
-    assert engine.streams[0].closed
-    assert [event async for event in session.events()] == [SessionClosed(0)]
-    await service.open(OPEN).close()
 
 
 async def test_push_waits_while_the_engine_is_behind(
@@ -482,22 +396,6 @@ async def test_bad_audio_is_an_error_after_the_last_words(service: Service) -> N
     events = [event async for event in session.events()]
     assert isinstance(events[-2], SessionError)
     assert events[-2].code == "bad_audio"
-
-
-async def test_shutdown_drains_sessions_and_refuses_new_ones(service: Service) -> None:
-    session = service.open(OPEN)
-    await session.push(pcm(tone(2.5)))
-    closing = asyncio.create_task(service.aclose(drain_s=5))
-    events = [event async for event in session.events()]
-    await closing
-    assert [(event.code, event.fatal) for event in of(SessionError, events)] == [
-        ("shutting_down", False)
-    ]
-    assert session.text == "w1 w2"
-    assert isinstance(events[-1], SessionClosed)
-    with pytest.raises(EngineError) as refusal:
-        service.open(OPEN)
-    assert refusal.value.code == "shutting_down"
 
 
 steps = st.lists(st.tuples(st.sampled_from(["feed", "skip", "progress"]), st.integers(0, 50)))

@@ -77,18 +77,18 @@ async def flush_twice(talk: Talk) -> None:
     await talk.session.flush("again")
 
 
-async def flush_and_listen(talk: Talk) -> None:
+async def flush_and_continue(talk: Talk) -> None:
     """A Finalize of a client whose microphone stays open."""
     await talk.session.flush("now")
     await talk.push(SILENCE)
 
 
-async def renew(talk: Talk) -> None:
+async def reconfigure(talk: Talk) -> None:
     """A session.update or, with the detector's turns, a commit."""
     await talk.service.reconfigure(talk.session, talk.options, "now")
 
 
-async def renew_and_listen(talk: Talk) -> None:
+async def reconfigure_and_continue(talk: Talk) -> None:
     await talk.service.reconfigure(talk.session, talk.options, "now")
     await talk.push(SILENCE)
 
@@ -106,7 +106,16 @@ async def drain(talk: Talk) -> None:
 End = Callable[[Talk], Coroutine[None, None, None]]
 ENDS: dict[str, End] = {
     end.__name__: end
-    for end in (stop, flush, flush_twice, flush_and_listen, renew, renew_and_listen, stall, drain)
+    for end in (
+        stop,
+        flush,
+        flush_twice,
+        flush_and_continue,
+        reconfigure,
+        reconfigure_and_continue,
+        stall,
+        drain,
+    )
 }
 
 
