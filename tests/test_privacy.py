@@ -42,7 +42,7 @@ exec(sys.argv[1])
 @pytest.mark.parametrize(
     ("embedding", "dependency"),
     [
-        ("import voxlive.vad.silero", "onnxruntime"),
+        ("import voxlive.vad.detector", "onnxruntime"),
         ("from voxlive.checkpoints.resolve import cache_folder; cache_folder()", "huggingface_hub"),
     ],
 )

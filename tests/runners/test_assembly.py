@@ -11,7 +11,7 @@ from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Assembly, Recognised, stretches, transcribe
 from voxlive.runners.contract import Delta, Job, JobProgress
 from voxlive.runners.cutting import CutOptions, Stretch
-from voxlive.vad.silero import Silero
+from voxlive.vad.detector import Silero
 from voxlive.values import SAMPLE_RATE as RATE
 from voxlive.values import samples
 

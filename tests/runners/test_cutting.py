@@ -9,8 +9,8 @@ from voxlive.runners.assembly import job_warnings, measure_job, stretches
 from voxlive.runners.contract import Job
 from voxlive.runners.cutting import CutOptions, Cutter
 from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.vad.detector import Silero
 from voxlive.vad.gate import WINDOW
-from voxlive.vad.silero import Silero
 
 RATE = 16_000
 OPTIONS = CutOptions(longest_s=4, pause_s=1, overlap_s=0.8)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxlive.streaming.intake import UndecidedAudio, UndecidedOverflow
+from voxlive.streaming.queues import UndecidedAudio, UndecidedOverflow
 from voxlive.vad.gate import WINDOW, Gate, GateOptions
 from voxlive.values import SAMPLE_RATE
 

@@ -36,8 +36,7 @@ from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
-from voxlive.vad.detector import VoiceDetector
-from voxlive.vad.silero import Silero
+from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.values import SAMPLE_RATE, Samples
 
 SEED = 12

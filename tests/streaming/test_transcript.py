@@ -1,8 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxlive.streaming.events import SegmentClosed, Words
-from voxlive.streaming.transcript import LiveTranscript
+from voxlive.streaming.events import LiveTranscript, SegmentClosed, Words
 from voxlive.values import Word
 
 TEXTS = st.text(min_size=1, max_size=8).map(lambda text: " " + text)

@@ -7,13 +7,13 @@ from voxlive.streaming.events import (
     Event,
     Flushed,
     Lag,
+    LiveTranscript,
     SessionClosed,
     SessionWarning,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
 )
-from voxlive.streaming.transcript import LiveTranscript
 from voxlive.values import SAMPLE_RATE, Word
 
 ENGLISH = EngineInfo("test", "model-a", "cpu", 4, ("en",), note="a note")

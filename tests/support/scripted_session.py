@@ -19,6 +19,7 @@ from voxlive.streaming.events import (
     Event,
     Flushed,
     Lag,
+    LiveTranscript,
     SessionClosed,
     SessionError,
     SpeechStarted,
@@ -28,7 +29,6 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
-from voxlive.streaming.transcript import LiveTranscript
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import (
     Action,

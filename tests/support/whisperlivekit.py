@@ -20,9 +20,8 @@ import numpy as np
 
 from voxlive.engines.contract import Engine, StreamOptions
 from voxlive.streaming.processor import OnlineProcessor
-from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.vad.gate import WINDOW
-from voxlive.vad.silero import Silero
 
 _ENDS_AFTER = 3  # windows below: a little less than the 100 ms after which its own says so
 

@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 from support.clips import clip
 
-from voxlive.vad.detector import DetectorClosed, DetectorFailed, DetectorFull, VoiceDetector
+from voxlive.vad.detector import (
+    CONTEXT,
+    FRAME,
+    STATE,
+    DetectorClosed,
+    DetectorFailed,
+    DetectorFull,
+    Silero,
+    VoiceDetector,
+)
 from voxlive.vad.gate import WINDOW
-from voxlive.vad.silero import CONTEXT, FRAME, STATE, Silero
 
 
 @pytest.fixture(scope="module")

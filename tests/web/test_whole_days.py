@@ -5,7 +5,7 @@ import sys
 import pytest
 from support.day import Day, Hour, Loud, Played, play
 
-from voxlive.vad.silero import Silero
+from voxlive.vad.detector import Silero
 
 SLACK = 400
 """Blocks and objects: what is under way at one moment or another."""

@@ -68,9 +68,8 @@ def _voice_detector() -> Finding:
     import numpy as np
 
     from voxlive.errors import VadError
-    from voxlive.vad.detector import VoiceDetector
+    from voxlive.vad.detector import Silero, VoiceDetector
     from voxlive.vad.gate import WINDOW
-    from voxlive.vad.silero import Silero
 
     try:
         detector = VoiceDetector(Silero())

@@ -244,8 +244,7 @@ def open_service(model: LocalModel, options: EngineOptions) -> Service:
     from voxlive.engines.registry import load_engine
     from voxlive.errors import CheckpointError, EngineError, VadError
     from voxlive.streaming.service import Service
-    from voxlive.vad.detector import VoiceDetector
-    from voxlive.vad.silero import Silero
+    from voxlive.vad.detector import Silero, VoiceDetector
 
     try:
         return Service(load_engine(model, options), VoiceDetector(Silero()))

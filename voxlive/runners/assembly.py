@@ -25,11 +25,10 @@ from voxlive.runners.contract import (
 )
 from voxlive.runners.cutting import CutOptions, Cutter, Stretch
 from voxlive.runners.joining import join, needs_space
-from voxlive.streaming.ingest.formats import ENCODINGS
+from voxlive.streaming.ingest.formats import ENCODINGS, PcmDecoder
 from voxlive.streaming.ingest.media import Measured, measure, read_file
-from voxlive.streaming.ingest.pcm import PcmDecoder
+from voxlive.vad.detector import CONTEXT, STATE, Silero
 from voxlive.vad.gate import WINDOW
-from voxlive.vad.silero import CONTEXT, STATE, Silero
 from voxlive.values import SAMPLE_RATE, Segment, seconds
 
 if TYPE_CHECKING:

@@ -330,8 +330,7 @@ async def _with_process(spec: RunnerSpec, job: Job) -> Transcript:
 
 def _with_engine(engine: Engine, job: Job) -> Transcript:
     from voxlive.runners.live import LiveRunner
-    from voxlive.vad.detector import VoiceDetector
-    from voxlive.vad.silero import Silero
+    from voxlive.vad.detector import Silero, VoiceDetector
 
     detector = VoiceDetector(Silero())
     try:

@@ -14,9 +14,8 @@ from voxlive.runners.contract import Delta, JobProgress, JobWarning, Transcript
 from voxlive.runners.refusals import cannot_use
 from voxlive.streaming.events import SegmentClosed, SessionError, SessionWarning, Words
 from voxlive.streaming.service import Service, file_session
-from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.vad.gate import GateOptions
-from voxlive.vad.silero import Silero
 from voxlive.values import Segment, Word, seconds
 
 if TYPE_CHECKING:

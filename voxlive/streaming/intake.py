@@ -1,24 +1,21 @@
 """A session's way in: its options, the commands in its inbox, and what its audio goes through.
 
 ``SessionOptions`` are parsed once, at the edge. An ``Intake`` is the ingest, the voice detector and
-the gate that audio goes through until the session is reconfigured. ``UndecidedAudio`` holds samples
-until the gate has decided about them. Positions are samples at 16 kHz on the session's clock.
+the gate that audio goes through until the session is reconfigured. Positions are
+samples at 16 kHz on the session's clock.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-import numpy as np
 
 from voxlive.engines.contract import StreamOptions
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.replacements import Replacements
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate
-from voxlive.values import SAMPLE_RATE, Samples
+from voxlive.values import Samples
 
 if TYPE_CHECKING:
     from voxlive.streaming.events import SessionError
@@ -106,64 +103,3 @@ class Stop:
 
 
 Command = bytes | Flush | Reconfigure | Stop
-
-
-class UndecidedOverflow(Exception):
-    """More audio was appended than may wait for a decision."""
-
-
-class UndecidedAudio:
-    """A queue of samples ``start`` to ``end``: appended at the end, taken or dropped at the start.
-
-    It holds at most ``capacity`` samples; an append beyond that raises UndecidedOverflow and
-    changes nothing. The default has room for ``Gate.max_undecided`` and seconds of new audio.
-    """
-
-    def __init__(self, capacity: int = 8 * SAMPLE_RATE) -> None:
-        self.start = 0
-        self.end = 0
-        self._capacity = capacity
-        self._parts: deque[Samples] = deque()
-
-    def append(self, samples: Samples) -> None:
-        """Add float32 samples [n], which must not be changed any more, at ``end``."""
-        if self.end + len(samples) - self.start > self._capacity:
-            raise UndecidedOverflow(
-                f"{self.end - self.start} samples wait for a decision and {len(samples)} more do "
-                f"not fit in {self._capacity}: append shorter pieces, and decide about each one"
-            )
-        if len(samples):
-            self._parts.append(samples)
-            self.end += len(samples)
-
-    def take(self, start: int, end: int) -> Samples:
-        """Remove everything before ``end``; returns float32 [end - start], not to be written to.
-
-        Raises ValueError for a range that is not held.
-        """
-        self._check(start, end)
-        self.drop(start)
-        parts = []
-        while self.start < end:
-            part = self._parts[0][: end - self.start]
-            self._remove(len(part))
-            parts.append(part)
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-    def drop(self, upto: int) -> None:
-        """Remove every sample before ``upto``. Raises ValueError if that is not held."""
-        self._check(self.start, upto)
-        while self.start < upto:
-            self._remove(min(len(self._parts[0]), upto - self.start))
-
-    def _remove(self, count: int) -> None:
-        first = self._parts.popleft()
-        if count < len(first):
-            self._parts.appendleft(first[count:])
-        self.start += count
-
-    def _check(self, start: int, end: int) -> None:
-        if not self.start <= start <= end <= self.end:
-            raise ValueError(f"{start} to {end} is not within {self.start} to {self.end}")

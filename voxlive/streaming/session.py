@@ -24,6 +24,7 @@ from voxlive.processes.logs import log_context
 from voxlive.streaming.events import (
     Flushed,
     Lag,
+    LiveTranscript,
     SessionClosed,
     SessionError,
     SessionWarning,
@@ -31,10 +32,16 @@ from voxlive.streaming.events import (
     SpeechStopped,
     UtteranceEnded,
 )
-from voxlive.streaming.intake import Flush, Reconfigure, Stop, UndecidedAudio
-from voxlive.streaming.queues import MAX_AUDIO_BYTES, EngineMessages, Inbox, Outbox, Timeout
+from voxlive.streaming.intake import Flush, Reconfigure, Stop
+from voxlive.streaming.queues import (
+    MAX_AUDIO_BYTES,
+    EngineMessages,
+    Inbox,
+    Outbox,
+    Timeout,
+    UndecidedAudio,
+)
 from voxlive.streaming.replacements import Replacer
-from voxlive.streaming.transcript import LiveTranscript
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
 

@@ -32,8 +32,7 @@ from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.catalogue import Catalogue, make_catalogue
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
-from voxlive.vad.detector import VoiceDetector
-from voxlive.vad.silero import Silero
+from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.web.access.access import Access
 from voxlive.web.access.keys import Key, keys_of, redact_logs
 from voxlive.web.access.middleware import Authenticator, AuthMiddleware, rule_of

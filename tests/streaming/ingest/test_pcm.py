@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clips import clip
 
-from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat
+from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat, Mixer, PcmDecoder, mix_down
 from voxlive.streaming.ingest.live import open_ingest
-from voxlive.streaming.ingest.pcm import Mixer, PcmDecoder, mix_down
 
 FORMATS = st.builds(
     AudioFormat,

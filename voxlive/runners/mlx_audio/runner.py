@@ -26,7 +26,7 @@ from voxlive.runners.mlx_models import (
     load_checked,
     surplus_warnings,
 )
-from voxlive.vad.silero import Silero
+from voxlive.vad.detector import Silero
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:

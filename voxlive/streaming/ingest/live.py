@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from voxlive.errors import BadAudio
-from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat, Report
+from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat, PcmIngest, Report
 from voxlive.streaming.ingest.media import decode
-from voxlive.streaming.ingest.pcm import PcmDecoder
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_DECODED = 10 * SAMPLE_RATE
 """Decoded samples that may wait for the loop before the decoding thread waits."""
-_PIECE = 1 << 16
 
 
 class Ingest(Protocol):
@@ -60,35 +58,6 @@ class Ingest(Protocol):
 def open_ingest(audio: AudioFormat) -> Ingest:
     """The ingest for audio that arrives in this format."""
     return MediaIngest() if audio.encoding == CONTAINER else PcmIngest(audio)
-
-
-class PcmIngest:
-    """Raw PCM, decoded on the event loop: a chunk costs microseconds.
-
-    Bytes at the end that make no whole frame are left out, with a warning.
-    """
-
-    def __init__(self, audio: AudioFormat) -> None:
-        self._decoder = PcmDecoder(audio)
-        self.warnings: tuple[AudioWarning, ...] = ()
-
-    async def push(self, data: bytes) -> AsyncIterator[Samples]:
-        """Decode in pieces of at most 64 KiB."""
-        view = memoryview(data)
-        for at in range(0, len(view), _PIECE):
-            samples = self._decoder.push(view[at : at + _PIECE])
-            if len(samples):
-                yield samples
-
-    async def finish(self) -> AsyncIterator[Samples]:
-        """The resampler's tail."""
-        self.warnings = self._decoder.warnings
-        samples = self._decoder.finish()
-        if len(samples):
-            yield samples
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class MediaIngest:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from voxlive.errors import BadAudio
-from voxlive.streaming.ingest.formats import MAX_CHANNELS, to_unit
-from voxlive.streaming.ingest.pcm import Mixer, Resampler
+from voxlive.streaming.ingest.formats import MAX_CHANNELS, Mixer, Resampler, to_unit
 from voxlive.streaming.ingest.sniff import PART_HEAD
 from voxlive.values import SAMPLE_RATE
 

@@ -12,6 +12,7 @@ from voxlive.streaming.events import (
     Event,
     Flushed,
     Lag,
+    LongText,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -24,7 +25,6 @@ from voxlive.streaming.events import (
 from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
-from voxlive.streaming.transcript import LongText
 from voxlive.vad.gate import GateOptions
 from voxlive.values import Word, seconds
 from voxlive.web.protocols.contract import (
