@@ -32,8 +32,8 @@ Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """The clip from ``start`` to ``end`` is heard at ``at``, all in seconds."""
+class ClipPart:
+    """The clip from ``start`` to ``end`` is decoded at ``at``, all in seconds."""
 
     at: float = 0.0
     start: float = 0.0
@@ -45,13 +45,13 @@ class Odd:
     """One file: what must come of it. ``slack`` is how far the duration may be off, in seconds.
 
     ``live``: it can be decoded while it arrives. ``refused``: nothing in it can be decoded.
-    ``like``: how alike what is heard must be to the clip, as a correlation.
+    ``like``: how alike what is decoded must be to the clip, as a correlation.
     """
 
     make: Callable[[], bytes]
     duration: float = LASTS_S
     warnings: frozenset[str] = frozenset()
-    heard: tuple[Heard, ...] = (Heard(),)
+    expected: tuple[ClipPart, ...] = (ClipPart(),)
     slack: float = 0.08
     live: bool = True
     refused: bool = False
@@ -246,8 +246,8 @@ LATE = ((5.0, SPEECH),)
 HALF = len(SPEECH) // 2
 HALF_S = HALF / RATE
 GAP = ((0.0, SPEECH[:HALF]), (HALF_S + 10, SPEECH[HALF:]))
-WITH_GAP = (Heard(0, 0, HALF_S), Heard(HALF_S + 10, HALF_S, LASTS_S))
-TWICE = (Heard(), Heard(LASTS_S))
+WITH_GAP = (ClipPart(0, 0, HALF_S), ClipPart(HALF_S + 10, HALF_S, LASTS_S))
+TWICE = (ClipPart(), ClipPart(LASTS_S))
 
 
 def odd(make: Callable[[], bytes], *warnings: str, **more) -> Odd:
@@ -255,25 +255,25 @@ def odd(make: Callable[[], bytes], *warnings: str, **more) -> Odd:
 
 
 def late(make: Callable[[], bytes], **more) -> Odd:
-    return odd(make, duration=LASTS_S + 5, heard=(Heard(5.0),), **more)
+    return odd(make, duration=LASTS_S + 5, expected=(ClipPart(5.0),), **more)
 
 
 def gap(make: Callable[[], bytes], **more) -> Odd:
-    return odd(make, duration=LASTS_S + 10, heard=WITH_GAP, **more)
+    return odd(make, duration=LASTS_S + 10, expected=WITH_GAP, **more)
 
 
 def twice(make: Callable[[], bytes], *warnings: str, **more) -> Odd:
-    return odd(make, *warnings, duration=2 * LASTS_S, heard=TWICE, **more)
+    return odd(make, *warnings, duration=2 * LASTS_S, expected=TWICE, **more)
 
 
 def refused(make: Callable[[], bytes]) -> Odd:
-    return odd(make, refused=True, heard=())
+    return odd(make, refused=True, expected=())
 
 
 def cut(make: Callable[[], bytes], share: float, **more) -> Odd:
     """The first part of a file."""
     end = share * LASTS_S
-    more = {"slack": 1.2, "heard": (Heard(0, 0, end - 1.3),), **more}
+    more = {"slack": 1.2, "expected": (ClipPart(0, 0, end - 1.3),), **more}
     return odd(lambda: make()[: int(len(make()) * share)], CUT, duration=end, **more)
 
 
@@ -347,13 +347,13 @@ CORPUS: dict[str, Odd] = {
         lambda: mp3_plain()[: len(mp3_plain()) * 6 // 10 + 7],
         CUT,
         duration=0.6 * LASTS_S,
-        heard=(Heard(0, 0, 0.5 * LASTS_S),),
+        expected=(ClipPart(0, 0, 0.5 * LASTS_S),),
         slack=0.2,
     ),
     "mp3-mid-stream": odd(
         lambda: mp3_plain()[len(mp3_plain()) // 4 + 77 :],
         duration=0.75 * LASTS_S,
-        heard=(Heard(0.1, 0.25 * LASTS_S + 0.1, LASTS_S),),
+        expected=(ClipPart(0.1, 0.25 * LASTS_S + 0.1, LASTS_S),),
         slack=0.2,
         like=0.9,
     ),
@@ -371,7 +371,7 @@ CORPUS: dict[str, Odd] = {
     "aac-mid-stream": odd(
         _aac_mid_stream,
         duration=200 * 1024 / 44_100,
-        heard=(Heard(0.1, LASTS_S - 200 * 1024 / 44_100 + 0.1, LASTS_S),),
+        expected=(ClipPart(0.1, LASTS_S - 200 * 1024 / 44_100 + 0.1, LASTS_S),),
         like=0.9,
     ),
     "aac-after-zeros": odd(lambda: bytes(777) + aac()),
@@ -399,7 +399,7 @@ CORPUS: dict[str, Odd] = {
         lambda: _rf64()[: len(_rf64()) // 2],
         CUT,
         duration=HALF_S,
-        heard=(Heard(0, 0, HALF_S - 0.1),),
+        expected=(ClipPart(0, 0, HALF_S - 0.1),),
     ),
     "wav-mp3-inside": odd(lambda: encoded("wav", "libmp3lame", 44_100)),
     "wav-ima-adpcm": odd(lambda: encoded("wav", "adpcm_ima_wav", 16_000), slack=0.15),
@@ -422,15 +422,15 @@ CORPUS: dict[str, Odd] = {
         lambda: fragments()[: len(fragments()) * 6 // 10],
         CUT,
         duration=0.6 * LASTS_S,
-        heard=(Heard(0, 0, 0.5 * LASTS_S),),
+        expected=(ClipPart(0, 0, 0.5 * LASTS_S),),
         slack=0.6,
     ),
     "webm-cut": cut(webm, 0.6),
     "webm-damaged": odd(
-        lambda: replaced(webm(), 0.5, 3000), DAMAGED, slack=0.5, heard=(Heard(0, 0, 3),)
+        lambda: replaced(webm(), 0.5, 3000), DAMAGED, slack=0.5, expected=(ClipPart(0, 0, 3),)
     ),
     "webm-bytes-cut-out": odd(
-        lambda: without(webm(), 0.5, 3000), DAMAGED, slack=0.5, heard=(Heard(0, 0, 3),)
+        lambda: without(webm(), 0.5, 3000), DAMAGED, slack=0.5, expected=(ClipPart(0, 0, 3),)
     ),
     "webm-twice": twice(lambda: webm() * 2),
     "ogg-lost-page": odd(_without_page, DAMAGED, like=0.8),
@@ -458,7 +458,7 @@ CORPUS: dict[str, Odd] = {
             "matroska", "libopus", pieces=((0.0, SPEECH[:HALF]), (9000.0, SPEECH[HALF:]))
         ),
         JUMP,
-        heard=(Heard(0, 0, HALF_S), Heard(HALF_S, HALF_S, LASTS_S)),
+        expected=(ClipPart(0, 0, HALF_S), ClipPart(HALF_S, HALF_S, LASTS_S)),
     ),
     # Channels.
     "wav-opposite": odd(lambda: encoded("wav", "pcm_s16le", RATE, (1.0, -0.99)), like=0.95),
@@ -498,7 +498,7 @@ CORPUS: dict[str, Odd] = {
     "ogg-vorbis": odd(lambda: encoded("ogg", "vorbis", 44_100, (1.0, 1.0))),
     "ogg-speech-flac": odd(lambda: encoded("ogg", "flac", 16_000)),
     # What holds no sound.
-    "empty": odd(lambda: b"", refused=True, heard=(), live=False),
+    "empty": odd(lambda: b"", refused=True, expected=(), live=False),
     "zeros": refused(lambda: bytes(40_000)),
     "noise": refused(lambda: noise(30_000)),
     "text": refused(lambda: b"The quick brown fox jumps over the lazy dog. " * 50),

@@ -53,9 +53,12 @@ async def arriving(data, cuts):
     return np.concatenate(pieces), codes, refused
 
 
-def likeness(samples, heard):
+def likeness(samples, expected):
     """The correlation with a part of the clip about where it must be, and how far it is off."""
-    part, at = SPEECH[int(heard.start * RATE) : int(heard.end * RATE)], int(heard.at * RATE)
+    part, at = (
+        SPEECH[int(expected.start * RATE) : int(expected.end * RATE)],
+        int(expected.at * RATE),
+    )
     first = max(at - 1_600, 0)
     around = samples[first : at + len(part) + 1_600]
     size = 1 << (len(around) + len(part)).bit_length()
@@ -77,8 +80,8 @@ def test_odd_media_decode_or_are_reported(name, tmp_path):
         assert len(samples) == 0
         return
     assert abs(len(samples) / RATE - odd.duration) <= odd.slack
-    for heard in odd.heard:
-        like, off_s = likeness(samples, heard)
+    for expected in odd.expected:
+        like, off_s = likeness(samples, expected)
         assert like >= odd.like
         assert abs(off_s) < 0.1
     path = tmp_path / name

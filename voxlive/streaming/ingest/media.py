@@ -112,7 +112,7 @@ class Measured:
 
 
 def measure(path: Path, most_s: float | None = None) -> Measured:
-    """How much sound is in a file, whatever it says of itself; decoding stops beyond ``most_s``.
+    """How much sound is in a file, whatever its header states; decoding stops beyond ``most_s``.
 
     All of it is decoded and nothing kept, a few hundred times as fast as it sounds. Raises as
     ``read_file``.
@@ -372,7 +372,7 @@ class _FrameDecoder:
         return front, min(back, length - front)
 
     def _check_whole(self, report: Report) -> None:
-        """Whether as many frames came as the stream says that it has."""
+        """Report a cut if fewer frames came than the stream's header states."""
         if self._gapless and self._count < self._gapless.frames:
             lasts_s = self._out.at_s - self._began_s
             of_s = lasts_s * self._gapless.frames / self._count if self._count else 0.0

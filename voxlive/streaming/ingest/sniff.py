@@ -25,7 +25,7 @@ _MP4_BOXES = b"ftyp|styp|moov|mdat|wide|free|skip|pnot"
 class Container:
     """One container: its first bytes, libav's name for its demuxer, the endings of its files.
 
-    ``states_length``: its header tells a length that the last packet must reach. ``partial``: a
+    ``states_length``: its header states a length that the last packet must reach. ``partial``: a
     last packet that is not whole is left by a cut. ``seeks``: a file of it may have to be sought
     in. ``from_first``: its clock starts anywhere, so that its first time stamp is 0. ``pages``:
     Ogg's, ``chunks``: RIFF's, ``elements``: Matroska's; all are checked before libav reads them.
@@ -278,7 +278,7 @@ def begins_recording(head: bytes) -> bool:
 
 
 def mp4_index_is_last(head: bytes) -> bool | None:
-    """Whether an MP4's sound comes before its index; None while ``head`` is too short to tell."""
+    """Whether an MP4's sound comes before its index; None while ``head`` is too short for that."""
     at = 0
     while len(head) >= at + 8:
         size, box = int.from_bytes(head[at : at + 4], "big"), head[at + 4 : at + 8]

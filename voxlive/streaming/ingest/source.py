@@ -197,7 +197,7 @@ class OggPages:
 
 
 class WavChunks:
-    """Gives a demuxer a WAV up to the end of its sound, so that what follows can be told apart.
+    """Gives a demuxer a WAV up to the end of its sound, so that what follows can be recognised.
 
     ``missing``: bytes of sound that were promised and are not there.
     """
