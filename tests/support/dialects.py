@@ -1,4 +1,4 @@
-"""What clients of every wire format may send, and how what they are told is read."""
+"""What clients of every wire format may send, and how their messages are read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.event import Event
 
 from tests.support.conversations import ENGLISH
-from voxlive.streaming.events import Event as Told
+from voxlive.streaming.events import Event as SessionEvent
 from voxlive.streaming.intake import SessionOptions
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.contract import Action, CloseSocket, Out, Protocol, Reply
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
-from voxlive.web.protocols.wyoming.protocol import Say, WyomingProtocol, failure
+from voxlive.web.protocols.wyoming.protocol import SendEvent, WyomingProtocol, error_event
 
 Message = dict[str, Any]
 
 
 @dataclass
 class Reading:
-    """``deltas``: what was said bit by bit, by source; ``finals``: what was called complete.
+    """``deltas``: the text of increments, by source; ``finals``: the text that was called complete.
 
     ``answers``: how many flushes and commits have been answered.
     """
@@ -69,14 +69,14 @@ _EVENTS = st.builds(
 class Dialect:
     """``frames``: what its clients send, ``garbage``: what they should not.
 
-    ``leaves``: what a client never asked for is not final at the end.
+    ``keeps_open``: text that the client has not committed is not final at the end.
     """
 
     connect: Callable[[], Protocol]
     frames: st.SearchStrategy[Any]
     read: Callable[[Reading, Message], None]
     garbage: st.SearchStrategy[Any] = _GARBAGE
-    leaves: bool = False
+    keeps_open: bool = False
 
 
 def letters(text: str) -> str:
@@ -84,7 +84,7 @@ def letters(text: str) -> str:
     return "".join(text.split())
 
 
-class _OnTcp(Protocol):
+class _WyomingAsText(Protocol):
     """Wyoming's translator with its events as JSON, and a close where its connection ends."""
 
     name = WyomingProtocol.name
@@ -100,19 +100,19 @@ class _OnTcp(Protocol):
 
     def received(self, frame: Any) -> list[Action]:
         actions = self._wyoming.received(frame)
-        return [Reply(_show(a.event)) if isinstance(a, Say) else a for a in actions]
+        return [Reply(_show(a.event)) if isinstance(a, SendEvent) else a for a in actions]
 
     def opened(self, _session: str, options: SessionOptions) -> list[Out]:
         return [*map(_show, self._wyoming.opened(options))]
 
-    def on_event(self, event: Told) -> list[Out]:
+    def on_event(self, event: SessionEvent) -> list[Out]:
         return [*map(_show, self._wyoming.on_event(event))]
 
     def tick(self) -> list[Out]:
         return []
 
     def failed(self, code: str, message: str) -> list[Out]:
-        return [_show(failure(code, message)), CloseSocket(1000)]
+        return [_show(error_event(code, message)), CloseSocket(1000)]
 
 
 def _show(event: Event) -> str:
@@ -136,7 +136,7 @@ def _live(reading: Reading, message: Message) -> None:
 
 
 def _asr(reading: Reading, message: Message) -> None:
-    """Every update says all lines again in full mode, and the new ones in the other."""
+    """Every update has all lines in full mode, and the new ones in the other."""
     if message.get("type") in (None, "snapshot"):
         if "lines" in message:
             reading.deltas, reading.finals = {}, {}
@@ -181,7 +181,7 @@ def _deepgram(reading: Reading, message: Message) -> None:
 
 
 def _whisper(reading: Reading, message: Message) -> None:
-    """Every update says the complete segments again, one of them as incomplete for once."""
+    """Every update repeats the complete segments, one of them as incomplete once."""
     done = [s["text"] for s in message.get("segments", []) if s["completed"]]
     text = letters("".join(done))
     if len(text) >= len(reading.finals.get("", "")):
@@ -193,8 +193,8 @@ def _panel(reading: Reading, message: Message) -> None:
         case "asr_final":
             reading.delta(message["text"], message["source"])
         case "final_summary":
-            for said in message["json"]["transcript"]:
-                reading.final(said["text"], said["source"])
+            for final in message["json"]["transcript"]:
+                reading.final(final["text"], final["source"])
 
 
 def _wyoming(reading: Reading, message: Message) -> None:
@@ -209,8 +209,8 @@ def _json(kind: str, **values: object) -> str:
     return json.dumps({"type": kind, **values})
 
 
-def _base64(sound: bytes) -> str:
-    return base64.b64encode(sound).decode()
+def _base64(audio: bytes) -> str:
+    return base64.b64encode(audio).decode()
 
 
 def _some(*fixed: Any, audio: Callable[[bytes], Any]) -> st.SearchStrategy[Any]:
@@ -225,24 +225,24 @@ _START = _json("start", format="s16le")
 _BEGIN = _json("start", sample_rate=16_000, format="pcm_s16le")
 _COMMIT = _json("input_audio_buffer.commit")
 _FINAL = _json("input_audio_buffer.commit", final=True)
-_BY_HAND = {"audio": {"input": {"turn_detection": None}}}
+_CLIENT_TURNS = {"audio": {"input": {"turn_detection": None}}}
 _VAD = {"audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
-_UPDATES = [_json("session.update", session=session) for session in (_BY_HAND, _VAD)]
+_UPDATES = [_json("session.update", session=session) for session in (_CLIENT_TURNS, _VAD)]
 _VLLM = _json("session.update", model="any")
 _TURNS = _json("session.update", session={"turn_detection": {}})
-_HELLO = json.dumps({"uid": "u", "audio_format": "int16", "send_last_n_segments": 1000})
+_OPTIONS = json.dumps({"uid": "u", "audio_format": "int16", "send_last_n_segments": 1000})
 
 
-def _append(sound: bytes) -> str:
-    return _json("input_audio_buffer.append", audio=_base64(sound))
+def _append(audio: bytes) -> str:
+    return _json("input_audio_buffer.append", audio=_base64(audio))
 
 
-def _mistral_append(sound: bytes) -> str:
-    return _json("input_audio.append", audio=_base64(sound))
+def _mistral_append(audio: bytes) -> str:
+    return _json("input_audio.append", audio=_base64(audio))
 
 
-def _panel_json(sound: bytes) -> str:
-    return _json("audio", source="mic", data=_base64(sound))
+def _panel_json(audio: bytes) -> str:
+    return _json("audio", source="mic", data=_base64(audio))
 
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -252,7 +252,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "/asr full": Dialect(_at("/asr"), _some(b"", audio=bytes), _asr),
     "/asr diff": Dialect(_at("/asr", mode="diff"), _some(b"", audio=bytes), _asr),
     "/v1/realtime OpenAI's": Dialect(
-        _at("/v1/realtime"), _some(_COMMIT, *_UPDATES, audio=_append), _realtime, leaves=True
+        _at("/v1/realtime"), _some(_COMMIT, *_UPDATES, audio=_append), _realtime, keeps_open=True
     ),
     "/v1/realtime vLLM's": Dialect(
         _at("/v1/realtime"), _some(_VLLM, _FINAL, audio=_append), _realtime
@@ -274,16 +274,16 @@ DIALECTS: Mapping[str, Dialect] = {
     ),
     "WhisperLive": Dialect(
         lambda: WhisperLiveProtocol({}, ENGLISH),
-        _some(_HELLO, b"END_OF_AUDIO", audio=bytes),
+        _some(_OPTIONS, b"END_OF_AUDIO", audio=bytes),
         _whisper,
     ),
     "Wyoming": Dialect(
-        _OnTcp,
+        _WyomingAsText,
         _some(
             AudioStart(16_000, 2, 1).event(),
             AudioStop().event(),
             Event("describe"),
-            audio=lambda sound: AudioChunk(16_000, 2, 1, sound).event(),
+            audio=lambda audio: AudioChunk(16_000, 2, 1, audio).event(),
         ),
         _wyoming,
         _EVENTS,

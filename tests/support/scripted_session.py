@@ -1,7 +1,8 @@
-"""A session that takes a protocol's actions and tells lawful events, at a pace that a test draws.
+"""A session that takes a protocol's actions and emits valid events, at a pace that a test draws.
 
-What the gate decides is told when audio is heard; words, drafts, ends of utterances and flushes
-come through the engine later, in order. Nothing is heard while a renewal or an end is on its way.
+What the gate decides is emitted when audio is taken; words, drafts, ends of utterances and flushes
+come through the engine later, in order. No audio is taken while a reconfiguration or an end is on
+its way.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ _PAUSE = SAMPLE_RATE // 2
 
 
 @dataclass
-class _Sound:
-    """One source: what was heard of it and what was said, in samples."""
+class _Source:
+    """One source: where its audio and its words end, in samples."""
 
     audio: AudioFormat
     transcript: LiveTranscript = field(default_factory=LiveTranscript)
-    heard: int = 0
-    said: int = 0
+    received: int = 0
+    words_end: int = 0
     speaking: bool = False
 
     def samples(self, data: bytes) -> int:
@@ -66,27 +67,29 @@ class _Sound:
 
 @dataclass
 class ScriptedSession:
-    """``outs``: everything that the client is sent; ``said``: the words' texts, by source.
+    """``outs``: everything that the client is sent; ``texts``: the words' texts, by source.
 
-    ``between``: which of ``outs`` were sent while a renewal was on its way. ``flushes``: how many
-    have been brought through. ``closed``: the connection is over; ``failed``: before its end.
-    Without ``data`` nothing more is said, and what waits comes through in order.
+    ``between``: which of ``outs`` were sent while a reconfiguration was on its way. ``flushes``:
+    how many have been delivered. ``closed``: the connection is over; ``failed``: before its end.
+    Without ``data`` there are no more words, and what waits is delivered in order.
     """
 
     protocol: Protocol
     data: st.DataObject | None
     outs: list[Out] = field(default_factory=list)
-    said: dict[str, list[str]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
     between: set[int] = field(default_factory=set)
     flushes: int = 0
     closed: bool = False
     failed: bool = False
 
     def __post_init__(self) -> None:
-        self._sounds: dict[str, _Sound] = {}
+        self._sources: dict[str, _Source] = {}
         self._actions: deque[Action] = deque()
         self._engine: deque[tuple[str, tuple[Word, ...] | str | Event]] = deque()
-        self._flushing: deque[bool] = deque()  # of each flush on its way: is it a renewal's?
+        self._flushing: deque[bool] = (
+            deque()
+        )  # of each flush on its way: is it a reconfiguration's?
         self._stopping = self._begun = False
         options = self.protocol.options_from_handshake()
         self._send(self.protocol.connected())
@@ -95,24 +98,24 @@ class ScriptedSession:
 
     @property
     def words(self) -> list[str]:
-        """The texts that were said, of all sources."""
-        return [text for texts in self.said.values() for text in texts]
+        """The words' texts, of all sources."""
+        return [text for texts in self.texts.values() for text in texts]
 
     @property
     def is_open(self) -> bool:
-        return bool(self._sounds)
+        return bool(self._sources)
 
-    def client_says(self, *frames: Any) -> None:
+    def client_sends(self, *frames: Any) -> None:
         """Frames, as they arrive."""
         for frame in frames:
             if self.closed:
                 return
             with self._ending():
                 for action in self.protocol.received(frame):
-                    self._take(action)
+                    self._queue(action)
 
-    def _take(self, action: Action) -> None:
-        # A reply may overtake audio that waits to be heard, but no other action.
+    def _queue(self, action: Action) -> None:
+        # A reply may overtake audio that waits to be taken, but no other action.
         ahead = any(isinstance(waiting, Reply) for waiting in self._actions)
         if isinstance(action, Reply) and not ahead and self._chance("now"):
             self._reply(action, self._actions)
@@ -120,16 +123,16 @@ class ScriptedSession:
             self._actions.append(action)
 
     def work(self) -> bool:
-        """Hear one thing or let one thing through the engine; false when there is nothing to do."""
+        """Carry out one action or deliver one engine message; false when there is nothing to do."""
         waits = True in self._flushing or self._stopping
-        can_hear = bool(self._actions) and (not waits or isinstance(self._actions[0], Reply))
+        can_act = bool(self._actions) and (not waits or isinstance(self._actions[0], Reply))
         if self.closed:
             return False
         with self._ending():
-            if can_hear and (not self._engine or self._chance("hear")):
+            if can_act and (not self._engine or self._chance("act")):
                 self._do(self._actions.popleft())
             elif self._engine:
-                self._let_through(*self._engine.popleft())
+                self._deliver(*self._engine.popleft())
             else:
                 return False
         return True
@@ -140,18 +143,18 @@ class ScriptedSession:
             self._send(self.protocol.tick())
 
     def shut_down(self, code: str | None = None) -> None:
-        """Drain, and close; ``code``: the reason that is told before the last words."""
+        """Drain, and close; ``code``: the reason that is reported before the last words."""
         while self.work():
             pass
         if self.closed:
             return
         if not self._begun:
-            self._sounds[""] = _Sound(AudioFormat("s16le", SAMPLE_RATE))
+            self._sources[""] = _Source(AudioFormat("s16le", SAMPLE_RATE))
         if code:
-            for source in self._sounds:
-                self._tell(source, SessionError(code, "why", fatal=False))
-        for source, sound in self._sounds.items():
-            self._finish(source, sound)
+            for source in self._sources:
+                self._emit(source, SessionError(code, "why", fatal=False))
+        for source, state in self._sources.items():
+            self._finish(source, state)
         self._stopping = True
         while self.work():
             pass
@@ -160,14 +163,14 @@ class ScriptedSession:
     def fail(self, code: str) -> None:
         """The session, or the connection if it has none yet, ends at once."""
         with self._ending():
-            if not self._sounds:
+            if not self._sources:
                 raise ProtocolError(code, "why")
             self.failed = True
-            self._tell(next(iter(self._sounds)), SessionError(code, "why"))
+            self._emit(next(iter(self._sources)), SessionError(code, "why"))
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Whoever breaks the protocol is told so and is let go."""
+        """A client that breaks the protocol gets an error and is closed."""
         try:
             yield
         except ProtocolError as error:
@@ -187,22 +190,22 @@ class ScriptedSession:
             case Refuse(code, message):
                 self._send(self.protocol.refused(code, message))
             case AudioFrame(data, source):
-                self._hear(source, self._sounds[source].samples(data))
+                self._on_audio(source, self._sources[source].samples(data))
             case FlushSession(marker):
-                self._flush("", marker, renewal=False)
+                self._flush("", marker, reconfiguration=False)
             case ReconfigureSession(options, marker):
                 self._stop_speech("")
-                self._flush("", marker, renewal=True)
-                self._sounds[""].audio = options.audio
+                self._flush("", marker, reconfiguration=True)
+                self._sources[""].audio = options.audio
             case StopSession():
-                assert self._sounds, "a session must be open before it ends"
+                assert self._sources, "a session must be open before it ends"
                 self._stopping = True
-                for source, sound in self._sounds.items():
-                    self._finish(source, sound)
+                for source, state in self._sources.items():
+                    self._finish(source, state)
 
     def _open(self, options: SessionOptions, source: str) -> None:
-        assert source not in self._sounds, "a session opens once"
-        self._sounds[source] = _Sound(options.audio)
+        assert source not in self._sources, "a session opens once"
+        self._sources[source] = _Source(options.audio)
         self._begun = True
         self._send(self.protocol.opened("id", options))
 
@@ -213,71 +216,71 @@ class ScriptedSession:
             self.between.add(len(self.outs))
         self._send([reply.frame])
 
-    def _hear(self, source: str, samples: int) -> None:
-        sound = self._sounds[source]
-        begin, sound.heard = sound.heard, sound.heard + samples
-        if sound.speaking:
-            self._utter(source, begin)
+    def _on_audio(self, source: str, samples: int) -> None:
+        state = self._sources[source]
+        begin, state.received = state.received, state.received + samples
+        if state.speaking:
+            self._add_words(source, begin)
             if samples > _PAUSE and self._chance("pause"):
-                sound.speaking = False
-                self._tell(source, SpeechStopped(sound.heard - _PAUSE))
+                state.speaking = False
+                self._emit(source, SpeechStopped(state.received - _PAUSE))
                 # A pause may be too short for the engine's trail: then the utterance goes on.
                 if self._chance("end"):
-                    self._engine.append((source, UtteranceEnded(sound.heard)))
+                    self._engine.append((source, UtteranceEnded(state.received)))
         elif samples and self._chance("speech"):
-            sound.speaking = True
-            self._tell(source, SpeechStarted(begin))
-            self._utter(source, begin)
+            state.speaking = True
+            self._emit(source, SpeechStarted(begin))
+            self._add_words(source, begin)
         if self._chance("lag"):
-            self._tell(source, Lag(samples / SAMPLE_RATE))
+            self._emit(source, Lag(samples / SAMPLE_RATE))
 
-    def _utter(self, source: str, begin: int) -> None:
+    def _add_words(self, source: str, begin: int) -> None:
         if self.data is None:
             return
-        sound = self._sounds[source]
+        state = self._sources[source]
         for text in self.data.draw(st.lists(st.text("abé ,", max_size=4), max_size=2), "words"):
-            start = max(sound.said, begin)
-            sound.said = max(start, min(sound.heard, start + 800))
+            start = max(state.words_end, begin)
+            state.words_end = max(start, min(state.received, start + 800))
             if self._chance("draft"):
                 self._engine.append((source, f" {text}"))
-            self._engine.append((source, (Word(f" {text}", start, sound.said),)))
+            self._engine.append((source, (Word(f" {text}", start, state.words_end),)))
 
     def _stop_speech(self, source: str) -> None:
-        sound = self._sounds[source]
-        if sound.speaking:
-            sound.speaking = False
-            self._tell(source, SpeechStopped(sound.heard))
-        self._engine.append((source, UtteranceEnded(sound.heard)))
+        state = self._sources[source]
+        if state.speaking:
+            state.speaking = False
+            self._emit(source, SpeechStopped(state.received))
+        self._engine.append((source, UtteranceEnded(state.received)))
 
-    def _flush(self, source: str, marker: str, *, renewal: bool) -> None:
-        self._flushing.append(renewal)
+    def _flush(self, source: str, marker: str, *, reconfiguration: bool) -> None:
+        self._flushing.append(reconfiguration)
         self._engine.append((source, Flushed(marker)))
 
-    def _finish(self, source: str, sound: _Sound) -> None:
+    def _finish(self, source: str, state: _Source) -> None:
         self._stop_speech(source)
-        self._engine.append((source, SessionClosed(sound.heard)))
+        self._engine.append((source, SessionClosed(state.received)))
 
-    def _let_through(self, source: str, message: tuple[Word, ...] | str | Event) -> None:
-        transcript = self._sounds[source].transcript
+    def _deliver(self, source: str, message: tuple[Word, ...] | str | Event) -> None:
+        transcript = self._sources[source].transcript
         match message:
             case tuple():
-                self._tell(source, transcript.commit(message))
+                self._emit(source, transcript.commit(message))
             case str():
-                self._tell(source, transcript.set_draft(message))
+                self._emit(source, transcript.set_draft(message))
             case _:
                 for event in (transcript.set_draft(""), transcript.close_segment(), message):
-                    self._tell(source, event)
+                    self._emit(source, event)
         if isinstance(message, Flushed) and not self._flushing.popleft():
             self.flushes += 1
         if isinstance(message, SessionClosed):
-            del self._sounds[source]
-            self._stopping = bool(self._sounds)
+            del self._sources[source]
+            self._stopping = bool(self._sources)
 
-    def _tell(self, source: str, event: Event | None) -> None:
+    def _emit(self, source: str, event: Event | None) -> None:
         if event is None:
             return
         if isinstance(event, Words):
-            self.said.setdefault(source, []).append(event.text)
+            self.texts.setdefault(source, []).append(event.text)
         self._send(self.protocol.on_source_event(source, event))
 
     def _send(self, outs: list[Out]) -> None:

@@ -1,4 +1,4 @@
-"""Every wire format, with any client: whatever it sends and whenever its session ends."""
+"""Every wire format, with any client, whatever it sends and whenever its session ends."""
 
 import json
 
@@ -16,10 +16,10 @@ FAILURES = ["engine_failed", "bad_audio", "slow_client", "server_full", "too_big
 
 
 class Client(RuleBasedStateMachine):
-    """A client and its session, which holds that nothing follows a close.
+    """A client and its session, which checks that nothing follows a close.
 
-    What is said bit by bit is only ever added to, what is called final is its beginning, and every
-    flush has its answer. At a good end both are all words that were said.
+    The text of deltas only ever grows, that of finals is its beginning, and every flush has its
+    answer. At an end in good order both are all words of the session.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -30,53 +30,53 @@ class Client(RuleBasedStateMachine):
         self.read = 0
 
     @rule(data=st.data())
-    def says_something(self, data):
-        self.hear(data, data.draw(self.dialect.frames, "frame"))
+    def sends_a_frame(self, data):
+        self.send(data, data.draw(self.dialect.frames, "frame"))
 
     @rule(data=st.data())
-    def goes_on_speaking(self, data):
-        self.hear(data, *data.draw(st.lists(self.dialect.frames, max_size=6), "frames"))
+    def sends_more_frames(self, data):
+        self.send(data, *data.draw(st.lists(self.dialect.frames, max_size=6), "frames"))
 
     @rule(data=st.data(), steps=st.integers(1, 20))
-    def is_heard(self, data, steps):
+    def session_works(self, data, steps):
         self.session.data = data
         for _ in range(steps):
             self.session.work()
 
     @rule()
-    def waits(self):
+    def ticks(self):
         self.session.tick()
 
     @rule(data=st.data(), once=st.integers(0, 9))
-    def makes_a_mistake(self, data, once):
+    def sends_garbage(self, data, once):
         if once == 7:
-            self.hear(data, data.draw(self.dialect.garbage, "garbage"))
+            self.send(data, data.draw(self.dialect.garbage, "garbage"))
 
     @rule(code=st.sampled_from(FAILURES), once=st.integers(0, 29))
-    def is_failed(self, code, once):
+    def fails(self, code, once):
         if once == 7 and not self.session.closed:
             self.session.fail(code)
 
     @rule(code=st.sampled_from(ENDING_CODES), once=st.integers(0, 29))
-    def has_had_its_time(self, code, once):
+    def is_ended_by_the_server(self, code, once):
         if once == 7 and self.session.is_open and not self.session.closed:
             self.session.data = None
             self.session.shut_down(code)
 
-    def hear(self, data, *frames):
+    def send(self, data, *frames):
         self.session.data = data
         if not self.session.closed:
-            self.session.client_says(*frames)
+            self.session.client_sends(*frames)
 
     @invariant()
-    def is_told_consistently(self):
+    def output_is_consistent(self):
         before = dict(self.reading.deltas)
         for out in self.session.outs[self.read :]:
             if isinstance(out, str):
                 self.dialect.read(self.reading, json.loads(out))
         self.read = len(self.session.outs)
-        for source, said in before.items():
-            assert self.reading.deltas.get(source, "").startswith(said)
+        for source, text in before.items():
+            assert self.reading.deltas.get(source, "").startswith(text)
         for source, final in self.reading.finals.items():
             assert self.reading.deltas.get(source, "").startswith(final)
         assert self.session.failed or self.reading.answers >= self.session.flushes
@@ -88,18 +88,18 @@ class Client(RuleBasedStateMachine):
             pass
         if session.is_open or session.closed:
             session.shut_down()
-            self.is_told_consistently()
+            self.output_is_consistent()
         else:
             session.fail("shutting_down")
         if session.failed:
             return
-        said = {source: letters("".join(texts)) for source, texts in session.said.items()}
-        assert without_nothing(self.reading.deltas) == without_nothing(said)
-        if not self.dialect.leaves:
-            assert without_nothing(self.reading.finals) == without_nothing(said)
+        text = {source: letters("".join(texts)) for source, texts in session.texts.items()}
+        assert without_empty(self.reading.deltas) == without_empty(text)
+        if not self.dialect.keeps_open:
+            assert without_empty(self.reading.finals) == without_empty(text)
 
 
-def without_nothing(texts: dict[str, str]) -> dict[str, str]:
+def without_empty(texts: dict[str, str]) -> dict[str, str]:
     return {source: text for source, text in texts.items() if text}
 
 
@@ -108,7 +108,7 @@ def test_no_protocol_is_left_out():
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_whatever_a_client_does(name):
+def test_output_is_consistent_for_any_client(name):
     run_state_machine_as_test(
         lambda: Client(DIALECTS[name]),
         settings=settings(

@@ -65,7 +65,7 @@ def command(protocol, kind, **fields):
 
 
 def update(protocol, **session) -> dict:
-    """The session as ``session.updated`` says that it is."""
+    """The session in ``session.updated``."""
     [reply] = command(protocol, "session.update", session=session)
     assert isinstance(reply, Reply)
     message = json.loads(reply.frame)
@@ -82,17 +82,17 @@ def options(info=ENGLISH, **session):
     return opening.options
 
 
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     return [json.loads(out) for out in outs if isinstance(out, str)]
 
 
-def told(protocol, *events) -> list[dict]:
-    return [message for event in events for message in said(protocol.on_event(event))]
+def on_events(protocol, *events) -> list[dict]:
+    return [message for event in events for message in decoded(protocol.on_event(event))]
 
 
-def test_session_created_comes_first_and_says_what_is_in_force():
+def test_session_created_comes_first_with_the_options_in_force():
     protocol = MistralProtocol({"model": "whatever"}, POLYGLOT)
-    [created] = said(protocol.connected())
+    [created] = decoded(protocol.connected())
     assert created["session"].pop("request_id")
     assert created == {
         "type": "session.created",
@@ -111,11 +111,11 @@ def test_session_created_comes_first_and_says_what_is_in_force():
     "no `?model=`",
     "refused: `error` 400, close 4400",
 )
-def test_a_model_must_be_named():
+def test_the_url_must_name_a_model():
     protocol = MistralProtocol({}, ENGLISH)
     with pytest.raises(ProtocolError, match="model") as raised:
         protocol.connected()
-    [error] = said(protocol.failed(raised.value.code, raised.value.message))
+    [error] = decoded(protocol.failed(raised.value.code, raised.value.message))
     assert error["error"]["code"] == 400
 
 
@@ -141,14 +141,14 @@ def test_every_encoding_at_any_rate(encoding):
 @pytest.mark.conforms(
     "Mistral",
     "`target_streaming_delay_ms`",
-    "the model's nearest delay; `session.updated` says which, null where the engine has none",
+    "the model's nearest delay; `session.updated` has it, null where the engine has none",
 )
 @pytest.mark.parametrize(
-    ("asked", "effective"), [(480, 480), (0, 80), (1000, 960), (1001, 1040), (30_000, 2400)]
+    ("delay_ms", "effective"), [(480, 480), (0, 80), (1000, 960), (1001, 1040), (30_000, 2400)]
 )
-def test_the_nearest_delay_of_the_model_is_taken_and_reported(asked, effective):
+def test_the_nearest_delay_of_the_model_is_taken_and_reported(delay_ms, effective):
     protocol = connected(DELAYS)
-    session = update(protocol, target_streaming_delay_ms=asked)
+    session = update(protocol, target_streaming_delay_ms=delay_ms)
     assert session["target_streaming_delay_ms"] == effective
     [opening, _] = protocol.received(append(bytes(2)))
     assert opening.options.stream.delay_ms == effective
@@ -188,18 +188,18 @@ def test_updates_add_up_and_null_is_the_default():
     "`turn.start` and `turn.end` from this server's voice detector; no `turn.eager_end`, "
     "`turn.resume` or timeout",
 )
-def test_turns_are_the_voice_detectors_and_told_if_wanted():
+def test_turns_are_the_voice_detectors_and_sent_if_requested():
     protocol = connected()
-    asked = {"start_threshold": 0.6, "end_threshold": 0.4, "min_silence_ms": 800}
-    session = update(protocol, turn_detection={**asked, "eager_end_threshold": 0.5})
-    assert session["turn_detection"] == asked
+    delay_ms = {"start_threshold": 0.6, "end_threshold": 0.4, "min_silence_ms": 800}
+    session = update(protocol, turn_detection={**delay_ms, "eager_end_threshold": 0.5})
+    assert session["turn_detection"] == delay_ms
     [opening, _] = protocol.received(append(bytes(2)))
     assert opening.options.gate == GateOptions(0.6, 0.4, min_silence_ms=800)
-    assert told(protocol, SpeechStarted(8000), SpeechStopped(24_000)) == [
+    assert on_events(protocol, SpeechStarted(8000), SpeechStopped(24_000)) == [
         {"type": "turn.start", "time_s": 0.5},
         {"type": "turn.end", "time_s": 1.5, "end_reason": "threshold"},
     ]
-    assert told(opened(), SpeechStarted(8000), SpeechStopped(24_000)) == []
+    assert on_events(opened(), SpeechStarted(8000), SpeechStopped(24_000)) == []
 
 
 @pytest.mark.conforms(
@@ -231,7 +231,7 @@ def test_a_bad_update_is_refused_and_changes_nothing(session):
     protocol = connected()
     [refusal] = command(protocol, "session.update", session=session)
     assert isinstance(refusal, Refuse)
-    [error] = said(protocol.refused(refusal.code, refusal.message))
+    [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert error == {"type": "error", "error": {"message": refusal.message, "code": 400}}
     [opening, _] = protocol.received(append(bytes(2)))
     assert opening.options.audio.encoding == "s16le"
@@ -247,7 +247,7 @@ def test_an_update_after_the_first_audio_is_rejected(first):
     protocol = connected()
     assert isinstance(command(protocol, first, audio="AAA=")[0], OpenSession)
     [refusal] = command(protocol, "session.update", session={"language": "en"})
-    [error] = said(protocol.refused(refusal.code, refusal.message))
+    [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert error["error"]["code"] == 409
     assert protocol.received(append(b"\1\2")) == [AudioFrame(b"\1\2")]
 
@@ -266,7 +266,7 @@ def test_an_update_after_the_first_audio_is_rejected(first):
         '{"type": "input_audio.append", "audio": "é"}',
     ],
 )
-def test_a_wrong_message_is_refused_and_the_session_goes_on(frame):
+def test_an_invalid_message_is_refused_and_the_session_goes_on(frame):
     protocol = opened()
     [refusal] = protocol.received(frame)
     assert isinstance(refusal, Refuse)
@@ -296,14 +296,14 @@ def test_flush_and_end():
     "`transcription.language`, `language` of a done",
     "left out and null: no live engine says which language it recognises",
 )
-def test_a_language_that_was_only_asked_for_is_not_answered():
+def test_a_requested_language_is_not_a_recognised_one():
     for info in (ENGLISH, POLYGLOT):
         protocol = connected(info)
         update(protocol, language="en")
         [opening, _] = protocol.received(append(bytes(2)))
         assert opening.options.stream.language == "en"
         assert protocol.opened("id", opening.options) == []
-        assert told(protocol, Flushed("0"))[0]["language"] is None
+        assert on_events(protocol, Flushed("0"))[0]["language"] is None
 
 
 @pytest.mark.conforms(
@@ -320,7 +320,7 @@ def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
     protocol = opened()
     protocol.received(append(bytes(32_000 * 2)))
     [flush] = command(protocol, "input_audio.flush")
-    delta, segment, done = told(
+    delta, segment, done = on_events(
         protocol,
         Words(0, (Word("Hello", 1600, 8000), Word(" you", 8000, 16_000))),
         Draft(0, ""),
@@ -343,11 +343,11 @@ def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
         "segments": [{**segment, "type": "transcription_segment"}],
         "usage": {"prompt_audio_seconds": 3},
     }
-    told(protocol, Words(1, (Word(" there", 40_000, 48_000),)))
+    on_events(protocol, Words(1, (Word(" there", 40_000, 48_000),)))
     protocol.received(append(bytes(32_000)))
     protocol.received('{"type": "input_audio.end"}')
     *outs, close = protocol.on_event(SessionClosed(48_000))
-    [last] = said(outs)
+    [last] = decoded(outs)
     assert (last["text"], last["usage"]) == (" there", {"prompt_audio_seconds": 1})
     assert close == CloseSocket(1000)
 
@@ -363,18 +363,18 @@ def test_words_are_deltas_and_a_flush_is_answered_with_their_text():
 )
 def test_a_failure_is_an_error_with_a_number_and_the_close(code, number, close):
     *outs, end = opened().on_event(SessionError(code, "why"))
-    assert said(outs) == [{"type": "error", "error": {"message": "why", "code": number}}]
+    assert decoded(outs) == [{"type": "error", "error": {"message": "why", "code": number}}]
     assert end == CloseSocket(close)
 
 
-def test_shutdown_lets_the_tail_out_and_closes_with_1012():
+def test_shutdown_sends_the_last_words_and_closes_with_1012():
     for ended, close in [(False, 1012), (True, 1000)]:
         protocol = opened()
         if ended:
             command(protocol, "input_audio.end")
         assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
         *outs, end = protocol.on_event(SessionClosed(0))
-        assert [message["type"] for message in said(outs)] == ["transcription.done"]
+        assert [message["type"] for message in decoded(outs)] == ["transcription.done"]
         assert end == CloseSocket(close)
 
 
@@ -384,13 +384,13 @@ def test_shutdown_lets_the_tail_out_and_closes_with_1012():
     "work; the deltas since a done are the text of the next",
 )
 @given(conversations())
-def test_dones_say_what_the_deltas_said_since_the_one_before(events):
+def test_dones_have_the_deltas_since_the_one_before(events):
     protocol = opened()
     flushes = [replace(e, marker="0") if isinstance(e, Flushed) else e for e in events]
     outs = [out for event in flushes for out in protocol.on_event(event)]
     assert outs.pop() == CloseSocket(1000)
     since, segments = "", []
-    for message in said(outs):
+    for message in decoded(outs):
         match message["type"]:
             case "transcription.text.delta":
                 assert message["text"]
@@ -402,7 +402,7 @@ def test_dones_say_what_the_deltas_said_since_the_one_before(events):
                 since = ""
     assert message["type"] == "transcription.done"
     text = "".join(event.text for event in events if isinstance(event, Words))
-    dones = [m for m in said(outs) if m["type"] == "transcription.done"]
+    dones = [m for m in decoded(outs) if m["type"] == "transcription.done"]
     assert "".join(done["text"] for done in dones) == text
     assert "".join(segment["text"] for segment in segments) == text
     assert [s["text"] for s in segments] == [s["text"] for d in dones for s in d["segments"]]

@@ -51,7 +51,7 @@ COMMIT = frame("input_audio_buffer.commit")
 CLEAR = frame("input_audio_buffer.clear")
 
 
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     """The messages among actions or outs."""
     frames = [out.frame if isinstance(out, Reply) else out for out in outs]
     return [json.loads(out) for out in frames if isinstance(out, str)]
@@ -59,19 +59,19 @@ def said(outs) -> list[dict]:
 
 def kinds(outs) -> list[str]:
     """The types of messages, short."""
-    return [m["type"].removeprefix("input_audio_buffer.").split(".")[-1] for m in said(outs)]
+    return [m["type"].removeprefix("input_audio_buffer.").split(".")[-1] for m in decoded(outs)]
 
 
 def one(outs) -> dict:
-    [message] = said(outs)
+    [message] = decoded(outs)
     return message
 
 
 def client(*frames: str, info=ENGLISH) -> OpenAIRealtimeProtocol:
     protocol = OpenAIRealtimeProtocol({}, info)
     protocol.connected()
-    for each in frames:
-        protocol.received(each)
+    for client_frames in frames:
+        protocol.received(client_frames)
     return protocol
 
 
@@ -100,7 +100,7 @@ def samples(at_s: float) -> int:
 # The session and its configuration.
 
 
-def test_the_server_speaks_first_and_shows_the_defaults():
+def test_session_created_comes_first_with_the_defaults():
     created = one(OpenAIRealtimeProtocol({"intent": "transcription"}, ENGLISH).connected())
     assert created["type"] == "session.created"
     assert created["event_id"]
@@ -129,7 +129,7 @@ def test_the_server_speaks_first_and_shows_the_defaults():
     "sub-protocols `realtime`, `openai-insecure-api-key.…`",
     "`realtime` is selected",
 )
-def test_browsers_get_the_name_of_the_protocol_back_and_never_the_key():
+def test_the_subprotocol_is_the_protocols_name_and_never_the_key():
     protocol = client()
     offered = ["realtime", "openai-insecure-api-key.secret", "openai-agents-sdk.0.20"]
     assert protocol.handshake_response(offered) == HandshakeResponse("realtime")
@@ -168,10 +168,10 @@ def test_the_defaults_are_those_of_every_other_protocol():
 def test_formats(given_format, encoding, rate):
     protocol = client()
     in_force(protocol, format={"type": "audio/pcm", "rate": 8000})
-    shown = in_force(protocol, format=given_format)["format"]
+    effective = in_force(protocol, format=given_format)["format"]
     audio = opened_with(protocol).audio
     assert (audio.encoding, audio.rate) == (encoding, rate)
-    assert shown.get("rate") == (rate if encoding == "s16le" else None)
+    assert effective.get("rate") == (rate if encoding == "s16le" else None)
 
 
 @pytest.mark.conforms(
@@ -180,7 +180,7 @@ def test_formats(given_format, encoding, rate):
     "works, up to 2 s of padding and 10 s of silence; `idle_timeout_ms` is answered by null",
 )
 @pytest.mark.parametrize(
-    ("asked", "gate"),
+    ("vad", "gate"),
     [
         ({"threshold": 0.7}, GateOptions(threshold=0.7, exit_threshold=0.55)),
         ({"threshold": 0}, GateOptions(threshold=0.01, exit_threshold=0.01)),
@@ -197,12 +197,12 @@ def test_formats(given_format, encoding, rate):
         ({"threshold": None, "silence_duration_ms": None}, None),
     ],
 )
-def test_server_vad_is_the_gate_and_what_is_in_force_is_said(asked, gate):
+def test_server_vad_sets_the_gate_and_is_returned_as_in_force(vad, gate):
     protocol = client()
-    shown = in_force(protocol, turn_detection={"type": "server_vad", **asked})["turn_detection"]
+    effective = in_force(protocol, turn_detection={"type": "server_vad", **vad})["turn_detection"]
     options = opened_with(protocol).gate
     assert options == (gate or GateOptions())
-    assert shown == {
+    assert effective == {
         "type": "server_vad",
         "threshold": options.threshold,
         "prefix_padding_ms": options.pre_roll_ms,
@@ -217,15 +217,15 @@ def test_server_vad_is_the_gate_and_what_is_in_force_is_said(asked, gate):
     "a pause by `eagerness` (low 1 s, medium and auto 500 ms, high 300 ms), reported as "
     "the `server_vad` that it is",
 )
-def test_semantic_vad_is_answered_with_what_is_done_instead():
+def test_semantic_vad_is_answered_with_the_server_vad_in_force():
     silences = []
     for eagerness in ("high", "auto", "medium", "low", None):
         protocol = client()
-        asked = {"type": "semantic_vad", "eagerness": eagerness, "create_response": False}
-        shown = in_force(protocol, turn_detection=asked)["turn_detection"]
-        assert shown["type"] == "server_vad"
-        assert opened_with(protocol).gate.min_silence_ms == shown["silence_duration_ms"]
-        silences.append(shown["silence_duration_ms"])
+        vad = {"type": "semantic_vad", "eagerness": eagerness, "create_response": False}
+        effective = in_force(protocol, turn_detection=vad)["turn_detection"]
+        assert effective["type"] == "server_vad"
+        assert opened_with(protocol).gate.min_silence_ms == effective["silence_duration_ms"]
+        silences.append(effective["silence_duration_ms"])
     high, auto, medium, low, default = silences
     assert high < medium < low
     assert auto == medium == default
@@ -234,27 +234,27 @@ def test_semantic_vad_is_answered_with_what_is_done_instead():
 @pytest.mark.conforms(
     "OpenAI",
     "`session.update` before the first audio",
-    "works, fields merge and null clears; `session.updated` says what is in force",
+    "works, fields merge and null clears; `session.updated` has what is in force",
 )
 @pytest.mark.conforms(
     "OpenAI",
     "`noise_reduction`",
-    "said back, without effect",
+    "returned, without effect",
 )
 def test_updates_merge_and_null_clears():
     protocol = client(info=POLYGLOT)
     in_force(protocol, format={"type": "audio/pcm", "rate": 16_000})
     in_force(protocol, turn_detection=None, noise_reduction={"type": "far_field"})
-    shown = in_force(protocol, transcription={"model": "whisper-1", "language": "de-AT"})
-    assert shown["format"]["rate"] == 16_000
-    assert shown["turn_detection"] is None
-    assert shown["noise_reduction"] == {"type": "far_field"}
-    assert shown["transcription"]["language"] == "de"
+    effective = in_force(protocol, transcription={"model": "whisper-1", "language": "de-AT"})
+    assert effective["format"]["rate"] == 16_000
+    assert effective["turn_detection"] is None
+    assert effective["noise_reduction"] == {"type": "far_field"}
+    assert effective["transcription"]["language"] == "de"
     assert in_force(protocol, transcription={"prompt": "x"})["transcription"]["language"] == "de"
-    shown = in_force(protocol, transcription=None, noise_reduction=None)
-    assert shown["transcription"]["language"] is None
-    assert shown["noise_reduction"] is None
-    assert one(protocol.received(update({})))["session"]["audio"]["input"] == shown
+    effective = in_force(protocol, transcription=None, noise_reduction=None)
+    assert effective["transcription"]["language"] is None
+    assert effective["noise_reduction"] is None
+    assert one(protocol.received(update({})))["session"]["audio"]["input"] == effective
 
 
 @pytest.mark.conforms(
@@ -267,7 +267,7 @@ def test_updates_merge_and_null_clears():
     "`include`",
     "empty in `session.updated`: there are no log probabilities",
 )
-def test_unknown_fields_models_and_session_types_are_no_mistakes():
+def test_unknown_fields_models_and_session_types_are_ignored():
     protocol = client()
     session = {
         "type": "realtime",
@@ -299,20 +299,20 @@ def test_unknown_fields_models_and_session_types_are_no_mistakes():
     "works, in any spelling; one that the engine does not know: `error` with `param`, the "
     "update has no effect",
 )
-def test_languages_are_known_by_their_code():
-    for asked in ("en", "EN", "en-US", "en_GB"):
+def test_languages_become_codes():
+    for spelling in ("en", "EN", "en-US", "en_GB"):
         protocol = client()
-        shown = in_force(protocol, transcription={"language": asked})
-        assert shown["transcription"]["language"] == "en"
+        effective = in_force(protocol, transcription={"language": spelling})
+        assert effective["transcription"]["language"] == "en"
         assert opened_with(protocol).stream.language == "en"
-    for asked in ("auto", "", None):
+    for spelling in ("auto", "", None):
         protocol = client()
-        in_force(protocol, transcription={"language": asked})
+        in_force(protocol, transcription={"language": spelling})
         assert opened_with(protocol).stream.language is None
     for several, one_of_them in (([], None), (["de"], "de"), (["de", "fr"], None)):
         protocol = client(info=POLYGLOT)
-        shown = in_force(protocol, transcription={"languages": several})
-        assert shown["transcription"]["language"] == one_of_them
+        effective = in_force(protocol, transcription={"languages": several})
+        assert effective["transcription"]["language"] == one_of_them
 
 
 @pytest.mark.conforms(
@@ -324,8 +324,8 @@ def test_a_delay_is_the_engines_nearest_or_none():
     with_delays = replace(POLYGLOT, delays_ms=range(160, 1201, 80))
     for delay, delay_ms in (("minimal", 160), ("medium", 480), ("xhigh", 1200), (None, None)):
         protocol = client(info=with_delays)
-        shown = in_force(protocol, transcription={"delay": delay})
-        assert shown["transcription"]["delay"] == delay
+        effective = in_force(protocol, transcription={"delay": delay})
+        assert effective["transcription"]["delay"] == delay
         assert opened_with(protocol).stream.delay_ms == delay_ms
     protocol = client()
     assert in_force(protocol, transcription={"delay": "low"})["transcription"]["delay"] is None
@@ -373,7 +373,7 @@ INPUT = "session.audio.input"
         ({"input_audio_noise_reduction": {"type": "loud"}}, "session.input_audio_noise_reduction"),
     ],
 )
-def test_what_cannot_be_is_named_and_changes_nothing(session, param):
+def test_an_invalid_field_is_named_and_changes_nothing(session, param):
     protocol = client()
     before = in_force(protocol)
     error = one(protocol.received(update(session, event_id="mine")))
@@ -398,13 +398,13 @@ def test_the_beta_is_answered_in_its_own_shape(kind):
     }
     message = one(protocol.received(frame(kind, session=session)))
     assert message["type"] == f"{kind}d"
-    shown = message["session"]
-    assert shown["id"].startswith("sess_")
-    assert "audio" not in shown
-    assert shown["input_audio_format"] == "g711_ulaw"
-    assert shown["input_audio_noise_reduction"] == {"type": "near_field"}
-    assert shown["input_audio_transcription"]["language"] == "en"
-    assert shown["turn_detection"]["silence_duration_ms"] == 700
+    effective = message["session"]
+    assert effective["id"].startswith("sess_")
+    assert "audio" not in effective
+    assert effective["input_audio_format"] == "g711_ulaw"
+    assert effective["input_audio_noise_reduction"] == {"type": "near_field"}
+    assert effective["input_audio_transcription"]["language"] == "en"
+    assert effective["turn_detection"]["silence_duration_ms"] == 700
     assert opened_with(protocol).gate == GateOptions(
         threshold=0.4, exit_threshold=0.25, min_silence_ms=700
     )
@@ -418,7 +418,7 @@ def test_the_beta_is_answered_in_its_own_shape(kind):
 # Audio.
 
 
-def test_audio_opens_the_session_once_and_is_cut_small():
+def test_audio_opens_the_session_once_and_is_split_into_frames():
     protocol = client()
     assert protocol.received(append(b"")) == []
     first, audio = protocol.received(append(b"\1\2\3"))
@@ -451,7 +451,7 @@ def test_audio_opens_the_session_once_and_is_cut_small():
         b"\0\0",
     ],
 )
-def test_what_makes_no_sense_is_refused_and_the_session_goes_on(bad):
+def test_an_invalid_event_is_refused_and_the_session_goes_on(bad):
     protocol = client()
     error = one(protocol.received(bad))
     assert error["type"] == "error"
@@ -460,15 +460,15 @@ def test_what_makes_no_sense_is_refused_and_the_session_goes_on(bad):
     assert isinstance(protocol.received(append(bytes(2)))[0], OpenSession)
 
 
-def test_an_error_names_the_event_it_is_about_if_it_can():
+def test_an_error_has_the_event_id_if_it_is_valid():
     protocol = client()
     assert one(protocol.received(frame("x", event_id="e1")))["error"]["event_id"] == "e1"
-    for unspeakable in ("\ud800", "", "e" * 1000, {"e": 1}):
-        error = protocol.received(frame("x", event_id=unspeakable))[0].frame
+    for invalid in ("\ud800", "", "e" * 1000, {"e": 1}):
+        error = protocol.received(frame("x", event_id=invalid))[0].frame
         assert json.loads(error.encode())["error"]["event_id"] is None
 
 
-# Turns that the voice detector takes.
+# Turns of the voice detector.
 
 
 @pytest.mark.conforms(
@@ -489,7 +489,7 @@ def test_a_turn_from_its_beginning_to_its_last_word():
     delta = one(protocol.on_event(word("Hello", 1.2)))
     assert delta["type"] == f"{TRANSCRIPTION}.delta"
     assert (delta["delta"], delta["item_id"], delta["content_index"]) == ("Hello", item, 0)
-    stopped, committed, added = said(protocol.on_event(SpeechStopped(samples(2))))
+    stopped, committed, added = decoded(protocol.on_event(SpeechStopped(samples(2))))
     assert stopped["type"] == "input_audio_buffer.speech_stopped"
     assert (stopped["audio_end_ms"], stopped["item_id"]) == (2500, item)
     assert committed["type"] == "input_audio_buffer.committed"
@@ -504,7 +504,7 @@ def test_a_turn_from_its_beginning_to_its_last_word():
         "content": [{"type": "input_audio", "transcript": None}],
     }
     assert one(protocol.on_event(word(" you", 1.6)))["delta"] == " you"
-    completed, done = said(protocol.on_event(UtteranceEnded(samples(2.2))))
+    completed, done = decoded(protocol.on_event(UtteranceEnded(samples(2.2))))
     assert completed["type"] == f"{TRANSCRIPTION}.completed"
     assert (completed["transcript"], completed["item_id"]) == ("Hello you", item)
     assert completed["usage"] == {"type": "duration", "seconds": 1.3}
@@ -512,15 +512,15 @@ def test_a_turn_from_its_beginning_to_its_last_word():
     assert done["item"]["content"][0]["transcript"] == "Hello you"
 
 
-def test_a_sound_that_was_no_word_is_an_item_without_words():
+def test_speech_without_words_is_an_item_without_words():
     protocol = client(append(bytes(5 * SECOND)))
     protocol.on_event(SpeechStarted(0))
     protocol.on_event(SpeechStopped(samples(1)))
-    completed, _ = said(protocol.on_event(UtteranceEnded(samples(1))))
+    completed, _ = decoded(protocol.on_event(UtteranceEnded(samples(1))))
     assert completed["transcript"] == ""
 
 
-def test_words_that_come_late_go_to_the_turn_they_were_said_in():
+def test_late_words_go_to_the_turn_that_their_time_lies_in():
     protocol = client(append(bytes(9 * SECOND)))
     first = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     protocol.on_event(SpeechStopped(samples(2)))
@@ -529,7 +529,7 @@ def test_words_that_come_late_go_to_the_turn_they_were_said_in():
     late = Words(
         0, tuple(Word(f" {at}", samples(at), samples(at + 0.5)) for at in (0.5, 1.4, 3.1, 3.4))
     )
-    messages = said(protocol.on_event(late))
+    messages = decoded(protocol.on_event(late))
     assert [
         (m["item_id"], m.get("delta", m.get("transcript"))) for m in messages if "item_id" in m
     ] == [
@@ -556,7 +556,7 @@ def test_items_follow_each_other():
     previous = None
     for second in range(3):
         protocol.on_event(SpeechStarted(samples(second)))
-        committed = said(protocol.on_event(SpeechStopped(samples(second + 0.4))))[1]
+        committed = decoded(protocol.on_event(SpeechStopped(samples(second + 0.4))))[1]
         assert committed["previous_item_id"] == previous
         previous = committed["item_id"]
 
@@ -564,49 +564,49 @@ def test_items_follow_each_other():
 def test_a_commit_in_mid_speech_ends_the_turn():
     protocol = client(append(bytes(2 * SECOND)))
     item = one(protocol.on_event(SpeechStarted(0)))["item_id"]
-    [renewal] = protocol.received(COMMIT)
-    assert isinstance(renewal, ReconfigureSession)
-    assert renewal.options.gate == GateOptions()
+    [reconfiguration] = protocol.received(COMMIT)
+    assert isinstance(reconfiguration, ReconfigureSession)
+    assert reconfiguration.options.gate == GateOptions()
     outs = [
         *protocol.on_event(SpeechStopped(samples(2))),
         *protocol.on_event(word(" so far", 1)),
-        *protocol.on_event(Flushed(renewal.marker)),
+        *protocol.on_event(Flushed(reconfiguration.marker)),
     ]
     assert kinds(outs) == ["speech_stopped", "committed", "added", "delta", "completed", "done"]
-    assert {m["item_id"] for m in said(outs) if "item_id" in m} == {item}
+    assert {m["item_id"] for m in decoded(outs) if "item_id" in m} == {item}
 
 
-def test_a_commit_after_the_detectors_own_is_no_mistake_and_makes_no_item():
+def test_a_commit_after_the_detectors_own_is_no_error_and_makes_no_item():
     protocol = client(append(bytes(2 * SECOND)))
     protocol.on_event(SpeechStarted(0))
     protocol.on_event(SpeechStopped(samples(1)))
     protocol.on_event(UtteranceEnded(samples(1)))
-    [renewal] = protocol.received(COMMIT)
-    assert protocol.on_event(Flushed(renewal.marker)) == []
+    [reconfiguration] = protocol.received(COMMIT)
+    assert protocol.on_event(Flushed(reconfiguration.marker)) == []
     assert protocol.received(COMMIT) == []
 
 
 def test_a_commit_of_silence_is_answered_by_an_item_without_words():
     protocol = client(append(bytes(2 * SECOND)))
-    [renewal] = protocol.received(COMMIT)
-    outs = protocol.on_event(Flushed(renewal.marker))
+    [reconfiguration] = protocol.received(COMMIT)
+    outs = protocol.on_event(Flushed(reconfiguration.marker))
     assert kinds(outs) == ["committed", "added", "completed", "done"]
-    assert said(outs)[2]["transcript"] == ""
-    assert said(outs)[2]["usage"]["seconds"] == 2
+    assert decoded(outs)[2]["transcript"] == ""
+    assert decoded(outs)[2]["usage"]["seconds"] == 2
 
 
 @pytest.mark.conforms(
     "OpenAI",
     "`input_audio_buffer.clear`",
-    "works: what was not committed is said no further and is no item, though deltas may "
+    "works: what was not committed is not sent any more and is no item, though deltas may "
     "have been sent",
 )
-def test_clear_drops_the_turn_that_is_sounding_and_keeps_what_was_committed():
+def test_clear_drops_the_open_turn_and_keeps_committed_ones():
     protocol = client(append(bytes(4 * SECOND)))
     kept = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     protocol.on_event(SpeechStopped(samples(1)))
     dropped = one(protocol.on_event(SpeechStarted(samples(2))))["item_id"]
-    cleared, renewal = protocol.received(CLEAR)
+    cleared, reconfiguration = protocol.received(CLEAR)
     assert kinds([cleared]) == ["cleared"]
     assert protocol.received(CLEAR)[1:] == []
     outs = [
@@ -616,16 +616,16 @@ def test_clear_drops_the_turn_that_is_sounding_and_keeps_what_was_committed():
         *protocol.on_event(word(" never", 4.1)),
         *protocol.on_event(SpeechStopped(samples(4.5))),
         *protocol.on_event(UtteranceEnded(samples(4.5))),
-        *protocol.on_event(Flushed(renewal.marker)),
+        *protocol.on_event(Flushed(reconfiguration.marker)),
     ]
     assert kinds(outs) == ["delta", "completed", "done"]
-    assert {m["item_id"] for m in said(outs) if "item_id" in m} == {kept}
-    assert dropped not in json.dumps(said(outs))
+    assert {m["item_id"] for m in decoded(outs) if "item_id" in m} == {kept}
+    assert dropped not in json.dumps(decoded(outs))
     again = one(protocol.on_event(SpeechStarted(samples(5))))
     assert again["type"] == "input_audio_buffer.speech_started"
 
 
-def test_a_clear_behind_a_commit_takes_only_what_came_between():
+def test_a_clear_after_a_commit_drops_only_what_came_between():
     protocol = client(append(bytes(SECOND)))
     kept = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     [commit] = protocol.received(COMMIT)
@@ -642,10 +642,10 @@ def test_a_clear_behind_a_commit_takes_only_what_came_between():
         *protocol.on_event(Flushed(clearing.marker)),
     ]
     assert kinds(outs) == ["speech_stopped", "committed", "added", "delta", "completed", "done"]
-    assert {m["item_id"] for m in said(outs) if "item_id" in m} == {kept}
+    assert {m["item_id"] for m in decoded(outs) if "item_id" in m} == {kept}
 
 
-# Turns that the client takes.
+# Turns of the client.
 
 
 @pytest.mark.conforms(
@@ -663,25 +663,25 @@ def test_a_commit_is_an_item_and_words_may_come_before_it():
     assert protocol.received(append(bytes(SECOND))) == [AudioFrame(bytes(SECOND))]
     assert protocol.on_event(SpeechStopped(samples(2))) == []
     late = one(protocol.on_event(word(" two", 1.5)))
-    completed, _ = said(protocol.on_event(Flushed(flush.marker)))
+    completed, _ = decoded(protocol.on_event(Flushed(flush.marker)))
     assert completed["transcript"] == "one two"
     assert completed["usage"]["seconds"] == 2
-    item = said(messages)[0]["item_id"]
+    item = decoded(messages)[0]["item_id"]
     assert item == early["item_id"] == late["item_id"] == completed["item_id"]
     following = one(protocol.on_event(word(" three", 2.5)))
     assert following["item_id"] != item
     assert following["delta"] == "three"
 
 
-def test_commits_wait_for_their_words_in_order():
+def test_commits_are_completed_in_order():
     protocol = client(update(MANUAL), append(bytes(SECOND)))
-    first = said(protocol.received(COMMIT)[:2])[0]["item_id"]
+    first = decoded(protocol.received(COMMIT)[:2])[0]["item_id"]
     protocol.received(append(bytes(SECOND)))
-    second = said(protocol.received(COMMIT)[:2])[0]["item_id"]
+    second = decoded(protocol.received(COMMIT)[:2])[0]["item_id"]
     assert one(protocol.on_event(word("one", 0)))["item_id"] == first
-    assert said(protocol.on_event(Flushed("")))[0]["item_id"] == first
+    assert decoded(protocol.on_event(Flushed("")))[0]["item_id"] == first
     assert one(protocol.on_event(word(" two", 0)))["item_id"] == second
-    assert said(protocol.on_event(Flushed("")))[0]["item_id"] == second
+    assert decoded(protocol.on_event(Flushed("")))[0]["item_id"] == second
 
 
 @pytest.mark.conforms(
@@ -691,7 +691,7 @@ def test_commits_wait_for_their_words_in_order():
     " `server_vad` it ends a turn, and is never an error",
 )
 @pytest.mark.parametrize("audio", [b"", bytes(SECOND // 10 - 2)])
-def test_a_commit_of_almost_nothing_is_an_error_that_names_its_event(audio):
+def test_a_commit_under_100_ms_is_an_error_with_its_event_id(audio):
     protocol = client(update(MANUAL), append(audio))
     error = one(protocol.received(frame("input_audio_buffer.commit", event_id="c1")))["error"]
     assert error["code"] == "input_audio_buffer_commit_empty"
@@ -702,7 +702,7 @@ def test_a_commit_of_almost_nothing_is_an_error_that_names_its_event(audio):
     assert one(protocol.received(COMMIT))["error"]["code"] == "input_audio_buffer_commit_empty"
 
 
-def test_cleared_audio_says_nothing_and_cannot_be_committed():
+def test_cleared_audio_has_no_messages_and_cannot_be_committed():
     protocol = client(update(MANUAL), append(bytes(SECOND)))
     cleared, flush = protocol.received(CLEAR)
     assert kinds([cleared]) == ["cleared"]
@@ -713,7 +713,7 @@ def test_cleared_audio_says_nothing_and_cannot_be_committed():
     assert one(protocol.on_event(word(" kept", 1.5)))["delta"] == "kept"
 
 
-def test_clear_of_nothing_is_answered():
+def test_clear_of_an_empty_buffer_is_answered():
     assert kinds(client().received(CLEAR)) == ["cleared"]
     assert kinds(client(update(MANUAL)).received(CLEAR)) == ["cleared"]
 
@@ -731,68 +731,70 @@ def test_an_update_after_audio_takes_effect_from_there_on():
     protocol = client(append(bytes(2 * SECOND)))
     protocol.on_event(SpeechStarted(0))
     eager = {"type": "server_vad", "silence_duration_ms": 200}
-    updated, renewal = protocol.received(update({"audio": {"input": {"turn_detection": eager}}}))
+    updated, reconfiguration = protocol.received(
+        update({"audio": {"input": {"turn_detection": eager}}})
+    )
     assert kinds([updated]) == ["updated"]
-    assert renewal.options.gate == GateOptions(min_silence_ms=200)
+    assert reconfiguration.options.gate == GateOptions(min_silence_ms=200)
     outs = protocol.on_event(SpeechStopped(samples(2)))
     assert kinds(outs) == ["speech_stopped", "committed", "added"]
-    assert kinds(protocol.on_event(Flushed(renewal.marker))) == ["completed", "done"]
+    assert kinds(protocol.on_event(Flushed(reconfiguration.marker))) == ["completed", "done"]
     protocol.received(append(bytes(2 * SECOND)))
     protocol.on_event(SpeechStarted(samples(2.5)))
-    assert said(protocol.on_event(SpeechStopped(samples(3))))[0]["audio_end_ms"] == 3200
+    assert decoded(protocol.on_event(SpeechStopped(samples(3))))[0]["audio_end_ms"] == 3200
 
 
-def test_an_update_that_changes_nothing_about_hearing_disturbs_nothing():
+def test_an_update_of_other_fields_does_not_reconfigure_the_session():
     protocol = client(update({"audio": {"input": {"transcription": {"language": "en"}}}}))
     protocol.received(append(bytes(SECOND)))
     session = {"audio": {"input": {"transcription": {"model": "b"}, "noise_reduction": None}}}
     assert kinds(protocol.received(update(session))) == ["updated"]
 
 
-def test_what_the_stream_was_opened_with_stays_and_is_said():
+def test_language_stays_as_the_stream_was_opened_and_is_returned():
     protocol = client(append(bytes(SECOND)), info=POLYGLOT)
     assert in_force(protocol, transcription={"language": "de"})["transcription"]["language"] is None
 
 
-def test_a_new_format_counts_the_audio_anew():
+def test_audio_is_counted_over_a_change_of_format():
     protocol = client(update(MANUAL), append(bytes(SECOND)))
     slow = {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}
-    _, renewal = protocol.received(update(slow))
-    assert renewal.options.audio.encoding == "mulaw"
+    _, reconfiguration = protocol.received(update(slow))
+    assert reconfiguration.options.audio.encoding == "mulaw"
     assert one(protocol.on_event(word("one", 0.5)))["delta"] == "one"
-    assert protocol.on_event(Flushed(renewal.marker)) == []
+    assert protocol.on_event(Flushed(reconfiguration.marker)) == []
     protocol.received(append(bytes(8000)))
     *_, flush = protocol.received(COMMIT)
-    completed, _ = said(protocol.on_event(Flushed(flush.marker)))
+    completed, _ = decoded(protocol.on_event(Flushed(flush.marker)))
     assert completed["transcript"] == "one"
     assert completed["usage"]["seconds"] == 2
 
 
-def test_turns_change_hands_between_items():
+def test_turns_change_from_the_detector_to_the_client_between_items():
     protocol = client(append(bytes(SECOND)))
-    spoken = one(protocol.on_event(SpeechStarted(0)))["item_id"]
-    _, renewal = protocol.received(update(MANUAL))
+    first_item = one(protocol.on_event(SpeechStarted(0)))["item_id"]
+    _, reconfiguration = protocol.received(update(MANUAL))
     protocol.received(append(bytes(SECOND)))
     [flush] = protocol.received(COMMIT)
-    assert one(protocol.on_event(word("a", 0.5)))["item_id"] == spoken
+    assert one(protocol.on_event(word("a", 0.5)))["item_id"] == first_item
     protocol.on_event(SpeechStopped(samples(1)))
-    completed, _, following, _ = said(protocol.on_event(Flushed(renewal.marker)))
-    assert completed["item_id"] == following["previous_item_id"] == spoken
+    completed, _, following, _ = decoded(protocol.on_event(Flushed(reconfiguration.marker)))
+    assert completed["item_id"] == following["previous_item_id"] == first_item
     committed = following["item_id"]
     assert one(protocol.on_event(word(" b", 1.5)))["item_id"] == committed
-    completed, _ = said(protocol.on_event(Flushed(flush.marker)))
+    completed, _ = decoded(protocol.on_event(Flushed(flush.marker)))
     assert (completed["item_id"], completed["transcript"]) == (committed, "b")
     assert completed["usage"]["seconds"] == 1
 
 
-def test_words_that_were_not_committed_when_the_detector_takes_over_are_an_item():
+def test_uncommitted_words_are_an_item_when_the_detector_takes_over():
     protocol = client(update(MANUAL), append(bytes(SECOND)))
     early = one(protocol.on_event(word("left", 0.5)))["item_id"]
     vad = {"audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
-    _, renewal = protocol.received(update(vad))
-    outs = protocol.on_event(Flushed(renewal.marker))
+    _, reconfiguration = protocol.received(update(vad))
+    outs = protocol.on_event(Flushed(reconfiguration.marker))
     assert kinds(outs) == ["committed", "added", "completed", "done"]
-    assert said(outs)[2]["item_id"] == early
+    assert decoded(outs)[2]["item_id"] == early
     assert kinds(protocol.on_event(SpeechStarted(samples(1)))) == ["speech_started"]
 
 
@@ -805,12 +807,12 @@ def test_words_that_were_not_committed_when_the_detector_takes_over_are_an_item(
     "`…transcription.failed` for items that wait, `error`, close 1011; full 1013, going "
     "down 1012 without an `error`",
 )
-def test_a_failure_fails_the_items_that_wait_and_closes():
+def test_a_failure_fails_the_open_items_and_closes():
     protocol = client(append(bytes(4 * SECOND)))
     item = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     protocol.on_event(SpeechStopped(samples(1)))
     outs = protocol.on_event(SessionError("engine_failed", "it broke"))
-    failed, error = said(outs)
+    failed, error = decoded(outs)
     assert failed["type"] == f"{TRANSCRIPTION}.failed"
     assert (failed["item_id"], failed["error"]["code"]) == (item, "engine_failed")
     assert (error["error"]["type"], error["error"]["code"]) == ("server_error", "engine_failed")
@@ -825,14 +827,14 @@ def test_a_failure_fails_the_items_that_wait_and_closes():
         ("slow_client", "invalid_request_error", 1008),
     ],
 )
-def test_what_ends_a_connection_is_said(code, kind, close):
+def test_a_fatal_error_has_a_type_a_code_and_a_close(code, kind, close):
     outs = client().failed(code, "why")
     assert one(outs)["error"]["type"] == kind
     assert one(outs)["error"]["code"] == code
     assert outs[-1] == CloseSocket(close)
 
 
-def test_a_shutdown_is_no_error_but_a_close_that_says_come_again():
+def test_a_shutdown_is_no_error_and_closes_with_1012():
     protocol = client(append(bytes(4 * SECOND)))
     protocol.on_event(SpeechStarted(0))
     protocol.on_event(word("tail", 0.5))
@@ -843,9 +845,9 @@ def test_a_shutdown_is_no_error_but_a_close_that_says_come_again():
     assert outs[-1] == CloseSocket(1012)
 
 
-def test_a_commit_that_a_shutdown_has_overtaken_fails():
+def test_a_commit_that_a_shutdown_overtakes_fails():
     protocol = client(update(MANUAL), append(bytes(4 * SECOND)))
-    item = said(protocol.received(COMMIT)[:2])[0]["item_id"]
+    item = decoded(protocol.received(COMMIT)[:2])[0]["item_id"]
     protocol.on_event(word("half of it", 0.5))
     outs = protocol.on_event(SessionClosed(samples(1)))
     failed = one(outs)
@@ -868,30 +870,30 @@ without_clear = st.one_of(audio, audio, audio, st.just(COMMIT), updates)
 frames = st.one_of(without_clear, st.just(CLEAR))
 
 
-def converse(each: list[str], data: st.DataObject) -> ScriptedSession:
+def converse(client_frames: list[str], data: st.DataObject) -> ScriptedSession:
     session = ScriptedSession(OpenAIRealtimeProtocol({}, ENGLISH), data)
-    for one_frame in each:
-        session.client_says(one_frame)
+    for one_frame in client_frames:
+        session.client_sends(one_frame)
         for _ in range(data.draw(st.integers(0, 4), "steps")):
             session.work()
     session.shut_down()
     return session
 
 
-class Listener:
-    """A client that holds a server to the protocol."""
+class ProtocolClient:
+    """A client that checks the server's messages against the protocol."""
 
     def __init__(self, session: ScriptedSession):
         self.deltas: dict[str, str] = {}
-        self.sounding: str | None = None
+        self.speaking: str | None = None
         self.started: set[str] = set()
         self.committed: list[str] = []
         self.completed: dict[str, str] = {}
-        self.lost: set[str] = set()
+        self.cleared: set[str] = set()
         self.order: list[str] = []
         self.between = session.between
         for self.number, out in enumerate(session.outs):
-            for message in said([out]):
+            for message in decoded([out]):
                 kind = message["type"].split(".")[-1]
                 getattr(self, f"on_{kind}", self.ignore)(message)
         assert set(self.completed) == set(self.committed)
@@ -903,31 +905,31 @@ class Listener:
         )
 
     def on_speech_started(self, message):
-        assert self.sounding is None or self.sounding not in self.committed
+        assert self.speaking is None or self.speaking not in self.committed
         assert message["item_id"] not in self.started
-        self.sounding = message["item_id"]
-        self.started.add(self.sounding)
+        self.speaking = message["item_id"]
+        self.started.add(self.speaking)
 
     def on_speech_stopped(self, message):
-        assert message["item_id"] == self.sounding
-        self.sounding = None
+        assert message["item_id"] == self.speaking
+        self.speaking = None
 
     def on_committed(self, message):
         item = message["item_id"]
         assert item not in self.committed
-        assert item not in self.lost
+        assert item not in self.cleared
         assert message["previous_item_id"] == (self.committed[-1] if self.committed else None)
         self.committed.append(item)
 
     def on_cleared(self, _message):
-        # What a commit or an update on its way will commit is not there to be cleared any more.
+        # What a commit or an update on its way will commit cannot be cleared any more.
         if self.number not in self.between:
-            self.lost |= (self.started | set(self.deltas)) - set(self.committed)
+            self.cleared |= (self.started | set(self.deltas)) - set(self.committed)
 
     def on_delta(self, message):
         item = message["item_id"]
         assert item not in self.completed
-        assert item not in self.lost
+        assert item not in self.cleared
         assert message["delta"]
         self.deltas[item] = self.deltas.get(item, "") + message["delta"]
         self.order.append(message["delta"])
@@ -951,17 +953,17 @@ class Listener:
 )
 @settings(max_examples=300, deadline=None)
 @given(st.lists(frames, max_size=12), st.data())
-def test_whatever_happens_deltas_are_transcripts_and_items_are_consistent(each, data):
-    Listener(converse(each, data))
+def test_deltas_are_transcripts_and_items_are_consistent(client_frames, data):
+    ProtocolClient(converse(client_frames, data))
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(without_clear, max_size=12), st.data())
-def test_unless_it_is_cleared_away_every_word_is_in_a_transcript_and_in_order(each, data):
-    session = converse(each, data)
-    listener = Listener(session)
+def test_every_word_that_is_not_cleared_is_in_a_transcript_and_in_order(client_frames, data):
+    session = converse(client_frames, data)
+    listener = ProtocolClient(session)
     assert "".join("".join(listener.order).split()) == "".join("".join(session.words).split())
-    # What a client had yet to commit when the server went down has its deltas and no transcript.
+    # What a client had yet to commit when the server shut down has its deltas and no transcript.
     left = [text for item, text in listener.deltas.items() if item not in listener.committed]
     assert len(left) <= 1
     transcripts = "".join([*listener.completed.values(), *left])
@@ -970,5 +972,5 @@ def test_unless_it_is_cleared_away_every_word_is_in_a_transcript_and_in_order(ea
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(audio, st.just(COMMIT), st.just(CLEAR)), max_size=12), st.data())
-def test_with_the_voice_detector_on_nothing_a_client_does_with_the_buffer_is_an_error(each, data):
-    assert "error" not in kinds(converse(each, data).outs)
+def test_with_the_voice_detector_on_no_buffer_event_is_an_error(client_frames, data):
+    assert "error" not in kinds(converse(client_frames, data).outs)

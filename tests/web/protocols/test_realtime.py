@@ -14,7 +14,7 @@ from voxlive.web.protocols.contract import CloseSocket, HandshakeResponse, OpenS
 from voxlive.web.protocols.realtime import RealtimeProtocol
 
 SPEECH = s16le(clip("doctor").samples)
-SAID = Words(0, (Word("hi", 0, 800),))
+WORDS = Words(0, (Word("hi", 0, 800),))
 APPEND = '{"type": "input_audio_buffer.append", "audio": "AAAA"}'
 
 
@@ -25,11 +25,11 @@ def client() -> RealtimeProtocol:
 
 
 def kind_of_delta(protocol: RealtimeProtocol) -> str:
-    messages = [json.loads(out) for out in protocol.on_event(SAID)]
+    messages = [json.loads(out) for out in protocol.on_event(WORDS)]
     return next(m["type"] for m in messages if m["type"].endswith("delta"))
 
 
-def test_the_first_message_suits_both():
+def test_session_created_is_valid_in_both_protocols():
     [created] = RealtimeProtocol({}, ENGLISH).connected()
     message = json.loads(created)
     assert message["type"] == "session.created"
@@ -52,7 +52,7 @@ def test_the_first_message_suits_both():
         {"type": "input_audio_buffer.commit", "final": False},
     ],
 )
-def test_vllm_is_known_by_its_first_message(first):
+def test_vllm_is_detected_by_its_first_message(first):
     protocol = client()
     protocol.received(json.dumps(first))
     protocol.received(APPEND)
@@ -72,7 +72,7 @@ def test_vllm_is_known_by_its_first_message(first):
         {"type": "input_audio_buffer.clear"},
     ],
 )
-def test_everyone_else_is_openais(first):
+def test_all_other_clients_are_openais(first):
     protocol = client()
     protocol.received(json.dumps(first))
     protocol.received(json.dumps({"type": "session.update", "model": "too late"}))
@@ -82,10 +82,10 @@ def test_everyone_else_is_openais(first):
     assert kind_of_delta(protocol).startswith("conversation.item")
 
 
-def test_audio_may_come_first_and_nonsense_decides_nothing():
+def test_audio_may_come_first_and_invalid_messages_decide_nothing():
     protocol = client()
-    for nonsense in ("no json", b"\0", "[]"):
-        assert protocol.received(nonsense)
+    for invalid in ("no json", b"\0", "[]"):
+        assert protocol.received(invalid)
     protocol.received(json.dumps({"type": "session.update", "model": "x"}))
     protocol.received(APPEND)
     assert kind_of_delta(protocol) == "transcription.delta"
@@ -93,7 +93,7 @@ def test_audio_may_come_first_and_nonsense_decides_nothing():
     assert protocol.received(APPEND)[0].options.audio.rate == 24_000
 
 
-def test_before_anything_was_said_the_end_is_openais():
+def test_before_the_first_message_an_error_is_openais():
     protocol = client()
     assert protocol.handshake_response(
         ["realtime", "openai-insecure-api-key.x"]

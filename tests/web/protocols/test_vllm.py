@@ -49,13 +49,13 @@ def client(*frames: str) -> VllmProtocol:
     return protocol
 
 
-def said(outs) -> list[dict]:
+def decoded(outs) -> list[dict]:
     frames = [out.frame if isinstance(out, Reply) else out for out in outs]
     return [json.loads(out) for out in frames if isinstance(out, str)]
 
 
-def test_the_server_speaks_first():
-    [created] = said(VllmProtocol({}, ENGLISH).connected())
+def test_session_created_comes_first():
+    [created] = decoded(VllmProtocol({}, ENGLISH).connected())
     assert created["type"] == "session.created"
     assert created["id"].startswith("sess-")
     assert isinstance(created["created"], int)
@@ -69,7 +69,7 @@ def test_the_server_speaks_first():
 @pytest.mark.parametrize(
     "order", [[BEGIN, append(b"\0\1")], [append(b"\0\1"), BEGIN], [append(b"\0\1"), commit()]]
 )
-def test_a_beginning_may_come_before_the_audio_or_after_it(order):
+def test_a_first_commit_may_come_before_the_audio_or_after_it(order):
     protocol = client(UPDATE)
     actions = [action for frame in order for action in protocol.received(frame)]
     opening, audio = actions
@@ -92,7 +92,7 @@ def test_a_final_commit_is_answered_by_all_words_since_the_one_before():
     [flush] = protocol.received(END)
     outs += protocol.on_event(Words(0, (Word(" there", 1600, 2400),)))
     outs += protocol.on_event(Flushed(flush.marker))
-    assert said(outs) == [
+    assert decoded(outs) == [
         {"type": "transcription.delta", "delta": "Hello you"},
         {"type": "transcription.delta", "delta": " there"},
         {
@@ -107,14 +107,14 @@ def test_a_final_commit_is_answered_by_all_words_since_the_one_before():
         *protocol.on_event(Words(1, (Word(" Again", 32_000, 33_000),))),
         *protocol.on_event(Flushed(again.marker)),
     ]
-    delta, done = said(outs)
+    delta, done = decoded(outs)
     assert delta["delta"] == done["text"] == "Again"
     assert done["usage"]["seconds"] == 1
 
 
 def test_a_final_commit_without_audio_is_done_at_once():
     [reply] = client(UPDATE).received(END)
-    assert said([reply]) == [
+    assert decoded([reply]) == [
         {
             "type": "transcription.done",
             "text": "",
@@ -141,29 +141,29 @@ def test_a_final_commit_without_audio_is_done_at_once():
         (commit(final="yes"), "invalid_event"),
     ],
 )
-def test_mistakes_are_plain_strings_with_a_code_and_the_session_goes_on(frame, code):
+def test_errors_are_plain_strings_with_a_code_and_the_session_goes_on(frame, code):
     protocol = client(UPDATE)
     [refusal] = protocol.received(frame)
     assert isinstance(refusal, Refuse)
-    [error] = said(protocol.refused(refusal.code, refusal.message))
+    [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert error == {"type": "error", "error": refusal.message, "code": code}
     assert isinstance(protocol.received(append(bytes(2)))[0], OpenSession)
 
 
-def test_a_model_is_named_before_the_first_commit():
+def test_a_model_is_needed_before_the_first_commit():
     [refusal] = client().received(END)
     assert refusal.code == "model_not_validated"
 
 
-def test_ends():
+def test_the_end_of_a_session():
     protocol = client(UPDATE, append(bytes(SECOND)))
     outs = protocol.on_event(SessionError("engine_failed", "it broke"))
-    assert said(outs) == [{"type": "error", "error": "it broke", "code": "engine_failed"}]
+    assert decoded(outs) == [{"type": "error", "error": "it broke", "code": "engine_failed"}]
     assert outs[-1] == CloseSocket(1011)
     protocol = client(UPDATE, append(bytes(SECOND)))
     assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
     outs = protocol.on_event(SessionClosed(16_000))
-    assert said(outs)[0]["type"] == "transcription.done"
+    assert decoded(outs)[0]["type"] == "transcription.done"
     assert outs[-1] == CloseSocket(1012)
 
 
@@ -174,7 +174,7 @@ def test_deltas_are_the_text_of_the_dones(events, received):
     deltas, texts, since = [], [], ""
     for event in events:
         event = Flushed(marker) if isinstance(event, Flushed) else event
-        for message in said(protocol.on_event(event)):
+        for message in decoded(protocol.on_event(event)):
             if message["type"] == "transcription.delta":
                 deltas.append(message["delta"])
                 since += message["delta"]
@@ -200,18 +200,18 @@ frames = st.one_of(
 @given(st.lists(frames, max_size=10), st.data())
 def test_every_final_commit_is_answered_once_and_in_order(each, data):
     session = ScriptedSession(VllmProtocol({}, ENGLISH), data)
-    session.client_says(UPDATE)
+    session.client_sends(UPDATE)
     for frame in each:
-        session.client_says(frame)
+        session.client_sends(frame)
         for _ in range(data.draw(st.integers(0, 3))):
             session.work()
     session.shut_down()
-    dones = [m for m in said(session.outs) if m["type"] == "transcription.done"]
+    dones = [m for m in decoded(session.outs) if m["type"] == "transcription.done"]
     assert len(dones) == each.count(END) + 1
-    assert not any(m["type"] == "error" for m in said(session.outs))
+    assert not any(m["type"] == "error" for m in decoded(session.outs))
     length = sum(len(base64.b64decode(json.loads(f).get("audio", ""))) for f in each)
-    told = sum(done["usage"]["seconds"] for done in dones)
-    assert told == pytest.approx(length / SECOND, abs=0.01)
+    reported_s = sum(done["usage"]["seconds"] for done in dones)
+    assert reported_s == pytest.approx(length / SECOND, abs=0.01)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.realtime import RealtimeProtocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 
+__all__ = ["PROTOCOLS", "Protocol", "WhisperLiveProtocol"]
+
 # A new protocol is one file and one line here.
 PROTOCOLS: dict[str, type[Protocol]] = {
     "/v1/live": LiveProtocol,
@@ -20,5 +22,3 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "/v1/listen": DeepgramProtocol,
     "/ws/live-listener": EchoPanelProtocol,
 }
-
-__all__ = ["PROTOCOLS", "Protocol", "WhisperLiveProtocol"]

@@ -75,9 +75,9 @@ class StopSession:
 
 @dataclass(frozen=True, slots=True)
 class EndConnection:
-    """End the session in good order, once all that came before is heard, and tell the reason.
+    """End the session in good order, once all audio before is recognised, and report the reason.
 
-    It is one of ``ENDING_CODES``, and no wish of the client's.
+    ``code`` is one of ``ENDING_CODES``: the server or a limit ends the session, not the client.
     """
 
     code: str

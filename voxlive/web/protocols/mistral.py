@@ -58,15 +58,15 @@ from voxlive.web.protocols.fields import (
 )
 
 _ENCODINGS = {f"pcm_{name}": name for name in ENCODINGS}
-_NAMES = {name: theirs for theirs, name in _ENCODINGS.items()}
+_NAMES = {name: wire_name for wire_name, name in _ENCODINGS.items()}
 _DEFAULT_AUDIO = AudioFormat("s16le", 16_000)
-# The protocol wants a number: the HTTP status, by which its clients decide on a retry.
-_NUMBERS = {"name_in_use": 500}
+# The protocol requires a number: the HTTP status, by which its clients decide on a retry.
+_ERROR_NUMBERS = {"name_in_use": 500}
 
 
 @dataclass(frozen=True, slots=True)
 class _Config:
-    """What ``session.update`` sets. ``turns`` None: turns are not to be told."""
+    """What ``session.update`` sets. ``turns`` None: the client gets no turn events."""
 
     audio: AudioFormat = _DEFAULT_AUDIO
     delay_ms: int | None = None
@@ -88,17 +88,17 @@ class MistralProtocol(Protocol):
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._model = params.get("model")
         self._info = info
-        self._request = secrets.token_hex(16)
+        self._request_id = secrets.token_hex(16)
         self._config = _Config()
-        self._begun = self._ended = False
+        self._opened = self._ended = False
         self._ending: SessionError | None = None
-        self._received = 0  # bytes
-        self._told = 0  # seconds of audio in the usage of earlier dones
+        self._received_bytes = 0  # bytes
+        self._reported_s = 0  # seconds of audio in the usage of earlier dones
         self._text: list[str] = []
         self._segments: list[dict[str, object]] = []
 
     def denied(self, code: str, message: str) -> Denial | None:
-        """An HTTP error for those who may not connect; the rest is told on the socket."""
+        """An HTTP error for those who may not connect; all else is reported on the socket."""
         if code not in DENIAL_CODES:
             return None
         body = {"object": "error", "type": "invalid_request_error", "param": None}
@@ -108,7 +108,7 @@ class MistralProtocol(Protocol):
         """``session.created``, with the defaults in force."""
         if not self._model:
             raise ProtocolError("bad_parameter", "add the model's name to the URL: ?model=voxtral")
-        return [self._session("session.created")]
+        return [self._session_message("session.created")]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """Commands; one that is wrong is refused. What comes after the end is late, and dropped."""
@@ -127,29 +127,29 @@ class MistralProtocol(Protocol):
                 return [self._update(message.get("session"))]
             case "input_audio.append":
                 pieces = audio_frames(message)
-                self._received += sum(len(piece.data) for piece in pieces)
-                return [*self._open(), *pieces]
+                self._received_bytes += sum(len(piece.data) for piece in pieces)
+                return [*self._opening(), *pieces]
             case "input_audio.flush":
                 # The marker says how much audio its done accounts for.
-                return [*self._open(), FlushSession(str(self._received))]
+                return [*self._opening(), FlushSession(str(self._received_bytes))]
             case "input_audio.end":
                 self._ended = True
-                return [*self._open(), StopSession()]
+                return [*self._opening(), StopSession()]
             case _:
                 known = "session.update, input_audio.append, input_audio.flush, input_audio.end"
                 raise ValueError(f"{quoted(kind)} is not a message type: use {known}")
 
-    def _open(self) -> list[Action]:
-        begun, self._begun = self._begun, True
-        return [] if begun else [OpenSession(self._config.options)]
+    def _opening(self) -> list[Action]:
+        opened_before, self._opened = self._opened, True
+        return [] if opened_before else [OpenSession(self._config.options)]
 
     def _update(self, session: object) -> Action:
-        if self._begun:
+        if self._opened:
             return Refuse("too_late", "a session can be configured before its first audio only")
         if not isinstance(session, dict):
             raise ValueError('session.update needs a "session", which is an object')
         self._config = self._configured(session)
-        return Reply(self._session("session.updated"))
+        return Reply(self._session_message("session.updated"))
 
     def _configured(self, session: Json) -> _Config:
         """The configuration with these fields set; null is the default, and hints are ignored."""
@@ -172,11 +172,11 @@ class MistralProtocol(Protocol):
             return None
         return min(self._info.delays_ms, key=lambda delay: abs(delay - asked))
 
-    def _session(self, kind: str) -> str:
+    def _session_message(self, kind: str) -> str:
         """A message with the session as it is in force."""
         config, turns = self._config, self._config.turns
         session = {
-            "request_id": self._request,
+            "request_id": self._request_id,
             "model": self._info.model,
             "audio_format": {
                 "encoding": _NAMES[config.audio.encoding],
@@ -194,7 +194,7 @@ class MistralProtocol(Protocol):
         return encode_message(kind, session=session)
 
     def on_event(self, event: Event) -> list[Out]:
-        """Words as they are committed, segments, turns if wanted, and dones."""
+        """Words as they are committed, segments, turns if requested, and dones."""
         match event:
             case Words():
                 self._text.append(event.text)
@@ -210,14 +210,14 @@ class MistralProtocol(Protocol):
             case Flushed(marker):
                 return [self._done(int(marker))]
             case SessionError(code, _, fatal=False) if code in ENDING_CODES:
-                # Clients take any error for the end, and here the tail is still to come.
+                # Clients take any error for the end, and here the last words are still to come.
                 self._ending = event
                 return []
             case SessionError(code, message, fatal):
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed():
                 ending = None if self._ended else self._ending
-                return [self._done(self._received), *close_session(ending, self.failed)]
+                return [self._done(self._received_bytes), *close_session(ending, self.failed)]
             case _:
                 return []
 
@@ -231,15 +231,18 @@ class MistralProtocol(Protocol):
             text="".join(self._text),
             language=None,
             segments=self._segments,
-            usage={"prompt_audio_seconds": total - self._told},
+            usage={"prompt_audio_seconds": total - self._reported_s},
         )
-        self._told = total
+        self._reported_s = total
         self._text, self._segments = [], []
         return done
 
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error``; the session goes on."""
-        error = {"message": message[:MAX_ERROR_CHARS], "code": _NUMBERS.get(code, status_of(code))}
+        error = {
+            "message": message[:MAX_ERROR_CHARS],
+            "code": _ERROR_NUMBERS.get(code, status_of(code)),
+        }
         return [encode_message("error", error=error)]
 
     def failed(self, code: str, message: str) -> list[Out]:

@@ -1,13 +1,9 @@
-"""vLLM's dialect of ``WS /v1/realtime``: 16 kHz PCM in, ``transcription.delta`` out.
+"""``WS /v1/realtime``: the path that OpenAI's and vLLM's protocols share, and vLLM's dialect.
 
-Words are told as they are committed; the ``commit`` that begins a transcription changes nothing.
-A final one brings out the rest and is answered by ``transcription.done``, whose text is exactly the
-deltas since the one before. Then more may come.
-
-``WS /v1/realtime``, a path that two protocols share: OpenAI's and vLLM's.
-
-The server speaks first, in words that both understand; the client's first message tells which of
-them it speaks.
+The server's first message is valid in both; the client's first message shows which of them it uses.
+In vLLM's, 16 kHz PCM comes in and words go out as ``transcription.delta`` when they are committed.
+The ``commit`` that begins a transcription changes nothing; a final one brings out the rest and is
+answered by ``transcription.done``, whose text is exactly the deltas since the one before.
 """
 
 from __future__ import annotations
@@ -56,7 +52,7 @@ from voxlive.web.protocols.fields import (
 from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
 
 _AUDIO = AudioFormat("s16le", SAMPLE_RATE)
-_SAMPLE = 2  # bytes
+_SAMPLE_BYTES = 2  # bytes
 
 
 class VllmProtocol(Protocol):
@@ -66,18 +62,18 @@ class VllmProtocol(Protocol):
     max_text: ClassVar[int] = MAX_APPEND
 
     def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
-        self._asked = params.get("language")
+        self._language_param = params.get("language")
         self._language: str | None = None
         self._updated = self._opened = False
         self._bytes = 0
-        self._told = 0  # of those, in the usage of earlier dones
+        self._reported_bytes = 0  # of those, in the usage of earlier dones
         self._text = ""
         self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
 
     def connected(self) -> list[Out]:
-        """``session.created``. A language may stand in the URL already."""
+        """``session.created``. The URL may have a language."""
         try:
-            self._language = language_of(self._asked)
+            self._language = language_of(self._language_param)
         except UnknownLanguage as error:
             raise ProtocolError("bad_parameter", str(error)) from error
         ident = f"sess-{secrets.token_hex(12)}"
@@ -158,8 +154,8 @@ class VllmProtocol(Protocol):
 
     def _done(self, received: int) -> str:
         """Engines do not count tokens, so the usage is the audio's length."""
-        length = seconds((received - self._told) // _SAMPLE)
-        text, self._text, self._told = self._text, "", received
+        length = seconds((received - self._reported_bytes) // _SAMPLE_BYTES)
+        text, self._text, self._reported_bytes = self._text, "", received
         usage = {"type": "duration", "seconds": length}
         return encode_message("transcription.done", text=text, usage=usage)
 
@@ -173,73 +169,73 @@ class VllmProtocol(Protocol):
 
 
 class RealtimeProtocol(Protocol):
-    """One client of either. Until it has said something that makes sense, it is OpenAI's."""
+    """One client of either. Until it has sent a valid message, it is taken for OpenAI's."""
 
     name = OpenAIRealtimeProtocol.name
     names: ClassVar[tuple[str, ...]] = (OpenAIRealtimeProtocol.name, VllmProtocol.name)
 
-    # Those of Speaches put it there.
+    # Where clients of Speaches put it.
     key_params: ClassVar[tuple[str, ...]] = ("api_key",)
 
     max_text: ClassVar[int] = MAX_APPEND
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._vllm = VllmProtocol(params, info)
-        self._spoken: Protocol = OpenAIRealtimeProtocol(params, info)
-        self._known = False
+        self._active: Protocol = OpenAIRealtimeProtocol(params, info)
+        self._decided = False
 
     def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """As OpenAI's: vLLM has no sub-protocol."""
-        return self._spoken.handshake_response(offered)
+        return self._active.handshake_response(offered)
 
     def apply_settings(self, settings: object) -> None:
         """As OpenAI's: it has client secrets."""
-        self._spoken.apply_settings(settings)
+        self._active.apply_settings(settings)
 
     def denied(self, code: str, message: str) -> Denial | None:
         """As OpenAI's."""
-        return self._spoken.denied(code, message)
+        return self._active.denied(code, message)
 
     def connected(self) -> list[Out]:
         """One ``session.created`` with the fields of both."""
         fields: dict[str, object] = {}
-        for protocol in (self._vllm, self._spoken):
+        for protocol in (self._vllm, self._active):
             [created] = protocol.connected()
             fields |= json.loads(str(created))
         return [encode_json(fields)]
 
     def received(self, frame: str | bytes) -> list[Action]:
         """The first message decides who answers this and all others."""
-        if not self._known:
+        if not self._decided:
             with contextlib.suppress(ValueError):
                 self._decide(*parse_message(frame))
-        return self._spoken.received(frame)
+        return self._active.received(frame)
 
     def _decide(self, kind: str, message: Json) -> None:
-        self._known = True
+        self._decided = True
         names_a_model = "model" in message and "session" not in message
         if (kind == "session.update" and names_a_model) or (
             kind == "input_audio_buffer.commit" and "final" in message
         ):
-            self._spoken = self._vllm
+            self._active = self._vllm
             self.name = self._vllm.name
 
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
         """As the client's protocol has it, like everything below."""
-        return self._spoken.opened(session, options)
+        return self._active.opened(session, options)
 
     def on_event(self, event: Event) -> list[Out]:
         """An event."""
-        return self._spoken.on_event(event)
+        return self._active.on_event(event)
 
     def tick(self) -> list[Out]:
         """What was held back."""
-        return self._spoken.tick()
+        return self._active.tick()
 
     def refused(self, code: str, message: str) -> list[Out]:
         """A refusal."""
-        return self._spoken.refused(code, message)
+        return self._active.refused(code, message)
 
     def failed(self, code: str, message: str) -> list[Out]:
         """The end."""
-        return self._spoken.failed(code, message)
+        return self._active.failed(code, message)

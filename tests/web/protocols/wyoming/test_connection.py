@@ -18,7 +18,7 @@ def reader(data: bytes) -> asyncio.StreamReader:
 
 
 class Sink:
-    """What a StreamWriter is to the library's writer."""
+    """The part of a StreamWriter that the library writes to."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -44,18 +44,18 @@ class Sink:
         max_size=4,
     )
 )
-def test_what_the_library_writes_is_read(events):
-    async def there_and_back() -> list[Event]:
+def test_events_written_by_the_library_are_read(events):
+    async def round_trip() -> list[Event]:
         sink = Sink()
         for event in events:
             await async_write_event(event, sink)
         stream = reader(sink.data)
         return [await read_event(stream) for _ in events] + [await read_event(stream)]
 
-    assert asyncio.run(there_and_back()) == [*events, None]
+    assert asyncio.run(round_trip()) == [*events, None]
 
 
-async def test_a_plain_line_and_data_in_the_header():
+async def test_a_header_alone_and_data_in_the_header():
     assert await read_event(reader(b'{"type": "describe"}\n')) == Event("describe")
     line = b'{"type": "x", "data": {"a": 1, "b": 1}, "data_length": 8}\n{"b": 2}'
     assert await read_event(reader(line)) == Event("x", {"a": 1, "b": 2})
@@ -80,7 +80,7 @@ async def test_a_plain_line_and_data_in_the_header():
         (" " * (MAX_LINE + 1), "too_big"),
     ],
 )
-async def test_a_bad_header_is_refused_before_what_it_announces_is_read(header, code):
+async def test_a_bad_header_is_refused_before_its_data_is_read(header, code):
     line = header if isinstance(header, str) else json.dumps(header)
     stream = asyncio.StreamReader(limit=MAX_LINE)
     stream.feed_data(line.encode() + b"\n")
@@ -89,13 +89,13 @@ async def test_a_bad_header_is_refused_before_what_it_announces_is_read(header, 
     assert raised.value.code == code
 
 
-async def test_bytes_that_are_no_text():
+async def test_bytes_that_are_not_utf_8():
     for line in (b"\xff\xfe\n", b'{"type": "x", "data_length": 2}\n\xff\xff'):
         with pytest.raises(ProtocolError):
             await read_event(reader(line))
 
 
-async def test_a_peer_that_goes_in_the_middle():
+async def test_a_peer_that_closes_in_the_middle_of_an_event():
     assert await read_event(reader(b'{"type": "x"')) is None
     with pytest.raises(asyncio.IncompleteReadError):
         await read_event(reader(b'{"type": "x", "payload_length": 9}\n123'))

@@ -16,7 +16,7 @@ def options(port=0, allow=(), announce=False, keyed=False, insecure=False):
     return WyomingOptions.of(config, keyed=keyed)
 
 
-def test_who_may_use_the_wyoming_port():
+def test_the_networks_that_may_connect():
     assert options(port=None) is None
     assert options().allowed == THIS_MACHINE
     assert options(insecure=True).allowed == ANYWHERE
@@ -27,7 +27,7 @@ def test_who_may_use_the_wyoming_port():
 
 
 @pytest.mark.parametrize(
-    ("asked", "hint"),
+    ("kwargs", "hint"),
     [
         ({"keyed": True}, "--wyoming-allow"),
         ({"allow": ["home"]}, "192.168.1.0/24"),
@@ -35,13 +35,13 @@ def test_who_may_use_the_wyoming_port():
         ({"port": None, "allow": ["::1"]}, "--wyoming-allow needs --wyoming-port"),
     ],
 )
-def test_what_cannot_be_says_what_to_do(asked, hint):
+def test_invalid_options_name_the_option_to_change(kwargs, hint):
     with pytest.raises(ConfigError) as raised:
-        options(**asked)
+        options(**kwargs)
     assert hint in str(raised.value)
 
 
-def test_the_extra_for_discovery_is_named_when_it_is_missing(monkeypatch):
+def test_the_missing_extra_for_discovery_is_named(monkeypatch):
     monkeypatch.setattr("voxlive.web.protocols.wyoming.listener.find_spec", lambda _name: None)
     with pytest.raises(CannotListen, match=r"voxlive\[discovery\]"):
         options(announce=True)

@@ -17,7 +17,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.web.protocols.contract import AudioFrame, StopSession
-from voxlive.web.protocols.wyoming.protocol import WyomingProtocol, failure
+from voxlive.web.protocols.wyoming.protocol import WyomingProtocol, error_event
 
 BEGIN = AudioStart(16_000, 2, 1).event()
 CHUNK = AudioChunk(16_000, 2, 1, b"\1\2").event()
@@ -48,7 +48,7 @@ def test_describe_names_the_model_and_its_languages():
     "other events",
     "ignored",
 )
-def test_ping_and_what_is_not_known():
+def test_ping_and_unknown_events():
     protocol = WyomingProtocol(ENGLISH)
     [answer] = protocol.received(Event("ping", {"text": "hi"}))
     assert (answer.event.type, answer.event.data) == ("pong", {"text": "hi"})
@@ -63,8 +63,8 @@ def test_ping_and_what_is_not_known():
     "`transcript_terms` are ignored",
 )
 def test_an_utterance_in_the_declared_format_and_language():
-    wish = Transcribe(name="any", language="de", vad_sensitivity="relaxed").event()
-    protocol = opened(POLYGLOT, wish)
+    transcribe = Transcribe(name="any", language="de", vad_sensitivity="relaxed").event()
+    protocol = opened(POLYGLOT, transcribe)
     assert protocol.options.audio == AudioFormat("s16le", 16_000, 1)
     assert protocol.options.stream.language == "de"
     assert protocol.options.gate.min_silence_ms == 1250
@@ -73,7 +73,7 @@ def test_an_utterance_in_the_declared_format_and_language():
     assert protocol.received(CHUNK) == [AudioFrame(b"\1\2")]
     assert protocol.received(DONE) == [StopSession()]
     assert not protocol.in_utterance
-    # The next one does not inherit what was wished for this one.
+    # The next one does not inherit the options of this one.
     [opening] = protocol.received(BEGIN)
     assert opening.options.stream.language is None
 
@@ -112,22 +112,22 @@ def test_formats_and_a_chunk_that_opens_by_itself(rate, width, channels, audio):
         Event("ping", {"text": ["x"]}),
     ],
 )
-def test_wrong_events_end_the_connection_with_a_reason(event):
+def test_invalid_events_end_the_connection_with_a_reason(event):
     with pytest.raises(ProtocolError) as raised:
         WyomingProtocol(ENGLISH).received(event)
-    error = failure(raised.value.code, raised.value.message)
+    error = error_event(raised.value.code, raised.value.message)
     assert (error.type, error.data["code"]) == ("error", "bad_message")
     assert event.type in error.data["text"]
 
 
 @pytest.mark.parametrize("event", [BEGIN, AudioChunk(8000, 2, 1, b"").event()])
-def test_an_utterance_has_one_beginning_and_one_format(event):
+def test_an_utterance_has_one_start_and_one_format(event):
     protocol = opened()
     with pytest.raises(ProtocolError):
         protocol.received(event)
 
 
-def test_a_rate_that_is_not_served():
+def test_an_unsupported_rate():
     with pytest.raises(ProtocolError, match="rate"):
         WyomingProtocol(ENGLISH).received(AudioStart(1000, 2, 1).event())
 
@@ -135,14 +135,14 @@ def test_a_rate_that_is_not_served():
 @pytest.mark.conforms(
     "Wyoming",
     "`voice-started`, `voice-stopped`",
-    "as the voice detector hears them, in milliseconds",
+    "as the voice detector reports them, in milliseconds",
 )
-def test_where_speech_is_and_failures():
+def test_speech_events_and_failures():
     protocol = opened()
-    [began] = protocol.on_event(SpeechStarted(1600))
-    [ended] = protocol.on_event(SpeechStopped(16_000))
-    assert (began.type, began.data) == ("voice-started", {"timestamp": 100})
-    assert (ended.type, ended.data) == ("voice-stopped", {"timestamp": 1000})
+    [started] = protocol.on_event(SpeechStarted(1600))
+    [stopped] = protocol.on_event(SpeechStopped(16_000))
+    assert (started.type, started.data) == ("voice-started", {"timestamp": 100})
+    assert (stopped.type, stopped.data) == ("voice-stopped", {"timestamp": 1000})
     assert protocol.on_event(SessionError("shutting_down", "soon", fatal=False)) == []
     with pytest.raises(ProtocolError) as raised:
         protocol.on_event(SessionError("engine_failed", "why"))
@@ -168,8 +168,10 @@ def test_chunks_joined_are_the_transcript_of_each_utterance(utterances):
         assert kinds == ["transcript-start", *chunks, "transcript", "transcript-stop"]
         assert set(chunks) <= {"transcript-chunk"}
         text = "".join(event.text for event in events if isinstance(event, Words))
-        said = [TranscriptChunk.from_event(o).text for o in outs if TranscriptChunk.is_type(o.type)]
-        assert "".join(said) == text
+        chunk_texts = [
+            TranscriptChunk.from_event(o).text for o in outs if TranscriptChunk.is_type(o.type)
+        ]
+        assert "".join(chunk_texts) == text
         assert Transcript.from_event(outs[-2]).text == text
 
 

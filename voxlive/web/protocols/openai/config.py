@@ -1,6 +1,6 @@
-"""What an OpenAI realtime client may configure, as it asks for it and as it is in force.
+"""What an OpenAI realtime client may configure: parsed, and shown as it is in force.
 
-Two shapes say the same: ``session.audio.input`` of today's API, and the flat fields of the beta.
+It comes in two shapes: ``session.audio.input`` of today's API, and the flat fields of the beta.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
 from voxlive.web.protocols.fields import Json, quoted
 
-_PCM = AudioFormat("s16le", 24_000)
+_DEFAULT_AUDIO = AudioFormat("s16le", 24_000)
 _RATE_OF_G711 = 8_000
-_VAD = GateOptions()
+_DEFAULT_GATE = GateOptions()
 _FORMATS = {"audio/pcm": "s16le", "audio/pcmu": "mulaw", "audio/pcma": "alaw"}
 _FLAT_FORMATS = {"pcm16": "s16le", "g711_ulaw": "mulaw", "g711_alaw": "alaw"}
 _FLAT = {
@@ -29,11 +29,11 @@ _FLAT = {
     "turn_detection": "turn_detection",
 }
 # As wide a hysteresis as the gate's own: speech may end when it is this much less certain.
-_EXIT_BELOW = 0.15
-_LOWEST, _HIGHEST = 0.01, 0.99
-_LONGEST_SILENCE_MS = 10_000
-_LONGEST_PADDING_MS = 2_000
-# No model here knows what a speaker means to say: an eager listener waits for less silence.
+_HYSTERESIS = 0.15
+_MIN_THRESHOLD, _MAX_THRESHOLD = 0.01, 0.99
+_MAX_SILENCE_MS = 10_000
+_MAX_PADDING_MS = 2_000
+# No model here predicts the end of a turn: higher eagerness waits for less silence.
 _EAGERNESS_MS = {"low": 1000, "medium": 500, "auto": 500, "high": 300}
 _DELAYS_MS = {"minimal": 80, "low": 240, "medium": 480, "high": 960, "xhigh": 2400}
 
@@ -49,36 +49,36 @@ class BadField(CodedError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A session as it is in force. ``turns`` None: the client commits, and turns are its matter."""
+    """A session as it is in force. ``turns`` None: the client takes the turns, by its commits."""
 
-    audio: AudioFormat = _PCM
-    turns: GateOptions | None = _VAD
+    audio: AudioFormat = _DEFAULT_AUDIO
+    turns: GateOptions | None = _DEFAULT_GATE
     noise_reduction: str | None = None
     language: str | None = None
     delay: str | None = None
 
     def options(self, info: EngineInfo) -> SessionOptions:
-        """The session to open. Whoever takes the turns, the engine hears no silence."""
+        """The session to open. Whoever takes the turns, the engine gets no silence."""
         delay_ms = None
         if self.delay:
             asked = _DELAYS_MS[self.delay]
             delay_ms = min(info.delays_ms, key=lambda ms: abs(ms - asked))
         stream = StreamOptions(self.language, delay_ms, drafts=False)
-        return SessionOptions(self.audio, self.turns or _VAD, stream)
+        return SessionOptions(self.audio, self.turns or _DEFAULT_GATE, stream)
 
     def updated(self, session: Json, info: EngineInfo) -> Config:
         """With the fields that these set. Unknown ones are ignored; raises BadField."""
-        audio = _within(session, "audio", "session.audio")
-        inside = _within(audio, "input", "session.audio.input")
+        audio = _section(session, "audio", "session.audio")
+        audio_input = _section(audio, "input", "session.audio.input")
         config = self
         for where, fields, names in (
             ("session", session, _FLAT),
-            ("session.audio.input", inside, {name: name for name in _READERS}),
+            ("session.audio.input", audio_input, {name: name for name in _PARSERS}),
         ):
-            for theirs, name in names.items():
-                if theirs in fields:
-                    read = _READERS[name]
-                    config = read(config, fields[theirs], f"{where}.{theirs}", info)
+            for field, name in names.items():
+                if field in fields:
+                    parse = _PARSERS[name]
+                    config = parse(config, fields[field], f"{where}.{field}", info)
         return config
 
     def nested(self, session: str, info: EngineInfo) -> dict[str, object]:
@@ -92,7 +92,7 @@ class Config:
         """The session in the beta's shape."""
         names = {encoding: name for name, encoding in _FLAT_FORMATS.items()}
         fields = {"format": names[self.audio.encoding], **self._fields(info)}
-        return {**_head(session), **{theirs: fields[name] for theirs, name in _FLAT.items()}}
+        return {**_head(session), **{field: fields[name] for field, name in _FLAT.items()}}
 
     def _fields(self, info: EngineInfo) -> dict[str, object]:
         """What both shapes share. Prompts are null: no engine takes them."""
@@ -117,7 +117,7 @@ class Config:
 
 
 def is_flat(session: Json) -> bool:
-    """Whether a client speaks the beta's dialect."""
+    """Whether a client uses the beta's dialect."""
     return not _FLAT.keys().isdisjoint(session)
 
 
@@ -133,13 +133,13 @@ def _head(session: str) -> dict[str, object]:
 
 def _audio(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
     if value is None:
-        return replace(config, audio=_PCM)
+        return replace(config, audio=_DEFAULT_AUDIO)
     fields = value if isinstance(value, Mapping) else {"type": value}
     formats = _FORMATS | _FLAT_FORMATS
     encoding = formats[_one_of(formats, fields.get("type"), param)]
     if encoding != "s16le":
         return replace(config, audio=AudioFormat(encoding, _RATE_OF_G711))
-    rate = round(_number(fields, "rate", param, _PCM.rate))
+    rate = round(_number(fields, "rate", param, _DEFAULT_AUDIO.rate))
     try:
         return replace(config, audio=AudioFormat(encoding, rate))
     except BadAudio as error:
@@ -147,7 +147,7 @@ def _audio(config: Config, value: object, param: str, _info: EngineInfo) -> Conf
 
 
 def _noise_reduction(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
-    """Taken and said back, without effect: the voice detector copes with near and far."""
+    """Accepted and returned, without effect: the voice detector copes with near and far."""
     if value is None:
         return replace(config, noise_reduction=None)
     kind = _one_of(("near_field", "far_field"), _object(value, param).get("type"), param)
@@ -163,9 +163,9 @@ def _transcription(config: Config, value: object, param: str, info: EngineInfo) 
         hints = fields["languages"] or []
         if not isinstance(hints, list):
             raise BadField(f"{param}.languages", "languages must be a list of codes")
-        config = replace(config, language=_of_several(hints, f"{param}.languages", info))
+        config = replace(config, language=_single_language(hints, f"{param}.languages", info))
     if "language" in fields:
-        known = _known(fields["language"], f"{param}.language", info)
+        known = _language_code(fields["language"], f"{param}.language", info)
         config = replace(config, language=known)
     if "delay" in fields and info.delays_ms:
         delay = fields["delay"]
@@ -183,20 +183,20 @@ def _turn_detection(config: Config, value: object, param: str, _info: EngineInfo
     if kind == "semantic_vad":
         eagerness = _one_of(_EAGERNESS_MS, fields.get("eagerness") or "auto", param)
         return replace(config, turns=GateOptions(min_silence_ms=_EAGERNESS_MS[eagerness]))
-    asked = _number(fields, "threshold", param, _VAD.threshold)
-    threshold = min(max(asked, _LOWEST), _HIGHEST)
-    silence = _number(fields, "silence_duration_ms", param, _VAD.min_silence_ms)
-    padding = _number(fields, "prefix_padding_ms", param, _VAD.pre_roll_ms)
+    asked = _number(fields, "threshold", param, _DEFAULT_GATE.threshold)
+    threshold = min(max(asked, _MIN_THRESHOLD), _MAX_THRESHOLD)
+    silence = _number(fields, "silence_duration_ms", param, _DEFAULT_GATE.min_silence_ms)
+    padding = _number(fields, "prefix_padding_ms", param, _DEFAULT_GATE.pre_roll_ms)
     gate = GateOptions(
         threshold=threshold,
-        exit_threshold=max(_LOWEST, round(threshold - _EXIT_BELOW, 4)),
-        min_silence_ms=min(round(silence), _LONGEST_SILENCE_MS),
-        pre_roll_ms=min(round(padding), _LONGEST_PADDING_MS),
+        exit_threshold=max(_MIN_THRESHOLD, round(threshold - _HYSTERESIS, 4)),
+        min_silence_ms=min(round(silence), _MAX_SILENCE_MS),
+        pre_roll_ms=min(round(padding), _MAX_PADDING_MS),
     )
     return replace(config, turns=gate)
 
 
-_READERS: dict[str, Callable[[Config, object, str, EngineInfo], Config]] = {
+_PARSERS: dict[str, Callable[[Config, object, str, EngineInfo], Config]] = {
     "format": _audio,
     "noise_reduction": _noise_reduction,
     "transcription": _transcription,
@@ -204,13 +204,13 @@ _READERS: dict[str, Callable[[Config, object, str, EngineInfo], Config]] = {
 }
 
 
-def _of_several(hints: list[object], param: str, info: EngineInfo) -> str | None:
-    """One language is a choice; among several that may be spoken the model chooses."""
-    known = [_known(hint, param, info) for hint in hints]
+def _single_language(hints: list[object], param: str, info: EngineInfo) -> str | None:
+    """One language is a choice; among several the model chooses."""
+    known = [_language_code(hint, param, info) for hint in hints]
     return known[0] if len(set(known)) == 1 else None
 
 
-def _known(language: object, param: str, info: EngineInfo) -> str | None:
+def _language_code(language: object, param: str, info: EngineInfo) -> str | None:
     """A language's code, if the engine knows it; None leaves the choice to it."""
     if language is not None and not isinstance(language, str):
         raise BadField(param, f"a language must be a string, not {quoted(language)}")
@@ -223,7 +223,7 @@ def _known(language: object, param: str, info: EngineInfo) -> str | None:
     return code
 
 
-def _within(fields: Json, name: str, param: str) -> Json:
+def _section(fields: Json, name: str, param: str) -> Json:
     value = fields.get(name)
     return {} if value is None else _object(value, param)
 

@@ -2,7 +2,7 @@
 
 The session opens with the first audio, with the configuration that is in force then. A later one
 takes effect from that point of the audio on; what came before is brought out first. Clients take
-every ``error`` for the end, so there is one only for what cannot be done.
+every ``error`` for the end, so there is one only for what cannot be carried out.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ from voxlive.web.protocols.fields import (
     string,
 )
 from voxlive.web.protocols.openai.config import BadField, Config, is_flat
-from voxlive.web.protocols.openai.items import CommittedTurns, Conversation, Message, SpokenTurns
+from voxlive.web.protocols.openai.items import CommittedTurns, Conversation, Message, VadTurns
 
 SUBPROTOCOL = "realtime"
-_LEAST = SAMPLE_RATE // 10
-_LONGEST_ID = 512
-_OURS = (1011, 1012, 1013)
+_MIN_COMMIT = SAMPLE_RATE // 10
+_MAX_ID_CHARS = 512
+_SERVER_CLOSE_CODES = (1011, 1012, 1013)
 
 
 class OpenAIRealtimeProtocol(Protocol):
     """One client of OpenAI's protocol.
 
-    ``_intake`` takes the turns of the audio that comes in, ``_turns`` those of what is being told:
-    they are the same, but for the time that an update needs to come through the session.
+    ``_intake`` has the turns of the audio that comes in, ``_turns`` those of the events that come
+    out: they are the same, but for the time that an update needs to come through the session.
     """
 
     name = "openai_realtime"
@@ -82,25 +82,25 @@ class OpenAIRealtimeProtocol(Protocol):
         self._options: SessionOptions | None = None
         self._conversation = Conversation()
         self._pending: deque[Callable[[], Iterable[Message]]] = deque()
-        self._earlier = 0  # samples heard in earlier formats
-        self._bytes = 0  # and in this one
-        self._parted = 0  # heard up to the client's last commit or clear
+        self._earlier_samples = 0  # samples received in earlier formats
+        self._bytes = 0  # received in this one
+        self._buffer_start = 0  # the sample after the client's last commit or clear
         self._messages = 0
         self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
-        self._intake = self._turns = self._turns_of(self._config)
+        self._intake = self._turns = self._new_turns(self._config)
 
     def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
-        """Browsers offer the protocol's name and a key; they want the name back."""
+        """Browsers offer the protocol's name and a key; the name is selected."""
         return HandshakeResponse(SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
     def apply_settings(self, settings: object) -> None:
         """The session that a client secret was made for is in force from the start."""
         if isinstance(settings, Config):
             self._config = settings
-            self._intake = self._turns = self._turns_of(settings)
+            self._intake = self._turns = self._new_turns(settings)
 
     def denied(self, code: str, message: str) -> Denial | None:
-        """An HTTP error for those who may not connect; the rest is told on the socket."""
+        """An HTTP error for those who may not connect; all else is reported on the socket."""
         if code not in DENIAL_CODES:
             return None
         status = status_of(code)
@@ -123,20 +123,20 @@ class OpenAIRealtimeProtocol(Protocol):
         return [self._encode("session.created", {"session": session})]
 
     def received(self, frame: str | bytes) -> list[Action]:
-        """A client's event. One that cannot be done is told so, and the session goes on."""
+        """A client's event. One that cannot be carried out is refused, and the session goes on."""
         event_id: str | None = None
         try:
             if not may_be_json(frame):
                 raise ValueError("audio comes as base64 in input_audio_buffer.append")
             kind, message = parse_message(frame)
             event_id = _event_id(message)
-            return self._obey(kind, message, event_id)
+            return self._command(kind, message, event_id)
         except BadField as error:
             return [self._refusal("invalid_value", str(error), event_id, error.param)]
         except ValueError as error:
             return [self._refusal("invalid_event", str(error), event_id)]
 
-    def _obey(self, kind: str, message: Json, event_id: str | None) -> list[Action]:
+    def _command(self, kind: str, message: Json, event_id: str | None) -> list[Action]:
         match kind:
             case "input_audio_buffer.append":
                 return self._append(audio_frames(message))
@@ -160,45 +160,45 @@ class OpenAIRealtimeProtocol(Protocol):
         return [OpenSession(self._options), *pieces]
 
     @property
-    def _heard(self) -> int:
+    def _audio_end(self) -> int:
         audio = self._config.audio
         frames = self._bytes // ENCODINGS[audio.encoding].dtype.itemsize
-        return self._earlier + frames * SAMPLE_RATE // audio.rate
+        return self._earlier_samples + frames * SAMPLE_RATE // audio.rate
 
     def _commit(self, event_id: str | None) -> list[Action]:
-        start, self._parted = self._parted, self._heard
-        fresh = self._heard - start
-        if isinstance(self._intake, SpokenTurns):
+        start, self._buffer_start = self._buffer_start, self._audio_end
+        buffered = self._audio_end - start
+        if isinstance(self._intake, VadTurns):
             # The detector may have committed all there was: another commit is no mistake.
-            if not fresh:
+            if not buffered:
                 return []
-            self._intake.part()
-            return [self._renew(partial(self._intake.committed, start, self._heard))]
-        if fresh < _LEAST:
-            self._parted = start
+            self._intake.split()
+            return [self._reconfigure(partial(self._intake.on_commit, start, self._audio_end))]
+        if buffered < _MIN_COMMIT:
+            self._buffer_start = start
             return [
                 self._refusal(
                     "input_audio_buffer_commit_empty",
                     "the buffer has less than the 100 ms of audio that a commit needs: "
-                    f"{1000 * fresh / SAMPLE_RATE:.0f} ms",
+                    f"{1000 * buffered / SAMPLE_RATE:.0f} ms",
                     event_id,
                 )
             ]
-        self._intake.commit(self._heard)
+        self._intake.commit(self._audio_end)
         # While an update is on its way, earlier items may be to come: this one waits for them.
-        told = self._intake.announce() if self._intake is self._turns else ()
-        return [*self._reply(*told), self._flush(self._intake.flushed)]
+        commits = self._intake.report_commits() if self._intake is self._turns else ()
+        return [*self._reply(*commits), self._flush(self._intake.on_flushed)]
 
     def _clear(self) -> list[Action]:
-        fresh, self._parted = self._heard > self._parted, self._heard
+        buffered, self._buffer_start = self._audio_end > self._buffer_start, self._audio_end
         cleared = self._reply(("input_audio_buffer.cleared", {}))
-        if not fresh:
+        if not buffered:
             return cleared
-        if isinstance(self._intake, SpokenTurns):
-            self._intake.part(drop=True)
-            return [*cleared, self._renew(partial(self._intake.parted, self._heard))]
-        self._intake.clear(self._heard)
-        return [*cleared, self._flush(self._intake.flushed)]
+        if isinstance(self._intake, VadTurns):
+            self._intake.split(drop=True)
+            return [*cleared, self._reconfigure(partial(self._intake.on_split, self._audio_end))]
+        self._intake.clear(self._audio_end)
+        return [*cleared, self._flush(self._intake.on_flushed)]
 
     def _update(self, kind: str, session: object) -> list[Action]:
         if not isinstance(session, Mapping):
@@ -207,87 +207,87 @@ class OpenAIRealtimeProtocol(Protocol):
         if self._options:
             # What the stream was opened with stays.
             config = replace(config, language=before.language, delay=before.delay)
-        heard = self._heard
+        audio_end = self._audio_end
         if config.audio != before.audio:
-            self._earlier, self._bytes = heard, 0
+            self._earlier_samples, self._bytes = audio_end, 0
         self._config = config
         self._conversation.beta = is_flat(session) or kind != "session.update"
         shape = config.flat if self._conversation.beta else config.nested
         fields = {"session": shape(self._session, self._info)}
-        return [*self._reply((f"{kind}d", fields)), *self._change(before, config, heard)]
+        return [*self._reply((f"{kind}d", fields)), *self._apply_change(before, config, audio_end)]
 
-    def _change(self, before: Config, config: Config, heard: int) -> list[Action]:
-        """Hear what follows as it is configured now, if that makes a difference."""
+    def _apply_change(self, before: Config, config: Config, audio_end: int) -> list[Action]:
+        """Take what follows as it is configured now, if that makes a difference."""
         if (config.audio, config.turns) == (before.audio, before.turns):
             return []
         old = self._intake
         if config.turns != before.turns:
-            self._intake, self._parted = self._turns_of(config), heard
+            self._intake, self._buffer_start = self._new_turns(config), audio_end
         if self._options is None:
             self._turns = self._intake
             return []
-        if isinstance(old, SpokenTurns):
-            old.part()
-        return [self._renew(partial(self._turn_over, old, self._intake, heard))]
+        if isinstance(old, VadTurns):
+            old.split()
+        return [self._reconfigure(partial(self._switch_turns, old, self._intake, audio_end))]
 
-    def _turns_of(self, config: Config) -> SpokenTurns | CommittedTurns:
+    def _new_turns(self, config: Config) -> VadTurns | CommittedTurns:
         if config.turns:
-            return SpokenTurns(self._conversation, config.turns)
-        return CommittedTurns(self._conversation, self._heard)
+            return VadTurns(self._conversation, config.turns)
+        return CommittedTurns(self._conversation, self._audio_end)
 
-    def _turn_over(
-        self, old: SpokenTurns | CommittedTurns, new: SpokenTurns | CommittedTurns, heard: int
+    def _switch_turns(
+        self, old: VadTurns | CommittedTurns, new: VadTurns | CommittedTurns, audio_end: int
     ) -> Iterator[Message]:
-        if isinstance(old, SpokenTurns):
-            yield from old.parted(heard)
+        if isinstance(old, VadTurns):
+            yield from old.on_split(audio_end)
         elif new is not old:
-            yield from old.close(heard)
+            yield from old.close(audio_end)
         self._turns = new
         if isinstance(new, CommittedTurns):
-            yield from new.announce()
+            yield from new.report_commits()
 
-    def _flush(self, then: Callable[[], Iterable[Message]]) -> FlushSession:
-        """Bring out all words so far; what is to be said ``then``."""
-        self._pending.append(then)
+    def _flush(self, on_flushed: Callable[[], Iterable[Message]]) -> FlushSession:
+        """Bring out all words so far; ``on_flushed`` makes the messages that follow them."""
+        self._pending.append(on_flushed)
         return FlushSession(self._session)
 
-    def _renew(self, then: Callable[[], Iterable[Message]]) -> ReconfigureSession:
-        self._pending.append(then)
+    def _reconfigure(self, on_flushed: Callable[[], Iterable[Message]]) -> ReconfigureSession:
+        self._pending.append(on_flushed)
         return ReconfigureSession(self._config.options(self._info), self._session)
 
     def on_event(self, event: Event) -> list[Out]:
-        """What an event means for the items."""
+        """An event as messages about the items."""
         turns = self._turns
         match event:
             case SpeechStarted(at):
-                return self._say(turns.started(at))
+                return self._encode_all(turns.on_speech_started(at))
             case SpeechStopped(at):
-                return self._say(turns.stopped(at, self._heard))
+                return self._encode_all(turns.on_speech_stopped(at, self._audio_end))
             case Words(_, words):
-                return self._say(turns.said(words))
+                return self._encode_all(turns.on_words(words))
             case UtteranceEnded(upto):
-                return self._say(turns.ended(upto))
+                return self._encode_all(turns.on_utterance_ended(upto))
             case Flushed():
-                return self._say(self._pending.popleft()())
+                return self._encode_all(self._pending.popleft()())
             case SessionError(code, message, True):
                 return self.failed(code, message)
             case SessionError(code) if code in ENDING_CODES:
                 self._ending = event
                 return []
             case SessionClosed():
-                return self._shut_down()
+                return self._close_session()
             case _:
                 return []
 
-    def _shut_down(self) -> list[Out]:
+    def _close_session(self) -> list[Out]:
         """Only the server or a limit closes a session: clients just go."""
         code, message = self._ending.code, self._ending.message
-        if isinstance(self._turns, SpokenTurns):
-            last = self._turns.close(self._heard)
+        if isinstance(self._turns, VadTurns):
+            last = self._turns.close(self._audio_end)
         else:
             last = self._turns.fail(code, message)
-        told = [] if code == "shutting_down" else [self._fatal(code, message)]
-        return [*self._say(last), *told, CloseSocket(close_code(code))]
+        errors = [] if code == "shutting_down" else [self._fatal_error(code, message)]
+        return [*self._encode_all(last), *errors, CloseSocket(close_code(code))]
 
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error``; the session goes on."""
@@ -295,11 +295,13 @@ class OpenAIRealtimeProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """The items whose words will not come, an ``error``, the close."""
-        failed = self._say(self._turns.fail(code, message[:MAX_ERROR_CHARS]))
-        return [*failed, self._fatal(code, message), CloseSocket(close_code(code))]
+        failed = self._encode_all(self._turns.fail(code, message[:MAX_ERROR_CHARS]))
+        return [*failed, self._fatal_error(code, message), CloseSocket(close_code(code))]
 
-    def _fatal(self, code: str, message: str) -> str:
-        kind = "server_error" if close_code(code) in _OURS else "invalid_request_error"
+    def _fatal_error(self, code: str, message: str) -> str:
+        kind = (
+            "server_error" if close_code(code) in _SERVER_CLOSE_CODES else "invalid_request_error"
+        )
         return self._error(kind, code, message)
 
     def _refusal(
@@ -315,11 +317,11 @@ class OpenAIRealtimeProtocol(Protocol):
         event_id: str | None = None,
         param: str | None = None,
     ) -> str:
-        said = message[:MAX_ERROR_CHARS]
-        error = {"type": kind, "code": code, "message": said, "param": param, "event_id": event_id}
+        text = message[:MAX_ERROR_CHARS]
+        error = {"type": kind, "code": code, "message": text, "param": param, "event_id": event_id}
         return self._encode("error", {"error": error})
 
-    def _say(self, messages: Iterable[Message]) -> list[Out]:
+    def _encode_all(self, messages: Iterable[Message]) -> list[Out]:
         return [self._encode(*message) for message in messages]
 
     def _reply(self, *messages: Message) -> list[Action]:
@@ -332,8 +334,8 @@ class OpenAIRealtimeProtocol(Protocol):
 
 
 def _event_id(message: Json) -> str | None:
-    """The client's name for its event, if it has one that can be said back."""
+    """The client's name for its event, if it has one that can be returned."""
     try:
-        return string(message, "event_id", _LONGEST_ID)
+        return string(message, "event_id", _MAX_ID_CHARS)
     except ValueError:
         return None

@@ -1,1 +1,1 @@
-"""Wyoming over TCP: what Home Assistant speaks. The translator is ``protocols.wyoming``."""
+"""Wyoming over TCP, the protocol of Home Assistant."""

@@ -1,8 +1,7 @@
-"""Reading Wyoming's events, with every length checked before anything of that length is read.
+"""One Wyoming connection: events in, a session for each utterance, events out.
 
-An event is a line of JSON, then as many bytes of JSON and of payload as it says.
-
-One Wyoming connection: events in, a session for each utterance, events out.
+An event is a line of JSON, then as many bytes of JSON and of payload as the line announces. Every
+length is checked before anything of that length is read.
 """
 
 from __future__ import annotations
@@ -23,10 +22,23 @@ from voxlive.web.live_socket import DisconnectWatch
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, integer, parse_message, parse_object
-from voxlive.web.protocols.wyoming.protocol import Action, Say, WyomingProtocol, failure
+from voxlive.web.protocols.wyoming.protocol import Action, SendEvent, WyomingProtocol, error_event
+
+log = logging.getLogger(__name__)
 
 MAX_LINE = 64 * 1024
 MAX_DATA = 1024 * 1024
+_LENGTHS = (("data_length", MAX_DATA), ("payload_length", MAX_BINARY))
+
+# How long a client may send nothing: at first, within an utterance, and between two.
+_FIRST_EVENT_TIMEOUT_S = 30.0
+_AUDIO_TIMEOUT_S = 30.0
+_UTTERANCE_TIMEOUT_S = 600.0
+# How long a client may leave events unread, and how long the last one and the close may take.
+_SEND_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 5.0
+_LINGER_S = 1.0
+_MAX_LINGER_BYTES = 1 << 20
 
 
 async def read_event(reader: asyncio.StreamReader) -> Event | None:
@@ -53,9 +65,6 @@ async def read_event(reader: asyncio.StreamReader) -> Event | None:
     return Event(kind, data, payload)
 
 
-_LENGTHS = (("data_length", MAX_DATA), ("payload_length", MAX_BINARY))
-
-
 def _size(header: Json, name: str, most: int) -> int:
     size = integer(header, name, 0, 2**63, 0)
     if size > most:
@@ -71,18 +80,7 @@ def _object(data: object) -> dict[str, Any]:
     return data
 
 
-log = logging.getLogger(__name__)
-
-_READ_WITHIN_S = 10.0
-_LAST_WORDS_S = 5.0
-_LINGER_S = 1.0
-_MAX_LINGER = 1 << 20
-_NEXT_AUDIO_S = 30.0
-_NEXT_UTTERANCE_S = 600.0
-_FIRST_EVENT_S = 30.0
-
-
-class _GoingDown(Exception):
+class _ServiceClosing(Exception):
     """The service has ended the utterance, and there will be no other."""
 
 
@@ -110,25 +108,26 @@ class WyomingConnection:
         self._meter: SessionMeter | None = None
         self._protocol = WyomingProtocol(service.engine.info)
         self._session: Session | None = None
-        self._telling: asyncio.Task[None] | None = None
-        self._between_s = _FIRST_EVENT_S
-        self._pushing = False  # audio waits to be heard, which is no silence
+        self._events_task: asyncio.Task[None] | None = None
+        self._idle_timeout_s = _FIRST_EVENT_TIMEOUT_S
+        self._pushing = False  # audio waits for the session, which is no silence
         self._failed = False  # the last event was an error
 
     @property
     def in_session(self) -> bool:
-        """Whether an utterance is being heard or finished."""
+        """Whether an utterance is under way or being finished."""
         return self._session is not None
 
     async def run(self) -> None:
         """Serve the client until it or the service is done, then free everything."""
         try:
-            await self._converse()
-        except (OSError, asyncio.IncompleteReadError, _GoingDown):
+            await self._serve()
+        except (OSError, asyncio.IncompleteReadError, _ServiceClosing):
             pass
         except VoxliveError as error:
             await self._fail(error.code, error.message)
-        # The boundary of a session: whatever goes wrong inside ends this one and no other.
+        # The boundary of a connection's task, as in LiveSocket: an unforeseen fault ends this one
+        # and no other, and its client gets an error.
         except Exception:
             log.exception("a Wyoming connection failed in the server")
             await self._fail("internal", "the server failed in this session; start again")
@@ -136,34 +135,36 @@ class WyomingConnection:
             await self._free()
 
     async def refuse(self, code: str, message: str) -> None:
-        """Tell the client why it is not served, and close."""
+        """Send the reason why the client is not served, and close."""
         await self._fail(code, message)
         await self._free()
 
-    async def _converse(self) -> None:
+    async def _serve(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 while event := await self._next():
                     for action in self._protocol.received(event):
                         await self._do(action, tasks)
-                if self._telling:
-                    self._telling.cancel()
+                if self._events_task:
+                    self._events_task.cancel()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
     async def _next(self) -> Event | None:
-        receive_timeout_s = _NEXT_AUDIO_S if self._protocol.in_utterance else self._between_s
+        receive_timeout_s = (
+            _AUDIO_TIMEOUT_S if self._protocol.in_utterance else self._idle_timeout_s
+        )
         try:
             async with asyncio.timeout(receive_timeout_s):
                 event = await read_event(self._reader)
         except TimeoutError as error:
             raise ProtocolError("idle", f"nothing came for {receive_timeout_s:g} s") from error
-        self._between_s = _NEXT_UTTERANCE_S
+        self._idle_timeout_s = _UTTERANCE_TIMEOUT_S
         return event
 
     async def _do(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:
-            case Say(event):
+            case SendEvent(event):
                 await self._send(event)
             case OpenSession(options):
                 await self._open(options, tasks)
@@ -174,9 +175,9 @@ class WyomingConnection:
                     self._pushing = False
                     self._watch.on_audio(asyncio.get_running_loop().time())
             case StopSession():
-                if self._session and self._telling:
+                if self._session and self._events_task:
                     await self._session.stop()
-                    await self._telling
+                    await self._events_task
 
     async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
         limits = self._access.trust().limits
@@ -185,8 +186,8 @@ class WyomingConnection:
         self._watch = DisconnectWatch(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
-        self._telling = tasks.create_task(self._tell(session))
-        self._telling.add_done_callback(lambda _: watching.cancel())
+        self._events_task = tasks.create_task(self._send_events(session))
+        self._events_task.add_done_callback(lambda _: watching.cancel())
 
     async def _keep_limits(self, session: Session) -> None:
         """End the utterance when it has had its time; its transcript comes then."""
@@ -197,44 +198,44 @@ class WyomingConnection:
             if self._pushing:
                 self._watch.on_audio(now())
             wait_s, end = self._watch.next(now())
-        log.info("session %s ends: %s", session.id, end.message, extra=self._extra(end.code))
+        log.info("session %s ends: %s", session.id, end.message, extra=self._log_fields(end.code))
         self._access.note(end.code, WyomingProtocol.name)
         await session.stop()
 
-    async def _tell(self, session: Session) -> None:
-        """Everything of one utterance. The service may end it too, and then the connection."""
+    async def _send_events(self, session: Session) -> None:
+        """Send all events of one utterance. The service may end it too, and then the connection."""
         async for event in session.events():
             if self._meter:
                 self._meter.on_event(event)
             await self._send(*self._protocol.on_event(event))
-        self._session = self._telling = None
+        self._session = self._events_task = None
         await self._close(session)
         if self._service.closing:
-            raise _GoingDown
+            raise _ServiceClosing
 
     async def _send(self, *events: Event) -> None:
         try:
-            async with asyncio.timeout(_READ_WITHIN_S):
+            async with asyncio.timeout(_SEND_TIMEOUT_S):
                 for event in events:
                     await async_write_event(event, self._writer)
         except TimeoutError as error:
-            message = f"nothing was read for {_READ_WITHIN_S:g} s"
+            message = f"nothing was read for {_SEND_TIMEOUT_S:g} s"
             raise ProtocolError("slow_client", message) from error
 
     async def _fail(self, code: str, message: str) -> None:
-        log.info("a Wyoming connection ended: %s: %s", code, message, extra=self._extra(code))
+        log.info("a Wyoming connection ended: %s: %s", code, message, extra=self._log_fields(code))
         self._access.note(code, WyomingProtocol.name)
         with contextlib.suppress(OSError):
-            async with asyncio.timeout(_LAST_WORDS_S):
-                await async_write_event(failure(code, message), self._writer)
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await async_write_event(error_event(code, message), self._writer)
         self._failed = True
 
     async def _linger(self) -> None:
-        """Take what the client sends until it has seen the end, for a second and a MiB at most.
+        """Read what the client still sends until it closes, for a second and a MiB at most.
 
         A close over unread data resets the connection, and the client may lose the error by that.
         """
-        left = _MAX_LINGER
+        left = _MAX_LINGER_BYTES
         with contextlib.suppress(OSError):
             self._writer.write_eof()
             async with asyncio.timeout(_LINGER_S):
@@ -246,8 +247,8 @@ class WyomingConnection:
         if self._meter:
             self._meter.close()
 
-    def _extra(self, code: str) -> dict[str, str]:
-        """What a line in the log says besides its message."""
+    def _log_fields(self, code: str) -> dict[str, str]:
+        """The fields of a line in the log."""
         return {**(self._meter.fields if self._session and self._meter else {}), "code": code}
 
     async def _free(self) -> None:
@@ -258,4 +259,4 @@ class WyomingConnection:
             await self._linger()
         self._writer.close()
         # A peer that reads nothing cannot keep a finished connection open.
-        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._writer.transport.abort)
+        asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_S, self._writer.transport.abort)

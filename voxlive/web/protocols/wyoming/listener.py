@@ -1,8 +1,7 @@
-"""Who may use the Wyoming port, and whether it is announced.
+"""The Wyoming port: who may connect, its announcement in the network, and an orderly end.
 
-Announcing the Wyoming port in the network, for Home Assistant to find it.
-
-The Wyoming port: who may connect, and an orderly end.
+The protocol has no keys: clients are admitted by address. Announced by DNS-SD (zeroconf), the port
+is found by Home Assistant.
 """
 
 from __future__ import annotations
@@ -29,15 +28,19 @@ from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
 if TYPE_CHECKING:
     from zeroconf.asyncio import AsyncZeroconf
 
+log = logging.getLogger(__name__)
+
 Network = IPv4Network | IPv6Network
 
+MAX_CONNECTIONS = 256
+_SERVICE_TYPE = "_wyoming._tcp.local."
 THIS_MACHINE: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 ANYWHERE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 
 
 @dataclass(frozen=True, slots=True)
 class WyomingOptions:
-    """The protocol has no keys: its clients are known by their address alone."""
+    """The networks whose clients may connect, and whether the port is announced."""
 
     allowed: tuple[Network, ...] = THIS_MACHINE
     announce: bool = False
@@ -61,9 +64,6 @@ class WyomingOptions:
         return cls(allowed, config.zeroconf)
 
 
-_TYPE = "_wyoming._tcp.local."
-
-
 class Announcement:
     """Where a bound socket can be reached, until ``stop``. IPv4 only.
 
@@ -83,28 +83,23 @@ class Announcement:
         host, port = bound.getsockname()[:2]
         address = ipaddress.ip_address(host.partition("%")[0])
         everywhere = address.is_unspecified
-        reached = lan_addresses() if everywhere else [address]
-        here = socket.gethostname().partition(".")[0]
+        addresses = lan_addresses() if everywhere else [address]
+        hostname = socket.gethostname().partition(".")[0]
         info = AsyncServiceInfo(
-            _TYPE,
-            f"voxlive on {here}.{_TYPE}",
+            _SERVICE_TYPE,
+            f"voxlive on {hostname}.{_SERVICE_TYPE}",
             port=port,
-            addresses=[one.packed for one in reached],
-            server=f"{here}.local.",
+            addresses=[a.packed for a in addresses],
+            server=f"{hostname}.local.",
         )
         zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All if everywhere else [str(address)])
         await zeroconf.async_register_service(info, allow_name_change=True)
         return cls(zeroconf)
 
     async def stop(self) -> None:
-        """Say goodbye."""
+        """Withdraw the announcement."""
         await self._zeroconf.async_unregister_all_services()
         await self._zeroconf.async_close()
-
-
-log = logging.getLogger(__name__)
-
-MAX_CONNECTIONS = 256
 
 
 class WyomingListener:
@@ -138,7 +133,7 @@ class WyomingListener:
         options: WyomingOptions,
         open_connections: Connections,
     ) -> Self:
-        """Take connections, and say so in the network if that is wanted."""
+        """Take connections, and announce the port if the options ask for it."""
         listener = cls(service, access, metrics, options, open_connections)
         listener._server = await asyncio.start_server(listener._accept, sock=bound, limit=MAX_LINE)
         if options.announce:
@@ -152,11 +147,11 @@ class WyomingListener:
         if self._announcement:
             await self._announcement.stop()
 
-    async def aclose(self, tell_s: float) -> None:
-        """Wait until every connection in an utterance has been told its end, then end them all."""
-        busy = [task for task, one in self._connections.items() if one.in_session]
+    async def aclose(self, timeout_s: float) -> None:
+        """Wait until every open utterance has ended, ``timeout_s`` at most; end all connections."""
+        busy = [task for task, connection in self._connections.items() if connection.in_session]
         if busy:
-            await asyncio.wait(busy, timeout=tell_s)
+            await asyncio.wait(busy, timeout=timeout_s)
         tasks = list(self._connections)
         for task in tasks:
             task.cancel()
@@ -176,7 +171,7 @@ class WyomingListener:
         self, connection: WyomingConnection, writer: asyncio.StreamWriter, full: bool
     ) -> None:
         peer = writer.get_extra_info("peername")
-        if not peer or not self._admits(peer[0]):
+        if not peer or not self._is_allowed(peer[0]):
             log.warning("refused a Wyoming client at %s; see --wyoming-allow", peer)
             await connection.refuse("forbidden", "this address is not allowed to connect")
         elif full or len(self._connections) > MAX_CONNECTIONS:
@@ -184,7 +179,7 @@ class WyomingListener:
         else:
             await connection.run()
 
-    def _admits(self, host: str) -> bool:
+    def _is_allowed(self, host: str) -> bool:
         address = ipaddress.ip_address(host.partition("%")[0])
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped

@@ -1,6 +1,6 @@
 """Wyoming's protocol: events over TCP, one utterance after another on a connection.
 
-What is said of an utterance is ``transcript-start``, a ``transcript-chunk`` for every delta, the
+For an utterance the client gets ``transcript-start``, a ``transcript-chunk`` for every delta, the
 ``transcript``, which is the chunks joined, and ``transcript-stop``.
 """
 
@@ -18,7 +18,7 @@ from wyoming.vad import VoiceStarted, VoiceStopped
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError
-from voxlive.streaming.events import Event as Told
+from voxlive.streaming.events import Event as SessionEvent
 from voxlive.streaming.events import (
     SessionClosed,
     SessionError,
@@ -34,25 +34,25 @@ from voxlive.web.protocols.contract import MAX_ERROR_CHARS, AudioFrame, OpenSess
 from voxlive.web.protocols.fields import integer, language, quoted, string
 
 _ENCODINGS = {1: "u8", 2: "s16le", 4: "s32le"}
-_LONGEST_PING = 1000
-# How long a pause of the speaker is, by what the client calls the detector's sensitivity.
-_PAUSES = {"relaxed": 1250, "default": 500, "aggressive": 250}
+_MAX_PING_CHARS = 1000
+# The pause that ends speech, by what the client calls the detector's sensitivity.
+_PAUSES_MS = {"relaxed": 1250, "default": 500, "aggressive": 250}
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class SendEvent:
     """Answer with an event."""
 
     event: Event
 
 
-Action = OpenSession | AudioFrame | StopSession | Say
+Action = OpenSession | AudioFrame | StopSession | SendEvent
 
 
 class WyomingProtocol:
     """One client. Pure: events in and actions out, a session's events in and events out.
 
-    ``received`` may run ahead of what is told: it is about the next utterance then.
+    ``received`` may be one utterance ahead of ``on_event``.
     """
 
     name = "wyoming"
@@ -79,9 +79,9 @@ class WyomingProtocol:
     def _command(self, event: Event) -> list[Action]:
         match event.type:
             case "describe":
-                return [Say(_describe(self._info).event())]
+                return [SendEvent(_describe(self._info).event())]
             case "ping":
-                return [Say(Pong(string(event.data, "text", _LONGEST_PING)).event())]
+                return [SendEvent(Pong(string(event.data, "text", _MAX_PING_CHARS)).event())]
             case "transcribe":
                 self._transcribe(event)
                 return []
@@ -101,10 +101,10 @@ class WyomingProtocol:
 
     def _transcribe(self, event: Event) -> None:
         pause = string(event.data, "vad_sensitivity", 40) or "default"
-        if pause not in _PAUSES:
-            raise ValueError(f'"vad_sensitivity" must be one of {", ".join(_PAUSES)}')
+        if pause not in _PAUSES_MS:
+            raise ValueError(f'"vad_sensitivity" must be one of {", ".join(_PAUSES_MS)}')
         self._language = language(event.data)
-        self._gate = GateOptions(min_silence_ms=_PAUSES[pause])
+        self._gate = GateOptions(min_silence_ms=_PAUSES_MS[pause])
 
     def _open(self, event: Event) -> OpenSession:
         self._audio = _format(event)
@@ -114,7 +114,7 @@ class WyomingProtocol:
         return OpenSession(options)
 
     def _chunk(self, event: Event) -> list[Action]:
-        """A chunk says its format again, so that it may open an utterance by itself."""
+        """A chunk repeats its format, so that it may open an utterance by itself."""
         actions: list[Action] = [] if self._audio else [self._open(event)]
         if _format(event) != self._audio:
             raise ValueError("an utterance has one rate, width and number of channels")
@@ -125,7 +125,7 @@ class WyomingProtocol:
         self._text = []
         return _events(TranscriptStart())
 
-    def on_event(self, event: Told) -> list[Event]:
+    def on_event(self, event: SessionEvent) -> list[Event]:
         """Words as they are committed, where speech begins and ends, and the transcript.
 
         Raises ProtocolError when the session has failed.
@@ -146,13 +146,13 @@ class WyomingProtocol:
                 return []
 
 
-def failure(code: str, message: str) -> Event:
-    """The event before the end of a connection that cannot go on."""
+def error_event(code: str, message: str) -> Event:
+    """The last event of a connection that cannot go on."""
     return Error(message[:MAX_ERROR_CHARS], code).event()
 
 
-def _events(*said: Eventable) -> list[Event]:
-    return [one.event() for one in said]
+def _events(*events: Eventable) -> list[Event]:
+    return [event.event() for event in events]
 
 
 def _ms(samples: int) -> int:
@@ -170,7 +170,7 @@ def _format(event: Event) -> AudioFormat:
 
 
 def _describe(info: EngineInfo) -> Info:
-    ours = version("voxlive")
+    voxlive_version = version("voxlive")
     model = AsrModel(
         name=info.model,
         attribution=Attribution(info.engine, ""),
@@ -184,7 +184,7 @@ def _describe(info: EngineInfo) -> Info:
         attribution=Attribution("voxlive", ""),
         installed=True,
         description=f"{info.model} on {info.device}",
-        version=ours,
+        version=voxlive_version,
         models=[model],
         supports_transcript_streaming=True,
     )
