@@ -35,7 +35,7 @@ def client(server) -> AsyncDeepgramClient:
 
 
 async def text_of(server, name: str) -> str:
-    """What the native protocol says of a clip."""
+    """The native protocol's text of a clip."""
     [done] = (await live(server.ws, s16le(clip(name).samples))).of("done")
     return done["text"]
 
@@ -47,7 +47,7 @@ async def send_all(connection, audio: bytes, *, pace: float | None = None, chunk
             await asyncio.sleep(chunk / 32_000 / pace)
 
 
-async def hear(connection) -> list:
+async def collect(connection) -> list:
     return [message async for message in connection]
 
 
@@ -69,19 +69,19 @@ def text(results) -> str:
 
 async def test_speech_becomes_interim_and_final_results_and_metadata(server, client):
     audio = s16le(clip("market").samples)
-    asked = {"interim_results": "true", "vad_events": "true", "utterance_end_ms": 1000}
-    async with client.listen.v1.connect(**PCM, **asked) as connection:
-        hearing = asyncio.create_task(hear(connection))
+    options = {"interim_results": "true", "vad_events": "true", "utterance_end_ms": 1000}
+    async with client.listen.v1.connect(**PCM, **options) as connection:
+        collecting = asyncio.create_task(collect(connection))
         await send_all(connection, audio, pace=2.0)
         await connection.send_close_stream()
-        messages = await hearing
+        messages = await collecting
         assert connection._websocket.close_code == 1000
     assert text(finals(messages)) == await text_of(server, "market")
     assert {"apples", "dollars"} <= set(text(finals(messages)).split())
     interims = [r for r in of(ListenV1Results, messages) if not r.is_final]
     assert any("apples" in transcript(result) for result in interims)
-    spoken = [r for r in finals(messages) if r.speech_final and transcript(r)]
-    assert len(spoken) == 2
+    speech_finals = [r for r in finals(messages) if r.speech_final and transcript(r)]
+    assert len(speech_finals) == 2
     words = [w for r in finals(messages) for w in r.channel.alternatives[0].words]
     assert " ".join(word.punctuated_word for word in words) == text(finals(messages))
     assert all(0 <= w.start < w.end <= clip("market").duration for w in words)
@@ -113,14 +113,14 @@ async def test_finalize_brings_out_the_words_and_the_stream_goes_on(server, clie
 
 
 async def test_finalize_in_mid_speech_and_close_at_once(client):
-    """As LiveKit does it: Finalize and CloseStream back to back while a word is being said."""
+    """As LiveKit does it: Finalize and CloseStream back to back in the middle of a word."""
     doctor = clip("doctor")
     cut = round(doctor.words[6].end * 16_000)
     async with client.listen.v1.connect(**PCM) as connection:
         await send_all(connection, s16le(doctor.samples[:cut]))
         await connection.send_finalize()
         await connection.send_close_stream()
-        messages = await hear(connection)
+        messages = await collect(connection)
     [answer] = [result for result in finals(messages) if result.from_finalize]
     assert "doctor" in transcript(answer)
     assert answer.speech_final
@@ -134,30 +134,30 @@ async def test_encodings_and_rates(server, client, encoding):
     whole = {"linear32": ("s32le", "pcm_s32le"), "mulaw": ("mulaw", "pcm_mulaw")}
     container, codec = whole.get(encoding, ("alaw", "pcm_alaw"))
     audio = encode(phone.samples, container, codec, rate=8000)
-    heard = await live(server.ws, audio, format=container, rate=8000)
-    asked = {**PCM, "encoding": encoding, "sample_rate": 8000}
-    async with client.listen.v1.connect(**asked) as connection:
+    native = await live(server.ws, audio, format=container, rate=8000)
+    options = {**PCM, "encoding": encoding, "sample_rate": 8000}
+    async with client.listen.v1.connect(**options) as connection:
         await send_all(connection, audio, chunk=1001)
         await connection.send_close_stream()
-        messages = await hear(connection)
-    assert text(finals(messages)) == heard.of("done")[0]["text"]
+        messages = await collect(connection)
+    assert text(finals(messages)) == native.of("done")[0]["text"]
     assert len(text(finals(messages)).split()) > 3
 
 
 @pytest.mark.parametrize(
-    ("container", "codec", "asked"),
+    ("container", "codec", "options"),
     [
         ("webm", "libopus", {}),
         ("ogg", "libopus", {"encoding": "ogg-opus", "sample_rate": 48_000}),
         ("flac", "flac", {"encoding": "flac"}),
     ],
 )
-async def test_containers_need_no_encoding(client, container, codec, asked):
+async def test_containers_need_no_encoding(client, container, codec, options):
     media = encode(clip("doctor").samples, container, codec, seekable=container == "flac")
-    async with client.listen.v1.connect(model="nova-3", **asked) as connection:
+    async with client.listen.v1.connect(model="nova-3", **options) as connection:
         await send_all(connection, media, chunk=997)
         await connection.send_close_stream()
-        messages = await hear(connection)
+        messages = await collect(connection)
     assert {"doctor", "tomorrow", "results"} <= set(text(finals(messages)).split())
 
 
@@ -166,7 +166,7 @@ async def test_containers_need_no_encoding(client, container, codec, asked):
     "what cannot be decoded",
     "`Error`, close 1008, `DATA-0000`",
 )
-async def test_what_is_not_audio_closes_with_data_0000(client):
+async def test_undecodable_audio_closes_with_data_0000(client):
     async with client.listen.v1.connect(model="nova-3") as connection:
         seen = []
         connection.on(EventType.MESSAGE, seen.append)
@@ -187,17 +187,17 @@ async def test_configure_is_answered(client):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "options",
     [{"diarize": "true"}, {"language": "xx"}, {"endpointing": "soon"}, {"encoding": "amr-nb"}],
 )
-async def test_what_cannot_be_done_refuses_the_handshake(client, asked):
+async def test_unsupported_options_refuse_the_handshake(client, options):
     with pytest.raises(ApiError) as refused:
-        async with client.listen.v1.connect(**{**PCM, **asked}):
+        async with client.listen.v1.connect(**{**PCM, **options}):
             pass
     assert refused.value.status_code == 400
 
 
-async def test_a_full_server_says_try_again(small):
+async def test_a_full_server_is_a_503_at_the_handshake(small):
     client = AsyncDeepgramClient(api_key="any", environment=environment(small))
     async with dial(f"{small.ws}/v1/live") as first:
         await send(first, START)
@@ -207,12 +207,12 @@ async def test_a_full_server_says_try_again(small):
                 pass
         assert refused.value.status_code == 503
         file = clip("yes").path.read_bytes()
-        said = await client.listen.v1.media.transcribe_file(request=file)
-        assert said.results.channels[0].alternatives[0].transcript
+        response = await client.listen.v1.media.transcribe_file(request=file)
+        assert response.results.channels[0].alternatives[0].transcript
     await small.until(in_use=0)
     async with client.listen.v1.connect(**PCM) as connection:
         await connection.send_close_stream()
-        assert [type(message) for message in await hear(connection)] == [ListenV1Metadata]
+        assert [type(message) for message in await collect(connection)] == [ListenV1Metadata]
 
 
 def test_the_synchronous_client(server):
@@ -253,7 +253,7 @@ async def test_a_file(server, client):
     "the audio as the body, a container or PCM with `encoding` and `sample_rate`",
     "works, up to 50 MB",
 )
-async def test_a_file_of_nothing_but_samples(server, client):
+async def test_a_file_of_raw_samples(server, client):
     audio = s16le(clip("doctor").samples)
     options = {"additional_query_parameters": {"sample_rate": "16000"}}
     answer = await client.listen.v1.media.transcribe_file(
@@ -273,7 +273,7 @@ async def test_a_file_of_nothing_but_samples(server, client):
     "`summarize`, `sentiment`, `topics`, `intents` and what live refuses",
     "refused: HTTP 400",
 )
-async def test_files_that_are_none_and_what_cannot_be_done(client):
+async def test_undecodable_files_and_unsupported_options(client):
     media = client.listen.v1.media
     good = clip("yes").path.read_bytes()
     for call, hint in [

@@ -34,7 +34,7 @@ def realtime(server):
 
 
 async def text_of(server, audio: bytes, **start) -> str:
-    """What the native protocol says of the same audio."""
+    """The native protocol's text of the same audio."""
     [done] = (await live(server.ws, audio, **start)).of("done")
     return done["text"]
 
@@ -53,15 +53,15 @@ def deltas(events) -> str:
     return "".join(event.text for event in of(TranscriptionStreamTextDelta, events))
 
 
-async def until(coming: AsyncIterator, kind) -> list:
+async def until(events_ahead: AsyncIterator, kind) -> list:
     """Events up to the first of a kind, which is the last of the list."""
-    events = [await anext(coming)]
+    events = [await anext(events_ahead)]
     while not isinstance(events[-1], kind):
-        events.append(await anext(coming))
+        events.append(await anext(events_ahead))
     return events
 
 
-async def test_transcribe_stream_ends_with_a_done_that_holds_the_whole_text(server, realtime):
+async def test_transcribe_stream_ends_with_a_done_that_has_the_whole_text(server, realtime):
     """The client sends flush and end back to back and reads no further than the first done."""
     audio = s16le(clip("market").samples)
     stream = realtime.transcribe_stream(chunks(audio), MODEL)
@@ -88,19 +88,19 @@ async def test_a_flush_is_answered_by_a_done_and_the_session_goes_on(server, rea
     async with await realtime.connect(MODEL) as connection:
         assert connection.request_id
         assert connection.audio_format.encoding == "pcm_s16le"
-        coming = connection.events()
+        events_ahead = connection.events()
         texts = []
         for audio in (doctor, train):
             async for chunk in chunks(audio):
                 await connection.send_audio(chunk)
             await connection.flush_audio()
-            events = await until(coming, TranscriptionStreamDone)
+            events = await until(events_ahead, TranscriptionStreamDone)
             assert events[-1].text == deltas(events)
             texts.append(events[-1].text)
         assert texts[0] == await text_of(server, doctor)
         assert {"train", "leaves"} <= set(texts[1].split())
         await connection.end_audio()
-        [last] = [event async for event in coming]
+        [last] = [event async for event in events_ahead]
         assert (last.type, last.text) == ("transcription.done", "")
         await connection._websocket.wait_closed()
         assert connection._websocket.close_code == 1000
@@ -138,21 +138,21 @@ async def test_an_update_before_the_audio_is_answered_and_a_later_one_rejected(r
         context_bias=["voxlive"],
     )
     async with await connecting as connection:
-        coming = connection.events()
-        *_, updated = await until(coming, RealtimeTranscriptionSessionUpdated)
+        events_ahead = connection.events()
+        *_, updated = await until(events_ahead, RealtimeTranscriptionSessionUpdated)
         assert updated.session.language == "en"
         assert updated.session.target_streaming_delay_ms is None
         await connection.send_audio(bytes(3200))
         await connection.update_session(language="en")
-        events = await until(coming, RealtimeTranscriptionError)
+        events = await until(events_ahead, RealtimeTranscriptionError)
         assert events[-1].error.code == 409
         await connection.send_audio(s16le(clip("yes").samples))
         await connection.end_audio()
-        events = await until(coming, TranscriptionStreamDone)
+        events = await until(events_ahead, TranscriptionStreamDone)
         assert "yes" in events[-1].text.split()
 
 
-async def test_turns_are_told_to_those_who_ask(realtime):
+async def test_turns_are_sent_if_requested(realtime):
     audio = s16le(clip("market").samples)
     turns = TurnDetectionConfig(start_threshold=0.5, end_threshold=0.35, min_silence_ms=400)
     stream = realtime.transcribe_stream(chunks(audio), MODEL, turn_detection=turns)
@@ -169,7 +169,7 @@ async def test_turns_are_told_to_those_who_ask(realtime):
     "works, in any spelling; one that is none: `error` 400, the update has no effect; one that the "
     "engine does not know: `error` 422 and close 4400 at the first audio",
 )
-async def test_what_cannot_be_done_is_an_error(realtime):
+async def test_unsupported_options_are_errors(realtime):
     refused = [
         e async for e in realtime.transcribe_stream(chunks(bytes(32_000)), MODEL, diarize=True)
     ]
@@ -184,7 +184,7 @@ async def test_what_cannot_be_done_is_an_error(realtime):
         await realtime.connect("")
 
 
-async def test_a_full_server_says_so_at_the_handshake(small):
+async def test_a_full_server_is_an_error_at_the_handshake(small):
     realtime = Mistral(api_key="any", server_url=small.url).audio.realtime
     async with dial(f"{small.ws}/v1/live") as first:
         await send(first, START)

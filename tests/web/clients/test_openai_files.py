@@ -20,22 +20,22 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def text(client):
-    """What the short form says of the clip: every other form must say the same."""
-    said = transcribed(client).text
-    assert "doctor" in said
-    return said
+    """The clip's text in the short form: every other form must have the same."""
+    result = transcribed(client).text
+    assert "doctor" in result
+    return result
 
 
 def upload(name="doctor"):
     return (f"{name}.flac", clip(name).path.read_bytes())
 
 
-def transcribed(client, name="doctor", **wishes):
+def transcribed(client, name="doctor", **options):
     create = client.audio.transcriptions.create
-    return create(file=upload(name), model="gpt-4o-transcribe", **wishes)
+    return create(file=upload(name), model="gpt-4o-transcribe", **options)
 
 
-def spoken(subtitles):
+def subtitle_words(subtitles):
     """The words of a subtitle file."""
     lines = subtitles.splitlines()
     return [
@@ -55,7 +55,7 @@ def test_every_format(client, text):
     assert re.match(r"1\n00:00:0\d,\d{3} --> 00:00:0\d,\d{3}\n", srt)
     vtt = transcribed(client, response_format="vtt")
     assert vtt.startswith("WEBVTT\n\n00:00:0")
-    assert spoken(srt) == spoken(vtt) == text.split()
+    assert subtitle_words(srt) == subtitle_words(vtt) == text.split()
     verbose = transcribed(
         client, response_format="verbose_json", timestamp_granularities=["word", "segment"]
     )
@@ -66,13 +66,13 @@ def test_every_format(client, text):
     assert all(0 <= w.start < w.end <= verbose.duration for w in verbose.words)
 
 
-def test_speakers_are_refused_by_a_model_that_cannot_tell_them(client):
+def test_speakers_are_refused_by_a_model_without_diarisation(client):
     with pytest.raises(openai.UnprocessableEntityError) as refused:
         transcribed(client, response_format="diarized_json")
     assert (refused.value.code, refused.value.param) == ("no_speakers", "response_format")
 
 
-def test_a_stream_says_the_text_as_it_comes(client):
+def test_a_stream_has_the_text_as_it_is_recognised(client):
     events = list(transcribed(client, "minute", stream=True))
     *deltas, done = events
     assert done.type == "transcript.text.done"
@@ -100,18 +100,18 @@ def test_translation_needs_a_model_that_translates(client):
 def test_chat_with_audio(client, text):
     wav = base64.b64encode(encode(clip("doctor").samples, "wav", "pcm_s16le")).decode()
     audio = {"type": "input_audio", "input_audio": {"data": wav, "format": "wav"}}
-    ask = {"type": "text", "text": "What is said here?"}
-    asked = {
+    question = {"type": "text", "text": "What is said here?"}
+    request = {
         "model": "gpt-audio",
         "messages": [
             {"role": "system", "content": "You transcribe."},
-            {"role": "user", "content": [ask, audio]},
+            {"role": "user", "content": [question, audio]},
         ],
     }
-    answer = client.chat.completions.create(**asked)
+    answer = client.chat.completions.create(**request)
     assert answer.choices[0].message.content == text
     assert answer.choices[0].finish_reason == "stop"
-    chunks = list(client.chat.completions.create(**asked, stream=True))
+    chunks = list(client.chat.completions.create(**request, stream=True))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(pieces).strip() == text
     assert chunks[-1].choices[0].finish_reason == "stop"
@@ -123,7 +123,7 @@ def test_chat_with_audio(client, text):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "kind", "code"),
+    ("options", "kind", "code"),
     [
         ({"model": "no-such-model"}, openai.NotFoundError, "model_not_found"),
         ({"model": "/etc/passwd"}, openai.NotFoundError, "model_not_found"),
@@ -136,10 +136,10 @@ def test_chat_with_audio(client, text):
         ({"file": ("a.wav", b"no audio")}, openai.BadRequestError, None),
     ],
 )
-def test_refusals_are_the_clients_own_exceptions(client, wishes, kind, code):
+def test_refusals_are_the_clients_own_exceptions(client, options, kind, code):
     with pytest.raises(kind) as refused:
         client.audio.transcriptions.create(
-            **{"file": upload("yes"), "model": "whisper-1", **wishes}
+            **{"file": upload("yes"), "model": "whisper-1", **options}
         )
     assert refused.value.request_id.startswith("req_")
     assert refused.value.type == "invalid_request_error"

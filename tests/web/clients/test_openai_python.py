@@ -27,7 +27,7 @@ INTENT = {"intent": "transcription"}
 
 
 def pcm24(name: str) -> bytes:
-    """A clip as the client sends audio unless it says otherwise: 16 bits, 24 kHz."""
+    """A clip in the default format: 16 bits, 24 kHz."""
     return s16le(soxr.resample(clip(name).samples, 16_000, RATE).clip(-1, 1 - 2**-15))
 
 
@@ -65,23 +65,23 @@ def of(kind: str, events) -> list:
 
 def check_items(events) -> list[str]:
     """The transcripts, after checking that each is its item's deltas and its item follows suit."""
-    said: dict[str, str] = {}
+    deltas: dict[str, str] = {}
     for delta in of(f"{TRANSCRIPTION}.delta", events):
-        said[delta.item_id] = said.get(delta.item_id, "") + delta.delta
+        deltas[delta.item_id] = deltas.get(delta.item_id, "") + delta.delta
     committed = of("input_audio_buffer.committed", events)
     order = [event.item_id for event in committed]
     assert [event.previous_item_id for event in committed] == [None, *order[:-1]]
     completed = of(COMPLETED, events)
     assert [event.item_id for event in completed] == order[: len(completed)]
     for event in completed:
-        assert event.transcript == said.get(event.item_id, "")
+        assert event.transcript == deltas.get(event.item_id, "")
         assert event.usage.type == "duration"
         assert event.content_index == 0
     return [event.transcript for event in completed]
 
 
 async def native(server, audio: bytes, **start) -> str:
-    """What the native protocol says of the same audio."""
+    """The native protocol's text of the same audio."""
     [done] = (await live(server.ws, audio, **start)).of("done")
     return done["text"]
 
@@ -101,10 +101,10 @@ async def test_a_turn_with_its_words(server, client):
         updated = await connection.recv()
         assert updated.type == "session.updated"
         assert updated.session.type == "transcription"
-        heard = updated.session.audio.input
-        assert (heard.format.type, heard.format.rate) == ("audio/pcm", RATE)
-        assert heard.transcription.language == "en"
-        assert heard.turn_detection.type == "server_vad"
+        effective = updated.session.audio.input
+        assert (effective.format.type, effective.format.rate) == ("audio/pcm", RATE)
+        assert effective.transcription.language == "en"
+        assert effective.turn_detection.type == "server_vad"
         await play(connection, audio)
         events = await until(connection, "conversation.item.done")
     assert [event.type for event in events] == TURN
@@ -124,13 +124,13 @@ async def test_a_turn_with_its_words(server, client):
     "`?intent=transcription`, `?model=`, neither",
     "one transcription session each; a session of type `realtime` too",
 )
-async def test_words_of_a_turn_come_before_the_next_is_said(server):
+async def test_words_of_a_turn_come_before_the_next_turn_is_sent(server):
     first, second = clip("train").sentences
     cut = int((first.end + second.start) / 2 * RATE) * 2
     audio = pcm24("train")
     client = AsyncOpenAI(api_key="any", websocket_base_url=f"{server.ws}/v1")
     async with client.realtime.connect(model="gpt-realtime", extra_query=INTENT) as connection:
-        # No client is made to wait for session.created before it speaks.
+        # No client has to wait for session.created before it sends.
         vad = {"type": "server_vad", "silence_duration_ms": 350, "prefix_padding_ms": 600}
         await connection.session.update(session=session(turn_detection=vad))
         await play(connection, audio[:cut] + bytes(RATE))
@@ -156,7 +156,7 @@ def test_the_synchronous_client(server):
     assert {"less", "than", "twenty", "dollars"} <= set(second.split())
 
 
-async def test_turns_that_the_client_takes(server, client):
+async def test_turns_of_the_client(server, client):
     doctor, train = pcm24("doctor"), pcm24("train")
     async with client.realtime.connect(extra_query=INTENT) as connection:
         await connection.session.update(session=session(turn_detection=None))
@@ -181,7 +181,7 @@ async def test_turns_that_the_client_takes(server, client):
 
 
 @pytest.mark.parametrize("turn_detection", [None, {"type": "server_vad"}])
-async def test_what_was_cleared_is_never_said(client, turn_detection):
+async def test_cleared_audio_is_never_transcribed(client, turn_detection):
     async with client.realtime.connect(extra_query=INTENT) as connection:
         await connection.session.update(session=session(turn_detection=turn_detection))
         sentence = clip("doctor").sentences[0]
@@ -200,7 +200,7 @@ async def test_what_was_cleared_is_never_said(client, turn_detection):
     assert not {"doctor", "tomorrow", "afternoon"} & words
 
 
-async def test_a_commit_in_mid_speech_and_one_too_many(client):
+async def test_a_commit_in_mid_speech_and_one_of_an_empty_buffer(client):
     sentence = clip("doctor").sentences[0]
     async with client.realtime.connect(extra_query=INTENT) as connection:
         await connection.session.update(session=session())
@@ -253,7 +253,7 @@ async def test_an_update_in_mid_speech_loses_nothing(client):
         ({"type": "audio/pcma"}, {"rate": 8000, "format": "alaw"}),
     ],
 )
-async def test_any_rate_and_telephones(server, client, format_, start):
+async def test_any_rate_and_telephone_encodings(server, client, format_, start):
     speech = clip("phone").samples
     if "format" in start:
         audio = encode(speech, start["format"], f"pcm_{start['format']}", rate=8000)
@@ -268,10 +268,10 @@ async def test_any_rate_and_telephones(server, client, format_, start):
     assert {"meet", "you", "station"} <= set(text.split())
 
 
-async def test_semantic_vad_is_answered_by_what_is_done_instead(client):
+async def test_semantic_vad_is_answered_by_the_server_vad_in_force(client):
     async with client.realtime.connect(extra_query=INTENT) as connection:
-        asked = {"type": "semantic_vad", "eagerness": "high"}
-        await connection.session.update(session=session(turn_detection=asked))
+        vad = {"type": "semantic_vad", "eagerness": "high"}
+        await connection.session.update(session=session(turn_detection=vad))
         *_, updated = await until(connection, "session.updated")
         in_force = updated.session.audio.input.turn_detection
         assert in_force.type == "server_vad"
@@ -308,7 +308,7 @@ async def test_the_beta(server):
     assert {"doctor", "results"} <= set(text.split())
 
 
-async def test_mistakes_are_told_and_the_session_goes_on(client):
+async def test_errors_are_reported_and_the_session_goes_on(client):
     async with client.realtime.connect(extra_query=INTENT) as connection:
         await connection.recv()
         await connection.session.update(
@@ -353,7 +353,7 @@ async def test_a_client_secret_connects_a_browser(server, client):
         assert refused.value.code == "invalid_value"
 
 
-async def test_a_full_server_says_so_and_to_come_again(small):
+async def test_a_full_server_is_an_error_and_closes_with_1013(small):
     client = AsyncOpenAI(api_key="any", base_url=f"{small.url}/v1")
     async with dial(f"{small.ws}/v1/live") as first:
         await send(first, START)
@@ -364,7 +364,7 @@ async def test_a_full_server_says_so_and_to_come_again(small):
             await connection._connection.wait_closed()
             assert connection._connection.close_code == 1013
     await small.until(in_use=0)
-    # A client that has not said anything yet takes no place.
+    # A client that has sent no audio takes no slot.
     async with client.realtime.connect(extra_query=INTENT) as idle:
         await idle.recv()
         assert not small.health()["in_use"]
@@ -372,7 +372,7 @@ async def test_a_full_server_says_so_and_to_come_again(small):
         await until(idle, COMPLETED)
 
 
-async def test_a_server_that_stops_brings_out_the_tail_and_says_to_come_again():
+async def test_shutdown_sends_the_last_words_and_closes_with_1012():
     with serving("--max-sessions", "1") as server:
         client = AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")
         async with client.realtime.connect(extra_query=INTENT) as connection:

@@ -41,11 +41,6 @@ def client_module() -> Iterator[types.ModuleType]:
         yield client
 
 
-@pytest.fixture
-def theirs(small: Server) -> Server:
-    return small
-
-
 def address(server: Server) -> tuple[str, int]:
     host, port = server.others["WhisperLive"].removeprefix("ws://").split(":")
     return host, int(port)
@@ -57,20 +52,20 @@ async def text_of(server: Server, audio: bytes) -> str:
 
 
 async def test_a_file_becomes_a_transcript_and_subtitles(
-    theirs, client_module, tmp_path, monkeypatch
+    small, client_module, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    expected = await text_of(theirs, s16le(clip("market").samples))
-    heard = []
+    expected = await text_of(small, s16le(clip("market").samples))
+    updates = []
 
     def note(text: str, segments: list[dict]) -> None:
-        heard.append(segments)
+        updates.append(segments)
         # The client waits until nothing new has come for so long; the test waits for the words.
         if "".join(s["text"] for s in segments if s["completed"]) == expected:
             client.client.disconnect_if_no_response_for = 0
 
     client = client_module.TranscriptionClient(
-        *address(theirs),
+        *address(small),
         lang="en",
         output_transcription_path=str(tmp_path / "out.srt"),
         transcription_callback=note,
@@ -80,16 +75,16 @@ async def test_a_file_becomes_a_transcript_and_subtitles(
     assert {"apples", "bread", "twenty", "dollars"} <= set(expected.split())
     subtitles = (tmp_path / "out.srt").read_text().split("\n\n")
     assert " ".join(cue.splitlines()[2].strip() for cue in subtitles if cue) == expected
-    assert any(not segments[-1]["completed"] for segments in heard)
-    await theirs.until(in_use=0)
+    assert any(not segments[-1]["completed"] for segments in updates)
+    await small.until(in_use=0)
 
 
-async def test_chunks_become_partial_and_committed_segments(theirs, client_module):
+async def test_chunks_become_partial_and_committed_segments(small, client_module):
     audio = s16le(clip("doctor").samples)
-    expected = await text_of(theirs, audio)
+    expected = await text_of(small, audio)
     committed, partial, started, closed = [], [], threading.Event(), threading.Event()
     stream = client_module.StreamingTranscriptionClient(
-        *address(theirs),
+        *address(small),
         on_session_started=started.set,
         on_committed_transcript=lambda text, _: committed.append(text),
         on_partial_transcript=lambda text, _: partial.append(text),
@@ -107,11 +102,11 @@ async def test_chunks_become_partial_and_committed_segments(theirs, client_modul
     assert stream._client.language is None
 
 
-async def test_a_full_server_lets_the_client_wait(theirs, client_module):
-    async with dial(f"{theirs.ws}/v1/live") as first:
+async def test_a_full_server_makes_the_client_wait(small, client_module):
+    async with dial(f"{small.ws}/v1/live") as first:
         await send(first, START)
         await receive(first)
-        stream = client_module.StreamingTranscriptionClient(*address(theirs))
+        stream = client_module.StreamingTranscriptionClient(*address(small))
         with pytest.raises(RuntimeError, match="full"):
             stream.connect()
-    await theirs.until(in_use=0)
+    await small.until(in_use=0)

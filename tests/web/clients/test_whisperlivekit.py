@@ -22,19 +22,19 @@ def client():
     del sys.modules[spec.name]
 
 
-async def test_it_hears_every_word_once_in_both_modes(server, client, monkeypatch):
+async def test_it_gets_every_word_once_in_both_modes(server, client, monkeypatch):
     audio = s16le(clip("train").samples)
     # It would have ffmpeg read the file.
     monkeypatch.setattr(client, "load_audio_pcm", lambda path: audio)
     url = f"{server.ws}/asr?language=en"
-    heard, full, diff = await asyncio.gather(
+    native, full, diff = await asyncio.gather(
         live(server.ws, audio),
         *(
             client.transcribe_audio("train", url, speed=0, timeout=150, mode=mode)
             for mode in ("full", "diff")
         ),
     )
-    [done] = heard.of("done")
+    [done] = native.of("done")
     assert {"train", "airport", "ticket", "bags"} <= set(done["text"].split())
     for result in (full, diff):
         assert result.text.split() == done["text"].split()

@@ -29,18 +29,18 @@ async def client(wyoming) -> AsyncIterator[AsyncClient]:
         yield connected
 
 
-async def speak(client: AsyncClient, spoken: Clip, chunk: int = 1024) -> None:
+async def send_clip(client: AsyncClient, recording: Clip, chunk: int = 1024) -> None:
     """The clip at its own rate and channels, as audio-start, chunks and audio-stop."""
-    form = {"rate": spoken.rate, "width": 2, "channels": spoken.channels}
-    audio = spoken.pcm.astype("<i2").tobytes()
+    form = {"rate": recording.rate, "width": 2, "channels": recording.channels}
+    audio = recording.pcm.astype("<i2").tobytes()
     await client.write_event(AudioStart(**form).event())
-    for at in range(0, len(audio), chunk * 2 * spoken.channels):
-        piece = audio[at : at + chunk * 2 * spoken.channels]
+    for at in range(0, len(audio), chunk * 2 * recording.channels):
+        piece = audio[at : at + chunk * 2 * recording.channels]
         await client.write_event(AudioChunk(audio=piece, **form).event())
     await client.write_event(AudioStop().event())
 
 
-async def answers(client: AsyncClient) -> list[Event]:
+async def collect(client: AsyncClient) -> list[Event]:
     """Everything up to transcript-stop."""
     events = [await client.read_event()]
     while events[-1].type != "transcript-stop":
@@ -49,8 +49,8 @@ async def answers(client: AsyncClient) -> list[Event]:
 
 
 def transcript(events: list[Event]) -> str:
-    [said] = [Transcript.from_event(e).text for e in events if Transcript.is_type(e.type)]
-    return said
+    [text] = [Transcript.from_event(e).text for e in events if Transcript.is_type(e.type)]
+    return text
 
 
 async def test_describe_and_ping(client):
@@ -67,7 +67,7 @@ async def test_describe_and_ping(client):
     "`describe`, `ping`, a plain line of JSON",
     "work",
 )
-async def test_a_plain_line_is_answered(wyoming):
+async def test_a_header_line_alone_is_answered(wyoming):
     host, port = wyoming.others["Wyoming"].removeprefix("tcp://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b'{"type":"describe"}\n')
@@ -82,13 +82,13 @@ async def test_utterances_one_after_another_on_one_connection(wyoming, client):
         ("doctor", {"doctor", "tomorrow", "results"}),
     ]:
         await client.write_event(Transcribe(language="en").event())
-        await speak(client, clip(name))
-        events = await answers(client)
-        said = transcript(events)
-        assert words <= set(said.split())
-        assert said == done["text"] or name != "market"
+        await send_clip(client, clip(name))
+        events = await collect(client)
+        text = transcript(events)
+        assert words <= set(text.split())
+        assert text == done["text"] or name != "market"
         chunks = [TranscriptChunk.from_event(e).text for e in events if e.type.endswith("-chunk")]
-        assert "".join(chunks) == said
+        assert "".join(chunks) == text
         kinds = [event.type for event in events]
         assert kinds[0] == "transcript-start"
         assert kinds[-2:] == ["transcript", "transcript-stop"]
@@ -98,16 +98,16 @@ async def test_utterances_one_after_another_on_one_connection(wyoming, client):
 
 @pytest.mark.parametrize("name", ["phone", "stereo"])
 async def test_other_rates_and_channels(wyoming, client, name):
-    spoken = clip(name)
-    audio = spoken.pcm.astype("<i2").tobytes()
-    heard = await live(wyoming.ws, audio, rate=spoken.rate, channels=spoken.channels)
-    await speak(client, spoken)
-    said = transcript(await answers(client))
-    assert len(said.split()) > 3
-    assert said == heard.of("done")[0]["text"]
+    recording = clip(name)
+    audio = recording.pcm.astype("<i2").tobytes()
+    native = await live(wyoming.ws, audio, rate=recording.rate, channels=recording.channels)
+    await send_clip(client, recording)
+    text = transcript(await collect(client))
+    assert len(text.split()) > 3
+    assert text == native.of("done")[0]["text"]
 
 
-async def test_a_language_that_is_not_served_ends_the_connection_with_a_reason(client):
+async def test_an_unsupported_language_ends_the_connection_with_a_reason(client):
     await client.write_event(Transcribe(language="fr").event())
     await client.write_event(AudioStart(16_000, 2, 1).event())
     error = await client.read_event()
@@ -115,7 +115,7 @@ async def test_a_language_that_is_not_served_ends_the_connection_with_a_reason(c
     assert await client.read_event() is None
 
 
-async def test_it_is_found_in_the_network_and_says_goodbye():
+async def test_the_port_is_announced_and_withdrawn():
     """On the loopback interface: what only this machine can reach is announced to it alone."""
     kind = "_wyoming._tcp.local."
     seen: asyncio.Queue[tuple[str, ServiceStateChange]] = asyncio.Queue()
