@@ -189,7 +189,7 @@ def wyoming_port(said):
 
 def _form(*fields: tuple[str, str]):
     try:
-        return transcriptions._read(FormFields(FormData(fields)), "transcribe").asked.language
+        return transcriptions._read(FormFields(FormData(fields)), "transcribe").requirements.language
     except RequestRefused as error:
         raise Refused(error.message) from error
 
