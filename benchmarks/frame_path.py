@@ -64,9 +64,7 @@ BUFFERS = (
     # An engine in a process of its own: in the server to the engine, in the engine back.
     Buffer("BatchedSender", "what waits for the socket to the other process", "the callers'; 2^20"),
     # Voxtral.
-    Buffer("VoxtralStream", "audio and marks for the next round", "120 s"),
-    Buffer("Row", "audio and marks behind a flush", "what the stream handed over"),
-    Buffer("Framer", "audio that makes no whole token yet, or waits to be encoded", "the same"),
+    Buffer("AudioBuffer", "audio until it is encoded, and the marks in it", "120 s"),
     Buffer("EmbeddingQueue", "embeddings that wait to be decoded", "a prompt and 8 tokens"),
     # PocketSphinx.
     Buffer("Slot", "commands that wait for the worker", "60 s of audio"),

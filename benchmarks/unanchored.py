@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from voxlive.checkpoints.local_model import Checkpoint
 from voxlive.decoders.decoder import TextDecoder, prompt
-from voxlive.encoders.encoder import AudioEncoder, Framer, MelFrontEnd
+from voxlive.encoders.encoder import AudioEncoder, MelFrontEnd
 from voxlive.engines.voxtral.loading import load_weights
+from voxlive.engines.voxtral.stream import AudioBuffer
 from voxlive.layers.attention import ATTENTIONS, GatherAttention
 
 _ENDLESS = 1 << 30
@@ -61,7 +62,7 @@ class Unanchored:
         self._encoder.join(0)
         self._decoder.join(0, config.delay_tokens)
         self._front_end = MelFrontEnd(config.audio, config.mel_per_token)
-        self._framer = Framer(self._front_end)
+        self._buffer = AudioBuffer(self._front_end)
         self._embeddings = mx.zeros((1, 0, config.decoder.dim))
         self._prompt = prompt(
             config.left_pad_tokens,
@@ -82,10 +83,10 @@ class Unanchored:
 
     def push(self, audio: NDArray[np.float32]) -> None:
         """Hear more."""
-        self._framer.push(audio)
+        self._buffer.push(audio)
         parts = []
-        while self._framer.ready >= _CHUNK:
-            mel = self._front_end(self._framer.take(_CHUNK)[None])
+        while self._buffer.ready >= _CHUNK:
+            mel = self._front_end(self._buffer.take(_CHUNK)[None])
             parts.append(self._encoder.step([0], mel))
         self._embeddings = mx.concatenate([self._embeddings, *parts], axis=1)
         mx.eval(self._embeddings)

@@ -6,7 +6,8 @@ from support.tiny_voxtral import front_end, mel_of
 
 from training.golden.audio import synthetic_audio
 from training.golden.weights import TINY
-from voxlive.encoders.encoder import Framer, mel_filters
+from voxlive.encoders.encoder import mel_filters
+from voxlive.engines.voxtral.stream import AudioBuffer
 
 TOKEN = TINY.samples_per_token
 LOOKAHEAD = TINY.audio.n_fft // 2 - TINY.audio.hop
@@ -15,30 +16,30 @@ FRONT_END = front_end()
 WHOLE = mel_of(AUDIO)
 
 
-def taken(framer: Framer, tokens: int) -> np.ndarray:
-    return FRONT_END(framer.take(tokens))
+def taken(buffer: AudioBuffer, tokens: int) -> np.ndarray:
+    return FRONT_END(buffer.take(tokens))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 400), st.integers(1, 160_000)), max_size=60), st.data())
 def test_every_chunking_gives_the_same_bits(sizes, data):
-    framer, frames, at = Framer(FRONT_END), [], 0
+    buffer, frames, at = AudioBuffer(FRONT_END), [], 0
     for size in [*sizes, len(AUDIO)]:
-        framer.push(AUDIO[at : at + size])
+        buffer.push(AUDIO[at : at + size])
         at += size
-        if framer.ready:
-            frames.append(taken(framer, data.draw(st.integers(1, framer.ready))))
-    if framer.ready:
-        frames.append(taken(framer, framer.ready))
+        if buffer.ready:
+            frames.append(taken(buffer, data.draw(st.integers(1, buffer.ready))))
+    if buffer.ready:
+        frames.append(taken(buffer, buffer.ready))
     assert np.array_equal(np.concatenate(frames), WHOLE)
 
 
 def test_sample_by_sample_is_the_same():
-    framer = Framer(FRONT_END)
+    buffer = AudioBuffer(FRONT_END)
     for sample in range(3 * TOKEN):
-        framer.push(AUDIO[sample : sample + 1])
-    assert np.array_equal(taken(framer, 2), WHOLE[:16])
-    assert framer.ready == 0
+        buffer.push(AUDIO[sample : sample + 1])
+    assert np.array_equal(taken(buffer, 2), WHOLE[:16])
+    assert buffer.ready == 0
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
@@ -52,23 +53,23 @@ def test_rows_that_go_through_together_have_the_bits_that_each_has_alone(tokens)
 
 
 def test_a_token_is_complete_as_soon_as_its_last_frame_can_be_known():
-    framer = Framer(FRONT_END)
-    framer.push(AUDIO[: TOKEN + LOOKAHEAD - 1])
-    assert (framer.ready, framer.missing) == (0, 1)
+    buffer = AudioBuffer(FRONT_END)
+    buffer.push(AUDIO[: TOKEN + LOOKAHEAD - 1])
+    assert (buffer.ready, buffer.missing) == (0, 1)
     with pytest.raises(ValueError, match="0 tokens are complete, not 1"):
-        framer.take(1)
-    framer.push(AUDIO[TOKEN + LOOKAHEAD - 1 : TOKEN + LOOKAHEAD])
-    assert framer.ready == 1
-    framer.take(1)
-    assert (framer.ready, framer.missing) == (0, TOKEN)
+        buffer.take(1)
+    buffer.push(AUDIO[TOKEN + LOOKAHEAD - 1 : TOKEN + LOOKAHEAD])
+    assert buffer.ready == 1
+    buffer.take(1)
+    assert (buffer.ready, buffer.missing) == (0, TOKEN)
 
 
 def test_what_is_kept_is_bounded():
-    framer = Framer(FRONT_END)
+    buffer = AudioBuffer(FRONT_END)
     for start in range(0, len(AUDIO), 777):
-        framer.push(AUDIO[start : start + 777])
-        framer.take(framer.ready)
-        assert sum(map(len, framer._parts)) < TOKEN + TINY.audio.n_fft
+        buffer.push(AUDIO[start : start + 777])
+        buffer.take(buffer.ready)
+        assert sum(map(len, buffer._items)) < TOKEN + TINY.audio.n_fft
 
 
 def test_silence_lies_on_the_floor_and_nothing_above_the_clamp():

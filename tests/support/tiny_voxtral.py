@@ -9,7 +9,8 @@ from training.golden.audio import synthetic_audio
 from training.golden.sample import BOS, STREAMING_PAD
 from training.golden.weights import TINY, random_weights
 from voxlive.decoders.decoder import TextDecoder
-from voxlive.encoders.encoder import AudioEncoder, Framer, MelFrontEnd
+from voxlive.encoders.encoder import AudioEncoder, MelFrontEnd
+from voxlive.engines.voxtral.stream import AudioBuffer
 from voxlive.layers.linear import Weights
 
 BLOCK = 8
@@ -65,9 +66,9 @@ def front_end():
 def mel_of(audio, through=None):
     """The frames [tokens * 8, bins] of every token that is complete in a stream's ``audio``."""
     through = through or front_end()
-    framer = Framer(through)
-    framer.push(audio)
-    return through(framer.take(framer.ready))
+    buffer = AudioBuffer(through)
+    buffer.push(audio)
+    return through(buffer.take(buffer.ready))
 
 
 def mel_tokens(tokens, seed=0, left_pad=TINY.left_pad_tokens):

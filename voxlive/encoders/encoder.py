@@ -9,7 +9,6 @@ it needs samples up to ``hop * k + n_fft / 2``.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -84,49 +83,6 @@ class MelFrontEnd:
         return tokens * self.samples + self.config.n_fft - self.config.hop
 
 
-class Framer:
-    """One stream's audio, cut into what the front end makes whole tokens of.
-
-    Nothing is worked out here, so that the tokens of all streams go through the front end at once.
-    """
-
-    def __init__(self, front_end: MelFrontEnd) -> None:
-        self._front_end = front_end
-        # Left of the first sample is silence. A batch reflects the audio there instead, which is
-        # the same for a stream that begins with silence.
-        self._parts: deque[Floats] = deque([np.zeros(front_end.config.n_fft // 2, np.float32)])
-        self._held = front_end.config.n_fft // 2
-
-    @property
-    def ready(self) -> int:
-        """Tokens that are complete: one is when ``n_fft / 2 - hop`` samples after its end came."""
-        return max(0, (self._held - self._front_end.span(0)) // self._front_end.samples)
-
-    @property
-    def missing(self) -> int:
-        """Samples that complete a token where none is."""
-        return self._front_end.span(1) - self._held
-
-    def push(self, audio: Floats) -> None:
-        """Take float32 samples [n], which must not change any more."""
-        self._parts.append(audio)
-        self._held += len(audio)
-
-    def take(self, tokens: int) -> Floats:
-        """The audio of the next ``tokens``, float32 [span(tokens)]; ValueError beyond ``ready``."""
-        if tokens > self.ready:
-            raise ValueError(f"{self.ready} tokens are complete, not {tokens}")
-        need, parts, found = self._front_end.span(tokens), [], 0
-        while found < need:
-            parts.append(self._parts.popleft())
-            found += len(parts[-1])
-        audio = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        gone = tokens * self._front_end.samples
-        self._parts.appendleft(audio[gone:])
-        self._held -= gone
-        return audio[:need]
-
-
 class AudioEncoder:
     """Causal conv stem, windowed stack and adapter over a table of ``slots`` streams.
 
@@ -150,6 +106,7 @@ class AudioEncoder:
         self.config = config
         self.chunk = chunk
         self.dtype = weights.dtype
+        self._frames = config.mel_per_token
         self._conv1 = weights.take("encoder.conv1.weight"), weights.take("encoder.conv1.bias")
         self._conv2 = weights.take("encoder.conv2.weight"), weights.take("encoder.conv2.bias")
         self._adapter = weights.linear("adapter.linear1"), weights.linear("adapter.linear2")
@@ -202,7 +159,7 @@ class AudioEncoder:
         step before (see ``layers.rings``). ValueError for n above ``chunk`` or frames that are
         no whole tokens.
         """
-        frames = self.config.mel_per_token
+        frames = self._frames
         tokens, rest = divmod(mel.shape[1], frames)
         if rest or not 1 <= tokens <= self.chunk:
             raise ValueError(

@@ -16,6 +16,7 @@ from voxlive.engines.voxtral.stream import (
     FLUSH_MARGIN,
     MAX_BLANK_RUN,
     TRAIL_TOKENS,
+    AudioBuffer,
     Row,
     RowAudio,
     RowMark,
@@ -38,11 +39,14 @@ class Script:
         self.outputs: dict[int, int] = {}
         self.options = RowOptions(FRONT_END, left_pad_tokens=32, delay_tokens=delay_tokens)
         words = Detokeniser(lambda token: PIECES.get(token, b""), pad=PAD, word=WORD)
-        self.row = Row(0, self.options, words, self.messages.append)
+        self.audio = AudioBuffer(FRONT_END)
+        self.row = Row(0, self.options, self.audio, words, self.messages.append)
         self.encoded = self.heard = self.restarts = 0
 
     def give(self, *items: RowAudio | RowMark) -> None:
-        self._restart_if(self.row.absorb(items))
+        for item in items:
+            self.audio.append(item)
+        self._restart_if(self.row.absorb())
         while self.row.waiting:
             if self.row.ready:
                 n = min(self.row.ready, 8)
@@ -52,7 +56,7 @@ class Script:
                     self.row.hear(self.outputs.get(self.heard, PAD))
                     self.heard += 1
             self._restart_if(self.row.settle())
-            self._restart_if(self.row.absorb([]))
+            self._restart_if(self.row.absorb())
 
     def _restart_if(self, restart: bool) -> None:
         if restart:
@@ -216,7 +220,8 @@ class Listening:
         self._steps = steps
         options = RowOptions(FRONT_END, left_pad_tokens=32, delay_tokens=delay_tokens)
         words = Detokeniser(lambda token: f" {token}".encode(), pad=PAD, word=WORD)
-        self.row = Row(0, options, words, self._hear)
+        self.audio = AudioBuffer(FRONT_END)
+        self.row = Row(0, options, self.audio, words, self._hear)
         self._start()
 
     def _hear(self, message: Message) -> None:
@@ -231,7 +236,9 @@ class Listening:
         self._outputs = 0
 
     def give(self, items: list[RowAudio | RowMark]) -> None:
-        if self.row.absorb(items):
+        for item in items:
+            self.audio.append(item)
+        if self.row.absorb():
             self._start()
 
     def step(self) -> bool:
@@ -357,7 +364,8 @@ def test_rows_are_planned_by_powers_of_two() -> None:
     scripts = [Script() for _ in range(5)]
     for script, ready in zip(scripts, (0, 1, 3, 7, 100), strict=True):
         script.give()
-        script.row.absorb([audio(ready)])
+        script.audio.append(audio(ready))
+        script.row.absorb()
     sizes = [
         (n, [row.ready for row in rows]) for n, rows in plan_rounds([s.row for s in scripts], 8)
     ]
@@ -368,9 +376,11 @@ def test_rows_with_a_backlog_go_in_steps_of_bounded_size() -> None:
     scripts = [Script() for _ in range(40)]
     for script in scripts[:30]:
         script.give()
-        script.row.absorb([audio(8)])
+        script.audio.append(audio(8))
+        script.row.absorb()
     for script in scripts[30:]:
         script.give()
-        script.row.absorb([audio(1)])
+        script.audio.append(audio(1))
+        script.row.absorb()
     sizes = [(n, len(rows)) for n, rows in plan_rounds([s.row for s in scripts], 8)]
     assert sorted(sizes) == [(1, 10), (8, 14), (8, 16)]

@@ -37,7 +37,8 @@ STEPS = 2
 """Positions that a stream decodes in one round beside others, whose next words wait for the end of
 the round."""
 MAX_WAITING_S = 120
-"""Seconds of audio that may wait for a stream; a session stops feeding long before."""
+"""Seconds of audio, silence put in included, that may wait in a stream until they are encoded. A
+session stops feeding long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class VoxtralEngine:
         self._free_bytes = free_bytes
         self._owner = thread.submit(threading.get_ident).result()
         self._lock = threading.Lock()
+        self._max_waiting = MAX_WAITING_S * model.config.audio.sample_rate
         self._streams: set[VoxtralStream] = set()
         # Who brought something to work on; who has left.
         self._news: dict[VoxtralStream, None] = {}
@@ -125,15 +127,14 @@ class VoxtralEngine:
         with self._lock:
             if stream.closed or self._down:
                 return
-            if isinstance(item, RowAudio):
-                stream.waiting += len(item.samples)
-            overrun = stream.waiting > MAX_WAITING_S * self._model.config.audio.sample_rate
-            if not overrun:
-                stream.items.append(item)
-                # Audio that completes no token waits for what does.
-                if isinstance(item, RowMark) or stream.waiting >= stream.missing:
-                    self._news[stream] = None
-                    self._wake()
+            stream.audio.append(item)
+            overrun = stream.audio.samples > self._max_waiting
+            # Audio that completes no token waits for what does.
+            if not overrun and (
+                isinstance(item, RowMark) or stream.audio.waiting >= stream.missing
+            ):
+                self._news[stream] = None
+                self._wake()
         if overrun:
             self._fail(stream, "overrun", f"more than {MAX_WAITING_S} s of audio wait")
 
@@ -199,7 +200,8 @@ class VoxtralEngine:
         with self._lock:
             for stream in self._heard:
                 stream.missing = self._rows[stream].missing
-                if stream.items and stream.waiting >= stream.missing and not stream.closed:
+                came = stream.audio.waiting
+                if came and came >= stream.missing and not stream.closed:
                     self._news[stream] = None
             self._heard.clear()
             waiting = self._left or self._news or self._busy
@@ -235,23 +237,18 @@ class VoxtralEngine:
             left, self._left = self._left, []
             news, self._news = self._news, {}
             # What follows a flush waits in its row: who is busy takes in, too.
-            brought = {
-                stream: stream.items
-                for stream in dict.fromkeys((*self._busy, *news))
-                if stream in self._streams
-            }
-            for stream in brought:
-                stream.items = []
-                stream.waiting = 0
+            brought = [
+                stream for stream in dict.fromkeys((*self._busy, *news)) if stream in self._streams
+            ]
         for stream in left:
             self._drop(stream)
-        for stream, items in brought.items():
+        for stream in brought:
             if stream not in self._rows:
                 self._rows[stream] = self._seat(stream)
             row = self._rows[stream]
-            if row.absorb(items):
+            if row.absorb():
                 self._model.join(row.slot, row.options.delay_tokens)
-        self._heard = list(brought)
+        self._heard = brought
         rows = ((self._rows[stream], stream) for stream in brought)
         return {row.slot: stream for row, stream in rows if row.waiting}
 
@@ -274,7 +271,7 @@ class VoxtralEngine:
         words = Detokeniser(
             self._vocabulary.pieces, pad=self._vocabulary.pad, word=self._vocabulary.word
         )
-        return Row(slot, stream.options, words, stream.send)
+        return Row(slot, stream.options, stream.audio, words, stream.send)
 
     def _drop(self, stream: VoxtralStream) -> None:
         row = self._rows.pop(stream, None)

@@ -314,9 +314,5 @@ def _build(checkpoint: Checkpoint, options: EngineOptions) -> VoxtralModel:
 
 
 def _vocabulary(tekken: Tekken) -> Vocabulary:
-    vocab, specials = tekken.vocab, tekken.num_special
-
-    def pieces(token: int) -> bytes:
-        return vocab[token - specials] if token >= specials else b""
-
-    return Vocabulary(pieces, tekken.streaming_pad, tekken.streaming_word)
+    pieces = (*[b""] * tekken.num_special, *tekken.vocab)
+    return Vocabulary(pieces.__getitem__, tekken.streaming_pad, tekken.streaming_word)

@@ -7,13 +7,12 @@ reset in silence, never in mid-speech: what bounds it are the model's sliding wi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from voxlive.encoders.encoder import Framer
 from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
 from voxlive.values import SAMPLE_RATE, Timeline, Word
 
@@ -99,6 +98,98 @@ class RowMark:
     flush: bool
 
 
+class AudioBuffer:
+    """A stream's audio and marks, in order, from ``feed`` until the audio is encoded.
+
+    The one place where they wait. Any thread appends items. The engine's thread admits them one by
+    one: a mark is removed then, and audio counts towards whole tokens of the front end, which
+    computes those of all streams at once. What bounds the buffer is its caller, by ``samples``.
+    """
+
+    def __init__(self, front_end: MelFrontEnd) -> None:
+        self._front_end = front_end
+        self._items: deque[Any] = deque()  # samples that are admitted, then RowAudio and RowMark
+        self._admitted = 0  # of the items
+        self._framed = 0  # samples of these
+        # Samples ever: the first is written by who appends, the second by the engine's thread.
+        self._appended = self._taken_over = 0
+        self.restart()
+
+    @property
+    def next(self) -> RowAudio | RowMark | None:
+        """The first item that has not been admitted."""
+        return self._items[self._admitted] if self._admitted < len(self._items) else None
+
+    @property
+    def waiting(self) -> int:
+        """Samples that have not been admitted."""
+        return self._appended - self._taken_over
+
+    @property
+    def samples(self) -> int:
+        """All that have not been encoded."""
+        return self.waiting + self._framed
+
+    @property
+    def ready(self) -> int:
+        """Tokens that are complete: one is when ``n_fft / 2 - hop`` samples after its end came."""
+        return max(0, (self._framed - self._front_end.span(0)) // self._front_end.samples)
+
+    @property
+    def missing(self) -> int:
+        """Samples that complete a token where none is."""
+        return self._front_end.span(1) - self._framed
+
+    def append(self, item: RowAudio | RowMark) -> None:
+        """Add an item, whose samples must not change any more."""
+        self._items.append(item)
+        if isinstance(item, RowAudio):
+            self._appended += len(item.samples)
+
+    def admit(self) -> None:
+        """Admit the item that is ``next``."""
+        item = self._items[self._admitted]
+        if type(item) is RowMark:
+            del self._items[self._admitted]
+            return
+        samples = item.samples
+        self._items[self._admitted] = samples
+        self._admitted += 1
+        self._framed += len(samples)
+        self._taken_over += len(samples)
+
+    def push(self, audio: Floats) -> None:
+        """Put float32 samples [n], which must not change any more, behind what is admitted."""
+        self._items.insert(self._admitted, audio)
+        self._admitted += 1
+        self._framed += len(audio)
+
+    def take(self, tokens: int) -> Floats:
+        """The audio of the next ``tokens``, float32 [span(tokens)]; ValueError beyond ``ready``."""
+        if tokens > self.ready:
+            raise ValueError(f"{self.ready} tokens are complete, not {tokens}")
+        need, found = self._front_end.span(tokens), 0
+        parts: list[Floats] = []
+        while found < need:
+            parts.append(self._items.popleft())
+            found += len(parts[-1])
+        audio = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        gone = tokens * self._front_end.samples
+        self._items.appendleft(audio[gone:])
+        self._admitted += 1 - len(parts)
+        self._framed -= gone
+        return audio[:need]
+
+    def restart(self) -> None:
+        """Drop the audio that is admitted: the next item is that of a new stream."""
+        for _ in range(self._admitted):
+            self._items.popleft()
+        self._admitted = self._framed = 0
+        # Left of the first sample is silence. A batch reflects the audio there instead, which is
+        # the same for a stream that begins with silence.
+        self.push(np.zeros(self._front_end.config.n_fft // 2, np.float32))
+
+
 class StreamOwner(Protocol):
     """The engine, as its streams see it."""
 
@@ -118,8 +209,7 @@ class VoxtralStream:
         self.options = options
         self.trail = trail
         self.sink = sink
-        self.items: list[RowAudio | RowMark] = []
-        self.waiting = 0  # samples of audio in ``items``
+        self.audio = AudioBuffer(options.front_end)
         self.missing = 0  # samples of audio from which a round is worth it
         self.closed = False
         self._engine = engine
@@ -170,6 +260,7 @@ class Row:
         self,
         slot: int,
         options: RowOptions,
+        audio: AudioBuffer,
         words: Detokeniser,
         send: Callable[[Message], None],
     ) -> None:
@@ -178,7 +269,8 @@ class Row:
         self.ruts = 0
         self._words = words
         self._send = send
-        self._inbox: deque[RowAudio | RowMark] = deque()
+        self._audio = audio
+        self._blocked = False  # audio waits for the mark before it
         self._due: _Due | None = None
         self._draft = ""
         self._said_upto = 0
@@ -191,27 +283,27 @@ class Row:
     @property
     def ready(self) -> int:
         """Tokens of audio to encode now: none before those are decoded that have been."""
-        return 0 if self._is_behind() else self._framer.ready
+        return 0 if self._is_behind() else self._audio.ready
 
     @property
     def waiting(self) -> bool:
         """Whether there is anything to do before more audio comes."""
-        return self._is_behind() or self.ready > 0 or bool(self._inbox) or self._is_due()
+        return self._is_behind() or self.ready > 0 or self._blocked or self._is_due()
 
     @property
     def missing(self) -> int:
         """Samples of audio without which the next round would have nothing to encode."""
-        return self._framer.missing
+        return self._audio.missing
 
     @property
     def _queued(self) -> int:
         """Tokens of audio that there have been."""
-        return self._encoded + self._framer.ready
+        return self._encoded + self._audio.ready
 
     @property
     def quiet(self) -> bool:
         """Whether a reset now would lose nothing."""
-        return not (self._unmarked or self._due or self._inbox)
+        return not (self._unmarked or self._due or self._blocked)
 
     @property
     def near_rut(self) -> bool:
@@ -223,32 +315,33 @@ class Row:
         """See the function of this name."""
         return pad_penalty(self._words.pad_run)
 
-    def absorb(self, items: Iterable[RowAudio | RowMark]) -> bool:
-        """Take new items, in order. Audio behind a mark waits until the mark is reached, so that
+    def absorb(self) -> bool:
+        """Admit new items, in order. Audio behind a mark waits until the mark is reached, so that
         what is decided there does not depend on when it came.
         """
-        self._inbox.extend(items)
         restart = False
-        while self._inbox and self._takes(self._inbox[0]):
-            match self._inbox.popleft():
-                case RowAudio() as audio if self._silent_before(audio) and self._unmarked:
-                    self._inbox.appendleft(audio)
+        while (item := self._audio.next) and self._admits(item):
+            match item:
+                case RowAudio() if self._silent_before(item) and self._unmarked:
                     self._pad_out()
-                case RowAudio() as audio:
-                    if self._silent_before(audio):
+                case RowAudio():
+                    if self._silent_before(item):
                         self.reset()
                         restart = True
-                    self._hear(audio)
-                case RowMark(marker, flush=True):
-                    self._pad_out(marker)
-                case RowMark(marker):
-                    self._pause(marker)
+                    self._admit(item)
+                case RowMark(marker, flush):
+                    self._audio.admit()
+                    if flush:
+                        self._pad_out(marker)
+                    else:
+                        self._pause(marker)
+        self._blocked = item is not None
         return restart
 
     def take(self, tokens: int) -> Floats:
         """The audio of the next tokens, for the front end; from now on counted as encoded."""
         self._encoded += tokens
-        return self._framer.take(tokens)
+        return self._audio.take(tokens)
 
     def hear(self, token: int) -> None:
         """The decoder's next output; the first one is that of the whole prompt."""
@@ -279,18 +372,18 @@ class Row:
     def _is_due(self) -> bool:
         return self._due is not None and self._due.decoded <= self._decoded
 
-    def _takes(self, item: RowAudio | RowMark) -> bool:
+    def _admits(self, item: RowAudio | RowMark) -> bool:
         due = self._due
         return due is None or (isinstance(item, RowMark) and not due.flush)
 
     def _silent_before(self, audio: RowAudio) -> bool:
         return bool(self._timeline.length) and audio.at - self._fed_upto >= RESET_SILENCE
 
-    def _hear(self, audio: RowAudio) -> None:
+    def _admit(self, audio: RowAudio) -> None:
         self._timeline.extend(audio.at, len(audio.samples))
         self._fed_upto = audio.at + len(audio.samples)
         self._unmarked = True
-        self._framer.push(audio.samples)
+        self._audio.admit()
 
     def _pause(self, marker: int) -> None:
         self._unmarked = False
@@ -314,7 +407,7 @@ class Row:
             tokens = self.options.delay_tokens + 1 + FLUSH_MARGIN
             rest = -self._timeline.length % per_token
             silence = rest + tokens * per_token + self.options.look_ahead
-            self._framer.push(np.zeros(silence, np.float32))
+            self._audio.push(np.zeros(silence, np.float32))
             due = self._queued
         self._due = _Due(due, (*self._awaited, *markers), flush=True)
 
@@ -361,7 +454,7 @@ class Row:
 
     def _progress(self) -> int:
         """The clock up to which the model has heard; a rest that is no whole token counts."""
-        if self._decoded == self._queued and not self._inbox:
+        if self._decoded == self._queued and not self._blocked:
             return self._fed_upto
         heard = max(0, self._decoded - self.options.left_pad_tokens) * self.options.per_token
         kept = heard - (self.options.delay_tokens + FLUSH_MARGIN) * self.options.per_token
@@ -372,10 +465,10 @@ class Row:
         """As a stream that has heard nothing but the silence on its left."""
         self._encoded = 0
         self._decoded = 0
-        self._framer = Framer(self.options.front_end)
+        self._audio.restart()
         self._timeline = Timeline()
         self._word_end = 0
         self._fed_upto = 0
         self._unmarked = False
         left = self.options.left_pad_tokens * self.options.per_token
-        self._framer.push(np.zeros(left, np.float32))
+        self._audio.push(np.zeros(left, np.float32))
