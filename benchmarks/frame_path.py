@@ -74,7 +74,6 @@ BUFFERS = (
         "20 s; 40 s",
     ),
     # On the way out.
-    Buffer("EngineMessages", "an engine's messages on their way to the loop", "the engine's audio"),
     Buffer("Outbox", "events and answers that the socket's writer has not taken yet", "2000"),
 )
 

@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.simulated import simulate
 
-from voxlive.engines.contract import Progressed
 from voxlive.streaming.events import Draft, Flushed, Lag, SessionClosed, SessionError
 from voxlive.streaming.intake import Command, Flush, Stop
 from voxlive.streaming.queues import (
     MAX_OTHER_COMMANDS,
     MAX_SOCKET_BYTES,
     PIECE_OVERHEAD,
-    EngineMessages,
     Inbox,
     Outbox,
     Timeout,
@@ -26,50 +24,6 @@ from voxlive.streaming.queues import (
 )
 from voxlive.vad.gate import WINDOW, Gate, GateOptions
 from voxlive.values import SAMPLE_RATE
-
-
-class Loop:
-    """Records the calls that are scheduled in it."""
-
-    def __init__(self) -> None:
-        self.calls = []
-
-    def call_soon_threadsafe(self, call) -> None:
-        self.calls.append(call)
-
-
-def test_messages_that_come_together_take_one_call() -> None:
-    loop, received = Loop(), []
-    messages = EngineMessages(loop, received.append)
-    for upto in range(3):
-        messages.put(Progressed(upto))
-    assert len(loop.calls) == 1
-    loop.calls.pop()()
-    assert received == [Progressed(upto) for upto in range(3)]
-    messages.put(Progressed(3))
-    loop.calls.pop()()
-    assert received[-1] == Progressed(3)
-
-
-async def test_messages_from_a_thread_keep_their_order() -> None:
-    received: list[int] = []
-    all_received = asyncio.Event()
-
-    def deliver(message: Progressed) -> None:
-        received.append(message.upto)
-        if message.upto == 20_000:
-            all_received.set()
-
-    messages = EngineMessages(asyncio.get_running_loop(), deliver)
-    await asyncio.to_thread(lambda: [messages.put(Progressed(n)) for n in range(20_001)])
-    await all_received.wait()
-    assert received == list(range(20_001))
-
-
-def test_a_message_for_a_closed_loop_is_no_error() -> None:
-    loop = asyncio.new_event_loop()
-    loop.close()
-    EngineMessages(loop, print).put(Progressed(1))
 
 
 async def test_put_waits_while_the_inbox_is_full():

@@ -45,10 +45,10 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
-from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox
+from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Outbox
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
-from voxlive.streaming.session import Backlog, LagReporter
+from voxlive.streaming.session import Backlog, LagReporter, Session
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples, Word
@@ -450,3 +450,21 @@ async def test_a_dictionary_is_applied_before_words_are_committed(engine: Counti
         *("w1 w2", "w3 four w5 w6"),
     ]
     assert session.text == "w1 w2 w3 four w5 w6"
+
+
+async def test_messages_from_a_thread_keep_their_order(service: Service) -> None:
+    session = service.open(OPEN, outbox=Outbox(30_000))
+    sent = [Committed((Word(f" {n}", n, n + 1),)) for n in range(20_001)]
+    await asyncio.to_thread(lambda: [session.sink(message) for message in sent])
+    await session.stop()
+    events = [event async for event in session.events()]
+    words = [word for event in of(Words, events) for word in event.words]
+    assert [word.start for word in words] == list(range(20_001))
+    await service.aclose()
+
+
+def test_a_message_for_a_closed_loop_is_no_error(service: Service) -> None:
+    async def begin() -> Session:
+        return service.open(OPEN)
+
+    asyncio.run(begin()).sink(Progressed(1))

@@ -1,17 +1,15 @@
 """The queues of a session, and cheap waiting for them.
 
 ``Inbox``: commands on their way to a session. ``UndecidedAudio``: samples that the gate has not
-decided about. ``EngineMessages``: messages on their way from the engine's thread to the event
-loop. ``Outbox``: events on their way to the reader. Each has a bound and states what happens
-at it; engine messages are bounded by the audio in the engine.
+decided about. ``Outbox``: events on their way to the reader. Each has a bound and states what
+happens at it.
 ``Wakeup`` and ``Timeout`` are an event and a time-out that cost little where they are used for
-every message. But for ``EngineMessages.put``, everything is called on one event loop.
+every message. Everything is called on one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -22,10 +20,8 @@ from voxlive.streaming.events import Draft, Event, Lag, SessionClosed, SessionEr
 from voxlive.values import SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from types import TracebackType
-
-    from voxlive.engines.contract import Message
 
 MAX_AUDIO_BYTES = 256 << 10
 """Bytes of audio that may wait in an inbox by default: 8 s of 16 kHz PCM."""
@@ -201,35 +197,6 @@ class UndecidedAudio:
     def _check(self, start: int, end: int) -> None:
         if not self.start <= start <= end <= self.end:
             raise ValueError(f"{start} to {end} is not within {self.start} to {self.end}")
-
-
-class EngineMessages:
-    """Messages from the engine's thread, in order to ``deliver`` on the loop.
-
-    Those that come together take one call into the loop. As many wait as the engine makes of the
-    audio in it.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Message], None]) -> None:
-        self._loop = loop
-        self._deliver = deliver
-        self._waiting: deque[Message] = deque()
-        self._scheduled = False
-
-    def put(self, message: Message) -> None:
-        """Take a message on the engine's thread."""
-        self._waiting.append(message)
-        if not self._scheduled:
-            self._scheduled = True
-            # The loop may close before the call when a server is torn down.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._deliver_all)
-
-    def _deliver_all(self) -> None:
-        # Before anything is taken: a message put from here on is taken below or schedules a call.
-        self._scheduled = False
-        while self._waiting:
-            self._deliver(self._waiting.popleft())
 
 
 class Outbox(Generic[_Notice]):

@@ -35,7 +35,6 @@ from voxlive.streaming.events import (
 from voxlive.streaming.intake import Flush, Reconfigure, Stop
 from voxlive.streaming.queues import (
     MAX_AUDIO_BYTES,
-    EngineMessages,
     Inbox,
     Outbox,
     Timeout,
@@ -96,7 +95,6 @@ class Session:
         self._stall_timeout, self._stall_s = Timeout(), stall_s
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
-        self._engine_messages = EngineMessages(self._loop, self._on_engine_message)
         self._inbox = inbox or Inbox()
         self._outbox: Outbox[Any] = outbox or Outbox()
         self._source = source
@@ -307,9 +305,14 @@ class Session:
     # What the engine answers.
 
     def sink(self, message: Message) -> None:
-        """Take a message on the engine's thread."""
+        """Take a message on the engine's thread.
+
+        It waits for its turn on the loop; so many can wait as the engine makes of the audio in it.
+        """
         if not self._closed.is_set():
-            self._engine_messages.put(message)
+            # The loop may close before the call when a server is torn down.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._on_engine_message, message)
 
     def _on_engine_message(self, message: Message) -> None:
         if self._closed.is_set():
