@@ -15,7 +15,7 @@ from support.server import serving
 from typer.core import TyperGroup
 
 from voxlive.cli.main import app
-from voxlive.web.tls import local_certificate, this_machine
+from voxlive.web.tls import local_certificate, machine_names
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -89,7 +89,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("VOXLIVE_API_KEY", raising=False)
     (tmp_path / "talk.mp3").touch()
     (tmp_path / "talks").mkdir()
-    local_certificate(this_machine("127.0.0.1"), tmp_path / "tls")
+    local_certificate(machine_names("127.0.0.1"), tmp_path / "tls")
     shutil.copy(tmp_path / "tls" / "local.crt", "fullchain.pem")
     shutil.copy(tmp_path / "tls" / "local.pem", "privkey.pem")
     return tmp_path

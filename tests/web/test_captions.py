@@ -41,7 +41,7 @@ from voxlive.web.captions import (
     ClosedCaption,
     LiveCues,
     TooManyReaders,
-    is_name,
+    is_valid_name,
 )
 from voxlive.web.pages import Pages
 
@@ -49,9 +49,9 @@ GOOD, DAY = Word("Good", 1600, 8000), Word(" day.", 8000, 16_000)
 
 
 def spoken(feed: CaptionFeed, segment: int, *words: Word) -> None:
-    feed.tell(Words(segment, words))
+    feed.on_event(Words(segment, words))
     text = "".join(word.text for word in words)
-    feed.tell(SegmentClosed(segment, words[0].start, words[-1].end, text))
+    feed.on_event(SegmentClosed(segment, words[0].start, words[-1].end, text))
 
 
 async def snapshot_of(feed: CaptionFeed) -> CaptionSnapshot:
@@ -62,14 +62,14 @@ async def snapshot_of(feed: CaptionFeed) -> CaptionSnapshot:
 async def test_a_reader_gets_what_was_said_and_then_what_is_said():
     feed = CaptionFeed("s1", "stage", "/v1/live")
     spoken(feed, 0, GOOD)
-    feed.tell(Words(1, (DAY,)))
-    feed.tell(Draft(1, " and"))
-    feed.tell(Flushed("x"))
+    feed.on_event(Words(1, (DAY,)))
+    feed.on_event(Draft(1, " and"))
+    feed.on_event(Flushed("x"))
     reader = feed.read()
     snapshot = await anext(reader)
     assert [closed.text for closed in snapshot.segments] == ["Good"]
     assert (snapshot.words, snapshot.draft) == ((DAY,), " and")
-    feed.tell(SegmentClosed(1, 8000, 16_000, " day."))
+    feed.on_event(SegmentClosed(1, 8000, 16_000, " day."))
     closed = await anext(reader)
     assert (closed.text, closed.words) == (" day.", (DAY,))
     feed.close()
@@ -82,7 +82,7 @@ async def test_a_reader_that_falls_behind_is_let_go_and_the_others_read_on():
     await anext(slow)
     await anext(quick)
     for n in range(MAX_UNREAD + 5):
-        feed.tell(Draft(0, str(n)))
+        feed.on_event(Draft(0, str(n)))
         assert await anext(quick) == Draft(0, str(n))
     assert len([caption async for caption in slow]) == MAX_UNREAD
     assert (await snapshot_of(feed)).draft == str(MAX_UNREAD + 4)
@@ -123,8 +123,8 @@ def test_the_newest_session_of_a_name_has_it():
 
 
 def test_names_can_stand_in_an_address():
-    assert is_name("Bühne 1 <b>")
-    assert not any(map(is_name, ["", "a/b", "a\nb", "x" * 65]))
+    assert is_valid_name("Bühne 1 <b>")
+    assert not any(map(is_valid_name, ["", "a/b", "a\nb", "x" * 65]))
 
 
 @pytest.mark.parametrize("text", ["a\n\ndata: x", "<script>", "日本", '"quoted" \\ \u2028'])
@@ -149,20 +149,20 @@ async def test_live_cues_say_every_word_once_in_order(said, together):
     """Words come a few at a time; a cue never changes, so what is written is all there is."""
     feed, cues, now = CaptionFeed("s", "s", "/"), LiveCues(CueStyle()), 0
     reader, expected = feed.read(), ""
-    written = cues.heard(await anext(reader))
+    written = cues.on_caption(await anext(reader))
     for segment, spec in enumerate(said):
         heard = []
         for text, gap, length in spec:
             heard.append(Word(f" {text}", now + gap, now + gap + length))
             now += gap + length
         for at in range(0, len(heard), together):
-            feed.tell(Words(segment, tuple(heard[at : at + together])))
+            feed.on_event(Words(segment, tuple(heard[at : at + together])))
         whole = "".join(word.text for word in heard)
-        feed.tell(SegmentClosed(segment, heard[0].start, heard[-1].end, whole))
+        feed.on_event(SegmentClosed(segment, heard[0].start, heard[-1].end, whole))
         expected += whole
     feed.close()
     async for caption in reader:
-        written += cues.heard(caption)
+        written += cues.on_caption(caption)
     blocks = [block.split("\n") for block in written.split("\n\n") if block]
     assert "".join("".join(block[1:]) for block in blocks).replace(" ", "") == expected.replace(
         " ", ""
@@ -174,17 +174,17 @@ async def test_live_cues_say_every_word_once_in_order(said, together):
 def test_a_long_speech_is_written_before_it_ends():
     cues = LiveCues()
     heard = [Word(f" word{n}", n * 8000, (n + 1) * 8000) for n in range(40)]
-    written = [cues.heard(Words(0, (word,))) for word in heard]
+    written = [cues.on_caption(Words(0, (word,))) for word in heard]
     assert sum(map(bool, written)) >= 2
     text = "".join(word.text for word in heard)
-    written.append(cues.heard(ClosedCaption(0, 0, 40 * 8000, text, tuple(heard))))
+    written.append(cues.on_caption(ClosedCaption(0, 0, 40 * 8000, text, tuple(heard))))
     assert all(f"word{n}" in "".join(written) for n in range(40))
 
 
 @pytest.mark.parametrize(("received", "end"), [(None, "00:00:02.000"), (20_000, "00:00:01.250")])
 def test_a_live_cue_does_not_outlast_the_audio(received, end):
     heard = (Word(" yes", 16_000, 19_200),)
-    written = LiveCues().heard(ClosedCaption(0, 16_000, 19_200, " yes", heard, received))
+    written = LiveCues().on_caption(ClosedCaption(0, 16_000, 19_200, " yes", heard, received))
     assert written == f"00:00:01.000 --> {end}\nyes\n\n"
 
 
@@ -343,9 +343,9 @@ async def feeding():
         Route("/overlay/{session}", captions.overlay),
         Mount("/static", pages),
     ]
-    gate = [Middleware(AuthMiddleware, gate=Authenticator(Access()))]
+    middleware = [Middleware(AuthMiddleware, authenticator=Authenticator(Access()))]
     config = uvicorn.Config(
-        Starlette(routes=routes, middleware=gate), port=0, lifespan="off", log_level="error"
+        Starlette(routes=routes, middleware=middleware), port=0, lifespan="off", log_level="error"
     )
     running = uvicorn.Server(config)
     serving = asyncio.create_task(running.serve())
@@ -380,10 +380,10 @@ async def test_markup_in_words_names_and_parameters_is_text():
             requests = []
             page.on("request", lambda request: requests.append(request.url))
             await page.wait_for_selector("body[data-state=following]")
-            feed.tell(Words(0, (Word(EVIL, 0, 1600),)))
+            feed.on_event(Words(0, (Word(EVIL, 0, 1600),)))
             await shows(page, EVIL)
-            feed.tell(SegmentClosed(0, 0, 1600, EVIL))
-            feed.tell(Draft(1, f" {EVIL} twice"))
+            feed.on_event(SegmentClosed(0, 0, 1600, EVIL))
+            feed.on_event(Draft(1, f" {EVIL} twice"))
             await shows(page, f"{EVIL} {EVIL} twice")
             assert await page.title() == "voxlive captions"
             assert await page.query_selector("img") is None
@@ -394,7 +394,7 @@ async def test_markup_in_words_names_and_parameters_is_text():
 async def test_only_the_last_lines_are_shown_and_they_fade():
     async with feeding() as (feeds, url):
         feed = feeds.open("s1", "s1", "/v1/live")
-        feed.tell(Words(0, tuple(Word(f" word{n}", n, n + 1) for n in range(200))))
+        feed.on_event(Words(0, tuple(Word(f" word{n}", n, n + 1) for n in range(200))))
         async with overlay(f"{url}/overlay/s1?lines=3&size=40&fade=0.2") as page:
             await shows(page, "word199")
             box = await page.locator("#text").bounding_box()

@@ -15,10 +15,10 @@ from uvicorn.server import ServerState
 from voxlive.web import connections
 from voxlive.web import http as http_connection
 from voxlive.web import http as websocket_connection
-from voxlive.web.connections import Connections, EdgeConfig, Listener, most_connections
+from voxlive.web.connections import Connections, Listener, UvicornConfig, max_connections
 from voxlive.web.http import HttpConnection, WebSocketConnection
 from voxlive.web.ports import bind
-from voxlive.web.tls import local_certificate, this_machine
+from voxlive.web.tls import local_certificate, machine_names
 
 SOON = 0.2
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -30,10 +30,17 @@ UPGRADE = (
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    for name in ("HEAD_S", "BODY_S", "UNREAD_S", "LINGER_S", "CLOSE_S", "_LOOK_S"):
+    for name in (
+        "HEAD_TIMEOUT_S",
+        "BODY_TIMEOUT_S",
+        "UNREAD_TIMEOUT_S",
+        "LINGER_TIMEOUT_S",
+        "CLOSE_TIMEOUT_S",
+        "_BODY_CHECK_S",
+    ):
         monkeypatch.setattr(http_connection, name, SOON)
     monkeypatch.setattr(http_connection, "BODY_RATE", 10_000_000)
-    monkeypatch.setattr(websocket_connection, "UNREAD_S", SOON)
+    monkeypatch.setattr(websocket_connection, "UNREAD_TIMEOUT_S", SOON)
     monkeypatch.setattr(connections, "HANDSHAKE_S", SOON)
 
 
@@ -75,7 +82,7 @@ class App:
 @asynccontextmanager
 async def edge(most: int = 100, tls: ssl.SSLContext | None = None) -> AsyncIterator:
     app = App()
-    config = EdgeConfig(
+    config = UvicornConfig(
         app, http=HttpConnection, ws=WebSocketConnection, lifespan="off", timeout_keep_alive=0.2
     )
     config.connections = Connections(most)
@@ -168,7 +175,7 @@ async def test_the_rest_of_a_refused_body_is_thrown_away_and_not_for_ever():
 
 
 async def test_half_a_tls_handshake_ends(tmp_path):
-    tls = local_certificate(this_machine(), tmp_path).context()
+    tls = local_certificate(machine_names(), tmp_path).context()
     async with edge(tls=tls) as server:
         reader, writer = await server.dial()
         writer.write(b"\x16\x03\x01\x02\x00")
@@ -222,7 +229,7 @@ async def websocket(server):
 
 
 async def test_pongs_that_are_not_read_are_bounded(monkeypatch):
-    monkeypatch.setattr(websocket_connection, "_SMALL_AT_ONCE", 10_000_000)  # not what ends it
+    monkeypatch.setattr(websocket_connection, "_SMALL_BURST", 10_000_000)  # not what ends it
     ping = frame(9, bytes(125)) * 1000
     async with edge() as server, websocket(server) as (_, writer):
         writer.transport.pause_reading()
@@ -289,10 +296,10 @@ async def test_unfinished_messages_are_bounded_over_all_clients(monkeypatch):
             return_when=asyncio.FIRST_COMPLETED,
         )
         assert len(done) == 1
-        assert 0 < server.connections.partial <= 100_000
+        assert 0 < server.connections.partial_bytes <= 100_000
 
 
 def test_the_bound_leaves_descriptors_for_everything_else(monkeypatch):
     for soft, most in ((128, 64), (1024, 768), (70, 8), (1_000_000, 10_000)):
         monkeypatch.setattr(connections.resource, "getrlimit", lambda _, s=soft: (s, s))
-        assert most_connections() == most
+        assert max_connections() == most

@@ -39,7 +39,7 @@ def test_an_address_that_others_can_reach_needs_keys_or_a_word():
 
         def check(*, keyed: bool, insecure: bool) -> None:
             check_exposure(
-                "0.0.0.0", everywhere, keyed=keyed, insecure=insecure, warn=warnings.append
+                "0.0.0.0", everywhere, keyed=keyed, insecure=insecure, on_warning=warnings.append
             )
 
         check(keyed=True, insecure=False)
@@ -51,5 +51,5 @@ def test_an_address_that_others_can_reach_needs_keys_or_a_word():
         with pytest.raises(ConfigError, match="choose one"):
             check(keyed=True, insecure=True)
     with socket.create_server(("127.0.0.1", 0)) as here:
-        check_exposure("127.0.0.1", here, keyed=False, insecure=False, warn=warnings.append)
+        check_exposure("127.0.0.1", here, keyed=False, insecure=False, on_warning=warnings.append)
     assert warnings == []

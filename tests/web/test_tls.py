@@ -16,19 +16,21 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from voxlive.web import ports as addresses
-from voxlive.web.ports import urls_elsewhere
+from voxlive.web.ports import network_urls
 from voxlive.web.tls import (
     Certificate,
-    Names,
+    MachineNames,
     TlsError,
     cache_folder,
     local_certificate,
-    this_machine,
+    machine_names,
 )
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 LAN = ipaddress.ip_address("192.168.1.7")
-HERE = Names(frozenset({"localhost", "desk"}), frozenset({ipaddress.ip_address("127.0.0.1"), LAN}))
+HERE = MachineNames(
+    frozenset({"localhost", "desk"}), frozenset({ipaddress.ip_address("127.0.0.1"), LAN})
+)
 
 
 def made(folder, names=HERE, now=NOW) -> x509.Certificate:
@@ -59,7 +61,7 @@ def test_it_names_the_machine_signs_nothing_and_is_its_owners_alone(tmp_path):
 def test_it_is_kept_for_as_long_as_it_serves(tmp_path):
     first = made(tmp_path)
     assert made(tmp_path, now=NOW + timedelta(400)) == first
-    fewer = Names(frozenset({"localhost"}), frozenset())
+    fewer = MachineNames(frozenset({"localhost"}), frozenset())
     assert made(tmp_path, fewer) == first
 
 
@@ -80,7 +82,7 @@ def test_a_spoilt_one_is_made_anew(tmp_path, change):
 
 def test_new_addresses_and_old_age_make_a_new_one(tmp_path):
     first = made(tmp_path)
-    moved = Names(HERE.hosts, HERE.addresses | {ipaddress.ip_address("10.0.0.2")})
+    moved = MachineNames(HERE.hosts, HERE.addresses | {ipaddress.ip_address("10.0.0.2")})
     second = made(tmp_path, moved)
     assert second != first
     assert made(tmp_path, moved, NOW + timedelta(600)) != second
@@ -111,22 +113,22 @@ def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
 )
 def test_what_this_machine_is_called(monkeypatch, called, hosts):
     monkeypatch.setattr(socket, "gethostname", lambda: called)
-    assert this_machine().hosts == hosts
+    assert machine_names().hosts == hosts
 
 
 def test_the_address_it_listens_on_is_named_too():
-    assert ipaddress.ip_address("fd00::1") in this_machine("fd00::1").addresses
-    assert ipaddress.ip_address("0.0.0.0") not in this_machine("0.0.0.0").addresses
-    assert "captions.example" in this_machine("Captions.example").hosts
+    assert ipaddress.ip_address("fd00::1") in machine_names("fd00::1").addresses
+    assert ipaddress.ip_address("0.0.0.0") not in machine_names("0.0.0.0").addresses
+    assert "captions.example" in machine_names("Captions.example").hosts
 
 
 def test_where_others_reach_it(monkeypatch):
     monkeypatch.setattr(addresses, "lan_addresses", lambda: [LAN])
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        assert urls_elsewhere(bound, "https") == []
+        assert network_urls(bound, "https") == []
     with socket.create_server(("0.0.0.0", 0)) as bound:
         port = bound.getsockname()[1]
-        assert urls_elsewhere(bound, "https") == [f"https://192.168.1.7:{port}"]
+        assert network_urls(bound, "https") == [f"https://192.168.1.7:{port}"]
 
 
 def test_ones_own_certificate_with_the_key_apart_or_along(tmp_path):
@@ -137,8 +139,8 @@ def test_ones_own_certificate_with_the_key_apart_or_along(tmp_path):
         context = certificate.context()
         assert isinstance(context, ssl.SSLContext)
         assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
-        assert certificate.expired(NOW) is None
-        assert certificate.expired(NOW + timedelta(900)) is not None
+        assert certificate.expired_at(NOW) is None
+        assert certificate.expired_at(NOW + timedelta(900)) is not None
 
 
 def test_what_cannot_be_used_says_why(tmp_path):

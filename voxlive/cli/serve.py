@@ -21,8 +21,8 @@ def serve(**given: Any) -> None:
     try:
         run(
             serve_config(given),
-            say=lambda line: typer.echo(f"voxlive: {line}"),
-            warn=lambda line: complain(f"warning: {line}"),
+            on_info=lambda line: typer.echo(f"voxlive: {line}"),
+            on_warning=lambda line: complain(f"warning: {line}"),
         )
     except ConfigError as error:
         fail(str(error), MISUSED)
@@ -50,12 +50,12 @@ def key(
     ] = None,
 ) -> None:
     """Make a key for clients of a server, and the table of a keys file that lets it in."""
-    from voxlive.web.access.keys import SCOPES, digest, made
+    from voxlive.web.access.keys import SCOPES, digest, generate_secret
 
     for wanted in scope or ():
         if wanted not in SCOPES:
             fail(f"--scope is one of {', '.join(SCOPES)}, not {wanted}", MISUSED)
-    secret = made()
+    secret = generate_secret()
     typer.echo(secret)
     typer.echo(f'\nFor the file of "voxlive serve --keys":\n\n["{name}"]', err=True)
     typer.echo(f'sha256 = "{digest(secret).hex()}"', err=True)

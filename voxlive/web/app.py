@@ -1,8 +1,10 @@
-"""The application: every route of the server in one table, under any path, in any server.
+"""The ASGI application: every route of the server in one table, mountable under any path.
 
     app = Starlette(routes=[Mount("/speech", voxlive.create_app(model="voxtral"))])
 
-Protocols with a port of their own have an application each, where every path is theirs.
+``make_app`` builds it around a service; ``ServerCore`` loads the models and owns everything of a
+server but its sockets; ``Application`` does so lazily, for other ASGI servers. A wire format with a
+port of its own has an application of its own, which serves it at every path.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.web.access.access import Access
-from voxlive.web.access.keys import Key, keys_of, redact_logs
-from voxlive.web.access.middleware import Authenticator, AuthMiddleware, rule_of
-from voxlive.web.access.sites import Sites, own_names, with_cors
+from voxlive.web.access.keys import Key, load_keys, redact_logs
+from voxlive.web.access.middleware import Authenticator, AuthMiddleware, find_rule
+from voxlive.web.access.sites import Sites, host_names, with_cors
 from voxlive.web.captions import CaptionEndpoints
 from voxlive.web.config import ServeConfig
-from voxlive.web.errors import on_client_gone, on_crash, on_http_error
+from voxlive.web.errors import on_disconnect, on_http_error, on_unexpected_error
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.metrics import (
     MetricsEndpoint,
@@ -59,12 +61,19 @@ from voxlive.web.rest.transcriptions import Transcriptions
 
 log = logging.getLogger(__name__)
 
+DRAIN_TIMEOUT_S = 10.0
+"""How long sessions may take for their last words at the end of the server."""
+CLOSE_TIMEOUT_S = 2.0
+"""How long connections may then take for their last message and the close."""
 
-class RootPath:
-    """An application under a path, whether or not the proxy takes the path off.
+_UPGRADE_HEADERS = {"upgrade": "websocket", "connection": "Upgrade"}
 
-    ``prefix`` is in the form "/path". The path alone is sent on to "/path/": the page's own URLs
-    are relative.
+
+class RootPathMiddleware:
+    """Serves an application under a path, whether or not the proxy strips the path.
+
+    ``prefix`` is in the form "/path", which is redirected to "/path/": the page's own URLs are
+    relative.
     """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
@@ -72,7 +81,7 @@ class RootPath:
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Put the path back where the proxy has taken it off."""
+        """Serve a request, with the prefix put back where the proxy has stripped it."""
         prefix, path = self._prefix, scope["path"]
         if scope["type"] == "http" and path == prefix:
             query = scope["query_string"].decode("latin-1")
@@ -83,48 +92,45 @@ class RootPath:
         return await self._app({**scope, "root_path": prefix, "path": path}, receive, send)
 
 
-def clean(path: str) -> str:
-    """A root path as it was typed, in the form "/path"; "" for none."""
+def normalize_root_path(path: str) -> str:
+    """A root path in the form "/path"; "" for none."""
     path = path.strip("/")
     return f"/{path}" if path else ""
 
 
-_OWN_PORT_HEADERS = {"upgrade": "websocket", "connection": "Upgrade"}
-
-
-class ByPort:
-    """Hands a connection to the application of the local port that it came in on."""
+class PortRouter:
+    """Passes a connection to the application of the local port that it came in on."""
 
     def __init__(self, main: ASGIApp, others: Mapping[int, ASGIApp]) -> None:
         self._main = main
         self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Serve a connection by the application of its port, or the main one."""
         app = self._others.get(scope["server"][1], self._main)
         await app(scope, receive, send)
 
 
-def only(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
-    """An application that speaks one protocol over WebSocket, whatever the path."""
+def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
+    """An application that serves one wire format over WebSocket, at every path."""
 
     async def upgrade(_request: Request) -> PlainTextResponse:
         return PlainTextResponse(
-            "this port is for WebSocket clients alone\n", 426, _OWN_PORT_HEADERS
+            "this port is for WebSocket clients alone\n", 426, _UPGRADE_HEADERS
         )
 
-    anywhere = "/{path:path}"
+    any_path = "/{path:path}"
     return Starlette(
-        routes=[WebSocketRoute(anywhere, live.endpoint(protocol)), Route(anywhere, upgrade)]
+        routes=[WebSocketRoute(any_path, live.endpoint(protocol)), Route(any_path, upgrade)]
     )
 
 
 def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starlette:
-    """The ASGI application around a service, whose life is the caller's matter."""
+    """The ASGI application around a service, which the caller starts and ends."""
     models = Models(files)
     pages = Pages()
     captions = CaptionEndpoints(live.feeds, pages)
-    access = live.gate.access
+    access = live.authenticator.access
     grants = Grants(access)
     health = HealthEndpoints(service, files)
     routes: list[BaseRoute] = [
@@ -154,55 +160,55 @@ def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starl
     async def on_refusal(request: Request, error: Exception) -> Response:
         assert isinstance(error, VoxliveError)
         path, root = request.scope["path"], request.scope.get("root_path", "")
-        place, rule = rule_of(path.removeprefix(root))
-        access.note(error.code, place)
-        return rule.answer(error)
+        place, rule = find_rule(path.removeprefix(root))
+        access.count_error(error.code, place)
+        return rule.error_response(error)
 
     app = Starlette(
         routes=routes,
         middleware=[
             Middleware(_CommonHeaders),
             Middleware(RequestCountMiddleware, requests=requests),
-            Middleware(AuthMiddleware, gate=live.gate),
+            Middleware(AuthMiddleware, authenticator=live.authenticator),
         ],
         exception_handlers={
             VoxliveError: on_refusal,
             HTTPException: on_http_error,
-            ClientDisconnect: on_client_gone,
-            Exception: on_crash,
+            ClientDisconnect: on_disconnect,
+            Exception: on_unexpected_error,
         },
     )
     app.router.redirect_slashes = False
-    app.router.default = _OtherSlash(routes, app.router.not_found)
+    app.router.default = _SlashRedirect(routes, app.router.not_found)
     return app
 
 
-class _OtherSlash:
-    """Where nothing is at a path, but at the same with or without a slash at its end: go there.
+class _SlashRedirect:
+    """Redirects a path without a route to the one with or without a slash at its end.
 
-    The answer names the path alone: Starlette's own has whatever Host the request said.
+    The Location is a path alone: Starlette's own redirect has whatever Host the request sent.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute], otherwise: ASGIApp) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], not_found: ASGIApp) -> None:
         self._routes = routes
-        self._otherwise = otherwise
+        self._not_found = not_found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         # Two slashes at the beginning would name a host.
         other = "/" + (path.rstrip("/") if path.endswith("/") else f"{path}/").lstrip("/")
-        there = {**scope, "path": other}
+        redirected = {**scope, "path": other}
         if scope["type"] != "http" or not any(
-            route.matches(there)[0] is not Match.NONE for route in self._routes
+            route.matches(redirected)[0] is not Match.NONE for route in self._routes
         ):
-            return await self._otherwise(scope, receive, send)
+            return await self._not_found(scope, receive, send)
         query = scope["query_string"].decode("latin-1")
         answer = RedirectResponse(f"{quote(other)}{query and '?'}{query}")
         return await answer(scope, receive, send)
 
 
 class _CommonHeaders:
-    """A request id on every HTTP answer and in its log, and no guessing of content types."""
+    """Adds a request id to every HTTP response and its log lines, and X-Content-Type-Options."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -210,29 +216,26 @@ class _CommonHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request = f"req_{secrets.token_hex(12)}"
+        request_id = f"req_{secrets.token_hex(12)}"
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request
+                headers["x-request-id"] = request_id
                 headers["x-content-type-options"] = "nosniff"
             await send(message)
 
-        with log_context(request=request):
+        with log_context(request=request_id):
             await self._app(scope, receive, send_with_headers)
         return None
 
 
-DRAIN_S = 10.0
-"""How long sessions have at the end for their last words."""
-TELL_S = 2.0
-"""How long connections have then for their last message and the close."""
-
-
 @dataclass(frozen=True, slots=True)
-class Served:
-    """All of one server but its sockets. ``app`` has neither a root path nor CORS headers yet."""
+class ServerCore:
+    """Everything of a server but its sockets: the models and the application that serves them.
+
+    ``app`` has neither a root path nor CORS headers yet.
+    """
 
     app: ASGIApp
     sites: Sites
@@ -241,8 +244,8 @@ class Served:
     batch: Batch
 
     @classmethod
-    def load(cls, config: ServeConfig, keys: tuple[Key, ...]) -> Served:
-        """With its models. Blocks until the engine is warm.
+    def load(cls, config: ServeConfig, keys: tuple[Key, ...]) -> ServerCore:
+        """Load the models. Blocks until the engine is warm.
 
         Raises EngineError, CheckpointError, VadError and BadReplacement.
         """
@@ -250,25 +253,25 @@ class Served:
         dictionary = Replacements.read(config.replacements) if config.replacements else None
         offline = config.offline
         model = resolve(config.model, offline=offline)
-        for_files = model
+        file_model = model
         if not config.one_model:
-            for_files = resolve(config.file_model or config.model, offline=offline)
-        catalogue = make_catalogue(for_files, config.also, config.load, offline=offline)
-        with ExitStack() as undo:
+            file_model = resolve(config.file_model or config.model, offline=offline)
+        catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
+        with ExitStack() as cleanup:
             engine = load_apart(model, config.engine)
-            undo.callback(engine.shutdown)
+            cleanup.callback(engine.shutdown)
             service = Service(engine, VoiceDetector(Silero()), dictionary)
-            undo.pop_all()
+            cleanup.pop_all()
         if config.one_model:
             catalogue.add_aliases(engine.info.model)
-        return cls.around(service, catalogue, config, keys)
+        return cls.from_service(service, catalogue, config, keys)
 
     @classmethod
-    def around(
+    def from_service(
         cls, service: Service, catalogue: Catalogue, config: ServeConfig, keys: tuple[Key, ...]
-    ) -> Served:
+    ) -> ServerCore:
         """With models that are loaded already."""
-        hosts = None if keys else frozenset(config.allow_host) | own_names(config.host)
+        hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
         live = LiveEndpoints(service, Authenticator(Access(keys, config.limits), sites))
         batch = Batch(BatchOptions(idle_s=config.model_idle, max_resident=config.max_resident))
@@ -276,63 +279,63 @@ class Served:
         return cls(app, sites, service, live, batch)
 
     async def aclose(self) -> None:
-        """Tell all sessions, let them finish for up to ``DRAIN_S``, and free the models."""
-        await asyncio.gather(self.service.aclose(DRAIN_S), self.batch.aclose())
-        await self.live.settle(TELL_S)
+        """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models."""
+        await asyncio.gather(self.service.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
+        await self.live.wait_closed(CLOSE_TIMEOUT_S)
 
 
 class Application:
-    """An ASGI application with models of its own, for another one or for any server.
+    """An ASGI application with models of its own, to be mounted or served by any ASGI server.
 
-    Its models are loaded when the server begins, by ``lifespan`` or by the protocol of that name,
-    or else with the first request; they are freed, and sessions are ended, when the server ends.
-    What listens, and TLS, are the server's matter: options about those have no effect here.
+    Its models are loaded when the server starts, by ``lifespan`` or by ASGI's protocol of that
+    name, or else with the first request; they are freed, and sessions are ended, when the server
+    ends. Addresses and TLS are the server's: options about those have no effect here.
     """
 
     def __init__(self, config: ServeConfig, keys: tuple[Key, ...]) -> None:
         self._config = config
         self._keys = keys
-        self._served: Served | None = None
+        self._core: ServerCore | None = None
         self._app: ASGIApp | None = None
         self._loading = asyncio.Lock()
-        self._by_protocol = Router(lifespan=self.lifespan)
+        self._lifespan_router = Router(lifespan=self.lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Serve a request or the lifespan protocol; loads the models if they are not."""
         if scope["type"] == "lifespan":
-            return await self._by_protocol(scope, receive, send)
+            return await self._lifespan_router(scope, receive, send)
         app = self._app or await self._load()
         return await app(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, _host: object = None) -> AsyncIterator[None]:
-        """From loaded to freed: ``Starlette(routes=[Mount(...)], lifespan=speech.lifespan)``.
+        """The models, loaded: ``Starlette(routes=[Mount(...)], lifespan=speech.lifespan)``.
 
-        An application that is mounted is told of neither by Starlette itself.
+        Starlette does not pass its own lifespan on to a mounted application.
         """
         await self._load()
         try:
             yield
         finally:
-            served, self._served, self._app = self._served, None, None
-            if served:
-                await served.aclose()
+            core, self._core, self._app = self._core, None, None
+            if core:
+                await core.aclose()
 
     async def _load(self) -> ASGIApp:
         async with self._loading:
             if self._app is None:
-                served = await asyncio.to_thread(Served.load, self._config, self._keys)
-                self._served, self._app = served, with_cors(served.app, served.sites)
+                core = await asyncio.to_thread(ServerCore.load, self._config, self._keys)
+                self._core, self._app = core, with_cors(core.app, core.sites)
             return self._app
 
 
 def create_app(config: ServeConfig | None = None, *, model: str | None = None) -> Application:
-    """What ``voxlive serve`` serves, as an application to be mounted in another one.
+    """What ``voxlive serve`` serves, as an ASGI application to be mounted in another one.
 
-    ``model``: instead of the one in ``config``. Without keys in ``config`` whoever reaches the
-    server is let in, by the names in ``allow_host``, localhost and the server's own addresses.
-    Raises BadKey for keys that cannot be in force.
+    ``model``: instead of the one in ``config``. Without keys in ``config`` every client is admitted
+    that addresses the server as localhost, by a name in ``allow_host`` or by its own addresses.
+    Raises BadKey for keys that cannot be used.
     """
     chosen = (config or ServeConfig()).with_model(model)
-    keys = keys_of(chosen.api_key, chosen.api_key_file, chosen.keys, log.warning)
+    keys = load_keys(chosen.api_key, chosen.api_key_file, chosen.keys, log.warning)
     return Application(chosen, keys)

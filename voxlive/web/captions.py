@@ -1,13 +1,13 @@
-"""What a live session says, for any number of readers. Every feed is bounded, and so is a reader.
+"""Live captions: what sessions transcribe, for any number of readers over HTTP.
 
-A reader gets a snapshot first and then every event; one that does not keep up is let go, and
-catches up with a new snapshot when it comes back.
+A ``CaptionFeed`` keeps the captions of one session; ``CaptionFeeds`` has the feeds of all live
+sessions. A reader gets a snapshot and then every event, as server-sent events (``sse_event``) or as
+WebVTT cues (``LiveCues``), both of which are pure. ``CaptionEndpoints`` serves ``GET /captions``,
+``GET /captions/{session}`` and ``GET /overlay/{session}``. Times are samples on a session's clock,
+and seconds on the wire.
 
-A session's captions as server-sent events. Pure.
-
-A session's words as WebVTT cues, each as soon as it is complete. Pure.
-
-``GET /captions``, ``GET /captions/{session}`` and ``GET /overlay/{session}``.
+A feed keeps ``MAX_SEGMENTS`` closed segments and serves ``MAX_READERS``. A reader that leaves
+``MAX_UNREAD`` events unread is ended, and gets a new snapshot when it connects again.
 """
 
 from __future__ import annotations
@@ -27,20 +27,32 @@ from voxlive.runners.outputs.subtitles import Cue, CueStyle, cues, vtt_cue
 from voxlive.streaming.events import Draft, Event, SegmentClosed, Words
 from voxlive.values import Segment, Word, seconds
 from voxlive.web.access.access import ANYONE
-from voxlive.web.access.middleware import granted
+from voxlive.web.access.middleware import require_grant
 from voxlive.web.pages import Pages
 
 MAX_SEGMENTS = 100
 MAX_UNREAD = 256
 MAX_READERS = 200
-LONGEST_NAME = 64
+MAX_NAME_LENGTH = 64
+
+KEEP_ALIVE = ": still here\n\n"
+DONE = "event: done\ndata: {}\n\n"
+HEADER = "WEBVTT\n\n"
+
+_KEEP_ALIVE_S = 15.0
+_VTT = ".vtt"
+_HEADERS = {
+    "cache-control": "no-store",
+    # A reverse proxy must not buffer what is meant to be read at once.
+    "x-accel-buffering": "no",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedCaption:
-    """A segment that is complete. Times are samples on the session's clock.
+    """A segment that is complete. ``start``, ``end`` and ``received`` are in samples.
 
-    ``received``: how much audio there was then, if that is known.
+    ``received``: how much audio the session had received then, None if that is not known.
     """
 
     id: int
@@ -53,7 +65,7 @@ class ClosedCaption:
 
 @dataclass(frozen=True, slots=True)
 class CaptionSnapshot:
-    """All that a new reader needs: the last closed segments, the open one, and the draft."""
+    """What a new reader starts from: the last closed segments, the open one's words, the draft."""
 
     segments: tuple[ClosedCaption, ...]
     words: tuple[Word, ...]
@@ -61,10 +73,11 @@ class CaptionSnapshot:
 
 
 Caption = CaptionSnapshot | Words | Draft | ClosedCaption
+_Captions = AsyncGenerator[Caption | None, None]
 
-# Words as they are kept: plain tuples, which the garbage collector does not walk through.
-_Row = tuple[str, int, int, float | None]
-_Kept = tuple[int, int, int, str, tuple[_Row, ...], int | None]
+# Words and segments as they are kept: plain tuples, which the garbage collector does not visit.
+_WordRow = tuple[str, int, int, float | None]
+_SegmentRow = tuple[int, int, int, str, tuple[_WordRow, ...], int | None]
 
 
 class TooManyReaders(RequestRefused):
@@ -77,16 +90,17 @@ class TooManyReaders(RequestRefused):
 
 @dataclass(eq=False)
 class _Reader:
-    """``ended`` is set when nothing more will come, or when the reader fell behind."""
+    """The events that one reader has not read. ``ended``: the feed is closed or it fell behind."""
 
     unread: deque[Caption] = field(default_factory=deque)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
 
 
 class CaptionFeed:
-    """One session's captions. ``name`` is what its client called it, or its id.
+    """The captions of one session, for ``MAX_READERS`` readers at most.
 
+    ``name`` is the name that its client gave it, or its id; ``path`` is where its client connected;
     ``owner`` is the name of its client's key.
     """
 
@@ -95,18 +109,18 @@ class CaptionFeed:
         self.name = name
         self.owner = owner
         self.path = path
-        self._segments: deque[_Kept] = deque(maxlen=MAX_SEGMENTS)
-        self._rows: list[_Row] = []
+        self._segments: deque[_SegmentRow] = deque(maxlen=MAX_SEGMENTS)
+        self._rows: list[_WordRow] = []
         self._draft = ""
         self._readers: set[_Reader] = set()
 
     @property
     def readers(self) -> int:
-        """How many read it now."""
+        """How many readers there are now."""
         return len(self._readers)
 
-    def tell(self, event: Event) -> None:
-        """Pass on what is said; other events are nobody's business."""
+    def on_event(self, event: Event) -> None:
+        """Pass words, drafts and closed segments on to the readers; other events are ignored."""
         match event:
             case Words(_, words):
                 self._rows.extend(
@@ -117,23 +131,23 @@ class CaptionFeed:
                 self._draft = text
                 self._send(event)
             case SegmentClosed(ident, start, end, text, received):
-                kept = ident, start, end, text, tuple(self._rows), received
-                self._segments.append(kept)
+                row = ident, start, end, text, tuple(self._rows), received
+                self._segments.append(row)
                 self._rows.clear()
                 self._draft = ""
                 if self._readers:
-                    self._send(_closed(*kept))
+                    self._send(_closed(*row))
 
     def close(self) -> None:
-        """Nothing more will be said: the readers read to the end."""
+        """The session is over: readers get what is unread, and end."""
         for reader in self._readers:
             reader.ended = True
-            reader.news.set()
+            reader.changed.set()
 
     async def read(self, keep_alive_s: float | None = None) -> AsyncGenerator[Caption | None, None]:
-        """A snapshot, then what is said, until the session is over or the reader fell behind.
+        """A snapshot, then captions, until the session is over or the reader falls behind.
 
-        None says that there was nothing for ``keep_alive_s``. Raises TooManyReaders.
+        None stands for ``keep_alive_s`` seconds without any. Raises TooManyReaders.
         """
         if len(self._readers) >= MAX_READERS:
             raise TooManyReaders
@@ -145,17 +159,17 @@ class CaptionFeed:
                     yield reader.unread.popleft()
                 if reader.ended:
                     return
-                reader.news.clear()
+                reader.changed.clear()
                 try:
                     async with asyncio.timeout(keep_alive_s):
-                        await reader.news.wait()
+                        await reader.changed.wait()
                 except TimeoutError:
                     yield None
         finally:
             self._readers.discard(reader)
 
     def _snapshot(self) -> CaptionSnapshot:
-        segments = tuple(_closed(*kept) for kept in self._segments)
+        segments = tuple(_closed(*row) for row in self._segments)
         return CaptionSnapshot(segments, _words(self._rows), self._draft)
 
     def _send(self, caption: Caption) -> None:
@@ -164,46 +178,46 @@ class CaptionFeed:
                 reader.ended = True
             elif not reader.ended:
                 reader.unread.append(caption)
-            reader.news.set()
+            reader.changed.set()
 
 
 class CaptionFeeds:
-    """The feeds of all live sessions, by id and by name.
+    """The feeds of all live sessions, by session id and by name.
 
-    A name belongs to one key for as long as a connection of it has it; of its sessions the newest
-    is read by it.
+    A name is reserved for one key while a connection of that key uses it; it stands for the newest
+    session that has it.
     """
 
     def __init__(self) -> None:
         self._feeds: dict[str, CaptionFeed] = {}
-        self._claims: dict[str, tuple[str, int]] = {}  # an owner, and how often
+        self._claims: dict[str, tuple[str, int]] = {}  # by name: the owner and its connections
 
     @contextmanager
     def claimed(self, name: str | None, owner: str) -> Iterator[None]:
-        """Keep a name for a key. Raises RequestRefused where it is another's."""
+        """Reserve a name for a key. Raises RequestRefused if another key has it."""
         if name is None:
             yield
             return
-        holder, times = self._claims.get(name, (owner, 0))
+        holder, uses = self._claims.get(name, (owner, 0))
         if holder != owner:
             message = "a session of another key has this captions name now: choose another"
             raise RequestRefused("name_in_use", message)
-        self._claims[name] = owner, times + 1
+        self._claims[name] = owner, uses + 1
         try:
             yield
         finally:
-            _, times = self._claims.pop(name)
-            if times > 1:
-                self._claims[name] = owner, times - 1
+            _, uses = self._claims.pop(name)
+            if uses > 1:
+                self._claims[name] = owner, uses - 1
 
     def open(self, session: str, name: str | None, path: str, owner: str = ANYONE) -> CaptionFeed:
-        """A feed for a session that begins; ``path`` is where its client connected."""
+        """Make a feed for a session that begins."""
         feed = CaptionFeed(session, name or session, path, owner)
         self._feeds[session] = feed
         return feed
 
     def close(self, feed: CaptionFeed) -> None:
-        """The session is over."""
+        """Remove and close the feed of a session that is over."""
         del self._feeds[feed.session]
         feed.close()
 
@@ -217,26 +231,22 @@ class CaptionFeeds:
 
 
 def _closed(
-    ident: int, start: int, end: int, text: str, rows: tuple[_Row, ...], received: int | None
+    ident: int, start: int, end: int, text: str, rows: tuple[_WordRow, ...], received: int | None
 ) -> ClosedCaption:
     return ClosedCaption(ident, start, end, text, _words(rows), received)
 
 
-def _words(rows: Iterable[_Row]) -> tuple[Word, ...]:
+def _words(rows: Iterable[_WordRow]) -> tuple[Word, ...]:
     return tuple(Word(*row) for row in rows)
 
 
-def is_name(text: str) -> bool:
-    """Whether a session may be called so: anything that can be printed and stands in a path."""
-    return 0 < len(text) <= LONGEST_NAME and text.isprintable() and "/" not in text
-
-
-KEEP_ALIVE = ": still here\n\n"
-DONE = "event: done\ndata: {}\n\n"
+def is_valid_name(text: str) -> bool:
+    """Whether a session may have this name: 1 to 64 printable characters without a slash."""
+    return 0 < len(text) <= MAX_NAME_LENGTH and text.isprintable() and "/" not in text
 
 
 def sse_event(caption: Caption) -> str:
-    """One event; times are seconds on the session's clock."""
+    """A caption as one server-sent event; times are seconds on the session's clock."""
     match caption:
         case CaptionSnapshot(segments, words, draft):
             closed = [_closed_event(segment) for segment in segments]
@@ -263,87 +273,74 @@ def _event(kind: str, **values: object) -> str:
     return f"event: {kind}\ndata: {json.dumps(values, ensure_ascii=False)}\n\n"
 
 
-HEADER = "WEBVTT\n\n"
-
-
 class LiveCues:
-    """Words in, cues out. A cue is said once the words after it can no longer join it."""
+    """Words in, WebVTT cues out. A cue is complete once the words after it cannot join it."""
 
     def __init__(self, style: CueStyle | None = None) -> None:
         self._style = style
         self._words: list[Word] = []
-        self._said = 0  # words of the open segment that are in cues already
+        self._in_cues = 0  # words of the open segment that are in cues already
         self._until_ms = 0
 
-    def heard(self, caption: Caption) -> str:
-        """The cues that this completes, as WebVTT blocks."""
+    def on_caption(self, caption: Caption) -> str:
+        """The cues that a caption completes, as WebVTT blocks."""
         match caption:
             case CaptionSnapshot(segments, words, _):
-                return "".join(map(self.heard, segments)) + self._more(words)
+                return "".join(map(self.on_caption, segments)) + self._add_words(words)
             case Words(_, words):
-                return self._more(words)
+                return self._add_words(words)
             case ClosedCaption(_, _, _, _, words, received):
                 self._words = [*words]
-                return self._cut(None if received is None else seconds(received), whole=True)
+                return self._take_cues(None if received is None else seconds(received), whole=True)
             case _:
                 return ""
 
-    def _more(self, words: Iterable[Word]) -> str:
+    def _add_words(self, words: Iterable[Word]) -> str:
         self._words += words
-        return self._cut(whole=False)
+        return self._take_cues(whole=False)
 
-    def _cut(self, heard_s: float | None = None, *, whole: bool) -> str:
-        """The complete cues of what is left; the last one is complete with its segment alone.
+    def _take_cues(self, received_s: float | None = None, *, whole: bool) -> str:
+        """The complete cues of the words that are in none; ``whole``: the segment is closed.
 
-        ``heard_s``: the seconds of audio that there are, which no cue outlasts.
+        The last cue is complete with its segment. ``received_s``: seconds of audio received, which
+        no cue outlasts.
         """
-        left = tuple(self._words[self._said :])
+        left = tuple(self._words[self._in_cues :])
         text = "".join(word.text for word in left)
-        found = cues([Segment(0, text, words=left)], self._style, heard_s) if left else []
+        found = cues([Segment(0, text, words=left)], self._style, received_s) if left else []
         if not whole:
             found = found[:-1]
-            self._said += sum(cue.words for cue in found)
+            self._in_cues += sum(cue.words for cue in found)
         else:
-            self._words, self._said = [], 0
-        return "".join(map(self._written, found))
+            self._words, self._in_cues = [], 0
+        return "".join(map(self._write, found))
 
-    def _written(self, cue: Cue) -> str:
-        """A cue that begins when the one before is gone, as its block."""
+    def _write(self, cue: Cue) -> str:
+        """A cue as its block; it begins no earlier than the one before it ends."""
         start = max(cue.start_ms, self._until_ms)
         self._until_ms = max(cue.end_ms, start + 1)
         return vtt_cue(replace(cue, start_ms=start, end_ms=self._until_ms))
 
 
-_Captions = AsyncGenerator["Caption | None", None]
-
-_KEEP_ALIVE_S = 15.0
-_VTT = ".vtt"
-_HEADERS = {
-    "cache-control": "no-store",
-    # A reverse proxy must not collect what is meant to be read at once.
-    "x-accel-buffering": "no",
-}
-
-
 class CaptionEndpoints:
-    """What live sessions say, to be read and not to be changed."""
+    """Read access to the captions of live sessions."""
 
     def __init__(self, feeds: CaptionFeeds, pages: Pages) -> None:
         self._feeds = feeds
         self._pages = pages
 
     async def index(self, request: Request) -> JSONResponse:
-        """The sessions that the client can read now, the oldest first."""
-        reader = granted(request)
+        """The sessions that the client may read, the oldest first."""
+        grant = require_grant(request)
         listed = [
             {"session": feed.session, "name": feed.name, "path": feed.path}
             for feed in self._feeds
-            if reader.may_read(feed.owner)
+            if grant.may_read(feed.owner)
         ]
         return JSONResponse({"sessions": listed}, headers={"cache-control": "no-store"})
 
     async def follow(self, request: Request) -> Response:
-        """Server-sent events, or WebVTT for ``.vtt`` or an Accept header that asks for it."""
+        """A session's captions as server-sent events, or WebVTT by ``.vtt`` or an Accept header."""
         name = request.path_params["session"]
         feed = self._readable(request, name)
         as_vtt = "text/vtt" in request.headers.get("accept", "")
@@ -358,22 +355,22 @@ class CaptionEndpoints:
         return StreamingResponse(write(first, captions), media_type=media_type, headers=_HEADERS)
 
     def _readable(self, request: Request, name: str) -> CaptionFeed | None:
-        """What a client may not read is not there."""
+        """The feed of a session id or name; None where the client may not read it, either."""
         feed = self._feeds.find(name)
-        return feed if feed and granted(request).may_read(feed.owner) else None
+        return feed if feed and require_grant(request).may_read(feed.owner) else None
 
     async def overlay(self, request: Request) -> Response:
-        """The overlay's page; its script reads the address."""
+        """The overlay's page, whose script reads the session from the URL."""
         return await self._pages.get_response("overlay.html", request.scope)
 
 
 async def _vtt(first: Caption | None, captions: _Captions) -> AsyncIterator[str]:
-    cues = LiveCues()
+    live_cues = LiveCues()
     async with aclosing(captions):
-        yield HEADER + (cues.heard(first) if first else "")
+        yield HEADER + (live_cues.on_caption(first) if first else "")
         async for caption in captions:
-            if caption and (written := cues.heard(caption)):
-                yield written
+            if caption and (blocks := live_cues.on_caption(caption)):
+                yield blocks
 
 
 async def _events(first: Caption | None, captions: _Captions) -> AsyncIterator[str]:

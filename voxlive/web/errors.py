@@ -1,8 +1,7 @@
-"""Clients that go away while they are waited for.
+"""Errors over HTTP: a VoxliveError as a JSON response, in the shape that a path's clients read.
 
-Errors over HTTP, in the envelope that OpenAI's clients read.
-
-Errors over HTTP in the words of those whose paths these are.
+``openai_error`` has the shape of every path that has no other. The ``on_*`` functions handle
+Starlette's exceptions. ``run_until_disconnect`` cancels what a client no longer waits for.
 """
 
 from __future__ import annotations
@@ -27,9 +26,11 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:
-    """The work's result; None if the client goes away first, which cancels the work."""
-    tasks = working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
+async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """The work's result; None if the client disconnects first, which cancels the work."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_wait_for_disconnect(request))
+    tasks = working, leaving
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -42,13 +43,13 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T | N
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def headers_of(error: VoxliveError) -> dict[str, str]:
-    """What HTTP says besides: how to log in, when to come back."""
+def error_headers(error: VoxliveError) -> dict[str, str]:
+    """The headers of an error: WWW-Authenticate with 401, Retry-After where it is known."""
     headers = {"www-authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -56,7 +57,7 @@ def headers_of(error: VoxliveError) -> dict[str, str]:
 
 
 def error_body(error: VoxliveError) -> dict[str, object]:
-    """The error as JSON."""
+    """The error as the JSON object of OpenAI's API."""
     return {"error": _fields(error)}
 
 
@@ -65,13 +66,13 @@ def _fields(error: VoxliveError) -> dict[str, object]:
     return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
 
 
-def envelope(error: VoxliveError) -> JSONResponse:
-    """The error as a response."""
-    return JSONResponse(error_body(error), error.status, headers_of(error))
+def openai_error(error: VoxliveError) -> JSONResponse:
+    """The error as a response of OpenAI's API."""
+    return JSONResponse(error_body(error), error.status, error_headers(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Starlette's handler for its own refusals: no such path, wrong method, broken multipart."""
+    """Handle Starlette's own refusals: no such path, wrong method, broken multipart."""
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name.lower()
     message = error.detail
@@ -81,22 +82,22 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(refusal), refusal.status, error.headers)
 
 
-async def on_client_gone(_request: Request, _error: Exception) -> Response:
-    """Starlette's handler for a client that leaves before its request is complete."""
+async def on_disconnect(_request: Request, _error: Exception) -> Response:
+    """Handle a client that disconnects before its request is complete."""
     return Response(status_code=499)
 
 
-async def on_crash(_request: Request, _error: Exception) -> JSONResponse:
-    """Starlette's handler for everything else, which it also logs."""
-    return envelope(RequestRefused("internal", "the server failed; its log says why"))
+async def on_unexpected_error(_request: Request, _error: Exception) -> JSONResponse:
+    """Handle everything else with 500; Starlette logs it as well."""
+    return openai_error(RequestRefused("internal", "the server failed; its log says why"))
 
 
-def as_deepgram(error: VoxliveError, request: str | None = None) -> JSONResponse:
-    """Deepgram's; ``request`` is the request's id, if it has one already."""
-    denial = deepgram_json.refusal(error.status, error.message, request or str(uuid.uuid4()))
-    return JSONResponse(denial.body, denial.status, {**denial.headers, **headers_of(error)})
+def deepgram_error(error: VoxliveError, request_id: str | None = None) -> JSONResponse:
+    """The error as a response of Deepgram's API; without ``request_id`` it has a new one."""
+    denial = deepgram_json.refusal(error.status, error.message, request_id or str(uuid.uuid4()))
+    return JSONResponse(denial.body, denial.status, {**denial.headers, **error_headers(error)})
 
 
-def as_mistral(error: VoxliveError) -> JSONResponse:
-    """Mistral's."""
-    return JSONResponse({"object": "error", **_fields(error)}, error.status, headers_of(error))
+def mistral_error(error: VoxliveError) -> JSONResponse:
+    """The error as a response of Mistral's API."""
+    return JSONResponse({"object": "error", **_fields(error)}, error.status, error_headers(error))

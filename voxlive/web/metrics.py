@@ -215,7 +215,7 @@ class ServerCollector(Collector):
             "voxlive_errors",
             "Refusals, and errors that ended a session.",
             ("code", "place"),
-            self.access.refusals.items(),
+            self.access.errors.items(),
         )
         yield _counter(
             "voxlive_http_requests",

@@ -1,6 +1,6 @@
-"""The addresses that a server listens on: bound before anything slow is done.
+"""The addresses that a server listens on, and those at which other machines reach it.
 
-Where other machines and phones reach this one.
+Sockets are bound before anything slow is done, so that a port in use is an error at once.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _UNACKNOWLEDGED_MS = 60_000
 
 
 class CannotListen(CodedError):
-    """The address cannot be had; the message says why and what to do."""
+    """An address cannot be bound. The message says why and what to change."""
 
     code = "cannot_listen"
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Bound sockets: ``main`` for the page, HTTP and most protocols, and those with their own.
+    """Bound sockets: ``main`` for the page, HTTP and most protocols, and those of other protocols.
 
-    In a ``with`` statement they are closed at its end.
+    A ``with`` statement closes them at its end.
     """
 
     main: socket.socket
@@ -40,7 +40,7 @@ class Ports:
 
     @property
     def http(self) -> list[socket.socket]:
-        """Those that speak HTTP and WebSocket."""
+        """Those that serve HTTP and WebSocket."""
         return [self.main, self.whisper_live] if self.whisper_live else [self.main]
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ def open_ports(host: str, port: int, whisper_live: int | None, wyoming: int | No
     """Bind them all, each to ``host``; 0 takes any free port, None none. Raises CannotListen."""
     bound: list[socket.socket] = []
 
-    def also(number: int | None, option: str) -> socket.socket | None:
+    def bind_optional(number: int | None, option: str) -> socket.socket | None:
         if number is None:
             return None
         bound.append(bind(host, number, option))
@@ -71,7 +71,9 @@ def open_ports(host: str, port: int, whisper_live: int | None, wyoming: int | No
         main = bind(host, port)
         bound.append(main)
         return Ports(
-            main, also(whisper_live, "--whisper-live-port"), also(wyoming, "--wyoming-port")
+            main,
+            bind_optional(whisper_live, "--whisper-live-port"),
+            bind_optional(wyoming, "--wyoming-port"),
         )
     except CannotListen:
         for taken in bound:
@@ -80,10 +82,10 @@ def open_ports(host: str, port: int, whisper_live: int | None, wyoming: int | No
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A socket bound to the address; ``option`` is what an error tells people to change.
+    """A socket bound to the address. Raises CannotListen, whose message names ``option``.
 
     Where the system can (Linux), a connection whose other end has vanished without a word ends when
-    what it was sent is not acknowledged for a minute, instead of a quarter of an hour.
+    what was sent to it is not acknowledged for a minute, instead of a quarter of an hour.
     """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
@@ -99,11 +101,11 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise CannotListen(_why(error, host, port, option)) from error
+        raise CannotListen(_reason(error, host, port, option)) from error
     return bound
 
 
-def _why(error: OSError, host: str, port: int, option: str) -> str:
+def _reason(error: OSError, host: str, port: int, option: str) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return f"port {port} is in use; choose another with {option}"
@@ -116,13 +118,13 @@ def _why(error: OSError, host: str, port: int, option: str) -> str:
 
 
 def url(bound: socket.socket, scheme: str = "http") -> str:
-    """The address to give to a program on this machine."""
+    """The URL of a bound socket for programs on this machine."""
     host, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
     return f"{scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{port}"
 
 
-def is_local(bound: socket.socket) -> bool:
+def is_loopback(bound: socket.socket) -> bool:
     """Whether only this machine can reach the address."""
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
@@ -133,22 +135,22 @@ def check_exposure(
     *,
     keyed: bool,
     insecure: bool,
-    warn: Callable[[str], object],
+    on_warning: Callable[[str], object],
 ) -> None:
-    """Refuse to serve everyone who can reach the address, unless that is what was asked for.
+    """Raise ConfigError if a server without keys would listen beyond this machine.
 
-    Raises ConfigError.
+    With ``insecure`` that is a warning only.
     """
     if keyed and insecure:
         raise ConfigError("--insecure lets everyone in, and there are keys: choose one of them")
-    if keyed or is_local(bound):
+    if keyed or is_loopback(bound):
         return
     if not insecure:
         raise ConfigError(
             f"others can reach {host}: give --api-key (or VOXLIVE_API_KEY, --api-key-file, "
             "--keys), or --insecure to let everyone in"
         )
-    warn(f"everyone who can reach {host} can use this server")
+    on_warning(f"everyone who can reach {host} can use this server")
 
 
 def lan_addresses() -> list[ipaddress.IPv4Address]:
@@ -166,8 +168,8 @@ def lan_addresses() -> list[ipaddress.IPv4Address]:
     return sorted({a for a in found if not a.is_loopback and not a.is_link_local})
 
 
-def urls_elsewhere(bound: socket.socket, scheme: str) -> list[str]:
-    """The addresses to open in a browser on other machines in the same networks."""
+def network_urls(bound: socket.socket, scheme: str) -> list[str]:
+    """The URLs of a bound socket for browsers on other machines in the same networks."""
     host, port = bound.getsockname()[:2]
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.is_loopback:

@@ -1,4 +1,7 @@
-"""The server process: uvicorn on bound sockets, and an orderly end."""
+"""The server process: uvicorn on bound sockets, from loading the models to a graceful shutdown.
+
+On SIGINT, SIGTERM or SIGHUP it accepts no more, drains the live sessions and closes them.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,20 @@ import uvicorn
 
 from voxlive.processes.process import handling_ending_signals, tune_interpreter
 from voxlive.runners.scratch import exit_now
-from voxlive.web.access.keys import keys_of
+from voxlive.web.access.keys import load_keys
 from voxlive.web.access.sites import with_cors
-from voxlive.web.app import TELL_S, ByPort, RootPath, Served, clean, only
+from voxlive.web.app import (
+    CLOSE_TIMEOUT_S,
+    PortRouter,
+    RootPathMiddleware,
+    ServerCore,
+    normalize_root_path,
+    protocol_app,
+)
 from voxlive.web.config import ServeConfig
-from voxlive.web.connections import Connections, EdgeConfig, Listener
+from voxlive.web.connections import Connections, Listener, UvicornConfig
 from voxlive.web.http import HttpConnection, WebSocketConnection
-from voxlive.web.ports import Ports, check_exposure, is_local, open_ports, url, urls_elsewhere
+from voxlive.web.ports import Ports, check_exposure, is_loopback, network_urls, open_ports, url
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions
 from voxlive.web.tls import server_context
@@ -29,13 +39,13 @@ from voxlive.web.tls import server_context
 if TYPE_CHECKING:
     from voxlive.engines.contract import EngineInfo
 
-MAX_MESSAGE = 24 * 1024 * 1024
-_PING_S = 20.0
-
 log = logging.getLogger(__name__)
 
+MAX_MESSAGE = 24 * 1024 * 1024
+"""Bytes of one WebSocket message, whatever its wire format."""
+_PING_S = 20.0
 
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 def serve(
@@ -43,43 +53,48 @@ def serve(
     *,
     model: str | None = None,
     on_ready: Callable[[str], object] | None = None,
-    say: Say = log.info,
-    warn: Say = log.warning,
+    on_info: Report = log.info,
+    on_warning: Report = log.warning,
 ) -> None:
     """Serve as ``voxlive serve`` does, until SIGINT, SIGTERM or SIGHUP. For the main thread.
 
     ``model``: instead of the one in ``config``. ``on_ready`` is called with the server's URL when
-    connections are taken; ``say`` with what people are told of it, ``warn`` with warnings.
+    connections are accepted, ``on_info`` with each line about what is served and where, and
+    ``on_warning`` with warnings.
 
-    At the end sessions are told, drained for up to 10 s and closed with 1012. A second signal
-    ends the process at once, with 128 and its number.
+    At the end sessions are notified, drained for up to 10 s and closed with 1012. A second signal
+    ends the process at once, with 128 plus its number.
 
-    Raises ConfigError and TlsError for what cannot be, CannotListen for an address that cannot be
-    had, and what loading the models raises: EngineError, CheckpointError, VadError.
+    Raises ConfigError, TlsError, CannotListen for an address that cannot be bound, and what loading
+    the models raises: EngineError, CheckpointError, VadError.
     """
     chosen = (config or ServeConfig()).with_model(model)
-    tls = server_context(chosen, say, warn)
-    keys = keys_of(chosen.api_key, chosen.api_key_file, chosen.keys, warn)
+    tls = server_context(chosen, on_info, on_warning)
+    keys = load_keys(chosen.api_key, chosen.api_key_file, chosen.keys, on_warning)
     wyoming = WyomingOptions.of(chosen, keyed=bool(keys))
     with open_ports(
         chosen.host, chosen.port, chosen.whisper_live_port, chosen.wyoming_port
     ) as ports:
         check_exposure(
-            chosen.host, ports.main, keyed=bool(keys), insecure=chosen.insecure, warn=warn
+            chosen.host,
+            ports.main,
+            keyed=bool(keys),
+            insecure=chosen.insecure,
+            on_warning=on_warning,
         )
-        served = Served.load(chosen, keys)
+        core = ServerCore.load(chosen, keys)
 
         def ready() -> None:
-            for line in greeting(served.service.engine.info, ports, chosen, tls=tls is not None):
-                say(line)
+            for line in startup_lines(core.service.engine.info, ports, chosen, tls=tls is not None):
+                on_info(line)
             if on_ready:
                 on_ready(url(ports.main, "https" if tls else "http"))
 
-        _run(ports, served, chosen, tls, wyoming, ready)
+        _run(ports, core, chosen, tls, wyoming, ready)
 
 
-def greeting(info: EngineInfo, ports: Ports, config: ServeConfig, *, tls: bool) -> list[str]:
-    """What runs, and where to go."""
+def startup_lines(info: EngineInfo, ports: Ports, config: ServeConfig, *, tls: bool) -> list[str]:
+    """What is served and at which addresses, a line each."""
     sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
     lines = [f"{info.model} on {info.device}, {sessions} at a time"]
     if info.note:
@@ -92,29 +107,29 @@ def greeting(info: EngineInfo, ports: Ports, config: ServeConfig, *, tls: bool) 
     lines.append(f"ready at {url(ports.main, scheme)}")
     lines += [
         f"on other machines and phones: {elsewhere}"
-        for elsewhere in urls_elsewhere(ports.main, scheme)
+        for elsewhere in network_urls(ports.main, scheme)
     ]
-    if config.https and is_local(ports.main):
+    if config.https and is_loopback(ports.main):
         lines.append("for other machines and phones: --host 0.0.0.0")
     return lines
 
 
 def _run(
     ports: Ports,
-    served: Served,
+    core: ServerCore,
     config: ServeConfig,
     tls: ssl.SSLContext | None,
     wyoming: WyomingOptions | None,
     ready: Callable[[], None],
 ) -> None:
-    app, live = served.app, served.live
+    app, live = core.app, core.live
     if ports.whisper_live:
-        theirs = only(WhisperLiveProtocol, live)
-        app = ByPort(app, {ports.whisper_live.getsockname()[1]: theirs})
-    if root_path := clean(config.root_path):
-        app = RootPath(app, root_path)
-    edge = EdgeConfig(
-        with_cors(app, served.sites),
+        whisper_live = protocol_app(WhisperLiveProtocol, live)
+        app = PortRouter(app, {ports.whisper_live.getsockname()[1]: whisper_live})
+    if root_path := normalize_root_path(config.root_path):
+        app = RootPathMiddleware(app, root_path)
+    uvicorn_config = UvicornConfig(
+        with_cors(app, core.sites),
         loop="auto",
         http=HttpConnection,
         ws=WebSocketConnection,
@@ -131,21 +146,21 @@ def _run(
         ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         timeout_graceful_shutdown=3,
     )
-    edge.connections = Connections()
+    uvicorn_config.connections = Connections()
 
     async def listen_wyoming() -> WyomingListener | None:
         if not ports.wyoming or not wyoming:
             return None
         return await WyomingListener.start(
             ports.wyoming,
-            served.service,
-            live.gate.access,
+            core.service,
+            live.authenticator.access,
             live.metrics,
             wyoming,
-            edge.connections,
+            uvicorn_config.connections,
         )
 
-    _Server(edge, served, listen_wyoming, ready).run(ports.http)
+    _Server(uvicorn_config, core, listen_wyoming, ready).run(ports.http)
 
 
 class _Server(uvicorn.Server):
@@ -153,27 +168,27 @@ class _Server(uvicorn.Server):
 
     def __init__(
         self,
-        config: EdgeConfig,
-        served: Served,
+        config: UvicornConfig,
+        core: ServerCore,
         listen_wyoming: Callable[[], Awaitable[WyomingListener | None]],
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._config = config
         self._listeners: list[Listener] = []
-        self._served = served
+        self._core = core
         self._listen_wyoming = listen_wyoming
         self._wyoming: WyomingListener | None = None
         self._ready = ready
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """See uvicorn, which takes no SIGHUP, and raises every signal again when all is done."""
+        """Handle SIGHUP too, and raise no signal again at the end, which uvicorn does."""
         with handling_ending_signals(self.handle_exit):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """See uvicorn, whose second signal does not end what is being drained."""
+        """Shut down; at the second signal exit at once, while uvicorn would go on draining."""
         if self.should_exit:
             exit_now(sig)
         self.should_exit = True
@@ -191,11 +206,11 @@ class _Server(uvicorn.Server):
         await asyncio.gather(*(listener.aclose() for listener in self._listeners))
         if self._wyoming:
             await self._wyoming.refuse()
-        await self._served.aclose()
+        await self._core.aclose()
         if self._wyoming:
-            await self._wyoming.aclose(TELL_S)
+            await self._wyoming.aclose(CLOSE_TIMEOUT_S)
         await super().shutdown(sockets)
 
     def _protocol(self) -> asyncio.Protocol:
-        """What serves a new connection."""
+        """The protocol of a new connection."""
         return HttpConnection(self._config, self.server_state, self.lifespan.state)

@@ -1,4 +1,4 @@
-"""What goes out on a socket, to a client that reads it: for one task."""
+"""The sending side of a WebSocket, with a timeout for clients that do not read. For one task."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from voxlive.streaming.queues import Timeout
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
 
 # A client may leave what it is sent unread for this long, and then has this long for the error.
-_READ_WITHIN_S = 10.0
-_LAST_WORDS_S = 5.0
+_SEND_TIMEOUT_S = 10.0
+_FAIL_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What goes out between a session's events: translated when its turn comes, as they are.
+    """A message of the protocol among a session's events, translated when its turn comes.
 
-    So what is numbered first is sent first.
+    Events are translated then too, so that sequence numbers follow the order of sending.
     """
 
     translate: Callable[[], list[Out]]
 
 
 class SocketWriter:
-    """One connection's way out. Whoever uses it is alone: no one else sends on the socket then.
+    """Sends on one WebSocket, for one task at a time; nothing else sends on it.
 
-    ``offered`` are the client's sub-protocols without those that carry a key: none is said back.
-    What is sent raises ProtocolError (``slow_client``) when it stays unread, and
-    WebSocketDisconnect when the connection is gone.
+    ``offered`` are the client's sub-protocols without those that carry a key, which must not be
+    sent back. Sending raises ProtocolError (``slow_client``) when the client does not read, and
+    WebSocketDisconnect when the connection is closed.
     """
 
     def __init__(self, socket: WebSocket, protocol: Protocol, offered: Sequence[str]) -> None:
         self._socket = socket
         self._protocol = protocol
         self._offered = offered
-        self._unread = Timeout()
+        self._send_timeout = Timeout()
 
     async def accept(self) -> None:
-        """Take the handshake, as the protocol welcomes its clients."""
+        """Accept the handshake with the protocol's sub-protocol and headers."""
         handshake_response = self._protocol.handshake_response(self._offered)
         headers = [
             (name.encode(), value.encode()) for name, value in handshake_response.headers.items()
@@ -66,16 +66,16 @@ class SocketWriter:
     async def fail(
         self, code: str, message: str, headers: Mapping[str, str], waiting: Iterable[Notice]
     ) -> None:
-        """What still waits, then why this ends, to a client that may be gone."""
+        """Send what is waiting, then the error; a client that is gone is no failure."""
         with contextlib.suppress(TimeoutError, WebSocketDisconnect):
-            async with asyncio.timeout(_LAST_WORDS_S):
+            async with asyncio.timeout(_FAIL_TIMEOUT_S):
                 for notice in waiting:
                     await self.send(notice.translate())
                 if not await self._deny(code, message, headers):
                     await self.send(self._protocol.failed(code, message))
 
     async def _deny(self, code: str, message: str, headers: Mapping[str, str]) -> bool:
-        """Refuse the handshake, if that is still open and the protocol's way; else accept it."""
+        """Whether the error was sent as a refusal of the handshake, which is accepted otherwise."""
         if self._socket.application_state is not WebSocketState.CONNECTING:
             return False
         denial = self._protocol.denied(code, message)
@@ -88,10 +88,10 @@ class SocketWriter:
 
     async def _send(self, sending: Awaitable[None]) -> None:
         try:
-            with self._unread.within(_READ_WITHIN_S):
+            with self._send_timeout.within(_SEND_TIMEOUT_S):
                 await sending
         except TimeoutError as error:
-            message = f"nothing was read for {_READ_WITHIN_S:g} s"
+            message = f"nothing was read for {_SEND_TIMEOUT_S:g} s"
             raise ProtocolError("slow_client", message) from error
         except RuntimeError as error:
             # The server's own keepalive or shutdown has closed the socket under this session.

@@ -1,9 +1,8 @@
-"""TLS: a certificate's files, read and checked before anything slow is done.
+"""TLS: a certificate from files, or a self-signed one for phones and others in the same network.
 
-``--https``: a certificate of this machine's own, for phones and others in the same network.
-
-It is self-signed, names this machine and its addresses, may sign nothing else, and is kept, so that
-a browser that was told to trust it does so at the next start too.
+Files are read and checked before anything slow is done. The self-signed certificate (``--https``)
+names this machine and its addresses, may sign no other, and is kept in the user's cache folder, so
+that a browser that trusts it does so after a restart too.
 """
 
 from __future__ import annotations
@@ -33,8 +32,20 @@ if TYPE_CHECKING:
     from voxlive.web.config import ServeConfig
 
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Apple's systems accept no longer ones; a server may run for a year before it expires.
+_VALIDITY = timedelta(days=825)
+_MIN_REMAINING = timedelta(days=365)
+_CLOCK_SKEW = timedelta(days=1)
+_LOOPBACK: tuple[Address, ...] = (
+    ipaddress.IPv4Address("127.0.0.1"),
+    ipaddress.IPv6Address("::1"),
+)
+
+
 class TlsError(CodedError):
-    """A certificate or its key cannot be used; the message says why and what to do."""
+    """A certificate or its key cannot be used. The message says why and what to do."""
 
     code = "tls_failed"
 
@@ -47,23 +58,23 @@ class Certificate:
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """For a server: TLS 1.2 and newer, with Python's choice of ciphers. Raises TlsError."""
+        """A server's context: TLS 1.2 or newer, with Python's default ciphers. Raises TlsError."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         for file in filter(None, (self.chain, self.key)):
-            _readable(file)
+            _check_readable(file)
         key = self.key or self.chain
         try:
-            context.load_cert_chain(self.chain, key, password=lambda: _locked(key))
+            context.load_cert_chain(self.chain, key, password=lambda: _refuse_passphrase(key))
         except ssl.SSLError as error:
-            raise TlsError(self._why(error)) from error
+            raise TlsError(self._reason(error)) from error
         return context
 
-    def expired(self, now: datetime | None = None) -> datetime | None:
-        """Since when it has not been valid any more; None while it is. For a usable one."""
+    def expired_at(self, now: datetime | None = None) -> datetime | None:
+        """When it has expired; None if it has not. For a certificate that can be used."""
         until = x509.load_pem_x509_certificate(self.chain.read_bytes()).not_valid_after_utc
         return until if until < (now or datetime.now(UTC)) else None
 
-    def _why(self, error: ssl.SSLError) -> str:
+    def _reason(self, error: ssl.SSLError) -> str:
         if error.reason == "KEY_VALUES_MISMATCH":
             return f"the key in {self.key or self.chain} is not that of {self.chain}"
         if b"-----BEGIN CERTIFICATE-----" not in self.chain.read_bytes():
@@ -74,70 +85,61 @@ class Certificate:
         return f"{self.chain} cannot be used: {error.reason or error}"
 
 
-def _readable(file: Path) -> None:
+def _check_readable(file: Path) -> None:
     try:
         file.open("rb").close()
     except OSError as error:
         raise TlsError(f"cannot read {file}: {error.strerror}") from error
 
 
-def _locked(key: Path) -> NoReturn:
+def _refuse_passphrase(key: Path) -> NoReturn:
     raise TlsError(
         f"{key} is locked with a passphrase; unlock a copy with `openssl pkey -in {key.name}`"
     )
 
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-# Apple's systems take no longer ones; a server may run for a year before it is stale.
-_LASTS = timedelta(days=825)
-_FRESH = timedelta(days=365)
-_SKEW = timedelta(days=1)
-_LOOPBACK: tuple[Address, ...] = (
-    ipaddress.IPv4Address("127.0.0.1"),
-    ipaddress.IPv6Address("::1"),
-)
-
-
 @dataclass(frozen=True, slots=True)
-class Names:
-    """Under which names and addresses a machine is reached."""
+class MachineNames:
+    """The host names and addresses by which a machine is reached."""
 
     hosts: frozenset[str]
     addresses: frozenset[Address]
 
 
-def this_machine(host: str = "") -> Names:
-    """The names of this machine, and ``host``, a name or an address that the server is given."""
-    called = socket.gethostname().rstrip(".").lower()
-    hosts = {"localhost", called, called if "." in called else f"{called}.local"}
+def machine_names(host: str = "") -> MachineNames:
+    """The names of this machine, with the name or address that the server listens on."""
+    hostname = socket.gethostname().rstrip(".").lower()
+    hosts = {"localhost", hostname, hostname if "." in hostname else f"{hostname}.local"}
     addresses: set[Address] = {*_LOOPBACK, *lan_addresses()}
     try:
         given = ipaddress.ip_address(host.partition("%")[0])
         addresses |= set() if given.is_unspecified else {given}
     except ValueError:
         hosts.add(host.lower())
-    return Names(frozenset(filter(_is_dns_name, hosts)), frozenset(addresses))
+    return MachineNames(frozenset(filter(_is_dns_name, hosts)), frozenset(addresses))
 
 
 def cache_folder() -> Path:
-    """Where it is kept: the user's cache folder."""
+    """Where the self-signed certificate is kept, in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voxlive" / "tls"
 
 
-def local_certificate(names: Names, folder: Path, now: datetime | None = None) -> Certificate:
-    """The one that is kept, or a new one if that runs out or lacks a name. Raises TlsError.
+def local_certificate(
+    names: MachineNames, folder: Path, now: datetime | None = None
+) -> Certificate:
+    """The self-signed certificate in ``folder``; a new one if it expires soon or lacks a name.
 
-    ``local.pem`` holds the key too and is for its owner alone; ``local.crt`` is to be handed out.
+    ``local.pem`` holds the key too and only its owner may read it; ``local.crt`` is the certificate
+    alone, to be given to clients. Raises TlsError.
     """
     now = now or datetime.now(UTC)
     certificate = Certificate(folder / "local.pem")
     try:
-        if not _serves(certificate, names, now):
+        if not _is_usable(certificate, names, now):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            public, private = _make(names, now)
-            _write(certificate.chain, private + public, 0o600)
-            _write(folder / "local.crt", public, 0o644)
+            public, private = _generate(names, now)
+            _write_atomically(certificate.chain, private + public, 0o600)
+            _write_atomically(folder / "local.crt", public, 0o644)
     except OSError as error:
         raise TlsError(
             f"cannot keep a certificate in {folder}: {error.strerror}; "
@@ -147,28 +149,29 @@ def local_certificate(names: Names, folder: Path, now: datetime | None = None) -
 
 
 def server_context(
-    config: ServeConfig, say: Callable[[str], object], warn: Callable[[str], object]
+    config: ServeConfig, on_info: Callable[[str], object], on_warning: Callable[[str], object]
 ) -> ssl.SSLContext | None:
-    """What to serve https with, None for http. Raises TlsError if it cannot be had.
+    """The context of a server with https, None for http. Raises TlsError.
 
-    ``say`` is called with where a certificate lies that was made here.
+    ``on_info`` is called with the path of a self-signed certificate, ``on_warning`` with that an
+    expired one is used.
     """
     if config.ssl_certfile:
         certificate = Certificate(config.ssl_certfile, config.ssl_keyfile)
         context = certificate.context()
-        if ended := certificate.expired():
-            warn(f"{config.ssl_certfile} was valid until {ended:%Y-%m-%d}")
+        if expired_at := certificate.expired_at():
+            on_warning(f"{config.ssl_certfile} was valid until {expired_at:%Y-%m-%d}")
         return context
     if not config.https:
         return None
     folder = cache_folder()
-    context = local_certificate(this_machine(config.host), folder).context()
-    say(f"browsers will ask whether to trust {folder / 'local.crt'}, made here")
+    context = local_certificate(machine_names(config.host), folder).context()
+    on_info(f"browsers will ask whether to trust {folder / 'local.crt'}, made here")
     return context
 
 
-def _serves(certificate: Certificate, names: Names, now: datetime) -> bool:
-    """Whether it is whole, kept well, fresh enough, and good for all names."""
+def _is_usable(certificate: Certificate, names: MachineNames, now: datetime) -> bool:
+    """Whether it is readable by its owner alone, valid for long enough, and has all names."""
     try:
         if certificate.chain.stat().st_mode & 0o077:
             return False
@@ -178,13 +181,13 @@ def _serves(certificate: Certificate, names: Names, now: datetime) -> bool:
     except (FileNotFoundError, TlsError, ValueError, x509.ExtensionNotFound):
         return False
     return (
-        made.not_valid_before_utc <= now <= made.not_valid_after_utc - _FRESH
+        made.not_valid_before_utc <= now <= made.not_valid_after_utc - _MIN_REMAINING
         and names.hosts <= set(known.get_values_for_type(x509.DNSName))
         and names.addresses <= set(known.get_values_for_type(x509.IPAddress))
     )
 
 
-def _make(names: Names, now: datetime) -> tuple[bytes, bytes]:
+def _generate(names: MachineNames, now: datetime) -> tuple[bytes, bytes]:
     """A certificate and its key, in PEM form."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "voxlive, self-signed")])
@@ -192,8 +195,8 @@ def _make(names: Names, now: datetime) -> tuple[bytes, bytes]:
     known += [x509.IPAddress(address) for address in sorted(names.addresses, key=str)]
     made = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(now - _SKEW + _LASTS)
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now - _CLOCK_SKEW + _VALIDITY)
         .add_extension(x509.SubjectAlternativeName(known), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -204,8 +207,8 @@ def _make(names: Names, now: datetime) -> tuple[bytes, bytes]:
     return made.public_bytes(Encoding.PEM), private
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """In one go, so that two servers that start together both find it whole."""
+def _write_atomically(path: Path, content: bytes, mode: int) -> None:
+    """Replace a file atomically: of two servers that start together both find it whole."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)
     temporary = Path(file.name)

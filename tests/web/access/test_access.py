@@ -11,9 +11,9 @@ from support.asgi import Running, running
 from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
 
 from voxlive.errors import RequestRefused
-from voxlive.web.access.access import MOST, Access, Tickets
+from voxlive.web.access.access import MAX_TICKETS, Access, Tickets
 from voxlive.web.access.keys import SCOPES, Key, Limits, TokenBucket, digest
-from voxlive.web.errors import headers_of
+from voxlive.web.errors import error_headers
 
 HALL, KITCHEN = "hall-hall-hall-hall", "kitchen-kitchen-kitchen"
 UNLIMITED = Limits()
@@ -58,7 +58,7 @@ def test_with_keys_nobody_else_is(time):
     wrong = refused(door.admit, HALL + "x", None)
     assert (wrong.code, wrong.status) == ("invalid_api_key", 401)
     assert HALL not in wrong.message
-    assert headers_of(wrong)["www-authenticate"] == "Bearer"
+    assert error_headers(wrong)["www-authenticate"] == "Bearer"
 
 
 def test_a_key_opens_its_scopes_alone(time):
@@ -90,10 +90,10 @@ def test_a_ticket_opens_no_more_than_its_key(time):
 def test_tickets_have_a_bound_that_time_clears(time):
     door = access(time)
     hall = door.admit(HALL, "live")
-    for _ in range(MOST):
+    for _ in range(MAX_TICKETS):
         door.issue(hall, 60)
     full = refused(door.issue, hall, 60)
-    assert (full.status, headers_of(full)["retry-after"]) == (429, "60")
+    assert (full.status, error_headers(full)["retry-after"]) == (429, "60")
     door.issue(door.admit(KITCHEN, None), 60)
     time.now += 60
     door.issue(hall, 60)
@@ -115,10 +115,10 @@ def test_each_key_has_its_own_rate_and_all_share_the_servers(time):
     door = access(time, Limits(rate=3), rate=1)
     door.admit(HALL, "live")
     slow = refused(door.admit, HALL, "live")
-    assert (slow.status, headers_of(slow)["retry-after"]) == (429, "60")
+    assert (slow.status, error_headers(slow)["retry-after"]) == (429, "60")
     door.admit(KITCHEN, "captions")
     door.admit(KITCHEN, "captions")
-    assert headers_of(refused(door.admit, KITCHEN, "captions"))["retry-after"] == "20"
+    assert error_headers(refused(door.admit, KITCHEN, "captions"))["retry-after"] == "20"
     time.now += 20
     door.admit(KITCHEN, "captions")
 
@@ -133,9 +133,9 @@ def test_whoever_is_refused_uses_nothing_up(time):
 
 def test_refusals_are_counted_and_watched(time):
     door, seen = access(time), []
-    door.watchers.append(lambda *what: seen.append(what))
-    door.note("invalid_api_key", "/v1/listen")
-    assert door.refusals["invalid_api_key", "/v1/listen"] == 1
+    door.error_listeners.append(lambda *what: seen.append(what))
+    door.count_error("invalid_api_key", "/v1/listen")
+    assert door.errors["invalid_api_key", "/v1/listen"] == 1
     assert seen == [("invalid_api_key", "/v1/listen")]
 
 

@@ -12,13 +12,13 @@ from voxlive.web.access.keys import (
     Key,
     Keyring,
     Limits,
-    checked,
     digest,
-    find,
-    keys_of,
-    made,
+    find_credentials,
+    generate_secret,
+    load_keys,
     read_keys,
     read_secrets,
+    validate_secret,
 )
 
 SECRET = "correct-horse-battery"
@@ -109,7 +109,7 @@ def test_two_keys_cannot_be_the_same_or_have_one_name():
 
 
 def test_what_is_made_is_accepted_and_never_twice_the_same():
-    assert checked(made()) != checked(made())
+    assert validate_secret(generate_secret()) != validate_secret(generate_secret())
 
 
 def test_a_key_shows_neither_secret_nor_digest():
@@ -150,7 +150,9 @@ KEY = "a-key"
     ],
 )
 def test_every_place(headers, offered, query, labels):
-    found = find(headers, offered, query, extra_headers=["x-echo-token"], key_params=["token"])
+    found = find_credentials(
+        headers, offered, query, extra_headers=["x-echo-token"], key_params=["token"]
+    )
     assert found.secret == KEY
     assert found.labels == labels
     assert KEY not in repr(found)
@@ -169,7 +171,7 @@ def test_every_place(headers, offered, query, labels):
     ],
 )
 def test_no_other_place_counts(headers, offered, query):
-    assert find(headers, offered, query, key_params=["token"]).secret is None
+    assert find_credentials(headers, offered, query, key_params=["token"]).secret is None
 
 
 def test_a_file_that_others_can_read_is_told(tmp_path):
@@ -178,11 +180,11 @@ def test_a_file_that_others_can_read_is_told(tmp_path):
     path = tmp_path / "keys"
     path.write_text(f"{key}\n")
     path.chmod(0o644)
-    keys_of((), path, None, warnings.append)
+    load_keys((), path, None, warnings.append)
     assert "chmod 600" in warnings.pop()
     path.chmod(0o600)
-    found = keys_of([other], path, None, warnings.append)
+    found = load_keys([other], path, None, warnings.append)
     assert [one.digest for one in found] == [digest(other), digest(key)]
     assert warnings == []
     with pytest.raises(BadKey):
-        keys_of([key], path, None, warnings.append)
+        load_keys([key], path, None, warnings.append)

@@ -8,7 +8,7 @@ from support.asgi import Talk, running
 from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
 
 from voxlive.web.access.keys import Key, Limits, digest
-from voxlive.web.live_socket import DisconnectWatch
+from voxlive.web.live_socket import SessionDeadline
 
 OTHER = KEYS["files"]
 
@@ -46,7 +46,7 @@ async def test_a_rate_is_told_with_the_time_to_wait(path):
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
         assert 0 < int(answer.headers["retry-after"]) <= 60
         assert (await server.http.get("/health")).status_code == 200
-        assert server.access.refusals["rate_limit_exceeded", "/v1/models"] == 1
+        assert server.access.errors["rate_limit_exceeded", "/v1/models"] == 1
 
 
 @every_protocol
@@ -132,16 +132,16 @@ async def test_a_client_that_is_done_is_told_no_limit(limits):
 
 
 def test_a_watch_ends_what_has_had_its_time_or_is_silent():
-    watch = DisconnectWatch(Limits(session_minutes=1, idle_s=20), 100.0)
-    assert watch.next(100.0)[0] == 20
-    watch.on_audio(130.0)
-    wait_s, end = watch.next(131.0)
+    deadline = SessionDeadline(Limits(session_minutes=1, idle_s=20), 100.0)
+    assert deadline.remaining(100.0)[0] == 20
+    deadline.on_audio(130.0)
+    wait_s, end = deadline.remaining(131.0)
     assert (wait_s, end.code) == (19, "idle")
-    watch.on_audio(150.0)
-    wait_s, end = watch.next(150.0)
+    deadline.on_audio(150.0)
+    wait_s, end = deadline.remaining(150.0)
     assert (wait_s, end.code) == (10, "session_expired")
-    assert watch.next(161.0)[0] < 0
+    assert deadline.remaining(161.0)[0] < 0
 
 
 def test_a_watch_without_limits_waits_for_ever():
-    assert DisconnectWatch(Limits(), 0.0).next(1e9)[0] == math.inf
+    assert SessionDeadline(Limits(), 0.0).remaining(1e9)[0] == math.inf

@@ -7,7 +7,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from support.asgi import HOST, Running, running
 from support.keys import KEYED, KEYS, LIVE, bearer, every_protocol, let_in, url
 
-from voxlive.web.access.middleware import rule_of
+from voxlive.web.access.middleware import find_rule
 from voxlive.web.protocols import PROTOCOLS
 
 STRANGERS = (None, "wrong-wrong-wrong-wrong")
@@ -26,7 +26,7 @@ async def test_a_new_route_has_to_say_what_opens_it():
     async with running() as server:
         for route in pages(server):
             assert isinstance(route, Route | Mount)
-            place, rule = rule_of(route.path or "/")
+            place, rule = find_rule(route.path or "/")
             assert place != "elsewhere", route.path
             assert rule.open == ((route.path or "/") in OPEN), route.path
 

@@ -10,7 +10,7 @@ from support.server import serving
 from support.wire import dial, listen
 from websockets.exceptions import InvalidStatus
 
-from voxlive.web.access.sites import Origin, Sites, own_names, with_cors
+from voxlive.web.access.sites import Origin, Sites, host_names, with_cors
 
 FRIEND = "https://friend.test"
 PREFLIGHT = {
@@ -69,7 +69,7 @@ def test_what_is_no_origin(text):
     ],
 )
 def test_scheme_host_and_port_of_a_page_are_the_servers_or_allowed(host, origin, scheme, let_in):
-    refused = Sites([f"{FRIEND}:443"], None).refuses_page(scope(host, origin, scheme))
+    refused = Sites([f"{FRIEND}:443"], None).page_refusal(scope(host, origin, scheme))
     assert (refused is None) == let_in
 
 
@@ -99,13 +99,13 @@ def test_scheme_host_and_port_of_a_page_are_the_servers_or_allowed(host, origin,
 )
 def test_hosts_of_a_server_without_keys(host, server, served):
     sites = Sites((), ["Allowed.test"])
-    assert (sites.refuses_host(scope(host, server=server)) is None) == served
-    assert Sites((), None).refuses_host(scope(host, server=server)) is None
-    assert Sites((), ["*"]).refuses_host(scope(host, server=server)) is None
+    assert (sites.host_refusal(scope(host, server=server)) is None) == served
+    assert Sites((), None).host_refusal(scope(host, server=server)) is None
+    assert Sites((), ["*"]).host_refusal(scope(host, server=server)) is None
 
 
 def test_the_name_that_was_bound_to_and_this_machines_are_its_own():
-    assert {"box.test", socket.gethostname().lower()} <= own_names("Box.test")
+    assert {"box.test", socket.gethostname().lower()} <= host_names("Box.test")
 
 
 # What a page of a name that was given this server's address would send.

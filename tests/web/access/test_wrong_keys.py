@@ -5,35 +5,35 @@ import asyncio
 from support.asgi import running
 from support.keys import KEYED, KEYS, LIVE, bearer
 
-from voxlive.web.access import middleware as gate
-from voxlive.web.access.keys import AT_ONCE, MAX_ADDRESSES, PER_MINUTE, WrongKeys
+from voxlive.web.access import middleware
+from voxlive.web.access.keys import MAX_ADDRESSES, WRONG_KEY_BURST, WRONG_KEYS_PER_MINUTE, WrongKeys
 
 
 def test_an_address_has_a_few_tries_at_once_and_then_one_every_few_seconds():
     wrong = WrongKeys()
-    assert [wrong.wait_s("192.0.2.1", 0.0) for _ in range(AT_ONCE)] == [0] * AT_ONCE
+    assert [wrong.wait_s("192.0.2.1", 0.0) for _ in range(WRONG_KEY_BURST)] == [0] * WRONG_KEY_BURST
     waits = [wrong.wait_s("192.0.2.1", 0.0) for _ in range(1000)]
-    assert set(waits) == {60 / PER_MINUTE}  # those that are refused cost nothing more
+    assert set(waits) == {60 / WRONG_KEYS_PER_MINUTE}  # those that are refused cost nothing more
     assert wrong.wait_s("192.0.2.2", 0.0) == 0
-    assert wrong.wait_s("192.0.2.1", 60 / PER_MINUTE) == 0
-    assert wrong.wait_s("192.0.2.1", 60 / PER_MINUTE) > 0
+    assert wrong.wait_s("192.0.2.1", 60 / WRONG_KEYS_PER_MINUTE) == 0
+    assert wrong.wait_s("192.0.2.1", 60 / WRONG_KEYS_PER_MINUTE) > 0
     assert wrong.wait_s("192.0.2.1", 3600.0) == 0
 
 
 def test_a_network_of_ipv6_is_one_address_and_a_mapped_ipv4_is_itself():
     wrong = WrongKeys()
-    for n in range(AT_ONCE):
+    for n in range(WRONG_KEY_BURST):
         assert wrong.wait_s(f"2001:db8::{n:x}", 0.0) == 0
     assert wrong.wait_s("2001:db8::ffff", 0.0) > 0
     assert wrong.wait_s("2001:db8:0:1::1", 0.0) == 0
-    for n in range(AT_ONCE):
+    for n in range(WRONG_KEY_BURST):
         assert wrong.wait_s(f"::ffff:192.0.2.{n}", 0.0) == 0
     assert wrong.wait_s("::ffff:192.0.2.200", 0.0) == 0
 
 
 def test_the_table_is_bounded_and_forgets_whom_it_has_not_heard_of_for_longest():
     wrong = WrongKeys()
-    for _ in range(AT_ONCE):
+    for _ in range(WRONG_KEY_BURST):
         wrong.wait_s("192.0.2.1", 0.0)
     for n in range(MAX_ADDRESSES - 1):
         wrong.wait_s(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", 0.0)
@@ -46,7 +46,7 @@ def test_the_table_is_bounded_and_forgets_whom_it_has_not_heard_of_for_longest()
 
 
 async def test_a_flood_of_wrong_keys_is_refused_and_a_right_one_passes(monkeypatch):
-    monkeypatch.setattr(gate, "_HELD_S", 0.01)
+    monkeypatch.setattr(middleware, "_DELAY_S", 0.01)
     async with running(*KEYED) as server:
 
         async def attempt(n: int) -> int:
@@ -58,8 +58,8 @@ async def test_a_flood_of_wrong_keys_is_refused_and_a_right_one_passes(monkeypat
             return answer.status_code
 
         statuses = await asyncio.gather(*(attempt(n) for n in range(300)))
-        assert statuses.count(401) == AT_ONCE
-        assert statuses.count(429) == 300 - AT_ONCE
+        assert statuses.count(401) == WRONG_KEY_BURST
+        assert statuses.count(429) == 300 - WRONG_KEY_BURST
         assert (await server.http.get("/v1/models", headers=bearer(LIVE))).status_code == 200
         # Who sends none has tried none.
         assert (await server.http.get("/v1/models")).status_code == 401
@@ -71,12 +71,12 @@ async def test_a_flood_of_wrong_keys_is_refused_and_a_right_one_passes(monkeypat
 
 
 async def test_so_is_one_over_websockets(monkeypatch):
-    monkeypatch.setattr(gate, "_HELD_S", 0.01)
+    monkeypatch.setattr(middleware, "_DELAY_S", 0.01)
     async with running(*KEYED) as server:
         codes = [
             (await server.refused("/v1/live", headers=bearer(f"wrong-wrong-wrong-{n}")))[0]
-            for n in range(AT_ONCE + 5)
+            for n in range(WRONG_KEY_BURST + 5)
         ]
-        assert codes == [4401] * AT_ONCE + [4429] * 5
+        assert codes == [4401] * WRONG_KEY_BURST + [4429] * 5
         async with server.dial("/v1/live", headers=bearer(LIVE)) as talk:
             assert talk.code is None

@@ -1,8 +1,9 @@
-"""Why someone is not let in.
+"""Authentication and limits of a server, the same for every protocol. No sockets.
 
-Short-lived keys, for clients that must not know a real one.
-
-The one place that decides who is let in, for every protocol alike.
+``Access`` decides from a client's key, or the ticket that stands for one, what the client may do: a
+``Grant`` with its scopes and limits, or a RequestRefused. It owns the sessions in use and the rate
+limiter of each key, and the tickets, which are short-lived keys for clients that must not know a
+real one. All of it belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 
 from voxlive.errors import RequestRefused
 from voxlive.web.access.keys import (
-    EVERYBODYS,
+    ALL_CAPTIONS,
     SCOPES,
     Key,
     Keyring,
@@ -27,22 +28,30 @@ from voxlive.web.access.keys import (
     digest,
 )
 
+log = logging.getLogger(__name__)
+
+MAX_TICKETS = 1000
+"""Of one key at a time. At the bound none are issued until some have expired."""
+ANYONE = "anyone"
+"""The name of clients without a key on a server that has no keys."""
+
+_NO_KEY = "this server needs a key: send it as Authorization: Bearer KEY"
+_WRONG_KEY = "the key is wrong, or has expired"
+
 
 class TooManyWrongKeys(RequestRefused):
-    """Its answer may be kept back for a while: whoever tries keys waits for it."""
+    """An address has sent too many wrong keys. The answer may be delayed, to slow guessing."""
 
     def __init__(self, retry_after_s: float) -> None:
         message = "too many wrong keys came from this address: wait before the next"
         super().__init__("rate_limit_exceeded", message, retry_after_s=retry_after_s)
 
 
-MOST = 1000
-"""Tickets of one key at a time. Beyond that no more are made until some have expired."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Good for any number of sessions until ``expires_at``, in seconds since the epoch.
+    """A short-lived key: good for any number of sessions until ``expires_at``.
+
+    ``expires_at`` is in seconds since the epoch.
 
     ``owner`` is the name of the key that asked for it; ``settings`` are in force in its sessions.
     """
@@ -54,10 +63,10 @@ class Ticket:
 
 
 class Tickets:
-    """All that were made and have not expired. ``calendar``: seconds since the epoch.
+    """The tickets of a server that have not expired: at most ``MAX_TICKETS`` of one key.
 
-    A calendar may be set back, so how long a ticket lasts is measured by ``clock`` as well, which
-    never goes back; what has expired by either is forgotten.
+    ``calendar`` gives seconds since the epoch, ``clock`` seconds that never go back: since a
+    calendar may be set back, a ticket expires by whichever of them is first.
     """
 
     def __init__(
@@ -68,18 +77,18 @@ class Tickets:
         self._tickets: dict[bytes, tuple[Ticket, float]] = {}
 
     def issue(
-        self, owner: str, scopes: frozenset[str], lasts_s: float, settings: object = None
+        self, owner: str, scopes: frozenset[str], lifetime_s: float, settings: object = None
     ) -> tuple[str, Ticket]:
-        """A new one, and the secret that stands for it. Raises RequestRefused at the bound."""
+        """A new ticket and its secret. Raises RequestRefused at the bound."""
         now = self._calendar()
-        self._tickets = {d: kept for d, kept in self._tickets.items() if self._lasts(*kept)}
+        self._tickets = {d: kept for d, kept in self._tickets.items() if self._is_valid(*kept)}
         mine = [ticket.expires_at for ticket, _ in self._tickets.values() if ticket.owner == owner]
-        if len(mine) >= MOST:
-            message = f"{MOST} short-lived keys are out: wait until some have expired"
+        if len(mine) >= MAX_TICKETS:
+            message = f"{MAX_TICKETS} short-lived keys are out: wait until some have expired"
             raise RequestRefused("rate_limit_exceeded", message, retry_after_s=min(mine) - now)
         secret = f"ek_{secrets.token_hex(16)}"
-        ticket = Ticket(owner, scopes, now + lasts_s, settings)
-        self._tickets[digest(secret)] = ticket, self._clock() + lasts_s
+        ticket = Ticket(owner, scopes, now + lifetime_s, settings)
+        self._tickets[digest(secret)] = ticket, self._clock() + lifetime_s
         return secret, ticket
 
     def find(self, secret: str) -> Ticket | None:
@@ -88,23 +97,17 @@ class Tickets:
         kept = self._tickets.get(presented)
         if kept is None:
             return None
-        if self._lasts(*kept):
+        if self._is_valid(*kept):
             return kept[0]
         del self._tickets[presented]
         return None
 
-    def _lasts(self, ticket: Ticket, until: float) -> bool:
+    def _is_valid(self, ticket: Ticket, until: float) -> bool:
         return ticket.expires_at > self._calendar() and until > self._clock()
 
 
-log = logging.getLogger(__name__)
-
-ANYONE = "anyone"
-"""The name of those who come without a key to a server that has none."""
-
-
 class _Account:
-    """What one key has in use."""
+    """The sessions in use and the rate limiter of one key; ``reads``: whose captions it reads."""
 
     def __init__(self, name: str, limits: Limits, reads: frozenset[str]) -> None:
         self.name = name
@@ -116,9 +119,9 @@ class _Account:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Someone who was let in. ``limits`` are the server's and the key's, the tighter of each.
+    """What an authenticated client may do. ``limits``: the lower of the server's and the key's.
 
-    ``settings`` came with a ticket. ``by_ticket``: the key itself is not known to this client.
+    ``settings`` are the ticket's. ``by_ticket``: the client has a ticket and not the key itself.
     """
 
     limits: Limits
@@ -129,19 +132,21 @@ class Grant:
 
     @property
     def name(self) -> str:
-        """The key's, for logs."""
+        """The name of the key, for logs."""
         return self._account.name
 
     def may_read(self, owner: str) -> bool:
-        """Whether the captions of that key's sessions are for this client."""
-        return EVERYBODYS in self.scopes or owner in self._account.reads
+        """Whether this client may read the captions of the sessions of the key ``owner``."""
+        return ALL_CAPTIONS in self.scopes or owner in self._account.reads
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """One of the sessions that the key may have at a time. Raises RequestRefused."""
-        account, most = self._account, self._account.limits.sessions
-        if most is not None and account.sessions >= most:
-            message = f"this key has all of its {most} sessions in use; end one, or try again later"
+        """Occupy one of the key's sessions. Raises RequestRefused where all are in use."""
+        account, limit = self._account, self._account.limits.sessions
+        if limit is not None and account.sessions >= limit:
+            message = (
+                f"this key has all of its {limit} sessions in use; end one, or try again later"
+            )
             raise RequestRefused("too_many_sessions", message, retry_after_s=5)
         account.sessions += 1
         try:
@@ -151,9 +156,10 @@ class Grant:
 
 
 class Access:
-    """Keys, tickets and limits of one server. Without keys everyone is let in.
+    """The keys, tickets and limits of one server. Without keys every client is admitted.
 
-    ``refusals`` counts by code and place, and each of ``watchers`` is called with both.
+    ``errors`` counts refusals and errors by code and place; each of ``error_listeners`` is called
+    with both.
     """
 
     def __init__(
@@ -165,13 +171,13 @@ class Access:
     ) -> None:
         keys = tuple(keys)
         self.limits = limits
-        self.refusals: Counter[tuple[str, str]] = Counter()
-        self.watchers: list[Callable[[str, str], None]] = []
-        self._ring = Keyring(keys)
+        self.errors: Counter[tuple[str, str]] = Counter()
+        self.error_listeners: list[Callable[[str, str], None]] = []
+        self._keyring = Keyring(keys)
         self._clock = clock
         self._tickets = Tickets(calendar, clock)
-        self._wrong = WrongKeys()
-        self._all = TokenBucket(limits.rate) if limits.rate else None
+        self._wrong_keys = WrongKeys()
+        self._bucket = TokenBucket(limits.rate) if limits.rate else None  # of all clients
         self._accounts = {
             key.name: _Account(key.name, key.limits, key.reads | {key.name}) for key in keys
         }
@@ -180,58 +186,61 @@ class Access:
     @property
     def keyed(self) -> bool:
         """Whether a key is needed."""
-        return bool(self._ring)
+        return bool(self._keyring)
 
-    def known(self, secret: str | None) -> Grant | None:
-        """Whom a secret belongs to, with nothing counted; None for those who are not known."""
+    def identify(self, secret: str | None) -> Grant | None:
+        """The grant of a secret, without counting a request; None for a wrong one."""
         ticket = self._tickets.find(secret) if secret else None
         if ticket:
             return self._grant(ticket.owner, ticket.scopes, ticket)
         if not self.keyed:
             return self._grant(ANYONE, frozenset(SCOPES))
-        key = self._ring.find(secret) if secret else None
+        key = self._keyring.find(secret) if secret else None
         return self._grant(key.name, key.scopes) if key else None
 
     def admit(self, secret: str | None, scope: str | None, address: str = "") -> Grant:
-        """Let someone in, for a scope of ``keys.SCOPES`` or, with None, for any; or RequestRefused.
+        """Admit a client for a scope of ``keys.SCOPES``, None for any, and count the request.
 
-        ``address``: where the client is. Wrong keys of one address are answered ever more slowly;
-        a right one is let in at once, since others may share the address.
+        ``address``: the client's. Wrong keys from one address are limited; a right one is admitted
+        all the same, since others may share the address. Raises RequestRefused.
         """
-        grant = self.known(secret)
+        grant = self.identify(secret)
         if grant is None:
-            if secret and (wait_s := self._wrong.wait_s(address, self._clock())) > 0:
+            if secret and (wait_s := self._wrong_keys.wait_s(address, self._clock())) > 0:
                 raise TooManyWrongKeys(wait_s)
-            raise RequestRefused("invalid_api_key", _WRONG if secret else _MISSING)
-        if scope == "captions" and EVERYBODYS in grant.scopes:
-            scope = EVERYBODYS
+            raise RequestRefused("invalid_api_key", _WRONG_KEY if secret else _NO_KEY)
+        if scope == "captions" and ALL_CAPTIONS in grant.scopes:
+            scope = ALL_CAPTIONS
         if scope is not None and scope not in grant.scopes:
             raise RequestRefused("forbidden", f'this key is not for "{scope}": {SCOPES[scope]}')
         self._count(grant)
         return grant
 
-    def trust(self) -> Grant:
-        """Let someone in who is known otherwise than by a key. Raises RequestRefused."""
+    def admit_without_key(self) -> Grant:
+        """Admit a client that was authenticated otherwise than by a key. Raises RequestRefused."""
         grant = self._grant(ANYONE, frozenset({"live"}))
         self._count(grant)
         return grant
 
-    def issue(self, grant: Grant, lasts_s: float, settings: object = None) -> tuple[str, Ticket]:
-        """A ticket for live sessions and files, as far as the key opens them; or RequestRefused."""
+    def issue(self, grant: Grant, lifetime_s: float, settings: object = None) -> tuple[str, Ticket]:
+        """A ticket with those of the key's scopes that are for live sessions and files.
+
+        Raises RequestRefused.
+        """
         if grant.by_ticket:
             message = "a short-lived key cannot make others: use the real one"
             raise RequestRefused("forbidden", message)
         scopes = grant.scopes & {"live", "files"}
-        return self._tickets.issue(grant.name, scopes, lasts_s, settings)
+        return self._tickets.issue(grant.name, scopes, lifetime_s, settings)
 
-    def note(self, code: str, place: str) -> None:
-        """Count a refusal or an error that ended a session, and tell the watchers.
+    def count_error(self, code: str, place: str) -> None:
+        """Count a refusal or an error that ended a session, and call the listeners.
 
         ``place`` is a path of the HTTP API or a wire format's name: there are few of both.
         """
-        self.refusals[code, place] += 1
-        for watcher in self.watchers:
-            watcher(code, place)
+        self.errors[code, place] += 1
+        for listener in self.error_listeners:
+            listener(code, place)
 
     def _grant(self, name: str, scopes: frozenset[str], ticket: Ticket | None = None) -> Grant:
         account = self._accounts[name]
@@ -242,14 +251,10 @@ class Access:
 
     def _count(self, grant: Grant) -> None:
         now = self._clock()
-        buckets = [bucket for bucket in (grant._account.bucket, self._all) if bucket]
+        buckets = [bucket for bucket in (grant._account.bucket, self._bucket) if bucket]
         wait_s = max((bucket.wait_s(now) for bucket in buckets), default=0.0)
         if wait_s > 0:
             message = "too many requests: slow down"
             raise RequestRefused("rate_limit_exceeded", message, retry_after_s=wait_s)
         for bucket in buckets:
             bucket.take(now)
-
-
-_MISSING = "this server needs a key: send it as Authorization: Bearer KEY"
-_WRONG = "the key is wrong, or has expired"

@@ -1,9 +1,9 @@
-"""Which host names a server answers to, and the pages of which sites may use it.
+"""Which host names a server answers to, and the pages of which web sites may use it (CORS).
 
-A browser says where a page comes from (Origin) and which server it asks (Host). A page of another
-site is refused unless its origin is allowed. Without keys Host has to be a name of this server as
-well: otherwise a site could give its own name this server's address (DNS rebinding) and pass for a
-page of this server.
+A browser sends where a page comes from (Origin) and which server it addresses (Host). A page of
+another site is refused unless its origin is allowed. Without keys Host has to be a name of this
+server as well: otherwise a site could give its own name this server's address (DNS rebinding) and
+pass for a page of this server.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EXPOSED = (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a page comes from; two are the same site if all three are equal."""
+    """A web origin (RFC 6454): scheme, host and port; pages of equal origins are of one site."""
 
     scheme: str
     host: str
@@ -46,7 +46,7 @@ class Origin:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """As an Origin header or an option has it; None for "null" and for what is no origin."""
+        """From an Origin header or an option; None for "null" and for what is no origin."""
         try:
             parts = urlsplit(text.strip().lower())
             host, port = parts.hostname, parts.port
@@ -85,17 +85,17 @@ class Sites:
         names = None if hosts is None else frozenset(name.lower().rstrip(".") for name in hosts)
         self._hosts = None if names is None or ANY in names else names
 
-    def refuses_page(self, scope: Scope) -> str | None:
-        """Why a page may not use this server; None where it may, and for programs."""
-        said = Headers(scope=scope).get("origin")
-        if said is None or self.any_origin:
+    def page_refusal(self, scope: Scope) -> str | None:
+        """Why a page may not use this server; None if it may, or if the client is no page."""
+        header = Headers(scope=scope).get("origin")
+        if header is None or self.any_origin:
             return None
-        origin, here = Origin.parse(said), server_origin(scope)
-        if origin is not None and (origin in self.origins or origin == here):
+        origin, server = Origin.parse(header), server_origin(scope)
+        if origin is not None and (origin in self.origins or origin == server):
             return None
-        if origin is None or here is None or origin.host != here.host:
+        if origin is None or server is None or origin.host != server.host:
             return _OTHER_SITE
-        if (origin.scheme, here.scheme) == ("https", "http"):
+        if (origin.scheme, server.scheme) == ("https", "http"):
             return (
                 "a page that came over https may not use a server that is asked over http: let "
                 "the proxy between them send X-Forwarded-Proto (see --forwarded-allow-ips), or "
@@ -103,15 +103,15 @@ class Sites:
             )
         return _OTHER_SITE
 
-    def refuses_host(self, scope: Scope) -> str | None:
-        """Why requests to this Host are not served; None where they are, and where there is none.
+    def host_refusal(self, scope: Scope) -> str | None:
+        """Why requests to this Host are not served; None if they are, or if there is no Host.
 
         Only a program leaves Host out: HTTP/1.1 and every browser have it.
         """
         if self._hosts is None or not Headers(scope=scope).get("host"):
             return None
-        here = server_origin(scope)
-        if here and (here.host in self._hosts or self._is_this_machine(here.host, scope)):
+        server = server_origin(scope)
+        if server and (server.host in self._hosts or self._is_this_machine(server.host, scope)):
             return None
         return (
             "without keys this server answers to localhost and to its own addresses only; "
@@ -132,19 +132,19 @@ class Sites:
         return address.is_loopback or (address == local) or not local.is_loopback
 
 
-def own_names(host: str) -> frozenset[str]:
-    """The names that a server answers to which listens on ``host``, besides its addresses."""
-    called = socket.gethostname().rstrip(".").lower()
-    names = {host.lower(), called}
-    if "." not in called:
-        names.add(f"{called}.local")  # multicast DNS
+def host_names(host: str) -> frozenset[str]:
+    """The names by which a server that listens on ``host`` is addressed, besides its addresses."""
+    hostname = socket.gethostname().rstrip(".").lower()
+    names = {host.lower(), hostname}
+    if "." not in hostname:
+        names.add(f"{hostname}.local")  # multicast DNS
     return frozenset(name for name in names if name and name != ANY)
 
 
 def with_cors(app: ASGIApp, sites: Sites) -> ASGIApp:
-    """The application, readable by pages of the allowed sites: refusals and errors too.
+    """The application with CORS headers for the allowed sites, on refusals and errors too.
 
-    Outside everything else: a preflight carries no key, and a failure needs the headers as well.
+    It is the outermost middleware: a preflight carries no key, and a failure needs the headers too.
     """
     if not (sites.any_origin or sites.origins):
         return app
@@ -160,7 +160,7 @@ def with_cors(app: ASGIApp, sites: Sites) -> ASGIApp:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Raises ValueError for what is none. An IPv4 client of an IPv6 socket counts as IPv4."""
+    """Raises ValueError for what is no address. An IPv4 address mapped to IPv6 is IPv4."""
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped or address

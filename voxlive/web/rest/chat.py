@@ -21,7 +21,7 @@ from voxlive.runners.outputs.formats import warnings
 from voxlive.runners.refusals import Requirements
 from voxlive.runners.registry import BACKENDS
 from voxlive.streaming.ingest.sniff import ENDINGS
-from voxlive.web.errors import error_body, unless_gone
+from voxlive.web.errors import error_body, run_until_disconnect
 from voxlive.web.protocols.fields import (
     Json,
     decode_base64,
@@ -89,7 +89,7 @@ class Chat:
                 told = holding(self._files.follow(spec, job), held.pop_all())
                 body = answer.chunks(await anext(told), told, usage=wish.usage)
                 return StreamingResponse(body, media_type="text/event-stream", headers=_HEADERS)
-            said = await unless_gone(request, self._files.transcribe(spec, job))
+            said = await run_until_disconnect(request, self._files.transcribe(spec, job))
         if said is None:
             return Response(status_code=499)
         return JSONResponse(answer.whole(said), headers=warning_headers(said))

@@ -20,7 +20,7 @@ from voxlive.runners.contract import Job, JobWarning, Transcript, Update
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, warnings
 from voxlive.runners.refusals import Requirements
 from voxlive.runners.scratch import SCRATCH
-from voxlive.web.access.middleware import granted
+from voxlive.web.access.middleware import require_grant
 
 if TYPE_CHECKING:
     from voxlive.runners.batch import Batch
@@ -121,7 +121,7 @@ class FileService:
 
 def longest_s(request: Request) -> float | None:
     """How long the audio of a file from this client may be."""
-    grant = granted(request)
+    grant = require_grant(request)
     minutes = grant.limits.file_minutes if grant else None
     return None if minutes is None else 60 * minutes
 

@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse
 from voxlive.errors import RequestRefused
 from voxlive.streaming.service import Service
 from voxlive.web.access.access import Access
-from voxlive.web.access.middleware import granted
-from voxlive.web.errors import as_deepgram, as_mistral
+from voxlive.web.access.middleware import require_grant
+from voxlive.web.errors import deepgram_error, mistral_error
 from voxlive.web.protocols.fields import Json, integer
 from voxlive.web.protocols.openai.config import BadField, Config
 
@@ -61,8 +61,8 @@ class Grants:
         try:
             lasts = _lasts(await json_body(request), _DEEPGRAM_S)
         except RequestRefused as error:
-            return as_deepgram(error)
-        value, _ = self._access.issue(granted(request), lasts)
+            return deepgram_error(error)
+        value, _ = self._access.issue(require_grant(request), lasts)
         return JSONResponse({"access_token": value, "expires_in": lasts})
 
     async def mistral(self, request: Request) -> JSONResponse:
@@ -70,8 +70,8 @@ class Grants:
         try:
             lasts = _lasts(await json_body(request), _MISTRAL_S)
         except RequestRefused as error:
-            return as_mistral(error)
-        value, ticket = self._access.issue(granted(request), lasts)
+            return mistral_error(error)
+        value, ticket = self._access.issue(require_grant(request), lasts)
         expires_at = datetime.fromtimestamp(ticket.expires_at, UTC).isoformat()
         return JSONResponse(
             {
@@ -112,7 +112,7 @@ class ClientSecrets:
             param = error.param if isinstance(error, BadField) else None
             raise RequestRefused("invalid_value", str(error), param) from error
         session = config.nested(f"sess_{secrets.token_hex(12)}", self._info)
-        value, ticket = self._access.issue(granted(request), lasts, config)
+        value, ticket = self._access.issue(require_grant(request), lasts, config)
         expires_at = int(ticket.expires_at)
         return JSONResponse({"value": value, "expires_at": expires_at, "session": session})
 

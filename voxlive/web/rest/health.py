@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 
 from voxlive.runners.catalogue import ModelCard
 from voxlive.streaming.service import Service
-from voxlive.web.access.middleware import known
+from voxlive.web.access.middleware import optional_grant
 from voxlive.web.rest.files import FileService
 
 _FRESH = {"cache-control": "no-store"}
@@ -51,7 +51,7 @@ class HealthEndpoints:
             "status": "failing" if fault else "ok",
             "live": True,
             "ready": fault is None,
-            "key_needed": known(request) is None,
+            "key_needed": optional_grant(request) is None,
         }
         details = {
             "error": fault,
@@ -64,7 +64,7 @@ class HealthEndpoints:
             "files": self._files.state(),
             "version": version("voxlive"),
         }
-        if known(request):
+        if optional_grant(request):
             body |= details
         return JSONResponse(body, 503 if fault else 200, _FRESH)
 

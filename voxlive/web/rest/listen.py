@@ -15,7 +15,7 @@ from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Job, Transcript
 from voxlive.runners.refusals import Requirements
 from voxlive.streaming.ingest.formats import CONTAINER
-from voxlive.web.errors import as_deepgram, unless_gone
+from voxlive.web.errors import deepgram_error, run_until_disconnect
 from voxlive.web.protocols.deepgram import messages as shapes
 from voxlive.web.protocols.deepgram.query import DeepgramQuery, read_query
 from voxlive.web.rest.files import FileService, longest_s, scratch, warning_headers
@@ -33,7 +33,7 @@ class Listen:
         try:
             answer = await self._answer(request, ident)
         except VoxliveError as error:
-            return as_deepgram(error, ident)
+            return deepgram_error(error, ident)
         except ClientDisconnect:
             answer = None
         if answer is None:
@@ -62,7 +62,7 @@ class Listen:
                 raw=None if query.audio.encoding == CONTAINER else query.audio,
                 longest_s=longest_s(request),
             )
-            said = await unless_gone(request, self._files.transcribe(spec, job))
+            said = await run_until_disconnect(request, self._files.transcribe(spec, job))
         if said is None:
             return None
         described = shapes.model(spec.model, spec.backend)

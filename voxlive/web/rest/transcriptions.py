@@ -34,7 +34,7 @@ from voxlive.runners.contract import (
 )
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, usage, warnings
 from voxlive.runners.refusals import TASKS, Requirements
-from voxlive.web.errors import error_body, unless_gone
+from voxlive.web.errors import error_body, run_until_disconnect
 from voxlive.web.rest.files import (
     FileService,
     Told,
@@ -275,7 +275,7 @@ class Transcriptions:
             if wish.stream:
                 told = warned(self._files.follow(spec, job), wish.warnings)
                 return await streamed(holding(told, held.pop_all()))
-            said = await unless_gone(request, self._files.transcribe(spec, job))
+            said = await run_until_disconnect(request, self._files.transcribe(spec, job))
             if said is None:
                 return Response(status_code=499)
             said = replace(said, warnings=(*wish.warnings, *said.warnings))

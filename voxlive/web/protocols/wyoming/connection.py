@@ -18,7 +18,7 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
 from voxlive.web.access.access import Access
-from voxlive.web.live_socket import DisconnectWatch
+from voxlive.web.live_socket import SessionDeadline
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, integer, parse_message, parse_object
@@ -173,17 +173,17 @@ class WyomingConnection:
                     self._pushing = True
                     await self._session.push(data)
                     self._pushing = False
-                    self._watch.on_audio(asyncio.get_running_loop().time())
+                    self._deadline.on_audio(asyncio.get_running_loop().time())
             case StopSession():
                 if self._session and self._events_task:
                     await self._session.stop()
                     await self._events_task
 
     async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
-        limits = self._access.trust().limits
+        limits = self._access.admit_without_key().limits
         self._session = session = self._service.open(options)
         self._meter = self._metrics.open(WyomingProtocol.name, session)
-        self._watch = DisconnectWatch(limits, asyncio.get_running_loop().time())
+        self._deadline = SessionDeadline(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
         self._events_task = tasks.create_task(self._send_events(session))
@@ -192,14 +192,14 @@ class WyomingConnection:
     async def _keep_limits(self, session: Session) -> None:
         """End the utterance when it has had its time; its transcript comes then."""
         now = asyncio.get_running_loop().time
-        wait_s, end = self._watch.next(now())
+        wait_s, end = self._deadline.remaining(now())
         while wait_s > 0:
             await asyncio.sleep(wait_s)
             if self._pushing:
-                self._watch.on_audio(now())
-            wait_s, end = self._watch.next(now())
+                self._deadline.on_audio(now())
+            wait_s, end = self._deadline.remaining(now())
         log.info("session %s ends: %s", session.id, end.message, extra=self._log_fields(end.code))
-        self._access.note(end.code, WyomingProtocol.name)
+        self._access.count_error(end.code, WyomingProtocol.name)
         await session.stop()
 
     async def _send_events(self, session: Session) -> None:
@@ -224,7 +224,7 @@ class WyomingConnection:
 
     async def _fail(self, code: str, message: str) -> None:
         log.info("a Wyoming connection ended: %s: %s", code, message, extra=self._log_fields(code))
-        self._access.note(code, WyomingProtocol.name)
+        self._access.count_error(code, WyomingProtocol.name)
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await async_write_event(error_event(code, message), self._writer)

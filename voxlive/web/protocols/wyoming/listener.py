@@ -163,9 +163,9 @@ class WyomingListener:
         with log_context(protocol=WyomingProtocol.name):
             task = asyncio.get_running_loop().create_task(self._serve(connection, writer, full))
         self._connections[task] = connection
-        self._open.opened(task)
+        self._open.add(task)
         task.add_done_callback(self._connections.pop)
-        task.add_done_callback(self._open.closed)
+        task.add_done_callback(self._open.remove)
 
     async def _serve(
         self, connection: WyomingConnection, writer: asyncio.StreamWriter, full: bool
