@@ -54,7 +54,7 @@ def serve_option(field: str, *, flag: bool = False) -> Any:
         metavar=option.metavar,
         envvar=variable_name(field) if option.shown_variable else None,
         show_envvar=option.shown_variable,
-        callback=_checked_by(option.refuse) if option.check else None,
+        callback=_checked_by(option.check_value) if option.check else None,
     )
 
 

@@ -52,11 +52,11 @@ from voxlive.web.metrics import (
 from voxlive.web.pages import Pages
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.contract import Protocol
-from voxlive.web.rest.chat import Chat
+from voxlive.web.rest.chat import ChatCompletions
 from voxlive.web.rest.files import FileService
-from voxlive.web.rest.grants import ClientSecrets, Grants
-from voxlive.web.rest.health import HealthEndpoints, Models
-from voxlive.web.rest.listen import Listen
+from voxlive.web.rest.grants import ClientSecrets, TicketEndpoints
+from voxlive.web.rest.health import HealthEndpoints, ModelEndpoints
+from voxlive.web.rest.listen import ListenEndpoint
 from voxlive.web.rest.transcriptions import Transcriptions
 
 log = logging.getLogger(__name__)
@@ -127,11 +127,11 @@ def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
 
 def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starlette:
     """The ASGI application around a service, which the caller starts and ends."""
-    models = Models(files)
+    models = ModelEndpoints(files)
     pages = Pages()
     captions = CaptionEndpoints(live.feeds, pages)
     access = live.authenticator.access
-    grants = Grants(access)
+    tickets = TicketEndpoints(access)
     health = HealthEndpoints(service, files)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
@@ -142,11 +142,11 @@ def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starl
         Route("/v1/models/{name:path}", models.get),
         Route("/v1/audio/transcriptions", Transcriptions(files).post, methods=["POST"]),
         Route("/v1/audio/translations", Transcriptions(files, "translate").post, methods=["POST"]),
-        Route("/v1/chat/completions", Chat(files).post, methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(files).post, methods=["POST"]),
         Route("/v1/realtime/client_secrets", ClientSecrets(service, access).post, methods=["POST"]),
-        Route("/v1/auth/grant", grants.deepgram, methods=["POST"]),
-        Route("/v1/client/sessions", grants.mistral, methods=["POST"]),
-        Route("/v1/listen", Listen(files).post, methods=["POST"]),
+        Route("/v1/auth/grant", tickets.deepgram, methods=["POST"]),
+        Route("/v1/client/sessions", tickets.mistral, methods=["POST"]),
+        Route("/v1/listen", ListenEndpoint(files).post, methods=["POST"]),
         Route("/captions", captions.index),
         Route("/captions/{session}", captions.follow),
         Route("/overlay/{session}", captions.overlay),
@@ -254,7 +254,7 @@ class ServerCore:
         offline = config.offline
         model = resolve(config.model, offline=offline)
         file_model = model
-        if not config.one_model:
+        if not config.shares_model:
             file_model = resolve(config.file_model or config.model, offline=offline)
         catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
         with ExitStack() as cleanup:
@@ -262,7 +262,7 @@ class ServerCore:
             cleanup.callback(engine.shutdown)
             service = Service(engine, VoiceDetector(Silero()), dictionary)
             cleanup.pop_all()
-        if config.one_model:
+        if config.shares_model:
             catalogue.add_aliases(engine.info.model)
         return cls.from_service(service, catalogue, config, keys)
 

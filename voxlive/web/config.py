@@ -1,4 +1,4 @@
-"""How a server is started: one table for the command line, the config file and the environment.
+"""``ServeConfig``: the options of a server, from the command line, a file and the environment.
 
 A field of ``ServeConfig`` is an option: ``max_file_minutes`` is ``--max-file-minutes``, a key in
 the config file's table ``[serve]``, and the variable ``VOXLIVE_MAX_FILE_MINUTES``. A new one is a
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ConfigError(CodedError, ValueError):
-    """What a server was started with cannot be; the message says which option, and what to do."""
+    """An option of a server cannot be used. The message names it and says what to change."""
 
     code = "bad_config"
 
@@ -32,8 +32,8 @@ class ConfigError(CodedError, ValueError):
 class Option:
     """What an option is beyond its type and default.
 
-    ``low`` and ``high`` bound a number. ``check`` raises ValueError for a text that cannot be: for
-    every one of a list. ``shown_variable``: the help names the variable.
+    ``low`` and ``high`` bound a number. ``check`` raises ValueError for a text that is not valid;
+    it is called with every item of a list. ``shown_variable``: the help names the variable.
     """
 
     help: str
@@ -43,8 +43,8 @@ class Option:
     check: Callable[[str], object] | None = None
     shown_variable: bool = False
 
-    def refuse(self, value: object) -> None:
-        """Raises ValueError, which says what the option takes."""
+    def check_value(self, value: object) -> None:
+        """Raise ValueError for a value that is out of bounds or not valid."""
         if isinstance(value, int | float) and not isinstance(value, bool):
             low, high = self.low, self.high
             if low is not None and value < low:
@@ -52,8 +52,8 @@ class Option:
             if high is not None and value > high:
                 raise ValueError(f"{value:g} is more than {high:g}")
         elif self.check and value is not None:
-            for one in value if isinstance(value, list | tuple) else (value,):
-                self.check(one)
+            for item in value if isinstance(value, list | tuple) else (value,):
+                self.check(item)
 
 
 def _option(help_text: str, **more: Any) -> dict[str, Option]:
@@ -74,7 +74,7 @@ def _check_network(text: str) -> None:
 
 
 def _check_site(text: str) -> None:
-    """A site that is misspelt would be refused without a word."""
+    """Refuse a misspelt site at the start: later its pages would only be refused."""
     from voxlive.web.access.sites import ANY, Origin
 
     if text != ANY and Origin.parse(text) is None:
@@ -83,9 +83,9 @@ def _check_site(text: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """What ``voxlive serve``, ``voxlive.serve`` and ``voxlive.create_app`` are started with.
+    """The options of ``voxlive serve``, ``voxlive.serve`` and ``voxlive.create_app``.
 
-    Raises ConfigError for a value that cannot be.
+    Raises ConfigError for a value that is not valid, and for options that exclude each other.
     """
 
     host: str = field(default="127.0.0.1", metadata=_option("Address to listen on."))
@@ -258,15 +258,15 @@ class ServeConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check every value by itself, and those that exclude each other."""
+        """Check every value by itself, then options that exclude each other."""
         for name, option in OPTIONS.items():
             try:
-                option.refuse(getattr(self, name))
+                option.check_value(getattr(self, name))
             except ValueError as error:
                 raise ConfigError(f"{name}: {error}") from None
-        for excluded, why in self._contradictions():
-            if excluded:
-                raise ConfigError(why)
+        for applies, message in self._contradictions():
+            if applies:
+                raise ConfigError(message)
 
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
         unused = "--wyoming-allow" if self.wyoming_allow else "--zeroconf"
@@ -286,12 +286,12 @@ class ServeConfig:
         )
 
     def with_model(self, model: str | None) -> Self:
-        """The same for another model; None changes nothing."""
+        """The same options with another model; None changes nothing."""
         return self if model is None else replace(self, model=model)
 
     @property
     def limits(self) -> Limits:
-        """What one client may have, unless its key says less."""
+        """The limits of every client; those of its key may be lower."""
         from voxlive.web.access.keys import Limits
 
         return Limits(
@@ -305,7 +305,7 @@ class ServeConfig:
 
     @property
     def engine(self) -> EngineOptions:
-        """How the model for live sessions is loaded."""
+        """How the engine for live sessions is loaded."""
         from voxlive.engines.contract import EngineOptions
 
         return EngineOptions(
@@ -317,22 +317,24 @@ class ServeConfig:
         )
 
     @property
-    def one_model(self) -> bool:
-        """Whether files have the model of the live sessions."""
+    def shares_model(self) -> bool:
+        """Whether files are transcribed by the model of the live sessions."""
         return self.file_model in (None, self.model)
 
     @property
     def load(self) -> LoadOptions:
-        """How the model for files is loaded: the options are of the live sessions' model."""
+        """How the model for files is loaded; most options apply to the live model alone."""
         from voxlive.runners.refusals import LoadOptions
 
-        if self.one_model:
+        if self.shares_model:
             return LoadOptions(self.device, self.quantize, self.delay_ms)
         return LoadOptions(self.device)
 
 
-OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in fields(ServeConfig)}
-"""By the field's name, in the order in which people are shown them."""
+OPTIONS: dict[str, Option] = {
+    option_field.name: option_field.metadata["option"] for option_field in fields(ServeConfig)
+}
+"""By the field's name, in the order in which the help shows them."""
 
 
 def option_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The page and its files, with the headers that keep it to itself."""
+"""The web page and its files, with the headers of its security policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Scope
 STATIC = Path(__file__).parent / "static"
 
 # No inline script or style; audio worklets and workers from here; WebSockets to any server, since
-# the page can be aimed at another one.
+# the page can use another one.
 _PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
@@ -26,13 +26,13 @@ _PAGE_HEADERS = {
 
 
 class Pages(StaticFiles):
-    """Static files, revalidated by their ETag on every use."""
+    """The page's static files, which browsers revalidate by ETag on every use."""
 
     def __init__(self) -> None:
         super().__init__(directory=STATIC)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """A file's response with the page's headers."""
+        """A file with the page's headers."""
         response = await super().get_response(path, scope)
         response.headers.update(_PAGE_HEADERS)
         return response

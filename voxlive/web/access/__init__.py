@@ -1,1 +1,1 @@
-"""Who may use a server and how much of it: keys, short-lived tickets and limits; no sockets."""
+"""Authentication of clients: keys, tickets, limits, allowed sites, and the ASGI middleware."""

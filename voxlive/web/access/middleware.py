@@ -140,9 +140,9 @@ class AuthMiddleware:
             else access.admit(secret, rule.scope, client_address(request))
         )
         scope = {**request.scope, _GRANT: grant}
-        with ExitStack() as held:
+        with ExitStack() as resources:
             if grant and rule.counted:
-                held.enter_context(grant.session())
+                resources.enter_context(grant.session())
             limit = grant.limits.upload_bytes if grant else 0
             await self._app(scope, _limit_body(request.headers, receive, limit), send)
 

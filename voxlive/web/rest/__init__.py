@@ -1,1 +1,1 @@
-"""The HTTP API, one file per endpoint."""
+"""The HTTP API, one file per group of endpoints."""

@@ -1,4 +1,8 @@
-"""``POST /v1/chat/completions`` with ``input_audio``: the transcript as a chat model's answer."""
+"""``POST /v1/chat/completions`` with ``input_audio``: a transcript as OpenAI's chat completion.
+
+The last user's message must have one audio; earlier messages are ignored. The completion is one
+JSON object or, with ``stream``, server-sent events while the audio is being decoded.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +38,23 @@ from voxlive.web.protocols.fields import (
 )
 from voxlive.web.rest.files import (
     FileService,
-    Told,
-    copied,
-    holding,
-    longest_s,
-    scratch,
+    Updates,
+    closing_after,
+    copy_upload,
+    max_duration_s,
+    upload_file,
     warning_headers,
 )
 from voxlive.web.rest.grants import json_body
 
 _MAX_BODY = 70_000_000  # 50 MB of audio in base64
-_MOST_TOKENS = 1_000_000
+_MAX_TOKENS = 1_000_000
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 @dataclass(frozen=True, slots=True)
 class _ChatRequest:
-    """One question: what is said in this audio? ``text`` is what stands beside it."""
+    """The fields of a request, read and checked. ``text``: the text of the audio's message."""
 
     model: str | None
     audio: bytes
@@ -62,74 +66,80 @@ class _ChatRequest:
     usage: bool
 
 
-class Chat:
-    """The last user's message must hold one audio; earlier messages are not read."""
+class ChatCompletions:
+    """``POST /v1/chat/completions``."""
 
     def __init__(self, files: FileService) -> None:
         self._files = files
 
     async def post(self, request: Request) -> Response:
-        """The answer in OpenAI's shape, whole or streamed."""
-        with ExitStack() as held:
-            with self._files.arriving():
-                wish = _read(await json_body(request, _MAX_BODY))
-                spec = await self._files.find(wish.model, Requirements(language=wish.language))
-                path = await copied(BytesIO(wish.audio), held.enter_context(scratch()))
+        """The completion, whole or streamed. A client that disconnects cancels its job."""
+        with ExitStack() as resources:
+            with self._files.receiving():
+                parsed = _read(await json_body(request, _MAX_BODY))
+                spec = await self._files.find(parsed.model, Requirements(language=parsed.language))
+                file = resources.enter_context(upload_file())
+                path = await copy_upload(BytesIO(parsed.audio), file)
             job = Job(
                 path,
-                language=wish.language,
-                # Others write down what is said: taken for context, a wish would mislead them.
-                instruction=(wish.text if BACKENDS[spec.backend].instructed else "") or None,
-                temperature=wish.temperature,
-                max_tokens=wish.max_tokens,
-                longest_s=longest_s(request),
+                language=parsed.language,
+                # Other models transcribe: an instruction, taken for context, would mislead them.
+                instruction=(parsed.text if BACKENDS[spec.backend].instructed else "") or None,
+                temperature=parsed.temperature,
+                max_tokens=parsed.max_tokens,
+                longest_s=max_duration_s(request),
             )
-            answer = _Answer(spec.model)
-            if wish.stream:
-                told = holding(self._files.follow(spec, job), held.pop_all())
-                body = answer.chunks(await anext(told), told, usage=wish.usage)
+            completion = _Completion(spec.model)
+            if parsed.stream:
+                updates = closing_after(self._files.follow(spec, job), resources.pop_all())
+                body = completion.chunks(await anext(updates), updates, usage=parsed.usage)
                 return StreamingResponse(body, media_type="text/event-stream", headers=_HEADERS)
-            said = await run_until_disconnect(request, self._files.transcribe(spec, job))
-        if said is None:
+            transcript = await run_until_disconnect(request, self._files.transcribe(spec, job))
+        if transcript is None:
             return Response(status_code=499)
-        return JSONResponse(answer.whole(said), headers=warning_headers(said))
+        return JSONResponse(completion.whole(transcript), headers=warning_headers(transcript))
 
 
-class _Answer:
-    """One completion's shapes."""
+class _Completion:
+    """One completion, as a JSON object or as events."""
 
     def __init__(self, model: str) -> None:
-        self._about = {
+        self._fields = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": model,
         }
 
-    def whole(self, said: Transcript) -> dict[str, object]:
-        """Everything at once."""
-        message = {"role": "assistant", "content": said.text.strip(), "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _end(said)}
-        about = {"object": "chat.completion", **self._about}
-        return {**about, "choices": [choice], "usage": _tokens(said)}
+    def whole(self, transcript: Transcript) -> dict[str, object]:
+        """The completion of a whole transcript."""
+        message = {"role": "assistant", "content": transcript.text.strip(), "refusal": None}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": _finish_reason(transcript),
+        }
+        fields = {"object": "chat.completion", **self._fields}
+        return {**fields, "choices": [choice], "usage": _usage(transcript)}
 
     async def chunks(
-        self, first: Update | Transcript, told: Told, *, usage: bool
+        self, first: Update | Transcript, updates: Updates, *, usage: bool
     ) -> AsyncIterator[str]:
-        """Server-sent events while the audio is being decoded."""
-        async with aclosing(told):
+        """Server-sent events while the audio is decoded; ``first`` is the first update."""
+        async with aclosing(updates):
             try:
                 yield self._chunk({"role": "assistant", "content": ""})
-                for line in self._lines(first, usage):
+                for line in self._events(first, usage):
                     yield line
-                async for item in told:
-                    for line in self._lines(item, usage):
+                async for item in updates:
+                    for line in self._events(item, usage):
                         yield line
             except VoxliveError as error:
                 yield f"data: {json.dumps(error_body(error))}\n\n"
             else:
                 yield "data: [DONE]\n\n"
 
-    def _lines(self, item: Update | Transcript, usage: bool) -> list[str]:
+    def _events(self, item: Update | Transcript, usage: bool) -> list[str]:
         match item:
             case Delta(text):
                 return [self._chunk({"content": text})]
@@ -137,46 +147,48 @@ class _Answer:
                 return [f": {done_s:.1f} s\n\n"]
             case Transcript():
                 more = {"warnings": warnings(item)} if item.warnings else {}
-                last = [self._chunk({}, _end(item), **more)]
-                return [*last, self._event([], usage=_tokens(item))] if usage else last
+                last = [self._chunk({}, _finish_reason(item), **more)]
+                return [*last, self._event([], usage=_usage(item))] if usage else last
 
-    def _chunk(self, delta: dict[str, str], end: str | None = None, **more: object) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": end}
+    def _chunk(
+        self, delta: dict[str, str], finish_reason: str | None = None, **more: object
+    ) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._event([choice], **more)
 
     def _event(self, choices: list[dict[str, object]], **more: object) -> str:
-        event = {"object": "chat.completion.chunk", **self._about, "choices": choices, **more}
+        event = {"object": "chat.completion.chunk", **self._fields, "choices": choices, **more}
         return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
 
 
-def _end(said: Transcript) -> str:
-    return "length" if said.truncated else "stop"
+def _finish_reason(transcript: Transcript) -> str:
+    return "length" if transcript.truncated else "stop"
 
 
-def _tokens(said: Transcript) -> dict[str, int] | None:
-    """Null where the model does not count."""
-    asked, answered = said.prompt_tokens, said.completion_tokens
-    if asked is None or answered is None:
+def _usage(transcript: Transcript) -> dict[str, int] | None:
+    """OpenAI's usage; None where the model does not count its tokens."""
+    prompt, completion = transcript.prompt_tokens, transcript.completion_tokens
+    if prompt is None or completion is None:
         return None
-    total = asked + answered
-    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": total}
+    total = prompt + completion
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
 
 
 def _read(body: Json) -> _ChatRequest:
-    """The request's body. Raises RequestRefused 400 that names the field."""
+    """The request's body. Raises RequestRefused 400 with the field's name."""
     try:
         if integer(body, "n", 1, 1, 1) != 1 or "audio" in _list(body, "modalities"):
             raise ValueError("one answer, as text, is all that this server gives")
         options = body.get("stream_options")
-        most = integer(body, "max_tokens", 1, _MOST_TOKENS, None)
-        audio, text = _question(_list(body, "messages"))
+        limit = integer(body, "max_tokens", 1, _MAX_TOKENS, None)
+        audio, text = _user_content(_list(body, "messages"))
         return _ChatRequest(
             string(body, "model", 200),
             audio,
             text,
             language(body),
             number(body, "temperature", 0, 2, 0.0),
-            integer(body, "max_completion_tokens", 1, _MOST_TOKENS, most),
+            integer(body, "max_completion_tokens", 1, _MAX_TOKENS, limit),
             flag(body, "stream", False),
             isinstance(options, Mapping) and flag(options, "include_usage", False),
         )
@@ -186,10 +198,10 @@ def _read(body: Json) -> _ChatRequest:
         raise RequestRefused("bad_request", str(error), "messages") from error
 
 
-def _question(messages: list[Any]) -> tuple[bytes, str]:
+def _user_content(messages: list[Any]) -> tuple[bytes, str]:
     """The audio and the text of the last message of a user."""
-    asked = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
-    content = asked[-1].get("content") if asked else None
+    user = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
+    content = user[-1].get("content") if user else None
     parts = [p for p in content if isinstance(p, Mapping)] if isinstance(content, list) else []
     audio = [part.get("input_audio") for part in parts if part.get("type") == "input_audio"]
     others = {str(part.get("type")) for part in parts} - {"input_audio", "text"}
@@ -198,10 +210,10 @@ def _question(messages: list[Any]) -> tuple[bytes, str]:
     if len(audio) != 1:
         raise ValueError("the last message must hold one input_audio with data and format")
     text = " ".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
-    return _decoded(audio[0]), text.strip()
+    return _decode_audio(audio[0]), text.strip()
 
 
-def _decoded(audio: Any) -> bytes:
+def _decode_audio(audio: Any) -> bytes:
     if not isinstance(audio, Mapping) or audio.get("format") not in ENDINGS:
         raise ValueError(f"input_audio.format must be one of {', '.join(sorted(ENDINGS))}")
     return decode_base64(audio, "data")

@@ -1,4 +1,9 @@
-"""What every request about a file shares: its model, its copy on disk, its job and its failures."""
+"""The file service behind every endpoint for files: models, jobs, uploads on disk, outcomes.
+
+``FileService`` finds the model of a request, bounds how many files are received at a time, and runs
+their jobs. An upload is copied to a temporary file, which the runner's process opens. The functions
+turn a job's ``Updates`` into responses.
+"""
 
 from __future__ import annotations
 
@@ -27,29 +32,30 @@ if TYPE_CHECKING:
     from voxlive.runners.catalogue import Catalogue
     from voxlive.runners.contract import RunnerSpec
 
-_MOST_MODELS = 50
+_MAX_MODELS = 50
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-Told = AsyncGenerator[Update | Transcript, None]
+Updates = AsyncGenerator[Update | Transcript, None]
+"""A job's progress and text as they come; the last item is the whole transcript."""
 
 
 class FileService:
-    """The batch models of a server. ``outcomes`` counts files by model and what became of them."""
+    """The models for files of a server. ``outcomes`` counts files by model and outcome."""
 
     def __init__(self, batch: Batch, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._batch = batch
-        self._arriving = 0
+        self._receiving = 0
 
     @contextmanager
-    def arriving(self) -> Iterator[None]:
-        """While a file is received, which takes a place in the queue before its first byte.
+    def receiving(self) -> Iterator[None]:
+        """Reserve a place in the queue while a file is received, before its first byte.
 
-        Raises RequestRefused if there is none, and if the disk is full.
+        Raises RequestRefused if the queue or the disk is full.
         """
-        self._batch.refuse_if_full(self._arriving)
-        self._arriving += 1
+        self._batch.refuse_if_full(self._receiving)
+        self._receiving += 1
         try:
             yield
         except OSError as error:
@@ -58,10 +64,10 @@ class FileService:
             message = "there is no room on the server's disk for this file; try again later"
             raise RequestRefused("insufficient_storage", message, "file") from error
         finally:
-            self._arriving -= 1
+            self._receiving -= 1
 
     def state(self) -> list[dict[str, object]]:
-        """The models in memory, each with its files at work and waiting."""
+        """The models in memory, each with its running and waiting files."""
         return [
             {"model": one.spec.model, "running": one.running, "waiting": one.waiting}
             for one in self._batch.loaded
@@ -74,15 +80,15 @@ class FileService:
 
     @property
     def jobs(self) -> Counter[tuple[str, str]]:
-        """See Batch."""
+        """Jobs by model and state, running or waiting."""
         return self._batch.jobs
 
     async def find(self, model: str | None, requirements: Requirements) -> RunnerSpec:
-        """The model of a name, if it can do what is asked. Raises RequestRefused."""
+        """The model of a name, None for the default, if it can do this. Raises RequestRefused."""
         return await asyncio.to_thread(self.catalogue.find, model, requirements)
 
     async def check_known(self, model: str) -> None:
-        """Raises RequestRefused 404 if there is no model of this name, whatever it can do."""
+        """Raises RequestRefused 404 if there is no model of this name."""
         try:
             await self.find(model or None, Requirements())
         except RequestRefused as error:
@@ -94,19 +100,19 @@ class FileService:
         with self._counted(spec.model):
             return await self._batch.transcribe(spec, job)
 
-    async def follow(self, spec: RunnerSpec, job: Job) -> Told:
-        """The transcript as it comes; the last item is all of it. Raises VoxliveError."""
+    async def follow(self, spec: RunnerSpec, job: Job) -> Updates:
+        """The transcript as it is decoded. Raises VoxliveError."""
         with self._counted(spec.model):
-            async with aclosing(self._batch.follow(spec, job)) as told:
-                async for item in told:
+            async with aclosing(self._batch.follow(spec, job)) as updates:
+                async for item in updates:
                     yield item
 
     @contextmanager
     def _counted(self, model: str) -> Iterator[None]:
-        """Count a file under what becomes of it; models beyond ``_MOST_MODELS`` count together."""
+        """Count a file by its outcome; models beyond ``_MAX_MODELS`` are counted together."""
         if (model, "ok") not in self.outcomes:
             known = len({known for known, _ in self.outcomes})
-            model = model if known < _MOST_MODELS else "others"
+            model = model if known < _MAX_MODELS else "others"
             self.outcomes[model, "ok"] += 0
         outcome = "cancelled"
         try:
@@ -119,22 +125,22 @@ class FileService:
             self.outcomes[model, outcome] += 1
 
 
-def longest_s(request: Request) -> float | None:
-    """How long the audio of a file from this client may be."""
+def max_duration_s(request: Request) -> float | None:
+    """How long the audio of a file from this client may be; None without a limit."""
     grant = require_grant(request)
     minutes = grant.limits.file_minutes if grant else None
     return None if minutes is None else 60 * minutes
 
 
 @contextmanager
-def scratch() -> Iterator[IO[bytes]]:
-    """A file that is gone afterwards, whatever happens."""
+def upload_file() -> Iterator[IO[bytes]]:
+    """A temporary file for an upload, removed at the end."""
     with SCRATCH.file("upload") as file:
         yield file
 
 
-async def copied(upload: BinaryIO, file: IO[bytes]) -> Path:
-    """The upload's bytes in a file that another process can open."""
+async def copy_upload(upload: BinaryIO, file: IO[bytes]) -> Path:
+    """Copy an upload to a file that another process can open. Returns its path."""
 
     def copy() -> None:
         shutil.copyfileobj(upload, file)
@@ -144,29 +150,31 @@ async def copied(upload: BinaryIO, file: IO[bytes]) -> Path:
     return Path(file.name)
 
 
-async def holding(told: Told, held: ExitStack) -> Told:
-    """What is told, with its file kept for as long."""
-    with held:
-        async with aclosing(told):
-            async for item in told:
+async def closing_after(updates: Updates, resources: ExitStack) -> Updates:
+    """The same updates; ``resources``, as the upload's file, are closed after the last."""
+    with resources:
+        async with aclosing(updates):
+            async for item in updates:
                 yield item
 
 
-async def warned(told: Told, warnings: tuple[JobWarning, ...]) -> Told:
-    """What is told, with more warnings in the transcript at its end."""
-    async with aclosing(told):
-        async for item in told:
+async def with_warnings(updates: Updates, warnings: tuple[JobWarning, ...]) -> Updates:
+    """The same updates with more warnings in the transcript at the end."""
+    async with aclosing(updates):
+        async for item in updates:
             if isinstance(item, Transcript):
                 yield replace(item, warnings=(*warnings, *item.warnings))
             else:
                 yield item
 
 
-def written(name: str, said: Transcript, wanted: OutputOptions) -> str:
-    """The transcript in a format. Raises RequestRefused for what its model does not know."""
-    return FORMATS[name].write(said, wanted)
+def format_transcript(name: str, transcript: Transcript, options: OutputOptions) -> str:
+    """The transcript in a format. Raises RequestRefused for what its model does not provide."""
+    return FORMATS[name].write(transcript, options)
 
 
-def warning_headers(said: Transcript) -> dict[str, str]:
-    """The transcript's warnings as a header: ASCII JSON, for answers without a place for them."""
-    return {"x-voxlive-warnings": json.dumps(warnings(said))} if said.warnings else {}
+def warning_headers(transcript: Transcript) -> dict[str, str]:
+    """The transcript's warnings as a header in ASCII JSON, for formats without a field for them."""
+    if not transcript.warnings:
+        return {}
+    return {"x-voxlive-warnings": json.dumps(warnings(transcript))}

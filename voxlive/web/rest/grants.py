@@ -1,11 +1,9 @@
-"""Small JSON bodies.
+"""Endpoints that issue short-lived keys (tickets) for browsers, in the shapes of three APIs.
 
-Short-lived keys in the shapes of Deepgram and Mistral.
-
-``POST /v1/realtime/client_secrets``: short-lived keys for browsers, in OpenAI's shape.
-
-The session that is asked for is checked and shown here, and in force in every realtime session
-that is opened with the key; a client may still send its own ``session.update``.
+Deepgram's ``POST /v1/auth/grant``, Mistral's ``POST /v1/client/sessions`` and OpenAI's
+``POST /v1/realtime/client_secrets``. The session of the last is checked and returned here, and
+applies to every realtime session that is opened with the key; a client may still send its own
+``session.update``.
 """
 
 from __future__ import annotations
@@ -27,10 +25,17 @@ from voxlive.web.protocols.fields import Json, integer
 from voxlive.web.protocols.openai.config import BadField, Config
 
 MAX_BODY = 64_000
+"""Bytes of a JSON body, where no other limit is given."""
+
+# How long short-lived keys are valid, in seconds.
+_MAX_LIFETIME_S = 3600
+_DEEPGRAM_LIFETIME_S = 30
+_MISTRAL_LIFETIME_S = 600
+_MIN_SECRET_S, _SECRET_LIFETIME_S, _MAX_SECRET_S = 10, 600, 7200
 
 
 async def json_body(request: Request, limit: int = MAX_BODY) -> Json:
-    """The body, an object or nothing. Raises RequestRefused."""
+    """A request's body: an object, empty if there is none. Raises RequestRefused."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -45,13 +50,8 @@ async def json_body(request: Request, limit: int = MAX_BODY) -> Json:
     return fields
 
 
-_LONGEST_S = 3600
-_DEEPGRAM_S = 30
-_MISTRAL_S = 600
-
-
-class Grants:
-    """Makes keys for live sessions and files."""
+class TicketEndpoints:
+    """Deepgram's and Mistral's short-lived keys, for live sessions and files."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -59,19 +59,19 @@ class Grants:
     async def deepgram(self, request: Request) -> JSONResponse:
         """``POST /v1/auth/grant``: ``access_token`` and ``expires_in``, in seconds."""
         try:
-            lasts = _lasts(await json_body(request), _DEEPGRAM_S)
+            lifetime_s = _lifetime(await json_body(request), _DEEPGRAM_LIFETIME_S)
         except RequestRefused as error:
             return deepgram_error(error)
-        value, _ = self._access.issue(require_grant(request), lasts)
-        return JSONResponse({"access_token": value, "expires_in": lasts})
+        value, _ = self._access.issue(require_grant(request), lifetime_s)
+        return JSONResponse({"access_token": value, "expires_in": lifetime_s})
 
     async def mistral(self, request: Request) -> JSONResponse:
         """``POST /v1/client/sessions``: a ``client_secret`` for realtime transcription."""
         try:
-            lasts = _lasts(await json_body(request), _MISTRAL_S)
+            lifetime_s = _lifetime(await json_body(request), _MISTRAL_LIFETIME_S)
         except RequestRefused as error:
             return mistral_error(error)
-        value, ticket = self._access.issue(require_grant(request), lasts)
+        value, ticket = self._access.issue(require_grant(request), lifetime_s)
         expires_at = datetime.fromtimestamp(ticket.expires_at, UTC).isoformat()
         return JSONResponse(
             {
@@ -84,35 +84,34 @@ class Grants:
         )
 
 
-def _lasts(body: Json, default: int) -> int:
+def _lifetime(body: Json, default: int) -> int:
     try:
-        return integer(body, "ttl_seconds", 1, _LONGEST_S, default)
+        return integer(body, "ttl_seconds", 1, _MAX_LIFETIME_S, default)
     except ValueError as error:
         raise RequestRefused("invalid_value", str(error), "ttl_seconds") from error
 
 
-_SHORTEST_S, _DEFAULT_S, _LONGEST_SECRET_S = 10, 600, 7200
-
-
 class ClientSecrets:
-    """Makes keys; on a server without keys they only carry their session."""
+    """OpenAI's short-lived keys. Without keys on the server they only carry their session."""
 
     def __init__(self, service: Service, access: Access) -> None:
         self._info = service.engine.info
         self._access = access
 
     async def post(self, request: Request) -> JSONResponse:
-        """``value``, ``expires_at`` in seconds since the epoch, and the session in force."""
+        """``value``, ``expires_at`` in seconds since the epoch, and the session that applies."""
         body = await json_body(request)
         try:
-            after = _object(body, "expires_after")
-            lasts = integer(after, "seconds", _SHORTEST_S, _LONGEST_SECRET_S, _DEFAULT_S)
+            expires_after = _object(body, "expires_after")
+            lifetime_s = integer(
+                expires_after, "seconds", _MIN_SECRET_S, _MAX_SECRET_S, _SECRET_LIFETIME_S
+            )
             config = Config().updated(_object(body, "session"), self._info)
         except ValueError as error:
             param = error.param if isinstance(error, BadField) else None
             raise RequestRefused("invalid_value", str(error), param) from error
         session = config.nested(f"sess_{secrets.token_hex(12)}", self._info)
-        value, ticket = self._access.issue(require_grant(request), lasts, config)
+        value, ticket = self._access.issue(require_grant(request), lifetime_s, config)
         expires_at = int(ticket.expires_at)
         return JSONResponse({"value": value, "expires_at": expires_at, "session": session})
 

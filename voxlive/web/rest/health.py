@@ -1,6 +1,7 @@
-"""``GET /health``: green only while the engine really decodes; ``/health/live``: it answers.
+"""``GET /health``, ``/health/live``, ``/health/ready`` and ``GET /v1/models``: state and models.
 
-``GET /v1/models``: the models that requests about files may name.
+``/health`` and ``/health/ready`` are 200 only while the engine can decode; ``/health/live`` is 200
+as long as the process answers. ``/v1/models`` lists the models for files.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from voxlive.streaming.service import Service
 from voxlive.web.access.middleware import optional_grant
 from voxlive.web.rest.files import FileService
 
-_FRESH = {"cache-control": "no-store"}
-_FRESH_S = 1.0
-_CHECK_WITHIN_S = 10.0
+_NO_STORE = {"cache-control": "no-store"}
+_CHECK_INTERVAL_S = 1.0
+_CHECK_TIMEOUT_S = 10.0
 
 
 class HealthEndpoints:
-    """Asks the engine at most once a second, however often it is asked itself."""
+    """Health of the process and of the engine, which is checked at most once a second."""
 
     def __init__(self, service: Service, files: FileService) -> None:
         self._service = service
@@ -33,13 +34,13 @@ class HealthEndpoints:
         self._fault: str | None = None
 
     async def live(self, _request: Request) -> JSONResponse:
-        """200 as long as the process answers: what it takes not to be started anew."""
-        return JSONResponse({"status": "ok", "live": True}, headers=_FRESH)
+        """200 as long as the process answers: a liveness probe."""
+        return JSONResponse({"status": "ok", "live": True}, headers=_NO_STORE)
 
     async def get(self, request: Request) -> JSONResponse:
-        """200 while new sessions are served, 503 with the reason otherwise.
+        """200 while new sessions are served, 503 with the reason otherwise: a readiness probe.
 
-        With ``?live`` it is ``live``. A client without a key, where one is needed, learns that and
+        With ``?live`` it is ``live``. A client without a key, where one is needed, gets that and
         nothing about the engine.
         """
         if "live" in request.query_params:
@@ -66,18 +67,18 @@ class HealthEndpoints:
         }
         if optional_grant(request):
             body |= details
-        return JSONResponse(body, 503 if fault else 200, _FRESH)
+        return JSONResponse(body, 503 if fault else 200, _NO_STORE)
 
     async def _check(self) -> str | None:
         async with self._checking:
-            if time.monotonic() - self._checked_at > _FRESH_S:
-                self._fault = await asyncio.to_thread(self._service.engine.check, _CHECK_WITHIN_S)
+            if time.monotonic() - self._checked_at > _CHECK_INTERVAL_S:
+                self._fault = await asyncio.to_thread(self._service.engine.check, _CHECK_TIMEOUT_S)
                 self._checked_at = time.monotonic()
             return self._fault
 
 
-class Models:
-    """OpenAI's shape; ``created`` is when a model's files were written."""
+class ModelEndpoints:
+    """``GET /v1/models`` in OpenAI's shape; ``created`` is when a model's files were written."""
 
     def __init__(self, files: FileService) -> None:
         self._catalogue = files.catalogue
@@ -88,7 +89,7 @@ class Models:
         return JSONResponse({"object": "list", "data": [_model(card) for card in cards]})
 
     async def get(self, request: Request) -> JSONResponse:
-        """One model; 404 for a name that is none here."""
+        """One model. Raises RequestRefused 404 for an unknown name."""
         name = request.path_params["name"]
         return JSONResponse(_model(await asyncio.to_thread(self._catalogue.card, name)))
 

@@ -18,31 +18,33 @@ from voxlive.streaming.ingest.formats import CONTAINER
 from voxlive.web.errors import deepgram_error, run_until_disconnect
 from voxlive.web.protocols.deepgram import messages as shapes
 from voxlive.web.protocols.deepgram.query import DeepgramQuery, read_query
-from voxlive.web.rest.files import FileService, longest_s, scratch, warning_headers
+from voxlive.web.rest.files import FileService, max_duration_s, upload_file, warning_headers
 
 
-class Listen:
-    """Query and answer are Deepgram's, and so are the errors."""
+class ListenEndpoint:
+    """``POST /v1/listen``, with Deepgram's query, response and errors."""
 
     def __init__(self, files: FileService) -> None:
         self._files = files
 
     async def post(self, request: Request) -> Response:
-        """The transcript of the body. A client that goes away frees its slot."""
-        ident = str(uuid.uuid4())
+        """The transcript of the body. A client that disconnects cancels its job."""
+        request_id = str(uuid.uuid4())
         try:
-            answer = await self._answer(request, ident)
+            result = await self._transcribe(request, request_id)
         except VoxliveError as error:
-            return deepgram_error(error, ident)
+            return deepgram_error(error, request_id)
         except ClientDisconnect:
-            answer = None
-        if answer is None:
+            result = None
+        if result is None:
             return Response(status_code=499)
-        said, body = answer
-        return JSONResponse(body, headers={"dg-request-id": ident, **warning_headers(said)})
+        transcript, body = result
+        return JSONResponse(
+            body, headers={"dg-request-id": request_id, **warning_headers(transcript)}
+        )
 
-    async def _answer(
-        self, request: Request, ident: str
+    async def _transcribe(
+        self, request: Request, request_id: str
     ) -> tuple[Transcript, dict[str, object]] | None:
         query = read_query(request.query_params)
         if request.headers.get("content-type", "").startswith("application/json"):
@@ -52,45 +54,45 @@ class Listen:
             request.query_params.get("model"), Requirements(language=query.language)
         )
         created = shapes.now()
-        with scratch() as file:
-            with self._files.arriving():
+        with upload_file() as file:
+            with self._files.receiving():
                 sha256 = await _save(request, file)
             job = Job(
                 Path(file.name),
                 language=query.language,
                 words=True,
                 raw=None if query.audio.encoding == CONTAINER else query.audio,
-                longest_s=longest_s(request),
+                longest_s=max_duration_s(request),
             )
-            said = await run_until_disconnect(request, self._files.transcribe(spec, job))
-        if said is None:
+            transcript = await run_until_disconnect(request, self._files.transcribe(spec, job))
+        if transcript is None:
             return None
         described = shapes.model(spec.model, spec.backend)
         facts = shapes.metadata(
-            ident, created, sha256, said.duration, query.audio.channels, described
+            request_id, created, sha256, transcript.duration, query.audio.channels, described
         )
-        return said, {"metadata": facts, "results": _results(said, query)}
+        return transcript, {"metadata": facts, "results": _results(transcript, query)}
 
 
-def _results(said: Transcript, query: DeepgramQuery) -> dict[str, object]:
-    words = [word for segment in said.segments for word in segment.words or ()]
+def _results(transcript: Transcript, query: DeepgramQuery) -> dict[str, object]:
+    words = [word for segment in transcript.segments for word in segment.words or ()]
     results: dict[str, object] = {
-        "channels": [{"alternatives": [shapes.alternative(said.text, words)]}]
+        "channels": [{"alternatives": [shapes.alternative(transcript.text, words)]}]
     }
     if query.utterances:
         results["utterances"] = [
             shapes.utterance(segment.text, segment.words or (), segment.start, segment.end)
-            for segment in said.segments
+            for segment in transcript.segments
             if segment.start is not None and segment.end is not None
         ]
     return results
 
 
 async def _save(request: Request, file: IO[bytes]) -> str:
-    """Write the body to the file; its SHA-256."""
+    """Write the body to the file. Returns its SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
-    async for piece in request.stream():
-        digest.update(piece)
-        await asyncio.to_thread(file.write, piece)
+    async for chunk in request.stream():
+        digest.update(chunk)
+        await asyncio.to_thread(file.write, chunk)
     await asyncio.to_thread(file.flush)
     return digest.hexdigest()
