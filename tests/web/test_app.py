@@ -47,7 +47,7 @@ def live(client: TestClient, url: str) -> list[dict]:
     return told
 
 
-def test_its_models_begin_and_end_with_its_hosts_lifespan() -> None:
+def test_models_are_loaded_and_freed_with_the_hosts_lifespan() -> None:
     config = voxlive.ServeConfig(max_sessions=1)
     speech = voxlive.create_app(config, model="pocketsphinx")
     with TestClient(hosting(speech, lifespan=speech.lifespan), "http://localhost") as client:
@@ -63,7 +63,7 @@ def test_its_models_begin_and_end_with_its_hosts_lifespan() -> None:
     assert speech._served is None
 
 
-def test_mounted_without_a_lifespan_its_models_come_with_the_first_request() -> None:
+def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request() -> None:
     config = voxlive.ServeConfig(max_sessions=1, api_key=(KEY,))
     speech = voxlive.create_app(config)
     with TestClient(hosting(speech), "http://localhost") as client:
@@ -74,7 +74,7 @@ def test_mounted_without_a_lifespan_its_models_come_with_the_first_request() -> 
         client.portal.call(speech._served.aclose)
 
 
-def test_by_itself_it_follows_the_lifespan_protocol() -> None:
+def test_the_application_follows_the_lifespan_protocol() -> None:
     speech = voxlive.create_app(voxlive.ServeConfig(max_sessions=1))
     with TestClient(speech, "http://localhost") as client:
         assert speech._served is not None
@@ -82,7 +82,7 @@ def test_by_itself_it_follows_the_lifespan_protocol() -> None:
     assert speech._served is None
 
 
-def test_a_page_of_another_name_is_refused_as_in_a_server_of_its_own() -> None:
+def test_a_mounted_application_refuses_other_hosts() -> None:
     speech = voxlive.create_app(
         voxlive.ServeConfig(max_sessions=1, allow_host=("speech.test",)), model="pocketsphinx"
     )
@@ -91,12 +91,12 @@ def test_a_page_of_another_name_is_refused_as_in_a_server_of_its_own() -> None:
         assert client.get("/", headers={"host": "evil.test"}).status_code == 421
 
 
-def test_a_bad_key_is_refused_before_anything_is_loaded() -> None:
+def test_a_bad_key_is_refused_before_loading() -> None:
     with pytest.raises(BadKey):
         voxlive.create_app(voxlive.ServeConfig(api_key=("short",)))
 
 
-def test_a_program_serves_until_it_is_told_to_end() -> None:
+def test_serve_runs_until_a_signal() -> None:
     env = {name: value for name, value in os.environ.items() if name != "VOXLIVE_API_KEY"}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=env

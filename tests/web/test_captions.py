@@ -59,7 +59,7 @@ async def snapshot_of(feed: CaptionFeed) -> CaptionSnapshot:
         return await anext(reader)
 
 
-async def test_a_reader_gets_what_was_said_and_then_what_is_said():
+async def test_a_reader_gets_a_snapshot_and_then_events():
     feed = CaptionFeed("s1", "stage", "/v1/live")
     spoken(feed, 0, GOOD)
     feed.on_event(Words(1, (DAY,)))
@@ -76,7 +76,7 @@ async def test_a_reader_gets_what_was_said_and_then_what_is_said():
     assert [caption async for caption in reader] == []
 
 
-async def test_a_reader_that_falls_behind_is_let_go_and_the_others_read_on():
+async def test_a_slow_reader_is_ended_and_others_go_on():
     feed = CaptionFeed("s1", "s1", "/asr")
     slow, quick = feed.read(), feed.read()
     await anext(slow)
@@ -88,7 +88,7 @@ async def test_a_reader_that_falls_behind_is_let_go_and_the_others_read_on():
     assert (await snapshot_of(feed)).draft == str(MAX_UNREAD + 4)
 
 
-async def test_a_feed_is_bounded():
+async def test_segments_and_readers_of_a_feed_are_bounded():
     feed = CaptionFeed("s1", "s1", "/asr")
     for n in range(MAX_SEGMENTS + 10):
         spoken(feed, n, GOOD)
@@ -103,14 +103,14 @@ async def test_a_feed_is_bounded():
     assert await snapshot_of(feed)
 
 
-async def test_silence_is_told_so_that_the_connection_lives():
+async def test_a_silent_feed_yields_keep_alives():
     feed = CaptionFeed("s1", "s1", "/asr")
     reader = feed.read(keep_alive_s=0.001)
     await anext(reader)
     assert await anext(reader) is None
 
 
-def test_the_newest_session_of_a_name_has_it():
+def test_a_name_stands_for_its_newest_session():
     feeds = CaptionFeeds()
     first, second = feeds.open("s1", "stage", "/asr"), feeds.open("s2", "stage", "/asr")
     assert feeds.find("stage") is second
@@ -122,7 +122,7 @@ def test_the_newest_session_of_a_name_has_it():
     assert list(feeds) == []
 
 
-def test_names_can_stand_in_an_address():
+def test_valid_names():
     assert is_valid_name("Bühne 1 <b>")
     assert not any(map(is_valid_name, ["", "a/b", "a\nb", "x" * 65]))
 
@@ -145,7 +145,7 @@ words = st.lists(
 
 
 @given(st.lists(words, max_size=4), st.integers(1, 5))
-async def test_live_cues_say_every_word_once_in_order(said, together):
+async def test_live_cues_have_every_word_once_in_order(said, together):
     """Words come a few at a time; a cue never changes, so what is written is all there is."""
     feed, cues, now = CaptionFeed("s", "s", "/"), LiveCues(CueStyle()), 0
     reader, expected = feed.read(), ""
@@ -171,7 +171,7 @@ async def test_live_cues_say_every_word_once_in_order(said, together):
     assert stamps == sorted(stamps)
 
 
-def test_a_long_speech_is_written_before_it_ends():
+def test_cues_of_a_long_segment_come_before_its_end():
     cues = LiveCues()
     heard = [Word(f" word{n}", n * 8000, (n + 1) * 8000) for n in range(40)]
     written = [cues.on_caption(Words(0, (word,))) for word in heard]
@@ -218,7 +218,7 @@ async def events(response):
             yield kind, json.loads(line.removeprefix("data: "))
 
 
-async def test_events_follow_a_session_to_its_end(server):
+async def test_server_sent_events_follow_a_session_to_its_end(server):
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
         speaking(server, "stage 1") as socket,
@@ -266,18 +266,18 @@ async def test_webvtt_by_the_accept_header_and_for_any_protocol(server):
         assert await anext(response.aiter_text()) == "WEBVTT\n\n"
 
 
-def test_a_session_that_is_not_there(server):
+def test_an_unknown_session_is_404(server):
     answer = httpx.get(f"{server.url}/captions/nobody.vtt")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_session")
 
 
-async def test_a_name_that_cannot_stand_in_an_address_is_refused(server):
+async def test_an_invalid_name_is_refused(server):
     async with dial(f"{server.ws}/v1/live?captions=a%2Fb") as socket:
         heard = await listen(socket)
     assert (heard.errors, heard.code) == (["bad_parameter"], 4400)
 
 
-async def test_a_reader_that_leaves_is_forgotten(server):
+async def test_a_reader_that_disconnects_is_removed(server):
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
         speaking(server, "brief") as socket,
@@ -311,7 +311,7 @@ async def shows(page, text):
 
 
 @pytest.mark.browser
-async def test_the_overlay_follows_a_session_and_the_next_of_its_name(server):
+async def test_the_overlay_follows_a_name_from_session_to_session(server):
     async with overlay(f"{server.url}/overlay/stage?size=60&color=ffcc00&position=top") as page:
         for _ in range(2):
             async with speaking(server, "stage") as socket:
@@ -362,7 +362,7 @@ async def feeding():
 
 
 @pytest.mark.browser
-async def test_markup_in_words_names_and_parameters_is_text():
+async def test_markup_is_shown_as_text():
     wishes = {
         "size": f"1px;}}</style>{EVIL}",
         "color": "red;background:url(http://127.0.0.1:9/x)",
@@ -391,7 +391,7 @@ async def test_markup_in_words_names_and_parameters_is_text():
 
 
 @pytest.mark.browser
-async def test_only_the_last_lines_are_shown_and_they_fade():
+async def test_the_overlay_shows_the_last_lines_and_fades():
     async with feeding() as (feeds, url):
         feed = feeds.open("s1", "s1", "/v1/live")
         feed.on_event(Words(0, tuple(Word(f" word{n}", n, n + 1) for n in range(200))))
@@ -407,7 +407,7 @@ async def test_only_the_last_lines_are_shown_and_they_fade():
 
 
 @pytest.mark.browser
-async def test_the_page_gives_its_session_a_name_and_the_addresses_to_read_along(server, tmp_path):
+async def test_the_page_names_its_session_and_shows_the_captions_links(server, tmp_path):
     wav = clip("message").write_wav(tmp_path / "message.wav")
     async with browsing(server.url, microphone=wav) as watched:
         page = watched.page

@@ -5,14 +5,14 @@ import pytest
 from voxlive.web.config import OPTIONS, ConfigError, ServeConfig, option_name, variable_name
 
 
-def test_what_stands_nowhere_has_its_default():
+def test_defaults():
     config = ServeConfig()
     assert (config.host, config.port, config.model) == ("127.0.0.1", 8000, "pocketsphinx")
     assert config.limits.upload_mb == 50
     assert config.engine.deadline_s == 30
 
 
-def test_options_of_the_live_model_are_those_of_its_files_too():
+def test_options_of_the_live_model_apply_to_files_if_shared():
     config = ServeConfig(model="voxtral", device="cpu", quantize=4, delay_ms=240)
     assert (config.engine.quantize, config.engine.delay_ms) == (4, 240)
     assert (config.load.quantize, config.load.delay_ms) == (4, 240)
@@ -37,17 +37,17 @@ def test_options_of_the_live_model_are_those_of_its_files_too():
         ({"wyoming_allow": ("::1",)}, "--wyoming-allow needs --wyoming-port"),
     ],
 )
-def test_what_cannot_be_says_which_option_it_is(given, hint):
+def test_an_invalid_value_names_its_option(given, hint):
     with pytest.raises(ConfigError) as raised:
         ServeConfig(**given)
     assert hint in str(raised.value)
 
 
-def test_keys_are_not_in_what_a_log_may_show():
+def test_keys_are_not_in_the_repr():
     assert "secret" not in repr(ServeConfig(api_key=("the-secret-of-the-hall",)))
 
 
-def test_one_name_is_written_in_three_ways():
+def test_names_on_the_command_line_and_in_the_environment():
     assert "max_file_minutes" in OPTIONS
     assert option_name("max_file_minutes") == "--max-file-minutes"
     assert variable_name("max_file_minutes") == "VOXLIVE_MAX_FILE_MINUTES"

@@ -112,7 +112,7 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP", GET[:-2], GET + b"GET /", b"\r\n\r\n"])
-async def test_half_a_request_or_none_ends(sent):
+async def test_an_incomplete_or_missing_request_times_out(sent):
     async with edge() as server:
         reader, writer = await server.dial()
         writer.write(sent)
@@ -124,7 +124,7 @@ async def test_half_a_request_or_none_ends(sent):
         assert len(server.connections) == 0
 
 
-async def test_a_head_that_comes_a_byte_at_a_time_ends_too():
+async def test_a_slow_request_head_times_out():
     async with edge() as server:
         reader, writer = await server.dial()
         ended = asyncio.create_task(rest(reader))
@@ -135,7 +135,7 @@ async def test_a_head_that_comes_a_byte_at_a_time_ends_too():
         assert (await ended).startswith(b"HTTP/1.1 408")
 
 
-async def test_a_body_that_stops_ends_and_one_that_comes_is_read():
+async def test_a_stalled_body_times_out_and_a_slow_one_is_read():
     head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n"
     async with edge() as server:
         reader, writer = await server.dial()
@@ -148,7 +148,7 @@ async def test_a_body_that_stops_ends_and_one_that_comes_is_read():
         assert (await reader.readuntil(b"100")).startswith(b"HTTP/1.1 200")
 
 
-async def test_an_answer_that_nobody_reads_ends():
+async def test_an_unread_response_times_out():
     async with edge() as server:
         _, writer = await server.dial()
         writer.transport.pause_reading()
@@ -157,7 +157,7 @@ async def test_an_answer_that_nobody_reads_ends():
         assert len(server.connections) == 0
 
 
-async def test_the_rest_of_a_refused_body_is_thrown_away_and_not_for_ever():
+async def test_the_rest_of_a_refused_body_is_discarded_for_a_bounded_time():
     async with edge() as server:
         reader, writer = await server.dial()
         writer.write(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n")
@@ -174,7 +174,7 @@ async def test_the_rest_of_a_refused_body_is_thrown_away_and_not_for_ever():
         assert b"HTTP/1.1 200" in await rest(reader)
 
 
-async def test_half_a_tls_handshake_ends(tmp_path):
+async def test_an_incomplete_tls_handshake_times_out(tmp_path):
     tls = local_certificate(machine_names(), tmp_path).context()
     async with edge(tls=tls) as server:
         reader, writer = await server.dial()
@@ -183,7 +183,7 @@ async def test_half_a_tls_handshake_ends(tmp_path):
         assert len(server.connections) == 0
 
 
-async def test_the_longest_waiting_gives_way_and_where_all_are_in_use_newcomers_are_told(caplog):
+async def test_at_the_limit_the_longest_idle_is_closed_or_new_ones_are_refused(caplog):
     async with edge(most=8) as server:
         idle = [await server.dial() for _ in range(20)]
         reader, writer = await server.dial()
@@ -228,7 +228,7 @@ async def websocket(server):
     yield reader, writer
 
 
-async def test_pongs_that_are_not_read_are_bounded(monkeypatch):
+async def test_unread_pongs_are_bounded(monkeypatch):
     monkeypatch.setattr(websocket_connection, "_SMALL_BURST", 10_000_000)  # not what ends it
     ping = frame(9, bytes(125)) * 1000
     async with edge() as server, websocket(server) as (_, writer):
@@ -247,7 +247,7 @@ async def test_pongs_that_are_not_read_are_bounded(monkeypatch):
         assert len(server.connections) == 0
 
 
-async def test_a_message_of_many_parts_is_one_message_and_the_others_have_their_turn():
+async def test_many_fragments_are_one_message_and_other_connections_go_on():
     empty = frame(0, fin=False) * 1500
     async with edge() as server, websocket(server) as (reader, writer):
         turns = 0
@@ -268,7 +268,7 @@ async def test_a_message_of_many_parts_is_one_message_and_the_others_have_their_
         assert turns >= len(empty) / 6 / 200
 
 
-async def test_small_frames_are_read_slowly_and_none_is_lost():
+async def test_small_frames_are_rate_limited_without_loss():
     async with edge() as server, websocket(server) as (reader, writer):
         began = asyncio.get_running_loop().time()
         writer.write(b"".join(frame(2, b"%d" % n) for n in range(2500)) + frame(9, b"!"))
@@ -278,7 +278,7 @@ async def test_small_frames_are_read_slowly_and_none_is_lost():
         assert took >= 500 / websocket_connection._SMALL_PER_S - 0.3  # the bucket had 2000
 
 
-async def test_unfinished_messages_are_bounded_over_all_clients(monkeypatch):
+async def test_incomplete_messages_are_bounded_over_all_clients(monkeypatch):
     monkeypatch.setattr(websocket_connection, "MAX_PARTIAL", 100_000)
     async with (
         edge() as server,
@@ -299,7 +299,7 @@ async def test_unfinished_messages_are_bounded_over_all_clients(monkeypatch):
         assert 0 < server.connections.partial_bytes <= 100_000
 
 
-def test_the_bound_leaves_descriptors_for_everything_else(monkeypatch):
+def test_the_connection_limit_leaves_descriptors_for_the_rest(monkeypatch):
     for soft, most in ((128, 64), (1024, 768), (70, 8), (1_000_000, 10_000)):
         monkeypatch.setattr(connections.resource, "getrlimit", lambda _, s=soft: (s, s))
         assert max_connections() == most

@@ -26,7 +26,7 @@ def engine_of(server: Server) -> psutil.Process:
     return engine
 
 
-async def test_an_engine_that_dies_costs_its_sessions_and_not_the_server(server):
+async def test_a_dead_engine_ends_its_sessions_and_is_restarted(server):
     audio = s16le(clip("market").samples)[: 3 * 32000]
     async with dial(server.ws + "/v1/live") as socket:
         await send(socket, START, audio)
@@ -48,7 +48,7 @@ async def test_an_engine_that_dies_costs_its_sessions_and_not_the_server(server)
     assert "was killed by SIGKILL; it is started again" in server.logged()
 
 
-def test_its_steps_are_in_the_servers_metrics(server):
+def test_engine_steps_are_in_the_metrics(server):
     said = httpx.get(f"{server.url}/metrics", timeout=30).text
     [count] = [
         line.rpartition(" ")[2]
@@ -88,7 +88,7 @@ async def hung(socket) -> str:
     return error["message"]
 
 
-async def test_an_engine_that_hangs_stands_in_nobodys_way_and_is_replaced():
+async def test_a_hanging_engine_is_replaced():
     audio = s16le(clip("market").samples)
     with serving("--model", str(TINY), "--device", "cpu", "--engine-timeout", "4") as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
@@ -116,7 +116,7 @@ async def test_an_engine_that_hangs_stands_in_nobodys_way_and_is_replaced():
         assert await holdings(server) == before
 
 
-async def test_a_recogniser_that_hangs_costs_its_own_session_only():
+async def test_a_hanging_recogniser_ends_its_own_session_only():
     audio = s16le(clip("doctor").samples)
     with serving("--engine-timeout", "5") as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
@@ -141,7 +141,7 @@ async def test_a_recogniser_that_hangs_costs_its_own_session_only():
         assert await holdings(server) == before
 
 
-async def test_a_machine_that_was_suspended_costs_no_session():
+async def test_a_suspended_machine_ends_no_session():
     """Time in which the server did not run itself says nothing of its recognisers."""
     audio = s16le(clip("doctor").samples)
     with serving("--engine-timeout", "6") as server:

@@ -1,4 +1,4 @@
-"""Every door takes every spelling of a language, and refuses what is none in its own words.
+"""Every endpoint takes every spelling of a language, and refuses what is none in its own words.
 
 First at the objects that read what a client sends, where the code comes out; then at a real server,
 where the session opens or is refused.
@@ -79,11 +79,11 @@ NONE = ("xx", "klingon", "french toast", "中", "x" * 1000)
 SILENCE = bytes(3200)
 
 
-class Refused(Exception):
-    """A door said no, in this message."""
+class LanguageRefused(Exception):
+    """A endpoint spelling no, in this message."""
 
 
-Door = Callable[[str | None], str | None]
+Endpoint = Callable[[str | None], str | None]
 
 
 def _session(protocol, *frames: dict | str | bytes) -> str | None:
@@ -100,90 +100,94 @@ def _session(protocol, *frames: dict | str | bytes) -> str | None:
                     case OpenSession(options):
                         return options.stream.language
                     case Refuse(_, message):
-                        raise Refused(message)
+                        raise LanguageRefused(message)
                     case Reply(text) if json.loads(text)["type"] == "error":
-                        raise Refused(json.loads(text)["error"]["message"])
+                        raise LanguageRefused(json.loads(text)["error"]["message"])
     except ProtocolError as error:
-        raise Refused(error.message) from error
+        raise LanguageRefused(error.message) from error
     raise AssertionError("no session was opened")
 
 
-def _given(said: str | None) -> dict[str, str]:
-    return {} if said is None else {"language": said}
+def language_query(spelling: str | None) -> dict[str, str]:
+    return {} if spelling is None else {"language": spelling}
 
 
-def live(said):
-    return _session(LiveProtocol({}, ANY), {**START, "language": said})
+def live(spelling):
+    return _session(LiveProtocol({}, ANY), {**START, "language": spelling})
 
 
-def asr(said):
-    return _session(AsrProtocol(_given(said), ANY), SILENCE)
+def asr(spelling):
+    return _session(AsrProtocol(language_query(spelling), ANY), SILENCE)
 
 
-def openai(said):
-    audio = {"input": {"transcription": {"language": said}}}
+def openai(spelling):
+    audio = {"input": {"transcription": {"language": spelling}}}
     update = {"type": "session.update", "session": {"type": "transcription", "audio": audio}}
     return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
 
 
-def openai_hints(said):
-    audio = {"input": {"transcription": {"languages": [said] if said is not None else None}}}
+def openai_hints(spelling):
+    audio = {
+        "input": {"transcription": {"languages": [spelling] if spelling is not None else None}}
+    }
     update = {"type": "session.update", "session": {"audio": audio}}
     return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
 
 
-def openai_beta(said):
-    session = {"input_audio_format": "pcm16", "input_audio_transcription": {"language": said}}
+def openai_beta(spelling):
+    session = {"input_audio_format": "pcm16", "input_audio_transcription": {"language": spelling}}
     update = {"type": "transcription_session.update", "session": session}
     return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
 
 
-def openai_url(said):
-    return _session(RealtimeProtocol(_given(said), ANY), append(SILENCE))
+def openai_url(spelling):
+    return _session(RealtimeProtocol(language_query(spelling), ANY), append(SILENCE))
 
 
-def openai_key(said):
-    config = Config().updated({"audio": {"input": {"transcription": {"language": said}}}}, ANY)
+def openai_key(spelling):
+    config = Config().updated({"audio": {"input": {"transcription": {"language": spelling}}}}, ANY)
     return config.language
 
 
-def vllm(said):
-    update = {"type": "session.update", "model": "m", "language": said}
+def vllm(spelling):
+    update = {"type": "session.update", "model": "m", "language": spelling}
     return _session(RealtimeProtocol({}, ANY), update, append(SILENCE))
 
 
-def vllm_url(said):
+def vllm_url(spelling):
     update = {"type": "session.update", "model": "m"}
-    return _session(RealtimeProtocol(_given(said), ANY), update, append(SILENCE))
+    return _session(RealtimeProtocol(language_query(spelling), ANY), update, append(SILENCE))
 
 
-def mistral(said):
-    update = {"type": "session.update", "session": {"language": said}}
+def mistral(spelling):
+    update = {"type": "session.update", "session": {"language": spelling}}
     return _session(MistralProtocol({"model": "m"}, ANY), update, mistral_append(SILENCE))
 
 
-def deepgram_query(said):
+def deepgram_query(spelling):
     try:
-        return deepgram({"encoding": "linear16", "sample_rate": "16000", **_given(said)}).language
+        return deepgram(
+            {"encoding": "linear16", "sample_rate": "16000", **language_query(spelling)}
+        ).language
     except ProtocolError as error:
-        raise Refused(error.message) from error
+        raise LanguageRefused(error.message) from error
 
 
-def whisper_live(said):
-    return _session(WhisperLiveProtocol({}, ANY), {**OPTIONS, "language": said})
+def whisper_live(spelling):
+    return _session(WhisperLiveProtocol({}, ANY), {**OPTIONS, "language": spelling})
 
 
-def echopanel(said):
-    return _session(EchoPanelProtocol({}, ANY), {**BEGIN, "language": said}, SILENCE)
+def echopanel(spelling):
+    return _session(EchoPanelProtocol({}, ANY), {**BEGIN, "language": spelling}, SILENCE)
 
 
-def wyoming_port(said):
+def wyoming_port(spelling):
     protocol = WyomingProtocol(ANY)
     try:
-        protocol.received(Event("transcribe", {"language": said}))
+        protocol.received(Event("transcribe", {"language": spelling}))
         [opening] = protocol.received(AUDIO_START)
     except ProtocolError as error:
-        raise Refused(error.message) from error
+        raise LanguageRefused(error.message) from error
     return opening.options.stream.language
 
 
@@ -191,54 +195,56 @@ def _form(*fields: tuple[str, str]):
     try:
         return transcriptions._read(FormFields(FormData(fields)), "transcribe").requirements.language
     except RequestRefused as error:
-        raise Refused(error.message) from error
+        raise LanguageRefused(error.message) from error
 
 
-def rest(said):
-    return _form(*_given(said).items())
+def rest(spelling):
+    return _form(*language_query(spelling).items())
 
 
-def rest_hints(said):
-    return _form(*(("languages", value) for value in _given(said).values()))
+def rest_hints(spelling):
+    return _form(*(("languages", value) for value in language_query(spelling).values()))
 
 
-def chat_completion(said):
+def chat_completion(spelling):
     audio = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}
-    body = {"messages": [{"role": "user", "content": [audio]}], "language": said}
+    body = {"messages": [{"role": "user", "content": [audio]}], "language": spelling}
     try:
         return chat._read(body).language
     except RequestRefused as error:
-        raise Refused(error.message) from error
+        raise LanguageRefused(error.message) from error
 
 
-DOORS: list[Door] = [
+ENDPOINTS: list[Endpoint] = [
     live, asr, openai, openai_hints, openai_beta, openai_url, openai_key, vllm, vllm_url, mistral,
     deepgram_query, whisper_live, echopanel, wyoming_port, rest, rest_hints, chat_completion,
 ]  # fmt: skip
-each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+each_endpoint = pytest.mark.parametrize(
+    "endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.__name__
+)
 
 
-@each_door
-@pytest.mark.parametrize("said", [*SPELLINGS, None])
-def test_a_spelling_is_its_code_at_every_door(door, said):
-    assert door(said) == SPELLINGS.get(said)
+@each_endpoint
+@pytest.mark.parametrize("spelling", [*SPELLINGS, None])
+def test_every_endpoint_normalizes_spellings(endpoint, spelling):
+    assert endpoint(spelling) == SPELLINGS.get(spelling)
 
 
-@each_door
-@pytest.mark.parametrize("said", NONE)
-def test_what_is_no_language_is_refused_at_every_door_with_what_can_be_said(door, said):
-    with pytest.raises((Refused, ValueError), match=r"en-US.*English"):
-        door(said)
+@each_endpoint
+@pytest.mark.parametrize("spelling", NONE)
+def test_every_endpoint_refuses_unknown_languages_with_a_hint(endpoint, spelling):
+    with pytest.raises((LanguageRefused, ValueError), match=r"en-US.*English"):
+        endpoint(spelling)
 
 
-@pytest.mark.parametrize("said", ["multi", "Multi "])
-def test_deepgrams_multi_leaves_it_open(said):
-    assert deepgram_query(said) is None
+@pytest.mark.parametrize("spelling", ["multi", "Multi "])
+def test_deepgrams_multi_is_no_language(spelling):
+    assert deepgram_query(spelling) is None
 
 
 # At a real server, whose engine knows English.
 
-ENGLISH = [said for said, code in SPELLINGS.items() if code in ("en", None)]
+ENGLISH = [spelling for spelling, code in SPELLINGS.items() if code in ("en", None)]
 WAV = clip("yes").path.read_bytes()
 
 
@@ -249,7 +255,7 @@ def everything() -> Iterator[Server]:
 
 
 async def _answer(server: Server, place: str, *frames, params: dict | None = None) -> str:
-    """What is first said after the frames, once there is anything but greetings."""
+    """What is first spelling after the frames, once there is anything but greetings."""
     query = str(httpx.QueryParams(params)) if params else ""
     place += f"{'&' if '?' in place else '?'}{query}" if query else ""
     greetings = ("session.created", "session.updated", "config", "status")
@@ -267,51 +273,53 @@ async def _answer(server: Server, place: str, *frames, params: dict | None = Non
         return json.dumps({"type": "error", **json.loads(refused.response.body)})
 
 
-async def _live(server, said):
-    return await _answer(server, "/v1/live", {**START, "language": said})
+async def _live(server, spelling):
+    return await _answer(server, "/v1/live", {**START, "language": spelling})
 
 
-async def _asr(server, said):
-    return await _answer(server, "/asr", SILENCE, b"", params={"language": said})
+async def _asr(server, spelling):
+    return await _answer(server, "/asr", SILENCE, b"", params={"language": spelling})
 
 
-async def _openai(server, said):
-    session = {"audio": {"input": {"transcription": {"language": said}, "turn_detection": None}}}
+async def _openai(server, spelling):
+    session = {
+        "audio": {"input": {"transcription": {"language": spelling}, "turn_detection": None}}
+    }
     commit = {"type": "input_audio_buffer.commit"}
     update = {"type": "session.update", "session": session}
     return await _answer(server, "/v1/realtime", update, append(SILENCE * 3), commit)
 
 
-async def _vllm(server, said):
+async def _vllm(server, spelling):
     commit = {"type": "input_audio_buffer.commit", "final": True}
-    update = {"type": "session.update", "model": "m", "language": said}
+    update = {"type": "session.update", "model": "m", "language": spelling}
     return await _answer(server, "/v1/realtime", update, append(SILENCE), commit)
 
 
-async def _mistral(server, said):
-    update = {"type": "session.update", "session": {"language": said}}
+async def _mistral(server, spelling):
+    update = {"type": "session.update", "session": {"language": spelling}}
     end = {"type": "input_audio.end"}
     return await _answer(server, MISTRAL, update, mistral_append(SILENCE), end)
 
 
-async def _deepgram(server, said):
+async def _deepgram(server, spelling):
     close = {"type": "CloseStream"}
-    return await _answer(server, DEEPGRAM, SILENCE, close, params={"language": said})
+    return await _answer(server, DEEPGRAM, SILENCE, close, params={"language": spelling})
 
 
-async def _whisper_live(server, said):
-    return await _answer(server, WHISPER, {**OPTIONS, "language": said})
+async def _whisper_live(server, spelling):
+    return await _answer(server, WHISPER, {**OPTIONS, "language": spelling})
 
 
-async def _echopanel(server, said):
+async def _echopanel(server, spelling):
     stop = {"type": "stop", "session_id": "s"}
-    return await _answer(server, PANEL, {**BEGIN, "language": said}, SILENCE, stop)
+    return await _answer(server, PANEL, {**BEGIN, "language": spelling}, SILENCE, stop)
 
 
-async def _wyoming(server, said):
+async def _wyoming(server, spelling):
     async with call(server) as (reader, writer):
         # It may be refused at once, or when the session is opened.
-        for events in ((Transcribe(language=said).event(), Ping().event()), (AUDIO_START,)):
+        for events in ((Transcribe(language=spelling).event(), Ping().event()), (AUDIO_START,)):
             for event in events:
                 await async_write_event(event, writer)
             answer = await async_read_event(reader)
@@ -325,39 +333,43 @@ async def _post(server, path, **request):
         return (await client.post(path, **request)).text
 
 
-async def _rest(server, said):
+async def _rest(server, spelling):
     files = {"file": ("clip", WAV)}
-    return await _post(server, "/v1/audio/transcriptions", files=files, data={"language": said})
+    return await _post(server, "/v1/audio/transcriptions", files=files, data={"language": spelling})
 
 
-async def _deepgram_file(server, said):
-    return await _post(server, "/v1/listen", params={"language": said}, content=WAV)
+async def _deepgram_file(server, spelling):
+    return await _post(server, "/v1/listen", params={"language": spelling}, content=WAV)
 
 
 SERVED = [_live, _asr, _openai, _vllm, _mistral, _deepgram, _whisper_live, _echopanel, _wyoming]
 FILES = [_rest, _deepgram_file]
 
 
-@pytest.mark.parametrize("door", SERVED, ids=lambda door: door.__name__)
-async def test_a_server_opens_a_session_for_every_spelling_and_says_what_is_wrong(everything, door):
-    for said in ENGLISH:
-        answer = await door(everything, said)
-        assert "error" not in answer.lower(), (said, answer)
+@pytest.mark.parametrize("endpoint", SERVED, ids=lambda endpoint: endpoint.__name__)
+async def test_live_sessions_take_every_spelling_or_refuse(everything, endpoint):
+    for spelling in ENGLISH:
+        answer = await endpoint(everything, spelling)
+        assert "error" not in answer.lower(), (spelling, answer)
         await everything.until(in_use=0)
-    for said, hint in (("xx", "such as English"), ("Klingon", "such as English"), ("fr", "French")):
-        answer = await door(everything, said)
+    for spelling, hint in (
+        ("xx", "such as English"),
+        ("Klingon", "such as English"),
+        ("fr", "French"),
+    ):
+        answer = await endpoint(everything, spelling)
         assert "error" in answer.lower()
-        assert hint in answer, (said, answer)
+        assert hint in answer, (spelling, answer)
         await everything.until(in_use=0)
 
 
-@pytest.mark.parametrize("door", FILES, ids=lambda door: door.__name__)
-async def test_a_file_is_transcribed_for_every_spelling_or_refused(everything, door):
-    for said in ENGLISH:
-        answer = await door(everything, said)
-        assert "yes" in answer, (said, answer)
-    for said, hint in (("xx", "such as English"), ("fr", "French")):
-        answer = await door(everything, said)
+@pytest.mark.parametrize("endpoint", FILES, ids=lambda endpoint: endpoint.__name__)
+async def test_files_take_every_spelling_or_are_refused(everything, endpoint):
+    for spelling in ENGLISH:
+        answer = await endpoint(everything, spelling)
+        assert "yes" in answer, (spelling, answer)
+    for spelling, hint in (("xx", "such as English"), ("fr", "French")):
+        answer = await endpoint(everything, spelling)
         assert "yes" not in answer
         assert hint in answer
 
@@ -371,8 +383,8 @@ def voxlive() -> Iterator[Run]:
 @pytest.mark.parametrize("command", ["transcribe", "listen"])
 def test_the_command_line_takes_every_spelling(voxlive: Run, command):
     there = ("no-such-file",) if command == "transcribe" else ("--microphone", "no-such")
-    for said in ENGLISH:
-        done = voxlive(command, *there, "--language", said)
+    for spelling in ENGLISH:
+        done = voxlive(command, *there, "--language", spelling)
         assert "--language" not in done.stderr
     done = voxlive(command, *there, "--language", "xx")
     assert done.returncode == 2

@@ -33,7 +33,7 @@ def spoken(heard) -> str:
 
 
 @pytest.mark.timeout(300)
-async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_while_it_plays(server):
+async def test_both_protocols_have_the_same_text_and_words_come_in_time(server):
     minute = clip("minute")
     audio = s16le(minute.samples)
     native, theirs = await asyncio.gather(
@@ -53,7 +53,7 @@ async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_while_
     assert unpaced.json()["text"].split() == text.split()
 
 
-async def test_full_and_diff_clients_end_alike(server):
+async def test_full_and_diff_clients_have_the_same_text(server):
     audio = s16le(clip("pauses").samples)
     full, diff = await asyncio.gather(
         asr(server.ws, audio), asr(server.ws, audio, query="?mode=diff&language=auto")
@@ -72,7 +72,7 @@ async def test_full_and_diff_clients_end_alike(server):
 @pytest.mark.parametrize(
     ("container", "codec"), [("webm", "libopus"), ("ogg", "libopus"), ("mp3", "libmp3lame")]
 )
-async def test_a_container_is_taken_by_both_protocols(server, container, codec):
+async def test_both_protocols_take_containers(server, container, codec):
     media = encode(clip("doctor").samples, container, codec, seekable=False)
     native = await live(server.ws, media, chunk=997, format="container")
     text = spoken(native)
@@ -81,7 +81,7 @@ async def test_a_container_is_taken_by_both_protocols(server, container, codec):
     assert text_of_lines(theirs.of(None)[-1]["lines"]).split() == text.split()
 
 
-async def test_words_have_true_times_and_flush_brings_them_out(server):
+async def test_word_times_are_right_and_flush_completes_them(server):
     train = clip("train")
     async with dial(f"{server.ws}/v1/live") as socket:
         await send(socket, START)
@@ -99,14 +99,14 @@ async def test_words_have_true_times_and_flush_brings_them_out(server):
         assert (await listen(socket)).code == 1000
 
 
-async def test_silence_and_noise_say_nothing(server):
+async def test_silence_and_noise_have_no_words(server):
     for name in ("silence", "noise"):
         heard = await live(server.ws, s16le(clip(name).samples))
         assert spoken(heard) == ""
         assert not heard.of("words")
 
 
-async def test_formats_rates_and_odd_chunks_say_the_same(server):
+async def test_formats_rates_and_odd_chunks_have_the_same_text(server):
     pcm = clip("yes").pcm
     plain = spoken(await live(server.ws, pcm.tobytes()))
     odd = spoken(await live(server.ws, pcm.tobytes(), chunk=1001))
@@ -119,14 +119,14 @@ async def test_formats_rates_and_odd_chunks_say_the_same(server):
     assert spoken(await live(server.ws, phone.pcm.tobytes(), rate=phone.rate))
 
 
-async def test_a_client_may_want_segments_only(server):
+async def test_segments_without_words(server):
     heard = await live(server.ws, s16le(clip("yes").samples), words=False, drafts=False)
     assert not heard.of("words")
     assert not heard.of("draft")
     assert "".join(m["text"] for m in heard.of("segment")) == heard.of("done")[0]["text"]
 
 
-async def test_an_origin_must_be_the_servers_own(server):
+async def test_other_origins_are_refused(server):
     from websockets.exceptions import InvalidStatus
 
     for path in ("/v1/live", "/asr"):

@@ -51,7 +51,7 @@ class Slow(Deaf):
         ([(3, FINALIZE)], 13),
     ],
 )
-def test_ten_seconds_without_a_word_from_the_client_close_with_net_0001(script, end):
+def test_ten_seconds_without_a_frame_close_with_net_0001(script, end):
     client = Client(*script)
     engine = simulate(serve(client, DeepgramProtocol, query=QUERY))
     *_, (_, error), (at, close) = client.heard
@@ -62,7 +62,7 @@ def test_ten_seconds_without_a_word_from_the_client_close_with_net_0001(script, 
     assert engine.in_use == 0
 
 
-def test_a_client_that_keeps_alive_stays_for_as_long_as_it_likes():
+def test_keep_alives_hold_a_connection_open():
     end = {"type": "websocket.receive", "text": '{"type": "CloseStream"}'}
     client = Client(*((5.0 * n, KEEP_ALIVE) for n in range(1, 721)), (3601, end))
     simulate(serve(client, DeepgramProtocol, query=QUERY))
@@ -71,7 +71,7 @@ def test_a_client_that_keeps_alive_stays_for_as_long_as_it_likes():
     assert at == pytest.approx(3601, abs=0.2)
 
 
-def test_a_client_may_wait_in_silence_while_what_it_sent_is_not_heard_yet():
+def test_a_client_may_be_silent_while_its_audio_is_processed():
     second = {"type": "websocket.receive", "bytes": bytes(32_000)}
     client = Client(*[(1, second)] * 60)
     simulate(serve(client, DeepgramProtocol, Slow(), speech=1.0, query=QUERY))
@@ -80,14 +80,14 @@ def test_a_client_may_wait_in_silence_while_what_it_sent_is_not_heard_yet():
     assert at > 60
 
 
-def test_where_the_protocol_has_no_such_rule_a_client_may_be_silent():
+def test_without_a_receive_timeout_a_client_may_be_silent():
     client = Client((0, START), (86_400, {"type": "websocket.disconnect", "code": 1001}))
     simulate(serve(client, LiveProtocol))
     _, ready = client.heard
     assert json.loads(ready[1]["text"])["type"] == "ready"
 
 
-def test_a_client_that_never_says_what_it_wants_is_closed():
+def test_a_client_that_never_starts_a_session_is_closed():
     client = Client((86_400, {"type": "websocket.disconnect", "code": 1001}))
     engine = simulate(serve(client, LiveProtocol))
     *_, (_, error), (at, close) = client.heard
@@ -119,7 +119,7 @@ def text(**message) -> dict:
     return {"type": "websocket.receive", "text": json.dumps(message)}
 
 
-def test_audio_and_commands_keep_their_order_however_fast_they_come():
+def test_audio_and_commands_keep_their_order():
     """More at once than the engine has room for, and more whenever it has made some."""
     script = [(0.0, {"type": "websocket.receive", "text": START_ORDER})]
     for number in range(4000):

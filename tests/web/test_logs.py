@@ -34,7 +34,7 @@ def logged(server) -> list[dict]:
     return [json.loads(line) for line in server.logged().splitlines()]
 
 
-async def test_every_line_about_a_session_says_so(server):
+async def test_every_line_of_a_session_has_its_id(server):
     async with dial(f"{server.ws}/v1/live", additional_headers=server.headers) as socket:
         await send(socket, START)
         ready = (await receive_until(socket, "ready"))[-1]
@@ -54,7 +54,7 @@ async def test_every_line_about_a_session_says_so(server):
         assert line["time"].endswith("Z")
 
 
-async def test_how_a_session_failed_is_a_field(server):
+async def test_the_error_code_of_a_session_is_a_field(server):
     async with dial(f"{server.ws}/v1/live", additional_headers=server.headers) as socket:
         await send(socket, {"type": "start", "format": "container"}, NOISE)
         assert (await listen(socket)).errors == ["bad_audio"]
@@ -66,7 +66,7 @@ async def test_how_a_session_failed_is_a_field(server):
     assert "closed after" in about_it[-1]["message"]
 
 
-async def test_no_key_is_in_a_json_log(server):
+async def test_no_key_is_in_the_json_log(server):
     for secret in (KEY, WRONG):
         with contextlib.suppress(Exception):
             async with dial(f"{server.ws}/asr?token={secret}", additional_headers=bearer(secret)):
@@ -90,7 +90,7 @@ async def flood(server) -> None:
             assert {answer.status_code for answer in await asyncio.gather(*posts)} == {403}
 
 
-async def test_who_does_not_read_the_log_stops_nothing_and_a_flood_is_cut_and_counted():
+async def test_an_unread_log_blocks_nothing_and_floods_are_counted():
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     with os.fdopen(read) as log:
@@ -115,7 +115,7 @@ async def test_who_does_not_read_the_log_stops_nothing_and_a_flood_is_cut_and_co
     assert [line for line in lines if "opened over live" in line["message"]]
 
 
-async def test_a_server_ends_though_nobody_reads_its_log():
+async def test_a_server_ends_while_its_log_is_unread():
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     with serving("--log-level", "info", stderr=write) as server:
@@ -149,7 +149,7 @@ def test_a_traceback_is_a_field():
     assert "ValueError: how it happened" in json.loads(JsonLines().format(made))["error"]
 
 
-def test_plain_lines_name_the_session_once():
+def test_plain_lines_have_the_session_once():
     with log_context(session="abc123", protocol="live"):
         assert Lines().format(record("odd bytes")).endswith("test: odd bytes [session abc123]")
         assert Lines().format(record("session abc123 closed")).endswith("session abc123 closed")

@@ -77,7 +77,7 @@ async def say_to_wyoming(server) -> str:
     raise AssertionError("no transcript")
 
 
-async def test_after_sessions_of_several_protocols_the_figures_are_theirs(server):
+async def test_sessions_are_counted_by_protocol(server):
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         before = await scrape(http)
         for protocol in NAMES - {"whisper_live"}:
@@ -118,7 +118,7 @@ async def test_after_sessions_of_several_protocols_the_figures_are_theirs(server
         assert after("voxlive_lag_seconds_bucket", le="+Inf") == after("voxlive_lag_seconds_count")
 
 
-async def test_protocols_of_one_path_are_counted_and_logged_apart():
+async def test_protocols_of_one_path_are_counted_and_logged_separately():
     with serving("--log-json", "--log-level", "info") as one_server:
         async with dial(f"{one_server.ws}/v1/realtime") as socket:
             await send(socket, {"type": "session.update", "model": "any"})
@@ -144,7 +144,7 @@ async def test_protocols_of_one_path_are_counted_and_logged_apart():
         assert figures("voxlive_sessions_opened_total", protocol=protocol) == 1
 
 
-def test_every_protocol_has_a_name_of_its_own_that_the_documentation_explains():
+def test_protocol_names_are_unique_and_documented():
     assert len(NAMES) == len(PROTOCOLS) + 3
     text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     table = text.partition("| `protocol` | clients |")[2].partition("\n\n")[0]
@@ -152,7 +152,7 @@ def test_every_protocol_has_a_name_of_its_own_that_the_documentation_explains():
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == NAMES
 
 
-async def test_what_is_open_now_and_refused(server):
+async def test_open_sessions_and_refusals_are_counted(server):
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         before = await scrape(http)
         async with (
@@ -184,7 +184,7 @@ async def test_what_is_open_now_and_refused(server):
     assert after("voxlive_captions_readers") == 0
 
 
-async def test_files_and_requests(server):
+async def test_files_and_requests_are_counted(server):
     async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
         path = "/v1/audio/transcriptions"
         good, bad = clip("yes").path.read_bytes(), b"this is no audio at all"
@@ -224,7 +224,7 @@ async def test_files_and_requests(server):
         assert not [v for v in values if re.search(r"secret|users|show|[0-9a-f]{16}", v)], name
 
 
-async def test_the_engine_is_said_and_openmetrics_are_spoken():
+async def test_engine_info_and_openmetrics():
     async with running() as app:
         accept = {"accept": "application/openmetrics-text; version=1.0.0"}
         answer = await app.http.get("/metrics", headers=accept)
@@ -233,7 +233,7 @@ async def test_the_engine_is_said_and_openmetrics_are_spoken():
         assert (info["engine"], info["model"], info["device"]) == ("deaf", "none", "cpu")
 
 
-async def test_a_server_with_keys_shows_its_figures_to_those_for_whom_they_are():
+async def test_metrics_need_their_scope():
     async with running(*KEYED) as app:
         assert (await app.http.get("/metrics")).status_code == 401
         assert (await app.http.get("/metrics", headers=bearer(LIVE))).status_code == 403
@@ -244,7 +244,7 @@ async def test_a_server_with_keys_shows_its_figures_to_those_for_whom_they_are()
         assert not set(KEYS.values()) & set().union(*figures.labels().values())
 
 
-async def test_live_is_not_ready():
+async def test_liveness_and_readiness():
     async with running(*KEYED) as app:
         for path in ("/health/live", "/health?live"):
             assert (await app.http.get(path)).json() == {"status": "ok", "live": True}

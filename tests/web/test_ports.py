@@ -8,7 +8,7 @@ from voxlive.web.config import ConfigError
 from voxlive.web.ports import CannotListen, check_exposure, open_ports, url
 
 
-def test_a_port_that_is_taken_names_its_option_and_frees_the_others():
+def test_a_port_in_use_names_its_option_and_frees_the_others():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         for asked, option in [
@@ -25,7 +25,7 @@ def test_a_port_that_is_taken_names_its_option_and_frees_the_others():
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
-def test_a_connection_whose_other_end_vanishes_is_not_kept_for_long():
+def test_the_timeout_for_unacknowledged_data_is_set():
     with open_ports("127.0.0.1", 0, 0, 0) as ports:
         for bound in (ports.main, ports.whisper_live, ports.wyoming):
             bound.listen()
@@ -33,7 +33,7 @@ def test_a_connection_whose_other_end_vanishes_is_not_kept_for_long():
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
-def test_an_address_that_others_can_reach_needs_keys_or_a_word():
+def test_a_public_address_needs_keys_or_insecure():
     warnings: list[str] = []
     with socket.create_server(("0.0.0.0", 0)) as everywhere:
 

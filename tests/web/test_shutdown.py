@@ -18,7 +18,7 @@ SPEECH = s16le(clip("doctor").samples)[: 32_000 * 4]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_tells_drains_and_closes_every_client(number):
+async def test_a_signal_notifies_drains_and_closes_every_client(number):
     with serving("--max-sessions", "2") as server:
         async with (
             dial(f"{server.ws}/v1/live") as native,
@@ -89,9 +89,7 @@ async def arrived(folder: Path, count: int = 1) -> list[Path]:
         (signal.SIGHUP, signal.SIGTERM),
     ],
 )
-async def test_a_second_signal_ends_it_before_it_has_drained_and_no_file_is_left(
-    first, second, tmp_path
-):
+async def test_a_second_signal_exits_at_once_and_leaves_no_file(first, second, tmp_path):
     with serving("--max-sessions", "1", env={"TMPDIR": str(tmp_path)}) as server:
         upload = uploading(server)
         await arrived(tmp_path)
@@ -123,7 +121,7 @@ async def test_a_signal_during_an_upload_leaves_no_file(number, tmp_path):
     assert [*tmp_path.rglob("*")] == []
 
 
-async def test_what_a_killed_server_left_is_swept_up_and_a_living_ones_stays(tmp_path):
+async def test_files_of_a_killed_server_are_removed(tmp_path):
     env = {"TMPDIR": str(tmp_path)}
     others = tmp_path / "voxlive-scratch-notes"
     others.mkdir(mode=0o755)
@@ -144,7 +142,7 @@ async def test_what_a_killed_server_left_is_swept_up_and_a_living_ones_stays(tmp
     assert [*tmp_path.iterdir()] == [others]
 
 
-async def test_a_server_under_nohup_stays_when_its_terminal_goes():
+async def test_nohup_keeps_the_server_after_its_terminal():
     nohup = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
     with serving("--max-sessions", "1", under=nohup) as server:
         server.process.send_signal(signal.SIGHUP)
@@ -153,7 +151,7 @@ async def test_a_server_under_nohup_stays_when_its_terminal_goes():
         assert server.process.wait(30) == 0
 
 
-async def test_a_second_server_can_have_the_port_at_once():
+async def test_the_port_can_be_reused_at_once():
     with serving("--max-sessions", "1") as first:
         port = first.url.rsplit(":", 1)[1]
     with serving("--max-sessions", "1", "--port", port) as second:

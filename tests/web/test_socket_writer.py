@@ -28,7 +28,7 @@ class Unread(Client):
 
 
 @pytest.mark.parametrize("flushes", [1, 50])
-def test_ten_seconds_unread_and_five_for_the_last_words_end_a_connection(flushes):
+def test_a_client_that_reads_nothing_is_cut_off_after_both_timeouts(flushes):
     client, engine = Unread(2, (0, START), *[(3, FLUSH)] * flushes), Deaf()
 
     async def serve_it():
@@ -43,7 +43,7 @@ def test_ten_seconds_unread_and_five_for_the_last_words_end_a_connection(flushes
     ]
 
 
-def test_a_client_that_reads_late_but_in_time_stays():
+def test_a_slow_client_within_the_timeout_stays():
     class Late(Client):
         async def send(self, message: dict) -> None:
             await asyncio.sleep(9)

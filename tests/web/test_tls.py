@@ -43,7 +43,7 @@ def pem(key, *, password=None) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
 
 
-def test_it_names_the_machine_signs_nothing_and_is_its_owners_alone(tmp_path):
+def test_the_certificate_names_the_machine_and_is_private(tmp_path):
     certificate = made(tmp_path / "new" / "folder")
     known = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert set(known.get_values_for_type(x509.DNSName)) == HERE.hosts
@@ -58,7 +58,7 @@ def test_it_names_the_machine_signs_nothing_and_is_its_owners_alone(tmp_path):
     assert sorted(file.name for file in private.parent.iterdir()) == ["local.crt", "local.pem"]
 
 
-def test_it_is_kept_for_as_long_as_it_serves(tmp_path):
+def test_the_certificate_is_reused_while_it_is_usable(tmp_path):
     first = made(tmp_path)
     assert made(tmp_path, now=NOW + timedelta(400)) == first
     fewer = MachineNames(frozenset({"localhost"}), frozenset())
@@ -74,13 +74,13 @@ def test_it_is_kept_for_as_long_as_it_serves(tmp_path):
         lambda pem: pem.unlink(),
     ],
 )
-def test_a_spoilt_one_is_made_anew(tmp_path, change):
+def test_a_damaged_certificate_is_replaced(tmp_path, change):
     first = made(tmp_path)
     change(tmp_path / "local.pem")
     assert made(tmp_path) != first
 
 
-def test_new_addresses_and_old_age_make_a_new_one(tmp_path):
+def test_new_addresses_or_expiry_replace_the_certificate(tmp_path):
     first = made(tmp_path)
     moved = MachineNames(HERE.hosts, HERE.addresses | {ipaddress.ip_address("10.0.0.2")})
     second = made(tmp_path, moved)
@@ -88,13 +88,13 @@ def test_new_addresses_and_old_age_make_a_new_one(tmp_path):
     assert made(tmp_path, moved, NOW + timedelta(600)) != second
 
 
-def test_a_folder_that_cannot_be_written_is_a_typed_error(tmp_path):
+def test_a_read_only_folder_is_a_tls_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(TlsError, match="XDG_CACHE_HOME"):
         local_certificate(HERE, tmp_path / "file" / "tls")
 
 
-def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
+def test_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "voxlive" / "tls"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -111,18 +111,18 @@ def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
         ("a" * 64, {"localhost"}),
     ],
 )
-def test_what_this_machine_is_called(monkeypatch, called, hosts):
+def test_machine_names(monkeypatch, called, hosts):
     monkeypatch.setattr(socket, "gethostname", lambda: called)
     assert machine_names().hosts == hosts
 
 
-def test_the_address_it_listens_on_is_named_too():
+def test_machine_names_have_the_bound_address():
     assert ipaddress.ip_address("fd00::1") in machine_names("fd00::1").addresses
     assert ipaddress.ip_address("0.0.0.0") not in machine_names("0.0.0.0").addresses
     assert "captions.example" in machine_names("Captions.example").hosts
 
 
-def test_where_others_reach_it(monkeypatch):
+def test_network_urls(monkeypatch):
     monkeypatch.setattr(addresses, "lan_addresses", lambda: [LAN])
     with socket.create_server(("127.0.0.1", 0)) as bound:
         assert network_urls(bound, "https") == []
@@ -131,7 +131,7 @@ def test_where_others_reach_it(monkeypatch):
         assert network_urls(bound, "https") == [f"https://192.168.1.7:{port}"]
 
 
-def test_ones_own_certificate_with_the_key_apart_or_along(tmp_path):
+def test_a_given_certificate_with_or_without_a_key_file(tmp_path):
     made(tmp_path)
     both, chain, key = (tmp_path / name for name in ("local.pem", "local.crt", "key.pem"))
     key.write_bytes(both.read_bytes().partition(b"-----BEGIN CERT")[0])
@@ -143,7 +143,7 @@ def test_ones_own_certificate_with_the_key_apart_or_along(tmp_path):
         assert certificate.expired_at(NOW + timedelta(900)) is not None
 
 
-def test_what_cannot_be_used_says_why(tmp_path):
+def test_an_unusable_certificate_is_a_tls_error_with_the_reason(tmp_path):
     made(tmp_path)
     chain, absent, other = (tmp_path / name for name in ("local.crt", "absent", "other.pem"))
     key = ec.generate_private_key(ec.SECP256R1())

@@ -58,13 +58,13 @@ def spoken(heard) -> str:
     return done["text"]
 
 
-def test_a_minute_is_understood(native):
+def test_a_minute_is_transcribed(native):
     assert wer(spoken(native["minute"]), "minute") <= 0.08
     [done] = native["minute"].of("done")
     assert done["duration"] == pytest.approx(clip("minute").duration, abs=1e-3)
 
 
-async def test_a_minute_is_the_same_text_everywhere(voxtral, native):
+async def test_every_protocol_has_the_same_text(voxtral, native):
     expected, minute = spoken(native["minute"]).split(), clip("minute")
     url, upload = f"{voxtral.url}/v1/audio/transcriptions", {"file": minute.path.read_bytes()}
     theirs, file = await asyncio.gather(
@@ -75,7 +75,7 @@ async def test_a_minute_is_the_same_text_everywhere(voxtral, native):
     assert file.json()["text"].split() == expected
 
 
-async def test_words_come_while_they_are_spoken(voxtral):
+async def test_words_come_during_speech(voxtral):
     heard = await live(voxtral.ws, s16le(clip("market").samples), pace=1.0, chunk=2560)
     playing = heard.messages[: heard.while_playing]
     kinds = [m["type"] for m in playing]
@@ -84,7 +84,7 @@ async def test_words_come_while_they_are_spoken(voxtral):
     assert said > 0.8 * len(spoken(heard).split())
 
 
-def test_the_command_line_says_the_same(native):
+def test_the_command_line_has_the_same_text(native):
     command = [sys.executable, "-m", "voxlive.cli.main", "transcribe", "--model", str(TINY)]
     files = [str(clip(name).path) for name in ("train", "doctor", "silence")]
     done = subprocess.run([*command, "--device", "cpu", *files], capture_output=True, text=True)
@@ -94,7 +94,7 @@ def test_the_command_line_says_the_same(native):
     assert done.returncode == 0
 
 
-def test_word_times_are_those_of_the_voice(native):
+def test_word_times_match_the_audio(native):
     errors = []
     for name, heard in native.items():
         said = [word for m in heard.of("words") for word in m["words"]]
@@ -112,7 +112,7 @@ def test_word_times_are_those_of_the_voice(native):
     assert median(errors) <= 0.1
 
 
-async def test_silence_noise_and_tones_say_nothing(voxtral):
+async def test_silence_noise_and_tones_have_no_words(voxtral):
     for name in ("silence", "noise"):
         assert spoken(await live(voxtral.ws, s16le(clip(name).samples))) == ""
     time = np.arange(12 * 16_000) / 16_000
@@ -125,7 +125,7 @@ async def test_silence_noise_and_tones_say_nothing(voxtral):
     assert [spoken(heard) for heard in unheard] == ["", ""]
 
 
-async def test_delays_are_each_sessions_own_and_four_sessions_do_not_mix(voxtral):
+async def test_delays_are_per_session_and_sessions_do_not_mix(voxtral):
     names = ("train", "doctor", "message", "market")
     delays = (240, 480, 720, 960)
     alone = [
@@ -143,7 +143,7 @@ async def test_delays_are_each_sessions_own_and_four_sessions_do_not_mix(voxtral
     assert np.mean([wer(text, name) for text, name in zip(alone, names, strict=True)]) <= 0.15
 
 
-async def test_a_flush_in_the_middle_loses_and_doubles_nothing(voxtral, native):
+async def test_a_flush_loses_and_repeats_no_word(voxtral, native):
     train = clip("train")
     audio, whole = s16le(train.samples), spoken(native["train"])
     pause = int(train.sentences[0].end * 16_000) * 2 + 2 * 1600
@@ -157,7 +157,7 @@ async def test_a_flush_in_the_middle_loses_and_doubles_nothing(voxtral, native):
     assert jiwer.wer(plain(whole), plain(spoken(heard))) <= 0.1
 
 
-async def test_the_next_client_beyond_capacity_is_refused_and_a_bad_delay_too(voxtral):
+async def test_a_client_beyond_capacity_and_a_bad_delay_are_refused(voxtral):
     refused = await live(voxtral.ws, b"", delay_ms=100)
     assert refused.errors == ["unsupported_option"]
     assert refused.code == 4400

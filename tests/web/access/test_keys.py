@@ -1,3 +1,5 @@
+"""Keys and where they are read from, and the rate limiter."""
+
 from __future__ import annotations
 
 import contextlib
@@ -12,6 +14,7 @@ from voxlive.web.access.keys import (
     Key,
     Keyring,
     Limits,
+    TokenBucket,
     digest,
     find_credentials,
     generate_secret,
@@ -24,7 +27,7 @@ from voxlive.web.access.keys import (
 SECRET = "correct-horse-battery"
 
 
-def test_a_file_has_names_scopes_and_limits():
+def test_a_keys_file_has_names_scopes_and_limits():
     hall, kitchen = read_keys(
         f"""
         [hall]
@@ -74,7 +77,7 @@ def test_a_file_has_names_scopes_and_limits():
         (f'["{"n" * 61}"]\nkey = "{SECRET}"', "name"),
     ],
 )
-def test_a_mistake_is_named_and_the_key_is_not(text, hint):
+def test_an_error_names_the_mistake_and_not_the_key(text, hint):
     with pytest.raises(BadKey) as error:
         read_keys(text)
     assert hint in str(error.value)
@@ -83,20 +86,20 @@ def test_a_mistake_is_named_and_the_key_is_not(text, hint):
 
 
 @given(st.text("ab0\n[]=\"'#.\\ é", max_size=200))
-def test_any_text_is_keys_or_a_bad_key(text):
+def test_any_text_is_parsed_or_raises_bad_key(text):
     for read in (read_keys, read_secrets):
         with contextlib.suppress(BadKey):
             assert read(text)
 
 
 @given(st.text("ab\"'\\\n=[é", min_size=1))
-def test_a_broken_file_never_says_what_it_holds(secret):
+def test_an_error_never_quotes_a_broken_file(secret):
     with pytest.raises(BadKey) as error:
         read_keys(f'[kitchen]\nkey = "{SECRET}\n{secret!r}')
     assert SECRET not in str(error.value)
 
 
-def test_plain_secrets_stand_on_lines():
+def test_a_file_of_secrets_has_one_on_each_line():
     text = f"# the hall's\n{SECRET}  # until May\n\nanother-horse-battery\n"
     assert read_secrets(text) == (SECRET, "another-horse-battery")
 
@@ -108,17 +111,17 @@ def test_two_keys_cannot_be_the_same_or_have_one_name():
         Keyring([Key("a", digest(SECRET)), Key("a", digest("another"))])
 
 
-def test_what_is_made_is_accepted_and_never_twice_the_same():
+def test_generated_secrets_are_valid_and_unique():
     assert validate_secret(generate_secret()) != validate_secret(generate_secret())
 
 
-def test_a_key_shows_neither_secret_nor_digest():
+def test_the_repr_of_a_key_has_neither_secret_nor_digest():
     assert digest(SECRET).hex() not in repr(Key("hall", digest(SECRET)))
     assert repr(digest(SECRET)) not in repr(Key("hall", digest(SECRET)))
 
 
 @given(st.integers(1, 9) | st.none(), st.integers(1, 9) | st.none())
-def test_the_tighter_limit_is_in_force(ours, theirs):
+def test_the_lower_limit_applies(ours, theirs):
     limit = Limits(sessions=ours).within(Limits(sessions=theirs)).sessions
     assert limit == min((n for n in (ours, theirs) if n is not None), default=None)
 
@@ -149,7 +152,7 @@ KEY = "a-key"
         ({"authorization": f"Bearer {KEY}"}, ("token", "other"), {"token": "third"}, ("token",)),
     ],
 )
-def test_every_place(headers, offered, query, labels):
+def test_credentials_are_found_in_every_place(headers, offered, query, labels):
     found = find_credentials(
         headers, offered, query, extra_headers=["x-echo-token"], key_params=["token"]
     )
@@ -170,11 +173,11 @@ def test_every_place(headers, offered, query, labels):
         ({"x-echo-token": KEY}, (), {}),
     ],
 )
-def test_no_other_place_counts(headers, offered, query):
+def test_credentials_are_found_in_no_other_place(headers, offered, query):
     assert find_credentials(headers, offered, query, key_params=["token"]).secret is None
 
 
-def test_a_file_that_others_can_read_is_told(tmp_path):
+def test_a_file_that_others_can_read_is_warned_about(tmp_path):
     key, other = "the-key-for-all-of-it", "another-key-of-the-hall"
     warnings: list[str] = []
     path = tmp_path / "keys"
@@ -188,3 +191,44 @@ def test_a_file_that_others_can_read_is_told(tmp_path):
     assert warnings == []
     with pytest.raises(BadKey):
         load_keys([key], path, None, warnings.append)
+
+
+steps = st.lists(st.floats(0, 120), min_size=1, max_size=60)
+
+
+@given(st.floats(0.1, 600), steps)
+def test_a_bucket_never_exceeds_its_burst_and_rate(per_minute, gaps):
+    """In any stretch of time there are at most a full bucket and what flowed into it."""
+    bucket = TokenBucket(per_minute)
+    now, taken = 0.0, []
+    for gap in gaps:
+        now += gap
+        if bucket.wait_s(now) == 0:
+            bucket.take(now)
+            taken.append(now)
+    for first, start in enumerate(taken):
+        for count, end in enumerate(taken[first:], 1):
+            assert count <= max(1.0, per_minute) + (end - start) * per_minute / 60 + 1e-6
+
+
+@given(st.floats(0.1, 600), st.integers(0, 700))
+def test_a_token_is_there_after_the_wait(per_minute, tries):
+    bucket = TokenBucket(per_minute)
+    now = 0.0
+    for _ in range(min(tries, 50)):
+        now += bucket.wait_s(now) * (1 + 1e-9) + 1e-9
+        assert bucket.wait_s(now) <= 1e-6
+        bucket.take(now)
+
+
+def test_a_bucket_fills_to_its_capacity():
+    bucket = TokenBucket(3)
+    for _ in range(3):
+        assert bucket.wait_s(0) == 0
+        bucket.take(0)
+    assert bucket.wait_s(0) == 20
+    assert bucket.wait_s(15) == 5
+    for _ in range(3):
+        assert bucket.wait_s(1e6) == 0
+        bucket.take(1e6)
+    assert bucket.wait_s(1e6) == 20

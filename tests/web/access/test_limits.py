@@ -14,7 +14,7 @@ OTHER = KEYS["files"]
 
 
 @every_protocol
-async def test_one_session_more_than_a_key_may_have(path):
+async def test_one_session_beyond_the_limit_of_a_key_is_refused(path):
     hall = Key("hall", digest(LIVE), limits=Limits(sessions=1))
     async with running(hall, Key("kitchen", digest(OTHER))) as server:
         async with server.dial(url(path), headers=bearer(LIVE)) as first:
@@ -31,7 +31,7 @@ async def test_one_session_more_than_a_key_may_have(path):
 
 
 @every_protocol
-async def test_a_rate_is_told_with_the_time_to_wait(path):
+async def test_requests_beyond_the_rate_are_refused_with_retry_after(path):
     async with running(limits=Limits(rate=1)) as server:
         assert await let_in(server, path)
         async with server.dial(url(path)) as talk:
@@ -50,7 +50,7 @@ async def test_a_rate_is_told_with_the_time_to_wait(path):
 
 
 @every_protocol
-async def test_a_message_over_the_limit_is_too_big(path):
+async def test_a_message_over_the_limit_closes_with_1009(path):
     async with running(limits=Limits(message_kb=1)) as server:
         async with server.dial(url(path)) as talk:
             talk.send("x" * 1001)
@@ -102,7 +102,7 @@ async def ended(path: str, limits: Limits, *frames: str | bytes) -> Talk:
 ENDED = {"a session may last": {1001}, "there was no audio": {1008, 1011}}
 
 
-def told(talk: Talk, words: str) -> int:
+def count_messages(talk: Talk, words: str) -> int:
     """In how many messages it is said."""
     return sum(words in json.dumps(message) for message in talk.said)
 
@@ -116,22 +116,22 @@ def told(talk: Talk, words: str) -> int:
         (Limits(idle_s=0.15), "there was no audio"),
     ],
 )
-async def test_time_and_patience_end_in_good_order(path, opened, limits, words):
+async def test_session_limits_end_a_session_gracefully(path, opened, limits, words):
     first = [FIRST[path]] if path in FIRST else []
     talk = await ended(path, limits, *first, *[AUDIO[path]] * 5 if opened else ())
     assert talk.code in ENDED[words]
-    assert told(talk, words) == 1, talk.said
+    assert count_messages(talk, words) == 1, talk.said
 
 
 @pytest.mark.parametrize("limits", [Limits(session_minutes=0.003), Limits(idle_s=0.15)])
-async def test_a_client_that_is_done_is_told_no_limit(limits):
+async def test_a_stopped_session_reports_no_limit(limits):
     frames = (FIRST["/v1/live"], SILENCE, '{"type": "stop"}')
     talk = await ended("/v1/live", limits, *frames)
-    assert not any(told(talk, words) for words in ENDED)
+    assert not any(count_messages(talk, words) for words in ENDED)
     assert talk.code == 1000
 
 
-def test_a_watch_ends_what_has_had_its_time_or_is_silent():
+def test_the_deadline_follows_the_audio_and_the_length():
     deadline = SessionDeadline(Limits(session_minutes=1, idle_s=20), 100.0)
     assert deadline.remaining(100.0)[0] == 20
     deadline.on_audio(130.0)
@@ -143,5 +143,5 @@ def test_a_watch_ends_what_has_had_its_time_or_is_silent():
     assert deadline.remaining(161.0)[0] < 0
 
 
-def test_a_watch_without_limits_waits_for_ever():
+def test_without_limits_there_is_no_deadline():
     assert SessionDeadline(Limits(), 0.0).remaining(1e9)[0] == math.inf

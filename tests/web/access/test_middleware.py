@@ -22,7 +22,7 @@ def pages(server: Running) -> list[Route | Mount]:
     return [route for route in server.app.routes if not isinstance(route, WebSocketRoute)]
 
 
-async def test_a_new_route_has_to_say_what_opens_it():
+async def test_every_route_has_a_rule():
     async with running() as server:
         for route in pages(server):
             assert isinstance(route, Route | Mount)
@@ -31,7 +31,7 @@ async def test_a_new_route_has_to_say_what_opens_it():
             assert rule.open == ((route.path or "/") in OPEN), route.path
 
 
-async def test_no_route_serves_a_stranger():
+async def test_no_route_serves_a_client_without_a_key():
     async with running(*KEYED) as server:
         for secret in STRANGERS:
             for path in websockets(server):
@@ -47,7 +47,7 @@ async def test_no_route_serves_a_stranger():
                     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_strangers_do_not_learn_what_is_not_there():
+async def test_unknown_paths_are_401_without_a_key():
     async with running(*KEYED) as server:
         assert (await server.http.get("/v1/nowhere")).status_code == 401
         answer = await server.http.get("/v1/nowhere", headers=bearer(LIVE))
@@ -61,7 +61,7 @@ async def test_strangers_do_not_learn_what_is_not_there():
             assert (await server.http.get(path)).status_code in (401, 404)
 
 
-async def test_the_page_is_open_and_health_says_no_more_than_it_must():
+async def test_the_page_is_open_and_health_shows_no_details():
     async with running(*KEYED) as server:
         for path in ("/", "/static/app.js"):
             assert (await server.http.get(path)).status_code == 200
@@ -72,7 +72,7 @@ async def test_the_page_is_open_and_health_says_no_more_than_it_must():
 
 
 @every_protocol
-async def test_the_right_key_opens_a_protocol_from_every_place(path):
+async def test_a_key_opens_a_protocol_from_every_place(path):
     async with running(*KEYED) as server:
         for headers in (
             bearer(LIVE),
@@ -86,7 +86,7 @@ async def test_the_right_key_opens_a_protocol_from_every_place(path):
 
 
 @every_protocol
-async def test_a_browsers_key_is_a_subprotocol_and_never_the_one_selected(path):
+async def test_a_key_in_a_subprotocol_is_never_the_one_selected(path):
     openai = f"openai-insecure-api-key.{LIVE}"
     async with running(*KEYED) as server:
         for offered in (("token", LIVE), ("bearer", LIVE), ("realtime", openai)):
@@ -97,7 +97,7 @@ async def test_a_browsers_key_is_a_subprotocol_and_never_the_one_selected(path):
 
 
 @every_protocol
-async def test_a_key_for_something_else_is_refused(path):
+async def test_a_key_without_the_scope_is_refused(path):
     async with running(*KEYED) as server:
         code, said = await server.refused(url(path), headers=bearer(KEYS["files"]))
         assert code in (403, 4403, 1008)
@@ -117,7 +117,7 @@ async def test_a_key_for_something_else_is_refused(path):
         ("GET", "/metrics", "metrics"),
     ],
 )
-async def test_a_path_is_opened_by_its_scope_alone(method, path, scope):
+async def test_a_path_needs_its_scope(method, path, scope):
     async with running(*KEYED) as server:
         for other, secret in KEYS.items():
             answer = await server.http.request(method, path, headers=bearer(secret))
@@ -126,14 +126,14 @@ async def test_a_path_is_opened_by_its_scope_alone(method, path, scope):
             assert answer.status_code != 401
 
 
-async def test_only_a_reader_may_have_the_key_in_the_address():
+async def test_only_captions_take_the_key_from_the_query():
     async with running(*KEYED) as server:
         query = {"token": KEYS["captions"]}
         assert (await server.http.get("/captions", params=query)).status_code == 200
         assert (await server.http.get("/v1/models", params=query)).status_code == 401
 
 
-async def test_each_protocol_says_it_in_its_own_words():
+async def test_each_protocol_refuses_in_its_own_form():
     openai = {"message", "type", "param", "code"}
     async with running(*KEYED) as server:
         status, said = await server.refused(url("/v1/realtime"))

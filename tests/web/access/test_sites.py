@@ -36,14 +36,14 @@ def scope(host, origin=None, scheme="http", server="127.0.0.1"):
         ("chrome-extension://abcdef", "chrome-extension://abcdef"),
     ],
 )
-def test_an_origin_is_written_as_browsers_write_it(text, written):
+def test_an_origin_is_formatted_as_by_browsers(text, written):
     assert str(Origin.parse(text)) == written
 
 
 @pytest.mark.parametrize(
     "text", ["null", "", "friend.test", "https://", "https://a:b", "https://a/b", "https://u@a"]
 )
-def test_what_is_no_origin(text):
+def test_invalid_origins(text):
     assert Origin.parse(text) is None
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_origin(text):
         ("a.test", "https://sub.friend.test", "http", False),
     ],
 )
-def test_scheme_host_and_port_of_a_page_are_the_servers_or_allowed(host, origin, scheme, let_in):
+def test_a_page_has_the_servers_origin_or_an_allowed_one(host, origin, scheme, let_in):
     refused = Sites([f"{FRIEND}:443"], None).page_refusal(scope(host, origin, scheme))
     assert (refused is None) == let_in
 
@@ -97,14 +97,14 @@ def test_scheme_host_and_port_of_a_page_are_the_servers_or_allowed(host, origin,
         ("[::1", "127.0.0.1", False),
     ],
 )
-def test_hosts_of_a_server_without_keys(host, server, served):
+def test_hosts_served_without_keys(host, server, served):
     sites = Sites((), ["Allowed.test"])
     assert (sites.host_refusal(scope(host, server=server)) is None) == served
     assert Sites((), None).host_refusal(scope(host, server=server)) is None
     assert Sites((), ["*"]).host_refusal(scope(host, server=server)) is None
 
 
-def test_the_name_that_was_bound_to_and_this_machines_are_its_own():
+def test_host_names_are_the_bound_name_and_the_machines():
     assert {"box.test", socket.gethostname().lower()} <= host_names("Box.test")
 
 
@@ -112,7 +112,7 @@ def test_the_name_that_was_bound_to_and_this_machines_are_its_own():
 REBOUND = {"host": "evil.test", "origin": "http://evil.test"}
 
 
-async def test_a_name_that_was_given_this_servers_address_opens_nothing(server):
+async def test_dns_rebinding_is_refused_over_http(server):
     async with httpx.AsyncClient(base_url=server.url) as http:
         for method, path in (
             ("GET", "/"),
@@ -133,7 +133,7 @@ async def test_a_name_that_was_given_this_servers_address_opens_nothing(server):
 
 
 @every_protocol
-async def test_nor_a_websocket(path):
+async def test_dns_rebinding_is_refused_over_websocket(path):
     async with running(hosts=frozenset()) as app:
         status, said = await app.refused(url(path), headers={"host": "evil.test"})
         assert (status, said["error"]["code"]) == (421, "unknown_host")
@@ -143,7 +143,7 @@ async def test_nor_a_websocket(path):
         assert (status, said["error"]["code"]) == (403, "foreign_origin")
 
 
-async def test_a_real_handshake_is_refused_with_its_reason(server):
+async def test_a_refused_handshake_has_its_reason(server):
     with pytest.raises(InvalidStatus) as refused:
         async with dial(f"{server.ws}/v1/live", additional_headers={"Origin": "http://evil.test"}):
             pass
@@ -151,7 +151,7 @@ async def test_a_real_handshake_is_refused_with_its_reason(server):
     assert b"foreign_origin" in refused.value.response.body
 
 
-async def test_an_allowed_host_and_the_scheme_that_a_trusted_proxy_names():
+async def test_an_allowed_host_and_a_trusted_proxys_scheme_are_served():
     with serving("--allow-host", "site.test") as server:
         async with httpx.AsyncClient(base_url=server.url) as http:
             page = {"host": "site.test", "origin": "https://site.test"}
@@ -166,7 +166,7 @@ async def test_an_allowed_host_and_the_scheme_that_a_trusted_proxy_names():
                 assert (await http.get("/health", headers=proxied)).status_code == 403
 
 
-async def test_a_preflight_is_answered_before_keys_are_looked_at():
+async def test_a_preflight_needs_no_key():
     async with running(*KEYED, allow=frozenset({FRIEND})) as app:
         for path in ("/v1/audio/transcriptions", "/captions/stage", "/nowhere"):
             answer = await app.http.options(path, headers={"origin": FRIEND, **PREFLIGHT})
@@ -184,7 +184,7 @@ async def test_a_preflight_is_answered_before_keys_are_looked_at():
             assert "access-control-allow-origin" not in refused.headers
 
 
-async def test_every_answer_may_be_read_by_an_allowed_site_errors_too():
+async def test_every_response_has_cors_headers_for_an_allowed_site():
     async with running(*KEYED, allow=frozenset({FRIEND})) as app:
 
         async def crash(scope, receive, send):
@@ -215,7 +215,7 @@ async def test_every_answer_may_be_read_by_an_allowed_site_errors_too():
             assert {"x-request-id", "retry-after", "x-voxlive-warnings"} <= set(exposed.split(", "))
 
 
-async def test_without_the_option_no_answer_may_be_read_elsewhere():
+async def test_without_allowed_sites_there_are_no_cors_headers():
     async with running() as app:
         for method in ("GET", "POST", "OPTIONS"):
             answer = await app.http.request(
@@ -225,7 +225,7 @@ async def test_without_the_option_no_answer_may_be_read_elsewhere():
             assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_all_sites_may_be_allowed():
+async def test_all_sites_can_be_allowed():
     async with running(allow=frozenset({"*"})) as app:
         answer = await app.http.get("/v1/models", headers={"origin": "null"})
         assert answer.headers["access-control-allow-origin"] == "*"
@@ -233,7 +233,7 @@ async def test_all_sites_may_be_allowed():
             assert talk.status is None
 
 
-async def test_a_websocket_of_an_allowed_site(server):
+async def test_an_allowed_site_may_open_a_websocket(server):
     with serving("--allow-origin", f"{FRIEND}/") as friendly:
         async with dial(f"{friendly.ws}/v1/live", additional_headers={"Origin": FRIEND}) as socket:
             await socket.send("{}")
@@ -251,7 +251,7 @@ async def test_a_websocket_of_an_allowed_site(server):
         ("/\\evil.test/", None),
     ],
 )
-async def test_a_redirect_names_a_path_and_no_host(path, location):
+async def test_a_redirect_has_a_path_and_no_host(path, location):
     async with running() as app:
         answer = await app.http.get(f"http://{HOST}{path}", headers={"host": "evil.test"})
         assert answer.headers.get("location") == location

@@ -9,7 +9,7 @@ from voxlive.web.access import middleware
 from voxlive.web.access.keys import MAX_ADDRESSES, WRONG_KEY_BURST, WRONG_KEYS_PER_MINUTE, WrongKeys
 
 
-def test_an_address_has_a_few_tries_at_once_and_then_one_every_few_seconds():
+def test_wrong_keys_are_limited_per_address():
     wrong = WrongKeys()
     assert [wrong.wait_s("192.0.2.1", 0.0) for _ in range(WRONG_KEY_BURST)] == [0] * WRONG_KEY_BURST
     waits = [wrong.wait_s("192.0.2.1", 0.0) for _ in range(1000)]
@@ -20,7 +20,7 @@ def test_an_address_has_a_few_tries_at_once_and_then_one_every_few_seconds():
     assert wrong.wait_s("192.0.2.1", 3600.0) == 0
 
 
-def test_a_network_of_ipv6_is_one_address_and_a_mapped_ipv4_is_itself():
+def test_an_ipv6_network_counts_as_one_address():
     wrong = WrongKeys()
     for n in range(WRONG_KEY_BURST):
         assert wrong.wait_s(f"2001:db8::{n:x}", 0.0) == 0
@@ -31,7 +31,7 @@ def test_a_network_of_ipv6_is_one_address_and_a_mapped_ipv4_is_itself():
     assert wrong.wait_s("::ffff:192.0.2.200", 0.0) == 0
 
 
-def test_the_table_is_bounded_and_forgets_whom_it_has_not_heard_of_for_longest():
+def test_the_least_recent_address_is_dropped_at_the_bound():
     wrong = WrongKeys()
     for _ in range(WRONG_KEY_BURST):
         wrong.wait_s("192.0.2.1", 0.0)
@@ -45,7 +45,7 @@ def test_the_table_is_bounded_and_forgets_whom_it_has_not_heard_of_for_longest()
     assert wrong.wait_s("192.0.2.1", 0.0) == 0
 
 
-async def test_a_flood_of_wrong_keys_is_refused_and_a_right_one_passes(monkeypatch):
+async def test_wrong_keys_over_http_are_limited_and_a_right_one_is_admitted(monkeypatch):
     monkeypatch.setattr(middleware, "_DELAY_S", 0.01)
     async with running(*KEYED) as server:
 
@@ -70,7 +70,7 @@ async def test_a_flood_of_wrong_keys_is_refused_and_a_right_one_passes(monkeypat
         assert (await server.http.get("/captions", params=query)).status_code == 200
 
 
-async def test_so_is_one_over_websockets(monkeypatch):
+async def test_wrong_keys_over_websocket_are_limited(monkeypatch):
     monkeypatch.setattr(middleware, "_DELAY_S", 0.01)
     async with running(*KEYED) as server:
         codes = [

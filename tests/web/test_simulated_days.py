@@ -28,22 +28,22 @@ def is_flat(played: Played, warm: int, last: int) -> None:
         assert reading.in_use == reading.lanes == reading.feeds == played.lasting
 
 
-def test_minutes_with_hundreds_of_abandoned_connections_leave_nothing_behind():
+def test_minutes_with_abandoned_connections_leak_nothing():
     """A quarter of an hour in four readings; captions are full after ten minutes."""
     played = play(lambda: Day(Loud(), seed=5, every_s=2, period_s=6), 4, 240, lambda _: None)
     assert played.abandoned > 300
     is_flat(played, warm=2, last=1)
 
 
-def told(hour: Hour) -> None:
+def write_hour(hour: Hour) -> None:
     """What `make endurance ARGS="-s -n 0"` shows."""
     sys.stderr.write(f"{hour}\n")
 
 
 @pytest.mark.endurance
 @pytest.mark.timeout(6 * 3600)
-def test_a_day_of_sessions_leaves_memory_flat():
-    played = play(lambda: Day(Loud(), seed=1, every_s=20), 24, 3600, told)
+def test_a_day_of_sessions_leaks_nothing():
+    played = play(lambda: Day(Loud(), seed=1, every_s=20), 24, 3600, write_hour)
     assert played.abandoned > 4000
     is_flat(played, warm=1, last=4)
     hours = played.readings
@@ -53,7 +53,7 @@ def test_a_day_of_sessions_leaves_memory_flat():
 
 @pytest.mark.endurance
 @pytest.mark.timeout(6 * 3600)
-def test_hours_with_the_network_that_hears_speech_leave_memory_flat():
+def test_hours_with_the_voice_detector_leak_nothing():
     """Much slower: it is stepped for every 32 ms of every session."""
-    played = play(lambda: Day(Silero(), seed=12, every_s=10), 3, 3600, told)
+    played = play(lambda: Day(Silero(), seed=12, every_s=10), 3, 3600, write_hour)
     is_flat(played, warm=1, last=1)

@@ -21,7 +21,7 @@ def named(path: str, name: str) -> str:
     return f"{at}{'&' if '?' in at else '?'}captions={name}"
 
 
-async def test_a_key_reads_its_own_sessions_and_those_of_the_keys_that_it_is_for():
+async def test_a_key_reads_captions_of_its_own_and_its_listed_keys():
     listen = url("/v1/listen")
     async with (
         running(*KEYS) as server,
@@ -46,7 +46,7 @@ async def test_a_key_reads_its_own_sessions_and_those_of_the_keys_that_it_is_for
 
 
 @every_protocol
-async def test_a_name_in_use_is_refused_to_another_key_and_free_afterwards(path):
+async def test_a_captions_name_is_reserved_for_one_key_while_in_use(path):
     async with running(*KEYS) as server:
         async with server.dial(named(path, "stage"), headers=bearer(HALL)):
             code, said = await server.refused(named(path, "stage"), headers=bearer(KITCHEN))
@@ -61,13 +61,13 @@ async def test_a_name_in_use_is_refused_to_another_key_and_free_afterwards(path)
             assert (later.status, later.code) == (None, None)
 
 
-async def test_without_keys_everyone_reads_everything():
+async def test_without_keys_all_captions_can_be_read():
     async with running() as server, server.dial(f"{url('/v1/listen')}&captions=stage"):
         listed = (await server.http.get("/captions")).json()["sessions"]
         assert [one["name"] for one in listed] == ["stage"]
 
 
-def test_the_keys_file_says_for_which_keys_another_reads():
+def test_the_keys_file_lists_whose_captions_a_key_reads():
     hall, screen = read_keys(
         f'[hall]\nkey = "{HALL}"\n[screen]\nkey = "{SCREEN}"\n'
         'scopes = ["captions"]\nfor = ["hall"]\n'

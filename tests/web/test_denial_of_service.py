@@ -116,13 +116,13 @@ async def flood(server: Server, flooding: bytes, first: bytes = b"", seconds: fl
         ("pongs nobody asked for", frame(10) * 10_000, b""),
     ],
 )
-async def test_a_flood_of_frames(server, label, flooding, first):
+async def test_floods_of_frames_do_not_affect_another_session(server, label, flooding, first):
     async with beside_a_neighbour(server, label) as before:
         await flood(server, flooding, first)
         assert before.peak - before.memory < 40 * MB
 
 
-async def test_connections_that_say_nothing_use_up_no_descriptors():
+async def test_silent_connections_do_not_exhaust_descriptors():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))

@@ -12,7 +12,7 @@ from support.tiny_whisper import drop_tensor, write_whisper
 
 from voxlive.runners.outputs.formats import FORMATS
 
-TINY_VOXTRAL = Path(__file__).parents[1] / "models" / "tiny-voxtral"
+TINY_VOXTRAL = Path(__file__).parents[2] / "models" / "tiny-voxtral"
 WHISPER = "ab cd ef."
 
 
@@ -83,7 +83,7 @@ def test_every_format_of_every_family(client, model, says, words):
         assert (timed.status_code, timed.json()["error"]["code"]) == (422, "no_word_times")
 
 
-def test_a_stream_of_a_family_joins_to_its_text(client):
+def test_streamed_deltas_join_to_the_text(client):
     body = ask(client, "whisper", stream="true").text
     events = [line.removeprefix("data: ") for line in body.splitlines() if line[:5] == "data:"]
     assert events.pop() == "[DONE]"
@@ -98,13 +98,13 @@ def test_whisper_translates(client):
     assert answer.json()["task"] == "translate"
 
 
-def test_a_model_without_one_of_its_tensors_is_refused_by_its_name(client):
+def test_a_model_with_a_missing_tensor_is_refused(client):
     answer = ask(client, "broken")
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unusable_model")
     assert "conv1.weight" in answer.json()["error"]["message"]
 
 
-def test_they_are_listed(client):
+def test_models_are_listed(client):
     listed = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert listed[0] == "pocketsphinx"
     assert {"whisper", "parakeet", "qwen", "realtime"} <= set(listed)

@@ -61,7 +61,7 @@ def deepgram(server, key: str) -> AsyncDeepgramClient:
     return AsyncDeepgramClient(api_key=key, environment=environment(server))
 
 
-async def test_openais_client(keyed):
+async def test_openai_client_raises_for_refusals(keyed):
     upload = clip("yes").path
     with pytest.raises(AuthenticationError) as wrong:
         await openai(keyed, WRONG).audio.transcriptions.create(model="whisper-1", file=upload)
@@ -83,7 +83,7 @@ async def test_openais_client(keyed):
         assert created.session.audio.input.turn_detection is None
 
 
-async def test_openais_client_learns_to_slow_down(keyed):
+async def test_openai_client_gets_retry_after(keyed):
     client = openai(keyed, SLOW)
     assert (await client.models.list()).data
     with pytest.raises(RateLimitError) as limit:
@@ -93,7 +93,7 @@ async def test_openais_client_learns_to_slow_down(keyed):
     assert (await openai(keyed, KEY).models.list()).data
 
 
-async def test_deepgrams_client(keyed):
+async def test_deepgram_client_raises_for_refusals(keyed):
     pcm = {"model": "nova-3", "encoding": "linear16", "sample_rate": 16_000}
     with pytest.raises(ApiError) as wrong:
         async with deepgram(keyed, WRONG).listen.v1.connect(**pcm):
@@ -113,7 +113,7 @@ async def test_deepgrams_client(keyed):
     assert "doctor" in " ".join(r.channel.alternatives[0].transcript for r in results)
 
 
-async def test_mistrals_client(keyed):
+async def test_mistral_client_raises_for_refusals(keyed):
     wrong, right = (Mistral(api_key=key, server_url=keyed.url) for key in (WRONG, KEY))
     with pytest.raises(Exception, match="401"):
         await wrong.audio.realtime.connect(model="any")
@@ -150,7 +150,7 @@ async def until_expired(server, path: str, frames: list) -> Heard:
         return listening.result()
 
 
-async def test_at_the_end_of_its_time_a_session_has_all_its_words(keyed):
+async def test_a_session_that_expires_has_all_its_words(keyed):
     ends = await asyncio.gather(*(until_expired(keyed, *spoken) for spoken in SPOKEN))
     for (path, _), heard in zip(SPOKEN, ends, strict=True):
         said = json.dumps(heard.messages)
@@ -160,7 +160,7 @@ async def test_at_the_end_of_its_time_a_session_has_all_its_words(keyed):
     await keyed.until(in_use=0)
 
 
-async def test_refusals_disturb_nobody_and_take_no_slot(keyed):
+async def test_refusals_do_not_affect_other_sessions_and_take_no_slot(keyed):
     neighbour = asyncio.create_task(spoken(keyed, pace=2.0))
     for n in range(40):
         path, _ = SPOKEN[n % len(SPOKEN)]
@@ -182,7 +182,7 @@ async def spoken(server, pace: float) -> Heard:
         return await listen(socket)
 
 
-async def test_no_key_is_in_the_logs_even_at_debug(keyed):
+async def test_no_key_is_logged_even_at_debug(keyed):
     for secret in (KEY, WRONG):
         for options in (
             {"additional_headers": bearer(secret)},

@@ -27,7 +27,7 @@ def ws(url: str) -> str:
 
 
 @pytest.mark.parametrize("strips", [True, False])
-async def test_http_and_websockets_work_under_the_path(rooted, strips):
+async def test_http_and_websockets_work_under_a_root_path(rooted, strips):
     async with behind_a_proxy(rooted.url, PATH, strips=strips) as site:
         async with httpx.AsyncClient(timeout=60) as client:
             assert (await client.get(f"{site}/health")).json()["ready"]
@@ -44,7 +44,7 @@ async def test_http_and_websockets_work_under_the_path(rooted, strips):
         assert "doctor" in heard.of("done")[0]["text"]
 
 
-async def test_it_also_works_without_the_proxy(rooted):
+async def test_the_root_path_works_without_the_proxy(rooted):
     async with httpx.AsyncClient(base_url=rooted.url) as client:
         assert (await client.get("/health")).json()["ready"]
         bare = await client.get("/voxlive?engine=x")
@@ -54,7 +54,7 @@ async def test_it_also_works_without_the_proxy(rooted):
         assert (await client.get("/voxlively/health")).status_code == 404
 
 
-async def test_only_trusted_proxies_say_who_asks_and_how(rooted):
+async def test_only_trusted_proxies_set_the_client_and_the_scheme(rooted):
     """A page that came over https is one of this server's if that scheme is believed."""
 
     async def asked_by_a_page(client, site):
@@ -72,7 +72,7 @@ async def test_only_trusted_proxies_say_who_asks_and_how(rooted):
 
 
 @pytest.mark.browser
-async def test_the_page_records_and_uploads_under_the_path(rooted, tmp_path):
+async def test_the_page_records_and_uploads_under_a_root_path(rooted, tmp_path):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
     async with (

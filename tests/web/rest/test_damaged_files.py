@@ -29,7 +29,7 @@ async def live(server, data: bytes) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_every_door_hears_and_says_the_same(server, name):
+async def test_every_endpoint_has_the_same_text_and_warnings(server, name):
     odd = CORPUS[name]
     answer = post(server, odd, response_format="verbose_json")
     assert answer.status_code == 200
@@ -46,17 +46,17 @@ async def test_every_door_hears_and_says_the_same(server, name):
     events = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: {")]
     assert json.loads(events[-1]).get("warnings", []) == warnings
 
-    said = await live(server, odd.data)
-    kinds = [message["type"] for message in said]
+    messages = await live(server, odd.data)
+    kinds = [message["type"] for message in messages]
     assert kinds[-1] == "done"
     assert "error" not in kinds
-    told = [message for message in said if message["type"] == "warning"]
-    assert {warning["code"] for warning in told} == odd.warnings
-    assert said[-1]["text"].strip() == body["text"]
-    assert abs(said[-1]["duration"] - body["duration"]) < 0.001
+    warned = [message for message in messages if message["type"] == "warning"]
+    assert {warning["code"] for warning in warned} == odd.warnings
+    assert messages[-1]["text"].strip() == body["text"]
+    assert abs(messages[-1]["duration"] - body["duration"]) < 0.001
 
 
-def test_what_does_not_decode_at_all_is_refused(server):
+def test_undecodable_files_are_refused(server):
     for name in ("noise", "zeros", "mp4-noise", "playlist"):
         refused = post(server, CORPUS[name])
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_audio")

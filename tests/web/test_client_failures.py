@@ -72,7 +72,7 @@ def server() -> Iterator[Server]:
         ),
     ],
 )
-async def test_fatal_mistakes_are_named_and_closed(server, frames, code, close):
+async def test_fatal_errors_are_reported_and_close_the_socket(server, frames, code, close):
     heard = await outcome(server, "/v1/live", *frames)
     assert heard.errors == [code]
     assert heard.of("error")[0]["fatal"] is True
@@ -80,14 +80,14 @@ async def test_fatal_mistakes_are_named_and_closed(server, frames, code, close):
 
 
 @pytest.mark.parametrize("frame", ["nonsense", "[1]", '{"type": "start"}', '{"type": "flush"}'])
-async def test_a_mistake_after_start_is_refused_and_the_session_goes_on(server, frame):
+async def test_a_bad_message_after_start_is_refused_and_the_session_goes_on(server, frame):
     heard = await outcome(server, "/v1/live", START, frame, SPEECH, {"type": "stop"})
     assert heard.errors == ["bad_message"]
     assert heard.of("done")
     assert heard.code == 1000
 
 
-async def test_asr_answers_text_frames_and_bad_parameters(server):
+async def test_asr_reports_text_frames_and_bad_parameters(server):
     heard = await outcome(server, "/asr", "hello", SPEECH, b"")
     assert heard.errors == ["bad_message"]
     assert heard.of("ready_to_stop")
@@ -99,7 +99,7 @@ async def test_asr_answers_text_frames_and_bad_parameters(server):
 
 
 @pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("wav", "pcm_s16le")])
-async def test_a_container_cut_short_says_what_it_had_and_warns(server, container, codec):
+async def test_a_truncated_container_is_transcribed_with_a_warning(server, container, codec):
     media = encode(clip("doctor").samples, container, codec)
     heard = await live(server.ws, media[: len(media) * 3 // 4], format="container")
     assert [warning["code"] for warning in heard.of("warning")] == ["cut_off"]
@@ -166,11 +166,11 @@ STATES: dict[str, list[tuple[Frame | Event, ...]]] = {
 VANISHED = [(place, *frames) for place, states in STATES.items() for frames in states]
 
 
-def test_no_protocol_is_left_out():
+def test_every_protocol_is_covered():
     assert {place.partition("?")[0] for place in STATES} == {*PROTOCOLS, WHISPER, WYOMING}
 
 
-async def test_a_neighbour_is_not_disturbed_by_clients_that_vanish_in_every_state(server):
+async def test_clients_that_disconnect_in_any_state_do_not_affect_another_session(server):
     audio = s16le(clip("market").samples)
     alone = await live(server.ws, audio)
     await server.until(in_use=0)
@@ -188,7 +188,7 @@ async def test_a_neighbour_is_not_disturbed_by_clients_that_vanish_in_every_stat
 
 
 @pytest.mark.timeout(400)
-async def test_two_hundred_vanished_sessions_leave_nothing_behind():
+async def test_two_hundred_disconnected_sessions_leak_nothing():
     with serving(*PORTS, "--max-sessions", "2") as server:
         process = psutil.Process(server.process.pid)
 
@@ -212,7 +212,7 @@ async def test_two_hundred_vanished_sessions_leave_nothing_behind():
         assert (await live(server.ws, SPEECH)).of("done")
 
 
-async def test_one_client_more_than_capacity_is_refused_and_the_others_go_on(small):
+async def test_a_client_beyond_capacity_is_refused_and_the_others_go_on(small):
     async with dial(f"{small.ws}/v1/live") as first:
         await send(first, START)
         assert (await receive(first))["type"] == "ready"
@@ -237,7 +237,7 @@ async def test_one_client_more_than_capacity_is_refused_and_the_others_go_on(sma
     assert (await live(small.ws, SPEECH)).code == 1000
 
 
-async def test_a_client_that_does_not_read_is_told_when_it_does_and_its_slot_is_freed(small):
+async def test_a_slow_client_is_closed_and_its_slot_freed(small):
     async with dial(f"{small.ws}/v1/live", max_queue=1) as socket:
         await send(socket, START)
 

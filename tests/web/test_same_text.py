@@ -244,7 +244,7 @@ def expected(server) -> str:
     return said
 
 
-def test_no_protocol_is_left_out():
+def test_every_protocol_is_covered():
     assert {name.split(" ")[0] for name in WAYS} == {
         *(*PROTOCOLS, WHISPER, WYOMING),
         *(FILES, CAPTIONS),
@@ -252,7 +252,7 @@ def test_no_protocol_is_left_out():
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_one_text(server, expected, name):
+async def test_every_protocol_has_the_same_text(server, expected, name):
     said = await WAYS[name](server)
     assert said.text.split() == expected.split()
     if said.deltas is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 STATIC = Path(__file__).parents[2] / "voxlive" / "web" / "static"
 
 
-def test_text_never_goes_in_as_markup_and_nothing_comes_from_outside():
+def test_no_markup_injection_and_no_external_resources():
     """Besides, the tests in a browser see every request."""
     for path in STATIC.iterdir():
         source = path.read_text()

@@ -38,7 +38,7 @@ def wav(frames: int) -> bytes:
     return file.getvalue()
 
 
-def test_health_says_what_runs(client):
+def test_health_has_the_engine(client):
     response = client.get("/health")
     assert response.status_code == 200
     health = response.json()
@@ -49,7 +49,7 @@ def test_health_says_what_runs(client):
     assert health["error"] is None
 
 
-def test_models_are_in_openais_shape(client):
+def test_models_have_openais_shape(client):
     [model] = client.get("/v1/models").json()["data"]
     assert model["object"] == "model"
     assert client.get(f"/v1/models/{model['id']}").json() == model
@@ -92,7 +92,7 @@ def test_words_are_listed_when_asked_for(client):
     assert all(a["end"] <= b["end"] for a, b in pairwise(verbose["words"]))
 
 
-def test_times_asked_for_alone_come_with_the_text(client):
+def test_timestamps_alone_imply_verbose_json(client):
     """As Mistral's clients ask: their answer has one format."""
     answer = post(
         client, clip("doctor").path.read_bytes(), timestamp_granularities="segment"
@@ -134,14 +134,14 @@ def test_silence_and_an_empty_recording_are_an_empty_text(client):
         ),
     ],
 )
-def test_what_cannot_be_done_is_a_400_that_names_the_field(client, fields, param):
+def test_invalid_fields_are_400_with_the_field(client, fields, param):
     response = post(client, clip("yes").path.read_bytes(), **fields)
     assert response.status_code == 400
     assert error(response)["param"] == param
     assert error(response)["type"] == "invalid_request_error"
 
 
-def test_a_file_must_be_there_and_be_audio(client):
+def test_a_missing_or_invalid_file_is_refused(client):
     assert error(client.post(PATH, data={"model": "x"}))["code"] == "missing_file"
     for data in (b"", b"not audio at all", clip("yes").path.read_bytes()[:1000]):
         response = post(client, data)
@@ -164,7 +164,7 @@ def codes(response) -> list[str]:
     return [warning["code"] for warning in said]
 
 
-def test_what_the_model_cannot_use_is_said(client):
+def test_unused_options_are_warned_about(client):
     plain = post(client, YES, temperature="0", language="en", chunking_strategy="auto")
     assert (plain.status_code, codes(plain)) == (200, [])
     hinted = post(client, YES, prompt="names", temperature="0.5")
@@ -177,7 +177,7 @@ def test_what_the_model_cannot_use_is_said(client):
     assert "prompt_ignored" in events
 
 
-def test_fields_that_nobody_knows_are_named(client):
+def test_unknown_fields_are_warned_about(client):
     odd = {"seed": "1", "known_as": "me", "chunking_strategy[type]": "server_vad"}
     response = post(client, YES, **odd, response_format="verbose_json")
     [warning] = response.json()["warnings"]
@@ -194,13 +194,13 @@ def test_fields_that_nobody_knows_are_named(client):
     ["timestamp_granularities", "timestamp_granularities[]", "timestamp_granularities[0]"],
 )
 @pytest.mark.parametrize("value", ["word", "Word", '["word"]', "word,segment"])
-def test_word_times_may_be_asked_for_in_every_way(client, name, value):
+def test_granularities_can_be_sent_in_every_form(client, name, value):
     answer = post(client, YES, **{name: value, "response_format": "Verbose_JSON"}).json()
     assert [word["word"] for word in answer["words"]] == answer["text"].split()
     assert ("segments" in answer) == ("segment" in value)
 
 
-def test_a_list_by_numbers_is_a_list(client):
+def test_a_list_with_indices_is_a_list(client):
     both = {"timestamp_granularities[0]": "word", "timestamp_granularities[1]": "segment"}
     answer = post(client, YES, **both).json()
     assert answer["words"]
@@ -208,12 +208,12 @@ def test_a_list_by_numbers_is_a_list(client):
 
 
 @pytest.mark.parametrize("response_format", ["JSON", "Text", " srt ", "VTT"])
-def test_a_format_may_be_written_in_any_case(client, response_format):
+def test_response_format_is_case_insensitive(client, response_format):
     assert post(client, YES, response_format=response_format).status_code == 200
 
 
 @pytest.mark.parametrize("field", ["url", "file_url", "file_id"])
-def test_what_is_to_be_fetched_is_refused_by_its_name_with_a_file_or_without(client, field):
+def test_urls_are_refused_with_or_without_a_file(client, field):
     for response in (
         client.post(PATH, data={field: "https://example.com/a.wav"}),
         post(client, YES, **{field: "https://example.com/a.wav"}),
@@ -222,7 +222,7 @@ def test_what_is_to_be_fetched_is_refused_by_its_name_with_a_file_or_without(cli
         assert error(response)["param"] == field
 
 
-def test_a_task_may_be_a_field(client):
+def test_task_can_be_a_field(client):
     assert post(client, YES, task="Transcribe").status_code == 200
     translated = post(client, YES, task="translate")
     assert translated.status_code == 422
@@ -234,7 +234,7 @@ def test_a_task_may_be_a_field(client):
     assert (both.status_code, error(both)["param"]) == (400, "task")
 
 
-def test_too_long_an_upload_is_a_413_whether_declared_or_not(client):
+def test_a_large_upload_is_413_with_or_without_content_length(client):
     declared = post(client, bytes(50_000_001))
     assert declared.status_code == 413
 
@@ -248,7 +248,7 @@ def test_too_long_an_upload_is_a_413_whether_declared_or_not(client):
     assert error(streamed)["code"] == "too_big"
 
 
-def test_unknown_paths_and_methods_are_in_the_envelope(client):
+def test_unknown_paths_and_methods_have_openais_error_shape(client):
     nowhere = client.get("/v1/nowhere")
     assert nowhere.status_code == 404
     assert error(nowhere)["code"] == "not_found"
@@ -258,7 +258,7 @@ def test_unknown_paths_and_methods_are_in_the_envelope(client):
     assert error(wrong)
 
 
-async def test_a_client_that_goes_away_ends_its_job(server):
+async def test_a_disconnect_cancels_the_job(server):
     data = clip("minute").path.read_bytes()
     for stream in ("false", "true"):
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as leaver:
@@ -270,7 +270,7 @@ async def test_a_client_that_goes_away_ends_its_job(server):
         await server.until(files=0)
 
 
-def test_the_page_keeps_to_itself(client):
+def test_the_page_has_security_headers(client):
     page = client.get("/")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")

@@ -294,7 +294,7 @@ def expected(server: Server) -> str:
     return text
 
 
-def test_no_protocol_is_left_out() -> None:
+def test_every_protocol_is_covered() -> None:
     assert {name.split(" ")[0] for name in WAYS} == {
         *(*PROTOCOLS, WHISPER, WYOMING),
         *(FILES, "/captions"),
@@ -302,5 +302,5 @@ def test_no_protocol_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_one_utterance_is_one(server: Server, expected: str, name: str) -> None:
+async def test_an_utterance_has_one_of_each_event(server: Server, expected: str, name: str) -> None:
     assert [text.strip() for text in await WAYS[name](server)] == [expected]
