@@ -1,4 +1,4 @@
-"""Whose captions a key reads, and whose name a name is."""
+"""Which keys may read a session's captions, and which key owns a captions name."""
 
 import pytest
 from support.asgi import running

@@ -1,7 +1,4 @@
-"""Feeds and what is written of them, without sockets.
-
-Captions of a real session, read over HTTP and in a browser.
-"""
+"""Captions: feeds, events and WebVTT cues without sockets; then over HTTP and in a browser."""
 
 from __future__ import annotations
 

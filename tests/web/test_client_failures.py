@@ -1,4 +1,4 @@
-"""Clients that break the rules or vanish: each gets its typed error, nobody else notices."""
+"""Clients that violate the protocol or disconnect: each gets a typed error, others go on."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""How a server is started: what its one table takes, and what it refuses."""
+"""``ServeConfig``: defaults, names and invalid values."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""Connections that do nothing, or nothing but harm, on uvicorn's protocols as the server has them.
+"""Bounds on idle, slow and hostile connections (``connections.py`` and ``http.py``).
 
-The times are made short; what is looked at is what happens, and in which order.
+Timeouts are shortened; the tests check what happens and in which order, not when.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Attacks on a real server while a neighbour's session runs: its words stay whole, and the server's
+"""Floods on a real server while another session runs: its words stay whole, and the server's
 memory, descriptors, processes and slots are afterwards what they were.
 """
 

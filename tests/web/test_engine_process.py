@@ -1,4 +1,4 @@
-"""A server whose engine dies or hangs: its sessions are told, it lives, the next session works."""
+"""A server whose engine dies or hangs: its sessions end with an error, the next one works."""
 
 import asyncio
 import signal

@@ -1,7 +1,7 @@
-"""Every endpoint takes every spelling of a language, and refuses what is none in its own words.
+"""Every endpoint takes every spelling of a language, and refuses unknown ones in its own form.
 
-First at the objects that read what a client sends, where the code comes out; then at a real server,
-where the session opens or is refused.
+First on the objects that parse requests, where the code comes out; then on a real server, where the
+session opens or is refused.
 """
 
 import json

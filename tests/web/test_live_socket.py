@@ -1,7 +1,4 @@
-"""Clients that say nothing, in simulated time.
-
-Audio that is heard at once and audio that is put aside: all in the order in which it came.
-"""
+"""A connection in simulated time: receive timeouts, and the order of audio and commands."""
 
 from __future__ import annotations
 

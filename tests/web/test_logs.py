@@ -1,4 +1,4 @@
-"""What a server logs: whole JSON objects, with the session in every line about one, and no key."""
+"""A server's log: whole JSON objects, the session in every line about one, and no key."""
 
 import asyncio
 import contextlib

@@ -242,11 +242,3 @@ async def test_metrics_need_their_scope():
         assert figures("voxlive_errors_total", code="invalid_api_key", **place) == 1
         assert figures("voxlive_errors_total", code="forbidden", **place) == 1
         assert not set(KEYS.values()) & set().union(*figures.labels().values())
-
-
-async def test_liveness_and_readiness():
-    async with running(*KEYED) as app:
-        for path in ("/health/live", "/health?live"):
-            assert (await app.http.get(path)).json() == {"status": "ok", "live": True}
-        ready = await app.http.get("/health/ready")
-        assert (ready.status_code, ready.json()["ready"]) == (200, True)

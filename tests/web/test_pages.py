@@ -1,7 +1,10 @@
-"""The page's files as they are served."""
+"""The page's files and the headers that they are served with."""
 
+import json
 import re
 from pathlib import Path
+
+import httpx
 
 STATIC = Path(__file__).parents[2] / "voxlive" / "web" / "static"
 
@@ -16,3 +19,20 @@ def test_no_markup_injection_and_no_external_resources():
         assert not re.search(r"<style|\sstyle=|<script>|\son\w+=", source), path
         # Every address is relative, so that the page works below any root path.
         assert not re.search(r"(href|src)=\"/|from \"/|(?<!Of)\(\"/|url\(", source), path
+
+
+def test_the_page_has_security_headers(server):
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        page = client.get("/")
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert page.headers["referrer-policy"] == "no-referrer"
+        assert "microphone=(self)" in page.headers["permissions-policy"]
+        again = client.get("/", headers={"if-none-match": page.headers["etag"]})
+        assert again.status_code == 304
+        assert client.get("/static/none.js").status_code == 404
+        assert json.loads(client.get("/static/../app.py").text)["error"]["code"] == "not_found"

@@ -1,4 +1,4 @@
-"""The addresses of a server: bound at its start, and who may be let in at them."""
+"""Binding the addresses of a server, and the check that a public one needs keys."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Under a path of another site: the page, HTTP and WebSockets through a reverse proxy."""
+"""A server under a root path behind a reverse proxy: the page, HTTP and WebSockets."""
 
 import asyncio
 import json

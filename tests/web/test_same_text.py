@@ -1,4 +1,4 @@
-"""The same speech is the same text through every protocol, and deltas joined are that text."""
+"""The same speech has the same text through every protocol, and deltas join to that text."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""How a server ends: at a signal in order, at a second one at once, and what SIGKILL leaves."""
+"""How a server ends: gracefully at a signal, at once at a second one, and what SIGKILL leaves."""
 
 import asyncio
 import contextlib

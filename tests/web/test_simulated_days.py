@@ -1,4 +1,4 @@
-"""Sessions that last all day beside connections that are abandoned: what is held stays the same."""
+"""Sessions of a whole day beside abandoned connections: memory and objects stay constant."""
 
 import sys
 

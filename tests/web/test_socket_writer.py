@@ -1,4 +1,4 @@
-"""Clients that read nothing, in simulated time."""
+"""Clients that do not read, in simulated time."""
 
 from __future__ import annotations
 

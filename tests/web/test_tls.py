@@ -1,4 +1,4 @@
-"""The certificate made for --https, and what is said of those that cannot be used."""
+"""The self-signed certificate of --https, and the errors of certificates that cannot be used."""
 
 import ipaddress
 import socket

@@ -1,6 +1,7 @@
-"""An utterance that ends with its audio is one of everything that a protocol has, by every end.
+"""An utterance that ends with its audio has one of each event in every protocol, by every end.
 
-Over real sockets, with the small model that knows words; ``streaming/test_ends.py`` has all clips.
+Over real sockets, with the small model that knows words; all clips are in the tests of a session's
+ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server with keys as its users have it: their own clients' errors, its start and its logs."""
+"""A server with keys through client libraries: their errors, and what the server logs."""
 
 import asyncio
 import base64

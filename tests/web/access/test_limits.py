@@ -1,4 +1,4 @@
-"""What is over a limit is refused in each protocol's own words, and others go on."""
+"""What exceeds a limit is refused in each protocol's own form, and other sessions go on."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Every path and every wire format is behind the gate, and each refuses in its own words."""
+"""Every path and every wire format is authenticated, and each refuses in its own form."""
 
 import json
 

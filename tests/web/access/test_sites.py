@@ -1,4 +1,4 @@
-"""Which Host and whose pages are served, and what pages of other sites may read."""
+"""Which Host and which origins are served, and which responses other sites may read (CORS)."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Wrong keys slow down their address, and nobody else."""
+"""Wrong keys are limited per address."""
 
 import asyncio
 

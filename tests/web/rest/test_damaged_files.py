@@ -1,4 +1,4 @@
-"""Damaged, late and odd files at every door, with the built-in engine: words, warnings, `done`."""
+"""Damaged, late and odd files at every endpoint: the same words and warnings."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Models of several families behind one server, over HTTP: every format, and what is refused."""
+"""Models of several families behind one server: every format, and refusals."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Uploads from the outside: many, slow, broken, lying, and far longer than they look."""
+"""Uploads: many at once, slow, broken, mislabelled, and far longer than they look."""
 
 import asyncio
 import resource
