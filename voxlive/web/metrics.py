@@ -246,7 +246,7 @@ class ServerCollector(Collector):
         yield open_now
         for name, help_text, value_of in (
             ("voxlive_sessions_opened", "Live sessions opened.", lambda t: t.opened),
-            ("voxlive_words", "Words said to clients of live sessions.", lambda t: t.words),
+            ("voxlive_words", "Words sent to clients of live sessions.", lambda t: t.words),
             (
                 "voxlive_audio_seconds",
                 "Audio of live sessions, received and decoded.",
