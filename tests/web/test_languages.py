@@ -193,7 +193,9 @@ def wyoming_port(spelling):
 
 def _form(*fields: tuple[str, str]):
     try:
-        return transcriptions._read(FormFields(FormData(fields)), "transcribe").requirements.language
+        return transcriptions._read(
+            FormFields(FormData(fields)), "transcribe"
+        ).requirements.language
     except RequestRefused as error:
         raise LanguageRefused(error.message) from error
 
