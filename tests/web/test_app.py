@@ -51,35 +51,35 @@ def test_models_are_loaded_and_freed_with_the_hosts_lifespan() -> None:
     config = voxlive.ServeConfig(max_sessions=1)
     speech = voxlive.create_app(config, model="pocketsphinx")
     with TestClient(hosting(speech, lifespan=speech.lifespan), "http://localhost") as client:
-        served = speech._served
-        assert served.service.engine.info.capacity == 1
+        core = speech._core
+        assert core.service.engine.info.capacity == 1
         assert client.get("/").text == "mine"
         assert client.get("/speech/health").json()["status"] == "ok"
         page = client.get("/speech/")
         assert page.headers["content-type"].startswith("text/html")
         assert live(client, "ws://localhost/speech/v1/live")[-1]["text"].strip() == "yes"
         assert client.get("/speech/nothing").status_code == 404
-    assert served.service.closing
-    assert speech._served is None
+    assert core.service.closing
+    assert speech._core is None
 
 
 def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request() -> None:
     config = voxlive.ServeConfig(max_sessions=1, api_key=(KEY,))
     speech = voxlive.create_app(config)
     with TestClient(hosting(speech), "http://localhost") as client:
-        assert speech._served is None
+        assert speech._core is None
         assert client.get("/speech/v1/models").status_code == 401
         models = client.get("/speech/v1/models", headers=bearer(KEY)).json()
         assert [one["id"] for one in models["data"]] == ["pocketsphinx"]
-        client.portal.call(speech._served.aclose)
+        client.portal.call(speech._core.aclose)
 
 
 def test_the_application_follows_the_lifespan_protocol() -> None:
     speech = voxlive.create_app(voxlive.ServeConfig(max_sessions=1))
     with TestClient(speech, "http://localhost") as client:
-        assert speech._served is not None
+        assert speech._core is not None
         assert client.get("/health/live").status_code == 200
-    assert speech._served is None
+    assert speech._core is None
 
 
 def test_a_mounted_application_refuses_other_hosts() -> None:
