@@ -164,7 +164,7 @@ def test_an_error_crosses_processes_as_it_is(error):
 
 def test_the_docs_list_every_code():
     text = (ROOT / "docs" / "errors.md").read_text()
-    assert text == document.renew(text), "python -m voxlive.cli.document docs/errors.md"
+    assert text == document.update_tables(text), "python -m voxlive.cli.document docs/errors.md"
     assert all(f"| `{code}` |" in text for code in ERRORS)
 
 

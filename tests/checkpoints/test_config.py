@@ -84,8 +84,8 @@ def test_delay_and_left_padding_are_the_configs_then_the_tokenizers(shape):
     tokenizer = replace(TOKENIZER, delay_ms=960.0, left_pad_tokens=16)
     assert read(document, tokenizer=tokenizer) == replace(TINY, delay_tokens=12, left_pad_tokens=16)
     assert read(document) == TINY
-    said = document | {"transcription_delay_ms": 240, "n_left_pad_tokens": 8}
-    assert read(said, tokenizer=tokenizer) == replace(TINY, delay_tokens=3, left_pad_tokens=8)
+    declared = document | {"transcription_delay_ms": 240, "n_left_pad_tokens": 8}
+    assert read(declared, tokenizer=tokenizer) == replace(TINY, delay_tokens=3, left_pad_tokens=8)
 
 
 def test_ada_width_may_be_left_out():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from voxlive.checkpoints.contents import read_contents
-from voxlive.checkpoints.files import find_files, wanted
+from voxlive.checkpoints.files import find_files, select_files
 from voxlive.errors import IncompleteCheckpoint
 
 MISTRAL = ["params.json", "consolidated.safetensors", "tekken.json"]
@@ -16,7 +16,7 @@ FOREIGN = ["onnx/tokenizer.json", "model.onnx", "pytorch_model.bin", "flax_model
 
 
 def needed(names, mistral=True):
-    return set(wanted(names, "x", mistral=mistral))
+    return set(select_files(names, "x", mistral=mistral))
 
 
 def test_of_two_layouts_side_by_side_one_is_selected():
@@ -62,7 +62,7 @@ def test_shards_are_selected_with_their_index():
 )
 def test_missing_files_are_named(names, missing):
     with pytest.raises(IncompleteCheckpoint) as refused:
-        wanted(names, "some/where", mistral=True)
+        select_files(names, "some/where", mistral=True)
     assert refused.value.message == f"some/where has {missing}"
 
 

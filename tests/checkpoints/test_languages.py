@@ -27,8 +27,8 @@ ISO = [one for one in pycountry.languages if hasattr(one, "alpha_2")]
 def test_all_codes_of_iso_639_1_and_2_are_known(iso):
     code = TOGETHER.get(iso.alpha_2, iso.alpha_2)
     called = [iso.alpha_2, iso.alpha_3, getattr(iso, "bibliographic", iso.alpha_3), iso.name]
-    for said in called:
-        for spelled in (said, said.upper(), f" {said.title()}\t", f"{iso.alpha_2}_XX"):
+    for name in called:
+        for spelled in (name, name.upper(), f" {name.title()}\t", f"{iso.alpha_2}_XX"):
             assert language_of(spelled) == code
 
 
@@ -40,14 +40,14 @@ def test_codes_without_two_letters_are_those_of_iso_639_3():
 
 
 def test_whispers_names_and_codes_are_known():
-    for name, theirs in TO_LANGUAGE_CODE.items():
-        assert code_of(name) == code_of(theirs)
+    for name, code_of_whisper in TO_LANGUAGE_CODE.items():
+        assert code_of(name) == code_of(code_of_whisper)
     assert {"jv": "jw"}.items() <= by_code(WHISPERS).items()
     assert set(by_code(WHISPERS)) == set(WHISPER_LANGUAGES)
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("name", "code"),
     [
         ("zh-Hans", "zh"),
         ("zh_Hant_TW", "zh"),
@@ -65,28 +65,28 @@ def test_whispers_names_and_codes_are_known():
         ("english-us", "en"),
     ],
 )
-def test_locales_and_names_as_programs_write_them(said, code):
-    assert language_of(said) == code
+def test_locales_and_names_as_programs_write_them(name, code):
+    assert language_of(name) == code
 
 
-@pytest.mark.parametrize("said", [None, "", " ", "auto", "AUTO ", "und", "mul"])
-def test_an_open_language_is_none(said):
-    assert language_of(said) is None
+@pytest.mark.parametrize("name", [None, "", " ", "auto", "AUTO ", "und", "mul"])
+def test_an_open_language_is_none(name):
+    assert language_of(name) is None
 
 
 @pytest.mark.parametrize(
-    "said", ["xx", "klingon", "french toast", "en-", "en US", "-", "(en)" * 99, "中", "\ud800", "C"]
+    "name", ["xx", "klingon", "french toast", "en-", "en US", "-", "(en)" * 99, "中", "\ud800", "C"]
 )
-def test_an_unknown_language_is_refused_with_the_accepted_forms(said):
+def test_an_unknown_language_is_refused_with_the_accepted_forms(name):
     with pytest.raises(UnknownLanguage, match=r"en-US.*English") as refused:
-        language_of(said)
+        language_of(name)
     assert len(str(refused.value).encode()) < 250
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_a_code_or_none_or_refused(said):
+def test_any_text_is_a_code_or_none_or_refused(name):
     try:
-        code = language_of(said)
+        code = language_of(name)
     except UnknownLanguage:
         return
     assert code is None or code in NAMES

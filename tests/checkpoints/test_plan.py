@@ -16,10 +16,10 @@ def tensors_of(layout):
     return dict(source_tensors(layout, TINY, random_weights()))
 
 
-def plan(tmp_path, tensors, dtype="F32", announced=PLAIN):
+def plan(tmp_path, tensors, dtype="F32", declared=PLAIN):
     write_safetensors(tmp_path / "model.safetensors", tensors, dtype)
     header = read_header(tmp_path / "model.safetensors")
-    return make_plan(TINY, recognise_layout(header), header, announced)
+    return make_plan(TINY, recognise_layout(header), header, declared)
 
 
 def refusal(tmp_path, tensors, **how):
@@ -86,8 +86,8 @@ def test_tensors_of_a_fine_tunes_own_are_surplus_and_no_error(tmp_path, layout):
 
 def test_a_long_list_is_cut(tmp_path):
     tensors = tensors_of("voxmlx")
-    left = {name: data for name, data in tensors.items() if "language_model" not in name}
-    message = refusal(tmp_path, left)
+    unmatched = {name: data for name, data in tensors.items() if "language_model" not in name}
+    message = refusal(tmp_path, unmatched)
     assert len(message) < 1000
     assert "and 38 more" in message
 
@@ -145,17 +145,15 @@ def read(quantisation, key="quantization"):
 
 
 def test_quantisation_may_differ_by_module():
-    announced = read(
-        {"group_size": 64, "bits": 4, "a.b": {"group_size": 32, "bits": 6}, "c": False}
-    )
-    assert announced.of("a.b") == Quantisation(32, 6)
-    assert announced.of("x") == Quantisation(64, 4)
+    declared = read({"group_size": 64, "bits": 4, "a.b": {"group_size": 32, "bits": 6}, "c": False})
+    assert declared.of("a.b") == Quantisation(32, 6)
+    assert declared.of("x") == Quantisation(64, 4)
     assert read({"group_size": 64, "bits": 4}, "quantization_config").of("x") == Quantisation(64, 4)
     assert PLAIN.of("x") is None
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("declared", "message"),
     [
         ({"group_size": 64, "bits": 7}, "7 bits in groups of 64"),
         ({"group_size": 48, "bits": 4}, "4 bits in groups of 48"),
@@ -166,7 +164,7 @@ def test_quantisation_may_differ_by_module():
         ("4bit", "quantization must be an object"),
     ],
 )
-def test_unknown_quantisation_is_refused_by_its_key(said, message):
+def test_unknown_quantisation_is_refused_by_its_key(declared, message):
     with pytest.raises(UnsupportedConfig) as refused:
-        read(said)
+        read(declared)
     assert message in refused.value.message

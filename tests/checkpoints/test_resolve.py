@@ -25,7 +25,7 @@ CONTENT = {
     for name in (*FETCHED, *OTHERS)
 }
 # The hub's client reads its settings when it is imported, so it runs in a process of its own.
-ASK = """
+PROGRAM = """
 import sys
 from voxlive.errors import CheckpointError
 from voxlive.checkpoints.resolve import resolve
@@ -43,9 +43,9 @@ def hub():
         yield server
 
 
-def ask(home, model, hub=None, mode="online", **environment):
+def resolve_in_process(home, model, hub=None, mode="online", **environment):
     answer = subprocess.run(
-        [sys.executable, "-c", ASK, model, mode],
+        [sys.executable, "-c", PROGRAM, model, mode],
         env=os.environ | hub_environment(home, hub) | environment,
         capture_output=True,
         text=True,
@@ -56,32 +56,37 @@ def ask(home, model, hub=None, mode="online", **environment):
 
 
 def test_only_the_needed_files_are_downloaded_and_only_once(hub, tmp_path):
-    folder, *names = ask(tmp_path, REPOSITORY, hub)
+    folder, *names = resolve_in_process(tmp_path, REPOSITORY, hub)
     assert set(names) == FETCHED
     assert folder.endswith(COMMIT)
     assert hub.fetched == FETCHED
     hub.asked.clear()
-    assert ask(tmp_path, REPOSITORY, hub) == [folder, *names]
+    assert resolve_in_process(tmp_path, REPOSITORY, hub) == [folder, *names]
     assert hub.asked == []
-    assert ask(tmp_path, REPOSITORY, HF_HUB_OFFLINE="1") == [folder, *names]
-    assert ask(tmp_path, f"{REPOSITORY}@{COMMIT}", mode="offline") == [folder, *names]
+    assert resolve_in_process(tmp_path, REPOSITORY, HF_HUB_OFFLINE="1") == [folder, *names]
+    assert resolve_in_process(tmp_path, f"{REPOSITORY}@{COMMIT}", mode="offline") == [
+        folder,
+        *names,
+    ]
 
 
 def test_a_revision_can_be_pinned(hub, tmp_path):
-    folder, *names = ask(tmp_path, f"{REPOSITORY}@v1", hub)
+    folder, *names = resolve_in_process(tmp_path, f"{REPOSITORY}@v1", hub)
     assert set(names) == FETCHED
-    assert ask(tmp_path, f"{REPOSITORY}@v1", mode="offline") == [folder, *names]
-    code, message = ask(tmp_path, f"{REPOSITORY}@v2", hub)
+    assert resolve_in_process(tmp_path, f"{REPOSITORY}@v1", mode="offline") == [folder, *names]
+    code, message = resolve_in_process(tmp_path, f"{REPOSITORY}@v2", hub)
     assert code == "checkpoint_not_found"
     assert f"{REPOSITORY}@v2" in message
 
 
 def test_a_download_that_stopped_half_way_is_finished(hub, tmp_path):
-    folder, *_ = ask(tmp_path, REPOSITORY, hub)
+    folder, *_ = resolve_in_process(tmp_path, REPOSITORY, hub)
     Path(folder, "consolidated.safetensors").unlink()
-    assert ask(tmp_path, REPOSITORY, mode="offline")[0] == "checkpoint_not_downloaded"
+    assert (
+        resolve_in_process(tmp_path, REPOSITORY, mode="offline")[0] == "checkpoint_not_downloaded"
+    )
     hub.asked.clear()
-    assert set(ask(tmp_path, REPOSITORY, hub)[1:]) == FETCHED
+    assert set(resolve_in_process(tmp_path, REPOSITORY, hub)[1:]) == FETCHED
     assert hub.asked
 
 
@@ -95,14 +100,14 @@ def test_a_download_that_stopped_half_way_is_finished(hub, tmp_path):
     ],
 )
 def test_a_failed_download_names_its_reason(hub, tmp_path, model, how, code, says):
-    found, message = ask(tmp_path, model, hub, **how)
+    found, message = resolve_in_process(tmp_path, model, hub, **how)
     assert found == code
     assert says in message
     assert not how or hub.asked == []
 
 
 def test_an_unreachable_hub_is_reported(tmp_path):
-    code, message = ask(tmp_path, "voxtral")
+    code, message = resolve_in_process(tmp_path, "voxtral")
     assert code == "checkpoint_not_downloaded"
     assert message.startswith(ALIASES["voxtral"])
 
@@ -116,9 +121,12 @@ def test_a_cache_on_disk_serves_aliases(tmp_path):
     (home / "refs" / "main").write_text(COMMIT)
     for file in ("config.json", "model.safetensors", "tekken.json"):
         (snapshot / file).write_bytes(TENSORS if file.endswith(".safetensors") else b"{}")
-    assert ask(tmp_path, "voxtral", mode="offline")[0] == str(snapshot)
-    assert ask(tmp_path, f"voxtral@{COMMIT}", mode="offline")[0] == str(snapshot)
-    assert ask(tmp_path, "voxtral@other", mode="offline")[0] == "checkpoint_not_downloaded"
+    assert resolve_in_process(tmp_path, "voxtral", mode="offline")[0] == str(snapshot)
+    assert resolve_in_process(tmp_path, f"voxtral@{COMMIT}", mode="offline")[0] == str(snapshot)
+    assert (
+        resolve_in_process(tmp_path, "voxtral@other", mode="offline")[0]
+        == "checkpoint_not_downloaded"
+    )
 
 
 def test_a_local_folder_comes_first(tmp_path, monkeypatch):

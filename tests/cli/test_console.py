@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from voxlive.cli.console import BURST, RATE, JsonLines, Lines, Rates, Writer
+from voxlive.cli.console import BURST, RATE, JsonFormatter, LineRates, LogWriter, TextFormatter
 from voxlive.processes.logs import MOST_ARGUMENT, MOST_MESSAGE, MOST_TRACEBACK, portable
 
 PLACE = "a place"
@@ -36,7 +36,7 @@ def lines(count: int, **options) -> list[logging.LogRecord]:
 # What a line may hold.
 
 
-@pytest.mark.parametrize("formatter", [Lines(), JsonLines()])
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
 @pytest.mark.parametrize("value", ["x" * 60_000, b"x" * 60_000, "\x00" * 60_000])
 def test_client_input_is_cut(formatter, value):
     said = formatter.format(record("refused a page of %r", value))
@@ -46,36 +46,36 @@ def test_client_input_is_cut(formatter, value):
 
 
 def test_a_cut_argument_gives_its_length_and_keeps_the_rest_of_the_line():
-    said = Lines().format(record("a page of %r, see --allow-origin", "x" * 60_000))
+    said = TextFormatter().format(record("a page of %r, see --allow-origin", "x" * 60_000))
     assert "(60000 characters)'" in said
     assert said.endswith("see --allow-origin")
 
 
 @pytest.mark.parametrize("control", ["\n", "\r", "\x1b[2J", "\x9b", "\x7f", "\u2028", "\u202e"])
 def test_control_characters_are_escaped(control):
-    said = Lines().format(record("no such path: %s", f"a{control}ERROR forged"))
+    said = TextFormatter().format(record("no such path: %s", f"a{control}ERROR forged"))
     assert said.isprintable()
     assert "ERROR forged" in said
-    assert json.loads(JsonLines().format(record("%s", control)))["message"] == control
+    assert json.loads(JsonFormatter().format(record("%s", control)))["message"] == control
 
 
 def test_a_lone_surrogate_is_written():
-    said = Lines().format(record("%s", "a\ud800"))
+    said = TextFormatter().format(record("%s", "a\ud800"))
     assert said.encode().endswith(b"a\\ud800")
 
 
 def test_a_traceback_is_cut_at_its_beginning_and_indented():
-    said = Lines().format(failed("x" * 60_000 + "\nERROR forged\x1b")).split("\n")
+    said = TextFormatter().format(failed("x" * 60_000 + "\nERROR forged\x1b")).split("\n")
     assert all(line.startswith("    ") for line in said[1:])
     assert said[-1] == "    ERROR forged\\x1b"
     assert sum(map(len, said)) < MOST_TRACEBACK + 1000
-    error = json.loads(JsonLines().format(failed("x" * 60_000 + " the end")))["error"]
+    error = json.loads(JsonFormatter().format(failed("x" * 60_000 + " the end")))["error"]
     assert error.endswith("the end")
     assert len(error) < MOST_TRACEBACK + 100
 
 
 def test_arguments_that_do_not_fit_are_a_line_all_the_same():
-    assert "%d bytes (with other arguments: ('many',))" in Lines().format(
+    assert "%d bytes (with other arguments: ('many',))" in TextFormatter().format(
         record("%d bytes", "many")
     )
 
@@ -85,7 +85,7 @@ def test_a_childs_record_is_small_and_formatted_the_same():
     big.msg, big.args = "%s and %s", ("x" * 60_000, b"y" * 60_000)
     sent = portable(big)
     assert sent.exc_info is None
-    for formatter in (Lines(), JsonLines()):
+    for formatter in (TextFormatter(), JsonFormatter()):
         assert formatter.format(sent) == formatter.format(big)
 
 
@@ -93,10 +93,10 @@ def test_a_childs_record_is_small_and_formatted_the_same():
 
 
 def test_a_flood_of_one_kind_is_counted_and_others_are_written():
-    rates = Rates()
-    flood = [rates.take(one, 0.0) for one in lines(10_000)]
+    rates = LineRates()
+    flood = [rates.allow(one, 0.0) for one in lines(10_000)]
     assert flood.count(True) == BURST
-    assert rates.take(record("another kind", line=2), 0.0)
+    assert rates.allow(record("another kind", line=2), 0.0)
     [report] = rates.report()
     assert report.left_out == 10_000 - BURST
     assert (
@@ -107,40 +107,40 @@ def test_a_flood_of_one_kind_is_counted_and_others_are_written():
 
 
 def test_a_second_later_there_are_some_more():
-    rates = Rates()
+    rates = LineRates()
     for one in lines(10_000):
-        rates.take(one, 0.0)
-    assert [rates.take(one, 1.0) for one in lines(100)].count(True) == RATE
-    assert [rates.take(one, 1000.0) for one in lines(10_000)].count(True) == BURST
+        rates.allow(one, 0.0)
+    assert [rates.allow(one, 1.0) for one in lines(100)].count(True) == RATE
+    assert [rates.allow(one, 1000.0) for one in lines(10_000)].count(True) == BURST
 
 
 def test_debug_has_ten_times_as_many():
-    rates = Rates()
-    taken = [rates.take(one, 0.0) for one in lines(10_000, level=logging.DEBUG)]
+    rates = LineRates()
+    taken = [rates.allow(one, 0.0) for one in lines(10_000, level=logging.DEBUG)]
     assert abs(taken.count(True) - 10 * BURST) <= 1
 
 
 def test_kinds_are_bounded():
-    rates = Rates()
+    rates = LineRates()
     for number in range(100_000):
-        rates.take(record("a line", line=number), 0.0)
+        rates.allow(record("a line", line=number), 0.0)
     assert len(rates._kinds) <= 1001
 
 
 # That nobody waits.
 
 
-def writer(room: int) -> tuple[Writer, int]:
+def writer(capacity: int) -> tuple[LogWriter, int]:
     """One that writes to a pipe of 4 KiB, and the end to read."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
-    made = Writer(write, room, clock=lambda: 0.0)
+    made = LogWriter(write, capacity, clock=lambda: 0.0)
     made.setFormatter(logging.Formatter("%(message)s"))
     return made, read
 
 
 def test_unread_lines_are_dropped_counted_and_reported():
-    log, read = writer(room=50_000)
+    log, read = writer(capacity=50_000)
     for number in range(900):
         # It comes back, or the test does not end.
         log.handle(record("%d %s", number, "x" * 150, line=number))
@@ -159,7 +159,7 @@ def test_unread_lines_are_dropped_counted_and_reported():
 
 
 def test_lines_from_many_threads_are_whole_and_all_there():
-    log, read = writer(room=1 << 20)
+    log, read = writer(capacity=1 << 20)
 
     def say(place: int) -> None:
         for number in range(BURST):
@@ -178,7 +178,7 @@ def test_lines_from_many_threads_are_whole_and_all_there():
 
 
 def test_a_log_that_cannot_be_written_is_dropped():
-    log, read = writer(room=1000)
+    log, read = writer(capacity=1000)
     os.close(read)
     for one in lines(BURST):
         log.handle(one)

@@ -136,4 +136,4 @@ def test_the_help_has_every_option():
 def test_the_documentation_has_every_option():
     text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert "<!-- table: options -->" in text
-    assert text == document.renew(text), "python -m voxlive.cli.document docs/operations.md"
+    assert text == document.update_tables(text), "python -m voxlive.cli.document docs/operations.md"

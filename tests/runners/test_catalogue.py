@@ -183,7 +183,7 @@ def test_a_built_in_model_may_have_another_name():
 
 def test_the_docs_have_the_tables_of_the_code():
     text = (ROOT / "docs" / "batch.md").read_text()
-    assert text == document.renew(text), "python -m voxlive.cli.document docs/batch.md"
+    assert text == document.update_tables(text), "python -m voxlive.cli.document docs/batch.md"
     assert text.count("<!-- table: ") == 6
 
 

@@ -39,7 +39,7 @@ class Row(NamedTuple):
     here: str
 
 
-def renew(text: str) -> str:
+def update_tables(text: str) -> str:
     """The document with its table as the tests have it."""
     return _BLOCK.sub(lambda found: found[1] + table() + found[2], text)
 
@@ -79,4 +79,4 @@ def _row(decorator: ast.expr) -> Row | None:
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         document = Path(name)
-        document.write_text(renew(document.read_text("utf-8")), "utf-8")
+        document.write_text(update_tables(document.read_text("utf-8")), "utf-8")

@@ -16,7 +16,7 @@ from support.keys import bearer
 from support.server import serving
 from support.wire import START, dial, listen, receive_until, s16le, send
 
-from voxlive.cli.console import JsonLines, Lines
+from voxlive.cli.console import JsonFormatter, TextFormatter
 from voxlive.processes.logs import log_context
 
 KEY, WRONG = "the-key-of-this-server", "no-key-of-this-server"
@@ -132,7 +132,7 @@ def record(message: str, *args: object, **fields: object) -> logging.LogRecord:
 
 
 def test_a_message_of_several_lines_is_one_line_of_json():
-    line = JsonLines().format(record('a "%s"\nnext', "ü\u2028", code="odd", unknown=object()))
+    line = JsonFormatter().format(record('a "%s"\nnext', "ü\u2028", code="odd", unknown=object()))
     assert len(line.splitlines()) == 1
     said = json.loads(line)
     assert said["message"] == 'a "ü\u2028"\nnext'
@@ -146,11 +146,17 @@ def test_a_traceback_is_a_field():
     except ValueError:
         made = record("failed")
         made.exc_info = sys.exc_info()
-    assert "ValueError: how it happened" in json.loads(JsonLines().format(made))["error"]
+    assert "ValueError: how it happened" in json.loads(JsonFormatter().format(made))["error"]
 
 
 def test_plain_lines_have_the_session_once():
     with log_context(session="abc123", protocol="live"):
-        assert Lines().format(record("odd bytes")).endswith("test: odd bytes [session abc123]")
-        assert Lines().format(record("session abc123 closed")).endswith("session abc123 closed")
-    assert Lines().format(record("odd bytes")).endswith("odd bytes")
+        assert (
+            TextFormatter().format(record("odd bytes")).endswith("test: odd bytes [session abc123]")
+        )
+        assert (
+            TextFormatter()
+            .format(record("session abc123 closed"))
+            .endswith("session abc123 closed")
+        )
+    assert TextFormatter().format(record("odd bytes")).endswith("odd bytes")

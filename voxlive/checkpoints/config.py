@@ -1,6 +1,6 @@
-"""What a Voxtral Realtime checkpoint says of itself, the same for every layout it comes in.
+"""The description of a Voxtral Realtime checkpoint, the same for every layout it comes in.
 
-JSON documents read key by key, so that an error says which key of which file is wrong.
+``Section`` reads JSON documents key by key, so that an error names the key and the file.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from voxlive.errors import CheckpointError, DamagedFile, WeightsMismatch
 CONFIG, PARAMS = "config.json", "params.json"
 EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
 DOCUMENTS = (CONFIG, PARAMS, *EXTRACTORS)
-"""The files that tell a family apart. They are small; weights are known by their headers."""
+"""The files that decide the family. They are small; of weights only the headers are read."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = ".safetensors.index.json"
 _MOST_DOCUMENT_BYTES = 32 << 20
@@ -46,13 +46,13 @@ class Contents:
 
     def document(self, name: str) -> Section:
         """A JSON document; raises DamagedFile for one that is none."""
-        return Section(dict(_sound(self.documents[name])), name)
+        return Section(dict(_checked(self.documents[name])), name)
 
     def tensors(self, names: Iterable[str]) -> dict[str, StoredTensor]:
         """Every tensor of several files; raises DamagedFile, or WeightsMismatch for one in two."""
         found: dict[str, StoredTensor] = {}
         for file in names:
-            for name, tensor in _sound(self.headers[file]).items():
+            for name, tensor in _checked(self.headers[file]).items():
                 if name in found:
                     path = self.folder / file
                     raise WeightsMismatch(f"{name} stands in {found[name].file} and in {path}")
@@ -61,18 +61,22 @@ class Contents:
 
     def array_names(self, file: str) -> Iterable[str]:
         """What an .npz file holds; raises DamagedFile."""
-        return _sound(self.archives[file])
+        return _checked(self.archives[file])
 
 
 def read_contents(folder: Path) -> Contents:
     """Read what is small. Raises DamagedFile for more files than a model has, and OSError."""
     files = list_files(folder)
     top = sorted(name for name in files if "/" not in name)
-    wanted = (*DOCUMENTS, TOKENIZER_CONFIG)
+    documents = (*DOCUMENTS, TOKENIZER_CONFIG)
     return Contents(
         folder,
         files,
-        {name: _document(folder / name) for name in top if name in wanted or name.endswith(INDEX)},
+        {
+            name: _document(folder / name)
+            for name in top
+            if name in documents or name.endswith(INDEX)
+        },
         {name: _header(folder / name) for name in top if name.endswith(".safetensors")},
         {name: _archive(folder / name) for name in top if name.endswith(".npz")},
         sum((folder / name).stat().st_size for name in weight_files(files)),
@@ -103,7 +107,7 @@ def weight_files(files: frozenset[str]) -> list[str]:
     return others or mistral or [name for name in top if name.endswith(".npz")]
 
 
-def known_as(folder: Path) -> str:
+def display_name(folder: Path) -> str:
     """The folder's name, or the repository's whose snapshot it is."""
     parts = folder.resolve().parts
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
@@ -135,7 +139,7 @@ def _archive(path: Path) -> tuple[str, ...] | CheckpointError:
         return DamagedFile(f"{path} is cut short or no numpy archive: delete it and fetch it again")
 
 
-def _sound(found: _T | CheckpointError) -> _T:
+def _checked(found: _T | CheckpointError) -> _T:
     if isinstance(found, CheckpointError):
         raise found
     return found

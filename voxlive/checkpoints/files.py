@@ -1,6 +1,6 @@
-"""Which files of a folder or repository make up one checkpoint.
+"""The files of one checkpoint among those of a folder or repository, and whether they are complete.
 
-Whether a checkpoint's files are all there and whole; told without reading any weights.
+Nothing here reads weights.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ TEKKEN = "tekken.json"
 _CONSOLIDATED = "consolidated"
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 _WEIGHTS = (".safetensors", ".npz")
+_TORCH = (".bin", ".pt", ".pth", ".nemo", ".onnx", ".gguf", ".ckpt", ".h5", ".msgpack")
+_AGAIN = "fetch it again with `voxlive models pull`, or complete the folder"
 # What tokenizers, feature extractors and the models' own hooks read.
 _SMALL = re.compile(r".+\.(json|txt|model|mvn|tiktoken|jinja|vocab)")
 _FOREIGN = re.compile(r"(onnx|original|openvino|gguf|coreml|examples?|assets|figures)/.*", re.I)
@@ -44,7 +46,7 @@ class CheckpointFiles:
     extractor: Path | None
 
 
-def wanted(names: Collection[str], where: str, *, mistral: bool) -> tuple[str, ...]:
+def select_files(names: Collection[str], where: str, *, mistral: bool) -> tuple[str, ...]:
     """The names that make up one checkpoint among all of a folder or repository, config first.
 
     Of Mistral's and another layout side by side ``mistral`` takes the former, else the latter.
@@ -72,7 +74,7 @@ def wanted(names: Collection[str], where: str, *, mistral: bool) -> tuple[str, .
 def find_files(contents: Contents) -> CheckpointFiles:
     """The Voxtral Realtime checkpoint in a folder; raises IncompleteCheckpoint, DamagedFile."""
     folder = contents.folder
-    names = wanted(contents.files, str(folder), mistral=True)
+    names = select_files(contents.files, str(folder), mistral=True)
     if TEKKEN not in contents.files:
         raise IncompleteCheckpoint(f"{folder} has no {TEKKEN}")
     extractors = [folder / name for name in EXTRACTORS if name in names and names[0] == CONFIG]
@@ -122,7 +124,7 @@ def _is_small(name: str) -> bool:
 
 
 def _missing_shards(names: Collection[str]) -> list[str]:
-    """Shards that the numbers in others' names promise: a download may have stopped half way."""
+    """Shards missing by the count in the names of others: a download may have stopped half way."""
     promised = set()
     for stem, count in {(shard[1], shard[3]) for shard in map(_SHARD.fullmatch, names) if shard}:
         width = len(count)
@@ -140,13 +142,9 @@ def _is_mistral(name: str) -> bool:
     return name.startswith(_CONSOLIDATED)
 
 
-_TORCH = (".bin", ".pt", ".pth", ".nemo", ".onnx", ".gguf", ".ckpt", ".h5", ".msgpack")
-_AGAIN = "fetch it again with `voxlive models pull`, or complete the folder"
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that hinders a model, and what to do about it."""
+    """One thing that prevents loading a model, and what to do about it."""
 
     what: str
     remedy: str
@@ -170,12 +168,12 @@ def _check_weights(
     contents: Contents, evidence: Evidence, family: ModelFamily | None
 ) -> list[Problem]:
     folder = contents.folder
-    problems = [Problem(said, _AGAIN) for said in evidence.unreadable]
+    problems = [Problem(message, _AGAIN) for message in evidence.unreadable]
     if not weight_files(evidence.files):
         return [*problems, _no_weights(folder, evidence)]
     mistral = family is not None and family.name == "voxtral_realtime"
     try:
-        names = wanted(evidence.files, str(folder), mistral=mistral)
+        names = select_files(evidence.files, str(folder), mistral=mistral)
         indexed_weights(contents, names)
     except CheckpointError as problem:
         problems.append(Problem(problem.message, _remedy(folder)))
@@ -198,7 +196,7 @@ def _no_weights(folder: Path, evidence: Evidence) -> Problem:
 
 
 def _remedy(folder: Path) -> str:
-    """What to do about missing files: a snapshot's blobs tell of a download that was cut off."""
+    """What to do about missing files: incomplete blobs are a download that was cut off."""
     blobs = folder.resolve().parent.parent / "blobs"
     local = folder / ".cache" / "huggingface" / "download"
     halves = [*blobs.glob("*.incomplete"), *local.glob("**/*.incomplete")]

@@ -1,7 +1,7 @@
 """Languages: what clients and models call them, and the one code that stands for each here.
 
-A code is ISO 639-1 where there is one, else ISO 639-3. ``language_of`` is for whatever a client
-says, at the edge of every protocol; ``code_of`` for what a model's files or its output say.
+A code is ISO 639-1 where there is one, else ISO 639-3. ``language_of`` is for input
+of clients, at the edge of every protocol; ``code_of`` for a model's files and its output.
 """
 
 from __future__ import annotations
@@ -244,24 +244,24 @@ NAMES = MappingProxyType(_names)
 
 
 class UnknownLanguage(CodedError, ValueError):
-    """What was said is no language known here; the message names what can be said."""
+    """The text is no language known here; the message names the accepted forms."""
 
     code = "bad_language"
 
 
-def language_of(said: str | None) -> str | None:
+def language_of(name: str | None) -> str | None:
     """The code of what a client calls a language; None: it is not given.
 
     It may be an ISO 639-1, 639-2 or (where models use it) 639-3 code, a locale such as ``en_US`` or
     ``zh-Hans``, or an English name, in any case and spacing. Nothing, ``auto`` and ISO 639's own
     ``und`` and ``mul`` are not given. Raises UnknownLanguage.
     """
-    plain = _plain(said or "")
+    plain = _plain(name or "")
     if plain in _NOT_GIVEN:
         return None
     code = code_of(plain)
     if code is None:
-        shown = repr((said or "")[:_SHOWN])
+        shown = repr((name or "")[:_SHOWN])
         raise UnknownLanguage(
             f"{shown} is no language known here: say a code such as en or eng, a locale such as "
             "en-US, an English name such as English, or auto",
@@ -306,8 +306,8 @@ def unknown_language_message(model: str, code: str, known: Collection[str]) -> s
     return f"{model} does not know {called}: use {', '.join(sorted(known))}"
 
 
-def _plain(said: str) -> str:
+def _plain(name: str) -> str:
     """Lower case without accents; one space between words, a hyphen between subtags."""
-    letters = unicodedata.normalize("NFKD", said[:_LONGEST])
+    letters = unicodedata.normalize("NFKD", name[:_LONGEST])
     bare = "".join(char for char in letters if not unicodedata.combining(char))
     return " ".join(bare.lower().replace("_", "-").split())

@@ -1,14 +1,9 @@
-"""What a layout has to say: where it keeps each module, and how it stores convolutions and RoPE.
+"""The tensor layouts of Voxtral Realtime in circulation, recognised by the names of the tensors.
 
-Mistral's own files: consolidated.safetensors beside params.json.
-
-mlx-audio's converted files: model*.safetensors beside config.json.
-
-transformers' files: model*.safetensors beside config.json with audio_config and text_config.
-
-voxmlx's converted files: model.safetensors beside a config.json shaped like params.json.
-
-The tensor layouts in circulation: one file each, told apart by the names of their tensors.
+A layout has the name of each module and the storage of convolutions and rotary pairs. Mistral's own
+files are consolidated.safetensors beside params.json; mlx-audio's and transformers' are
+model*.safetensors beside config.json; voxmlx's are model.safetensors beside a config.json that is
+like params.json.
 """
 
 from __future__ import annotations
@@ -225,16 +220,14 @@ VOXMLX = Layout(
 
 LAYOUTS = (MISTRAL, MLX_AUDIO, VOXMLX, TRANSFORMERS)
 
-__all__ = ["LAYOUTS", "Layout", "recognise_layout"]
-
 
 def recognise_layout(names: Iterable[str]) -> Layout:
     """The layout that knows most of these tensor names; raises WeightsMismatch if none does."""
-    every = list(names)
-    known = {layout: sum(map(layout.knows, every)) for layout in LAYOUTS}
+    tensors = list(names)
+    known = {layout: sum(map(layout.knows, tensors)) for layout in LAYOUTS}
     best = max(LAYOUTS, key=known.__getitem__)
     if not known[best]:
         raise WeightsMismatch(
-            f"these are no tensors of a Voxtral Realtime model: {listed(every) or 'none at all'}"
+            f"these are no tensors of a Voxtral Realtime model: {listed(tensors) or 'none at all'}"
         )
     return best

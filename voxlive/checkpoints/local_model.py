@@ -1,8 +1,8 @@
 """A model on this machine: its files, its family and what it can do, found out once.
 
-All of it is told by small documents and the headers of tensors. Nothing is loaded and no model code
-is imported; the folder's name is only ever a hint. A ``LocalModel`` is handed to whatever loads the
-model, in whichever process, so that nobody looks for its files or reads its documents again.
+Small documents and the headers of tensors decide. Nothing is loaded and no model code is imported;
+the folder's name is only ever a hint. A ``LocalModel`` is passed to whatever loads the model, in
+whichever process, so that its files are not searched for and its documents not read again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from voxlive.checkpoints import families
 from voxlive.checkpoints.config import VoxtralConfig
-from voxlive.checkpoints.contents import Contents, known_as, read_contents
+from voxlive.checkpoints.contents import Contents, display_name, read_contents
 from voxlive.checkpoints.families import hints, recognise_family
 from voxlive.checkpoints.families.evidence import Evidence, read_evidence
 from voxlive.checkpoints.families.family import Feature, Match, ModelFamily
@@ -78,7 +78,7 @@ class ModelCapabilities:
 
 
 def probe_model_capabilities(contents: Contents) -> ModelCapabilities:
-    """What the contents of a folder say; raises DamagedFile when a document is unreadable."""
+    """The capabilities by a folder's contents; raises DamagedFile when a document is unreadable."""
     evidence = read_evidence(contents)
     found = recognise_family(evidence)
     traits = found.family.read_traits(evidence) if found else None
@@ -91,7 +91,7 @@ def probe_model_capabilities(contents: Contents) -> ModelCapabilities:
         family=found.family if found else None,
         model_type=kind if isinstance(kind, str) else None,
         layout=(traits and traits.layout) or (found.shape.layout if found else None),
-        audio=found is not None or audio_config or _hears(evidence),
+        audio=found is not None or audio_config or _has_audio_extractor(evidence),
         text=_populated(evidence, _TEXT),
         audio_config=audio_config,
         vision_config=_populated(evidence, _VISION),
@@ -114,7 +114,7 @@ def _populated(evidence: Evidence, paths: tuple[str, ...]) -> bool:
     return any(evidence.at(path) for path in paths)
 
 
-def _hears(evidence: Evidence) -> bool:
+def _has_audio_extractor(evidence: Evidence) -> bool:
     """Extractors of images have the same kind of name, but no sampling rate."""
     return "sampling_rate" in evidence.extractor
 
@@ -129,23 +129,23 @@ def _bits(evidence: Evidence) -> int | None:
 
 def _warnings(evidence: Evidence, found: Match | None) -> tuple[str, ...]:
     """What deserves to be known and hinders nothing."""
-    said = []
+    warnings = []
     if found is not None:
-        said += [text for text in (found.shape.warning, found.family.note) if text]
+        warnings += [text for text in (found.shape.warning, found.family.note) if text]
         named = hints(evidence.name)
         if named and not found.family.name.startswith(named):
-            said.append(
+            warnings.append(
                 f"its name mentions {', '.join(named)}, but its files are those of "
                 f"{found.family.title}"
             )
-    return tuple(said)
+    return tuple(warnings)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
     """``name`` is what people call it; ``folder`` is absolute, None for one that is built in.
 
-    ``problems`` are what is wrong with its files; ``error`` is why nothing can be told of it.
+    ``problems`` are what is wrong with its files; ``error`` is why nothing is known of it.
     ``contents`` has what was read of its files, for what loads it. Two are equal that are the same
     folder under the same name.
     """
@@ -163,7 +163,7 @@ class LocalModel:
         return self.capabilities.family
 
     def read(self) -> Contents:
-        """Its contents. Raises the CheckpointError for which nothing can be told of it."""
+        """Its contents. Raises ``error`` if there is one."""
         if self.error is not None:
             raise self.error
         if self.contents is None:
@@ -208,7 +208,7 @@ def reread(model: LocalModel) -> LocalModel:
 
 @lru_cache(_REMEMBERED)
 def _read_model(folder: Path, _stamp: object) -> LocalModel:
-    name = known_as(folder)
+    name = display_name(folder)
     try:
         contents = read_contents(folder)
         found = probe_model_capabilities(contents)

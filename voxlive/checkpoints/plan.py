@@ -1,10 +1,9 @@
-"""The modules of a Voxtral Realtime model under voxlive's own names, with their shapes.
+"""The plan for loading a Voxtral Realtime model: which stored tensor becomes which of the model's.
 
-Linear weights are [out, in], convolutions [out, k, in], the embedding [vocab, dim]; rotary pairs of
-queries and keys lie side by side. The output projection is the embedding.
-
-Group-quantised matrices: what their tensors say, and what the config says of them. Which stored
-tensor becomes which of the model's, settled before any weight is read.
+It is made before any weight is read. Modules have voxlive's own names: linear weights are
+[out, in], convolutions [out, k, in], the embedding [vocab, dim]; rotary pairs of queries and keys
+lie side by side, and the output projection is the embedding. Matrices may be stored quantised in
+groups, as their tensors and the config say.
 """
 
 from __future__ import annotations
@@ -19,7 +18,12 @@ from voxlive.checkpoints.layouts import Layout
 from voxlive.checkpoints.safetensors import StoredTensor, same_bytes
 from voxlive.errors import UnsupportedConfig, WeightsMismatch, listed
 
+FLOATS = ("F32", "BF16", "F16")
+BITS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
 _KERNEL = 3
+_WORD_BITS = 32
+_LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +90,6 @@ def _decoder(decoder: DecoderConfig) -> Iterator[Module]:
     yield Module("decoder.norm", (dim,), matrix=False)
 
 
-_LAYER = re.compile(r"\.\d+\.")
-FLOATS = ("F32", "BF16", "F16")
-
-
-BITS = (2, 3, 4, 5, 6, 8)
-GROUP_SIZES = (32, 64, 128)
-_WORD_BITS = 32
-
-
 @dataclass(frozen=True, slots=True)
 class Quantisation:
     """``bits`` per value, with a scale and a bias for every ``group_size`` values of a row."""
@@ -104,7 +99,7 @@ class Quantisation:
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class DeclaredQuantisation:
     """The config's quantisation: one for all modules, and others for some of them by name."""
 
     default: Quantisation | None
@@ -115,17 +110,17 @@ class Announced:
         return self.modules.get(module, self.default)
 
 
-def read_quantisation(document: Section) -> Announced:
+def read_quantisation(document: Section) -> DeclaredQuantisation:
     """The ``quantization`` of a config; raises UnsupportedConfig for any kind but MLX's affine.
 
     Its values are numbers for all modules, and objects (or false: left as it is) for single ones.
     """
     key = "quantization" if "quantization" in document else "quantization_config"
     if key not in document:
-        return Announced(None, MappingProxyType({}))
+        return DeclaredQuantisation(None, MappingProxyType({}))
     section = document.section(key)
     settings = (name for name, value in section.data.items() if isinstance(value, dict))
-    return Announced(
+    return DeclaredQuantisation(
         _settings(section),
         MappingProxyType({name: _settings(section.section(name)) for name in settings}),
     )
@@ -196,14 +191,14 @@ def make_plan(
     config: VoxtralConfig,
     layout: Layout,
     tensors: Mapping[str, StoredTensor],
-    announced: Announced,
+    declared: DeclaredQuantisation,
 ) -> LoadPlan:
     """Match stored tensors with the model's.
 
     Raises WeightsMismatch with every tensor that is missing, misshaped or of a dtype that no loader
     knows, and when a second copy of the tied embedding differs from it.
     """
-    matcher = _Matcher(layout, tensors, announced)
+    matcher = _Matcher(layout, tensors, declared)
     every = tuple(modules(config))
     for module in every:
         matcher.match(module)
@@ -223,22 +218,22 @@ def make_plan(
 
 class _Matcher:
     def __init__(
-        self, layout: Layout, tensors: Mapping[str, StoredTensor], announced: Announced
+        self, layout: Layout, tensors: Mapping[str, StoredTensor], declared: DeclaredQuantisation
     ) -> None:
         self._layout = layout
-        self._left = {layout.normalised(name): tensor for name, tensor in tensors.items()}
-        self._announced = announced
+        self._unmatched = {layout.normalised(name): tensor for name, tensor in tensors.items()}
+        self._declared = declared
         self._missing: list[str] = []
         self._wrong: list[str] = []
-        self._taken: dict[str, StoredTensor] = {}
+        self._matched: dict[str, StoredTensor] = {}
         self.steps: list[LoadStep] = []
         self.quantised: dict[str, Quantisation] = {}
-        if len(self._left) < len(tensors):
+        if len(self._unmatched) < len(tensors):
             raise WeightsMismatch("some tensors stand there twice under an old and a new name")
 
     def match(self, module: Module) -> None:
         source = self._layout.source(module.name)
-        quantised = module.matrix and f"{source}.scales" in self._left
+        quantised = module.matrix and f"{source}.scales" in self._unmatched
         if quantised:
             self._match_quantised(module, source)
         else:
@@ -248,14 +243,19 @@ class _Matcher:
 
     def _match_quantised(self, module: Module, source: str) -> None:
         rows, columns = module.shape
-        scales, packed = self._left[f"{source}.scales"], self._left.get(f"{source}.weight")
+        scales, packed = (
+            self._unmatched[f"{source}.scales"],
+            self._unmatched.get(f"{source}.weight"),
+        )
         if packed is None:
             self._missing.append(f"{source}.weight")
             return
         found = stored_quantisation(columns, packed.shape[-1], scales.shape[-1])
-        said = self._announced.of(source) or found
-        if found is None or said != found:
-            self._wrong.append(f"{source} (packed {packed.shape}, scales {scales.shape}, {said})")
+        expected = self._declared.of(source) or found
+        if found is None or expected != found:
+            self._wrong.append(
+                f"{source} (packed {packed.shape}, scales {scales.shape}, {expected})"
+            )
             return
         groups = columns // found.group_size
         self._take(module, source, "weight", (rows, packed.shape[-1]), ("U32",))
@@ -278,7 +278,7 @@ class _Matcher:
         dtypes: tuple[str, ...],
     ) -> None:
         name = f"{source}.{suffix}"
-        tensor = self._left.pop(name, None)
+        tensor = self._unmatched.pop(name, None)
         if tensor is None:
             self._missing.append(name)
             return
@@ -286,7 +286,7 @@ class _Matcher:
             self._wrong.append(f"{tensor.name} (is {tensor.shape}, should be {shape})")
         if tensor.dtype not in dtypes:
             self._wrong.append(f"{tensor.name} (is {tensor.dtype}, should be {'/'.join(dtypes)})")
-        self._taken[name] = tensor
+        self._matched[name] = tensor
         self.steps.append(
             LoadStep(
                 target=f"{module.name}.{suffix}",
@@ -300,19 +300,19 @@ class _Matcher:
         """Leave out a second copy of the embedding, if it is one."""
         embedding = self._layout.source("decoder.embed")
         for name, tensor in self._heads():
-            twin = self._taken.get(f"{embedding}.{name.rpartition('.')[2]}")
+            twin = self._matched.get(f"{embedding}.{name.rpartition('.')[2]}")
             if twin is None or not same_bytes(tensor, twin):
                 self._wrong.append(f"{tensor.name} (differs from {embedding}, which it is tied to)")
-            del self._left[name]
+            del self._unmatched[name]
 
     def _heads(self) -> Iterator[tuple[str, StoredTensor]]:
-        for name, tensor in tuple(self._left.items()):
+        for name, tensor in tuple(self._unmatched.items()):
             if name.rpartition(".")[0] in self._layout.heads:
                 yield name, tensor
 
     @property
     def surplus(self) -> tuple[str, ...]:
-        return tuple(tensor.name for tensor in self._left.values())
+        return tuple(tensor.name for tensor in self._unmatched.values())
 
     def finish(self) -> None:
         """Raise what is wrong.
@@ -320,7 +320,7 @@ class _Matcher:
         What is left over is, where tensors are missing, perhaps them by another name; and where it
         is like what was taken, a part of a larger model than the config says.
         """
-        more = surplus_layers(self._left, self._taken)
+        more = surplus_layers(self._unmatched, self._matched)
         problems = {
             "missing": self._missing,
             "unknown": self.surplus if self._missing or more else (),
@@ -334,10 +334,10 @@ class _Matcher:
             )
 
 
-def surplus_layers(left: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Those of the tensors left over that are like the ones taken but for the number of a layer."""
-    known = {_LAYER.sub(".", name) for name in taken}
-    return [name for name in left if _LAYER.sub(".", name) in known]
+def surplus_layers(unmatched: Iterable[str], matched: Iterable[str]) -> list[str]:
+    """The unmatched tensors that differ from matched ones only in the number of a layer."""
+    known = {_LAYER.sub(".", name) for name in matched}
+    return [name for name in unmatched if _LAYER.sub(".", name) in known]
 
 
 def _most_common_dtype(steps: list[LoadStep]) -> str:

@@ -120,8 +120,8 @@ def _mistral_decoder(decoder: Section) -> DecoderConfig:
     decoder.require("use_biases", False)
     decoder.require("tied_embeddings", True)
     decoder.require("ada_rms_norm_t_cond", True)
-    for beyond in ("rope_scaling", "yarn", "llama_4_scaling", "moe"):
-        decoder.require(beyond)
+    for unsupported in ("rope_scaling", "yarn", "llama_4_scaling", "moe"):
+        decoder.require(unsupported)
     return DecoderConfig(
         dim=decoder.integer("dim"),
         layers=decoder.integer("n_layers"),
@@ -246,8 +246,8 @@ def _delay_tokens(config: VoxtralConfig, defaults: Section, tokenizer: TekkenAud
 
 
 def _left_pad(document: Section, tokenizer: TekkenAudio | None) -> int:
-    said = tokenizer.left_pad_tokens if tokenizer else None
-    return document.integer("n_left_pad_tokens", _LEFT_PAD_TOKENS if said is None else said)
+    declared = tokenizer.left_pad_tokens if tokenizer else None
+    return document.integer("n_left_pad_tokens", _LEFT_PAD_TOKENS if declared is None else declared)
 
 
 _Reader = Callable[[Section, Section | None, TekkenAudio | None], VoxtralConfig]

@@ -1,6 +1,6 @@
 """A model's name to its files: built in, a local folder, the hub's cache or a download.
 
-The hub's cache on this machine: which repositories it holds, and how to remove one.
+Also which repositories the hub's cache on this machine holds, and how to remove one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from voxlive.checkpoints.contents import (
     CONFIG,
     DOCUMENTS,
     PARAMS,
-    known_as,
+    display_name,
     read_contents,
 )
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import read_evidence
-from voxlive.checkpoints.files import wanted
+from voxlive.checkpoints.files import select_files
 from voxlive.checkpoints.local_model import BUILT_IN, LocalModel, read_model
 from voxlive.errors import CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
 
@@ -30,6 +30,7 @@ ALIASES = {
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _PATH_STARTS = (".", "~", os.sep)
 _PREFERS_MISTRAL = "voxtral_realtime"
+_PREFIX = "models--"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def resolve(model: str, *, offline: bool = False) -> LocalModel:
         return BUILT_IN[model]
     folder = Path(model).expanduser()
     if model and folder.is_dir():
-        return read_model(folder, known_as(folder))
+        return read_model(folder, display_name(folder))
     repository = parse_repository(model)
     if folder.exists() or repository is None:
         raise CheckpointNotFound(
@@ -104,13 +105,13 @@ def download(repository: Repository) -> Path:
 
     name, revision = repository.name, repository.revision
     try:
-        about = HfApi().model_info(name, revision=revision)
-        every = [sibling.rfilename for sibling in about.siblings or []]
-        wanted(every, str(repository), mistral=True)
-        documents = [document for document in DOCUMENTS if document in every]
+        info = HfApi().model_info(name, revision=revision)
+        files = [sibling.rfilename for sibling in info.siblings or []]
+        select_files(files, str(repository), mistral=True)
+        documents = [document for document in DOCUMENTS if document in files]
         # The first call asks for nothing but documents; bars are for what takes time.
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=documents))
-        names = wanted(every, str(repository), mistral=_prefers_mistral(folder))
+        names = select_files(files, str(repository), mistral=_prefers_mistral(folder))
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(names)))
     except errors.GatedRepoError as problem:
         raise NotDownloaded(
@@ -132,9 +133,6 @@ def _prefers_mistral(folder: Path) -> bool:
     """Of two layouts side by side: voxlive loads Mistral's own, mlx-audio the other."""
     found = recognise_family(read_evidence(read_contents(folder)))
     return found is not None and found.family.name == _PREFERS_MISTRAL
-
-
-_PREFIX = "models--"
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,16 +100,22 @@ def check_tekken(tekken: Tekken, config: VoxtralConfig) -> None:
         )
     if tekken.audio is None:
         return
-    theirs = tekken.audio
-    for what, said, ours in (
-        ("sampling_rate", theirs.sample_rate, config.audio.sample_rate),
-        ("frame_rate", theirs.frame_rate, config.audio.sample_rate / config.samples_per_token),
-        ("num_mel_bins", theirs.mel_bins, config.audio.mel_bins),
-        ("hop_length", theirs.hop, config.audio.hop),
-        ("window_size", theirs.n_fft, config.audio.n_fft),
+    audio_section = tekken.audio
+    for what, declared, expected in (
+        ("sampling_rate", audio_section.sample_rate, config.audio.sample_rate),
+        (
+            "frame_rate",
+            audio_section.frame_rate,
+            config.audio.sample_rate / config.samples_per_token,
+        ),
+        ("num_mel_bins", audio_section.mel_bins, config.audio.mel_bins),
+        ("hop_length", audio_section.hop, config.audio.hop),
+        ("window_size", audio_section.n_fft, config.audio.n_fft),
     ):
-        if said != ours:
-            raise WrongTokenizer(f"tekken.json: audio {what} is {said}, the model's is {ours}")
+        if declared != expected:
+            raise WrongTokenizer(
+                f"tekken.json: audio {what} is {declared}, the model's is {expected}"
+            )
 
 
 def _special(document: Section, num_special: int) -> dict[str, int]:

@@ -1,10 +1,9 @@
-"""The log: how a line is written, how many of a kind, and the thread that writes them.
+"""The console of every command: its log, its messages, and how it ends at a signal.
 
-A line is written for people, or as a JSON object for a collector of logs.
-
-What commands say to people: one clear line per error, results on stdout, the rest on stderr.
-
-How a command ends at a signal: at the first in order, at the second at once.
+A line of the log is text for people or a JSON object for a collector. Clients can cause as many as
+they like: lines of one kind are limited, and a thread of its own writes them. Results go to stdout,
+the log and one clear line per error to stderr. A command ends in order at the first signal, at once
+at the second.
 """
 
 from __future__ import annotations
@@ -29,14 +28,19 @@ from voxlive.processes.logs import current_log_context, escaped, message_of, tra
 from voxlive.processes.process import handling_ending_signals
 from voxlive.runners.scratch import exit_now
 
+log = logging.getLogger(__name__)
+
+FAILED, MISUSED = 1, 2
+"""Exit codes."""
+
 FIELDS = ("session", "protocol", "request", "code")
-"""What a line may say besides its message, by itself or by what it was logged in."""
+"""What a line may have besides its message, from its record or its context."""
 
 BURST = 100
 RATE = 10
 """Lines of one kind at once, and a second from then on; ten times as many at level debug."""
 
-ROOM = 1 << 20
+CAPACITY = 1 << 20
 """Bytes of lines that wait to be written."""
 
 _MOST_KINDS = 1000
@@ -44,7 +48,7 @@ _REPORT_S = 1.0
 _FLUSH_S = 2.0
 
 
-class Lines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """One line, with the session that it is about at its end if it does not name it.
 
     A traceback follows in lines of its own, which are indented: only the log's own text stands at
@@ -62,13 +66,13 @@ class Lines(logging.Formatter):
         return "\n    ".join((line, *map(escaped, error.split("\n")))) if error else line
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object on one line, whatever the message holds. ``time`` is UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The object: time, level, logger, message, ``FIELDS`` that are known, left_out, error."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        said: dict[str, object] = {
+        fields: dict[str, object] = {
             "time": at.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -76,21 +80,21 @@ class JsonLines(logging.Formatter):
             **_fields(record),
         }
         if left_out := getattr(record, "left_out", None):
-            said["left_out"] = left_out
+            fields["left_out"] = left_out
         if error := traceback_of(record):
-            said["error"] = error
-        return json.dumps(said)
+            fields["error"] = error
+        return json.dumps(fields)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, str]:
-    about = {
+    context = {
         **current_log_context(),
         **{name: vars(record)[name] for name in FIELDS if name in vars(record)},
     }
-    return {name: str(about[name]) for name in FIELDS if name in about}
+    return {name: str(context[name]) for name in FIELDS if name in context}
 
 
-class _Kind:
+class _LineKind:
     """The lines that one place in the code logs."""
 
     def __init__(self, now: float) -> None:
@@ -100,22 +104,22 @@ class _Kind:
         self.last: logging.LogRecord | None = None
 
 
-class Rates:
+class LineRates:
     """How many lines of each kind are written: a client may cause one as often as it likes."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[str, int] | None, _Kind] = {}
+        self._kinds: dict[tuple[str, int] | None, _LineKind] = {}
 
     @property
     def leaving_out(self) -> bool:
         """Whether there is something to report."""
         return any(kind.left_out for kind in self._kinds.values())
 
-    def take(self, record: logging.LogRecord, now: float) -> bool:
+    def allow(self, record: logging.LogRecord, now: float) -> bool:
         """Whether it is written; counted where it is not. ``now`` is in seconds."""
         place = record.pathname, record.lineno
         known = place in self._kinds or len(self._kinds) < _MOST_KINDS
-        kind = self._kinds.setdefault(place if known else None, _Kind(now))
+        kind = self._kinds.setdefault(place if known else None, _LineKind(now))
         cost = 1.0 if record.levelno >= logging.INFO else 0.1
         kind.allowed = min(BURST, kind.allowed + RATE * (now - kind.at))
         kind.at = now
@@ -132,36 +136,38 @@ class Rates:
         for kind in self._kinds.values():
             if kind.left_out and kind.last:
                 message = message_of(kind.last)
-                said = "%d more lines like this one were left out: %s"
+                template = "%d more lines like this one were left out: %s"
                 name, level = kind.last.name, kind.last.levelno
-                reports.append(_note(name, level, said, kind.left_out, message))
+                reports.append(_note_record(name, level, template, kind.left_out, message))
                 kind.left_out, kind.last = 0, None
         return reports
 
 
-def _note(name: str, level: int, said: str, left_out: int, *args: object) -> logging.LogRecord:
-    record = logging.LogRecord(name, level, __file__, 0, said, (left_out, *args), None)
+def _note_record(
+    name: str, level: int, template: str, left_out: int, *args: object
+) -> logging.LogRecord:
+    record = logging.LogRecord(name, level, __file__, 0, template, (left_out, *args), None)
     record.left_out = left_out
     return record
 
 
-class Writer(logging.Handler):
+class LogWriter(logging.Handler):
     """Writes lines to a descriptor from a thread of its own: whoever logs never waits.
 
-    What finds ``room`` bytes of lines waiting already is dropped and counted, and so is what cannot
+    A line that finds ``capacity`` bytes waiting is dropped and counted, and so is what cannot
     be written; the count stands in the log as soon as it can. ``flush`` waits for 2 s at most.
     """
 
     def __init__(
-        self, fd: int, room: int = ROOM, clock: Callable[[], float] = time.monotonic
+        self, fd: int, capacity: int = CAPACITY, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__()
         self._fd = fd
-        self._room = room
+        self._capacity = capacity
         self._clock = clock
         # Guards all that follows; reentrant, as a signal's handler may log too.
         self._changed = threading.Condition()
-        self._rates = Rates()
+        self._rates = LineRates()
         self._waiting: deque[tuple[bytes, int]] = deque()
         self._used = 0
         self._dropped = 0
@@ -170,10 +176,10 @@ class Writer(logging.Handler):
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See Handler."""
+        """Queue a line if its kind is within its rate; never waits."""
         with self._changed:
             now = self._clock()
-            if self._rates.take(record, now):
+            if self._rates.allow(record, now):
                 self._put(record)
             self._report(now)
             if not self._thread:
@@ -192,7 +198,7 @@ class Writer(logging.Handler):
     # Under the lock.
 
     def _report(self, now: float | None = None) -> None:
-        """Say how much was left out: once a second says enough."""
+        """Queue a report of what was left out, at most once a second."""
         if now is None or now >= self._report_at:
             reports = self._rates.report()
             for record in reports:
@@ -201,23 +207,23 @@ class Writer(logging.Handler):
                 self._report_at = now + _REPORT_S
 
     def _put(self, record: logging.LogRecord) -> None:
-        line, stands_for = self._line(record), getattr(record, "left_out", 1)
-        if self._used + len(line) > self._room:
-            self._dropped += stands_for
+        line, lines = self._line(record), getattr(record, "left_out", 1)
+        if self._used + len(line) > self._capacity:
+            self._dropped += lines
             return
         self._put_dropped()
-        self._add(line, stands_for)
+        self._add(line, lines)
 
     def _put_dropped(self) -> None:
-        """Say what was dropped before this line; the note may go beyond the room."""
+        """Queue a note of what was dropped before this line; it may exceed the capacity."""
         if self._dropped:
-            said = "%d lines of the log were dropped here: it is not read, or cannot be written"
-            note = _note(__name__, logging.WARNING, said, self._dropped)
+            template = "%d lines of the log were dropped here: it is not read, or cannot be written"
+            note = _note_record(__name__, logging.WARNING, template, self._dropped)
             self._add(self._line(note), self._dropped)
             self._dropped = 0
 
-    def _add(self, line: bytes, stands_for: int) -> None:
-        self._waiting.append((line, stands_for))
+    def _add(self, line: bytes, lines: int) -> None:
+        self._waiting.append((line, lines))
         self._used += len(line)
 
     def _line(self, record: logging.LogRecord) -> bytes:
@@ -227,13 +233,13 @@ class Writer(logging.Handler):
 
     def _run(self) -> None:
         while True:
-            line, stands_for = self._next()
+            line, lines = self._next()
             written = _write(self._fd, line)
             with self._changed:
                 self._used -= len(line)
                 self._failing = not written
                 if not written:
-                    self._dropped += stands_for
+                    self._dropped += lines
                 self._changed.notify_all()
 
     def _next(self) -> tuple[bytes, int]:
@@ -262,54 +268,48 @@ def _write(fd: int, line: bytes) -> bool:
     return True
 
 
-log = logging.getLogger(__name__)
-
-FAILED = 1
-MISUSED = 2
-
-
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """One line on stderr."""
     typer.echo(f"voxlive: {message}", err=True)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
     """One line on stderr, and the exit code."""
-    complain(message)
+    print_error(message)
     raise typer.Exit(code)
 
 
 def start_logging(level: str, *, as_json: bool = False) -> None:
-    """Log to stderr, one line per event; warnings and what a thread dies of are logged too."""
+    """Log to stderr, one line per event, warnings and exceptions of threads included."""
     handler = _stderr()
-    handler.setFormatter(JsonLines() if as_json else Lines())
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(capture=True)
-    threading.excepthook = _thread_died
-    sys.unraisablehook = _unraisable
-    # uvicorn tells every connection at info; a session's lines say what matters about it.
+    threading.excepthook = _log_thread_exception
+    sys.unraisablehook = _log_unraisable
+    # uvicorn logs every connection at info; a session's lines say what matters about it.
     logging.getLogger("uvicorn").setLevel(level.upper() if level == "debug" else "WARNING")
 
 
 def _stderr() -> logging.Handler:
     try:
-        return Writer(sys.stderr.fileno())
+        return LogWriter(sys.stderr.fileno())
     except (AttributeError, OSError):  # it was closed, or is no file
         return logging.NullHandler()
 
 
-def _thread_died(died: threading.ExceptHookArgs) -> None:
+def _log_thread_exception(died: threading.ExceptHookArgs) -> None:
     if died.exc_value and not isinstance(died.exc_value, SystemExit):
         name = died.thread.name if died.thread else "that is gone"
         log.error("the thread %s died", name, exc_info=died.exc_value)
 
 
-def _unraisable(raised: sys.UnraisableHookArgs) -> None:
+def _log_unraisable(raised: sys.UnraisableHookArgs) -> None:
     log.error("%s: %r", raised.err_msg or "ignored", raised.object, exc_info=raised.exc_value)
 
 
 @contextmanager
-def ending(first: Callable[[int], object]) -> Iterator[None]:
+def on_first_signal(first: Callable[[int], object]) -> Iterator[None]:
     """Call ``first`` on the running loop, with the number of the first signal that arrives here."""
     loop = asyncio.get_running_loop()
     arrived = False

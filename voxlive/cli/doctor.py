@@ -75,9 +75,11 @@ def _voice_detector() -> Finding:
         detector = VoiceDetector(Silero())
     except VadError as error:
         return Finding(False, str(error))
-    heard = float(detector.lane().push_blocking(np.zeros(WINDOW, np.float32))[0])
+    probability = float(detector.lane().push_blocking(np.zeros(WINDOW, np.float32))[0])
     detector.close()
-    return Finding(heard < 0.5, f"Silero loads and hears speech in silence at {heard:.2f}")
+    return Finding(
+        probability < 0.5, f"Silero loads and hears speech in silence at {probability:.2f}"
+    )
 
 
 def _engine() -> Finding:

@@ -1,4 +1,4 @@
-"""The tables of the documentation that are made from the tables that the code goes by.
+"""Generates the tables of the documentation from the tables in the code.
 
     python -m voxlive.cli.document docs/batch.md docs/errors.md docs/operations.md  # writes them
 
@@ -26,7 +26,7 @@ _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 _BACKENDS = {"speech": "mlx_audio", "multimodal": "mlx_vlm"}
 
 
-def renew(text: str) -> str:
+def update_tables(text: str) -> str:
     """A document with all of its tables as they are now; raises KeyError for an unknown one."""
     return _BLOCK.sub(lambda found: found[1] + _TABLES[found[2]]() + found[3], text)
 
@@ -105,16 +105,16 @@ def _default(name: str) -> str:
 
 def _family(family: ModelFamily) -> tuple[str, ...]:
     usable = [shape for shape in family.shapes if shape.refused is None]
-    said = [f"{shape.layout}: {shape.refused}" for shape in family.shapes if shape.refused]
-    said += [family.note] if family.note else []
+    notes = [f"{shape.layout}: {shape.refused}" for shape in family.shapes if shape.refused]
+    notes += [family.note] if family.note else []
     if family.imports:
-        said.append(f"needs {', '.join(family.imports.values())}")
-    can = ", ".join(sorted(family.features)) or "-"
+        notes.append(f"needs {', '.join(family.imports.values())}")
+    features = ", ".join(sorted(family.features)) or "-"
     served = bool(usable) or family.kind == "built-in"
     backend = _BACKENDS.get(family.kind, "mlx_audio")
     if "live" in family.features:
         backend = family.name
-    return (family.title, f"`{backend}`" if served else "none", can, "; ".join(said))
+    return (family.title, f"`{backend}`" if served else "none", features, "; ".join(notes))
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -137,4 +137,4 @@ _TABLES = {
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         document = Path(name)
-        document.write_text(renew(document.read_text("utf-8")), "utf-8")
+        document.write_text(update_tables(document.read_text("utf-8")), "utf-8")

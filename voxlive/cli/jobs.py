@@ -1,8 +1,7 @@
-"""Files at work, when a person is looking: a bar for each with speed and time left, on stderr.
+"""Many files through one model: as many at a time as it takes, each written when it is done.
 
-What became of many files: a table for a person, one line for a log.
-
-Many files through one model: as many at a time as it takes, each written when it is done.
+On a terminal each file has a progress bar with speed and time left, and the end is a table of all;
+elsewhere one line counts them.
 """
 
 from __future__ import annotations
@@ -23,16 +22,17 @@ from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from voxlive.cli.console import complain
-from voxlive.cli.transcribe import Input
+from voxlive.cli.console import print_error
+from voxlive.cli.transcribe import InputFile
 from voxlive.errors import VoxliveError
 from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
 from voxlive.runners.refusals import Requirements
 
-Told = Callable[[float, "float | None"], None]
-Follow = Callable[[str], AbstractContextManager[Told]]
+_MOST_AT_ONCE = 8
+ReportProgress = Callable[[float, "float | None"], None]
+TrackFile = Callable[[str], AbstractContextManager[ReportProgress]]
 
 
 class _Speed(ProgressColumn):
@@ -44,8 +44,8 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def progress(files: int) -> Iterator[Follow]:
-    """Gives a function that follows one file, and is told the seconds done and the total."""
+def progress(files: int) -> Iterator[TrackFile]:
+    """Yields a function that shows one file's progress, given in seconds done and total."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -61,21 +61,21 @@ def progress(files: int) -> Iterator[Follow]:
         finished = 0
 
         @contextmanager
-        def follow(name: str) -> Iterator[Told]:
+        def track(name: str) -> Iterator[ReportProgress]:
             nonlocal finished
             bar = bars.add_task(name, total=None, done="")
 
-            def told(done_s: float, total_s: float | None) -> None:
+            def report(done_s: float, total_s: float | None) -> None:
                 bars.update(bar, completed=done_s, total=total_s, done=clock(done_s))
 
             try:
-                yield told
+                yield report
             finally:
                 finished += 1
                 bars.remove_task(bar)
                 bars.update(whole, completed=finished, done=f"{finished}/{files}")
 
-        yield follow
+        yield track
 
 
 def clock(seconds: float) -> str:
@@ -95,15 +95,15 @@ class Outcome:
     took_s: float | None = None
 
 
-def show(outcomes: Sequence[Outcome]) -> None:
-    """Say it on stderr, if there is more than one file."""
+def print_summary(outcomes: Sequence[Outcome]) -> None:
+    """Print what became of the files on stderr, if there are several."""
     if len(outcomes) < 2:
         return
     counts = Counter(outcome.state for outcome in outcomes)
     line = ", ".join(f"{count} {state}" for state, count in counts.items())
     console = Console(stderr=True)
     if not console.is_terminal:
-        complain(line)
+        print_error(line)
         return
     table = Table(caption=line, caption_justify="left")
     for name in ("file", "", "audio", "took", "speed"):
@@ -120,34 +120,31 @@ def _figures(outcome: Outcome) -> tuple[str, str, str]:
     return clock(outcome.audio_s), clock(outcome.took_s), f"{speed:.1f}x"
 
 
-_AT_A_TIME = 8
-
-
 @dataclass(frozen=True, slots=True)
-class Writing:
+class OutputTarget:
     """In which formats, and where: ``folder`` None is stdout."""
 
     formats: tuple[str, ...]
     folder: Path | None
-    wanted: OutputOptions
+    options: OutputOptions
     overwrite: bool = False
 
-    def is_done(self, one: Input) -> bool:
+    def is_done(self, file: InputFile) -> bool:
         """Whether all its results are there and newer than the file."""
         if self.folder is None or self.overwrite:
             return False
-        written = [self._target(one, name, self.folder) for name in self.formats]
-        heard = one.path.stat().st_mtime_ns
-        return all(file.exists() and file.stat().st_mtime_ns >= heard for file in written)
+        written = [self._target(file, name, self.folder) for name in self.formats]
+        changed_ns = file.path.stat().st_mtime_ns
+        return all(file.exists() and file.stat().st_mtime_ns >= changed_ns for file in written)
 
-    def write(self, one: Input, said: Transcript) -> None:
+    def write(self, file: InputFile, transcript: Transcript) -> None:
         """Every format; a file appears whole or not at all. Raises VoxliveError and OSError."""
         for name in self.formats:
-            body = FORMATS[name].write(said, self.wanted)
+            body = FORMATS[name].write(transcript, self.options)
             if self.folder is None:
                 typer.echo(body.removesuffix("\n"))
                 continue
-            target = self._target(one, name, self.folder)
+            target = self._target(file, name, self.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(f".{target.name}.{os.getpid()}")
             try:
@@ -157,13 +154,13 @@ class Writing:
                 with suppress(FileNotFoundError):
                     part.unlink()
 
-    def _target(self, one: Input, name: str, folder: Path) -> Path:
-        return one.target(folder, FORMATS[name].suffix)
+    def _target(self, file: InputFile, name: str, folder: Path) -> Path:
+        return file.target(folder, FORMATS[name].suffix)
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """How the model is to go about it; a model that cannot use one of them says so."""
+    """Options that a model may ignore; the transcript has a warning then."""
 
     prompt: str | None = None
     temperature: float = 0.0
@@ -177,11 +174,11 @@ class TranscribePlan:
     spec: RunnerSpec
     requirements: Requirements
     hints: Hints
-    writing: Writing
+    output: OutputTarget
 
     def job(self, path: Path) -> Job:
         """One file's."""
-        timed = any(FORMATS[name].word_times for name in self.writing.formats)
+        timed = any(FORMATS[name].word_times for name in self.output.formats)
         return Job(
             path,
             self.requirements.task,
@@ -193,68 +190,75 @@ class TranscribePlan:
         )
 
 
-async def run(plan: TranscribePlan, inputs: Sequence[Input]) -> bool:
-    """Do all that is not done; False if a file failed. What is said on stdout keeps the order."""
-    batch, places = Batch(), asyncio.Semaphore(_AT_A_TIME)
+async def run(plan: TranscribePlan, inputs: Sequence[InputFile]) -> bool:
+    """Transcribe all files that are not done, in order on stdout; False if one failed."""
+    batch, limit = Batch(), asyncio.Semaphore(_MOST_AT_ONCE)
     try:
-        with progress(len(inputs)) as follow:
-            works = [asyncio.create_task(_hear(batch, plan, one, follow, places)) for one in inputs]
+        with progress(len(inputs)) as track:
+            tasks = [
+                asyncio.create_task(_transcribe(batch, plan, file, track, limit)) for file in inputs
+            ]
             outcomes = [
-                _finish(plan, one, *await work) for one, work in zip(inputs, works, strict=True)
+                _finish(plan, file, *await task) for file, task in zip(inputs, tasks, strict=True)
             ]
     finally:
         await batch.aclose()
-    show(outcomes)
+    print_summary(outcomes)
     return all(outcome.state != "failed" for outcome in outcomes)
 
 
-async def _hear(
-    batch: Batch, plan: TranscribePlan, one: Input, follow: Follow, places: asyncio.Semaphore
+async def _transcribe(
+    batch: Batch, plan: TranscribePlan, file: InputFile, track: TrackFile, limit: asyncio.Semaphore
 ) -> tuple[Transcript | VoxliveError | None, float]:
     """The transcript and the seconds that it took; None: it is there already."""
-    async with places:
-        if plan.writing.is_done(one):
+    async with limit:
+        if plan.output.is_done(file):
             return None, 0.0
         began = time.monotonic()
-        with follow(one.name or one.path.name) as told:
+        with track(file.name or file.path.name) as report:
             try:
-                said = await batch.transcribe(
+                transcript = await batch.transcribe(
                     plan.spec,
-                    plan.job(one.path),
+                    plan.job(file.path),
                     lambda update: (
-                        told(update.done_s, update.total_s)
+                        report(update.done_s, update.total_s)
                         if isinstance(update, JobProgress)
                         else None
                     ),
                 )
             except VoxliveError as refusal:
                 return refusal, 0.0
-        if plan.writing.folder is not None:
-            return _kept(plan, one, said), time.monotonic() - began
-        return said, time.monotonic() - began
+        if plan.output.folder is not None:
+            return _written(plan, file, transcript), time.monotonic() - began
+        return transcript, time.monotonic() - began
 
 
-def _kept(plan: TranscribePlan, one: Input, said: Transcript) -> Transcript | VoxliveError:
+def _written(
+    plan: TranscribePlan, file: InputFile, transcript: Transcript
+) -> Transcript | VoxliveError:
     """Write it at once, so that a run that is ended has lost nothing."""
     try:
-        plan.writing.write(one, said)
+        plan.output.write(file, transcript)
     except VoxliveError as refusal:
         return refusal
     except OSError as error:
         return VoxliveError("cannot_write", f"{error.filename}: {error.strerror}")
-    return said
+    return transcript
 
 
 def _finish(
-    plan: TranscribePlan, one: Input, said: Transcript | VoxliveError | None, took_s: float
+    plan: TranscribePlan,
+    file: InputFile,
+    transcript: Transcript | VoxliveError | None,
+    took_s: float,
 ) -> Outcome:
-    if said is None:
-        return Outcome(one.path, "skipped")
-    if isinstance(said, Transcript) and plan.writing.folder is None:
-        said = _kept(plan, one, said)
-    if isinstance(said, VoxliveError):
-        complain(f"{one.title}: {said.message}")
-        return Outcome(one.path, "failed")
-    for warning in said.warnings:
-        complain(f"{one.title}: warning: {warning.message}")
-    return Outcome(one.path, "done", said.duration, took_s)
+    if transcript is None:
+        return Outcome(file.path, "skipped")
+    if isinstance(transcript, Transcript) and plan.output.folder is None:
+        transcript = _written(plan, file, transcript)
+    if isinstance(transcript, VoxliveError):
+        print_error(f"{file.title}: {transcript.message}")
+        return Outcome(file.path, "failed")
+    for warning in transcript.warnings:
+        print_error(f"{file.title}: warning: {warning.message}")
+    return Outcome(file.path, "done", transcript.duration, took_s)

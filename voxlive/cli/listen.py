@@ -1,7 +1,4 @@
-"""Captions for a terminal: what an event makes of the screen. Pure.
-
-``voxlive listen``.
-"""
+"""``voxlive listen``: captions of a microphone in the terminal."""
 
 from __future__ import annotations
 
@@ -40,18 +37,20 @@ if TYPE_CHECKING:
     from voxlive.streaming.service import Service
     from voxlive.streaming.session import Session
 
-_WORTH_SAYING_S = 1.0
+_SHOWN_LAG_S = 1.0
+_BLOCKS_A_SECOND = 20
+MOST_BLOCKS = 30 * _BLOCKS_A_SECOND
 
 
 class TerminalCaptions:
-    """Finished lines to print for good, and the line that is still being spoken."""
+    """Finished lines to print, and the line in the making. Pure."""
 
     def __init__(self) -> None:
         self.committed = ""
         self.draft = ""
         self.behind_s = 0.0
 
-    def take(self, event: Event) -> list[str]:
+    def on_event(self, event: Event) -> list[str]:
         """The lines that an event finishes."""
         match event:
             case Words():
@@ -71,17 +70,13 @@ class TerminalCaptions:
 
     @property
     def note(self) -> str:
-        """How far recognition is behind, when that is worth a word."""
-        return f"({self.behind_s:.0f} s behind)" if self.behind_s >= _WORTH_SAYING_S else ""
+        """How far recognition is behind, if that is much."""
+        return f"({self.behind_s:.0f} s behind)" if self.behind_s >= _SHOWN_LAG_S else ""
 
 
 def _clock(samples: int) -> str:
     minutes, seconds = divmod(samples // SAMPLE_RATE, 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
-_BLOCKS_A_SECOND = 20
-MOST_BLOCKS = 30 * _BLOCKS_A_SECOND
 
 
 def listen(
@@ -123,8 +118,8 @@ def _find(microphone: str | None) -> dict[str, Any]:
     return found
 
 
-class Blocks:
-    """What the microphone gave and nobody has heard yet. At the bound of 30 s it ends."""
+class MicrophoneQueue:
+    """Blocks of the microphone that wait for the session. At the bound of 30 s it ends."""
 
     def __init__(self, overrun: Callable[[], None]) -> None:
         self._overrun = overrun
@@ -151,7 +146,7 @@ class Blocks:
 
 
 async def _listen(service: Service, source: dict[str, Any], stream: StreamOptions) -> None:
-    from voxlive.cli.console import ending
+    from voxlive.cli.console import on_first_signal
     from voxlive.errors import VoxliveError
     from voxlive.streaming.ingest.formats import AudioFormat
     from voxlive.streaming.intake import SessionOptions
@@ -163,12 +158,12 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
     except VoxliveError as error:
         await service.aclose(0)
         fail(error.message)
-    told = "this machine is more than 30 s behind: listening ends here"
-    blocks = Blocks(lambda: session.emit_error("too_slow", told))
+    message = "this machine is more than 30 s behind: listening ends here"
+    blocks = MicrophoneQueue(lambda: session.emit_error("too_slow", message))
     feeding = asyncio.create_task(_feed(session, blocks))
     try:
         with (
-            ending(lambda _: blocks.end()),
+            on_first_signal(lambda _: blocks.end()),
             _capture(source, rate, lambda block: loop.call_soon_threadsafe(blocks.put, block)),
         ):
             await _show(session)
@@ -182,19 +177,19 @@ def _capture(source: dict[str, Any], rate: int, put: Callable[[bytes], object]) 
     """Give every block of s16le from the microphone to ``put``, on PortAudio's thread."""
     import sounddevice
 
-    def arrived(block: Any, _frames: int, _time: Any, _status: Any) -> None:
+    def on_block(block: Any, _frames: int, _time: Any, _status: Any) -> None:
         put(bytes(block))
 
     try:
         with sounddevice.RawInputStream(
-            rate, rate // _BLOCKS_A_SECOND, source["index"], 1, "int16", callback=arrived
+            rate, rate // _BLOCKS_A_SECOND, source["index"], 1, "int16", callback=on_block
         ):
             yield
     except sounddevice.PortAudioError as error:
         fail(f"the microphone does not open: {error}")
 
 
-async def _feed(session: Session, blocks: Blocks) -> None:
+async def _feed(session: Session, blocks: MicrophoneQueue) -> None:
     async for block in blocks.read():
         await session.push(block)
     await session.stop()
@@ -209,7 +204,7 @@ async def _show(session: Session) -> None:
     captions = TerminalCaptions()
     with Live(console=console, refresh_per_second=10, transient=True) as live:
         async for event in session.events():
-            for line in captions.take(event):
+            for line in captions.on_event(event):
                 console.print(line, markup=False)
-            said = Text.assemble(captions.committed, (captions.draft, "dim"))
-            live.update(Text.assemble(said, " ", (captions.note, "yellow")))
+            text = Text.assemble(captions.committed, (captions.draft, "dim"))
+            live.update(Text.assemble(text, " ", (captions.note, "yellow")))

@@ -26,8 +26,8 @@ for _command in (serve, transcribe, listen, doctor, key):
 app.add_typer(models, name="models")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(shown: bool) -> None:
+    if shown:
         typer.echo(f"voxlive {__version__}")
         raise typer.Exit
 

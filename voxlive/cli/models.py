@@ -1,6 +1,6 @@
-"""Models for people: tables on a terminal, lines with tabs in a pipe.
+"""``voxlive models``: which models there are, what they can do, and whether they are whole.
 
-``voxlive models``: which models there are, what they can do, and whether they are whole.
+Tables on a terminal, lines with tabs in a pipe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxlive.cli.console import FAILED, MISUSED, complain, fail
+from voxlive.cli.console import FAILED, MISUSED, fail, print_error
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _HEADINGS = ("--model", "family", "backend", "size", "can", "state")
 
 
-def show_list(cards: Iterable[ModelCard], absent: Mapping[str, str]) -> None:
+def print_models(cards: Iterable[ModelCard], absent: Mapping[str, str]) -> None:
     """One line per model; ``absent`` are short names whose repository is not here."""
     rows = [_row(card) for card in cards]
     rows += [(f"{name}, {where}", "", "", "", "", "not fetched") for name, where in absent.items()]
     _print(_HEADINGS, rows)
 
 
-def show_card(card: ModelCard) -> None:
+def print_model(card: ModelCard) -> None:
     """All of one model, a line per fact."""
     found, routing = card.inspection.capabilities, card.inspection.routing
     facts = {
@@ -135,8 +135,8 @@ def list_models(as_json: Json = False) -> None:
     from voxlive.checkpoints.resolve import ALIASES
 
     cards = _catalogue().cards()
-    there = {alias for card in cards for alias in card.aliases}
-    absent = {alias: where for alias, where in ALIASES.items() if alias not in there}
+    fetched = {alias for card in cards for alias in card.aliases}
+    absent = {alias: where for alias, where in ALIASES.items() if alias not in fetched}
     if as_json:
         missing = [
             {"id": where, "aliases": [alias], "healthy": None, "folder": None}
@@ -144,7 +144,7 @@ def list_models(as_json: Json = False) -> None:
         ]
         _write_json([*(card.document() for card in cards), *missing])
     else:
-        show_list(cards, absent)
+        print_models(cards, absent)
 
 
 @models.command()
@@ -155,7 +155,7 @@ def show(name: Name, as_json: Json = False) -> None:
     if as_json:
         _write_json(card.document())
     else:
-        show_card(card)
+        print_model(card)
 
 
 @models.command()
@@ -171,14 +171,14 @@ def pull(
         try:
             folder = download(repository)
         except CheckpointError as error:
-            complain(error.message)
+            print_error(error.message)
             bad = True
             continue
         except KeyboardInterrupt:
             fail(f"{name}: stopped; the same command goes on where it ended")
         card = _card(str(folder), str(repository))
         typer.echo(f"{card.id}: {folder}")
-        bad |= _complain_of(card)
+        bad |= _print_problems(card)
     if bad:
         raise typer.Exit(FAILED)
 
@@ -205,7 +205,7 @@ def health(
         for card in cards:
             if card.inspection.health.healthy:
                 typer.echo(f"{card.id}: healthy")
-            bad |= _complain_of(card)
+            bad |= _print_problems(card)
     if bad:
         raise typer.Exit(FAILED)
 
@@ -241,7 +241,7 @@ def _catalogue() -> Catalogue:
     return Catalogue(CatalogueEntry(*next(iter(BUILT_IN.items()))), hosted=False)
 
 
-def _card(name: str, known_as: str | None = None) -> ModelCard:
+def _card(name: str, display_name: str | None = None) -> ModelCard:
     """A model by name or, on the command line alone, by its path."""
     from voxlive.checkpoints.local_model import read_model
     from voxlive.errors import VoxliveError
@@ -250,7 +250,7 @@ def _card(name: str, known_as: str | None = None) -> ModelCard:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return Catalogue(
-            CatalogueEntry(known_as or str(folder), read_model(folder)), hosted=False
+            CatalogueEntry(display_name or str(folder), read_model(folder)), hosted=False
         ).card()
     if folder.exists():
         fail(f"{name} is a file: give the folder that it lies in")
@@ -271,9 +271,9 @@ def _repository(name: str) -> Repository:
     return repository
 
 
-def _complain_of(card: ModelCard) -> bool:
+def _print_problems(card: ModelCard) -> bool:
     for problem in card.inspection.health.problems:
-        complain(f"{card.id}: {problem}")
+        print_error(f"{card.id}: {problem}")
     return not card.inspection.health.healthy
 
 

@@ -35,8 +35,6 @@ from voxlive.web.config import OPTIONS, ServeConfig, option_name, variable_name
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
     from voxlive.engines.contract import EngineOptions
-    from voxlive.runners.catalogue import Catalogue
-    from voxlive.runners.refusals import LoadOptions
     from voxlive.streaming.service import Service
 
 DEFAULT_FILE = "~/.config/voxlive/config.toml"
@@ -54,11 +52,11 @@ def serve_option(field: str, *, flag: bool = False) -> Any:
         metavar=option.metavar,
         envvar=variable_name(field) if option.shown_variable else None,
         show_envvar=option.shown_variable,
-        callback=_checked_by(option.check_value) if option.check else None,
+        callback=_validator(option.check_value) if option.check else None,
     )
 
 
-def _checked_by(refuse: Callable[[object], object]) -> Callable[..., object]:
+def _validator(refuse: Callable[[object], object]) -> Callable[..., object]:
     def callback(context: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
         try:
             refuse(value)
@@ -146,7 +144,7 @@ def _from_typer(hint: Any, value: Any) -> Any:
     return int(value) if value is not None and hint == Literal[4, 8] | None else value
 
 
-class _Given(NamedTuple):
+class _ConfiguredValue(NamedTuple):
     """A value that is no option of the command line. ``where`` is what a message calls it."""
 
     where: str
@@ -160,7 +158,7 @@ def load_defaults(file: Path | None, context: typer.Context) -> dict[str, dict[s
     be there. A value that cannot be ends the process with one line that says where it stands.
     """
     assert isinstance(context.command, TyperGroup)
-    given: dict[tuple[str, str], _Given] = {}
+    given: dict[tuple[str, str], _ConfiguredValue] = {}
     path = file or Path(os.environ.get("VOXLIVE_CONFIG", DEFAULT_FILE)).expanduser()
     if file is not None or path.exists():
         given |= _from_file(path, context.command)
@@ -170,12 +168,12 @@ def load_defaults(file: Path | None, context: typer.Context) -> dict[str, dict[s
     for (name, field), one in given.items():
         command = context.command.commands[name]
         [parameter] = [found for found in command.params if found.name == field]
-        value = _checked(one, parameter, typer.Context(command, context, name))
+        value = _validated(one, parameter, typer.Context(command, context, name))
         defaults.setdefault(name, {})[field] = value
     return defaults
 
 
-def _from_file(path: Path, group: TyperGroup) -> dict[tuple[str, str], _Given]:
+def _from_file(path: Path, group: TyperGroup) -> dict[tuple[str, str], _ConfiguredValue]:
     try:
         tables = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -193,11 +191,11 @@ def _from_file(path: Path, group: TyperGroup) -> dict[tuple[str, str], _Given]:
         for option, value in table.items():
             if option not in parameters:
                 fail(f"{path}: [{name}] {option} is not one of {', '.join(parameters)}", MISUSED)
-            found[name, parameters[option]] = _Given(f"{path}: [{name}] {option}", value)
+            found[name, parameters[option]] = _ConfiguredValue(f"{path}: [{name}] {option}", value)
     return found
 
 
-def _from_environment() -> dict[tuple[str, str], _Given]:
+def _from_environment() -> dict[tuple[str, str], _ConfiguredValue]:
     found = {}
     hints = get_type_hints(ServeConfig)
     for field, option in OPTIONS.items():
@@ -206,11 +204,13 @@ def _from_environment() -> dict[tuple[str, str], _Given]:
         # Kubernetes sets VOXLIVE_PORT=tcp://... where a service is called voxlive.
         if not text or option.shown_variable or (field == "port" and "://" in text):
             continue
-        found["serve", field] = _Given(variable, text.split() if _many(hints[field]) else text)
+        found["serve", field] = _ConfiguredValue(
+            variable, text.split() if _many(hints[field]) else text
+        )
     return found
 
 
-def _checked(given: _Given, parameter: Any, context: typer.Context) -> Any:
+def _validated(given: _ConfiguredValue, parameter: Any, context: typer.Context) -> Any:
     """The value, for the option; one line and an exit code for what the option does not take."""
     where, value = given
     if isinstance(value, dict):
@@ -249,15 +249,4 @@ def open_service(model: LocalModel, options: EngineOptions) -> Service:
     try:
         return Service(load_engine(model, options), VoiceDetector(Silero()))
     except (EngineError, CheckpointError, VadError) as error:
-        fail(str(error))
-
-
-def open_catalogue(model: LocalModel, load: LoadOptions) -> Catalogue:
-    """The model for files; one line and exit code 1 if it cannot be had."""
-    from voxlive.errors import CheckpointError
-    from voxlive.runners.catalogue import make_catalogue
-
-    try:
-        return make_catalogue(model, (), load)
-    except CheckpointError as error:
         fail(str(error))

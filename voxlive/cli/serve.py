@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from voxlive.cli.console import FAILED, MISUSED, complain, fail, start_logging
+from voxlive.cli.console import FAILED, MISUSED, fail, print_error, start_logging
 from voxlive.cli.options import serve_config, serve_signature
 
 
@@ -22,7 +22,7 @@ def serve(**given: Any) -> None:
         run(
             serve_config(given),
             on_info=lambda line: typer.echo(f"voxlive: {line}"),
-            on_warning=lambda line: complain(f"warning: {line}"),
+            on_warning=lambda line: print_error(f"warning: {line}"),
         )
     except ConfigError as error:
         fail(str(error), MISUSED)
@@ -52,9 +52,9 @@ def key(
     """Make a key for clients of a server, and the table of a keys file that lets it in."""
     from voxlive.web.access.keys import SCOPES, digest, generate_secret
 
-    for wanted in scope or ():
-        if wanted not in SCOPES:
-            fail(f"--scope is one of {', '.join(SCOPES)}, not {wanted}", MISUSED)
+    for value in scope or ():
+        if value not in SCOPES:
+            fail(f"--scope is one of {', '.join(SCOPES)}, not {value}", MISUSED)
     secret = generate_secret()
     typer.echo(secret)
     typer.echo(f'\nFor the file of "voxlive serve --keys":\n\n["{name}"]', err=True)

@@ -1,7 +1,4 @@
-"""From what a command line names to files: files, folders and patterns.
-
-``voxlive transcribe``.
-"""
+"""``voxlive transcribe``: from what its command line names to files, and from options to a plan."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
-from voxlive.cli.console import FAILED, MISUSED, complain, fail, start_logging
+from voxlive.cli.console import FAILED, MISUSED, fail, print_error, start_logging
 from voxlive.cli.options import (
     DelayMs,
     Device,
@@ -26,14 +23,17 @@ from voxlive.cli.options import (
     Model,
     Offline,
     Quantize,
-    open_catalogue,
     open_model,
 )
 from voxlive.errors import CodedError
 from voxlive.runners.scratch import SCRATCH
 
 if TYPE_CHECKING:
+    from voxlive.checkpoints.local_model import LocalModel
     from voxlive.cli.jobs import TranscribePlan
+    from voxlive.runners.contract import RunnerSpec
+    from voxlive.runners.outputs.subtitles import CueStyle
+    from voxlive.runners.refusals import LoadOptions, Requirements
 
 MOST_SPOOLED = 4 << 30
 """Bytes of a stream that are kept while it is transcribed: six hours of stereo CD sound."""
@@ -41,7 +41,7 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class InputFile:
     """A file, and its place below the folder that it was found in.
 
     ``name`` is what the user called it, where that is not the file.
@@ -53,7 +53,7 @@ class Input:
 
     @property
     def title(self) -> str:
-        """What people are told that it is."""
+        """Its name in messages."""
         return self.name or str(self.path)
 
     def target(self, folder: Path, suffix: str) -> Path:
@@ -67,40 +67,40 @@ class BadInput(CodedError):
     code = "bad_input"
 
 
-def find_inputs(named: Iterable[str], keep: ExitStack) -> list[Input]:
+def find_inputs(named: Iterable[str], keep: ExitStack) -> list[InputFile]:
     """Every file once, in the order in which they were named. Raises BadInput.
 
     ``-`` is standard input; it and pipes are read to their ends, into files that ``keep`` removes.
     """
-    found: dict[Path, Input] = {}
+    found: dict[Path, InputFile] = {}
     for name in dict.fromkeys(named):
         for one in _inputs(name, keep):
             found.setdefault(one.path, one)
     return list(found.values())
 
 
-def _inputs(name: str, keep: ExitStack) -> list[Input]:
+def _inputs(name: str, keep: ExitStack) -> list[InputFile]:
     path = Path(name)
     if name == "-":
         if sys.stdin.isatty():
             raise BadInput("-: standard input is a terminal: pipe audio into it, or name a file")
-        return [Input(_spooled(sys.stdin.buffer, "standard input", keep), Path("stdin"), name)]
+        return [InputFile(_spooled(sys.stdin.buffer, "standard input", keep), Path("stdin"), name)]
     if path.is_fifo():
         with path.open("rb") as pipe:
-            return [Input(_spooled(pipe, name, keep), Path(path.name), name)]
+            return [InputFile(_spooled(pipe, name, keep), Path(path.name), name)]
     if path.is_file():
-        return [_alone(path)]
+        return [_single_input(path)]
     if path.is_dir():
         inside = [file for file in sorted(path.rglob("*")) if _is_media(file)]
         if not inside:
             raise BadInput(f"{name}: the folder has no audio or video files")
-        return [Input(file, file.relative_to(path)) for file in inside]
+        return [InputFile(file, file.relative_to(path)) for file in inside]
     if path.exists():
         raise BadInput(f"{name}: not a file")
     if not glob.has_magic(name):
         raise BadInput(f"{name}: does not exist")
     paths = map(Path, sorted(glob.iglob(name, recursive=True)))  # noqa: PTH207 - "**" of a shell
-    matched = [_alone(path) for path in paths if path.is_file()]
+    matched = [_single_input(path) for path in paths if path.is_file()]
     if not matched:
         raise BadInput(f"{name}: no file matches")
     return matched
@@ -124,8 +124,8 @@ def _spooled(stream: BinaryIO, name: str, keep: ExitStack) -> Path:
     return Path(file.name)
 
 
-def _alone(file: Path) -> Input:
-    return Input(file, Path(file.name))
+def _single_input(file: Path) -> InputFile:
+    return InputFile(file, Path(file.name))
 
 
 def _is_media(file: Path) -> bool:
@@ -147,6 +147,18 @@ class OutputFormat(StrEnum):
     diarized_json = "diarized_json"
 
 
+_ONE_LINE = (
+    OutputFormat.txt,
+    OutputFormat.json,
+    OutputFormat.verbose_json,
+    OutputFormat.diarized_json,
+)
+_CUE = "Subtitles: "
+
+Files = Annotated[
+    list[str],
+    typer.Argument(help="Audio or video files, folders of them, patterns, or - for stdin."),
+]
 Formats = Annotated[
     list[OutputFormat] | None, typer.Option("--format", "-f", help="May be given several times.")
 ]
@@ -156,50 +168,48 @@ OutputDir = Annotated[
         "--output-dir", "--output", "-o", help="Write a file per format here, not to stdout."
     ),
 ]
-_ONE_LINE = (
-    OutputFormat.txt,
-    OutputFormat.json,
-    OutputFormat.verbose_json,
-    OutputFormat.diarized_json,
-)
-_CUE = "Subtitles: "
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="What was said before, or names to expect; for models that take it."),
+]
+Temperature = Annotated[
+    float, typer.Option(min=0, max=1, help="How freely models that sample choose; 0 is not.")
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="End a file's text after so many tokens.")
+]
+TaskName = Annotated[
+    Literal["transcribe", "translate"],
+    typer.Option(help="translate gives English, by models that can."),
+]
+WordTimes = Annotated[
+    bool, typer.Option("--words", help="List words with their times in verbose_json.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Do files again whose results are there and newer.")
+]
+LineLength = Annotated[int, typer.Option(min=1, help=f"{_CUE}the longest line, in characters.")]
+MaxLines = Annotated[int, typer.Option(min=1, help=f"{_CUE}the most lines at a time.")]
+MinSeconds = Annotated[float, typer.Option(min=0.1, help=f"{_CUE}how long one stays.")]
+MaxSeconds = Annotated[float, typer.Option(min=0.1, help=f"{_CUE}at most.")]
 
 
 def transcribe(
-    files: Annotated[
-        list[str],
-        typer.Argument(help="Audio or video files, folders of them, patterns, or - for stdin."),
-    ],
+    files: Files,
     model: Model = "pocketsphinx",
     formats: Formats = None,
     output_dir: OutputDir = None,
     language: Language = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="What was said before, or names to expect; for models that take it."),
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0, max=1, help="How freely models that sample choose; 0 is not.")
-    ] = 0.0,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="End a file's text after so many tokens.")
-    ] = None,
-    task: Annotated[
-        Literal["transcribe", "translate"],
-        typer.Option(help="translate gives English, by models that can."),
-    ] = "transcribe",
-    words: Annotated[
-        bool, typer.Option("--words", help="List words with their times in verbose_json.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do files again whose results are there and newer.")
-    ] = False,
-    line_length: Annotated[
-        int, typer.Option(min=1, help=f"{_CUE}the longest line, in characters.")
-    ] = 42,
-    max_lines: Annotated[int, typer.Option(min=1, help=f"{_CUE}the most lines at a time.")] = 2,
-    min_seconds: Annotated[float, typer.Option(min=0.1, help=f"{_CUE}how long one stays.")] = 1,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help=f"{_CUE}at most.")] = 7,
+    prompt: Prompt = None,
+    temperature: Temperature = 0.0,
+    max_tokens: MaxTokens = None,
+    task: TaskName = "transcribe",
+    words: WordTimes = False,
+    overwrite: Overwrite = False,
+    line_length: LineLength = 42,
+    max_lines: MaxLines = 2,
+    min_seconds: MinSeconds = 1,
+    max_seconds: MaxSeconds = 7,
     device: Device = None,
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
@@ -209,62 +219,76 @@ def transcribe(
 
     With --output-dir, files that are done already are skipped: a run that was ended can go on.
     """
-    from voxlive.cli.jobs import Hints, TranscribePlan, Writing
-    from voxlive.errors import VoxliveError
+    from voxlive.cli.jobs import Hints, OutputTarget, TranscribePlan
     from voxlive.runners.outputs.formats import OutputOptions
-    from voxlive.runners.outputs.subtitles import CueStyle
     from voxlive.runners.refusals import LoadOptions, Requirements
 
     start_logging("warning")
-    if min_seconds > max_seconds:
-        fail("--min-seconds must not be more than --max-seconds", MISUSED)
-    wanted = list(dict.fromkeys(formats or [OutputFormat.txt]))
-    style = CueStyle(line_length, max_lines, round(1000 * min_seconds), round(1000 * max_seconds))
+    cues = _cue_style(line_length, max_lines, min_seconds, max_seconds)
+    named = list(dict.fromkeys(formats or [OutputFormat.txt]))
+    requirements = Requirements(task, language, words, OutputFormat.diarized_json in named)
     load = LoadOptions(device, int(quantize) if quantize else None, delay_ms)
-    requirements = Requirements(task, language, words, OutputFormat.diarized_json in wanted)
-    names = tuple("text" if name is OutputFormat.txt else str(name) for name in wanted)
     with ExitStack() as keep:
-        inputs = _checked(files, wanted, output_dir, words, keep)
-        try:
-            local = open_model(model, offline=offline)
-            spec = open_catalogue(local, load).find(None, requirements)
-        except VoxliveError as refusal:
-            fail(refusal.message)
-        writing = Writing(
-            names, output_dir, OutputOptions(spec.model, words=words, cues=style), overwrite
-        )
-        plan = TranscribePlan(spec, requirements, Hints(prompt, temperature, max_tokens), writing)
-        if code := asyncio.run(_run(plan, inputs)):
+        inputs = _check_inputs(files, named, output_dir, words, keep)
+        spec = _find_model(open_model(model, offline=offline), load, requirements)
+        options = OutputOptions(spec.model, words=words, cues=cues)
+        output = OutputTarget(tuple(map(_format_key, named)), output_dir, options, overwrite)
+        hints = Hints(prompt, temperature, max_tokens)
+        if code := asyncio.run(_run(TranscribePlan(spec, requirements, hints, output), inputs)):
             raise typer.Exit(code)
 
 
-async def _run(plan: TranscribePlan, inputs: list[Input]) -> int:
+def _cue_style(line: int, lines: int, min_s: float, max_s: float) -> CueStyle:
+    from voxlive.runners.outputs.subtitles import CueStyle
+
+    if min_s > max_s:
+        fail("--min-seconds must not be more than --max-seconds", MISUSED)
+    return CueStyle(line, lines, round(1000 * min_s), round(1000 * max_s))
+
+
+def _find_model(local: LocalModel, load: LoadOptions, requirements: Requirements) -> RunnerSpec:
+    """What loads the model; one line and exit code 1 if it cannot do what is required."""
+    from voxlive.errors import VoxliveError
+    from voxlive.runners.catalogue import make_catalogue
+
+    try:
+        return make_catalogue(local, (), load).find(None, requirements)
+    except VoxliveError as refusal:
+        fail(refusal.message)
+
+
+def _format_key(name: OutputFormat) -> str:
+    """The name of a format in ``outputs.formats``."""
+    return "text" if name is OutputFormat.txt else str(name)
+
+
+async def _run(plan: TranscribePlan, inputs: list[InputFile]) -> int:
     """The exit code: of a signal, once the files under way have been given up in order."""
-    from voxlive.cli.console import ending
+    from voxlive.cli.console import on_first_signal
     from voxlive.cli.jobs import run
 
     work = asyncio.create_task(run(plan, inputs))
-    told: list[int] = []
+    signals: list[int] = []
 
-    def give_up(number: int) -> None:
-        told.append(number)
+    def cancel(number: int) -> None:
+        signals.append(number)
         work.cancel()
 
-    with ending(give_up):
+    with on_first_signal(cancel):
         await asyncio.wait([work])
-    if told and work.cancelled():
-        complain(f"ended by {signal.Signals(told[0]).name}")
-        return 128 + told[0]
+    if signals and work.cancelled():
+        print_error(f"ended by {signal.Signals(signals[0]).name}")
+        return 128 + signals[0]
     return 0 if work.result() else FAILED
 
 
-def _checked(
+def _check_inputs(
     files: list[str],
     formats: list[OutputFormat],
     output_dir: Path | None,
     words: bool,
     keep: ExitStack,
-) -> list[Input]:
+) -> list[InputFile]:
     """Everything that can be refused before the model is loaded."""
     from voxlive.runners.outputs.formats import FORMATS
 
@@ -278,7 +302,7 @@ def _checked(
         if len(formats) > 1 or (len(inputs) > 1 and formats[0] not in _ONE_LINE):
             fail("several formats or several subtitle files need --output-dir", MISUSED)
         return inputs
-    suffix = FORMATS["text" if formats[0] is OutputFormat.txt else formats[0]].suffix
+    suffix = FORMATS[_format_key(formats[0])].suffix
     targets = [one.target(output_dir, suffix) for one in inputs]
     for target in targets:
         if targets.count(target) > 1:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from voxlive.checkpoints.files import wanted
+from voxlive.checkpoints.files import select_files
 from voxlive.checkpoints.local_model import BUILT_IN, LocalModel
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import EngineOptions
@@ -54,7 +54,7 @@ def _package(model: LocalModel) -> str:
         return package
     if model.family is None:
         contents = model.read()
-        wanted(contents.files, str(contents.folder), mistral=False)
+        select_files(contents.files, str(contents.folder), mistral=False)
     title = f"a {model.family.title} model" if model.family else "no speech model known here"
     families = [name for name in ENGINES if name not in BUILT_IN]
     raise EngineError(

@@ -1,4 +1,4 @@
-"""The families of speech models: one entry each, in the order in which they are asked."""
+"""The families of speech models: one entry each, in the order in which they are matched."""
 
 from __future__ import annotations
 
@@ -44,15 +44,17 @@ def family_named(name: str) -> ModelFamily:
 
 
 def recognise_family(evidence: Evidence) -> Match | None:
-    """The first family that anything in the documents or tensors speaks for; never the name."""
+    """The first family that documents or tensors match; the name does not count."""
     found = (match(family, evidence) for family in FAMILIES.values())
     return next((one for one in found if one is not None), None)
 
 
 def hints(name: str) -> tuple[str, ...]:
     """The families that a folder's or repository's name mentions. A name proves nothing."""
-    said = name.lower().replace("-", "_")
-    return tuple(family for family, words in _HINTS.items() if any(word in said for word in words))
+    lowered = name.lower().replace("-", "_")
+    return tuple(
+        family for family, words in _HINTS.items() if any(word in lowered for word in words)
+    )
 
 
 _HINTS = {

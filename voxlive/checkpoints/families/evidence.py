@@ -1,4 +1,7 @@
-"""By what a family is told: small tests of a folder's contents, each of which says what it saw."""
+"""Conditions that recognise a family: small tests of a folder's contents.
+
+Each returns a text that says what it found, None where it does not hold.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from voxlive.checkpoints.contents import (
     EXTRACTORS,
     PARAMS,
     Contents,
-    known_as,
+    display_name,
     weight_files,
 )
 from voxlive.errors import CheckpointError
@@ -24,7 +27,7 @@ class Evidence:
     """``config``, ``params`` and ``extractor`` are the JSON documents, empty where there are none.
 
     ``shapes`` are the tensors by name (None in an .npz, whose headers are not read), ``files`` all
-    names relative to the folder. ``unreadable`` tells of weight files whose headers lie. ``name``
+    names relative to the folder. ``unreadable`` are messages about damaged weight files. ``name``
     is what people call the folder: a repository's, not its snapshot's hash.
     """
 
@@ -53,12 +56,12 @@ def look_up(document: Mapping[str, Any], path: str) -> Any:
 
 
 def read_evidence(contents: Contents) -> Evidence:
-    """What speaks for a family; raises DamagedFile when a document is no JSON object."""
+    """Read the evidence; raises DamagedFile when a document is no JSON object."""
     files, there = contents.files, contents.documents
     documents = {name: contents.document(name).data for name in DOCUMENTS if name in there}
     shapes, unreadable = _shapes(contents)
     return Evidence(
-        name=known_as(contents.folder),
+        name=display_name(contents.folder),
         config=documents.get(CONFIG, {}),
         params=documents.get(PARAMS, {}),
         extractor=_extractor(documents),
@@ -92,122 +95,122 @@ def _shapes(contents: Contents) -> tuple[dict[str, tuple[int, ...] | None], tupl
     return shapes, tuple(unreadable)
 
 
-Sign = Callable[[Evidence], str | None]
-"""What speaks for a family, in words; None when it is not there."""
+Condition = Callable[[Evidence], str | None]
+"""How the condition holds, in words; None where it does not."""
 
 
-def model_type(*known: str) -> Sign:
+def model_type(*known: str) -> Condition:
     """config.json: model_type is one of these."""
     return value("model_type", *known)
 
 
-def value(path: str, *known: object) -> Sign:
+def value(path: str, *known: object) -> Condition:
     """The value at ``path`` of config.json is one of these; any, if none is given."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         found = evidence.at(path)
         if found is None or (known and found not in known):
             return None
         return f"{path} is {json.dumps(found)[:60]}" if known else f"{path} is there"
 
-    return sign
+    return condition
 
 
-def keys(*paths: str) -> Sign:
+def keys(*paths: str) -> Condition:
     """config.json has all of these keys."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         there = all(evidence.at(path) is not None for path in paths)
         return f"config.json has {', '.join(paths)}" if there else None
 
-    return sign
+    return condition
 
 
-def no(path: str) -> Sign:
+def absent(path: str) -> Condition:
     """config.json has no such key."""
     return lambda evidence: None if evidence.at(path) is not None else f"no {path}"
 
 
-def architecture(*known: str) -> Sign:
+def architecture(*known: str) -> Condition:
     """config.json: one of the architectures."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         listed = evidence.at("architectures")
         for name in listed if isinstance(listed, list) else ():
             if name in known:
                 return f"architectures has {name}"
         return None
 
-    return sign
+    return condition
 
 
-def extractor(part: str) -> Sign:
+def extractor(part: str) -> Condition:
     """The feature extractor's class has ``part`` in its name, whatever the case."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         name = str(evidence.extractor.get("feature_extractor_type") or "")
         return f"feature extractor is {name}" if part.lower() in name.lower() else None
 
-    return sign
+    return condition
 
 
-def target(*classes: str) -> Sign:
+def target(*classes: str) -> Condition:
     """NeMo's ``target`` ends in one of these classes."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         name = str(evidence.at("target") or "").rpartition(".")[2]
         return f"target is NeMo's {name}" if name in classes else None
 
-    return sign
+    return condition
 
 
-def params(path: str, *known: object) -> Sign:
+def params(path: str, *known: object) -> Condition:
     """Mistral's document (params.json, or config.json in its place) has this at ``path``."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         for file, document in (("params", evidence.params), ("config", evidence.config)):
             found = look_up(document, path)
             if found is not None and (not known or found in known):
                 return f"{file}.json: {path} is {_brief(found)}"
         return None
 
-    return sign
+    return condition
 
 
-def fewer_rows(end: str, most: int) -> Sign:
+def fewer_rows(end: str, most: int) -> Condition:
     """A matrix whose name ends so has fewer rows than ``most``."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         for name, shape in evidence.shapes.items():
             if name.endswith(end) and shape and shape[0] < most:
                 return f"{name} has {shape[0]} rows"
         return None
 
-    return sign
+    return condition
 
 
-def file(*names: str) -> Sign:
+def file(*names: str) -> Condition:
     """One of these files is there."""
 
-    def sign(evidence: Evidence) -> str | None:
+    def condition(evidence: Evidence) -> str | None:
         return next((f"{name} is there" for name in names if name in evidence.files), None)
 
-    return sign
+    return condition
 
 
-def stored() -> Sign:
+def stored() -> Condition:
     """There are tensors in files of their own, not in an archive."""
     return lambda evidence: "its weights are unpacked" if evidence.shapes else None
 
 
-def every(*signs: Sign) -> Sign:
+def all_of(*conditions: Condition) -> Condition:
     """All of these."""
 
-    def sign(evidence: Evidence) -> str | None:
-        said = [one(evidence) for one in signs]
-        return None if None in said else "; ".join(filter(None, said))
+    def condition(evidence: Evidence) -> str | None:
+        found = [one(evidence) for one in conditions]
+        return None if None in found else "; ".join(filter(None, found))
 
-    return sign
+    return condition
 
 
 def _brief(found: object) -> str:

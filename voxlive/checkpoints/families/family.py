@@ -1,4 +1,4 @@
-"""What a family of speech models is: how it is told, what it can do, what it needs."""
+"""A family of speech models: how it is recognised, what it can do, what it needs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from voxlive.checkpoints.families.evidence import Evidence, Sign
+from voxlive.checkpoints.families.evidence import Condition, Evidence
 
 Feature = Literal["translate", "words", "speakers", "live", "prompt"]
-"""Beyond transcribing: into English, word times, who speaks, live sessions, a prompt is heard."""
+"""Beyond transcribing: into English, word times, speaker labels, live sessions, a prompt."""
 Kind = Literal["built-in", "voxtral", "speech", "multimodal"]
 """``voxtral``: never served as a multimodal model, whatever sections its config has."""
 
@@ -18,15 +18,15 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One form in which a family's checkpoints come. Any of the signs decides.
+    """One form in which a family's checkpoints come. Any of the conditions decides.
 
     ``refused`` says why it cannot be used and what to do; ``transcribes`` is False where that is
     not for the form of the files but because such a model makes no text of speech. ``warning`` is
-    told with it.
+    shown with it.
     """
 
     layout: str
-    signs: tuple[Sign, ...]
+    conditions: tuple[Condition, ...]
     refused: str | None = None
     transcribes: bool = True
     warning: str | None = None
@@ -34,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a checkpoint's own documents say of its abilities. ``languages`` None: not known.
+    """The abilities in a checkpoint's own documents. ``languages`` None: not known.
 
     ``layout`` None leaves it with what the shape says.
     """
@@ -51,7 +51,7 @@ class ModelFamily:
 
     ``tokenizers`` are alternatives: one of these sets of files must be there. ``imports`` are
     modules beyond the backend's own, with what to install. ``room`` bytes are needed beside the
-    weights. ``traits`` reads what differs between checkpoints; ``note`` is worth telling.
+    weights. ``traits`` reads what differs between checkpoints; ``note`` is for people.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ModelFamily:
     note: str | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A family's signs are functions: another process has the same family by its name.
+        # A family's conditions are functions: another process has the same family by its name.
         return _same_family, (self.name,)
 
     def read_traits(self, evidence: Evidence) -> Traits:
@@ -106,9 +106,9 @@ class Match:
 
 
 def match(family: ModelFamily, evidence: Evidence) -> Match | None:
-    """The first of the family's shapes for which anything speaks, with all that does."""
+    """The first of the family's shapes of which a condition holds, with all that do."""
     for shape in family.shapes:
-        said = tuple(filter(None, (sign(evidence) for sign in shape.signs)))
-        if said:
-            return Match(family, shape, said)
+        signals = tuple(filter(None, (condition(evidence) for condition in shape.conditions)))
+        if signals:
+            return Match(family, shape, signals)
     return None

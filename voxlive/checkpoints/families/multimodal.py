@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from voxlive.checkpoints.families.evidence import (
-    every,
+    all_of,
     keys,
     model_type,
     value,
@@ -22,7 +22,7 @@ _GEMMA_3N = ModelFamily(
     room=_ROOM,
     note="it hears 30 seconds at a time: longer audio is cut at pauses",
     shapes=(
-        Shape("transformers", (every(model_type("gemma3n"), keys("audio_config")),)),
+        Shape("transformers", (all_of(model_type("gemma3n"), keys("audio_config")),)),
         Shape(
             "text",
             (model_type("gemma3n", "gemma3n_text"),),
@@ -43,7 +43,7 @@ _GEMMA_4 = ModelFamily(
     shapes=(
         Shape(
             "transformers",
-            (every(model_type("gemma4", "gemma4_unified"), keys("audio_config")),),
+            (all_of(model_type("gemma4", "gemma4_unified"), keys("audio_config")),),
         ),
         Shape(
             "text",
@@ -66,7 +66,7 @@ _QWEN3_OMNI = ModelFamily(
         Shape(
             "transformers",
             (
-                every(model_type("qwen3_omni_moe"), keys("thinker_config.audio_config")),
+                all_of(model_type("qwen3_omni_moe"), keys("thinker_config.audio_config")),
                 value("thinker_config.model_type", "qwen3_omni_moe_thinker"),
                 model_type("qwen3_omni_moe_thinker"),
             ),

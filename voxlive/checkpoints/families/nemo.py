@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from voxlive.checkpoints.families.evidence import (
     Evidence,
-    every,
+    absent,
+    all_of,
     file,
     keys,
     model_type,
-    no,
     target,
 )
 from voxlive.checkpoints.families.family import ModelFamily, Shape, Traits
@@ -32,7 +32,7 @@ PARAKEET = ModelFamily(
     title="Parakeet",
     features=frozenset({"words"}),
     shapes=(
-        Shape("redux", (every(keys("ternary_modules"), model_type("parakeet_tdt")),)),
+        Shape("redux", (all_of(keys("ternary_modules"), model_type("parakeet_tdt")),)),
         Shape(
             "transformers",
             (model_type("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt"),),
@@ -42,8 +42,8 @@ PARAKEET = ModelFamily(
         Shape(
             "nemo",
             (
-                every(target(*_CLASSES), no("model_type")),
-                every(target(*_CLASSES), model_type("parakeet")),
+                all_of(target(*_CLASSES), absent("model_type")),
+                all_of(target(*_CLASSES), model_type("parakeet")),
             ),
         ),
     ),
@@ -56,8 +56,8 @@ CANARY = ModelFamily(
     languages=_EUROPE,
     tokenizers=(("tokenizer.model",), ("tokens.txt",), ("config.json:tokenizer.model_base64",)),
     shapes=(
-        Shape("mlx", (every(model_type("canary"), keys("encoder")),)),
-        Shape("nemo", (every(keys("preprocessor", "encoder", "transf_decoder")),)),
+        Shape("mlx", (all_of(model_type("canary"), keys("encoder")),)),
+        Shape("nemo", (all_of(keys("preprocessor", "encoder", "transf_decoder")),)),
         Shape("nemo", (target("EncDecMultiTaskModel"),)),
     ),
 )
@@ -71,7 +71,7 @@ NEMOTRON = ModelFamily(
         Shape("mlx", (model_type("nemotron_asr"), target("EncDecRNNTBPEModelWithPrompt"))),
         Shape(
             "transformers",
-            (every(model_type("nemotron_asr_streaming"), file("tokenizer.json")),),
+            (all_of(model_type("nemotron_asr_streaming"), file("tokenizer.json")),),
         ),
         Shape(
             "transformers",

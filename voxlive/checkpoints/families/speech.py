@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from voxlive.checkpoints.families.evidence import (
     Evidence,
+    all_of,
     architecture,
-    every,
     fewer_rows,
     file,
     keys,
@@ -53,7 +53,7 @@ ALIGNER = ModelFamily(
                 value("thinker_config.model_type", "qwen3_forced_aligner"),
                 model_type("qwen3_forced_aligner"),
                 architecture("Qwen3ASRForTokenClassification", "Qwen3ForcedAlignerForTokenClass"),
-                every(model_type("qwen3_asr"), fewer_rows("lm_head.weight", _ALIGNER_ROWS)),
+                all_of(model_type("qwen3_asr"), fewer_rows("lm_head.weight", _ALIGNER_ROWS)),
             ),
             refused="it puts times to a text that is given to it and transcribes nothing: choose "
             "a model that transcribes, such as Qwen3-ASR",
@@ -75,7 +75,7 @@ _QWEN3_ASR = ModelFamily(
             (
                 value("thinker_config.model_type", "qwen3_asr", "qwen3_asr_thinker"),
                 value("thinker_config.audio_config.model_type", "qwen3_asr_audio_encoder"),
-                every(model_type("qwen3_asr"), keys("thinker_config")),
+                all_of(model_type("qwen3_asr"), keys("thinker_config")),
             ),
         ),
         Shape("flat", (model_type("qwen3_asr"),)),
@@ -98,11 +98,11 @@ _GLM_ASR = ModelFamily(
     tokenizers=_HF,
     room=_LLM,
     shapes=(
-        Shape("mlx", (every(model_type("glmasr", "glm"), keys("whisper_config", "lm_config")),)),
+        Shape("mlx", (all_of(model_type("glmasr", "glm"), keys("whisper_config", "lm_config")),)),
         Shape(
             "transformers",
             (
-                every(model_type("glmasr"), value("audio_config.model_type", "glmasr_encoder")),
+                all_of(model_type("glmasr"), value("audio_config.model_type", "glmasr_encoder")),
                 model_type("glmasr"),
             ),
             refused="mlx-audio reads its config's sizes only from whisper_config and lm_config: "
@@ -123,7 +123,7 @@ _VIBEVOICE = ModelFamily(
             "mlx",
             (
                 keys("acoustic_tokenizer_config", "semantic_tokenizer_config", "decoder_config"),
-                every(model_type("vibevoice", "vibevoice_asr"), keys("decoder_config")),
+                all_of(model_type("vibevoice", "vibevoice_asr"), keys("decoder_config")),
             ),
         ),
         Shape(
@@ -143,7 +143,7 @@ _WAV2VEC2 = ModelFamily(
         Shape(
             "transformers",
             (
-                every(model_type("wav2vec2"), architecture("Wav2Vec2ForCTC")),
+                all_of(model_type("wav2vec2"), architecture("Wav2Vec2ForCTC")),
                 model_type("mms"),
             ),
         ),
@@ -227,7 +227,7 @@ _COHERE = ModelFamily(
     tokenizers=(("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),),
     traits=_listed("supported_languages"),
     shapes=(
-        Shape("mlx", (every(model_type("cohere_asr"), keys("encoder")),)),
+        Shape("mlx", (all_of(model_type("cohere_asr"), keys("encoder")),)),
         Shape("transformers", (model_type("cohere_asr"),)),
     ),
 )  # fmt: skip
@@ -339,7 +339,7 @@ _PHONON = ModelFamily(
     tokenizers=_HF,
     room=_LLM,
     shapes=(
-        Shape("unpacked", (every(model_type("phonon"), stored()),)),
+        Shape("unpacked", (all_of(model_type("phonon"), stored()),)),
         Shape("packed", (model_type("phonon"), file("packed_manifest.json")), refused=_PACKED),
     ),
 )
@@ -348,7 +348,7 @@ _PHONON2 = ModelFamily(
     title="Phonon 2",
     features=frozenset({"words"}),
     shapes=(
-        Shape("unpacked", (every(model_type("phonon2", "parakeet_tdt_five_value"), stored()),)),
+        Shape("unpacked", (all_of(model_type("phonon2", "parakeet_tdt_five_value"), stored()),)),
         Shape("packed", (model_type("phonon2", "parakeet_tdt_five_value"),), refused=_PACKED),
     ),
 )
@@ -373,10 +373,10 @@ _MULTILINGUAL_TOKENS = 51_865
 def _whisper_traits(evidence: Evidence, family: ModelFamily) -> Traits:
     """English-only models translate nothing; shortened decoders (turbo, distil) unlearned it."""
     tokens = _first(evidence, "vocab_size", "n_vocab") or _MULTILINGUAL_TOKENS
-    heard = _first(evidence, "encoder_layers", "n_audio_layer") or 0
-    written = _first(evidence, "decoder_layers", "n_text_layer") or 0
+    encoder_layers = _first(evidence, "encoder_layers", "n_audio_layer") or 0
+    decoder_layers = _first(evidence, "decoder_layers", "n_text_layer") or 0
     multilingual = tokens >= _MULTILINGUAL_TOKENS
-    lost = {"translate"} if not multilingual or written < heard else set()
+    lost = {"translate"} if not multilingual or decoder_layers < encoder_layers else set()
     languages = WHISPER_LANGUAGES if multilingual else ("en",)
     return Traits(family.features - lost, languages, family.sample_rate)
 
@@ -397,7 +397,7 @@ WHISPER_FAMILY = ModelFamily(
         Shape(
             "transformers",
             (
-                every(model_type("whisper"), keys("d_model")),
+                all_of(model_type("whisper"), keys("d_model")),
                 architecture("WhisperForConditionalGeneration"),
             ),
         ),

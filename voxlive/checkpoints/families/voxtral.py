@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from voxlive.checkpoints.families.evidence import (
     Evidence,
+    all_of,
     architecture,
-    every,
     model_type,
     params,
     value,
@@ -47,18 +47,18 @@ VOXTRAL_REALTIME = ModelFamily(
         Shape(
             "transformers",
             (
-                every(_REALTIME, value("audio_config.model_type", "voxtral_realtime_encoder")),
+                all_of(_REALTIME, value("audio_config.model_type", "voxtral_realtime_encoder")),
                 architecture("VoxtralRealtimeForConditionalGeneration"),
             ),
         ),
-        Shape("mlx-audio", (every(_REALTIME, value("encoder_args"), value("decoder")),)),
+        Shape("mlx-audio", (all_of(_REALTIME, value("encoder_args"), value("decoder")),)),
         # Mistral's document, as params.json or (voxmlx) as config.json: a causal encoder is the
         # realtime model's; the other Voxtrals have a document of the same form.
         Shape(
             "mistral",
             (
                 params("multimodal.whisper_model_args.encoder_args.causal", True),
-                every(params("multimodal"), params("ada_rms_norm_t_cond", True)),
+                all_of(params("multimodal"), params("ada_rms_norm_t_cond", True)),
                 _delay_condition,
             ),
         ),
