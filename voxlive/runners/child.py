@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.processes.child import run_child
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S = 0.1
+_T = TypeVar("_T")
+_E = TypeVar("_E", bound=VoxliveError)
 
 
 def serve(end: socket, sender: BatchedSender[RunnerReply]) -> Callable[[], None] | None:
@@ -79,34 +82,38 @@ class RunnerServer:
             self._model.submit(self._runner.close).exception()
 
     def _load(self) -> None:
-        try:
-            if BACKENDS[self._spec.backend].mlx:
-                from voxlive.runners.mlx_models import check_gpu_memory
+        runner = self._run(None, RequestRefused, self._load_runner)
+        if isinstance(runner, RequestRefused):
+            self._exit_with(JobEnded(None, runner))
+        self._runner = runner
+        if runner.slots > 1:
+            self._workers = ThreadPoolExecutor(runner.slots, thread_name_prefix="job")
+        self._sender.put(RunnerReady(runner.slots, runner.stretch_s))
 
-                check_gpu_memory(self._spec)
-            self._runner = loader(self._spec.backend)(self._spec)
-            slots = self._runner.slots
-        except RequestRefused as refusal:
-            self._exit_with(JobEnded(None, refusal))
-        except Exception as error:
-            log.exception("%s does not load", self._spec.model)
-            self._exit_with(RunnerCrashed(None, _reason(error)))
-        if slots > 1:
-            self._workers = ThreadPoolExecutor(slots, thread_name_prefix="job")
-        self._sender.put(RunnerReady(slots, self._runner.stretch_s))
+    def _load_runner(self) -> Runner:
+        if BACKENDS[self._spec.backend].mlx:
+            from voxlive.runners.mlx_models import check_gpu_memory
+
+            check_gpu_memory(self._spec)
+        return loader(self._spec.backend)(self._spec)
 
     def _work(self, ident: int, job: Job, cancelled: threading.Event) -> None:
         assert self._runner
-        outcome: Transcript | VoxliveError
-        try:
-            outcome = self._runner.run(job, self._report_to(ident), cancelled.is_set)
-        except VoxliveError as refusal:
-            outcome = refusal
-        except Exception as error:
-            log.exception("%s failed in a job", self._spec.model)
-            self._exit_with(RunnerCrashed(ident, _reason(error)))
+        run = partial(self._runner.run, job, self._report_to(ident), cancelled.is_set)
+        outcome: Transcript | VoxliveError = self._run(ident, VoxliveError, run)
         del self._running[ident]
         self._sender.put(JobEnded(ident, outcome))
+
+    def _run(self, ident: int | None, refusal: type[_E], work: Callable[[], _T]) -> _T | _E:
+        """What ``work`` returns, or the refusal that it raises; anything else ends the process."""
+        try:
+            return work()
+        except refusal as error:
+            return error
+        except Exception as error:
+            doing = "loading" if ident is None else "a job"
+            log.exception("%s failed in %s", self._spec.model, doing)
+            self._exit_with(RunnerCrashed(ident, _reason(error)))
 
     def _report_to(self, ident: int) -> Callable[[Update], None]:
         """Sends a job's updates, of its progress the first and then ten a second at most."""
