@@ -78,7 +78,7 @@ def cues(
     A segment whose words have no times is one cue, however long: to cut it, times would have to be
     made up. Raises ValueError for a segment that has no times at all.
     """
-    layout = _Layout(style or CueStyle())
+    layout = _CueLayout(style or CueStyle())
     groups = [
         (group, bool(segment.words))
         for segment in segments
@@ -148,7 +148,7 @@ def _split_at_pauses(words: Sequence[Word]) -> list[Sequence[Word]]:
     return [words[a:b] for a, b in pairwise([0, *cuts, len(words)]) if a < b]
 
 
-class _Layout:
+class _CueLayout:
     """Words into cues and lines of one style."""
 
     def __init__(self, style: CueStyle) -> None:
