@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from voxlive.checkpoints.languages import code_of, unknown_language_message
+from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.errors import UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Work
 from voxlive.values import SAMPLE_RATE, Samples, Word
@@ -47,9 +47,10 @@ class EngineOptions:
 class StreamOptions:
     """What one stream asks of its engine.
 
-    ``language`` None leaves the choice to the model. ``delay_ms`` is the model's own delay where it
-    has one; None takes the engine's default. ``drafts`` False lets an engine skip work whose only
-    use is text that may still change: for files.
+    ``language`` is a code (``checkpoints.languages``); None leaves the choice to the model.
+    ``delay_ms`` is the model's own delay where it has one; None takes the engine's default.
+    ``drafts`` False lets an engine skip work whose only use is text that may still change: for
+    files.
     """
 
     language: str | None = None
@@ -86,7 +87,7 @@ class EngineInfo:
     def validate(self, options: StreamOptions) -> None:
         """Raises UnsupportedOption for a language or a delay that the model does not have."""
         language, delay_ms = options.language, options.delay_ms
-        if language and self.languages and code_of(language) not in self.languages:
+        if language and self.languages and language not in self.languages:
             note = f" ({self.note})" if self.note else ""
             model = f"{self.engine} ({self.model})"
             raise UnsupportedOption(

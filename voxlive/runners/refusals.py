@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_language_message
+from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.errors import ERRORS, RequestRefused, status_of
 from voxlive.runners.contract import JobWarning, RunnerSpec, Task
@@ -24,7 +24,7 @@ _LEAST_WORKING_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a request requires of a model. ``language`` is a code, a tag or an English name."""
+    """What a request requires of a model. ``language`` is a code."""
 
     task: Task = "transcribe"
     language: str | None = None
@@ -85,14 +85,6 @@ class RefusalRule:
     def when(self) -> str:
         """When it applies, for the docs."""
         return self.note or ERRORS[self.code].meaning
-
-
-def _bad_language(case: Case) -> str | None:
-    try:
-        language_of(case.requirements.language)
-    except UnknownLanguage as error:
-        return str(error)
-    return None
 
 
 def _bad_task(case: Case) -> str | None:
@@ -174,7 +166,7 @@ def _no_word_times(case: Case) -> str | None:
 
 
 def _unknown_language(case: Case) -> str | None:
-    code, known = language_of(case.requirements.language), case.capabilities.languages
+    code, known = case.requirements.language, case.capabilities.languages
     if code is None or known is None or code in known:
         return None
     return unknown_language_message(case.title, code, known)
@@ -222,7 +214,7 @@ def cannot_use(field: str, why: str) -> JobWarning:
 REFUSAL_RULES = (
     RefusalRule("model_not_found", "model"),
     RefusalRule("bad_task", "task", _bad_task),
-    RefusalRule("bad_language", "language", _bad_language),
+    RefusalRule("bad_language", "language"),
     RefusalRule("too_big", "file", note="the upload is larger than the server's limit"),
     RefusalRule("audio_too_long", "file"),
     RefusalRule("unsupported_model", "model", _no_audio),

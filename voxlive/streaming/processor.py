@@ -11,11 +11,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voxlive.checkpoints.languages import language_of
 from voxlive.engines.contract import Committed, Drafted, Failed, Progressed, Reached, StreamOptions
 from voxlive.errors import EngineError
 from voxlive.values import SAMPLE_RATE, samples, seconds
@@ -92,7 +93,9 @@ class OnlineProcessor:
         self._marker = 0
         self._reached = 0
         self._failure: Failed | None = None
-        self._stream = engine.open(options or StreamOptions(), self._sink)
+        options = options or StreamOptions()
+        options = replace(options, language=language_of(options.language))
+        self._stream = engine.open(options, self._sink)
 
     @property
     def audio_buffer(self) -> Sized:
