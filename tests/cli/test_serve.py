@@ -61,3 +61,19 @@ def test_keys_from_the_environment_and_from_a_file_count_on_loopback_too(tmp_pat
         for secret, status in ((KEY, 200), (OTHER, 200), (KEY + "x", 401)):
             answer = httpx.get(f"{server.url}/v1/models", headers=bearer(secret))
             assert answer.status_code == status
+
+
+def test_an_address_of_another_machine_is_one_line(failed):
+    assert "192.0.2.1" in failed("serve", "--host", "192.0.2.1")
+    assert "no.such.host.invalid" in failed("serve", "--host", "no.such.host.invalid")
+
+
+def test_certificates_that_cannot_be_used_are_one_line(failed, tmp_path):
+    absent = tmp_path / "absent.pem"
+    assert f"cannot read {absent}" in failed("serve", "--ssl-certfile", absent)
+    assert "--ssl-certfile" in failed("serve", "--ssl-keyfile", absent)
+    assert "choose one" in failed("serve", "--https", "--ssl-certfile", absent)
+
+
+def test_proxies_are_addresses(failed):
+    assert "nginx" in failed("serve", "--forwarded-allow-ips", "127.0.0.1,nginx")

@@ -1,44 +1,19 @@
+"""``voxlive transcribe``: files, folders, patterns and streams to every format."""
+
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support.clips import clip
-from support.commands import Run, command_line
 
 from voxlive.cli import transcribe as inputs
-
-HEAVY = ("numpy", "av", "onnxruntime", "starlette", "uvicorn", "pocketsphinx", "rich.console")
-
-
-@pytest.fixture(scope="module")
-def voxlive() -> Iterator[Run]:
-    with command_line() as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
-def failed(voxlive: Run) -> Callable[..., str]:
-    """The one line that a failing command says."""
-
-    def line_of(*args: object) -> str:
-        done = voxlive(*args)
-        assert done.returncode in (1, 2)
-        assert done.stdout == ""
-        [line] = done.stderr.splitlines()
-        assert line.startswith("voxlive: ")
-        return line
-
-    return line_of
 
 
 def alone(*args: object) -> subprocess.CompletedProcess[str]:
@@ -47,25 +22,10 @@ def alone(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_version():
-    assert alone("--version").stdout == f"voxlive {version('voxlive')}\n"
-
-
-def test_the_command_line_imports_only_what_it_needs():
-    probe = (
-        f"import sys, voxlive.cli.main\nprint([name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_help_names_every_command(voxlive):
-    said = voxlive("--help").stdout
-    assert all(command in said for command in ("serve", "transcribe", "models", "doctor"))
-
-
-def test_models_lists_the_built_in_one(voxlive):
-    assert "pocketsphinx" in voxlive("models").stdout
+def streamed(command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """A line of bash, where ``voxlive`` is this one."""
+    line = f'voxlive() {{ "{sys.executable}" -m voxlive.cli.main "$@"; }}; {command}'
+    return subprocess.run(["bash", "-c", line], input=stdin, capture_output=True, timeout=120)
 
 
 def test_text_goes_to_stdout():
@@ -147,12 +107,6 @@ def test_misuse_of_transcribe_is_one_line(failed, tmp_path):
     assert "twice" in failed("transcribe", yes, twin, "--output-dir", tmp_path)
 
 
-def streamed(command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """A line of bash, where ``voxlive`` is this one."""
-    line = f'voxlive() {{ "{sys.executable}" -m voxlive.cli.main "$@"; }}; {command}'
-    return subprocess.run(["bash", "-c", line], input=stdin, capture_output=True, timeout=120)
-
-
 def test_standard_input_and_process_substitution_are_files_too(tmp_path):
     yes = clip("yes").path
     piped = streamed("voxlive transcribe - -o out -f txt; cat out/stdin.txt; rm -r out")
@@ -203,71 +157,6 @@ def test_an_unknown_model_or_language_is_one_line(failed, tmp_path):
     assert "xx" in failed("transcribe", clip("yes").path, "--language", "xx")
 
 
-def test_a_port_in_use_is_one_line(voxlive, failed):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"port {port} is in use" in failed("serve", "--port", port)
-        done = voxlive("doctor", "--port", port)
-        assert done.returncode == 1
-        assert f"port {port} is in use" in done.stdout
-
-
-def test_an_address_of_another_machine_is_one_line(failed):
-    assert "192.0.2.1" in failed("serve", "--host", "192.0.2.1")
-    assert "no.such.host.invalid" in failed("serve", "--host", "no.such.host.invalid")
-
-
-def test_certificates_that_cannot_be_used_are_one_line(failed, tmp_path):
-    absent = tmp_path / "absent.pem"
-    assert f"cannot read {absent}" in failed("serve", "--ssl-certfile", absent)
-    assert "--ssl-certfile" in failed("serve", "--ssl-keyfile", absent)
-    assert "choose one" in failed("serve", "--https", "--ssl-certfile", absent)
-
-
-def test_proxies_are_addresses(failed):
-    assert "nginx" in failed("serve", "--forwarded-allow-ips", "127.0.0.1,nginx")
-
-
-def test_doctor_finds_the_engine_and_the_voice_detector_working(voxlive):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    done = voxlive("doctor", "--port", port)
-    assert done.returncode == 0, done.stdout
-    assert "pocketsphinx decodes" in done.stdout
-    assert "Silero loads" in done.stdout
-
-
-def config(folder: Path, text: str) -> Path:
-    path = folder / "voxlive.toml"
-    path.write_text(text)
-    return path
-
-
-def test_options_come_from_the_config_file_and_the_command_line_wins(failed, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        path = config(tmp_path, f'[serve]\nport = {port}\nhost = "192.0.2.1"\n')
-        said = failed("--config", path, "serve", "--host", "127.0.0.1")
-        assert f"port {port} is in use" in said
-
-
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [
-        ("[serve]\nprot = 1\n", "prot"),
-        ("[sevre]\nport = 1\n", "sevre"),
-        ("port = 1\n", "port"),
-        ("[serve\n", "cannot read"),
-    ],
-)
-def test_a_mistake_in_the_config_file_is_one_line(failed, tmp_path, text, hint):
-    assert hint in failed("--config", config(tmp_path, text), "models")
-
-
-def test_a_config_file_that_was_asked_for_must_be_there(failed, tmp_path):
-    assert "cannot read" in failed("--config", tmp_path / "none.toml", "models")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_transcription_in_one_line_and_leaves_no_file(number, tmp_path):
     command = [sys.executable, "-m", "voxlive.cli.main", "transcribe", str(clip("minute").path)]
@@ -282,12 +171,3 @@ def test_a_signal_ends_a_transcription_in_one_line_and_leaves_no_file(number, tm
     assert (process.returncode, out) == (128 + number, "")
     assert err == f"voxlive: ended by {number.name}\n"
     assert [*tmp_path.iterdir()] == []
-
-
-def test_a_closed_pipe_ends_a_list_without_a_traceback():
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "voxlive.cli.main", "models"]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(write)
-    assert done.stderr == ""
