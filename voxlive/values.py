@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 
+
+@dataclass(frozen=True, slots=True)
+class CodedWarning:
+    """What a user should know of audio or a job: audio that was lost, an option without effect.
+
+    ``code`` is stable, ``message`` is for people.
+    """
+
+    code: str
+    message: str
+
+
 if TYPE_CHECKING:
     Samples = NDArray[np.float32]
 else:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from support.clips import clip
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.runners.assembly import job_warnings, measure_job, stretches
+from voxlive.runners.assembly import measure_job, stretches
 from voxlive.runners.contract import Job
 from voxlive.runners.cutting import CutOptions, Cutter
 from voxlive.streaming.ingest.formats import AudioFormat
@@ -135,7 +135,7 @@ def test_raw_pcm_is_cut_like_its_container(silero, tmp_path):
     assert spans[0] == spans[1]
     measured = [measure_job(job) for job in (raw, Job(yes.path))]
     assert [one.seconds for one in measured] == [round(yes.duration, 3)] * 2
-    assert [[one.code for one in job_warnings(found)] for found in measured] == [["cut_off"], []]
+    assert [[one.code for one in found.warnings] for found in measured] == [["cut_off"], []]
 
 
 def test_audio_that_is_too_long_is_refused():

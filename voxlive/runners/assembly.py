@@ -19,7 +19,6 @@ from voxlive.runners.contract import (
     Delta,
     Job,
     JobProgress,
-    JobWarning,
     Transcript,
     Update,
 )
@@ -55,11 +54,6 @@ def measure_job(job: Job) -> Measured:
             "file",
         )
     return replace(found, seconds=round(found.seconds, 3))
-
-
-def job_warnings(found: Measured) -> tuple[JobWarning, ...]:
-    """What was wrong with a file, as warnings of its transcript."""
-    return tuple(JobWarning(one.code, one.message) for one in found.warnings)
 
 
 def stretches(
@@ -157,7 +151,7 @@ def transcribe(
     if text := assembly.close():
         on_update(Delta(text))
     on_update(JobProgress(total_s, total_s))
-    return replace(assembly.transcript(job, total_s), warnings=job_warnings(found))
+    return replace(assembly.transcript(job, total_s), warnings=found.warnings)
 
 
 def _complete(

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from voxlive.checkpoints.local_model import LocalModel
 from voxlive.streaming.ingest.formats import AudioFormat
-from voxlive.values import Segment
+from voxlive.values import CodedWarning, Segment
 
 Task = Literal["transcribe", "translate"]
 
@@ -77,17 +77,6 @@ Update = JobProgress | Delta
 
 
 @dataclass(frozen=True, slots=True)
-class JobWarning:
-    """What a user should know of a job that was done: audio that was lost, a field without effect.
-
-    ``code`` is stable, ``message`` is for people.
-    """
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Transcript:
     """The text of a file: ``text`` is the segments' texts joined.
 
@@ -105,7 +94,7 @@ class Transcript:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     truncated: bool = False
-    warnings: tuple[JobWarning, ...] = ()
+    warnings: tuple[CodedWarning, ...] = ()
 
 
 class Runner(Protocol):

@@ -10,13 +10,13 @@ from voxlive.engines.registry import load_engine
 from voxlive.errors import CheckpointError, EngineError, RequestRefused, UnsupportedOption
 from voxlive.processes.process import cores
 from voxlive.runners.assembly import measure_job
-from voxlive.runners.contract import Delta, JobProgress, JobWarning, Transcript
+from voxlive.runners.contract import Delta, JobProgress, Transcript
 from voxlive.runners.refusals import cannot_use
 from voxlive.streaming.events import SegmentClosed, SessionError, SessionWarning, Words
 from voxlive.streaming.service import Service, file_session
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.vad.gate import GateOptions
-from voxlive.values import Segment, Word, seconds
+from voxlive.values import CodedWarning, Segment, Word, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,9 +107,9 @@ class LiveRunner:
         )
 
 
-def _ignored_options(job: Job, info: EngineInfo) -> list[JobWarning]:
+def _ignored_options(job: Job, info: EngineInfo) -> list[CodedWarning]:
     """Warnings for options of the job that these engines ignore."""
-    warnings = [JobWarning("surplus_tensors", info.warning)] if info.warning else []
+    warnings = [CodedWarning("surplus_tensors", info.warning)] if info.warning else []
     if job.prompt:
         warnings.append(cannot_use("prompt", f"{info.model} takes no prompt"))
     if job.temperature:
@@ -139,7 +139,7 @@ async def _collect(
     session: Session,
     on_update: Callable[[Update], None],
     most_words: int | None,
-    warnings: list[JobWarning],
+    warnings: list[CodedWarning],
 ) -> tuple[tuple[Segment, ...], bool]:
     """The segments, and whether they are complete; words are reported as they come."""
     segments: list[Segment] = []
@@ -159,7 +159,7 @@ async def _collect(
                 segments.append(_segment(ident, words))
                 words.clear()
             case SessionWarning(code, message):
-                warnings.append(JobWarning(code, message))
+                warnings.append(CodedWarning(code, message))
             case SessionError(code, message):
                 raise EngineError(code, message)
     return tuple(segments), True

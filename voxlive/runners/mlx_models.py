@@ -17,8 +17,9 @@ import mlx.core as mx
 from voxlive.checkpoints.contents import EXTRACTORS, TOKENIZER_CONFIG
 from voxlive.checkpoints.plan import surplus_layers
 from voxlive.errors import RequestRefused, listed
-from voxlive.runners.contract import JobWarning, RunnerSpec
+from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.memory import mib
+from voxlive.values import CodedWarning
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -111,12 +112,12 @@ def ignoring_surplus_tensors() -> Iterator[list[str]]:
         nn.Module.load_weights = original
 
 
-def surplus_warnings(names: Sequence[str]) -> tuple[JobWarning, ...]:
+def surplus_warnings(names: Sequence[str]) -> tuple[CodedWarning, ...]:
     """The warning that every answer of such a model carries."""
     if not names:
         return ()
     message = f"the model has no place for these tensors of its files: {listed(names)}"
-    return (JobWarning("surplus_tensors", message),)
+    return (CodedWarning("surplus_tensors", message),)
 
 
 def free_memory() -> None:

@@ -13,8 +13,9 @@ from typing import Literal
 from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.errors import ERRORS, RequestRefused, status_of
-from voxlive.runners.contract import JobWarning, RunnerSpec, Task
+from voxlive.runners.contract import RunnerSpec, Task
 from voxlive.runners.routing import ModelHealth, Routing
+from voxlive.values import CodedWarning
 
 TASKS = ("transcribe", "translate")
 _WORKING_BYTES = 3 << 30
@@ -203,12 +204,12 @@ FIELDS = (
 )
 
 
-def cannot_use(field: str, why: str) -> JobWarning:
+def cannot_use(field: str, why: str) -> CodedWarning:
     """The warning for a field that a model cannot use, or RequestRefused by ``FIELDS``."""
     [known] = (one for one in FIELDS if one.name == field)
     if known.refused:
         raise RequestRefused("unsupported_parameter", f"{why}: leave out {field}", field)
-    return JobWarning(f"{field}_ignored", f"{field} has no effect: {why}")
+    return CodedWarning(f"{field}_ignored", f"{field} has no effect: {why}")
 
 
 REFUSAL_RULES = (

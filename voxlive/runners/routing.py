@@ -108,7 +108,7 @@ ROUTING_RULES = (
         "audio and vision", "`audio_config` and a populated `vision_config`", _audio_and_vision
     ),
     RoutingRule(
-        "speech model", "a family of speech models, told by its config or tensors", _speech
+        "speech model", "a family of speech models, recognised by its config or tensors", _speech
     ),
     RoutingRule(
         "whisper-like",

@@ -5,8 +5,9 @@ import pytest
 from support.timed import timed_segment, timed_word
 
 from voxlive.errors import RequestRefused
-from voxlive.runners.contract import JobWarning, Transcript
+from voxlive.runners.contract import Transcript
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
+from voxlive.values import CodedWarning
 
 WORDS = (timed_word("Good", 0.1, 0.5, 0.9), timed_word(" day.", 0.5, 1.0))
 SAID = Transcript(
@@ -73,7 +74,7 @@ def test_verbose_json_lists_segments_and_words_if_asked():
 
 
 def test_warnings_are_listed_where_there_are_some():
-    transcript = replace(SAID, warnings=(JobWarning("damaged", "the MP3 is damaged"),))
+    transcript = replace(SAID, warnings=(CodedWarning("damaged", "the MP3 is damaged"),))
     listed = json.loads(written("verbose_json", transcript))["warnings"]
     assert listed == [{"code": "damaged", "message": "the MP3 is damaged"}]
     assert "warnings" not in json.loads(written("verbose_json", SAID))

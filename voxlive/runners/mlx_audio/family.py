@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from voxlive.checkpoints.languages import NAMES, unknown_language_message
 from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Recognised
-from voxlive.runners.contract import Job, JobWarning
+from voxlive.runners.contract import Job
 from voxlive.runners.cutting import CutOptions
 from voxlive.runners.refusals import cannot_use
+from voxlive.values import CodedWarning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +166,7 @@ class FamilyAdapter:
         return self.adapt(given, request)
 
 
-def check_job(family: FamilyAdapter, model: Model, job: Job) -> tuple[JobWarning, ...]:
+def check_job(family: FamilyAdapter, model: Model, job: Job) -> tuple[CodedWarning, ...]:
     """Warnings for options that this loaded model ignores; raises RequestRefused for others."""
     if job.task == "translate" and (why := family.translation_refusal(model)):
         raise RequestRefused("unsupported_task", why, "task")

@@ -15,7 +15,7 @@ import soxr
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Recognised, stretches, transcribe
-from voxlive.runners.contract import Job, JobWarning, RunnerSpec, Transcript, Update
+from voxlive.runners.contract import Job, RunnerSpec, Transcript, Update
 from voxlive.runners.cutting import Stretch
 from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
 from voxlive.runners.mlx_audio.family import FamilyRequest, check_job, language_name
@@ -27,7 +27,7 @@ from voxlive.runners.mlx_models import (
     surplus_warnings,
 )
 from voxlive.vad.detector import Silero
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import SAMPLE_RATE, CodedWarning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ class FamilyRunner:
         family: FamilyAdapter,
         model: Model,
         thread: MlxThread,
-        warnings: tuple[JobWarning, ...] = (),
+        warnings: tuple[CodedWarning, ...] = (),
     ) -> None:
         self._warnings = warnings
         self.stretch_s = family.cut.longest_s

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from voxlive.errors import BadAudio
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import SAMPLE_RATE, CodedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,30 +37,23 @@ _LOUDER_BY = 2.0
 _SILENCE_POWER = 1e-10  # power at -100 dB of full scale
 
 
-@dataclass(frozen=True, slots=True)
-class AudioWarning:
-    """What of the audio was lost or left out. ``code`` is stable, ``message`` for people.
+class Report:
+    """Collects the warnings about one stream while it is decoded; of each code the first.
 
-    ``cut_off``: its end is missing. ``damaged``: parts were left out. ``trailing_data``: what
-    follows it is no audio. ``timeline_jump``: its time stamps leap too far for silence.
+    ``cut_off``: the end of the audio is missing. ``damaged``: parts were left out.
+    ``trailing_data``: what follows it is no audio. ``timeline_jump``: its time stamps leap too far
+    for silence.
     """
 
-    code: str
-    message: str
-
-
-class Report:
-    """Collects the warnings about one stream while it is decoded; of each code the first."""
-
     def __init__(self) -> None:
-        self._found: dict[str, AudioWarning] = {}
+        self._found: dict[str, CodedWarning] = {}
 
     def add(self, code: str, message: str) -> None:
         """Add a warning."""
-        self._found.setdefault(code, AudioWarning(code, message))
+        self._found.setdefault(code, CodedWarning(code, message))
 
     @property
-    def warnings(self) -> tuple[AudioWarning, ...]:
+    def warnings(self) -> tuple[CodedWarning, ...]:
         """All so far."""
         return tuple(self._found.values())
 
@@ -277,12 +270,12 @@ class PcmDecoder:
         return len(self._rest)
 
     @property
-    def warnings(self) -> tuple[AudioWarning, ...]:
+    def warnings(self) -> tuple[CodedWarning, ...]:
         """The warnings if the audio ends here."""
         if not self._rest:
             return ()
         message = f"{len(self._rest)} bytes at the end are no whole frame and were left out"
-        return (AudioWarning("cut_off", message),)
+        return (CodedWarning("cut_off", message),)
 
     def push(self, data: bytes | memoryview) -> Samples:
         """Samples [n] at 16 kHz; bytes short of a whole frame wait for the next push."""
@@ -305,7 +298,7 @@ class PcmIngest:
 
     def __init__(self, audio: AudioFormat) -> None:
         self._decoder = PcmDecoder(audio)
-        self.warnings: tuple[AudioWarning, ...] = ()
+        self.warnings: tuple[CodedWarning, ...] = ()
 
     async def push(self, data: bytes) -> AsyncIterator[Samples]:
         """Decode in pieces of at most 64 KiB."""

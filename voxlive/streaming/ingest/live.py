@@ -18,12 +18,11 @@ import numpy as np
 from voxlive.errors import BadAudio
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat, PcmIngest, Report
 from voxlive.streaming.ingest.media import decode
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import SAMPLE_RATE, CodedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from voxlive.streaming.ingest.formats import AudioWarning
     from voxlive.values import Samples
 
 MAX_DECODED = 10 * SAMPLE_RATE
@@ -38,7 +37,7 @@ class Ingest(Protocol):
     """
 
     @property
-    def warnings(self) -> tuple[AudioWarning, ...]:
+    def warnings(self) -> tuple[CodedWarning, ...]:
         """What of the audio was lost; complete once ``finish`` is exhausted."""
         ...
 
@@ -70,7 +69,7 @@ class MediaIngest:
         self._report = Report()
 
     @property
-    def warnings(self) -> tuple[AudioWarning, ...]:
+    def warnings(self) -> tuple[CodedWarning, ...]:
         """What of the audio was lost; not to be read while the thread is decoding."""
         return self._report.warnings
 

@@ -22,7 +22,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 
 from voxlive.errors import BadAudio
-from voxlive.streaming.ingest.formats import AudioWarning, Report
+from voxlive.streaming.ingest.formats import Report
 from voxlive.streaming.ingest.frames import Frames, adts_header, gapless, mp3_header
 from voxlive.streaming.ingest.sniff import (
     CONTAINERS,
@@ -44,7 +44,7 @@ from voxlive.streaming.ingest.source import (
     samples_of,
     skip_front,
 )
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import SAMPLE_RATE, CodedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ class Measured:
     """The seconds of sound in a file, silence put in among them, and what is wrong with it."""
 
     seconds: float
-    warnings: tuple[AudioWarning, ...] = ()
+    warnings: tuple[CodedWarning, ...] = ()
 
 
 def measure(path: Path, most_s: float | None = None) -> Measured:

@@ -21,10 +21,11 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 from starlette.requests import Request
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.runners.contract import Job, JobWarning, Transcript, Update
+from voxlive.runners.contract import Job, Transcript, Update
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, warnings
 from voxlive.runners.refusals import Requirements
 from voxlive.runners.scratch import SCRATCH
+from voxlive.values import CodedWarning
 from voxlive.web.access.middleware import require_grant
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ async def closing_after(updates: Updates, resources: ExitStack) -> Updates:
                 yield item
 
 
-async def with_warnings(updates: Updates, warnings: tuple[JobWarning, ...]) -> Updates:
+async def with_warnings(updates: Updates, warnings: tuple[CodedWarning, ...]) -> Updates:
     """The same updates with more warnings in the transcript at the end."""
     async with aclosing(updates):
         async for item in updates:

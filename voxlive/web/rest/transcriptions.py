@@ -26,7 +26,6 @@ from voxlive.runners.contract import (
     Delta,
     Job,
     JobProgress,
-    JobWarning,
     RunnerSpec,
     Task,
     Transcript,
@@ -34,6 +33,7 @@ from voxlive.runners.contract import (
 )
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, usage, warnings
 from voxlive.runners.refusals import TASKS, Requirements
+from voxlive.values import CodedWarning
 from voxlive.web.errors import error_body, run_until_disconnect
 from voxlive.web.rest.files import (
     FileService,
@@ -240,7 +240,7 @@ class _TranscriptionRequest:
     response_format: str
     output: OutputOptions
     stream: bool
-    warnings: tuple[JobWarning, ...]
+    warnings: tuple[CodedWarning, ...]
 
     def job(self, path: Path, *, words: bool, max_duration_s: float | None) -> Job:
         """The job for the file."""
@@ -342,7 +342,7 @@ def _task(fields: FormFields, task: Task) -> Task:
     return "translate" if asked == "translate" else "transcribe"
 
 
-def _ignored(fields: FormFields, task: Task) -> tuple[JobWarning, ...]:
+def _ignored(fields: FormFields, task: Task) -> tuple[CodedWarning, ...]:
     """A warning that names the fields without an effect here."""
     unused = fields.others(_KNOWN_FIELDS)
     if task == "translate":
@@ -352,7 +352,7 @@ def _ignored(fields: FormFields, task: Task) -> tuple[JobWarning, ...]:
     shown = ", ".join(name[:_MAX_SHOWN_LENGTH] for name in unused[:_MAX_SHOWN_NAMES])
     more = f" and {len(unused) - _MAX_SHOWN_NAMES} more" if len(unused) > _MAX_SHOWN_NAMES else ""
     message = f"these fields have no effect here: {shown}{more}"
-    return (JobWarning("fields_ignored", message),)
+    return (CodedWarning("fields_ignored", message),)
 
 
 def _granularities(fields: FormFields, response_format: str) -> set[str]:
