@@ -59,37 +59,36 @@ def _any_layer(name: str) -> str:
     return _LAYER.sub(r"\1layers.{}.", name, count=1)
 
 
+def _layers(part: str, prefix: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Modules of every layer of encoder or decoder: theirs stand below ``prefix``."""
+    return {f"{part}.layers.{{}}.{ours}": f"{prefix}{theirs}" for ours, theirs in names.items()}
+
+
+_MISTRAL_NAMES = {
+    "attn_norm": "attention_norm",
+    "q": "attention.wq",
+    "k": "attention.wk",
+    "v": "attention.wv",
+    "o": "attention.wo",
+    "ffn_norm": "ffn_norm",
+    "gate": "feed_forward.w1",
+    "down": "feed_forward.w2",
+    "up": "feed_forward.w3",
+}
 _MISTRAL_AUDIO = "mm_streams_embeddings.embedding_module."
 _MISTRAL_ENCODER = f"{_MISTRAL_AUDIO}whisper_encoder."
-_MISTRAL_LAYER = f"{_MISTRAL_ENCODER}transformer.layers.{{}}."
 
 MISTRAL = Layout(
     name="mistral",
     modules={
         "encoder.conv1": f"{_MISTRAL_ENCODER}conv_layers.0.conv",
         "encoder.conv2": f"{_MISTRAL_ENCODER}conv_layers.1.conv",
-        "encoder.layers.{}.attn_norm": f"{_MISTRAL_LAYER}attention_norm",
-        "encoder.layers.{}.q": f"{_MISTRAL_LAYER}attention.wq",
-        "encoder.layers.{}.k": f"{_MISTRAL_LAYER}attention.wk",
-        "encoder.layers.{}.v": f"{_MISTRAL_LAYER}attention.wv",
-        "encoder.layers.{}.o": f"{_MISTRAL_LAYER}attention.wo",
-        "encoder.layers.{}.ffn_norm": f"{_MISTRAL_LAYER}ffn_norm",
-        "encoder.layers.{}.gate": f"{_MISTRAL_LAYER}feed_forward.w1",
-        "encoder.layers.{}.down": f"{_MISTRAL_LAYER}feed_forward.w2",
-        "encoder.layers.{}.up": f"{_MISTRAL_LAYER}feed_forward.w3",
+        **_layers("encoder", f"{_MISTRAL_ENCODER}transformer.layers.{{}}.", _MISTRAL_NAMES),
         "encoder.norm": f"{_MISTRAL_ENCODER}transformer.norm",
         "adapter.linear1": f"{_MISTRAL_AUDIO}audio_language_projection.0",
         "adapter.linear2": f"{_MISTRAL_AUDIO}audio_language_projection.2",
         "decoder.embed": f"{_MISTRAL_AUDIO}tok_embeddings",
-        "decoder.layers.{}.attn_norm": "layers.{}.attention_norm",
-        "decoder.layers.{}.q": "layers.{}.attention.wq",
-        "decoder.layers.{}.k": "layers.{}.attention.wk",
-        "decoder.layers.{}.v": "layers.{}.attention.wv",
-        "decoder.layers.{}.o": "layers.{}.attention.wo",
-        "decoder.layers.{}.ffn_norm": "layers.{}.ffn_norm",
-        "decoder.layers.{}.gate": "layers.{}.feed_forward.w1",
-        "decoder.layers.{}.down": "layers.{}.feed_forward.w2",
-        "decoder.layers.{}.up": "layers.{}.feed_forward.w3",
+        **_layers("decoder", "layers.{}.", _MISTRAL_NAMES),
         "decoder.layers.{}.ada.linear1": "layers.{}.ada_rms_norm_t_cond.0",
         "decoder.layers.{}.ada.linear2": "layers.{}.ada_rms_norm_t_cond.2",
         "decoder.norm": "norm",
@@ -99,43 +98,34 @@ MISTRAL = Layout(
     heads=("output",),
 )
 
-
-_MLX_AUDIO_LAYER = "encoder.transformer_layers.{}."
+_MLX_AUDIO_NAMES = {
+    ours: theirs.replace("feed_forward.", "feed_forward_")
+    for ours, theirs in _MISTRAL_NAMES.items()
+}
 
 MLX_AUDIO = Layout(
     name="mlx-audio",
     modules={
         "encoder.conv1": "encoder.conv_layers_0_conv.conv",
         "encoder.conv2": "encoder.conv_layers_1_conv.conv",
-        "encoder.layers.{}.attn_norm": f"{_MLX_AUDIO_LAYER}attention_norm",
-        "encoder.layers.{}.q": f"{_MLX_AUDIO_LAYER}attention.wq",
-        "encoder.layers.{}.k": f"{_MLX_AUDIO_LAYER}attention.wk",
-        "encoder.layers.{}.v": f"{_MLX_AUDIO_LAYER}attention.wv",
-        "encoder.layers.{}.o": f"{_MLX_AUDIO_LAYER}attention.wo",
-        "encoder.layers.{}.ffn_norm": f"{_MLX_AUDIO_LAYER}ffn_norm",
-        "encoder.layers.{}.gate": f"{_MLX_AUDIO_LAYER}feed_forward_w1",
-        "encoder.layers.{}.down": f"{_MLX_AUDIO_LAYER}feed_forward_w2",
-        "encoder.layers.{}.up": f"{_MLX_AUDIO_LAYER}feed_forward_w3",
+        **_layers("encoder", "encoder.transformer_layers.{}.", _MLX_AUDIO_NAMES),
         "encoder.norm": "encoder.transformer_norm",
         "adapter.linear1": "encoder.audio_language_projection_0",
         "adapter.linear2": "encoder.audio_language_projection_2",
         "decoder.embed": "decoder.tok_embeddings",
-        "decoder.layers.{}.attn_norm": "decoder.layers.{}.attention_norm",
-        "decoder.layers.{}.q": "decoder.layers.{}.attention.wq",
-        "decoder.layers.{}.k": "decoder.layers.{}.attention.wk",
-        "decoder.layers.{}.v": "decoder.layers.{}.attention.wv",
-        "decoder.layers.{}.o": "decoder.layers.{}.attention.wo",
-        "decoder.layers.{}.ffn_norm": "decoder.layers.{}.ffn_norm",
-        "decoder.layers.{}.gate": "decoder.layers.{}.feed_forward_w1",
-        "decoder.layers.{}.down": "decoder.layers.{}.feed_forward_w2",
-        "decoder.layers.{}.up": "decoder.layers.{}.feed_forward_w3",
+        **_layers("decoder", "decoder.layers.{}.", _MLX_AUDIO_NAMES),
         "decoder.layers.{}.ada.linear1": "decoder.layers.{}.ada_rms_norm_t_cond.ada_down",
         "decoder.layers.{}.ada.linear2": "decoder.layers.{}.ada_rms_norm_t_cond.ada_up",
         "decoder.norm": "decoder.norm",
     },
 )
 
-
+_MLP_NAMES = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+_ATTENTION_NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
+_TRANSFORMERS_NAMES = {
+    **{ours: f"self_attn.{theirs}" for ours, theirs in _ATTENTION_NAMES.items()},
+    **_MLP_NAMES,
+}
 _TRANSFORMERS_ENCODER = "audio_tower.layers.{}."
 _TRANSFORMERS_DECODER = "language_model.layers.{}."
 
@@ -145,27 +135,15 @@ TRANSFORMERS = Layout(
         "encoder.conv1": "audio_tower.embedder.conv1",
         "encoder.conv2": "audio_tower.embedder.conv2",
         "encoder.layers.{}.attn_norm": f"{_TRANSFORMERS_ENCODER}self_attn_layer_norm",
-        "encoder.layers.{}.q": f"{_TRANSFORMERS_ENCODER}self_attn.q_proj",
-        "encoder.layers.{}.k": f"{_TRANSFORMERS_ENCODER}self_attn.k_proj",
-        "encoder.layers.{}.v": f"{_TRANSFORMERS_ENCODER}self_attn.v_proj",
-        "encoder.layers.{}.o": f"{_TRANSFORMERS_ENCODER}self_attn.o_proj",
         "encoder.layers.{}.ffn_norm": f"{_TRANSFORMERS_ENCODER}final_layer_norm",
-        "encoder.layers.{}.gate": f"{_TRANSFORMERS_ENCODER}mlp.gate_proj",
-        "encoder.layers.{}.up": f"{_TRANSFORMERS_ENCODER}mlp.up_proj",
-        "encoder.layers.{}.down": f"{_TRANSFORMERS_ENCODER}mlp.down_proj",
+        **_layers("encoder", _TRANSFORMERS_ENCODER, _TRANSFORMERS_NAMES),
         "encoder.norm": "audio_tower.norm",
         "adapter.linear1": "multi_modal_projector.linear_1",
         "adapter.linear2": "multi_modal_projector.linear_2",
         "decoder.embed": "language_model.embed_tokens",
         "decoder.layers.{}.attn_norm": f"{_TRANSFORMERS_DECODER}input_layernorm",
-        "decoder.layers.{}.q": f"{_TRANSFORMERS_DECODER}self_attn.q_proj",
-        "decoder.layers.{}.k": f"{_TRANSFORMERS_DECODER}self_attn.k_proj",
-        "decoder.layers.{}.v": f"{_TRANSFORMERS_DECODER}self_attn.v_proj",
-        "decoder.layers.{}.o": f"{_TRANSFORMERS_DECODER}self_attn.o_proj",
         "decoder.layers.{}.ffn_norm": f"{_TRANSFORMERS_DECODER}post_attention_layernorm",
-        "decoder.layers.{}.gate": f"{_TRANSFORMERS_DECODER}mlp.gate_proj",
-        "decoder.layers.{}.up": f"{_TRANSFORMERS_DECODER}mlp.up_proj",
-        "decoder.layers.{}.down": f"{_TRANSFORMERS_DECODER}mlp.down_proj",
+        **_layers("decoder", _TRANSFORMERS_DECODER, _TRANSFORMERS_NAMES),
         "decoder.layers.{}.ada.linear1": f"{_TRANSFORMERS_DECODER}ada_rms_norm.linear1",
         "decoder.layers.{}.ada.linear2": f"{_TRANSFORMERS_DECODER}ada_rms_norm.linear2",
         "decoder.norm": "language_model.norm",
@@ -180,39 +158,26 @@ TRANSFORMERS = Layout(
     heads=("lm_head",),
 )
 
-
-_VOXMLX_ENCODER = "encoder.layers.{}."
-_VOXMLX_DECODER = "language_model.layers.{}."
+_VOXMLX_NAMES = {
+    "attn_norm": "attn_norm",
+    **{ours: f"attention.{theirs}" for ours, theirs in _ATTENTION_NAMES.items()},
+    "ffn_norm": "ffn_norm",
+    **_MLP_NAMES,
+}
 
 VOXMLX = Layout(
     name="voxmlx",
     modules={
         "encoder.conv1": "encoder.conv1",
         "encoder.conv2": "encoder.conv2",
-        "encoder.layers.{}.attn_norm": f"{_VOXMLX_ENCODER}attn_norm",
-        "encoder.layers.{}.q": f"{_VOXMLX_ENCODER}attention.q_proj",
-        "encoder.layers.{}.k": f"{_VOXMLX_ENCODER}attention.k_proj",
-        "encoder.layers.{}.v": f"{_VOXMLX_ENCODER}attention.v_proj",
-        "encoder.layers.{}.o": f"{_VOXMLX_ENCODER}attention.o_proj",
-        "encoder.layers.{}.ffn_norm": f"{_VOXMLX_ENCODER}ffn_norm",
-        "encoder.layers.{}.gate": f"{_VOXMLX_ENCODER}mlp.gate_proj",
-        "encoder.layers.{}.up": f"{_VOXMLX_ENCODER}mlp.up_proj",
-        "encoder.layers.{}.down": f"{_VOXMLX_ENCODER}mlp.down_proj",
+        **_layers("encoder", "encoder.layers.{}.", _VOXMLX_NAMES),
         "encoder.norm": "encoder.norm",
         "adapter.linear1": "adapter.w_in",
         "adapter.linear2": "adapter.w_out",
         "decoder.embed": "language_model.embed_tokens",
-        "decoder.layers.{}.attn_norm": f"{_VOXMLX_DECODER}attn_norm",
-        "decoder.layers.{}.q": f"{_VOXMLX_DECODER}attention.q_proj",
-        "decoder.layers.{}.k": f"{_VOXMLX_DECODER}attention.k_proj",
-        "decoder.layers.{}.v": f"{_VOXMLX_DECODER}attention.v_proj",
-        "decoder.layers.{}.o": f"{_VOXMLX_DECODER}attention.o_proj",
-        "decoder.layers.{}.ffn_norm": f"{_VOXMLX_DECODER}ffn_norm",
-        "decoder.layers.{}.gate": f"{_VOXMLX_DECODER}mlp.gate_proj",
-        "decoder.layers.{}.up": f"{_VOXMLX_DECODER}mlp.up_proj",
-        "decoder.layers.{}.down": f"{_VOXMLX_DECODER}mlp.down_proj",
-        "decoder.layers.{}.ada.linear1": f"{_VOXMLX_DECODER}ada_norm.linear_in",
-        "decoder.layers.{}.ada.linear2": f"{_VOXMLX_DECODER}ada_norm.linear_out",
+        **_layers("decoder", "language_model.layers.{}.", _VOXMLX_NAMES),
+        "decoder.layers.{}.ada.linear1": "language_model.layers.{}.ada_norm.linear_in",
+        "decoder.layers.{}.ada.linear2": "language_model.layers.{}.ada_norm.linear_out",
         "decoder.norm": "language_model.norm",
     },
 )

@@ -13,47 +13,40 @@ from voxlive.checkpoints.families.family import MIB, ModelFamily, Shape
 _HF = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 _ROOM = 3072 * MIB
 
-_GEMMA_3N = ModelFamily(
-    name="gemma3n",
-    title="Gemma 3n",
-    kind="multimodal",
-    features=frozenset({"prompt", "translate"}),
-    tokenizers=_HF,
-    room=_ROOM,
-    note="it hears 30 seconds at a time: longer audio is cut at pauses",
-    shapes=(
-        Shape("transformers", (all_of(model_type("gemma3n"), keys("audio_config")),)),
-        Shape(
-            "text",
-            (model_type("gemma3n", "gemma3n_text"),),
-            refused="this conversion has left the audio encoder out: take one with an audio_config",
-            transcribes=False,
-        ),
-    ),
-)
 
-_GEMMA_4 = ModelFamily(
-    name="gemma4",
-    title="Gemma 4",
-    kind="multimodal",
-    features=frozenset({"prompt", "translate"}),
-    tokenizers=_HF,
-    room=_ROOM,
-    note="it hears 30 seconds at a time: longer audio is cut at pauses",
-    shapes=(
-        Shape(
-            "transformers",
-            (all_of(model_type("gemma4", "gemma4_unified"), keys("audio_config")),),
+def _gemma(
+    name: str, title: str, full: tuple[str, ...], text: tuple[str, ...], refused: str
+) -> ModelFamily:
+    """A Gemma: with an ``audio_config`` it takes audio, without one it is refused."""
+    return ModelFamily(
+        name=name,
+        title=title,
+        kind="multimodal",
+        features=frozenset({"prompt", "translate"}),
+        tokenizers=_HF,
+        room=_ROOM,
+        note="it hears 30 seconds at a time: longer audio is cut at pauses",
+        shapes=(
+            Shape("transformers", (all_of(model_type(*full), keys("audio_config")),)),
+            Shape("text", (model_type(*full, *text),), refused=refused, transcribes=False),
         ),
-        Shape(
-            "text",
-            (model_type("gemma4", "gemma4_unified", "gemma4_text", "gemma4_unified_text"),),
-            refused="this size of it does not hear: take one with an audio_config",
-            transcribes=False,
-        ),
-    ),
-)
+    )
 
+
+_GEMMA_3N = _gemma(
+    "gemma3n",
+    "Gemma 3n",
+    ("gemma3n",),
+    ("gemma3n_text",),
+    "this conversion has left the audio encoder out: take one with an audio_config",
+)
+_GEMMA_4 = _gemma(
+    "gemma4",
+    "Gemma 4",
+    ("gemma4", "gemma4_unified"),
+    ("gemma4_text", "gemma4_unified_text"),
+    "this size of it does not hear: take one with an audio_config",
+)
 _QWEN3_OMNI = ModelFamily(
     name="qwen3_omni_moe",
     title="Qwen3-Omni",
