@@ -86,7 +86,7 @@ def test_a_users_mypy_sees_the_types(tmp_path) -> None:
 
 
 def _short(revealed: str) -> str:
-    """A type as mypy says it, without the modules of its names."""
+    """A type as mypy prints it, without the modules of its names."""
     words = revealed.strip('"').replace("[", " [ ").replace("]", " ] ").replace(",", " , ").split()
     named = (word if word == "..." else word.rpartition(".")[2] for word in words)
     return "".join(named).replace(",", ", ")
@@ -126,7 +126,7 @@ def engine():
     engine.shutdown()
 
 
-def test_a_file_and_its_samples_are_the_same_text(engine) -> None:
+def test_a_file_and_its_samples_give_the_same_text(engine) -> None:
     doctor = clip("doctor")
     file = voxlive.transcribe(str(doctor.path), engine, language="English")
     assert "doctor" in file.text
@@ -135,17 +135,17 @@ def test_a_file_and_its_samples_are_the_same_text(engine) -> None:
     assert engine.in_use == 0
 
 
-def test_a_model_by_its_name_is_loaded_for_the_call() -> None:
+def test_transcribe_loads_a_model_by_its_name() -> None:
     said = voxlive.transcribe(clip("yes").path, model="pocketsphinx", words=True)
     assert (said.text, [word.text for word in said.segments[0].words]) == ("yes", ["yes"])
 
 
-async def test_it_works_where_an_event_loop_is_running(engine) -> None:
+async def test_transcribe_works_inside_a_running_event_loop(engine) -> None:
     await asyncio.sleep(0)
     assert voxlive.transcribe(clip("yes").path, engine).text == "yes"
 
 
-def test_what_cannot_be_transcribed_says_so(engine, tmp_path) -> None:
+def test_transcribe_refuses_what_it_cannot_read(engine, tmp_path) -> None:
     with pytest.raises(FileNotFoundError):
         voxlive.transcribe(tmp_path / "none.wav", engine)
     with pytest.raises(ValueError, match="float32"):

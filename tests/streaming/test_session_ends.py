@@ -118,7 +118,7 @@ ENDS: dict[str, End] = {
 }
 
 
-def spoken() -> dict[str, Callable[[], Samples]]:
+def speech_clips() -> dict[str, Callable[[], Samples]]:
     """Every clip in which somebody speaks, by name, up to the end of the speech."""
 
     def of_clip(name: str) -> Callable[[], Samples]:
@@ -137,7 +137,7 @@ def _cut(samples: Samples, end_s: float) -> Samples:
 
 def sample(engine: str) -> list[str]:
     """The clips of the small run: three, and one for the engine that is expensive."""
-    short = sorted(name for name, cut in spoken().items() if len(cut()) < 5 * SAMPLE_RATE)
+    short = sorted(name for name, cut in speech_clips().items() if len(cut()) < 5 * SAMPLE_RATE)
     return random.Random(SEED).sample(short, 3 if engine == "voxtral" else 1)
 
 
@@ -226,13 +226,13 @@ async def test_a_sample_of_clips_is_the_same_however_it_ends(
     engine: tuple[str, Engine], service: Service
 ) -> None:
     for name in sample(engine[0]):
-        await check_clip(service, spoken()[name](), engine[0])
+        await check_clip(service, speech_clips()[name](), engine[0])
 
 
 @pytest.mark.endurance
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", list(spoken()))
+@pytest.mark.parametrize("name", list(speech_clips()))
 async def test_every_clip_is_the_same_however_it_ends(
     engine: tuple[str, Engine], service: Service, name: str
 ) -> None:
-    await check_clip(service, spoken()[name](), engine[0])
+    await check_clip(service, speech_clips()[name](), engine[0])
