@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from voxlive.processes import process
-from voxlive.processes.process import BatchedSender, hang_up, read_messages
+from voxlive.processes.process import BatchedSender, disconnect, read_messages
 
 
 @pytest.fixture
@@ -96,9 +96,9 @@ def test_whoever_hangs_up_ends_both_readers(ends):
     read = [threading.Thread(target=list, args=(read_messages(end),)) for end in ends]
     for thread in read:
         thread.start()
-    hang_up(ours)
-    hang_up(ours)
+    disconnect(ours)
+    disconnect(ours)
     for thread in read:
         thread.join()
     theirs.close()
-    hang_up(theirs)
+    disconnect(theirs)

@@ -45,7 +45,7 @@ def test_it_answers_and_ends_when_one_hangs_up():
             process.sender.put(number)
         assert [next(replies) for _ in range(100)] == list(range(100))
         assert process.resident_bytes() > 1 << 20
-        process.hang_up()
+        process.disconnect()
         assert list(replies) == []
         assert exit_status(process.end()) == "ended with 0"
         assert process.resident_bytes() == 0

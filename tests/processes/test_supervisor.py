@@ -66,7 +66,7 @@ def test_a_child_that_hangs_is_told_by_the_thread_and_the_others_are_not():
             self.work = work
             self.hung = threading.Event()
 
-        def hangs(self, work: Work) -> None:
+        def on_deadline(self, work: Work) -> None:
             assert work == self.work
             self.hung.set()
 

@@ -171,7 +171,7 @@ class TextDecoder:
     ) -> mx.array:
         """The next token of each row: ``audio [B, dim]`` -> int32 [B], on their way.
 
-        ``pad_penalty [B]`` is subtracted from the pad's logit (the guard against ruts of blanks).
+        ``pad_penalty [B]`` is subtracted from the pad's logit (the guard against endless blanks).
         A token is ``NOT_FINITE`` where a row overflowed. Rows must be distinct.
         """
         some = pad_penalty is not None and any(pad_penalty)

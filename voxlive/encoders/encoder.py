@@ -143,7 +143,7 @@ class AudioEncoder:
         self._tails = self._new_tails()
 
     def join(self, slot: int) -> None:
-        """Start ``slot`` over, as a stream that has heard nothing yet."""
+        """Start ``slot`` over, as a stream of which nothing is encoded yet."""
         self.rings.leave(slot)
         for tail in self._tails:
             tail[slot] = 0.0

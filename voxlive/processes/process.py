@@ -80,7 +80,7 @@ class BatchedSender(Generic[_Message]):
         self._waiting.append(message)
         if len(self._waiting) > MAX_WAITING:
             self._closed = True
-            hang_up(self._end)
+            disconnect(self._end)
         if not self._notified:
             self._notified = True
             self._wakeup.release()
@@ -127,7 +127,7 @@ class BatchedSender(Generic[_Message]):
 
 
 def read_messages(end: socket.socket) -> Iterator[list[object]]:
-    """The batches that the other end sends, until it is gone or someone hangs up. Blocks."""
+    """The batches that the other end sends, until it is gone or someone disconnects. Blocks."""
     with Connection(os.dup(end.fileno()), writable=False) as connection:
         while True:
             try:
@@ -137,7 +137,7 @@ def read_messages(end: socket.socket) -> Iterator[list[object]]:
             yield pickle.loads(data)  # noqa: S301
 
 
-def hang_up(end: socket.socket) -> None:
+def disconnect(end: socket.socket) -> None:
     """Both ends see the other go. Any thread may, at any time and more than once."""
     with suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
@@ -191,7 +191,7 @@ class ChildProcess(Generic[_Command]):
         self._output.start()
 
     def messages(self) -> Iterator[object]:
-        """What comes from there, until the process ends or someone hangs up. Blocks."""
+        """What comes from there, until the process ends or someone disconnects. Blocks."""
         for batch in read_messages(self._socket):
             for message in batch:
                 if isinstance(message, ForwardedRecord):
@@ -217,19 +217,19 @@ class ChildProcess(Generic[_Command]):
                     total += one.memory_info().rss
         return total
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Let the process go: both ends see their socket close. Any thread may."""
-        hang_up(self._socket)
+        disconnect(self._socket)
 
     def kill(self) -> None:
         """End the process and what it started at once. Any thread may."""
         if self._process.poll() is None:
             kill_group(self.pid)
-        self.hang_up()
+        self.disconnect()
 
     def end(self, timeout_s: float = EXIT_TIMEOUT_S) -> int:
         """Hang up and wait for its end, which is killed after ``timeout_s``; its exit code."""
-        self.hang_up()
+        self.disconnect()
         self.sender.close()
         try:
             code = self._process.wait(timeout_s)

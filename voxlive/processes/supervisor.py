@@ -41,7 +41,7 @@ class Watched(Protocol):
         """How long it may be busy with what it does now without getting on."""
         ...
 
-    def hangs(self, work: Work) -> None:
+    def on_deadline(self, work: Work) -> None:
         """Its deadline has passed at this work: fail what it works for, end it, replace it."""
         ...
 
@@ -110,4 +110,4 @@ class Supervisor:
             for child, deadline in self._children:
                 work = child.work
                 if deadline.passed(work, time.monotonic(), child.deadline_s):
-                    child.hangs(work)
+                    child.on_deadline(work)

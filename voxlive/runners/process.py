@@ -185,7 +185,7 @@ class RunnerProcess:
     async def close(self) -> None:
         """Unload the model and wait until the process has ended; it is killed if it does not."""
         self._closing = True
-        self._child.hang_up()
+        self._child.disconnect()
         await self._exited.wait()
 
     async def kill(self) -> None:
@@ -263,7 +263,7 @@ class RunnerProcess:
                     self._check(running, now)
                 await self._check_memory()
         finally:
-            self._child.hang_up()  # also where the loop ends without a close
+            self._child.disconnect()  # also where the loop ends without a close
 
     def _check(self, running: RunningJob, now: float) -> None:
         options, model = self._options, self.spec.model

@@ -233,9 +233,9 @@ def test_a_final_pass_that_hangs_is_work_that_does_not_get_on(held, release):
     stale, work = one.work, held.work
     assert work.busy
     assert held.check(60) is None
-    one.hangs(stale)
+    one.on_deadline(stale)
     assert held.pids == (worker.pid,), "it has got on meanwhile"
-    one.hangs(one.work)
+    one.on_deadline(one.work)
     assert "hung; it is being replaced" in recorder.until(lambda m: isinstance(m, Failed)).message
     assert held.in_use == 0
     assert not psutil.wait_procs([child, worker], timeout=60)[1]

@@ -77,7 +77,7 @@ def test_service_compiles_nothing_that_was_not_compiled_before(
     encoder, decoder = shapes_of(served.encoder), shapes_of(served.decoder)
     served.bound(6, PLENTY, reserve=reserve)
     for rows in (1, 2, 4, 6):
-        served.rehearse(rows)
+        served.compile_steps(rows)
     before, held = (set(encoder), set(decoder)), served.nbytes
     serve(served)
     assert max(map(served.decoder.rings.position, range(6))) > TINY.decoder.window
@@ -96,7 +96,7 @@ def test_positions_are_moved_back_once_before_service(monkeypatch: pytest.Monkey
     monkeypatch.setattr(rings.Rings, "reanchor", spy)
     served = model()
     served.bound(1, PLENTY, reserve=1)
-    served.rehearse(1)
+    served.compile_steps(1)
     assert moved == [(served.encoder.rings, True), (served.decoder.rings, True)]
 
 

@@ -53,7 +53,7 @@ class Script:
                 assert self.row.take(n).shape == (FRONT_END.span(n),)
                 self.encoded += n
                 while self.encoded - self.options.prompt >= self.heard:
-                    self.row.hear(self.outputs.get(self.heard, PAD))
+                    self.row.on_token(self.outputs.get(self.heard, PAD))
                     self.heard += 1
             self._restart_if(self.row.settle())
             self._restart_if(self.row.absorb())
@@ -102,8 +102,8 @@ def test_a_flush_decodes_the_delay_and_the_margin_beyond_all_audio(
 ) -> None:
     script = Script(delay)
     heard: list[int] = []
-    original: Callable[[int], None] = script.row.hear
-    script.row.hear = lambda token: (heard.append(token), original(token))[1]  # type: ignore[method-assign]
+    original: Callable[[int], None] = script.row.on_token
+    script.row.on_token = lambda token: (heard.append(token), original(token))[1]  # type: ignore[method-assign]
     script.give(audio(tokens), RowMark(1, flush=True))
     assert len(heard) == int(np.ceil(tokens)) + FLUSH_MARGIN + 1
     assert script.of(Reached) == [Reached(1)]
@@ -255,7 +255,7 @@ class Listening:
                 break
             at = row.options.left_pad_tokens + self._outputs
             before, now = self._loud[at - 1], self._loud[at]
-            row.hear(WORD if now else before if before else PAD)
+            row.on_token(WORD if now else before if before else PAD)
             self._outputs += 1
         if row.settle():
             self._start()
@@ -353,7 +353,7 @@ def test_a_rut_is_counted_and_lowers_the_pad(script: Script) -> None:
     runs = (0, MAX_BLANK_RUN, MAX_BLANK_RUN + 1, MAX_BLANK_RUN + 6, MAX_BLANK_RUN + 14, 5000)
     assert [pad_penalty(run) for run in runs] == [0, 0, 0.5, 3, 7, 7]
     script.give(audio(MAX_BLANK_RUN + 20))
-    assert script.row.ruts == 1
+    assert script.row.blank_runs == 1
     assert script.row.pad_penalty > 0
     script.outputs = {script.heard: WORD, script.heard + 1: 100}
     script.give(audio(3, at=(MAX_BLANK_RUN + 20) * TOKEN))

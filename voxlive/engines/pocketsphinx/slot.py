@@ -173,7 +173,7 @@ class Slot:
             whole = self.passing or not self._drafts
             return _PASS * self._deadline_s if whole else self._deadline_s
 
-    def hangs(self, work: Work) -> None:
+    def on_deadline(self, work: Work) -> None:
         """See Watched."""
         with self._changed:
             if self.work == work:

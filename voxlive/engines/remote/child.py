@@ -52,7 +52,7 @@ def serve(end: socket, sender: BatchedSender[EngineReply]) -> Callable[[], None]
             tune_interpreter()
     except (EngineError, CheckpointError) as error:
         sender.put(EngineRefused(error))
-        next(incoming, None)  # the host hangs up once it has read why
+        next(incoming, None)  # the host disconnects once it has read why
         return None
     sender.put(EngineReady(engine.info))
     EngineServer(engine, sender).serve(incoming)

@@ -236,7 +236,7 @@ class ProcessEngine:
         with self._lock:
             self._closed.set()
             if self._link:
-                self._link.process.hang_up()
+                self._link.process.disconnect()
         self._thread.join()
 
     def _release(self, ident: int) -> None:
@@ -258,7 +258,7 @@ class ProcessEngine:
         link = self._link
         return link.work if link and not self._fault else Work(busy=False, done=0)
 
-    def hangs(self, work: Work) -> None:
+    def on_deadline(self, work: Work) -> None:
         """See Watched: its streams fail at once, whatever becomes of the process."""
         with self._lock:
             link = self._link
@@ -294,7 +294,7 @@ class ProcessEngine:
         with self._lock:
             self._link = link
             if self._closed.is_set():
-                link.process.hang_up()
+                link.process.disconnect()
         served = False
         for reply in link.process.messages():
             match reply:
@@ -317,7 +317,7 @@ class ProcessEngine:
         self._closing_error = f"the engine cannot be loaded: {error}"
         if not self._loaded.done():
             self._loaded.set_exception(error)
-        link.process.hang_up()
+        link.process.disconnect()
 
     def _deliver(self, ident: int, message: Message) -> None:
         stream = self._streams.get(ident)

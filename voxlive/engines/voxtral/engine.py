@@ -73,7 +73,7 @@ class VoxtralEngine:
         self._max_waiting = MAX_WAITING_S * model.config.audio.sample_rate
         self._streams: set[VoxtralStream] = set()
         # Who brought something to work on; who has left.
-        self._news: dict[VoxtralStream, None] = {}
+        self._with_input: dict[VoxtralStream, None] = {}
         self._left: list[VoxtralStream] = []
         self._working = False
         self._checking: Future[None] | None = None
@@ -82,7 +82,7 @@ class VoxtralEngine:
         self._failing = False
         # Of the engine's thread alone: slot capacity is the health check's own.
         self._rows: dict[VoxtralStream, Row] = {}
-        self._heard: list[VoxtralStream] = []  # in this round
+        self._in_round: list[VoxtralStream] = []  # streams that took input
         self._busy: list[VoxtralStream] = []  # whose rows have more to do than the last round did
         self._free = list(range(info.capacity))
         self._penalties: dict[int, float] = {}
@@ -119,7 +119,7 @@ class VoxtralEngine:
                     "there is no memory for one more session; try again when one has ended",
                 )
             self._streams.add(stream)
-            self._news[stream] = None  # the silence on its left, with the next round
+            self._with_input[stream] = None  # the silence on its left, with the next round
         return stream
 
     def give(self, stream: VoxtralStream, item: RowAudio | RowMark) -> None:
@@ -133,7 +133,7 @@ class VoxtralEngine:
             if not overrun and (
                 isinstance(item, RowMark) or stream.audio.waiting >= stream.missing
             ):
-                self._news[stream] = None
+                self._with_input[stream] = None
                 self._wake()
         if overrun:
             self._fail(stream, "overrun", f"more than {MAX_WAITING_S} s of audio wait")
@@ -148,7 +148,7 @@ class VoxtralEngine:
                 return False
             stream.closed = True
             self._streams.discard(stream)
-            self._news.pop(stream, None)
+            self._with_input.pop(stream, None)
             self._left.append(stream)
             if not self._down:
                 self._wake()
@@ -198,13 +198,13 @@ class VoxtralEngine:
             self._recover(error)
         self._failing = error is not None
         with self._lock:
-            for stream in self._heard:
+            for stream in self._in_round:
                 stream.missing = self._rows[stream].missing
                 came = stream.audio.waiting
                 if came and came >= stream.missing and not stream.closed:
-                    self._news[stream] = None
-            self._heard.clear()
-            waiting = self._left or self._news or self._busy
+                    self._with_input[stream] = None
+            self._in_round.clear()
+            waiting = self._left or self._with_input or self._busy
             self._working = bool(waiting) and not self._down
             if self._working:
                 self._submit()
@@ -213,16 +213,16 @@ class VoxtralEngine:
         if threading.get_ident() != self._owner:
             raise RuntimeError("the model is stepped on the thread that loaded it, no other")
         began = time.perf_counter()
-        streams = self._take_in()
+        streams = self._drain_input()
         rows = self._with_room(streams.values())
         for tokens, group in plan_rounds(rows, CHUNK):
             audio = np.stack([row.take(tokens) for row in group])
             self._model.encode([row.slot for row in group], self._model.front_end(audio))
-        # What others say meanwhile must not wait for all of a backlog.
+        # The words of others must not wait for all of a backlog.
         most = STEPS if len(rows) < len(self._rows) else sys.maxsize
         for slots, outputs in self._model.decode(self._penalties, most):
             for slot, token in zip(slots, outputs, strict=True):
-                self._hear(streams[slot], token)
+                self._on_token(streams[slot], token)
         for row in rows:
             if row.settle():
                 self._model.join(row.slot, row.options.delay_tokens)
@@ -231,24 +231,24 @@ class VoxtralEngine:
         if rows:
             self.steps.observe(time.perf_counter() - began)
 
-    def _take_in(self) -> dict[int, VoxtralStream]:
+    def _drain_input(self) -> dict[int, VoxtralStream]:
         """Let streams leave and join and take what they brought; by slot, who has work to do."""
         with self._lock:
             left, self._left = self._left, []
-            news, self._news = self._news, {}
+            new, self._with_input = self._with_input, {}
             # What follows a flush waits in its row: who is busy takes in, too.
             brought = [
-                stream for stream in dict.fromkeys((*self._busy, *news)) if stream in self._streams
+                stream for stream in dict.fromkeys((*self._busy, *new)) if stream in self._streams
             ]
         for stream in left:
             self._drop(stream)
         for stream in brought:
             if stream not in self._rows:
-                self._rows[stream] = self._seat(stream)
+                self._rows[stream] = self._assign_slot(stream)
             row = self._rows[stream]
             if row.absorb():
                 self._model.join(row.slot, row.options.delay_tokens)
-        self._heard = brought
+        self._in_round = brought
         rows = ((self._rows[stream], stream) for stream in brought)
         return {row.slot: stream for row, stream in rows if row.waiting}
 
@@ -265,7 +265,7 @@ class VoxtralEngine:
             )
         return [row for row, lacks in zip(rows, short, strict=True) if not lacks]
 
-    def _seat(self, stream: VoxtralStream) -> Row:
+    def _assign_slot(self, stream: VoxtralStream) -> Row:
         slot = self._free.pop()
         self._model.join(slot, stream.options.delay_tokens)
         words = Detokeniser(
@@ -280,15 +280,15 @@ class VoxtralEngine:
             self._penalties.pop(row.slot, None)
             self._free.append(row.slot)
 
-    def _hear(self, stream: VoxtralStream, token: int) -> None:
+    def _on_token(self, stream: VoxtralStream, token: int) -> None:
         if stream.closed:
             return
         if token == NOT_FINITE:
             self._fail(stream, "engine_failed", "the model's numbers overflowed in this stream")
             return
         row = self._rows[stream]
-        row.hear(token)
-        if row.near_rut:
+        row.on_token(token)
+        if row.near_penalty:
             self._penalties[row.slot] = row.pad_penalty
         else:
             self._penalties.pop(row.slot, None)
@@ -304,7 +304,7 @@ class VoxtralEngine:
         traceback.clear_frames(error.__traceback__)  # they hold the caches that now must go
         self._model.clear()
         self._penalties.clear()
-        self._heard.clear()
+        self._in_round.clear()
         self._busy.clear()
         for stream, row in tuple(self._rows.items()):
             if row.quiet and not self._failing:

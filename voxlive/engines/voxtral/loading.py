@@ -191,7 +191,7 @@ def settle_capacity(model: VoxtralModel, asked: int | None) -> int:
     for rows in (*(size for size in SIZES if size < sessions), sessions):
         # On a GPU the first step of a shape compiles: better now than under the first clients.
         if not _on_cpu():
-            model.rehearse(rows)
+            model.compile_steps(rows)
         if asked is None and _step_seconds(model, rows) > tick:
             break
         capacity = rows

@@ -137,7 +137,7 @@ class VoxtralModel:
         ]
 
     def join(self, slot: int, delay_tokens: int) -> None:
-        """Start ``slot`` over: nothing heard, the prompt to come."""
+        """Start ``slot`` over: nothing encoded, the prompt to come."""
         self.encoder.join(slot)
         self.decoder.join(slot, delay_tokens)
         self._queue.clear(slot)
@@ -187,7 +187,7 @@ class VoxtralModel:
                 sent = []
         yield from _read(sent)
 
-    def rehearse(self, rows: int) -> None:
+    def compile_steps(self, rows: int) -> None:
         """Run all that a round may do for ``rows`` streams, so that everything is compiled."""
         slots = list(range(rows))
         for slot in slots:
@@ -218,7 +218,7 @@ class VoxtralModel:
             self.leave(slot)
 
     def age(self, slots: Sequence[int]) -> None:
-        """Let ``slots`` join as if they had heard more than both windows: for measuring."""
+        """Let ``slots`` join as if both their windows were full: for measuring."""
         for slot in slots:
             self.join(slot, self.config.delay_tokens)
         self.encoder.rings.fill(slots)

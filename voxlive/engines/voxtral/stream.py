@@ -30,7 +30,7 @@ RESET_SILENCE = 2 * SAMPLE_RATE
 FLUSH_MARGIN = 10
 """Tokens of silence past the delay that a flush decodes, as the model's own tokenizer pads."""
 MAX_BLANK_RUN = 200
-"""Pads in a row of fed speech from which the model is taken to be in a rut."""
+"""Pads in a row of fed speech from which the model is taken to have stopped writing."""
 LONGEST_WORD = 8
 """Tokens of audio between the start that a word is given and its end."""
 SETTLED = 2
@@ -89,9 +89,9 @@ class RowAudio:
 
 @dataclass(frozen=True, slots=True)
 class RowMark:
-    """Answer ``marker`` once everything before is said; with ``flush`` bring it out and reset.
+    """Answer ``marker`` once all words before it are committed.
 
-    Without ``flush`` the speaker paused: the stream's ``trail`` of audio lies behind the speech.
+    With ``flush`` they are brought out at once and the row is reset. Without ``flush`` the speaker paused: the stream's ``trail`` of audio lies behind the speech.
     """
 
     marker: int
@@ -266,14 +266,14 @@ class Row:
     ) -> None:
         self.slot = slot
         self.options = options
-        self.ruts = 0
+        self.blank_runs = 0
         self._words = words
         self._send = send
         self._audio = audio
         self._blocked = False  # audio waits for the mark before it
         self._due: _Due | None = None
         self._draft = ""
-        self._said_upto = 0
+        self._committed_upto = 0
         self._word_end = 0
         self._decoded = 0
         self._timeline = Timeline()
@@ -306,7 +306,7 @@ class Row:
         return not (self._unmarked or self._due or self._blocked)
 
     @property
-    def near_rut(self) -> bool:
+    def near_penalty(self) -> bool:
         """Whether the next outputs decide about a penalty, so that each must be awaited."""
         return self._words.pad_run >= MAX_BLANK_RUN - 2
 
@@ -343,26 +343,26 @@ class Row:
         self._encoded += tokens
         return self._audio.take(tokens)
 
-    def hear(self, token: int) -> None:
+    def on_token(self, token: int) -> None:
         """The decoder's next output; the first one is that of the whole prompt."""
         self._decoded = self._decoded + 1 if self._decoded else self.options.prompt
-        self._say(self._words.push(token))
-        self.ruts += self._words.pad_run == MAX_BLANK_RUN + 1
+        self._commit(self._words.push(token))
+        self.blank_runs += self._words.pad_run == MAX_BLANK_RUN + 1
 
     def settle(self) -> bool:
-        """After a round: tell the draft, the progress and the marks that were reached."""
+        """After a round: send the draft, the progress and the marks that were reached."""
         restart = False
         while (due := self._due) and self._is_due():
             self._due = None
             restart = self._reach(due) or restart
-        self._tell_draft(self._words.draft)
+        self._send_draft(self._words.draft)
         if self._timeline.length:
             self._send(Progressed(self._progress()))
         return restart
 
     def reset(self) -> None:
         """Start afresh because the caches are gone; for a row that is ``quiet``."""
-        self._say(self._words.restart())
+        self._commit(self._words.restart())
         self._begin()
 
     def _is_behind(self) -> bool:
@@ -412,24 +412,24 @@ class Row:
         self._due = _Due(due, (*self._awaited, *markers), flush=True)
 
     def _reach(self, due: _Due) -> bool:
-        """Say that marks were reached; a pause in mid-word is made a flush."""
-        words, heard = self._words, bool(self._timeline.length)
+        """Answer the marks that were reached; a pause in mid-word is made a flush."""
+        words, fed = self._words, bool(self._timeline.length)
         if due.flush:
-            self._say(words.restart())
-        elif words.pad_run >= SETTLED or not heard:
-            self._say(words.finish())
+            self._commit(words.restart())
+        elif words.pad_run >= SETTLED or not fed:
+            self._commit(words.finish())
         else:
             self._pad_out(*due.markers)
             return False
-        self._tell_draft(words.draft)
+        self._send_draft(words.draft)
         for marker in due.markers:
             self._send(Reached(marker))
-        # A row that has heard nothing is as it began, and of its silence some may be encoded.
-        if due.flush and heard:
+        # A row that was fed nothing is as it began, and of its silence some may be encoded.
+        if due.flush and fed:
             self._begin()
-        return due.flush and heard
+        return due.flush and fed
 
-    def _say(self, words: list[TokenWord]) -> None:
+    def _commit(self, words: list[TokenWord]) -> None:
         if words:
             self._send(Committed(tuple(self._timed(word) for word in words)))
 
@@ -443,26 +443,26 @@ class Row:
         ended = word.end(per_token)
         began = max(self._word_end, ended - LONGEST_WORD * per_token)
         self._word_end = min(ended, self._timeline.length)
-        start = max(self._said_upto, self._timeline.clock(began, end=False))
-        self._said_upto = max(start, self._timeline.clock(ended))
-        return Word(word.text, start, self._said_upto)
+        start = max(self._committed_upto, self._timeline.clock(began, end=False))
+        self._committed_upto = max(start, self._timeline.clock(ended))
+        return Word(word.text, start, self._committed_upto)
 
-    def _tell_draft(self, text: str) -> None:
+    def _send_draft(self, text: str) -> None:
         if text != self._draft:
             self._draft = text
             self._send(Drafted(text))
 
     def _progress(self) -> int:
-        """The clock up to which the model has heard; a rest that is no whole token counts."""
+        """The clock up to which all is decoded; a rest that is no whole token counts."""
         if self._decoded == self._queued and not self._blocked:
             return self._fed_upto
-        heard = max(0, self._decoded - self.options.left_pad_tokens) * self.options.per_token
-        kept = heard - (self.options.delay_tokens + FLUSH_MARGIN) * self.options.per_token
+        decoded = max(0, self._decoded - self.options.left_pad_tokens) * self.options.per_token
+        kept = decoded - (self.options.delay_tokens + FLUSH_MARGIN) * self.options.per_token
         self._timeline.forget(kept)
-        return self._timeline.clock(heard)
+        return self._timeline.clock(decoded)
 
     def _begin(self) -> None:
-        """As a stream that has heard nothing but the silence on its left."""
+        """As a stream that was fed nothing but the silence on its left."""
         self._encoded = 0
         self._decoded = 0
         self._audio.restart()
