@@ -91,7 +91,8 @@ class RowAudio:
 class RowMark:
     """Answer ``marker`` once all words before it are committed.
 
-    With ``flush`` they are brought out at once and the row is reset. Without ``flush`` the speaker paused: the stream's ``trail`` of audio lies behind the speech.
+    With ``flush`` they are brought out at once and the row is reset. Without ``flush``
+    the speaker paused: the stream's ``trail`` of audio lies behind the speech.
     """
 
     marker: int
