@@ -15,10 +15,11 @@ serve: .venv/.installed
 	@.venv/bin/voxlive serve $(ARGS)
 
 test: .venv/.installed-test
-	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 endurance: .venv/.installed-test
-	@$(RUN) pytest -n 2 --dist loadfile -m endurance $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "endurance or hypothesis" --hypothesis-profile=endurance $(ARGS)
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .

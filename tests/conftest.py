@@ -11,15 +11,21 @@ from support.browser import chromium
 from support.server import Server, serving
 from support.talk import PORTS
 
-# How long an example takes says how busy the machine is, and nothing else.
-settings.register_profile("voxlive", deadline=None)
+# Where this is set, each of the hundred processes of the tests compiles all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# How long an example takes says how busy the machine is, and nothing else. `make test` has the
+# same examples every time; `make endurance` looks for others.
+settings.register_profile("voxlive", deadline=None, derandomize=True)
+settings.register_profile("endurance", deadline=None)
 settings.load_profile("voxlive")
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """One server on the built-in engine for all tests; start special ones with ``serving``."""
-    with serving("--max-sessions", "4", "--allow-host", "voxlive.example") as running:
+    options = ("--max-sessions", "4", "--allow-host", "voxlive.example")
+    with serving(*options, every_word=True) as running:
         yield running
 
 
@@ -34,6 +40,19 @@ def small(_small: Server) -> Iterator[Server]:
     """One with a single session, free before and after the test, and a port for each protocol."""
     yield _small
     asyncio.run(_small.until(in_use=0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with servers come first, so that what is left for the end is short."""
+    slow = {item.path for item in items if has_a_server(item)}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def has_a_server(item: pytest.Item) -> bool:
+    """Whether it has one of the servers above or is of a file that starts others."""
+    module = item.getparent(pytest.Module)
+    common = {"server", "small"}.intersection(getattr(item, "fixturenames", ()))
+    return bool(common) or hasattr(module and module.obj, "serving")
 
 
 @pytest.hookimpl(tryfirst=True)

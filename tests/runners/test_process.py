@@ -1,14 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 
 import numpy as np
-import psutil
 import pytest
 import pytest_asyncio
 from support.batches import UpdateRecorder, batch, job, pocketsphinx, refused, voxtral
@@ -16,7 +10,6 @@ from support.clips import clip
 from support.encode import encode
 
 from voxlive.runners.contract import Job, JobProgress, Transcript
-from voxlive.runners.scratch import sweep
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.values import samples
 
@@ -139,38 +132,3 @@ async def test_cancelling_a_job_keeps_the_process(shared):
     assert (await shared.transcribe(pocketsphinx(), job("yes"))).duration < 5
     assert [one.pid for one in shared.loaded if one.spec == pocketsphinx()] == [pid]
     assert not updates.updates
-
-
-# A server in small: it says which processes it has once a job is under way.
-PARENT = """
-import asyncio, sys
-from pathlib import Path
-from voxlive.checkpoints.local_model import BUILT_IN
-from voxlive.runners.batch import Batch
-from voxlive.runners.contract import Job, RunnerSpec
-
-async def main():
-    batch = Batch()
-    spec = RunnerSpec("pocketsphinx", "pocketsphinx", "pocketsphinx", BUILT_IN["pocketsphinx"])
-    async for _ in batch.follow(spec, Job(Path(sys.argv[1]))):
-        print(batch.loaded[0].pid, flush=True)
-
-asyncio.run(main())
-"""
-
-
-def test_processes_end_with_a_killed_server_and_its_files_are_swept(tmp_path, monkeypatch):
-    command = [sys.executable, "-c", PARENT, str(clip("minute").path)]
-    # A folder of its own: every Batch sweeps the common one.
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        runner = psutil.Process(int(parent.stdout.readline()))
-        started = [runner, *runner.children(recursive=True)]
-        assert len(started) > 1  # PocketSphinx has workers of its own
-        os.kill(parent.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(started, timeout=60)
-    assert not alive
-    assert [*tmp_path.glob("voxlive-scratch-*/runner-*")]
-    sweep()
-    assert [*tmp_path.iterdir()] == []

@@ -9,13 +9,15 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
 import httpx
+
+from tests.support.dictionary import clips_dictionary
 
 _READY = re.compile(r"ready at (https?://\S+)")
 _ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")
@@ -85,6 +87,7 @@ def serving(
     env: Mapping[str, str] | None = None,
     under: Sequence[str] = (),
     stderr: IO[str] | int | None = None,
+    every_word: bool = False,
 ) -> Iterator[Server]:
     """Start ``voxlive serve`` on a free port and end it with SIGTERM.
 
@@ -92,6 +95,7 @@ def serving(
     ``cache``: its cache folder, which --https keeps a certificate in. ``key``: one that clients
     need, which ``args`` need not say. ``env``: more of its environment. ``under``: a command that
     becomes the server, as ``env`` does. ``stderr``: where its log goes instead of a file.
+    ``every_word``: the built-in engine has its own dictionary instead of one of the clips' words.
     """
     sessions = () if "--max-sessions" in args else ("--max-sessions", "2")
     serve = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0"]
@@ -99,7 +103,11 @@ def serving(
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
-    with NamedTemporaryFile("w+") as log:
+    with (
+        NamedTemporaryFile("w+") as log,
+        nullcontext({}) if every_word else clips_dictionary() as dictionary,
+    ):
+        env = {**dictionary, **env}
         out = log if stderr is None else stderr
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out, text=True, env=env)
         try:

@@ -21,7 +21,7 @@ from support.server import Server, serving
 from support.wire import START, Heard, live, receive, s16le, send
 from websockets.asyncio.client import connect
 
-SPEECH = s16le(clip("market").samples)
+SPEECH = s16le(clip("doctor").samples)
 MB = 1_000_000
 
 

@@ -33,11 +33,14 @@ def spoken(heard) -> str:
 
 
 @pytest.mark.timeout(300)
-async def test_both_protocols_have_the_same_text_and_words_come_in_time(server):
+@pytest.mark.parametrize("pace", [2.0, pytest.param(1.0, marks=pytest.mark.endurance)])
+async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_while_it_plays(
+    server, pace
+):
     minute = clip("minute")
     audio = s16le(minute.samples)
     native, theirs = await asyncio.gather(
-        live(server.ws, audio, pace=1.0, chunk=2560), asr(server.ws, audio, pace=1.0, chunk=3201)
+        live(server.ws, audio, pace=pace, chunk=2560), asr(server.ws, audio, pace=pace, chunk=3201)
     )
     text = spoken(native)
     playing = native.messages[: native.while_playing]
