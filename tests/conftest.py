@@ -8,6 +8,7 @@ import psutil
 import pytest
 from hypothesis import settings
 from support.browser import chromium
+from support.dictionary import clips_dictionary
 from support.server import Server, serving
 from support.talk import PORTS
 
@@ -27,6 +28,15 @@ def server() -> Iterator[Server]:
     options = ("--max-sessions", "4", "--allow-host", "voxlive.example")
     with serving(*options, every_word=True) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def clips_words() -> Iterator[None]:
+    """PocketSphinx knows the clips' words alone, in what the tests of this file start."""
+    with clips_dictionary() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

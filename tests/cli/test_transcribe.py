@@ -15,6 +15,8 @@ from support.clips import clip
 
 from voxlive.cli import transcribe as inputs
 
+pytestmark = pytest.mark.usefixtures("clips_words")
+
 
 def alone(*args: object) -> subprocess.CompletedProcess[str]:
     """The command as users start it."""

@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 import psutil
+import pytest
 from support.batches import (
     TINY_VOXTRAL,
     UpdateRecorder,
@@ -22,6 +23,8 @@ from support.clips import clip
 
 from voxlive.runners.memory import Memory
 from voxlive.runners.scratch import sweep
+
+pytestmark = pytest.mark.usefixtures("clips_words")
 
 GIB = 1 << 30
 
