@@ -25,8 +25,7 @@ settings.load_profile("voxlive")
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """One server on the built-in engine for all tests; start special ones with ``serving``."""
-    options = ("--max-sessions", "4", "--allow-host", "voxlive.example")
-    with serving(*options, every_word=True) as running:
+    with serving("--max-sessions", "4", "--allow-host", "voxlive.example") as running:
         yield running
 
 

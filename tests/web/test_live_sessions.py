@@ -1,11 +1,13 @@
 """Whole sessions over real sockets on the built-in engine."""
 
 import asyncio
+from collections.abc import Iterator
 
 import httpx
 import pytest
 from support.clips import clip
 from support.encode import encode
+from support.server import Server, serving
 from support.wire import (
     START,
     asr,
@@ -19,6 +21,12 @@ from support.wire import (
     send,
     text_of_lines,
 )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving("--max-sessions", "2", every_word=True) as running:
+        yield running
 
 
 def spoken(heard) -> str:
