@@ -196,7 +196,7 @@ asyncio.run(main())
 """
 
 
-def test_no_process_outlives_a_killed_server_and_its_files_are_swept_up(tmp_path, monkeypatch):
+def test_processes_end_with_a_killed_server_and_its_files_are_swept(tmp_path, monkeypatch):
     command = [sys.executable, "-c", PARENT, str(clip("minute").path)]
     # A folder of its own: every Batch sweeps the common one.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

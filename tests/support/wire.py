@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -85,29 +85,56 @@ async def play(socket: ClientConnection, audio: bytes, pace: float | None, chunk
         await socket.send(audio[at : at + chunk])
 
 
+Condition = Callable[[Heard], bool] | None
+
+
 async def live(
-    url: str, audio: bytes, *, pace: float | None = None, chunk: int = 3200, **start
+    url: str,
+    audio: bytes,
+    *,
+    pace: float | None = None,
+    chunk: int = 3200,
+    before_the_end: Condition = None,
+    **start,
 ) -> Heard:
-    """A whole session of ``/v1/live``."""
+    """A whole session of ``/v1/live``; its last 5 s are sent once ``before_the_end`` holds."""
     async with dial(f"{url}/v1/live") as socket:
         await send(socket, {**START, **start})
-        return await _converse(socket, audio, pace, chunk, {"type": "stop"})
+        return await _converse(socket, audio, pace, chunk, {"type": "stop"}, before_the_end)
 
 
 async def asr(
-    url: str, audio: bytes, *, pace: float | None = None, chunk: int = 3200, query: str = ""
+    url: str,
+    audio: bytes,
+    *,
+    pace: float | None = None,
+    chunk: int = 3200,
+    query: str = "",
+    before_the_end: Condition = None,
 ) -> Heard:
-    """A whole session of ``/asr``."""
+    """A whole session of ``/asr``, as ``live`` is one."""
     async with dial(f"{url}/asr{query}") as socket:
-        return await _converse(socket, audio, pace, chunk, b"")
+        return await _converse(socket, audio, pace, chunk, b"", before_the_end)
 
 
 async def _converse(
-    socket: ClientConnection, audio: bytes, pace: float | None, chunk: int, end: dict | bytes
+    socket: ClientConnection,
+    audio: bytes,
+    pace: float | None,
+    chunk: int,
+    end: dict | bytes,
+    before_the_end: Condition,
 ) -> Heard:
     heard = Heard()
     listening = asyncio.create_task(listen(socket, heard))
     try:
+        if before_the_end:
+            most = len(audio) - 5 * 32_000
+            await play(socket, audio[:most], pace, chunk)
+            # There is nothing to wait on but what is received.
+            while not (before_the_end(heard) or listening.done()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            audio = audio[most:]
         await play(socket, audio, pace, chunk)
         heard.while_playing = len(heard.messages)
         await send(socket, end)

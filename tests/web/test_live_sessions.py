@@ -1,7 +1,6 @@
 """Whole sessions over real sockets on the built-in engine."""
 
 import asyncio
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -10,6 +9,7 @@ from support.encode import encode
 from support.server import Server, serving
 from support.wire import (
     START,
+    Heard,
     asr,
     dial,
     listen,
@@ -23,12 +23,6 @@ from support.wire import (
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving("--max-sessions", "2", every_word=True) as running:
-        yield running
-
-
 def spoken(heard) -> str:
     """The text of a native session, after checking that it is said the same three times."""
     words = "".join(w["text"] for m in heard.of("words") for w in m["words"])
@@ -40,22 +34,45 @@ def spoken(heard) -> str:
     return done["text"]
 
 
+def some_segments(heard: Heard) -> bool:
+    """Of the native protocol, and a draft of what may become another."""
+    drafts = [message for message in heard.of("draft") if message["text"]]
+    return len(heard.of("segment")) > 3 and bool(drafts)
+
+
+def some_lines(heard: Heard) -> bool:
+    return any(update["lines"] for update in heard.of(None))
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("pace", [2.0, pytest.param(1.0, marks=pytest.mark.endurance)])
-async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_while_it_plays(
-    server, pace
-):
-    minute = clip("minute")
-    audio = s16le(minute.samples)
+async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_before_its_end(server):
+    minute = s16le(clip("minute").samples)
     native, theirs = await asyncio.gather(
-        live(server.ws, audio, pace=pace, chunk=2560), asr(server.ws, audio, pace=pace, chunk=3201)
+        live(server.ws, minute, chunk=2560, before_the_end=some_segments),
+        asr(server.ws, minute, chunk=3201, before_the_end=some_lines),
     )
+    await check_minute(server, native, theirs)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(300)
+async def test_a_minute_in_real_time_is_the_same_text_and_words_come_while_it_plays():
+    minute = s16le(clip("minute").samples)
+    with serving("--max-sessions", "2", every_word=True) as server:
+        native, theirs = await asyncio.gather(
+            live(server.ws, minute, pace=1.0, chunk=2560),
+            asr(server.ws, minute, pace=1.0, chunk=3201),
+        )
+        await check_minute(server, native, theirs)
+
+
+async def check_minute(server: Server, native: Heard, theirs: Heard) -> None:
+    """Both have words before the end of the minute and the same text, which a file has too."""
+    minute = clip("minute")
     text = spoken(native)
-    playing = native.messages[: native.while_playing]
-    assert sum(m["type"] == "segment" for m in playing) > 3
-    assert any(m["type"] == "draft" and m["text"] for m in playing)
+    assert some_segments(Heard(native.messages[: native.while_playing]))
+    assert some_lines(Heard(theirs.messages[: theirs.while_playing]))
     last = theirs.of(None)[-1]
-    assert any(update["lines"] for update in theirs.messages[1 : theirs.while_playing])
     assert text_of_lines(last["lines"]).split() == text.split()
     assert last["buffer_transcription"] == ""
     file = {"file": minute.path.read_bytes()}

@@ -98,6 +98,8 @@ async def test_speech_becomes_interim_and_final_results_and_metadata(server, cli
 
 async def test_finalize_brings_out_the_words_and_the_stream_goes_on(server, client):
     audio = s16le(clip("doctor").samples)
+    # Beforehand: a connection that sends nothing for 10 s is closed.
+    expected = await text_of(server, "doctor")
     async with client.listen.v1.connect(**PCM) as connection:
         for _ in range(2):
             await send_all(connection, audio)
@@ -105,7 +107,7 @@ async def test_finalize_brings_out_the_words_and_the_stream_goes_on(server, clie
             messages = []
             while not (messages and messages[-1].from_finalize):
                 messages.append(await connection.recv())
-            assert text(messages).split() == (await text_of(server, "doctor")).split()
+            assert text(messages).split() == expected.split()
             await connection.send_keep_alive()
         await connection.send_finalize()
         empty = await connection.recv()
