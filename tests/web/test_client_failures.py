@@ -244,13 +244,13 @@ async def test_a_client_beyond_capacity_is_refused_and_the_others_go_on(small):
 async def test_a_slow_client_is_closed_and_its_slot_freed(small):
     async with dial(f"{small.ws}/v1/live", max_queue=1) as socket:
         await send(socket, START)
+        assert (await receive(socket))["type"] == "ready"
 
         async def write() -> None:
             while True:
                 await socket.send("not a message, and answered every time")
 
         writing = asyncio.create_task(write())
-        await small.until(in_use=1)
         await small.until(in_use=0)
         writing.cancel()
         heard = await listen(socket)
