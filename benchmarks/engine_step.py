@@ -93,7 +93,13 @@ SHAPES = {
         left_pad_tokens=32,
     ),
 }
-DTYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16, "q4": mx.bfloat16}
+DTYPES = {
+    "f32": mx.float32,
+    "f16": mx.float16,
+    "bf16": mx.bfloat16,
+    "q4": mx.bfloat16,
+    "q4-unpacked": mx.bfloat16,
+}
 GROUP, BITS = 64, 4
 
 
@@ -111,7 +117,7 @@ def random_weights(config: VoxtralConfig, kind: str) -> tuple[Weights, int]:
     for name, shape in shapes(config).items():
         values = mx.random.normal(shape, dtype, scale=float(np.prod(shape[1:])) ** -0.5)
         module = name.removesuffix(".weight")
-        if kind == "q4" and len(shape) == 2 and shape[1] % GROUP == 0:
+        if kind.startswith("q4") and len(shape) == 2 and shape[1] % GROUP == 0:
             quantised[module] = GROUP, BITS
             parts = mx.quantize(values, group_size=GROUP, bits=BITS)
             new = dict(zip((name, f"{module}.scales", f"{module}.biases"), parts, strict=True))
@@ -120,7 +126,7 @@ def random_weights(config: VoxtralConfig, kind: str) -> tuple[Weights, int]:
         tensors |= new
         if ".ada." not in name:
             nbytes += sum(array.nbytes for array in new.values())
-    return Weights(tensors, quantised, dtype), nbytes
+    return Weights(tensors, quantised, dtype, unpack=kind == "q4-unpacked"), nbytes
 
 
 def age(rings: Rings, slots: list[int]) -> None:

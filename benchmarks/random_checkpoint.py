@@ -3,7 +3,8 @@
     python benchmarks/random_checkpoint.py /tmp/random-4b
     voxlive serve --model /tmp/random-4b
 
-It says nothing sensible, at exactly the real model's cost: 8.9 GB in bf16, in mlx-audio's layout.
+It says nothing sensible, at exactly the real model's cost: 8.9 GB in bf16, in mlx-audio's layout,
+or 2.5 GB with ``--quantize``.
 Every position says a word: the tokens that are none have no weights, so that others are likelier.
 """
 
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 import mlx.core as mx
-from engine_step import SHAPES, random_weights
+from engine_step import BITS, GROUP, SHAPES, random_weights
 
 from training.golden.layouts import LAYOUTS, write_json
 from training.golden.weights import shapes
@@ -46,7 +47,21 @@ def tekken(config: VoxtralConfig) -> dict[str, object]:
     }
 
 
-def write(folder: Path, shape: str) -> None:
+def quantised(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
+    """The same with matrices in 4 bits, as MLX stores them."""
+    found = {}
+    for name, tensor in tensors.items():
+        source = name.removesuffix(".weight")
+        if tensor.ndim == 2 and tensor.shape[1] % GROUP == 0:
+            parts = mx.quantize(tensor, group_size=GROUP, bits=BITS)
+            kinds = ("weight", "scales", "biases")
+            found |= {f"{source}.{kind}": part for kind, part in zip(kinds, parts, strict=True)}
+        else:
+            found[name] = tensor
+    return found
+
+
+def write(folder: Path, shape: str, *, quantise: bool = False) -> None:
     """Config, weights in bf16 and tokenizer; the layout needs no tensor turned or reordered."""
     folder.mkdir(parents=True, exist_ok=True)
     config, style = SHAPES[shape], LAYOUTS["mlx-audio"]
@@ -60,6 +75,8 @@ def write(folder: Path, shape: str) -> None:
             tensors[embedding][SPECIAL + BYTES :],
         ]
     )
+    if quantise:
+        tensors = quantised(tensors)
     mx.save_safetensors(str(folder / style.weights_file), tensors)
     write_json(folder / style.config_file, style.config(config))
     (folder / "tekken.json").write_text(json.dumps(tekken(config)))
@@ -70,8 +87,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="full")
+    parser.add_argument("--quantize", action="store_true", help="matrices in 4 bits")
     args = parser.parse_args()
-    write(args.folder, args.shape)
+    write(args.folder, args.shape, quantise=args.quantize)
     return 0
 
 

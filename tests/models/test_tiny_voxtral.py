@@ -25,12 +25,12 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tiny_voxtral.json")
 MARGIN = 1 + 10  # tokens of silence after the audio and the delay
 
 
-def load(folder):
+def load(folder, **how):
     checkpoint = read_checkpoint(read_contents(folder))
     tekken = checkpoint.tekken
     return VoxtralModel(
         checkpoint.config,
-        load_weights(checkpoint.plan, dtype=mx.float32),
+        load_weights(checkpoint.plan, dtype=mx.float32, **how),
         slots=len(exact_names()),
         bos=tekken.bos,
         pad=tekken.streaming_pad,
@@ -97,6 +97,12 @@ def test_same_tokens_in_the_layout_of_mistral(model, tmp_path):
     shutil.copy(TINY_VOXTRAL / "tekken.json", tmp_path)
     audio = [recording(name).samples for name in exact_names()[::4]]
     assert transcribe(load(tmp_path), audio, 6) == transcribe(model, audio, 6)
+
+
+def test_same_tokens_with_unpacked_weights(model):
+    audio = [recording(name).samples for name in exact_names()[::4]]
+    unpacked = load(TINY_VOXTRAL, unpack=True)
+    assert transcribe(unpacked, audio, 6) == transcribe(model, audio, 6)
 
 
 def test_mistral_common_reads_the_tokenizer():

@@ -186,6 +186,24 @@ class LoadPlan:
         """The size of all these tensors as they are stored."""
         return sum(step.tensor.nbytes for step in self.steps)
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a value of ``dtype``."""
+        return 4 if self.dtype == "F32" else 2
+
+    @property
+    def unpacked_nbytes(self) -> int:
+        """The same with every quantised matrix as values of ``dtype``."""
+        total = 0
+        for step in self.steps:
+            module, _, kind = step.target.rpartition(".")
+            how = self.quantised.get(module)
+            if how is None or kind == "bias":
+                total += step.tensor.nbytes
+            elif kind == "weight":
+                total += step.tensor.nbytes * 8 // how.bits * self.itemsize
+        return total
+
 
 def make_plan(
     config: VoxtralConfig,

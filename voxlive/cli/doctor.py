@@ -14,7 +14,12 @@ import typer
 from voxlive.cli.console import FAILED
 
 _PACKAGES = ("numpy", "onnxruntime", "soxr", "av", "pocketsphinx", "uvicorn")
-_MLX_PROBE = "import mlx.core as mx; print(mx.__version__, mx.default_device())"
+_MLX_PROBE = """\
+import mlx.core as mx
+print(mx.__version__, mx.default_device(), end="")
+if mx.cuda.is_available():
+    print("; weights stored quantised are unpacked on loading where memory allows it", end="")
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from voxlive.cli.console import MISUSED, fail, start_logging
 from voxlive.cli.options import (
     DelayMs,
     Device,
+    KeepQuantized,
     Language,
     Model,
     Offline,
@@ -88,6 +89,7 @@ def listen(
     device: Device = None,
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
+    keep_quantized: KeepQuantized = False,
     offline: Offline = False,
 ) -> None:
     """Captions from the microphone in this terminal, until Ctrl-C."""
@@ -97,7 +99,8 @@ def listen(
     source = _find(microphone)
     bits = int(quantize) if quantize else None
     service = open_service(
-        open_model(model, offline=offline), EngineOptions(1, device, delay_ms, bits)
+        open_model(model, offline=offline),
+        EngineOptions(1, device, delay_ms, bits, keep_quantized=keep_quantized),
     )
     asyncio.run(_listen(service, source, StreamOptions(language, delay_ms)))
 

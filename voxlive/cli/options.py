@@ -81,6 +81,7 @@ Model = Annotated[str, serve_option("model")]
 Device = Annotated[Literal["gpu", "cpu"] | None, serve_option("device")]
 DelayMs = Annotated[int | None, serve_option("delay_ms")]
 Quantize = Annotated[Literal["4", "8"] | None, serve_option("quantize")]
+KeepQuantized = Annotated[bool, serve_option("keep_quantized", flag=True)]
 Offline = Annotated[bool, serve_option("offline", flag=True)]
 
 

@@ -19,6 +19,7 @@ from voxlive.cli.console import FAILED, MISUSED, fail, print_error, start_loggin
 from voxlive.cli.options import (
     DelayMs,
     Device,
+    KeepQuantized,
     Language,
     Model,
     Offline,
@@ -213,6 +214,7 @@ def transcribe(
     device: Device = None,
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
+    keep_quantized: KeepQuantized = False,
     offline: Offline = False,
 ) -> None:
     """Transcribe files as fast as the machine can.
@@ -227,7 +229,8 @@ def transcribe(
     cues = _cue_style(line_length, max_lines, min_seconds, max_seconds)
     named = list(dict.fromkeys(formats or [OutputFormat.txt]))
     requirements = Requirements(task, language, words, OutputFormat.diarized_json in named)
-    load = LoadOptions(device, int(quantize) if quantize else None, delay_ms)
+    bits = int(quantize) if quantize else None
+    load = LoadOptions(device, bits, delay_ms, keep_quantized)
     with ExitStack() as keep:
         inputs = _check_inputs(files, named, output_dir, words, keep)
         spec = _find_model(open_model(model, offline=offline), load, requirements)

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from voxlive.checkpoints.config import VoxtralConfig
 from voxlive.layers.linear import Linear, Weights
-from voxlive.layers.rings import View
+from voxlive.layers.rings import BLOCK, View
 from voxlive.layers.stack import Stack, StackShape, compiles, gelu, padded, zeros
 
+MAX_DELAY_TOKENS = 30
+"""The longest delay of a stream, in positions."""
 NOT_FINITE = -1
 """The token of a row whose numbers went wrong: its stream cannot go on."""
 _PERIOD = 10_000.0
@@ -86,8 +88,8 @@ class TextDecoder:
         slots: int,
         bos: int,
         pad: int,
-        max_delay_tokens: int = 30,
-        block: int = 32,
+        max_delay_tokens: int = MAX_DELAY_TOKENS,
+        block: int = BLOCK,
         attention: str | None = None,
         compiled: bool | None = None,
     ) -> None:

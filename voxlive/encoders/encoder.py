@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from voxlive.checkpoints.config import CONV_STRIDE, AudioConfig, VoxtralConfig
 from voxlive.layers.linear import Weights
-from voxlive.layers.rings import View
+from voxlive.layers.rings import BLOCK, View
 from voxlive.layers.stack import Stack, StackShape, compiles, gelu, on_device, padded
 
 Floats = NDArray[np.float32]
@@ -97,7 +97,7 @@ class AudioEncoder:
         *,
         slots: int,
         chunk: int = 8,
-        block: int = 32,
+        block: int = BLOCK,
         attention: str | None = None,
         compiled: bool | None = None,
     ) -> None:

@@ -32,8 +32,9 @@ class EngineOptions:
     """How an engine is loaded. None leaves a choice to the engine.
 
     ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading, ``delay_ms`` the delay of streams
-    that choose none. ``deadline_s``: a process of the engine that has work and makes no progress
-    for so many seconds is ended and replaced.
+    that choose none. ``keep_quantized``: weights that are stored quantised are never unpacked.
+    ``deadline_s``: a process of the engine that has work and makes no progress for so many seconds
+    is ended and replaced.
     """
 
     max_sessions: int | None = None
@@ -41,6 +42,7 @@ class EngineOptions:
     delay_ms: int | None = None
     quantize: int | None = None
     deadline_s: float = DEADLINE_S
+    keep_quantized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,10 @@ class EngineInfo:
     """What an engine is: all that has to be known to open a stream, without asking the engine.
 
     ``capacity`` is its number of slots, ``languages`` are codes (empty: any), ``note`` is a remark
-    for people, ``warning`` concerns the model's files. ``delays_ms`` are the delays that a stream
-    may choose; empty where the model has none of its own. ``trail_margin``: samples beyond the
-    delay after which the last words are normally out.
+    for people, ``warning`` concerns the model's files. ``weights`` says how they are held in
+    memory; None where there is no choice. ``delays_ms`` are the delays that a stream may choose;
+    empty where the model has none of its own. ``trail_margin``: samples beyond the delay after
+    which the last words are normally out.
     """
 
     engine: str
@@ -78,6 +81,7 @@ class EngineInfo:
     warning: str | None = None
     delays_ms: range = range(0)
     trail_margin: int = 0
+    weights: str | None = None
 
     def trail(self, options: StreamOptions) -> int:
         """``Stream.trail`` of a stream with these options, in samples."""

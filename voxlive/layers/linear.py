@@ -119,6 +119,10 @@ class Quantised:
         """For MLX on CUDA, whose product of several rows is slow, and wrong at 64 inputs."""
         return x @ self._values(self.weight, self.scales, self.zeros).T
 
+    def unpacked(self) -> Dense:
+        """The same layer with its weight as it is read in products."""
+        return Dense(self._values(self.weight, self.scales, self.zeros), self.bias)
+
     def rows(self, ids: mx.array) -> mx.array:
         """See ``Dense.rows``."""
         return self._values(self.weight[ids], self.scales[ids], self.zeros[ids])
@@ -185,7 +189,8 @@ class Weights:
 
     ``tensors`` maps canonical names to arrays and is emptied as modules take what is theirs, so
     that fused copies and originals never stand in memory together. ``quantised`` maps a module's
-    name to (group size, bits). Everything floating is cast to ``dtype``.
+    name to (group size, bits). Everything floating is cast to ``dtype``. ``unpack`` makes quantised
+    layers dense: the numbers are the same, only products of them round otherwise.
     """
 
     def __init__(
@@ -193,8 +198,11 @@ class Weights:
         tensors: MutableMapping[str, mx.array],
         quantised: Mapping[str, tuple[int, int]],
         dtype: mx.Dtype,
+        *,
+        unpack: bool = False,
     ) -> None:
         self._tensors = tensors
+        self._unpack = unpack
         self._quantised = quantised
         self.dtype = dtype
 
@@ -208,7 +216,7 @@ class Weights:
         if name not in self._quantised:
             return Dense(self.take(f"{name}.weight"), bias)
         group_size, bits = self._quantised[name]
-        return Quantised(
+        layer = Quantised(
             self._tensors.pop(f"{name}.weight"),
             self.take(f"{name}.scales"),
             self.take(f"{name}.biases"),
@@ -216,6 +224,7 @@ class Weights:
             group_size,
             bits,
         )
+        return layer.unpacked() if self._unpack else layer
 
     def fused(self, *names: str) -> Linear:
         """Several layers on the same input as one, evaluated."""

@@ -22,8 +22,15 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 32
+"""Positions in a block."""
 _FIRST_BLOCKS = 16
 """The smallest pool."""
+
+
+def ring_positions(window: int, chunk: int, block: int = BLOCK) -> int:
+    """Positions of a ring in which a step of ``chunk`` new ones still sees ``window``."""
+    return -(-(window + chunk - 1) // block) * block
 
 
 class RingsFull(MemoryError):
@@ -74,8 +81,8 @@ class Rings:
     ) -> None:
         self.chunk = chunk
         self.block = block
-        self.per_ring = -(-(window + chunk - 1) // block)
-        self.ring = self.per_ring * block
+        self.ring = ring_positions(window, chunk, block)
+        self.per_ring = self.ring // block
         self.limit = 4 * self.ring
         self.slots = slots
         self._rope_theta = rope_theta

@@ -34,6 +34,7 @@ class RunnerSpec:
     device: Literal["gpu", "cpu"] | None = None
     quantize: int | None = None
     delay_ms: int | None = None
+    keep_quantized: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,9 @@ def load(spec: RunnerSpec) -> LiveRunner:
     one core for everything else.
     """
     slots = min(max(cores() - 1, 1), MOST_FILES) if spec.local.folder is None else BATCHED_FILES
-    options = EngineOptions(slots, spec.device, spec.delay_ms, spec.quantize)
+    options = EngineOptions(
+        slots, spec.device, spec.delay_ms, spec.quantize, keep_quantized=spec.keep_quantized
+    )
     try:
         return LiveRunner(load_engine(spec.local, options))
     except UnsupportedOption as error:

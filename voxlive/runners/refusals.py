@@ -40,6 +40,7 @@ class LoadOptions:
     device: Literal["gpu", "cpu"] | None = None
     quantize: int | None = None
     delay_ms: int | None = None
+    keep_quantized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +297,7 @@ def _spec(case: Case) -> RunnerSpec:
         device=load.device,
         quantize=load.quantize if live else None,
         delay_ms=load.delay_ms if live else None,
+        keep_quantized=load.keep_quantized,
     )
 
 

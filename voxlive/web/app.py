@@ -127,7 +127,7 @@ def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
 
 def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starlette:
     """The ASGI application around a service, which the caller starts and ends."""
-    models = ModelEndpoints(files)
+    models = ModelEndpoints(service, files)
     pages = Pages()
     captions = CaptionEndpoints(live.feeds, pages)
     access = live.authenticator.access

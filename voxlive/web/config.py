@@ -110,6 +110,13 @@ class ServeConfig:
     quantize: Literal[4, 8] | None = field(
         default=None, metadata=_option("Shrink the weights to so many bits on loading.")
     )
+    keep_quantized: bool = field(
+        default=False,
+        metadata=_option(
+            "Leave weights that are stored quantised as they are. Otherwise an NVIDIA GPU with "
+            "room for it unpacks them on loading, which is faster."
+        ),
+    )
     offline: bool = field(default=False, metadata=_option("Never download anything."))
     engine_timeout: float = field(
         default=DEADLINE_S,
@@ -314,6 +321,7 @@ class ServeConfig:
             self.delay_ms,
             self.quantize,
             self.engine_timeout,
+            self.keep_quantized,
         )
 
     @property
@@ -327,7 +335,7 @@ class ServeConfig:
         from voxlive.runners.refusals import LoadOptions
 
         if self.shares_model:
-            return LoadOptions(self.device, self.quantize, self.delay_ms)
+            return LoadOptions(self.device, self.quantize, self.delay_ms, self.keep_quantized)
         return LoadOptions(self.device)
 
 

@@ -97,8 +97,7 @@ def startup_lines(info: EngineInfo, ports: Ports, config: ServeConfig, *, tls: b
     """What is served and at which addresses, a line each."""
     sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
     lines = [f"{info.model} on {info.device}, {sessions} at a time"]
-    if info.note:
-        lines.append(info.note)
+    lines += filter(None, (info.weights, info.note))
     if ports.whisper_live:
         lines.append(f"WhisperLive's clients at {url(ports.whisper_live, 'wss' if tls else 'ws')}")
     if ports.wyoming:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import mlx.core as mx
 import pytest
+from support.held_out import TINY_VOXTRAL
 from support.listening import Recorder
 from support.tiny_checkpoint import write_tiny
 from support.tiny_voxtral import tiny_weights
@@ -14,8 +16,8 @@ from training.golden.weights import TINY
 from voxlive.checkpoints.local_model import read_model
 from voxlive.engines.contract import EngineOptions, Failed, Progressed, StreamOptions
 from voxlive.engines.voxtral import load
-from voxlive.engines.voxtral.loading import settle_capacity
-from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, plan_rounds
+from voxlive.engines.voxtral.loading import settle_capacity, unpacks
+from voxlive.engines.voxtral.model import CHUNK, StreamCaches, VoxtralModel, plan_rounds
 from voxlive.errors import EngineError
 from voxlive.layers import rings
 
@@ -156,6 +158,66 @@ def test_more_sessions_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyP
     free = served.stream_nbytes
     with pytest.raises(EngineError, match="--quantize 4"):
         settle_capacity(served, None)
+
+
+def test_the_caches_of_a_stream_are_known_before_there_is_a_model() -> None:
+    assert StreamCaches.of(TINY, 4) == model().stream_caches
+
+
+GIB = 1 << 30
+CACHES = StreamCaches(GIB // 4, GIB * 3 // 4)
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "want"),
+    [
+        (139, None, True),  # 122 sessions last beside packed weights, 117 beside unpacked ones
+        (80, None, True),
+        (48, None, True),
+        (24, None, False),  # 19 and 13: too many would be lost
+        (24, 13, True),
+        (24, 14, False),
+        (8, 1, False),  # does not fit
+        (8, None, False),
+        (80, 256, False),  # not even their encoders fit: to be refused either way
+        (139, 400, True),  # more than last in either form: a share of those that last
+        (139, 470, False),  # fits beside packed weights alone
+        (40, 100, True),
+        (24, 40, False),
+    ],
+)
+def test_weights_are_unpacked_where_their_sessions_keep_their_memory(
+    free: int, asked: int | None, want: bool
+) -> None:
+    assert unpacks(3 * GIB, 9 * GIB, CACHES, asked, free * GIB) is want
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ({}, "8-bit weights, unpacked to float32 on loading"),
+        ({"keep_quantized": True}, "8-bit weights"),
+        ({"quantize": 8}, "8-bit weights"),
+    ],
+)
+def test_an_nvidia_gpu_unpacks_weights_unless_it_is_refused(
+    options: dict[str, Any], weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxlive.engines.voxtral.loading.on_cuda", lambda: True)
+    local = read_model(TINY_VOXTRAL)
+    engine = load(local, EngineOptions(max_sessions=1, device="cpu", **options))
+    try:
+        assert engine.info.weights == weights
+    finally:
+        engine.shutdown()
+
+
+def test_a_cpu_leaves_weights_as_they_are_stored() -> None:
+    engine = load(read_model(TINY_VOXTRAL), EngineOptions(max_sessions=1, device="cpu"))
+    try:
+        assert engine.info.weights == "8-bit weights"
+    finally:
+        engine.shutdown()
 
 
 def test_a_session_that_finds_no_memory_fails_and_the_others_go_on(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from voxlive.checkpoints.contents import read_contents
 from voxlive.checkpoints.local_model import read_checkpoint
 from voxlive.engines.voxtral.loading import load_weights
 from voxlive.errors import UnsupportedConfig, WeightsMismatch
+from voxlive.layers.linear import Dense
 
 DRAWN = random_weights()
 MATRICES = [
@@ -110,6 +111,22 @@ def test_quantised_matrices_stay_as_they_are(tmp_path, layout, bits):
         weights.take("decoder.norm.weight"),
         mx.array(DRAWN["decoder.norm.weight"]).astype(mx.bfloat16),
     )
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_quantised_matrices_are_unpacked_to_the_values_that_products_read(tmp_path, bits):
+    folder = write_quantised(tmp_path, "mlx-audio", fitting(bits), None)
+    packed, unpacked = load(folder), load(folder, unpack=True)
+    plan = read_checkpoint(read_contents(folder)).plan
+    nbytes = sum(step.tensor.nbytes for step in plan.steps if step.target.endswith(".bias"))
+    for module in MATRICES:
+        want, found = packed.linear(module), unpacked.linear(module)
+        assert isinstance(found, Dense)
+        assert found.weight.dtype == mx.bfloat16
+        assert mx.array_equal(found.weight, want.rows(mx.arange(len(want.weight)))), module
+        nbytes += found.weight.nbytes
+    rest = [name for name in DRAWN if not name.endswith(".bias") and name[:-7] not in MATRICES]
+    assert plan.unpacked_nbytes == nbytes + sum(unpacked.take(name).nbytes for name in rest)
 
 
 def test_settings_by_layer_are_checked_against_the_tensors(tmp_path):

@@ -8,11 +8,13 @@ From a model's files to a warm engine, on the thread that will own it.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -23,7 +25,7 @@ from voxlive.checkpoints.local_model import Checkpoint, read_checkpoint
 from voxlive.checkpoints.plan import LoadPlan, LoadStep, Quantisation
 from voxlive.engines.contract import EngineInfo
 from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
-from voxlive.engines.voxtral.model import VoxtralModel
+from voxlive.engines.voxtral.model import StreamCaches, VoxtralModel
 from voxlive.engines.voxtral.stream import trail_margin
 from voxlive.errors import (
     DamagedFile,
@@ -34,12 +36,12 @@ from voxlive.errors import (
     WeightsMismatch,
     listed,
 )
+from voxlive.layers.kernels import kernels_kept
 from voxlive.layers.linear import Weights, on_cuda
 from voxlive.layers.stack import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from voxlive.checkpoints.local_model import LocalModel
     from voxlive.checkpoints.tekken import Tekken
@@ -50,11 +52,16 @@ _GROUP_SIZES = (64, 32)
 
 
 def load_weights(
-    plan: LoadPlan, *, dtype: mx.Dtype | None = None, quantize: int | None = None
+    plan: LoadPlan,
+    *,
+    dtype: mx.Dtype | None = None,
+    quantize: int | None = None,
+    unpack: bool = False,
 ) -> Weights:
     """Load all tensors on this thread, floating ones as ``dtype`` (None: as most are stored).
 
-    ``quantize`` 4 or 8 quantises linear layers and the embedding that are not quantised already.
+    ``quantize`` 4 or 8 quantises linear layers and the embedding that are not quantised already;
+    ``unpack`` gives layers that are stored quantised as dense ones.
     One tensor is read and converted at a time, so that little stands in memory beside the result.
     Raises UnsupportedConfig when a matrix cannot be quantised.
     """
@@ -75,7 +82,7 @@ def load_weights(
     quantised = {
         name: (how.group_size, how.bits) for name, how in {**plan.quantised, **new}.items()
     }
-    return Weights(tensors, quantised, to)
+    return Weights(tensors, quantised, to, unpack=unpack)
 
 
 def _stored(plan: LoadPlan) -> Iterator[tuple[LoadStep, mx.array]]:
@@ -159,6 +166,23 @@ MEMORY_SHARE = 0.9
 TICK_SHARE = 0.6
 """Of the time that audio gives for a step, what a step with every session at once may take."""
 MOST_SESSIONS = SIZES[-1]
+KEPT_SHARE = 0.8
+"""Of the sessions that last beside packed weights, how many must last beside unpacked ones."""
+
+
+def unpacks(packed: int, unpacked: int, caches: StreamCaches, asked: int | None, free: int) -> bool:
+    """Whether a GPU with ``free`` bytes has room to unpack quantised weights on loading.
+
+    ``packed`` and ``unpacked`` are the weights' bytes, ``caches`` a stream's, ``asked`` the
+    sessions that were asked for. It has if those last beside unpacked weights; or, where fewer
+    would last even beside packed ones or none were asked for, if ``KEPT_SHARE`` of them are left.
+    """
+    before, after = (int(MEMORY_SHARE * (free - weights)) for weights in (packed, unpacked))
+    lasting = caches.lasting(after)
+    if asked is not None and asked <= lasting:
+        return True
+    kept = lasting >= max(1, KEPT_SHARE * caches.lasting(before))
+    return kept and (asked is None or asked <= caches.most(after))
 
 
 def settle_capacity(model: VoxtralModel, asked: int | None) -> int:
@@ -168,14 +192,15 @@ def settle_capacity(model: VoxtralModel, asked: int | None) -> int:
     ``no_memory`` where not even one fits, or not as many as were asked for.
     """
     budget = int(MEMORY_SHARE * free_bytes())
-    fit = budget // model.stream_nbytes
+    caches = model.stream_caches
+    fit = caches.lasting(budget)
     if fit < 1:
         raise EngineError(
             "no_memory",
-            f"a session needs {model.stream_nbytes >> 20} MiB at full age and only "
+            f"a session needs {sum(caches) >> 20} MiB at full age and only "
             f"{budget >> 20} MiB may be used beside the weights: try --quantize 4",
         )
-    most = model.most_streams(budget)
+    most = caches.most(budget)
     if asked is not None and asked > most:
         raise EngineError(
             "no_memory",
@@ -192,6 +217,7 @@ def settle_capacity(model: VoxtralModel, asked: int | None) -> int:
         # On a GPU the first step of a shape compiles: better now than under the first clients.
         if not _on_cpu():
             model.compile_steps(rows)
+            log.info("steps for %d of %d sessions are ready", rows, sessions)
         if asked is None and _step_seconds(model, rows) > tick:
             break
         capacity = rows
@@ -250,8 +276,14 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
         thread = ThreadPoolExecutor(1, thread_name_prefix="voxtral")
         undo.callback(thread.shutdown)
         device = thread.submit(_use_device, options.device).result()
-        model = thread.submit(_build, checkpoint, options).result()
-        capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
+        unpack = thread.submit(_unpacks, checkpoint.plan, options).result()
+        weights = _weights(checkpoint.plan, options.quantize, unpack=unpack)
+        with kernels_kept(_cache_folder()):  # MLX looks for them once, with the first it needs
+            began = time.perf_counter()
+            model = thread.submit(_build, checkpoint, options, unpack=unpack).result()
+            loaded = time.perf_counter()
+            log.info("%s: %s, loaded in %.1f s", local.name, weights, loaded - began)
+            capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
         info = EngineInfo(
             "voxtral",
             local.name,
@@ -262,6 +294,7 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
             warning=_surplus(checkpoint.plan.surplus),
             delays_ms=_delays_ms(model),
             trail_margin=trail_margin(model.front_end),
+            weights=weights,
         )
         if info.warning:
             log.warning("%s: %s", local.name, info.warning)
@@ -269,8 +302,14 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
         fault = engine.check(timeout=600)
         if fault:
             raise EngineError("engine_failed", fault)
+        log.info("%s: steps ready after another %.1f s", local.name, time.perf_counter() - loaded)
         undo.pop_all()
     return engine
+
+
+def _cache_folder() -> Path:
+    """Where compiled kernels are kept: the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voxlive" / "kernels"
 
 
 def _surplus(names: Sequence[str]) -> str | None:
@@ -303,8 +342,26 @@ def _use_device(asked: str | None) -> str:
     return str(mx.default_device().type).rpartition(".")[2]
 
 
-def _build(checkpoint: Checkpoint, options: EngineOptions) -> VoxtralModel:
-    weights = load_weights(checkpoint.plan, quantize=options.quantize)
+def _unpacks(plan: LoadPlan, options: EngineOptions) -> bool:
+    """Who asks for smaller weights on loading wants the memory; the rest is ``unpacks``."""
+    if options.keep_quantized or options.quantize or not plan.quantised or not on_cuda():
+        return False
+    caches = StreamCaches.of(plan.config, plan.itemsize)
+    return unpacks(plan.nbytes, plan.unpacked_nbytes, caches, options.max_sessions, free_bytes())
+
+
+def _weights(plan: LoadPlan, quantize: int | None, *, unpack: bool) -> str:
+    """For people, such as ``4-bit weights, unpacked to bfloat16 on loading``."""
+    dtype = str(_DTYPES[plan.dtype]).rpartition(".")[2]
+    bits = {how.bits for how in plan.quantised.values()} | ({quantize} if quantize else set())
+    if not bits:
+        return f"{dtype} weights"
+    packed = f"{' and '.join(map(str, sorted(bits)))}-bit weights"
+    return f"{packed}, unpacked to {dtype} on loading" if unpack else packed
+
+
+def _build(checkpoint: Checkpoint, options: EngineOptions, *, unpack: bool) -> VoxtralModel:
+    weights = load_weights(checkpoint.plan, quantize=options.quantize, unpack=unpack)
     tekken = checkpoint.tekken
     most = options.max_sessions or MOST_SESSIONS
     # One slot more than there can be sessions: the health check has its own.

@@ -8,13 +8,19 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from voxlive.decoders.decoder import NOT_FINITE, TextDecoder
+from voxlive.decoders.decoder import (
+    MAX_DELAY_TOKENS,
+    NOT_FINITE,
+    TextDecoder,
+    prompt_length,
+)
 from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue, Floats, MelFrontEnd
+from voxlive.layers.rings import ring_positions
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.config import VoxtralConfig
@@ -61,6 +67,36 @@ __all__ = ["NOT_FINITE", "VoxtralModel"]
 
 CHUNK = 8
 """The most tokens of audio that a row encodes in one step."""
+
+
+class StreamCaches(NamedTuple):
+    """Bytes of one stream's caches once it is older than both windows."""
+
+    encoder: int
+    decoder: int
+
+    @classmethod
+    def of(cls, config: VoxtralConfig, itemsize: int) -> StreamCaches:
+        """What they will be, before there is a model, in values of ``itemsize`` bytes."""
+        audio, text = config.encoder, config.decoder
+        longest = prompt_length(config.left_pad_tokens, MAX_DELAY_TOKENS)
+        position = 2 * itemsize
+        return cls(
+            ring_positions(audio.window, CHUNK * config.downsample)
+            * position * audio.layers * audio.heads * audio.head_dim,
+            ring_positions(text.window, longest)
+            * position * text.layers * text.kv_heads * text.head_dim,
+        )  # fmt: skip
+
+    def lasting(self, budget: int) -> int:
+        """Streams that ``budget`` bytes hold at full age."""
+        return budget // (self.encoder + self.decoder)
+
+    def most(self, budget: int) -> int:
+        """Streams whose encoders, which are at full age within seconds, fit beside one decoder."""
+        return (budget - self.decoder) // self.encoder
+
+
 PROMPTS_TOGETHER = 8
 """Prompts that run in one step."""
 
@@ -84,9 +120,14 @@ class VoxtralModel:
         self._running: set[int] = set()
 
     @property
+    def stream_caches(self) -> StreamCaches:
+        """What one stream takes."""
+        return StreamCaches(self.encoder.rings.full_nbytes, self.decoder.rings.full_nbytes)
+
+    @property
     def stream_nbytes(self) -> int:
         """Bytes of one stream's caches once it is older than both windows."""
-        return self.encoder.rings.full_nbytes + self.decoder.rings.full_nbytes
+        return sum(self.stream_caches)
 
     @property
     def nbytes(self) -> int:
@@ -101,10 +142,6 @@ class VoxtralModel:
         encoder = self.encoder.rings.missing_nbytes(others)
         decoder = self.decoder.rings.missing_nbytes(others)
         return None if encoder is None or decoder is None else encoder + decoder
-
-    def most_streams(self, nbytes: int) -> int:
-        """Streams whose encoders, which are at full age within seconds, fit beside one decoder."""
-        return (nbytes - self.decoder.rings.full_nbytes) // self.encoder.rings.full_nbytes
 
     def bound(self, streams: int, nbytes: int, *, reserve: float) -> None:
         """Let the caches of ``streams`` streams take ``nbytes``, and those of the health check.

@@ -61,6 +61,7 @@ class HealthEndpoints:
             "device": info.device,
             "capacity": info.capacity,
             "in_use": engine.in_use,
+            "weights": info.weights,
             "note": info.note,
             "files": self._files.state(),
             "version": version("voxlive"),
@@ -78,23 +79,27 @@ class HealthEndpoints:
 
 
 class ModelEndpoints:
-    """``GET /v1/models`` in OpenAI's shape; ``created`` is when a model's files were written."""
+    """``GET /v1/models`` in OpenAI's shape; ``created`` is when a model's files were written.
 
-    def __init__(self, files: FileService) -> None:
+    ``weights``, of the model of the live sessions, says how they are held in memory.
+    """
+
+    def __init__(self, service: Service, files: FileService) -> None:
+        self._service = service
         self._catalogue = files.catalogue
 
     async def index(self, _request: Request) -> JSONResponse:
         """The list, the default first."""
         cards = await asyncio.to_thread(self._catalogue.cards)
-        return JSONResponse({"object": "list", "data": [_model(card) for card in cards]})
+        return JSONResponse({"object": "list", "data": [self._model(card) for card in cards]})
 
     async def get(self, request: Request) -> JSONResponse:
         """One model. Raises RequestRefused 404 for an unknown name."""
         name = request.path_params["name"]
-        return JSONResponse(_model(await asyncio.to_thread(self._catalogue.card, name)))
+        return JSONResponse(self._model(await asyncio.to_thread(self._catalogue.card, name)))
 
-
-def _model(card: ModelCard) -> dict[str, object]:
-    found = card.inspection.capabilities
-    about = {"id": card.id, "object": "model", "created": card.created, "owned_by": "voxlive"}
-    return {**about, "default": card.default, "features": sorted(found.features)}
+    def _model(self, card: ModelCard) -> dict[str, object]:
+        found, live = card.inspection.capabilities, self._service.engine.info
+        about = {"id": card.id, "object": "model", "created": card.created, "owned_by": "voxlive"}
+        held = {"weights": live.weights} if live.weights and card.id == live.model else {}
+        return {**about, "default": card.default, "features": sorted(found.features), **held}
