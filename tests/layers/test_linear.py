@@ -7,6 +7,7 @@ import pytest
 from voxlive.layers.linear import (
     CudaProjections,
     Dense,
+    Hidden,
     PlainProjections,
     Quantised,
     Side,
@@ -161,19 +162,19 @@ def gated(a, scaled):
 
 KINDS = {
     "normed": (
-        lambda p, a: p.normed(a.x, a.norm, a.linear),
+        lambda p, a: p.normed(Hidden(a.x), a.norm, a.linear)[0],
         lambda a: product(a, normed(a)),
     ),
     "gated": (
-        lambda p, a: p.gated(a.x, a.norm, None, a.linear),
+        lambda p, a: p.gated(Hidden(a.x), a.norm, None, a.linear)[0],
         lambda a: gated(a, scaled=False),
     ),
     "scaled": (
-        lambda p, a: p.gated(a.x, a.norm, a.scale, a.linear),
+        lambda p, a: p.gated(Hidden(a.x), a.norm, a.scale, a.linear)[0],
         lambda a: gated(a, scaled=True),
     ),
     "added": (
-        lambda p, a: p.added(a.x, a.linear, a.residual),
+        lambda p, a: p.added(a.x, a.linear, a.residual).total,
         lambda a: exact(a.residual) + product(a, exact(a.x)),
     ),
 }
@@ -216,6 +217,51 @@ def test_what_the_kernel_does_not_take_runs_plainly(kind):
     for a in (many, single):
         got, plain = run(CudaProjections(EPS), a), run(PlainProjections(EPS), a)
         assert mx.array_equal(got, plain)
+
+
+def last(a, scale=1.0):
+    total = exact(a.x) + exact(a.more)
+    by = np.sqrt((total**2).mean(axis=-1, keepdims=True) + EPS)
+    return total / by * exact(a.norm) * scale
+
+
+def with_more(*shape, dtype):
+    a = drawn(*shape, dtype, bias=False)
+    a.more = mx.array(np.random.default_rng(3).normal(size=a.x.shape)).astype(dtype)
+    return a
+
+
+def test_what_is_still_to_be_added_is_added_before_a_norm():
+    a = with_more(2, 3, 64, 32, dtype=mx.float32)
+    with mx.stream(mx.cpu):
+        plain, hidden = PlainProjections(EPS), Hidden(a.x, a.more)
+        got, total = plain.normed(hidden, a.norm, a.linear)
+        assert np.abs(np.array(got) - product(a, last(a))).max() < 2e-5
+        assert mx.array_equal(total, a.x + a.more)
+        assert np.abs(np.array(plain.last(hidden, a.norm)) - last(a)).max() < 2e-5
+        got, total = plain.gated(hidden, a.norm, a.scale, a.linear)
+        gate, up = np.split(product(a, last(a, exact(a.scale))), 2, axis=-1)
+        assert np.abs(np.array(got) - gate / (1 + np.exp(-gate)) * up).max() < 2e-5
+        assert mx.array_equal(total, a.x + a.more)
+
+
+@needs_cuda
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize(("batch", "n", "inputs"), [(64, 1, 3072), (65, 4, 1280), (33, 1, 1032)])
+def test_a_sum_and_its_norm_in_one_kernel_are_as_exact(scaled, dtype, batch, n, inputs):
+    a = with_more(batch, n, inputs, 64, dtype=dtype)
+    scale = a.scale if scaled else None
+    (got, total), (usual, plain) = (
+        p(EPS)._norm(Hidden(a.x, a.more), a.norm, scale)
+        for p in (CudaProjections, PlainProjections)
+    )
+    assert mx.array_equal(total, plain)
+    want = last(a, exact(scale) if scaled else 1.0)
+    got, usual = np.abs(exact(got) - want), np.abs(exact(usual) - want)
+    assert np.isfinite(got).all()
+    assert got.max() <= 2 * usual.max()
+    assert got.mean() <= 1.2 * usual.mean()
 
 
 def test_the_default_takes_every_layer():

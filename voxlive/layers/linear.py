@@ -13,13 +13,14 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
 _HERE = Path(__file__).parent
 _SHARED = _HERE / "half.cu"
 
+_HALF = (mx.bfloat16, mx.float16)
 _MOST_ROWS = 16
 """Rows of x up to which the kernel is the faster way."""
 _TILE = 16
@@ -28,6 +29,10 @@ _WARPS = ((256, 16), (512, 8), (1 << 31, 4))
 """(blocks, warps to a block below that): the fewer blocks, the more warps share their inputs."""
 _SPAN = 64
 """Inputs that a warp takes at a time."""
+_NORM_THREADS = 128
+"""To a row whose sum and norm are one kernel."""
+_VECTOR = 8
+"""Half-precision values in 16 bytes."""
 
 
 def on_cuda() -> bool:
@@ -233,24 +238,43 @@ class Weights:
         return layer
 
 
+class Hidden(NamedTuple):
+    """Hidden states [B, n, dim] between two sublayers, a sum that may still have to be taken.
+
+    Where it is taken together with the norm that follows, it is not an operation of its own.
+    """
+
+    x: mx.array
+    more: mx.array | None = None
+
+    @property
+    def total(self) -> mx.array:
+        """The states."""
+        return self.x if self.more is None else self.x + self.more
+
+
 class Projections(Protocol):
     """The three kinds of product in a pre-norm layer; ``x [B, n, in] -> [B, n, out]``."""
 
-    def normed(self, x: mx.array, norm: mx.array, linear: Linear) -> mx.array:
-        """``linear`` of x after RMSNorm."""
+    def normed(self, hidden: Hidden, norm: mx.array, linear: Linear) -> tuple[mx.array, mx.array]:
+        """``linear`` of the hidden states after RMSNorm, and these states."""
         ...
 
     def gated(
-        self, x: mx.array, norm: mx.array, scale: mx.array | None, linear: Linear
-    ) -> mx.array:
-        """SwiGLU of x after RMSNorm, times ``scale [B, 1, in]`` if given.
+        self, hidden: Hidden, norm: mx.array, scale: mx.array | None, linear: Linear
+    ) -> tuple[mx.array, mx.array]:
+        """SwiGLU of the states after RMSNorm, times ``scale [B, 1, in]`` if given, and the states.
 
         ``linear`` gives the gates in its first half of outputs and what they gate in the second.
         """
         ...
 
-    def added(self, x: mx.array, linear: Linear, residual: mx.array) -> mx.array:
+    def added(self, x: mx.array, linear: Linear, residual: mx.array) -> Hidden:
         """``residual`` plus ``linear`` of x."""
+        ...
+
+    def last(self, hidden: Hidden, norm: mx.array) -> mx.array:
+        """The hidden states after RMSNorm."""
         ...
 
 
@@ -260,48 +284,89 @@ class PlainProjections:
     def __init__(self, norm_eps: float) -> None:
         self._eps = norm_eps
 
-    def normed(self, x: mx.array, norm: mx.array, linear: Linear) -> mx.array:
+    def normed(self, hidden: Hidden, norm: mx.array, linear: Linear) -> tuple[mx.array, mx.array]:
         """See ``Projections.normed``."""
-        return linear(mx.fast.rms_norm(x, norm, self._eps))
+        h, x = self._norm(hidden, norm, None)
+        return linear(h), x
 
     def gated(
-        self, x: mx.array, norm: mx.array, scale: mx.array | None, linear: Linear
-    ) -> mx.array:
+        self, hidden: Hidden, norm: mx.array, scale: mx.array | None, linear: Linear
+    ) -> tuple[mx.array, mx.array]:
         """See ``Projections.gated``."""
-        h = mx.fast.rms_norm(x, norm, self._eps)
-        if scale is not None:
-            h = h * scale
+        h, x = self._norm(hidden, norm, scale)
         gate, up = mx.split(linear(h), 2, axis=-1)
-        return gate * mx.sigmoid(gate) * up
+        return gate * mx.sigmoid(gate) * up, x
 
-    def added(self, x: mx.array, linear: Linear, residual: mx.array) -> mx.array:
+    def added(self, x: mx.array, linear: Linear, residual: mx.array) -> Hidden:
         """See ``Projections.added``."""
-        return residual + linear(x)
+        return Hidden(residual, linear(x))
+
+    def last(self, hidden: Hidden, norm: mx.array) -> mx.array:
+        """See ``Projections.last``."""
+        return self._norm(hidden, norm, None)[0]
+
+    def _norm(
+        self, hidden: Hidden, norm: mx.array, scale: mx.array | None
+    ) -> tuple[mx.array, mx.array]:
+        """The states after RMSNorm, times ``scale`` if given, and the states."""
+        x = hidden.total
+        h = mx.fast.rms_norm(x, norm, self._eps)
+        return (h if scale is None else h * scale), x
 
 
 class CudaProjections(PlainProjections):
-    """The kernel where it fits (few rows, half precision, not quantised), else plain MLX."""
+    """One kernel for each product where it fits (few rows, half precision, not quantised).
 
-    def normed(self, x: mx.array, norm: mx.array, linear: Linear) -> mx.array:
+    Elsewhere a sum and the norm behind it are one kernel, in half precision.
+    """
+
+    def normed(self, hidden: Hidden, norm: mx.array, linear: Linear) -> tuple[mx.array, mx.array]:
         """See ``Projections.normed``."""
-        if isinstance(linear, Dense) and _takes(x, linear):
-            return self._run(x, linear, linear.weight.shape[0], norm=norm)
-        return super().normed(x, norm, linear)
+        if isinstance(linear, Dense) and _takes(hidden.x, linear):
+            x = hidden.total
+            return self._run(x, linear, linear.weight.shape[0], norm=norm), x
+        return super().normed(hidden, norm, linear)
 
     def gated(
-        self, x: mx.array, norm: mx.array, scale: mx.array | None, linear: Linear
-    ) -> mx.array:
+        self, hidden: Hidden, norm: mx.array, scale: mx.array | None, linear: Linear
+    ) -> tuple[mx.array, mx.array]:
         """See ``Projections.gated``."""
-        if isinstance(linear, Dense) and linear.bias is None and _takes(x, linear):
-            outputs = linear.weight.shape[0] // 2
-            return self._run(x, linear, outputs, norm=norm, scale=scale, gated=True)
-        return super().gated(x, norm, scale, linear)
+        if isinstance(linear, Dense) and linear.bias is None and _takes(hidden.x, linear):
+            x, outputs = hidden.total, linear.weight.shape[0] // 2
+            return self._run(x, linear, outputs, norm=norm, scale=scale, gated=True), x
+        return super().gated(hidden, norm, scale, linear)
 
-    def added(self, x: mx.array, linear: Linear, residual: mx.array) -> mx.array:
+    def added(self, x: mx.array, linear: Linear, residual: mx.array) -> Hidden:
         """See ``Projections.added``."""
         if isinstance(linear, Dense) and _takes(x, linear):
-            return self._run(x, linear, linear.weight.shape[0], residual=residual)
+            return Hidden(self._run(x, linear, linear.weight.shape[0], residual=residual))
         return super().added(x, linear, residual)
+
+    def _norm(
+        self, hidden: Hidden, norm: mx.array, scale: mx.array | None
+    ) -> tuple[mx.array, mx.array]:
+        x, more = hidden
+        if more is None or x.dtype not in _HALF or x.shape[-1] % _VECTOR:
+            return super()._norm(hidden, norm, scale)
+        batch, n, dim = x.shape
+        normed, total = self._sum_norm(
+            inputs=[x, more, norm, x if scale is None else scale],
+            template=[("T", x.dtype), ("DIM", dim), ("SCALE", scale is not None)],
+            grid=(batch * n * _NORM_THREADS, 1, 1),
+            threadgroup=(_NORM_THREADS, 1, 1),
+            output_shapes=[x.shape, x.shape],
+            output_dtypes=[x.dtype, x.dtype],
+        )
+        return normed, total
+
+    @cached_property
+    def _sum_norm(self) -> Any:
+        body = f"""
+          projection::sum_norm<T, DIM, {_NORM_THREADS}, SCALE>(
+              x, more, norm, scale, normed, total, x_shape[1], {self._eps!r}f);
+        """
+        inputs, outputs = ["x", "more", "norm", "scale"], ["normed", "total"]
+        return kernel("projection", body, inputs=inputs, outputs=outputs)
 
     def _run(
         self,
@@ -355,7 +420,7 @@ def _takes(x: mx.array, linear: Dense) -> bool:
     return (
         x.shape[0] * x.shape[1] <= _MOST_ROWS
         and x.dtype == linear.weight.dtype
-        and x.dtype in (mx.bfloat16, mx.float16)
+        and x.dtype in _HALF
         and inputs % _SPAN == 0
         and outputs % (2 * _TILE) == 0
     )

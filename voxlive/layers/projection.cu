@@ -126,4 +126,81 @@ __device__ inline void project(
   }
 }
 
+// A block takes a row: its sum of two, rounded, and of that the RMSNorm, times ``scale`` where there
+// is one.
+template <typename T, int DIM, int THREADS, bool SCALE>
+__device__ inline void sum_norm(
+    const T* x,      // [rows, DIM]
+    const T* more,   // [rows, DIM]
+    const T* norm,   // [DIM]
+    const T* scale,  // [rows / per_scale, DIM]
+    T* normed,       // [rows, DIM]
+    T* total,        // [rows, DIM]
+    int per_scale,
+    float eps) {
+  constexpr int VECTORS = DIM / 8, TURNS = (VECTORS + THREADS - 1) / THREADS;
+  __shared__ float squares[THREADS / 32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = blockIdx.x;
+  const size_t first = static_cast<size_t>(row) * DIM;
+
+  uint4 sums[TURNS];
+  float square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < TURNS; ++i) {
+    const int at = 8 * (i * THREADS + threadIdx.x);
+    if (at < DIM) {
+      sums[i] = load(x + first + at);
+      const uint4 other = load(more + first + at);
+      uint32_t* words = reinterpret_cast<uint32_t*>(&sums[i]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float2 a = unpack<T>(words[k]);
+        const float2 b = unpack<T>(reinterpret_cast<const uint32_t*>(&other)[k]);
+        words[k] = pack<T>(a.x + b.x, a.y + b.y);
+        const float2 sum = unpack<T>(words[k]);
+        square += sum.x * sum.x + sum.y * sum.y;
+      }
+      *reinterpret_cast<uint4*>(total + first + at) = sums[i];
+    }
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    square += __shfl_xor_sync(~0u, square, step);
+  }
+  if (lane == 0) {
+    squares[warp] = square;
+  }
+  __syncthreads();
+  float power = 0.0f;
+#pragma unroll
+  for (int from = 0; from < THREADS / 32; ++from) {
+    power += squares[from];
+  }
+  const float factor = rsqrtf(power / DIM + eps);
+
+#pragma unroll
+  for (int i = 0; i < TURNS; ++i) {
+    const int at = 8 * (i * THREADS + threadIdx.x);
+    if (at < DIM) {
+      const uint4 by = load(norm + at);
+      const uint4 also = SCALE ? load(scale + row / per_scale * DIM + at) : by;
+      uint32_t* words = reinterpret_cast<uint32_t*>(&sums[i]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        float2 value = unpack<T>(words[k]);
+        const float2 w = unpack<T>(reinterpret_cast<const uint32_t*>(&by)[k]);
+        value.x *= factor * w.x;
+        value.y *= factor * w.y;
+        if (SCALE) {
+          const float2 s = unpack<T>(reinterpret_cast<const uint32_t*>(&also)[k]);
+          value.x *= s.x;
+          value.y *= s.y;
+        }
+        words[k] = pack<T>(value.x, value.y);
+      }
+      *reinterpret_cast<uint4*>(normed + first + at) = sums[i];
+    }
+  }
+}
+
 }  // namespace projection

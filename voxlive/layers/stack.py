@@ -12,7 +12,7 @@ from functools import lru_cache
 import mlx.core as mx
 
 from voxlive.layers.attention import ATTENTIONS, AttentionShape, default_attention
-from voxlive.layers.linear import Linear, Weights, best_projections
+from voxlive.layers.linear import Hidden, Linear, Weights, best_projections
 from voxlive.layers.rings import Rings, View
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -96,7 +96,6 @@ class Stack:
         self._layers = [_take_layer(weights, f"{name}.layers.{i}") for i in range(shape.layers)]
         self._norm = weights.take(f"{name}.norm.weight")
         mx.eval(self._norm)
-        self._eps = shape.norm_eps
         self._projections = best_projections(shape.norm_eps)
         self.rings = Rings(
             layers=shape.layers,
@@ -137,15 +136,15 @@ class Stack:
         ``ffn_scale [layers, B, dim]`` multiplies the feed-forward's normed input.
         """
         plan = self._attention.plan(*view.read(), x.shape[1])
-        project, after = self._projections, []
+        project, hidden, after = self._projections, Hidden(x), []
         for scale, layer, pool in zip(self._scales(ffn_scale), self._layers, pools, strict=True):
-            qkv = project.normed(x, layer.attn_norm, layer.qkv)
+            qkv, x = project.normed(hidden, layer.attn_norm, layer.qkv)
             context, written = self._attention(qkv, pool, plan)
             after.append(written)
-            x = project.added(context, layer.o, x)
-            h = project.gated(x, layer.ffn_norm, scale, layer.gate_up)
-            x = project.added(h, layer.down, x)
-        return mx.fast.rms_norm(x, self._norm, self._eps), after
+            hidden = project.added(context, layer.o, x)
+            h, x = project.gated(hidden, layer.ffn_norm, scale, layer.gate_up)
+            hidden = project.added(h, layer.down, x)
+        return project.last(hidden, self._norm), after
 
     def _scales(self, ffn_scale: mx.array | None) -> Sequence[mx.array | None]:
         """Each layer's part, [B, 1, dim]."""
