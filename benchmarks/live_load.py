@@ -14,6 +14,12 @@ service      what the server took of it: less one position more, after which the
 closing      the end of speech -> its closed segment on the wire
 lag slope    growth of the emission delay in seconds per minute: 0 if the server keeps up
 slip         how late the clients themselves sent (their own honesty)
+
+    python benchmarks/live_load.py URL clip.wav --ramp 32 256 --bound 0.16 --seconds 20
+
+finds by bisection the most clients whose p99 of *beyond* stays within the bound, all of them done
+and none of them falling behind, and confirms it with 180 s (or ``--confirm``): one step fewer
+until it holds. Every run is a line of JSON, the last one's ``clients`` the answer.
 """
 
 from __future__ import annotations
@@ -25,10 +31,12 @@ import math
 import random
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -39,6 +47,8 @@ from voxlive.streaming.ingest.media import read_file
 from voxlive.values import SAMPLE_RATE
 
 POSITION_S = 0.08
+GROWTH_S = 0.05
+"""By so much the delay may grow over a run: that is noise."""
 LOOK_AHEAD_S = 0.0025
 """Beyond a position's end, what its last mel frame needs."""
 
@@ -233,6 +243,44 @@ async def load(args: argparse.Namespace) -> dict[str, object]:
     return result
 
 
+def holds(result: dict[str, Any], seconds: float, bound: float) -> bool:
+    """Whether everyone came to the end, within the bound and without a growing backlog."""
+    p99, slope = result["beyond_s"]["p99"], result["lag_slope_s_per_min"]
+    done = set(result["outcomes"]) == {"done"}
+    growth = (slope or 0.0) * seconds / 60
+    return done and p99 is not None and p99 <= bound and growth <= GROWTH_S
+
+
+def most(fits: Callable[[int], bool], low: int, high: int, step: int) -> int:
+    """The largest of ``low, low + step, ... high`` that fits, if what is smaller does too; or 0."""
+    fitting, failing = low - step, high + step
+    while failing - fitting > step:
+        middle = fitting + max(1, (failing - fitting) // step // 2) * step
+        if fits(middle):
+            fitting = middle
+        else:
+            failing = middle
+    return fitting if fitting >= low else 0
+
+
+def ramp(args: argparse.Namespace) -> int:
+    """Exit status 1 where not even the fewest clients stay within the bound."""
+
+    def fits(clients: int, seconds: float = args.seconds) -> bool:
+        once = argparse.Namespace(**{**vars(args), "clients": clients, "seconds": seconds})
+        result = asyncio.run(load(once))
+        within = holds(result, seconds, args.bound)
+        print(json.dumps({"seconds": seconds, "holds": within, **result}), flush=True)
+        return within
+
+    low, high = args.ramp
+    step = max(1, (high - low) // 16)
+    clients = most(fits, low, low + (high - low) // step * step, step)
+    while clients and not fits(clients, args.confirm):
+        clients = clients - step if clients > low else 0
+    return 0 if clients else 1
+
+
 def main() -> int:
     """Exit status 1 when any client did not come to its end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -247,7 +295,13 @@ def main() -> int:
     parser.add_argument("--no-vad", action="store_true", help="have every sample heard")
     parser.add_argument("--pid", type=int, help="the server's process, for CPU and memory")
     parser.add_argument("--records", type=Path, help="write every client's raw record here")
-    result = asyncio.run(load(parser.parse_args()))
+    parser.add_argument("--ramp", type=int, nargs=2, metavar=("LEAST", "MOST"), help="see above")
+    parser.add_argument("--bound", type=float, default=0.16, help="seconds beyond the delay, p99")
+    parser.add_argument("--confirm", type=float, default=180, help="seconds of a ramp's last run")
+    args = parser.parse_args()
+    if args.ramp:
+        return ramp(args)
+    result = asyncio.run(load(args))
     print(json.dumps(result, indent=2))
     return 0 if set(result["outcomes"]) == {"done"} else 1
 

@@ -48,6 +48,13 @@ async def test_a_dead_engine_ends_its_sessions_and_is_restarted(server):
     assert "was killed by SIGKILL; it is started again" in server.logged()
 
 
+def test_health_and_the_list_of_models_show_how_its_weights_are_held(server):
+    health = httpx.get(f"{server.url}/health", timeout=30).json()
+    [model, *_] = httpx.get(f"{server.url}/v1/models", timeout=30).json()["data"]
+    assert model["id"] == health["model"]
+    assert model["weights"] == health["weights"] == "8-bit weights"
+
+
 def test_engine_steps_are_in_the_metrics(server):
     said = httpx.get(f"{server.url}/metrics", timeout=30).text
     [count] = [
