@@ -54,7 +54,7 @@ class Server:
 
     def health(self) -> dict:
         tls = self.tls or True
-        return httpx.get(f"{self.url}/health", timeout=30, verify=tls, headers=self.headers).json()
+        return httpx.get(f"{self.url}/health", timeout=60, verify=tls, headers=self.headers).json()
 
     def logged(self) -> str:
         """Everything that it has logged so far."""
@@ -66,7 +66,7 @@ class Server:
         """Wait until so many slots are in use, exactly or at most, or so many files are read."""
         tls = self.tls or True
         async with httpx.AsyncClient(
-            base_url=self.url, timeout=30, verify=tls, headers=self.headers
+            base_url=self.url, timeout=60, verify=tls, headers=self.headers
         ) as client:
             # The other side is another process: there is nothing to wait on but its answers.
             while True:
@@ -116,7 +116,7 @@ def serving(
             yield Server(url, process, others, certificate, key, Path(log.name))
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
             process.stdout.close()
 
 

@@ -41,7 +41,7 @@ async def test_a_signal_notifies_drains_and_closes_every_client(number):
         assert text_of_lines(asr.of(None)[-1]["lines"]).split() == done["text"].split()
         assert asr.messages[-1] == {"type": "ready_to_stop"}
         assert idle.code == 1012
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ async def test_nohup_keeps_the_server_after_its_terminal():
         server.process.send_signal(signal.SIGHUP)
         assert server.health()["status"] == "ok"
         os.kill(server.process.pid, signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 async def test_the_port_can_be_reused_at_once():

@@ -100,7 +100,7 @@ async def test_deepgram_and_mistral_send_the_last_words_at_sigterm():
         assert done["text"] == deepgram_finals(results)
         assert not other.of("error")
         assert results.code == other.code == 1012
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 async def test_whisper_live_echopanel_and_wyoming_send_the_last_words_at_sigterm():
@@ -133,7 +133,7 @@ async def test_whisper_live_echopanel_and_wyoming_send_the_last_words_at_sigterm
         assert panel_result.of("final_summary")
         assert result.code == panel_result.code == 1012
         assert "yes" in transcripts(events)[0]
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 async def test_keys_are_required_on_every_port():
