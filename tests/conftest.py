@@ -11,6 +11,7 @@ from support.browser import chromium
 from support.dictionary import clips_dictionary
 from support.server import Server, serving
 from support.talk import PORTS
+from support.weights import BASE, TINY_EN, fetch
 
 # Where this is set, each of the hundred processes of the tests compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -62,6 +63,20 @@ def has_a_server(item: pytest.Item) -> bool:
     module = item.getparent(pytest.Module)
     common = {"server", "small"}.intersection(getattr(item, "fixturenames", ()))
     return bool(common) or hasattr(module and module.obj, "serving")
+
+
+@pytest.fixture(scope="session")
+def _fetched(pytestconfig: pytest.Config) -> dict[str, str]:
+    return fetch(pytestconfig.cache.mkdir("weights"), TINY_EN, BASE)
+
+
+@pytest.fixture(scope="module")
+def real_weights(_fetched: dict[str, str]) -> Iterator[None]:
+    """Real Whispers (``support.weights``) can be asked for by name, here and in what is started."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _fetched.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

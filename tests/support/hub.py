@@ -41,10 +41,14 @@ def serving_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub
 
 
 def hub_environment(home: Path, hub: Hub | None) -> dict[str, str]:
-    """What points the hub's client here; at a closed port where there is no hub."""
+    """What points the hub's client here; at a closed port where there is no hub.
+
+    Models from packages are looked for in ``home`` as well.
+    """
     port = hub.server_port if hub else 9
     return {
         "HF_HOME": str(home),
+        "XDG_CACHE_HOME": str(home / "cache"),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "HF_HUB_DISABLE_XET": "1",
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from voxlive.checkpoints.config import Section, read_json
+from voxlive.checkpoints.ctranslate2 import WEIGHTS, read_bin_header
 from voxlive.checkpoints.safetensors import StoredTensor, read_header
 from voxlive.errors import CheckpointError, DamagedFile, WeightsMismatch
 
@@ -32,7 +33,7 @@ class Contents:
     """``files`` are the names of all files relative to ``folder``.
 
     ``documents`` are the JSON objects that a loader or a probe may want, ``headers`` those of the
-    safetensors files, ``archives`` the names of the arrays of .npz files; in place of one that
+    files of weights, ``archives`` the names of the arrays of .npz files; in place of one that
     cannot be read stands its error. It can be pickled: what another process needs of these files
     goes there with it.
     """
@@ -77,7 +78,7 @@ def read_contents(folder: Path) -> Contents:
             for name in top
             if name in documents or name.endswith(INDEX)
         },
-        {name: _header(folder / name) for name in top if name.endswith(".safetensors")},
+        {name: _header(folder / name) for name in top if _has_header(name)},
         {name: _archive(folder / name) for name in top if name.endswith(".npz")},
         sum((folder / name).stat().st_size for name in weight_files(files)),
     )
@@ -97,14 +98,15 @@ def list_files(folder: Path) -> frozenset[str]:
 
 
 def weight_files(files: frozenset[str]) -> list[str]:
-    """The files that hold weights: safetensors, or else numpy archives."""
+    """The files that hold weights: safetensors, or else numpy archives, or else CTranslate2's."""
     top = sorted(name for name in files if "/" not in name)
     found = [name for name in top if name.endswith(".safetensors")]
     mistral = [name for name in found if name.startswith("consolidated")]
     if CONFIG not in files and mistral:
         return mistral
     others = [name for name in found if name not in mistral]
-    return others or mistral or [name for name in top if name.endswith(".npz")]
+    archives = [name for name in top if name.endswith(".npz")]
+    return others or mistral or archives or [name for name in top if name == WEIGHTS]
 
 
 def display_name(folder: Path) -> str:
@@ -124,9 +126,13 @@ def _document(path: Path) -> Document | CheckpointError:
         return error
 
 
+def _has_header(name: str) -> bool:
+    return name == WEIGHTS or name.endswith(".safetensors")
+
+
 def _header(path: Path) -> Header | CheckpointError:
     try:
-        return read_header(path)
+        return read_bin_header(path) if path.name == WEIGHTS else read_header(path)
     except CheckpointError as error:
         return error
 

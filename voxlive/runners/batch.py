@@ -58,7 +58,8 @@ from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from voxlive.engines.contract import Engine
-    from voxlive.runners.contract import RunnerSpec, Task
+    from voxlive.recognisers.contract import Task
+    from voxlive.runners.contract import RunnerSpec
     from voxlive.values import Samples
 
 _POLL_S = 0.5

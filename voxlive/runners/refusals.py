@@ -13,7 +13,8 @@ from typing import Literal
 from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.errors import ERRORS, RequestRefused, status_of
-from voxlive.runners.contract import RunnerSpec, Task
+from voxlive.recognisers.contract import Task
+from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.routing import ModelHealth, Routing
 from voxlive.values import CodedWarning
 

@@ -36,6 +36,7 @@ class Backend:
 BACKENDS = {
     "pocketsphinx": Backend("voxlive.runners.live", mlx=False),
     "voxtral_realtime": Backend("voxlive.runners.live"),
+    "faster_whisper": Backend("voxlive.runners.recogniser", mlx=False),
     "mlx_audio": Backend("voxlive.runners.mlx_audio"),
     "mlx_vlm": Backend("voxlive.runners.mlx_vlm", instructed=True),
 }
@@ -62,6 +63,7 @@ class Installed:
     mlx: str | None = None
     mlx_audio: Package | None = None
     mlx_vlm: Package | None = None
+    faster_whisper: str | None = None
     modules: frozenset[str] = frozenset()
 
 
@@ -73,6 +75,7 @@ def find_installed() -> Installed:
         mlx=_version("mlx"),
         mlx_audio=_package("mlx-audio", "mlx_audio", "stt/models"),
         mlx_vlm=_package("mlx-vlm", "mlx_vlm", "models"),
+        faster_whisper=_version("faster-whisper"),
         modules=frozenset(name for name in needed if find_spec(name) is not None),
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.checkpoints.files import Problem
 from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
 from voxlive.runners.registry import Installed
@@ -82,6 +83,10 @@ def _audio_and_vision(capabilities: Capabilities) -> str | None:
     return "mlx_vlm" if capabilities.audio_config and capabilities.vision_config else None
 
 
+def _ctranslate2(capabilities: Capabilities) -> str | None:
+    return "faster_whisper" if capabilities.layout == CTRANSLATE2 else None
+
+
 def _speech(capabilities: Capabilities) -> str | None:
     return "mlx_audio" if capabilities.family and capabilities.family.kind == "speech" else None
 
@@ -107,6 +112,7 @@ ROUTING_RULES = (
     RoutingRule(
         "audio and vision", "`audio_config` and a populated `vision_config`", _audio_and_vision
     ),
+    RoutingRule("CTranslate2", "a Whisper in CTranslate2's layout (`model.bin`)", _ctranslate2),
     RoutingRule(
         "speech model", "a family of speech models, recognised by its config or tensors", _speech
     ),
@@ -173,7 +179,18 @@ def _mlx_vlm(installed: Installed) -> list[Problem]:
     return [] if installed.mlx_vlm else [Problem("mlx-vlm is not installed", _EXTRA)]
 
 
-_CHECKS = {"voxtral_realtime": _mlx, "mlx_audio": _mlx_audio, "mlx_vlm": _mlx_vlm}
+def _faster_whisper(installed: Installed) -> list[Problem]:
+    if installed.faster_whisper:
+        return []
+    return [Problem("faster-whisper is not installed", "install voxlive again")]
+
+
+_CHECKS = {
+    "voxtral_realtime": _mlx,
+    "mlx_audio": _mlx_audio,
+    "mlx_vlm": _mlx_vlm,
+    "faster_whisper": _faster_whisper,
+}
 
 
 def _modules(routing: Routing, installed: Installed) -> list[Problem]:

@@ -189,6 +189,16 @@ def fewer_rows(end: str, most: int) -> Condition:
     return condition
 
 
+def tensors(*names: str) -> Condition:
+    """The weights have all of these tensors."""
+
+    def condition(evidence: Evidence) -> str | None:
+        there = all(name in evidence.shapes for name in names)
+        return f"its weights have {', '.join(names)}" if there else None
+
+    return condition
+
+
 def file(*names: str) -> Condition:
     """One of these files is there."""
 

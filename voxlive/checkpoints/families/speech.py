@@ -13,6 +13,7 @@ from voxlive.checkpoints.families.evidence import (
     keys,
     model_type,
     stored,
+    tensors,
     value,
 )
 from voxlive.checkpoints.families.family import MIB, ModelFamily, Shape, Traits
@@ -366,19 +367,31 @@ WHISPER_LANGUAGES = (
     "yi", "yo", "yue", "zh",
 )  # fmt: skip
 """What a multilingual Whisper knows."""
+CTRANSLATE2 = "ctranslate2"
+"""The layout that faster-whisper reads, and nothing else does."""
 _MULTILINGUAL_TOKENS = 51_865
 """English-only models have one token less."""
+_EMBEDDINGS = "decoder/embeddings/weight"
+_ENCODER_LAYERS = ("encoder_layers", "n_audio_layer")
+_DECODER_LAYERS = ("decoder_layers", "n_text_layer")
 
 
 def _whisper_traits(evidence: Evidence, family: ModelFamily) -> Traits:
     """English-only models translate nothing; shortened decoders (turbo, distil) unlearned it."""
-    tokens = _first(evidence, "vocab_size", "n_vocab") or _MULTILINGUAL_TOKENS
-    encoder_layers = _first(evidence, "encoder_layers", "n_audio_layer") or 0
-    decoder_layers = _first(evidence, "decoder_layers", "n_text_layer") or 0
+    rows = evidence.shapes.get(_EMBEDDINGS) or (None,)
+    tokens = _first(evidence, "vocab_size", "n_vocab") or rows[0] or _MULTILINGUAL_TOKENS
+    encoder_layers = _first(evidence, *_ENCODER_LAYERS) or _layers(evidence, "encoder")
+    decoder_layers = _first(evidence, *_DECODER_LAYERS) or _layers(evidence, "decoder")
     multilingual = tokens >= _MULTILINGUAL_TOKENS
     lost = {"translate"} if not multilingual or decoder_layers < encoder_layers else set()
     languages = WHISPER_LANGUAGES if multilingual else ("en",)
     return Traits(family.features - lost, languages, family.sample_rate)
+
+
+def _layers(evidence: Evidence, part: str) -> int:
+    """How many layers CTranslate2's tensors have; 0 in other layouts, whose configs say it."""
+    names = (name.split("/")[:2] for name in evidence.shapes if name.startswith(f"{part}/layer_"))
+    return len({layer for _, layer in names if layer != "layer_norm"})
 
 
 def _first(evidence: Evidence, *paths: str) -> int | None:
@@ -401,6 +414,7 @@ WHISPER_FAMILY = ModelFamily(
                 architecture("WhisperForConditionalGeneration"),
             ),
         ),
+        Shape(CTRANSLATE2, (tensors("encoder/conv1/weight", _EMBEDDINGS),)),
     ),
 )
 

@@ -22,12 +22,12 @@ from starlette.responses import Response, StreamingResponse
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.recognisers.contract import Task
 from voxlive.runners.contract import (
     Delta,
     Job,
     JobProgress,
     RunnerSpec,
-    Task,
     Transcript,
     Update,
 )

@@ -1,0 +1,204 @@
+"""Files through faster-whisper: real weights, every door, every format, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import httpx
+import jiwer
+import pytest
+from support.clips import clip
+from support.runner_jobs import Told, transcribe
+from support.server import Server, serving
+from support.weights import BASE, TINY_EN
+
+import voxlive
+from voxlive.checkpoints.resolve import resolve
+from voxlive.errors import RequestRefused
+from voxlive.runners.contract import Job, RunnerSpec
+from voxlive.runners.recogniser import load
+from voxlive.values import SAMPLE_RATE, seconds
+
+GOLDEN = {
+    "doctor": "The doctor will call you back to Marrow afternoon about the results.",
+    "yes": "Yes.",
+    "train": "The train to the airport leaves in 15 minutes. Please keep your ticket and your bags "
+    "with you.",
+    "market": "We bought Apple's bread and a bottle of milk at the market. The total was less than "
+    "$20.",
+}
+"""What tiny.en writes of the synthetic clips."""
+_PLAIN = jiwer.Compose(
+    [
+        jiwer.ToLowerCase(),
+        jiwer.RemovePunctuation(),
+        jiwer.RemoveMultipleSpaces(),
+        jiwer.Strip(),
+        jiwer.ReduceToListOfListOfWords(),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(real_weights):
+    runner = load(RunnerSpec(TINY_EN, "faster_whisper", "whisper", resolve(TINY_EN, offline=True)))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def base(real_weights):
+    runner = load(RunnerSpec(BASE, "faster_whisper", "whisper", resolve(BASE, offline=True)))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def server(real_weights):
+    with serving("--max-sessions", "1") as running:
+        yield running
+
+
+def word_errors(reference: str, text: str) -> float:
+    return jiwer.wer(reference, text, reference_transform=_PLAIN, hypothesis_transform=_PLAIN)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_clips_have_their_words(tiny, name):
+    assert transcribe(tiny, name)[0].text == GOLDEN[name]
+
+
+@pytest.mark.parametrize(("name", "most"), [("minute", 0.05), ("noisy", 0.2), ("pauses", 0.1)])
+def test_longer_clips_are_cut_and_joined(tiny, name, most):
+    said, told = transcribe(tiny, name, words=True)
+    assert word_errors(clip(name).text, said.text) <= most
+    starts = [word.start for segment in said.segments for word in segment.words]
+    assert starts == sorted(starts)
+    assert len(told.progress) >= 3
+
+
+def test_segments_have_openais_figures_and_lie_where_somebody_speaks(tiny):
+    said, _ = transcribe(tiny, "pauses", words=True)
+    details = dict(said.segments[0].details)
+    assert set(details) == {
+        "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob",
+    }  # fmt: skip
+    sentences = clip("pauses").sentences
+    for word in (word for segment in said.segments for word in segment.words):
+        middle = seconds(word.start + word.end) / 2
+        assert any(one.start - 0.5 < middle < one.end + 0.5 for one in sentences)
+
+
+def test_silence_says_nothing(tiny):
+    said, _ = transcribe(tiny, "silence")
+    assert (said.text, said.segments, said.language) == ("", (), None)
+
+
+def test_a_limit_of_tokens_holds_for_the_whole_file(tiny):
+    said, _ = transcribe(tiny, "minute", max_tokens=12)
+    assert said.truncated
+    assert said.completion_tokens == 12
+    assert clip("minute").text.lower().startswith(said.text.lower()[:12])
+
+
+def test_a_job_ends_soon_after_it_is_cancelled(tiny):
+    told = Told()
+    said = tiny.run(Job(clip("minute").path), told.append, lambda: bool(told.text))
+    assert 0 < len(said.text) < len(clip("minute").text)
+
+
+def test_a_multilingual_model_says_which_language_it_recognised(base):
+    said, _ = transcribe(base, "doctor")
+    assert said.language == "en"
+    assert transcribe(base, "doctor", language="en")[0].language is None
+    assert word_errors(clip("doctor").text, said.text) <= 0.1
+
+
+def test_translation_gives_english(base):
+    said, _ = transcribe(base, "doctor", task="translate", language="en")
+    assert said.task == "translate"
+    assert word_errors(clip("doctor").text, said.text) <= 0.3
+
+
+def test_a_prompt_and_a_temperature_reach_the_model(base):
+    named, _ = transcribe(base, "doctor", prompt="Dokter Strange. The Dokter", language="en")
+    assert "Dokter" in named.text
+    warm, _ = transcribe(base, "doctor", temperature=0.4, language="en")
+    assert dict(warm.segments[0].details)["temperature"] == 0.4
+
+
+def test_what_an_english_only_model_cannot_do_is_refused(tiny):
+    with pytest.raises(RequestRefused, match="does not know German") as refused:
+        transcribe(tiny, "yes", language="de")
+    assert refused.value.code == "unsupported_language"
+    with pytest.raises(RequestRefused, match="only English") as refused:
+        transcribe(tiny, "yes", task="translate")
+    assert refused.value.code == "unsupported_task"
+
+
+def test_a_program_transcribes_by_the_short_name(real_weights):
+    samples = clip("doctor").samples
+    said = voxlive.transcribe(samples, TINY_EN, words=True, offline=True)
+    assert said.text == GOLDEN["doctor"]
+    assert said.segments[-1].words[-1].end <= len(samples)
+    assert said.duration == pytest.approx(len(samples) / SAMPLE_RATE)
+
+
+def test_the_command_line_transcribes_and_refuses(real_weights):
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "voxlive", "transcribe", str(clip("doctor").path)]
+        return subprocess.run(
+            [*command, "--model", TINY_EN, "--offline", *options], capture_output=True, text=True
+        )
+
+    assert run().stdout.strip() == GOLDEN["doctor"]
+    german = run("--language", "German")
+    assert german.returncode == 1
+    assert "does not know German (de): use en" in german.stderr
+    english = run("--task", "translate")
+    assert english.returncode == 1
+    assert "does not translate" in english.stderr
+
+
+async def ask(server: Server, **fields: str) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        file = {"file": ("doctor.flac", clip("doctor").path.read_bytes())}
+        return await http.post(
+            "/v1/audio/transcriptions", files=file, data={"model": TINY_EN} | fields
+        )
+
+
+async def test_rest_answers_in_every_format(server):
+    text = GOLDEN["doctor"]
+    plain = await ask(server, response_format="text")
+    assert (plain.status_code, plain.text.strip()) == (200, text)
+    assert (await ask(server)).json()["text"] == text
+    verbose = (
+        await ask(server, response_format="verbose_json", **{"timestamp_granularities[]": "word"})
+    ).json()
+    assert verbose["text"] == text
+    assert [word["word"].strip(" .") for word in verbose["words"]] == text.strip(".").split()
+    for form, mark in (("srt", "-->"), ("vtt", "WEBVTT")):
+        subtitles = (await ask(server, response_format=form)).text
+        assert mark in subtitles
+        assert "doctor will call" in " ".join(subtitles.split())
+    streamed = await ask(server, stream="true")
+    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line[:6] == "data: "]
+    deltas = [one["delta"] for one in events if one["type"] == "transcript.text.delta"]
+    assert "".join(deltas) == text
+
+
+async def test_rest_refuses_what_an_english_only_model_cannot_do(server):
+    german = await ask(server, language="de")
+    assert german.status_code == 422
+    assert german.json()["error"]["code"] == "unsupported_language"
+    speakers = await ask(server, response_format="diarized_json")
+    assert speakers.json()["error"]["code"] == "no_speakers"
+
+
+async def test_rest_lists_the_model_with_its_languages(server):
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        listed = (await http.get("/v1/models")).json()["data"]
+    assert {"Systran/faster-whisper-tiny.en", "Systran/faster-whisper-base"} <= {
+        one["id"] for one in listed
+    }

@@ -1,0 +1,1 @@
+"""Whole utterances to words: one interface, and an adapter for each library of models."""
