@@ -75,7 +75,7 @@ def test_words_have_their_times_and_join_to_the_text(tiny):
     starts = [word.start for word in found.words]
     assert starts == sorted(starts)
     assert all(word.start <= word.end <= len(sentence.samples) for word in found.words)
-    assert all(0 < word.p <= 1 for word in found.words)
+    assert all(0 < word.probability <= 1 for word in found.words)
     assert found.language is None
     assert found.no_speech < 0.5
     assert found.compression < 2

@@ -265,10 +265,12 @@ def test_nothing_of_a_models_code_is_imported(tmp_path):
 
 def test_live_sessions_refuse_a_model_that_is_for_files_alone(tmp_path):
     folder = write_shape(tmp_path / "canary", SHAPES[0])
-    with pytest.raises(
-        EngineError, match="canary is a Whisper model: live sessions need"
-    ) as refused:
+    with pytest.raises(EngineError, match="which live sessions need of a Whisper") as refused:
         load_engine(read_model(folder), EngineOptions())
+    assert refused.value.code == "not_live"
+    other = write_shape(tmp_path / "other", next(one for one in SHAPES if one.family == "parakeet"))
+    with pytest.raises(EngineError, match="model: live sessions need pocketsphinx") as refused:
+        load_engine(read_model(other), EngineOptions())
     assert refused.value.code == "not_live"
     (folder / "model.safetensors").unlink()
     (folder / "config.json").unlink()

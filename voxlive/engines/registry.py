@@ -21,6 +21,7 @@ Load = Callable[[LocalModel, EngineOptions], "Engine"]
 ENGINES = {
     "pocketsphinx": "voxlive.engines.pocketsphinx",
     "voxtral_realtime": "voxlive.engines.voxtral",
+    "whisper": "voxlive.engines.utterances",
 }
 """By the model's family."""
 

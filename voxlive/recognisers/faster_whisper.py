@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from voxlive.checkpoints.languages import by_code, unknown_to
+from voxlive.checkpoints.languages import by_code, unknown_language_message
 from voxlive.errors import RequestRefused
 from voxlive.recognisers.contract import PADDED, PassOptions, RecogniserInfo, Recognition, Task
 from voxlive.values import Segment, Word, samples
@@ -199,7 +199,7 @@ class FasterWhisper:
 
     def _check(self, language: str | None, task: Task) -> None:
         if language is not None and language not in self._languages:
-            message = unknown_to(self._info.model, language, self._languages)
+            message = unknown_language_message(self._info.model, language, self._languages)
             raise RequestRefused("unsupported_language", message, "language")
         if task == "translate" and self._info.no_translation:
             raise RequestRefused("unsupported_task", self._info.no_translation, "task")

@@ -16,7 +16,7 @@ from voxlive.recognisers.contract import WARMING, LoadingOptions, PassOptions
 from voxlive.recognisers.registry import load_recogniser
 from voxlive.runners.assembly import Recognised, stretches, transcribe
 from voxlive.runners.cutting import CutOptions
-from voxlive.vad.silero import Silero
+from voxlive.vad.detector import Silero
 
 if TYPE_CHECKING:
     from voxlive.recognisers.contract import Recogniser

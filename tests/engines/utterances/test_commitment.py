@@ -1,0 +1,133 @@
+"""When words of a growing utterance are committed, over recognisers that change their mind."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
+from voxlive.values import SAMPLE_RATE, Word
+
+S = SAMPLE_RATE
+
+
+def words(text: str, start_s: float = 0, length_s: float = 0.5) -> list[Word]:
+    """A word every ``length_s``."""
+    return [
+        Word(
+            f" {word}",
+            round((start_s + i * length_s) * S),
+            round((start_s + (i + 1) * length_s) * S),
+        )
+        for i, word in enumerate(text.split())
+    ]
+
+
+def texts(committed) -> str:
+    return "".join(word.text for word in committed).strip()
+
+
+def run(rule: CommitRule, passes: list[str], every_s: float = 1.0) -> list[str]:
+    commitment = Commitment(rule)
+    return [
+        texts(commitment.update(words(text), round((i + 1) * every_s * S)))
+        for i, text in enumerate(passes)
+    ]
+
+
+def test_passes_that_agree_commit_what_lies_behind_the_lag():
+    said = ["a b", "a b c d", "a b c d e f"]
+    assert run(CommitRule(2, 0), said) == ["", "a b", "c d"]
+    assert run(CommitRule(2, 1.0), said) == ["", "a b", "c d"]
+    assert run(CommitRule(2, 1.5), said) == ["", "a", "b c"]
+    assert run(CommitRule(3, 0), said) == ["", "", "a b"]
+    assert run(CommitRule(2, 0, last=False), ["a b", "a b", "a b"]) == ["", "a", ""]
+    assert run(CommitRule(0), said) == ["", "", ""]
+
+
+def test_agreement_is_on_letters_and_stops_at_the_first_difference():
+    assert run(CommitRule(2, 0), ["Yes, we go", "yes we do go"]) == ["", "yes we"]
+    assert spelling(" Don\u2019t,") == spelling("dont")
+    assert spelling(" \u2026") == "..."
+
+
+def test_a_pass_that_changes_committed_words_is_aligned_by_text_else_by_time():
+    commitment = Commitment(CommitRule(2, 0))
+    commitment.update(words("we go to"), 2 * S)
+    assert texts(commitment.update(words("we go to the"), 2 * S)) == "we go to"
+    # A word more in front: the committed text is found again.
+    later = words("oh we go to the sea")
+    assert texts(commitment.update(later, 3 * S)) == "the"
+    assert commitment.draft == " sea"
+    # Nothing of it is found: words behind the last committed one's end, by time.
+    assert texts(commitment.finish(words("he does do it sea side"))) == "side"
+
+
+def test_what_was_committed_is_not_said_again_at_the_joint():
+    commitment = Commitment(CommitRule(2, 0))
+    for _ in range(2):
+        commitment.update(words("one two three"), 2 * S)
+    # Times have moved by more than a word, so that the last words seem to be new.
+    moved = words("two three four", 1.5)
+    assert texts(commitment.finish(moved)) == "four"
+
+
+def test_a_word_that_is_really_repeated_is_kept():
+    commitment = Commitment(CommitRule(2, 0))
+    for _ in range(2):
+        commitment.update(words("no"), S)
+    assert texts(commitment.finish(words("no no no"))) == "no no"
+
+
+def test_the_pause_brings_the_rest_and_begins_anew():
+    commitment = Commitment(CommitRule(2, 0))
+    for _ in range(2):
+        commitment.update(words("a b"), S)
+    assert texts(commitment.finish(words("a b c d"))) == "c d"
+    assert commitment.draft == ""
+    assert commitment.end == 0
+    assert texts(commitment.finish(words("a b"))) == "a b"
+
+
+def test_a_long_utterance_is_cut_and_goes_on():
+    commitment = Commitment(CommitRule(2, 0))
+    for _ in range(2):
+        commitment.update(words("a b c d e"), 3 * S)
+    assert texts(commitment.cut(words("a b c d e f g"), 3 * S)) == "f"
+    # The cut went through a word: it is recognised again behind it.
+    assert texts(commitment.finish(words("f g h", -0.3))) == "g h"
+
+
+@pytest.mark.parametrize("rule", [CommitRule(2, 0), CommitRule(2, 1.0), CommitRule(3, 0.5)])
+def test_a_recogniser_that_knows_is_never_wrong(rule):
+    everything = words("the quick brown fox jumps over the lazy dog and the quick brown cat")
+    commitment, committed = Commitment(rule), []
+    for newest in range(0, everything[-1].end, S // 3):
+        committed += commitment.update([w for w in everything if w.end <= newest], newest)
+    assert committed == everything[: len(committed)]
+    assert (*committed, *commitment.finish(everything)) == tuple(everything)
+
+
+_PASS = st.lists(st.sampled_from(["a", "b", "c", "A.", "d,"]), max_size=12).map(" ".join)
+
+
+@given(
+    st.lists(st.tuples(_PASS, st.floats(-0.6, 0.6)), max_size=8),
+    _PASS,
+    st.sampled_from([CommitRule(2, 0), CommitRule(2, 1.0), CommitRule(3, 0), CommitRule(0)]),
+)
+def test_whatever_passes_say_words_come_once_in_order(passes, last, rule):
+    commitment = Commitment(rule)
+    committed: list[Word] = []
+    newest = 0
+    for text, shift in passes:
+        hypothesis = words(text, max(shift, 0))
+        newest = max(newest, hypothesis[-1].end if hypothesis else 0)
+        new = commitment.update(hypothesis, newest)
+        assert all(word.end <= max(newest - rule.lag, commitment.end) for word in new)
+        committed += new
+        assert commitment.end == (committed[-1].end if committed else 0)
+    committed += commitment.finish(words(last))
+    assert all(one.end <= two.start for one, two in pairwise(committed))
+    assert all(word.start <= word.end for word in committed)

@@ -1,0 +1,253 @@
+"""One stream over a recogniser of whole utterances, without threads and models."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.scripted_recogniser import WORD, ScriptedRecogniser, spoken
+
+from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
+from voxlive.engines.utterances.commitment import CommitRule
+from voxlive.engines.utterances.utterance import (
+    MAX_WAITING,
+    Overrun,
+    PassPlan,
+    UtteranceStream,
+    without_loops,
+)
+from voxlive.recognisers.contract import PassOptions
+from voxlive.values import SAMPLE_RATE, Word
+
+DRAFT, LAST = PassOptions(margin_s=1.0), PassOptions()
+NOW = CommitRule(2, 0)
+
+
+class Talk:
+    """Feeds a stream and makes its passes when it is told to."""
+
+    def __init__(self, rule=NOW, plan=None, script=None, **more) -> None:
+        self.stream = UtteranceStream(rule, plan or PassPlan(), **more)
+        self.recogniser = ScriptedRecogniser(script)
+        self.messages: list[Message] = []
+        self.at = 0
+
+    def feed(self, *words: int, gap: int = 0) -> None:
+        audio = spoken(*words)
+        self.at += gap
+        self.stream.feed(audio, self.at)
+        self.at += len(audio)
+
+    def one_pass(self) -> bool:
+        due = self.stream.begin()
+        if due is None:
+            return False
+        how = LAST if due.final else DRAFT
+        self.messages += self.stream.done(self.recogniser.recognise(due.audio, how=how))
+        return True
+
+    def passes(self) -> None:
+        while self.one_pass():
+            pass
+
+    def mark(self, marker: int) -> None:
+        self.messages += self.stream.mark(marker)
+
+    @property
+    def words(self) -> list[Word]:
+        return [w for m in self.messages if isinstance(m, Committed) for w in m.words]
+
+    @property
+    def text(self) -> str:
+        return "".join(word.text for word in self.words).strip()
+
+    @property
+    def reached(self) -> list[int]:
+        return [m.marker for m in self.messages if isinstance(m, Reached)]
+
+
+def test_drafts_grow_words_are_committed_and_the_mark_brings_the_rest():
+    talk = Talk()
+    talk.feed(1, 2)
+    talk.passes()
+    assert talk.messages == [Drafted(" w1 w2"), Progressed(2 * WORD)]
+    talk.feed(3)
+    assert not talk.one_pass()  # not enough new audio for a draft
+    talk.feed(4)
+    talk.passes()
+    assert talk.text == "w1 w2"
+    assert [m.text for m in talk.messages if isinstance(m, Drafted)] == [" w1 w2", " w3 w4"]
+    talk.mark(7)
+    assert talk.reached == []
+    talk.passes()
+    assert talk.text == "w1 w2 w3 w4"
+    assert talk.messages[-1] == Reached(7)
+    assert [(w.start, w.end) for w in talk.words] == [(i * WORD, (i + 1) * WORD) for i in range(4)]
+
+
+def test_marks_are_answered_in_order_behind_their_words():
+    talk = Talk()
+    talk.mark(1)
+    assert talk.reached == [1]
+    talk.feed(1, 2)
+    talk.mark(2)
+    talk.mark(3)
+    talk.feed(3, 4, gap=5 * WORD)
+    talk.mark(4)
+    assert talk.reached == [1]
+    talk.passes()
+    assert talk.reached == [1, 2, 3, 4]
+    kinds = [
+        m.marker if isinstance(m, Reached) else len(m.words)
+        for m in talk.messages
+        if isinstance(m, Reached | Committed)
+    ]
+    assert kinds == [1, 2, 2, 3, 2, 4]
+    assert talk.words[2].start == 7 * WORD
+
+
+def test_a_mark_that_comes_during_a_pass_waits_for_a_last_one():
+    talk = Talk(CommitRule(0))
+    talk.feed(1, 2)
+    due = talk.stream.begin()
+    talk.mark(1)
+    talk.messages += talk.stream.done(talk.recogniser.recognise(due.audio))
+    assert talk.reached == []
+    talk.passes()
+    assert (talk.text, talk.reached) == ("w1 w2", [1])
+
+
+def test_silence_that_was_left_out_moves_the_words_behind_it():
+    talk = Talk()
+    talk.feed(1, 2)
+    talk.feed(3, gap=10 * WORD)
+    talk.mark(1)
+    talk.passes()
+    assert [(w.start, w.end) for w in talk.words] == [
+        *((0, WORD), (WORD, 2 * WORD), (12 * WORD, 13 * WORD)),
+    ]
+
+
+def test_a_long_utterance_is_cut_where_it_is_quiet_and_no_word_is_lost_or_doubled():
+    plan = PassPlan(longest_s=10, shortest_cut_s=4)
+    talk = Talk(CommitRule(0), plan, drafts=False)
+    said = [*range(1, 15), 0, *range(15, 28), 0, *range(28, 40), 0, 0, *range(40, 57)]
+    for number in said:
+        talk.feed(number)
+        talk.passes()
+    talk.mark(1)
+    talk.passes()
+    assert talk.text.split() == [f"w{n}" for n in range(1, 57)]
+    starts = [at * WORD for at, number in enumerate(said) if number]
+    assert [word.start for word in talk.words] == starts
+    assert max(talk.recogniser.lengths) <= 10 * SAMPLE_RATE
+    assert talk.stream.waiting == 0
+
+
+def test_no_draft_is_made_where_nobody_wants_one():
+    talk = Talk(CommitRule(0), drafts=False)
+    talk.feed(1, 2, 3, 4)
+    assert talk.stream.begin() is None
+    talk.mark(1)
+    talk.passes()
+    assert not [m for m in talk.messages if isinstance(m, Drafted)]
+    assert talk.text == "w1 w2 w3 w4"
+
+
+def test_more_than_may_wait_is_refused():
+    talk = Talk()
+    talk.stream.feed(np.zeros(MAX_WAITING, np.float32), 0)
+    with pytest.raises(Overrun):
+        talk.stream.feed(np.zeros(1, np.float32), MAX_WAITING)
+
+
+def test_a_phrase_is_said_once_however_often_a_model_repeats_it():
+    def plain(text: str) -> list[Word]:
+        return [Word(f" {word}", i, i + 1) for i, word in enumerate(text.split())]
+
+    def once(text: str) -> str:
+        return "".join(word.text for word in without_loops(plain(text))).strip()
+
+    assert once("we go " * 4 + "home") == "we go home"
+    assert once("we go we go we go home") == "we go we go we go home"
+    assert once("no no no no") == "no no no no"
+    assert once("ha " * 30) == "ha"
+    assert once("") == ""
+
+
+def wrong_end(words, _number, how):
+    """The last word of a draft is another one each time."""
+    if how is LAST or not words:
+        return words
+    return [*words[:-1], Word(f" x{_number}", words[-1].start, words[-1].end)]
+
+
+def loops(words, number, how):
+    """Every other draft repeats its last words."""
+    return words if how is LAST or number % 2 else [*words, *words[-2:] * 5]
+
+
+def nothing(words, number, how):
+    """Every third draft finds nothing."""
+    return words if how is LAST or number % 3 else []
+
+
+def shifted(words, number, how):
+    """Times of drafts are off by up to a third of a word."""
+    if how is LAST:
+        return words
+    by = (number * 977) % (WORD // 3)
+    return [Word(w.text, w.start + by, w.end + by, w.probability) for w in words]
+
+
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("feed"), st.integers(1, 4)),
+        st.tuples(st.just("gap"), st.integers(1, 6)),
+        st.just(("mark", 0)),
+        st.just(("pass", 0)),
+    ),
+    max_size=60,
+)
+
+
+@given(
+    _STEPS,
+    st.sampled_from([None, wrong_end, loops, nothing, shifted]),
+    st.sampled_from([NOW, CommitRule(2, 1.0), CommitRule(3, 0.5), CommitRule(0)]),
+)
+def test_every_word_comes_once_in_order_before_its_mark(steps, script, rule):
+    plan = PassPlan(longest_s=6, shortest_cut_s=3) if script else PassPlan(longest_s=1000)
+    talk = Talk(rule, plan, script)
+    number = marker = 0
+    due: dict[int, int] = {}
+    for kind, count in steps:
+        match kind:
+            case "feed":
+                talk.feed(*range(number + 1, number + count + 1))
+                number += count
+            case "gap":
+                talk.at += count * WORD
+            case "mark":
+                marker += 1
+                due[marker] = number
+                talk.mark(marker)
+            case "pass":
+                talk.one_pass()
+    marker += 1
+    due[marker] = number
+    talk.mark(marker)
+    talk.passes()
+    assert talk.reached == list(range(1, marker + 1))
+    said: list[int] = []
+    for message in talk.messages:
+        if isinstance(message, Committed):
+            said += [int(w.text[2:]) for w in message.words if w.text.startswith(" w")]
+        elif isinstance(message, Reached) and script is None:
+            assert said == [*range(1, due[message.marker] + 1)]
+    assert said == sorted(set(said))
+    assert all(one.end <= two.start for one, two in pairwise(talk.words))
+    assert all(word.end <= talk.at for word in talk.words)
+    progress = [m.upto for m in talk.messages if isinstance(m, Progressed)]
+    assert progress == sorted(progress)

@@ -1,0 +1,169 @@
+"""When a word of a growing utterance is certain: agreement of passes, behind the newest sample.
+
+A recogniser of whole utterances is asked again and again while somebody speaks; each pass gives
+words for all of the utterance so far, and the newest of them may be wrong. A word is committed when
+the last passes agree on it and on all words before it, and it ends ``lag`` before the newest
+sample. The rest is committed at the pause, by a pass over the whole utterance.
+
+LocalAgreement-n (Liu, Spanakis, Niehues: Low-Latency Sequence-to-Sequence Speech Recognition and
+Translation by Partial Hypothesis Selection, 2020) is the rule without a lag. Pure.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from voxlive.values import SAMPLE_RATE, Word
+
+_ALIGNED = 2
+"""Committed words by which a pass is aligned with them."""
+
+_NEAR = 3 * SAMPLE_RATE // 2
+"""How far the same word may lie in two passes, in samples."""
+
+_MAX_JOINT = 6
+"""The most words that are taken for a repetition of those before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRule:
+    """``passes`` in a row that must agree (0: nothing is committed before the pause).
+
+    ``lag_s``: seconds behind the newest sample at which a word's end must lie. ``last``: whether
+    the last word of a pass may be committed, although it may be half a word.
+    """
+
+    passes: int = 2
+    lag_s: float = 2.0
+    last: bool = True
+
+    @property
+    def lag(self) -> int:
+        """The lag in samples."""
+        return round(self.lag_s * SAMPLE_RATE)
+
+
+RULES = {
+    "fast": CommitRule(2, 0.5),
+    "steady": CommitRule(2, 1.2),
+    "pause": CommitRule(0),
+}
+"""The values of the option ``commit``."""
+
+
+def spelling(word: str) -> str:
+    """What two passes have to agree on: letters and digits, without case."""
+    folded = unicodedata.normalize("NFKC", word).casefold()
+    letters = "".join(c for c in folded if c.isalnum() or unicodedata.category(c)[0] == "M")
+    return letters or folded.strip()
+
+
+class Commitment:
+    """The words of one utterance: those that are committed, and what the last passes made of the
+    rest. Times are samples of the utterance's audio. Bound: the words of ``rule.passes`` passes.
+    """
+
+    def __init__(self, rule: CommitRule) -> None:
+        self._rule = rule
+        self._tail: deque[Word] = deque(maxlen=_MAX_JOINT)  # of what is committed
+        self._passes: deque[tuple[Word, ...]] = deque(maxlen=max(rule.passes, 1))
+
+    @property
+    def end(self) -> int:
+        """Where the last committed word ends; 0 if there is none."""
+        return self._tail[-1].end if self._tail else 0
+
+    @property
+    def draft(self) -> str:
+        """What the last pass has behind the committed words."""
+        return "".join(word.text for word in self._passes[-1]) if self._passes else ""
+
+    def update(self, hypothesis: Sequence[Word], newest: int) -> tuple[Word, ...]:
+        """Take a pass over the audio before sample ``newest``: the words that are certain now."""
+        rest = self._behind(hypothesis)
+        self._passes.append(rest)
+        if len(self._passes) < self._rule.passes or not self._rule.passes:
+            return ()
+        count = self._agreed()
+        if not self._rule.last:
+            count = min(count, len(rest) - 1)
+        certain = 0
+        while certain < count and rest[certain].end <= newest - self._rule.lag:
+            certain += 1
+        return self._commit(rest[:certain])
+
+    def finish(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
+        """Take the pass over all of the utterance: the words that are left. It begins anew then."""
+        words = self._commit(self._behind(hypothesis))
+        self._tail.clear()
+        self._passes.clear()
+        return words
+
+    def cut(self, hypothesis: Sequence[Word], at: int) -> tuple[Word, ...]:
+        """The utterance goes on from sample ``at``: the words before it that are left.
+
+        Times count from there afterwards.
+        """
+        before = [word for word in hypothesis if (word.start + word.end) // 2 < at]
+        words = self._commit(self._behind(before))
+        self._passes.clear()
+        moved = [replace(w, start=w.start - at, end=w.end - at) for w in self._tail]
+        self._tail.clear()
+        self._tail.extend(moved)
+        return words
+
+    def _agreed(self) -> int:
+        """How many words the last passes have in common, from the first one on."""
+        count = min(map(len, self._passes))
+        for at in range(count):
+            if len({spelling(words[at].text) for words in self._passes}) > 1:
+                return at
+        return count
+
+    def _commit(self, words: Sequence[Word]) -> tuple[Word, ...]:
+        committed = []
+        for word in words:
+            start = max(word.start, self.end)
+            committed.append(replace(word, start=start, end=max(word.end, start)))
+            self._tail.append(committed[-1])
+        kept = [words_of_pass[len(words) :] for words_of_pass in self._passes]
+        self._passes.clear()
+        self._passes.extend(kept)
+        return tuple(committed)
+
+    def _behind(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
+        """The words of a pass that follow the committed ones, by their text, else by their time."""
+        words = tuple(hypothesis)
+        if not self._tail:
+            return words
+        at = self._aligned(words)
+        if at is not None:
+            return words[at:]
+        rest = tuple(word for word in words if (word.start + word.end) // 2 >= self.end)
+        return rest[self._repeated(rest) :]
+
+    def _aligned(self, words: tuple[Word, ...]) -> int | None:
+        """Where the word behind the last committed one is, if those are found about there."""
+        last = [spelling(word.text) for word in list(self._tail)[-_ALIGNED:]]
+        texts = [spelling(word.text) for word in words]
+        found = [
+            at + len(last)
+            for at in range(len(words) - len(last) + 1)
+            if texts[at : at + len(last)] == last
+            and abs(words[at + len(last) - 1].end - self.end) <= _NEAR
+        ]
+        return min(found, key=lambda at: abs(words[at - 1].end - self.end)) if found else None
+
+    def _repeated(self, rest: tuple[Word, ...]) -> int:
+        """How many words of the rest say the last committed ones again."""
+        tail = [spelling(word.text) for word in self._tail]
+        texts = [spelling(word.text) for word in rest[:_MAX_JOINT]]
+        for count in range(min(len(tail), len(texts)), 0, -1):
+            if texts[:count] == tail[-count:] and (
+                count > 1 or rest[0].start < self.end + _NEAR // 4
+            ):
+                return count
+        return 0

@@ -1,0 +1,293 @@
+"""Any recogniser of whole utterances as a live engine: streams, and who is recognised next.
+
+Some threads make passes, as many at a time as the recogniser takes. Each takes the most urgent pass
+there is: first those that end an utterance, the longest waiting first, then the draft of whoever
+has most audio that no pass has had. So drafts become rarer when there is much to do, before
+anything else suffers. A stream has one pass at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from voxlive.engines.contract import DurationHistogram, EngineInfo, Failed
+from voxlive.engines.utterances.commitment import CommitRule
+from voxlive.engines.utterances.utterance import (
+    Overrun,
+    PassPlan,
+    UtteranceStream,
+    is_doubtful,
+)
+from voxlive.errors import EngineError, EngineFull, VoxliveError
+from voxlive.processes.supervisor import Work
+from voxlive.recognisers.contract import PassOptions
+from voxlive.values import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from voxlive.engines.contract import Message, Sink, StreamOptions
+    from voxlive.engines.utterances.utterance import DuePass
+    from voxlive.recognisers.contract import Recogniser, Recognition
+    from voxlive.values import Samples
+
+_LANGUAGE_S = 2.0
+"""Seconds of an utterance from which the language that a pass finds holds for the stream."""
+
+log = logging.getLogger(__name__)
+
+
+DRAFT = PassOptions(margin_s=1.0, beam=1, temperatures=(0.0,))
+"""A pass over an utterance that grows."""
+LAST = PassOptions(margin_s=3.0, beam=1, temperatures=(0.0,))
+"""The pass at its end."""
+AGAIN = PassOptions(beam=1)
+"""That pass once more, where it repeats itself or is improbable: the model's whole window."""
+
+
+class Clock(Protocol):
+    """Seconds that never go back."""
+
+    def __call__(self) -> float:
+        """Now."""
+        ...
+
+
+class RecogniserStream:
+    """One session's place: what it hands over, and whom it answers."""
+
+    trail = 0
+    """What the gate feeds before it sees a pause is enough: a last pass pads its audio."""
+
+    def __init__(
+        self, engine: UtteranceEngine, sink: Sink, language: str | None, utterances: UtteranceStream
+    ) -> None:
+        self._engine = engine
+        self.sink = sink
+        self.language = language
+        self.utterances = utterances
+        self.since = 0.0  # when the pass that is due became urgent
+        self.busy = False
+        self.closed = False
+
+    def feed(self, audio: Samples, at: int) -> None:
+        """See the contract; beyond ``MAX_WAITING`` samples the stream fails with ``overrun``."""
+        self._engine.feed(self, np.array(audio, np.float32), at)
+
+    def end_utterance(self, marker: int) -> None:
+        """See the contract."""
+        self._engine.mark(self, marker)
+
+    def flush(self, marker: int) -> None:
+        """See the contract. No state is carried from one utterance to the next one."""
+        self._engine.mark(self, marker)
+
+    def close(self) -> None:
+        """See the contract."""
+        self._engine.release(self)
+
+
+class UtteranceEngine:
+    """A loaded recogniser with slots for live streams; see the module."""
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        info: EngineInfo,
+        rule: CommitRule,
+        plan: PassPlan | None = None,
+        *,
+        threads: int = 1,
+        draft: PassOptions = DRAFT,
+        last: PassOptions = LAST,
+        again: PassOptions = AGAIN,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._recogniser = recogniser
+        self._info = info
+        self._rule = rule
+        self._plan = plan or PassPlan()
+        self._draft, self._last, self._again = draft, last, again
+        self._clock = clock
+        self._steps = DurationHistogram()
+        self._streams: list[RecogniserStream] = []
+        self._wakeup = threading.Condition()
+        self._running = True
+        self._done = 0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"recogniser-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is."""
+        return self._info
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are taken."""
+        return len(self._streams)
+
+    @property
+    def steps(self) -> DurationHistogram:
+        """The durations of passes."""
+        return self._steps
+
+    @property
+    def work(self) -> Work:
+        """Whether passes are under way or due, and how many have been made."""
+        with self._wakeup:
+            busy = any(one.busy or self._is_due(one) for one in self._streams)
+            return Work(busy, self._done)
+
+    def open(self, options: StreamOptions, sink: Sink) -> RecogniserStream:
+        """Take a slot; raises EngineFull or UnsupportedOption."""
+        self._info.validate(options)
+        utterances = UtteranceStream(self._rule, self._plan, drafts=options.drafts)
+        stream = RecogniserStream(self, sink, options.language, utterances)
+        with self._wakeup:
+            if not self._running:
+                raise EngineError("engine_failed", "the engine has been shut down")
+            if len(self._streams) >= self._info.capacity:
+                raise EngineFull(self._info.capacity)
+            self._streams.append(stream)
+        return stream
+
+    def check(self, timeout: float) -> str | None:
+        """Recognise a second of silence. Blocks while other passes are made, up to ``timeout``."""
+        failure: list[str | None] = [f"no pass was made within {timeout:g} s"]
+
+        def attempt() -> None:
+            try:
+                self._recogniser.recognise(np.zeros(SAMPLE_RATE, np.float32), how=self._draft)
+                failure[0] = None
+            except VoxliveError as error:
+                failure[0] = error.message
+
+        thread = threading.Thread(target=attempt, name="recogniser-check", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        return failure[0]
+
+    def shutdown(self) -> None:
+        """End every stream and thread, free the model."""
+        with self._wakeup:
+            self._running = False
+            streams, self._streams = self._streams, []
+            for stream in streams:
+                stream.closed = True
+            self._wakeup.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._recogniser.close()
+
+    # What streams hand over.
+
+    def feed(self, stream: RecogniserStream, audio: Samples, at: int) -> None:
+        """Audio of a stream."""
+        with self._wakeup:
+            if stream.closed:
+                return
+            try:
+                stream.utterances.feed(audio, at)
+            except Overrun:
+                self._fail(stream, "overrun", "the engine is too far behind with this stream")
+                return
+            self._notify(stream)
+
+    def mark(self, stream: RecogniserStream, marker: int) -> None:
+        """A mark of a stream."""
+        with self._wakeup:
+            if not stream.closed:
+                self._send(stream, stream.utterances.mark(marker))
+                self._notify(stream)
+
+    def release(self, stream: RecogniserStream) -> None:
+        """The stream is over."""
+        with self._wakeup:
+            stream.closed = True
+            if stream in self._streams:
+                self._streams.remove(stream)
+
+    def _notify(self, stream: RecogniserStream) -> None:
+        if self._is_due(stream):
+            if stream.utterances.urgent and not stream.since:
+                stream.since = self._clock()
+            self._wakeup.notify()
+
+    # Passes.
+
+    @staticmethod
+    def _is_due(stream: RecogniserStream) -> bool:
+        return not stream.busy and (stream.utterances.urgent or stream.utterances.draftable)
+
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            stream, due = taken
+            started = self._clock()
+            try:
+                found: Recognition | None = self._recognise(due, stream.language)
+                failure = ""
+            except (VoxliveError, RuntimeError, ValueError, MemoryError) as error:
+                # What libraries raise for a pass that cannot be made; it costs one stream.
+                log.exception("a pass over %.1f s failed", len(due.audio) / SAMPLE_RATE)
+                found, failure = None, f"the recogniser failed: {error}"
+            self._steps.observe(self._clock() - started)
+            with self._wakeup:
+                self._done += 1
+                stream.busy = False
+                stream.since = 0.0
+                if stream.closed:
+                    continue
+                if found is None:
+                    self._fail(stream, "engine_failed", failure)
+                    continue
+                if stream.language is None and len(due.audio) >= _LANGUAGE_S * SAMPLE_RATE:
+                    stream.language = found.language
+                self._send(stream, stream.utterances.done(found))
+                self._notify(stream)
+
+    def _recognise(self, due: DuePass, language: str | None) -> Recognition:
+        """Raises what the recogniser does."""
+        if not due.final:
+            return self._recogniser.recognise(due.audio, language, how=self._draft)
+        found = self._recogniser.recognise(due.audio, language, how=self._last)
+        if is_doubtful(found):
+            found = self._recogniser.recognise(due.audio, language, how=self._again)
+        return found
+
+    def _take(self) -> tuple[RecogniserStream, DuePass] | None:
+        """The most urgent pass, waiting for one; None in shutdown."""
+        with self._wakeup:
+            while self._running:
+                due = [stream for stream in self._streams if self._is_due(stream)]
+                if due:
+                    stream = min(due, key=_urgency)
+                    found = stream.utterances.begin()
+                    assert found is not None
+                    stream.busy = True
+                    return stream, found
+                self._wakeup.wait()
+        return None
+
+    def _send(self, stream: RecogniserStream, messages: list[Message]) -> None:
+        # Under the lock: a stream's messages come in order, and none after it was closed.
+        for message in messages:
+            stream.sink(message)
+
+    def _fail(self, stream: RecogniserStream, code: str, message: str) -> None:
+        self.release(stream)
+        stream.sink(Failed(code, message))
+
+
+def _urgency(stream: RecogniserStream) -> tuple[bool, float]:
+    """Less is more urgent."""
+    if stream.utterances.urgent:
+        return False, stream.since
+    return True, -stream.utterances.waiting

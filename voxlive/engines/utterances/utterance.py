@@ -1,0 +1,282 @@
+"""One stream over a recogniser of whole utterances: which pass is due, and what comes of it.
+
+A stream's audio is a row of utterances; the first of them is recognised. While it grows, short
+passes over all of it give drafts, from which words are committed (``commitment``). A mark ends it:
+a last pass over all of it, with the model's whole window, gives the words that are left. One that
+grows beyond ``longest_s`` is cut where it is quietest, and goes on.
+
+A pass that repeats itself or finds words where nobody speaks counts as none while the utterance
+grows; in the last pass the recogniser has tried again by then, and what is still repeated is said
+once. Pure: passes are made by the engine, times are samples.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
+from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
+from voxlive.recognisers.contract import Recognition
+from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
+
+MAX_WAITING = 120 * SAMPLE_RATE
+"""Samples that a stream may hold, recognised or not."""
+
+_QUIET = SAMPLE_RATE // 20
+"""Samples over which loudness is measured where an utterance is cut."""
+
+_REPETITIVE = 2.4  # OpenAI's thresholds
+_NO_SPEECH, _IMPROBABLE = 0.6, -1.0
+_LONGEST_LOOP = 12
+"""Words of a repeated phrase."""
+
+
+class Overrun(Exception):
+    """A stream holds as much audio as it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassPlan:
+    """How often and over how much audio passes are made. Seconds.
+
+    ``draft_s``: new audio from which another draft is worth a pass. ``longest_s``: an utterance
+    beyond this is cut, not before ``shortest_cut_s``.
+    """
+
+    draft_s: float = 0.7
+    longest_s: float = 24.0
+    shortest_cut_s: float = 14.0
+
+
+@dataclass(frozen=True, slots=True)
+class DuePass:
+    """A pass to make: ``audio`` float32 [n]. ``final``: its words are all that will come of it."""
+
+    audio: Samples
+    final: bool
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class _Utterance:
+    """Audio between two marks. ``marks`` end it: the first with its audio, others behind it."""
+
+    timeline: Timeline = field(default_factory=Timeline)
+    pieces: list[Samples] = field(default_factory=list)
+    length: int = 0
+    marks: list[int] = field(default_factory=list)
+
+    def add(self, samples: Samples, at: int) -> None:
+        self.timeline.extend(at, len(samples))
+        self.pieces.append(samples)
+        self.length += len(samples)
+
+    def audio(self) -> Samples:
+        if len(self.pieces) > 1:
+            self.pieces = [np.concatenate(self.pieces)]
+        return self.pieces[0] if self.pieces else np.zeros(0, np.float32)
+
+    def drop(self, count: int) -> None:
+        """Forget the first samples; offsets count from there."""
+        rest = self.audio()[count:]
+        clock = self.timeline
+        self.timeline = Timeline()
+        for at, length in _stretches(clock, count, self.length):
+            self.timeline.extend(at, length)
+        self.pieces = [rest]
+        self.length -= count
+
+
+def _stretches(timeline: Timeline, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The clock's unbroken stretches of ``start`` to ``end``: where each begins, its length."""
+    while start < end:
+        at = timeline.clock(start, end=False)
+        low, high = start + 1, end
+        while low < high:  # the last offset on the same stretch
+            middle = (low + high + 1) // 2
+            if timeline.clock(middle) - at == middle - start:
+                low = middle
+            else:
+                high = middle - 1
+        yield at, low - start
+        start = low
+
+
+class UtteranceStream:
+    """See the module. Bound: MAX_WAITING samples."""
+
+    def __init__(self, rule: CommitRule, plan: PassPlan, *, drafts: bool = True) -> None:
+        self._plan = plan
+        self._drafts = drafts or rule.passes > 0
+        self._shows = drafts
+        self._commitment = Commitment(rule)
+        self._utterances: deque[_Utterance] = deque([_Utterance()])
+        self._passed = 0  # of the first utterance: samples that the last draft had
+        self._under_way: DuePass | None = None
+        self._draft = ""
+        self._held = 0
+
+    def feed(self, samples: Samples, at: int) -> None:
+        """Take audio; see ``engines.contract.Stream``. Raises Overrun."""
+        if self._held + len(samples) > MAX_WAITING:
+            raise Overrun
+        self._held += len(samples)
+        if self._utterances[-1].marks:
+            self._utterances.append(_Utterance())
+        self._utterances[-1].add(samples, at)
+
+    def mark(self, marker: int) -> list[Message]:
+        """The utterance ends here; what can be answered at once."""
+        self._utterances[-1].marks.append(marker)
+        return list(self._settle())
+
+    @property
+    def waiting(self) -> int:
+        """Samples that no pass has had yet."""
+        return self._held - self._passed
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a pass is due that ends an utterance, or a part of it."""
+        return self._under_way is None and self._final is not None
+
+    @property
+    def draftable(self) -> bool:
+        """Whether a draft is worth a pass."""
+        new = self._utterances[0].length - self._passed
+        return self._drafts and self._under_way is None and new >= self._plan.draft_s * SAMPLE_RATE
+
+    @property
+    def _final(self) -> int | None:
+        """How many samples of the first utterance a last pass is due for; None if none is."""
+        first = self._utterances[0]
+        if first.length > self._plan.longest_s * SAMPLE_RATE:
+            return self._cut_at(first)
+        return first.length if first.marks else None
+
+    def _cut_at(self, first: _Utterance) -> int:
+        """The quietest place between the shortest and the longest length."""
+        start = round(self._plan.shortest_cut_s * SAMPLE_RATE)
+        end = round(self._plan.longest_s * SAMPLE_RATE)
+        part = first.audio()[start:end]
+        frames = part[: len(part) // _QUIET * _QUIET].reshape(-1, _QUIET)
+        energy = np.convolve(np.square(frames).mean(axis=1), np.ones(3), "same")
+        return start + int(energy.argmin()) * _QUIET + _QUIET // 2
+
+    def begin(self) -> DuePass | None:
+        """The pass that is due now, the most urgent one; ``done`` or ``failed`` must follow."""
+        if self._under_way is not None:
+            return None
+        first = self._utterances[0]
+        final = self._final
+        if final is not None:
+            cut = final < first.length or not first.marks
+            self._under_way = DuePass(first.audio()[:final], final=True, cut=cut)
+        elif self.draftable:
+            self._under_way = DuePass(first.audio(), final=False)
+        return self._under_way
+
+    def done(self, found: Recognition) -> list[Message]:
+        """What the pass under way has brought."""
+        due, self._under_way = self._under_way, None
+        assert due is not None
+        first = self._utterances[0]
+        length = len(due.audio)
+        words = list(found.words)
+        if due.final:
+            words = [] if is_silence(found) else without_loops(words)
+            new = self._commitment.cut(words, length) if due.cut else self._commitment.finish(words)
+        elif is_silence(found) or is_loop(found):
+            new = ()
+        else:
+            new = self._commitment.update(words, length)
+        messages: list[Message] = []
+        if new:
+            messages.append(Committed(tuple(_placed(word, first, length) for word in new)))
+        messages += self._drafted("" if due.final else self._commitment.draft)
+        if length:
+            messages.append(Progressed(first.timeline.clock(length)))
+        if due.final:
+            self._forget(first, length, whole=not due.cut)
+        else:
+            self._passed = length
+        return [*messages, *self._settle()]
+
+    def _forget(self, first: _Utterance, length: int, *, whole: bool) -> None:
+        self._held -= length
+        self._passed = 0
+        if whole:
+            first.pieces, first.length = [], 0
+        else:
+            first.drop(length)
+
+    def _settle(self) -> Iterator[Message]:
+        """Answer the marks of utterances that are recognised, or never had any audio."""
+        while self._utterances[0].marks and not self._utterances[0].length:
+            if self._under_way is not None:
+                return
+            yield from self._drafted("")
+            yield from (Reached(marker) for marker in self._utterances[0].marks)
+            self._utterances.popleft()
+            self._commitment.finish(())
+            if not self._utterances:
+                self._utterances.append(_Utterance())
+
+    def _drafted(self, text: str) -> Iterator[Message]:
+        if self._shows and text != self._draft:
+            self._draft = text
+            yield Drafted(text)
+
+
+def _placed(word: Word, utterance: _Utterance, length: int) -> Word:
+    """On the session's clock; nothing ends behind the audio."""
+    start, end = min(word.start, length), min(word.end, length)
+    clock = utterance.timeline.clock
+    begin = clock(start, end=False) if start < length else clock(start)
+    return replace(word, start=begin, end=max(clock(end), begin))
+
+
+def is_loop(found: Recognition) -> bool:
+    """Whether a pass repeats itself."""
+    if found.compression is not None and found.compression > _REPETITIVE:
+        return True
+    words = list(found.words)
+    return len(without_loops(words)) < len(words)
+
+
+def is_doubtful(found: Recognition) -> bool:
+    """Whether an utterance's last pass had better be made again with all that the model can do."""
+    improbable = found.mean_logprob is not None and found.mean_logprob < _IMPROBABLE
+    return improbable or is_loop(found)
+
+
+def is_silence(found: Recognition) -> bool:
+    """Whether the model takes the audio for one in which nobody speaks."""
+    if found.no_speech is None or found.mean_logprob is None:
+        return False
+    return found.no_speech > _NO_SPEECH and found.mean_logprob < _IMPROBABLE
+
+
+def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:
+    """The words, with a phrase that comes more than ``most`` times in a row only once.
+
+    A single word may come twice as often: people do count and laugh.
+    """
+    kept: list[Word] = list(words)
+    texts = [spelling(word.text) for word in kept]
+    at = 0
+    while at < len(kept):
+        for size in range(1, min(_LONGEST_LOOP, (len(kept) - at) // 2) + 1):
+            times = 1
+            while texts[at + times * size : at + (times + 1) * size] == texts[at : at + size]:
+                times += 1
+            if times > (2 * most if size == 1 else most):
+                del kept[at + size : at + times * size]
+                del texts[at + size : at + times * size]
+                break
+        at += 1
+    return kept
