@@ -62,7 +62,7 @@ class DuePass:
 
 
 @dataclass(slots=True)
-class _Utterance:
+class UtteranceAudio:
     """Audio between two marks. ``marks`` end it: the first with its audio, others behind it."""
 
     timeline: Timeline = field(default_factory=Timeline)
@@ -114,7 +114,7 @@ class UtteranceStream:
         self._drafts = drafts or rule.passes > 0
         self._shows = drafts
         self._commitment = Commitment(rule)
-        self._utterances: deque[_Utterance] = deque([_Utterance()])
+        self._utterances: deque[UtteranceAudio] = deque([UtteranceAudio()])
         self._passed = 0  # of the first utterance: samples that the last draft had
         self._under_way: DuePass | None = None
         self._draft = ""
@@ -126,7 +126,7 @@ class UtteranceStream:
             raise Overrun
         self._held += len(samples)
         if self._utterances[-1].marks:
-            self._utterances.append(_Utterance())
+            self._utterances.append(UtteranceAudio())
         self._utterances[-1].add(samples, at)
 
     def mark(self, marker: int) -> list[Message]:
@@ -158,7 +158,7 @@ class UtteranceStream:
             return self._cut_at(first)
         return first.length if first.marks else None
 
-    def _cut_at(self, first: _Utterance) -> int:
+    def _cut_at(self, first: UtteranceAudio) -> int:
         """The quietest place between the shortest and the longest length."""
         start = round(self._plan.shortest_cut_s * SAMPLE_RATE)
         end = round(self._plan.longest_s * SAMPLE_RATE)
@@ -206,7 +206,7 @@ class UtteranceStream:
             self._passed = length
         return [*messages, *self._settle()]
 
-    def _forget(self, first: _Utterance, length: int, *, whole: bool) -> None:
+    def _forget(self, first: UtteranceAudio, length: int, *, whole: bool) -> None:
         self._held -= length
         self._passed = 0
         if whole:
@@ -224,7 +224,7 @@ class UtteranceStream:
             self._utterances.popleft()
             self._commitment.finish(())
             if not self._utterances:
-                self._utterances.append(_Utterance())
+                self._utterances.append(UtteranceAudio())
 
     def _drafted(self, text: str) -> Iterator[Message]:
         if self._shows and text != self._draft:
@@ -232,7 +232,7 @@ class UtteranceStream:
             yield Drafted(text)
 
 
-def _placed(word: Word, utterance: _Utterance, length: int) -> Word:
+def _placed(word: Word, utterance: UtteranceAudio, length: int) -> Word:
     """On the session's clock; nothing ends behind the audio."""
     start, end = min(word.start, length), min(word.end, length)
     clock = utterance.timeline.clock
