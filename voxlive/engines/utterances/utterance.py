@@ -71,11 +71,13 @@ class UtteranceAudio:
     marks: list[int] = field(default_factory=list)
 
     def add(self, samples: Samples, at: int) -> None:
+        """Append audio that begins at ``at`` on the session's clock."""
         self.timeline.extend(at, len(samples))
         self.pieces.append(samples)
         self.length += len(samples)
 
     def audio(self) -> Samples:
+        """All of it, float32 [length]."""
         if len(self.pieces) > 1:
             self.pieces = [np.concatenate(self.pieces)]
         return self.pieces[0] if self.pieces else np.zeros(0, np.float32)
