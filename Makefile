@@ -8,7 +8,7 @@ CACHE = $(shell d="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
 UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 
-.PHONY: serve test endurance check docs clean
+.PHONY: serve test endurance check docs speech clean
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed
@@ -30,6 +30,11 @@ check: .venv/.installed-test
 docs: .venv/.installed-docs
 	@$(RUN) sphinx -q -E -W --keep-going docs build/docs $(ARGS)
 	@echo "build/docs/index.html"
+
+# Errors on recordings of people: make speech SPEECH=DIR; DIR has references.json and NAME.flac.
+speech: .venv/.installed-test
+	@$(RUN) voxlive models fetch whisper-tiny.en whisper-base
+	@.venv/bin/python benchmarks/speech.py "$(SPEECH)" $(ARGS)
 
 clean:
 	rm -rf .venv build dist tests/web/clients/js/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

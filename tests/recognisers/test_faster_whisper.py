@@ -63,12 +63,12 @@ def test_words_have_their_times_and_join_to_the_text(tiny):
     found = tiny.recognise(sentence.samples)
     assert errors(sentence.text, found.text) <= 2
     assert "".join(word.text for word in found.words) == found.text
-    spoken = [word.text.strip(" .,?!").lower() for word in found.words]
+    written = [word.text.strip(" .,?!").lower() for word in found.words]
     near = [
         abs(word.start / SAMPLE_RATE - true.start)
-        for said, word in zip(spoken, found.words, strict=True)
+        for text, word in zip(written, found.words, strict=True)
         for true in sentence.words
-        if true.text.strip(" .,?!").lower() == said and spoken.count(said) == 1
+        if true.text.strip(" .,?!").lower() == text and written.count(text) == 1
     ]
     assert len(near) >= 5
     assert np.median(near) < 0.2

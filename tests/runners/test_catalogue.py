@@ -20,6 +20,7 @@ TURBO = Shape("turbo", whisper(decoder=4), "whisper", "mlx_audio", files=SHAPES[
 def hub(tmp_path, monkeypatch):
     """An empty cache of the hub; gives what puts a model into it."""
     cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "packages"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", _finder(cache))
 

@@ -8,7 +8,7 @@ import httpx
 import jiwer
 import pytest
 from support.clips import clip
-from support.runner_jobs import Told, transcribe
+from support.runner_jobs import UpdateList, transcribe
 from support.server import Server, serving
 from support.weights import BASE, TINY_EN
 
@@ -70,54 +70,54 @@ def test_the_clips_have_their_words(tiny, name):
 
 @pytest.mark.parametrize(("name", "most"), [("minute", 0.05), ("noisy", 0.2), ("pauses", 0.1)])
 def test_longer_clips_are_cut_and_joined(tiny, name, most):
-    said, told = transcribe(tiny, name, words=True)
-    assert word_errors(clip(name).text, said.text) <= most
-    starts = [word.start for segment in said.segments for word in segment.words]
+    transcript, updates = transcribe(tiny, name, words=True)
+    assert word_errors(clip(name).text, transcript.text) <= most
+    starts = [word.start for segment in transcript.segments for word in segment.words]
     assert starts == sorted(starts)
-    assert len(told.progress) >= 3
+    assert len(updates.progress) >= 3
 
 
 def test_segments_have_openais_figures_and_lie_where_somebody_speaks(tiny):
-    said, _ = transcribe(tiny, "pauses", words=True)
-    details = dict(said.segments[0].details)
+    transcript, _ = transcribe(tiny, "pauses", words=True)
+    details = dict(transcript.segments[0].details)
     assert set(details) == {
         "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob",
     }  # fmt: skip
     sentences = clip("pauses").sentences
-    for word in (word for segment in said.segments for word in segment.words):
+    for word in (word for segment in transcript.segments for word in segment.words):
         middle = seconds(word.start + word.end) / 2
         assert any(one.start - 0.5 < middle < one.end + 0.5 for one in sentences)
 
 
 def test_silence_says_nothing(tiny):
-    said, _ = transcribe(tiny, "silence")
-    assert (said.text, said.segments, said.language) == ("", (), None)
+    transcript, _ = transcribe(tiny, "silence")
+    assert (transcript.text, transcript.segments, transcript.language) == ("", (), None)
 
 
 def test_a_limit_of_tokens_holds_for_the_whole_file(tiny):
-    said, _ = transcribe(tiny, "minute", max_tokens=12)
-    assert said.truncated
-    assert said.completion_tokens == 12
-    assert clip("minute").text.lower().startswith(said.text.lower()[:12])
+    transcript, _ = transcribe(tiny, "minute", max_tokens=12)
+    assert transcript.truncated
+    assert transcript.completion_tokens == 12
+    assert clip("minute").text.lower().startswith(transcript.text.lower()[:12])
 
 
 def test_a_job_ends_soon_after_it_is_cancelled(tiny):
-    told = Told()
-    said = tiny.run(Job(clip("minute").path), told.append, lambda: bool(told.text))
-    assert 0 < len(said.text) < len(clip("minute").text)
+    updates = UpdateList()
+    transcript = tiny.run(Job(clip("minute").path), updates.append, lambda: bool(updates.text))
+    assert 0 < len(transcript.text) < len(clip("minute").text)
 
 
 def test_a_multilingual_model_says_which_language_it_recognised(base):
-    said, _ = transcribe(base, "doctor")
-    assert said.language == "en"
+    transcript, _ = transcribe(base, "doctor")
+    assert transcript.language == "en"
     assert transcribe(base, "doctor", language="en")[0].language is None
-    assert word_errors(clip("doctor").text, said.text) <= 0.1
+    assert word_errors(clip("doctor").text, transcript.text) <= 0.1
 
 
 def test_translation_gives_english(base):
-    said, _ = transcribe(base, "doctor", task="translate", language="en")
-    assert said.task == "translate"
-    assert word_errors(clip("doctor").text, said.text) <= 0.3
+    transcript, _ = transcribe(base, "doctor", task="translate", language="en")
+    assert transcript.task == "translate"
+    assert word_errors(clip("doctor").text, transcript.text) <= 0.3
 
 
 def test_a_prompt_and_a_temperature_reach_the_model(base):
@@ -138,10 +138,10 @@ def test_what_an_english_only_model_cannot_do_is_refused(tiny):
 
 def test_a_program_transcribes_by_the_short_name(real_weights):
     samples = clip("doctor").samples
-    said = voxlive.transcribe(samples, TINY_EN, words=True, offline=True)
-    assert said.text == GOLDEN["doctor"]
-    assert said.segments[-1].words[-1].end <= len(samples)
-    assert said.duration == pytest.approx(len(samples) / SAMPLE_RATE)
+    transcript = voxlive.transcribe(samples, TINY_EN, words=True, offline=True)
+    assert transcript.text == GOLDEN["doctor"]
+    assert transcript.segments[-1].words[-1].end <= len(samples)
+    assert transcript.duration == pytest.approx(len(samples) / SAMPLE_RATE)
 
 
 def test_the_command_line_transcribes_and_refuses(real_weights):
@@ -183,7 +183,7 @@ async def test_rest_answers_in_every_format(server):
         assert mark in subtitles
         assert "doctor will call" in " ".join(subtitles.split())
     streamed = await ask(server, stream="true")
-    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line[:6] == "data: "]
+    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line[:7] == "data: {"]
     deltas = [one["delta"] for one in events if one["type"] == "transcript.text.delta"]
     assert "".join(deltas) == text
 

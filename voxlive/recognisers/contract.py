@@ -110,7 +110,7 @@ class RecogniserInfo:
     """A loaded model. ``window_s`` is how much audio it looks at as one; longer audio is several.
 
     ``languages`` are codes (``checkpoints.languages``), ``device`` and ``compute`` what it runs on.
-    ``no_translation`` says why it does not translate, None if it does.
+    ``no_translation`` is the reason why it does not translate, None if it does.
     """
 
     model: str

@@ -212,10 +212,8 @@ class FasterWhisper:
         return mel
 
     def _encode(self, window: Mel, margin_s: float | None) -> Any:
-        """What the encoder makes of a window and the silence behind it.
-
-        As in OpenAI's reference that is as quiet as the quietest place of the window; the library's
-        own zeros are a noise 60 to 80 dB above, behind which short passes loop more often.
+        """What the encoder makes of a window and the silence behind it, which is as quiet as the
+        window's quietest place: the library's zeros are a noise, behind which short passes loop.
         """
         frames = window.shape[1]
         if margin_s is None:
@@ -226,8 +224,8 @@ class FasterWhisper:
         return self._model.encode(np.pad(window, padding, constant_values=window.min()))
 
     def _likeliest(self, encoded: Any) -> list[tuple[str, float]]:
-        [said] = self._model.model.detect_language(encoded)
-        named = ((token[2:-2], float(p)) for token, p in said)
+        [tokens] = self._model.model.detect_language(encoded)
+        named = ((token[2:-2], float(p)) for token, p in tokens)
         return [(self._codes[name], p) for name, p in named if name in self._codes]
 
     def _token(self, language: str) -> int | None:
@@ -268,7 +266,9 @@ class FasterWhisper:
             last_word_s = model.add_word_timestamps(
                 [pieces], tokenizer, encoded, frames, _OPENING, _CLOSING, last_word_s
             )
-            if settled < frames and (ends := _word_ends(pieces)):
+            if settled < frames and (
+                ends := [word["end"] for piece in pieces for word in piece["words"]]
+            ):
                 # Words are placed better than the model's own times.
                 settled = max(1, round(ends[-1] * _FRAMES_PER_S) - seek)
         passing.add(pieces, figures, seek + frames)
@@ -408,10 +408,7 @@ def _no_translation(local: LocalModel, multilingual: bool) -> str | None:
     if not multilingual:
         return f"{local.name} knows only English: choose a multilingual Whisper, such as large-v3"
     if "translate" not in local.capabilities.features:
-        return (
-            f"{local.name} is a turbo or distilled Whisper, which does not translate: choose one "
-            "such as large-v3"
-        )
+        return f"{local.name} is turbo or distilled and does not translate: choose large-v3"
     return None
 
 
@@ -422,7 +419,7 @@ def _split(
 
     Tokens from ``first_time`` on are times, 20 ms apart. Two of them in a row end one segment and
     begin the next; what is behind the last such pair is unfinished, and recognised again by the
-    next window. One time at the very end says that nobody speaks behind it (OpenAI's
+    next window. One time at the very end means that nobody speaks behind it (OpenAI's
     ``transcribe.py``).
     """
     pairs = [at for at in range(1, len(tokens)) if min(tokens[at - 1], tokens[at]) >= first_time]
@@ -451,7 +448,3 @@ def _split(
 def _piece(tokens: Sequence[int], start: float, end: float, seek: int) -> dict[str, Any]:
     """As the library's alignment of words takes it, and writes the words into it."""
     return {"seek": seek, "start": start, "end": end, "tokens": list(tokens)}
-
-
-def _word_ends(pieces: Sequence[dict[str, Any]]) -> list[float]:
-    return [word["end"] for piece in pieces for word in piece["words"]]

@@ -47,7 +47,7 @@ class RecogniserRunner:
         self.stretch_s = recogniser.info.window_s
 
     def run(
-        self, job: Job, told: Callable[[Update], None], cancelled: Callable[[], bool]
+        self, job: Job, on_update: Callable[[Update], None], cancelled: Callable[[], bool]
     ) -> Transcript:
         """Transcribe a file; see ``contract.Runner``."""
         passes = _JobPasses(self._recogniser, job)
@@ -55,7 +55,7 @@ class RecogniserRunner:
             job,
             lambda job: stretches(job, self._silero, self._cut, cancelled),
             passes.recognise,
-            told,
+            on_update,
             cancelled,
         )
 
