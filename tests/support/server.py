@@ -98,8 +98,10 @@ def serving(
     ``every_word``: the built-in engine has its own dictionary instead of one of the clips' words.
     """
     sessions = () if "--max-sessions" in args else ("--max-sessions", "2")
+    # Beside the tests themselves, what gives way would hardly run at all.
+    nice = () if "--file-niceness" in args else ("--file-niceness", "0")
     serve = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0"]
-    command = [*under, *serve, *sessions, *args]
+    command = [*under, *serve, *sessions, *nice, *args]
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None

@@ -32,6 +32,7 @@ from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.catalogue import Catalogue, make_catalogue
+from voxlive.runners.process import ProcessOptions
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import Silero, VoiceDetector
@@ -274,7 +275,11 @@ class ServerCore:
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
         live = LiveEndpoints(service, Authenticator(Access(keys, config.limits), sites))
-        batch = Batch(BatchOptions(idle_s=config.model_idle, max_resident=config.max_resident))
+        process = ProcessOptions(niceness=config.file_niceness)
+        options = BatchOptions(
+            idle_s=config.model_idle, max_resident=config.max_resident, process=process
+        )
+        batch = Batch(options)
         app = make_app(service, live, FileService(batch, catalogue))
         return cls(app, sites, service, live, batch)
 

@@ -141,6 +141,15 @@ class ServeConfig:
     model_idle: float = field(
         default=300, metadata=_option("Unload a model that had no file for so many seconds.", low=1)
     )
+    file_niceness: int = field(
+        default=10,
+        metadata=_option(
+            "How far work on files gives way to live sessions and other programs: 0, not at all, "
+            "to 19.",
+            low=0,
+            high=19,
+        ),
+    )
     https: bool = field(
         default=False,
         metadata=_option(
