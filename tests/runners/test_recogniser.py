@@ -24,8 +24,8 @@ GOLDEN = {
     "yes": "Yes.",
     "train": "The train to the airport leaves in 15 minutes. Please keep your ticket and your bags "
     "with you.",
-    "market": "We bought Apple's bread and a bottle of milk at the market. The total was less than "
-    "$20.",
+    "market": "We bought apples, bread, and a bottle of milk at the market. The total was less "
+    "than $20.",
 }
 """What tiny.en writes of the synthetic clips."""
 _PLAIN = jiwer.Compose(

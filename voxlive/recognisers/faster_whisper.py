@@ -138,8 +138,8 @@ class FasterWhisper:
 
     def __init__(self, model: Any, local: LocalModel) -> None:
         self._model = model
-        multilingual = model.model.is_multilingual
         known = [name for name in model.supported_languages if self._token(name) is not None]
+        multilingual = model.model.is_multilingual
         self._languages = by_code(known) if multilingual else {"en": "en"}
         self._codes = {name: code for code, name in self._languages.items()}
         self._tokenizers: dict[tuple[str, Task], _Tokenizing] = {}
@@ -212,21 +212,21 @@ class FasterWhisper:
         return mel
 
     def _encode(self, window: Mel, margin_s: float | None) -> Any:
-        """What the encoder makes of a window and the silence behind it, which is as quiet as the
-        window's quietest place: the library's zeros are a noise, behind which short passes loop.
+        """What the encoder makes of a window and the silence behind it.
+
+        The library's zeros fill a whole window; behind them, a noise in the mel, short passes loop.
         """
         frames = window.shape[1]
-        if margin_s is None:
-            width = _WINDOW
-        else:  # the encoder halves the frames: it takes even numbers
+        width = _WINDOW
+        if margin_s is not None:  # the encoder halves the frames: it takes even numbers
             width = min(_WINDOW, (frames + round(margin_s * _FRAMES_PER_S) + 1) // 2 * 2)
-        padding = (0, 0), (0, width - frames)
-        return self._model.encode(np.pad(window, padding, constant_values=window.min()))
+        level = 0.0 if margin_s is None else float(window.min())
+        padded = np.pad(window, ((0, 0), (0, width - frames)), constant_values=level)
+        return self._model.encode(padded)
 
     def _likeliest(self, encoded: Any) -> list[tuple[str, float]]:
         [tokens] = self._model.model.detect_language(encoded)
-        named = ((token[2:-2], float(p)) for token, p in tokens)
-        return [(self._codes[name], p) for name, p in named if name in self._codes]
+        return [(self._codes[t[2:-2]], float(p)) for t, p in tokens if t[2:-2] in self._codes]
 
     def _token(self, language: str) -> int | None:
         token: int | None = self._model.hf_tokenizer.token_to_id(f"<|{language}|>")
