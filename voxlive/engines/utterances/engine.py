@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 
 DRAFT = PassOptions(margin_s=1.0, beam=1, temperatures=(0.0,))
 """A pass over an utterance that grows."""
-LAST = PassOptions(margin_s=3.0, beam=1, temperatures=(0.0,))
+LAST = PassOptions(margin_s=3.0, temperatures=(0.0,))
 """The pass at its end."""
-AGAIN = PassOptions(beam=1)
+AGAIN = PassOptions()
 """That pass once more, where it repeats itself or is improbable: the model's whole window."""
 
 
