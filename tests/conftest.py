@@ -24,9 +24,13 @@ settings.load_profile("voxlive")
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """One server on the built-in engine for all tests; start special ones with ``serving``."""
-    with serving("--max-sessions", "4", "--allow-host", "voxlive.example") as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server on the built-in engine for all tests; start special ones with ``serving``.
+
+    Its cache is empty: models that were fetched on this machine are none of its own.
+    """
+    args = ("--max-sessions", "4", "--allow-host", "voxlive.example")
+    with serving(*args, cache=tmp_path_factory.mktemp("cache")) as running:
         yield running
 
 
@@ -40,8 +44,9 @@ def clips_words() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _small() -> Iterator[Server]:
-    with serving(*PORTS, "--max-sessions", "1") as running:
+def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    cache = tmp_path_factory.mktemp("cache")
+    with serving(*PORTS, "--max-sessions", "1", cache=cache) as running:
         yield running
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -63,7 +64,10 @@ def test_models_are_loaded_and_freed_with_the_hosts_lifespan() -> None:
     assert speech._core is None
 
 
-def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request() -> None:
+def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # without models of this machine
     config = voxlive.ServeConfig(max_sessions=1, api_key=(KEY,))
     speech = voxlive.create_app(config)
     with TestClient(hosting(speech), "http://localhost") as client:

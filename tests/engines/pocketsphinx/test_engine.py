@@ -68,7 +68,7 @@ def test_what_it_cannot_do_is_refused(engine, options):
         engine.open(options, Recorder().sink)
 
 
-@pytest.mark.parametrize("language", [None, "en", "en-US", "EN", "eng", "English"])
+@pytest.mark.parametrize("language", [None, "en"])
 def test_english_is_not(engine, language):
     engine.open(StreamOptions(language), Recorder().sink).close()
 
