@@ -203,6 +203,7 @@ async def test_at_the_limit_the_longest_idle_is_closed_or_new_ones_are_refused(c
             said = await rest(reader)
             assert said.startswith(b"HTTP/1.1 503")
             assert b"retry-after" in said
+            writer.close()  # a refusal lasts until the client has gone, for a few at a time
         assert server.connections.refused == 30
         for writer in sockets:
             writer.close()

@@ -60,6 +60,7 @@ class Certificate:
     def context(self) -> ssl.SSLContext:
         """A server's context: TLS 1.2 or newer, with Python's default ciphers. Raises TlsError."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the system's default is
         for file in filter(None, (self.chain, self.key)):
             _check_readable(file)
         key = self.key or self.chain
