@@ -118,3 +118,12 @@ class Timeline:
         piece = bisect_right(self._offsets, offset) - 1
         if piece > 0:
             del self._offsets[:piece], self._clocks[:piece]
+
+    def cut(self, offset: int) -> None:
+        """Forget what lies before this offset, at most the length; offsets count from there."""
+        piece = bisect_right(self._offsets, offset) - 1
+        if piece >= 0:
+            clock = self._clocks[piece] + offset - self._offsets[piece]
+            self._offsets = [0, *(at - offset for at in self._offsets[piece + 1 :])]
+            self._clocks = [clock, *self._clocks[piece + 1 :]]
+        self.length -= offset

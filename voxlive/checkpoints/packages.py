@@ -11,7 +11,6 @@ A model that is here lies in a folder of its own (``models_folder``), which appe
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from voxlive.errors import NotDownloaded
+from voxlive.processes.process import user_cache
 
 _PIECE = 1 << 20
 _OLD_S = 24 * 3600
@@ -116,7 +116,7 @@ PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
 
 def models_folder() -> Path:
     """Where models from packages lie: one folder each. Nothing else is kept there."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voxlive" / "models"
+    return user_cache("models")
 
 
 def packaged_folder(repository: str) -> Path | None:

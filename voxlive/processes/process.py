@@ -21,6 +21,7 @@ import time
 from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from voxlive.processes.logs import ForwardedRecord
@@ -300,6 +301,12 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def user_cache(name: str) -> Path:
+    """The product's folder of this name among the user's caches (XDG); it need not be there."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "voxlive" / name
 
 
 def tune_interpreter() -> None:

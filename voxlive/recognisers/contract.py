@@ -68,6 +68,10 @@ class PassOptions:
             raise ValueError(f"no pass can be made like this: {self}")
 
 
+REPETITIVE, IMPROBABLE, NO_SPEECH = 2.4, -1.0, 0.6
+"""OpenAI's thresholds: a text that deflate makes so much smaller repeats itself, one of a mean
+log-probability below is a guess, and a guess where no speech is likelier than that is none."""
+
 PADDED = PassOptions()
 """A pass over the whole window, with every check: for words that will not change."""
 

@@ -25,7 +25,16 @@ import numpy as np
 
 from voxlive.checkpoints.languages import by_code, unknown_language_message
 from voxlive.errors import RequestRefused
-from voxlive.recognisers.contract import PADDED, PassOptions, RecogniserInfo, Recognition, Task
+from voxlive.recognisers.contract import (
+    IMPROBABLE,
+    NO_SPEECH,
+    PADDED,
+    REPETITIVE,
+    PassOptions,
+    RecogniserInfo,
+    Recognition,
+    Task,
+)
 from voxlive.values import Segment, Word, samples
 
 if TYPE_CHECKING:
@@ -45,9 +54,6 @@ _WINDOW = 3000  # frames: 30 s
 _FRAMES_PER_S = 100
 _TOKENS_PER_S = 50
 _CONTEXT = 448  # tokens, with the prompt
-_IMPROBABLE = -1.0  # OpenAI's thresholds
-_REPETITIVE = 2.4
-_SILENT = 0.6
 _BEST_OF = 5
 _OPENING = "\"'“¿([{-"
 _CLOSING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001
@@ -259,7 +265,7 @@ class FasterWhisper:
             "no_speech_prob": written.no_speech_prob,
         }
         passing.count(tokens, figures)
-        if written.no_speech_prob > _SILENT and logprob <= _IMPROBABLE:
+        if written.no_speech_prob > NO_SPEECH and logprob <= IMPROBABLE:
             return frames, last_word_s
         pieces, settled = _split(tokens, tokenizer.timestamp_begin, seek, frames)
         if passing.how.words and any(token < tokenizer.eot for token in tokens):
@@ -329,9 +335,9 @@ class _Pass:
             length_penalty=1,
             repetition_penalty=1,
             no_repeat_ngram_size=0,
-            log_prob_threshold=_IMPROBABLE,
-            no_speech_threshold=_SILENT,
-            compression_ratio_threshold=_REPETITIVE,
+            log_prob_threshold=IMPROBABLE,
+            no_speech_threshold=NO_SPEECH,
+            compression_ratio_threshold=REPETITIVE,
             condition_on_previous_text=False,
             prompt_reset_on_temperature=0.5,
             temperatures=list(self.how.temperatures),

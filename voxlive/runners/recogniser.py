@@ -6,12 +6,12 @@ repeat itself for minutes. The language that the first one is found to be in hol
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from voxlive.errors import RequestRefused
+from voxlive.processes.process import cores
 from voxlive.recognisers.contract import WARMING, LoadingOptions, PassOptions
 from voxlive.recognisers.registry import load_recogniser
 from voxlive.runners.assembly import Recognised, stretches, transcribe
@@ -30,7 +30,7 @@ _LARGE = 200_000_000  # bytes of weights from which several cores make a pass fa
 def load(spec: RunnerSpec) -> RecogniserRunner:
     """Load ``spec.local`` by the library that ``spec.backend`` names. Blocks; RequestRefused."""
     large = spec.local.capabilities.weights_bytes >= _LARGE
-    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0))) if large else 1
+    threads = min(_MOST_THREADS, cores()) if large else 1
     options = LoadingOptions(spec.device, threads)
     return RecogniserRunner(load_recogniser(spec.backend, spec.local, options))
 

@@ -8,7 +8,6 @@ that a browser that trusts it does so after a restart too.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import ssl
 import tempfile
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from voxlive.errors import CodedError
+from voxlive.processes.process import user_cache
 from voxlive.web.ports import lan_addresses
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def machine_names(host: str = "") -> MachineNames:
 
 def cache_folder() -> Path:
     """Where the self-signed certificate is kept, in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voxlive" / "tls"
+    return user_cache("tls")
 
 
 def local_certificate(

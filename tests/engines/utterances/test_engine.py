@@ -101,7 +101,7 @@ def test_ends_of_utterances_come_before_drafts_and_the_most_behind_first(engine,
 
 
 def recogniser_waits(engine: UtteranceEngine) -> bool:
-    return any(stream.busy for stream in engine._streams)
+    return any(stream.utterances.under_way for stream in engine._streams)
 
 
 def test_full_wrong_and_closed_engines_refuse(engine):

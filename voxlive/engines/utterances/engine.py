@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -48,14 +48,6 @@ AGAIN = PassOptions()
 """That pass once more, where it repeats itself or is improbable: the model's whole window."""
 
 
-class Clock(Protocol):
-    """Seconds that never go back."""
-
-    def __call__(self) -> float:
-        """Now."""
-        ...
-
-
 class RecogniserStream:
     """One session's place: what it hands over, and whom it answers."""
 
@@ -70,7 +62,6 @@ class RecogniserStream:
         self.language = language
         self.utterances = utterances
         self.since = 0.0  # when the pass that is due became urgent
-        self.busy = False
         self.closed = False
 
     def feed(self, audio: Samples, at: int) -> None:
@@ -101,17 +92,11 @@ class UtteranceEngine:
         plan: PassPlan | None = None,
         *,
         threads: int = 1,
-        draft: PassOptions = DRAFT,
-        last: PassOptions = LAST,
-        again: PassOptions = AGAIN,
-        clock: Clock = time.monotonic,
     ) -> None:
         self._recogniser = recogniser
         self._info = info
         self._rule = rule
         self._plan = plan or PassPlan()
-        self._draft, self._last, self._again = draft, last, again
-        self._clock = clock
         self._steps = DurationHistogram()
         self._streams: list[RecogniserStream] = []
         self._wakeup = threading.Condition()
@@ -143,7 +128,7 @@ class UtteranceEngine:
     def work(self) -> Work:
         """Whether passes are under way or due, and how many have been made."""
         with self._wakeup:
-            busy = any(one.busy or self._is_due(one) for one in self._streams)
+            busy = any(one.utterances.under_way or _is_due(one) for one in self._streams)
             return Work(busy, self._done)
 
     def open(self, options: StreamOptions, sink: Sink) -> RecogniserStream:
@@ -165,7 +150,7 @@ class UtteranceEngine:
 
         def attempt() -> None:
             try:
-                self._recogniser.recognise(np.zeros(SAMPLE_RATE, np.float32), how=self._draft)
+                self._recogniser.recognise(np.zeros(SAMPLE_RATE, np.float32), how=DRAFT)
                 failure[0] = None
             except VoxliveError as error:
                 failure[0] = error.message
@@ -216,21 +201,17 @@ class UtteranceEngine:
                 self._streams.remove(stream)
 
     def _notify(self, stream: RecogniserStream) -> None:
-        if self._is_due(stream):
+        if _is_due(stream):
             if stream.utterances.urgent and not stream.since:
-                stream.since = self._clock()
+                stream.since = time.monotonic()
             self._wakeup.notify()
 
     # Passes.
 
-    @staticmethod
-    def _is_due(stream: RecogniserStream) -> bool:
-        return not stream.busy and (stream.utterances.urgent or stream.utterances.draftable)
-
     def _work(self) -> None:
         while (taken := self._take()) is not None:
             stream, due = taken
-            started = self._clock()
+            started = time.monotonic()
             try:
                 found: Recognition | None = self._recognise(due, stream.language)
                 failure = ""
@@ -238,10 +219,9 @@ class UtteranceEngine:
                 # What libraries raise for a pass that cannot be made; it costs one stream.
                 log.exception("a pass over %.1f s failed", len(due.audio) / SAMPLE_RATE)
                 found, failure = None, f"the recogniser failed: {error}"
-            self._steps.observe(self._clock() - started)
+            self._steps.observe(time.monotonic() - started)
             with self._wakeup:
                 self._done += 1
-                stream.busy = False
                 stream.since = 0.0
                 if stream.closed:
                     continue
@@ -256,22 +236,21 @@ class UtteranceEngine:
     def _recognise(self, due: DuePass, language: str | None) -> Recognition:
         """Raises what the recogniser does."""
         if not due.final:
-            return self._recogniser.recognise(due.audio, language, how=self._draft)
-        found = self._recogniser.recognise(due.audio, language, how=self._last)
+            return self._recogniser.recognise(due.audio, language, how=DRAFT)
+        found = self._recogniser.recognise(due.audio, language, how=LAST)
         if is_doubtful(found):
-            found = self._recogniser.recognise(due.audio, language, how=self._again)
+            found = self._recogniser.recognise(due.audio, language, how=AGAIN)
         return found
 
     def _take(self) -> tuple[RecogniserStream, DuePass] | None:
         """The most urgent pass, waiting for one; None in shutdown."""
         with self._wakeup:
             while self._running:
-                due = [stream for stream in self._streams if self._is_due(stream)]
+                due = [stream for stream in self._streams if _is_due(stream)]
                 if due:
                     stream = min(due, key=_urgency)
                     found = stream.utterances.begin()
                     assert found is not None
-                    stream.busy = True
                     return stream, found
                 self._wakeup.wait()
         return None
@@ -284,6 +263,10 @@ class UtteranceEngine:
     def _fail(self, stream: RecogniserStream, code: str, message: str) -> None:
         self.release(stream)
         stream.sink(Failed(code, message))
+
+
+def _is_due(stream: RecogniserStream) -> bool:
+    return stream.utterances.urgent or stream.utterances.draftable
 
 
 def _urgency(stream: RecogniserStream) -> tuple[bool, float]:

@@ -1,7 +1,7 @@
 """Loading a recogniser as a live engine: how many passes at a time, how many sessions.
 
-How many sessions a machine serves in real time is measured when the model is loaded: a short pass
-and a padded one, over noise that makes the model write. A session that speaks all the time costs a
+How many sessions a machine serves in real time is measured when the model is loaded: a draft and a
+last pass, over noise that makes the model write. A session that speaks all the time costs a
 draft every ``SLOWEST_DRAFTS_S`` and a last pass for every ``UTTERANCE_S``; more are not let in.
 """
 
@@ -18,7 +18,6 @@ from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.engines.contract import EngineInfo
 from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import DRAFT, LAST, UtteranceEngine
-from voxlive.engines.utterances.utterance import PassPlan
 from voxlive.errors import EngineError, RequestRefused, UnsupportedOption
 from voxlive.processes.process import cores
 from voxlive.recognisers.contract import LoadingOptions
@@ -96,7 +95,6 @@ def load_engine(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
             note=_note(found.languages),
         ),
         RULES["steady"],
-        PassPlan(),
         threads=threads,
     )
 

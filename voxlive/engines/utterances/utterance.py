@@ -20,7 +20,7 @@ import numpy as np
 
 from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
 from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
-from voxlive.recognisers.contract import Recognition
+from voxlive.recognisers.contract import IMPROBABLE, NO_SPEECH, REPETITIVE, Recognition
 from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
 
 MAX_WAITING = 120 * SAMPLE_RATE
@@ -29,8 +29,6 @@ MAX_WAITING = 120 * SAMPLE_RATE
 _QUIET = SAMPLE_RATE // 20
 """Samples over which loudness is measured where an utterance is cut."""
 
-_REPETITIVE = 2.4  # OpenAI's thresholds
-_NO_SPEECH, _IMPROBABLE = 0.6, -1.0
 _LONGEST_LOOP = 12
 """Words of a repeated phrase."""
 
@@ -85,27 +83,9 @@ class UtteranceAudio:
     def drop(self, count: int) -> None:
         """Forget the first samples; offsets count from there."""
         rest = self.audio()[count:]
-        clock = self.timeline
-        self.timeline = Timeline()
-        for at, length in _stretches(clock, count, self.length):
-            self.timeline.extend(at, length)
+        self.timeline.cut(count)
         self.pieces = [rest]
         self.length -= count
-
-
-def _stretches(timeline: Timeline, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The clock's unbroken stretches of ``start`` to ``end``: where each begins, its length."""
-    while start < end:
-        at = timeline.clock(start, end=False)
-        low, high = start + 1, end
-        while low < high:  # the last offset on the same stretch
-            middle = (low + high + 1) // 2
-            if timeline.clock(middle) - at == middle - start:
-                low = middle
-            else:
-                high = middle - 1
-        yield at, low - start
-        start = low
 
 
 class UtteranceStream:
@@ -142,9 +122,14 @@ class UtteranceStream:
         return self._held - self._passed
 
     @property
+    def under_way(self) -> bool:
+        """Whether a pass has begun and is not done."""
+        return self._under_way is not None
+
+    @property
     def urgent(self) -> bool:
         """Whether a pass is due that ends an utterance, or a part of it."""
-        return self._under_way is None and self._final is not None
+        return not self.under_way and self._final is not None
 
     @property
     def draftable(self) -> bool:
@@ -171,7 +156,7 @@ class UtteranceStream:
 
     def begin(self) -> DuePass | None:
         """The pass that is due now, the most urgent one; ``done`` or ``failed`` must follow."""
-        if self._under_way is not None:
+        if self.under_way:
             return None
         first = self._utterances[0]
         final = self._final
@@ -219,7 +204,7 @@ class UtteranceStream:
     def _settle(self) -> Iterator[Message]:
         """Answer the marks of utterances that are recognised, or never had any audio."""
         while self._utterances[0].marks and not self._utterances[0].length:
-            if self._under_way is not None:
+            if self.under_way:
                 return
             yield from self._drafted("")
             yield from (Reached(marker) for marker in self._utterances[0].marks)
@@ -244,7 +229,7 @@ def _placed(word: Word, utterance: UtteranceAudio, length: int) -> Word:
 
 def is_loop(found: Recognition) -> bool:
     """Whether a pass repeats itself."""
-    if found.compression is not None and found.compression > _REPETITIVE:
+    if found.compression is not None and found.compression > REPETITIVE:
         return True
     words = list(found.words)
     return len(without_loops(words)) < len(words)
@@ -252,7 +237,7 @@ def is_loop(found: Recognition) -> bool:
 
 def is_doubtful(found: Recognition) -> bool:
     """Whether an utterance's last pass had better be made again with all that the model can do."""
-    improbable = found.mean_logprob is not None and found.mean_logprob < _IMPROBABLE
+    improbable = found.mean_logprob is not None and found.mean_logprob < IMPROBABLE
     return improbable or is_loop(found)
 
 
@@ -260,7 +245,7 @@ def is_silence(found: Recognition) -> bool:
     """Whether the model takes the audio for one in which nobody speaks."""
     if found.no_speech is None or found.mean_logprob is None:
         return False
-    return found.no_speech > _NO_SPEECH and found.mean_logprob < _IMPROBABLE
+    return found.no_speech > NO_SPEECH and found.mean_logprob < IMPROBABLE
 
 
 def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:

@@ -8,7 +8,6 @@ From a model's files to a warm engine, on the thread that will own it.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from voxlive.errors import (
 from voxlive.layers.kernels import kernels_kept
 from voxlive.layers.linear import Weights, on_cuda
 from voxlive.layers.stack import SIZES
+from voxlive.processes.process import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -278,7 +278,8 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
         device = thread.submit(_use_device, options.device).result()
         unpack = thread.submit(_unpacks, checkpoint.plan, options).result()
         weights = _weights(checkpoint.plan, options.quantize, unpack=unpack)
-        with kernels_kept(_cache_folder()):  # MLX looks for them once, with the first it needs
+        # MLX looks for them once, with the first that it needs.
+        with kernels_kept(user_cache("kernels")):
             began = time.perf_counter()
             model = thread.submit(_build, checkpoint, options, unpack=unpack).result()
             loaded = time.perf_counter()
@@ -305,11 +306,6 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
         log.info("%s: steps ready after another %.1f s", local.name, time.perf_counter() - loaded)
         undo.pop_all()
     return engine
-
-
-def _cache_folder() -> Path:
-    """Where compiled kernels are kept: the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voxlive" / "kernels"
 
 
 def _surplus(names: Sequence[str]) -> str | None:
