@@ -2,26 +2,11 @@
 
 import numpy as np
 import pytest
+from support.tiny_checkpoint import plan, tensors_of
 
-from training.golden.layouts import source_tensors, write_safetensors
-from training.golden.weights import TINY, random_weights, shapes
-from voxlive.checkpoints.config import Section
+from training.golden.weights import TINY, shapes
 from voxlive.checkpoints.layouts import LAYOUTS, recognise_layout
-from voxlive.checkpoints.plan import make_plan, read_quantisation
-from voxlive.checkpoints.safetensors import read_header
 from voxlive.errors import WeightsMismatch
-
-PLAIN = read_quantisation(Section({}, "config.json"))
-
-
-def tensors_of(layout):
-    return dict(source_tensors(layout, TINY, random_weights()))
-
-
-def plan(tmp_path, tensors, dtype="F32", declared=PLAIN):
-    write_safetensors(tmp_path / "model.safetensors", tensors, dtype)
-    header = read_header(tmp_path / "model.safetensors")
-    return make_plan(TINY, recognise_layout(header), header, declared)
 
 
 @pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS])

@@ -1,25 +1,11 @@
 import numpy as np
 import pytest
+from support.tiny_checkpoint import PLAIN, plan, tensors_of
 
-from training.golden.layouts import source_tensors, write_safetensors
-from training.golden.weights import TINY, random_weights, shapes
+from training.golden.weights import TINY, shapes
 from voxlive.checkpoints.config import Section
-from voxlive.checkpoints.layouts import recognise_layout
-from voxlive.checkpoints.plan import Quantisation, make_plan, read_quantisation
-from voxlive.checkpoints.safetensors import read_header
+from voxlive.checkpoints.plan import Quantisation, read_quantisation
 from voxlive.errors import UnsupportedConfig, WeightsMismatch
-
-PLAIN = read_quantisation(Section({}, "config.json"))
-
-
-def tensors_of(layout):
-    return dict(source_tensors(layout, TINY, random_weights()))
-
-
-def plan(tmp_path, tensors, dtype="F32", declared=PLAIN):
-    write_safetensors(tmp_path / "model.safetensors", tensors, dtype)
-    header = read_header(tmp_path / "model.safetensors")
-    return make_plan(TINY, recognise_layout(header), header, declared)
 
 
 def refusal(tmp_path, tensors, **how):

@@ -8,7 +8,6 @@ import pytest
 from support.counting import (
     OPEN,
     CountingEngine,
-    LoudnessModel,
     of,
     pcm,
     tone,
@@ -20,17 +19,6 @@ from voxlive.streaming.events import (
     SessionError,
 )
 from voxlive.streaming.service import Service
-from voxlive.vad.detector import VoiceDetector
-
-
-@pytest.fixture
-def engine() -> CountingEngine:
-    return CountingEngine()
-
-
-@pytest.fixture
-def service(engine: CountingEngine) -> Service:
-    return Service(engine, VoiceDetector(LoudnessModel()))
 
 
 async def test_one_more_than_capacity_is_refused_and_close_frees_the_slot(

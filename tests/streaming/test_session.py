@@ -53,17 +53,6 @@ from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
-
-@pytest.fixture
-def engine() -> CountingEngine:
-    return CountingEngine()
-
-
-@pytest.fixture
-def service(engine: CountingEngine) -> Service:
-    return Service(engine, VoiceDetector(LoudnessModel()))
-
-
 SPANS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), max_size=8)
 
 

@@ -5,11 +5,29 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from training.golden.layouts import write_checkpoint
+from training.golden.layouts import source_tensors, write_checkpoint, write_safetensors
 from training.golden.weights import TINY, random_weights
+from voxlive.checkpoints.config import Section
+from voxlive.checkpoints.layouts import recognise_layout
+from voxlive.checkpoints.plan import make_plan, read_quantisation
+from voxlive.checkpoints.safetensors import read_header
 
 NUM_SPECIAL = 64
 NAMED = {0: "<unk>", 1: "<s>", 2: "</s>", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"}
+PLAIN = read_quantisation(Section({}, "config.json"))
+"""No quantisation."""
+
+
+def tensors_of(layout):
+    """TINY's random weights as a layout stores them."""
+    return dict(source_tensors(layout, TINY, random_weights()))
+
+
+def plan(folder: Path, tensors, dtype="F32", declared=PLAIN):
+    """How TINY is loaded from these tensors, written to ``folder``."""
+    write_safetensors(folder / "model.safetensors", tensors, dtype)
+    header = read_header(folder / "model.safetensors")
+    return make_plan(TINY, recognise_layout(header), header, declared)
 
 
 def write_tiny(folder: Path, layout: str = "mlx-audio", **how) -> Path:
