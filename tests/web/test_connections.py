@@ -111,6 +111,12 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
+async def all_closed(server) -> None:
+    """Wait until the server has no connection; a client's end may be half open for a while."""
+    while len(server.connections):  # noqa: ASYNC110
+        await asyncio.sleep(SOON / 20)
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP", GET[:-2], GET + b"GET /", b"\r\n\r\n"])
 async def test_an_incomplete_or_missing_request_times_out(sent):
     async with edge() as server:
@@ -121,7 +127,8 @@ async def test_an_incomplete_or_missing_request_times_out(sent):
         assert said.startswith(
             b"HTTP/1.1 200" if whole else b"HTTP/1.1 408" if sent.strip() else b""
         )
-        assert len(server.connections) == 0
+        writer.close()
+        await all_closed(server)
 
 
 async def test_a_slow_request_head_times_out():
@@ -133,6 +140,35 @@ async def test_a_slow_request_head_times_out():
             writer.write(b"y")
             await asyncio.sleep(SOON / 20)
         assert (await ended).startswith(b"HTTP/1.1 408")
+        await all_closed(server)  # although this end stays open
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"POST /early HTTP/1.0\r\ncontent-length: 100000000\r\n\r\n", b" 413 "),
+        (
+            b"POST /early HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 9\r\n\r\n",
+            b" 413 ",
+        ),
+        (b"not HTTP\r\n\r\n", b" 400 "),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 200_000, b" 400 "),
+    ],
+)
+async def test_a_response_is_not_lost_to_what_the_client_still_sends(request_head, status):
+    async with edge() as server:
+        reader, writer = await server.dial()
+        writer.write(request_head)
+        if status == b" 413 ":
+            await server.app.ended.wait()
+        ended = asyncio.create_task(rest(reader))
+        reader._transport.pause_reading()  # a client that reads late, as a blocking one does
+        for _ in range(100):
+            writer.write(bytes(10_000))
+            await asyncio.sleep(0)
+        reader._transport.resume_reading()
+        assert status in (await ended).partition(b"\r\n")[0]
+        await all_closed(server)
 
 
 async def test_a_stalled_body_times_out_and_a_slow_one_is_read():
@@ -141,8 +177,9 @@ async def test_a_stalled_body_times_out_and_a_slow_one_is_read():
         reader, writer = await server.dial()
         writer.write(head + bytes(50))
         assert (await rest(reader)).startswith(b"HTTP/1.1 408")
+        writer.close()
         await server.app.ended.wait()
-        assert len(server.connections) == 0
+        await all_closed(server)
         reader, writer = await server.dial()
         writer.write(head + bytes(100))
         assert (await reader.readuntil(b"100")).startswith(b"HTTP/1.1 200")
@@ -207,8 +244,7 @@ async def test_at_the_limit_the_longest_idle_is_closed_or_new_ones_are_refused(c
         assert server.connections.refused == 30
         for writer in sockets:
             writer.close()
-        while len(server.connections):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await all_closed(server)
         reader, writer = await server.dial()
         writer.write(GET)
         assert b" 200 " in await reader.readline()

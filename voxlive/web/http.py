@@ -9,6 +9,11 @@ Timeouts of an HTTP connection; a slow request is answered with 408 if it has se
 | a request's body | 30 s, and a second more for every 1000 bytes received |
 | a response that the client does not read | 30 s |
 | the rest of a body whose request is answered already | 30 s |
+| what a client sends after a 400 or 408 | 5 s |
+
+A connection that is closed before its client has sent all is half closed, and what still comes is
+discarded: closing over unread input would reset the connection, and the client might lose the
+response (RFC 9112, 9.6).
 
 Bounds of a WebSocket connection:
 
@@ -58,6 +63,10 @@ _TINY, _SMALL, _SMALL_COST = 16, 64, 0.1
 _SMALL_PER_S, _SMALL_BURST = 500, 2000
 _MIN_PAUSE_S = 0.1
 _408 = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_400 = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%s"
+)
 
 
 class UnreadTimeout(asyncio.Protocol):
@@ -101,6 +110,7 @@ class HttpConnection(UnreadTimeout, H11Protocol):
         self._linger_timer: asyncio.TimerHandle | None = None
         self._body_deadline = 0.0
         self._upgraded = False
+        self._draining = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection and start the timer of its first request."""
@@ -118,9 +128,31 @@ class HttpConnection(UnreadTimeout, H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of a request, and restart the timers."""
+        if self._draining:
+            return
         self._body_deadline += len(data) / BODY_RATE
         super().data_received(data)
         self._update_timers(received=True)
+
+    def handle_events(self) -> None:
+        """Parse; a response's end closes the connection in the way of ``close_after_response``."""
+        super().handle_events()
+        if self.cycle is not None and not isinstance(self.cycle.transport, ResponseTransport):
+            self.cycle.transport = ResponseTransport(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that is not HTTP, unless a response is on its way, and close."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.transport.write(_400 % (len(msg), msg.encode("ascii")))
+        self._drain_and_close(CLOSE_TIMEOUT_S)
+
+    def close_after_response(self) -> None:
+        """Close at once, or once the rest of the request has come or taken too long."""
+        if self.conn.their_state is h11.SEND_BODY:
+            self._drain_and_close(LINGER_TIMEOUT_S)
+        else:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """The response is sent, perhaps before the body was received."""
@@ -136,7 +168,7 @@ class HttpConnection(UnreadTimeout, H11Protocol):
 
     def _update_timers(self, *, received: bool) -> None:
         """Set the timers by the request's state; ``received``: bytes have come since."""
-        if self._upgraded or self.transport.is_closing():
+        if self._upgraded or self._draining or self.transport.is_closing():
             return
         responding = self.cycle is not None and not self.cycle.response_complete
         receiving = self.conn.their_state is h11.SEND_BODY
@@ -182,7 +214,21 @@ class HttpConnection(UnreadTimeout, H11Protocol):
             unanswered = bool(self.conn.trailing_data[0])
         if unanswered:
             self.transport.write(_408)
-        self._close()
+            self._drain_and_close(CLOSE_TIMEOUT_S)
+        else:
+            self._close()
+
+    def _drain_and_close(self, timeout_s: float) -> None:
+        """Send no more, and discard what comes until the client closes, at most ``timeout_s``."""
+        self._draining = True
+        for timer in (self._head_timer, self._body_timer, self._linger_timer):
+            if timer:
+                timer.cancel()
+        self._connections.mark_idle(self.transport, self.transport.abort)
+        if self.transport.can_write_eof():  # not over TLS: its client goes by the length
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._linger_timer = self.loop.call_later(timeout_s, self.transport.abort)
 
     def _close(self) -> None:
         self.transport.close()
@@ -194,6 +240,26 @@ class HttpConnection(UnreadTimeout, H11Protocol):
         if b"upgrade" not in [token.strip() for token in tokens]:
             return None
         return next((value for name, value in reversed(fields) if name == b"upgrade"), None)
+
+
+class ResponseTransport(asyncio.Transport):
+    """What a response is written to: its close is the connection's ``close_after_response``."""
+
+    def __init__(self, connection: HttpConnection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send to the client."""
+        self._connection.transport.write(data)
+
+    def close(self) -> None:
+        """Close, once the client has the response."""
+        self._connection.close_after_response()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self._connection.transport.is_closing()
 
 
 class WebSocketConnection(UnreadTimeout, WebSocketsSansIOProtocol):
