@@ -59,8 +59,7 @@ BUFFERS = (
     # On the way in.
     Buffer("Inbox", "what the session has not come to yet", "64 MiB of audio, 10,000 others"),
     Buffer("DecoderPipe", "a container's bytes and decoded audio", "one push; 10 s"),
-    Buffer("VoiceDetector", "pushes that wait for the next step", "one of each session"),
-    Buffer("UndecidedAudio", "samples that the gate has not decided about", "8 s"),
+    Buffer("UndecidedAudio", "samples that the detector or the gate still needs", "8 s"),
     # An engine in a process of its own: in the server to the engine, in the engine back.
     Buffer("BatchedSender", "what waits for the socket to the other process", "the callers'; 2^20"),
     # Voxtral.
@@ -79,10 +78,11 @@ BUFFERS = (
 
 BOOKKEEPING = {
     "Backlog": "the stretches that the engine has before it: numbers, no audio",
+    "VoiceDetector": "which lanes are to be stepped: their windows lie in UndecidedAudio",
     "EngineLink": "the numbers of streams that are being closed",
     "CaptionFeed": "the last closed segments for new readers of captions, beside the way",
 }
-"""Classes on the way with a deque in which nothing waits that is on the way."""
+"""Classes on the way with a deque or a list in which nothing waits that is on the way."""
 
 
 # What runs in the server's processes. It is all in one place: the source of a sitecustomize module,

@@ -57,6 +57,7 @@ class VoiceIterator:
             if self._speaking and self._quiet == _ENDS_AFTER:
                 self._speaking = False
                 events.append({"end": self._heard - self._quiet * WINDOW})
+        self._lane.audio.drop(self._lane.audio.end)
         return events
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from support.clips import clip, names
 
-from voxlive.streaming.queues import UndecidedAudio
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.vad.gate import Feed, Gate, GateOptions, Skip, Started, Stopped
 
@@ -21,26 +20,25 @@ def detector():
 
 def run(detector, samples, sizes=(RATE,), trail=0):
     """Actions for a stream that comes in pieces of ``sizes``, and the audio that was fed."""
-    lane, gate, undecided = detector.lane(), Gate(GateOptions(), trail), UndecidedAudio()
+    lane, gate = detector.lane(), Gate(GateOptions(), trail)
     actions, fed, at = [], [], 0
 
     def act(more):
         actions.extend(more)
         for action in more:
             if isinstance(action, Feed):
-                fed.append((action.start, undecided.take(action.start, action.end)))
+                fed.append((action.start, lane.audio.take(action.start, action.end)))
             elif isinstance(action, Skip):
-                undecided.drop(action.end)
+                lane.audio.drop(action.end)
 
     while at < len(samples):
         piece = samples[at : at + sizes[len(actions) % len(sizes)]]
         at += len(piece)
-        undecided.append(piece)
         for probability in lane.push_blocking(piece):
             act(gate.push(float(probability)))
     act(gate.finish(len(samples)))
     lane.close()
-    assert undecided.start == undecided.end == len(samples)
+    assert lane.audio.start == lane.audio.end == len(samples)
     return actions, fed
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from voxlive.engines.contract import StreamOptions
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.replacements import Replacements
-from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate
+from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
 from voxlive.values import Samples
 
 if TYPE_CHECKING:
@@ -39,12 +39,17 @@ class SessionOptions:
 
 
 class SpeechProbabilities(Protocol):
-    """Speech probabilities of one stream: a voice detector's lane, or ``NoVad``."""
+    """One stream's audio and its speech probabilities: a voice detector's lane, or ``NoVad``."""
+
+    @property
+    def audio(self) -> UndecidedAudio:
+        """What was pushed, until it is taken or dropped as the gate decides."""
+        ...
 
     async def push(self, samples: Samples) -> Iterable[float]:
-        """Take float32 samples [n] at 16 kHz; a probability for each 512-sample window completed.
+        """Add float32 samples [n] at 16 kHz to ``audio``, which must not be changed any more.
 
-        Raises VadError.
+        Returns a probability for each 512-sample window completed. Raises VadError.
         """
         ...
 
@@ -56,16 +61,19 @@ class SpeechProbabilities(Protocol):
 class NoVad:
     """The probabilities of a session without voice detection: every window is speech."""
 
-    def __init__(self) -> None:
+    def __init__(self, at: int = 0) -> None:
+        """``at`` is the stream's first sample."""
+        self.audio = UndecidedAudio(at)
         self._rest = 0
 
     async def push(self, samples: Samples) -> Iterable[float]:
         """A probability of 1.0 for each 512-sample window completed."""
+        self.audio.append(samples)
         windows, self._rest = divmod(self._rest + len(samples), WINDOW)
         return [1.0] * windows
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is shared that had to be freed."""
 
 
 class Intake(NamedTuple):

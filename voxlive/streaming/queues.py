@@ -1,10 +1,8 @@
 """The queues of a session, and cheap waiting for them.
 
-``Inbox``: commands on their way to a session. ``UndecidedAudio``: samples that the gate has not
-decided about. ``Outbox``: events on their way to the reader. Each has a bound and states what
-happens at it.
-``Wakeup`` and ``Timeout`` are an event and a time-out that cost little where they are used for
-every message. Everything is called on one event loop.
+``Inbox``: commands on their way to a session. ``Outbox``: events on their way to the reader. Each
+has a bound and states what happens at it. ``Wakeup`` and ``Timeout`` are an event and a time-out
+that cost little where they are used for every message. Everything is called on one event loop.
 """
 
 from __future__ import annotations
@@ -14,10 +12,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-import numpy as np
-
 from voxlive.streaming.events import Draft, Event, Lag, SessionClosed, SessionError
-from voxlive.values import SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -136,67 +131,6 @@ class Inbox(Generic[_Command]):
             self._bytes += sign * (len(command) + PIECE_OVERHEAD)
         else:
             self._others += sign
-
-
-class UndecidedOverflow(Exception):
-    """More audio was appended than may wait for a decision."""
-
-
-class UndecidedAudio:
-    """A queue of samples ``start`` to ``end``: appended at the end, taken or dropped at the start.
-
-    It holds at most ``capacity`` samples; an append beyond that raises UndecidedOverflow and
-    changes nothing. The default has room for ``Gate.max_undecided`` and seconds of new audio.
-    """
-
-    def __init__(self, capacity: int = 8 * SAMPLE_RATE) -> None:
-        self.start = 0
-        self.end = 0
-        self._capacity = capacity
-        self._parts: deque[Samples] = deque()
-
-    def append(self, samples: Samples) -> None:
-        """Add float32 samples [n], which must not be changed any more, at ``end``."""
-        if self.end + len(samples) - self.start > self._capacity:
-            raise UndecidedOverflow(
-                f"{self.end - self.start} samples wait for a decision and {len(samples)} more do "
-                f"not fit in {self._capacity}: append shorter pieces, and decide about each one"
-            )
-        if len(samples):
-            self._parts.append(samples)
-            self.end += len(samples)
-
-    def take(self, start: int, end: int) -> Samples:
-        """Remove everything before ``end``; returns float32 [end - start], not to be written to.
-
-        Raises ValueError for a range that is not held.
-        """
-        self._check(start, end)
-        self.drop(start)
-        parts = []
-        while self.start < end:
-            part = self._parts[0][: end - self.start]
-            self._remove(len(part))
-            parts.append(part)
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-    def drop(self, upto: int) -> None:
-        """Remove every sample before ``upto``. Raises ValueError if that is not held."""
-        self._check(self.start, upto)
-        while self.start < upto:
-            self._remove(min(len(self._parts[0]), upto - self.start))
-
-    def _remove(self, count: int) -> None:
-        first = self._parts.popleft()
-        if count < len(first):
-            self._parts.appendleft(first[count:])
-        self.start += count
-
-    def _check(self, start: int, end: int) -> None:
-        if not self.start <= start <= end <= self.end:
-            raise ValueError(f"{start} to {end} is not within {self.start} to {self.end}")
 
 
 class Outbox(Generic[_Notice]):

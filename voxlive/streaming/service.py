@@ -99,11 +99,11 @@ class Service:
         await session.reconfigure(partial(self._open_intake, options), marker)
 
     def _open_intake(self, options: SessionOptions, trail: int, at: int) -> Intake:
-        ingest, vad = open_ingest(options.audio), self._open_vad(options)
+        ingest, vad = open_ingest(options.audio), self._open_vad(options, at)
         return Intake(ingest, vad, _open_gate(options, trail, at))
 
-    def _open_vad(self, options: SessionOptions) -> SpeechProbabilities:
-        return NoVad() if options.gate is None else self._detector.lane()
+    def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
+        return NoVad(at) if options.gate is None else self._detector.lane(at)
 
     @property
     def closing(self) -> bool:

@@ -38,7 +38,6 @@ from voxlive.streaming.queues import (
     Inbox,
     Outbox,
     Timeout,
-    UndecidedAudio,
 )
 from voxlive.streaming.replacements import Replacer
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
@@ -100,7 +99,6 @@ class Session:
         self._source = source
         self._transcript = LiveTranscript()
         self._replacer = Replacer(replacements) if replacements else None
-        self._undecided = UndecidedAudio()
         self._markers: dict[int, tuple[Event, ...]] = {}
         self._last_marker = 0
         self._final_marker: int | None = None
@@ -245,7 +243,6 @@ class Session:
         while self._backlog.samples > MAX_BACKLOG:
             self._engine_progressed.clear()
             await self._engine_progressed.wait()
-        self._undecided.append(samples)
         self.received += len(samples)
         probabilities = await self._vad.push(samples)
         # Before anything is fed: the engine has had no time to process what is fed just now.
@@ -256,11 +253,11 @@ class Session:
         for action in actions:
             match action:
                 case Feed(start, end):
-                    self._stream.feed(self._undecided.take(start, end), start)
+                    self._stream.feed(self._vad.audio.take(start, end), start)
                     self.fed += end - start
                     self._backlog.feed(start, end)
                 case Skip(start, end):
-                    self._undecided.drop(end)
+                    self._vad.audio.drop(end)
                     self.skipped += end - start
                 case Started(at):
                     self._emit(SpeechStarted(at))

