@@ -1,9 +1,13 @@
-"""Audio embeddings to tokens to words: the delay-conditioned decoder over a table of streams.
+"""Audio embeddings to tokens, and tokens to words, for many streams at once.
 
-Tokens become words one at a time, with no history, and nothing is taken back. A word begins at a
-marker, at a leading space, or, in scripts written without spaces, at every piece of text. It is
-complete when the next one begins or when a few pads follow: the model gives all pieces of a word in
-one go. Characters split over several tokens are held until they are whole.
+``TextDecoder`` is Voxtral Realtime's decoder (arXiv 2602.11298): greedy, a token for each audio
+embedding, its feed-forward layers scaled by the stream's delay.
+
+``Detokeniser`` makes words of one stream's tokens as they come and takes nothing back. A word
+begins at a marker, at a leading space or, in scripts that are written without spaces, at every
+piece of text. It is complete when the next one begins or when a few pads follow, since the model
+writes all pieces of a word without a pad between them. A character that is split over several
+tokens waits until it is whole.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from voxlive.layers.stack import Stack, StackShape, compiles, gelu, padded, zero
 MAX_DELAY_TOKENS = 30
 """The longest delay of a stream, in positions."""
 NOT_FINITE = -1
-"""The token of a row whose numbers went wrong: its stream cannot go on."""
+"""The token of a row with a number that is not finite: its stream cannot go on."""
 _PERIOD = 10_000.0
 _SETTLED_PADS = 2
 """So many pads after its last piece complete a word."""
@@ -73,11 +77,11 @@ def prompt(left_pad_tokens: int, delay_tokens: int, *, bos: int, pad: int) -> ND
 
 
 class TextDecoder:
-    """Greedy decoder with sliding rings over a table of ``slots`` streams.
+    """Greedy decoder with sliding-window caches over a table of ``slots`` streams.
 
-    Every position takes the token before it and one audio embedding and gives one token. The last
-    token of each stream stays on the device. A step waits for the one before (see
-    ``layers.rings``). All methods belong on one thread.
+    A position takes the sum of two embeddings, of the token before it and of its audio, and gives
+    one token. The last token of each stream stays on the device. A step waits for the one before
+    (see ``layers.rings``). All methods belong on one thread.
     """
 
     def __init__(
@@ -160,7 +164,8 @@ class TextDecoder:
     def prefill(self, rows: Sequence[int], audio: mx.array) -> mx.array:
         """Run the prompts of rows that have just joined, all with the same delay.
 
-        ``audio [B, prompt_length, dim]`` -> the first output token of each row, int32 [B].
+        ``audio [B, prompt_length, dim]`` -> the first output token of each row, int32 [B]. Raises
+        ValueError for other rows.
         """
         delay = int(self._delay[rows[0]])
         if any(self._delay[slot] != delay or self.rings.position(slot) for slot in rows):
@@ -293,7 +298,11 @@ class TokenWord:
 
 
 class Detokeniser:
-    """One stream's open word: at most ``_MAX_CHARS`` characters, or one piece, and three bytes."""
+    """The tokens of one stream to words.
+
+    It holds the open word, at most ``_MAX_CHARS`` characters or one longer piece, and up to three
+    bytes of a character that is not whole.
+    """
 
     def __init__(self, pieces: Callable[[int], bytes], *, pad: int, word: int) -> None:
         """``pieces`` gives a token's bytes, none for control tokens; ``word`` is the marker."""

@@ -1,20 +1,12 @@
-"""Sliding-window attention over paged rings: one interface, one implementation per device.
+"""Sliding-window attention over paged rings: one interface, two implementations.
 
 A row's keys and values live in a ring of ``ring`` positions, position p in ring slot p mod ring.
 Ring slots are grouped into blocks that lie anywhere in the layer's pool [slots, 2, kv_heads,
 head_dim] (keys at 0, rotated; values at 1). Every query sees exactly the last ``window`` positions
-up to and including its own.
+up to and including its own. Positions are rotary (arXiv 2104.09864), in pairs [2i, 2i + 1].
 
-Attention over paged rings in plain MLX.
-
-Attention over paged rings as one CUDA kernel, which reads what is live and nothing else.
-
-The kernel writes the new keys and values into the pool it is given, so a pool is never copied,
-whoever else holds on to it. MLX does not know of that write. Nothing in the same step may read the
-pool in another way, and a step must have been sent off before the next is built; in between, work
-on one MLX stream runs in order.
-
-Sliding-window attention over paged rings: one contract, one file per implementation.
+``GatherAttention`` is plain MLX, for every device; ``CudaAttention`` is one kernel for NVIDIA GPUs,
+which reads nothing but live blocks. ``default_attention`` chooses.
 """
 
 from __future__ import annotations
@@ -32,7 +24,11 @@ from voxlive.layers.linear import kernel, on_cuda
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """What an attention is built for. ``ring`` >= window + new positions per step - 1."""
+    """What an attention is built for.
+
+    ``window`` and ``ring`` are positions, ``ring`` >= ``window`` + new positions per step - 1;
+    ``block`` is the ring slots of a block. ``rope_theta`` is the base of the rotary frequencies.
+    """
 
     heads: int
     kv_heads: int
@@ -47,20 +43,21 @@ class Attention(Protocol):
     """Rotate, write and attend, for B rows that each bring n new positions."""
 
     all_blocks: bool
-    """Whether it wants whole rings' block tables, reading only what is live by itself."""
+    """Whether ``plan`` takes the tables of whole rings, and finds the live blocks by itself."""
 
     def plan(self, start: mx.array, blocks: mx.array, n: int) -> Any:
-        """What all layers of one step share.
+        """What all layers of one step of n new positions a row share.
 
-        ``start [B]``: each row's first new position. ``blocks [B, m]``: pool blocks of each ring
-        in ring order; both int32. A block not yet allocated is 0, which no row owns.
+        ``start [B]`` int32: each row's first new position. ``blocks [B, m]`` int32: the pool blocks
+        of each ring in ring order. A block that is not allocated yet is 0, which no row owns.
         """
         ...
 
     def __call__(self, qkv: mx.array, pool: mx.array, plan: Any) -> tuple[mx.array, mx.array]:
-        """``qkv [B, n, (heads + 2 kv_heads) head_dim]``, not rotated -> context and pool.
+        """``qkv [B, n, (heads + 2 kv_heads) * head_dim]``, not rotated, to context and pool.
 
-        The context is [B, n, heads * head_dim]; the pool has the new keys and values in it.
+        The context is [B, n, heads * head_dim]: softmax(q k / sqrt(head_dim)) v over the window.
+        The pool that is returned has the new keys and values in it.
         """
         ...
 
@@ -74,7 +71,7 @@ class _Gathered:
 
 
 class GatherAttention:
-    """Plain MLX: gather each row's blocks, then masked attention. Runs on every device."""
+    """Plain MLX for every device: gathers each row's blocks, then attends under a mask."""
 
     all_blocks = False
 
@@ -154,7 +151,12 @@ class _Plan:
 
 
 class CudaAttention:
-    """See the module. For half precision and head sizes that are multiples of 64."""
+    """One CUDA kernel, for half precision and head sizes that are multiples of 64.
+
+    It writes the new keys and values into the pool that it is given, so that a pool is never
+    copied. MLX does not know of that write: nothing else in the same step may read the pool, and a
+    step must have been sent off before the next one is built. Work on one MLX stream is in order.
+    """
 
     all_blocks = True
 
@@ -232,8 +234,6 @@ class CudaAttention:
             splits *= 2
         return splits
 
-
-__all__ = ["ATTENTIONS", "Attention", "AttentionShape", "default_attention"]
 
 ATTENTIONS: dict[str, Callable[[AttentionShape], Attention]] = {
     "gather": GatherAttention,

@@ -11,16 +11,14 @@ from voxlive.checkpoints.config import AudioConfig
 from voxlive.decoders.decoder import Detokeniser
 from voxlive.encoders.encoder import MelFrontEnd
 from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
-from voxlive.engines.voxtral.model import plan_rounds
+from voxlive.engines.voxtral.model import TRAIL_TOKENS, RowOptions, plan_rounds
 from voxlive.engines.voxtral.stream import (
     FLUSH_MARGIN,
     MAX_BLANK_RUN,
-    TRAIL_TOKENS,
     AudioBuffer,
     Row,
     RowAudio,
     RowMark,
-    RowOptions,
     pad_penalty,
 )
 from voxlive.values import Word

@@ -24,7 +24,7 @@ import numpy as np
 from voxlive.decoders.decoder import NOT_FINITE, Detokeniser
 from voxlive.engines.contract import DurationHistogram, Failed
 from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, plan_rounds
-from voxlive.engines.voxtral.stream import Row, RowAudio, RowMark, VoxtralStream, row_options
+from voxlive.engines.voxtral.stream import Row, RowAudio, RowMark, VoxtralStream
 from voxlive.errors import EngineError, EngineFull
 from voxlive.processes.supervisor import Work
 
@@ -105,7 +105,7 @@ class VoxtralEngine:
         """See the contract; EngineError where there is no memory for one more."""
         self.info.validate(options)
         delay_ms = options.delay_ms or self.info.default_delay_ms or 0
-        row = row_options(delay_ms, self._model)
+        row = self._model.row_options(delay_ms)
         stream = VoxtralStream(self, row, self.info.trail(options), sink)
         with self._lock:
             if self._down:

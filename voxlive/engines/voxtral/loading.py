@@ -1,8 +1,8 @@
-"""Carries out a checkpoint's loading plan with MLX, tensor by tensor.
+"""From a checkpoint to a warm engine, on the thread that will own it.
 
-How many sessions a machine takes: by the bytes of their caches and by the time of a step.
-
-From a model's files to a warm engine, on the thread that will own it.
+``load_weights`` carries out the checkpoint's plan with MLX, tensor by tensor. ``settle_capacity``
+says how many sessions the machine takes, by the bytes of their caches and the time of a step, and
+compiles the shapes of their steps. ``load_engine`` does all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from voxlive.checkpoints.plan import LoadPlan, LoadStep, Quantisation
 from voxlive.engines.contract import EngineInfo
 from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
 from voxlive.engines.voxtral.model import StreamCaches, VoxtralModel
-from voxlive.engines.voxtral.stream import trail_margin
 from voxlive.errors import (
     DamagedFile,
     EngineError,
@@ -47,6 +46,15 @@ if TYPE_CHECKING:
     from voxlive.checkpoints.tekken import Tekken
     from voxlive.engines.contract import EngineOptions
 
+log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.9
+"""Of the memory that is free after loading, what the streams' caches may take together."""
+TICK_SHARE = 0.6
+"""Of the time that audio gives for a step, what a step with every session at once may take."""
+MOST_SESSIONS = SIZES[-1]
+KEPT_SHARE = 0.8
+"""Of the sessions that last beside packed weights, how many must last beside unpacked ones."""
 _DTYPES = {"F32": mx.float32, "BF16": mx.bfloat16, "F16": mx.float16}
 _GROUP_SIZES = (64, 32)
 
@@ -161,15 +169,6 @@ def _no_buffer_cache() -> Iterator[None]:
         mx.set_cache_limit(before)
 
 
-MEMORY_SHARE = 0.9
-"""Of the memory that is free after loading, what the streams' caches may take together."""
-TICK_SHARE = 0.6
-"""Of the time that audio gives for a step, what a step with every session at once may take."""
-MOST_SESSIONS = SIZES[-1]
-KEPT_SHARE = 0.8
-"""Of the sessions that last beside packed weights, how many must last beside unpacked ones."""
-
-
 def unpacks(packed: int, unpacked: int, caches: StreamCaches, asked: int | None, free: int) -> bool:
     """Whether a GPU with ``free`` bytes has room to unpack quantised weights on loading.
 
@@ -265,11 +264,12 @@ def _step_seconds(model: VoxtralModel, rows: int) -> float:
     return sorted(times[1:])[1]
 
 
-log = logging.getLogger(__name__)
-
-
 def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
-    """See ``load`` in the package."""
+    """Load a checkpoint, settle the capacity and take a step. Blocks.
+
+    Raises CheckpointError, UnsupportedOption for a device or delay that there is not, EngineError
+    ``no_memory`` as ``settle_capacity`` and ``engine_failed`` where the step fails.
+    """
     checkpoint = read_checkpoint(local.read())
     delay_ms = _delay_ms(checkpoint, options.delay_ms)
     with ExitStack() as undo:
@@ -294,7 +294,7 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
             delay_ms,
             warning=_surplus(checkpoint.plan.surplus),
             delays_ms=_delays_ms(model),
-            trail_margin=trail_margin(model.front_end),
+            trail_margin=model.trail_margin,
             weights=weights,
         )
         if info.warning:

@@ -1,6 +1,9 @@
-"""Which rows encode how many tokens of audio in the next round. Pure.
+"""The Voxtral model for many streams: encoder, decoder and the queue between them, in one batch.
 
-Encoder, decoder and the queue between them, stepped as one batch. All of it on one thread.
+``plan_rounds`` says which rows encode how many tokens of audio in one step, ``StreamCaches`` what
+one stream takes of memory, ``RowOptions`` what model and delay make of a stream. A ``VoxtralModel``
+has the caches of all streams; it belongs to one thread. The model is Voxtral Realtime (arXiv
+2602.11298): causal encoder, one embedding for each 80 ms, one token for each embedding.
 """
 
 from __future__ import annotations
@@ -8,23 +11,28 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from voxlive.decoders.decoder import (
-    MAX_DELAY_TOKENS,
-    NOT_FINITE,
-    TextDecoder,
-    prompt_length,
-)
+from voxlive.decoders.decoder import MAX_DELAY_TOKENS, TextDecoder, prompt_length
 from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue, Floats, MelFrontEnd
 from voxlive.layers.rings import ring_positions
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.config import VoxtralConfig
     from voxlive.layers.linear import Weights
+
+CHUNK = 8
+"""The most tokens of audio that a row encodes in one step."""
+TOGETHER = 128
+"""Tokens from which a step takes as much longer as it is larger: a backlog gains no more by it."""
+PROMPTS_TOGETHER = 8
+"""Prompts that run in one step."""
+TRAIL_TOKENS = 4
+"""Tokens of real audio beyond the delay after which the last words are normally out."""
 
 
 class ReadyRow(Protocol):
@@ -37,10 +45,6 @@ class ReadyRow(Protocol):
 
 
 R = TypeVar("R", bound=ReadyRow)
-
-
-TOGETHER = 128
-"""Tokens from which a step takes as much longer as it is larger: a backlog gains no more by it."""
 
 
 def most_rows(tokens: int) -> int:
@@ -63,10 +67,34 @@ def plan_rounds(rows: Iterable[R], chunk: int) -> Iterator[tuple[int, list[R]]]:
             yield tokens, group[at : at + most_rows(tokens)]
 
 
-__all__ = ["NOT_FINITE", "VoxtralModel"]
+@dataclass(frozen=True, slots=True)
+class RowOptions:
+    """What the model and the stream's delay make of a row. Lengths in tokens and samples."""
 
-CHUNK = 8
-"""The most tokens of audio that a row encodes in one step."""
+    front_end: MelFrontEnd
+    left_pad_tokens: int
+    delay_tokens: int
+
+    @property
+    def per_token(self) -> int:
+        """Samples to a token of audio."""
+        return self.front_end.samples
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of audio that the prompt covers: BOS, the silence on the left, the delay."""
+        return prompt_length(self.left_pad_tokens, self.delay_tokens)
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond a token's end that its last mel frame needs."""
+        return look_ahead(self.front_end)
+
+
+def look_ahead(front_end: MelFrontEnd) -> int:
+    """See ``RowOptions.look_ahead``."""
+    config = front_end.config
+    return config.n_fft // 2 - config.hop
 
 
 class StreamCaches(NamedTuple):
@@ -97,10 +125,6 @@ class StreamCaches(NamedTuple):
         return (budget - self.decoder) // self.encoder
 
 
-PROMPTS_TOGETHER = 8
-"""Prompts that run in one step."""
-
-
 class VoxtralModel:
     """The caches of ``slots`` streams over one set of weights."""
 
@@ -112,12 +136,22 @@ class VoxtralModel:
         self.front_end = MelFrontEnd(config.audio, config.mel_per_token)
         self.encoder = AudioEncoder(config, weights, slots=slots, chunk=CHUNK)
         self.decoder = TextDecoder(config, weights, slots=slots, bos=bos, pad=pad)
-        longest = 1 + config.left_pad_tokens + self.decoder.max_delay_tokens
+        longest = prompt_length(config.left_pad_tokens, self.decoder.max_delay_tokens)
         self._queue = EmbeddingQueue(
             slots=slots, capacity=longest + CHUNK, dim=config.decoder.dim, dtype=weights.dtype
         )
         self._prompts: dict[int, int] = {}  # slots whose prompt is to run, and their delays
         self._running: set[int] = set()
+
+    def row_options(self, delay_ms: int) -> RowOptions:
+        """Of a stream with this delay, which must be one of the model's."""
+        token_ms = 1000 * self.front_end.samples // self.config.audio.sample_rate
+        return RowOptions(self.front_end, self.config.left_pad_tokens, delay_ms // token_ms)
+
+    @property
+    def trail_margin(self) -> int:
+        """See ``EngineInfo.trail_margin``."""
+        return TRAIL_TOKENS * self.front_end.samples + look_ahead(self.front_end)
 
     @property
     def stream_caches(self) -> StreamCaches:

@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from voxlive.decoders.decoder import Detokeniser, TokenWord
     from voxlive.encoders.encoder import Floats, MelFrontEnd
     from voxlive.engines.contract import Sink
-    from voxlive.engines.voxtral.model import VoxtralModel
+    from voxlive.engines.voxtral.model import RowOptions
     from voxlive.values import Samples
 
-TRAIL_TOKENS = 4
-"""Tokens of real audio beyond the delay after which the last words are normally out."""
 RESET_SILENCE = 2 * SAMPLE_RATE
 """A silence from which the model starts afresh."""
 FLUSH_MARGIN = 10
@@ -36,47 +34,6 @@ LONGEST_WORD = 8
 SETTLED = 2
 """Pads after the last piece of text from which nothing more is taken to be on its way."""
 _BLANK_RUN_SLOPE, _BLANK_RUN_MOST = 0.5, 7.0
-
-
-@dataclass(frozen=True, slots=True)
-class RowOptions:
-    """What the model and the stream's delay make of a row. Lengths in tokens and samples."""
-
-    front_end: MelFrontEnd
-    left_pad_tokens: int
-    delay_tokens: int
-
-    @property
-    def per_token(self) -> int:
-        """Samples to a token of audio."""
-        return self.front_end.samples
-
-    @property
-    def prompt(self) -> int:
-        """Tokens of audio that the prompt covers: BOS, the silence on the left, the delay."""
-        return 1 + self.left_pad_tokens + self.delay_tokens
-
-    @property
-    def look_ahead(self) -> int:
-        """Samples beyond a token's end that its last mel frame needs."""
-        return look_ahead(self.front_end)
-
-
-def look_ahead(front_end: MelFrontEnd) -> int:
-    """See ``RowOptions.look_ahead``."""
-    config = front_end.config
-    return config.n_fft // 2 - config.hop
-
-
-def trail_margin(front_end: MelFrontEnd) -> int:
-    """See ``EngineInfo.trail_margin``."""
-    return TRAIL_TOKENS * front_end.samples + look_ahead(front_end)
-
-
-def row_options(delay_ms: int, model: VoxtralModel) -> RowOptions:
-    """For a delay that is one of the model's."""
-    token_ms = 1000 * model.front_end.samples // model.config.audio.sample_rate
-    return RowOptions(model.front_end, model.config.left_pad_tokens, delay_ms // token_ms)
 
 
 @dataclass(frozen=True, slots=True)
