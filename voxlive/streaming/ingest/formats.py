@@ -58,6 +58,34 @@ class Report:
         return tuple(self._found.values())
 
 
+class PacketLosses:
+    """Counts packets that do not decode; ``last``: those after the last one that does."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first_s = 0.0
+        self.last = 0
+
+    def add(self, at_s: float) -> None:
+        """One, at ``at_s`` seconds of the sound, does not."""
+        self._first_s = self._first_s if self._count + self.last else at_s
+        self.last += 1
+
+    def good(self) -> None:
+        """One decodes: those before it are lost in the middle."""
+        self._count += self.last
+        self.last = 0
+
+    def report_to(self, name: str, report: Report) -> None:
+        """Warn of the lost ones, but for the last, of a recording of this name."""
+        if self._count:
+            report.add(
+                "damaged",
+                f"the {name} is damaged: {self._count} of its packets were left out,"
+                f" the first at {self._first_s:.1f} s",
+            )
+
+
 def to_unit(values: NDArray[Any]) -> Samples:
     """Samples of any width as float32 with full scale 1: integers are divided by 2^(bits-1).
 

@@ -1,4 +1,4 @@
-"""MP3 and ADTS, which have no container: their frames, found by the headers.
+"""MP3 and ADTS, which have no container: their frames, found by the headers, and their sound.
 
 Libav's demuxers for both join a stream only at its beginning and take tags in the middle for
 damage. Here a stream is joined, and joined again after damage, where two headers agree.
@@ -9,17 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from voxlive.streaming.ingest.source import tag_length
+import av
+
+from voxlive.streaming.ingest.formats import PacketLosses
+from voxlive.streaming.ingest.source import samples_of, tag_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from voxlive.streaming.ingest.source import Source
+    from voxlive.streaming.ingest.formats import Report
+    from voxlive.streaming.ingest.source import Output, Source
+    from voxlive.values import Samples
 
 HEADER = 7
 # As far as the first two headers may be away: a stream is joined in the middle of a frame.
 MAX_JOIN = 1 << 12
 _MOST_LOST_S = 10.0
+_NO_TRIM = (0, 0)
 _XING = (b"Xing", b"Info")
 _MP3_RATES = (44_100, 48_000, 32_000)
 _MP3_KBPS = {  # by MPEG-1 or not, layer
@@ -80,6 +86,10 @@ def adts_header(head: bytes) -> Header | None:
     samples = 1024 * (1 + (head[6] & 3))
     key = head[1] & 8, head[2] >> 6, rate, (head[2] & 1) << 2 | head[3] >> 6
     return Header(length, samples, _AAC_RATES[rate], key)
+
+
+PARSERS = {"AAC": adts_header, "MP3": mp3_header}
+"""How the header of a frame is read, by the name of what consists of such frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,3 +246,82 @@ def gapless(data: bytes) -> Gapless | None:
     both = int.from_bytes(data[at + 21 : at + 24], "big")
     # The decoder's own delay adds to the encoder's.
     return Gapless(frames, (both >> 12) + 529, max((both & 0xFFF) - 529, 0))
+
+
+class FrameDecoder:
+    """Decodes a recording that is MP3 or ADTS, up to where ``ends`` finds another kind."""
+
+    def __init__(
+        self, source: Source, name: str, out: Output, ends: Callable[[Source], bool]
+    ) -> None:
+        """``name`` is one of ``PARSERS``; what is decoded goes through ``out``."""
+        self._name = name
+        self._frames = Frames(source, PARSERS[name], ends)
+        self._codec = av.CodecContext.create("aac" if name == "AAC" else "mp3", "r")
+        self._out = out
+        self._gapless: Gapless | None = None
+        self._count = 0
+        self._began_s = out.at_s
+
+    def decode(self, report: Report) -> Iterator[Samples]:
+        """Its sound; what is lost of it is added to ``report``."""
+        losses = PacketLosses()
+        junk_s: float | None = None
+        for frame in self._frames:
+            if self._name == "MP3" and (header := gapless(frame.data)):
+                self._check_whole(report)
+                self._gapless, self._count, self._began_s = header, 0, self._out.at_s
+                continue
+            if self._frames.junk and junk_s is None:
+                junk_s = self._out.at_s
+            if frame.lost_s:
+                yield from self._out.silence(frame.lost_s)
+                self._count += round(frame.lost_s / frame.header.seconds)
+            self._count += 1
+            try:
+                decoded = self._codec.decode(av.Packet(frame.data))
+            except av.FFmpegError:
+                losses.add(self._out.at_s)
+                yield from self._out.silence(frame.header.seconds)
+                continue
+            for sound in decoded:
+                losses.good()
+                yield from self._push(sound)
+        losses.good()
+        losses.report_to(self._name, report)
+        if self._frames.junk:
+            report.add(
+                "damaged",
+                f"the {self._name} is damaged: {self._frames.junk} of its bytes belong to no frame,"
+                f" the first at {self._out.at_s if junk_s is None else junk_s:.1f} s",
+            )
+        self._check_whole(report)
+        if self._frames.cut:
+            report.add("cut_off", f"the {self._name} was cut off after {self._out.at_s:.1f} s")
+
+    def _push(self, sound: av.AudioFrame) -> Iterator[Samples]:
+        samples = samples_of(sound)
+        front, back = self._trim(len(samples))
+        samples = samples[front : len(samples) - back]
+        if len(samples):
+            yield from self._out.push(samples, sound.sample_rate)
+
+    def _trim(self, length: int) -> tuple[int, int]:
+        """How much of the frame's beginning and end are the encoder's own."""
+        header = self._gapless
+        if not header:
+            return _NO_TRIM
+        front = min(max(header.delay - (self._count - 1) * length, 0), length)
+        after = (header.frames - self._count) * length
+        back = max(header.padding - after, 0) if 0 <= after < header.padding else 0
+        return front, min(back, length - front)
+
+    def _check_whole(self, report: Report) -> None:
+        """Report a cut if fewer frames came than the stream's header states."""
+        if self._gapless and self._count < self._gapless.frames:
+            lasts_s = self._out.at_s - self._began_s
+            of_s = lasts_s * self._gapless.frames / self._count if self._count else 0.0
+            report.add(
+                "cut_off",
+                f"the {self._name} was cut off after {lasts_s:.1f} s of {of_s:.1f} s",
+            )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 import av
@@ -22,8 +23,8 @@ import numpy as np
 from av.audio.stream import AudioStream
 
 from voxlive.errors import BadAudio
-from voxlive.streaming.ingest.formats import Report
-from voxlive.streaming.ingest.frames import Frames, adts_header, gapless, mp3_header
+from voxlive.streaming.ingest.formats import PacketLosses, Report
+from voxlive.streaming.ingest.frames import PARSERS, FrameDecoder, Frames
 from voxlive.streaming.ingest.sniff import (
     CONTAINERS,
     DECODERS,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
     from av.container import InputContainer
 
-    from voxlive.streaming.ingest.frames import Gapless
     from voxlive.streaming.ingest.sniff import Container
     from voxlive.streaming.ingest.source import Reader
     from voxlive.values import Samples
@@ -63,8 +63,6 @@ _SLACK_S = 0.1
 _OPTIONS = {"analyzeduration": "1", "codec_whitelist": ",".join(DECODERS)}
 # Sound waits for a buffer to be full: small ones where a second of sound is few bytes.
 _BUFFER, _PCM_BUFFER, _FILE_BUFFER = 128, 1024, 1 << 15
-_NO_TRIM = (0, 0)
-_PARSERS = {"AAC": adts_header, "MP3": mp3_header}
 
 
 def decode(reader: Reader, report: Report | None = None) -> Iterator[Samples]:
@@ -200,6 +198,12 @@ def _container_here(source: Source) -> Container | None:
     return container if container.demuxer or _frames(source, container).starts_here() else None
 
 
+def _another_begins(container: Container, source: Source) -> bool:
+    """Whether a recording of another kind begins with the next byte."""
+    other = _container_here(source)
+    return other is not None and other.name != container.name
+
+
 def _find_frames(source: Source) -> Container | None:
     """MP3 or ADTS that begins within ``MAX_JOIN`` bytes, which are stepped over."""
     if source.peek(HEAD).isascii() and b"\0" not in source.peek(HEAD):
@@ -217,7 +221,7 @@ def _find_frames(source: Source) -> Container | None:
 
 
 def _frames(source: Source, container: Container) -> Frames:
-    return Frames(source, _PARSERS[container.name])
+    return Frames(source, PARSERS[container.name])
 
 
 def _index_is_last(source: Source) -> bool:
@@ -265,7 +269,9 @@ class _Recordings:
     def _decode_one(self, file: Source | _FileRange, container: Container) -> Iterator[Samples]:
         self._out.restart(exact=container.exact)
         if isinstance(file, Source) and not container.demuxer:
-            decoder: _FrameDecoder | _Demuxer = _FrameDecoder(file, container, self._out)
+            decoder: FrameDecoder | _Demuxer = FrameDecoder(
+                file, container.name, self._out, partial(_another_begins, container)
+            )
         else:
             decoder = _Demuxer(file, container, self._out)
         began = self._out.decoded_s
@@ -275,111 +281,6 @@ class _Recordings:
             if not began and not self._out.decoded_s:
                 raise
             self._report.add("damaged", str(error))
-
-
-class _Losses:
-    """Counts packets that do not decode; ``last``: those after the last one that does."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._first_s = 0.0
-        self.last = 0
-
-    def add(self, at_s: float) -> None:
-        self._first_s = self._first_s if self._count + self.last else at_s
-        self.last += 1
-
-    def good(self) -> None:
-        self._count += self.last
-        self.last = 0
-
-    def report_to(self, name: str, report: Report) -> None:
-        if self._count:
-            report.add(
-                "damaged",
-                f"the {name} is damaged: {self._count} of its packets were left out,"
-                f" the first at {self._first_s:.1f} s",
-            )
-
-
-class _FrameDecoder:
-    """MP3 and ADTS."""
-
-    def __init__(self, source: Source, container: Container, out: Output) -> None:
-        self._name = container.name
-        self._frames = Frames(source, _PARSERS[container.name], self._ends)
-        self._codec = av.CodecContext.create("aac" if container.name == "AAC" else "mp3", "r")
-        self._out = out
-        self._gapless: Gapless | None = None
-        self._count = 0
-        self._began_s = out.at_s
-
-    def _ends(self, source: Source) -> bool:
-        """Whether another recording of another kind follows."""
-        other = _container_here(source)
-        return other is not None and other.name != self._name
-
-    def decode(self, report: Report) -> Iterator[Samples]:
-        losses = _Losses()
-        junk_s: float | None = None
-        for frame in self._frames:
-            if self._name == "MP3" and (header := gapless(frame.data)):
-                self._check_whole(report)
-                self._gapless, self._count, self._began_s = header, 0, self._out.at_s
-                continue
-            if self._frames.junk and junk_s is None:
-                junk_s = self._out.at_s
-            if frame.lost_s:
-                yield from self._out.silence(frame.lost_s)
-                self._count += round(frame.lost_s / frame.header.seconds)
-            self._count += 1
-            try:
-                decoded = self._codec.decode(av.Packet(frame.data))
-            except av.FFmpegError:
-                losses.add(self._out.at_s)
-                yield from self._out.silence(frame.header.seconds)
-                continue
-            for sound in decoded:
-                losses.good()
-                yield from self._push(sound)
-        losses.good()
-        losses.report_to(self._name, report)
-        if self._frames.junk:
-            report.add(
-                "damaged",
-                f"the {self._name} is damaged: {self._frames.junk} of its bytes belong to no frame,"
-                f" the first at {self._out.at_s if junk_s is None else junk_s:.1f} s",
-            )
-        self._check_whole(report)
-        if self._frames.cut:
-            report.add("cut_off", f"the {self._name} was cut off after {self._out.at_s:.1f} s")
-
-    def _push(self, sound: av.AudioFrame) -> Iterator[Samples]:
-        samples = samples_of(sound)
-        front, back = self._trim(len(samples))
-        samples = samples[front : len(samples) - back]
-        if len(samples):
-            yield from self._out.push(samples, sound.sample_rate)
-
-    def _trim(self, length: int) -> tuple[int, int]:
-        """How much of the frame's beginning and end are the encoder's own."""
-        header = self._gapless
-        if not header:
-            return _NO_TRIM
-        front = min(max(header.delay - (self._count - 1) * length, 0), length)
-        after = (header.frames - self._count) * length
-        back = max(header.padding - after, 0) if 0 <= after < header.padding else 0
-        return front, min(back, length - front)
-
-    def _check_whole(self, report: Report) -> None:
-        """Report a cut if fewer frames came than the stream's header states."""
-        if self._gapless and self._count < self._gapless.frames:
-            lasts_s = self._out.at_s - self._began_s
-            of_s = lasts_s * self._gapless.frames / self._count if self._count else 0.0
-            report.add(
-                "cut_off",
-                f"the {self._name} was cut off after {lasts_s:.1f} s of {of_s:.1f} s",
-            )
 
 
 class _Demuxer:
@@ -436,7 +337,7 @@ class _Demuxer:
         name, out = self._container.name, self._out
         length_s = self._stated_length(media, stream)
         origin_s = self._origin(media)
-        reached_s, losses, broken, gaps = 0.0, _Losses(), False, out.gaps
+        reached_s, losses, broken, gaps = 0.0, PacketLosses(), False, out.gaps
         failure = ""
         packets = media.demux(stream)
         while True:
