@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -147,16 +147,15 @@ class RunnerProcess:
     ) -> RunnerProcess:
         """Start a process and load the model. Raises RequestRefused, when it is ended as well."""
         process = cls(spec, options, changed)
-        try:
-            async with asyncio.timeout(options.load_s):
-                process.slots = await asyncio.shield(process._ready)
-        except TimeoutError as error:
-            await process.kill()
-            message = f"{spec.model} was not loaded within {options.load_s:g} s"
-            raise RequestRefused("model_load_failed", message) from error
-        except BaseException:
-            await process.kill()
-            raise
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(process.kill)
+            try:
+                async with asyncio.timeout(options.load_s):
+                    process.slots = await asyncio.shield(process._ready)
+            except TimeoutError as error:
+                message = f"{spec.model} was not loaded within {options.load_s:g} s"
+                raise RequestRefused("model_load_failed", message) from error
+            undo.pop_all()
         return process
 
     @property
