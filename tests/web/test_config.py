@@ -22,6 +22,14 @@ def test_options_of_the_live_model_apply_to_files_if_shared():
     assert config.with_model(None) is config
 
 
+def test_the_rule_and_the_vocabulary_of_all_sessions(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("Anne Elliot\nBath\n", "utf-8")
+    config = ServeConfig(commit="fast", vocabulary=("Lyme, Bath", str(path)))
+    assert config.engine.commit == "fast"
+    assert config.engine.vocabulary == ("Lyme", "Bath", "Anne Elliot")
+
+
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
@@ -33,6 +41,8 @@ def test_options_of_the_live_model_apply_to_files_if_shared():
         ({"forwarded_allow_ips": "127.0.0.1,nginx"}, "nginx"),
         ({"https": True, "ssl_certfile": "cert.pem"}, "choose one"),
         ({"ssl_keyfile": "key.pem"}, "--ssl-certfile"),
+        ({"vocabulary": ("a b c d e f",)}, "vocabulary: the term 'a b c d e f' is too long"),
+        ({"vocabulary": ("/no/names.txt",)}, "vocabulary: /no/names.txt cannot be read"),
         ({"zeroconf": True}, "--zeroconf needs --wyoming-port"),
         ({"wyoming_allow": ("::1",)}, "--wyoming-allow needs --wyoming-port"),
     ],

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from support.clips import clip
 from support.server import serving
-from support.weights import TINY_EN
+from support.weights import BASE, TINY_EN
 from support.wire import START, dial, receive, send
 
 CHUNK = 3200
@@ -53,3 +53,44 @@ async def test_another_language_is_refused_with_what_the_model_knows(whisper):
     assert "German" in error["message"]
     assert "English only" in error["message"]
     await whisper.until(in_use=0)
+
+
+async def said(server, **asked) -> list[dict]:
+    """All messages of a session over a clip."""
+    async with dial(f"{server.ws}/v1/live") as socket:
+        await send(socket, {**START, **asked}, clip("doctor").pcm.tobytes(), {"type": "stop"})
+        messages = [await receive(socket)]
+        while messages[-1]["type"] not in ("done", "error"):
+            messages.append(await receive(socket))
+    await server.until(in_use=0)
+    return messages
+
+
+async def test_terms_are_written_as_they_are_spelt_and_the_rule_is_the_sessions(whisper):
+    messages = await said(whisper, vocabulary=["Doctor Will", "Resullts"], commit="pause")
+    ready, done = messages[0], messages[-1]
+    assert (ready["vocabulary"], ready["commit"], ready["task"]) == (2, "pause", "transcribe")
+    assert "Doctor Will call you back" in done["text"]
+    assert done["text"].rstrip().endswith("Resullts.")
+    [words] = [message["words"] for message in messages if message["type"] == "words"]
+    assert {word["original"] for word in words if "original" in word} >= {"doctor will"}
+
+
+async def test_a_model_of_english_alone_does_not_translate(whisper):
+    [error] = await said(whisper, task="translate")
+    assert (error["type"], error["code"]) == ("error", "unsupported_option")
+    assert "English" in error["message"]
+
+
+async def test_a_model_of_many_languages_says_which_is_spoken_once(real_weights):
+    with serving("--model", BASE, "--max-sessions", "1", "--vocabulary", "Doctor Will") as base:
+        messages = await said(base)
+        assert (messages[0]["language"], messages[0]["vocabulary"]) == (None, 1)
+        [found] = [message for message in messages if message["type"] == "language"]
+        assert found["language"] == "en"
+        assert 0.5 < found["p"] <= 1
+        assert "Doctor Will call you back" in messages[-1]["text"]
+        messages = await said(base, language="en", task="translate")
+        assert (messages[0]["language"], messages[0]["task"]) == ("en", "translate")
+        assert not [message for message in messages if message["type"] == "language"]
+        assert len(set(spelt(clip("doctor").text)) & set(spelt(messages[-1]["text"]))) >= 8

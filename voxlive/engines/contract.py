@@ -2,9 +2,9 @@
 
 An engine owns a loaded model and a fixed number of slots. ``Engine.open`` takes a slot and returns
 a ``Stream``. A stream takes gated audio and answers with messages (``Committed``, ``Drafted``,
-``Progressed``, ``Reached``, ``Failed``) through its sink, which is called on the engine's own
-thread, in order, and must return at once. Nothing here depends on asyncio, so an engine serves a
-web session, the command line and an embedded processor alike.
+``LanguageFound``, ``Progressed``, ``Reached``, ``Failed``) through its sink, which is called on the
+engine's own thread, in order, and must return at once. Nothing here depends on asyncio, so an
+engine serves a web session, the command line and an embedded processor alike.
 
 Times are samples at 16 kHz on the session's clock. An engine never has more than ``capacity``
 streams; how much audio a stream may hold is stated by each engine.
@@ -22,7 +22,8 @@ from typing import Protocol
 from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.errors import UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Work
-from voxlive.values import SAMPLE_RATE, Samples, Word
+from voxlive.recognisers.contract import Task
+from voxlive.values import SAMPLE_RATE, CodedWarning, Samples, Word
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -34,7 +35,8 @@ class EngineOptions:
     ``device`` is gpu or cpu, ``quantize`` 4 or 8 bits on loading, ``delay_ms`` the delay of streams
     that choose none. ``keep_quantized``: weights that are stored quantised are never unpacked.
     ``deadline_s``: a process of the engine that has work and makes no progress for so many seconds
-    is ended and replaced.
+    is ended and replaced. ``commit`` is the rule of streams that choose none, ``vocabulary`` is
+    added to that of every stream.
     """
 
     max_sessions: int | None = None
@@ -43,13 +45,27 @@ class EngineOptions:
     quantize: int | None = None
     deadline_s: float = DEADLINE_S
     keep_quantized: bool = False
+    commit: str | None = None
+    vocabulary: tuple[str, ...] = ()
+
+    def require_no_rules(self, model: str) -> None:
+        """For an engine without these. Raises UnsupportedOption where one is set."""
+        if self.commit is not None:
+            raise UnsupportedOption(
+                f"{model} has no rule of commitment: leave out commit", "commit"
+            )
+        if self.vocabulary:
+            raise UnsupportedOption(f"{model} takes no vocabulary: leave it out", "vocabulary")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """What one stream asks of its engine.
 
-    ``language`` is a code (``checkpoints.languages``); None leaves the choice to the model.
+    ``language`` is a code (``checkpoints.languages``) of what is spoken; None leaves the choice to
+    the model. ``task`` translate: into English. ``vocabulary`` are names and terms to expect
+    (``recognisers.vocabulary``); an engine without one ignores it. ``commit`` is the name of the
+    rule by which words are committed; None takes the engine's default.
     ``delay_ms`` is the model's own delay where it has one; None takes the engine's default.
     ``drafts`` False lets an engine skip work whose only use is text that may still change: for
     files.
@@ -58,6 +74,9 @@ class StreamOptions:
     language: str | None = None
     delay_ms: int | None = None
     drafts: bool = True
+    task: Task = "transcribe"
+    vocabulary: tuple[str, ...] = ()
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +87,10 @@ class EngineInfo:
     for people, ``warning`` concerns the model's files. ``weights`` says how they are held in
     memory; None where there is no choice. ``delays_ms`` are the delays that a stream may choose;
     empty where the model has none of its own. ``trail_margin``: samples beyond the delay after
-    which the last words are normally out.
+    which the last words are normally out. ``takes_language``: whether a stream's has an
+    effect. ``vocabulary`` are the terms of every stream, None where it takes none. ``commit_rules``
+    are the names of the rules that a stream may choose, ``no_translation`` is why it does not
+    translate, None if it does.
     """
 
     engine: str
@@ -82,6 +104,11 @@ class EngineInfo:
     delays_ms: range = range(0)
     trail_margin: int = 0
     weights: str | None = None
+    takes_language: bool = False
+    vocabulary: tuple[str, ...] | None = None
+    commit_rules: tuple[str, ...] = ()
+    default_commit: str | None = None
+    no_translation: str | None = "choose a multilingual Whisper"
 
     def trail(self, options: StreamOptions) -> int:
         """``Stream.trail`` of a stream with these options, in samples."""
@@ -89,25 +116,61 @@ class EngineInfo:
         return delay_ms * SAMPLE_RATE // 1000 + self.trail_margin
 
     def validate(self, options: StreamOptions) -> None:
-        """Raises UnsupportedOption for a language or a delay that the model does not have."""
-        language, delay_ms = options.language, options.delay_ms
+        """Raises UnsupportedOption for a language, task, rule or delay that the model lacks."""
+        title = f"{self.engine} ({self.model})"
+        language = options.language
         if language and self.languages and language not in self.languages:
             note = f" ({self.note})" if self.note else ""
-            model = f"{self.engine} ({self.model})"
             raise UnsupportedOption(
-                unknown_language_message(model, language, self.languages) + note, "language"
+                unknown_language_message(title, language, self.languages) + note, "language"
             )
+        if options.task == "translate" and self.no_translation:
+            message = f"{title} does not translate: {self.no_translation}"
+            raise UnsupportedOption(message, "task")
+        self._validate_commit(title, options.commit)
+        self._validate_delay(title, options.delay_ms)
+
+    def _validate_commit(self, title: str, commit: str | None) -> None:
+        if commit is None or commit in self.commit_rules:
+            return
+        if not self.commit_rules:
+            message = f"{title} has no rule of commitment: leave out commit"
+        else:
+            message = f"commit must be one of {', '.join(self.commit_rules)}, not {commit[:40]!r}"
+        raise UnsupportedOption(message, "commit")
+
+    def _validate_delay(self, title: str, delay_ms: int | None) -> None:
         if delay_ms is None or delay_ms in self.delays_ms:
             return
         if not self.delays_ms:
-            raise UnsupportedOption(
-                f"{self.engine} ({self.model}) has no delay to set: leave out delay_ms", "delay_ms"
-            )
+            raise UnsupportedOption(f"{title} has no delay to set: leave out delay_ms", "delay_ms")
         raise UnsupportedOption(
             f"delay_ms must be a multiple of {self.delays_ms.step} up to {self.delays_ms[-1]}, "
             f"not {delay_ms}",
             "delay_ms",
         )
+
+    def language_of(self, options: StreamOptions) -> str | None:
+        """The language that is in force from the start; None if the model finds it out."""
+        return options.language if self.takes_language else None
+
+    def terms(self, options: StreamOptions) -> tuple[str, ...]:
+        """The vocabulary that is in force: the stream's terms, then those of every stream."""
+        if self.vocabulary is None:
+            return ()
+        return tuple(dict.fromkeys((*options.vocabulary, *self.vocabulary)))
+
+    def ignored(self, options: StreamOptions) -> tuple[CodedWarning, ...]:
+        """A warning for each option that has no effect here."""
+        warnings = []
+        if options.language and len(self.languages) > 1 and not self.takes_language:
+            reason = f"{self.model} finds out by itself which one is spoken"
+            message = f"language has no effect: {reason}"
+            warnings.append(CodedWarning("language_ignored", message))
+        if options.vocabulary and self.vocabulary is None:
+            message = f"vocabulary has no effect: {self.model} takes none"
+            warnings.append(CodedWarning("vocabulary_ignored", message))
+        return tuple(warnings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +185,17 @@ class Drafted:
     """The text recognised after the last committed word. It may still change."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageFound:
+    """The model has found out which language is spoken. It holds for the stream.
+
+    ``probability`` is None where the model has no such figure.
+    """
+
+    language: str
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +223,7 @@ class Failed:
     message: str
 
 
-Message = Committed | Drafted | Progressed | Reached | Failed
+Message = Committed | Drafted | LanguageFound | Progressed | Reached | Failed
 Sink = Callable[[Message], None]
 
 

@@ -79,6 +79,17 @@ class Flushed:
 
 
 @dataclass(frozen=True, slots=True)
+class LanguageDetected:
+    """The model has found out which language is spoken: a code. It holds for the session.
+
+    ``probability`` is None where the engine does not know it.
+    """
+
+    language: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """How many seconds the engine is behind the audio received."""
 
@@ -117,6 +128,7 @@ Event = (
     | SegmentClosed
     | UtteranceEnded
     | Flushed
+    | LanguageDetected
     | Lag
     | SessionWarning
     | SessionError

@@ -18,12 +18,20 @@ import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from voxlive.engines.contract import Committed, Drafted, Failed, Progressed, Reached
+from voxlive.engines.contract import (
+    Committed,
+    Drafted,
+    Failed,
+    LanguageFound,
+    Progressed,
+    Reached,
+)
 from voxlive.errors import BadAudio, EngineError, VadError
 from voxlive.processes.logs import log_context
 from voxlive.streaming.events import (
     Flushed,
     Lag,
+    LanguageDetected,
     LiveTranscript,
     SessionClosed,
     SessionError,
@@ -328,6 +336,8 @@ class Session:
                     self._emit(self._transcript.commit(self._replacer.progress(upto)))
                 self._engine_progressed.set()
                 self._emit_lag()
+            case LanguageFound(language, probability):
+                self._emit(LanguageDetected(language, probability))
             case Reached(marker):
                 self._on_reached(marker)
             case Failed(code, text):

@@ -73,6 +73,15 @@ def _check_network(text: str) -> None:
         raise ValueError(f"{text}: {hint}") from None
 
 
+def _check_terms(text: str) -> None:
+    from voxlive.recognisers.vocabulary import read_vocabulary
+
+    try:
+        read_vocabulary([text])
+    except CodedError as error:
+        raise ValueError(error.message) from None
+
+
 def _check_site(text: str) -> None:
     """Refuse a misspelt site at the start: later its pages would only be refused."""
     from voxlive.web.access.sites import ANY, Origin
@@ -106,6 +115,22 @@ class ServeConfig:
     delay_ms: int | None = field(
         default=None,
         metadata=_option("The model's own delay, for models that have one: more is better.", low=1),
+    )
+    commit: Literal["fast", "steady", "pause"] | None = field(
+        default=None,
+        metadata=_option(
+            "When a word counts as certain in sessions that do not say, for Whisper: soon, later "
+            "with fewer errors, at the speaker's pause. Default: steady."
+        ),
+    )
+    vocabulary: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "Names and terms to expect in every live session, for Whisper: with commas between, "
+            "or a file of them with a name in .txt, one on each line. May be given again.",
+            metavar="TERMS",
+            check=_check_terms,
+        ),
     )
     quantize: Literal[4, 8] | None = field(
         default=None, metadata=_option("Shrink the weights to so many bits on loading.")
@@ -321,8 +346,9 @@ class ServeConfig:
 
     @property
     def engine(self) -> EngineOptions:
-        """How the engine for live sessions is loaded."""
+        """How the engine for live sessions is loaded. Raises BadVocabulary for too many terms."""
         from voxlive.engines.contract import EngineOptions
+        from voxlive.recognisers.vocabulary import read_vocabulary
 
         return EngineOptions(
             self.max_sessions,
@@ -331,6 +357,8 @@ class ServeConfig:
             self.quantize,
             self.engine_timeout,
             self.keep_quantized,
+            self.commit,
+            read_vocabulary(self.vocabulary),
         )
 
     @property

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
+from voxlive.recognisers.vocabulary import TermMatcher
 from voxlive.values import SAMPLE_RATE, Word
 
 S = SAMPLE_RATE
@@ -131,3 +132,34 @@ def test_whatever_passes_say_words_come_once_in_order(passes, last, rule):
     committed += commitment.finish(words(last))
     assert all(one.end <= two.start for one, two in pairwise(committed))
     assert all(word.start <= word.end for word in committed)
+
+
+def test_terms_are_agreed_on_as_they_are_spelt_and_drafts_have_them():
+    commitment = Commitment(CommitRule(2, 0), TermMatcher(["voxlive"]))
+    assert texts(commitment.update(words("we run vox live"), 2 * S)) == ""
+    assert commitment.draft == " we run voxlive"
+    found = commitment.update(words("we run vox life now"), 2 * S)
+    assert texts(found) == "we run voxlive"
+    assert found[-1].original == "vox life"
+    assert (found[-1].start, found[-1].end) == (S, 2 * S)
+    rest = commitment.finish(words("we run vox live now here"))
+    assert texts(rest) == "now here"
+
+
+def test_a_term_takes_no_part_of_what_is_committed():
+    """Half of it is committed before the other half is spoken: it is not written twice."""
+    commitment = Commitment(CommitRule(2, 0), TermMatcher(["voxlive"]))
+    commitment.update(words("we run vox"), 2 * S)
+    assert texts(commitment.update(words("we run vox"), 2 * S)) == "we run vox"
+    assert texts(commitment.finish(words("we run vox live now"))) == "live now"
+
+
+@given(st.lists(st.sampled_from(["vox", "live", "voxlive", "we", "now"]), max_size=12))
+def test_with_a_vocabulary_every_word_still_comes_once(said):
+    commitment = Commitment(CommitRule(2, 0), TermMatcher(["voxlive"]))
+    committed = []
+    for upto in range(1, len(said) + 1):
+        committed += commitment.update(words(" ".join(said[:upto])), upto * S)
+    committed += commitment.finish(words(" ".join(said)))
+    assert "".join(w.text for w in committed).replace(" ", "") == "".join(said)
+    assert all(one.end <= two.start for one, two in pairwise(committed))

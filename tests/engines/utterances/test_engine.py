@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from voxlive.engines.contract import (
     Reached,
     StreamOptions,
 )
-from voxlive.engines.utterances.commitment import CommitRule
+from voxlive.engines.utterances.commitment import RULES, CommitRule
 from voxlive.engines.utterances.engine import AGAIN, UtteranceEngine
 from voxlive.engines.utterances.utterance import MAX_WAITING
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
@@ -236,3 +237,22 @@ def test_the_language_of_the_first_seconds_holds_for_the_stream(engine, recognis
     other.flush(1)
     sink.until(Reached)
     assert recogniser.languages[-1] == "en"
+
+
+def test_a_stream_has_the_rule_and_the_terms_that_it_asks_for_beside_the_servers(recogniser):
+    info = replace(INFO, vocabulary=("W-Two",), commit_rules=tuple(RULES), default_commit="steady")
+    engine = UtteranceEngine(recogniser, info, CommitRule(2, 0))
+    sink = Sink()
+    stream = engine.open(StreamOptions(commit="pause", vocabulary=("W3 W4",)), sink)
+    stream.feed(spoken(1), 0)
+    stream.feed(spoken(2, 3, 4), WORD)
+    sink.until(Progressed)
+    stream.end_utterance(1)
+    sink.until(Reached)
+    assert len([m for m in sink.messages if isinstance(m, Committed)]) == 1
+    assert sink.text == "w1 w2 W3 W4"
+    with pytest.raises(UnsupportedOption, match="fast, steady, pause"):
+        engine.open(StreamOptions(commit="slow"), Sink())
+    with pytest.raises(UnsupportedOption, match="does not translate"):
+        engine.open(StreamOptions(task="translate"), Sink())
+    engine.shutdown()

@@ -8,16 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.scripted_recogniser import WORD, ScriptedRecogniser, spoken
 
-from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
+from voxlive.engines.contract import (
+    Committed,
+    Drafted,
+    LanguageFound,
+    Message,
+    Progressed,
+    Reached,
+    StreamOptions,
+)
 from voxlive.engines.utterances.commitment import CommitRule
 from voxlive.engines.utterances.utterance import (
     MAX_WAITING,
+    DuePass,
+    LanguageVote,
     Overrun,
     PassPlan,
     UtteranceStream,
     without_loops,
 )
-from voxlive.recognisers.contract import PassOptions
+from voxlive.recognisers.contract import PassOptions, Recognition
 from voxlive.values import SAMPLE_RATE, Word
 
 DRAFT, LAST = PassOptions(margin_s=1.0), PassOptions()
@@ -28,7 +38,7 @@ class Talk:
     """Feeds a stream and makes its passes when it is told to."""
 
     def __init__(self, rule=NOW, plan=None, script=None, **more) -> None:
-        self.stream = UtteranceStream(rule, plan or PassPlan(), **more)
+        self.stream = UtteranceStream(rule, plan or PassPlan(), StreamOptions(**more))
         self.recogniser = ScriptedRecogniser(script)
         self.messages: list[Message] = []
         self.at = 0
@@ -251,3 +261,47 @@ def test_every_word_comes_once_in_order_before_its_mark(steps, script, rule):
     assert all(word.end <= talk.at for word in talk.words)
     progress = [m.upto for m in talk.messages if isinstance(m, Progressed)]
     assert progress == sorted(progress)
+
+
+def language_of(passes: list[tuple[float, bool, str, float | None]]) -> list[LanguageFound]:
+    """What comes of passes over so many seconds: final, with this language and probability."""
+    vote = LanguageVote()
+    found = []
+    for length_s, final, language, p in passes:
+        due = DuePass(np.zeros(round(length_s * SAMPLE_RATE), np.float32), final)
+        found.append(vote.add(due, Recognition(language=language, language_p=p)))
+    return [one for one in found if one]
+
+
+def test_the_first_probable_language_over_two_seconds_holds():
+    passes = [(0.7, False, "fr", 0.9), (1.4, False, "fr", 0.9), (2.1, False, "de", 0.4)]
+    passes += [(2.8, False, "de", 0.8), (3.5, False, "fr", 1.0)]
+    assert language_of(passes) == [LanguageFound("de", 0.8)]
+    assert language_of([(2.0, True, "de", None)]) == [LanguageFound("de", None)]
+
+
+def test_short_utterances_vote_on_the_language_for_ten_seconds_at_most():
+    short = [(1.0, True, "fr" if n % 3 else "de", 0.6) for n in range(12)]
+    assert language_of(short[:9]) == []
+    assert language_of(short) == [LanguageFound("fr", None)]
+
+
+def test_silence_has_no_language():
+    vote = LanguageVote()
+    nothing = Recognition(language="cy", language_p=0.9, no_speech=0.9, mean_logprob=-2)
+    assert vote.add(DuePass(np.zeros(5 * SAMPLE_RATE, np.float32), True), nothing) is None
+    assert vote.language is None
+
+
+def test_a_pass_asks_for_the_task_and_the_language_that_are_in_force():
+    talk = Talk(CommitRule(0), task="translate", drafts=False)
+    talk.feed(1, 2, 3, 4, 5)
+    talk.mark(1)
+    due = talk.stream.begin()
+    assert (due.language, due.task) == (None, "translate")
+    talk.messages += talk.stream.done(Recognition(language="de", language_p=0.9))
+    assert talk.messages[0] == LanguageFound("de", 0.9)
+    talk.feed(1)
+    talk.mark(2)
+    due = talk.stream.begin()
+    assert (due.language, due.task) == ("de", "translate")

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from support.conversations import ENGLISH, POLYGLOT, conversations
 
+from voxlive.engines.contract import StreamOptions
 from voxlive.errors import ProtocolError
 from voxlive.streaming.events import (
     Draft,
+    LanguageDetected,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -173,6 +175,9 @@ def test_ready_has_the_options_in_force():
         "device": "cpu",
         "language": None,
         "languages": [],
+        "task": "transcribe",
+        "vocabulary": 0,
+        "commit": None,
         "delay_ms": 480,
         "format": "s16le",
         "rate": 16_000,
@@ -196,6 +201,57 @@ def test_a_requested_language_is_not_a_recognised_one():
     [ready, warning] = decoded(protocol.opened("s1", action.options))
     assert (ready["language"], ready["languages"]) == (None, ["de", "en"])
     assert (warning["type"], warning["code"]) == ("warning", "language_ignored")
+
+
+def test_task_vocabulary_and_rule_are_read_and_shown_as_they_are_in_force():
+    info = replace(
+        *(POLYGLOT,),
+        takes_language=True,
+        vocabulary=("Lyme", "Bath"),
+        commit_rules=("fast", "steady"),
+        default_commit="steady",
+    )
+    protocol = LiveProtocol({}, info)
+    asked = {"language": "de", "task": "translate", "vocabulary": ["Bath", " Anne  Elliot"]}
+    [action] = protocol.received(json.dumps({**START, **asked, "commit": "fast"}))
+    assert action.options.stream == StreamOptions(
+        "de", task="translate", vocabulary=("Bath", "Anne Elliot"), commit="fast"
+    )
+    [ready] = decoded(protocol.opened("s1", action.options))
+    shown = [ready[name] for name in ("language", "task", "vocabulary", "commit")]
+    assert shown == ["de", "translate", 3, "fast"]
+    protocol = LiveProtocol({}, info)
+    [action] = protocol.received(json.dumps(START))
+    [ready] = decoded(protocol.opened("s1", action.options))
+    shown = [ready[name] for name in ("language", "task", "vocabulary", "commit")]
+    assert shown == [None, "transcribe", 2, "steady"]
+
+
+def test_a_vocabulary_that_has_no_effect_is_a_warning():
+    protocol = LiveProtocol({}, POLYGLOT)
+    [action] = protocol.received(json.dumps({**START, "vocabulary": ["Bath"]}))
+    [ready, warning] = decoded(protocol.opened("s1", action.options))
+    assert (ready["vocabulary"], warning["code"]) == (0, "vocabulary_ignored")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"task": "summarise"}, "transcribe or translate"),
+        ({"vocabulary": "Bath"}, "list"),
+        ({"vocabulary": ["x" * 99]}, "too long"),
+        ({"commit": 3}, "commit"),
+    ],
+)
+def test_a_wrong_task_vocabulary_or_rule_is_refused(wrong, hint):
+    with pytest.raises(ProtocolError, match=hint) as refused:
+        LiveProtocol({}, POLYGLOT).received(json.dumps({**START, **wrong}))
+    assert refused.value.code == "bad_start"
+
+
+def test_the_language_that_was_found_out_is_a_message():
+    [message] = decoded(started().on_event(LanguageDetected("de", 0.98)))
+    assert message == {"type": "language", "seq": 1, "language": "de", "p": 0.98}
 
 
 def test_words_have_times_in_seconds_and_p_null_where_unknown():

@@ -28,5 +28,6 @@ def load(model: LocalModel, options: EngineOptions) -> Engine:
         raise UnsupportedOption(f"{model.name} has no weights to quantize: leave out quantize")
     if options.delay_ms is not None:
         raise UnsupportedOption(f"{model.name} has no delay to set: leave out delay_ms")
+    options.require_no_rules(model.name)
     capacity = default_capacity() if options.max_sessions is None else options.max_sessions
     return PocketSphinxEngine(capacity, options.deadline_s)

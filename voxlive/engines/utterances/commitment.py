@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from voxlive.recognisers.vocabulary import Spelt, TermMatcher
 from voxlive.values import SAMPLE_RATE, Word
 
 _ALIGNED = 2
@@ -52,6 +53,7 @@ RULES = {
     "pause": CommitRule(0),
 }
 """The values of the option ``commit``."""
+DEFAULT_RULE = "steady"
 
 
 def spelling(word: str) -> str:
@@ -64,12 +66,16 @@ def spelling(word: str) -> str:
 class Commitment:
     """The words of one utterance: those that are committed, and what the last passes made of the
     rest. Times are samples of the utterance's audio. Bound: the words of ``rule.passes`` passes.
+
+    Passes are aligned by their words as they were recognised, and agree on them as they are spelt
+    with the terms of the ``vocabulary``, so that a term takes no part of what is committed.
     """
 
-    def __init__(self, rule: CommitRule) -> None:
+    def __init__(self, rule: CommitRule, vocabulary: TermMatcher | None = None) -> None:
         self._rule = rule
-        self._tail: deque[Word] = deque(maxlen=_MAX_JOINT)  # of what is committed
-        self._passes: deque[tuple[Word, ...]] = deque(maxlen=max(rule.passes, 1))
+        self._vocabulary = vocabulary or TermMatcher(())
+        self._tail: deque[Word] = deque(maxlen=_MAX_JOINT)  # of what is committed, as recognised
+        self._passes: deque[list[Spelt]] = deque(maxlen=max(rule.passes, 1))
 
     @property
     def end(self) -> int:
@@ -79,25 +85,26 @@ class Commitment:
     @property
     def draft(self) -> str:
         """What the last pass has behind the committed words."""
-        return "".join(word.text for word in self._passes[-1]) if self._passes else ""
+        return "".join(one.word.text for one in self._passes[-1]) if self._passes else ""
 
     def update(self, hypothesis: Sequence[Word], newest: int) -> tuple[Word, ...]:
         """Take a pass over the audio before sample ``newest``: the words that are certain now."""
         rest = self._behind(hypothesis)
-        self._passes.append(rest)
+        spelt = self._vocabulary.spell(rest)
+        self._passes.append(spelt)
         if len(self._passes) < self._rule.passes or not self._rule.passes:
             return ()
         count = self._agreed()
         if not self._rule.last:
-            count = min(count, len(rest) - 1)
+            count = min(count, len(spelt) - 1)
         certain = 0
-        while certain < count and rest[certain].end <= newest - self._rule.lag:
+        while certain < count and spelt[certain].word.end <= newest - self._rule.lag:
             certain += 1
-        return self._commit(rest[:certain])
+        return self._commit(spelt[:certain], rest)
 
     def finish(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
         """Take the pass over all of the utterance: the words that are left. It begins anew then."""
-        words = self._commit(self._behind(hypothesis))
+        words = self._commit_all(hypothesis)
         self._tail.clear()
         self._passes.clear()
         return words
@@ -108,7 +115,7 @@ class Commitment:
         Times count from there afterwards.
         """
         before = [word for word in hypothesis if (word.start + word.end) // 2 < at]
-        words = self._commit(self._behind(before))
+        words = self._commit_all(before)
         self._passes.clear()
         moved = [replace(w, start=w.start - at, end=w.end - at) for w in self._tail]
         self._tail.clear()
@@ -119,20 +126,32 @@ class Commitment:
         """How many words the last passes have in common, from the first one on."""
         count = min(map(len, self._passes))
         for at in range(count):
-            if len({spelling(words[at].text) for words in self._passes}) > 1:
+            if len({spelling(spelt[at].word.text) for spelt in self._passes}) > 1:
                 return at
         return count
 
-    def _commit(self, words: Sequence[Word]) -> tuple[Word, ...]:
+    def _commit_all(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
+        rest = self._behind(hypothesis)
+        return self._commit(self._vocabulary.spell(rest), rest)
+
+    def _commit(self, spelt: Sequence[Spelt], rest: Sequence[Word]) -> tuple[Word, ...]:
+        """``rest``: the words as they were recognised, of which ``spelt`` are the first ones."""
         committed = []
-        for word in words:
-            start = max(word.start, self.end)
-            committed.append(replace(word, start=start, end=max(word.end, start)))
-            self._tail.append(committed[-1])
-        kept = [words_of_pass[len(words) :] for words_of_pass in self._passes]
+        at = 0
+        for one in spelt:
+            run = [self._append(word) for word in rest[at : at + one.count]]
+            committed.append(replace(one.word, start=run[0].start, end=run[-1].end))
+            at += one.count
+        kept = [spelt_in_pass[len(spelt) :] for spelt_in_pass in self._passes]
         self._passes.clear()
         self._passes.extend(kept)
         return tuple(committed)
+
+    def _append(self, word: Word) -> Word:
+        """A word that is committed, behind those before it."""
+        start = max(word.start, self.end)
+        self._tail.append(replace(word, start=start, end=max(word.end, start)))
+        return self._tail[-1]
 
     def _behind(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
         """The words of a pass that follow the committed ones, by their text, else by their time."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voxlive.engines.contract import DurationHistogram, EngineInfo, Failed
-from voxlive.engines.utterances.commitment import CommitRule
+from voxlive.engines.utterances.commitment import RULES, CommitRule
 from voxlive.engines.utterances.utterance import (
     Overrun,
     PassPlan,
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     from voxlive.engines.utterances.utterance import DuePass
     from voxlive.recognisers.contract import Recogniser, Recognition
     from voxlive.values import Samples
-
-_LANGUAGE_S = 2.0
-"""Seconds of an utterance from which the language that a pass finds holds for the stream."""
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +53,9 @@ class RecogniserStream:
     trail = 0
     """What the gate feeds before it sees a pause is enough: a last pass pads its audio."""
 
-    def __init__(
-        self, engine: UtteranceEngine, sink: Sink, language: str | None, utterances: UtteranceStream
-    ) -> None:
+    def __init__(self, engine: UtteranceEngine, sink: Sink, utterances: UtteranceStream) -> None:
         self._engine = engine
         self.sink = sink
-        self.language = language
         self.utterances = utterances
         self.since = 0.0  # when the pass that is due became urgent
         self.closed = False
@@ -134,8 +130,10 @@ class UtteranceEngine:
     def open(self, options: StreamOptions, sink: Sink) -> RecogniserStream:
         """Take a slot; raises EngineFull or UnsupportedOption."""
         self._info.validate(options)
-        utterances = UtteranceStream(self._rule, self._plan, drafts=options.drafts)
-        stream = RecogniserStream(self, sink, options.language, utterances)
+        rule = RULES[options.commit] if options.commit else self._rule
+        options = replace(options, vocabulary=self._info.terms(options))
+        utterances = UtteranceStream(rule, self._plan, options)
+        stream = RecogniserStream(self, sink, utterances)
         with self._wakeup:
             if not self._running:
                 raise EngineError("engine_failed", "the engine has been shut down")
@@ -213,12 +211,14 @@ class UtteranceEngine:
             stream, due = taken
             started = time.monotonic()
             try:
-                found: Recognition | None = self._recognise(due, stream.language)
+                found: Recognition | None = self._recognise(due)
                 failure = ""
             except (VoxliveError, RuntimeError, ValueError, MemoryError) as error:
                 # What libraries raise for a pass that cannot be made; it costs one stream.
                 log.exception("a pass over %.1f s failed", len(due.audio) / SAMPLE_RATE)
                 found, failure = None, f"the recogniser failed: {error}"
+            if found:
+                stream.utterances.prepare(found)
             self._steps.observe(time.monotonic() - started)
             with self._wakeup:
                 self._done += 1
@@ -228,19 +228,16 @@ class UtteranceEngine:
                 if found is None:
                     self._fail(stream, "engine_failed", failure)
                     continue
-                if stream.language is None and len(due.audio) >= _LANGUAGE_S * SAMPLE_RATE:
-                    stream.language = found.language
                 self._send(stream, stream.utterances.done(found))
                 self._notify(stream)
 
-    def _recognise(self, due: DuePass, language: str | None) -> Recognition:
+    def _recognise(self, due: DuePass) -> Recognition:
         """Raises what the recogniser does."""
+        recognise = partial(self._recogniser.recognise, due.audio, due.language, due.task)
         if not due.final:
-            return self._recogniser.recognise(due.audio, language, how=DRAFT)
-        found = self._recogniser.recognise(due.audio, language, how=LAST)
-        if is_doubtful(found):
-            found = self._recogniser.recognise(due.audio, language, how=AGAIN)
-        return found
+            return recognise(how=DRAFT)
+        found = recognise(how=LAST)
+        return recognise(how=AGAIN) if is_doubtful(found) else found
 
     def _take(self) -> tuple[RecogniserStream, DuePass] | None:
         """The most urgent pass, waiting for one; None in shutdown."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.engines.contract import EngineInfo
-from voxlive.engines.utterances.commitment import RULES
+from voxlive.engines.utterances.commitment import DEFAULT_RULE, RULES
 from voxlive.engines.utterances.engine import DRAFT, LAST, UtteranceEngine
 from voxlive.errors import EngineError, RequestRefused, UnsupportedOption
 from voxlive.processes.process import cores
@@ -84,6 +84,7 @@ def load_engine(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
         "a draft takes %.2f s, a last pass %.2f s: %d sessions", cost.draft_s, cost.last_s, sessions
     )
     found = recogniser.info
+    commit = options.commit or DEFAULT_RULE
     return UtteranceEngine(
         recogniser,
         EngineInfo(
@@ -93,8 +94,13 @@ def load_engine(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
             capacity=options.max_sessions or sessions,
             languages=found.languages,
             note=_note(found.languages),
+            takes_language=True,
+            vocabulary=options.vocabulary,
+            commit_rules=tuple(RULES),
+            default_commit=commit,
+            no_translation=found.no_translation,
         ),
-        RULES["steady"],
+        RULES[commit],
         threads=threads,
     )
 

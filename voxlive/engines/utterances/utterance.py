@@ -18,14 +18,30 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from voxlive.engines.contract import Committed, Drafted, Message, Progressed, Reached
+from voxlive.engines.contract import (
+    Committed,
+    Drafted,
+    LanguageFound,
+    Message,
+    Progressed,
+    Reached,
+    StreamOptions,
+)
 from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
-from voxlive.recognisers.contract import IMPROBABLE, NO_SPEECH, REPETITIVE, Recognition
+from voxlive.recognisers.contract import IMPROBABLE, NO_SPEECH, REPETITIVE, Recognition, Task
+from voxlive.recognisers.vocabulary import TermMatcher
 from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
 
 MAX_WAITING = 120 * SAMPLE_RATE
 """Samples that a stream may hold, recognised or not."""
 
+LANGUAGE_S = 2.0
+"""Seconds of one utterance from which its most probable language holds for the stream."""
+
+VOTES_S = 10.0
+"""Seconds of utterances, all shorter or doubtful, after which the most frequent one holds."""
+
+_MAJORITY = 0.5
 _QUIET = SAMPLE_RATE // 20
 """Samples over which loudness is measured where an utterance is cut."""
 
@@ -52,11 +68,16 @@ class PassPlan:
 
 @dataclass(frozen=True, slots=True)
 class DuePass:
-    """A pass to make: ``audio`` float32 [n]. ``final``: its words are all that will come of it."""
+    """A pass to make: ``audio`` float32 [n]. ``final``: its words are all that will come of it.
+
+    ``language`` None: the pass finds it out.
+    """
 
     audio: Samples
     final: bool
     cut: bool = False
+    language: str | None = None
+    task: Task = "transcribe"
 
 
 @dataclass(slots=True)
@@ -88,14 +109,53 @@ class UtteranceAudio:
         self.length -= count
 
 
+class LanguageVote:
+    """Which language a stream has, from passes that find it out for themselves. Pure.
+
+    That of the first pass over ``LANGUAGE_S`` in which it is more probable than all others holds.
+    Where there is none, passes over ``VOTES_S`` that end utterances have votes by their length and
+    probability, and the language with most of them holds.
+    """
+
+    def __init__(self, language: str | None = None) -> None:
+        self.language = language
+        self._votes: dict[str, float] = {}
+        self._length = 0
+
+    def add(self, due: DuePass, found: Recognition) -> LanguageFound | None:
+        """What a pass found; the language, once it is decided."""
+        language, p = found.language, found.language_p
+        if self.language or not language or is_silence(found):
+            return None
+        length = len(due.audio)
+        if length >= LANGUAGE_S * SAMPLE_RATE and (p is None or p > _MAJORITY):
+            return self._hold(language, p)
+        if due.final:
+            self._votes[language] = self._votes.get(language, 0.0) + length * (p or _MAJORITY)
+            self._length += length
+            if self._length >= VOTES_S * SAMPLE_RATE:
+                return self._hold(max(self._votes, key=lambda one: self._votes[one]), None)
+        return None
+
+    def _hold(self, language: str, probability: float | None) -> LanguageFound:
+        self.language = language
+        return LanguageFound(language, probability)
+
+
 class UtteranceStream:
     """See the module. Bound: MAX_WAITING samples."""
 
-    def __init__(self, rule: CommitRule, plan: PassPlan, *, drafts: bool = True) -> None:
+    def __init__(
+        self, rule: CommitRule, plan: PassPlan, options: StreamOptions | None = None
+    ) -> None:
+        options = options or StreamOptions()
         self._plan = plan
-        self._drafts = drafts or rule.passes > 0
-        self._shows = drafts
-        self._commitment = Commitment(rule)
+        self._task = options.task
+        self._shows = options.drafts
+        self._drafts = options.drafts or rule.passes > 0
+        self._vote = LanguageVote(options.language)
+        self._vocabulary = TermMatcher(options.vocabulary)
+        self._commitment = Commitment(rule, self._vocabulary)
         self._utterances: deque[UtteranceAudio] = deque([UtteranceAudio()])
         self._passed = 0  # of the first utterance: samples that the last draft had
         self._under_way: DuePass | None = None
@@ -162,10 +222,20 @@ class UtteranceStream:
         final = self._final
         if final is not None:
             cut = final < first.length or not first.marks
-            self._under_way = DuePass(first.audio()[:final], final=True, cut=cut)
+            self._under_way = self._due(first.audio()[:final], final=True, cut=cut)
         elif self.draftable:
-            self._under_way = DuePass(first.audio(), final=False)
+            self._under_way = self._due(first.audio(), final=False)
         return self._under_way
+
+    def _due(self, audio: Samples, *, final: bool, cut: bool = False) -> DuePass:
+        return DuePass(audio, final, cut, self._vote.language, self._task)
+
+    def prepare(self, found: Recognition) -> None:
+        """Compare the words of a pass with the vocabulary, which remembers what it compared.
+
+        ``done`` is quick then. To be called between ``begin`` and ``done``, on any thread.
+        """
+        self._vocabulary.spell(found.words)
 
     def done(self, found: Recognition) -> list[Message]:
         """What the pass under way has brought."""
@@ -181,7 +251,8 @@ class UtteranceStream:
             new = ()
         else:
             new = self._commitment.update(words, length)
-        messages: list[Message] = []
+        language = self._vote.add(due, found)
+        messages: list[Message] = [language] if language else []
         if new:
             messages.append(Committed(tuple(_placed(word, first, length) for word in new)))
         messages += self._drafted("" if due.final else self._commitment.draft)

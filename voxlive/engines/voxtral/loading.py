@@ -267,9 +267,10 @@ def _step_seconds(model: VoxtralModel, rows: int) -> float:
 def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
     """Load a checkpoint, settle the capacity and take a step. Blocks.
 
-    Raises CheckpointError, UnsupportedOption for a device or delay that there is not, EngineError
+    Raises CheckpointError, UnsupportedOption for what there is not, EngineError
     ``no_memory`` as ``settle_capacity`` and ``engine_failed`` where the step fails.
     """
+    options.require_no_rules(local.name)
     checkpoint = read_checkpoint(local.read())
     delay_ms = _delay_ms(checkpoint, options.delay_ms)
     with ExitStack() as undo:

@@ -7,11 +7,14 @@ from dataclasses import asdict, fields
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code
+from voxlive.recognisers.contract import Task
+from voxlive.recognisers.vocabulary import BadVocabulary, vocabulary_of
 from voxlive.streaming.events import (
     Draft,
     Event,
     Flushed,
     Lag,
+    LanguageDetected,
     LongText,
     SegmentClosed,
     SessionClosed,
@@ -56,6 +59,7 @@ from voxlive.web.protocols.fields import (
 _FORMATS = (*ENCODINGS, CONTAINER)
 _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
+    *("task", "vocabulary", "commit"),
     *("vad", "words", "drafts", "delay_ms", "replacements"),
 )
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
@@ -104,7 +108,7 @@ class LiveProtocol(Protocol):
                 replacements=_replacements(message),
             )
             self._words = flag(message, "words", True)
-        except (ValueError, BadReplacement) as error:
+        except (ValueError, BadReplacement, BadVocabulary) as error:
             raise ProtocolError("bad_start", str(error)) from error
         self._started = True
         return OpenSession(options)
@@ -115,6 +119,9 @@ class LiveProtocol(Protocol):
             language=language(message),
             delay_ms=integer(message, "delay_ms", 1, 60_000, None),
             drafts=self._drafts,
+            task=_task(message),
+            vocabulary=_vocabulary(message),
+            commit=string(message, "commit", _MAX_ID_CHARS),
         )
 
     def _command(self, frame: str | bytes) -> Action:
@@ -146,8 +153,11 @@ class LiveProtocol(Protocol):
                 model=info.model,
                 engine=info.engine,
                 device=info.device,
-                language=None,
+                language=info.language_of(stream),
                 languages=list(info.languages),
+                task=stream.task,
+                vocabulary=len(info.terms(stream)),
+                commit=stream.commit or info.default_commit,
                 delay_ms=stream.delay_ms or info.default_delay_ms,
                 format=audio.encoding,
                 rate=audio.rate if pcm else None,
@@ -155,9 +165,10 @@ class LiveProtocol(Protocol):
                 vad=asdict(options.gate) if options.gate else False,
             )
         ]
-        if stream.language and len(info.languages) > 1:
-            reason = f"language has no effect: {info.model} finds out by itself which one is spoken"
-            ready.append(self._encode("warning", code="language_ignored", message=reason))
+        ready += [
+            self._encode("warning", code=warning.code, message=warning.message)
+            for warning in info.ignored(stream)
+        ]
         return ready
 
     def on_event(self, event: Event) -> list[Out]:
@@ -194,9 +205,12 @@ class LiveProtocol(Protocol):
         return [self._encode("words", segment=segment, words=items)]
 
     def _encode_event(
-        self, event: SpeechStarted | SpeechStopped | SegmentClosed | Flushed | Lag
+        self,
+        event: SpeechStarted | SpeechStopped | SegmentClosed | Flushed | LanguageDetected | Lag,
     ) -> str:
         match event:
+            case LanguageDetected(language, probability):
+                return self._encode("language", language=language, p=probability)
             case SpeechStarted(at):
                 return self._encode("speech_started", t=seconds(at))
             case SpeechStopped(at):
@@ -238,6 +252,22 @@ def _audio(message: Json) -> AudioFormat:
         raise ValueError(f'"format" must be one of {", ".join(_FORMATS)}, not {quoted(encoding)}')
     rate = integer(message, "rate", 1, 1_000_000, 16_000)
     return AudioFormat(str(encoding), rate, integer(message, "channels", 1, 1000, 1))
+
+
+def _task(message: Json) -> Task:
+    task = message.get("task") or "transcribe"
+    if task not in ("transcribe", "translate"):
+        raise ValueError(f'"task" must be transcribe or translate, not {quoted(task)}')
+    return "translate" if task == "translate" else "transcribe"
+
+
+def _vocabulary(message: Json) -> tuple[str, ...]:
+    terms = message.get("vocabulary")
+    if terms is None:
+        return ()
+    if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
+        raise ValueError('"vocabulary" must be a list of names and terms')
+    return vocabulary_of(terms)
 
 
 def _replacements(message: Json) -> Replacements:
