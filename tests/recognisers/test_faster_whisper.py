@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import jiwer
@@ -96,6 +97,18 @@ def test_a_short_pass_has_the_words_for_a_part_of_the_cost(tiny):
     assert errors(clip("doctor").text, short.text) <= 3
     cost(DRAFT)
     assert min(cost(DRAFT) for _ in range(3)) < 0.7 * min(cost(PassOptions()) for _ in range(3))
+
+
+def test_short_audio_in_a_window_of_some_length_ends_in_fewer_loops(tiny):
+    """Those loops write up to the limit of tokens."""
+    names = ("doctor", "market", "library", "train", "message", "phone")
+    parts = [clip(name).samples[: round(0.7 * SAMPLE_RATE)] for name in names]
+    parts += [clip(name).samples[: round(1.4 * SAMPLE_RATE)] for name in names]
+
+    def loops(how: PassOptions) -> int:
+        return sum(tiny.recognise(part, "en", how=how).cut_short for part in parts)
+
+    assert loops(replace(DRAFT, least_s=6.0)) < loops(DRAFT)
 
 
 def test_audio_of_several_windows_is_recognised_to_its_end(tiny):

@@ -38,11 +38,15 @@ def words_in(samples: Samples) -> list[Word]:
 
 
 class ScriptedRecogniser:
-    """Says what is in the audio, changed by ``script``. ``gate``: passes wait until it is set."""
+    """Finds what is in the audio, changed by ``script``. ``gate``: passes wait until it is set.
+
+    ``longest``: a pass that has a limit of tokens is cut short by it from so many words on.
+    """
 
     def __init__(self, script: Script | None = None) -> None:
         self._script = script
         self._lock = threading.Lock()
+        self.longest: int | None = None
         self.passes = 0
         self.lengths: list[int] = []
         self.languages: list[str | None] = []
@@ -76,7 +80,9 @@ class ScriptedRecogniser:
         text = "".join(word.text for word in words)
         segment = Segment(0, text, 0, len(samples), tuple(words))
         found = None if language else "de"
-        return Recognition((segment,) if words else (), found)
+        limited = self.longest is not None and how.max_tokens is not None
+        cut_short = limited and len(words) > self.longest
+        return Recognition((segment,) if words else (), found, cut_short=cut_short)
 
     def languages_of(self, samples: Samples) -> tuple[tuple[str, float], ...]:
         """As the contract."""

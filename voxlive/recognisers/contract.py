@@ -49,13 +49,15 @@ class PassOptions:
 
     ``margin_s`` is how many seconds of silence the model gets behind the audio. None fills its
     whole window, which costs most and errs least; with a margin the pass looks at the first window
-    alone and may end in a loop (``Recognition.compression`` shows one). ``beam`` is how many
+    alone and may end in a loop (``Recognition.compression`` shows one), the sooner the less it has
+    in all: ``least_s`` at least. ``beam`` is how many
     hypotheses are kept. ``temperatures`` are tried in turn while the text repeats itself or is
     improbable. ``prompt`` is text that came before, ``words`` asks for words with times, and
     ``max_tokens`` ends the text.
     """
 
     margin_s: float | None = None
+    least_s: float = 0.0
     beam: int = 5
     temperatures: tuple[float, ...] = WARMING
     prompt: str | None = None

@@ -177,7 +177,7 @@ class FasterWhisper:
         features = self._mel(samples)
         if not features.shape[1]:
             return Recognition()
-        encoded = self._encode(features[:, :_WINDOW], how.margin_s)
+        encoded = self._encode(features[:, :_WINDOW], how)
         found: tuple[str, float] | None = None
         if language is None and self._model.model.is_multilingual:
             found = self._likeliest(encoded)[0]
@@ -190,14 +190,14 @@ class FasterWhisper:
             seek += step
             if how.margin_s is not None or seek >= features.shape[1] or passing.left == 0:
                 return passing.recognition(found)
-            encoded = self._encode(features[:, seek : seek + _WINDOW], how.margin_s)
+            encoded = self._encode(features[:, seek : seek + _WINDOW], how)
 
     def languages_of(self, samples: Samples) -> tuple[tuple[str, float], ...]:
         """The languages that may be spoken; see ``contract.Recogniser``."""
         if not self._model.model.is_multilingual:
             return (("en", 1.0),)
         features = self._mel(samples)
-        return tuple(self._likeliest(self._encode(features[:, :_WINDOW], None)))
+        return tuple(self._likeliest(self._encode(features[:, :_WINDOW], PADDED)))
 
     def close(self) -> None:
         """Free the weights."""
@@ -217,16 +217,17 @@ class FasterWhisper:
         mel: Mel = self._model.feature_extractor(samples)[:, :-1]
         return mel
 
-    def _encode(self, window: Mel, margin_s: float | None) -> Any:
+    def _encode(self, window: Mel, how: PassOptions) -> Any:
         """What the encoder makes of a window and the silence behind it.
 
         The library's zeros fill a whole window; behind them, a noise in the mel, short passes loop.
         """
         frames = window.shape[1]
         width = _WINDOW
-        if margin_s is not None:  # the encoder halves the frames: it takes even numbers
-            width = min(_WINDOW, (frames + round(margin_s * _FRAMES_PER_S) + 1) // 2 * 2)
-        level = 0.0 if margin_s is None else float(window.min())
+        if how.margin_s is not None:  # the encoder halves the frames: it takes even numbers
+            wanted_s = max(frames / _FRAMES_PER_S + how.margin_s, how.least_s)
+            width = min(_WINDOW, (round(wanted_s * _FRAMES_PER_S) + 1) // 2 * 2)
+        level = 0.0 if how.margin_s is None else float(window.min())
         padded = np.pad(window, ((0, 0), (0, width - frames)), constant_values=level)
         return self._model.encode(padded)
 

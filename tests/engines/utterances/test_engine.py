@@ -11,6 +11,7 @@ from support.scripted_recogniser import WORD, ScriptedRecogniser, spoken
 
 from voxlive.engines.contract import (
     Committed,
+    Drafted,
     EngineInfo,
     Failed,
     Message,
@@ -222,6 +223,29 @@ def test_a_last_pass_that_repeats_itself_is_made_again_over_the_whole_window(eng
     sink.until(Reached)
     assert sink.text == "w1 w2"
     assert recogniser.passes >= 2
+
+
+def test_a_pass_that_writes_more_than_anybody_speaks_is_cut_short_and_brings_no_words(
+    engine, recogniser
+):
+    """A draft is left out, a last pass is made again without a limit."""
+    limits = []
+
+    def babbles(words, _number, how):
+        limits.append(how.max_tokens)
+        return words
+
+    recogniser._script = babbles
+    recogniser.longest = 0
+    sink = Sink()
+    stream = engine.open(StreamOptions(), sink)
+    stream.feed(spoken(1, 2), 0)
+    sink.until(Progressed)
+    assert not [m for m in sink.messages if isinstance(m, Committed | Drafted)]
+    stream.end_utterance(1)
+    sink.until(Reached)
+    assert sink.text == "w1 w2"
+    assert limits == [20, 20, None]
 
 
 def test_the_language_of_the_first_seconds_holds_for_the_stream(engine, recogniser):

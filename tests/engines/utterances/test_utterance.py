@@ -50,9 +50,11 @@ class Talk:
         self.at += len(audio)
 
     def one_pass(self) -> bool:
-        due = self.stream.begin()
-        if due is None:
+        """Whether one was due; a draft is after 0.7 s of new audio."""
+        if not (self.stream.urgent or self.stream.draftable(0.7)):
             return False
+        due = self.stream.begin()
+        assert due is not None
         how = LAST if due.final else DRAFT
         self.messages += self.stream.done(self.recogniser.recognise(due.audio, how=how))
         return True

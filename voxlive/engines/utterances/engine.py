@@ -1,9 +1,7 @@
 """Any recogniser of whole utterances as a live engine: streams, and who is recognised next.
 
-Some threads make passes, as many at a time as the recogniser takes. Each takes the most urgent pass
-there is: first those that end an utterance, the longest waiting first, then the draft of whoever
-has most audio that no pass has had. So drafts become rarer when there is much to do, before
-anything else suffers. A stream has one pass at a time.
+Some threads make passes, as many at a time as the recogniser takes. Each takes the pass that the
+scheduler chooses (``scheduler``). A stream has one pass at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import numpy as np
 
 from voxlive.engines.contract import DurationHistogram, EngineInfo, Failed
 from voxlive.engines.utterances.commitment import RULES, CommitRule
+from voxlive.engines.utterances.scheduler import PassScheduler, ScheduledStream
 from voxlive.engines.utterances.utterance import (
     Overrun,
     PassPlan,
@@ -36,10 +35,12 @@ if TYPE_CHECKING:
     from voxlive.recognisers.contract import Recogniser, Recognition
     from voxlive.values import Samples
 
+_LEAST_TOKENS, _ENGLISH_TOKENS_PER_S, _TOKENS_PER_S = 12, 8, 30
+
 log = logging.getLogger(__name__)
 
 
-DRAFT = PassOptions(margin_s=1.0, beam=1, temperatures=(0.0,))
+DRAFT = PassOptions(margin_s=1.0, least_s=6.0, beam=1, temperatures=(0.0,))
 """A pass over an utterance that grows."""
 LAST = PassOptions(margin_s=3.0, temperatures=(0.0,))
 """The pass at its end."""
@@ -47,17 +48,37 @@ AGAIN = PassOptions()
 """That pass once more, where it repeats itself or is improbable: the model's whole window."""
 
 
-class RecogniserStream:
+def make_pass(recogniser: Recogniser, due: DuePass) -> Recognition:
+    """Make a pass that is due; a last one is made again where it is doubtful.
+
+    Raises what the recogniser does.
+    """
+    english = due.language == "en" or recogniser.info.languages == ("en",)
+    most = _most_tokens(len(due.audio), english=english)
+    recognise = partial(recogniser.recognise, due.audio, due.language, due.task)
+    found = recognise(how=replace(LAST if due.final else DRAFT, max_tokens=most))
+    return recognise(how=AGAIN) if due.final and is_doubtful(found) else found
+
+
+def _most_tokens(samples: int, *, english: bool) -> int:
+    """More than anybody speaks: a pass that repeats itself ends there, not after a whole window.
+
+    Most scripts but the Latin one take several tokens for a syllable.
+    """
+    per_s = _ENGLISH_TOKENS_PER_S if english else _TOKENS_PER_S
+    return _LEAST_TOKENS + per_s * samples // SAMPLE_RATE
+
+
+class RecogniserStream(ScheduledStream):
     """One session's place: what it hands over, and whom it answers."""
 
     trail = 0
     """What the gate feeds before it sees a pause is enough: a last pass pads its audio."""
 
     def __init__(self, engine: UtteranceEngine, sink: Sink, utterances: UtteranceStream) -> None:
+        super().__init__(utterances)
         self._engine = engine
         self.sink = sink
-        self.utterances = utterances
-        self.since = 0.0  # when the pass that is due became urgent
         self.closed = False
 
     def feed(self, audio: Samples, at: int) -> None:
@@ -93,6 +114,7 @@ class UtteranceEngine:
         self._info = info
         self._rule = rule
         self._plan = plan or PassPlan()
+        self._scheduler = PassScheduler(threads)
         self._steps = DurationHistogram()
         self._streams: list[RecogniserStream] = []
         self._wakeup = threading.Condition()
@@ -124,8 +146,9 @@ class UtteranceEngine:
     def work(self) -> Work:
         """Whether passes are under way or due, and how many have been made."""
         with self._wakeup:
-            busy = any(one.utterances.under_way or _is_due(one) for one in self._streams)
-            return Work(busy, self._done)
+            under_way = any(stream.utterances.under_way for stream in self._streams)
+            due = self._scheduler.choose(self._streams) is not None
+            return Work(under_way or due, self._done)
 
     def open(self, options: StreamOptions, sink: Sink) -> RecogniserStream:
         """Take a slot; raises EngineFull or UnsupportedOption."""
@@ -199,10 +222,8 @@ class UtteranceEngine:
                 self._streams.remove(stream)
 
     def _notify(self, stream: RecogniserStream) -> None:
-        if _is_due(stream):
-            if stream.utterances.urgent and not stream.since:
-                stream.since = time.monotonic()
-            self._wakeup.notify()
+        stream.update(time.monotonic())
+        self._wakeup.notify()
 
     # Passes.
 
@@ -211,7 +232,7 @@ class UtteranceEngine:
             stream, due = taken
             started = time.monotonic()
             try:
-                found: Recognition | None = self._recognise(due)
+                found: Recognition | None = make_pass(self._recogniser, due)
                 failure = ""
             except (VoxliveError, RuntimeError, ValueError, MemoryError) as error:
                 # What libraries raise for a pass that cannot be made; it costs one stream.
@@ -219,33 +240,23 @@ class UtteranceEngine:
                 found, failure = None, f"the recogniser failed: {error}"
             if found:
                 stream.utterances.prepare(found)
-            self._steps.observe(time.monotonic() - started)
+            took_s = time.monotonic() - started
+            self._steps.observe(took_s)
             with self._wakeup:
                 self._done += 1
-                stream.since = 0.0
                 if stream.closed:
                     continue
                 if found is None:
                     self._fail(stream, "engine_failed", failure)
                     continue
-                self._send(stream, stream.utterances.done(found))
+                self._send(stream, stream.done(found, took_s, final=due.final))
                 self._notify(stream)
-
-    def _recognise(self, due: DuePass) -> Recognition:
-        """Raises what the recogniser does."""
-        recognise = partial(self._recogniser.recognise, due.audio, due.language, due.task)
-        if not due.final:
-            return recognise(how=DRAFT)
-        found = recognise(how=LAST)
-        return recognise(how=AGAIN) if is_doubtful(found) else found
 
     def _take(self) -> tuple[RecogniserStream, DuePass] | None:
         """The most urgent pass, waiting for one; None in shutdown."""
         with self._wakeup:
             while self._running:
-                due = [stream for stream in self._streams if _is_due(stream)]
-                if due:
-                    stream = min(due, key=_urgency)
+                if stream := self._scheduler.choose(self._streams):
                     found = stream.utterances.begin()
                     assert found is not None
                     return stream, found
@@ -260,14 +271,3 @@ class UtteranceEngine:
     def _fail(self, stream: RecogniserStream, code: str, message: str) -> None:
         self.release(stream)
         stream.sink(Failed(code, message))
-
-
-def _is_due(stream: RecogniserStream) -> bool:
-    return stream.utterances.urgent or stream.utterances.draftable
-
-
-def _urgency(stream: RecogniserStream) -> tuple[bool, float]:
-    """Less is more urgent."""
-    if stream.utterances.urgent:
-        return False, stream.since
-    return True, -stream.utterances.waiting

@@ -55,13 +55,11 @@ class Overrun(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PassPlan:
-    """How often and over how much audio passes are made. Seconds.
+    """Over how much audio passes are made. Seconds.
 
-    ``draft_s``: new audio from which another draft is worth a pass. ``longest_s``: an utterance
-    beyond this is cut, not before ``shortest_cut_s``.
+    ``longest_s``: an utterance beyond this is cut, not before ``shortest_cut_s``.
     """
 
-    draft_s: float = 0.7
     longest_s: float = 24.0
     shortest_cut_s: float = 14.0
 
@@ -189,21 +187,16 @@ class UtteranceStream:
     @property
     def urgent(self) -> bool:
         """Whether a pass is due that ends an utterance, or a part of it."""
-        return not self.under_way and self._final is not None
-
-    @property
-    def draftable(self) -> bool:
-        """Whether a draft is worth a pass."""
-        new = self._utterances[0].length - self._passed
-        return self._drafts and self._under_way is None and new >= self._plan.draft_s * SAMPLE_RATE
-
-    @property
-    def _final(self) -> int | None:
-        """How many samples of the first utterance a last pass is due for; None if none is."""
         first = self._utterances[0]
-        if first.length > self._plan.longest_s * SAMPLE_RATE:
-            return self._cut_at(first)
-        return first.length if first.marks else None
+        return not self.under_way and bool(first.marks or self._too_long(first))
+
+    def draftable(self, interval_s: float) -> bool:
+        """Whether a draft may be made, which would have ``interval_s`` more than the last pass."""
+        new = self._utterances[0].length - self._passed
+        return self._drafts and self._under_way is None and new >= interval_s * SAMPLE_RATE
+
+    def _too_long(self, first: UtteranceAudio) -> bool:
+        return first.length > self._plan.longest_s * SAMPLE_RATE
 
     def _cut_at(self, first: UtteranceAudio) -> int:
         """The quietest place between the shortest and the longest length."""
@@ -215,15 +208,16 @@ class UtteranceStream:
         return start + int(energy.argmin()) * _QUIET + _QUIET // 2
 
     def begin(self) -> DuePass | None:
-        """The pass that is due now, the most urgent one; ``done`` or ``failed`` must follow."""
+        """The last pass that is due, else a draft of new audio; ``done`` must follow."""
         if self.under_way:
             return None
         first = self._utterances[0]
-        final = self._final
-        if final is not None:
-            cut = final < first.length or not first.marks
-            self._under_way = self._due(first.audio()[:final], final=True, cut=cut)
-        elif self.draftable:
+        if self._too_long(first):
+            part = first.audio()[: self._cut_at(first)]
+            self._under_way = self._due(part, final=True, cut=True)
+        elif first.marks:
+            self._under_way = self._due(first.audio(), final=True)
+        elif first.length > self._passed and self._drafts:
             self._under_way = self._due(first.audio(), final=False)
         return self._under_way
 
@@ -299,7 +293,9 @@ def _placed(word: Word, utterance: UtteranceAudio, length: int) -> Word:
 
 
 def is_loop(found: Recognition) -> bool:
-    """Whether a pass repeats itself."""
+    """Whether a pass repeats itself, or writes more than anybody speaks."""
+    if found.cut_short:
+        return True
     if found.compression is not None and found.compression > REPETITIVE:
         return True
     words = list(found.words)
