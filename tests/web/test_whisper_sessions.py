@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from support.clips import clip
 from support.server import serving
+from support.talk import CLOSE, DEEPGRAM, append
 from support.weights import BASE, TINY_EN
 from support.wire import START, dial, receive, send
 
@@ -74,6 +75,33 @@ async def test_terms_are_written_as_they_are_spelt_and_the_rule_is_the_sessions(
     assert done["text"].rstrip().endswith("Resullts.")
     [words] = [message["words"] for message in messages if message["type"] == "words"]
     assert {word["original"] for word in words if "original" in word} >= {"doctor will"}
+
+
+async def test_deepgrams_key_terms_and_replacements_are_in_its_results(whisper):
+    query = "keyterm=Doctor%20Will&replace=results:outcome&replace=the%20outcome:it"
+    async with dial(f"{whisper.ws}{DEEPGRAM}&{query}") as socket:
+        await send(socket, clip("doctor").pcm.tobytes(), CLOSE)
+        text = ""
+        while (message := await receive(socket))["type"] != "Metadata":
+            if message["type"] == "Results" and message["is_final"]:
+                text += " " + message["channel"]["alternatives"][0]["transcript"]
+    assert "Doctor Will call you back" in text
+    assert text.rstrip().endswith("about the outcome.")
+    await whisper.until(in_use=0)
+
+
+async def test_openais_prompt_is_a_list_of_terms(whisper):
+    transcription = {"model": "whisper-1", "prompt": "Doctor Will, Kellynch Hall"}
+    audio = {"format": {"type": "audio/pcm", "rate": 16_000}, "transcription": transcription}
+    session = {"type": "transcription", "audio": {"input": audio}}
+    async with dial(f"{whisper.ws}/v1/realtime") as socket:
+        await send(socket, {"type": "session.update", "session": session})
+        await send(socket, append(clip("doctor").pcm.tobytes()))
+        await send(socket, {"type": "input_audio_buffer.commit"})
+        while not (message := await receive(socket))["type"].endswith(".completed"):
+            assert message["type"] != "error", message
+    assert "Doctor Will call you back" in message["transcript"]
+    await whisper.until(in_use=0)
 
 
 async def test_a_model_of_english_alone_does_not_translate(whisper):

@@ -94,12 +94,15 @@ def read_vocabulary(items: Iterable[str]) -> tuple[str, ...]:
 def vocabulary_in(text: str) -> tuple[str, ...]:
     """The terms in a prompt: what stands between commas, semicolons and line ends.
 
-    A piece that cannot be a term, such as a sentence, is left out, and so are terms beyond
-    MAX_TERMS: a prompt is a hint.
+    A piece that cannot be a term, such as a sentence, is left out: a prompt is a hint.
     """
-    pieces = (" ".join(piece.split()).strip(" .!?") for piece in _SEPARATORS.split(text))
-    terms = dict.fromkeys(piece for piece in pieces if piece and not _fault(piece))
-    return tuple(terms)[:MAX_TERMS]
+    return usable_terms(piece.strip(" .!?") for piece in _SEPARATORS.split(text))
+
+
+def usable_terms(pieces: Iterable[object]) -> tuple[str, ...]:
+    """The terms among a client's hints, MAX_TERMS at most; the others have no effect."""
+    texts = (" ".join(piece.split()) for piece in pieces if isinstance(piece, str))
+    return tuple(dict.fromkeys(text for text in texts if text and not _fault(text)))[:MAX_TERMS]
 
 
 def _fault(term: str) -> str | None:

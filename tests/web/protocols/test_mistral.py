@@ -164,11 +164,6 @@ def test_a_delay_has_no_effect_where_the_engine_has_none():
     "`session.update` before the first audio",
     "works; a field left out stays, null is the default",
 )
-@pytest.mark.conforms(
-    "Mistral",
-    "`context_bias`",
-    "ignored",
-)
 def test_updates_add_up_and_null_is_the_default():
     protocol = connected(DELAYS)
     update(protocol, language="fr", context_bias=["Voxtral"], diarize=False)

@@ -17,6 +17,7 @@ from voxlive.streaming.events import (
     Draft,
     Event,
     Lag,
+    LanguageDetected,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -57,6 +58,7 @@ class AsrProtocol(Protocol):
         self._params = params
         self._mode = params.get("mode", "full")
         self._language: str | None = None
+        self._detected: str | None = None
         self._head = b""
         self._started = self._ended = False
         self._lines: list[str] = []
@@ -124,6 +126,8 @@ class AsrProtocol(Protocol):
                 self._lines.extend(self._closed_lines(start, end, text))
                 self._lines_end = end
                 self._open_words.clear()
+            case LanguageDetected(language):
+                self._detected = language
             case Lag(behind_s):
                 self._behind_s = behind_s
             case SessionError(code, message, fatal):
@@ -196,7 +200,7 @@ class AsrProtocol(Protocol):
             if start - self._lines_end > _LONG_PAUSE
             else []
         )
-        return [*pause, _line(_SPEAKER, start, end, text.strip())]
+        return [*pause, _line(_SPEAKER, start, end, text.strip(), self._detected)]
 
     def _open_text(self) -> str:
         return "".join(word.text for word in self._open_words)
@@ -212,10 +216,10 @@ class AsrProtocol(Protocol):
         return [*self.tick(), _error(code, message), CloseSocket(close_code(code))]
 
 
-def _line(speaker: int, start: int, end: int, text: str) -> str:
-    return encode_json(
-        {"speaker": speaker, "text": text, "start": _clock(start), "end": _clock(end)}
-    )
+def _line(speaker: int, start: int, end: int, text: str, language: str | None = None) -> str:
+    times = {"start": _clock(start), "end": _clock(end)}
+    detected = {"detected_language": language} if language else {}
+    return encode_json({"speaker": speaker, "text": text, **times, **detected})
 
 
 def _clock(samples: int) -> str:

@@ -15,9 +15,11 @@ from typing import Any, ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code, status_of
+from voxlive.recognisers.vocabulary import usable_terms, vocabulary_in
 from voxlive.streaming.events import (
     Event,
     Flushed,
+    LanguageDetected,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -72,10 +74,13 @@ class _Config:
     delay_ms: int | None = None
     language: str | None = None
     turns: GateOptions | None = None
+    vocabulary: tuple[str, ...] = ()
 
     @property
     def options(self) -> SessionOptions:
-        stream = StreamOptions(self.language, self.delay_ms, drafts=False)
+        stream = StreamOptions(
+            self.language, self.delay_ms, drafts=False, vocabulary=self.vocabulary
+        )
         return SessionOptions(self.audio, self.turns or GateOptions(), stream)
 
 
@@ -94,6 +99,7 @@ class MistralProtocol(Protocol):
         self._ending: SessionError | None = None
         self._received_bytes = 0  # bytes
         self._reported_s = 0  # seconds of audio in the usage of earlier dones
+        self._language: str | None = None
         self._text: list[str] = []
         self._segments: list[dict[str, object]] = []
 
@@ -162,6 +168,8 @@ class MistralProtocol(Protocol):
             changes["delay_ms"] = self._nearest_delay(session)
         if "language" in session:
             changes["language"] = language(session)
+        if "context_bias" in session and self._info.vocabulary is not None:
+            changes["vocabulary"] = _terms(session["context_bias"])
         if "turn_detection" in session:
             changes["turns"] = _turns(session["turn_detection"])
         return replace(self._config, **changes)
@@ -196,6 +204,9 @@ class MistralProtocol(Protocol):
     def on_event(self, event: Event) -> list[Out]:
         """Words as they are committed, segments, turns if requested, and dones."""
         match event:
+            case LanguageDetected(language):
+                self._language = language
+                return [encode_message("transcription.language", audio_language=language)]
             case Words():
                 self._text.append(event.text)
                 return [encode_message("transcription.text.delta", text=event.text)]
@@ -229,7 +240,7 @@ class MistralProtocol(Protocol):
             "transcription.done",
             model=self._info.model,
             text="".join(self._text),
-            language=None,
+            language=self._language,
             segments=self._segments,
             usage={"prompt_audio_seconds": total - self._reported_s},
         )
@@ -261,6 +272,13 @@ def _audio(value: object) -> AudioFormat:
             f'"encoding" must be one of {", ".join(_ENCODINGS)}, not {quoted(encoding)}'
         )
     return AudioFormat(_ENCODINGS[encoding], integer(value, "sample_rate", 1, 1_000_000, 16_000))
+
+
+def _terms(value: object) -> tuple[str, ...]:
+    """A list of terms, or a text with commas between them."""
+    if isinstance(value, str):
+        return vocabulary_in(value)
+    return usable_terms(value) if isinstance(value, list) else ()
 
 
 def _turns(value: object) -> GateOptions | None:

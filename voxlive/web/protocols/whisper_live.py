@@ -14,9 +14,11 @@ from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code, status_of
+from voxlive.recognisers.vocabulary import vocabulary_in
 from voxlive.streaming.events import (
     Draft,
     Event,
+    LanguageDetected,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -97,22 +99,32 @@ class WhisperLiveOptions:
     warnings: tuple[str, ...]
 
 
-def parse_options(frame: str | bytes) -> WhisperLiveOptions:
+def parse_options(frame: str | bytes, info: EngineInfo) -> WhisperLiveOptions:
     """The first frame; raises ValueError in words."""
     try:
         message = parse_object(frame)
     except ValueError as error:
         raise ValueError("the first message must be the options as JSON, then audio") from error
-    if message.get("task") == "translate":
-        raise ValueError('this server does not translate: "task" must be "transcribe"')
     return WhisperLiveOptions(
         uid=string(message, "uid", _MAX_UID_CHARS),
-        options=SessionOptions(_audio(message), _gate(message), StreamOptions(language(message))),
+        options=SessionOptions(_audio(message), _gate(message), _stream(message, info)),
         last=integer(message, "send_last_n_segments", 1, _MAX_REPEATED, 10),
         words=flag(message, "word_timestamps", False),
         warnings=tuple(
             reason for name, reason in _UNSUPPORTED.items() if flag(message, name, False)
         ),
+    )
+
+
+def _stream(message: Json, info: EngineInfo) -> StreamOptions:
+    """Hot words are a hint, without effect on an engine that takes none."""
+    translates = message.get("task") == "translate"
+    if translates and info.no_translation:
+        raise ValueError(f'{info.model} does not translate: "task" must be "transcribe"')
+    terms = message.get("hotwords")
+    known = vocabulary_in(terms) if isinstance(terms, str) and info.vocabulary is not None else ()
+    return StreamOptions(
+        language(message), task="translate" if translates else "transcribe", vocabulary=known
     )
 
 
@@ -194,7 +206,7 @@ class WhisperLiveProtocol(Protocol):
 
     def _start(self, frame: str | bytes) -> OpenSession:
         try:
-            self._settings = parse_options(frame)
+            self._settings = parse_options(frame, self._info)
         except ValueError as error:
             raise ProtocolError("bad_start", str(error)) from error
         self._uid = self._settings.uid
@@ -218,6 +230,8 @@ class WhisperLiveProtocol(Protocol):
         match event:
             case SpeechStarted(at):
                 self._speech = at if self._speech is None else self._speech
+            case LanguageDetected(language, probability):
+                return [self._encode(language=language, language_prob=probability)]
             case Words(_, words):
                 return self._on_words(words)
             case Draft(_, text):

@@ -47,6 +47,9 @@ class ListenEndpoint:
         self, request: Request, request_id: str
     ) -> tuple[Transcript, dict[str, object]] | None:
         query = read_query(request.query_params)
+        if query.replacements:
+            message = "this server does not replace words in files: leave out replace"
+            raise RequestRefused("unsupported_option", message, "replace")
         if request.headers.get("content-type", "").startswith("application/json"):
             message = "this server fetches nothing: send the audio itself, not its URL"
             raise RequestRefused("unsupported_option", message)

@@ -74,7 +74,7 @@ def transcript(result) -> str:
 @pytest.mark.conforms(
     "Deepgram",
     "`multichannel`, unless there is one channel; `diarize`, `diarize_model`, `redact`, "
-    "`replace`, `search`, `profanity_filter`, `detect_entities`, `callback`",
+    "`search`, `profanity_filter`, `detect_entities`, `callback`",
     "refused: HTTP 400",
 )
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def transcript(result) -> str:
         ({**PCM, "diarize": "true"}, "unsupported_option", "speakers"),
         ({**PCM, "diarize_model": "latest"}, "unsupported_option", "speakers"),
         ({**PCM, "redact": "pci"}, "unsupported_option", "redact"),
-        ({**PCM, "replace": "a:b"}, "unsupported_option", "replace"),
+        ({**PCM, "replace": "a b c d e f:b"}, "bad_parameter", "too long"),
         ({**PCM, "callback": "https://example.com"}, "unsupported_option", "callback"),
     ],
 )

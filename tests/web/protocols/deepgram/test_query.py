@@ -39,8 +39,8 @@ def test_other_encodings_are_containers(encoding):
 
 @pytest.mark.conforms(
     "Deepgram",
-    "`punctuate`, `smart_format`, `numerals`, `filler_words`, `dictation`, `keyterm`, "
-    "`keywords`, `language_hint`, `no_delay`, `tag`, `extra`, `version`, `mip_opt_out` "
+    "`punctuate`, `smart_format`, `numerals`, `filler_words`, `dictation`, "
+    "`language_hint`, `no_delay`, `tag`, `extra`, `version`, `mip_opt_out` "
     "and unknown names",
     "ignored",
 )

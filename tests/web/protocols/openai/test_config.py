@@ -171,11 +171,6 @@ def test_updates_merge_and_null_clears():
 
 @pytest.mark.conforms(
     "OpenAI",
-    "`transcription.prompt`, `keywords`",
-    "ignored, null in `session.updated`",
-)
-@pytest.mark.conforms(
-    "OpenAI",
     "`include`",
     "empty in `session.updated`: there are no log probabilities",
 )

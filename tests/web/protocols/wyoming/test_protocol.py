@@ -59,8 +59,8 @@ def test_ping_and_unknown_events():
     "Wyoming",
     "`transcribe`",
     "the language of the next utterance; `vad_sensitivity` is the pause (relaxed 1.25 s, "
-    "default 500 ms, aggressive 250 ms); `name`, `context`, `transcript_names`, "
-    "`transcript_terms` are ignored",
+    "default 500 ms, aggressive 250 ms); `name` and `context` are "
+    "ignored",
 )
 def test_an_utterance_in_the_declared_format_and_language():
     transcribe = Transcribe(name="any", language="de", vad_sensitivity="relaxed").event()

@@ -19,6 +19,7 @@ from voxlive.streaming.events import (
     Draft,
     Event,
     Flushed,
+    LanguageDetected,
     SessionClosed,
     SessionError,
     SpeechStarted,
@@ -119,6 +120,7 @@ class DeepgramProtocol(Protocol):
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._params = params
+        self._info = info
         self._model = messages.model(info.model, info.engine)
         self._request_id = str(uuid.uuid4())
         self._created = messages.now()
@@ -127,6 +129,7 @@ class DeepgramProtocol(Protocol):
         self._ending: SessionError | None = None
         self._words: list[Word] = []  # committed and not yet in a final result
         self._draft = ""
+        self._language: str | None = None
         self._changed = False
         self._final_end = 0  # end of the last final result
         # What no speech_final has followed yet: words, and speech that may have none.
@@ -143,7 +146,7 @@ class DeepgramProtocol(Protocol):
         """The session that the query asks for."""
         self._query = read_query(self._params)
         self._gap = UtteranceGap(self._query.utterance_end_ms)
-        return self._query.options
+        return self._query.options(self._info)
 
     def denied(self, code: str, message: str) -> Denial:
         """An HTTP error."""
@@ -204,6 +207,8 @@ class DeepgramProtocol(Protocol):
             case Draft(_, text):
                 self._draft = text
                 self._changed = True
+            case LanguageDetected(language):
+                self._language = language
             case SpeechStarted(at):
                 self._gap.on_speech(at)
                 self._onsets.append(at)
@@ -295,7 +300,7 @@ class DeepgramProtocol(Protocol):
             start=seconds(self._final_end),
             duration=seconds(end - self._final_end),
             **{"is_final": False, "speech_final": False, "from_finalize": False, **flags},
-            channel={"alternatives": [messages.alternative(text, words)]},
+            channel={"alternatives": [messages.alternative(text, words, self._language)]},
             metadata={
                 "request_id": self._request_id,
                 "model_info": description,

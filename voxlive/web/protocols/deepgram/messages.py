@@ -32,9 +32,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def alternative(text: str, words: Sequence[Word]) -> dict[str, object]:
-    """One alternative: a text and those of its words whose times are known."""
-    return {"transcript": text.strip(), **_rated(words)}
+def alternative(text: str, words: Sequence[Word], language: str | None = None) -> dict[str, object]:
+    """One alternative: a text and those of its words whose times are known.
+
+    ``language``: what the model has found out is spoken.
+    """
+    languages = {"languages": [language]} if language else {}
+    return {"transcript": text.strip(), **_rated(words), **languages}
 
 
 def utterance(text: str, words: Sequence[Word], start: int, end: int) -> dict[str, object]:

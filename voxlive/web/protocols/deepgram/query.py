@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from starlette.datastructures import ImmutableMultiDict
+
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
-from voxlive.engines.contract import StreamOptions
+from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import BadAudio, ProtocolError
+from voxlive.recognisers.vocabulary import usable_terms
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.replacements import BadReplacement, Replacements
 from voxlive.vad.gate import GateOptions
 from voxlive.web.protocols.fields import quoted
 
@@ -24,7 +29,6 @@ _UNSUPPORTED = {
     "diarize": "this server does not tell speakers apart",
     "diarize_model": "this server does not tell speakers apart",
     "redact": "this server does not redact",
-    "replace": "this server does not replace words",
     "profanity_filter": "this server does not filter words",
     "search": "this server does not search in what it hears",
     "detect_entities": "this server does not detect entities",
@@ -37,6 +41,7 @@ _UNSUPPORTED = {
     "custom_intent": "this server does not find intents",
 }
 
+_BOOST = re.compile(r":-?[\d.]*$")
 _T = TypeVar("_T")
 _Params = Mapping[str, str]
 
@@ -53,18 +58,20 @@ class DeepgramQuery:
     interim_results: bool
     vad_events: bool
     utterances: bool
+    vocabulary: tuple[str, ...] = ()
+    replacements: Replacements = field(default_factory=Replacements)
 
-    @property
-    def options(self) -> SessionOptions:
-        """The live session."""
-        stream = StreamOptions(self.language, drafts=self.interim_results)
-        return SessionOptions(self.audio, self.gate, stream)
+    def options(self, info: EngineInfo) -> SessionOptions:
+        """The live session; key terms are a hint, without effect on an engine that takes none."""
+        terms = () if info.vocabulary is None else self.vocabulary
+        stream = StreamOptions(self.language, drafts=self.interim_results, vocabulary=terms)
+        return SessionOptions(self.audio, self.gate, stream, replacements=self.replacements)
 
 
 def read_query(params: _Params) -> DeepgramQuery:
     """The query's meaning. Raises ProtocolError for what is wrong or cannot be done.
 
-    Hints on formatting and vocabulary have no effect, names that nobody knows are ignored.
+    Hints on formatting have no effect, names that nobody knows are ignored.
     """
     try:
         for name, reason in _UNSUPPORTED.items():
@@ -82,10 +89,33 @@ def read_query(params: _Params) -> DeepgramQuery:
             gate,
             endpointing,
             _integer(params, "utterance_end_ms", 1000, 5000, None),
-            *(_flag(params, name) for name in ("interim_results", "vad_events", "utterances")),
+            interim_results=_flag(params, "interim_results"),
+            vad_events=_flag(params, "vad_events"),
+            utterances=_flag(params, "utterances"),
+            vocabulary=_vocabulary(params),
+            replacements=_replacements(params),
         )
-    except (BadAudio, UnknownLanguage) as error:
+    except (BadAudio, BadReplacement, UnknownLanguage) as error:
         raise ProtocolError("bad_parameter", str(error)) from error
+
+
+def _values(params: _Params, name: str) -> list[str]:
+    """A name may be given several times."""
+    if isinstance(params, ImmutableMultiDict):
+        return [str(value) for value in params.getlist(name)]
+    return [params[name]] if name in params else []
+
+
+def _vocabulary(params: _Params) -> tuple[str, ...]:
+    """Key terms, and the older keywords without their boost."""
+    keywords = (_BOOST.sub("", value) for value in _values(params, "keywords"))
+    return usable_terms([*_values(params, "keyterm"), *keywords])
+
+
+def _replacements(params: _Params) -> Replacements:
+    """``find:replacement``; without the second it is left out. Raises BadReplacement."""
+    pairs = (value.rpartition(":") for value in _values(params, "replace") if value)
+    return Replacements.of({find or text: text if colon else "" for find, colon, text in pairs})
 
 
 def _audio(params: _Params) -> AudioFormat:

@@ -12,6 +12,7 @@ from typing import Any
 from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_language_message
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import BadAudio, CodedError
+from voxlive.recognisers.vocabulary import usable_terms, vocabulary_in
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
@@ -32,6 +33,7 @@ _FLAT = {
 _HYSTERESIS = 0.15
 _MIN_THRESHOLD, _MAX_THRESHOLD = 0.01, 0.99
 _MAX_SILENCE_MS = 10_000
+_MAX_PROMPT = 10_000  # characters
 _MAX_PADDING_MS = 2_000
 # No model here predicts the end of a turn: higher eagerness waits for less silence.
 _EAGERNESS_MS = {"low": 1000, "medium": 500, "auto": 500, "high": 300}
@@ -49,13 +51,18 @@ class BadField(CodedError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A session as it is in force. ``turns`` None: the client takes the turns, by its commits."""
+    """A session as it is in force. ``turns`` None: the client takes the turns, by its commits.
+
+    ``prompt`` and ``keywords``: as the client has sent them, where the engine takes a vocabulary.
+    """
 
     audio: AudioFormat = _DEFAULT_AUDIO
     turns: GateOptions | None = _DEFAULT_GATE
     noise_reduction: str | None = None
     language: str | None = None
     delay: str | None = None
+    prompt: str | None = None
+    keywords: tuple[str, ...] = ()
 
     def options(self, info: EngineInfo) -> SessionOptions:
         """The session to open. Whoever takes the turns, the engine gets no silence."""
@@ -63,7 +70,12 @@ class Config:
         if self.delay:
             asked = _DELAYS_MS[self.delay]
             delay_ms = min(info.delays_ms, key=lambda ms: abs(ms - asked))
-        stream = StreamOptions(self.language, delay_ms, drafts=False)
+        stream = StreamOptions(
+            self.language,
+            delay_ms,
+            drafts=False,
+            vocabulary=usable_terms((*self.keywords, *vocabulary_in(self.prompt or ""))),
+        )
         return SessionOptions(self.audio, self.turns or _DEFAULT_GATE, stream)
 
     def updated(self, session: Json, info: EngineInfo) -> Config:
@@ -95,14 +107,16 @@ class Config:
         return {**_head(session), **{field: fields[name] for field, name in _FLAT.items()}}
 
     def _fields(self, info: EngineInfo) -> dict[str, object]:
-        """What both shapes share. Prompts are null: no engine takes them."""
+        """What both shapes share. A prompt is null where the engine takes no vocabulary."""
         turns = self.turns
+        keywords = {"keywords": list(self.keywords)} if self.keywords else {}
         return {
             "noise_reduction": self.noise_reduction and {"type": self.noise_reduction},
             "transcription": {
                 "model": info.model,
                 "language": self.language,
-                "prompt": None,
+                "prompt": self.prompt,
+                **keywords,
                 "delay": self.delay,
             },
             "turn_detection": turns
@@ -157,7 +171,7 @@ def _noise_reduction(config: Config, value: object, param: str, _info: EngineInf
 def _transcription(config: Config, value: object, param: str, info: EngineInfo) -> Config:
     """Any model's name is taken for the one that is served."""
     if value is None:
-        return replace(config, language=None, delay=None)
+        return replace(config, language=None, delay=None, prompt=None, keywords=())
     fields = _object(value, param)
     if "languages" in fields:
         hints = fields["languages"] or []
@@ -167,10 +181,28 @@ def _transcription(config: Config, value: object, param: str, info: EngineInfo) 
     if "language" in fields:
         known = _language_code(fields["language"], f"{param}.language", info)
         config = replace(config, language=known)
+    if info.vocabulary is not None:
+        config = _hinted(config, fields, param)
     if "delay" in fields and info.delays_ms:
         delay = fields["delay"]
         known = _one_of(_DELAYS_MS, delay, f"{param}.delay") if delay else None
         config = replace(config, delay=known)
+    return config
+
+
+def _hinted(config: Config, fields: Json, param: str) -> Config:
+    """With the names and terms to expect. Raises BadField for values of a wrong type."""
+    if "prompt" in fields:
+        prompt = fields["prompt"]
+        if prompt is not None and (not isinstance(prompt, str) or len(prompt) > _MAX_PROMPT):
+            message = f"prompt must be a string of at most {_MAX_PROMPT} characters"
+            raise BadField(f"{param}.prompt", message)
+        config = replace(config, prompt=prompt or None)
+    if "keywords" in fields:
+        keywords = fields["keywords"] or []
+        if not isinstance(keywords, list):
+            raise BadField(f"{param}.keywords", "keywords must be a list of terms")
+        config = replace(config, keywords=usable_terms(keywords))
     return config
 
 

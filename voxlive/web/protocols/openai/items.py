@@ -43,10 +43,12 @@ class Conversation:
     """The messages about items, in the order in which they are committed; none of dropped ones.
 
     ``beta``: the client uses the older dialect, where another message reports an item.
+    ``language``: what the model has found out is spoken.
     """
 
     def __init__(self) -> None:
         self.beta = False
+        self.language: str | None = None
         self._last: str | None = None
 
     def commit(self, item: Item) -> Iterator[Message]:
@@ -69,7 +71,8 @@ class Conversation:
         if not item.dropped:
             length = seconds((item.stop or item.start) - item.start)
             usage = {"type": "duration", "seconds": length}
-            yield _transcription(item, "completed", transcript=item.text, usage=usage)
+            languages = {"languages": [{"code": self.language}]} if self.language else {}
+            yield _transcription(item, "completed", transcript=item.text, usage=usage, **languages)
             if not self.beta:
                 yield "conversation.item.done", _item_fields(item, item.text)
 

@@ -19,6 +19,7 @@ from voxlive.errors import ProtocolError, close_code, status_of
 from voxlive.streaming.events import (
     Event,
     Flushed,
+    LanguageDetected,
     SessionClosed,
     SessionError,
     SpeechStarted,
@@ -206,7 +207,13 @@ class OpenAIRealtimeProtocol(Protocol):
         before, config = self._config, self._config.updated(session, self._info)
         if self._options:
             # What the stream was opened with stays.
-            config = replace(config, language=before.language, delay=before.delay)
+            config = replace(
+                config,
+                language=before.language,
+                delay=before.delay,
+                prompt=before.prompt,
+                keywords=before.keywords,
+            )
         audio_end = self._audio_end
         if config.audio != before.audio:
             self._earlier_samples, self._bytes = audio_end, 0
@@ -265,6 +272,9 @@ class OpenAIRealtimeProtocol(Protocol):
                 return self._encode_all(turns.on_speech_stopped(at, self._audio_end))
             case Words(_, words):
                 return self._encode_all(turns.on_words(words))
+            case LanguageDetected(language):
+                self._conversation.language = language
+                return []
             case UtteranceEnded(upto):
                 return self._encode_all(turns.on_utterance_ended(upto))
             case Flushed():

@@ -18,8 +18,10 @@ from wyoming.vad import VoiceStarted, VoiceStopped
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError
+from voxlive.recognisers.vocabulary import usable_terms
 from voxlive.streaming.events import Event as SessionEvent
 from voxlive.streaming.events import (
+    LanguageDetected,
     SessionClosed,
     SessionError,
     SpeechStarted,
@@ -60,6 +62,8 @@ class WyomingProtocol:
     def __init__(self, info: EngineInfo) -> None:
         self._info = info
         self._language: str | None = None
+        self._detected: str | None = None
+        self._terms: tuple[str, ...] = ()
         self._gate = GateOptions()
         self._audio: AudioFormat | None = None
         self._text: list[str] = []
@@ -104,13 +108,15 @@ class WyomingProtocol:
         if pause not in _PAUSES_MS:
             raise ValueError(f'"vad_sensitivity" must be one of {", ".join(_PAUSES_MS)}')
         self._language = language(event.data)
+        if self._info.vocabulary is not None:
+            self._terms = _terms(event)
         self._gate = GateOptions(min_silence_ms=_PAUSES_MS[pause])
 
     def _open(self, event: Event) -> OpenSession:
         self._audio = _format(event)
-        stream = StreamOptions(self._language, drafts=False)
+        stream = StreamOptions(self._language, drafts=False, vocabulary=self._terms)
         options = SessionOptions(self._audio, self._gate, stream)
-        self._language, self._gate = None, GateOptions()
+        self._language, self._terms, self._gate = None, (), GateOptions()
         return OpenSession(options)
 
     def _chunk(self, event: Event) -> list[Action]:
@@ -121,8 +127,8 @@ class WyomingProtocol:
         return [*actions, AudioFrame(event.payload or b"")]
 
     def opened(self, _options: SessionOptions) -> list[Event]:
-        """``transcript-start``, without a language: no engine says which it recognises."""
-        self._text = []
+        """``transcript-start``, without a language: the model finds it out later, if at all."""
+        self._text, self._detected = [], None
         return _events(TranscriptStart())
 
     def on_event(self, event: SessionEvent) -> list[Event]:
@@ -135,15 +141,25 @@ class WyomingProtocol:
                 return _events(VoiceStarted(_ms(at)))
             case SpeechStopped(at):
                 return _events(VoiceStopped(_ms(at)))
+            case LanguageDetected(found):
+                self._detected = found
+                return []
             case Words():
                 self._text.append(event.text)
                 return _events(TranscriptChunk(event.text))
             case SessionError(code, message, fatal=True):
                 raise ProtocolError(code, message)
             case SessionClosed():
-                return _events(Transcript("".join(self._text)), TranscriptStop())
+                text = "".join(self._text)
+                return _events(Transcript(text, language=self._detected), TranscriptStop())
             case _:
                 return []
+
+
+def _terms(event: Event) -> tuple[str, ...]:
+    """The names and terms to expect: a hint."""
+    listed = (event.data.get(name) for name in ("transcript_names", "transcript_terms"))
+    return usable_terms(term for terms in listed if isinstance(terms, list) for term in terms)
 
 
 def error_event(code: str, message: str) -> Event:
