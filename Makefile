@@ -2,6 +2,8 @@
 PYTHON ?= python3
 UV_VERSION = 0.13.8
 ARGS ?=
+# The model that `make serve` brings: tiny.en (English, 78 MB) or base (99 languages, 148 MB).
+STARTER ?= tiny.en
 # uv's cache is the user's, or in .venv where that cannot be written.
 CACHE = $(shell d="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
   mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo "$$d" || echo "$(CURDIR)/.venv/cache")
@@ -12,6 +14,7 @@ RUN = .venv/bin/python -m
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed
+	@$(if $(findstring --model,$(ARGS)),,.venv/bin/voxlive models fetch whisper-$(STARTER))
 	@.venv/bin/voxlive serve $(ARGS)
 
 test: .venv/.installed-test

@@ -23,6 +23,9 @@ settings.register_profile("endurance", deadline=None)
 settings.load_profile("voxlive")
 
 
+COMMANDS = ("[serve]\n", "[transcribe]\n", "[listen]\n")
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server on the built-in engine for all tests; start special ones with ``serving``.
@@ -55,6 +58,18 @@ def small(_small: Server) -> Iterator[Server]:
     """One with a single session, free before and after the test, and a port for each protocol."""
     yield _small
     asyncio.run(_small.until(in_use=0))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The commands that tests start run the engine that needs no files, unless they name another.
+
+    The file is whole before another process may read it.
+    """
+    file = config.cache.mkdir("config") / "config.toml"
+    made = file.with_suffix(f".{os.getpid()}")
+    made.write_text("".join(f'{table}model = "pocketsphinx"\n' for table in COMMANDS))
+    made.rename(file)
+    os.environ["VOXLIVE_CONFIG"] = str(file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

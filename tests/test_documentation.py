@@ -43,7 +43,8 @@ class Shown:
         if program == "voxlive":
             return tuple(rest)
         if self.words[:2] == ("make", "serve"):
-            passed = [found[2] for word in rest if (found := _SETTING.fullmatch(word))]
+            given = [found for word in rest if (found := _SETTING.fullmatch(word))]
+            passed = [found[2] for found in given if found[1] == "ARGS"]
             return ("serve", *(word for text in passed for word in shlex.split(text)))
         return None
 

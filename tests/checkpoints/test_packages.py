@@ -189,6 +189,22 @@ def test_neither_package_nor_hub_is_one_clear_error(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_where_no_model_is_named_base_is_used_if_it_is_here(real_weights, tmp_path, monkeypatch):
+    assert resolve.default_model() == BASE
+    assert resolve.resolve(offline=True) == resolve.resolve(BASE, offline=True)
+    models = Path(os.environ["XDG_CACHE_HOME"]) / "voxlive" / "models"
+    here = tmp_path / "voxlive" / "models"
+    here.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert resolve.default_model() == TINY_EN
+    [base] = [path for path in models.iterdir() if path.name.endswith("base")]
+    [tiny] = [path for path in models.iterdir() if path.name.endswith("tiny.en")]
+    (here / tiny.name).symlink_to(tiny)
+    assert resolve.default_model() == TINY_EN
+    (here / base.name).symlink_to(base)
+    assert resolve.default_model() == BASE
+
+
 def test_real_models_are_brought_by_their_short_names(real_weights):
     for name, languages in ((TINY_EN, 1), (BASE, 100)):
         found = resolve.resolve(name, offline=True)

@@ -2,6 +2,8 @@
 
 import socket
 
+from support.commands import command_line
+
 
 def test_a_port_in_use_is_one_line(voxlive, failed):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -12,10 +14,22 @@ def test_a_port_in_use_is_one_line(voxlive, failed):
         assert f"port {port} is in use" in done.stdout
 
 
-def test_doctor_finds_the_engine_and_the_voice_detector_working(voxlive):
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    done = voxlive("doctor", "--port", port)
+        return free.getsockname()[1]
+
+
+def test_doctor_finds_the_engine_and_the_voice_detector_working(voxlive, real_weights):
+    done = voxlive("doctor", "--port", free_port())
     assert done.returncode == 0, done.stdout
-    assert "pocketsphinx decodes" in done.stdout
+    assert "whisper-base decodes on cpu: 99 languages, " in done.stdout
     assert "Silero loads" in done.stdout
+
+
+def test_doctor_names_the_command_that_brings_the_default_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with command_line() as voxlive:
+        done = voxlive("doctor", "--port", free_port())
+    assert done.returncode == 0, done.stdout
+    assert "`voxlive models fetch whisper-tiny.en`" in done.stdout

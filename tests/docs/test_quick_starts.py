@@ -18,6 +18,8 @@ import pytest
 from support.clips import clip
 from support.server import Server, serving
 
+pytestmark = pytest.mark.usefixtures("real_weights")
+
 PAGES = Path(__file__).parents[2] / "docs" / "start"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 SPOKEN = "doctor"  # in speech.wav, and in each of talks/

@@ -7,7 +7,7 @@ from voxlive.web.config import OPTIONS, ConfigError, ServeConfig, option_name, v
 
 def test_defaults():
     config = ServeConfig()
-    assert (config.host, config.port, config.model) == ("127.0.0.1", 8000, "pocketsphinx")
+    assert (config.host, config.port, config.model) == ("127.0.0.1", 8000, None)
     assert config.limits.upload_mb == 50
     assert config.engine.deadline_s == 30
 

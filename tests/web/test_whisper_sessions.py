@@ -46,6 +46,15 @@ async def test_spoken_words_come_once_before_the_pause_and_are_right(whisper):
     assert kinds.index("words") < kinds.index("segment")
 
 
+def test_it_is_what_a_server_runs_that_is_given_no_model(real_weights, tmp_path):
+    nothing = tmp_path / "config.toml"
+    nothing.touch()
+    with serving(env={"VOXLIVE_CONFIG": str(nothing)}) as server:
+        health = server.health()
+    assert (health["engine"], health["model"]) == ("whisper", "Systran/faster-whisper-base")
+    assert health["note"] is None
+
+
 async def test_another_language_is_refused_with_what_the_model_knows(whisper):
     async with dial(f"{whisper.ws}/v1/live") as socket:
         await send(socket, {**START, "language": "de"})

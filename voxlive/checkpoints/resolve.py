@@ -78,14 +78,31 @@ def parse_repository(model: str) -> Repository | None:
     return Repository(found[1], found[2])
 
 
-def resolve(model: str, *, offline: bool = False) -> LocalModel:
+DEFAULTS = ("whisper-base", "whisper-tiny.en")
+"""What is used where no model is named: the first that is here, else the last."""
+
+
+def default_model() -> str:
+    """The name of the model that is used where none is named."""
+    for name in DEFAULTS:
+        repository = parse_repository(name)
+        folder = cached(repository) if repository else None
+        if folder is not None and not read_model(folder).problems:
+            return name
+    return DEFAULTS[-1]
+
+
+def resolve(model: str | None = None, *, offline: bool = False) -> LocalModel:
     """The model of a built-in's name, an alias, a local path or a hub repository.
 
-    A repository is ``owner/name`` or ``owner/name@revision``. Nothing touches the network when its
-    files are on this machine already; otherwise the needed ones are downloaded, with a progress
-    bar, unless ``offline``. Raises CheckpointNotFound, NotDownloaded, IncompleteCheckpoint or
-    DamagedFile; what is wrong with the files of a local folder, the model itself says.
+    None is ``default_model``. A repository is ``owner/name`` or ``owner/name@revision``. Nothing
+    touches the network when its files are on this machine already; otherwise the needed ones are
+    downloaded, with a progress bar, unless ``offline``. Raises CheckpointNotFound, NotDownloaded,
+    IncompleteCheckpoint or DamagedFile; what is wrong with the files of a local folder, the model
+    itself says.
     """
+    if model is None:
+        model = default_model()
     if model in BUILT_IN:
         return BUILT_IN[model]
     folder = Path(model).expanduser()

@@ -13,7 +13,7 @@ import typer
 
 from voxlive.cli.console import FAILED
 
-_PACKAGES = ("numpy", "onnxruntime", "soxr", "av", "pocketsphinx", "uvicorn")
+_PACKAGES = ("numpy", "onnxruntime", "soxr", "av", "faster-whisper", "uvicorn")
 _MLX_PROBE = """\
 import mlx.core as mx
 print(mx.__version__, mx.default_device(), end="")
@@ -39,7 +39,7 @@ def doctor(
     checks: dict[str, Callable[[], Finding]] = {
         "packages": _packages,
         "voice detector": _voice_detector,
-        "built-in engine": _engine,
+        "live engine": _engine,
         "MLX (Voxtral)": _mlx,
         "port": lambda: _port(port),
     }
@@ -88,20 +88,25 @@ def _voice_detector() -> Finding:
 
 
 def _engine() -> Finding:
-    from voxlive.checkpoints.local_model import BUILT_IN
-    from voxlive.engines.contract import EngineOptions
+    from voxlive.checkpoints.resolve import default_model
     from voxlive.engines.registry import load_engine
-    from voxlive.errors import EngineError
+    from voxlive.errors import EngineError, NotDownloaded
 
-    [name, model] = next(iter(BUILT_IN.items()))
+    name = default_model()
     try:
-        engine = load_engine(model, EngineOptions(max_sessions=1))
+        engine = load_engine(name, offline=True)
+    except NotDownloaded:
+        return Finding(None, f"{name} is not here: `voxlive models fetch {name}` brings it")
     except EngineError as error:
         return Finding(False, f"{name} does not load: {error.message}")
     fault = engine.check(20.0)
-    device = engine.info.device
+    info = engine.info
     engine.shutdown()
-    return Finding(fault is None, f"{name} {fault or f'decodes on {device}'}")
+    if fault:
+        return Finding(False, f"{name} {fault}")
+    knows = "English only" if info.languages == ("en",) else f"{len(info.languages)} languages"
+    sessions = f"{info.capacity} live session{'s' if info.capacity > 1 else ''} at a time"
+    return Finding(True, f"{name} decodes on {info.device}: {knows}, {sessions}")
 
 
 def _mlx() -> Finding:
@@ -112,7 +117,7 @@ def _mlx() -> Finding:
     if probe.returncode == 0:
         return Finding(True, probe.stdout.strip())
     why = probe.stderr.strip().splitlines()[-1:] or [f"exit code {probe.returncode}"]
-    return Finding(None, f"not usable ({why[0]}); the built-in engine works without it")
+    return Finding(None, f"not usable ({why[0]}); Whisper works without it")
 
 
 def _port(port: int) -> Finding:

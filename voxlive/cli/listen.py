@@ -81,7 +81,7 @@ def _clock(samples: int) -> str:
 
 
 def listen(
-    model: Model = "pocketsphinx",
+    model: Model = None,
     microphone: Annotated[
         str | None, typer.Option(help="A microphone's number or a part of its name.")
     ] = None,

@@ -77,7 +77,7 @@ def _named(context: typer.Context, parameter: typer.CallbackParam) -> str:
     return str(parameter.opts[0])
 
 
-Model = Annotated[str, serve_option("model")]
+Model = Annotated[str | None, serve_option("model")]
 Device = Annotated[Literal["gpu", "cpu"] | None, serve_option("device")]
 DelayMs = Annotated[int | None, serve_option("delay_ms")]
 Quantize = Annotated[Literal["4", "8"] | None, serve_option("quantize")]
@@ -229,7 +229,7 @@ def _validated(given: _ConfiguredValue, parameter: Any, context: typer.Context) 
     return value
 
 
-def open_model(name: str, *, offline: bool) -> LocalModel:
+def open_model(name: str | None, *, offline: bool) -> LocalModel:
     """A model's files, wherever they are; one line and exit code 1 if they cannot be had."""
     from voxlive.checkpoints.resolve import resolve
     from voxlive.errors import CheckpointError

@@ -197,7 +197,7 @@ MaxSeconds = Annotated[float, typer.Option(min=0.1, help=f"{_CUE}at most.")]
 
 def transcribe(
     files: Files,
-    model: Model = "pocketsphinx",
+    model: Model = None,
     formats: Formats = None,
     output_dir: OutputDir = None,
     language: Language = None,

@@ -27,14 +27,17 @@ ENGINES = {
 
 
 def load_engine(
-    model: str | LocalModel, options: EngineOptions | None = None, *, offline: bool = False
+    model: str | LocalModel | None = None,
+    options: EngineOptions | None = None,
+    *,
+    offline: bool = False,
 ) -> Engine:
     """Load the engine for a model, or for what its name stands for (see ``resolve``).
 
     Blocks until the engine is warm; ``shutdown`` ends it. ``offline`` forbids downloads. Raises
     EngineError, or CheckpointError from checkpoints.
     """
-    if isinstance(model, str):
+    if not isinstance(model, LocalModel):
         model = resolve(model, offline=offline)
     load: Load = importlib.import_module(_package(model)).load
     return load(model, options or EngineOptions())

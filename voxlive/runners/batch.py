@@ -5,7 +5,7 @@
     async for item in batch.follow(spec, job):                  # updates, last a Transcript
     await batch.aclose()                                        # no process outlives this
 
-    transcript = transcribe("speech.wav", "pocketsphinx")       # without an event loop
+    transcript = transcribe("speech.wav", "whisper-tiny.en")    # without an event loop
 
 ``on_update`` is called on the loop with every ``JobProgress`` and ``Delta``, and must return at
 once. A job that fails raises ``VoxliveError``, whose ``status`` and ``code`` are for the wire; one
@@ -265,7 +265,7 @@ class _UnreadUpdates:
 
 def transcribe(
     audio: str | Path | Samples,
-    model: str | Engine = "pocketsphinx",
+    model: str | Engine | None = None,
     *,
     language: str | None = None,
     task: Task = "transcribe",
@@ -276,17 +276,18 @@ def transcribe(
 ) -> Transcript:
     """Transcribe a file, or float32 mono samples [n] at 16 kHz, as ``voxlive transcribe`` does.
 
-    ``model`` is a name, a path or a hub repository, which is fetched unless ``offline``; it is
-    loaded in a process of its own for this call. An engine of ``load_engine`` is used as it is and
-    stays loaded: ``device`` and ``offline`` do not apply to it. ``language`` is a code, a locale or
-    an English name; ``words`` asks for word times where a model needs extra work for them.
+    ``model`` is a name, a path or a hub repository, which is fetched unless ``offline``; None is
+    Whisper base if it is here, else tiny.en. It is loaded in a process of its own for this call. An
+    engine of ``load_engine`` is used as it is and stays loaded: ``device`` and ``offline`` do not
+    apply to it. ``language`` is a code, a locale or an English name; ``words`` asks for word times
+    where a model needs extra work for them.
 
     Blocks, in an event loop's thread too. Raises OSError for a file that cannot be read,
     VoxliveError for what the model or the audio cannot do and for a model that is not there.
     """
     requirements = Requirements(task, language_of(language), words)
     with _as_job(audio, requirements, prompt) as job:
-        if not isinstance(model, str):
+        if model is not None and not isinstance(model, str):
             return _with_engine(model, job)
         catalogue = make_catalogue(resolve(model, offline=offline), (), LoadOptions(device))
         spec = catalogue.find(None, requirements)

@@ -99,10 +99,11 @@ class ServeConfig:
 
     host: str = field(default="127.0.0.1", metadata=_option("Address to listen on."))
     port: int = field(default=8000, metadata=_option("0 takes any free port.", low=0, high=65535))
-    model: str = field(
-        default="pocketsphinx",
+    model: str | None = field(
+        default=None,
         metadata=_option(
-            "A built-in engine, a model's short name, a local path or a hub repository."
+            "A model's short name, a local path or a hub repository. Default: whisper-base if it "
+            "is here, else whisper-tiny.en."
         ),
     )
     max_sessions: int | None = field(
@@ -154,7 +155,7 @@ class ServeConfig:
     also: tuple[str, ...] = field(
         default=(),
         metadata=_option(
-            "Another model for files, as NAME=PATH or NAME=pocketsphinx; may be given again."
+            "Another model for files, as NAME=PATH or NAME=whisper-base; may be given again."
         ),
     )
     max_file_minutes: float = field(

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support.browser import browsing, state_is
+from support.server import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,7 +33,12 @@ CONTRAST = """(element) => {
 
 
 @pytest.mark.browser
-async def test_says_what_is_running(server):
+async def test_says_what_is_running(real_weights):
+    with serving("--model", "whisper-tiny.en") as server:
+        await says_what_is_running(server)
+
+
+async def says_what_is_running(server):
     health = server.health()
     async with browsing(server.url) as watched:
         page = watched.page

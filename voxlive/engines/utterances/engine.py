@@ -159,7 +159,7 @@ class UtteranceEngine:
         stream = RecogniserStream(self, sink, utterances)
         with self._wakeup:
             if not self._running:
-                raise EngineError("engine_failed", "the engine has been shut down")
+                raise EngineError("shutting_down", "the engine was shut down")
             if len(self._streams) >= self._info.capacity:
                 raise EngineFull(self._info.capacity)
             self._streams.append(stream)
@@ -187,7 +187,7 @@ class UtteranceEngine:
             self._running = False
             streams, self._streams = self._streams, []
             for stream in streams:
-                stream.closed = True
+                self._fail(stream, "shutting_down", "the engine was shut down")
             self._wakeup.notify_all()
         for thread in self._threads:
             thread.join()

@@ -3,7 +3,7 @@ import { keyHeaders } from "./key.js";
 
 const HEALTH = new URL("../health", import.meta.url);
 const RETRY_MS = 5000;
-const BUILT_IN = "pocketsphinx";
+const ENGLISH_ONLY = "English only";
 const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
 
 /**
@@ -58,9 +58,9 @@ export function engineName({ engine, model, device }) {
   return `${name} on ${device.toUpperCase()}`;
 }
 
-/** Whether it is the engine that needs no model and is not very accurate. @param {Health} health */
-export function isBuiltIn({ engine }) {
-  return engine === BUILT_IN;
+/** Whether its model knows no other language. @param {Health} health */
+export function isEnglishOnly({ note }) {
+  return note?.startsWith(ENGLISH_ONLY) ?? false;
 }
 
 /** The engine's remark, its commands in `backticks`. @param {Health | null} health */

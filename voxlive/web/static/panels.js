@@ -1,6 +1,6 @@
 /** What lies over or beside the captions: the notice and the dialogs. */
 import { byId, make, rich } from "./dom.js";
-import { engineName, isBuiltIn, remark } from "./engine.js";
+import { engineName, isEnglishOnly, remark } from "./engine.js";
 import { save } from "./settings.js";
 
 /**
@@ -106,11 +106,11 @@ export class EngineCard {
             : engineName(health);
     this.#chip.dataset.health = loading ? "loading" : (health?.status ?? "failing");
     const note = remark(health);
-    const builtIn = health !== null && isBuiltIn(health);
-    byId("engine-limits").hidden = !builtIn;
+    const englishOnly = health !== null && isEnglishOnly(health);
+    byId("engine-limits").hidden = !englishOnly;
     byId("note").hidden = note === "";
-    byId("note-title").textContent = builtIn
-      ? "The built-in recogniser is running"
+    byId("note-title").textContent = englishOnly
+      ? "A small English model is running"
       : "Good to know";
     byId("note-text").replaceChildren(...rich(note));
     byId("about-note").replaceChildren(...rich(note));
