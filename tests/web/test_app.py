@@ -68,7 +68,7 @@ def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # without models of this machine
-    config = voxlive.ServeConfig(max_sessions=1, api_key=(KEY,))
+    config = voxlive.ServeConfig(model="pocketsphinx", max_sessions=1, api_key=(KEY,))
     speech = voxlive.create_app(config)
     with TestClient(hosting(speech), "http://localhost") as client:
         assert speech._core is None
@@ -79,7 +79,7 @@ def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request(
 
 
 def test_the_application_follows_the_lifespan_protocol() -> None:
-    speech = voxlive.create_app(voxlive.ServeConfig(max_sessions=1))
+    speech = voxlive.create_app(voxlive.ServeConfig(max_sessions=1), model="pocketsphinx")
     with TestClient(speech, "http://localhost") as client:
         assert speech._core is not None
         assert client.get("/health/live").status_code == 200
