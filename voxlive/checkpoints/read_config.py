@@ -1,7 +1,7 @@
 """Config documents in the three shapes in circulation, read into one ``VoxtralConfig``.
 
 Mistral's params.json (voxmlx keeps the same document as config.json), mlx-audio's config.json and
-transformers' config.json with its feature extractor. The shape is told by its keys.
+transformers' config.json with its feature extractor. The shape is recognised by its keys.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a line of the log may hold: clients cause most lines, and choose parts of them.
+"""What a line of the log may hold, and what the work is about in which it is logged.
 
-What the work under way is about, for every line that is logged in it.
-
-A task takes along what it was started with: all that a session's task does is about the session.
+Clients cause most lines and choose parts of them: arguments, messages and tracebacks are cut, and
+control characters escaped. The context of the work (``log_context``), such as a session's id, goes
+with every line; a task takes along the context in which it was started.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The events of a session, all that protocols see of it, and the transcript that makes them.
 
-In a ``LiveTranscript`` words are committed once, in order, and segments close.
-
-Times are samples on the session's clock: counts at 16 kHz since its first sample.
+In a ``LiveTranscript`` words are committed once, in order, and segments close. Times are samples on
+the session's clock: counts at 16 kHz since its first sample.
 """
 
 from __future__ import annotations

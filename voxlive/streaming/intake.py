@@ -1,8 +1,8 @@
 """A session's way in: its options, the commands in its inbox, and what its audio goes through.
 
 ``SessionOptions`` are parsed once, at the edge. An ``Intake`` is the ingest, the voice detector and
-the gate that audio goes through until the session is reconfigured. Positions are
-samples at 16 kHz on the session's clock.
+the gate that audio goes through until the session is reconfigured. Positions are samples at 16 kHz
+on the session's clock.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ stream, every other sample is recorded as silence (``received == fed + skipped``
 engine answers on its own thread; its messages become events on the session's loop.
 
 Times are samples at 16 kHz since the session's first. Bounds: ``Inbox`` and ``Outbox``
-(``queues.py``), and ``MAX_BACKLOG`` samples in the engine.
+(``queues.py``), ``UndecidedAudio`` (``vad/gate.py``), and ``MAX_BACKLOG`` samples in the engine.
 """
 
 from __future__ import annotations
