@@ -112,7 +112,7 @@ class NullStream:
         self._engine.in_use -= 1
 
 
-class Loud:
+class AllSpeech:
     """A network that takes everything for speech, and costs nothing."""
 
     def step(self, frames: Samples, state: Samples) -> tuple[Samples, Samples]:
@@ -120,7 +120,7 @@ class Loud:
         return np.ones(len(frames), np.float32), state
 
 
-class Client:
+class SocketClient:
     """The ASGI server's end of one socket."""
 
     def __init__(self, serve: Callable[[WebSocket], object], start: str) -> None:
@@ -146,10 +146,12 @@ class Client:
 async def measure(sessions: int, rounds: int, *, vad: bool) -> float:
     """CPU for each chunk in microseconds."""
     engine = NullEngine(sessions)
-    detector = VoiceDetector(Loud())  # type: ignore[arg-type]
+    detector = VoiceDetector(AllSpeech())  # type: ignore[arg-type]
     serve = LiveEndpoints(Service(engine, detector)).endpoint(LiveProtocol)  # type: ignore[arg-type]
     start = '{"type": "start", "format": "s16le", "rate": 16000, "channels": 1%s}'
-    clients = [Client(serve, start % ("" if vad else ', "vad": false')) for _ in range(sessions)]
+    clients = [
+        SocketClient(serve, start % ("" if vad else ', "vad": false')) for _ in range(sessions)
+    ]
     while not all(client.sent >= 2 for client in clients):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     warm = max(10, rounds // 10)

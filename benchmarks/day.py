@@ -46,7 +46,7 @@ NEAR_TIE = 1e-3
 """Difference of two scores that rounding may turn."""
 
 
-class Listener:
+class WordCounter:
     """Counts words and knows how far the engine is."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Hour:
+class AudioHour:
     """What an hour of audio came to."""
 
     resident_mib: float
@@ -84,7 +84,7 @@ class Hour:
     position: int
 
 
-class Day:
+class AudioDay:
     """A stream of an engine, hour by hour, beside a model whose positions are never moved."""
 
     def __init__(self, engine: VoxtralEngine, clip: np.ndarray, reference: Unanchored) -> None:
@@ -98,12 +98,12 @@ class Day:
             hear(stream, token)
 
         engine._hear = overhear  # type: ignore[method-assign]
-        self._listener = Listener()
+        self._listener = WordCounter()
         self._stream = engine.open(StreamOptions(), self._listener)
         self._at = 0
         self._compared_s = 0.0
 
-    def hour(self, number: int) -> Hour:
+    def hour(self, number: int) -> AudioHour:
         """Play on to the end of hour ``number`` and compare what was said."""
         began, compared_s = time.process_time(), self._compared_s
         words, top = self._listener.words, 0
@@ -115,7 +115,7 @@ class Day:
             top = max(top, *(rings.position(slot) for rings in self._rings))
             self._engine._thread.submit(self._compare).result()
         spent = time.process_time() - began - (self._compared_s - compared_s)
-        return Hour(
+        return AudioHour(
             psutil.Process().memory_info().rss / 2**20,
             spent * 1000 / (3600 * 12.5),
             self._listener.words - words,
@@ -135,8 +135,8 @@ class Day:
 
 def play(engine: VoxtralEngine, clip: np.ndarray, hours: int, reference: Unanchored) -> bool:
     """Print the table; whether memory, step time, positions, words and tokens were steady."""
-    day = Day(engine, clip, reference)
-    done: list[Hour] = []
+    day = AudioDay(engine, clip, reference)
+    done: list[AudioHour] = []
     print(
         f"{'hour':>4} {'RSS MiB':>8} {'CPU ms/token':>12} {'words':>6} {'position':>8} "
         f"{'unanchored':>10} {'compared':>9} {'differ':>6} {'widest gap':>10}"

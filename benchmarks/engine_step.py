@@ -167,7 +167,7 @@ def timed(run: Callable[[], object], steps: int, warm: int) -> Timing:
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepTimes:
     """Milliseconds of a step, of its host's part, and of both halves each awaited by itself."""
 
     whole: Timing
@@ -207,8 +207,8 @@ def host_ms(run: Callable[[], object], steps: int, warm: int) -> float:
     return statistics.median(times[warm:])
 
 
-def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> Measured:
-    """See ``Measured``."""
+def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> StepTimes:
+    """See ``StepTimes``."""
     slots = list(range(batch))
     random = np.random.default_rng(0)
     shape = model.front_end.frames, model.config.audio.mel_bins
@@ -225,7 +225,7 @@ def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> Measured:
     encoder = timed(lambda: mx.eval(model.encoder.step(slots, mel)), steps // 2, 3)
     decoder = timed(lambda: mx.eval(model.decoder.step(slots, audio)), steps // 2, 3)
     activity = traced(step, 10)
-    return Measured(whole, host, encoder.median, decoder.median, activity)
+    return StepTimes(whole, host, encoder.median, decoder.median, activity)
 
 
 def live_nbytes(config: VoxtralConfig, batch: int, itemsize: int) -> int:

@@ -28,14 +28,14 @@ MIXED = 0
 
 
 @dataclass
-class Worker:
+class SettingWorker:
     """A process with one setting."""
 
     label: str
     process: subprocess.Popen[str]
 
     @classmethod
-    def started(cls, setting: str, args: argparse.Namespace) -> Worker:
+    def started(cls, setting: str, args: argparse.Namespace) -> SettingWorker:
         """``setting`` is ``label`` or ``label:NAME=VALUE,NAME=VALUE``."""
         label, _, listed = setting.partition(":")
         values = dict(one.split("=", 1) for one in listed.split(",") if one)
@@ -108,7 +108,7 @@ def work(most: int, rows: int | None, sums: int) -> None:
 
 def compare(settings: list[str], args: argparse.Namespace) -> None:
     """Print a line for each setting of a group."""
-    workers = [Worker.started(setting, args) for setting in [PRODUCT, *settings]]
+    workers = [SettingWorker.started(setting, args) for setting in [PRODUCT, *settings]]
     ready = [worker for worker in workers if worker.wait()]
     found: dict[tuple[str, int], list[float]] = {}
     for turn in range(args.turns):

@@ -18,7 +18,7 @@ TAIL = 0.08  # seconds of a sentence's recording past its end
 
 
 @dataclass(frozen=True)
-class Clip:
+class HeldOutClip:
     """One held-out sentence in one voice; float32 [n] at 16 kHz."""
 
     name: str
@@ -31,11 +31,11 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Stream:
+class LongStream:
     """Clips one after another; ``ends`` are the samples at which the gaps after them are over."""
 
     samples: NDArray[np.float32]
-    clips: tuple[Clip, ...]
+    clips: tuple[HeldOutClip, ...]
     ends: tuple[int, ...]
 
     @property
@@ -43,16 +43,18 @@ class Stream:
         return " ".join(clip.text for clip in self.clips)
 
 
-def held_out_clips() -> list[Clip]:
+def held_out_clips() -> list[HeldOutClip]:
     """Every sentence of the recordings, cut out."""
     return [
-        Clip(f"{one.name} {n}", said.text, one.samples[_at(said.start) : _at(said.end + TAIL)])
+        HeldOutClip(
+            f"{one.name} {n}", said.text, one.samples[_at(said.start) : _at(said.end + TAIL)]
+        )
         for one in map(recording, (f"{voice}.opus" for voice in VOICES))
         for n, said in enumerate(one.sentences)
     ]
 
 
-def stream(clips: list[Clip], seed: int, *, pauses: bool) -> Stream:
+def stream(clips: list[HeldOutClip], seed: int, *, pauses: bool) -> LongStream:
     """Ten minutes in random order; pauses are even in their logarithm."""
     rng = np.random.default_rng(seed)
     lead, end = np.zeros(RATE // 2, np.float32), np.zeros(RATE, np.float32)
@@ -64,7 +66,7 @@ def stream(clips: list[Clip], seed: int, *, pauses: bool) -> Stream:
         parts += [clip.samples, np.zeros(_at(gap), np.float32)]
         lengths.append(len(clip.samples) + len(parts[-1]))
     ends = tuple(accumulate(lengths))[1:]
-    return Stream(np.concatenate([*parts, end]), tuple(said), ends)
+    return LongStream(np.concatenate([*parts, end]), tuple(said), ends)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def at_seams(sentences: list[str], heard: str) -> Seams:
     return Seams(tuple(lost), tuple(added))
 
 
-def as_clips(one: Stream, alone: Mapping[str, str]) -> tuple[float, Seams]:
+def as_clips(one: LongStream, alone: Mapping[str, str]) -> tuple[float, Seams]:
     """Word error rate and seams of the same sentences, each heard as a session of its own."""
     truth = [clip.text for clip in one.clips]
     heard = [alone[clip.name] for clip in one.clips]

@@ -27,21 +27,32 @@ from typing import Any
 import httpx
 import jiwer
 import numpy as np
-from long_streams import RATE, TEN_MINUTES, Stream, as_clips, at_seams, held_out_clips, stream
-from support.held_out import TINY_VOXTRAL, VOICES, Recording, recording
+from long_streams import RATE, TEN_MINUTES, LongStream, as_clips, at_seams, held_out_clips, stream
+from support.held_out import TINY_VOXTRAL, VOICES, HeldOutRecording, recording
 from support.server import Server, serving
-from support.wire import START, Heard, asr, dial, listen, live, play, s16le, send, text_of_lines
+from support.wire import (
+    START,
+    ServerOutput,
+    asr,
+    dial,
+    listen,
+    live,
+    play,
+    s16le,
+    send,
+    text_of_lines,
+)
 
 
 def plain(text: str) -> str:
     return " ".join(re.findall(r"[a-z']+", text.lower()))
 
 
-def words_of(heard: Heard) -> list[dict[str, Any]]:
+def words_of(heard: ServerOutput) -> list[dict[str, Any]]:
     return [word for message in heard.of("words") for word in message["words"]]
 
 
-def spoken(heard: Heard) -> str:
+def spoken(heard: ServerOutput) -> str:
     """The text, after checking that words and segments say the same, in order."""
     words = words_of(heard)
     [done] = heard.of("done")
@@ -52,7 +63,7 @@ def spoken(heard: Heard) -> str:
     return done["text"]
 
 
-def late(said: Recording, heard: Heard) -> list[float]:
+def late(said: HeldOutRecording, heard: ServerOutput) -> list[float]:
     """Our word end minus the synthesiser's, for every word that is right."""
     words = words_of(heard)
     ours = " ".join(plain(word["text"]) or "-" for word in words)
@@ -65,8 +76,8 @@ def late(said: Recording, heard: Heard) -> list[float]:
     return errors
 
 
-async def in_groups(jobs: list[Coroutine[Any, Any, Heard]], size: int) -> list[Heard]:
-    heard: list[Heard] = []
+async def in_groups(jobs: list[Coroutine[Any, Any, ServerOutput]], size: int) -> list[ServerOutput]:
+    heard: list[ServerOutput] = []
     for at in range(0, len(jobs), size):
         heard += await asyncio.gather(*jobs[at : at + size])
     return heard
@@ -122,7 +133,7 @@ async def live_part(server: Server, together: int, folder: Path) -> None:
     print(f"{'the same text':34} /asr {lines == texts}, REST {rest == texts}, CLI {cli == texts}")
 
 
-async def with_flushes(server: Server, one: Stream) -> Heard:
+async def with_flushes(server: Server, one: LongStream) -> ServerOutput:
     """A session that flushes after every sentence, while the next is on its way already."""
     audio = s16le(one.samples)
     async with dial(f"{server.ws}/v1/live") as socket:
@@ -135,7 +146,7 @@ async def with_flushes(server: Server, one: Stream) -> Heard:
         return await listening
 
 
-def report_stream(name: str, one: Stream, said: str, alone: dict[str, str]) -> None:
+def report_stream(name: str, one: LongStream, said: str, alone: dict[str, str]) -> None:
     report(name, [one.text], [said])
     seams = at_seams([clip.text for clip in one.clips], said)
     rate, own = as_clips(one, alone)

@@ -31,7 +31,7 @@ from speech import RATE, Speech, load, report
 KEY = "any"
 
 
-class Heard(FrameProcessor):
+class TranscriptCollector(FrameProcessor):
     """Keeps the transcripts that pass."""
 
     def __init__(self) -> None:
@@ -67,8 +67,8 @@ def services(url: str) -> dict[str, tuple[Callable[[], FrameProcessor], bool]]:
     }
 
 
-async def hear(service: FrameProcessor, local_turns: bool, speech: Speech) -> Heard:
-    heard = Heard()
+async def hear(service: FrameProcessor, local_turns: bool, speech: Speech) -> TranscriptCollector:
+    heard = TranscriptCollector()
     turns = [VADProcessor(vad_analyzer=SileroVADAnalyzer())] if local_turns else []
     worker = PipelineWorker(
         Pipeline([*turns, service, heard]),

@@ -22,7 +22,7 @@ TAIL_S = 1.0
 
 
 @dataclass
-class Said:
+class SynthesisedSentence:
     """One sentence: int16 audio [n] at ``rate``, and [text, start, end] of its words in seconds.
 
     ``words`` is None where the synthesiser does not tell; ``start`` and ``end`` bound the speech.
@@ -109,7 +109,7 @@ def _durations(voice: str, text: str) -> list[str]:
     return phones("-voice", voice, "-psdur", "-t", f"{text} ")
 
 
-def synthesise(voice: str, text: str) -> Said:
+def synthesise(voice: str, text: str) -> SynthesisedSentence:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "said.wav"
         if voice.startswith("espeak:"):
@@ -120,9 +120,9 @@ def synthesise(voice: str, text: str) -> Said:
     mono = audio[:, 0]
     if voice.startswith("espeak:"):
         loud = np.flatnonzero(np.abs(mono.astype(np.int32)) > 150)
-        return Said(text, mono, rate, loud[0] / rate, loud[-1] / rate, None)
+        return SynthesisedSentence(text, mono, rate, loud[0] / rate, loud[-1] / rate, None)
     words = flite_words(voice, text)
-    return Said(text, mono, rate, words[0][1], words[-1][2], words)
+    return SynthesisedSentence(text, mono, rate, words[0][1], words[-1][2], words)
 
 
 def resample(audio: np.ndarray, rate: int, to: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from voxlive.decoders.decoder import Detokeniser, TokenWord
 PAD, WORD, EOS = 32, 33, 2
 
 
-class Script:
+class TokenScript:
     """Gives every distinct piece of bytes a token and plays them through a detokeniser."""
 
     def __init__(self):
@@ -31,7 +31,7 @@ class Script:
 
 @pytest.fixture
 def script():
-    return Script()
+    return TokenScript()
 
 
 def texts(words):
@@ -173,7 +173,7 @@ PIECES = st.one_of(
 
 @given(st.lists(PIECES, max_size=80))
 def test_words_are_the_text_in_order_and_in_time(items):
-    script = Script()
+    script = TokenScript()
     words = script.play(*items) + script.detokeniser.finish()
     # A marker ends a character too: the text is that of the stretches between markers.
     stretches = [b""]

@@ -12,7 +12,7 @@ HAS_CUDA = mx.cuda.is_available()
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """An implementation, a shape, and how long streams are fed in how large steps."""
 
     name: str
@@ -49,10 +49,10 @@ class Case:
         return ATTENTIONS[name or self.name](shape)
 
 
-PLAIN = [Case("gather", 6, 2, 8, 20, 4, chunk) for chunk in (1, 3, 12)]
+PLAIN = [AttentionCase("gather", 6, 2, 8, 20, 4, chunk) for chunk in (1, 3, 12)]
 CUDA = [
     pytest.param(
-        Case("cuda", heads, kv_heads, dim, window, block, chunk, dtype, length),
+        AttentionCase("cuda", heads, kv_heads, dim, window, block, chunk, dtype, length),
         marks=pytest.mark.skipif(not HAS_CUDA, reason="needs an NVIDIA GPU"),
     )
     for heads, kv_heads, dim in ((4, 4, 64), (8, 2, 128), (6, 2, 64), (5, 1, 128))

@@ -48,7 +48,7 @@ TOLERANCE = {"voxtral": 0, "pocketsphinx": SAMPLE_RATE // 10}
 
 
 @dataclass(frozen=True)
-class Talk:
+class SessionRun:
     """A session and its service; ``ended`` is set by UtteranceEnded at the end of the audio."""
 
     service: Service
@@ -62,47 +62,47 @@ class Talk:
             await self.session.push(data[at : at + (1 << 16)])
 
 
-async def stop(talk: Talk) -> None:
+async def stop(talk: SessionRun) -> None:
     """Stop, CloseStream, the end of a file."""
 
 
-async def flush(talk: Talk) -> None:
+async def flush(talk: SessionRun) -> None:
     """A commit or a Finalize, and then the end."""
     await talk.session.flush("now")
 
 
-async def flush_twice(talk: Talk) -> None:
+async def flush_twice(talk: SessionRun) -> None:
     await talk.session.flush("now")
     await talk.session.flush("again")
 
 
-async def flush_and_continue(talk: Talk) -> None:
+async def flush_and_continue(talk: SessionRun) -> None:
     """A Finalize of a client whose microphone stays open."""
     await talk.session.flush("now")
     await talk.push(SILENCE)
 
 
-async def reconfigure(talk: Talk) -> None:
+async def reconfigure(talk: SessionRun) -> None:
     """A session.update or, with the detector's turns, a commit."""
     await talk.service.reconfigure(talk.session, talk.options, "now")
 
 
-async def reconfigure_and_continue(talk: Talk) -> None:
+async def reconfigure_and_continue(talk: SessionRun) -> None:
     await talk.service.reconfigure(talk.session, talk.options, "now")
     await talk.push(SILENCE)
 
 
-async def stall(talk: Talk) -> None:
+async def stall(talk: SessionRun) -> None:
     """A client that sends nothing more, and goes later."""
     await talk.ended.wait()
 
 
-async def drain(talk: Talk) -> None:
+async def drain(talk: SessionRun) -> None:
     """The server's shutdown."""
     await talk.session.drain()
 
 
-End = Callable[[Talk], Coroutine[None, None, None]]
+End = Callable[[SessionRun], Coroutine[None, None, None]]
 ENDS: dict[str, End] = {
     end.__name__: end
     for end in (
@@ -145,7 +145,7 @@ async def events_of(service: Service, audio: Samples, end: End) -> list[Event]:
     """All events of a session with this audio, ended in this way."""
     stall_s = 0.5 if end is stall else 600.0
     options = SessionOptions(FORMAT, stream=StreamOptions(drafts=False), stall_s=stall_s)
-    talk = Talk(service, service.open(options), options, asyncio.Event())
+    talk = SessionRun(service, service.open(options), options, asyncio.Event())
 
     async def speak() -> None:
         await talk.push(audio)

@@ -67,7 +67,7 @@ class _Silence:
 
 
 @dataclass
-class Talk:
+class AsgiSocket:
     """A WebSocket as its client has it. ``status`` is that of a handshake that was refused."""
 
     status: int | None = None
@@ -119,7 +119,7 @@ class Running:
     @asynccontextmanager
     async def dial(
         self, url: str, headers: dict[str, str] | None = None, offered: tuple[str, ...] = ()
-    ) -> AsyncIterator[Talk]:
+    ) -> AsyncIterator[AsgiSocket]:
         """A WebSocket from its handshake on; its client goes away at the end."""
         path, _, query = url.partition("?")
         pairs = {"host": HOST, **(headers or {})}.items()
@@ -133,7 +133,7 @@ class Running:
             "server": (HOST, 80),
             "extensions": {"websocket.http.response": {}},
         }
-        talk = Talk()
+        talk = AsgiSocket()
         talk.frames.put_nowait({"type": "websocket.connect"})
         serving = asyncio.create_task(self.app(scope, talk.frames.get, talk.take))
         serving.add_done_callback(lambda _: (talk.over.set(), talk.answered.set()))

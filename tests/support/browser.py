@@ -54,7 +54,7 @@ def look_for_chromium() -> tuple[str, str]:
 
 
 @dataclass
-class Watched:
+class WatchedPage:
     """A page and what it did. ``expected``: parts of error messages that are in order; ``others``:
     hosts and ports besides its own that it may ask.
     """
@@ -135,7 +135,7 @@ async def browsing(
     settings: str = "{}",
     ready: str = "body[data-toggle]",
     **context: object,
-) -> AsyncIterator[Watched]:
+) -> AsyncIterator[WatchedPage]:
     """A page on ``url`` whose microphone plays a WAV file once; checked for errors at the end.
 
     ``settings`` is the JSON that the page finds in its storage; ``ready`` selects what shows that
@@ -151,7 +151,7 @@ async def browsing(
         opened = await browser.new_context(**options)
         try:
             page = await opened.new_page()
-            watched = Watched(page, urlsplit(url).netloc)
+            watched = WatchedPage(page, urlsplit(url).netloc)
             page.on("console", lambda m: m.type == "error" and watched.errors.append(m.text))
             page.on("pageerror", lambda error: watched.errors.append(str(error)))
             page.on("request", lambda request: watched.requests.append(request.url))

@@ -31,7 +31,7 @@ PROTOCOLS = {
 _BLOCK = re.compile(r"(<!-- table: conformance -->\n).*?(<!-- end -->)", re.S)
 
 
-class Row(NamedTuple):
+class ConformanceRow(NamedTuple):
     """What a test proves of a protocol."""
 
     protocol: str
@@ -60,17 +60,17 @@ def _rank(path: Path) -> tuple[bool, Path]:
     return "protocols" not in path.parts, path
 
 
-def _rows() -> Iterator[Row]:
+def _rows() -> Iterator[ConformanceRow]:
     for path in sorted(TESTS.rglob("test_*.py"), key=_rank):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from filter(None, map(_row, node.decorator_list))
 
 
-def _row(decorator: ast.expr) -> Row | None:
+def _row(decorator: ast.expr) -> ConformanceRow | None:
     if not isinstance(decorator, ast.Call) or ast.unparse(decorator.func) != "pytest.mark.conforms":
         return None
-    row = Row(*map(ast.literal_eval, decorator.args))
+    row = ConformanceRow(*map(ast.literal_eval, decorator.args))
     if row.protocol not in PROTOCOLS:
         raise ValueError(f"{row.protocol} is none of {', '.join(PROTOCOLS)}")
     return row

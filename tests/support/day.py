@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 from starlette.websockets import WebSocket
+from support.clips import clip
+from support.simulated import SimulatedLoop
+from support.wire import s16le
 
-from tests.support.clips import clip
-from tests.support.simulated import SimulatedLoop
-from tests.support.wire import s16le
 from voxlive.engines.contract import (
     Committed,
     Drafted,
@@ -127,7 +127,7 @@ Frames = AsyncIterator[str | bytes]
 
 
 @dataclass(frozen=True)
-class Dialect:
+class DayDialect:
     """How a client of a protocol begins, sends audio, stays without audio, and ends."""
 
     protocol: type
@@ -146,11 +146,11 @@ def _base64(kind: str) -> Callable[[bytes], str]:
 
 
 DIALECTS = {
-    "live": Dialect(
+    "live": DayDialect(
         LiveProtocol, b"", ('{"type": "start", "format": "s16le"}',), bytes, '{"type": "stop"}'
     ),
-    "asr": Dialect(AsrProtocol, b"mode=diff", (), bytes, b""),
-    "deepgram": Dialect(
+    "asr": DayDialect(AsrProtocol, b"mode=diff", (), bytes, b""),
+    "deepgram": DayDialect(
         DeepgramProtocol,
         b"encoding=linear16&sample_rate=16000&interim_results=true",
         (),
@@ -158,7 +158,7 @@ DIALECTS = {
         '{"type": "CloseStream"}',
         '{"type": "KeepAlive"}',
     ),
-    "realtime": Dialect(
+    "realtime": DayDialect(
         RealtimeProtocol,
         b"intent=transcription",
         (
@@ -168,7 +168,7 @@ DIALECTS = {
         _base64("input_audio_buffer.append"),
         '{"type": "input_audio_buffer.commit"}',
     ),
-    "mistral": Dialect(
+    "mistral": DayDialect(
         MistralProtocol,
         b"model=x",
         (),
@@ -279,7 +279,7 @@ class Day:
         if not task.cancelled():
             task.result()
 
-    async def _idle(self, dialect: Dialect) -> Frames:
+    async def _idle(self, dialect: DayDialect) -> Frames:
         """Connected, begun, and then nothing but what keeps it alive."""
         for frame in dialect.begin:
             yield frame
@@ -290,14 +290,14 @@ class Day:
             if dialect.alive:
                 yield dialect.alive
 
-    async def _silence(self, dialect: Dialect) -> Frames:
+    async def _silence(self, dialect: DayDialect) -> Frames:
         for frame in dialect.begin:
             yield frame
         while True:
             await asyncio.sleep(1)
             yield dialect.audio(bytes(32000))
 
-    async def _speech(self, dialect: Dialect, late_s: float) -> Frames:
+    async def _speech(self, dialect: DayDialect, late_s: float) -> Frames:
         """A clip, then a pause, all day; a second of audio at a time."""
         await asyncio.sleep(late_s)
         for frame in dialect.begin:
@@ -310,7 +310,7 @@ class Day:
             if dialect.turn:
                 yield dialect.turn
 
-    async def _given_up(self, dialect: Dialect, state: str) -> Frames:
+    async def _given_up(self, dialect: DayDialect, state: str) -> Frames:
         if state == "before":
             return
         if state == "garbage":

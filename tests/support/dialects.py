@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
+from support.conversations import ENGLISH
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.event import Event
 
-from tests.support.conversations import ENGLISH
 from voxlive.streaming.events import Event as SessionEvent
 from voxlive.streaming.intake import SessionOptions
 from voxlive.web.protocols import PROTOCOLS

@@ -14,8 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pocketsphinx import get_model_path
-
-from tests.support.clips import clip, names
+from support.clips import clip, names
 
 _WHOLE = Path(get_model_path())
 _LANGUAGE = "en-us"

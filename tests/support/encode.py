@@ -29,7 +29,7 @@ def encode(
     """
     if not seekable:
         stream = io.BytesIO()
-        _encode(_WriteOnly(stream), samples, container, codec, rate, layout, options)
+        _encode(WriteOnly(stream), samples, container, codec, rate, layout, options)
         return stream.getvalue()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "media"
@@ -38,7 +38,7 @@ def encode(
 
 
 def _encode(
-    sink: str | _WriteOnly,
+    sink: str | WriteOnly,
     samples: NDArray[np.float32],
     container: str,
     codec: str,
@@ -64,6 +64,8 @@ def _encode(
         output.mux(stream.encode(None))
 
 
-class _WriteOnly:
+class WriteOnly:
+    """A file that cannot be sought in, for a muxer."""
+
     def __init__(self, file: io.BytesIO) -> None:
         self.write = file.write

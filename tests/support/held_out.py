@@ -18,7 +18,7 @@ VOICES = ("awb", "kal16", "rms", "slt", "en-us")
 
 
 @dataclass(frozen=True)
-class Sentence:
+class HeldOutSentence:
     """Lower-case words without punctuation; seconds in the recording, ``ends`` of its words."""
 
     text: str
@@ -28,12 +28,12 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Recording:
+class HeldOutRecording:
     """float32 [n] at 16 kHz and what is said in it."""
 
     name: str
     samples: NDArray[np.float32]
-    sentences: tuple[Sentence, ...]
+    sentences: tuple[HeldOutSentence, ...]
 
     @property
     def text(self) -> str:
@@ -49,14 +49,14 @@ def _said() -> dict[str, list[dict]]:
     return json.loads((MODELS / "held_out" / "held_out.json").read_text())
 
 
-def recording(name: str) -> Recording:
+def recording(name: str) -> HeldOutRecording:
     """A file of tests/models/held_out, decoded."""
     samples = np.concatenate(list(read_file(MODELS / "held_out" / name)))
     sentences = (
-        Sentence(said["text"], said["start"], said["end"], tuple(said["ends"]))
+        HeldOutSentence(said["text"], said["start"], said["end"], tuple(said["ends"]))
         for said in _said()[name]
     )
-    return Recording(name, samples, tuple(sentences))
+    return HeldOutRecording(name, samples, tuple(sentences))
 
 
 def recording_names() -> list[str]:

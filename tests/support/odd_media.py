@@ -19,8 +19,8 @@ import av
 import numpy as np
 import soxr
 from numpy.typing import NDArray
-
-from tests.support.clips import clip
+from support.clips import clip
+from support.encode import WriteOnly
 
 SEED = 20261128
 RATE = 16_000
@@ -84,17 +84,12 @@ def encoded(
     """
     if not seekable:
         stream = io.BytesIO()
-        _encode(_WriteOnly(stream), container, codec, rate, channels, pieces, video_s, options)
+        _encode(WriteOnly(stream), container, codec, rate, channels, pieces, video_s, options)
         return stream.getvalue()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "media"
         _encode(str(path), container, codec, rate, channels, pieces, video_s, options)
         return path.read_bytes()
-
-
-class _WriteOnly:
-    def __init__(self, file: io.BytesIO) -> None:
-        self.write = file.write
 
 
 _BITS = {"wmav1": 96_000, "wmav2": 96_000, "libopencore_amrnb": 12_200}

@@ -16,8 +16,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO
 
 import httpx
-
-from tests.support.dictionary import clips_dictionary
+from support.dictionary import clips_dictionary
 
 _READY = re.compile(r"ready at (https?://\S+)")
 _ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")

@@ -10,12 +10,11 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from support.server import Server
+from support.wire import ServerOutput, dial, listen, send
 from websockets.asyncio.client import ClientConnection
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.event import Event, async_read_event, async_write_event
-
-from tests.support.server import Server
-from tests.support.wire import Heard, dial, listen, send
 
 PORTS = ("--whisper-live-port", "0", "--wyoming-port", "0")
 """What starts a server with every protocol."""
@@ -70,7 +69,7 @@ async def connect(server: Server, place: str) -> AsyncIterator[ClientConnection]
         yield socket
 
 
-async def outcome(server: Server, place: str, *frames: Frame) -> Heard:
+async def outcome(server: Server, place: str, *frames: Frame) -> ServerOutput:
     """What a client hears that sends these frames and then listens."""
     async with connect(server, place) as socket:
         await send(socket, *frames)
@@ -103,18 +102,18 @@ async def wyoming(server: Server, *frames: Event | bytes) -> list[Event]:
         return heard
 
 
-def deepgram_finals(heard: Heard) -> str:
+def deepgram_finals(heard: ServerOutput) -> str:
     results = [m for m in heard.of("Results") if m["is_final"]]
     return " ".join(filter(None, (m["channel"]["alternatives"][0]["transcript"] for m in results)))
 
 
-def completed(heard: Heard) -> str:
+def completed(heard: ServerOutput) -> str:
     """WhisperLive's complete segments."""
     updates = [message["segments"] for message in heard.messages if "segments" in message]
     return "".join(segment["text"] for segment in updates[-1] if segment["completed"])
 
 
-def panel_finals(heard: Heard, source: str = "system") -> str:
+def panel_finals(heard: ServerOutput, source: str = "system") -> str:
     return " ".join(m["text"] for m in heard.of("asr_final") if m["source"] == source)
 
 

@@ -16,7 +16,7 @@ START = {"type": "start", "format": "s16le"}
 
 
 @dataclass
-class Heard:
+class ServerOutput:
     """Everything a server said on one connection, how much of it came while audio was still being
     sent, and its close code.
     """
@@ -62,9 +62,9 @@ async def receive_until(socket: ClientConnection, kind: str) -> list[dict]:
     return messages
 
 
-async def listen(socket: ClientConnection, heard: Heard | None = None) -> Heard:
+async def listen(socket: ClientConnection, heard: ServerOutput | None = None) -> ServerOutput:
     """Everything until the server closes; an ``/asr`` client closes after ``ready_to_stop``."""
-    heard = heard or Heard()
+    heard = heard or ServerOutput()
     try:
         while True:
             heard.messages.append(await receive(socket))
@@ -85,7 +85,7 @@ async def play(socket: ClientConnection, audio: bytes, pace: float | None, chunk
         await socket.send(audio[at : at + chunk])
 
 
-Condition = Callable[[Heard], bool] | None
+Condition = Callable[[ServerOutput], bool] | None
 
 
 async def live(
@@ -96,7 +96,7 @@ async def live(
     chunk: int = 3200,
     before_the_end: Condition = None,
     **start,
-) -> Heard:
+) -> ServerOutput:
     """A whole session of ``/v1/live``; its last 5 s are sent once ``before_the_end`` holds."""
     async with dial(f"{url}/v1/live") as socket:
         await send(socket, {**START, **start})
@@ -111,7 +111,7 @@ async def asr(
     chunk: int = 3200,
     query: str = "",
     before_the_end: Condition = None,
-) -> Heard:
+) -> ServerOutput:
     """A whole session of ``/asr``, as ``live`` is one."""
     async with dial(f"{url}/asr{query}") as socket:
         return await _converse(socket, audio, pace, chunk, b"", before_the_end)
@@ -124,8 +124,8 @@ async def _converse(
     chunk: int,
     end: dict | bytes,
     before_the_end: Condition,
-) -> Heard:
-    heard = Heard()
+) -> ServerOutput:
+    heard = ServerOutput()
     listening = asyncio.create_task(listen(socket, heard))
     try:
         if before_the_end:

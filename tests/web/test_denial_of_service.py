@@ -18,7 +18,7 @@ import psutil
 import pytest
 from support.clips import clip
 from support.server import Server, serving
-from support.wire import START, Heard, live, receive, s16le, send
+from support.wire import START, ServerOutput, live, receive, s16le, send
 from websockets.asyncio.client import connect
 
 SPEECH = s16le(clip("doctor").samples)
@@ -63,7 +63,7 @@ async def beside_a_neighbour(server: Server, label: str) -> AsyncIterator[Footpr
     neighbour = asyncio.create_task(live(server.ws, SPEECH, pace=1.0))
     await asyncio.sleep(0.3)
     yield before
-    heard: Heard = await neighbour
+    heard: ServerOutput = await neighbour
     watching.cancel()
     assert not heard.errors
     assert heard.of("done")[0]["text"] == alone.of("done")[0]["text"]

@@ -9,7 +9,7 @@ from support.encode import encode
 from support.server import Server, serving
 from support.wire import (
     START,
-    Heard,
+    ServerOutput,
     asr,
     dial,
     listen,
@@ -34,13 +34,13 @@ def spoken(heard) -> str:
     return done["text"]
 
 
-def some_segments(heard: Heard) -> bool:
+def some_segments(heard: ServerOutput) -> bool:
     """Of the native protocol, and a draft of what may become another."""
     drafts = [message for message in heard.of("draft") if message["text"]]
     return len(heard.of("segment")) > 3 and bool(drafts)
 
 
-def some_lines(heard: Heard) -> bool:
+def some_lines(heard: ServerOutput) -> bool:
     return any(update["lines"] for update in heard.of(None))
 
 
@@ -66,12 +66,12 @@ async def test_a_minute_in_real_time_is_the_same_text_and_words_come_while_it_pl
         await check_minute(server, native, theirs)
 
 
-async def check_minute(server: Server, native: Heard, theirs: Heard) -> None:
+async def check_minute(server: Server, native: ServerOutput, theirs: ServerOutput) -> None:
     """Both have words before the end of the minute and the same text, which a file has too."""
     minute = clip("minute")
     text = spoken(native)
-    assert some_segments(Heard(native.messages[: native.while_playing]))
-    assert some_lines(Heard(theirs.messages[: theirs.while_playing]))
+    assert some_segments(ServerOutput(native.messages[: native.while_playing]))
+    assert some_lines(ServerOutput(theirs.messages[: theirs.while_playing]))
     last = theirs.of(None)[-1]
     assert text_of_lines(last["lines"]).split() == text.split()
     assert last["buffer_transcription"] == ""

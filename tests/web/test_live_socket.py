@@ -98,10 +98,10 @@ CHUNK = 320  # 20 ms
 START_ORDER = '{"type": "start", "format": "s16le", "vad": false}'
 
 
-class Late(Deaf):
+class DelayedEngine(Deaf):
     """It is through with what it was fed a second later, and keeps all of it."""
 
-    def open(self, options: StreamOptions, sink: Sink) -> Late:
+    def open(self, options: StreamOptions, sink: Sink) -> DelayedEngine:
         self.fed: list[int] = []
         self._sink = sink
         return super().open(options, sink)
@@ -126,7 +126,7 @@ def test_audio_and_commands_keep_their_order():
         if number % 500 == 250:
             script.append((at, text(type="flush", id=str(number))))
     script.append((90.0, text(type="stop")))
-    client, engine = Client(*script), Late()
+    client, engine = Client(*script), DelayedEngine()
     simulate(serve(client, LiveProtocol, engine))
     assert engine.fed == np.repeat(np.arange(4000), CHUNK).tolist()
     said = [json.loads(message["text"]) for _, message in client.heard if message.get("text")]

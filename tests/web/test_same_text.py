@@ -51,14 +51,14 @@ CAPTIONS = "/captions/{session}"
 
 
 @dataclass(frozen=True)
-class Said:
+class ReceivedText:
     """``text`` is what the server calls final; ``deltas`` what it said bit by bit, joined."""
 
     text: str
     deltas: str | None = None
 
 
-Way = Callable[[Server], Awaitable[Said]]
+Way = Callable[[Server], Awaitable[ReceivedText]]
 WAYS: dict[str, Way] = {}
 
 
@@ -77,28 +77,30 @@ def joined(messages: list[dict], name: str) -> str:
 
 
 @way("/v1/live")
-async def native(server: Server) -> Said:
+async def native(server: Server) -> ReceivedText:
     heard = await live(server.ws, SPEECH)
     [done] = heard.of("done")
     assert joined(heard.of("segment"), "text") == done["text"]
-    return Said(done["text"], joined([w for m in heard.of("words") for w in m["words"]], "text"))
+    return ReceivedText(
+        done["text"], joined([w for m in heard.of("words") for w in m["words"]], "text")
+    )
 
 
 @way("/asr", "full")
-async def asr_full(server: Server) -> Said:
+async def asr_full(server: Server) -> ReceivedText:
     heard = await asr(server.ws, SPEECH)
-    return Said(text_of_lines(heard.of(None)[-1]["lines"]))
+    return ReceivedText(text_of_lines(heard.of(None)[-1]["lines"]))
 
 
 @way("/asr", "diff")
-async def asr_diff(server: Server) -> Said:
+async def asr_diff(server: Server) -> ReceivedText:
     heard = await asr(server.ws, SPEECH, query="?mode=diff")
     lines = [line for update in heard.of("diff") for line in update.get("new_lines", [])]
     assert heard.of("diff")[-1]["n_lines"] == len(lines)
-    return Said(text_of_lines(lines))
+    return ReceivedText(text_of_lines(lines))
 
 
-async def openai(server: Server, update: dict, audio: bytes) -> Said:
+async def openai(server: Server, update: dict, audio: bytes) -> ReceivedText:
     async with connect(server, REALTIME) as socket:
         await send(socket, update, append(audio))
         deltas: dict[str, str] = {}
@@ -113,18 +115,18 @@ async def openai(server: Server, update: dict, audio: bytes) -> Said:
             elif kind == "input_audio_transcription.completed":
                 transcripts[message["item_id"]] = message["transcript"]
     assert deltas == transcripts
-    return Said(" ".join(transcripts.values()), " ".join(deltas.values()))
+    return ReceivedText(" ".join(transcripts.values()), " ".join(deltas.values()))
 
 
 @way(REALTIME, "today's OpenAI")
-async def openai_today(server: Server) -> Said:
+async def openai_today(server: Server) -> ReceivedText:
     heard = {"format": {"type": "audio/pcm", "rate": 16_000}}
     update = {"type": "session.update", "session": {"audio": {"input": heard}}}
     return await openai(server, update, SPEECH)
 
 
 @way(REALTIME, "the beta's")
-async def openai_beta(server: Server) -> Said:
+async def openai_beta(server: Server) -> ReceivedText:
     """Its format has no other rate than 24 kHz."""
     update = {"type": "transcription_session.update", "session": {"input_audio_format": "pcm16"}}
     finer = soxr.resample(SAMPLES, 16_000, 24_000).clip(-1, 1 - 2**-15)
@@ -132,7 +134,7 @@ async def openai_beta(server: Server) -> Said:
 
 
 @way(REALTIME, "vLLM's")
-async def vllm(server: Server) -> Said:
+async def vllm(server: Server) -> ReceivedText:
     commit = {"type": "input_audio_buffer.commit"}
     begin, end = {**commit, "final": False}, {**commit, "final": True}
     async with connect(server, REALTIME) as socket:
@@ -142,38 +144,38 @@ async def vllm(server: Server) -> Said:
         while messages[-1]["type"] != "transcription.done":
             messages.append(await receive(socket))
     deltas = [message for message in messages if message["type"] == "transcription.delta"]
-    return Said(messages[-1]["text"], joined(deltas, "delta"))
+    return ReceivedText(messages[-1]["text"], joined(deltas, "delta"))
 
 
 @way("/v1/audio/transcriptions/realtime")
-async def mistral(server: Server) -> Said:
+async def mistral(server: Server) -> ReceivedText:
     heard = await outcome(server, MISTRAL, mistral_append(SPEECH), END)
     [done] = heard.of("transcription.done")
     assert joined(heard.of("transcription.segment"), "text") == done["text"]
-    return Said(done["text"], joined(heard.of("transcription.text.delta"), "text"))
+    return ReceivedText(done["text"], joined(heard.of("transcription.text.delta"), "text"))
 
 
 @way("/v1/listen", "live")
-async def deepgram(server: Server) -> Said:
-    return Said(deepgram_finals(await outcome(server, DEEPGRAM, SPEECH, CLOSE)))
+async def deepgram(server: Server) -> ReceivedText:
+    return ReceivedText(deepgram_finals(await outcome(server, DEEPGRAM, SPEECH, CLOSE)))
 
 
 @way("/v1/listen", "with a file")
-async def deepgram_file(server: Server) -> Said:
+async def deepgram_file(server: Server) -> ReceivedText:
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         answer = await client.post("/v1/listen", content=FILE)
     [channel] = answer.json()["results"]["channels"]
-    return Said(channel["alternatives"][0]["transcript"])
+    return ReceivedText(channel["alternatives"][0]["transcript"])
 
 
 @way(WHISPER)
-async def whisper(server: Server) -> Said:
+async def whisper(server: Server) -> ReceivedText:
     options = {**OPTIONS, "audio_format": "float32"}
-    return Said(completed(await outcome(server, WHISPER, options, FLOATS, OVER)))
+    return ReceivedText(completed(await outcome(server, WHISPER, options, FLOATS, OVER)))
 
 
 @way(PANEL)
-async def panel(server: Server) -> Said:
+async def panel(server: Server) -> ReceivedText:
     """Frames without a header, and with either version of it."""
     frames = []
     for at, header in enumerate((b"", b"EP\1\0", b"EP\2\0\2")):
@@ -181,26 +183,26 @@ async def panel(server: Server) -> Said:
     heard = await outcome(server, PANEL, BEGIN, *frames, STOP)
     [summary] = heard.of("final_summary")
     summed = " ".join(said["text"] for said in summary["json"]["transcript"])
-    return Said(summed, panel_finals(heard))
+    return ReceivedText(summed, panel_finals(heard))
 
 
 @way(WYOMING)
-async def over_wyoming(server: Server) -> Said:
+async def over_wyoming(server: Server) -> ReceivedText:
     events = await wyoming(server, *utterance(SPEECH))
     [text] = transcripts(events)
     chunks = [event.data["text"] for event in events if event.type == "transcript-chunk"]
-    return Said(text, "".join(chunks))
+    return ReceivedText(text, "".join(chunks))
 
 
 @way(FILES, "json")
-async def file(server: Server) -> Said:
+async def file(server: Server) -> ReceivedText:
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         answer = await client.post(FILES, files={"file": FILE}, data={"model": "whisper-1"})
-    return Said(answer.json()["text"])
+    return ReceivedText(answer.json()["text"])
 
 
 @way(FILES, "stream")
-async def file_stream(server: Server) -> Said:
+async def file_stream(server: Server) -> ReceivedText:
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         fields = {"model": "whisper-1", "stream": "true"}
         answer = await client.post(FILES, files={"file": FILE}, data=fields)
@@ -208,11 +210,11 @@ async def file_stream(server: Server) -> Said:
     events = [json.loads(line.removeprefix("data: ")) for line in lines]
     deltas = [event for event in events if event["type"] == "transcript.text.delta"]
     [done] = [event for event in events if event["type"] == "transcript.text.done"]
-    return Said(done["text"], joined(deltas, "delta"))
+    return ReceivedText(done["text"], joined(deltas, "delta"))
 
 
 @way(CAPTIONS)
-async def captions(server: Server) -> Said:
+async def captions(server: Server) -> ReceivedText:
     """Words and segments as a reader is told them who came before the first."""
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
@@ -228,7 +230,7 @@ async def captions(server: Server) -> Said:
             data = [json.loads(line[6:]) async for line in lines if line.startswith("data: ")]
     segments = [told for told in data if "id" in told]
     words = [told for told in data if "words" in told and "text" in told]
-    return Said(joined(segments, "text"), joined(words, "text"))
+    return ReceivedText(joined(segments, "text"), joined(words, "text"))
 
 
 @pytest.fixture(scope="module")

@@ -44,13 +44,13 @@ def test_a_client_that_reads_nothing_is_cut_off_after_both_timeouts(flushes):
 
 
 def test_a_slow_client_within_the_timeout_stays():
-    class Late(Client):
+    class LateClient(Client):
         async def send(self, message: dict) -> None:
             await asyncio.sleep(9)
             await super().send(message)
 
     stop = {"type": "websocket.receive", "text": '{"type": "stop"}'}
-    client = Late((0, START), *[(30, FLUSH)] * 20, (31, stop))
+    client = LateClient((0, START), *[(30, FLUSH)] * 20, (31, stop))
     simulate(serve(client, LiveProtocol))
     assert client.heard[-1][1]["type"] == "websocket.close"
     assert client.heard[-1][1]["code"] == 1000

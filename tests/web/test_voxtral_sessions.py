@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 from support.clips import clip
 from support.server import serving
-from support.wire import START, Heard, asr, dial, listen, live, receive, s16le, send, text_of_lines
+from support.wire import (
+    START,
+    ServerOutput,
+    asr,
+    dial,
+    listen,
+    live,
+    receive,
+    s16le,
+    send,
+    text_of_lines,
+)
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 
@@ -26,11 +37,11 @@ def voxtral():
 
 
 @pytest.fixture(scope="module")
-def native(voxtral) -> dict[str, Heard]:
+def native(voxtral) -> dict[str, ServerOutput]:
     """What four clips become on the native protocol, all at once and as fast as they are taken."""
     names = ("minute", "pauses", "train", "doctor")
 
-    async def together() -> list[Heard]:
+    async def together() -> list[ServerOutput]:
         return await asyncio.gather(
             *(live(voxtral.ws, s16le(clip(name).samples), chunk=2560) for name in names)
         )

@@ -23,7 +23,7 @@ _DTYPES = {"F32": np.float32, "F16": np.float16}
 
 
 @dataclass(frozen=True)
-class Layout:
+class GoldenLayout:
     """How one layout names, shapes and describes things."""
 
     names: Callable[[str], str]
@@ -67,7 +67,7 @@ def source_tensors(layout: str, config: VoxtralConfig, weights: Tensors) -> dict
     return {style.names(name): _as_stored(style, config, name, weights[name]) for name in weights}
 
 
-def _as_stored(style: Layout, config: VoxtralConfig, name: str, tensor: Array) -> Array:
+def _as_stored(style: GoldenLayout, config: VoxtralConfig, name: str, tensor: Array) -> Array:
     if style.torch_convolutions and ".conv" in name and tensor.ndim == 3:
         return tensor.transpose(0, 2, 1)
     if style.half_split_rotary and re.search(r"\.[qk]\.(weight|bias)$", name):
@@ -352,16 +352,16 @@ def transformers_preprocessor(config: VoxtralConfig) -> dict[str, Any]:
 
 
 LAYOUTS = {
-    "mistral": Layout(
+    "mistral": GoldenLayout(
         _mistral_names,
         "params.json",
         mistral_config,
         weights_file="consolidated.safetensors",
         torch_convolutions=True,
     ),
-    "mlx-audio": Layout(_mlx_audio_names, "config.json", mlx_audio_config),
-    "voxmlx": Layout(_voxmlx_names, "config.json", mistral_config),
-    "transformers": Layout(
+    "mlx-audio": GoldenLayout(_mlx_audio_names, "config.json", mlx_audio_config),
+    "voxmlx": GoldenLayout(_voxmlx_names, "config.json", mistral_config),
+    "transformers": GoldenLayout(
         _transformers_names,
         "config.json",
         transformers_config,

@@ -21,7 +21,7 @@ import numpy as np
 
 from training.tiny_voxtral.decode import transcribe
 from training.tiny_voxtral.export import read_weights
-from training.tiny_voxtral.held_out import VOICES, Clip, spoken
+from training.tiny_voxtral.held_out import VOICES, VoiceClip, spoken
 from training.tiny_voxtral.model import SAMPLE_RATE
 
 PAUSE = 1.0  # seconds
@@ -45,7 +45,7 @@ def seconds(samples: int) -> float:
     return round(samples / SAMPLE_RATE, 3)
 
 
-def joined(clips: list[Clip]) -> tuple[np.ndarray, list[dict[str, object]]]:
+def joined(clips: list[VoiceClip]) -> tuple[np.ndarray, list[dict[str, object]]]:
     """Sentences one after another with PAUSE between, and what is said when."""
     audio, table, at = [], [], 0
     for clip in clips:
@@ -58,7 +58,7 @@ def joined(clips: list[Clip]) -> tuple[np.ndarray, list[dict[str, object]]]:
     return np.concatenate(audio), table
 
 
-def golden(clips: dict[str, Clip], args: argparse.Namespace) -> dict[str, object]:
+def golden(clips: dict[str, VoiceClip], args: argparse.Namespace) -> dict[str, object]:
     """Greedy tokens of the exact clips in float32, from the float weights and the exported ones."""
     nets = {
         "float": read_weights(args.weights),
@@ -93,7 +93,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     clips = spoken(args.programs)
     table: dict[str, object] = {}
-    exact: dict[str, Clip] = {}
+    exact: dict[str, VoiceClip] = {}
     for v, voice in enumerate(VOICES):
         own = [clip for clip in clips if clip.voice == voice and clip.sentence % len(VOICES) == v]
         audio, table[f"{voice}.opus"] = joined(own)

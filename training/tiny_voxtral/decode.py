@@ -24,7 +24,7 @@ SECONDS_PER_TOKEN = 0.08
 
 
 @dataclass(frozen=True)
-class Heard:
+class DecodedWord:
     """A word and the second at which it ended."""
 
     text: str
@@ -73,7 +73,7 @@ def encode(net: Voxtral, frames: Tensor) -> Tensor:
     return torch.cat([net.encoder(frames[:, i : i + step], attend, i, caches) for i in starts], 1)
 
 
-def words(tokens: list[int], tokenizer: Tokenizer) -> list[Heard]:
+def words(tokens: list[int], tokenizer: Tokenizer) -> list[DecodedWord]:
     """Words with their ends: a word begins at [STREAMING_WORD] or at a leading space."""
     found: list[tuple[list[int], int]] = []
     marked: int | None = None
@@ -85,7 +85,9 @@ def words(tokens: list[int], tokenizer: Tokenizer) -> list[Heard]:
                 found.append(([], place if marked is None else marked))
             found[-1][0].append(token)
             marked = None
-    return [Heard(tokenizer.decode(ids), (place + 1) * SECONDS_PER_TOKEN) for ids, place in found]
+    return [
+        DecodedWord(tokenizer.decode(ids), (place + 1) * SECONDS_PER_TOKEN) for ids, place in found
+    ]
 
 
 def align(reference: list[str], heard: list[str]) -> tuple[int, list[tuple[int, int]]]:

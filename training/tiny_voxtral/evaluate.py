@@ -17,7 +17,7 @@ import torch
 from training.tiny_voxtral.bpe import Tokenizer
 from training.tiny_voxtral.decode import align, transcribe, words
 from training.tiny_voxtral.export import read_weights
-from training.tiny_voxtral.held_out import VOICES, Clip, spoken
+from training.tiny_voxtral.held_out import VOICES, VoiceClip, spoken
 from training.tiny_voxtral.model import SAMPLE_RATE, Voxtral
 
 DELAYS = (3, 4, 6, 8, 12)
@@ -26,7 +26,7 @@ Transcriber = Callable[[list[np.ndarray], int], list[list[int]]]
 
 
 def score(
-    clips: list[Clip], rows: list[list[int]], tokenizer: Tokenizer
+    clips: list[VoiceClip], rows: list[list[int]], tokenizer: Tokenizer
 ) -> tuple[int, int, np.ndarray]:
     """Word errors, words, and seconds by which right words are late (early: negative)."""
     errors, total, late = 0, 0, []
@@ -38,7 +38,7 @@ def score(
     return errors, total, np.array(late)
 
 
-def line(name: str, clips: list[Clip], rows: list[list[int]], tokenizer: Tokenizer) -> str:
+def line(name: str, clips: list[VoiceClip], rows: list[list[int]], tokenizer: Tokenizer) -> str:
     """One line of the report."""
     errors, total, late = score(clips, rows, tokenizer)
     rate = f"WER {100 * errors / total:5.2f} % of {total} words"
@@ -51,7 +51,7 @@ def line(name: str, clips: list[Clip], rows: list[list[int]], tokenizer: Tokeniz
     return f"{name:<28} {rate}; word ends {times}"
 
 
-def short_clips(clips: list[Clip], run: Transcriber, tokenizer: Tokenizer) -> Iterator[str]:
+def short_clips(clips: list[VoiceClip], run: Transcriber, tokenizer: Tokenizer) -> Iterator[str]:
     """Single sentences: each voice at the usual delay, all voices at the others, levels, starts."""
     rows = run([clip.samples() for clip in clips], 6)
     for voice in VOICES:
@@ -72,7 +72,7 @@ def short_clips(clips: list[Clip], run: Transcriber, tokenizer: Tokenizer) -> It
         yield line(f"a third, {lead} s before it", cut, rows, tokenizer)
 
 
-def stream(clips: list[Clip], pause: Callable[[], float]) -> Clip:
+def stream(clips: list[VoiceClip], pause: Callable[[], float]) -> VoiceClip:
     """Ten minutes of sentences, ten by each voice in turn, with drawn pauses after them."""
     turns = len(clips) // len(VOICES) // 10
     blocks = [(turn + k) % turns * 10 for k in range(turns) for turn in range(len(VOICES))]
@@ -91,10 +91,10 @@ def stream(clips: list[Clip], pause: Callable[[], float]) -> Clip:
         at += len(part.audio)
         if at > MINUTES * 60 * SAMPLE_RATE:
             break
-    return Clip("all", -1, said, ends, np.concatenate(audio))
+    return VoiceClip("all", -1, said, ends, np.concatenate(audio))
 
 
-def long_streams(clips: list[Clip], run: Transcriber, tokenizer: Tokenizer) -> Iterator[str]:
+def long_streams(clips: list[VoiceClip], run: Transcriber, tokenizer: Tokenizer) -> Iterator[str]:
     """Streams far longer than the windows."""
     rng = random.Random(5)
     kinds: dict[str, Callable[[], float]] = {

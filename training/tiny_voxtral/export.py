@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.tiny_voxtral.model import Config, DecoderConfig, EncoderConfig, Voxtral
+from training.tiny_voxtral.model import TinyConfig, TinyDecoderConfig, TinyEncoderConfig, Voxtral
 
 BITS, GROUP = 8, 64
 
@@ -72,7 +72,7 @@ def read_weights(path: Path) -> Voxtral:
         else:
             state[name] = tensor.float()
     layers = len({name.split(".")[2] for name in state if name.startswith("encoder.transformer_l")})
-    net = Voxtral(Config(EncoderConfig(n_layers=layers), DecoderConfig()))
+    net = Voxtral(TinyConfig(TinyEncoderConfig(n_layers=layers), TinyDecoderConfig()))
     net.load_state_dict(state)
     return net
 

@@ -17,7 +17,7 @@ SENTENCES = Path(__file__).with_name("held_out.txt")
 
 
 @dataclass(frozen=True)
-class Clip:
+class VoiceClip:
     """One sentence in one voice: s16 audio at 16 kHz and the sample at which each word ends."""
 
     voice: str
@@ -30,19 +30,19 @@ class Clip:
         """The audio as float32 in -1..1."""
         return self.audio.astype(np.float32) / 32768
 
-    def trimmed(self, lead: float, tail: float) -> Clip:
+    def trimmed(self, lead: float, tail: float) -> VoiceClip:
         """The same with exactly `lead` and `tail` seconds of digital silence around the speech."""
         heard = np.flatnonzero(np.abs(self.audio) > AUDIBLE)
         before, after = int(lead * SAMPLE_RATE), int(tail * SAMPLE_RATE)
         audio = np.pad(self.audio[heard[0] : heard[-1] + 1], (before, after))
         ends = [max(0, end - int(heard[0])) + before for end in self.ends]
-        return Clip(self.voice, self.sentence, self.words, ends, audio)
+        return VoiceClip(self.voice, self.sentence, self.words, ends, audio)
 
 
-def spoken(programs: Path) -> list[Clip]:
+def spoken(programs: Path) -> list[VoiceClip]:
     """Every held-out sentence in every voice, at the voices' own tempo and pitch."""
     lines = SENTENCES.read_text().splitlines()
-    clips: list[Clip] = []
+    clips: list[VoiceClip] = []
     with tempfile.TemporaryDirectory() as folder:
         requests, prefix = Path(folder, "requests"), Path(folder, "clips")
         for voice in VOICES:
@@ -54,6 +54,8 @@ def spoken(programs: Path) -> list[Clip]:
                 number, _, samples, table = line.split("\t")
                 words, ends = zip(*(part.rsplit(":", 1) for part in table.split(" ")), strict=True)
                 piece = audio[at : at + int(samples)]
-                clips.append(Clip(voice, int(number), list(words), list(map(int, ends)), piece))
+                clips.append(
+                    VoiceClip(voice, int(number), list(words), list(map(int, ends)), piece)
+                )
                 at += int(samples)
     return clips

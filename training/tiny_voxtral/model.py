@@ -26,7 +26,7 @@ Cache = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class TinyEncoderConfig:
     dim: int = 192
     n_layers: int = 6
     n_heads: int = 3
@@ -42,7 +42,7 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class TinyDecoderConfig:
     dim: int = 256
     n_layers: int = 4
     n_heads: int = 4
@@ -59,9 +59,9 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
-class Config:
-    encoder_args: EncoderConfig = field(default_factory=EncoderConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+class TinyConfig:
+    encoder_args: TinyEncoderConfig = field(default_factory=TinyEncoderConfig)
+    decoder: TinyDecoderConfig = field(default_factory=TinyDecoderConfig)
 
     def document(self) -> dict[str, object]:
         """The config.json of the checkpoint."""
@@ -143,8 +143,8 @@ class RMSNorm(nn.Module):
         )
 
 
-class Attention(nn.Module):
-    def __init__(self, config: EncoderConfig | DecoderConfig, biases: bool) -> None:
+class TinyAttention(nn.Module):
+    def __init__(self, config: TinyEncoderConfig | TinyDecoderConfig, biases: bool) -> None:
         super().__init__()
         inner, inner_kv = (n * config.head_dim for n in (config.n_heads, config.n_kv_heads))
         self.wq = nn.Linear(config.dim, inner, bias=biases)
@@ -168,7 +168,7 @@ class Attention(nn.Module):
 
 
 class AdaNorm(nn.Module):
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: TinyDecoderConfig) -> None:
         super().__init__()
         self.ada_down = nn.Linear(config.dim, config.ada_rms_norm_t_cond_dim, bias=False)
         self.ada_up = nn.Linear(config.ada_rms_norm_t_cond_dim, config.dim, bias=False)
@@ -180,11 +180,11 @@ class AdaNorm(nn.Module):
 class Layer(nn.Module):
     """One pre-norm layer; the decoder's layers scale the FFN's input by the delay."""
 
-    def __init__(self, config: EncoderConfig | DecoderConfig) -> None:
+    def __init__(self, config: TinyEncoderConfig | TinyDecoderConfig) -> None:
         super().__init__()
-        encoder = isinstance(config, EncoderConfig)
+        encoder = isinstance(config, TinyEncoderConfig)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = Attention(config, biases=encoder)
+        self.attention = TinyAttention(config, biases=encoder)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         if not encoder:
             self.ada_rms_norm_t_cond = AdaNorm(config)
@@ -210,7 +210,7 @@ class CausalConv(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, config: EncoderConfig, out: int) -> None:
+    def __init__(self, config: TinyEncoderConfig, out: int) -> None:
         super().__init__()
         self.config = config
         self.conv_layers_0_conv = CausalConv(MELS, config.dim, 1)
@@ -239,7 +239,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: TinyDecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
@@ -267,7 +267,7 @@ class Decoder(nn.Module):
 
 
 class Voxtral(nn.Module):
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TinyConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder_args, config.decoder.dim)

@@ -19,7 +19,14 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from training.tiny_voxtral.augment import Augment
 from training.tiny_voxtral.bpe import BOS, PAD, Tokenizer
-from training.tiny_voxtral.model import LEFT_PAD, Attend, Config, EncoderConfig, Voxtral, sliding
+from training.tiny_voxtral.model import (
+    LEFT_PAD,
+    Attend,
+    TinyConfig,
+    TinyEncoderConfig,
+    Voxtral,
+    sliding,
+)
 from training.tiny_voxtral.rows import AUDIO_TOKENS, SAMPLES, TOKENS, Pool, corrupt
 
 WARM_UP, DECAY = 400, 0.3  # steps, share of the time
@@ -105,7 +112,7 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.net = Voxtral(Config(encoder_args=EncoderConfig(n_layers=args.encoder_layers)))
+        self.net = Voxtral(TinyConfig(encoder_args=TinyEncoderConfig(n_layers=args.encoder_layers)))
         self.net.initialise()
         if args.init:
             self.net.load_state_dict({k: v.float() for k, v in load_file(args.init).items()})
@@ -207,7 +214,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1 << 30)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--encoder-layers", type=int, default=EncoderConfig.n_layers)
+    parser.add_argument("--encoder-layers", type=int, default=TinyEncoderConfig.n_layers)
     parser.add_argument("--pool-hours", type=float, default=500)
     parser.add_argument("--backgrounds", type=int, default=192)
     parser.add_argument("--log-every", type=int, default=200)

@@ -36,7 +36,7 @@ WAIT_S = 60
 
 
 @dataclass
-class Listener:
+class MessageCollector:
     """Collects a stream's messages; ``until`` waits for a marker or a failure."""
 
     messages: list[Message] = field(default_factory=list)
@@ -77,7 +77,7 @@ def feed(stream: VoxtralStream, audio: np.ndarray, cuts: list[int] | None = None
 def transcribe(
     engine: VoxtralEngine, audio: np.ndarray, delay_ms: int = 480, cuts: list[int] | None = None
 ) -> list[Word]:
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(delay_ms=delay_ms), listener)
     feed(stream, audio, cuts)
     stream.flush(1)
@@ -162,7 +162,7 @@ def test_rows_of_different_age_and_delay_say_what_each_says_alone(engine: Voxtra
 
 def test_a_tenth_of_a_second_is_decoded_by_a_flush(engine: VoxtralEngine) -> None:
     rounds = engine.rounds
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(), listener)
     stream.feed(AUDIO[:1600], 0)
     stream.flush(5)
@@ -173,7 +173,7 @@ def test_a_tenth_of_a_second_is_decoded_by_a_flush(engine: VoxtralEngine) -> Non
 
 
 def test_audio_that_completes_no_token_makes_no_round(engine: VoxtralEngine) -> None:
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(), listener)
     begun = 2 * TOKEN + stream.options.look_ahead
     stream.feed(AUDIO[:begun], 0)
@@ -195,7 +195,7 @@ def test_what_came_before_a_flush_was_through_needs_nothing_more_to_be_heard(
     """The row holds it back until then: no stream has to bring anything for it to go on."""
     clip, held = AUDIO[:60_000], threading.Event()
     alone = transcribe(engine, clip)
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(), listener)
     engine._thread.submit(held.wait, WAIT_S)
     for marker in (1, 2, 3):
@@ -211,7 +211,7 @@ def test_what_came_before_a_flush_was_through_needs_nothing_more_to_be_heard(
 def test_flushes_of_nothing_change_nothing_of_what_follows(engine: VoxtralEngine) -> None:
     clip = AUDIO[:60_000]
     alone = transcribe(engine, clip)
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(), listener)
     rest(engine)  # the silence on its left has been encoded
     for marker in (1, 2):
@@ -251,7 +251,7 @@ def test_a_step_that_does_not_end_is_work_that_does_not_get_on(
     rest(engine)
     assert not engine.work.busy
     monkeypatch.setattr(engine._model, "encode", stuck)
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(), listener)
     stream.feed(AUDIO[:60_000], 0)
     assert entered.wait(WAIT_S)
@@ -259,7 +259,7 @@ def test_a_step_that_does_not_end_is_work_that_does_not_get_on(
     assert before.busy
     stream.feed(AUDIO[60_000:80_000], 60_000)
     stream.flush(1)
-    other = engine.open(StreamOptions(), Listener())
+    other = engine.open(StreamOptions(), MessageCollector())
     other.feed(AUDIO[:20_000], 0)
     assert "did not finish a step" in str(engine.check(0.01))
     assert engine.work == before, "more to do is no progress"
@@ -287,7 +287,7 @@ def test_a_backlog_leaves_others_their_turns(
     audio = AUDIO[: 60 * TOKEN]
     alone = transcribe(engine, audio)
     assert max(most) == CHUNK
-    other = engine.open(StreamOptions(), Listener())
+    other = engine.open(StreamOptions(), MessageCollector())
     other.feed(AUDIO[:TOKEN], 0)
     rest(engine)
     most.clear()
@@ -300,10 +300,10 @@ def test_a_check_takes_nothing_from_a_backlog(engine: VoxtralEngine) -> None:
     """What waits to be decoded between two rounds is not the check's to decode."""
     audio = AUDIO[: 60 * TOKEN]
     alone = transcribe(engine, audio)
-    other = engine.open(StreamOptions(), Listener())
+    other = engine.open(StreamOptions(), MessageCollector())
     other.feed(AUDIO[:TOKEN], 0)
     rest(engine)
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(delay_ms=480), listener)
     stream.feed(audio, 0)
     stream.flush(1)
@@ -319,9 +319,9 @@ def test_close_at_any_time_frees_the_slot_and_leaks_nothing(engine: VoxtralEngin
     clip = AUDIO[:100_000]
     before = transcribe(engine, clip)
     for samples in (0, 100, 3000, 60_000, 400_000):
-        streams = [engine.open(StreamOptions(), Listener()) for _ in range(4)]
+        streams = [engine.open(StreamOptions(), MessageCollector()) for _ in range(4)]
         with pytest.raises(EngineFull):
-            engine.open(StreamOptions(), Listener())
+            engine.open(StreamOptions(), MessageCollector())
         for stream in streams:
             stream.feed(AUDIO[:samples], 0)
             stream.close()
@@ -331,7 +331,7 @@ def test_close_at_any_time_frees_the_slot_and_leaks_nothing(engine: VoxtralEngin
 
 
 def test_nothing_follows_a_close(engine: VoxtralEngine) -> None:
-    listener = Listener()
+    listener = MessageCollector()
     stream = engine.open(StreamOptions(), listener)
     stream.feed(AUDIO[:200_000], 0)
     stream.close()
@@ -346,7 +346,7 @@ def test_a_step_that_raises_fails_its_batch_and_no_more(
     engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = transcribe(engine, AUDIO[:60_000])
-    idle, busy = Listener(), Listener()
+    idle, busy = MessageCollector(), MessageCollector()
     quiet = engine.open(StreamOptions(), idle)
     quiet.feed(AUDIO[:50_000], 0)
     quiet.flush(1)
@@ -381,7 +381,7 @@ def test_a_model_that_stays_broken_fails_every_stream_and_says_so(
     def explode(*_args: object) -> None:
         raise MemoryError("out of memory")
 
-    listeners = [Listener() for _ in range(3)]
+    listeners = [MessageCollector() for _ in range(3)]
     monkeypatch.setattr(engine._model, "encode", explode)
     streams = [engine.open(StreamOptions(), listener) for listener in listeners]
     streams[0].feed(AUDIO[:50_000], 0)
@@ -400,10 +400,10 @@ def test_only_the_loading_thread_steps_the_model(engine: VoxtralEngine) -> None:
 
 def test_what_the_model_cannot_do_is_refused(engine: VoxtralEngine) -> None:
     with pytest.raises(UnsupportedOption, match="multiple of 80"):
-        engine.open(StreamOptions(delay_ms=100), Listener())
+        engine.open(StreamOptions(delay_ms=100), MessageCollector())
     with pytest.raises(UnsupportedOption, match="'xx'"):
-        engine.open(StreamOptions(language="xx"), Listener())
-    engine.open(StreamOptions(language="en", delay_ms=2400), Listener()).close()
+        engine.open(StreamOptions(language="xx"), MessageCollector())
+    engine.open(StreamOptions(language="en", delay_ms=2400), MessageCollector()).close()
 
 
 def test_a_missing_gpu_is_said_and_not_worked_around(folder: Path) -> None:

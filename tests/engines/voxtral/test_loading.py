@@ -47,7 +47,7 @@ def shapes_of(part):
     return seen
 
 
-class Backlog:
+class BacklogRow:
     def __init__(self, slot, ready):
         self.slot, self.ready = slot, ready
 
@@ -62,7 +62,7 @@ def serve(served, rounds=40, most=6):
                 served.join(slot, TINY.delay_tokens)
                 streams.add(slot)
         rows = random.sample(range(most), random.randint(1, most))
-        ready = [Backlog(slot, random.choice([1, 1, 2, 5, 20])) for slot in rows]
+        ready = [BacklogRow(slot, random.choice([1, 1, 2, 5, 20])) for slot in rows]
         for tokens, group in plan_rounds(ready, CHUNK):
             served.encode([row.slot for row in group], served.silence(len(group), tokens))
         for _ in served.decode({rows[0]: 2.0} if random.random() < 0.1 else {}):

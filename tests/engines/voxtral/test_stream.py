@@ -29,7 +29,7 @@ PAD, WORD = 32, 33
 PIECES = {100: b" one", 101: b" two", 102: b" thr", 103: b"ee"}
 
 
-class Script:
+class RowDriver:
     """Drives a row as the engine does; ``outputs`` maps an output index to a token."""
 
     def __init__(self, delay_tokens: int = 6) -> None:
@@ -70,21 +70,21 @@ class Script:
 
 
 @pytest.fixture
-def script() -> Script:
-    return Script()
+def script() -> RowDriver:
+    return RowDriver()
 
 
 def audio(tokens: float, at: int = 0) -> RowAudio:
     return RowAudio(np.zeros(int(tokens * TOKEN), np.float32), at)
 
 
-def test_the_silence_on_the_left_is_ready_before_any_audio(script: Script) -> None:
+def test_the_silence_on_the_left_is_ready_before_any_audio(script: RowDriver) -> None:
     script.give()
     assert script.encoded == 32 - 1  # the last token's window reaches past the silence
     assert not script.messages
 
 
-def test_a_short_sound_is_decoded_by_a_flush(script: Script) -> None:
+def test_a_short_sound_is_decoded_by_a_flush(script: RowDriver) -> None:
     script.outputs = {1: WORD, 2: 100}
     script.give(audio(0.1), RowMark(7, flush=True))
     assert script.words == [Word(" one", 0, 128)]
@@ -98,7 +98,7 @@ def test_a_short_sound_is_decoded_by_a_flush(script: Script) -> None:
 def test_a_flush_decodes_the_delay_and_the_margin_beyond_all_audio(
     tokens: float, delay: int
 ) -> None:
-    script = Script(delay)
+    script = RowDriver(delay)
     heard: list[int] = []
     original: Callable[[int], None] = script.row.on_token
     script.row.on_token = lambda token: (heard.append(token), original(token))[1]  # type: ignore[method-assign]
@@ -107,7 +107,7 @@ def test_a_flush_decodes_the_delay_and_the_margin_beyond_all_audio(
     assert script.of(Reached) == [Reached(1)]
 
 
-def test_a_flush_of_nothing_is_answered_at_once_and_costs_nothing(script: Script) -> None:
+def test_a_flush_of_nothing_is_answered_at_once_and_costs_nothing(script: RowDriver) -> None:
     script.give()
     encoded = script.encoded
     script.give(RowMark(1, flush=True), RowMark(2, flush=False), RowMark(3, flush=True))
@@ -116,7 +116,7 @@ def test_a_flush_of_nothing_is_answered_at_once_and_costs_nothing(script: Script
     assert script.encoded == encoded
 
 
-def test_times_follow_the_clock_over_left_out_silence(script: Script) -> None:
+def test_times_follow_the_clock_over_left_out_silence(script: RowDriver) -> None:
     script.outputs = {2: WORD, 3: 100, 12: WORD, 13: 101}
     script.give(audio(10), audio(20, at=10 * TOKEN + 16_000))
     assert script.restarts == 0
@@ -126,7 +126,7 @@ def test_times_follow_the_clock_over_left_out_silence(script: Script) -> None:
     ]
 
 
-def test_a_long_silence_brings_everything_out_and_resets(script: Script) -> None:
+def test_a_long_silence_brings_everything_out_and_resets(script: RowDriver) -> None:
     script.outputs = {8: WORD, 9: 100}
     script.give(audio(10))
     assert not script.words
@@ -136,7 +136,7 @@ def test_a_long_silence_brings_everything_out_and_resets(script: Script) -> None
     assert not script.of(Reached)
 
 
-def test_a_long_silence_after_a_finished_utterance_needs_no_padding(script: Script) -> None:
+def test_a_long_silence_after_a_finished_utterance_needs_no_padding(script: RowDriver) -> None:
     script.give(audio(20), RowMark(1, flush=False))
     encoded = script.encoded
     assert script.of(Reached) == [Reached(1)]
@@ -145,7 +145,7 @@ def test_a_long_silence_after_a_finished_utterance_needs_no_padding(script: Scri
     assert script.encoded < encoded
 
 
-def test_an_utterance_that_ends_in_mid_word_is_flushed(script: Script) -> None:
+def test_an_utterance_that_ends_in_mid_word_is_flushed(script: RowDriver) -> None:
     script.outputs = {13: WORD, 14: 102, 15: 103}
     script.give(audio(21), RowMark(1, flush=False))
     assert script.words == [Word(" three", 6 * TOKEN, 14 * TOKEN)]
@@ -157,7 +157,7 @@ def test_a_mark_in_mid_word_is_flushed_whatever_stands_behind_it() -> None:
     """Also where that is already there: when it comes must not decide which words are before it."""
     said: list[list[Message]] = []
     for together in (True, False):
-        script = Script()
+        script = RowDriver()
         # Of the utterance the second word is still to come; one more is in the audio behind.
         script.outputs = {3: WORD, 4: 100, 13: WORD, 14: 102, 15: 103}
         items = (
@@ -174,7 +174,7 @@ def test_a_mark_in_mid_word_is_flushed_whatever_stands_behind_it() -> None:
     assert kinds == [Committed, Committed, Reached, Committed, Committed, Reached]
 
 
-def test_a_flush_right_behind_the_end_of_speech_answers_both(script: Script) -> None:
+def test_a_flush_right_behind_the_end_of_speech_answers_both(script: RowDriver) -> None:
     """No trail lies before the pause's mark, so that nothing is known of its last words yet."""
     script.outputs = {3: WORD, 4: 100, 18: WORD, 19: 101}
     marks = [RowMark(1, flush=False), RowMark(2, flush=False), RowMark(3, flush=True)]
@@ -188,7 +188,7 @@ def test_a_flush_right_behind_the_end_of_speech_answers_both(script: Script) -> 
 
 @pytest.mark.parametrize("tokens", [0.5, 5, 6.9])
 def test_a_pause_after_less_audio_than_a_first_step_takes_is_answered(
-    script: Script, tokens: float
+    script: RowDriver, tokens: float
 ) -> None:
     """As where a flush fell into the silence before it."""
     script.give(audio(tokens), RowMark(1, flush=False))
@@ -197,7 +197,7 @@ def test_a_pause_after_less_audio_than_a_first_step_takes_is_answered(
     assert script.of(Reached) == [Reached(1), Reached(2)]
 
 
-def test_words_after_a_long_silence_have_their_own_times(script: Script) -> None:
+def test_words_after_a_long_silence_have_their_own_times(script: RowDriver) -> None:
     script.outputs = {3: WORD, 4: 100}
     script.give(audio(20), RowMark(1, flush=False))
     script.give(audio(20, at=100 * TOKEN))
@@ -319,7 +319,7 @@ def test_no_mark_is_answered_before_its_words_nor_behind_those_of_the_next(
     assert listening.said == [said for _, told in talk for said in told]
 
 
-def test_words_are_drafted_while_they_grow(script: Script) -> None:
+def test_words_are_drafted_while_they_grow(script: RowDriver) -> None:
     script.outputs = {3: WORD, 4: 102}
     script.give(audio(11.2))
     assert script.of(Drafted) == [Drafted(" thr")]
@@ -329,7 +329,7 @@ def test_words_are_drafted_while_they_grow(script: Script) -> None:
     assert [word.text for word in script.words] == [" three"]
 
 
-def test_what_follows_a_flush_waits_for_it(script: Script) -> None:
+def test_what_follows_a_flush_waits_for_it(script: RowDriver) -> None:
     script.outputs = {1: WORD, 2: 100}
     script.give(audio(5), RowMark(1, flush=True), audio(8, at=5 * TOKEN), RowMark(2, flush=True))
     kinds = [type(m) for m in script.messages if isinstance(m, Committed | Reached)]
@@ -339,7 +339,7 @@ def test_what_follows_a_flush_waits_for_it(script: Script) -> None:
     assert (second.start, second.end) == (5 * TOKEN, 7 * TOKEN)
 
 
-def test_progress_ends_at_the_audio_fed(script: Script) -> None:
+def test_progress_ends_at_the_audio_fed(script: RowDriver) -> None:
     script.give(audio(3.3))
     script.give(audio(10, at=int(3.3 * TOKEN)))
     upto = [message.upto for message in script.of(Progressed)]
@@ -347,7 +347,7 @@ def test_progress_ends_at_the_audio_fed(script: Script) -> None:
     assert upto[-1] == int(3.3 * TOKEN) + 10 * TOKEN
 
 
-def test_a_rut_is_counted_and_lowers_the_pad(script: Script) -> None:
+def test_a_rut_is_counted_and_lowers_the_pad(script: RowDriver) -> None:
     runs = (0, MAX_BLANK_RUN, MAX_BLANK_RUN + 1, MAX_BLANK_RUN + 6, MAX_BLANK_RUN + 14, 5000)
     assert [pad_penalty(run) for run in runs] == [0, 0, 0.5, 3, 7, 7]
     script.give(audio(MAX_BLANK_RUN + 20))
@@ -359,7 +359,7 @@ def test_a_rut_is_counted_and_lowers_the_pad(script: Script) -> None:
 
 
 def test_rows_are_planned_by_powers_of_two() -> None:
-    scripts = [Script() for _ in range(5)]
+    scripts = [RowDriver() for _ in range(5)]
     for script, ready in zip(scripts, (0, 1, 3, 7, 100), strict=True):
         script.give()
         script.audio.append(audio(ready))
@@ -371,7 +371,7 @@ def test_rows_are_planned_by_powers_of_two() -> None:
 
 
 def test_rows_with_a_backlog_go_in_steps_of_bounded_size() -> None:
-    scripts = [Script() for _ in range(40)]
+    scripts = [RowDriver() for _ in range(40)]
     for script in scripts[:30]:
         script.give()
         script.audio.append(audio(8))

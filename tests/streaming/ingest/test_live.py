@@ -184,7 +184,7 @@ def block(n, value=0.0):
     return np.full(n, value, np.float32)
 
 
-class Decoder:
+class PieceDecoder:
     """Reads ``size`` bytes at a time on a thread and gives ``blocks`` blocks for each read."""
 
     def __init__(self, pipe, size=4, n=10, blocks=1):
@@ -218,7 +218,7 @@ async def drain(pipe):
 
 async def test_a_push_is_over_when_every_byte_has_been_decoded():
     pipe = DecoderPipe(asyncio.get_running_loop())
-    decoder = Decoder(pipe)
+    decoder = PieceDecoder(pipe)
     for push in (b"a", b"bcdefgh", b"", b"ijk"):
         before = decoder.seen
         if push:
@@ -235,7 +235,7 @@ async def test_bytes_left_by_a_cancelled_push_come_first():
     pipe = DecoderPipe(asyncio.get_running_loop())
     pipe.put(b"abc")
     pipe.put(b"def")
-    decoder = Decoder(pipe, size=100)
+    decoder = PieceDecoder(pipe, size=100)
     await drain(pipe)
     assert decoder.seen == b"abcdef"
     pipe.close()
@@ -244,7 +244,7 @@ async def test_bytes_left_by_a_cancelled_push_come_first():
 
 async def test_the_decoder_waits_while_too_many_samples_wait():
     pipe = DecoderPipe(asyncio.get_running_loop())
-    decoder = Decoder(pipe, size=1, n=MAX_DECODED // 4, blocks=100)
+    decoder = PieceDecoder(pipe, size=1, n=MAX_DECODED // 4, blocks=100)
     pipe.put(b"x")
     await asyncio.to_thread(decoder.thread.join, 0.2)
     assert decoder.given <= 4
@@ -269,7 +269,7 @@ async def test_bytes_after_the_decoder_has_finished_are_not_kept():
 @pytest.mark.parametrize("state", ["hungry", "full", "ended"])
 async def test_close_ends_the_thread(state):
     pipe = DecoderPipe(asyncio.get_running_loop())
-    decoder = Decoder(pipe, size=1, n=MAX_DECODED, blocks=3 if state == "full" else 1)
+    decoder = PieceDecoder(pipe, size=1, n=MAX_DECODED, blocks=3 if state == "full" else 1)
     if state != "hungry":
         pipe.put(b"xyz")
     if state == "full":

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, AuthenticationError, PermissionDeniedError, Rate
 from support.clips import clip
 from support.keys import bearer
 from support.server import serving
-from support.wire import START, Heard, dial, listen, play, s16le, send
+from support.wire import START, ServerOutput, dial, listen, play, s16le, send
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from voxlive.web.access.keys import digest
@@ -137,7 +137,7 @@ SPOKEN = [
 ]
 
 
-async def until_expired(server, path: str, frames: list) -> Heard:
+async def until_expired(server, path: str, frames: list) -> ServerOutput:
     """A client that keeps the connection alive and never says that it is done."""
     async with dial(f"{server.ws}{path}", additional_headers=server.headers) as socket:
         await send(socket, *frames)
@@ -173,7 +173,7 @@ async def test_refusals_do_not_affect_other_sessions_and_take_no_slot(keyed):
     await keyed.until(in_use=0)
 
 
-async def spoken(server, pace: float) -> Heard:
+async def spoken(server, pace: float) -> ServerOutput:
     headers = server.headers
     async with dial(f"{server.ws}/v1/live", additional_headers=headers) as socket:
         await send(socket, START)

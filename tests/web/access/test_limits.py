@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from support.asgi import Talk, running
+from support.asgi import AsgiSocket, running
 from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
 
 from voxlive.web.access.keys import Key, Limits, digest
@@ -89,7 +89,7 @@ FIRST = {
 }
 
 
-async def ended(path: str, limits: Limits, *frames: str | bytes) -> Talk:
+async def ended(path: str, limits: Limits, *frames: str | bytes) -> AsgiSocket:
     """A connection whose client sends these frames, then waits for the end."""
     async with running(limits=limits) as server, server.dial(url(path)) as talk:
         for frame in frames:
@@ -102,7 +102,7 @@ async def ended(path: str, limits: Limits, *frames: str | bytes) -> Talk:
 ENDED = {"a session may last": {1001}, "there was no audio": {1008, 1011}}
 
 
-def count_messages(talk: Talk, words: str) -> int:
+def count_messages(talk: AsgiSocket, words: str) -> int:
     """In how many messages it is said."""
     return sum(words in json.dumps(message) for message in talk.said)
 

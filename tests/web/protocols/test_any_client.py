@@ -15,7 +15,7 @@ from voxlive.web.protocols.contract import ENDING_CODES
 FAILURES = ["engine_failed", "bad_audio", "slow_client", "server_full", "too_big"]
 
 
-class Client(RuleBasedStateMachine):
+class AnyClient(RuleBasedStateMachine):
     """A client and its session, which checks that nothing follows a close.
 
     The text of deltas only ever grows, that of finals is its beginning, and every flush has its
@@ -110,7 +110,7 @@ def test_no_protocol_is_left_out():
 @pytest.mark.parametrize("name", DIALECTS)
 def test_output_is_consistent_for_any_client(name):
     run_state_machine_as_test(
-        lambda: Client(DIALECTS[name]),
+        lambda: AnyClient(DIALECTS[name]),
         settings=settings(
             max_examples=80,
             stateful_step_count=25,

@@ -17,7 +17,7 @@ def reader(data: bytes) -> asyncio.StreamReader:
     return stream
 
 
-class Sink:
+class WriterSink:
     """The part of a StreamWriter that the library writes to."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Sink:
 )
 def test_events_written_by_the_library_are_read(events):
     async def round_trip() -> list[Event]:
-        sink = Sink()
+        sink = WriterSink()
         for event in events:
             await async_write_event(event, sink)
         stream = reader(sink.data)
