@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 
+import httpx
 import pytest
 from support.clips import clip
 from support.server import serving
@@ -53,6 +54,13 @@ def test_it_is_what_a_server_runs_that_is_given_no_model(real_weights, tmp_path)
         health = server.health()
     assert (health["engine"], health["model"]) == ("whisper", "Systran/faster-whisper-base")
     assert health["note"] is None
+
+
+def test_the_health_and_the_list_of_models_say_that_it_knows_english_only(whisper):
+    health = httpx.get(f"{whisper.url}/health", timeout=30).json()
+    [model, *_] = httpx.get(f"{whisper.url}/v1/models", timeout=30).json()["data"]
+    assert model["note"] == health["note"]
+    assert health["note"].startswith("English only: voxlive serve --model whisper-base ")
 
 
 async def test_another_language_is_refused_with_what_the_model_knows(whisper):

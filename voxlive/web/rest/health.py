@@ -81,7 +81,8 @@ class HealthEndpoints:
 class ModelEndpoints:
     """``GET /v1/models`` in OpenAI's shape; ``created`` is when a model's files were written.
 
-    ``weights``, of the model of the live sessions, says how they are held in memory.
+    Of the model of the live sessions ``weights`` says how they are held in memory, and ``note``
+    what its users should know, such as that it is English only.
     """
 
     def __init__(self, service: Service, files: FileService) -> None:
@@ -101,5 +102,6 @@ class ModelEndpoints:
     def _model(self, card: ModelCard) -> dict[str, object]:
         found, live = card.inspection.capabilities, self._service.engine.info
         about = {"id": card.id, "object": "model", "created": card.created, "owned_by": "voxlive"}
-        held = {"weights": live.weights} if live.weights and card.id == live.model else {}
-        return {**about, "default": card.default, "features": sorted(found.features), **held}
+        remarks = {"weights": live.weights, "note": live.note} if card.id == live.model else {}
+        known = {name: text for name, text in remarks.items() if text}
+        return {**about, "default": card.default, "features": sorted(found.features), **known}
