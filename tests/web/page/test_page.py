@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support.browser import browsing, state_is
+from support.clips import clip
 from support.server import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -57,6 +58,42 @@ async def says_what_is_running(server):
         assert health["version"] in facts
         assert f"{health['in_use']} of {health['capacity']}" in facts
         assert await page.text_content("#about-note") == note
+
+
+@pytest.mark.browser
+async def test_another_language_is_answered_with_the_model_that_knows_it(real_weights, tmp_path):
+    with serving("--model", "whisper-tiny.en") as server:
+        async with browsing(server.url) as watched:
+            page = watched.page
+            await page.wait_for_selector('#engine[data-health="ok"]')
+            await page.click("#open-settings")
+            await page.select_option("#language", "en")
+            assert not await page.is_visible("#language-advice")
+            await page.select_option("#language", "de")
+            advice = await page.inner_text("#language-advice")
+            assert advice.startswith("English only")
+            assert "voxlive serve --model whisper-base" in advice
+            assert not await page.is_visible("#translate")
+            await page.screenshot(path=tmp_path / "advice.png")
+
+
+@pytest.mark.browser
+async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, tmp_path):
+    wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
+    with serving("--model", "whisper-base") as server:
+        async with browsing(server.url, microphone=wav) as watched:
+            page = watched.page
+            await page.wait_for_selector('#engine[data-health="ok"]')
+            await page.click("#open-settings")
+            offered = await page.locator("#language option").all_inner_texts()
+            assert {"German", "Chinese", "English"} < set(offered)
+            assert await page.is_visible("#translate")
+            await page.keyboard.press("Escape")
+            await page.click("#toggle")
+            assert await state_is(page, "listening", "error") == "listening"
+            await page.wait_for_selector('#paragraphs[lang="en"]')
+            await page.click("#toggle")
+            assert await state_is(page, "stopped", "error") == "stopped"
 
 
 @pytest.mark.browser

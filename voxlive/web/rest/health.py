@@ -63,6 +63,9 @@ class HealthEndpoints:
             "in_use": engine.in_use,
             "weights": info.weights,
             "note": info.note,
+            "languages": list(info.languages),
+            "takes_language": info.takes_language,
+            "translates": info.no_translation is None,
             "files": self._files.state(),
             "version": version("voxlive"),
         }

@@ -3,7 +3,7 @@ import { Captions } from "./captions.js";
 import { CaptureError } from "./capture.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
-import { Engine, languageName } from "./engine.js";
+import { Engine, languageName, spoken } from "./engine.js";
 import { Job, setUpFiles } from "./files.js";
 import { askForKey, forgetKey, hasKey } from "./key.js";
 import { Keeper } from "./keeper.js";
@@ -16,7 +16,7 @@ import {
   uploadAdvice,
   warningAdvice,
 } from "./messages.js";
-import { confirmed, EngineCard, Notice, setUpSettings } from "./panels.js";
+import { confirmed, EngineCard, LanguageChoice, Notice, setUpSettings } from "./panels.js";
 import { Recording } from "./recording.js";
 import { load, save } from "./settings.js";
 import { dress, setUpTheme } from "./theme.js";
@@ -34,6 +34,7 @@ class App {
   #dock = new Dock();
   #notice = new Notice();
   #card = new EngineCard();
+  #choice = new LanguageChoice(this.#settings);
   #engine = new Engine((health) => this.#met(health));
   #wakeLock = new WakeLock();
   /** @type {import("./engine.js").Health | null} */
@@ -93,7 +94,8 @@ class App {
     this.#notice.hide();
     this.#captions.follow();
     this.#transcript.duration = Infinity;
-    this.#recording = new Recording(this.#settings, this.#duration, {
+    const settings = { ...this.#settings, ...spoken(this.#settings, this.#health) };
+    this.#recording = new Recording(settings, this.#duration, {
       state: (state) => this.#enter(state),
       level: (peak) => this.#dock.level(peak),
       ready: (message) => this.#ready(message),
@@ -131,6 +133,7 @@ class App {
     } else if (message.type === "draft") {
       transcript.drafted(message.segment, message.text, this.#reached());
     } else if (message.type === "speech_started") transcript.speechStarted(message.t);
+    else if (message.type === "language") this.#speak(message.language);
     else if (message.type === "segment") this.#captions.announce(message.text);
     else if (message.type === "error") this.#notice.show(liveAdvice(message));
     else return;
@@ -315,6 +318,7 @@ class App {
     this.#health = health;
     if (health?.key_needed) void this.#unlock();
     this.#card.show(health, this.#language);
+    this.#choice.offer(health);
   }
 
   async #unlock() {

@@ -20,6 +20,9 @@ const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
  * @property {number} capacity
  * @property {number} in_use
  * @property {string | null} note
+ * @property {string[]} languages that its model knows
+ * @property {boolean} takes_language whether it may be told which is spoken
+ * @property {boolean} translates into English
  * @property {string} version
  */
 
@@ -61,6 +64,16 @@ export function engineName({ engine, model, device }) {
 /** Whether its model knows no other language. @param {Health} health */
 export function isEnglishOnly({ note }) {
   return note?.startsWith(ENGLISH_ONLY) ?? false;
+}
+
+/**
+ * What the running model can use of the reader's choice.
+ * @param {import("./settings.js").Settings} settings
+ * @param {Health | null} health
+ */
+export function spoken({ language, translate }, health) {
+  const known = Boolean(health?.takes_language && health.languages.includes(language));
+  return { language: known ? language : "", translate: translate && Boolean(health?.translates) };
 }
 
 /** The engine's remark, its commands in `backticks`. @param {Health | null} health */

@@ -1,6 +1,6 @@
 /** What lies over or beside the captions: the notice and the dialogs. */
 import { byId, make, rich } from "./dom.js";
-import { engineName, isEnglishOnly, remark } from "./engine.js";
+import { engineName, isEnglishOnly, languageName, remark } from "./engine.js";
 import { save } from "./settings.js";
 
 /**
@@ -83,6 +83,54 @@ function showAlong(name) {
   byId("along").hidden = name === "";
   byId("along-overlay").setAttribute("href", new URL(`overlay/${part}`, base).href);
   byId("along-vtt").setAttribute("href", new URL(`captions/${part}.vtt`, base).href);
+}
+
+/** Some of the languages that a better model would know. */
+const OTHERS = ["ar", "de", "es", "fr", "hi", "it", "ja", "ko", "nl", "pl", "pt", "ru", "tr", "uk", "zh"];
+
+/** The choice of the language that is spoken: what the running model knows, and why not another. */
+export class LanguageChoice {
+  #select = byId("language");
+  #advice = byId("language-advice");
+  #settings;
+  /** @type {Health | null} */
+  #health = null;
+
+  /** @param {Settings} settings */
+  constructor(settings) {
+    this.#settings = settings;
+    this.#select.addEventListener("change", () => this.#advise());
+  }
+
+  /** @param {Health | null} health */
+  offer(health) {
+    if (!health?.languages) return;
+    this.#health = health;
+    const english = isEnglishOnly(health);
+    const known = health.takes_language || english ? health.languages : [];
+    const tags = [...new Set(english ? [...known, ...OTHERS] : known)];
+    const named = tags.map((tag) => /** @type {const} */ ([languageName(tag), tag]));
+    named.sort(([one], [other]) => one.localeCompare(other));
+    const first = make("option", "", "Found out by itself");
+    first.setAttribute("value", "");
+    const options = named.map(([name, tag]) => {
+      const option = make("option", "", name);
+      option.setAttribute("value", tag);
+      return option;
+    });
+    this.#select.replaceChildren(first, ...options);
+    this.#select.value = tags.includes(this.#settings.language) ? this.#settings.language : "";
+    byId("translate").hidden = !health.translates;
+    this.#advise();
+  }
+
+  #advise() {
+    const health = this.#health;
+    const chosen = this.#select.value;
+    const unknown = health !== null && chosen !== "" && !health.languages.includes(chosen);
+    this.#advice.hidden = !unknown;
+    if (unknown) this.#advice.replaceChildren(...rich(remark(health)));
+  }
 }
 
 /** The chip in the bar, the remark on the empty page and the dialog behind the chip. */

@@ -141,6 +141,10 @@ export class Recording {
 }
 
 /** @param {Settings} settings */
-function wanted({ pauseMs }) {
-  return { vad: { min_silence_ms: pauseMs } };
+function wanted({ pauseMs, language, translate }) {
+  return {
+    vad: { min_silence_ms: pauseMs },
+    ...(language && { language }),
+    ...(translate && { task: "translate" }),
+  };
 }

@@ -7,6 +7,8 @@ const KEY = "voxlive";
  * @property {"system" | "light" | "dark"} theme
  * @property {"small" | "medium" | "large" | "huge"} size of the captions
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
+ * @property {string} language that will be spoken, "" for the model to find out
+ * @property {boolean} translate into English
  * @property {number} pauseMs a pause this long ends an utterance
  * @property {string} captions the name under which others may read along, "" none
  * @property {boolean} echoCancellation
@@ -19,6 +21,8 @@ const DEFAULTS = Object.freeze({
   theme: "system",
   size: "medium",
   source: "",
+  language: "",
+  translate: false,
   pauseMs: 500,
   captions: "",
   echoCancellation: true,
