@@ -11,16 +11,19 @@ from support.talk import AUDIO_START, OPTIONS, append, mistral_append
 from wyoming.event import Event
 
 from voxlive.errors import ProtocolError
+from voxlive.runners.contract import Transcript
 from voxlive.streaming.events import LanguageDetected, SegmentClosed, SessionClosed, Words
 from voxlive.streaming.replacements import Replacements
 from voxlive.values import Word
 from voxlive.web.protocols.asr import AsrProtocol
 from voxlive.web.protocols.contract import OpenSession
 from voxlive.web.protocols.deepgram import DeepgramProtocol
+from voxlive.web.protocols.deepgram.query import read_query
 from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.realtime import RealtimeProtocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
+from voxlive.web.rest import listen
 
 ABLE = replace(POLYGLOT, takes_language=True, vocabulary=(), no_translation=None)
 PCM = [("encoding", "linear16"), ("sample_rate", "16000")]
@@ -195,6 +198,20 @@ def test_deepgrams_alternatives_have_the_language():
     [results, _] = sent(protocol, FOUND, SPOKEN, SessionClosed(8000))
     [alternative] = results["channel"]["alternatives"]
     assert alternative["languages"] == ["de"]
+
+
+@pytest.mark.conforms(
+    "Deepgram's files",
+    "`detected_language` of a channel, `languages` of an alternative",
+    "the language that the model has found out, where none was given and it has",
+)
+def test_deepgrams_channel_of_a_file_has_the_language():
+    transcript = Transcript("Ja", (), 1.0, language="de")
+    for asked, found in ((None, "de"), ("de", None)):
+        query = read_query({"language": asked} if asked else {})
+        [channel] = listen._results(transcript, query)["channels"]
+        assert channel.get("detected_language") == found
+        assert channel["alternatives"][0].get("languages") == ([found] if found else None)
 
 
 @pytest.mark.conforms(

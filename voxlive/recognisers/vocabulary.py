@@ -15,9 +15,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from voxlive.errors import CodedError
 from voxlive.values import Word
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_TERMS = 200
 MAX_TERM_CHARACTERS = 60
@@ -50,7 +56,9 @@ _SOUNDS = [
     )
 ]  # fmt: skip
 # What is easily taken for one another costs half of another sound.
-_ALIKE = {frozenset(pair) for pair in ("mn", "lr", "jx", "js", "sx", "kj", "pf", "ts")}
+_ALIKE = {
+    pair[::way] for pair in ("mn", "lr", "jx", "js", "sx", "kj", "pf", "ts") for way in (1, -1)
+}
 
 
 class BadVocabulary(CodedError):
@@ -127,7 +135,7 @@ def sound_of(letters: str) -> str:
     first, rest = key[:1], key[1:]
     head = "a" if first in _VOWELS else first
     tail = "".join(character for character in rest if character not in _VOWELS)
-    return re.sub(r"(.)\1+", r"\1", head + tail)
+    return re.sub(r"(.)\1+", r"\1", head + tail) or letters[:1]
 
 
 def distance(one: str, other: str, alike: bool = False) -> float:
@@ -137,7 +145,7 @@ def distance(one: str, other: str, alike: bool = False) -> float:
         above = rows[-1]
         row = [float(i)]
         for j, b in enumerate(other, 1):
-            change = 0.0 if a == b else 0.5 if alike and frozenset((a, b)) in _ALIKE else 1.0
+            change = 0.0 if a == b else 0.5 if alike and a + b in _ALIKE else 1.0
             cost = min(above[j] + 1, row[-1] + 1, above[j - 1] + change)
             if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
                 cost = min(cost, rows[-2][j - 2] + 1)
@@ -148,36 +156,42 @@ def distance(one: str, other: str, alike: bool = False) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A term in the forms that are compared. ``mask`` has a bit for each letter that occurs."""
+    """A term in the forms that are compared."""
 
     text: str
     letters: str
     sound: str
-    mask: int
 
     @classmethod
     def of(cls, text: str) -> Term:
         """From its spelling."""
         letters = letters_of(text)
-        return cls(text, letters, sound_of(letters), _mask(letters))
+        return cls(text, letters, sound_of(letters))
 
-    def likeness(self, other: Term) -> float:
-        """From 0 to 1: 1 for the same letters, else the mean of letters and sound."""
-        if self.letters == other.letters:
-            return 1.0
-        longest = max(len(self.letters), len(other.letters))
-        if min(len(self.letters), len(other.letters)) < _LEAST_LETTERS:
-            return 0.0
-        # No fewer changes than that are needed, which is quickly known.
-        least = max(
-            abs(len(self.letters) - len(other.letters)),
-            (self.mask ^ other.mask).bit_count() / 2,
-        )
-        if least > longest * 2 * (1 - _NEAR):
-            return 0.0
-        sounds = max(len(self.sound), len(other.sound))
-        spelt = 1 - distance(self.letters, other.letters) / longest
-        return (spelt + 1 - distance(self.sound, other.sound, alike=True) / sounds) / 2
+    def likeness(self, letters: str, sound: str) -> float:
+        """From 0 to 1: the mean of the likeness of letters and of that of sounds."""
+        spelt = distance(self.letters, letters) / max(len(self.letters), len(letters), 1)
+        heard = distance(self.sound, sound, alike=True) / max(len(self.sound), len(sound), 1)
+        return 1 - (spelt + heard) / 2
+
+
+class _Profile:
+    """Texts by their lengths, and by a bit for each letter that occurs: int64 and uint64 [n]."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.lengths = np.array([len(text) for text in texts], np.int64)
+        self.masks = np.array([_mask(text) for text in texts], np.uint64)
+
+    def least_share(self, text: str, change: float) -> NDArray[np.float64]:
+        """The least distance from a text there can be, as a share of the longer one's length.
+
+        Lengths that differ need as many edits, and a letter that one of them lacks takes part in
+        one, whose cost is ``change`` or more; an edit can settle two letters.
+        """
+        apart = np.abs(self.lengths - len(text))
+        lacking = np.bitwise_count(self.masks ^ np.uint64(_mask(text)))
+        least: NDArray[np.float64] = np.maximum(apart, lacking * (change / 2))
+        return least / np.maximum(self.lengths, len(text))
 
 
 def _mask(letters: str) -> int:
@@ -200,7 +214,11 @@ class TermMatcher:
 
     def __init__(self, terms: Sequence[str]) -> None:
         self._terms = tuple(Term.of(text) for text in terms)
-        self._longest = max((len(term.letters) for term in self._terms), default=0)
+        self._exact = {term.letters: term.text for term in reversed(self._terms)}
+        self._long = [term for term in self._terms if len(term.letters) >= _LEAST_LETTERS]
+        self._letters = _Profile([term.letters for term in self._long])
+        self._sounds = _Profile([term.sound for term in self._long])
+        self._longest = max(map(len, self._exact), default=0)
         self._best = lru_cache(_REMEMBERED)(self._compare)
 
     def __bool__(self) -> bool:
@@ -247,12 +265,16 @@ class TermMatcher:
                     yield alike, at, count, text
 
     def _compare(self, letters: str) -> tuple[float, str]:
-        """How much alike these are to the nearest term, and that."""
-        if not letters:
+        """How much alike these are to the nearest term, and that; 0 below ``_NEAR``."""
+        if letters in self._exact:
+            return 1.0, self._exact[letters]
+        if len(letters) < _LEAST_LETTERS:
             return 0.0, ""
-        run = Term(letters, letters, sound_of(letters), _mask(letters))
-        best = max(self._terms, key=lambda term: term.likeness(run))
-        return best.likeness(run), best.text
+        sound = sound_of(letters)
+        # Few terms can be near enough, which is known much sooner than how near they are.
+        shares = self._letters.least_share(letters, 1.0) + self._sounds.least_share(sound, 0.5)
+        near = (self._long[at] for at in np.flatnonzero(shares <= 2 * (1 - _NEAR)))
+        return max(((term.likeness(letters, sound), term.text) for term in near), default=(0.0, ""))
 
 
 def _written(run: Sequence[Word], text: str) -> Word:

@@ -79,9 +79,10 @@ class ListenEndpoint:
 
 def _results(transcript: Transcript, query: DeepgramQuery) -> dict[str, object]:
     words = [word for segment in transcript.segments for word in segment.words or ()]
-    results: dict[str, object] = {
-        "channels": [{"alternatives": [shapes.alternative(transcript.text, words)]}]
-    }
+    found = None if query.language else transcript.language
+    channel: dict[str, object] = {"detected_language": found} if found else {}
+    channel["alternatives"] = [shapes.alternative(transcript.text, words, found)]
+    results: dict[str, object] = {"channels": [channel]}
     if query.utterances:
         results["utterances"] = [
             shapes.utterance(segment.text, segment.words or (), segment.start, segment.end)
