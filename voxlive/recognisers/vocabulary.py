@@ -190,8 +190,9 @@ class _Profile:
         """
         apart = np.abs(self.lengths - len(text))
         lacking = np.bitwise_count(self.masks ^ np.uint64(_mask(text)))
-        least: NDArray[np.float64] = np.maximum(apart, lacking * (change / 2))
-        return least / np.maximum(self.lengths, len(text))
+        least = np.maximum(apart, lacking * (change / 2))
+        shares: NDArray[np.float64] = least / np.maximum(self.lengths, len(text))
+        return shares
 
 
 def _mask(letters: str) -> int:
