@@ -3,12 +3,14 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import settings
 from support.browser import chromium
 from support.dictionary import clips_dictionary
+from support.mlx_whisper import write_mlx_whisper
 from support.server import Server, serving
 from support.talk import PORTS
 from support.weights import BASE, TINY_EN, fetch
@@ -88,6 +90,13 @@ def has_a_server(item: pytest.Item) -> bool:
 @pytest.fixture(scope="session")
 def _fetched(pytestconfig: pytest.Config) -> dict[str, str]:
     return fetch(pytestconfig.cache.mkdir("weights"), TINY_EN, BASE)
+
+
+@pytest.fixture(scope="session")
+def mlx_whisper(_fetched: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the real tiny.en in mlx-audio's layout."""
+    source = Path(_fetched["XDG_CACHE_HOME"]) / "voxlive/models/Systran--faster-whisper-tiny.en"
+    return write_mlx_whisper(tmp_path_factory.mktemp("mlx") / "tiny.en", source)
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(every[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def mib(size: int) -> str:
+    """A number of bytes for a message."""
+    return f"{size / 2**30:.1f} GiB" if size >= 10 << 30 else f"{size >> 20} MiB"
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """What a code is over HTTP and WebSocket, and what it means.

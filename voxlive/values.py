@@ -6,8 +6,9 @@ only at the edges: ``seconds`` and ``samples`` convert.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
+
+SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Characters of scripts that put no spaces between words, for a regular expression."""
+_WORD = re.compile(rf"\s*(?:[{SPACELESS}]|[^\s{SPACELESS}]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,20 @@ class Segment:
     words: tuple[Word, ...] | None = None
     speaker: str | None = None
     details: tuple[tuple[str, float | int | list[int]], ...] = ()
+
+    def moved(self, by: int) -> Segment:
+        """The segment ``by`` samples later."""
+        words = self.words and tuple(
+            replace(word, start=word.start + by, end=word.end + by) for word in self.words
+        )
+        start = None if self.start is None else self.start + by
+        end = None if self.end is None else self.end + by
+        return replace(self, start=start, end=end, words=words)
+
+
+def split_words(text: str) -> list[str]:
+    """A text's words, each with the space before it; without spaces every character is one."""
+    return _WORD.findall(text)
 
 
 class Timeline:

@@ -23,8 +23,9 @@ from voxlive.checkpoints.local_model import read_model
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.recognisers.contract import LoadingOptions, PassOptions, Recognition
-from voxlive.recognisers.faster_whisper import CUBLAS_EXTRA, FasterWhisper, _split, open_cublas
+from voxlive.recognisers.faster_whisper import CUBLAS_EXTRA, FasterWhisper, open_cublas
 from voxlive.recognisers.registry import load_recogniser
+from voxlive.recognisers.windows import split_tokens
 from voxlive.values import SAMPLE_RATE
 
 DRAFT = PassOptions(margin_s=1.0, beam=1, temperatures=(0.0,), max_tokens=60)
@@ -247,7 +248,7 @@ TIME = 1000
 @given(st.lists(st.one_of(st.integers(0, 99), st.integers(TIME, TIME + 1500)), max_size=40))
 def test_a_windows_tokens_fall_into_segments_in_order(tokens):
     tokens = [TIME, *tokens]  # the model is made to begin with a time
-    pieces, settled = _split(tokens, TIME, 700, 3000)
+    pieces, settled = split_tokens(tokens, TIME, 700, 3000)
     assert 1 <= settled <= 3000
     kept = [token for piece in pieces for token in piece["tokens"]]
     assert kept == tokens[: len(kept)]
@@ -260,9 +261,9 @@ def test_a_windows_tokens_fall_into_segments_in_order(tokens):
 
 def test_what_is_unfinished_is_left_to_the_next_window():
     said = [TIME, 1, 2, TIME + 100, TIME + 100, 3, 4]
-    pieces, settled = _split(said, TIME, 0, 3000)
+    pieces, settled = split_tokens(said, TIME, 0, 3000)
     assert [(piece["start"], piece["end"]) for piece in pieces] == [(0.0, 2.0)]
     assert settled == 200
-    pieces, settled = _split([*said, TIME + 200], TIME, 0, 3000)
+    pieces, settled = split_tokens([*said, TIME + 200], TIME, 0, 3000)
     assert [(piece["start"], piece["end"]) for piece in pieces] == [(0.0, 2.0), (2.0, 4.0)]
     assert settled == 3000

@@ -8,15 +8,18 @@ import pytest
 from voxlive.checkpoints.families import FAMILIES as PROBED
 from voxlive.checkpoints.local_model import read_model
 from voxlive.errors import RequestRefused
+from voxlive.recognisers.mlx_audio.family import CallOptions, FamilyRequest
 from voxlive.runners.contract import Job, RunnerSpec
-from voxlive.runners.mlx_audio.family import FamilyRequest, check_job
+from voxlive.runners.mlx_audio import check_job
 from voxlive.runners.mlx_vlm import FAMILIES, load
 
 GEMMA = FAMILIES["gemma3n"]
 
 
 def arguments_for(language=None, **options):
-    request = FamilyRequest(Job(None, **options), np.zeros(1, np.float32), 1.0, None, language, 50)
+    request = FamilyRequest(
+        CallOptions(**options), np.zeros(1, np.float32), 1.0, None, language, 50
+    )
     return GEMMA.arguments(request)
 
 
@@ -26,7 +29,7 @@ def test_every_multimodal_family_that_the_probe_finds_is_served():
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 def test_stretches_are_at_most_thirty_seconds(family):
-    assert family.cut.longest_s == 30
+    assert family.window_s == 30
 
 
 def test_the_instruction_asks_for_the_words_alone():

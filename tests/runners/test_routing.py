@@ -23,9 +23,9 @@ from voxlive.checkpoints.local_model import probe_model_capabilities, read_model
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.registry import load_engine
 from voxlive.errors import DamagedFile, EngineError, IncompleteCheckpoint, RequestRefused
+from voxlive.recognisers.mlx_audio.families import FAMILIES as RUN
+from voxlive.recognisers.mlx_audio.families import NOT_FOR_FILES
 from voxlive.runners.catalogue import inspect_model
-from voxlive.runners.mlx_audio.families import FAMILIES as RUN
-from voxlive.runners.mlx_audio.families import NOT_FOR_FILES
 from voxlive.runners.refusals import Allowed, select_backend_policy
 from voxlive.runners.registry import Package, find_installed
 from voxlive.runners.routing import detect_audio_backend
@@ -265,13 +265,18 @@ def test_nothing_of_a_models_code_is_imported(tmp_path):
 
 def test_live_sessions_refuse_a_model_that_is_for_files_alone(tmp_path):
     folder = write_shape(tmp_path / "canary", SHAPES[0])
-    with pytest.raises(EngineError, match="which live sessions need of a Whisper") as refused:
-        load_engine(read_model(folder), EngineOptions())
-    assert refused.value.code == "not_live"
-    other = write_shape(tmp_path / "other", next(one for one in SHAPES if one.family == "parakeet"))
-    with pytest.raises(EngineError, match="model: live sessions need pocketsphinx") as refused:
-        load_engine(read_model(other), EngineOptions())
-    assert refused.value.code == "not_live"
+    for name, why in (
+        ("vibevoice", "VibeVoice-ASR model: it writes who speaks when"),
+        ("gemma-3n", "Gemma 3n model: it is instructed in words"),
+        ("qwen3-aligner", "puts times to a text"),
+        ("glm-asr-hf", "take a converted checkpoint"),
+        ("llama", "no speech model known here"),
+    ):
+        other = write_shape(tmp_path / name, next(one for one in SHAPES if one.id == name))
+        with pytest.raises(EngineError, match=why) as refused:
+            load_engine(read_model(other), EngineOptions())
+        assert refused.value.code == "not_live"
+        assert "Live sessions need Voxtral Realtime, or Whisper" in refused.value.message
     (folder / "model.safetensors").unlink()
     (folder / "config.json").unlink()
     with pytest.raises(IncompleteCheckpoint, match=r"no config\.json or params\.json"):

@@ -131,7 +131,7 @@ def write_voxtral(folder: Path) -> Path:
     """Voxtral for files, with a cut-down tekken.json; it says SAID after a language or none."""
     from mlx_audio.stt.models.voxtral import Model, ModelConfig
 
-    from voxlive.runners.mlx_audio.families.voxtral import VoxtralText
+    from voxlive.recognisers.mlx_audio.families.voxtral import VoxtralText
 
     folder.mkdir(parents=True, exist_ok=True)
     size = write_voxtral_tekken(folder)

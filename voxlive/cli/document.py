@@ -110,7 +110,8 @@ def _family(family: ModelFamily) -> tuple[str, ...]:
     notes += [family.note] if family.note else []
     if family.imports:
         notes.append(f"needs {', '.join(family.imports.values())}")
-    features = ", ".join(sorted(family.features)) or "-"
+    features = ", ".join(sorted(family.features | ({"live"} if family.live else set()))) or "-"
+    notes += [f"files alone: {family.not_live}"] if family.not_live else []
     served = bool(usable) or family.kind == "built-in"
     backend = _BACKENDS.get(family.kind, "mlx_audio")
     if "live" in family.features:

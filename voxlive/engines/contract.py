@@ -90,7 +90,7 @@ class EngineInfo:
     which the last words are normally out. ``takes_language``: whether a stream's has an
     effect. ``vocabulary`` are the terms of every stream, None where it takes none. ``commit_rules``
     are the names of the rules that a stream may choose, ``no_translation`` is why it does not
-    translate, None if it does.
+    translate, None if it does. ``language_required``: no stream without a language.
     """
 
     engine: str
@@ -109,6 +109,7 @@ class EngineInfo:
     commit_rules: tuple[str, ...] = ()
     default_commit: str | None = None
     no_translation: str | None = "choose a multilingual Whisper"
+    language_required: bool = False
 
     def trail(self, options: StreamOptions) -> int:
         """``Stream.trail`` of a stream with these options, in samples."""
@@ -119,6 +120,10 @@ class EngineInfo:
         """Raises UnsupportedOption for a language, task, rule or delay that the model lacks."""
         title = f"{self.engine} ({self.model})"
         language = options.language
+        if language is None and self.language_required:
+            known = ", ".join(self.languages)
+            message = f"{title} has to be told the language: one of {known}"
+            raise UnsupportedOption(message, "language")
         if language and self.languages and language not in self.languages:
             note = f" ({self.note})" if self.note else ""
             raise UnsupportedOption(

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from voxlive.checkpoints.files import select_files
-from voxlive.checkpoints.local_model import BUILT_IN, LocalModel
+from voxlive.checkpoints.local_model import LocalModel
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.errors import EngineError
+from voxlive.recognisers.registry import library_of
 
 if TYPE_CHECKING:
     from voxlive.engines.contract import Engine
@@ -21,9 +22,9 @@ Load = Callable[[LocalModel, EngineOptions], "Engine"]
 ENGINES = {
     "pocketsphinx": "voxlive.engines.pocketsphinx",
     "voxtral_realtime": "voxlive.engines.voxtral",
-    "whisper": "voxlive.engines.utterances",
 }
-"""By the model's family."""
+"""By the model's family. Every other family that a recogniser serves goes to ``UTTERANCES``."""
+UTTERANCES = "voxlive.engines.utterances"
 
 
 def load_engine(
@@ -53,16 +54,20 @@ def load_apart(model: LocalModel, options: EngineOptions) -> Engine:
 
 def _package(model: LocalModel) -> str:
     """The engine for a model. Raises EngineError if none is live, CheckpointError."""
-    package = ENGINES.get(model.family.name) if model.family else None
-    if package is not None:
-        return package
-    if model.family is None:
+    family = model.family
+    if family is None:
         contents = model.read()
         select_files(contents.files, str(contents.folder), mistral=False)
-    title = f"a {model.family.title} model" if model.family else "no speech model known here"
-    families = [name for name in ENGINES if name not in BUILT_IN]
+        why = "no speech model known here"
+    elif family.name in ENGINES:
+        return ENGINES[family.name]
+    elif family.not_live or library_of(model) is None:
+        kind = f"a {family.title} model"
+        why = f"{kind}: {family.not_live or model.capabilities.refused or 'it serves files only'}"
+    else:
+        return UTTERANCES
     raise EngineError(
         "not_live",
-        f"{model.name} is {title}: live sessions need {', '.join(BUILT_IN)} or a checkpoint of "
-        f"{', '.join(families)}; `voxlive models list` shows what there is",
+        f"{model.name} is {why}. Live sessions need Voxtral Realtime, or Whisper, Parakeet, "
+        "Qwen3-ASR and the like; `voxlive models list` shows what there is",
     )

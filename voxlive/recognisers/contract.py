@@ -1,8 +1,8 @@
 """What recognises an utterance: the contract, whichever library its model comes from.
 
 A recogniser takes audio that is there as a whole and answers with its words. Files go through it
-stretch by stretch (``runners``), a live session by passes over an utterance that grows. It keeps
-nothing between two passes, and several threads may make passes at the same time.
+stretch by stretch (``runners``), a live session by passes over an utterance that grows. No pass
+depends on another one, and several threads may ask for passes at the same time.
 """
 
 from __future__ import annotations
@@ -50,10 +50,9 @@ class PassOptions:
     ``margin_s`` is how many seconds of silence the model gets behind the audio. None fills its
     whole window, which costs most and errs least; with a margin the pass looks at the first window
     alone and may end in a loop (``Recognition.compression`` shows one), the sooner the less it has
-    in all: ``least_s`` at least. ``beam`` is how many
-    hypotheses are kept. ``temperatures`` are tried in turn while the text repeats itself or is
-    improbable. ``prompt`` is text that came before, ``words`` asks for words with times, and
-    ``max_tokens`` ends the text.
+    in all: ``least_s`` at least. ``beam`` is how many hypotheses are kept, by a library that can.
+    ``temperatures`` are tried in turn while the text repeats itself or is improbable. ``prompt`` is
+    text that came before, ``words`` asks for words with times, and ``max_tokens`` ends the text.
     """
 
     margin_s: float | None = None
@@ -87,7 +86,8 @@ class Recognition:
     ``mean_logprob`` the mean log-probability of the text's tokens, ``compression`` how many times
     smaller deflate makes the text (2.4 and more is a loop), ``temperature`` the warmest one that
     was needed; all are the worst of the pass's windows, and None where the model has no such
-    figure. ``tokens`` were written; ``cut_short``: ``max_tokens`` ended the text before the audio.
+    figure. ``tokens`` were written, after ``prompt_tokens``; None where they are not counted.
+    ``cut_short``: a limit of tokens ended the text before the audio.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -97,7 +97,8 @@ class Recognition:
     mean_logprob: float | None = None
     compression: float | None = None
     temperature: float | None = None
-    tokens: int = 0
+    tokens: int | None = None
+    prompt_tokens: int | None = None
     cut_short: bool = False
 
     @property
@@ -116,7 +117,12 @@ class RecogniserInfo:
     """A loaded model. ``window_s`` is how much audio it looks at as one; longer audio is several.
 
     ``languages`` are codes (``checkpoints.languages``), ``device`` and ``compute`` what it runs on.
-    ``no_translation`` is the reason why it does not translate, None if it does.
+    ``languages`` is empty where any may be spoken, or where the model does not know which.
+    ``no_translation`` is the reason why it does not translate, None if it does. ``parallel`` passes
+    may be made at a time, more of them wait. ``timed_words``: the times of words are the model's;
+    without it a segment's time is spread over its words by their characters.
+    ``takes_language``: naming a language has an effect. ``language_required``: a pass needs it.
+    ``warning`` concerns the model's files.
     """
 
     model: str
@@ -125,6 +131,11 @@ class RecogniserInfo:
     device: str
     compute: str
     no_translation: str | None = None
+    parallel: int = 1
+    timed_words: bool = True
+    takes_language: bool = True
+    language_required: bool = False
+    warning: str | None = None
 
 
 class Recogniser(Protocol):
@@ -154,7 +165,8 @@ class Recogniser(Protocol):
     def languages_of(self, samples: Samples) -> tuple[tuple[str, float], ...]:
         """Codes of the languages that may be spoken here with probabilities, the likeliest first.
 
-        Only the first window is looked at. A model of one language names that one.
+        Only the first window is looked at. A model of one language names that one; one that gives
+        no probabilities, none.
         """
         ...
 

@@ -12,7 +12,6 @@ Nothing here goes online: the checkpoint's files are all that is read.
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import threading
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from voxlive.recognisers.contract import (
     Recognition,
     Task,
 )
+from voxlive.recognisers.windows import CLOSING, FRAMES_PER_S, OPENING, WINDOW, split_tokens
 from voxlive.values import Segment, Word, samples
 
 if TYPE_CHECKING:
@@ -50,13 +50,8 @@ CUBLAS_EXTRA = "voxlive[cuda12]"
 _CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 _LONGEST_REASON = 600
 
-_WINDOW = 3000  # frames: 30 s
-_FRAMES_PER_S = 100
-_TOKENS_PER_S = 50
 _CONTEXT = 448  # tokens, with the prompt
 _BEST_OF = 5
-_OPENING = "\"'“¿([{-"
-_CLOSING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001
 
 
 def load(local: LocalModel, options: LoadingOptions) -> FasterWhisper:
@@ -92,7 +87,7 @@ def load(local: LocalModel, options: LoadingOptions) -> FasterWhisper:
         reason = str(error).strip()[:_LONGEST_REASON]
         message = f"{local.name} cannot be loaded by faster-whisper: {reason}"
         raise RequestRefused("unusable_model", message, "model") from error
-    return FasterWhisper(model, local)
+    return FasterWhisper(model, local, options.parallel)
 
 
 def _device(options: LoadingOptions, cards: int) -> str:
@@ -142,7 +137,7 @@ def _compute(ctranslate2: Any, device: str) -> str:
 class FasterWhisper:
     """One loaded Whisper; see ``contract.Recogniser``."""
 
-    def __init__(self, model: Any, local: LocalModel) -> None:
+    def __init__(self, model: Any, local: LocalModel, parallel: int) -> None:
         self._model = model
         known = [name for name in model.supported_languages if self._token(name) is not None]
         multilingual = model.model.is_multilingual
@@ -153,10 +148,11 @@ class FasterWhisper:
         self._info = RecogniserInfo(
             local.name,
             tuple(self._languages),
-            _WINDOW / _FRAMES_PER_S,
+            WINDOW / FRAMES_PER_S,
             "gpu" if model.model.device == "cuda" else "cpu",
             model.model.compute_type,
             _no_translation(local, multilingual),
+            parallel,
         )
 
     @property
@@ -177,7 +173,7 @@ class FasterWhisper:
         features = self._mel(samples)
         if not features.shape[1]:
             return Recognition()
-        encoded = self._encode(features[:, :_WINDOW], how)
+        encoded = self._encode(features[:, :WINDOW], how)
         found: tuple[str, float] | None = None
         if language is None and self._model.model.is_multilingual:
             found = self._likeliest(encoded)[0]
@@ -185,19 +181,19 @@ class FasterWhisper:
         passing = _Pass(self._tokenizing(called, task), how, vocabulary)
         seek, last_word_s = 0, 0.0
         while True:
-            window = features[:, seek : seek + _WINDOW]
+            window = features[:, seek : seek + WINDOW]
             step, last_word_s = self._window(passing, window, encoded, seek, last_word_s)
             seek += step
             if how.margin_s is not None or seek >= features.shape[1] or passing.left == 0:
                 return passing.recognition(found)
-            encoded = self._encode(features[:, seek : seek + _WINDOW], how)
+            encoded = self._encode(features[:, seek : seek + WINDOW], how)
 
     def languages_of(self, samples: Samples) -> tuple[tuple[str, float], ...]:
         """The languages that may be spoken; see ``contract.Recogniser``."""
         if not self._model.model.is_multilingual:
             return (("en", 1.0),)
         features = self._mel(samples)
-        return tuple(self._likeliest(self._encode(features[:, :_WINDOW], PADDED)))
+        return tuple(self._likeliest(self._encode(features[:, :WINDOW], PADDED)))
 
     def close(self) -> None:
         """Free the weights."""
@@ -223,10 +219,10 @@ class FasterWhisper:
         The library's zeros fill a whole window; behind them, a noise in the mel, short passes loop.
         """
         frames = window.shape[1]
-        width = _WINDOW
+        width = WINDOW
         if how.margin_s is not None:  # the encoder halves the frames: it takes even numbers
-            wanted_s = max(frames / _FRAMES_PER_S + how.margin_s, how.least_s)
-            width = min(_WINDOW, (round(wanted_s * _FRAMES_PER_S) + 1) // 2 * 2)
+            wanted_s = max(frames / FRAMES_PER_S + how.margin_s, how.least_s)
+            width = min(WINDOW, (round(wanted_s * FRAMES_PER_S) + 1) // 2 * 2)
         level = 0.0 if how.margin_s is None else float(window.min())
         padded = np.pad(window, ((0, 0), (0, width - frames)), constant_values=level)
         return self._model.encode(padded)
@@ -268,16 +264,16 @@ class FasterWhisper:
         passing.count(tokens, figures)
         if written.no_speech_prob > NO_SPEECH and logprob <= IMPROBABLE:
             return frames, last_word_s
-        pieces, settled = _split(tokens, tokenizer.timestamp_begin, seek, frames)
+        pieces, settled = split_tokens(tokens, tokenizer.timestamp_begin, seek, frames)
         if passing.how.words and any(token < tokenizer.eot for token in tokens):
             last_word_s = model.add_word_timestamps(
-                [pieces], tokenizer, encoded, frames, _OPENING, _CLOSING, last_word_s
+                [pieces], tokenizer, encoded, frames, OPENING, CLOSING, last_word_s
             )
             if settled < frames and (
                 ends := [word["end"] for piece in pieces for word in piece["words"]]
             ):
                 # Words are placed better than the model's own times.
-                settled = max(1, round(ends[-1] * _FRAMES_PER_S) - seek)
+                settled = max(1, round(ends[-1] * FRAMES_PER_S) - seek)
         passing.add(pieces, figures, seek + frames)
         return min(settled, frames), last_word_s
 
@@ -349,8 +345,8 @@ class _Pass:
             without_timestamps=False,
             max_initial_timestamp=1.0,
             word_timestamps=self.how.words,
-            prepend_punctuations=_OPENING,
-            append_punctuations=_CLOSING,
+            prepend_punctuations=OPENING,
+            append_punctuations=CLOSING,
             multilingual=False,
             # CTranslate2 writes half of what is left to prompt and text, or what the prompt leaves.
             max_new_tokens=max(2 * wanted - prompt, wanted),
@@ -372,7 +368,7 @@ class _Pass:
         for piece in pieces:
             text = self.tokenizing.tokenizer.decode(piece["tokens"])
             if text.strip() and piece["start"] < piece["end"]:
-                self._segments.append(self._segment(text, piece, figures, end / _FRAMES_PER_S))
+                self._segments.append(self._segment(text, piece, figures, end / FRAMES_PER_S))
 
     def _segment(
         self, text: str, piece: dict[str, Any], figures: dict[str, float], end_s: float
@@ -407,7 +403,7 @@ class _Pass:
             max(one["compression_ratio"] for one in self._figures),
             max(one["temperature"] for one in self._figures),
             self._tokens,
-            self._cut_short,
+            cut_short=self._cut_short,
         )
 
 
@@ -417,41 +413,3 @@ def _no_translation(local: LocalModel, multilingual: bool) -> str | None:
     if "translate" not in local.capabilities.features:
         return f"{local.name} is turbo or distilled and does not translate: choose large-v3"
     return None
-
-
-def _split(
-    tokens: Sequence[int], first_time: int, seek: int, frames: int
-) -> tuple[list[dict[str, Any]], int]:
-    """A window's tokens as segments in seconds, and how many of its frames they settle.
-
-    Tokens from ``first_time`` on are times, 20 ms apart. Two of them in a row end one segment and
-    begin the next; what is behind the last such pair is unfinished, and recognised again by the
-    next window. One time at the very end means that nobody speaks behind it (OpenAI's
-    ``transcribe.py``).
-    """
-    pairs = [at for at in range(1, len(tokens)) if min(tokens[at - 1], tokens[at]) >= first_time]
-    finished = len(tokens) > 1 and tokens[-2] < first_time <= tokens[-1]
-    offset = seek / _FRAMES_PER_S
-    if not pairs:
-        times = [token - first_time for token in tokens if token > first_time]
-        end = times[-1] / _TOKENS_PER_S if times else frames / _FRAMES_PER_S
-        return [_piece(tokens, offset, offset + end, seek)], frames
-    cuts = [0, *pairs, *([len(tokens)] if finished else [])]
-    pieces = [
-        _piece(
-            tokens[begin:end],
-            offset + (tokens[begin] - first_time) / _TOKENS_PER_S,
-            offset + (tokens[end - 1] - first_time) / _TOKENS_PER_S,
-            seek,
-        )
-        for begin, end in itertools.pairwise(cuts)
-    ]
-    if finished:
-        return pieces, frames
-    settled = (tokens[cuts[-1] - 1] - first_time) * _FRAMES_PER_S // _TOKENS_PER_S
-    return pieces, max(1, settled)
-
-
-def _piece(tokens: Sequence[int], start: float, end: float, seek: int) -> dict[str, Any]:
-    """As the library's alignment of words takes it, and writes the words into it."""
-    return {"seek": seek, "start": start, "end": end, "tokens": list(tokens)}

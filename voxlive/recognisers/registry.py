@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.errors import RequestRefused
 
 if TYPE_CHECKING:
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
 
 RECOGNISERS = {
     "faster_whisper": "voxlive.recognisers.faster_whisper",
+    "mlx_audio": "voxlive.recognisers.mlx_audio",
 }
+
+
+def library_of(local: LocalModel) -> str | None:
+    """The library that serves a checkpoint, by its layout and family; None if none of them does."""
+    found = local.capabilities
+    if found.layout == CTRANSLATE2:
+        return "faster_whisper"
+    served = found.family is not None and found.family.kind in ("speech", "voxtral")
+    return "mlx_audio" if served and found.refused is None and found.transcribes else None
 
 
 def load_recogniser(library: str, local: LocalModel, options: LoadingOptions) -> Recogniser:

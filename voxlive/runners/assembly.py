@@ -193,9 +193,7 @@ class Assembly:
         self._count(recognised)
         self.truncated = recognised.last
         start = stretch.start
-        new = tuple(
-            _shifted(segment, start) for segment in recognised.segments if segment.text.strip()
-        )
+        new = tuple(segment.moved(start) for segment in recognised.segments if segment.text.strip())
         if stretch.lead and self._pending:
             self._pending, new = join(self._pending, new, start, start + stretch.lead)
         text = self.close()
@@ -248,13 +246,3 @@ def _with_space(segment: Segment, text: str) -> Segment:
     space = text[: len(text) - len(text.lstrip())]
     first = replace(first, text=space + first.text.lstrip())
     return replace(segment, text=text, words=(first, *others))
-
-
-def _shifted(segment: Segment, by: int) -> Segment:
-    """The segment ``by`` samples later."""
-    words = segment.words and tuple(
-        replace(word, start=word.start + by, end=word.end + by) for word in segment.words
-    )
-    start = None if segment.start is None else segment.start + by
-    end = None if segment.end is None else segment.end + by
-    return replace(segment, start=start, end=end, words=words)

@@ -92,9 +92,10 @@ class RunnerServer:
 
     def _load_runner(self) -> Runner:
         if BACKENDS[self._spec.backend].mlx:
-            from voxlive.runners.mlx_models import check_gpu_memory
+            from voxlive.recognisers.mlx_audio.model import check_gpu_memory
 
-            check_gpu_memory(self._spec)
+            spec = self._spec
+            check_gpu_memory(spec.model, spec.needed_bytes, spec.device)
         return loader(self._spec.backend)(self._spec)
 
     def _work(self, ident: int, job: Job, cancelled: threading.Event) -> None:

@@ -12,14 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from voxlive.values import SAMPLE_RATE, Segment, Word
+from voxlive.values import SAMPLE_RATE, SPACELESS, Segment, Word, split_words
 
 WORDS_PER_S = 8  # more than anybody speaks; characters, in scripts without spaces
 _SLACK = SAMPLE_RATE // 2  # a model's word times are about so exact
-_SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"\s*(?:[{_SPACELESS}]|[^\s{_SPACELESS}]+)")
-_SPACELESS_END = re.compile(rf"[{_SPACELESS}、。，？！：；]$")  # noqa: RUF001
-_SPACELESS_START = re.compile(rf"^[{_SPACELESS}、。，？！：；]")  # noqa: RUF001
+_SPACELESS_END = re.compile(rf"[{SPACELESS}、。，？！：；]$")  # noqa: RUF001
+_SPACELESS_START = re.compile(rf"^[{SPACELESS}、。，？！：；]")  # noqa: RUF001
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ def _words(segments: Sequence[Segment]) -> list[_Piece]:
 def _pieces(segment: Segment) -> list[tuple[str, Word | None]]:
     if segment.words:
         return [(word.text, word) for word in segment.words]
-    return [(text, None) for text in _WORD.findall(segment.text)]
+    return [(text, None) for text in split_words(segment.text)]
 
 
 def _key(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from voxlive.errors import RequestRefused
+from voxlive.errors import RequestRefused, mib
 
 if TYPE_CHECKING:
     from voxlive.runners.contract import RunnerSpec
@@ -69,11 +69,6 @@ def refuse_unless_free(
         "model",
         retry_after_s,
     )
-
-
-def mib(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:.1f} GiB" if size >= 10 << 30 else f"{size >> 20} MiB"
 
 
 def available(root: Path = Path("/")) -> Memory:

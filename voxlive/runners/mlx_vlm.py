@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from voxlive.errors import RequestRefused
-from voxlive.runners.contract import Runner, RunnerSpec
-from voxlive.runners.cutting import CutOptions
-from voxlive.runners.mlx_audio import outputs
-from voxlive.runners.mlx_audio.family import (
+from voxlive.recognisers.mlx_audio import outputs
+from voxlive.recognisers.mlx_audio.family import (
     Arguments,
     FamilyAdapter,
     FamilyRequest,
@@ -27,7 +25,8 @@ from voxlive.runners.mlx_audio.family import (
     numpy_audio,
     translates,
 )
-from voxlive.runners.mlx_audio.runner import load_runner
+from voxlive.runners.contract import Runner, RunnerSpec
+from voxlive.runners.mlx_audio import load_runner
 
 _TRANSCRIBE = "Transcribe the speech in this audio word for word. Answer with the transcript alone."
 _TRANSLATE = "Translate the speech in this audio into English. Answer with the translation alone."
@@ -51,7 +50,7 @@ def load(spec: RunnerSpec) -> Runner:
     return load_runner(spec, family, _load)
 
 
-def _load(folder: Path) -> _MultimodalModel:
+def _load(_family: FamilyAdapter, folder: Path) -> _MultimodalModel:
     try:
         from mlx_vlm import load as load_multimodal
     except ImportError as error:
@@ -69,7 +68,7 @@ def _languages(_model: Model) -> Mapping[str, str]:
 
 def _with_instruction(arguments: Arguments, request: FamilyRequest) -> Arguments:
     """The instruction, then the language of the speech, then the prompt."""
-    lines = [request.job.instruction or _INSTRUCTIONS[request.job.task]]
+    lines = [request.options.instruction or _INSTRUCTIONS[request.options.task]]
     if language := arguments.pop("language", None):
         lines.append(f"The speech is in {language}.")
     if prompt := arguments.pop("prompt", None):
@@ -91,7 +90,7 @@ def _call(loaded: _MultimodalModel, audio: Any, arguments: Arguments) -> Output:
 def _adapter(model_type: str) -> FamilyAdapter:
     return FamilyAdapter(
         model_type,
-        CutOptions(longest_s=30),
+        30.0,
         outputs.whole,
         languages=Languages(_languages, ("language",)),
         tokens=Tokens(),

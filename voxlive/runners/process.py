@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.errors import RequestRefused, VoxliveError, mib
 from voxlive.processes.process import EXIT_TIMEOUT_S, ChildProcess, exit_status
 from voxlive.processes.supervisor import Deadline, Work
 from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript, Update
-from voxlive.runners.memory import mib
 from voxlive.runners.scratch import SCRATCH
 from voxlive.runners.wire import (
     CancelJob,

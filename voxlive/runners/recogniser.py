@@ -89,11 +89,11 @@ class _JobPasses:
         found = self._recogniser.recognise(stretch.samples, self._language, self._job.task, how=how)
         self._language = self._language or found.language
         if self._left is not None:
-            self._left = max(0, self._left - found.tokens)
+            self._left = max(0, self._left - (found.tokens or 0))
         return Recognised(
             found.segments,
             found.language,
-            None,
+            found.prompt_tokens,
             found.tokens,
             last=found.cut_short,
         )

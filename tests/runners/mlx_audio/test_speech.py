@@ -13,7 +13,7 @@ from support.tiny_speech import (
 from support.tiny_whisper import add_tensor, drop_tensor
 
 from voxlive.errors import RequestRefused
-from voxlive.runners.mlx_audio.families.voxtral import VoxtralText
+from voxlive.recognisers.mlx_audio.families.voxtral import VoxtralText
 from voxlive.values import samples
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from support.clips import clip
 from support.runner_jobs import UpdateList, running, transcribe
+from support.scoring import word_errors
 from support.tiny_whisper import BASE, drop_tensor, write_whisper
 
 from voxlive.errors import RequestRefused
@@ -102,6 +103,16 @@ def test_a_model_that_cannot_translate_names_the_reason(changes, why, tmp_path):
     with running("whisper", folder) as runner, pytest.raises(RequestRefused, match=why) as refused:
         transcribe(runner, "yes", task="translate")
     assert (refused.value.status, refused.value.param) == (422, "task")
+
+
+def test_a_real_whisper_writes_what_was_spoken(mlx_whisper):
+    spoken = clip("doctor")
+    with running("whisper", mlx_whisper) as runner:
+        transcript, _ = transcribe(runner, "doctor", words=True)
+    assert word_errors(spoken.text, transcript.text) <= 2
+    words = [word for segment in transcript.segments for word in segment.words]
+    assert abs(seconds(words[-1].end) - spoken.words[-1].end) < 0.4
+    assert dict(transcript.segments[0].details)["temperature"] == 0
 
 
 def test_a_missing_tensor_is_refused_by_name(tmp_path):

@@ -51,7 +51,8 @@ class ModelFamily:
 
     ``tokenizers`` are alternatives: one of these sets of files must be there. ``imports`` are
     modules beyond the backend's own, with what to install. ``room`` bytes are needed beside the
-    weights. ``traits`` reads what differs between checkpoints; ``note`` is for people.
+    weights. ``traits`` reads what differs between checkpoints; ``note`` is for people. ``not_live``
+    is the reason why it serves files alone, None where it serves live sessions as well.
     """
 
     name: str
@@ -67,10 +68,17 @@ class ModelFamily:
     room: int = 512 * MIB
     traits: Callable[[Evidence, ModelFamily], Traits] | None = None
     note: str | None = None
+    not_live: str | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         # A family's conditions are functions: another process has the same family by its name.
         return _same_family, (self.name,)
+
+    @property
+    def live(self) -> bool:
+        """Whether it serves live sessions: with an engine of its own, or by a recogniser."""
+        usable = self.kind != "multimodal" and any(one.refused is None for one in self.shapes)
+        return "live" in self.features or (usable and self.not_live is None)
 
     def read_traits(self, evidence: Evidence) -> Traits:
         """What this one can do."""

@@ -12,6 +12,7 @@ from voxlive.checkpoints.families.family import MIB, ModelFamily, Shape
 
 _HF = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 _ROOM = 3072 * MIB
+_INSTRUCTED = "it is instructed in words and may answer with other ones than were spoken"
 
 
 def _gemma(
@@ -25,6 +26,7 @@ def _gemma(
         features=frozenset({"prompt", "translate"}),
         tokenizers=_HF,
         room=_ROOM,
+        not_live=_INSTRUCTED,
         note="it hears 30 seconds at a time: longer audio is cut at pauses",
         shapes=(
             Shape("transformers", (all_of(model_type(*full), keys("audio_config")),)),
@@ -54,6 +56,7 @@ _QWEN3_OMNI = ModelFamily(
     features=frozenset({"prompt", "translate"}),
     tokenizers=_HF,
     room=_ROOM,
+    not_live=_INSTRUCTED,
     note="it degenerates on more than 30 seconds at a time: longer audio is cut at pauses",
     shapes=(
         Shape(

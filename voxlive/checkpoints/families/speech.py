@@ -22,6 +22,9 @@ from voxlive.checkpoints.languages import codes_of
 _HF = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 """What transformers' AutoTokenizer can be made of."""
 _LLM = 2048 * MIB
+_CONVERSATIONS = (
+    "it writes who speaks when, over a conversation as a whole, which an utterance does not have"
+)
 _ALIGNER_ROWS = 10_000
 _ENCODER_ONLY = (
     "it is an encoder without a decoder: mlx-audio cannot make text with it; take a checkpoint "
@@ -114,6 +117,7 @@ _GLM_ASR = ModelFamily(
 
 _VIBEVOICE = ModelFamily(
     name="vibevoice_asr",
+    not_live=_CONVERSATIONS,
     title="VibeVoice-ASR",
     features=frozenset({"speakers", "prompt"}),
     sample_rate=24_000,
@@ -260,6 +264,7 @@ _FIRERED = ModelFamily(
 
 _MOSS_TRANSCRIBE = ModelFamily(
     name="moss_transcribe_diarize",
+    not_live=_CONVERSATIONS,
     title="MOSS-Transcribe-Diarize",
     features=frozenset({"speakers", "prompt"}),
     tokenizers=_HF,

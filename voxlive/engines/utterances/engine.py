@@ -171,7 +171,8 @@ class UtteranceEngine:
 
         def attempt() -> None:
             try:
-                self._recogniser.recognise(np.zeros(SAMPLE_RATE, np.float32), how=DRAFT)
+                needed = self._info.languages[0] if self._info.language_required else None
+                self._recogniser.recognise(np.zeros(SAMPLE_RATE, np.float32), needed, how=DRAFT)
                 failure[0] = None
             except VoxliveError as error:
                 failure[0] = error.message

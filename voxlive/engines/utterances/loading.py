@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.engines.contract import EngineInfo
 from voxlive.engines.utterances.commitment import DEFAULT_RULE, RULES
 from voxlive.engines.utterances.engine import DRAFT, LAST, UtteranceEngine
 from voxlive.errors import EngineError, RequestRefused, UnsupportedOption
 from voxlive.processes.process import cores
 from voxlive.recognisers.contract import LoadingOptions
-from voxlive.recognisers.registry import load_recogniser
+from voxlive.recognisers.registry import library_of, load_recogniser
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
     from voxlive.engines.contract import EngineOptions
-    from voxlive.recognisers.contract import PassOptions, Recogniser
+    from voxlive.recognisers.contract import PassOptions, Recogniser, RecogniserInfo
     from voxlive.values import Samples
 
 SLOWEST_DRAFTS_S = 3.0
@@ -65,41 +64,41 @@ def load_engine(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
             f"{model.name} has its weights in the type that is fastest here: leave out quantize",
             "quantize",
         )
-    if model.capabilities.layout != CTRANSLATE2:
-        raise EngineError(
-            "not_live",
-            f"{model.name} is not in CTranslate2's layout, which live sessions need of a Whisper: "
-            "use whisper-tiny.en, whisper-base or another faster-whisper checkpoint",
-        )
-    threads = cores()
+    library = library_of(model)
+    family = model.family
+    if library is None or family is None:
+        message = f"{model.name} is no model that transcribes: `voxlive models health` has the why"
+        raise EngineError("not_live", message)
     device = options.device if options.device in ("cpu", "gpu") else None
-    loading = LoadingOptions(device, threads=1, parallel=threads)  # type: ignore[arg-type]
+    loading = LoadingOptions(device, threads=1, parallel=cores())  # type: ignore[arg-type]
     try:
-        recogniser = load_recogniser("faster_whisper", model, loading)
+        recogniser = load_recogniser(library, model, loading)
     except RequestRefused as error:
         raise EngineError(error.code, error.message) from error
+    found = recogniser.info
     if options.max_sessions:
         warm_up(recogniser)
-    sessions = options.max_sessions or measure(recogniser).sessions(threads)
-    found = recogniser.info
+    sessions = options.max_sessions or measure(recogniser).sessions(found.parallel)
     commit = options.commit or DEFAULT_RULE
     return UtteranceEngine(
         recogniser,
         EngineInfo(
-            engine="whisper",
+            engine=family.name,
             model=found.model,
             device=found.device,
             capacity=sessions,
             languages=found.languages,
-            note=_note(found.languages),
-            takes_language=True,
+            note=_note(found),
+            warning=found.warning,
+            takes_language=found.takes_language,
             vocabulary=options.vocabulary,
             commit_rules=tuple(RULES),
             default_commit=commit,
             no_translation=found.no_translation,
+            language_required=found.language_required,
         ),
         RULES[commit],
-        threads=threads,
+        threads=found.parallel,
     )
 
 
@@ -115,7 +114,8 @@ def measure(recogniser: Recogniser) -> PassCost:
 
 def warm_up(recogniser: Recogniser) -> None:
     """A draft over noise, which begins the model's lazy parts."""
-    recogniser.recognise(_noise(1.0), recogniser.info.languages[0], how=DRAFT)
+    language = next(iter(recogniser.info.languages), None)
+    recogniser.recognise(_noise(1.0), language, how=DRAFT)
 
 
 def _noise(length_s: float) -> Samples:
@@ -125,7 +125,7 @@ def _noise(length_s: float) -> Samples:
 
 def _seconds(recogniser: Recogniser, audio: Samples, how: PassOptions) -> float:
     """What a pass over speech takes: that of its first token, and as many as speech has."""
-    language = recogniser.info.languages[0]
+    language = next(iter(recogniser.info.languages), None)
     first_s, _ = _timed(recogniser, audio, language, replace(how, max_tokens=1))
     whole_s, tokens = _timed(recogniser, audio, language, how)
     per_token_s = max(whole_s - first_s, 0.0) / max(tokens - 1, 1)
@@ -133,16 +133,17 @@ def _seconds(recogniser: Recogniser, audio: Samples, how: PassOptions) -> float:
 
 
 def _timed(
-    recogniser: Recogniser, audio: Samples, language: str, how: PassOptions
+    recogniser: Recogniser, audio: Samples, language: str | None, how: PassOptions
 ) -> tuple[float, int]:
     # On a CPU what others do at the moment does not count.
     now = time.process_time if recogniser.info.device == "cpu" else time.perf_counter
     began = now()
     found = recogniser.recognise(audio, language, how=how)
-    return now() - began, found.tokens
+    return now() - began, found.tokens or 0
 
 
-def _note(languages: tuple[str, ...]) -> str | None:
-    if languages != ("en",):
-        return None
-    return "English only: voxlive serve --model whisper-base knows 99 languages"
+def _note(info: RecogniserInfo) -> str | None:
+    notes = [] if info.timed_words else ["word times are estimates"]
+    if info.languages == ("en",):
+        notes.insert(0, "English only: voxlive serve --model whisper-base knows 99 languages")
+    return "; ".join(notes) or None

@@ -30,6 +30,7 @@ from voxlive.engines.contract import (
 from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
 from voxlive.recognisers.contract import IMPROBABLE, NO_SPEECH, REPETITIVE, Recognition, Task
 from voxlive.recognisers.vocabulary import TermMatcher
+from voxlive.recognisers.windows import quietest
 from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
 
 MAX_WAITING = 120 * SAMPLE_RATE
@@ -42,8 +43,6 @@ VOTES_S = 10.0
 """Seconds of utterances, all shorter or doubtful, after which the most frequent one holds."""
 
 _MAJORITY = 0.5
-_QUIET = SAMPLE_RATE // 20
-"""Samples over which loudness is measured where an utterance is cut."""
 
 _LONGEST_LOOP = 12
 """Words of a repeated phrase."""
@@ -202,10 +201,7 @@ class UtteranceStream:
         """The quietest place between the shortest and the longest length."""
         start = round(self._plan.shortest_cut_s * SAMPLE_RATE)
         end = round(self._plan.longest_s * SAMPLE_RATE)
-        part = first.audio()[start:end]
-        frames = part[: len(part) // _QUIET * _QUIET].reshape(-1, _QUIET)
-        energy = np.convolve(np.square(frames).mean(axis=1), np.ones(3), "same")
-        return start + int(energy.argmin()) * _QUIET + _QUIET // 2
+        return quietest(first.audio(), start, end)
 
     def begin(self) -> DuePass | None:
         """The last pass that is due, else a draft of new audio; ``done`` must follow."""

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxlive.checkpoints.languages import NAMES, unknown_language_message
 from voxlive.errors import RequestRefused
-from voxlive.runners.assembly import Recognised
-from voxlive.runners.contract import Job
-from voxlive.runners.cutting import CutOptions
-from voxlive.runners.refusals import cannot_use
-from voxlive.values import CodedWarning
+from voxlive.recognisers.contract import WARMING, Recognition, Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +25,25 @@ Arguments = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What is asked of a model whatever the audio; a family uses what it has parameters for.
+
+    ``temperatures`` are tried in turn by a model that finds its text repetitive or improbable,
+    others take the first. ``margin_s`` and ``least_s`` are as in ``PassOptions``, for a model that
+    fills a window.
+    ``instruction`` replaces the one to transcribe, in a model that follows instructions.
+    """
+
+    task: Task = "transcribe"
+    prompt: str | None = None
+    temperatures: tuple[float, ...] = WARMING
+    words: bool = False
+    margin_s: float | None = None
+    least_s: float = 0.0
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FamilyRequest:
     """One call for one stretch: float32 mono [n] at the family's rate, ``seconds`` long.
 
@@ -36,7 +51,7 @@ class FamilyRequest:
     of this call, None for a model that writes none.
     """
 
-    job: Job
+    options: CallOptions
     samples: Samples
     seconds: float
     language: str | None
@@ -51,12 +66,14 @@ class Languages:
     ``names`` gives a loaded model's codes and what it calls them; without it every code is
     accepted, since the model detects the language. ``parameters`` of generate take the name.
     ``required``: it cannot detect it. ``detect_once``: what it detects first holds for the file.
+    ``likeliest`` gives codes of the languages of a call's audio with probabilities, descending.
     """
 
     names: Callable[[Model], Mapping[str, str]] | None = None
     parameters: tuple[str, ...] = ()
     required: bool = False
     detect_once: bool = False
+    likeliest: Callable[[Model, FamilyRequest], tuple[tuple[str, float], ...]] | None = None
 
     def accepts_language(self, model: Model) -> bool:
         """Whether naming a language has an effect, or there is only one to name."""
@@ -132,11 +149,13 @@ class FamilyAdapter:
     ``audio`` makes generate's first argument, ``call`` calls it. ``before_load`` and ``after_load``
     are called once each.
     ``words``: it can time its words. ``speakers``: it labels who speaks, within one stretch.
+    ``window_s`` is the most audio of one call, ``pause_s`` of silence always ends a stretch of a
+    file. ``warms``: generate tries several temperatures by itself.
     """
 
     model_type: str
-    cut: CutOptions
-    parse_output: Callable[[Output, FamilyRequest], Recognised]
+    window_s: float
+    parse_output: Callable[[Output, FamilyRequest], Recognition]
     languages: Languages = Languages()
     tokens: Tokens | None = None
     prompt: str | None = None
@@ -151,37 +170,22 @@ class FamilyAdapter:
     after_load: Callable[[Model, Path], None] = _after_load
     words: bool = False
     speakers: bool = False
+    pause_s: float = 2.0
+    warms: bool = False
 
     def arguments(self, request: FamilyRequest) -> Arguments:
         """The keyword arguments of generate."""
         given: Arguments = dict(self.fixed)
         if request.language_name is not None:
             given |= dict.fromkeys(self.languages.parameters, request.language_name)
-        if self.prompt and request.job.prompt:
-            given[self.prompt] = request.job.prompt
+        options = request.options
+        if self.prompt and options.prompt:
+            given[self.prompt] = options.prompt
         if self.temperature:
-            given[self.temperature] = request.job.temperature
+            given[self.temperature] = options.temperatures[0]
         if self.tokens and request.max_tokens is not None:
             given[self.tokens.parameter] = request.max_tokens
         return self.adapt(given, request)
-
-
-def check_job(family: FamilyAdapter, model: Model, job: Job) -> tuple[CodedWarning, ...]:
-    """Warnings for options that this loaded model ignores; raises RequestRefused for others."""
-    if job.task == "translate" and (why := family.translation_refusal(model)):
-        raise RequestRefused("unsupported_task", why, "task")
-    language_name(family, model, job.language)
-    unused = []
-    if job.prompt and not family.prompt:
-        unused.append(cannot_use("prompt", "this model takes no prompt"))
-    if job.temperature and not family.temperature:
-        unused.append(cannot_use("temperature", "this model does not sample"))
-    if job.max_tokens is not None and not family.tokens:
-        unused.append(cannot_use("max_tokens", "this model writes no tokens that could be counted"))
-    if job.language and not family.languages.accepts_language(model):
-        why = "this model finds out by itself which language is spoken"
-        unused.append(cannot_use("language", why))
-    return tuple(unused)
 
 
 def language_name(family: FamilyAdapter, model: Model, language: str | None) -> str | None:

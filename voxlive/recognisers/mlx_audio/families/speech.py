@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from voxlive.checkpoints.languages import by_code
-from voxlive.runners.assembly import Recognised
-from voxlive.runners.cutting import CutOptions
-from voxlive.runners.mlx_audio import outputs
-from voxlive.runners.mlx_audio.family import (
+from voxlive.recognisers.contract import Recognition
+from voxlive.recognisers.mlx_audio import outputs
+from voxlive.recognisers.mlx_audio.family import (
     Arguments,
     FamilyAdapter,
     FamilyRequest,
@@ -30,7 +29,7 @@ from voxlive.runners.mlx_audio.family import (
 )
 from voxlive.values import Segment, Word
 
-_CTC_WINDOW = CutOptions(longest_s=30)
+_CTC_WINDOW = 30.0
 
 
 def only(*codes: str, parameter: str | None = None) -> Languages:
@@ -55,7 +54,8 @@ SENSEVOICE = FamilyAdapter(
 FIRERED = FamilyAdapter("fireredasr2", _CTC_WINDOW, outputs.whole, languages=only("en", "zh"))
 
 
-_HALF_HOUR = CutOptions(longest_s=1800, pause_s=60)
+_HALF_HOUR = 1800.0
+_LONG_PAUSE = 60.0
 _WRITTEN = Tokens(most=32_768)
 
 
@@ -78,6 +78,7 @@ VIBEVOICE = FamilyAdapter(
     fixed={"sampling_rate": 24_000},
     rate=24_000,
     speakers=True,
+    pause_s=_LONG_PAUSE,
 )
 MOSS_TRANSCRIBE = FamilyAdapter(
     "moss_transcribe_diarize",
@@ -88,6 +89,7 @@ MOSS_TRANSCRIBE = FamilyAdapter(
     temperature="temperature",
     adapt=_after_instruction,
     speakers=True,
+    pause_s=_LONG_PAUSE,
 )
 
 
@@ -101,7 +103,7 @@ def _adapt(arguments: Arguments, request: FamilyRequest) -> Arguments:
     """``language`` is the one to translate into; the prompt is a list of words to expect."""
     if prompt := arguments.get("hotwords"):
         arguments["hotwords"] = [prompt]
-    if request.job.task == "translate":
+    if request.options.task == "translate":
         arguments.pop("source_language", None)
         arguments["language"] = "en"
     return arguments
@@ -109,7 +111,7 @@ def _adapt(arguments: Arguments, request: FamilyRequest) -> Arguments:
 
 def _adapt_plus(arguments: Arguments, request: FamilyRequest) -> Arguments:
     """Its mode with word times takes no other option."""
-    if request.job.words and request.job.task == "transcribe":
+    if request.options.words and request.options.task == "transcribe":
         kept = ("max_tokens", "temperature")
         return {name: arguments[name] for name in kept} | {"word_timestamps": True}
     return _adapt(arguments, request)
@@ -125,12 +127,12 @@ def _call(model: Model, audio: Any, arguments: Arguments) -> Output:
         return model.generate(audio, **arguments | {"word_timestamps": False})
 
 
-def _timed(output: Output, request: FamilyRequest) -> Recognised:
+def _timed(output: Output, request: FamilyRequest) -> Recognition:
     """Its words with times, where it was asked for them."""
-    recognised = outputs.whole(output, request)
+    found = outputs.whole(output, request)
     words = [word for segment in output.segments or () for word in segment["words"]]
     if not words:
-        return recognised
+        return found
     timed = tuple(
         Word(
             f" {word['word']}",
@@ -140,12 +142,12 @@ def _timed(output: Output, request: FamilyRequest) -> Recognised:
         for word in words
     )
     text = "".join(word.text for word in timed)
-    return replace(recognised, segments=(Segment(0, text, timed[0].start, timed[-1].end, timed),))
+    return replace(found, segments=(Segment(0, text, timed[0].start, timed[-1].end, timed),))
 
 
 GRANITE = FamilyAdapter(
     "granite_speech",
-    CutOptions(longest_s=30),
+    30.0,
     outputs.whole,
     languages=Languages(_languages, ("source_language",)),
     tokens=Tokens(most=4096),
@@ -165,7 +167,7 @@ GRANITE_PLUS = replace(
 
 
 # Full attention over a stretch: its cost grows with the square of this.
-_MINUTES = CutOptions(longest_s=120)
+_MINUTES = 120.0
 
 
 def _prompts(model: Model) -> Mapping[str, str]:
@@ -179,7 +181,7 @@ def _canary_languages(model: Model) -> Mapping[str, str]:
 
 
 def _into_english(arguments: Arguments, request: FamilyRequest) -> Arguments:
-    return arguments | {"target_lang": "en"} if request.job.task == "translate" else arguments
+    return arguments | {"target_lang": "en"} if request.options.task == "translate" else arguments
 
 
 PARAKEET = FamilyAdapter("parakeet", _MINUTES, outputs.aligned, words=True)
@@ -193,7 +195,7 @@ NEMOTRON = FamilyAdapter(
 )
 CANARY = FamilyAdapter(
     "canary",
-    CutOptions(longest_s=30),
+    30.0,
     outputs.whole,
     languages=Languages(_canary_languages, ("source_lang", "target_lang"), required=True),
     tokens=Tokens(most=1000),  # of the 1024 places of its decoder
@@ -224,7 +226,7 @@ def _extract_language(text: str) -> tuple[str | None, str]:
 
 QWEN3_ASR = FamilyAdapter(
     "qwen3_asr",
-    CutOptions(longest_s=120),
+    120.0,
     outputs.whole,
     languages=Languages(_names, ("language",)),
     tokens=Tokens(),
@@ -234,7 +236,7 @@ QWEN3_ASR = FamilyAdapter(
 )
 
 
-_WINDOW = CutOptions(longest_s=30)
+_WINDOW = 30.0
 
 
 def _cohere(model: Model) -> Mapping[str, str]:

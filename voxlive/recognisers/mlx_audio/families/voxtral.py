@@ -17,9 +17,8 @@ import numpy as np
 
 from voxlive.checkpoints.families.voxtral import VOXTRAL as VOXTRAL_FAMILY
 from voxlive.checkpoints.languages import by_code
-from voxlive.runners.cutting import CutOptions
-from voxlive.runners.mlx_audio import outputs
-from voxlive.runners.mlx_audio.family import (
+from voxlive.recognisers.mlx_audio import outputs
+from voxlive.recognisers.mlx_audio.family import (
     Arguments,
     FamilyAdapter,
     FamilyRequest,
@@ -139,7 +138,7 @@ def _adapt(arguments: Arguments, _request: FamilyRequest) -> Arguments:
 
 VOXTRAL = FamilyAdapter(
     "voxtral",
-    CutOptions(longest_s=_WINDOW_S),
+    _WINDOW_S,
     outputs.whole,
     languages=Languages(_language_names, ("language",)),
     tokens=Tokens(),

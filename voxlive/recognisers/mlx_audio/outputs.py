@@ -12,26 +12,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from voxlive.checkpoints.languages import code_of
-from voxlive.runners.assembly import Recognised
-from voxlive.values import Segment, Word, samples
+from voxlive.recognisers.contract import Recognition
+from voxlive.values import Segment, Word, samples, split_words
 
 if TYPE_CHECKING:
-    from voxlive.runners.mlx_audio.family import FamilyRequest, Output
+    from voxlive.recognisers.mlx_audio.family import FamilyRequest, Output
 
 _DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
 
 
-def whole(output: Output, request: FamilyRequest) -> Recognised:
+def whole(output: Output, request: FamilyRequest) -> Recognition:
     """Text without times of its own: they are the stretch's bounds, which are true.
 
     Some families give 0.0 or the time that the work took as the times of segments.
     """
-    return _recognised(
+    return _recognition(
         [Segment(0, output.text.strip(), 0, samples(request.seconds))], output, request
     )
 
 
-def aligned(output: Output, request: FamilyRequest) -> Recognised:
+def aligned(output: Output, request: FamilyRequest) -> Recognition:
     """NeMo's sentences of timed tokens: a segment each, the tokens gathered into words."""
     segments = []
     for sentence in output.sentences:
@@ -39,10 +39,10 @@ def aligned(output: Output, request: FamilyRequest) -> Recognised:
         if words:
             text = "".join(word.text for word in words)
             segments.append(Segment(0, text, words[0].start, words[-1].end, words))
-    return Recognised(tuple(segments))
+    return Recognition(tuple(segments))
 
 
-def whisper(output: Output, request: FamilyRequest) -> Recognised:
+def whisper(output: Output, request: FamilyRequest) -> Recognition:
     """Whisper's segments with their figures under OpenAI's names, and words if asked for."""
     segments = []
     written = 0
@@ -53,33 +53,68 @@ def whisper(output: Output, request: FamilyRequest) -> Recognised:
         cut_short |= request.max_tokens is not None and len(tokens) >= request.max_tokens
         if segment["text"].strip():
             segments.append(_whisper_segment(segment, request))
-    return Recognised(tuple(segments), _first_code(output.language), None, written, cut_short)
+    no_speech, logprobs, compression, temperature = (
+        [x for segment in output.segments if (x := _finite(segment.get(name))) is not None]
+        for name in ("no_speech_prob", "avg_logprob", "compression_ratio", "temperature")
+    )
+    return Recognition(
+        tuple(segments),
+        _first_code(output.language),
+        no_speech=max(no_speech, default=None),
+        mean_logprob=min(logprobs, default=None),
+        compression=max(compression, default=None),
+        temperature=max(temperature, default=None),
+        tokens=written,
+        cut_short=cut_short,
+    )
 
 
-def diarised(output: Output, request: FamilyRequest) -> Recognised:
+def diarised(output: Output, request: FamilyRequest) -> Recognition:
     """Segments with times and the label of the one who speaks.
 
     Text that should be JSON and is not was broken off, or is no transcript at all.
     """
     known = [segment for segment in output.segments or () if "start" in segment]
     if not known:
-        recognised = whole(output, request)
+        found = whole(output, request)
         broken = output.text.lstrip()[:1] in ("[", "{") and not _is_json(output.text)
-        return replace(recognised, segments=(), cut_short=True) if broken else recognised
-    return _recognised([_diarised_segment(segment, request) for segment in known], output, request)
+        return replace(found, segments=(), cut_short=True) if broken else found
+    return _recognition([_diarised_segment(segment, request) for segment in known], output, request)
 
 
-def _recognised(found: Iterable[Segment], output: Output, request: FamilyRequest) -> Recognised:
+def spread_words(segment: Segment, length: int) -> Segment:
+    """The segment, part of ``length`` samples of audio, with words that have no times of their own.
+
+    Their times are shares of the segment's by their characters: right in order and about right in
+    place, for what needs some order in time. Probabilities stay unknown.
+    """
+    start = 0 if segment.start is None else segment.start
+    end = max(start, length if segment.end is None else segment.end)
+    text = segment.text.strip()
+    if len(split_words(text[:2])) < 2:
+        text = f" {text}"  # a script with spaces, or a single character
+    pieces = split_words(text)
+    total = sum(map(len, pieces))
+    words, before = [], 0
+    for piece in pieces:
+        after = before + len(piece)
+        begin, stop = (start + (end - start) * at // total for at in (before, after))
+        words.append(Word(piece, begin, stop))
+        before = after
+    return replace(segment, text=text, start=start, end=end, words=tuple(words))
+
+
+def _recognition(found: Iterable[Segment], output: Output, request: FamilyRequest) -> Recognition:
     segments = tuple(segment for segment in found if segment.text.strip())
     language = _first_code(getattr(output, "language", None))
     if request.max_tokens is None:
-        return Recognised(segments, language)
+        return Recognition(segments, language)
     written = output.generation_tokens
-    return Recognised(
+    return Recognition(
         segments,
         language,
-        output.prompt_tokens,
-        written,
+        prompt_tokens=output.prompt_tokens,
+        tokens=written,
         cut_short=written >= request.max_tokens,
     )
 
@@ -115,7 +150,7 @@ def _whisper_segment(segment: Mapping[str, Any], request: FamilyRequest) -> Segm
         segment["text"],
         within(segment["start"], request),
         within(segment["end"], request),
-        words if request.job.words else None,
+        words if request.options.words else None,
         details=tuple((name, value) for name, value in details if _is_figure(value)),
     )
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from voxlive.runners.mlx_audio.families import speech, voxtral, whisper
+from voxlive.errors import RequestRefused
+from voxlive.recognisers.mlx_audio.families import speech, voxtral, whisper
+
+if TYPE_CHECKING:
+    from voxlive.recognisers.mlx_audio.family import FamilyAdapter
 
 FAMILIES = {
     "canary": speech.CANARY,
@@ -43,3 +48,14 @@ NOT_FOR_FILES = {
     "wav2vec": "it has no head that writes text: use a wav2vec2 with a CTC head",
 }
 """Families that mlx-audio loads and that transcribe nothing, with the reason."""
+
+
+def find_family(model: str, name: str) -> FamilyAdapter:
+    """The description of a model's family; RequestRefused for one that transcribes nothing."""
+    if why := NOT_FOR_FILES.get(name):
+        raise RequestRefused("unsupported_model", f"{model}: {why}", "model")
+    if family := FAMILIES.get(name):
+        return family
+    known = ", ".join(sorted(FAMILIES))
+    message = f"{model} is a {name!r}, and mlx-audio runs no such files: use {known}"
+    raise RequestRefused("unsupported_model", message, "model")

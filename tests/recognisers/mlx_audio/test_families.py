@@ -9,9 +9,10 @@ import pytest
 
 from voxlive.checkpoints.families import FAMILIES as PROBED
 from voxlive.errors import RequestRefused
+from voxlive.recognisers.mlx_audio.families import FAMILIES, NOT_FOR_FILES
+from voxlive.recognisers.mlx_audio.family import CallOptions, FamilyRequest
 from voxlive.runners.contract import Job
-from voxlive.runners.mlx_audio.families import FAMILIES, NOT_FOR_FILES
-from voxlive.runners.mlx_audio.family import FamilyRequest, check_job
+from voxlive.runners.mlx_audio import check_job
 
 # Where ``Model`` hands ``generate`` on to another class.
 _GENERATES = {
@@ -25,12 +26,12 @@ _ELSEWHERE = {"whisper": {"sample_len"}}
 anywhere = pytest.mark.parametrize("name", FAMILIES)
 
 
-def request_for(family, **options):
-    job = Job(None, **options)
+def request_for(family, language=None, temperature=0.0, **options):
+    if temperature:
+        options["temperatures"] = (temperature,)
     samples = np.zeros(16_000, np.float32)
-    return FamilyRequest(
-        job, samples, 1.0, job.language, job.language, 100 if family.tokens else None
-    )
+    asked = CallOptions(**options)
+    return FamilyRequest(asked, samples, 1.0, language, language, 100 if family.tokens else None)
 
 
 def generate_of(family):

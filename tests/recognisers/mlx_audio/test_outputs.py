@@ -14,16 +14,15 @@ from mlx_audio.stt.models.nemo.alignment import (
 from mlx_audio.stt.models.vibevoice_asr import Model as VibeVoice
 from support.timed import timed_segment, timed_word
 
-from voxlive.runners.contract import Job
-from voxlive.runners.mlx_audio import outputs
-from voxlive.runners.mlx_audio.families import FAMILIES
-from voxlive.runners.mlx_audio.family import FamilyRequest
+from voxlive.recognisers.mlx_audio import outputs
+from voxlive.recognisers.mlx_audio.families import FAMILIES
+from voxlive.recognisers.mlx_audio.family import CallOptions, FamilyRequest
 from voxlive.values import samples
 
 
 def request_for(seconds=10.0, max_tokens=100, **options):
     return FamilyRequest(
-        Job(None, **options), np.zeros(1, np.float32), seconds, None, None, max_tokens
+        CallOptions(**options), np.zeros(1, np.float32), seconds, None, None, max_tokens
     )
 
 
@@ -60,7 +59,7 @@ def test_a_text_at_its_limit_is_cut_short():
     at, below = (STTOutput("a", generation_tokens=n, prompt_tokens=3) for n in (100, 99))
     assert outputs.whole(at, request_for()).cut_short
     recognised = outputs.whole(below, request_for())
-    assert (recognised.cut_short, recognised.prompt_tokens, recognised.completion_tokens) == (
+    assert (recognised.cut_short, recognised.prompt_tokens, recognised.tokens) == (
         False,
         3,
         99,
@@ -69,7 +68,7 @@ def test_a_text_at_its_limit_is_cut_short():
 
 def test_models_without_tokens_count_none():
     recognised = outputs.whole(STTOutput("a"), request_for(max_tokens=None))
-    assert (recognised.prompt_tokens, recognised.completion_tokens, recognised.cut_short) == (
+    assert (recognised.prompt_tokens, recognised.tokens, recognised.cut_short) == (
         None,
         None,
         False,
@@ -166,5 +165,5 @@ def test_whisper_drops_figures_that_are_not_finite():
     recognised = outputs.whisper(STTOutput(" Hi.", [segment], "en"), request_for())
     assert recognised.segments[0].end == samples(10.0)
     assert "avg_logprob" not in dict(recognised.segments[0].details)
-    assert (recognised.completion_tokens, recognised.cut_short) == (2, False)
+    assert (recognised.tokens, recognised.cut_short) == (2, False)
     assert outputs.whisper(STTOutput(" Hi.", [segment], "en"), request_for(max_tokens=2)).cut_short
