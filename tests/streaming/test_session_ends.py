@@ -157,6 +157,7 @@ async def events_of(service: Service, audio: Samples, end: End) -> list[Event]:
         events.append(event)
         if isinstance(event, UtteranceEnded) and event.upto >= len(audio):
             talk.ended.set()
+    talk.ended.set()  # a session that failed has no more utterances
     await speaking
     return events
 
