@@ -37,7 +37,7 @@ docs: .venv/.installed-docs
 # Errors on recordings of people: make speech SPEECH=DIR; DIR has references.json and NAME.flac.
 speech: .venv/.installed-test
 	@$(RUN) voxlive models fetch whisper-tiny.en whisper-base
-	@.venv/bin/python benchmarks/speech.py "$(SPEECH)" $(ARGS)
+	@PYTHONPATH=tests .venv/bin/python benchmarks/speech.py "$(SPEECH)" $(ARGS)
 
 clean:
 	rm -rf .venv build dist tests/web/clients/js/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

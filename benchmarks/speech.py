@@ -7,6 +7,9 @@ it is and in versions made here: noise at 20 and 10 dB, speeds 0.9 and 1.1, 20 d
 copies joined with a pause of 3 s. Errors are words (characters in Chinese) substituted, left out or
 put in; both ways go over the same audio, and the interval of their difference is a bootstrap over
 the clips, of which every version stays together.
+
+``--mlx`` has voxlive's files go through mlx-audio, with the same weights in its layout: for a GPU,
+or for patience (``--clean``), since a CPU needs some 15 s for a window of tiny.en.
 """
 
 from __future__ import annotations
@@ -26,9 +29,12 @@ import jiwer
 import numpy as np
 import soxr
 from faster_whisper import WhisperModel
+from support.mlx_whisper import write_mlx_whisper
 
+from voxlive.checkpoints.local_model import read_model
 from voxlive.checkpoints.resolve import resolve
 from voxlive.runners.contract import Job, RunnerSpec
+from voxlive.runners.mlx_audio import load as load_mlx
 from voxlive.runners.recogniser import load
 from voxlive.streaming.ingest.media import read_file
 from voxlive.values import SAMPLE_RATE, Samples
@@ -127,9 +133,14 @@ def whole_file(name: str) -> Transcribe:
     return transcribe
 
 
-def product(name: str) -> Transcribe:
-    """A file as ``voxlive transcribe`` has it, in this process."""
-    runner = load(RunnerSpec(name, "faster_whisper", "whisper", resolve(name), device="cpu"))
+def product(name: str, mlx: Path | None) -> Transcribe:
+    """A file as ``voxlive transcribe`` has it, in this process; through MLX by a folder for it."""
+    local = resolve(name)
+    if mlx is None:
+        runner = load(RunnerSpec(name, "faster_whisper", "whisper", local, device="cpu"))
+    else:
+        local = read_model(write_mlx_whisper(mlx, local.folder))
+        runner = load_mlx(RunnerSpec(name, "mlx_audio", "whisper", local))
 
     def transcribe(path: Path, _samples: Samples, language: str) -> str:
         job = Job(path, language=language)
@@ -146,15 +157,16 @@ def write(path: Path, samples: Samples) -> None:
         file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
 
 
-def measure(folder: Path, name: str, languages: set[str], only_clean: bool) -> None:
+def measure(folder: Path, name: str, languages: set[str], *, only_clean: bool, mlx: bool) -> None:
     """Both ways over every version of every clip; prints a table."""
     references = json.loads((folder / "references.json").read_text())
     clips = [clip for clip, one in references.items() if one["lang"] in languages]
-    ways = {"whole file": whole_file(name), "voxlive": product(name)}
-    tallies = {way: Tally() for way in ways}
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "clip.wav"
+        ours = product(name, Path(scratch) / "mlx" if mlx else None)
+        ways = {"whole file": whole_file(name), "voxlive": ours}
+        tallies = {way: Tally() for way in ways}
         for clip in clips:
             original = np.concatenate(list(read_file(folder / f"{clip}.flac")))
             language = references[clip]["lang"]
@@ -191,11 +203,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", action="append", help="default: tiny.en, and base")
     parser.add_argument("--clean", action="store_true", help="the clips as they are, alone")
+    parser.add_argument("--mlx", action="store_true", help="voxlive's files through mlx-audio")
     options = parser.parse_args()
     for name in options.model or ("whisper-tiny.en", "whisper-base"):
         english = resolve(name).capabilities.languages == ("en",)
         languages = {"en"} if english else {"en", "de", "fr", "zh"}
-        measure(options.folder, name, languages, options.clean)
+        measure(options.folder, name, languages, only_clean=options.clean, mlx=options.mlx)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Parakeet, Qwen3-ASR and Voxtral of some 100 KB in the layouts of real ones.
+"""Parakeet, Qwen3-ASR, Voxtral, MMS, Moonshine and SenseVoice, small, in real ones' layouts.
 
-Parakeet's weights are random. The other two say ``SAID`` whatever they hear: each token of the text
-has a direction of its own, and one matrix turns a token's direction into the next one's.
+Qwen3-ASR and Voxtral say ``SAID`` whatever they hear: each token of the text has a direction of its
+own, and one matrix turns a token's direction into the next one's. The others' weights are random.
 """
 
 import base64
@@ -178,6 +178,88 @@ def write_voxtral(folder: Path) -> Path:
     for part in ("self_attn.o_proj", "mlp.down_proj"):
         weights[f"language_model.model.layers.0.{part}.weight"] *= 0
     _write_features(folder)
+    return _write(folder, config, weights)
+
+
+def write_mms(folder: Path) -> Path:
+    """A wav2vec2 with a head for characters, which are read off its frames."""
+    from mlx_audio.stt.models.mms import Model
+    from mlx_audio.stt.models.wav2vec.wav2vec import ModelConfig
+
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefgh"]
+    config = {
+        "model_type": "wav2vec2",
+        "architectures": ["Wav2Vec2ForCTC"],
+        "vocab_size": len(vocabulary),
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": WIDTH,
+        "conv_dim": [8] * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    }
+    mx.random.seed(_SEED)
+    weights = dict(tree_flatten(Model(ModelConfig.from_dict(config)).parameters()))
+    turned = (".conv.weight", ".conv.weight_v", ".conv.weight_g")
+    weights = {
+        name: mx.contiguous(value.swapaxes(1, 2)) if name.endswith(turned) else value
+        for name, value in weights.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = {token: at for at, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    return _write(folder, config, weights)
+
+
+def write_moonshine(folder: Path) -> Path:
+    """With a decoder that writes token by token, from a waveform that is not padded."""
+    from mlx_audio.stt.models.moonshine import Model, ModelConfig
+
+    tokenizer = _write_qwen_tokenizer(folder)
+    config = {
+        "model_type": "moonshine",
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "encoder_num_hidden_layers": 1,
+        "decoder_num_hidden_layers": 1,
+        "encoder_num_attention_heads": 2,
+        "decoder_num_attention_heads": 2,
+    }
+    mx.random.seed(_SEED)
+    weights = dict(tree_flatten(Model(ModelConfig.from_dict(config)).parameters()))
+    weights = {
+        name: mx.contiguous(value.transpose(0, 2, 1)) if value.ndim == 3 else value
+        for name, value in weights.items()
+    }
+    return _write(folder, config, weights)
+
+
+def write_sensevoice(folder: Path) -> Path:
+    """With its own list of tokens; language, emotion and event come before the text."""
+    from mlx_audio.stt.models.sensevoice.sensevoice import ModelConfig, SenseVoiceSmall
+
+    tokens = ["<unk>", "<s>", "</s>", *["▁a", "▁b", "c", "d", "e"]]
+    config = {
+        "model_type": "sensevoice",
+        "vocab_size": len(tokens),
+        "encoder_conf": {
+            "output_size": WIDTH,
+            "attention_heads": 2,
+            "linear_units": WIDTH,
+            "num_blocks": 1,
+            "tp_blocks": 1,
+        },
+    }
+    mx.random.seed(_SEED)
+    model = SenseVoiceSmall(ModelConfig.from_dict(dict(config)))
+    weights = {
+        name: mx.contiguous(value.transpose(0, 2, 1)) if "fsmn_block" in name else value
+        for name, value in tree_flatten(model.parameters())
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokens.json").write_text(json.dumps(tokens))
     return _write(folder, config, weights)
 
 

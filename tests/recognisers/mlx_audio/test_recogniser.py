@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from support.clips import clip
 from support.scoring import word_errors
-from support.tiny_speech import SAID, write_parakeet, write_qwen3, write_voxtral
+from support.tiny_speech import (
+    SAID,
+    write_mms,
+    write_moonshine,
+    write_parakeet,
+    write_qwen3,
+    write_sensevoice,
+    write_voxtral,
+)
 from support.tiny_whisper import write_whisper
 
 from voxlive.checkpoints.local_model import read_model
@@ -23,6 +31,9 @@ WRITERS = {
     "parakeet": write_parakeet,
     "qwen3_asr": write_qwen3,
     "voxtral": write_voxtral,
+    "mms": write_mms,
+    "moonshine": write_moonshine,
+    "sensevoice": write_sensevoice,
 }
 
 
