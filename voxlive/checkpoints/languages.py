@@ -14,7 +14,7 @@ from types import MappingProxyType
 from voxlive.errors import CodedError
 
 # A line per language: its code; ISO 639-2 (T, then B), members of macrolanguages that models name,
-# withdrawn codes; then English names, of which the first is used where a model is told by name.
+# withdrawn codes; then English names, of which the first is used where a model takes a name.
 _TABLE = """
 aa aar: afar
 ab abk: abkhazian

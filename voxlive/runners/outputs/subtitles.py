@@ -1,6 +1,6 @@
 """Words to subtitle cues that can be read, and cues to SRT and WebVTT. Pure.
 
-Unless told otherwise a cue has at most two lines of 42 characters, of which wide ones count twice.
+Unless set otherwise a cue has at most two lines of 42 characters, of which wide ones count twice.
 It stays for 1 to 7 s, long enough to be read at 20 characters a second where the next one leaves
 time for that, and is gone 80 ms before the next: the usual limits of subtitling (BBC Subtitle
 Guidelines; Netflix Timed Text Style Guide). Cues break where a sentence, a clause or a breath ends,
