@@ -54,6 +54,7 @@ def gated(detector: VoiceDetector, audio: Samples) -> list[tuple[int, list[Actio
     decisions = []
     for end in range(_CHUNK, len(audio) + 1, _CHUNK):
         probabilities = lane.push_blocking(audio[end - _CHUNK : end])
+        lane.audio.drop(end)
         decisions.append((end, gate.process(probabilities, end)))
     total = len(audio) // _CHUNK * _CHUNK
     decisions.append((total, gate.finish(total)))

@@ -28,7 +28,7 @@ from voxlive.engines.utterances.utterance import (
     without_loops,
 )
 from voxlive.recognisers.contract import PassOptions, Recognition
-from voxlive.values import SAMPLE_RATE, Word
+from voxlive.values import SAMPLE_RATE, Segment, Word
 
 DRAFT, LAST = PassOptions(margin_s=1.0), PassOptions()
 NOW = CommitRule(2, 0)
@@ -41,6 +41,7 @@ class Talk:
         self.stream = UtteranceStream(rule, plan or PassPlan(), StreamOptions(**more))
         self.recogniser = ScriptedRecogniser(script)
         self.messages: list[Message] = []
+        self.due: DuePass | None = None
         self.at = 0
 
     def feed(self, *words: int, gap: int = 0) -> None:
@@ -53,11 +54,20 @@ class Talk:
         """Whether one was due; a draft is after 0.7 s of new audio."""
         if not (self.stream.urgent or self.stream.draftable(0.7)):
             return False
-        due = self.stream.begin()
-        assert due is not None
-        how = LAST if due.final else DRAFT
-        self.messages += self.stream.done(self.recogniser.recognise(due.audio, how=how))
+        self.begin()
+        self.finish()
         return True
+
+    def begin(self) -> None:
+        """Begin a pass, if there is one to make; what else comes until its end finds it late."""
+        self.due = self.due or self.stream.begin()
+
+    def finish(self) -> None:
+        """End the pass that is under way, if one is."""
+        due, self.due = self.due, None
+        if due:
+            how = LAST if due.final else DRAFT
+            self.messages += self.stream.done(self.recogniser.recognise(due.audio, how=how))
 
     def passes(self) -> None:
         while self.one_pass():
@@ -219,6 +229,8 @@ _STEPS = st.lists(
         st.tuples(st.just("gap"), st.integers(1, 6)),
         st.just(("mark", 0)),
         st.just(("pass", 0)),
+        st.just(("begin", 0)),
+        st.just(("finish", 0)),
     ),
     max_size=60,
 )
@@ -247,9 +259,14 @@ def test_every_word_comes_once_in_order_before_its_mark(steps, script, rule):
                 talk.mark(marker)
             case "pass":
                 talk.one_pass()
+            case "begin":
+                talk.begin()
+            case "finish":
+                talk.finish()
     marker += 1
     due[marker] = number
     talk.mark(marker)
+    talk.finish()
     talk.passes()
     assert talk.reached == list(range(1, marker + 1))
     said: list[int] = []
@@ -263,6 +280,84 @@ def test_every_word_comes_once_in_order_before_its_mark(steps, script, rule):
     assert all(word.end <= talk.at for word in talk.words)
     progress = [m.upto for m in talk.messages if isinstance(m, Progressed)]
     assert progress == sorted(progress)
+
+
+@given(_STEPS, st.randoms(use_true_random=False), st.sampled_from([NOW, CommitRule(3, 0.5)]))
+def test_whatever_a_recogniser_finds_times_are_in_order_and_marks_behind_words(steps, random, rule):
+    """Passes find other words each time, more or fewer, in any order, behind the audio's end."""
+
+    def anything(words, _number, _how):
+        found = [w for w in words * 2 if random.random() < 0.6]
+        random.shuffle(found)
+        by = random.randrange(-WORD, WORD)
+        change = [random.choice((w.text, " other", " .", "")) for w in found]
+        return [
+            Word(text, max(0, w.start + by), max(0, w.end + by))
+            for text, w in zip(change, found, strict=True)
+        ]
+
+    talk = Talk(rule, PassPlan(longest_s=6, shortest_cut_s=3), anything)
+    ends: dict[int, int] = {}
+    for kind, count in steps:
+        match kind:
+            case "feed":
+                talk.feed(*range(1, count + 1))
+            case "gap":
+                talk.at += count * WORD
+            case "mark":
+                ends[len(ends) + 1] = talk.at
+                talk.mark(len(ends))
+            case "pass":
+                talk.one_pass()
+            case "begin":
+                talk.begin()
+            case "finish":
+                talk.finish()
+    talk.mark(len(ends) + 1)
+    talk.finish()
+    talk.passes()
+    assert talk.reached == list(range(1, len(ends) + 2))
+    assert all(word.start <= word.end for word in talk.words)
+    assert all(one.end <= two.start for one, two in pairwise(talk.words))
+    before: list[Word] = []
+    for message in talk.messages:
+        if isinstance(message, Committed):
+            before += message.words
+        elif isinstance(message, Reached):
+            end = ends.get(message.marker, talk.at)
+            assert all(word.end <= end for word in before)
+
+
+def recognition(
+    text: str, no_speech: float, logprob: float, p: float, tokens: int = 5
+) -> Recognition:
+    words = tuple(Word(f" {word}", i, i + 1, p) for i, word in enumerate(text.split()))
+    segment = Segment(0, text, 0, len(words), words)
+    return Recognition((segment,), None, None, no_speech, logprob, 1.0, 0.0, tokens)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (recognition("you", 0.99, -0.6, 0.36), 0),  # digital silence, tiny.en
+        (recognition("I'm going to do", 0.84, -0.92, 0.24), 0),  # white noise, base
+        (recognition("Thanks for watching", 0.38, -1.21, 0.51), 0),  # music, base
+        (recognition("The truth has been", 0.31, -0.96, 0.4, tokens=61), 0),  # eight voices
+        (recognition(". ... -", 0.3, -0.3, 0.9), 0),
+        (recognition("The place has been", 0.37, -0.79, 0.73), 4),  # speech in noise
+        (recognition("It's green", 0.16, -0.92, 0.45), 2),
+        (recognition("We are here", 0.9, -0.3, 0.9), 3),  # behind a long silence
+        (recognition("50 %", 0.1, -0.3, 0.9), 2),
+    ],
+)
+def test_words_that_a_model_writes_where_nobody_speaks_are_left_out(found, kept):
+    talk = Talk()
+    talk.feed(1, 2, 3)
+    talk.mark(1)
+    talk.begin()
+    talk.messages += talk.stream.done(found)
+    assert len(talk.words) == kept
+    assert talk.reached == [1]
 
 
 def language_of(passes: list[tuple[float, bool, str, float | None]]) -> list[LanguageFound]:

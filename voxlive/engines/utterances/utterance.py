@@ -5,13 +5,15 @@ passes over all of it give drafts, from which words are committed (``commitment`
 a last pass over all of it, with the model's whole window, gives the words that are left. One that
 grows beyond ``longest_s`` is cut where it is quietest, and goes on.
 
-A pass that repeats itself or finds words where nobody speaks counts as none while the utterance
-grows; in the last pass the recogniser has tried again by then, and what is still repeated is said
-once. Pure: passes are made by the engine, times are samples.
+A pass that repeats itself, is improbable or finds words where nobody speaks counts as none while
+the utterance grows; in the last pass the recogniser has tried again by then, what is still repeated
+is committed once, and what is still a guess is not. Pure: passes are made by the engine, times are
+samples.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +48,15 @@ _MAJORITY = 0.5
 
 _LONGEST_LOOP = 12
 """Words of a repeated phrase."""
+
+_NOBODY_SPEAKS, _UNLIKELY = 0.8, 0.6
+"""Whisper gives speech, in noise and quiet too, a probability of no speech below 0.4, and sounds
+that are none above 0.85; the words that it writes for those are less likely than this."""
+
+_GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
+"""Mean log-probability, words' mean probability, and tokens from which such means are steady."""
+
+_PUNCTUATION = re.compile(r"[\s.,;:!?\-\u2010-\u2015\u2026'\"\u3002\u3001\u266a\u266b]*")
 
 
 class Overrun(Exception):
@@ -233,11 +244,11 @@ class UtteranceStream:
         assert due is not None
         first = self._utterances[0]
         length = len(due.audio)
-        words = list(found.words)
+        words = [] if is_silence(found) or is_guess(found) else _spoken(found.words)
         if due.final:
-            words = [] if is_silence(found) else without_loops(words)
+            words = without_loops(words)
             new = self._commitment.cut(words, length) if due.cut else self._commitment.finish(words)
-        elif is_silence(found) or is_loop(found):
+        elif is_silence(found) or is_doubtful(found):
             new = ()
         else:
             new = self._commitment.update(words, length)
@@ -305,10 +316,36 @@ def is_doubtful(found: Recognition) -> bool:
 
 
 def is_silence(found: Recognition) -> bool:
-    """Whether the model takes the audio for one in which nobody speaks."""
+    """Whether the model takes the audio for one in which nobody speaks.
+
+    Beside OpenAI's rule: where it is certain of that, it still writes a word of which it is not.
+    """
     if found.no_speech is None or found.mean_logprob is None:
         return False
+    if found.no_speech > _NOBODY_SPEAKS and _mean_probability(found) < _UNLIKELY:
+        return True
     return found.no_speech > NO_SPEECH and found.mean_logprob < IMPROBABLE
+
+
+def is_guess(found: Recognition) -> bool:
+    """Whether a text is improbable and so are its words, as those for music and many voices are."""
+    logprob, probability = found.mean_logprob, _mean_probability(found)
+    if logprob is None:
+        return False
+    if (found.tokens or 0) >= _LONG_TEXT and logprob < _GUESSED and probability < _GUESSED_WORDS:
+        return True
+    return logprob < IMPROBABLE and probability < _UNLIKELY
+
+
+def _mean_probability(found: Recognition) -> float:
+    """Of the words that have one; 1 where none has."""
+    known = [word.probability for word in found.words if word.probability is not None]
+    return sum(known) / len(known) if known else 1.0
+
+
+def _spoken(words: Sequence[Word]) -> list[Word]:
+    """Without those that are only punctuation, which models write where they find no speech."""
+    return [word for word in words if not _PUNCTUATION.fullmatch(word.text)]
 
 
 def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:

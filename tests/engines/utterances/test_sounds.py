@@ -1,0 +1,53 @@
+"""Sounds without speech bring no word, though the gate is open: tiny.en with real weights.
+
+Audio is fed as fast as passes are made, on simulated cores. ``make endurance``
+has ten minutes of each.
+"""
+
+import numpy as np
+import pytest
+from support.simulated_cores import SimulatedCores, chunks
+from support.sounds import SOUNDS
+from support.weights import TINY_EN
+
+from voxlive.checkpoints.resolve import resolve
+from voxlive.engines.contract import Committed, Progressed
+from voxlive.engines.utterances.commitment import RULES
+from voxlive.engines.utterances.engine import make_pass
+from voxlive.engines.utterances.utterance import PassPlan, UtteranceStream
+from voxlive.recognisers.contract import LoadingOptions
+from voxlive.recognisers.registry import load_recogniser
+from voxlive.values import SAMPLE_RATE
+
+_DRAFT_S = 0.12
+"""What a pass takes on the simulated clock: the same drafts are made on every machine."""
+
+
+@pytest.fixture(scope="module")
+def tiny(real_weights):
+    model = resolve(TINY_EN, offline=True)
+    return load_recogniser("faster_whisper", model, LoadingOptions("cpu"))
+
+
+def committed(recogniser, name: str, seconds: int) -> list[str]:
+    cores = SimulatedCores(2, lambda due: (make_pass(recogniser, due), _DRAFT_S))
+    stream = cores.add(UtteranceStream(RULES["steady"], PassPlan()))
+    audio = SOUNDS[name](seconds * SAMPLE_RATE, np.random.default_rng(7))
+    for at, piece in chunks(audio):
+        cores.feed(stream, piece, at, (at + len(piece)) / SAMPLE_RATE)
+    cores.mark(stream, 1, seconds)
+    cores.run()
+    messages = [message for _, message in stream.messages]
+    assert Progressed(len(audio)) in messages
+    return [word.text for m in messages if isinstance(m, Committed) for word in m.words]
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_few_seconds_without_speech_bring_no_word(tiny, name):
+    assert committed(tiny, name, 8) == []
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("name", SOUNDS)
+def test_ten_minutes_without_speech_bring_no_word(tiny, name):
+    assert committed(tiny, name, 600) == []
