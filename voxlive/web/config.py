@@ -120,15 +120,15 @@ class ServeConfig:
     commit: Literal["fast", "steady", "pause"] | None = field(
         default=None,
         metadata=_option(
-            "When a word counts as certain in sessions that do not say, for Whisper: soon, later "
-            "with fewer errors, at the speaker's pause. Default: steady."
+            "When a word counts as certain in sessions that choose no rule: soon, later with fewer "
+            "errors, at the speaker's pause. Not for Voxtral. Default: steady."
         ),
     )
     vocabulary: tuple[str, ...] = field(
         default=(),
         metadata=_option(
-            "Names and terms to expect in every live session, for Whisper: with commas between, "
-            "or a file of them with a name in .txt, one on each line. May be given again.",
+            "Names and terms to expect in every live session: with commas between, or a file of "
+            "them with a name in .txt, one on each line. May be given again. Not for Voxtral.",
             metavar="TERMS",
             check=_check_terms,
         ),
