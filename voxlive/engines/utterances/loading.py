@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from voxlive.recognisers.contract import PassOptions, Recogniser, RecogniserInfo
     from voxlive.values import Samples
 
-SLOWEST_DRAFTS_S = 3.0
-"""Drafts may come this rarely when all slots are taken."""
+SLOWEST_DRAFTS_S = 1.2
+"""Seconds between drafts, on average, when all slots are taken: words are committed when two of
+them agree, and come late where drafts are rarer."""
 UTTERANCE_S = 6.0
 """How long people speak between two pauses, for the measurement of capacity."""
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from voxlive.engines.utterances.utterance import UtteranceStream
     from voxlive.recognisers.contract import Recognition
 
-SHORTEST_S, LONGEST_S = 0.5, 3.0
+SHORTEST_S, LONGEST_S = 0.5, 2.5
 """Seconds of new audio from one draft of an utterance to the next: with nothing else to do, and
-with every slot taken. With more to do than the machine can, drafts come when there is time."""
+with every slot taken, which leaves half a second for the wait. With more to do than the machine
+can, drafts come when there is time."""
 
 _OWN = 0.2
 _ALL = 0.55

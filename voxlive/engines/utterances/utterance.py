@@ -248,7 +248,7 @@ class UtteranceStream:
         if due.final:
             words = without_loops(words)
             new = self._commitment.cut(words, length) if due.cut else self._commitment.finish(words)
-        elif is_silence(found) or is_doubtful(found):
+        elif is_silence(found) or is_guess(found) or is_loop(found):
             new = ()
         else:
             new = self._commitment.update(words, length)
