@@ -35,6 +35,7 @@ def words_of(engine, samples, step):
     return words
 
 
+@pytest.mark.endurance
 def test_a_real_whisper_through_mlx_is_live(mlx_whisper):
     recogniser = load_recogniser("mlx_audio", read_model(mlx_whisper), LoadingOptions())
     info = EngineInfo("whisper", "tiny.en", "cpu", 1, ("en",))

@@ -61,7 +61,13 @@ def tiny(mlx_whisper):
     recogniser.close()
 
 
-@pytest.mark.parametrize("how", [DRAFT, PassOptions()], ids=["short", "padded"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(DRAFT, id="short"),
+        pytest.param(PassOptions(), id="padded", marks=pytest.mark.endurance),
+    ],
+)
 def test_real_words_have_their_times_and_join_to_the_text(tiny, how):
     spoken = clip("doctor")
     found = tiny.recognise(spoken.samples, how=how)
