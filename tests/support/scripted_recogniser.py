@@ -1,7 +1,8 @@
 """A recogniser without a model: the audio itself says which words are in it.
 
-A word is WORD samples of one level above zero; zeros are silence. So what should be recognised is
-known for any piece of audio, and a script may have passes err in the ways that models do.
+A word is WORD samples of one level from a half to one; zeros are silence. So what should be
+recognised is known for any piece of audio, and a script may have passes err in the ways that models
+do.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Script = Callable[[list[Word], int, PassOptions], list[Word]]
 
 def spoken(*words: int) -> Samples:
     """Audio of words by their numbers; 0 is half a second of silence."""
-    return np.repeat(np.array(words, np.float32) / LEVELS, WORD)
+    levels = [(LEVELS + number) / (2 * LEVELS) if number else 0 for number in words]
+    return np.repeat(np.array(levels, np.float32), WORD)
 
 
 def words_in(samples: Samples) -> list[Word]:
@@ -31,8 +33,8 @@ def words_in(samples: Samples) -> list[Word]:
     found: list[Word] = []
     edges = [0, *(np.flatnonzero(np.diff(samples)) + 1), len(samples)]
     for start, end in pairwise(edges):
-        number = round(float(samples[start]) * LEVELS) if end > start else 0
-        places = range(int(start), int(end) - WORD // 2 + 1, WORD) if number else ()
+        number = round(float(samples[start]) * 2 * LEVELS) - LEVELS if end > start else 0
+        places = range(int(start), int(end) - WORD // 2 + 1, WORD) if number > 0 else ()
         found += [Word(f" w{number}", at, min(at + WORD, int(end)), 0.9) for at in places]
     return found
 

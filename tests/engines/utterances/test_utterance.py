@@ -25,6 +25,7 @@ from voxlive.engines.utterances.utterance import (
     Overrun,
     PassPlan,
     UtteranceStream,
+    within_sound,
     without_loops,
 )
 from voxlive.recognisers.contract import PassOptions, Recognition
@@ -402,3 +403,21 @@ def test_a_pass_asks_for_the_task_and_the_language_that_are_in_force():
     talk.mark(2)
     due = talk.stream.begin()
     assert (due.language, due.task) == ("de", "translate")
+
+
+def test_the_outer_words_of_an_utterance_are_no_longer_than_its_sound():
+    noise = np.random.default_rng(3).standard_normal(4 * SAMPLE_RATE).astype(np.float32)
+    audio = 0.001 * noise
+    audio[SAMPLE_RATE : 3 * SAMPLE_RATE] = 0.1 * noise[SAMPLE_RATE : 3 * SAMPLE_RATE]
+    words = [Word(" a", 0, 2 * SAMPLE_RATE), Word(" b", 2 * SAMPLE_RATE, 4 * SAMPLE_RATE)]
+    near = SAMPLE_RATE // 10
+    one, two = within_sound(words, audio, first=True, last=True)
+    assert abs(one.start - SAMPLE_RATE) < near
+    assert abs(two.end - 3 * SAMPLE_RATE) < near
+    assert (one.end, two.start) == (words[0].end, words[1].start)
+    assert within_sound(words, audio, first=False, last=False) == tuple(words)
+    for same in (np.zeros(SAMPLE_RATE, np.float32), audio[:100]):
+        assert within_sound(words, same, first=True, last=True) == tuple(words)
+    late = [Word(" c", 7 * SAMPLE_RATE // 2, 4 * SAMPLE_RATE)]
+    [word] = within_sound(late, audio, first=True, last=True)
+    assert word.start <= word.end

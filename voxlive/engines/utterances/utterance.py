@@ -59,6 +59,12 @@ _GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
 _PUNCTUATION = re.compile(r"[\s.,;:!?\-\u2010-\u2015\u2026'\"\u3002\u3001\u266a\u266b]*")
 
 
+_FRAME, _SMOOTH = SAMPLE_RATE // 100, 3
+_AROUND = SAMPLE_RATE // 20
+_CONTRAST = 30.0
+"""How loudness is measured where a word is cut to the sound, and what it keeps beyond."""
+
+
 class Overrun(Exception):
     """A stream holds as much audio as it may."""
 
@@ -245,6 +251,7 @@ class UtteranceStream:
         first = self._utterances[0]
         length = len(due.audio)
         words = [] if is_silence(found) or is_guess(found) else _spoken(found.words)
+        begun = self._commitment.end > 0
         if due.final:
             words = without_loops(words)
             new = self._commitment.cut(words, length) if due.cut else self._commitment.finish(words)
@@ -255,6 +262,7 @@ class UtteranceStream:
         language = self._vote.add(due, found)
         messages: list[Message] = [language] if language else []
         if new:
+            new = within_sound(new, due.audio, first=not begun, last=due.final and not due.cut)
             messages.append(Committed(tuple(_placed(word, first, length) for word in new)))
         messages += self._drafted("" if due.final else self._commitment.draft)
         if length:
@@ -297,6 +305,34 @@ def _placed(word: Word, utterance: UtteranceAudio, length: int) -> Word:
     clock = utterance.timeline.clock
     begin = clock(start, end=False) if start < length else clock(start)
     return replace(word, start=begin, end=max(clock(end), begin))
+
+
+def within_sound(
+    words: Sequence[Word], audio: Samples, *, first: bool, last: bool
+) -> tuple[Word, ...]:
+    """The words of an utterance, the outer ones no longer than there is sound.
+
+    A Whisper's first word often begins with the audio and its last one ends in the silence behind.
+    ``first`` and ``last``: whether the utterance's first and last word are among them. Sound is
+    what is louder than the quiet parts of ``audio`` by a fiftieth of what loud ones are; where the
+    quiet ones are less than 15 dB below those, nothing is cut.
+    """
+    power = np.square(audio[: len(audio) // _FRAME * _FRAME].reshape(-1, _FRAME)).mean(axis=1)
+    if not words or len(power) < _SMOOTH:
+        return tuple(words)
+    power = np.convolve(power, np.full(_SMOOTH, 1 / _SMOOTH), "same")
+    quiet, loud = np.percentile(power, (10, 95))
+    if loud <= _CONTRAST * quiet:
+        return tuple(words)
+    frames = np.flatnonzero(power > quiet + (loud - quiet) / 50)
+    placed = list(words)
+    if first:
+        start = max(placed[0].start, int(frames[0]) * _FRAME - _AROUND)
+        placed[0] = replace(placed[0], start=min(start, placed[0].end))
+    if last:
+        end = min(placed[-1].end, (int(frames[-1]) + 1) * _FRAME + _AROUND)
+        placed[-1] = replace(placed[-1], end=max(end, placed[-1].start))
+    return tuple(placed)
 
 
 def is_loop(found: Recognition) -> bool:
