@@ -65,8 +65,11 @@ def small(_small: Server) -> Iterator[Server]:
 def pytest_configure(config: pytest.Config) -> None:
     """The commands that tests start run the engine that needs no files, unless they name another.
 
-    The file is whole before another process may read it.
+    The file is whole before another process may read it. They also end by SIGINT, which a shell
+    has ignored in what it starts in the background.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     file = config.cache.mkdir("config") / "config.toml"
     made = file.with_suffix(f".{os.getpid()}")
     made.write_text("".join(f'{table}model = "pocketsphinx"\n' for table in COMMANDS))

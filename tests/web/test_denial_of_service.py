@@ -111,9 +111,14 @@ async def flood(server: Server, flooding: bytes, first: bytes = b"", seconds: fl
     [
         ("pings, unread", frame(9, bytes(125)) * 500, b""),
         ("empty fragments", frame(0, fin=False) * 10_000, frame(2, b"ab", fin=False)),
-        ("empty messages", frame(2) * 10_000, b""),
-        ("one byte a message", frame(2, b"a") * 10_000, b""),
-        ("pongs nobody asked for", frame(10) * 10_000, b""),
+        # Each takes until the server has found its client gone, by a ping.
+        pytest.param("empty messages", frame(2) * 10_000, b"", marks=pytest.mark.endurance),
+        pytest.param(
+            "one byte a message", frame(2, b"a") * 10_000, b"", marks=pytest.mark.endurance
+        ),
+        pytest.param(
+            "pongs nobody asked for", frame(10) * 10_000, b"", marks=pytest.mark.endurance
+        ),
     ],
 )
 async def test_floods_of_frames_do_not_affect_another_session(server, label, flooding, first):
