@@ -167,7 +167,8 @@ async def test_open_sessions_and_refusals_are_counted(server):
             async with dial(f"{server.ws}/v1/live") as late:
                 assert (await listen(late)).errors == ["server_full"]
             async with http.stream("GET", "/captions/show") as reader:
-                await anext(reader.aiter_lines())
+                lines = reader.aiter_lines()  # kept: the response is closed with it
+                await anext(lines)
                 during = await scrape(http)
         await server.until(in_use=0)
         after = await scrape(http)
