@@ -19,8 +19,9 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_doctor_finds_the_engine_and_the_voice_detector_working(voxlive, real_weights):
-    done = voxlive("doctor", "--port", free_port())
+def test_doctor_finds_the_engine_and_the_voice_detector_working(real_weights):
+    with command_line() as voxlive:  # of its own: it begins with the environment as it is now
+        done = voxlive("doctor", "--port", free_port())
     assert done.returncode == 0, done.stdout
     assert "whisper-base decodes on cpu: 99 languages, " in done.stdout
     assert "Silero loads" in done.stdout
