@@ -4,12 +4,13 @@ UV_VERSION = 0.13.8
 ARGS ?=
 # The model that `make serve` brings: tiny.en (English, 78 MB) or base (99 languages, 148 MB).
 STARTER ?= tiny.en
-# uv's cache is the user's, or in .venv where that cannot be written.
-CACHE = $(shell d="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
+# A folder of the user's, or one in .venv where that cannot be written: for uv's cache, and for the
+# models that `make serve` brings.
+writable = $(shell d="$(1)"; \
   mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo "$$d" || echo "$(CURDIR)/.venv/cache")
-# So are the models that `make serve` brings.
-MODELS = XDG_CACHE_HOME="$(shell d="$${XDG_CACHE_HOME:-$$HOME/.cache}"; \
-  mkdir -p "$$d" 2>/dev/null && test -w "$$d" && echo "$$d" || echo "$(CURDIR)/.venv/cache")"
+USER_CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}
+CACHE = $(call writable,$${UV_CACHE_DIR:-$(USER_CACHE)/uv})
+MODELS = XDG_CACHE_HOME="$(call writable,$(USER_CACHE))"
 UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 

@@ -11,6 +11,8 @@ import numpy as np
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from voxlive.values import Samples
 
 WINDOW = 3000
@@ -64,10 +66,13 @@ def _piece(tokens: Sequence[int], start: float, end: float, seek: int) -> dict[s
 
 def quietest(audio: Samples, start: int, end: int) -> int:
     """The sample between ``start`` and ``end`` around which the audio is quietest."""
-    part = audio[start:end]
-    frames = part[: len(part) // _QUIET * _QUIET].reshape(-1, _QUIET)
-    energy = np.convolve(np.square(frames).mean(axis=1), np.ones(3), "same")
-    return start + int(energy.argmin()) * _QUIET + _QUIET // 2
+    return start + int(loudness(audio[start:end], _QUIET).argmin()) * _QUIET + _QUIET // 2
+
+
+def loudness(audio: Samples, frame: int) -> NDArray[np.float64]:
+    """The mean power of frames of so many samples, each with its two neighbours: float64 [n]."""
+    frames = audio[: len(audio) // frame * frame].reshape(-1, frame)
+    return np.convolve(np.square(frames).mean(axis=1), np.ones(3), "same")
 
 
 def in_windows(audio: Samples, longest: int) -> Iterator[tuple[int, Samples]]:

@@ -121,9 +121,7 @@ class HttpConnection(UnreadTimeout, H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting the connection, and its timers."""
         self._connections.remove(self.transport)
-        for timer in (self._head_timer, self._body_timer, self._linger_timer):
-            if timer:
-                timer.cancel()
+        self._stop_timers()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -201,6 +199,11 @@ class HttpConnection(UnreadTimeout, H11Protocol):
         else:
             self._body_timer = self.loop.call_later(_BODY_CHECK_S, self._check_body)
 
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._body_timer, self._linger_timer):
+            if timer:
+                timer.cancel()
+
     def _stop_head_timer(self) -> None:
         if self._head_timer:
             self._head_timer.cancel()
@@ -221,9 +224,7 @@ class HttpConnection(UnreadTimeout, H11Protocol):
     def _drain_and_close(self, timeout_s: float) -> None:
         """Send no more, and discard what comes until the client closes, at most ``timeout_s``."""
         self._draining = True
-        for timer in (self._head_timer, self._body_timer, self._linger_timer):
-            if timer:
-                timer.cancel()
+        self._stop_timers()
         self._connections.mark_idle(self.transport, self.transport.abort)
         if self.transport.can_write_eof():  # not over TLS: its client goes by the length
             self.transport.write_eof()

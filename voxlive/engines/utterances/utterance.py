@@ -32,7 +32,7 @@ from voxlive.engines.contract import (
 from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
 from voxlive.recognisers.contract import IMPROBABLE, NO_SPEECH, REPETITIVE, Recognition, Task
 from voxlive.recognisers.vocabulary import TermMatcher
-from voxlive.recognisers.windows import quietest
+from voxlive.recognisers.windows import loudness, quietest
 from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
 
 MAX_WAITING = 120 * SAMPLE_RATE
@@ -59,7 +59,7 @@ _GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
 _PUNCTUATION = re.compile(r"[\s.,;:!?\-\u2010-\u2015\u2026'\"\u3002\u3001\u266a\u266b]*")
 
 
-_FRAME, _SMOOTH = SAMPLE_RATE // 100, 3
+_FRAME = SAMPLE_RATE // 100
 _AROUND = SAMPLE_RATE // 20
 _CONTRAST = 30.0
 """How loudness is measured where a word is cut to the sound, and what it keeps beyond."""
@@ -317,10 +317,9 @@ def within_sound(
     what is louder than the quiet parts of ``audio`` by a fiftieth of what loud ones are; where the
     quiet ones are less than 15 dB below those, nothing is cut.
     """
-    power = np.square(audio[: len(audio) // _FRAME * _FRAME].reshape(-1, _FRAME)).mean(axis=1)
-    if not words or len(power) < _SMOOTH:
+    if not words or len(audio) < 3 * _FRAME:
         return tuple(words)
-    power = np.convolve(power, np.full(_SMOOTH, 1 / _SMOOTH), "same")
+    power = loudness(audio, _FRAME)
     quiet, loud = np.percentile(power, (10, 95))
     if loud <= _CONTRAST * quiet:
         return tuple(words)
