@@ -78,6 +78,7 @@ BUFFERS = (
 
 BOOKKEEPING = {
     "Backlog": "the stretches that the engine has before it: numbers, no audio",
+    "StreamJournal": "audio that an engine has, kept for the next one, beside the way",
     "VoiceDetector": "which lanes are to be stepped: their windows lie in UndecidedAudio",
     "EngineLink": "the numbers of streams that are being closed",
     "CaptionFeed": "the last closed segments for new readers of captions, beside the way",

@@ -25,7 +25,6 @@ from support.counting import (
 from voxlive.engines.contract import (
     Committed,
     Failed,
-    Message,
     Progressed,
     Reached,
     Sink,
@@ -46,9 +45,10 @@ from voxlive.streaming.events import (
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Outbox
+from voxlive.streaming.recovery import Backlog
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
-from voxlive.streaming.session import Backlog, LagReporter, Session
+from voxlive.streaming.session import LagReporter, Session
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples, Word
@@ -352,7 +352,7 @@ async def test_a_client_that_never_reads_ends_its_session(
 ) -> None:
     session = service.open(OPEN)
     for number in range(3000):
-        session.sink(Committed((Word(f" {number}", number, number + 1),)))
+        engine.streams[-1].sink(Committed((Word(f" {number}", number, number + 1),)))
     await asyncio.sleep(0.05)
     assert engine.streams[0].closed
     events = [event async for event in session.events()]
@@ -361,17 +361,16 @@ async def test_a_client_that_never_reads_ends_its_session(
     assert len(of(Words, events)) == 2000
 
 
-@pytest.mark.parametrize("message", [Failed("engine_failed", "the worker died")])
 async def test_an_engine_failure_ends_the_session_with_its_error(
-    service: Service, engine: CountingEngine, message: Message
+    service: Service, engine: CountingEngine
 ) -> None:
     session = service.open(OPEN)
     await session.push(pcm(tone(1.5)))
     await asyncio.sleep(0.05)
-    session.sink(message)
+    engine.streams[0].sink(Failed("overrun", "too much waits"))
     events = [event async for event in session.events()]
     assert events[-2:] == [
-        SessionError("engine_failed", "the worker died"),
+        SessionError("overrun", "too much waits"),
         SessionClosed(int(1.5 * SAMPLE_RATE)),
     ]
     await session.push(b"ignored")
@@ -441,10 +440,12 @@ async def test_a_dictionary_is_applied_before_words_are_committed(engine: Counti
     assert session.text == "w1 w2 w3 four w5 w6"
 
 
-async def test_messages_from_a_thread_keep_their_order(service: Service) -> None:
+async def test_messages_from_a_thread_keep_their_order(
+    service: Service, engine: CountingEngine
+) -> None:
     session = service.open(OPEN, outbox=Outbox(30_000))
     sent = [Committed((Word(f" {n}", n, n + 1),)) for n in range(20_001)]
-    await asyncio.to_thread(lambda: [session.sink(message) for message in sent])
+    await asyncio.to_thread(lambda: [engine.streams[-1].sink(message) for message in sent])
     await session.stop()
     events = [event async for event in session.events()]
     words = [word for event in of(Words, events) for word in event.words]
@@ -452,8 +453,9 @@ async def test_messages_from_a_thread_keep_their_order(service: Service) -> None
     await service.aclose()
 
 
-def test_a_message_for_a_closed_loop_is_no_error(service: Service) -> None:
+def test_a_message_for_a_closed_loop_is_no_error(service: Service, engine: CountingEngine) -> None:
     async def begin() -> Session:
         return service.open(OPEN)
 
-    asyncio.run(begin()).sink(Progressed(1))
+    asyncio.run(begin())
+    engine.streams[0].sink(Progressed(1))

@@ -89,6 +89,16 @@ class LanguageDetected:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovered:
+    """The engine failed, and another one goes on: audio from sample ``at`` is recognised again.
+
+    Words that were committed stay and do not come again.
+    """
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """How many seconds the engine is behind the audio received."""
 
@@ -128,6 +138,7 @@ Event = (
     | UtteranceEnded
     | Flushed
     | LanguageDetected
+    | Recovered
     | Lag
     | SessionWarning
     | SessionError

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from voxlive.engines.contract import Engine, StreamOptions
+    from voxlive.engines.contract import Engine, Sink, Stream, StreamOptions
     from voxlive.streaming.intake import Command
     from voxlive.streaming.queues import Inbox, Outbox
     from voxlive.vad.detector import VoiceDetector
@@ -79,7 +79,7 @@ class Service:
                 ingest,
                 vad,
                 partial(_open_gate, options),
-                partial(self.engine.open, options.stream),
+                partial(self._open_stream, options.stream),
                 options.stall_s,
                 self._sessions.discard,
                 inbox,
@@ -101,6 +101,12 @@ class Service:
     def _open_intake(self, options: SessionOptions, trail: int, at: int) -> Intake:
         ingest, vad = open_ingest(options.audio), self._open_vad(options, at)
         return Intake(ingest, vad, _open_gate(options, trail, at))
+
+    def _open_stream(self, options: StreamOptions, sink: Sink, language: str | None) -> Stream:
+        """``language``: what was found in the session before, if an engine failed meanwhile."""
+        if language and not options.language and self.engine.info.takes_language:
+            options = replace(options, language=language)
+        return self.engine.open(options, sink)
 
     def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
         return NoVad(at) if options.gate is None else self._detector.lane(at)

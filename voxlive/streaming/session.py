@@ -3,7 +3,8 @@
 A ``Session`` owns everything of one client. Its task takes commands in order: audio is decoded and
 goes through the voice detector and the gate; what the gate lets through is fed to the engine's
 stream, every other sample is recorded as silence (``received == fed + skipped`` at the end). The
-engine answers on its own thread; its messages become events on the session's loop.
+engine's messages become events on the session's loop. An engine that dies is replaced under the
+session (``recovery.py``).
 
 Times are samples at 16 kHz since the session's first. Bounds: ``Inbox`` and ``Outbox``
 (``queues.py``), ``UndecidedAudio`` (``vad/gate.py``), and ``MAX_BACKLOG`` samples in the engine.
@@ -15,7 +16,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import (
@@ -33,6 +33,7 @@ from voxlive.streaming.events import (
     Lag,
     LanguageDetected,
     LiveTranscript,
+    Recovered,
     SessionClosed,
     SessionError,
     SessionWarning,
@@ -47,6 +48,7 @@ from voxlive.streaming.queues import (
     Outbox,
     Timeout,
 )
+from voxlive.streaming.recovery import MAX_BACKLOG, Backlog, RecoverableStream
 from voxlive.streaming.replacements import Replacer
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
@@ -64,8 +66,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BACKLOG = 30 * SAMPLE_RATE
-"""Samples that the engine may have to process before the session waits for it."""
 _LAG_EVERY_S = 1.0
 _LAG_STEP_S = 0.1
 
@@ -84,7 +84,7 @@ class Session:
         ingest: Ingest,
         vad: SpeechProbabilities,
         open_gate: Callable[[int], Gate | OpenGate],
-        open_stream: Callable[[Sink], Stream],
+        open_stream: Callable[[Sink, str | None], Stream],
         stall_s: float,
         on_closed: Callable[[Session], None],
         inbox: Inbox[Command] | None = None,
@@ -116,7 +116,7 @@ class Session:
         self._closed = asyncio.Event()
         self._closing_error: SessionError | None = None
         self._lag_reporter = LagReporter(self._loop.time())
-        self._stream = open_stream(self.sink)
+        self._stream = RecoverableStream(open_stream, self._on_message, self._on_recovered)
         self._gate = open_gate(self._stream.trail)
         with log_context(session=self.id):
             self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
@@ -309,17 +309,7 @@ class Session:
 
     # What the engine answers.
 
-    def sink(self, message: Message) -> None:
-        """Take a message on the engine's thread.
-
-        It waits for its turn on the loop; so many can wait as the engine makes of the audio in it.
-        """
-        if not self._closed.is_set():
-            # The loop may close before the call when a server is torn down.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._on_engine_message, message)
-
-    def _on_engine_message(self, message: Message) -> None:
+    def _on_message(self, message: Message) -> None:
         if self._closed.is_set():
             return
         match message:
@@ -342,6 +332,13 @@ class Session:
                 self._on_reached(marker)
             case Failed(code, text):
                 self._end(SessionError(code, text))
+
+    def _on_recovered(self, again: list[tuple[int, int]]) -> None:
+        self._backlog = Backlog()
+        for start, end in again:
+            self._backlog.feed(start, end)
+        self._emit(self._transcript.set_draft(""))
+        self._emit(Recovered(again[0][0] if again else self.received))
 
     def _on_reached(self, marker: int) -> None:
         self._emit(self._transcript.set_draft(""))
@@ -374,33 +371,6 @@ class Session:
         if self._task is not asyncio.current_task():
             self._task.cancel()
         self._on_closed(self)
-
-
-class Backlog:
-    """The audio that the engine was fed and has not processed, as ranges of samples. Pure.
-
-    ``samples`` is its length; silence that was not fed does not count. Adjoining ranges are one, so
-    there are as many as there are pauses within the backlog.
-    """
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self._ranges: deque[tuple[int, int]] = deque()
-
-    def feed(self, start: int, end: int) -> None:
-        """The engine was fed samples ``start`` to ``end``."""
-        self.samples += end - start
-        if self._ranges and self._ranges[-1][1] == start:
-            start, _ = self._ranges.pop()
-        self._ranges.append((start, end))
-
-    def progress(self, upto: int) -> None:
-        """The engine has processed everything before sample ``upto``."""
-        while self._ranges and self._ranges[0][0] < upto:
-            start, end = self._ranges.popleft()
-            self.samples -= min(end, upto) - start
-            if upto < end:
-                self._ranges.appendleft((upto, end))
 
 
 class LagReporter:

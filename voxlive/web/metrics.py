@@ -32,7 +32,14 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.engines.contract import DurationHistogram
-from voxlive.streaming.events import Event, SessionClosed, SessionError, SessionWarning, Words
+from voxlive.streaming.events import (
+    Event,
+    Recovered,
+    SessionClosed,
+    SessionError,
+    SessionWarning,
+    Words,
+)
 from voxlive.streaming.session import Session
 from voxlive.values import SAMPLE_RATE, seconds
 
@@ -63,6 +70,7 @@ class SessionTotals:
     opened: int = 0
     words: int = 0
     samples: int = 0
+    recoveries: int = 0
 
 
 class SessionMetrics:
@@ -110,6 +118,9 @@ class SessionMetrics:
         match event:
             case Words(_, words):
                 self._totals[meter.protocol].words += len(words)
+            case Recovered():
+                self._totals[meter.protocol].recoveries += 1
+                log.warning("session %s goes on", meter.session.id, extra=meter.fields)
             case SessionError(code, message, fatal=True):
                 fields = {**meter.fields, "code": code}
                 log.info("session %s failed: %s", meter.session.id, message, extra=fields)
@@ -246,6 +257,11 @@ class ServerCollector(Collector):
         yield open_now
         for name, help_text, value_of in (
             ("voxlive_sessions_opened", "Live sessions opened.", lambda t: t.opened),
+            (
+                "voxlive_session_recoveries",
+                "Engines that failed under a live session, which went on with another one.",
+                lambda t: t.recoveries,
+            ),
             ("voxlive_words", "Words sent to clients of live sessions.", lambda t: t.words),
             (
                 "voxlive_audio_seconds",

@@ -26,7 +26,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
-from voxlive.streaming.session import MAX_BACKLOG
+from voxlive.streaming.recovery import MAX_BACKLOG
 from voxlive.values import SAMPLE_RATE, Word, seconds
 from voxlive.web.protocols.contract import (
     MAX_ERROR_CHARS,

@@ -16,6 +16,7 @@ from voxlive.streaming.events import (
     Lag,
     LanguageDetected,
     LongText,
+    Recovered,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -206,7 +207,15 @@ class LiveProtocol(Protocol):
 
     def _encode_event(
         self,
-        event: SpeechStarted | SpeechStopped | SegmentClosed | Flushed | LanguageDetected | Lag,
+        event: (
+            SpeechStarted
+            | SpeechStopped
+            | SegmentClosed
+            | Flushed
+            | LanguageDetected
+            | Recovered
+            | Lag
+        ),
     ) -> str:
         match event:
             case LanguageDetected(language, probability):
@@ -221,6 +230,8 @@ class LiveProtocol(Protocol):
                 )
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
+            case Recovered(at):
+                return self._encode("recovered", t=seconds(at))
             case Lag(behind_s):
                 return self._encode("lag", behind_s=behind_s)
 

@@ -1,0 +1,369 @@
+"""Sessions whose engine fails in the middle: what they get is what they would have got anyway."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.counting import OPEN, PCM, LoudnessModel, of, pcm, silence, tone
+
+from voxlive.engines.contract import (
+    Committed,
+    Drafted,
+    EngineInfo,
+    Failed,
+    LanguageFound,
+    Progressed,
+    Reached,
+    Sink,
+    StreamOptions,
+)
+from voxlive.errors import EngineError, EngineFull
+from voxlive.streaming import recovery
+from voxlive.streaming.events import (
+    Draft,
+    Event,
+    Flushed,
+    LanguageDetected,
+    Recovered,
+    SegmentClosed,
+    SessionClosed,
+    SessionError,
+    SpeechStarted,
+    SpeechStopped,
+    UtteranceEnded,
+    Words,
+)
+from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.recovery import FedAudio, Mark, StreamJournal
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.gate import GateOptions
+from voxlive.values import SAMPLE_RATE, Samples, Word
+
+DIED = Failed("engine_failed", "the engine's process was killed by SIGKILL")
+SPANS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), min_size=1, max_size=8)
+
+
+@dataclass
+class ClockStream:
+    """A word of 0.4 s begins every half second of the clock, and is committed once it was fed."""
+
+    engine: ClockEngine
+    sink: Sink
+    options: StreamOptions
+    trail: int = 0
+    fed: list[tuple[int, Samples]] = field(default_factory=list)
+    next: int = 0
+    closed: bool = False
+    dead: bool = False
+
+    def feed(self, audio: Samples, at: int) -> None:
+        assert not self.closed
+        assert not self.fed or at >= self.fed[-1][0] + len(self.fed[-1][1])
+        self.fed.append((at, audio))
+        if self.lives():
+            self._commit(0.4)
+            self.sink(Drafted(f" {self.next}?"))
+            self.sink(Progressed(at + len(audio)))
+
+    def end_utterance(self, marker: int) -> None:
+        self.flush(marker)
+
+    def flush(self, marker: int) -> None:
+        if self.lives():
+            self._commit(0)
+            self.sink(Reached(marker))
+
+    def lives(self) -> bool:
+        """Whether the engine survives this call."""
+        self.engine.calls += not self.dead
+        if not self.dead and self.engine.calls in self.engine.deaths:
+            self.dead = True
+            self.engine.away = self.engine.refusals
+            self.sink(DIED)
+        return not self.dead
+
+    def _commit(self, fed_s: float) -> None:
+        for start, audio in self.fed:
+            end = start + len(audio)
+            while True:
+                begin = self.next * SAMPLE_RATE // 2
+                if begin < start:
+                    self.next += 1
+                elif begin < end and begin + fed_s * SAMPLE_RATE <= self._fed_from(begin):
+                    word = Word(f" {self.next}", begin, begin + 6400)
+                    self.sink(Committed((word,)))
+                    self.next += 1
+                else:
+                    break
+
+    def _fed_from(self, sample: int) -> int:
+        """The end of what was fed without a gap from this sample on."""
+        end = sample
+        for at, audio in self.fed:
+            if at <= end <= at + len(audio):
+                end = at + len(audio)
+        return end
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ClockEngine:
+    """Dies with the calls of its streams that have these numbers; then refuses so many to open."""
+
+    def __init__(self, deaths: set[int] = frozenset(), refusals: int = 0) -> None:
+        self.info = EngineInfo("clock", "none", "cpu", 2, ("en", "de"), takes_language=True)
+        self.deaths, self.refusals = deaths, refusals
+        self.calls = self.away = 0
+        self.streams: list[ClockStream] = []
+
+    @property
+    def in_use(self) -> int:
+        return sum(not (stream.closed or stream.dead) for stream in self.streams)
+
+    def open(self, options: StreamOptions, sink: Sink) -> ClockStream:
+        if self.away:
+            self.away -= 1
+            raise EngineFull(2) if self.away % 2 else EngineError("engine_failed", "is loading")
+        self.streams.append(ClockStream(self, sink, options))
+        return self.streams[-1]
+
+    def shutdown(self) -> None:
+        pass
+
+
+async def events_of(
+    engine: ClockEngine, data: bytes, cuts: list[int], options: SessionOptions
+) -> list[Event]:
+    """A session of ``data`` in these pieces, with a flush after each but the last."""
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(options)
+
+    async def talk() -> None:
+        rest = data
+        for number, cut in enumerate(cuts):
+            await session.push(rest[:cut])
+            await asyncio.sleep(0)
+            rest = rest[cut:]
+            await session.flush(str(number))
+        await session.push(rest)
+        await session.stop()
+
+    talking = asyncio.create_task(talk())
+    events = [event async for event in session.events()]
+    await talking
+    await service.aclose()
+    assert session.received == session.fed + session.skipped == len(data) // 2
+    assert engine.in_use == 0
+    return events
+
+
+def kept(events: list[Event]) -> list[list[object]]:
+    """What no failure of an engine may change, in its order."""
+    return [
+        [word for event in of(Words, events) for word in event.words],
+        of(SegmentClosed, events),
+        [event for event in events if isinstance(event, Flushed | UtteranceEnded)],
+        [event for event in events if isinstance(event, SpeechStarted | SpeechStopped)],
+        of(SessionError, events),
+        of(SessionClosed, events),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    monkeypatch.setattr(recovery, "_RETRY_S", 0.001)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    SPANS,
+    st.lists(st.integers(1, 40_000), max_size=5),
+    st.sets(st.integers(1, 60), max_size=recovery.MAX_FAILURES),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_words_times_and_segments_are_those_of_an_engine_that_lives(
+    spans: list[tuple[bool, int]], cuts: list[int], deaths: set[int], refusals: int, gate: bool
+) -> None:
+    audio = np.concatenate([np.full(n, 0.5 * loud, np.float32) for loud, n in spans])
+    options = SessionOptions(PCM, GateOptions() if gate else None, stall_s=60)
+    engine = ClockEngine(deaths, refusals)
+    lived, died = (
+        asyncio.run(events_of(engine, pcm(audio), cuts, options))
+        for engine in (ClockEngine(), engine)
+    )
+    assert kept(died) == kept(lived)
+    assert len(of(Recovered, died)) == len(engine.streams) - 1
+
+
+async def test_the_client_learns_what_is_recognised_again_and_gets_no_word_twice() -> None:
+    engine = ClockEngine(deaths={4})
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    for _ in range(6):
+        await session.push(pcm(tone(1)))
+        await asyncio.sleep(0.01)
+    await session.stop()
+    events = [event async for event in session.events()]
+    [died] = of(Recovered, events)
+    assert died == Recovered(0)
+    assert [at for at, _ in engine.streams[1].fed] == [n * SAMPLE_RATE for n in range(6)]
+    at = events.index(died)
+    assert session.text == "".join(str(n) if n == 0 else f" {n}" for n in range(12))
+    before, after = (
+        [w.text for e in of(Words, part) for w in e.words] for part in (events[:at], events[at:])
+    )
+    assert before == ["0", *(f" {n}" for n in range(1, 6))]
+    assert after == [f" {n}" for n in range(6, 12)]
+    # A draft with words in it that are committed would show them twice.
+    assert events[at - 1] == Draft(0, "")
+    assert {event.text for event in of(Draft, events[at:])} <= {
+        "",
+        *(f" {n}?" for n in range(6, 13)),
+    }
+    await service.aclose()
+
+
+async def test_a_closed_segment_is_not_recognised_again() -> None:
+    engine = ClockEngine()
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    await session.push(pcm(tone(2)))
+    await session.flush("a")
+    await asyncio.sleep(0.01)
+    await session.push(pcm(tone(1)))
+    await asyncio.sleep(0.01)
+    engine.streams[0].sink(DIED)
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert of(Recovered, events) == [Recovered(2 * SAMPLE_RATE)]
+    assert [at for at, _ in engine.streams[1].fed] == [2 * SAMPLE_RATE]
+    assert [segment.text for segment in of(SegmentClosed, events)] == ["0 1 2 3", " 4 5"]
+    await service.aclose()
+
+
+async def test_what_an_engine_sends_after_its_failure_counts_no_more() -> None:
+    engine = ClockEngine()
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    await session.push(pcm(tone(1)))
+    await asyncio.sleep(0.01)
+    engine.streams[0].sink(DIED)
+    engine.streams[0].sink(Committed((Word(" late", 0, 1),)))
+    await session.stop()
+    async for _ in session.events():
+        pass
+    assert session.text == "0 1"
+    await service.aclose()
+
+
+async def test_the_language_that_was_found_stays() -> None:
+    engine = ClockEngine()
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    engine.streams[0].sink(LanguageFound("de", 0.9))
+    await asyncio.sleep(0.01)
+    engine.streams[0].sink(DIED)
+    await asyncio.sleep(0.05)
+    assert engine.streams[1].options.language == "de"
+    engine.streams[1].sink(LanguageFound("en", 0.8))
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert of(LanguageDetected, events) == [LanguageDetected("de", 0.9)]
+    await service.aclose()
+
+
+async def test_audio_that_an_engine_fails_of_ends_the_session_with_the_error() -> None:
+    engine = ClockEngine(deaths=set(range(1, 100)))
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    await session.push(pcm(tone(1.5)))
+    events = [event async for event in session.events()]
+    assert len(engine.streams) == 1 + recovery.MAX_FAILURES
+    assert events[-2:] == [SessionError(DIED.code, DIED.message), SessionClosed(24_000)]
+    await service.aclose()
+
+
+async def test_failures_far_apart_are_counted_from_the_first_again() -> None:
+    engine = ClockEngine(deaths=set(range(2, 2000, 13)))
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(SessionOptions(PCM, GateOptions()))
+    for _ in range(30):
+        await session.push(pcm(np.concatenate([tone(1), silence(1)])))
+        await asyncio.sleep(0.005)
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert not of(SessionError, events)
+    assert len(of(Recovered, events)) > 2 * recovery.MAX_FAILURES
+    await service.aclose()
+
+
+async def test_a_session_waits_for_an_engine_so_long_and_no_longer(monkeypatch) -> None:
+    monkeypatch.setattr(recovery, "RECOVERY_S", 0.05)
+    engine = ClockEngine(deaths={1}, refusals=10**9)
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    await session.push(pcm(tone(1)))
+    events = [event async for event in session.events()]
+    assert events[-2] == SessionError(DIED.code, DIED.message)
+    await service.aclose()
+
+
+async def test_what_a_stream_itself_did_wrong_is_not_repeated() -> None:
+    engine = ClockEngine()
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    engine.streams[0].sink(Failed("overrun", "more than 30 s of audio wait"))
+    events = [event async for event in session.events()]
+    assert [event.code for event in of(SessionError, events)] == ["overrun"]
+    assert len(engine.streams) == 1
+    await service.aclose()
+
+
+async def test_a_session_may_end_while_there_is_no_engine() -> None:
+    engine = ClockEngine(deaths={1}, refusals=10**9)
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    await session.push(pcm(tone(1)))
+    await asyncio.sleep(0.01)
+    await session.close()
+    assert [type(event) async for event in session.events()][-1] is SessionClosed
+    await service.aclose()
+
+
+ENTRIES = st.lists(st.one_of(st.integers(1, 50), st.just("mark")), max_size=60)
+
+
+@given(ENTRIES, st.integers(0, 100), st.sets(st.integers(0, 60)))
+def test_the_journal_has_what_follows_the_last_mark_reached(
+    entries: list[int | str], most: int, reached: set[int]
+) -> None:
+    """Marks are all there; of the audio the newest, at most ``most`` samples beside one entry."""
+    journal, wanted, at = StreamJournal(most), [], 0
+    for number, entry in enumerate(entries):
+        if entry == "mark":
+            wanted.append(Mark(number, flush=True))
+            journal.add(wanted[-1])
+        else:
+            wanted.append((at, at + entry))
+            journal.add(FedAudio(np.zeros(entry, np.float32), at))
+            at += entry
+        if number in reached and entry == "mark":
+            journal.reached(number)
+            wanted.clear()
+        while sum(w[1] - w[0] for w in wanted if not isinstance(w, Mark)) > most:
+            wanted.remove(next(w for w in wanted if not isinstance(w, Mark)))
+        found = [journal[n] for n in range(journal.first, journal.end)]
+        seen = [
+            entry if isinstance(entry, Mark) else (entry.at, entry.at + len(entry.audio))
+            for entry in found
+            if isinstance(entry, Mark) or len(entry.audio)
+        ]
+        assert seen == wanted

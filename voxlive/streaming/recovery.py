@@ -1,0 +1,328 @@
+"""A session's stream that outlives its engine.
+
+A process with an engine may crash, hang or be replaced. What the session gave to its stream since
+the last mark that was reached is kept, and given to another stream once there is an engine again:
+nobody loses a word. Words that were committed from that audio before are recognised once more and
+left out, by their times.
+
+Positions are samples at 16 kHz on the session's clock. Bounds: ``MAX_KEPT`` samples a session, of
+which the oldest are dropped; ``MAX_BACKLOG`` samples that an engine may have to process;
+``MAX_FAILURES`` in the same audio and ``RECOVERY_S`` without an engine, after which the session
+fails with the engine's own error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from voxlive.engines.contract import (
+    Committed,
+    Drafted,
+    Failed,
+    LanguageFound,
+    Message,
+    Progressed,
+    Reached,
+)
+from voxlive.errors import EngineError
+from voxlive.values import SAMPLE_RATE, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from voxlive.engines.contract import Sink, Stream
+    from voxlive.values import Samples, Word
+
+log = logging.getLogger(__name__)
+
+MAX_BACKLOG = 30 * SAMPLE_RATE
+"""Samples that an engine may have to process before more are held back."""
+MAX_KEPT = 60 * SAMPLE_RATE
+"""Samples that a session keeps to give them again: more than an engine may have to process."""
+MAX_FAILURES = 3
+"""Of an engine in the same audio, which then may be what it fails of."""
+RECOVERY_S = 60.0
+"""For so long a session waits for an engine."""
+_RETRY_S = 0.1
+_RECOVERABLE = "engine_failed"
+_NOT_YET = (_RECOVERABLE, "server_full")
+
+
+class Backlog:
+    """The audio that an engine was fed and has not processed, as ranges of samples. Pure.
+
+    ``samples`` is its length; silence that was not fed does not count. Adjoining ranges are one, so
+    there are as many as there are pauses within the backlog.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._ranges: deque[tuple[int, int]] = deque()
+
+    def feed(self, start: int, end: int) -> None:
+        """The engine was fed samples ``start`` to ``end``."""
+        self.samples += end - start
+        if self._ranges and self._ranges[-1][1] == start:
+            start, _ = self._ranges.pop()
+        self._ranges.append((start, end))
+
+    def progress(self, upto: int) -> None:
+        """The engine has processed everything before sample ``upto``."""
+        while self._ranges and self._ranges[0][0] < upto:
+            start, end = self._ranges.popleft()
+            self.samples -= min(end, upto) - start
+            if upto < end:
+                self._ranges.appendleft((upto, end))
+
+
+class FedAudio(NamedTuple):
+    """Float32 samples [n] for ``Stream.feed``, of which the first is sample ``at``."""
+
+    audio: Samples
+    at: int
+
+
+class Mark(NamedTuple):
+    """For ``Stream.flush`` or, without ``flush``, ``Stream.end_utterance``."""
+
+    marker: int
+    flush: bool
+
+
+class StreamJournal:
+    """What a stream was given since the last mark that it reached, in order. Pure.
+
+    Entries are numbered from the session's first: those from ``first`` to before ``end`` are kept.
+    """
+
+    def __init__(self, max_samples: int = MAX_KEPT) -> None:
+        self.first = 0
+        self._max_samples = max_samples
+        self._samples = 0
+        self._entries: deque[FedAudio | Mark] = deque()
+
+    @property
+    def end(self) -> int:
+        """The number of the next entry."""
+        return self.first + len(self._entries)
+
+    def __getitem__(self, number: int) -> FedAudio | Mark:
+        return self._entries[number - self.first]
+
+    def audio(self) -> Iterator[FedAudio]:
+        """The audio that is kept."""
+        return (entry for entry in self._entries if isinstance(entry, FedAudio))
+
+    def add(self, entry: FedAudio | Mark) -> None:
+        """Keep an entry. Beyond the bound the oldest audio is dropped, but never a mark."""
+        self._entries.append(entry)
+        self._samples += len(entry.audio) if isinstance(entry, FedAudio) else 0
+        while self._samples > self._max_samples:
+            if isinstance(self._entries[0], FedAudio):
+                self._drop_first()
+            else:
+                self._empty_oldest()
+
+    def reached(self, marker: int) -> None:
+        """All words from before this mark are out: drop what stands before it, and the mark."""
+        marks = (entry for entry in self._entries if isinstance(entry, Mark))
+        if any(mark.marker == marker for mark in marks):
+            while (dropped := self._drop_first()) and not (
+                isinstance(dropped, Mark) and dropped.marker == marker
+            ):
+                pass
+
+    def _empty_oldest(self) -> None:
+        """Drop the oldest audio from behind marks; its entry stays, since entries are numbered."""
+        for index, entry in enumerate(self._entries):
+            if isinstance(entry, FedAudio) and len(entry.audio):
+                self._samples -= len(entry.audio)
+                self._entries[index] = FedAudio(entry.audio[:0], entry.at + len(entry.audio))
+                return
+
+    def _drop_first(self) -> FedAudio | Mark:
+        self.first += 1
+        dropped = self._entries.popleft()
+        self._samples -= len(dropped.audio) if isinstance(dropped, FedAudio) else 0
+        return dropped
+
+
+class RecoverableStream:
+    """See the module: a ``Stream`` for one session, on whose loop it is made and called.
+
+    ``open_stream`` takes a sink and the language that was found before, if one was; what it raises
+    at first, making this raises. ``on_message`` is called on the loop with an engine's messages,
+    ``on_recovered`` with what is recognised again, when another stream has been opened.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[Sink, str | None], Stream],
+        on_message: Callable[[Message], None],
+        on_recovered: Callable[[list[tuple[int, int]]], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._open_stream = open_stream
+        self._on_message = on_message
+        self._on_recovered = on_recovered
+        self._journal = StreamJournal()
+        self._given = 0  # entries of the journal that the stream has, by number
+        self._in_engine = Backlog()
+        self._progressed = asyncio.Event()
+        self._upto = 0  # the end of what was fed
+        self._language: str | None = None
+        self._told: int | None = None  # the end of the last word since the last mark
+        self._repeating = False
+        self._failures = 0
+        self._failed_at = 0
+        self._recovery: asyncio.Task[None] | None = None
+        self._closed = False
+        self._generation = 0
+        self._stream: Stream | None = open_stream(self._sink(), None)
+        self.trail = self._stream.trail
+
+    def feed(self, audio: Samples, at: int) -> None:
+        """See the contract; the audio is kept."""
+        self._upto = at + len(audio)
+        self._add(FedAudio(np.array(audio, np.float32), at))
+
+    def end_utterance(self, marker: int) -> None:
+        """See the contract."""
+        self._add(Mark(marker, flush=False))
+
+    def flush(self, marker: int) -> None:
+        """See the contract."""
+        self._add(Mark(marker, flush=True))
+
+    def close(self) -> None:
+        """See the contract."""
+        self._closed = True
+        self._detach()
+        if self._recovery:
+            self._recovery.cancel()
+
+    def _add(self, entry: FedAudio | Mark) -> None:
+        current = self._given == self._journal.end
+        self._journal.add(entry)
+        if self._stream and current:
+            self._give(self._stream)
+
+    def _give(self, stream: Stream) -> None:
+        """Give the stream the next entry."""
+        self._given = max(self._given, self._journal.first)
+        match self._journal[self._given]:
+            case FedAudio(audio, at):
+                if len(audio):
+                    self._in_engine.feed(at, at + len(audio))
+                    stream.feed(audio, at)
+            case Mark(marker, flush=True):
+                stream.flush(marker)
+            case Mark(marker):
+                stream.end_utterance(marker)
+        self._given += 1
+
+    def _detach(self) -> None:
+        """Close the stream; what it has sent and is on its way here counts no more."""
+        self._generation += 1
+        if self._stream:
+            self._stream.close()
+            self._stream = None
+
+    # What the engine answers.
+
+    def _sink(self) -> Sink:
+        return partial(self._post, self._generation)
+
+    def _post(self, generation: int, message: Message) -> None:
+        """Take a message on the engine's thread.
+
+        It waits for its turn on the loop; so many can wait as the engine makes of the audio in it.
+        """
+        if not self._closed:
+            # The loop may close before the call when a server is torn down.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._receive, generation, message)
+
+    def _receive(self, generation: int, message: Message) -> None:
+        if generation != self._generation:
+            return
+        match message:
+            case Failed(code) if code == _RECOVERABLE and self._failures < MAX_FAILURES:
+                self._detach()
+                self._failures, self._failed_at = self._failures + 1, self._upto
+                if self._recovery:
+                    self._recovery.cancel()
+                self._recovery = self._loop.create_task(self._recover(message))
+            case Committed(words):
+                self._commit(words)
+            case Drafted() if self._repeating:
+                pass  # it may have words in it that are committed
+            case LanguageFound(language):
+                if self._language is None:
+                    self._language = language
+                    self._on_message(message)
+            case Progressed(upto):
+                self._in_engine.progress(upto)
+                self._progressed.set()
+                if upto > self._failed_at:
+                    self._failures = 0
+                self._on_message(message)
+            case Reached(marker):
+                self._journal.reached(marker)
+                self._told, self._repeating = None, False
+                self._on_message(message)
+            case _:
+                self._on_message(message)
+
+    def _commit(self, words: tuple[Word, ...]) -> None:
+        """Pass words on but those that were committed before the engine failed.
+
+        They are known by their times: by the middle, since another recognition of the same word
+        may differ a little in where it ends.
+        """
+        told = self._told
+        if self._repeating and told is not None:
+            words = tuple(w for w in words if w.start >= told or w.start + w.end > 2 * told)
+        if words:
+            self._repeating = False
+            self._told = words[-1].end
+            self._on_message(Committed(words))
+
+    # Another stream.
+
+    async def _recover(self, failure: Failed) -> None:
+        until = self._loop.time() + RECOVERY_S
+        while self._stream is None:
+            try:
+                self._stream = self._open_stream(self._sink(), self._language)
+            except EngineError as error:
+                if error.code not in _NOT_YET or self._loop.time() > until:
+                    self._on_message(failure)
+                    return
+                await asyncio.sleep(_RETRY_S)
+        self._repeating = self._told is not None
+        self._given = self._journal.first
+        self._in_engine = Backlog()
+        again = [(at, at + len(audio)) for audio, at in self._journal.audio()]
+        log.warning(
+            "the engine failed (%s); %.1f s of audio are recognised again",
+            failure.message,
+            seconds(sum(end - start for start, end in again)),
+        )
+        self._on_recovered(again)
+        await self._give_rest(self._stream)
+
+    async def _give_rest(self, stream: Stream) -> None:
+        """Give what is kept, as the engine has room for it."""
+        while self._given < self._journal.end and not self._closed:
+            while self._in_engine.samples > MAX_BACKLOG:
+                self._progressed.clear()
+                await self._progressed.wait()
+            self._give(stream)
