@@ -44,6 +44,7 @@ from voxlive.engines.contract import (
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import Samples, Word
+from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.protocols.live import LiveProtocol
 
@@ -147,7 +148,7 @@ async def measure(sessions: int, rounds: int, *, vad: bool) -> float:
     """CPU for each chunk in microseconds."""
     engine = NullEngine(sessions)
     detector = VoiceDetector(AllSpeech())  # type: ignore[arg-type]
-    serve = LiveEndpoints(Service(engine, detector)).endpoint(LiveProtocol)  # type: ignore[arg-type]
+    serve = LiveEndpoints(LiveModels(Service(engine, detector))).endpoint(LiveProtocol)  # type: ignore[arg-type]
     start = '{"type": "start", "format": "s16le", "rate": 16000, "channels": 1%s}'
     clients = [
         SocketClient(serve, start % ("" if vad else ', "vad": false')) for _ in range(sessions)

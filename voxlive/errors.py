@@ -263,9 +263,10 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "no_such_session": ErrorInfo(404, None, "no live session has this id or name now"),
         "model_not_found": ErrorInfo(
             404,
-            None,
-            "the name is no model of this server; close matches are listed. A hub name must have "
-            "been fetched before (`voxlive models pull`), and a path is never taken for a name",
+            4404,
+            "the name is no model of this server; close matches are listed, for live sessions all "
+            "names. A hub name must have been fetched before (`voxlive models pull`), and a path "
+            "is never taken for a name",
         ),
         # How long and how large.
         "audio_too_long": ErrorInfo(413, None, "the audio is longer than the server's limit"),

@@ -71,6 +71,48 @@ def test_every_kind_of_value_comes_from_the_config_file(given):
     assert config.quantize == 4
 
 
+LIVE = """
+[serve.live]
+accurate = "voxtral"
+quick = { model = "whisper-base", max-sessions = 4, device = "cpu" }
+"""
+
+
+def test_live_models_come_as_a_table_as_a_list_and_from_the_environment(given):
+    texts = ("accurate=voxtral", "quick=whisper-base,max-sessions=4,device=cpu")
+    listed = ", ".join(f'"{text}"' for text in texts)
+    for options in (
+        serve_config(given(text=LIVE)),
+        serve_config(given(text=f"[serve]\nlive = [{listed}]\n")),
+        serve_config(given(VOXLIVE_LIVE=" ".join(texts))),
+        serve_config(given("--live", texts[0], "--live", texts[1])),
+    ):
+        assert options.live == texts
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("quick = 4", '[serve.live] quick is "MODEL", or { model = "MODEL", max-sessions = 4 }'),
+        ("quick = { max-sessions = 4 }", "[serve.live] quick is"),
+        ('quick = { model = "b", slots = 4 }', "[serve.live]: quick: 'slots=4' is none of"),
+        ('quick = { model = "b", max-sessions = 0 }', "quick: max-sessions: 0 is less than 1"),
+        ('"a b" = "c"', "[serve.live]: 'a b': a name has no spaces"),
+    ],
+)
+def test_a_wrong_table_of_live_models_names_the_file_and_the_key(given, table, reason):
+    with pytest.raises(ValueError, match=r"voxlive\.toml: \[serve\.live\]") as refused:
+        given(text=f"[serve.live]\n{table}\n")
+    assert reason in str(refused.value)
+
+
+def test_a_wrong_live_model_names_the_option_or_the_variable(given):
+    with pytest.raises(ValueError, match="--live: a: device: 'tpu' is not gpu or cpu"):
+        given("--live", "a=b,device=tpu")
+    with pytest.raises(ValueError, match="VOXLIVE_LIVE: 'a' is not NAME=MODEL"):
+        given(VOXLIVE_LIVE="a")
+
+
 def test_the_command_line_comes_before_the_environment_before_the_file(given):
     env = {
         "VOXLIVE_PORT": "8200",

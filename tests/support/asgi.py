@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from voxlive.checkpoints.local_model import BUILT_IN
 from voxlive.engines.contract import DurationHistogram, EngineInfo, Reached, Sink, StreamOptions
+from voxlive.errors import EngineFull
 from voxlive.runners.batch import Batch
 from voxlive.runners.catalogue import Catalogue, CatalogueEntry
 from voxlive.streaming.service import Service
@@ -24,25 +25,37 @@ from voxlive.web.access.keys import Key, Limits
 from voxlive.web.access.middleware import Authenticator
 from voxlive.web.access.sites import Sites, with_cors
 from voxlive.web.app import make_app
+from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.rest.files import FileService
 
 HOST = "voxlive.test"
 
 
-class _Deaf:
-    """An engine and its streams: every flush is answered."""
+class DeafEngine:
+    """An engine and its streams: every flush is answered.
+
+    ``opened`` are the options of its streams so far, ``fault`` is what is wrong with it.
+    """
 
     trail = 0
-    in_use = 0
-    info = EngineInfo("deaf", "none", "cpu", 4, ())
-    steps = DurationHistogram()
+
+    def __init__(self, model: str = "none", capacity: int = 4, **info: object) -> None:
+        self.info = EngineInfo("deaf", model, "cpu", capacity, (), **info)
+        self.steps = DurationHistogram()
+        self.in_use = 0
+        self.opened: list[StreamOptions] = []
+        self.fault: str | None = None
 
     def open(self, options: StreamOptions, sink: Sink) -> _Stream:
-        return _Stream(sink)
+        if self.in_use >= self.info.capacity:
+            raise EngineFull(self.info.capacity)
+        self.in_use += 1
+        self.opened.append(options)
+        return _Stream(self, sink)
 
-    def check(self, within_s: float) -> None:
-        return None
+    def check(self, within_s: float) -> str | None:
+        return self.fault
 
     def shutdown(self) -> None:
         pass
@@ -51,14 +64,17 @@ class _Deaf:
 class _Stream:
     trail = 0
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, engine: DeafEngine, sink: Sink) -> None:
+        self._engine = engine
+        self._closed = False
         self.flush = self.end_utterance = lambda marker: sink(Reached(marker))
 
     def feed(self, audio: Samples, at: int) -> None:
         pass
 
     def close(self) -> None:
-        pass
+        self._engine.in_use -= not self._closed
+        self._closed = True
 
 
 class _Silence:
@@ -157,20 +173,25 @@ async def running(
     limits: Limits | None = None,
     allow: frozenset[str] = frozenset(),
     hosts: frozenset[str] | None = None,
+    default: DeafEngine | None = None,
+    live: Mapping[str, DeafEngine] | None = None,
 ) -> AsyncIterator[Running]:
     """An application with these keys and limits; ``allow``: other sites that may connect.
 
-    ``hosts``: the names that it answers to besides localhost; None for any.
+    ``hosts``: the names that it answers to besides localhost; None for any. ``live``: engines
+    beside the ``default`` by their names.
     """
     clock = [1e9]
     access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
-    service = Service(_Deaf(), VoiceDetector(_Silence()))
+    service = Service(default or DeafEngine(), VoiceDetector(_Silence()))
+    named = {name: Service(one, VoiceDetector(_Silence())) for name, one in (live or {}).items()}
+    models = LiveModels(service, named)
     files = FileService(
         Batch(), Catalogue(CatalogueEntry("pocketsphinx", BUILT_IN["pocketsphinx"]))
     )
     sites = Sites(allow, hosts)
-    app = make_app(service, LiveEndpoints(service, Authenticator(access, sites)), files)
+    app = make_app(models, LiveEndpoints(models, Authenticator(access, sites)), files)
     transport = httpx.ASGITransport(with_cors(app, sites))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
         yield Running(app, http, access, clock)
-    await service.aclose(0)
+    await models.aclose(0)

@@ -40,6 +40,7 @@ from voxlive.processes.supervisor import Work
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import SpeechModel, VoiceDetector
 from voxlive.values import SAMPLE_RATE, Samples, Word
+from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.protocols.asr import AsrProtocol
 from voxlive.web.protocols.deepgram import DeepgramProtocol
@@ -248,7 +249,7 @@ class Day:
         self.engine = WordyEngine(64)
         self.detector = VoiceDetector(network)
         self.service = Service(self.engine, self.detector)
-        self.live = LiveEndpoints(self.service)
+        self.live = LiveEndpoints(LiveModels(self.service))
         self.serve = {
             name: self.live.endpoint(dialect.protocol) for name, dialect in DIALECTS.items()
         }

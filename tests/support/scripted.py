@@ -12,6 +12,7 @@ from voxlive.engines.contract import EngineInfo, Reached, Sink, StreamOptions
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import Samples
+from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveEndpoints
 
 
@@ -77,7 +78,7 @@ async def serve(
         "server": ("test", 80),
     }
     detector = VoiceDetector(Always(speech))
-    serving = LiveEndpoints(Service(engine, detector)).endpoint(protocol)
+    serving = LiveEndpoints(LiveModels(Service(engine, detector))).endpoint(protocol)
     await serving(WebSocket(scope, client.receive, client.send))
     detector.close()
     return engine

@@ -145,7 +145,8 @@ def openai_url(spelling):
 
 
 def openai_key(spelling):
-    config = Config().updated({"audio": {"input": {"transcription": {"language": spelling}}}}, ANY)
+    asked = {"audio": {"input": {"transcription": {"language": spelling}}}}
+    config = Config().updated(asked, lambda _: ANY)
     return config.language
 
 

@@ -30,14 +30,22 @@ ANSWER = "/v1/listen?encoding=linear16&sample_rate=16000"
 
 
 class Figures:
-    """One scrape. ``figures(name, label=value)`` is a sample; None where there is none."""
+    """One scrape. ``figures(name, label=value)`` is a sample; None where there is none.
+
+    The label ``model`` may be left out where there is one model.
+    """
 
     def __init__(self, text: str, parse=text_string_to_metric_families) -> None:
         self.families = {family.name: family for family in parse(text)}
         self.samples = [s for family in self.families.values() for s in family.samples]
 
     def __call__(self, name: str, **labels: str) -> float | None:
-        found = [s.value for s in self.samples if (s.name, s.labels) == (name, labels)]
+        named = [s for s in self.samples if s.name == name]
+        if "model" not in labels:
+            named = [s._replace(labels={**s.labels}) for s in named]
+            for sample in named:
+                sample.labels.pop("model", None)
+        found = [s.value for s in named if s.labels == labels]
         assert len(found) < 2
         return found[0] if found else None
 

@@ -78,6 +78,11 @@ def parse_repository(model: str) -> Repository | None:
     return Repository(found[1], found[2])
 
 
+def aliases_of(model: str) -> tuple[str, ...]:
+    """The short names of a repository."""
+    return tuple(alias for alias, repository in ALIASES.items() if repository == model)
+
+
 DEFAULTS = ("whisper-base", "whisper-tiny.en")
 """What is used where no model is named: the first that is here, else the last."""
 

@@ -190,10 +190,23 @@ def _from_file(path: Path, group: TyperGroup) -> dict[tuple[str, str], _Configur
             for option in parameter.opts
         }
         for option, value in table.items():
+            where = f"{path}: [{name}] {option}"
             if option not in parameters:
-                fail(f"{path}: [{name}] {option} is not one of {', '.join(parameters)}", MISUSED)
-            found[name, parameters[option]] = _ConfiguredValue(f"{path}: [{name}] {option}", value)
+                fail(f"{where} is not one of {', '.join(parameters)}", MISUSED)
+            if option == "live" and isinstance(value, dict):
+                where = f"{path}: [{name}.{option}]"
+                value = [_live_text(where, *entry) for entry in value.items()]
+            found[name, parameters[option]] = _ConfiguredValue(where, value)
     return found
+
+
+def _live_text(where: str, name: str, value: object) -> str:
+    """A key of the table of live models as the command line has it: a model, or also options."""
+    fields = dict(value) if isinstance(value, dict) else {"model": value}
+    model = fields.pop("model", None)
+    if not isinstance(model, str):
+        fail(f'{where} {name} is "MODEL", or {{ model = "MODEL", max-sessions = 4 }}', MISUSED)
+    return ",".join((f"{name}={model}", *(f"{option}={one}" for option, one in fields.items())))
 
 
 def _from_environment() -> dict[tuple[str, str], _ConfiguredValue]:

@@ -25,7 +25,14 @@ from voxlive.checkpoints.local_model import (
     reread,
 )
 from voxlive.checkpoints.packages import PACKAGED
-from voxlive.checkpoints.resolve import ALIASES, cached, parse_repository, repositories, resolve
+from voxlive.checkpoints.resolve import (
+    ALIASES,
+    aliases_of,
+    cached,
+    parse_repository,
+    repositories,
+    resolve,
+)
 from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.refusals import Allowed, LoadOptions, Requirements, select_backend_policy
@@ -142,6 +149,12 @@ class Catalogue:
         """Add names for the default, such as that of its engine."""
         self._default_aliases.update(names)
 
+    def register(self, name: str, model: LocalModel, load: LoadOptions) -> None:
+        """Add another model by a name of its own. Raises CheckpointNotFound if that is taken."""
+        if name in self._registered:
+            raise CheckpointNotFound(f"{name!r} is registered twice")
+        self._registered[name] = CatalogueEntry(name, model, load)
+
     @property
     def default(self) -> str:
         """The name of the model that serves requests without one."""
@@ -191,7 +204,7 @@ class Catalogue:
 
     def _entry_named(self, name: str) -> CatalogueEntry | None:
         """The entry of exactly this name; the server's own names come before the hub's."""
-        if name in (self._default.id, *_aliases(self._default.id)):
+        if name in (self._default.id, *aliases_of(self._default.id)):
             return self._default
         if name in self._registered:
             return self._registered[name]
@@ -234,7 +247,7 @@ class Catalogue:
         if folder is not None and folder.exists():
             created = int(folder.stat().st_mtime)
         default = entry.id == self._default.id
-        return ModelCard(entry.id, self._inspect(entry), created, default, _aliases(entry.id))
+        return ModelCard(entry.id, self._inspect(entry), created, default, aliases_of(entry.id))
 
 
 def make_catalogue(
@@ -260,7 +273,3 @@ def make_catalogue(
         device = LoadOptions(device=options.device)
         others[name] = CatalogueEntry(name, resolve(model, offline=offline), device)
     return Catalogue(CatalogueEntry(default.name, default, options), others, hub=hub)
-
-
-def _aliases(model: str) -> tuple[str, ...]:
-    return tuple(alias for alias, repository in ALIASES.items() if repository == model)

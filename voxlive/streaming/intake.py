@@ -28,7 +28,8 @@ class SessionOptions:
 
     ``gate`` None means that everything is speech. ``stall_s``: when no audio arrives for so many
     seconds in the middle of speech, the utterance ends as if the speaker had paused.
-    ``replacements``: the client's dictionary, beside the server's.
+    ``replacements``: the client's dictionary, beside the server's. ``model``: the live model that
+    the client names, where a server has several; None: that of its connection.
     """
 
     audio: AudioFormat
@@ -36,6 +37,7 @@ class SessionOptions:
     stream: StreamOptions = field(default_factory=StreamOptions)
     stall_s: float = 2.0
     replacements: Replacements = field(default_factory=Replacements)
+    model: str | None = None
 
 
 class SpeechProbabilities(Protocol):

@@ -112,6 +112,11 @@ class Service:
         return NoVad(at) if options.gate is None else self._detector.lane(at)
 
     @property
+    def full(self) -> bool:
+        """Whether every slot is taken."""
+        return self.engine.in_use >= self.engine.info.capacity
+
+    @property
     def closing(self) -> bool:
         """Whether the service takes no more sessions."""
         return self._closing

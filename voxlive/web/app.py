@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from voxlive.checkpoints.local_model import LocalModel
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.registry import load_apart
 from voxlive.errors import VoxliveError
@@ -41,8 +42,9 @@ from voxlive.web.access.keys import Key, load_keys, redact_logs
 from voxlive.web.access.middleware import Authenticator, AuthMiddleware, find_rule
 from voxlive.web.access.sites import Sites, host_names, with_cors
 from voxlive.web.captions import CaptionEndpoints
-from voxlive.web.config import ServeConfig
+from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.errors import on_disconnect, on_http_error, on_unexpected_error
+from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.metrics import (
     MetricsEndpoint,
@@ -126,25 +128,25 @@ def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
     )
 
 
-def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starlette:
-    """The ASGI application around a service, which the caller starts and ends."""
-    models = ModelEndpoints(service, files)
+def make_app(models: LiveModels, live: LiveEndpoints, files: FileService) -> Starlette:
+    """The ASGI application around live models, which the caller starts and ends."""
+    lists = ModelEndpoints(models, files)
     pages = Pages()
     captions = CaptionEndpoints(live.feeds, pages)
     access = live.authenticator.access
     tickets = TicketEndpoints(access)
-    health = HealthEndpoints(service, files)
+    health = HealthEndpoints(models, files)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
         Route("/health", health.get),
         Route("/health/live", health.live),
         Route("/health/ready", health.get),
-        Route("/v1/models", models.index),
-        Route("/v1/models/{name:path}", models.get),
+        Route("/v1/models", lists.index),
+        Route("/v1/models/{name:path}", lists.get),
         Route("/v1/audio/transcriptions", Transcriptions(files).post, methods=["POST"]),
         Route("/v1/audio/translations", Transcriptions(files, "translate").post, methods=["POST"]),
         Route("/v1/chat/completions", ChatCompletions(files).post, methods=["POST"]),
-        Route("/v1/realtime/client_secrets", ClientSecrets(service, access).post, methods=["POST"]),
+        Route("/v1/realtime/client_secrets", ClientSecrets(models, access).post, methods=["POST"]),
         Route("/v1/auth/grant", tickets.deepgram, methods=["POST"]),
         Route("/v1/client/sessions", tickets.mistral, methods=["POST"]),
         Route("/v1/listen", ListenEndpoint(files).post, methods=["POST"]),
@@ -155,7 +157,7 @@ def make_app(service: Service, live: LiveEndpoints, files: FileService) -> Starl
         Mount("/static", pages),
     ]
     requests = RequestCounts(routes)
-    state = ServerCollector(service.engine, live.metrics, live.feeds, access, files, requests)
+    state = ServerCollector(models, live.metrics, live.feeds, access, files, requests)
     routes.append(Route("/metrics", MetricsEndpoint(state).get))
 
     async def on_refusal(request: Request, error: Exception) -> Response:
@@ -240,15 +242,21 @@ class ServerCore:
 
     app: ASGIApp
     sites: Sites
-    service: Service
+    models: LiveModels
     live: LiveEndpoints
     batch: Batch
 
+    @property
+    def service(self) -> Service:
+        """That of the default live model."""
+        return self.models.default
+
     @classmethod
     def load(cls, config: ServeConfig, keys: tuple[Key, ...]) -> ServerCore:
-        """Load the models. Blocks until the engine is warm.
+        """Load the models. Blocks until the engines are warm, which load one after the other.
 
-        Raises EngineError, CheckpointError, VadError and BadReplacement.
+        Raises EngineError, CheckpointError, VadError and BadReplacement; ConfigError for two models
+        of one name.
         """
         redact_logs()
         dictionary = Replacements.read(config.replacements) if config.replacements else None
@@ -258,35 +266,66 @@ class ServerCore:
         if not config.shares_model:
             file_model = resolve(config.file_model or config.model, offline=offline)
         catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
+        others: dict[str, tuple[LocalModel, ServeConfig]] = {}
+        for spec in config.live_specs:
+            if spec.name == model.name:
+                raise ConfigError(f"live: {spec.name} is the default model's name already")
+            with _named(spec.name):
+                others[spec.name] = resolve(spec.model, offline=offline), spec.config(config)
+                catalogue.register(spec.name, others[spec.name][0], others[spec.name][1].load)
         with ExitStack() as cleanup:
-            engine = load_apart(model, config.engine)
-            cleanup.callback(engine.shutdown)
-            service = Service(engine, VoiceDetector(Silero()), dictionary)
+            default = _load_service(model, config, dictionary, cleanup)
+            named = {}
+            for name, (local, options) in others.items():
+                with _named(name):
+                    named[name] = _load_service(local, options, dictionary, cleanup)
             cleanup.pop_all()
         if config.shares_model:
-            catalogue.add_aliases(engine.info.model)
-        return cls.from_service(service, catalogue, config, keys)
+            catalogue.add_aliases(default.engine.info.model)
+        return cls.from_models(LiveModels(default, named), catalogue, config, keys)
 
     @classmethod
-    def from_service(
-        cls, service: Service, catalogue: Catalogue, config: ServeConfig, keys: tuple[Key, ...]
+    def from_models(
+        cls, models: LiveModels, catalogue: Catalogue, config: ServeConfig, keys: tuple[Key, ...]
     ) -> ServerCore:
         """With models that are loaded already."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
-        live = LiveEndpoints(service, Authenticator(Access(keys, config.limits), sites))
+        live = LiveEndpoints(models, Authenticator(Access(keys, config.limits), sites))
         process = ProcessOptions(niceness=config.file_niceness)
         options = BatchOptions(
             idle_s=config.model_idle, max_resident=config.max_resident, process=process
         )
         batch = Batch(options)
-        app = make_app(service, live, FileService(batch, catalogue))
-        return cls(app, sites, service, live, batch)
+        app = make_app(models, live, FileService(batch, catalogue))
+        return cls(app, sites, models, live, batch)
 
     async def aclose(self) -> None:
         """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models."""
-        await asyncio.gather(self.service.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
+        await asyncio.gather(self.models.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What a live model cannot be used for says which one it is."""
+    try:
+        yield
+    except VoxliveError as error:
+        error.message = f"--live {name}: {error.message}"
+        error.args = (error.message,)
+        raise
+
+
+def _load_service(
+    model: LocalModel, config: ServeConfig, dictionary: Replacements | None, cleanup: ExitStack
+) -> Service:
+    """A live model's engine, warm, and its voice detector; ``cleanup`` frees them."""
+    engine = load_apart(model, config.engine)
+    cleanup.callback(engine.shutdown)
+    detector = VoiceDetector(Silero())
+    cleanup.callback(detector.close)
+    return Service(engine, detector, dictionary)
 
 
 class Application:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from voxlive.engines.contract import EngineOptions
     from voxlive.runners.refusals import LoadOptions
     from voxlive.web.access.keys import Limits
+    from voxlive.web.live_models import LiveSpec
 
 
 class ConfigError(CodedError, ValueError):
@@ -82,6 +83,12 @@ def _check_terms(text: str) -> None:
         raise ValueError(error.message) from None
 
 
+def _check_live(text: str) -> None:
+    from voxlive.web.live_models import LiveSpec
+
+    LiveSpec.parse(text)
+
+
 def _check_site(text: str) -> None:
     """Refuse a misspelt site at the start: later its pages would only be refused."""
     from voxlive.web.access.sites import ANY, Origin
@@ -104,6 +111,15 @@ class ServeConfig:
         metadata=_option(
             "A model's short name, a local path or a hub repository. Default: whisper-base if it "
             "is here, else whisper-tiny.en."
+        ),
+    )
+    live: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "Another model for live sessions that name it, as NAME=MODEL or, with options of its "
+            "own, NAME=MODEL,max-sessions=4,device=cpu; may be given again.",
+            metavar="NAME=MODEL",
+            check=_check_live,
         ),
     )
     max_sessions: int | None = field(
@@ -306,6 +322,7 @@ class ServeConfig:
                 option.check_value(getattr(self, name))
             except ValueError as error:
                 raise ConfigError(f"{name}: {error}") from None
+        self.live_specs  # noqa: B018 (names that come twice)
         for applies, message in self._contradictions():
             if applies:
                 raise ConfigError(message)
@@ -361,6 +378,18 @@ class ServeConfig:
             self.commit,
             read_vocabulary(self.vocabulary),
         )
+
+    @property
+    def live_specs(self) -> tuple[LiveSpec, ...]:
+        """The live models beside the default. Raises ConfigError for a name that comes twice."""
+        if not self.live:
+            return ()
+        from voxlive.web.live_models import read_specs
+
+        try:
+            return read_specs(self.live)
+        except ValueError as error:
+            raise ConfigError(f"live: {error}") from None
 
     @property
     def shares_model(self) -> bool:

@@ -1,48 +1,172 @@
-"""The live engines of one server by name: ``LiveModels`` finds the one that a client asks for."""
+"""The live engines of one server by name: ``LiveModels`` finds the one that a client asks for.
+
+``LiveSpec`` is what ``--live`` says of one. Each engine has a process, slots and a voice detector
+of its own; replacements, limits and the engines' deadline are the server's.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
+from voxlive.checkpoints.resolve import aliases_of
 from voxlive.errors import RequestRefused
 from voxlive.runners.registry import is_hosted
-from voxlive.streaming.service import Service
+from voxlive.web.config import OPTIONS, ServeConfig
+
+if TYPE_CHECKING:
+    from voxlive.streaming.service import Service
+
+_MAX_NAME = 100
+_MAX_QUOTED = 40
+
+
+def _one_of(*known: str | int) -> Callable[[str], object]:
+    values = {str(value): value for value in known}
+
+    def parse(text: str) -> object:
+        if text not in values:
+            raise ValueError(f"{text!r} is not {' or '.join(values)}")
+        return values[text]
+
+    return parse
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+_OPTIONS: dict[str, Callable[[str], object]] = {
+    "max-sessions": _whole_number,
+    "device": _one_of("gpu", "cpu"),
+    "delay-ms": _whole_number,
+    "quantize": _one_of(4, 8),
+    "commit": _one_of("fast", "steady", "pause"),
+    "vocabulary": lambda text: (text,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSpec:
+    """A live model that a server has beside its default: ``NAME=MODEL,max-sessions=4``.
+
+    ``options`` are fields of ``ServeConfig`` for this model alone.
+    """
+
+    name: str
+    model: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text of an option. Raises ValueError, whose text begins with the name."""
+        first, *rest = text.split(",")
+        name, equals, model = first.partition("=")
+        if not (name.strip() and equals and model.strip()):
+            raise ValueError(f"{text!r} is not NAME=MODEL, such as accurate=voxtral")
+        if len(name) > _MAX_NAME or any(char.isspace() for char in name):
+            rule = f"a name has no spaces and at most {_MAX_NAME} characters"
+            raise ValueError(f"{name[:_MAX_QUOTED]!r}: {rule}")
+        options: dict[str, Any] = {}
+        for item in rest:
+            option, equals, value = item.partition("=")
+            if not equals or option not in _OPTIONS:
+                known = ", ".join(f"{known}=" for known in _OPTIONS)
+                raise ValueError(f"{name}: {item!r} is none of {known}")
+            field = option.replace("-", "_")
+            if field in options:
+                raise ValueError(f"{name}: {option} is given twice")
+            try:
+                options[field] = _OPTIONS[option](value)
+                OPTIONS[field].check_value(options[field])
+            except ValueError as error:
+                raise ValueError(f"{name}: {option}: {error}") from None
+        return cls(name, model, options)
+
+    def config(self, server: ServeConfig) -> ServeConfig:
+        """The server's options as they are for this model.
+
+        ``device`` is the server's unless it has its own; what else is said of the default model
+        does not hold for it.
+        """
+        own: dict[str, Any] = {
+            "max_sessions": None,
+            "delay_ms": None,
+            "quantize": None,
+            "commit": None,
+            "vocabulary": (),
+            **self.options,
+        }
+        return replace(server, model=self.model, file_model=None, live=(), **own)
+
+
+def read_specs(texts: Iterable[str]) -> tuple[LiveSpec, ...]:
+    """Read them all. Raises ValueError for what is wrong with one, or a name that comes twice."""
+    specs = tuple(LiveSpec.parse(text) for text in texts)
+    names = [spec.name for spec in specs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is given twice")
+    return specs
 
 
 class LiveModels:
     """A default service and named ones, each with an engine and slots of its own.
 
-    An engine's own model id is a name of it too; a given name goes before an id, and the default's
-    id before that of another. With one engine every name means that one.
+    ``labels`` are what metrics and lists call them: the default goes by its engine's model. An
+    engine's own model id and its short names are names of it too; a given name goes before those,
+    and the default's before those of another. With one engine every name means that one.
     """
 
     def __init__(self, default: Service, named: Mapping[str, Service] | None = None) -> None:
         self.default = default
         self.named = dict(named or {})
+        self.labels = {default.engine.info.model: default, **self.named}
         self._by_name = dict(self.named)
         for service in self:
-            self._by_name.setdefault(service.engine.info.model, service)
+            model = service.engine.info.model
+            for name in (model, *aliases_of(model)):
+                self._by_name.setdefault(name, service)
 
     def __iter__(self) -> Iterator[Service]:
         """Every service, the default first."""
         yield self.default
         yield from self.named.values()
 
-    def find(self, name: str | None) -> Service:
-        """The service of this name; the default for none and for another provider's model.
+    def label(self, service: Service) -> str:
+        """What one of these services is called."""
+        return next(label for label, one in self.labels.items() if one is service)
 
-        Raises RequestRefused 404 for an unknown name where there are several engines.
+    def serves(self, name: str) -> bool:
+        """Whether this is a name of one of these, and not only taken for the default."""
+        return name in self._by_name
+
+    def find(self, name: str | None, otherwise: Service | None = None) -> Service:
+        """The service of this name; ``otherwise`` for none and for another provider's model.
+
+        ``otherwise`` None is the default. Raises RequestRefused 404 for an unknown name where there
+        are several engines.
         """
+        otherwise = otherwise or self.default
         if not name or not self.named:
-            return self.default
+            return otherwise
         if found := self._by_name.get(name):
             return found
         if is_hosted(name):
-            return self.default
-        known = ", ".join(self._by_name)
-        message = f"there is no live model {name[:40]!r}: use one of {known}"
+            return otherwise
+        ids = (service.engine.info.model for service in self)
+        known = ", ".join(dict.fromkeys((*self.labels, *ids)))
+        message = f"there is no live model {name[:_MAX_QUOTED]!r}: use one of {known}"
         raise RequestRefused("model_not_found", message, "model")
+
+    @property
+    def closing(self) -> bool:
+        """Whether there are to be no more sessions."""
+        return self.default.closing
 
     async def aclose(self, drain_s: float) -> None:
         """End the sessions of every engine at the same time, within ``drain_s`` seconds."""

@@ -38,6 +38,7 @@ from voxlive.web.access.keys import Limits, find_credentials
 from voxlive.web.access.middleware import Authenticator, client_address
 from voxlive.web.captions import MAX_NAME_LENGTH, CaptionFeed, CaptionFeeds, is_valid_name
 from voxlive.web.errors import error_headers, openai_error
+from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import (
     Action,
@@ -93,6 +94,7 @@ class LiveSocket:
     There is one queue each way: a session's inbox, so that the socket is read while the session
     is behind, and an outbox that the sessions of all sources share with the protocol's answers.
 
+    Sessions are opened on ``service``, one of ``models``, unless their options name another one.
     Every session that begins is counted in ``metrics``. ``offered`` are the client's sub-protocols
     without those that carry a key, which must not be sent back.
     """
@@ -100,6 +102,7 @@ class LiveSocket:
     def __init__(
         self,
         socket: WebSocket,
+        models: LiveModels,
         service: Service,
         protocol: Protocol,
         feeds: CaptionFeeds,
@@ -107,6 +110,7 @@ class LiveSocket:
         offered: Sequence[str] = (),
     ) -> None:
         self._socket = socket
+        self._models = models
         self._service = service
         self._protocol = protocol
         self._feeds = feeds
@@ -192,24 +196,34 @@ class LiveSocket:
             )
             raise ProtocolError("bad_parameter", message)
         options = self._protocol.options_from_handshake()
-        info = self._service.engine.info
         if options:
             self._open_session(options, "")
-        elif self._service.engine.in_use >= info.capacity and not self._protocol.full_after_options:
-            raise EngineFull(info.capacity)
+        elif self._is_full and not self._protocol.full_after_options:
+            raise EngineFull(self._service.engine.info.capacity)
         await self._writer.accept()
         await self._writer.send(self._protocol.connected())
         if options:
             await self._writer.send(self._track_session(options, "").translate())
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether every engine is full that the client can still choose."""
+        chosen = "model" in self._socket.query_params
+        return all(one.full for one in ((self._service,) if chosen else self._models))
+
+    def _service_of(self, options: SessionOptions) -> Service:
+        return self._models.find(options.model, self._service)
+
     def _open_session(self, options: SessionOptions, source: str) -> None:
         inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
-        self._sessions[source] = self._service.open(options, inbox, self._outbox, source)
+        service = self._service_of(options)
+        self._sessions[source] = service.open(options, inbox, self._outbox, source)
 
     def _track_session(self, options: SessionOptions, source: str) -> Notice:
         """Count a new session and open its captions. Returns what its client is sent first."""
         path, session = self._socket.url.path, self._sessions[source]
-        self._meters[source] = self._metrics.open(self._protocol.name, session)
+        label = self._models.label(self._service_of(options))
+        self._meters[source] = self._metrics.open(self._protocol.name, session, label)
         name = self._socket.query_params.get("captions")
         self._caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
         self._unfinished += 1
@@ -285,7 +299,8 @@ class LiveSocket:
             case FlushSession(marker):
                 await self._sessions[""].flush(marker)
             case ReconfigureSession(options, marker):
-                await self._service.reconfigure(self._sessions[""], options, marker)
+                service = self._service_of(options)
+                await service.reconfigure(self._sessions[""], options, marker)
             case StopSession():
                 self._stopped = True
                 for session in self._sessions.values():
@@ -372,8 +387,8 @@ class LiveSocket:
 class LiveEndpoints:
     """Every live connection of a server. Without an authenticator every client is admitted."""
 
-    def __init__(self, service: Service, authenticator: Authenticator | None = None) -> None:
-        self._service = service
+    def __init__(self, models: LiveModels, authenticator: Authenticator | None = None) -> None:
+        self._models = models
         self.authenticator = authenticator or Authenticator(Access())
         self.feeds = CaptionFeeds()
         self.metrics = SessionMetrics(self.authenticator.access.count_error)
@@ -407,9 +422,14 @@ class LiveEndpoints:
             extra_headers=protocol.key_headers,
             key_params=protocol.key_params,
         )
-        wire_format = protocol(query, self._service.engine.info)
+        models, unknown = self._models, None
+        try:
+            service = models.find(query.get("model"))
+        except RequestRefused as error:
+            service, unknown = models.default, error
+        wire_format = protocol(query, service.engine.info)
         live = LiveSocket(
-            socket, self._service, wire_format, self.feeds, self.metrics, presented.labels
+            socket, models, service, wire_format, self.feeds, self.metrics, presented.labels
         )
         try:
             grant = self.authenticator.access.admit(
@@ -417,11 +437,15 @@ class LiveEndpoints:
             )
             resources.enter_context(grant.session())
             resources.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
+            if unknown:
+                raise unknown
+            if models.named:
+                wire_format.offer_engines(lambda name: models.find(name, service).engine.info)
+            wire_format.apply_settings(grant.settings)
         except RequestRefused as refusal:
             await self.authenticator.on_refusal(refusal, wire_format.name)
             await live.refuse(refusal)
             return
-        wire_format.apply_settings(grant.settings)
         task = asyncio.current_task()
         self._sockets[task] = live
         resources.callback(self._sockets.pop, task)

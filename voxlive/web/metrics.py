@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -46,9 +46,10 @@ from voxlive.values import SAMPLE_RATE, seconds
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from voxlive.engines.contract import Engine, HistogramSnapshot
+    from voxlive.engines.contract import HistogramSnapshot
     from voxlive.web.access.access import Access
     from voxlive.web.captions import CaptionFeeds
+    from voxlive.web.live_models import LiveModels
     from voxlive.web.rest.files import FileService
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 _LAG_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 _NO_ROUTE = "elsewhere"
 
+_Family = TypeVar("_Family", GaugeMetricFamily, HistogramMetricFamily)
 _Samples = Iterable[tuple[tuple[str, ...], float]]
 
 
@@ -77,12 +79,12 @@ class SessionMetrics:
     """Counters of live sessions by wire format.
 
     ``count_error`` takes the code of an error that ended a session, and its wire format. ``lags``
-    is a histogram of how far the engine is behind each session, sampled once in a second of its
-    audio, while the engine answers.
+    are histograms, by live model, of how far its engine is behind each session, sampled once in a
+    second of its audio, while the engine answers.
     """
 
     def __init__(self, count_error: Callable[[str, str], None]) -> None:
-        self.lags = DurationHistogram(_LAG_BUCKETS_S)
+        self.lags = defaultdict[str, DurationHistogram](lambda: DurationHistogram(_LAG_BUCKETS_S))
         self._count_error = count_error
         self._totals: defaultdict[str, SessionTotals] = defaultdict(SessionTotals)
         self._meters: set[SessionMeter] = set()
@@ -91,9 +93,9 @@ class SessionMetrics:
         """Export this wire format from now on, with zeros until it has a session."""
         self._totals[protocol]
 
-    def open(self, protocol: str, session: Session) -> SessionMeter:
-        """Count a session that begins, until its meter is closed."""
-        meter = SessionMeter(session, protocol, self)
+    def open(self, protocol: str, session: Session, model: str) -> SessionMeter:
+        """Count a session that begins on this live model, until its meter is closed."""
+        meter = SessionMeter(session, protocol, model, self)
         self._meters.add(meter)
         totals = self._totals[protocol]
         totals.opened += 1
@@ -108,10 +110,9 @@ class SessionMetrics:
             read[meter.protocol].samples += meter.session.received
         return read
 
-    @property
-    def worst_lag_s(self) -> float:
-        """The largest lag of all open sessions; 0 without any."""
-        return max((meter.lag_s for meter in self._meters), default=0.0)
+    def worst_lag_s(self, model: str) -> float:
+        """The largest lag of all open sessions of a live model; 0 without any."""
+        return max((one.lag_s for one in self._meters if one.model == model), default=0.0)
 
     def on_event(self, meter: SessionMeter, event: Event) -> None:
         """Count an event of a session; called by its meter."""
@@ -148,9 +149,12 @@ class SessionMeter:
     ``fields`` are those of the session's log lines.
     """
 
-    def __init__(self, session: Session, protocol: str, metrics: SessionMetrics) -> None:
+    def __init__(
+        self, session: Session, protocol: str, model: str, metrics: SessionMetrics
+    ) -> None:
         self.session = session
         self.protocol = protocol
+        self.model = model
         self.fields = {"session": session.id, "protocol": protocol}
         self._metrics = metrics
         self._sampled_at = 0  # samples received at the last lag
@@ -164,7 +168,7 @@ class SessionMeter:
         """Count an event, when it is sent to the client."""
         if self.session.received - self._sampled_at >= SAMPLE_RATE:
             self._sampled_at = self.session.received
-            self._metrics.lags.observe(self.lag_s)
+            self._metrics.lags[self.model].observe(self.lag_s)
         self._metrics.on_event(self, event)
 
     def close(self) -> None:
@@ -208,7 +212,7 @@ class RequestCountMiddleware:
 class ServerCollector(Collector):
     """Reads the state of a server as metric families, on the event loop, anew for every scrape."""
 
-    engine: Engine
+    models: LiveModels
     sessions: SessionMetrics
     feeds: CaptionFeeds
     access: Access
@@ -217,7 +221,7 @@ class ServerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families, also those that have nothing to count yet."""
-        yield from self._engine()
+        yield from self._engines()
         yield from self._sessions()
         yield from self._files()
         readers = sum(feed.readers for feed in self.feeds)
@@ -235,18 +239,35 @@ class ServerCollector(Collector):
             (((route, str(status)), n) for (route, status), n in self.requests.counts.items()),
         )
 
-    def _engine(self) -> Iterator[Metric]:
-        info = self.engine.info
-        labels = {"engine": info.engine, "model": info.model, "device": info.device}
-        build = {**labels, "version": version("voxlive")}
-        yield InfoMetricFamily("voxlive", "What is running.", build)
-        yield GaugeMetricFamily("voxlive_slots", "Live sessions it can have.", info.capacity)
-        yield GaugeMetricFamily("voxlive_slots_in_use", "Slots taken.", self.engine.in_use)
-        yield _histogram(
+    def _engines(self) -> Iterator[Metric]:
+        running = InfoMetricFamily("voxlive", "What is running.", labels=["model"])
+        slots = _per_model(GaugeMetricFamily, "voxlive_slots", "Live sessions it can have.")
+        in_use = _per_model(GaugeMetricFamily, "voxlive_slots_in_use", "Slots taken.")
+        worst = _per_model(
+            GaugeMetricFamily,
+            "voxlive_worst_lag_seconds",
+            "How far the engine is behind the session that it is furthest behind.",
+        )
+        steps = _per_model(
+            HistogramMetricFamily,
             "voxlive_engine_step_seconds",
             "Time of the engine's steps: a round of all streams, or one recogniser's work.",
-            self.engine.steps.read(),
         )
+        lags = _per_model(
+            HistogramMetricFamily,
+            "voxlive_lag_seconds",
+            "How far the engine is behind a session, once in a second of its audio.",
+        )
+        for model, service in self.models.labels.items():
+            engine, info, label = service.engine, service.engine.info, [model]
+            build = {"engine": info.engine, "device": info.device, "version": version("voxlive")}
+            running.add_metric(label, build)
+            slots.add_metric(label, info.capacity)
+            in_use.add_metric(label, engine.in_use)
+            worst.add_metric(label, self.sessions.worst_lag_s(model))
+            _observe(steps, label, engine.steps.read())
+            _observe(lags, label, self.sessions.lags[model].read())
+        yield from (running, slots, in_use, worst, steps, lags)
 
     def _sessions(self) -> Iterator[Metric]:
         totals = self.sessions.read()
@@ -270,16 +291,6 @@ class ServerCollector(Collector):
             ),
         ):
             yield _counter(name, help_text, label, (((p,), value_of(t)) for p, t in totals.items()))
-        yield GaugeMetricFamily(
-            "voxlive_worst_lag_seconds",
-            "How far the engine is behind the session that it is furthest behind.",
-            self.sessions.worst_lag_s,
-        )
-        yield _histogram(
-            "voxlive_lag_seconds",
-            "How far the engine is behind a session, once in a second of its audio.",
-            self.sessions.lags.read(),
-        )
 
     def _files(self) -> Iterator[Metric]:
         yield _counter(
@@ -305,11 +316,15 @@ def _counter(name: str, help_text: str, labels: tuple[str, ...], samples: _Sampl
     return family
 
 
-def _histogram(name: str, help_text: str, reading: HistogramSnapshot) -> Metric:
+def _per_model(kind: type[_Family], name: str, help_text: str) -> _Family:
+    return kind(name, help_text, labels=["model"])
+
+
+def _observe(family: HistogramMetricFamily, label: list[str], reading: HistogramSnapshot) -> None:
     bounds = zip(reading.bounds, reading.counts, strict=True)
     buckets = [(str(bound), float(count)) for bound, count in bounds]
     buckets.append(("+Inf", float(reading.count)))
-    return HistogramMetricFamily(name, help_text, buckets=buckets, sum_value=reading.total_s)
+    family.add_metric(label, buckets, reading.total_s)
 
 
 class MetricsEndpoint:

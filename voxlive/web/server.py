@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -31,13 +30,11 @@ from voxlive.web.app import (
 from voxlive.web.config import ServeConfig
 from voxlive.web.connections import Connections, Listener, UvicornConfig
 from voxlive.web.http import HttpConnection, WebSocketConnection
+from voxlive.web.live_models import LiveModels
 from voxlive.web.ports import Ports, check_exposure, is_loopback, network_urls, open_ports, url
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions
 from voxlive.web.tls import server_context
-
-if TYPE_CHECKING:
-    from voxlive.engines.contract import EngineInfo
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +82,7 @@ def serve(
         core = ServerCore.load(chosen, keys)
 
         def ready() -> None:
-            for line in startup_lines(core.service.engine.info, ports, chosen, tls=tls is not None):
+            for line in startup_lines(core.models, ports, chosen, tls=tls is not None):
                 on_info(line)
             if on_ready:
                 on_ready(url(ports.main, "https" if tls else "http"))
@@ -93,11 +90,15 @@ def serve(
         _run(ports, core, chosen, tls, wyoming, ready)
 
 
-def startup_lines(info: EngineInfo, ports: Ports, config: ServeConfig, *, tls: bool) -> list[str]:
+def startup_lines(models: LiveModels, ports: Ports, config: ServeConfig, *, tls: bool) -> list[str]:
     """What is served and at which addresses, a line each."""
-    sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
-    lines = [f"{info.model} on {info.device}, {sessions} at a time"]
-    lines += filter(None, (info.weights, info.note))
+    lines: list[str] = []
+    for label, service in models.labels.items():
+        info = service.engine.info
+        title = info.model if service is models.default else f"{label}: {info.model}"
+        sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
+        lines.append(f"{title} on {info.device}, {sessions} at a time")
+        lines += filter(None, (info.weights, info.note))
     if ports.whisper_live:
         lines.append(f"WhisperLive's clients at {url(ports.whisper_live, 'wss' if tls else 'ws')}")
     if ports.wyoming:
@@ -152,7 +153,7 @@ def _run(
             return None
         return await WyomingListener.start(
             ports.wyoming,
-            core.service,
+            core.models,
             live.authenticator.access,
             live.metrics,
             wyoming,

@@ -61,7 +61,7 @@ def segments(outs) -> list[list[dict]]:
 )
 @pytest.mark.conforms(
     "WhisperLive",
-    "`model`, `initial_prompt`, `no_speech_thresh`, `clip_audio`, `same_output_threshold`",
+    "`initial_prompt`, `no_speech_thresh`, `clip_audio`, `same_output_threshold`",
     "ignored",
 )
 def test_the_options_open_the_session_and_the_server_is_ready():

@@ -136,6 +136,8 @@ Action = (
     | Reply
 )
 Out = str | CloseSocket
+FindEngine = Callable[[str | None], EngineInfo]
+"""The engine of a model's name, for none that of the connection; raises RequestRefused 404."""
 
 
 class Protocol(_Protocol):
@@ -167,6 +169,14 @@ class Protocol(_Protocol):
     def handshake_response(self, _offered: Sequence[str]) -> HandshakeResponse:
         """How to accept a handshake that offers these sub-protocols."""
         return HandshakeResponse()
+
+    def offer_engines(self, _find: FindEngine) -> None:
+        """Clients may choose among several engines: called first, and only where there are any.
+
+        The engine of a name in a message is then what ``find`` gives, and the session is opened
+        with the name as ``SessionOptions.model``. The model in the URL has been applied already.
+        """
+        return
 
     def apply_settings(self, _settings: object) -> None:
         """Take the settings of the client's short-lived key; those of other formats are ignored."""

@@ -37,6 +37,7 @@ from voxlive.web.protocols.contract import (
     Action,
     AudioFrame,
     CloseSocket,
+    FindEngine,
     FlushSession,
     OpenSession,
     Out,
@@ -60,7 +61,7 @@ from voxlive.web.protocols.fields import (
 _FORMATS = (*ENCODINGS, CONTAINER)
 _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
-    *("task", "vocabulary", "commit"),
+    *("task", "vocabulary", "commit", "model"),
     *("vad", "words", "drafts", "delay_ms", "replacements"),
 )
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
@@ -74,12 +75,17 @@ class LiveProtocol(Protocol):
 
     def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
         self._info = info
+        self._find: FindEngine | None = None
         self._seq = 0
         self._started = False
         self._stopped = False
         self._ending: str | None = None
         self._words = self._drafts = True
         self._text = LongText()
+
+    def offer_engines(self, find: FindEngine) -> None:
+        """``start`` may name one."""
+        self._find = find
 
     def received(self, frame: str | bytes) -> list[Action]:
         """The first frame must be ``start``; later ones that are wrong are refused one by one."""
@@ -107,10 +113,13 @@ class LiveProtocol(Protocol):
                 _gate(message),
                 self._stream(message),
                 replacements=_replacements(message),
+                model=string(message, "model", _MAX_ID_CHARS),
             )
             self._words = flag(message, "words", True)
         except (ValueError, BadReplacement, BadVocabulary) as error:
             raise ProtocolError("bad_start", str(error)) from error
+        if self._find:
+            self._info = self._find(options.model)
         self._started = True
         return OpenSession(options)
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.engines.contract import EngineInfo, StreamOptions
-from voxlive.errors import ProtocolError, close_code
+from voxlive.errors import ProtocolError, RequestRefused, close_code
 from voxlive.streaming.events import Event, Flushed, SessionClosed, SessionError, Words
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
@@ -29,6 +29,7 @@ from voxlive.web.protocols.contract import (
     Action,
     CloseSocket,
     Denial,
+    FindEngine,
     FlushSession,
     HandshakeResponse,
     OpenSession,
@@ -48,15 +49,17 @@ from voxlive.web.protocols.fields import (
     may_be_json,
     parse_message,
     quoted,
+    string,
 )
 from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
 
 _AUDIO = AudioFormat("s16le", SAMPLE_RATE)
 _SAMPLE_BYTES = 2  # bytes
+_MAX_NAME_CHARS = 200
 
 
 class VllmProtocol(Protocol):
-    """One client of vLLM's dialect. Any model's name is taken for the one that is served."""
+    """One client of vLLM's dialect. One engine is meant by any model's name."""
 
     name = "vllm_realtime"
     max_text: ClassVar[int] = MAX_APPEND
@@ -64,11 +67,17 @@ class VllmProtocol(Protocol):
     def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
         self._language_param = params.get("language")
         self._language: str | None = None
+        self._find: FindEngine | None = None
+        self._model: str | None = None
         self._updated = self._opened = False
         self._bytes = 0
         self._reported_bytes = 0  # of those, in the usage of earlier dones
         self._text = ""
         self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
+
+    def offer_engines(self, find: FindEngine) -> None:
+        """``session.update`` may name one."""
+        self._find = find
 
     def connected(self) -> list[Out]:
         """``session.created``. The URL may have a language."""
@@ -98,12 +107,18 @@ class VllmProtocol(Protocol):
                 return [Refuse("unknown_event", f"{quoted(kind)} is not a message type")]
 
     def _update(self, message: Json) -> list[Action]:
-        """The model's name is any. The language counts until the first audio."""
+        """What it says counts until the first audio."""
         try:
             if "language" in message:
                 self._language = language(message)
+            if self._find and "model" in message:
+                model = string(message, "model", _MAX_NAME_CHARS)
+                self._find(model)
+                self._model = model
         except ValueError as error:
             return [Refuse("invalid_event", str(error))]
+        except RequestRefused as error:
+            return [Refuse(error.code, error.message)]
         self._updated = True
         return []
 
@@ -116,7 +131,8 @@ class VllmProtocol(Protocol):
             return [Refuse("invalid_audio", "there is no audio in this append")]
         self._bytes += sum(len(piece.data) for piece in pieces)
         stream = StreamOptions(self._language, drafts=False)
-        opening = [] if self._opened else [OpenSession(SessionOptions(_AUDIO, stream=stream))]
+        options = SessionOptions(_AUDIO, stream=stream, model=self._model)
+        opening = [] if self._opened else [OpenSession(options)]
         self._opened = True
         return [*opening, *pieces]
 
@@ -187,6 +203,11 @@ class RealtimeProtocol(Protocol):
     def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """As OpenAI's: vLLM has no sub-protocol."""
         return self._active.handshake_response(offered)
+
+    def offer_engines(self, find: FindEngine) -> None:
+        """To either."""
+        for protocol in (self._vllm, self._active):
+            protocol.offer_engines(find)
 
     def apply_settings(self, settings: object) -> None:
         """As OpenAI's: it has client secrets."""

@@ -38,6 +38,7 @@ from voxlive.web.protocols.contract import (
     AudioFrame,
     CloseSocket,
     Denial,
+    FindEngine,
     HandshakeResponse,
     OpenSession,
     Out,
@@ -67,7 +68,9 @@ _MAX_SEGMENT = 10 * SAMPLE_RATE
 _WAIT_MIN = 1
 _CLOSE_WAIT_S = 2.0
 _MAX_REPEATED = 1000
-_MAX_UID_CHARS = 200
+_MAX_UID_CHARS = _MAX_NAME_CHARS = 200
+# What its clients ask for when nobody has chosen: no choice of a model here.
+_DEFAULT_MODEL = "small"
 _AUDIO = {"float32": "f32le", "int16": "s16le", "uint8": "u8"}
 _GATE = {
     "threshold": "threshold",
@@ -99,15 +102,24 @@ class WhisperLiveOptions:
     warnings: tuple[str, ...]
 
 
-def parse_options(frame: str | bytes, info: EngineInfo) -> WhisperLiveOptions:
-    """The first frame; raises ValueError in words."""
+def parse_options(
+    frame: str | bytes, info: EngineInfo, find: FindEngine | None = None
+) -> WhisperLiveOptions:
+    """The first frame; raises ValueError in words, and what ``find`` raises.
+
+    Without ``find`` any model's name is taken for the one that is served.
+    """
     try:
         message = parse_object(frame)
     except ValueError as error:
         raise ValueError("the first message must be the options as JSON, then audio") from error
+    model = string(message, "model", _MAX_NAME_CHARS) if find else None
+    model = None if model == _DEFAULT_MODEL else model
+    info = find(model) if find else info
+    audio, gate, stream = _audio(message), _gate(message), _stream(message, info)
     return WhisperLiveOptions(
         uid=string(message, "uid", _MAX_UID_CHARS),
-        options=SessionOptions(_audio(message), _gate(message), _stream(message, info)),
+        options=SessionOptions(audio, gate, stream, model=model),
         last=integer(message, "send_last_n_segments", 1, _MAX_REPEATED, 10),
         words=flag(message, "word_timestamps", False),
         warnings=tuple(
@@ -164,6 +176,7 @@ class WhisperLiveProtocol(Protocol):
 
     def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
         self._info = info
+        self._find: FindEngine | None = None
         self._settings: WhisperLiveOptions | None = None
         self._uid: str | None = None
         self._ended = self._changed = False
@@ -178,6 +191,10 @@ class WhisperLiveProtocol(Protocol):
     def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """A browser offers ``bearer`` and its key: the first is selected."""
         return HandshakeResponse("bearer" if "bearer" in offered else None)
+
+    def offer_engines(self, find: FindEngine) -> None:
+        """The options may name one."""
+        self._find = find
 
     def denied(self, code: str, message: str) -> Denial | None:
         """An HTTP error for who may not connect: there is no ``uid`` to answer to yet."""
@@ -206,7 +223,7 @@ class WhisperLiveProtocol(Protocol):
 
     def _start(self, frame: str | bytes) -> OpenSession:
         try:
-            self._settings = parse_options(frame, self._info)
+            self._settings = parse_options(frame, self._info, self._find)
         except ValueError as error:
             raise ProtocolError("bad_start", str(error)) from error
         self._uid = self._settings.uid

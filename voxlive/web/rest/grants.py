@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from voxlive.engines.contract import EngineInfo
 from voxlive.errors import RequestRefused
-from voxlive.streaming.service import Service
 from voxlive.web.access.access import Access
 from voxlive.web.access.middleware import require_grant
 from voxlive.web.errors import deepgram_error, mistral_error
+from voxlive.web.live_models import LiveModels
 from voxlive.web.protocols.fields import Json, integer
 from voxlive.web.protocols.openai.config import BadField, Config
 
@@ -94,8 +95,8 @@ def _lifetime(body: Json, default: int) -> int:
 class ClientSecrets:
     """OpenAI's short-lived keys. Without keys on the server they only carry their session."""
 
-    def __init__(self, service: Service, access: Access) -> None:
-        self._info = service.engine.info
+    def __init__(self, models: LiveModels, access: Access) -> None:
+        self._models = models
         self._access = access
 
     async def post(self, request: Request) -> JSONResponse:
@@ -106,14 +107,18 @@ class ClientSecrets:
             lifetime_s = integer(
                 expires_after, "seconds", _MIN_SECRET_S, _MAX_SECRET_S, _SECRET_LIFETIME_S
             )
-            config = Config().updated(_object(body, "session"), self._info)
+            config = Config().updated(_object(body, "session"), self._find)
         except ValueError as error:
             param = error.param if isinstance(error, BadField) else None
             raise RequestRefused("invalid_value", str(error), param) from error
-        session = config.nested(f"sess_{secrets.token_hex(12)}", self._info)
+        info = self._find(config.model)
+        session = config.nested(f"sess_{secrets.token_hex(12)}", info)
         value, ticket = self._access.issue(require_grant(request), lifetime_s, config)
         expires_at = int(ticket.expires_at)
         return JSONResponse({"value": value, "expires_at": expires_at, "session": session})
+
+    def _find(self, model: str | None) -> EngineInfo:
+        return self._models.find(model).engine.info
 
 
 def _object(body: Json, name: str) -> Json:

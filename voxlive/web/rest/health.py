@@ -1,7 +1,7 @@
 """``GET /health``, ``/health/live``, ``/health/ready`` and ``GET /v1/models``: state and models.
 
-``/health`` and ``/health/ready`` are 200 only while the engine can decode; ``/health/live`` is 200
-as long as the process answers. ``/v1/models`` lists the models for files.
+``/health`` and ``/health/ready`` are 200 only while every engine can decode; ``/health/live`` is
+200 as long as the process answers. ``/v1/models`` lists the models for files, the live ones too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from voxlive.runners.catalogue import ModelCard
 from voxlive.streaming.service import Service
 from voxlive.web.access.middleware import optional_grant
+from voxlive.web.live_models import LiveModels
 from voxlive.web.rest.files import FileService
 
 _NO_STORE = {"cache-control": "no-store"}
@@ -24,14 +25,14 @@ _CHECK_TIMEOUT_S = 10.0
 
 
 class HealthEndpoints:
-    """Health of the process and of the engine, which is checked at most once a second."""
+    """Health of the process and of the engines, which are checked at most once a second."""
 
-    def __init__(self, service: Service, files: FileService) -> None:
-        self._service = service
+    def __init__(self, models: LiveModels, files: FileService) -> None:
+        self._models = models
         self._files = files
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
-        self._fault: str | None = None
+        self._faults: dict[str, str] = {}
 
     async def live(self, _request: Request) -> JSONResponse:
         """200 as long as the process answers: a liveness probe."""
@@ -41,13 +42,12 @@ class HealthEndpoints:
         """200 while new sessions are served, 503 with the reason otherwise: a readiness probe.
 
         With ``?live`` it is ``live``. A client without a key, where one is needed, gets that and
-        nothing about the engine.
+        nothing about the engines. Fields of an engine are the default's; ``models`` has them all.
         """
         if "live" in request.query_params:
             return await self.live(request)
-        fault = "the server is shutting down" if self._service.closing else await self._check()
-        engine = self._service.engine
-        info = engine.info
+        faults = {} if self._models.closing else await self._check()
+        fault = "the server is shutting down" if self._models.closing else self._fault(faults)
         body: dict[str, object] = {
             "status": "failing" if fault else "ok",
             "live": True,
@@ -56,16 +56,11 @@ class HealthEndpoints:
         }
         details = {
             "error": fault,
-            "engine": info.engine,
-            "model": info.model,
-            "device": info.device,
-            "capacity": info.capacity,
-            "in_use": engine.in_use,
-            "weights": info.weights,
-            "note": info.note,
-            "languages": list(info.languages),
-            "takes_language": info.takes_language,
-            "translates": info.no_translation is None,
+            **_about(self._models.default),
+            "models": [
+                {"name": label, "error": faults.get(label), **_about(service)}
+                for label, service in self._models.labels.items()
+            ],
             "files": self._files.state(),
             "version": version("voxlive"),
         }
@@ -73,23 +68,55 @@ class HealthEndpoints:
             body |= details
         return JSONResponse(body, 503 if fault else 200, _NO_STORE)
 
-    async def _check(self) -> str | None:
+    async def _check(self) -> dict[str, str]:
+        """What is wrong with engines, by the label of their model."""
         async with self._checking:
             if time.monotonic() - self._checked_at > _CHECK_INTERVAL_S:
-                self._fault = await asyncio.to_thread(self._service.engine.check, _CHECK_TIMEOUT_S)
+                labels = self._models.labels
+                found = await asyncio.gather(
+                    *(
+                        asyncio.to_thread(service.engine.check, _CHECK_TIMEOUT_S)
+                        for service in labels.values()
+                    )
+                )
+                self._faults = {
+                    label: fault for label, fault in zip(labels, found, strict=True) if fault
+                }
                 self._checked_at = time.monotonic()
-            return self._fault
+            return self._faults
+
+    def _fault(self, faults: dict[str, str]) -> str | None:
+        """All of it in one line, which names the models where there are several."""
+        if not self._models.named:
+            return next(iter(faults.values()), None)
+        return "; ".join(f"{label}: {fault}" for label, fault in faults.items()) or None
+
+
+def _about(service: Service) -> dict[str, object]:
+    info = service.engine.info
+    return {
+        "engine": info.engine,
+        "model": info.model,
+        "device": info.device,
+        "capacity": info.capacity,
+        "in_use": service.engine.in_use,
+        "weights": info.weights,
+        "note": info.note,
+        "languages": list(info.languages),
+        "takes_language": info.takes_language,
+        "translates": info.no_translation is None,
+    }
 
 
 class ModelEndpoints:
     """``GET /v1/models`` in OpenAI's shape; ``created`` is when a model's files were written.
 
-    Of the model of the live sessions ``weights`` says how they are held in memory, and ``note``
-    what its users should know, such as that it is English only.
+    ``live`` is whether live sessions can name it. Of such a model ``weights`` says how they are
+    held in memory, and ``note`` what its users should know, such as that it is English only.
     """
 
-    def __init__(self, service: Service, files: FileService) -> None:
-        self._service = service
+    def __init__(self, models: LiveModels, files: FileService) -> None:
+        self._models = models
         self._catalogue = files.catalogue
 
     async def index(self, _request: Request) -> JSONResponse:
@@ -103,8 +130,12 @@ class ModelEndpoints:
         return JSONResponse(self._model(await asyncio.to_thread(self._catalogue.card, name)))
 
     def _model(self, card: ModelCard) -> dict[str, object]:
-        found, live = card.inspection.capabilities, self._service.engine.info
+        features = sorted(card.inspection.capabilities.features)
         about = {"id": card.id, "object": "model", "created": card.created, "owned_by": "voxlive"}
-        remarks = {"weights": live.weights, "note": live.note} if card.id == live.model else {}
+        remarks = {}
+        live = self._models.serves(card.id)
+        if live:
+            info = self._models.find(card.id).engine.info
+            remarks = {"weights": info.weights, "note": info.note}
         known = {name: text for name, text in remarks.items() if text}
-        return {**about, "default": card.default, "features": sorted(found.features), **known}
+        return {**about, "default": card.default, "live": live, "features": features, **known}

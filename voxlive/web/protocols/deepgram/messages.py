@@ -19,6 +19,7 @@ _NAMES = {
     400: "Bad Request",
     401: "INVALID_AUTH",
     403: "FORBIDDEN",
+    404: "NOT_FOUND",
     408: "SLOW_UPLOAD",
     409: "CONFLICT",
     413: "PAYLOAD_TOO_LARGE",

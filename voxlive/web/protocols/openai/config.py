@@ -11,11 +11,12 @@ from typing import Any
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of, unknown_language_message
 from voxlive.engines.contract import EngineInfo, StreamOptions
-from voxlive.errors import BadAudio, CodedError
+from voxlive.errors import BadAudio, CodedError, RequestRefused
 from voxlive.recognisers.vocabulary import usable_terms, vocabulary_in
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
+from voxlive.web.protocols.contract import FindEngine
 from voxlive.web.protocols.fields import Json, quoted
 
 _DEFAULT_AUDIO = AudioFormat("s16le", 24_000)
@@ -34,6 +35,7 @@ _HYSTERESIS = 0.15
 _MIN_THRESHOLD, _MAX_THRESHOLD = 0.01, 0.99
 _MAX_SILENCE_MS = 10_000
 _MAX_PROMPT = 10_000  # characters
+_MAX_NAME = 200
 _MAX_PADDING_MS = 2_000
 # No model here predicts the end of a turn: higher eagerness waits for less silence.
 _EAGERNESS_MS = {"low": 1000, "medium": 500, "auto": 500, "high": 300}
@@ -54,6 +56,7 @@ class Config:
     """A session as it is in force. ``turns`` None: the client takes the turns, by its commits.
 
     ``prompt`` and ``keywords``: as the client has sent them, where the engine takes a vocabulary.
+    ``model``: the name that the client has sent, whatever it stands for.
     """
 
     audio: AudioFormat = _DEFAULT_AUDIO
@@ -63,6 +66,7 @@ class Config:
     delay: str | None = None
     prompt: str | None = None
     keywords: tuple[str, ...] = ()
+    model: str | None = None
 
     def options(self, info: EngineInfo) -> SessionOptions:
         """The session to open. Whoever takes the turns, the engine gets no silence."""
@@ -76,10 +80,13 @@ class Config:
             drafts=False,
             vocabulary=usable_terms((*self.keywords, *vocabulary_in(self.prompt or ""))),
         )
-        return SessionOptions(self.audio, self.turns or _DEFAULT_GATE, stream)
+        return SessionOptions(self.audio, self.turns or _DEFAULT_GATE, stream, model=self.model)
 
-    def updated(self, session: Json, info: EngineInfo) -> Config:
-        """With the fields that these set. Unknown ones are ignored; raises BadField."""
+    def updated(self, session: Json, find: FindEngine) -> Config:
+        """With the fields that these set. Unknown ones are ignored; raises BadField.
+
+        ``find`` is the engine of a model's name; what it raises, this does.
+        """
         audio = _section(session, "audio", "session.audio")
         audio_input = _section(audio, "input", "session.audio.input")
         config = self
@@ -90,7 +97,7 @@ class Config:
             for field, name in names.items():
                 if field in fields:
                     parse = _PARSERS[name]
-                    config = parse(config, fields[field], f"{where}.{field}", info)
+                    config = parse(config, fields[field], f"{where}.{field}", find)
         return config
 
     def nested(self, session: str, info: EngineInfo) -> dict[str, object]:
@@ -145,7 +152,7 @@ def _head(session: str) -> dict[str, object]:
     }
 
 
-def _audio(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
+def _audio(config: Config, value: object, param: str, _find: FindEngine) -> Config:
     if value is None:
         return replace(config, audio=_DEFAULT_AUDIO)
     fields = value if isinstance(value, Mapping) else {"type": value}
@@ -160,7 +167,7 @@ def _audio(config: Config, value: object, param: str, _info: EngineInfo) -> Conf
         raise BadField(f"{param}.rate", str(error)) from error
 
 
-def _noise_reduction(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
+def _noise_reduction(config: Config, value: object, param: str, _find: FindEngine) -> Config:
     """Accepted and returned, without effect: the voice detector copes with near and far."""
     if value is None:
         return replace(config, noise_reduction=None)
@@ -168,11 +175,19 @@ def _noise_reduction(config: Config, value: object, param: str, _info: EngineInf
     return replace(config, noise_reduction=kind)
 
 
-def _transcription(config: Config, value: object, param: str, info: EngineInfo) -> Config:
-    """Any model's name is taken for the one that is served."""
+def _transcription(config: Config, value: object, param: str, find: FindEngine) -> Config:
+    """The model, and what else there is to say to its engine."""
     if value is None:
-        return replace(config, language=None, delay=None, prompt=None, keywords=())
+        return replace(config, language=None, delay=None, prompt=None, keywords=(), model=None)
     fields = _object(value, param)
+    model = fields.get("model")
+    if isinstance(model, str):
+        config = replace(config, model=model[:_MAX_NAME])
+    try:
+        info = find(config.model)
+    except RequestRefused as error:
+        error.param = f"{param}.model"
+        raise
     if "languages" in fields:
         hints = fields["languages"] or []
         if not isinstance(hints, list):
@@ -206,7 +221,7 @@ def _hinted(config: Config, fields: Json, param: str) -> Config:
     return config
 
 
-def _turn_detection(config: Config, value: object, param: str, _info: EngineInfo) -> Config:
+def _turn_detection(config: Config, value: object, param: str, _find: FindEngine) -> Config:
     """Always whole: what is left out has its default, and what goes too far is held back."""
     if value is None:
         return replace(config, turns=None)
@@ -228,7 +243,7 @@ def _turn_detection(config: Config, value: object, param: str, _info: EngineInfo
     return replace(config, turns=gate)
 
 
-_PARSERS: dict[str, Callable[[Config, object, str, EngineInfo], Config]] = {
+_PARSERS: dict[str, Callable[[Config, object, str, FindEngine], Config]] = {
     "format": _audio,
     "noise_reduction": _noise_reduction,
     "transcription": _transcription,

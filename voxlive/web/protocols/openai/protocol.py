@@ -15,7 +15,7 @@ from functools import partial
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo
-from voxlive.errors import ProtocolError, close_code, status_of
+from voxlive.errors import ProtocolError, RequestRefused, close_code, status_of
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -39,6 +39,7 @@ from voxlive.web.protocols.contract import (
     AudioFrame,
     CloseSocket,
     Denial,
+    FindEngine,
     FlushSession,
     HandshakeResponse,
     OpenSession,
@@ -77,7 +78,7 @@ class OpenAIRealtimeProtocol(Protocol):
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._language = params.get("language")
-        self._info = info
+        self._find: FindEngine = lambda _name: info
         self._session = f"sess_{secrets.token_hex(12)}"
         self._config = Config()
         self._options: SessionOptions | None = None
@@ -89,6 +90,14 @@ class OpenAIRealtimeProtocol(Protocol):
         self._messages = 0
         self._ending = SessionError("shutting_down", "the server is shutting down", fatal=False)
         self._intake = self._turns = self._new_turns(self._config)
+
+    @property
+    def _info(self) -> EngineInfo:
+        return self._find(self._config.model)
+
+    def offer_engines(self, find: FindEngine) -> None:
+        """A session's transcription may name one."""
+        self._find = find
 
     def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """Browsers offer the protocol's name and a key; the name is selected."""
@@ -117,7 +126,7 @@ class OpenAIRealtimeProtocol(Protocol):
         if self._language:
             try:
                 asked = {"audio": {"input": {"transcription": {"language": self._language}}}}
-                self._config = self._config.updated(asked, self._info)
+                self._config = self._config.updated(asked, self._find)
             except BadField as error:
                 raise ProtocolError("bad_parameter", str(error)) from error
         session = self._config.nested(self._session, self._info)
@@ -132,8 +141,8 @@ class OpenAIRealtimeProtocol(Protocol):
             kind, message = parse_message(frame)
             event_id = _event_id(message)
             return self._command(kind, message, event_id)
-        except BadField as error:
-            return [self._refusal("invalid_value", str(error), event_id, error.param)]
+        except (BadField, RequestRefused) as error:
+            return [self._refusal(error.code, error.message, event_id, error.param)]
         except ValueError as error:
             return [self._refusal("invalid_event", str(error), event_id)]
 
@@ -204,7 +213,7 @@ class OpenAIRealtimeProtocol(Protocol):
     def _update(self, kind: str, session: object) -> list[Action]:
         if not isinstance(session, Mapping):
             raise BadField("session", f'"{kind}" needs a session, which is an object')
-        before, config = self._config, self._config.updated(session, self._info)
+        before, config = self._config, self._config.updated(session, self._find)
         if self._options:
             # What the stream was opened with stays.
             config = replace(
@@ -213,6 +222,7 @@ class OpenAIRealtimeProtocol(Protocol):
                 delay=before.delay,
                 prompt=before.prompt,
                 keywords=before.keywords,
+                model=before.model,
             )
         audio_end = self._audio_end
         if config.audio != before.audio:

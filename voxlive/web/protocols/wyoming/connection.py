@@ -15,9 +15,9 @@ from wyoming.event import Event, async_write_event
 
 from voxlive.errors import ProtocolError, VoxliveError
 from voxlive.streaming.intake import SessionOptions
-from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
 from voxlive.web.access.access import Access
+from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import SessionDeadline
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
@@ -96,17 +96,20 @@ class WyomingConnection:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        service: Service,
+        models: LiveModels,
         access: Access,
         metrics: SessionMetrics,
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._service = service
+        self._models = models
         self._access = access
         self._metrics = metrics
         self._meter: SessionMeter | None = None
-        self._protocol = WyomingProtocol(service.engine.info)
+        engines = {label: one.engine.info for label, one in models.labels.items()}
+        self._protocol = WyomingProtocol(models.default.engine.info)
+        if models.named:
+            self._protocol.offer_engines(engines, lambda name: models.find(name).engine.info)
         self._session: Session | None = None
         self._events_task: asyncio.Task[None] | None = None
         self._idle_timeout_s = _FIRST_EVENT_TIMEOUT_S
@@ -181,8 +184,10 @@ class WyomingConnection:
 
     async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
         limits = self._access.admit_without_key().limits
-        self._session = session = self._service.open(options)
-        self._meter = self._metrics.open(WyomingProtocol.name, session)
+        service = self._models.find(options.model)
+        self._session = session = service.open(options)
+        label = self._models.label(service)
+        self._meter = self._metrics.open(WyomingProtocol.name, session, label)
         self._deadline = SessionDeadline(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
@@ -210,7 +215,7 @@ class WyomingConnection:
             await self._send(*self._protocol.on_event(event))
         self._session = self._events_task = None
         await self._close(session)
-        if self._service.closing:
+        if self._models.closing:
             raise _ServiceClosing
 
     async def _send(self, *events: Event) -> None:

@@ -16,10 +16,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Self
 
 from voxlive.processes.logs import log_context
-from voxlive.streaming.service import Service
 from voxlive.web.access.access import Access
 from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.connections import Connections
+from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMetrics
 from voxlive.web.ports import CannotListen, lan_addresses
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection
@@ -107,7 +107,7 @@ class WyomingListener:
 
     def __init__(
         self,
-        service: Service,
+        models: LiveModels,
         access: Access,
         metrics: SessionMetrics,
         options: WyomingOptions,
@@ -115,7 +115,7 @@ class WyomingListener:
     ) -> None:
         self._server: asyncio.Server | None = None
         self._announcement: Announcement | None = None
-        self._service = service
+        self._models = models
         self._access = access
         self._metrics = metrics
         metrics.register(WyomingProtocol.name)
@@ -127,14 +127,14 @@ class WyomingListener:
     async def start(
         cls,
         bound: socket.socket,
-        service: Service,
+        models: LiveModels,
         access: Access,
         metrics: SessionMetrics,
         options: WyomingOptions,
         open_connections: Connections,
     ) -> Self:
         """Take connections, and announce the port if the options ask for it."""
-        listener = cls(service, access, metrics, options, open_connections)
+        listener = cls(models, access, metrics, options, open_connections)
         listener._server = await asyncio.start_server(listener._accept, sock=bound, limit=MAX_LINE)
         if options.announce:
             listener._announcement = await Announcement.start(bound)
@@ -159,7 +159,7 @@ class WyomingListener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         full = not self._open.has_room()
-        connection = WyomingConnection(reader, writer, self._service, self._access, self._metrics)
+        connection = WyomingConnection(reader, writer, self._models, self._access, self._metrics)
         with log_context(protocol=WyomingProtocol.name):
             task = asyncio.get_running_loop().create_task(self._serve(connection, writer, full))
         self._connections[task] = connection

@@ -6,6 +6,7 @@ For an utterance the client gets ``transcript-start``, a ``transcript-chunk`` fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -32,11 +33,18 @@ from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE
-from voxlive.web.protocols.contract import MAX_ERROR_CHARS, AudioFrame, OpenSession, StopSession
+from voxlive.web.protocols.contract import (
+    MAX_ERROR_CHARS,
+    AudioFrame,
+    FindEngine,
+    OpenSession,
+    StopSession,
+)
 from voxlive.web.protocols.fields import integer, language, quoted, string
 
 _ENCODINGS = {1: "u8", 2: "s16le", 4: "s32le"}
 _MAX_PING_CHARS = 1000
+_MAX_NAME_CHARS = 200
 # The pause that ends speech, by what the client calls the detector's sensitivity.
 _PAUSES_MS = {"relaxed": 1250, "default": 500, "aggressive": 250}
 
@@ -61,12 +69,19 @@ class WyomingProtocol:
 
     def __init__(self, info: EngineInfo) -> None:
         self._info = info
+        self._engines = {info.model: info}
+        self._find: FindEngine | None = None
+        self._model: str | None = None
         self._language: str | None = None
         self._detected: str | None = None
         self._terms: tuple[str, ...] = ()
         self._gate = GateOptions()
         self._audio: AudioFormat | None = None
         self._text: list[str] = []
+
+    def offer_engines(self, engines: Mapping[str, EngineInfo], find: FindEngine) -> None:
+        """The client may choose among several: they are described, and ``name`` says which one."""
+        self._engines, self._find = dict(engines), find
 
     @property
     def in_utterance(self) -> bool:
@@ -83,7 +98,7 @@ class WyomingProtocol:
     def _command(self, event: Event) -> list[Action]:
         match event.type:
             case "describe":
-                return [SendEvent(_describe(self._info).event())]
+                return [SendEvent(self._describe().event())]
             case "ping":
                 return [SendEvent(Pong(string(event.data, "text", _MAX_PING_CHARS)).event())]
             case "transcribe":
@@ -108,15 +123,20 @@ class WyomingProtocol:
         if pause not in _PAUSES_MS:
             raise ValueError(f'"vad_sensitivity" must be one of {", ".join(_PAUSES_MS)}')
         self._language = language(event.data)
-        if self._info.vocabulary is not None:
+        info = self._info
+        if self._find:
+            self._model = string(event.data, "name", _MAX_NAME_CHARS)
+            info = self._find(self._model)
+        if info.vocabulary is not None:
             self._terms = _terms(event)
         self._gate = GateOptions(min_silence_ms=_PAUSES_MS[pause])
 
     def _open(self, event: Event) -> OpenSession:
         self._audio = _format(event)
         stream = StreamOptions(self._language, drafts=False, vocabulary=self._terms)
-        options = SessionOptions(self._audio, self._gate, stream)
+        options = SessionOptions(self._audio, self._gate, stream, model=self._model)
         self._language, self._terms, self._gate = None, (), GateOptions()
+        self._model = None
         return OpenSession(options)
 
     def _chunk(self, event: Event) -> list[Action]:
@@ -125,6 +145,19 @@ class WyomingProtocol:
         if _format(event) != self._audio:
             raise ValueError("an utterance has one rate, width and number of channels")
         return [*actions, AudioFrame(event.payload or b"")]
+
+    def _describe(self) -> Info:
+        """The program with a model for each engine, the default first."""
+        program = AsrProgram(
+            name="voxlive",
+            attribution=Attribution("voxlive", ""),
+            installed=True,
+            description=f"{self._info.model} on {self._info.device}",
+            version=version("voxlive"),
+            models=[_model(label, info) for label, info in self._engines.items()],
+            supports_transcript_streaming=True,
+        )
+        return Info(asr=[program])
 
     def opened(self, _options: SessionOptions) -> list[Event]:
         """``transcript-start``, without a language: the model finds it out later, if at all."""
@@ -185,23 +218,12 @@ def _format(event: Event) -> AudioFormat:
     return AudioFormat(_ENCODINGS[width], rate, channels)
 
 
-def _describe(info: EngineInfo) -> Info:
-    voxlive_version = version("voxlive")
-    model = AsrModel(
-        name=info.model,
+def _model(name: str, info: EngineInfo) -> AsrModel:
+    return AsrModel(
+        name=name,
         attribution=Attribution(info.engine, ""),
         installed=True,
         description=info.note,
         version=None,
         languages=list(info.languages),
     )
-    program = AsrProgram(
-        name="voxlive",
-        attribution=Attribution("voxlive", ""),
-        installed=True,
-        description=f"{info.model} on {info.device}",
-        version=voxlive_version,
-        models=[model],
-        supports_transcript_streaming=True,
-    )
-    return Info(asr=[program])
