@@ -24,10 +24,15 @@ from wyoming.info import Describe, Info
 
 from voxlive.cli.main import app
 from voxlive.errors import ProtocolError, RequestRefused
+from voxlive.streaming.service import Service
 from voxlive.web.access.keys import Key, digest
+from voxlive.web.config import ServeConfig
+from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMetrics
+from voxlive.web.ports import open_ports
 from voxlive.web.protocols.contract import OpenSession
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
+from voxlive.web.server import startup_lines
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 AUDIO = base64.b64encode(bytes(9600)).decode()
@@ -376,6 +381,18 @@ async def test_with_one_engine_every_name_means_that_one():
             talk.send(APPEND)
             await until(lambda: len(engine.opened) == 2)
         assert "error" not in [message["type"] for message in talk.said]
+
+
+def test_the_first_lines_name_every_model_with_its_slots(engines):
+    named = {name: Service(engine, None) for name, engine in engines.named.items()}
+    models = LiveModels(Service(engines.default, None), named)
+    with open_ports("127.0.0.1", 0, None, None) as ports:
+        lines = startup_lines(models, ports, ServeConfig(), tls=False)
+    assert lines[:3] == [
+        "none on cpu, 1 session at a time",
+        "quick: org/quick-model on cpu, 4 sessions at a time",
+        "accurate: Systran/faster-whisper-base on cpu, 4 sessions at a time",
+    ]
 
 
 def test_lags_are_counted_by_model():

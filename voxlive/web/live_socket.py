@@ -208,7 +208,7 @@ class LiveSocket:
     @property
     def _is_full(self) -> bool:
         """Whether every engine is full that the client can still choose."""
-        chosen = "model" in self._socket.query_params
+        chosen = self._models.serves(self._socket.query_params.get("model", ""))
         return all(one.full for one in ((self._service,) if chosen else self._models))
 
     def _service_of(self, options: SessionOptions) -> Service:

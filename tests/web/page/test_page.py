@@ -1,11 +1,15 @@
 """The page as it stands before anyone speaks: what it loads, shows, fits and explains."""
 
+import shutil
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from support.browser import browsing, state_is
 from support.clips import clip
 from support.server import serving
+
+TINY = Path(__file__).parents[2] / "models" / "tiny-voxtral"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -94,6 +98,42 @@ async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, t
             await page.wait_for_selector('#paragraphs[lang="en"]')
             await page.click("#toggle")
             assert await state_is(page, "stopped", "error") == "stopped"
+
+
+@pytest.mark.browser
+async def test_one_of_several_models_is_chosen(tmp_path):
+    for name in ("first", "second"):
+        shutil.copytree(TINY, tmp_path / name)
+    first, second = (str(tmp_path / name) for name in ("first", "second"))
+    wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
+    with serving("--model", first, "--device", "cpu", "--live", f"quick={second}") as server:
+        async with browsing(server.url, microphone=wav) as watched:
+            page = watched.page
+            await page.wait_for_selector('#engine[data-health="ok"]')
+            assert "first" in await page.inner_text("#engine-name")
+            await page.click("#open-settings")
+            offered = await page.locator("#model option").all_inner_texts()
+            assert offered == ["first", "quick"]
+            await page.select_option("#model", "quick")
+            await page.keyboard.press("Escape")
+            assert "second" in await page.inner_text("#engine-name")
+            await page.click("#toggle")
+            assert await state_is(page, "listening", "error") == "listening"
+            assert [one["in_use"] for one in server.health()["models"]] == [0, 1]
+            await page.click("#toggle")
+            assert await state_is(page, "idle", "stopped", "error") != "error"
+            await page.reload()
+            await page.wait_for_selector('#engine[data-health="ok"]')
+            assert "second" in await page.inner_text("#engine-name")
+            await page.click("#open-settings")
+            assert await page.input_value("#model") == "quick"
+    # A server without it: the page's choice is not there to be made.
+    with serving("--model", first, "--device", "cpu") as server:
+        async with browsing(server.url) as watched:
+            page = watched.page
+            await page.wait_for_selector('#engine[data-health="ok"]')
+            await page.click("#open-settings")
+            assert not await page.is_visible("#model")
 
 
 @pytest.mark.browser

@@ -3,7 +3,7 @@ import { Captions } from "./captions.js";
 import { CaptureError } from "./capture.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
-import { Engine, languageName, spoken } from "./engine.js";
+import { Engine, languageName, spoken, withModel } from "./engine.js";
 import { Job, setUpFiles } from "./files.js";
 import { askForKey, forgetKey, hasKey } from "./key.js";
 import { Keeper } from "./keeper.js";
@@ -16,7 +16,7 @@ import {
   uploadAdvice,
   warningAdvice,
 } from "./messages.js";
-import { confirmed, EngineCard, LanguageChoice, Notice, setUpSettings } from "./panels.js";
+import { confirmed, EngineCard, LanguageChoice, Notice, offerModels, setUpSettings } from "./panels.js";
 import { Recording } from "./recording.js";
 import { load, save } from "./settings.js";
 import { dress, setUpTheme } from "./theme.js";
@@ -38,6 +38,8 @@ class App {
   #engine = new Engine((health) => this.#met(health));
   #wakeLock = new WakeLock();
   /** @type {import("./engine.js").Health | null} */
+  #served = null;
+  /** @type {import("./engine.js").Health | null} that of the model that is chosen */
   #health = null;
   /** @type {import("./recording.js").State} */
   #state = "idle";
@@ -52,7 +54,10 @@ class App {
     addEventListener("keydown", (event) => this.#key(event));
     byId("clear").addEventListener("click", () => this.#clear());
     byId("source").addEventListener("change", () => this.#chooseSource());
-    setUpSettings(this.#settings, () => dress(this.#settings));
+    setUpSettings(this.#settings, (name) => {
+      dress(this.#settings);
+      if (name === "model") this.#show();
+    });
     setUpFiles(
       () => this.#free,
       (file) => void this.#transcribe(file),
@@ -315,10 +320,17 @@ class App {
 
   /** @param {import("./engine.js").Health | null} health */
   #met(health) {
-    this.#health = health;
+    this.#served = health;
     if (health?.key_needed) void this.#unlock();
-    this.#card.show(health, this.#language);
-    this.#choice.offer(health);
+    if (health?.models) offerModels(health, this.#settings.model);
+    this.#show();
+  }
+
+  /** The server with the model that is chosen. */
+  #show() {
+    this.#health = withModel(this.#served, this.#settings.model);
+    this.#card.show(this.#health, this.#language);
+    this.#choice.offer(this.#health);
   }
 
   async #unlock() {

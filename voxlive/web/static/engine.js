@@ -24,6 +24,7 @@ const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
  * @property {boolean} takes_language whether it may be told which is spoken
  * @property {boolean} translates into English
  * @property {string} version
+ * @property {({ name: string } & Partial<Health>)[]} [models] all live ones, the default first
  */
 
 export class Engine {
@@ -67,13 +68,29 @@ export function isEnglishOnly({ note }) {
 }
 
 /**
+ * The server with the model that the reader chose; with the default where it does not have that.
+ * @template {Health | null} T
+ * @param {T} health
+ * @param {string} name
+ * @returns {T}
+ */
+export function withModel(health, name) {
+  const chosen = health?.models?.find((model) => model.name === name);
+  return health && chosen ? { ...health, ...chosen, error: health.error } : health;
+}
+
+/**
  * What the running model can use of the reader's choice.
  * @param {import("./settings.js").Settings} settings
  * @param {Health | null} health
  */
-export function spoken({ language, translate }, health) {
+export function spoken({ model, language, translate }, health) {
   const known = Boolean(health?.takes_language && health.languages.includes(language));
-  return { language: known ? language : "", translate: translate && Boolean(health?.translates) };
+  return {
+    model: health?.models?.some(({ name }) => name === model) ? model : "",
+    language: known ? language : "",
+    translate: translate && Boolean(health?.translates),
+  };
 }
 
 /** The engine's remark, its commands in `backticks`. @param {Health | null} health */

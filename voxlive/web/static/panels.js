@@ -43,7 +43,7 @@ export async function confirmed(title, text, yes) {
 /**
  * The settings dialog: every change counts and is kept at once.
  * @param {Settings} settings
- * @param {() => void} changed
+ * @param {(name: string) => void} changed
  */
 export function setUpSettings(settings, changed) {
   const dialog = byId("settings");
@@ -68,7 +68,7 @@ export function setUpSettings(settings, changed) {
     values[target.name] = value;
     save(settings);
     show();
-    changed();
+    changed(target.name);
   });
   byId("open-settings").addEventListener("click", () => {
     show();
@@ -87,6 +87,19 @@ function showAlong(name) {
 
 /** Some of the languages that a better model would know. */
 const OTHERS = ["ar", "de", "es", "fr", "hi", "it", "ja", "ko", "nl", "pl", "pt", "ru", "tr", "uk", "zh"];
+
+/** The choice of the model, where the server has several. @param {Health | null} health @param {string} chosen */
+export function offerModels(health, chosen) {
+  const models = health?.models ?? [];
+  byId("model-row").hidden = models.length < 2;
+  const options = models.map(({ name }, at) => {
+    const option = make("option", "", name);
+    option.setAttribute("value", at === 0 ? "" : name);
+    return option;
+  });
+  byId("model").replaceChildren(...options);
+  byId("model").value = models.some(({ name }, at) => at > 0 && name === chosen) ? chosen : "";
+}
 
 /** The choice of the language that is spoken: what the running model knows, and why not another. */
 export class LanguageChoice {

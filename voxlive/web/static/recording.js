@@ -141,9 +141,10 @@ export class Recording {
 }
 
 /** @param {Settings} settings */
-function wanted({ pauseMs, language, translate }) {
+function wanted({ pauseMs, model, language, translate }) {
   return {
     vad: { min_silence_ms: pauseMs },
+    ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),
   };

@@ -7,6 +7,7 @@ const KEY = "voxlive";
  * @property {"system" | "light" | "dark"} theme
  * @property {"small" | "medium" | "large" | "huge"} size of the captions
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
+ * @property {string} model by its name on the server, "" the default
  * @property {string} language that will be spoken, "" for the model to find out
  * @property {boolean} translate into English
  * @property {number} pauseMs a pause this long ends an utterance
@@ -21,6 +22,7 @@ const DEFAULTS = Object.freeze({
   theme: "system",
   size: "medium",
   source: "",
+  model: "",
   language: "",
   translate: false,
   pauseMs: 500,
