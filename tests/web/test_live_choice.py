@@ -438,6 +438,31 @@ async def test_sessions_on_two_engines_at_the_same_time(both):
     await both.until(in_use=0)
 
 
+async def test_whisper_beside_voxtral_live_and_for_files(real_weights, tmp_path):
+    wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
+    audio = s16le(clip("doctor").samples)
+
+    async def session(server: Server, **start: object) -> tuple[dict, str]:
+        async with dial(f"{server.ws}/v1/live") as socket:
+            await send(socket, {**START, **start}, audio, {"type": "stop"})
+            heard = await listen(socket)
+            return heard.of("ready")[0], heard.of("done")[0]["text"].strip()
+
+    whisper = "quick=whisper-tiny.en,max-sessions=1,commit=pause,vocabulary=Doktor"
+    with serving("--model", str(TINY), "--device", "cpu", "--live", whisper) as server:
+        sessions = session(server), session(server, model="whisper-tiny.en")
+        (first, voxtrals), (second, whispers) = await asyncio.gather(*sessions)
+        assert voxtrals.startswith("the doctor will call you back")
+        assert whispers.startswith("The doctor will call you back")
+        assert (first["engine"], first["commit"], first["vocabulary"]) == ("voxtral", None, 0)
+        assert (second["engine"], second["commit"], second["vocabulary"]) == ("whisper", "pause", 1)
+        async with httpx.AsyncClient(base_url=server.url, timeout=90) as http:
+            sent = {"files": {"file": wav.open("rb")}, "data": {"model": "quick"}}
+            answer = (await http.post("/v1/audio/transcriptions", **sent)).json()
+            assert answer["model"] == "quick"
+            assert answer["text"].startswith("The doctor will call you back")
+
+
 async def test_ports_of_their_own_choose_a_model_too(both):
     async with dial(both.others[WHISPER]) as socket:
         await send(socket, {**OPTIONS, "model": "slow"})
