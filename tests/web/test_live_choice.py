@@ -275,6 +275,14 @@ async def test_a_client_secret_carries_its_model(server, engines):
         assert await engines.opened() is engines.quick
 
 
+@pytest.mark.parametrize("name", ["mistralai/Voxtral-Mini-4B-Realtime-2602", "whisper-1"])
+async def test_vllms_default_names_lead_to_the_default(server, engines, name):
+    async with server.dial("/v1/realtime") as talk:
+        talk.send(json.dumps({"type": "session.update", "model": name}))
+        talk.send(APPEND)
+        assert await engines.opened() is engines.default
+
+
 @pytest.mark.conforms(
     "vLLM",
     "`model` of `session.update`",
@@ -300,8 +308,8 @@ async def test_vllms_update_names_its_model(server, engines):
     "which of a server's models, where it has several: an unknown one is an `ERROR`, and `small`, "
     "which clients send when nothing was chosen, the default; any name otherwise",
 )
-@pytest.mark.parametrize(("name", "model"), [("quick", "quick"), ("small", None), (None, None)])
-def test_whisper_lives_options_name_a_model(engines, name, model):
+@pytest.mark.parametrize("name", ["quick", "other", None])
+def test_whisper_lives_options_name_a_model(engines, name):
     def find(asked: str | None):
         if asked == "slow":
             raise RequestRefused("model_not_found", "there is no such model", "model")
@@ -311,7 +319,7 @@ def test_whisper_lives_options_name_a_model(engines, name, model):
     protocol.offer_engines(find)
     [opening] = protocol.received(json.dumps({"uid": "u", "model": name, "hotwords": "Kyoto"}))
     assert isinstance(opening, OpenSession)
-    assert opening.options.model == model
+    assert opening.options.model == name
     assert opening.options.stream.vocabulary == (("Kyoto",) if name == "quick" else ())
     other = WhisperLiveProtocol({}, engines.default.info)
     other.offer_engines(find)
@@ -473,6 +481,12 @@ async def test_ports_of_their_own_choose_a_model_too(both):
         await send(socket, {**OPTIONS, "model": "quick"}, bytes(3200))
         assert (await receive(socket))["message"] == "SERVER_READY"
         assert [one["in_use"] for one in both.health()["models"]] == [0, 1]
+        await send(socket, OVER)
+        await listen(socket)
+    async with dial(both.others[WHISPER]) as socket:
+        await send(socket, {**OPTIONS, "model": "small"}, bytes(3200))
+        assert (await receive(socket))["message"] == "SERVER_READY"
+        assert [one["in_use"] for one in both.health()["models"]] == [1, 0]
         await send(socket, OVER)
         await listen(socket)
 

@@ -82,6 +82,11 @@ def test_another_providers_name_leaves_an_earlier_choice():
     assert MODELS.find("quick", ACCURATE) is QUICK
 
 
+def test_a_protocols_own_default_is_no_choice_but_where_it_is_served():
+    assert MODELS.find("small", ACCURATE, ("small",)) is ACCURATE
+    assert LiveModels(DEFAULT, {"small": QUICK}).find("small", None, ("small",)) is QUICK
+
+
 def test_a_model_with_options_of_its_own():
     server = ServeConfig(
         model="voxtral", max_sessions=2, device="gpu", delay_ms=480, quantize=4, engine_timeout=7

@@ -7,7 +7,7 @@ of its own; replacements, limits and the engines' deadline are the server's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -145,9 +145,15 @@ class LiveModels:
         """Whether this is a name of one of these, and not only taken for the default."""
         return name in self._by_name
 
-    def find(self, name: str | None, otherwise: Service | None = None) -> Service:
-        """The service of this name; ``otherwise`` for none and for another provider's model.
+    def find(
+        self,
+        name: str | None,
+        otherwise: Service | None = None,
+        no_choice: Container[str] = (),
+    ) -> Service:
+        """The service of this name; ``otherwise`` where the client has made no choice.
 
+        That is without a name, with another provider's model and with a name of ``no_choice``.
         ``otherwise`` None is the default. Raises RequestRefused 404 for an unknown name where there
         are several engines.
         """
@@ -156,7 +162,7 @@ class LiveModels:
             return otherwise
         if found := self._by_name.get(name):
             return found
-        if is_hosted(name):
+        if is_hosted(name) or name in no_choice:
             return otherwise
         ids = (service.engine.info.model for service in self)
         known = ", ".join(dict.fromkeys((*self.labels, *ids)))

@@ -212,7 +212,7 @@ class LiveSocket:
         return all(one.full for one in ((self._service,) if chosen else self._models))
 
     def _service_of(self, options: SessionOptions) -> Service:
-        return self._models.find(options.model, self._service)
+        return self._models.find(options.model, self._service, self._protocol.default_models)
 
     def _open_session(self, options: SessionOptions, source: str) -> None:
         inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
@@ -424,7 +424,7 @@ class LiveEndpoints:
         )
         models, unknown = self._models, None
         try:
-            service = models.find(query.get("model"))
+            service = models.find(query.get("model"), no_choice=protocol.default_models)
         except RequestRefused as error:
             service, unknown = models.default, error
         wire_format = protocol(query, service.engine.info)
@@ -440,7 +440,9 @@ class LiveEndpoints:
             if unknown:
                 raise unknown
             if models.named:
-                wire_format.offer_engines(lambda name: models.find(name, service).engine.info)
+                wire_format.offer_engines(
+                    lambda name: models.find(name, service, protocol.default_models).engine.info
+                )
             wire_format.apply_settings(grant.settings)
         except RequestRefused as refusal:
             await self.authenticator.on_refusal(refusal, wire_format.name)

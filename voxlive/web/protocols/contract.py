@@ -159,6 +159,9 @@ class Protocol(_Protocol):
     # Where its clients put a key besides the places that are the same for all.
     key_params: ClassVar[tuple[str, ...]] = ()
     key_headers: ClassVar[tuple[str, ...]] = ()
+    # Models that its clients name when nobody has chosen one: the default, unless a server has one
+    # of that name.
+    default_models: ClassVar[tuple[str, ...]] = ()
     # A full server is reported when the session opens, because that repeats what the client sent.
     full_after_options: ClassVar[bool] = False
 

@@ -193,6 +193,9 @@ class RealtimeProtocol(Protocol):
     # Where clients of Speaches put it.
     key_params: ClassVar[tuple[str, ...]] = ("api_key",)
 
+    # That of vLLM's own examples.
+    default_models: ClassVar[tuple[str, ...]] = ("mistralai/Voxtral-Mini-4B-Realtime-2602",)
+
     max_text: ClassVar[int] = MAX_APPEND
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:

@@ -69,8 +69,6 @@ _WAIT_MIN = 1
 _CLOSE_WAIT_S = 2.0
 _MAX_REPEATED = 1000
 _MAX_UID_CHARS = _MAX_NAME_CHARS = 200
-# What its clients ask for when nobody has chosen: no choice of a model here.
-_DEFAULT_MODEL = "small"
 _AUDIO = {"float32": "f32le", "int16": "s16le", "uint8": "u8"}
 _GATE = {
     "threshold": "threshold",
@@ -114,7 +112,6 @@ def parse_options(
     except ValueError as error:
         raise ValueError("the first message must be the options as JSON, then audio") from error
     model = string(message, "model", _MAX_NAME_CHARS) if find else None
-    model = None if model == _DEFAULT_MODEL else model
     info = find(model) if find else info
     audio, gate, stream = _audio(message), _gate(message), _stream(message, info)
     return WhisperLiveOptions(
@@ -171,6 +168,7 @@ class WhisperLiveProtocol(Protocol):
     name = "whisper_live"
     max_text: ClassVar[int] = MAX_OPTIONS
     tick_s: ClassVar[float | None] = _TICK_S
+    default_models: ClassVar[tuple[str, ...]] = ("small",)
     full_after_options: ClassVar[bool] = True
     key_params: ClassVar[tuple[str, ...]] = ("token",)
 
