@@ -44,8 +44,8 @@ from voxlive.engines.contract import (
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import Samples, Word
+from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
-from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.protocols.live import LiveProtocol
 
 CHUNK = bytes(2560)  # 80 ms of 16-bit PCM at 16 kHz

@@ -253,6 +253,13 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "forbidden": ErrorInfo(403, 4403, "the key, or the address, is not for this"),
         "foreign_origin": ErrorInfo(403, None, "a page of another site asks"),
         "unknown_host": ErrorInfo(421, None, "the server does not go by this name"),
+        "unknown_session": ErrorInfo(
+            None, 4404, "no session can be resumed with this token: it is over, or was never there"
+        ),
+        "resume_gap": ErrorInfo(
+            None, 4409, "a session cannot be resumed without losing audio or messages"
+        ),
+        "taken_over": ErrorInfo(None, 4409, "another connection has resumed this session"),
         "name_in_use": ErrorInfo(409, 4409, "another key's session has this captions name now"),
         "rate_limit_exceeded": ErrorInfo(429, 4429, "more requests than the key or server allows"),
         "too_many_sessions": ErrorInfo(429, 4429, "more sessions at a time than the key allows"),
@@ -369,6 +376,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "runner_hung": ErrorInfo(500, None, "the model's process made no progress"),
         "vad_failed": ErrorInfo(500, 1011, "the voice detector failed"),
         # In Python and on the command line.
+        "unreachable": ErrorInfo(None, None, "a client cannot reach the server (again)"),
         "bad_config": ErrorInfo(None, None, "an option of a server that cannot be"),
         "bad_input": ErrorInfo(None, None, "a file to transcribe that is not there"),
         "bad_key": ErrorInfo(None, None, "a key, or a file of keys, that cannot be in force"),

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.clock_engine import DIED, ClockEngine
 from support.counting import OPEN, PCM, LoudnessModel, of, pcm, silence, tone
 
 from voxlive.engines.contract import (
     Committed,
-    Drafted,
-    EngineInfo,
     Failed,
     LanguageFound,
-    Progressed,
-    Reached,
-    Sink,
-    StreamOptions,
 )
-from voxlive.errors import EngineError, EngineFull
 from voxlive.streaming import recovery
 from voxlive.streaming.events import (
     Draft,
@@ -43,99 +36,9 @@ from voxlive.streaming.recovery import FedAudio, Mark, StreamJournal
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
-from voxlive.values import SAMPLE_RATE, Samples, Word
+from voxlive.values import SAMPLE_RATE, Word
 
-DIED = Failed("engine_failed", "the engine's process was killed by SIGKILL")
 SPANS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), min_size=1, max_size=8)
-
-
-@dataclass
-class ClockStream:
-    """A word of 0.4 s begins every half second of the clock, and is committed once it was fed."""
-
-    engine: ClockEngine
-    sink: Sink
-    options: StreamOptions
-    trail: int = 0
-    fed: list[tuple[int, Samples]] = field(default_factory=list)
-    next: int = 0
-    closed: bool = False
-    dead: bool = False
-
-    def feed(self, audio: Samples, at: int) -> None:
-        assert not self.closed
-        assert not self.fed or at >= self.fed[-1][0] + len(self.fed[-1][1])
-        self.fed.append((at, audio))
-        if self.lives():
-            self._commit(0.4)
-            self.sink(Drafted(f" {self.next}?"))
-            self.sink(Progressed(at + len(audio)))
-
-    def end_utterance(self, marker: int) -> None:
-        self.flush(marker)
-
-    def flush(self, marker: int) -> None:
-        if self.lives():
-            self._commit(0)
-            self.sink(Reached(marker))
-
-    def lives(self) -> bool:
-        """Whether the engine survives this call."""
-        self.engine.calls += not self.dead
-        if not self.dead and self.engine.calls in self.engine.deaths:
-            self.dead = True
-            self.engine.away = self.engine.refusals
-            self.sink(DIED)
-        return not self.dead
-
-    def _commit(self, fed_s: float) -> None:
-        for start, audio in self.fed:
-            end = start + len(audio)
-            while True:
-                begin = self.next * SAMPLE_RATE // 2
-                if begin < start:
-                    self.next += 1
-                elif begin < end and begin + fed_s * SAMPLE_RATE <= self._fed_from(begin):
-                    word = Word(f" {self.next}", begin, begin + 6400)
-                    self.sink(Committed((word,)))
-                    self.next += 1
-                else:
-                    break
-
-    def _fed_from(self, sample: int) -> int:
-        """The end of what was fed without a gap from this sample on."""
-        end = sample
-        for at, audio in self.fed:
-            if at <= end <= at + len(audio):
-                end = at + len(audio)
-        return end
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class ClockEngine:
-    """Dies with the calls of its streams that have these numbers; then refuses so many to open."""
-
-    def __init__(self, deaths: set[int] = frozenset(), refusals: int = 0) -> None:
-        self.info = EngineInfo("clock", "none", "cpu", 2, ("en", "de"), takes_language=True)
-        self.deaths, self.refusals = deaths, refusals
-        self.calls = self.away = 0
-        self.streams: list[ClockStream] = []
-
-    @property
-    def in_use(self) -> int:
-        return sum(not (stream.closed or stream.dead) for stream in self.streams)
-
-    def open(self, options: StreamOptions, sink: Sink) -> ClockStream:
-        if self.away:
-            self.away -= 1
-            raise EngineFull(2) if self.away % 2 else EngineError("engine_failed", "is loading")
-        self.streams.append(ClockStream(self, sink, options))
-        return self.streams[-1]
-
-    def shutdown(self) -> None:
-        pass
 
 
 async def events_of(

@@ -25,8 +25,8 @@ from voxlive.web.access.keys import Key, Limits
 from voxlive.web.access.middleware import Authenticator
 from voxlive.web.access.sites import Sites, with_cors
 from voxlive.web.app import make_app
+from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
-from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.rest.files import FileService
 
 HOST = "voxlive.test"

@@ -40,8 +40,8 @@ from voxlive.processes.supervisor import Work
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import SpeechModel, VoiceDetector
 from voxlive.values import SAMPLE_RATE, Samples, Word
+from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
-from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.protocols.asr import AsrProtocol
 from voxlive.web.protocols.deepgram import DeepgramProtocol
 from voxlive.web.protocols.live import LiveProtocol

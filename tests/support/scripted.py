@@ -12,8 +12,8 @@ from voxlive.engines.contract import EngineInfo, Reached, Sink, StreamOptions
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import Samples
+from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
-from voxlive.web.live_socket import LiveEndpoints
 
 
 class Deaf:

@@ -113,6 +113,11 @@ class StreamJournal:
         """The number of the next entry."""
         return self.first + len(self._entries)
 
+    @property
+    def numbers(self) -> range:
+        """Of all that is kept."""
+        return range(self.first, self.end)
+
     def __getitem__(self, number: int) -> FedAudio | Mark:
         return self._entries[number - self.first]
 
@@ -201,6 +206,26 @@ class RecoverableStream:
         """See the contract."""
         self._add(Mark(marker, flush=True))
 
+    @property
+    def idle(self) -> bool:
+        """Whether no mark is waited for."""
+        marks = any(isinstance(self._journal[n], Mark) for n in self._journal.numbers)
+        return not marks and self._recovery is None
+
+    @property
+    def waits_for_slot(self) -> bool:
+        """Whether another stream is to be opened and could not be yet."""
+        return self._stream is None and self._recovery is not None
+
+    def release(self) -> None:
+        """Give the slot back for now; what is kept stays. ``reclaim`` takes one again."""
+        self._detach()
+
+    def reclaim(self, failure: Failed) -> None:
+        """Take a slot again, if it was released; ``failure`` comes where none is to be had."""
+        if self._stream is None and self._recovery is None and not self._closed:
+            self._start_recovery(failure)
+
     def close(self) -> None:
         """See the contract."""
         self._closed = True
@@ -257,9 +282,8 @@ class RecoverableStream:
             case Failed(code) if code == _RECOVERABLE and self._failures < MAX_FAILURES:
                 self._detach()
                 self._failures, self._failed_at = self._failures + 1, self._upto
-                if self._recovery:
-                    self._recovery.cancel()
-                self._recovery = self._loop.create_task(self._recover(message))
+                log.warning("the engine failed under a session: %s", message.message)
+                self._start_recovery(message)
             case Committed(words):
                 self._commit(words)
             case Drafted() if self._repeating:
@@ -297,6 +321,16 @@ class RecoverableStream:
 
     # Another stream.
 
+    def _start_recovery(self, failure: Failed) -> None:
+        if self._recovery:
+            self._recovery.cancel()
+        self._recovery = self._loop.create_task(self._recover(failure))
+        self._recovery.add_done_callback(self._on_recovery_ended)
+
+    def _on_recovery_ended(self, task: asyncio.Task[None]) -> None:
+        if self._recovery is task:
+            self._recovery = None
+
     async def _recover(self, failure: Failed) -> None:
         until = self._loop.time() + RECOVERY_S
         while self._stream is None:
@@ -311,11 +345,8 @@ class RecoverableStream:
         self._given = self._journal.first
         self._in_engine = Backlog()
         again = [(at, at + len(audio)) for audio, at in self._journal.audio()]
-        log.warning(
-            "the engine failed (%s); %.1f s of audio are recognised again",
-            failure.message,
-            seconds(sum(end - start for start, end in again)),
-        )
+        samples = sum(end - start for start, end in again)
+        log.info("%.1f s of audio are recognised again", seconds(samples))
         self._on_recovered(again)
         await self._give_rest(self._stream)
 

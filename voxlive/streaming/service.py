@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from voxlive.errors import EngineError
+from voxlive.errors import EngineError, EngineFull
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
 from voxlive.streaming.ingest.media import read_file
@@ -70,6 +70,7 @@ class Service:
         """
         if self._closing:
             raise EngineError("shutting_down", "the server is shutting down")
+        self._keep_slots()
         with ExitStack() as undo:
             ingest = open_ingest(options.audio)
             undo.callback(ingest.close)
@@ -90,6 +91,12 @@ class Service:
             undo.pop_all()
         self._sessions.add(session)
         return session
+
+    def _keep_slots(self) -> None:
+        """Free slots are first for sessions that had one. Raises EngineFull."""
+        waiting = sum(session.waits_for_slot for session in self._sessions)
+        if waiting and self.engine.in_use + waiting >= self.engine.info.capacity:
+            raise EngineFull(self.engine.info.capacity)
 
     async def reconfigure(self, session: Session, options: SessionOptions, marker: str) -> None:
         """Take what follows with these options for audio and gate: ``Session.reconfigure``.

@@ -112,7 +112,7 @@ class Session:
         self._final_marker: int | None = None
         self._backlog = Backlog()
         self._engine_progressed = asyncio.Event()
-        self._stopped = False
+        self._stopped = self._suspended = False
         self._closed = asyncio.Event()
         self._closing_error: SessionError | None = None
         self._lag_reporter = LagReporter(self._loop.time())
@@ -180,6 +180,30 @@ class Session:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
+    def suspend(self) -> None:
+        """The client is gone and may come back: until then it is no pause that no audio comes."""
+        self._suspended = True
+
+    def release(self) -> bool:
+        """Give a suspended session's slot back, if nothing it was sent is waiting; whether it was.
+
+        The audio of the open segment is kept, for the slot that ``resume`` takes.
+        """
+        if self._suspended and not self.waiting and self._stream.idle:
+            self._stream.release()
+            return True
+        return False
+
+    def resume(self) -> None:
+        """The client is back. Where no slot is to be had, the session fails."""
+        self._suspended = False
+        self._stream.reclaim(Failed("server_full", "no slot became free for this session"))
+
+    @property
+    def waits_for_slot(self) -> bool:
+        """Whether it has none at present and needs one."""
+        return self._stream.waits_for_slot
+
     @property
     def text(self) -> str:
         """The transcript so far."""
@@ -233,7 +257,8 @@ class Session:
                 with self._stall_timeout.within(self._stall_s):
                     return await self._inbox.take()
             except TimeoutError:
-                self._flush(self._gate.pause(self.received))
+                if not self._suspended:
+                    self._flush(self._gate.pause(self.received))
         return await self._inbox.take()
 
     async def _process(self, audio: AsyncIterator[Samples]) -> None:

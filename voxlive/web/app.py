@@ -44,8 +44,8 @@ from voxlive.web.access.sites import Sites, host_names, with_cors
 from voxlive.web.captions import CaptionEndpoints
 from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.errors import on_disconnect, on_http_error, on_unexpected_error
+from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
-from voxlive.web.live_socket import LiveEndpoints
 from voxlive.web.metrics import (
     MetricsEndpoint,
     RequestCountMiddleware,
@@ -291,7 +291,12 @@ class ServerCore:
         """With models that are loaded already."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
-        live = LiveEndpoints(models, Authenticator(Access(keys, config.limits), sites))
+        live = LiveEndpoints(
+            models,
+            Authenticator(Access(keys, config.limits), sites),
+            resume_s=config.resume_seconds,
+            max_suspended=config.max_suspended,
+        )
         process = ProcessOptions(niceness=config.file_niceness)
         options = BatchOptions(
             idle_s=config.model_idle, max_resident=config.max_resident, process=process

@@ -192,6 +192,20 @@ class ServeConfig:
             high=19,
         ),
     )
+    resume_seconds: float = field(
+        default=120,
+        metadata=_option(
+            "How long a resumable session waits for its client, in seconds; 0: not at all.",
+            low=0,
+            high=86_400,
+        ),
+    )
+    max_suspended: int = field(
+        default=64,
+        metadata=_option(
+            "Sessions that may wait for their client at a time; the oldest gives way.", low=1
+        ),
+    )
     https: bool = field(
         default=False,
         metadata=_option(

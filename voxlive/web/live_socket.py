@@ -1,8 +1,8 @@
 """Live WebSocket connections: from a handshake to sessions, and from their events to frames.
 
-``LiveEndpoints`` authenticates a handshake and runs a ``LiveSocket``, which is the loop between a
-WebSocket, its wire format (``Protocol``) and the sessions that it opens, the same for every wire
-format. A connection owns its sessions, captions and meters, and frees them when it ends.
+A ``LiveSocket`` is the loop between a WebSocket, its wire format (``Protocol``) and the sessions
+that it opens, the same for every wire format. A connection owns its sessions, captions and meters
+(``ConnectionState``), and frees them when it ends, or leaves a session to the client's next one.
 ``SessionDeadline`` is when the limits of a key end a session; it is pure.
 """
 
@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from math import inf
-from typing import Any
 
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -28,32 +26,32 @@ from voxlive.errors import (
     VoxliveError,
 )
 from voxlive.processes.logs import log_context
-from voxlive.streaming.events import Event, SessionClosed, SessionError
+from voxlive.streaming.events import SessionError
 from voxlive.streaming.intake import Command, SessionOptions
-from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Outbox, Timeout
+from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
-from voxlive.web.access.access import ANYONE, Access
-from voxlive.web.access.keys import Limits, find_credentials
-from voxlive.web.access.middleware import Authenticator, client_address
-from voxlive.web.captions import MAX_NAME_LENGTH, CaptionFeed, CaptionFeeds, is_valid_name
-from voxlive.web.errors import error_headers, openai_error
+from voxlive.web.access.access import ANYONE
+from voxlive.web.access.keys import Limits
+from voxlive.web.captions import MAX_NAME_LENGTH, CaptionFeeds, is_valid_name
+from voxlive.web.errors import error_headers
 from voxlive.web.live_models import LiveModels
-from voxlive.web.metrics import SessionMeter, SessionMetrics
+from voxlive.web.metrics import SessionMetrics
 from voxlive.web.protocols.contract import (
     Action,
     AudioFrame,
     EndConnection,
     FlushSession,
     OpenSession,
-    Out,
     Protocol,
     ReconfigureSession,
     Refuse,
     Reply,
+    ResumeSession,
     StopSession,
 )
-from voxlive.web.socket_writer import Notice, SocketWriter
+from voxlive.web.resume import ResumableSession, ResumableSessions
+from voxlive.web.socket_writer import ConnectionState, Notice, SocketWriter
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +59,8 @@ log = logging.getLogger(__name__)
 # the microphone first.
 _START_TIMEOUT_S = 60.0
 _NO_HEADERS: Mapping[str, str] = {}
+_LINE_FAILURES = ("slow_client",)
+"""Errors of a line and not of its client, which may resume its session over another one."""
 
 
 class SessionDeadline:
@@ -107,27 +107,34 @@ class LiveSocket:
         protocol: Protocol,
         feeds: CaptionFeeds,
         metrics: SessionMetrics,
+        resumables: ResumableSessions,
         offered: Sequence[str] = (),
     ) -> None:
         self._socket = socket
         self._models = models
         self._service = service
-        self._protocol = protocol
+        self._state = ConnectionState(protocol)
+        self._resumables = resumables
+        self._resumable: ResumableSession | None = None
+        self._taken_over = False
         self._feeds = feeds
         self._metrics = metrics
-        self._sessions: dict[str, Session] = {}  # by source, as the three below
-        self._caption_feeds: dict[str, CaptionFeed] = {}
-        self._meters: dict[str, SessionMeter] = {}
-        self._unfinished = 0  # sessions whose events have not all been sent
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
         self._receive_timeout = Timeout()
         self._writer = SocketWriter(socket, protocol, offered)
-        self._outbox: Outbox[Notice] = Outbox()
         self._loop = asyncio.get_running_loop()
         self._limits = Limits()
         self._ending = self._stopped = False
         self._failure: str | None = None
+
+    @property
+    def _protocol(self) -> Protocol:
+        return self._state.protocol
+
+    @property
+    def _sessions(self) -> dict[str, Session]:
+        return self._state.sessions
 
     @property
     def in_session(self) -> bool:
@@ -161,7 +168,7 @@ class LiveSocket:
             log.exception("session %s failed in the server", self._session_ids)
             await self._fail("internal", "the server failed in this session; start again")
         finally:
-            await self._close_sessions()
+            await self._leave_sessions()
 
     async def _run_tasks(self) -> None:
         try:
@@ -171,6 +178,9 @@ class LiveSocket:
             if self._protocol.tick_s:
                 self._start(self._tick(self._protocol.tick_s))
             await self._done.wait()
+            if self._taken_over:
+                message = "another connection goes on with this session"
+                raise ProtocolError("taken_over", message)
             for task in self._tasks:
                 if task.done():
                     task.result()
@@ -198,7 +208,9 @@ class LiveSocket:
         options = self._protocol.options_from_handshake()
         if options:
             self._open_session(options, "")
-        elif self._is_full and not self._protocol.full_after_options:
+        elif self._is_full and not (
+            self._protocol.full_after_options or self._resumables.suspended
+        ):
             raise EngineFull(self._service.engine.info.capacity)
         await self._writer.accept()
         await self._writer.send(self._protocol.connected())
@@ -217,16 +229,16 @@ class LiveSocket:
     def _open_session(self, options: SessionOptions, source: str) -> None:
         inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
         service = self._service_of(options)
-        self._sessions[source] = service.open(options, inbox, self._outbox, source)
+        self._sessions[source] = service.open(options, inbox, self._state.outbox, source)
 
     def _track_session(self, options: SessionOptions, source: str) -> Notice:
         """Count a new session and open its captions. Returns what its client is sent first."""
-        path, session = self._socket.url.path, self._sessions[source]
+        path, state, session = self._socket.url.path, self._state, self._sessions[source]
         label = self._models.label(self._service_of(options))
-        self._meters[source] = self._metrics.open(self._protocol.name, session, label)
+        state.meters[source] = self._metrics.open(self._protocol.name, session, label)
         name = self._socket.query_params.get("captions")
-        self._caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
-        self._unfinished += 1
+        state.caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
+        state.unfinished += 1
         return Notice(partial(self._protocol.opened, session.id, options))
 
     async def _receive_frames(self) -> None:
@@ -284,18 +296,22 @@ class LiveSocket:
         match action:
             case AudioFrame(data, source):
                 self._deadline.on_audio(self._loop.time())
-                if session := self._sessions.get(source):
+                if self._resumable:
+                    await self._resumable.push(data)
+                elif session := self._sessions.get(source):
                     await session.push(data)
-            case OpenSession(options, source):
+            case OpenSession(options, source, resumable):
                 # By now it is known which wire format the client has, where a path has several.
                 with log_context(protocol=self._protocol.name):
-                    self._open(options, source)
+                    self._open(options, source, resumable)
+            case ResumeSession():
+                await self._resume(action)
             case Refuse(code, message):
-                await self._outbox.put_notice(
+                await self._state.outbox.put_notice(
                     Notice(partial(self._protocol.refused, code, message))
                 )
             case Reply(frame):
-                await self._outbox.put_notice(Notice(lambda: [frame]))
+                await self._state.outbox.put_notice(Notice(lambda: [frame]))
             case FlushSession(marker):
                 await self._sessions[""].flush(marker)
             case ReconfigureSession(options, marker):
@@ -303,6 +319,8 @@ class LiveSocket:
                 await service.reconfigure(self._sessions[""], options, marker)
             case StopSession():
                 self._stopped = True
+                if self._resumable:
+                    await self._resumable.push_rest()
                 for session in self._sessions.values():
                     await session.stop()
             case EndConnection(code, message):
@@ -318,7 +336,9 @@ class LiveSocket:
             for session in self._sessions.values():
                 await session.stop(reason)
 
-    def _open(self, options: SessionOptions, source: str) -> None:
+    def _open(self, options: SessionOptions, source: str, resumable: bool) -> None:
+        if resumable and not self._resumables.enabled:
+            raise ProtocolError("unsupported_option", "sessions are not resumable on this server")
         try:
             self._open_session(options, source)
         except (EngineError, VadError) as error:
@@ -326,34 +346,54 @@ class LiveSocket:
                 raise
             # The sources that have a session go on without this one.
             refused = partial(self._protocol.refused, error.code, error.message)
-            self._outbox.add_notice(Notice(refused))
+            self._state.outbox.add_notice(Notice(refused))
         else:
-            self._outbox.add_notice(self._track_session(options, source))
+            if resumable:
+                self._resumable = self._resumables.add(
+                    self._state, self._owner, options.audio.sample_bytes, self._let_go
+                )
+                self._protocol.on_resumable(self._resumable.token)
+            self._state.outbox.add_notice(self._track_session(options, source))
+
+    async def _resume(self, resume: ResumeSession) -> None:
+        """Go on with the session of another connection, in place of a new one."""
+        found = await self._resumables.claim(resume.token, self._owner, self._let_go)
+        before, self._resumable = self._state, found
+        try:
+            missed = found.state.protocol.resumed(resume, found.samples)
+        except ProtocolError:
+            self._resumable = None
+            self._resumables.suspend(found, self._let_go)
+            raise
+        self._state = found.state
+        self._writer.protocol = found.state.protocol
+        if found.session:
+            found.session.resume()
+        # What it is sent next comes from the session's own outbox.
+        before.outbox.add_notice(Notice(lambda: missed))
+
+    async def _let_go(self) -> None:
+        """Leave the session to another connection."""
+        self._taken_over, self._resumable = True, None
+        info = self._service.engine.info
+        self._state = ConnectionState(type(self._protocol)(self._socket.query_params, info))
+        self._writer.protocol = self._protocol
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send_events(self) -> None:
         """Send events and notices, until the protocol closes or all sessions have ended."""
         while True:
-            source, entry = await self._outbox.take()
-            if isinstance(entry, Notice):
-                outs = entry.translate()
-            else:
-                outs = self._translate(source, entry)
-            if await self._writer.send(outs):
+            outs, ended = await self._state.next()
+            if await self._writer.send(outs) or ended:
                 return
-            if isinstance(entry, SessionClosed):
-                self._unfinished -= 1
-                if not self._unfinished:
-                    return
-
-    def _translate(self, source: str, event: Event) -> list[Out]:
-        self._caption_feeds[source].on_event(event)
-        self._meters[source].on_event(event)
-        return self._protocol.on_source_event(source, event)
 
     async def _tick(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
-            await self._outbox.put_notice(Notice(self._protocol.tick))
+            await self._state.outbox.put_notice(Notice(self._protocol.tick))
 
     async def _fail(
         self, code: str, message: str, headers: Mapping[str, str] = _NO_HEADERS
@@ -362,101 +402,25 @@ class LiveSocket:
         fields |= {"session": self._session_ids} if self._sessions else {}
         log.info("session %s ended: %s: %s", self._session_ids, code, message, extra=fields)
         self._failure = code
-        await self._close_sessions()
-        entries = iter(self._outbox.pop, None)
+        if self._resumable and code not in _LINE_FAILURES:
+            self._resumables.remove(self._resumable)
+            self._resumable = None
+        if self._resumable is None:
+            await self._state.close(self._feeds)
+        entries = iter(self._state.outbox.pop, None) if self._resumable is None else ()
         waiting = [entry for _, entry in entries if isinstance(entry, Notice)]
         if code == "slow_client":
             waiting.clear()  # what it has not read would only delay the reason
         await self._writer.fail(code, message, headers, waiting)
 
-    async def _close_sessions(self) -> None:
-        while self._caption_feeds:
-            self._feeds.close(self._caption_feeds.popitem()[1])
-        while self._sessions:
-            source, session = self._sessions.popitem()
-            await session.close()
-            if source in self._meters:
-                self._meters[source].close()
+    async def _leave_sessions(self) -> None:
+        """Suspend the session if its client may come back, else close them all."""
+        if self._resumable and not self._taken_over:
+            self._resumables.suspend(self._resumable, self._let_go)
+        else:
+            await self._state.close(self._feeds)
 
     @property
     def _session_ids(self) -> str:
         ids = [session.id for session in self._sessions.values()]
         return " and ".join(ids) or "not opened"
-
-
-class LiveEndpoints:
-    """Every live connection of a server. Without an authenticator every client is admitted."""
-
-    def __init__(self, models: LiveModels, authenticator: Authenticator | None = None) -> None:
-        self._models = models
-        self.authenticator = authenticator or Authenticator(Access())
-        self.feeds = CaptionFeeds()
-        self.metrics = SessionMetrics(self.authenticator.access.count_error)
-        self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
-
-    def endpoint(self, protocol: type[Protocol]) -> Callable[[WebSocket], Awaitable[None]]:
-        """The ASGI endpoint for one wire format."""
-        for name in protocol.names or (protocol.name,):
-            self.metrics.register(name)
-
-        async def serve(socket: WebSocket) -> None:
-            try:
-                self.authenticator.check_site(socket.scope)
-            except RequestRefused as error:
-                self.authenticator.access.count_error(error.code, protocol.name)
-                await socket.send_denial_response(openai_error(error))
-                return
-            with ExitStack() as resources, log_context(protocol=protocol.name):
-                await self._serve(socket, protocol, resources)
-
-        return serve
-
-    async def _serve(
-        self, socket: WebSocket, protocol: type[Protocol], resources: ExitStack
-    ) -> None:
-        query = socket.query_params
-        presented = find_credentials(
-            socket.headers,
-            socket.scope["subprotocols"],
-            query,
-            extra_headers=protocol.key_headers,
-            key_params=protocol.key_params,
-        )
-        models, unknown = self._models, None
-        try:
-            service = models.find(query.get("model"), no_choice=protocol.default_models)
-        except RequestRefused as error:
-            service, unknown = models.default, error
-        wire_format = protocol(query, service.engine.info)
-        live = LiveSocket(
-            socket, models, service, wire_format, self.feeds, self.metrics, presented.labels
-        )
-        try:
-            grant = self.authenticator.access.admit(
-                presented.secret, "live", client_address(socket)
-            )
-            resources.enter_context(grant.session())
-            resources.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
-            if unknown:
-                raise unknown
-            if models.named:
-                wire_format.offer_engines(
-                    lambda name: models.find(name, service, protocol.default_models).engine.info
-                )
-            wire_format.apply_settings(grant.settings)
-        except RequestRefused as refusal:
-            await self.authenticator.on_refusal(refusal, wire_format.name)
-            await live.refuse(refusal)
-            return
-        task = asyncio.current_task()
-        self._sockets[task] = live
-        resources.callback(self._sockets.pop, task)
-        await live.run(grant.limits, grant.name)
-        if live.failure:
-            self.authenticator.access.count_error(live.failure, wire_format.name)
-
-    async def wait_closed(self, timeout_s: float) -> None:
-        """Wait until every connection with a session has sent its end, at most ``timeout_s``."""
-        tasks = [task for task, live in self._sockets.items() if task and live.in_session]
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)

@@ -1,4 +1,7 @@
-"""The sending side of a WebSocket, with a timeout for clients that do not read. For one task."""
+"""The sending side of a live connection: what its sessions have to send, and the socket's writer.
+
+The writer has a timeout for clients that do not read.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from voxlive.errors import ProtocolError
-from voxlive.streaming.queues import Timeout
+from voxlive.streaming.events import Event, SessionClosed
+from voxlive.streaming.queues import Outbox, Timeout
+from voxlive.streaming.session import Session
+from voxlive.web.captions import CaptionFeed, CaptionFeeds
+from voxlive.web.metrics import SessionMeter
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
 
 # A client may leave what it is sent unread for this long, and then has this long for the error.
@@ -29,6 +36,45 @@ class Notice:
     translate: Callable[[], list[Out]]
 
 
+class ConnectionState:
+    """The sessions of one client, by source, with their queue out, captions and meters."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.outbox: Outbox[Notice] = Outbox()
+        self.sessions: dict[str, Session] = {}
+        self.caption_feeds: dict[str, CaptionFeed] = {}
+        self.meters: dict[str, SessionMeter] = {}
+        self.unfinished = 0
+        """Sessions whose events have not all been translated."""
+
+    async def next(self) -> tuple[list[Out], bool]:
+        """The frames of the next event or notice, and whether all sessions have ended with it."""
+        source, entry = await self.outbox.take()
+        if isinstance(entry, Notice):
+            return entry.translate(), False
+        outs = self._translate(source, entry)
+        if not isinstance(entry, SessionClosed):
+            return outs, False
+        self.unfinished -= 1
+        return outs, not self.unfinished
+
+    def _translate(self, source: str, event: Event) -> list[Out]:
+        self.caption_feeds[source].on_event(event)
+        self.meters[source].on_event(event)
+        return self.protocol.on_source_event(source, event)
+
+    async def close(self, feeds: CaptionFeeds) -> None:
+        """Free everything at once. May be called twice."""
+        while self.caption_feeds:
+            feeds.close(self.caption_feeds.popitem()[1])
+        while self.sessions:
+            source, session = self.sessions.popitem()
+            await session.close()
+            if source in self.meters:
+                self.meters[source].close()
+
+
 class SocketWriter:
     """Sends on one WebSocket, for one task at a time; nothing else sends on it.
 
@@ -39,13 +85,13 @@ class SocketWriter:
 
     def __init__(self, socket: WebSocket, protocol: Protocol, offered: Sequence[str]) -> None:
         self._socket = socket
-        self._protocol = protocol
+        self.protocol = protocol
         self._offered = offered
         self._send_timeout = Timeout()
 
     async def accept(self) -> None:
         """Accept the handshake with the protocol's sub-protocol and headers."""
-        handshake_response = self._protocol.handshake_response(self._offered)
+        handshake_response = self.protocol.handshake_response(self._offered)
         headers = [
             (name.encode(), value.encode()) for name, value in handshake_response.headers.items()
         ]
@@ -72,13 +118,13 @@ class SocketWriter:
                 for notice in waiting:
                     await self.send(notice.translate())
                 if not await self._deny(code, message, headers):
-                    await self.send(self._protocol.failed(code, message))
+                    await self.send(self.protocol.failed(code, message))
 
     async def _deny(self, code: str, message: str, headers: Mapping[str, str]) -> bool:
         """Whether the error was sent as a refusal of the handshake, which is accepted otherwise."""
         if self._socket.application_state is not WebSocketState.CONNECTING:
             return False
-        denial = self._protocol.denied(code, message)
+        denial = self.protocol.denied(code, message)
         if denial is None:
             await self.accept()
             return False

@@ -85,7 +85,7 @@ def test_start_takes_every_option():
         ("[]", "object"),
         ("{}", "type"),
         ('{"type": 1}', "type"),
-        ('{"type": "stop"}', '"start", not "stop"'),
+        ('{"type": "stop"}', '"start" or "resume", not "stop"'),
         ('{"type": "start"}', "s16le"),
         ('{"type": "start", "format": "mp7"}', "container"),
         ('{"type": "start", "format": ["s16le"]}', "s16le"),

@@ -167,6 +167,11 @@ class AudioFormat:
         if not 1 <= self.channels <= MAX_CHANNELS:
             raise BadAudio(f"{self.channels} channels are not supported: use 1 to {MAX_CHANNELS}")
 
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample of all channels, of PCM."""
+        return ENCODINGS[self.encoding].dtype.itemsize * self.channels
+
 
 def mix_down(frames: Samples) -> Samples:
     """The mean over the channels of float32 [n, channels], as [n].
@@ -287,7 +292,7 @@ class PcmDecoder:
     def __init__(self, audio: AudioFormat) -> None:
         self._encoding = ENCODINGS[audio.encoding]
         self._channels = audio.channels
-        self._frame = self._encoding.dtype.itemsize * audio.channels
+        self._frame = audio.sample_bytes
         self._mixer = Mixer(audio.rate, audio.channels)
         self._resampler = Resampler(audio.rate)
         self._rest = b""

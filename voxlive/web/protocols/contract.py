@@ -35,11 +35,26 @@ DENIAL_CODES = ("invalid_api_key", "forbidden", "rate_limit_exceeded", "too_many
 class OpenSession:
     """Open the session; audio may follow.
 
-    A connection that carries several audio sources has a session for each ``source``.
+    A connection that carries several audio sources has a session for each ``source``. A
+    ``resumable`` one, which has PCM, outlives the connection for a while: see ``ResumeSession``.
     """
 
     options: SessionOptions
     source: str = ""
+    resumable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSession:
+    """Go on with the session of another connection, which ``token`` names.
+
+    ``have`` is the number of the last message that the client has seen, ``first`` the first sample
+    that it can still send; ``resumed`` in the session's protocol answers.
+    """
+
+    token: str
+    have: int
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,7 @@ Action = (
     | AudioFrame
     | FlushSession
     | ReconfigureSession
+    | ResumeSession
     | StopSession
     | EndConnection
     | Refuse
@@ -208,6 +224,17 @@ class Protocol(_Protocol):
     def received(self, frame: str | bytes) -> list[Action]:
         """What a frame asks for. Raises ProtocolError when the session cannot go on."""
         ...
+
+    def on_resumable(self, _token: str) -> None:
+        """The session that is being opened can be resumed with this token."""
+        return
+
+    def resumed(self, _resume: ResumeSession, _samples: int) -> list[Out]:
+        """The answer to a client that goes on with this session, and what it has missed.
+
+        ``samples``: how many the session has had. Raises ProtocolError ``resume_gap``.
+        """
+        return []
 
     def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
         """What is sent when the session is open."""

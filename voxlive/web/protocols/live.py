@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from itertools import islice
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code
@@ -30,7 +32,7 @@ from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
 from voxlive.vad.gate import GateOptions
-from voxlive.values import Word, seconds
+from voxlive.values import SAMPLE_RATE, Word, seconds
 from voxlive.web.protocols.contract import (
     ENDING_CODES,
     MAX_ERROR_CHARS,
@@ -43,6 +45,7 @@ from voxlive.web.protocols.contract import (
     Out,
     Protocol,
     Refuse,
+    ResumeSession,
     StopSession,
 )
 from voxlive.web.protocols.fields import (
@@ -62,8 +65,12 @@ _FORMATS = (*ENCODINGS, CONTAINER)
 _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
     *("task", "vocabulary", "commit", "model"),
-    *("vad", "words", "drafts", "delay_ms", "replacements"),
+    *("vad", "words", "drafts", "delay_ms", "replacements", "resumable"),
 )
+_RESUME_FIELDS = ("type", "session", "token", "have", "from")
+_MAX_SAMPLES = 1 << 53
+MAX_SENT = 4 << 20
+"""Characters of messages that a resumable session keeps: those of some 15 hours of speech."""
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
 _MAX_ID_CHARS = 200
 
@@ -82,6 +89,12 @@ class LiveProtocol(Protocol):
         self._ending: str | None = None
         self._words = self._drafts = True
         self._text = LongText()
+        self._journal: SentMessages | None = None
+        self._session = ""
+        self._token = ""
+        self._epoch = 1
+        self._rate = SAMPLE_RATE
+        self._close: CloseSocket | None = None
 
     def offer_engines(self, find: FindEngine) -> None:
         """``start`` may name one."""
@@ -90,9 +103,11 @@ class LiveProtocol(Protocol):
     def received(self, frame: str | bytes) -> list[Action]:
         """The first frame must be ``start``; later ones that are wrong are refused one by one."""
         if not self._started:
-            return [self._start(frame)]
+            return [self._first(frame)]
         if self._stopped:
-            return [Refuse("bad_message", "nothing may follow stop")]
+            # A client that came back does not know whether its stop had arrived.
+            again = self._epoch > 1 and is_json(frame) and parse_message(frame)[0] == "stop"
+            return [] if again else [Refuse("bad_message", "nothing may follow stop")]
         if isinstance(frame, bytes) and not is_json(frame):
             return [AudioFrame(frame)]
         try:
@@ -100,28 +115,78 @@ class LiveProtocol(Protocol):
         except ValueError as error:
             return [Refuse("bad_message", str(error))]
 
-    def _start(self, frame: str | bytes) -> OpenSession:
+    def _first(self, frame: str | bytes) -> OpenSession | ResumeSession:
         try:
             if not is_json(frame):
                 raise ValueError('the first message must be {"type": "start", …}, then audio')
             kind, message = parse_message(frame)
-            if kind != "start":
-                raise ValueError(f'the first message must be of type "start", not {quoted(kind)}')
-            check_fields(message, _START_FIELDS, "start")
-            options = SessionOptions(
-                _audio(message),
-                _gate(message),
-                self._stream(message),
-                replacements=_replacements(message),
-                model=string(message, "model", _MAX_ID_CHARS),
+            match kind:
+                case "start":
+                    return self._start(message)
+                case "resume":
+                    return self._resume(message)
+            raise ValueError(
+                f'the first message must be of type "start" or "resume", not {quoted(kind)}'
             )
-            self._words = flag(message, "words", True)
         except (ValueError, BadReplacement, BadVocabulary) as error:
             raise ProtocolError("bad_start", str(error)) from error
+
+    def _resume(self, message: Json) -> ResumeSession:
+        check_fields(message, _RESUME_FIELDS, "resume")
+        token = string(message, "token", _MAX_ID_CHARS)
+        if token is None:
+            raise ValueError('resume needs the "token" that ready gave as "resume"')
+        self._started = True
+        have = integer(message, "have", -1, _MAX_SAMPLES, -1)
+        return ResumeSession(token, have, integer(message, "from", 0, _MAX_SAMPLES, 0))
+
+    def _start(self, message: Json) -> OpenSession:
+        check_fields(message, _START_FIELDS, "start")
+        options = SessionOptions(
+            _audio(message),
+            _gate(message),
+            self._stream(message),
+            replacements=_replacements(message),
+            model=string(message, "model", _MAX_ID_CHARS),
+        )
+        self._words = flag(message, "words", True)
+        resumable = flag(message, "resumable", False)
+        if resumable and options.audio.encoding == CONTAINER:
+            raise ValueError("a resumable session needs PCM: a container cannot be cut anywhere")
         if self._find:
             self._info = self._find(options.model)
         self._started = True
-        return OpenSession(options)
+        return OpenSession(options, resumable=resumable)
+
+    def on_resumable(self, token: str) -> None:
+        """Keep what is sent, for a client that has missed it."""
+        self._token, self._journal = token, SentMessages()
+
+    def resumed(self, resume: ResumeSession, samples: int) -> list[Out]:
+        """``resumed``, the messages that the client has not, and the close after the last."""
+        if resume.first > samples:
+            raise ProtocolError(
+                "resume_gap",
+                f"the session has {samples} samples, and the client has those from {resume.first} "
+                "on: audio between them is lost, so start another session",
+            )
+        missed = self._journal.after(resume.have) if self._journal else None
+        if missed is None:
+            raise ProtocolError(
+                "resume_gap",
+                f"the messages after {resume.have} are not kept any more, or were never sent: "
+                "start another session",
+            )
+        self._epoch += 1
+        resumed = encode_json(
+            {
+                "type": "resumed",
+                "session": self._session,
+                "epoch": self._epoch,
+                "samples": samples,
+            }
+        )
+        return [resumed, *missed, *([self._close] if self._close else [])]
 
     def _stream(self, message: Json) -> StreamOptions:
         self._drafts = flag(message, "drafts", True)
@@ -156,6 +221,8 @@ class LiveProtocol(Protocol):
         """``ready``, with everything as it is in force."""
         info, audio, stream = self._info, options.audio, options.stream
         pcm = audio.encoding != CONTAINER
+        self._session, self._rate = session, audio.rate
+        resumable = {"resume": self._token, "epoch": self._epoch} if self._token else {}
         ready: list[Out] = [
             self._encode(
                 "ready",
@@ -173,6 +240,7 @@ class LiveProtocol(Protocol):
                 rate=audio.rate if pcm else None,
                 channels=audio.channels if pcm else None,
                 vad=asdict(options.gate) if options.gate else False,
+                **resumable,
             )
         ]
         ready += [
@@ -188,7 +256,7 @@ class LiveProtocol(Protocol):
                 self._text.append(event.text)
                 return self._words_message(segment, words) if self._words else []
             case Draft(segment, text):
-                return [self._encode("draft", segment=segment, text=text)] if self._drafts else []
+                return [self._passing("draft", segment=segment, text=text)] if self._drafts else []
             case SessionError(code, message, fatal):
                 self._ending = code if code in ENDING_CODES else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
@@ -198,6 +266,9 @@ class LiveProtocol(Protocol):
                 return self._done(samples)
             case UtteranceEnded():
                 return []
+            case SegmentClosed(_, _, end, _) if self._journal:
+                ack = self._passing("ack", samples=end * self._rate // SAMPLE_RATE)
+                return [self._encode_event(event), ack]
             case _:
                 return [self._encode_event(event)]
 
@@ -240,14 +311,15 @@ class LiveProtocol(Protocol):
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
             case Recovered(at):
-                return self._encode("recovered", t=seconds(at))
+                return self._passing("recovered", t=seconds(at))
             case Lag(behind_s):
-                return self._encode("lag", behind_s=behind_s)
+                return self._passing("lag", behind_s=behind_s)
 
     def _done(self, samples: int) -> list[Out]:
         code = close_code(self._ending) if self._ending and not self._stopped else 1000
         done = self._encode("done", duration=seconds(samples), text=str(self._text))
-        return [done, CloseSocket(code)]
+        self._close = CloseSocket(code)
+        return [done, self._close]
 
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``error`` that is not fatal."""
@@ -255,7 +327,8 @@ class LiveProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """A fatal ``error`` and its close."""
-        return [self._error(code, message, fatal=True), CloseSocket(close_code(code))]
+        self._close = CloseSocket(close_code(code))
+        return [self._error(code, message, fatal=True), self._close]
 
     def _error(self, code: str, message: str, fatal: bool) -> str:
         return self._encode("error", code=code, message=message[:MAX_ERROR_CHARS], fatal=fatal)
@@ -263,7 +336,42 @@ class LiveProtocol(Protocol):
     def _encode(self, kind: str, **values: object) -> str:
         message = {"type": kind, "seq": self._seq, **values}
         self._seq += 1
-        return encode_json(message)
+        text = encode_json(message)
+        if self._journal:
+            self._journal.append(text)
+        return text
+
+    def _passing(self, kind: str, **values: object) -> str:
+        """What is of no use later. In a resumable session it has no number and is not kept."""
+        if self._journal is None:
+            return self._encode(kind, **values)
+        return encode_json({"type": kind, **values})
+
+
+class SentMessages:
+    """The numbered messages of a session, for a client that resumes it. Pure.
+
+    At most ``MAX_SENT`` characters are kept; the oldest are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._chars = 0
+        self._messages: deque[str] = deque()
+
+    def append(self, text: str) -> None:
+        """Keep the next message."""
+        self._messages.append(text)
+        self._chars += len(text)
+        while self._chars > MAX_SENT:
+            self._chars -= len(self._messages.popleft())
+            self._first += 1
+
+    def after(self, number: int) -> list[str] | None:
+        """All after the message with this number; None where some are gone or it was never sent."""
+        if not self._first - 1 <= number < self._first + len(self._messages):
+            return None
+        return list(islice(self._messages, number + 1 - self._first, None))
 
 
 def _audio(message: Json) -> AudioFormat:

@@ -1,0 +1,389 @@
+"""Sessions of ``/v1/live`` whose line breaks: the client gets what it would have got anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.websockets import WebSocket
+from support.clock_engine import ClockEngine
+from support.counting import LoudnessModel, pcm
+
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.web import resume
+from voxlive.web.live_endpoints import LiveEndpoints
+from voxlive.web.live_models import LiveModels
+from voxlive.web.protocols.live import LiveProtocol
+
+START = {"type": "start", "format": "s16le", "rate": 16000, "resumable": True}
+PASSING = ("draft", "lag", "ack", "recovered", "resumed")
+
+
+class Line:
+    """One WebSocket between a client and a server in this process, which may break."""
+
+    def __init__(self, endpoints: LiveEndpoints) -> None:
+        self._incoming: asyncio.Queue[dict] = asyncio.Queue()
+        self.received: deque[dict] = deque()
+        self._arrived = asyncio.Event()
+        self.closed: int | None = None
+        self._incoming.put_nowait({"type": "websocket.connect"})
+        scope = {
+            "type": "websocket",
+            "path": "/v1/live",
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+            "server": ("test", 80),
+        }
+        serve = endpoints.endpoint(LiveProtocol)
+        self._task = asyncio.create_task(serve(WebSocket(scope, self._incoming.get, self._send)))
+
+    async def _send(self, message: dict) -> None:
+        if message["type"] == "websocket.send":
+            self.received.append(json.loads(message["text"]))
+        elif message["type"] == "websocket.close":
+            self.closed = message["code"]
+        self._arrived.set()
+
+    def send(self, message: dict | bytes) -> None:
+        if isinstance(message, bytes):
+            self._incoming.put_nowait({"type": "websocket.receive", "bytes": message})
+        else:
+            text = json.dumps(message)
+            self._incoming.put_nowait({"type": "websocket.receive", "text": text})
+
+    async def until(self, kind: str) -> list[dict]:
+        """All messages up to the first of this kind; ConnectionError at a close before it."""
+        got: list[dict] = []
+        while not got or got[-1]["type"] != kind:
+            while not self.received:
+                if self.closed is not None:
+                    raise ConnectionError(self.closed, got)
+                self._arrived.clear()
+                await self._arrived.wait()
+            got.append(self.received.popleft())
+        return got
+
+    async def read(self, yields: int) -> list[dict]:
+        """What has come after the loop has gone round so many times."""
+        for _ in range(yields):
+            await asyncio.sleep(0)
+        got = list(self.received)
+        self.received.clear()
+        return got
+
+    async def break_off(self) -> None:
+        """Neither side gets anything any more; the server learns that the client is gone."""
+        while not self._incoming.empty():
+            self._incoming.get_nowait()
+        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        await self._task
+
+    async def end(self) -> None:
+        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await self._task
+
+
+class Cuts:
+    """Breaks a client's lines at random, before some of what was sent or received has arrived."""
+
+    def __init__(self, seed: int, chance: float) -> None:
+        self._random = random.Random(seed)
+        self._chance = chance
+        self.count = 0
+
+    def chunk(self) -> int:
+        """Bytes of the next piece of audio: not always whole samples."""
+        return self._random.choice([1, 333, 2560, 2560, 2560, 9001, 40_000])
+
+    def now(self) -> bool:
+        self.count += (cut := self._random.random() < self._chance)
+        return cut
+
+    def lost(self, most: int) -> int:
+        """How many of the newest ``most`` messages the client never saw."""
+        return self._random.randint(0, most)
+
+    def yields(self) -> int:
+        return self._random.choice([0, 1, 3, 20])
+
+
+async def talk(endpoints: LiveEndpoints, data: bytes, cuts: Cuts) -> list[dict]:
+    """One session over as many lines as it takes; every numbered message that the client has."""
+    line = Line(endpoints)
+    line.send(START)
+    [ready] = await line.until("ready")
+    seen, at = [ready], 0
+    while True:
+        at_once = data[at : at + cuts.chunk()]
+        at += len(at_once)
+        line.send(at_once or {"type": "stop"})
+        got = await (line.read(cuts.yields()) if at_once else line.until("done"))
+        seen += [message for message in got if message["type"] not in PASSING]
+        if seen[-1]["type"] == "done" and not cuts.now():
+            await line.end()
+            return seen
+        if at_once and not cuts.now():
+            continue
+        keep = len(seen) - cuts.lost(len(seen) - 1)
+        del seen[keep:]
+        await line.break_off()
+        if seen[-1]["type"] == "done":
+            return seen
+        line = Line(endpoints)
+        have = seen[-1]["seq"]
+        line.send({"type": "resume", "token": ready["resume"], "have": have, "from": 0})
+        [resumed] = await line.until("resumed")
+        assert resumed["session"] == ready["session"]
+        at = 2 * resumed["samples"]
+        if at == len(data) and cuts.count > 200:
+            raise AssertionError("the session does not come to its end")
+
+
+async def served(data: bytes, cuts: Cuts, engine: ClockEngine) -> list[dict]:
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    endpoints = LiveEndpoints(LiveModels(service))
+    try:
+        return await talk(endpoints, data, cuts)
+    finally:
+        await service.aclose()
+        await endpoints.wait_closed(1)
+        assert engine.in_use == 0
+
+
+def kept(messages: list[dict]) -> list[object]:
+    """What a cut may not change, in its order."""
+    return [
+        [word for m in messages if m["type"] == "words" for word in m["words"]],
+        *(
+            [
+                {key: value for key, value in m.items() if key != "seq"}
+                for m in messages
+                if m["type"] in kinds
+            ]
+            for kinds in (("segment",), ("speech_started", "speech_stopped"), ("done",))
+        ),
+    ]
+
+
+SPANS = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), min_size=1, max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SPANS, st.integers(0, 2**32), st.floats(0.02, 0.4))
+def test_cuts_anywhere_change_no_word_no_time_and_no_number(
+    spans: list[tuple[bool, int]], seed: int, chance: float
+) -> None:
+    check_cuts(spans, seed, chance)
+
+
+@pytest.mark.endurance
+@settings(max_examples=1000, deadline=None)
+@given(SPANS, st.integers(0, 2**32), st.floats(0.02, 0.4))
+def test_a_thousand_times(spans: list[tuple[bool, int]], seed: int, chance: float) -> None:
+    check_cuts(spans, seed, chance)
+
+
+def check_cuts(spans: list[tuple[bool, int]], seed: int, chance: float) -> None:
+    data = pcm(np.concatenate([np.full(n, 0.5 * loud, np.float32) for loud, n in spans]))
+    whole = asyncio.run(served(data, Cuts(0, 0.0), ClockEngine()))
+    cut = asyncio.run(served(data, Cuts(seed, chance), ClockEngine()))
+    assert kept(cut) == kept(whole)
+    assert [message["seq"] for message in cut] == list(range(len(cut)))
+    assert cut[-1]["duration"] == whole[-1]["duration"]
+
+
+@pytest.fixture
+async def endpoints():
+    service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+    serving = LiveEndpoints(LiveModels(service))
+    yield serving
+    await service.aclose()
+    await serving.wait_closed(1)
+
+
+def tone(seconds: float) -> bytes:
+    return pcm(np.full(int(seconds * 16_000), 0.5, np.float32))
+
+
+async def opened(endpoints: LiveEndpoints, **more: object) -> tuple[Line, dict]:
+    line = Line(endpoints)
+    line.send(START | more)
+    [ready] = await line.until("ready")
+    return line, ready
+
+
+async def test_a_second_connection_takes_over_and_the_first_learns_it(endpoints):
+    first, ready = await opened(endpoints)
+    first.send(tone(1))
+    await first.until("words")
+    second = Line(endpoints)
+    second.send({"type": "resume", "token": ready["resume"], "have": ready["seq"], "from": 0})
+    [resumed, *_] = await second.until("words")
+    assert (resumed["type"], resumed["epoch"], resumed["samples"]) == ("resumed", 2, 16_000)
+    with pytest.raises(ConnectionError) as closed:
+        await first.until("never")
+    code, got = closed.value.args
+    assert code == 4409
+    assert (got[-1]["type"], got[-1]["code"]) == ("error", "taken_over")
+    second.send(tone(1))
+    second.send({"type": "stop"})
+    *_, done = await second.until("done")
+    assert done["text"] == "0 1 2 3"
+    await second.end()
+
+
+async def test_what_only_some_sessions_need_is_in_their_messages_alone(endpoints):
+    line, ready = await opened(endpoints, resumable=False)
+    assert "resume" not in ready
+    assert "epoch" not in ready
+    line.send(tone(1))
+    line.send({"type": "stop"})
+    messages = await line.until("done")
+    assert [m["seq"] for m in messages] == list(range(1, len(messages) + 1))
+    assert "ack" not in {m["type"] for m in messages}
+    await line.end()
+
+
+async def test_an_acknowledgement_says_whose_words_are_closed(endpoints):
+    line, _ = await opened(endpoints, rate=48_000)
+    line.send(pcm(np.full(96_000, 0.5, np.float32)))
+    line.send({"type": "flush", "id": "a"})
+    messages = await line.until("ack")
+    assert messages[-2]["type"] == "segment"
+    assert messages[-1] == {"type": "ack", "samples": messages[-2]["end"] * 48_000}
+    await line.break_off()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "close"),
+    [
+        ({"token": "wrong"}, "unknown_session", 4404),
+        ({"from": 20_000}, "resume_gap", 4409),
+        ({"have": 1000}, "resume_gap", 4409),
+        ({"have": -2}, "bad_start", 4400),
+        ({"token": None}, "bad_start", 4400),
+        ({"what": 1}, "bad_start", 4400),
+    ],
+)
+async def test_a_resume_that_cannot_be_is_refused_and_the_session_waits_on(
+    endpoints, change, code, close
+):
+    line, ready = await opened(endpoints)
+    line.send(tone(1))
+    await line.until("words")
+    await line.break_off()
+    asked = {"type": "resume", "token": ready["resume"], "have": ready["seq"], "from": 0}
+    wrong = Line(endpoints)
+    wrong.send({k: v for k, v in (asked | change).items() if v is not None})
+    with pytest.raises(ConnectionError) as closed:
+        await wrong.until("never")
+    assert closed.value.args[0] == close
+    assert closed.value.args[1][-1]["code"] == code
+    right = Line(endpoints)
+    right.send(asked)
+    await right.until("words")
+    await right.break_off()
+
+
+async def test_a_container_cannot_be_resumed(endpoints):
+    line = Line(endpoints)
+    line.send({"type": "start", "format": "container", "resumable": True})
+    [error] = await line.until("error")
+    assert (error["code"], line.closed) == ("bad_start", None)
+    with pytest.raises(ConnectionError):
+        await line.until("never")
+    assert line.closed == 4400
+
+
+async def test_another_key_cannot_resume_a_session():
+    service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+    serving = LiveEndpoints(LiveModels(service))
+    line, ready = await opened(serving)
+    await line.break_off()
+    [session] = serving.resumables._sessions.values()
+    session.owner = "somebody else"
+    thief = Line(serving)
+    thief.send({"type": "resume", "token": ready["resume"]})
+    with pytest.raises(ConnectionError) as closed:
+        await thief.until("never")
+    assert closed.value.args[1][-1]["code"] == "unknown_session"
+    await service.aclose()
+    await serving.wait_closed(1)
+
+
+async def test_a_suspended_session_gives_its_slot_back_and_gets_one_first(monkeypatch):
+    monkeypatch.setattr(resume, "_RELEASE_S", 0.01)
+    engine = ClockEngine()
+    engine.info = engine.info.__class__("clock", "none", "cpu", 1, ("en",))
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    serving = LiveEndpoints(LiveModels(service))
+    line, ready = await opened(serving)
+    line.send(tone(1.25))
+    await line.until("words")
+    await line.break_off()
+    assert engine.in_use == 1
+    await asyncio.sleep(0.1)
+    assert engine.in_use == 0
+    other, _ = await opened(serving)
+    back = Line(serving)
+    back.send({"type": "resume", "token": ready["resume"], "have": ready["seq"], "from": 0})
+    [resumed] = await back.until("resumed")
+    back.send(tone(2)[2 * resumed["samples"] :])
+    await asyncio.sleep(0.05)
+    other.send({"type": "stop"})
+    await other.until("done")
+    late = Line(serving)
+    late.send(START)
+    with pytest.raises(ConnectionError) as closed:
+        await late.until("never")
+    assert closed.value.args[1][-1]["code"] == "server_full"
+    back.send({"type": "stop"})
+    *messages, done = await back.until("done")
+    assert done["text"] == "0 1 2 3"
+    assert [m["t"] for m in messages if m["type"] == "recovered"] == [0.0]
+    await back.end()
+    await service.aclose()
+    await serving.wait_closed(1)
+
+
+async def test_a_session_waits_so_long_for_its_client_and_as_many_as_may(monkeypatch):
+    engine = ClockEngine()
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    serving = LiveEndpoints(LiveModels(service), resume_s=0.2, max_suspended=1)
+    first, one = await opened(serving)
+    await first.break_off()
+    second, two = await opened(serving)
+    await second.break_off()
+    await asyncio.sleep(0.02)
+    assert serving.resumables.suspended == engine.in_use == 1
+    for token in (one["resume"], two["resume"]):
+        line = Line(serving)
+        line.send({"type": "resume", "token": token})
+        if token == one["resume"]:
+            with pytest.raises(ConnectionError):
+                await line.until("never")
+        else:
+            await line.until("resumed")
+            await line.break_off()
+    await asyncio.sleep(0.4)
+    assert serving.resumables.suspended == engine.in_use == 0
+    await service.aclose()
+
+
+async def test_a_server_may_have_none():
+    service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+    serving = LiveEndpoints(LiveModels(service), resume_s=0)
+    line = Line(serving)
+    line.send(START)
+    [error] = await line.until("error")
+    assert error["code"] == "unsupported_option"
+    await service.aclose()

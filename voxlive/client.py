@@ -1,0 +1,236 @@
+"""A client of ``WS /v1/live`` that survives a broken line: every word once, no sample lost.
+
+    async with LiveClient("ws://127.0.0.1:8000/v1/live", rate=16000) as client:
+        speaking = asyncio.create_task(speak(client))  # await client.send(pcm), …, client.stop()
+        async for message in client:
+            print(message)
+
+The session is resumable (docs/live-protocol.md). Audio is kept until it is acknowledged, and
+what the server has not received is sent again over the next connection. Messages come once and in
+order, those about a connection alone (``resumed``, ``ack``) left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from voxlive.errors import VoxliveError
+from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
+
+MAX_KEPT_BYTES = 64 << 20
+"""Audio that is not acknowledged: half an hour of 16 kHz s16. Beyond it ``send`` waits."""
+_PIECE_BYTES = 1 << 16
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 3.0
+_OWN = ("resumed", "ack")
+
+
+class LiveError(VoxliveError):
+    """The server has ended or refused the session; or it cannot be reached, ``unreachable``."""
+
+
+class UnsentAudio:
+    """Audio from the first sample that is not acknowledged on, and how much of it is sent. Pure.
+
+    Counts are samples of all channels, of ``sample_bytes`` each.
+    """
+
+    def __init__(self, sample_bytes: int) -> None:
+        self._sample_bytes = sample_bytes
+        self._audio = bytearray()
+        self._sent = 0  # bytes, of those that are kept
+        self.first = 0
+        """The first sample that is kept."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return len(self._audio)
+
+    def append(self, pcm: bytes) -> None:
+        """Add audio at the end."""
+        self._audio += pcm
+
+    def take(self) -> bytes:
+        """The next piece to send; b"" if everything is sent."""
+        piece = bytes(self._audio[self._sent : self._sent + _PIECE_BYTES])
+        self._sent += len(piece)
+        return piece
+
+    def acknowledge(self, samples: int) -> None:
+        """Nothing before this sample will be asked for again."""
+        done = min((samples - self.first) * self._sample_bytes, self._sent)
+        if done > 0:
+            done -= done % self._sample_bytes
+            del self._audio[:done]
+            self._sent -= done
+            self.first += done // self._sample_bytes
+
+    def send_from(self, sample: int) -> None:
+        """Go on with this sample, which is kept."""
+        self._sent = (sample - self.first) * self._sample_bytes
+
+
+class LiveClient:
+    """See the module. ``start`` are further fields of the message of that name.
+
+    ``give_up_s``: for so long it tries to reach the server again. Iterating raises LiveError; so do
+    ``send`` and ``stop`` after that.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        encoding: str = "s16le",
+        rate: int = 16_000,
+        channels: int = 1,
+        key: str | None = None,
+        give_up_s: float = 60.0,
+        **start: object,
+    ) -> None:
+        if encoding == CONTAINER:
+            raise ValueError("a resumable session needs PCM, not a container")
+        audio = AudioFormat(encoding, rate, channels)
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._give_up_s = give_up_s
+        self._start = {
+            "type": "start",
+            "format": encoding,
+            "rate": rate,
+            "channels": channels,
+            "resumable": True,
+            **start,
+        }
+        self._audio = UnsentAudio(audio.sample_bytes)
+        self._commands: list[str] = []
+        self._stopping = False
+        self._changed = asyncio.Condition()
+        self._ready: dict[str, Any] | None = None
+        self._have = -1
+        self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._error: LiveError | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.connections = 0
+        """How many connections there have been."""
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def send(self, pcm: bytes) -> None:
+        """Add audio in the declared format. Waits while too much of it is not acknowledged."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._audio.size < MAX_KEPT_BYTES or self._error)
+            self._check()
+            self._audio.append(pcm)
+            self._changed.notify_all()
+
+    async def stop(self) -> None:
+        """There is no more audio; the last words and ``done`` follow."""
+        async with self._changed:
+            self._check()
+            self._stopping = True
+            self._changed.notify_all()
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        while (message := await self._messages.get()) is not None:
+            yield message
+        if self._task:
+            await self._task
+        self._check()
+
+    def _check(self) -> None:
+        if self._error:
+            raise self._error
+
+    async def _run(self) -> None:
+        try:
+            await self._connect_again_and_again()
+        except LiveError as error:
+            self._error = error
+        finally:
+            self._messages.put_nowait(None)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _connect_again_and_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        retry_s, lost_at = _FIRST_RETRY_S, loop.time()
+        while True:
+            before = self.connections
+            try:
+                if await self._serve():
+                    return
+            except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as error:
+                if self.connections > before:
+                    retry_s, lost_at = _FIRST_RETRY_S, loop.time()
+                elif loop.time() - lost_at > self._give_up_s:
+                    raise LiveError("unreachable", f"{self._url}: {error}") from error
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+
+    async def _serve(self) -> bool:
+        """One connection; whether the session came to its end over it."""
+        async with connect(self._url, additional_headers=self._headers, max_size=None) as socket:
+            await socket.send(json.dumps(self._first_message()))
+            sending: asyncio.Task[None] | None = None
+            try:
+                async for text in socket:
+                    message = json.loads(text)
+                    self._receive(message)
+                    if message["type"] in ("ready", "resumed"):
+                        self.connections += 1
+                        sending = asyncio.create_task(self._send_audio(socket))
+                    if message["type"] == "done":
+                        return True
+                    if message["type"] == "ack":
+                        async with self._changed:
+                            self._changed.notify_all()
+            finally:
+                if sending:
+                    sending.cancel()
+                    await asyncio.gather(sending, return_exceptions=True)
+        return False
+
+    def _first_message(self) -> dict[str, Any]:
+        if self._ready is None:
+            return self._start
+        token, first = self._ready["resume"], self._audio.first
+        return {"type": "resume", "token": token, "have": self._have, "from": first}
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "ready":
+                self._ready = message
+            case "resumed":
+                self._audio.send_from(message["samples"])
+            case "ack":
+                self._audio.acknowledge(message["samples"])
+            case "error" if message["fatal"]:
+                raise LiveError(message["code"], message["message"])
+        self._have = message.get("seq", self._have)
+        if message["type"] not in _OWN:
+            self._messages.put_nowait(message)
+
+    async def _send_audio(self, socket: ClientConnection) -> None:
+        while True:
+            async with self._changed:
+                piece = self._audio.take()
+                if not piece and not self._stopping:
+                    await self._changed.wait()
+                    continue
+            await socket.send(piece or json.dumps({"type": "stop"}))
+            if not piece:
+                return

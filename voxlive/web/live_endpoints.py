@@ -1,0 +1,120 @@
+"""Every live connection of a server: each handshake is authenticated, then has a ``LiveSocket``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from voxlive.errors import RequestRefused
+from voxlive.processes.logs import log_context
+from voxlive.web.access.access import Access
+from voxlive.web.access.keys import find_credentials
+from voxlive.web.access.middleware import Authenticator, client_address
+from voxlive.web.captions import CaptionFeeds
+from voxlive.web.errors import openai_error
+from voxlive.web.live_models import LiveModels
+from voxlive.web.live_socket import LiveSocket
+from voxlive.web.metrics import SessionMetrics
+from voxlive.web.protocols.contract import Protocol
+from voxlive.web.resume import ResumableSessions
+
+
+class LiveEndpoints:
+    """See the module. Without an authenticator every client is admitted.
+
+    A resumable session waits ``resume_s`` seconds for its client, ``max_suspended`` at a time.
+    """
+
+    def __init__(
+        self,
+        models: LiveModels,
+        authenticator: Authenticator | None = None,
+        *,
+        resume_s: float = 120.0,
+        max_suspended: int = 64,
+    ) -> None:
+        self._models = models
+        self.authenticator = authenticator or Authenticator(Access())
+        self.feeds = CaptionFeeds()
+        self.metrics = SessionMetrics(self.authenticator.access.count_error)
+        self.resumables = ResumableSessions(self.feeds, resume_s, max_suspended)
+        self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
+
+    def endpoint(self, protocol: type[Protocol]) -> Callable[[WebSocket], Awaitable[None]]:
+        """The ASGI endpoint for one wire format."""
+        for name in protocol.names or (protocol.name,):
+            self.metrics.register(name)
+
+        async def serve(socket: WebSocket) -> None:
+            try:
+                self.authenticator.check_site(socket.scope)
+            except RequestRefused as error:
+                self.authenticator.access.count_error(error.code, protocol.name)
+                await socket.send_denial_response(openai_error(error))
+                return
+            with ExitStack() as resources, log_context(protocol=protocol.name):
+                await self._serve(socket, protocol, resources)
+
+        return serve
+
+    async def _serve(
+        self, socket: WebSocket, protocol: type[Protocol], resources: ExitStack
+    ) -> None:
+        query = socket.query_params
+        presented = find_credentials(
+            socket.headers,
+            socket.scope["subprotocols"],
+            query,
+            extra_headers=protocol.key_headers,
+            key_params=protocol.key_params,
+        )
+        models, unknown = self._models, None
+        try:
+            service = models.find(query.get("model"), no_choice=protocol.default_models)
+        except RequestRefused as error:
+            service, unknown = models.default, error
+        wire_format = protocol(query, service.engine.info)
+        live = LiveSocket(
+            socket,
+            models,
+            service,
+            wire_format,
+            self.feeds,
+            self.metrics,
+            self.resumables,
+            presented.labels,
+        )
+        try:
+            grant = self.authenticator.access.admit(
+                presented.secret, "live", client_address(socket)
+            )
+            resources.enter_context(grant.session())
+            resources.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
+            if unknown:
+                raise unknown
+            if models.named:
+                wire_format.offer_engines(
+                    lambda name: models.find(name, service, protocol.default_models).engine.info
+                )
+            wire_format.apply_settings(grant.settings)
+        except RequestRefused as refusal:
+            await self.authenticator.on_refusal(refusal, wire_format.name)
+            await live.refuse(refusal)
+            return
+        task = asyncio.current_task()
+        self._sockets[task] = live
+        resources.callback(self._sockets.pop, task)
+        await live.run(grant.limits, grant.name)
+        if live.failure:
+            self.authenticator.access.count_error(live.failure, wire_format.name)
+
+    async def wait_closed(self, timeout_s: float) -> None:
+        """Wait until every connection with a session has sent its end, at most ``timeout_s``."""
+        tasks = [task for task, live in self._sockets.items() if task and live.in_session]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
+        await self.resumables.aclose()
