@@ -14,7 +14,7 @@ from support.clips import clip
 from support.keys import LIVE, bearer
 from support.server import Server, serving
 from support.talk import OPTIONS, OVER, PORTS, WHISPER, WYOMING
-from support.wire import START, dial, listen, receive, s16le, send
+from support.wire import START, dial, listen, receive, receive_until, s16le, send
 from typer.testing import CliRunner
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -444,6 +444,20 @@ async def test_sessions_on_two_engines_at_the_same_time(both):
         await send(socket, {"type": "stop"})
         assert (await listen(socket)).of("done")[0]["text"] == first != ""
     await both.until(in_use=0)
+
+
+async def test_a_resumed_session_stays_on_its_model(both):
+    audio = s16le(clip("yes").samples)
+    start = {**START, "model": "quick", "resumable": True}
+    async with dial(f"{both.ws}/v1/live") as socket:
+        await send(socket, start, audio)
+        ready = await receive(socket)
+    async with dial(f"{both.ws}/v1/live") as socket:
+        await send(socket, {"type": "resume", "token": ready["resume"], "have": 0, "from": 0})
+        await receive_until(socket, "resumed")
+        assert [one["in_use"] for one in both.health()["models"]] == [0, 1]
+        await send(socket, {"type": "stop"})
+        assert (await listen(socket)).of("done")[0]["text"]
 
 
 async def test_whisper_beside_voxtral_live_and_for_files(real_weights, tmp_path):
