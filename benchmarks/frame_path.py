@@ -65,13 +65,8 @@ BUFFERS = (
     # Voxtral.
     Buffer("AudioBuffer", "audio until it is encoded, and the marks in it", "120 s"),
     Buffer("EmbeddingQueue", "embeddings that wait to be decoded", "a prompt and 8 tokens"),
-    # PocketSphinx.
-    Buffer("Slot", "commands that wait for the worker", "60 s of audio"),
-    Buffer(
-        "PocketSphinxListener",
-        "the utterance, and those before it in their final pass",
-        "20 s; 40 s",
-    ),
+    # Whisper.
+    Buffer("UtteranceStream", "the utterance, and those that wait for their last pass", "120 s"),
     # On the way out.
     Buffer("Outbox", "events and answers that the socket's writer has not taken yet", "2000"),
 )
@@ -336,7 +331,7 @@ _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", default="pocketsphinx", help="as for voxlive serve")
+    parser.add_argument("--model", default="whisper-tiny.en", help="as for voxlive serve")
     parser.add_argument("--clip", type=Path, default=CLIP, help="speech, its middle not silent")
     parser.add_argument("--write", type=Path, help="a page whose tables are to be made anew")
     parser.add_argument("--most-files", type=int, default=30)

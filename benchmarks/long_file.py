@@ -22,7 +22,8 @@ import jiwer
 import numpy as np
 import psutil
 
-from voxlive.checkpoints.local_model import BUILT_IN, read_model
+from voxlive.checkpoints.local_model import read_model
+from voxlive.checkpoints.resolve import resolve
 from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript
 
@@ -97,9 +98,9 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clip", type=Path)
     parser.add_argument("--times", type=int, default=60)
-    parser.add_argument("--voxtral", type=Path, help="a checkpoint, instead of the built-in engine")
+    parser.add_argument("--voxtral", type=Path, help="a checkpoint, instead of Whisper tiny.en")
     args = parser.parse_args()
-    spec = RunnerSpec("pocketsphinx", "pocketsphinx", "pocketsphinx", BUILT_IN["pocketsphinx"])
+    spec = RunnerSpec("tiny.en", "faster_whisper", "whisper", resolve("whisper-tiny.en"))
     if args.voxtral:
         spec = RunnerSpec(
             args.voxtral.name, "voxtral_realtime", "voxtral_realtime", read_model(args.voxtral)

@@ -9,7 +9,6 @@ import psutil
 import pytest
 from hypothesis import settings
 from support.browser import chromium
-from support.dictionary import clips_dictionary
 from support.mlx_whisper import write_mlx_whisper
 from support.server import Server, serving
 from support.talk import PORTS
@@ -25,27 +24,15 @@ settings.register_profile("endurance", deadline=None)
 settings.load_profile("voxlive")
 
 
-COMMANDS = ("[serve]\n", "[transcribe]\n", "[listen]\n")
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server on the built-in engine for all tests; start special ones with ``serving``.
+    """One server on Whisper tiny.en for all tests; start special ones with ``serving``.
 
-    Its cache is empty: models that were fetched on this machine are none of its own.
+    Its cache has nothing else: models that were fetched on this machine are none of its own.
     """
     args = ("--max-sessions", "4", "--allow-host", "voxlive.example")
     with serving(*args, cache=tmp_path_factory.mktemp("cache")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def clips_words() -> Iterator[None]:
-    """PocketSphinx knows the clips' words alone, in what the tests of this file start."""
-    with clips_dictionary() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -63,18 +50,13 @@ def small(_small: Server) -> Iterator[Server]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The commands that tests start run the engine that needs no files, unless they name another.
+    """Whisper tiny.en is the model of all tests that name none, here and in what they start.
 
-    The file is whole before another process may read it. They also end by SIGINT, which a shell
-    has ignored in what it starts in the background.
+    Commands also end by SIGINT, which a shell has ignored in what it starts in the background.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    file = config.cache.mkdir("config") / "config.toml"
-    made = file.with_suffix(f".{os.getpid()}")
-    made.write_text("".join(f'{table}model = "pocketsphinx"\n' for table in COMMANDS))
-    made.rename(file)
-    os.environ["VOXLIVE_CONFIG"] = str(file)
+    os.environ["XDG_CACHE_HOME"] = str(fetch(config.cache.mkdir("starter"), TINY_EN))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,23 +73,22 @@ def has_a_server(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(scope="session")
-def _fetched(pytestconfig: pytest.Config) -> dict[str, str]:
+def _fetched(pytestconfig: pytest.Config) -> Path:
     return fetch(pytestconfig.cache.mkdir("weights"), TINY_EN, BASE)
 
 
 @pytest.fixture(scope="session")
-def mlx_whisper(_fetched: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlx_whisper(_fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the real tiny.en in mlx-audio's layout."""
-    source = Path(_fetched["XDG_CACHE_HOME"]) / "voxlive/models/Systran--faster-whisper-tiny.en"
+    source = _fetched / "voxlive/models/Systran--faster-whisper-tiny.en"
     return write_mlx_whisper(tmp_path_factory.mktemp("mlx") / "tiny.en", source)
 
 
 @pytest.fixture(scope="module")
-def real_weights(_fetched: dict[str, str]) -> Iterator[None]:
-    """Real Whispers (``support.weights``) can be asked for by name, here and in what is started."""
+def real_weights(_fetched: Path) -> Iterator[None]:
+    """Whisper base can be asked for by name too, and is the default."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in _fetched.items():
-            patch.setenv(name, value)
+        patch.setenv("XDG_CACHE_HOME", str(_fetched))
         yield
 
 

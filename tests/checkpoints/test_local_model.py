@@ -18,7 +18,6 @@ from training.golden.weights import TINY, random_weights
 from voxlive.checkpoints.contents import read_contents
 from voxlive.checkpoints.files import find_files
 from voxlive.checkpoints.local_model import (
-    BUILT_IN,
     probe_model_capabilities,
     read_checkpoint,
     read_model,
@@ -170,7 +169,7 @@ def test_an_engines_process_reads_nothing_again(tmp_path):
 
 
 def test_a_model_is_the_same_in_another_process(tmp_path):
-    for model in (read_model(write_tiny(tmp_path / "m")), BUILT_IN["pocketsphinx"]):
+    for model in (read_model(write_tiny(tmp_path / "m")), resolve("whisper-tiny.en")):
         there = pickle.loads(pickle.dumps(model))
         assert (there, hash(there)) == (model, hash(model))
         assert there.capabilities == model.capabilities

@@ -72,7 +72,6 @@ def test_list_in_a_pipe_is_lines_with_tabs(home):
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert {len(row) for row in rows} == {6}
     shown = {row[0]: row[1:] for row in rows}
-    assert shown["pocketsphinx"][1:3] == ["pocketsphinx", "built in"]
     assert shown[WHISPER][:2] == ["Whisper", "mlx_audio"]
     assert shown[WHISPER][3:] == ["transcribe, prompt, translate, words", "healthy"]
     assert "no tokenizer" in shown[BARE][4]
@@ -113,7 +112,7 @@ def test_an_unknown_model_is_one_line(home, tmp_path):
 def test_health_lists_problems_and_fails(home):
     done = models(home, "health")
     assert done.returncode == 1
-    assert done.stdout == f"pocketsphinx: healthy\n{WHISPER}: healthy\n"
+    assert done.stdout == f"{WHISPER}: healthy\n"
     assert "copy it from the Whisper checkpoint" in done.stderr
     done = models(home, "health", WHISPER, "--json")
     assert (done.returncode, done.stderr) == (0, "")

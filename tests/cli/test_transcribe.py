@@ -12,10 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 from support.clips import clip
+from support.held_out import TINY_VOXTRAL
 
 from voxlive.cli import transcribe as inputs
-
-pytestmark = pytest.mark.usefixtures("clips_words")
 
 
 def alone(*args: object) -> subprocess.CompletedProcess[str]:
@@ -117,7 +116,7 @@ def test_standard_input_and_process_substitution_are_files_too(tmp_path):
     done = streamed(f"voxlive transcribe - <(cat {yes})", yes.read_bytes())
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert first == second == b"yes"
+    assert first == second == b"Yes."
     out = tmp_path / "out"
     kept = streamed(f"voxlive transcribe - -f srt -o {out}", yes.read_bytes())
     assert kept.returncode == 0
@@ -144,13 +143,14 @@ def test_a_stream_that_is_no_audio_or_too_long_is_one_line_and_leaves_no_file(
 
 def test_ignored_options_are_warnings(voxlive, failed):
     yes = clip("yes").path
-    done = voxlive("transcribe", yes, "--temperature", "0.5", "--prompt", "Anna")
+    tiny = ("--model", TINY_VOXTRAL, "--device", "cpu")
+    done = voxlive("transcribe", yes, *tiny, "--temperature", "0.5", "--prompt", "Anna")
     assert done.returncode == 0
     warnings = done.stderr.splitlines()
     assert len(warnings) == 2
     assert "prompt has no effect" in warnings[0]
     assert "temperature has no effect" in warnings[1]
-    cut = voxlive("transcribe", clip("doctor").path, "--max-tokens", "3")
+    cut = voxlive("transcribe", clip("doctor").path, *tiny, "--max-tokens", "3")
     assert len(cut.stdout.split()) == 3
 
 

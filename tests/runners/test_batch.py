@@ -7,33 +7,30 @@ import sys
 import tempfile
 
 import psutil
-import pytest
 from support.batches import (
     TINY_VOXTRAL,
     UpdateRecorder,
     batch,
     job,
-    pocketsphinx,
     refused,
     scratch,
     until,
     voxtral,
+    whisper,
 )
 from support.clips import clip
 
 from voxlive.runners.memory import Memory
 from voxlive.runners.scratch import sweep
 
-pytestmark = pytest.mark.usefixtures("clips_words")
-
 GIB = 1 << 30
 
 
 async def test_waiting_files_are_bounded():
     async with batch(queue=1) as files:
-        first = asyncio.create_task(files.transcribe(pocketsphinx(), job("yes")))
+        first = asyncio.create_task(files.transcribe(whisper(), job("yes")))
         await asyncio.sleep(0)
-        refusal = await refused(files.transcribe(pocketsphinx(), job("yes")))
+        refusal = await refused(files.transcribe(whisper(), job("yes")))
         assert (refusal.status, refusal.code) == (503, "queue_full")
         assert refusal.retry_after_s
         first.cancel()
@@ -42,10 +39,10 @@ async def test_waiting_files_are_bounded():
 async def test_a_killed_process_is_reported_and_replaced():
     async with batch() as files:
         updates = UpdateRecorder()
-        work = asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))
+        work = asyncio.create_task(files.transcribe(whisper(), job("minute"), updates))
         await updates.has_text.wait()
         (before,) = files.loaded
-        waiting = asyncio.create_task(files.transcribe(pocketsphinx(), job("yes")))
+        waiting = asyncio.create_task(files.transcribe(whisper(), job("yes")))
         os.kill(before.pid, signal.SIGKILL)
         refusal = await refused(work)
         assert (refusal.status, refusal.code) == (500, "runner_crashed")
@@ -74,7 +71,7 @@ async def test_jobs_beside_a_crash_are_retried_once():
 async def test_a_process_that_hangs_is_killed():
     async with batch(process={"stall_s": 1.0}) as files:
         updates = UpdateRecorder()
-        work = asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))
+        work = asyncio.create_task(files.transcribe(whisper(), job("minute"), updates))
         await updates.begun.wait()
         (loaded,) = files.loaded
         os.kill(loaded.pid, signal.SIGSTOP)
@@ -87,7 +84,7 @@ async def test_a_process_that_hangs_is_killed():
 async def test_a_job_that_cannot_be_cancelled_costs_its_process():
     async with batch(process={"cancel_s": 0.3}) as files:
         updates = UpdateRecorder()
-        work = asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))
+        work = asyncio.create_task(files.transcribe(whisper(), job("minute"), updates))
         await updates.begun.wait()
         (loaded,) = files.loaded
         os.kill(loaded.pid, signal.SIGSTOP)
@@ -97,13 +94,13 @@ async def test_a_job_that_cannot_be_cancelled_costs_its_process():
 
 async def test_a_job_that_takes_too_long_for_its_audio_times_out():
     async with batch(process={"timeout_s": 0.1, "timeout_factor": 0.001}) as files:
-        refusal = await refused(files.transcribe(pocketsphinx(), job("minute")))
+        refusal = await refused(files.transcribe(whisper(), job("minute")))
         assert (refusal.status, refusal.code) == (503, "timeout")
 
 
 async def test_a_process_that_takes_too_much_memory_is_killed():
     async with batch(process={"memory_limit": 40 << 20}) as files:
-        refusal = await refused(files.transcribe(pocketsphinx(), job("yes")))
+        refusal = await refused(files.transcribe(whisper(), job("yes")))
         assert (refusal.status, refusal.code) == (507, "insufficient_memory")
         assert "40 MiB" in refusal.message
         assert not files.loaded
@@ -121,7 +118,7 @@ async def test_a_broken_checkpoint_is_refused_with_its_reason(tmp_path):
 
 async def test_an_idle_model_is_unloaded():
     async with batch(idle_s=0.2) as files:
-        await files.transcribe(pocketsphinx(), job("yes"))
+        await files.transcribe(whisper(), job("yes"))
         (loaded,) = files.loaded
         await until(lambda: not files.loaded)
         await until(lambda: not psutil.pid_exists(loaded.pid))
@@ -129,7 +126,7 @@ async def test_an_idle_model_is_unloaded():
 
 async def test_the_model_that_was_idle_longest_is_unloaded_first():
     async with batch(max_resident=2, wait_s=0.3) as files:
-        a, b, c = (pocketsphinx(name) for name in "abc")
+        a, b, c = (whisper(name) for name in "abc")
         for spec in (a, b, a, c):
             await files.transcribe(spec, job("yes"))
         assert [loaded.spec.model for loaded in files.loaded] == ["a", "c"]
@@ -142,7 +139,7 @@ async def test_the_model_that_was_idle_longest_is_unloaded_first():
 
 
 async def test_a_model_is_not_loaded_without_memory_for_it():
-    big = pocketsphinx("big", needed_bytes=4 * GIB)
+    big = whisper("big", needed_bytes=4 * GIB)
     machine = Memory(16 * GIB, 3 * GIB)
     async with batch(lambda: machine, wait_s=0.1) as files:
         refusal = await refused(files.transcribe(big, job("yes")))
@@ -152,7 +149,7 @@ async def test_a_model_is_not_loaded_without_memory_for_it():
 
 
 async def test_an_idle_model_is_unloaded_for_its_memory():
-    big = pocketsphinx("b", 4 * GIB)
+    big = whisper("b", 4 * GIB)
 
     def memory():
         return Memory(
@@ -160,7 +157,7 @@ async def test_an_idle_model_is_unloaded_for_its_memory():
         )
 
     async with batch(memory) as files:
-        await files.transcribe(pocketsphinx("a"), job("yes"))
+        await files.transcribe(whisper("a"), job("yes"))
         await files.transcribe(big, job("yes"))
         assert [loaded.spec.model for loaded in files.loaded] == ["b"]
 
@@ -168,13 +165,13 @@ async def test_an_idle_model_is_unloaded_for_its_memory():
 async def test_waiting_jobs_fail_when_the_batch_closes():
     async with batch(queue=4) as files:
         updates = UpdateRecorder()
-        work = [asyncio.create_task(files.transcribe(pocketsphinx(), job("minute"), updates))]
-        work += [asyncio.create_task(files.transcribe(pocketsphinx(), job("yes")))]
+        work = [asyncio.create_task(files.transcribe(whisper(), job("minute"), updates))]
+        work += [asyncio.create_task(files.transcribe(whisper(), job("yes")))]
         await updates.begun.wait()
         await files.aclose()
         for refusal in [await refused(task) for task in work]:
             assert (refusal.status, refusal.code) == (503, "shutting_down")
-        late = await refused(files.transcribe(pocketsphinx(), job("yes")))
+        late = await refused(files.transcribe(whisper(), job("yes")))
         assert late.code == "shutting_down"
 
 
@@ -182,13 +179,13 @@ async def test_waiting_jobs_fail_when_the_batch_closes():
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from voxlive.checkpoints.local_model import BUILT_IN
+from voxlive.checkpoints.resolve import resolve
 from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, RunnerSpec
 
 async def main():
     batch = Batch()
-    spec = RunnerSpec("pocketsphinx", "pocketsphinx", "pocketsphinx", BUILT_IN["pocketsphinx"])
+    spec = RunnerSpec("tiny", "faster_whisper", "whisper", resolve("whisper-tiny.en", offline=True))
     async for _ in batch.follow(spec, Job(Path(sys.argv[1]))):
         print(batch.loaded[0].pid, flush=True)
 
@@ -204,7 +201,6 @@ def test_processes_end_with_a_killed_server_and_its_files_are_swept(tmp_path, mo
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         runner = psutil.Process(int(parent.stdout.readline()))
         started = [runner, *runner.children(recursive=True)]
-        assert len(started) > 1  # PocketSphinx has workers of its own
         os.kill(parent.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(started, timeout=60)
     assert not alive

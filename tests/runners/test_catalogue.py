@@ -6,7 +6,8 @@ import pytest
 from support.model_shapes import HF, SHAPES, Shape, mlx_whisper, whisper, write_shape
 
 import voxlive.cli.document as document
-from voxlive.checkpoints.local_model import BUILT_IN, read_model
+from voxlive.checkpoints.local_model import read_model
+from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import CheckpointNotFound, RequestRefused, status_of
 from voxlive.runners.catalogue import Catalogue, CatalogueEntry, make_catalogue
 from voxlive.runners.refusals import REFUSAL_RULES, LoadOptions, Requirements
@@ -72,7 +73,6 @@ def refused(catalogue, name, requirements=None):
         ("nova-3", "served", "voxtral_realtime"),
         ("voxtral-mini-latest", "served", "voxtral_realtime"),
         ("lectures", "lectures", "whisper"),
-        ("pocketsphinx", "pocketsphinx", "pocketsphinx"),
         ("openai/whisper-large-v3", "openai/whisper-large-v3", "whisper"),
         (f"openai/whisper-large-v3@{'0123abcd' * 5}", None, "whisper"),
         ("voxtral", "mlx-community/Voxtral-Mini-4B-Realtime-2602-4bit", "voxtral_realtime"),
@@ -83,7 +83,6 @@ def test_names_that_may_be_used(catalogue, name, model, family):
     assert (spec.model, spec.family) == (model or name, family)
     assert spec.device == "cpu"
     assert spec.quantize == (4 if spec.model == "served" else None)
-    assert (spec.local.folder is None) == (family == "pocketsphinx")
 
 
 def test_an_alias_and_its_repository_are_one_model(catalogue):
@@ -136,9 +135,9 @@ def test_requirements_are_checked(catalogue):
 
 
 def test_the_hub_can_be_left_out(catalogue, tmp_path):
-    closed = Catalogue(CatalogueEntry("pocketsphinx", BUILT_IN["pocketsphinx"]), hub=False)
+    closed = Catalogue(CatalogueEntry("served", read_model(tmp_path / "served")), hub=False)
     assert refused(closed, "openai/whisper-large-v3").status == 404
-    assert [card.id for card in closed.cards()] == ["pocketsphinx"]
+    assert [card.id for card in closed.cards()] == ["served"]
 
 
 def test_cards_list_speech_models_default_first(catalogue):
@@ -149,9 +148,8 @@ def test_cards_list_speech_models_default_first(catalogue):
         "lectures",
         "mlx-community/Voxtral-Mini-4B-Realtime-2602-4bit",
         "openai/whisper-large-v3",
-        "pocketsphinx",
     ]
-    assert [card.default for card in cards] == [True, *[False] * 5]
+    assert [card.default for card in cards] == [True, *[False] * 4]
     assert cards[3].aliases == ("voxtral",)
     assert not cards[1].inspection.health.healthy
     assert all(card.created > 0 for card in cards)
@@ -170,16 +168,21 @@ def test_changed_files_are_read_again(catalogue, tmp_path):
 
 
 @pytest.mark.parametrize("one", ["lectures", "=x", "name=", "a=/no/such/folder"])
-def test_an_invalid_registration_is_refused(one):
+def test_an_invalid_registration_is_refused(one, tmp_path):
     with pytest.raises(CheckpointNotFound):
-        make_catalogue(BUILT_IN["pocketsphinx"], [one], offline=True)
+        make_catalogue(read_model(tmp_path), [one], offline=True)
 
 
-def test_a_built_in_model_may_have_another_name():
-    catalogue = make_catalogue(BUILT_IN["pocketsphinx"], ["quick=pocketsphinx"], hub=False)
+def test_a_model_may_be_registered_by_its_short_name():
+    served = resolve("whisper-tiny.en", offline=True)
+    catalogue = make_catalogue(served, ["quick=whisper-tiny.en"], hub=False)
     spec = catalogue.find("quick", Requirements(language="en"))
-    assert (spec.model, spec.backend, spec.local.folder) == ("quick", "pocketsphinx", None)
-    assert {card.id for card in catalogue.cards()} == {"pocketsphinx", "quick"}
+    assert (spec.model, spec.backend, spec.local.folder) == (
+        "quick",
+        "faster_whisper",
+        served.folder,
+    )
+    assert {card.id for card in catalogue.cards()} == {served.name, "quick"}
 
 
 def test_the_docs_have_the_tables_of_the_code():

@@ -1,6 +1,6 @@
 import pytest
 
-from voxlive.checkpoints.local_model import BUILT_IN
+from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.memory import Memory, available, refuse_oversized, refuse_unless_free
@@ -10,7 +10,7 @@ GIB = 1 << 30
 
 def spec(gib):
     return RunnerSpec(
-        "big/model", "mlx_audio", "whisper", BUILT_IN["pocketsphinx"], needed_bytes=int(gib * GIB)
+        "big/model", "mlx_audio", "whisper", resolve("whisper-tiny.en"), needed_bytes=int(gib * GIB)
     )
 
 

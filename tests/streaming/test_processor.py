@@ -1,4 +1,4 @@
-"""The online processor on the built-in engine: called directly, and by WhisperLiveKit's loop."""
+"""The online processor on Whisper: called directly, and by WhisperLiveKit's loop."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from support.clips import Clip, clip
 from support.whisperlivekit import TranscriptionEngine, audio_processors
 from support.wire import s16le
 
-from voxlive.checkpoints.local_model import BUILT_IN
+from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import EngineOptions, StreamOptions
-from voxlive.engines.pocketsphinx import load
-from voxlive.engines.pocketsphinx.engine import PocketSphinxEngine
-from voxlive.engines.pocketsphinx.slot import MAX_WAITING_S
+from voxlive.engines.registry import load_apart, load_engine
+from voxlive.engines.remote.host import ProcessEngine
+from voxlive.engines.utterances.engine import UtteranceEngine
+from voxlive.engines.utterances.utterance import MAX_WAITING
 from voxlive.errors import EngineError, EngineFull
 from voxlive.streaming.processor import MAX_BACKLOG, MAX_INSERTED, OnlineProcessor, Token
 from voxlive.values import Samples
 
-DOCTOR = " the doctor will call you back tomorrow afternoon about the results"
+MESSAGE = " Please leave a message and your telephone number after the tone."
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[PocketSphinxEngine]:
-    engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=1))
+def engine() -> Iterator[UtteranceEngine]:
+    engine = load_engine("whisper-tiny.en", EngineOptions(max_sessions=1))
     yield engine
     engine.shutdown()
 
 
 @pytest.fixture
-def processor(engine: PocketSphinxEngine) -> Iterator[OnlineProcessor]:
+def processor(engine: UtteranceEngine) -> Iterator[OnlineProcessor]:
     processor = OnlineProcessor(engine)
     yield processor
     processor.close()
     assert engine.in_use == 0
 
 
-def insert(processor: OnlineProcessor, audio: Samples, at_s: float) -> float:
-    """All of the audio in chunks, each followed by an iteration; where it ends."""
+def insert(processor: OnlineProcessor, audio: Samples, at_s: float) -> tuple[float, list[Token]]:
+    """All of the audio in chunks, each followed by an iteration; where it ends, and the words."""
+    tokens: list[Token] = []
     for start in range(0, len(audio), 4000):
         chunk = audio[start : start + 4000]
         at_s += len(chunk) / 16_000
         processor.insert_audio_chunk(chunk, at_s)
-        tokens, _ = processor.process_iter()
-        assert tokens == []
-    return at_s
+        tokens += processor.process_iter()[0]
+    return at_s, tokens
 
 
 def text_of(tokens: list[Token]) -> str:
@@ -56,16 +57,17 @@ def text_of(tokens: list[Token]) -> str:
 
 def test_words_come_once_at_pauses_with_times_of_the_session(processor):
     processor.warmup(np.zeros(16_000, np.float32))
-    doctor, yes = clip("doctor"), clip("yes")
-    end = insert(processor, doctor.samples, 0.0)
-    tokens, upto = processor.start_silence()
-    assert text_of(tokens) == DOCTOR
-    for token, truth in zip(tokens, doctor.words, strict=True):
-        assert abs(token.start - truth.start) < 0.15
-        assert abs(token.end - truth.end) < 0.15
+    message, yes = clip("message"), clip("yes")
+    end, tokens = insert(processor, message.samples, 0.0)
+    last, upto = processor.start_silence()
+    tokens += last
+    assert text_of(tokens) == MESSAGE
+    for token, truth in zip(tokens, message.words, strict=True):
+        assert abs(token.start - truth.start) < 0.3  # Whisper begins a first word early
+        assert abs(token.end - truth.end) < (0.3 if token is not tokens[-1] else 1.0)
         assert 0 < token.probability <= 1
         assert not token.is_silence()
-        assert not token.has_punctuation()
+        assert token.has_punctuation() == (token is tokens[-1])
         assert token.speaker == -1
         assert token.detected_language is None
     assert upto == pytest.approx(end, abs=0.001)
@@ -74,46 +76,46 @@ def test_words_come_once_at_pauses_with_times_of_the_session(processor):
     processor.end_silence(3.0, tokens[-1].end)
     insert(processor, yes.samples, end + 3.0)
     (token,), upto = processor.finish()
-    assert token.text == " yes"
-    assert abs(token.start - (end + 3.0 + yes.words[0].start)) < 0.15
+    assert token.text == " Yes."
+    assert abs(token.start - (end + 3.0 + yes.words[0].start)) < 0.3
     assert upto == pytest.approx(end + 3.0 + yes.duration, abs=0.001)
     assert processor.get_buffer().text == ""
 
 
 def test_the_draft_is_in_the_buffer_until_its_words_are_committed(processor):
-    audio = clip("doctor").samples
+    audio = clip("message").samples
     assert processor.get_buffer() == Token(None, None, "")
     processor.insert_audio_chunk(audio, len(audio) / 16_000)
     assert len(processor.audio_buffer) == len(audio)
     drafts = set()
+    tokens: list[Token] = []
     while len(processor.audio_buffer) > 3200:
-        assert processor.process_iter()[0] == []
-        drafts.add(processor.get_buffer().text)
-    assert any(DOCTOR.startswith(draft) for draft in drafts - {""})
-    tokens, _ = processor.process_iter(is_last=True)
-    assert text_of(tokens) == DOCTOR
+        tokens += processor.process_iter()[0]
+        drafts.add(text_of(tokens) + processor.get_buffer().text)
+    assert any(len({*draft.split()} & {*MESSAGE.split()}) > 5 for draft in drafts)
+    tokens += processor.process_iter(is_last=True)[0]
+    assert text_of(tokens) == MESSAGE
     assert processor.get_buffer().text == ""
-    assert processor.asr.sep.join(t.text for t in tokens) == DOCTOR
+    assert processor.asr.sep.join(t.text for t in tokens) == MESSAGE
 
 
 def test_new_speaker_returns_the_words_so_far(processor):
-    insert(processor, clip("yes").samples, 0.0)
-    tokens, _ = processor.new_speaker(object())
-    assert text_of(tokens) == " yes"
+    _, tokens = insert(processor, clip("yes").samples, 0.0)
+    assert text_of(tokens + processor.new_speaker(object())[0]) == " Yes."
     assert processor.start_silence()[0] == []
 
 
 def test_much_audio_at_once_is_taken_at_the_engines_pace(engine):
     """More than may wait in the engine; silence is cheap to recognise, and as long as speech."""
     processor = OnlineProcessor(engine, StreamOptions(drafts=False))
-    silence, yes = np.zeros(MAX_WAITING_S * 32_000, np.float32), clip("yes").samples
+    silence, yes = np.zeros(2 * MAX_WAITING, np.float32), clip("yes").samples
     processor.insert_audio_chunk(silence, len(silence) / 16_000)
     assert processor.process_iter()[0] == []
     assert len(processor.audio_buffer) <= MAX_BACKLOG + 16_000
     assert processor.start_silence() == ([], len(silence) / 16_000)
     processor.insert_audio_chunk(yes, (len(silence) + len(yes)) / 16_000)
     tokens, upto = processor.finish()
-    assert text_of(tokens) == " yes"
+    assert text_of(tokens) == " Yes."
     assert upto == (len(silence) + len(yes)) / 16_000
 
 
@@ -145,7 +147,7 @@ def test_a_full_engine_refuses_and_finish_gives_the_slot_back(engine, processor)
 
 
 def test_a_failed_engine_raises():
-    engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=1))
+    engine = load_engine("whisper-tiny.en", EngineOptions(max_sessions=1))
     processor = OnlineProcessor(engine)
     processor.insert_audio_chunk(clip("doctor").samples, 5.0)
     processor.process_iter()
@@ -155,19 +157,27 @@ def test_a_failed_engine_raises():
     assert error.value.code == "shutting_down"
 
 
-def test_waiting_for_an_engine_without_messages_times_out(engine, paused):
-    processor = OnlineProcessor(engine, timeout=0.2)
-    paused(engine.pids[0])
+@pytest.fixture
+def apart() -> Iterator[ProcessEngine]:
+    apart = load_apart(resolve("whisper-tiny.en"), EngineOptions(max_sessions=1))
+    assert isinstance(apart, ProcessEngine)
+    yield apart
+    apart.shutdown()
+
+
+def test_waiting_for_an_engine_without_messages_times_out(apart, paused):
+    processor = OnlineProcessor(apart, timeout=0.2)
+    paused(apart.pid)
     processor.insert_audio_chunk(clip("yes").samples, clip("yes").duration)
     with pytest.raises(EngineError) as error:
         processor.finish()
     assert error.value.code == "timeout"
-    assert engine.in_use == 0
+    assert apart.in_use == 0
 
 
 @pytest.fixture(scope="module")
-def loop_engine() -> Iterator[PocketSphinxEngine]:
-    loop_engine = load(BUILT_IN["pocketsphinx"], EngineOptions(max_sessions=2))
+def loop_engine() -> Iterator[UtteranceEngine]:
+    loop_engine = load_engine("whisper-tiny.en", EngineOptions(max_sessions=2))
     yield loop_engine
     loop_engine.shutdown()
 
@@ -181,7 +191,7 @@ def theirs() -> Iterator[ModuleType]:
 class Driven:
     """A session of WhisperLiveKit's loop, with all its updates."""
 
-    def __init__(self, theirs: ModuleType, loop_engine: PocketSphinxEngine) -> None:
+    def __init__(self, theirs: ModuleType, loop_engine: UtteranceEngine) -> None:
         self.session = theirs.AudioProcessor(
             transcription_engine=TranscriptionEngine(loop_engine),
             language="en",
@@ -208,7 +218,7 @@ class Driven:
 
 
 async def drive(
-    theirs: ModuleType, loop_engine: PocketSphinxEngine, spoken: Clip, between=None
+    theirs: ModuleType, loop_engine: UtteranceEngine, spoken: Clip, between=None
 ) -> list:
     """All updates of one session; ``between`` is done after 2.5 s of the clip."""
     driven = Driven(theirs, loop_engine)
@@ -235,7 +245,7 @@ async def test_every_sentence_comes_out_once_with_its_time(theirs, loop_engine):
     updates = await drive(theirs, loop_engine, spoken)
     assert loop_engine.in_use == 0
     found = words(updates)
-    truth = spoken.text.lower().replace(".", "").replace(",", "").split()
+    truth = spoken.text.split()
     assert len(set(found) & set(truth)) > 0.7 * len(set(truth))
     assert abs(len(found) - len(truth)) < 0.2 * len(truth)
     # A pause of ten seconds parts lines, shorter ones do not.
@@ -254,7 +264,7 @@ async def test_drafts_are_in_whisperlivekits_buffer(theirs, loop_engine):
         assert not words(driven.updates)
 
     updates = await drive(theirs, loop_engine, clip("doctor"), drafted)
-    assert {"doctor", "results"} <= set(words(updates))
+    assert {"doctor", "results."} <= set(words(updates))
     assert not updates[-1].buffer_transcription
 
 
@@ -267,6 +277,6 @@ async def test_two_sessions_and_a_new_speaker_lose_nothing(theirs, loop_engine):
         drive(theirs, loop_engine, clip("doctor"), changed),
         drive(theirs, loop_engine, clip("train")),
     )
-    assert {"the", "doctor", "will", "results"} <= set(words(doctor))
-    assert {"train", "airport", "ticket", "bags"} <= set(words(train))
+    assert {"The", "doctor", "will", "results."} <= set(words(doctor))
+    assert {"train", "airport", "ticket", "bags"} <= {word.strip(".,") for word in words(train)}
     assert loop_engine.in_use == 0

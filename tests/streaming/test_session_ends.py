@@ -42,9 +42,9 @@ from voxlive.values import SAMPLE_RATE, Samples
 SEED = 12
 SILENCE = np.zeros(SAMPLE_RATE * 3 // 2, np.float32)
 FORMAT = AudioFormat("f32le", SAMPLE_RATE)
-ENGINES = {"voxtral": str(TINY_VOXTRAL), "pocketsphinx": "pocketsphinx"}
-SESSIONS = {"voxtral": 8, "pocketsphinx": 2}
-TOLERANCE = {"voxtral": 0, "pocketsphinx": SAMPLE_RATE // 10}
+ENGINES = {"voxtral": str(TINY_VOXTRAL), "whisper": "whisper-tiny.en"}
+SESSIONS = {"voxtral": 8, "whisper": 8}
+TOLERANCE = {"voxtral": 0, "whisper": SAMPLE_RATE // 10}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 from starlette.applications import Starlette
+from support.weights import TINY_EN, TINY_EN_ID
 
-from voxlive.checkpoints.local_model import BUILT_IN
+from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import DurationHistogram, EngineInfo, Reached, Sink, StreamOptions
 from voxlive.errors import EngineFull
 from voxlive.runners.batch import Batch
@@ -187,7 +188,7 @@ async def running(
     named = {name: Service(one, VoiceDetector(_Silence())) for name, one in (live or {}).items()}
     models = LiveModels(service, named)
     files = FileService(
-        Batch(), Catalogue(CatalogueEntry("pocketsphinx", BUILT_IN["pocketsphinx"]))
+        Batch(), Catalogue(CatalogueEntry(TINY_EN_ID, resolve(TINY_EN, offline=True)))
     )
     sites = Sites(allow, hosts)
     app = make_app(models, LiveEndpoints(models, Authenticator(access, sites)), files)

@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 from support.clips import clip
+from support.weights import TINY_EN, TINY_EN_ID
 
-from voxlive.checkpoints.local_model import BUILT_IN, read_model
+from voxlive.checkpoints.local_model import read_model
+from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import VoxliveError
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.contract import Delta, Job, RunnerSpec
@@ -21,11 +23,10 @@ from voxlive.runners.scratch import SCRATCH
 TINY_VOXTRAL = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 
 
-def pocketsphinx(name: str = "pocketsphinx", needed_bytes: int = 0) -> RunnerSpec:
+def whisper(name: str = TINY_EN_ID, needed_bytes: int = 0) -> RunnerSpec:
     """Another name is another model, with a process of its own."""
-    return RunnerSpec(
-        name, "pocketsphinx", "pocketsphinx", BUILT_IN["pocketsphinx"], needed_bytes=needed_bytes
-    )
+    local = resolve(TINY_EN, offline=True)
+    return RunnerSpec(name, "faster_whisper", "whisper", local, needed_bytes=needed_bytes)
 
 
 def voxtral(folder: Path = TINY_VOXTRAL) -> RunnerSpec:

@@ -9,14 +9,14 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
 import httpx
-from support.dictionary import clips_dictionary
+from support.weights import link
 
 _READY = re.compile(r"ready at (https?://\S+)")
 _ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")
@@ -86,15 +86,13 @@ def serving(
     env: Mapping[str, str] | None = None,
     under: Sequence[str] = (),
     stderr: IO[str] | int | None = None,
-    every_word: bool = False,
 ) -> Iterator[Server]:
     """Start ``voxlive serve`` on a free port and end it with SIGTERM.
 
-    It has two sessions unless ``args`` say how many: each costs a start of the recogniser.
+    It has two sessions unless ``args`` say how many: measuring what the machine can do takes time.
     ``cache``: its cache folder, which --https keeps a certificate in. ``key``: one that clients
     need, which ``args`` need not say. ``env``: more of its environment. ``under``: a command that
     becomes the server, as ``env`` does. ``stderr``: where its log goes instead of a file.
-    ``every_word``: the built-in engine has its own dictionary instead of one of the clips' words.
     """
     sessions = () if "--max-sessions" in args else ("--max-sessions", "2")
     # Beside the tests themselves, what gives way would hardly run at all.
@@ -104,11 +102,9 @@ def serving(
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
-    with (
-        NamedTemporaryFile("w+") as log,
-        nullcontext({}) if every_word else clips_dictionary() as dictionary,
-    ):
-        env = {**dictionary, **env}
+    if cache:
+        link(cache)
+    with NamedTemporaryFile("w+") as log:
         out = log if stderr is None else stderr
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out, text=True, env=env)
         try:

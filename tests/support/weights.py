@@ -6,12 +6,27 @@ import sys
 from pathlib import Path
 
 TINY_EN = "whisper-tiny.en"
+TINY_EN_ID = "Systran/faster-whisper-tiny.en"
+"""The name by which answers and lists have it."""
 BASE = "whisper-base"
 
 
-def fetch(home: Path, *names: str) -> dict[str, str]:
-    """Bring models into a cache of their own; the environment in which they are found by name."""
-    env = {"XDG_CACHE_HOME": str(home)}
+def fetch(home: Path, *names: str) -> Path:
+    """Bring models into a cache of their own, which ``XDG_CACHE_HOME`` then has to name."""
+    marker = home / "-".join(names)
+    if marker.exists():
+        return home
     command = [sys.executable, "-m", "voxlive", "models", "fetch", *names]
-    subprocess.run(command, env=os.environ | env, check=True, stdout=subprocess.DEVNULL)
-    return env
+    env = os.environ | {"XDG_CACHE_HOME": str(home)}
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+    marker.touch()
+    return home
+
+
+def link(cache: Path) -> None:
+    """Give another cache the models of the one that ``XDG_CACHE_HOME`` names."""
+    models = Path(os.environ["XDG_CACHE_HOME"]) / "voxlive" / "models"
+    (cache / "voxlive").mkdir(parents=True, exist_ok=True)
+    place = cache / "voxlive" / "models"
+    if not place.exists():
+        place.symlink_to(models)

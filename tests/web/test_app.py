@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from support.clips import clip
 from support.keys import bearer
+from support.weights import TINY_EN_ID
 from support.wire import START, s16le
 
 import voxlive
@@ -25,7 +25,7 @@ PROGRAM = """
 import voxlive
 
 config = voxlive.ServeConfig(port=0, max_sessions=1)
-voxlive.serve(config, model="pocketsphinx", on_ready=lambda url: print(url, flush=True))
+voxlive.serve(config, on_ready=lambda url: print(url, flush=True))
 print("over", flush=True)
 """
 
@@ -50,7 +50,7 @@ def live(client: TestClient, url: str) -> list[dict]:
 
 def test_models_are_loaded_and_freed_with_the_hosts_lifespan() -> None:
     config = voxlive.ServeConfig(max_sessions=1)
-    speech = voxlive.create_app(config, model="pocketsphinx")
+    speech = voxlive.create_app(config)
     with TestClient(hosting(speech, lifespan=speech.lifespan), "http://localhost") as client:
         core = speech._core
         assert core.service.engine.info.capacity == 1
@@ -58,28 +58,25 @@ def test_models_are_loaded_and_freed_with_the_hosts_lifespan() -> None:
         assert client.get("/speech/health").json()["status"] == "ok"
         page = client.get("/speech/")
         assert page.headers["content-type"].startswith("text/html")
-        assert live(client, "ws://localhost/speech/v1/live")[-1]["text"].strip() == "yes"
+        assert live(client, "ws://localhost/speech/v1/live")[-1]["text"].strip() == "Yes."
         assert client.get("/speech/nothing").status_code == 404
     assert core.service.closing
     assert speech._core is None
 
 
-def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # without models of this machine
-    config = voxlive.ServeConfig(model="pocketsphinx", max_sessions=1, api_key=(KEY,))
+def test_mounted_without_a_lifespan_models_are_loaded_by_the_first_request() -> None:
+    config = voxlive.ServeConfig(max_sessions=1, api_key=(KEY,))
     speech = voxlive.create_app(config)
     with TestClient(hosting(speech), "http://localhost") as client:
         assert speech._core is None
         assert client.get("/speech/v1/models").status_code == 401
         models = client.get("/speech/v1/models", headers=bearer(KEY)).json()
-        assert [one["id"] for one in models["data"]] == ["pocketsphinx"]
+        assert [one["id"] for one in models["data"]] == [TINY_EN_ID]
         client.portal.call(speech._core.aclose)
 
 
 def test_the_application_follows_the_lifespan_protocol() -> None:
-    speech = voxlive.create_app(voxlive.ServeConfig(max_sessions=1), model="pocketsphinx")
+    speech = voxlive.create_app(voxlive.ServeConfig(max_sessions=1))
     with TestClient(speech, "http://localhost") as client:
         assert speech._core is not None
         assert client.get("/health/live").status_code == 200
@@ -87,9 +84,7 @@ def test_the_application_follows_the_lifespan_protocol() -> None:
 
 
 def test_a_mounted_application_refuses_other_hosts() -> None:
-    speech = voxlive.create_app(
-        voxlive.ServeConfig(max_sessions=1, allow_host=("speech.test",)), model="pocketsphinx"
-    )
+    speech = voxlive.create_app(voxlive.ServeConfig(max_sessions=1, allow_host=("speech.test",)))
     with TestClient(speech, "http://speech.test") as client:
         assert client.get("/").status_code == 200
         assert client.get("/", headers={"host": "evil.test"}).status_code == 421

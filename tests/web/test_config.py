@@ -18,7 +18,7 @@ def test_options_of_the_live_model_apply_to_files_if_shared():
     assert (config.load.quantize, config.load.delay_ms) == (4, 240)
     other = ServeConfig(model="voxtral", file_model="whisper", device="cpu", quantize=4)
     assert (other.load.device, other.load.quantize) == ("cpu", None)
-    assert config.with_model("pocketsphinx").model == "pocketsphinx"
+    assert config.with_model("voxtral").model == "voxtral"
     assert config.with_model(None) is config
 
 

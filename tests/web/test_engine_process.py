@@ -139,43 +139,18 @@ async def test_a_hanging_engine_is_replaced():
         assert await holdings(server) == before
 
 
-async def test_a_hanging_recogniser_ends_its_own_session_only():
-    audio = s16le(clip("doctor").samples)
-    with serving("--engine-timeout", "5") as server:
-        whole = (await live(server.ws, audio)).of("done")[0]["text"]
-        before = await holdings(server)
-        workers = of(server, "voxlive.engines.pocketsphinx.worker")
-        idle = {worker.pid: worker.cpu_times().user for worker in workers}
-        async with dial(server.ws + "/v1/live") as socket:
-            await send(socket, START, audio[: 2 * 32000])
-            await receive_until(socket, "draft")
-            stopped = max(workers, key=lambda w: w.cpu_times().user - idle[w.pid])
-            stopped.send_signal(signal.SIGSTOP)
-            await send(socket, audio[2 * 32000 :])
-            await answers(server)
-            neighbour = await live(server.ws, audio)
-            assert neighbour.errors == []
-            assert neighbour.of("done")[0]["text"] == whole
-            assert "hung; it is being replaced" in await hung(socket)
-        assert psutil.wait_procs([stopped], timeout=60)[0]
-        while len(of(server, "voxlive.engines.pocketsphinx.worker")) < 2:
-            await server.until(in_use=0)
-        assert (await live(server.ws, audio)).of("done")[0]["text"] == whole
-        assert await holdings(server) == before
-
-
 async def test_a_suspended_machine_ends_no_session():
     """Time in which the server did not run itself says nothing of its recognisers."""
     audio = s16le(clip("doctor").samples)
     with serving("--engine-timeout", "6") as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
-        workers = of(server, "voxlive.engines.pocketsphinx.worker")
-        machine = [*workers, psutil.Process(server.process.pid)]
+        engine = of(server, "voxlive.engines.remote.child")
+        machine = [*engine, psutil.Process(server.process.pid)]
         async with dial(server.ws + "/v1/live") as socket:
             await send(socket, START, audio[: 2 * 32000])
             await receive_until(socket, "draft")
-            for worker in workers:
-                worker.send_signal(signal.SIGSTOP)
+            for process in engine:
+                process.send_signal(signal.SIGSTOP)
             await send(socket, audio[2 * 32000 :], {"type": "stop"})
             await answers(server)  # by now it has handed on what it was sent before
             for process in machine:
@@ -186,4 +161,4 @@ async def test_a_suspended_machine_ends_no_session():
             heard = await listen(socket)
         assert heard.errors == []
         assert heard.of("done")[0]["text"] == whole
-        assert of(server, "voxlive.engines.pocketsphinx.worker") == workers
+        assert of(server, "voxlive.engines.remote.child") == engine

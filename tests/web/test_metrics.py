@@ -12,6 +12,7 @@ from support.asgi import running
 from support.clips import clip
 from support.keys import KEYED, KEYS, LIVE, bearer
 from support.server import serving
+from support.weights import TINY_EN_ID
 from support.wire import START, dial, listen, live, receive_until, s16le, send
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -209,13 +210,13 @@ async def test_files_and_requests_are_counted(server):
     outcomes = {
         sample.labels["outcome"]: sample.value
         for sample in figures.families["voxlive_files"].samples
-        if sample.labels["model"] == "pocketsphinx"
+        if sample.labels["model"] == TINY_EN_ID
     }
     assert outcomes.pop("ok") == 1
     assert sum(outcomes.values()) == 1
     assert figures("voxlive_models_loaded") == 1
     for state in ("running", "waiting"):
-        assert figures("voxlive_files_in_hand", model="pocketsphinx", state=state) == 0
+        assert figures("voxlive_files_in_hand", model=TINY_EN_ID, state=state) == 0
     requests = {
         (sample.labels["route"], sample.labels["status"]): sample.value
         for sample in figures.families["voxlive_http_requests"].samples

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 
-from voxlive.checkpoints import families
 from voxlive.checkpoints.config import VoxtralConfig
 from voxlive.checkpoints.contents import Contents, display_name, read_contents
 from voxlive.checkpoints.families import hints, recognise_family
@@ -42,7 +40,7 @@ _TEXT = ("text_config", "thinker_config.text_config", "vocab_size", "n_vocab", "
 class ModelCapabilities:
     """A checkpoint's kind and abilities. ``family`` None: nobody recognised it.
 
-    ``folder`` is None for a model that is built in, ``languages`` where nobody says which.
+    ``languages`` is None where nobody says which.
     ``audio_config`` and ``vision_config``: the config has a populated section for it.
     ``extractor`` is the feature extractor's class. ``bits`` None: not quantised. ``refused`` says
     why this form of the family cannot be used; ``transcribes`` is False if none could. ``signals``
@@ -143,7 +141,7 @@ def _warnings(evidence: Evidence, found: Match | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """``name`` is what people call it; ``folder`` is absolute, None for one that is built in.
+    """``name`` is what people call it; ``folder`` is absolute.
 
     ``problems`` are what is wrong with its files; ``error`` is why nothing is known of it.
     ``contents`` has what was read of its files, for what loads it. Two are equal that are the same
@@ -151,7 +149,7 @@ class LocalModel:
     """
 
     name: str
-    folder: Path | None
+    folder: Path
     capabilities: ModelCapabilities = field(compare=False)
     contents: Contents | None = field(default=None, compare=False, repr=False)
     problems: tuple[Problem, ...] = field(default=(), compare=False)
@@ -171,26 +169,6 @@ class LocalModel:
         return self.contents
 
 
-BUILT_IN = MappingProxyType(
-    {
-        name: LocalModel(
-            name,
-            None,
-            ModelCapabilities(
-                name=name,
-                family=family,
-                audio=True,
-                features=family.features,
-                languages=family.languages,
-                signals=("comes with voxlive",),
-            ),
-        )
-        for name, family in families.BUILT_IN.items()
-    }
-)
-"""The models that need no files, by name."""
-
-
 def read_model(folder: Path, name: str | None = None) -> LocalModel:
     """The model in a folder, whatever its state; ``name`` is the folder's if none is given.
 
@@ -203,7 +181,7 @@ def read_model(folder: Path, name: str | None = None) -> LocalModel:
 
 def reread(model: LocalModel) -> LocalModel:
     """The same model as its files are now."""
-    return read_model(model.folder, model.name) if model.folder else model
+    return read_model(model.folder, model.name)
 
 
 @lru_cache(_REMEMBERED)

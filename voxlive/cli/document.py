@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from voxlive.checkpoints.families import BUILT_IN, FAMILIES
+from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.families.family import ModelFamily
 from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.errors import ERRORS
@@ -34,9 +34,7 @@ def update_tables(text: str) -> str:
 
 def families() -> str:
     """Family, backend, what it can do."""
-    every = sorted(
-        (*BUILT_IN.values(), *FAMILIES.values()), key=lambda family: family.title.lower()
-    )
+    every = sorted(FAMILIES.values(), key=lambda family: family.title.lower())
     return _table(("family", "backend", "beyond transcribing", "what else"), map(_family, every))
 
 
@@ -112,11 +110,10 @@ def _family(family: ModelFamily) -> tuple[str, ...]:
         notes.append(f"needs {', '.join(family.imports.values())}")
     features = ", ".join(sorted(family.features | ({"live"} if family.live else set()))) or "-"
     notes += [f"files alone: {family.not_live}"] if family.not_live else []
-    served = bool(usable) or family.kind == "built-in"
     backend = _BACKENDS.get(family.kind, "mlx_audio")
     if "live" in family.features:
         backend = family.name
-    named = f"`{backend}`" if served else "none"
+    named = f"`{backend}`" if usable else "none"
     if any(shape.layout == CTRANSLATE2 for shape in family.shapes):
         named += ", `faster_whisper`"
     return (family.title, named, features, "; ".join(notes))

@@ -78,7 +78,7 @@ def _row(card: ModelCard) -> tuple[str, ...]:
         name,
         found.family.title if found.family else found.model_type or "unknown",
         card.inspection.routing.backend or "none",
-        f"{size(found.weights_bytes)}{bits}" if found.weights_bytes else "built in",
+        f"{size(found.weights_bytes)}{bits}" if found.weights_bytes else "",
         _abilities(card),
         state,
     )
@@ -114,9 +114,7 @@ def _table(headings: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]]) ->
 
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON on stdout.")]
-Name = Annotated[
-    str, typer.Argument(help="A built-in model, a short name, owner/name[@revision] or a path.")
-]
+Name = Annotated[str, typer.Argument(help="A short name, owner/name[@revision] or a path.")]
 Fetched = Annotated[str, typer.Argument(help="A short name or owner/name[@revision].")]
 
 models = typer.Typer(help="List, look at, fetch, check and remove models.")
@@ -131,7 +129,7 @@ def _models(context: typer.Context) -> None:
 
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the models that can be asked for by name: built in, fetched, and short names."""
+    """List the models that can be asked for by name: fetched ones, and short names."""
     from voxlive.checkpoints.resolve import ALIASES
 
     cards = _catalogue().cards()
@@ -253,10 +251,9 @@ def rm(
 
 
 def _catalogue() -> Catalogue:
-    from voxlive.checkpoints.local_model import BUILT_IN
-    from voxlive.runners.catalogue import Catalogue, CatalogueEntry
+    from voxlive.runners.catalogue import Catalogue
 
-    return Catalogue(CatalogueEntry(*next(iter(BUILT_IN.items()))), hosted=False)
+    return Catalogue(None, hosted=False)
 
 
 def _card(name: str, display_name: str | None = None) -> ModelCard:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Load = Callable[[LocalModel, EngineOptions], "Engine"]
 
 ENGINES = {
-    "pocketsphinx": "voxlive.engines.pocketsphinx",
     "voxtral_realtime": "voxlive.engines.voxtral",
 }
 """By the model's family. Every other family that a recogniser serves goes to ``UTTERANCES``."""
@@ -45,9 +44,7 @@ def load_engine(
 
 
 def load_apart(model: LocalModel, options: EngineOptions) -> Engine:
-    """The same in a process of its own, for a server; a built-in has processes anyway."""
-    if model.folder is None:
-        return load_engine(model, options)
+    """The same in a process of its own, for a server."""
     _package(model)
     return ProcessEngine.start(model, options)
 

@@ -17,13 +17,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from voxlive.checkpoints.local_model import (
-    BUILT_IN,
-    LocalModel,
-    ModelCapabilities,
-    read_model,
-    reread,
-)
+from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities, read_model, reread
 from voxlive.checkpoints.packages import PACKAGED
 from voxlive.checkpoints.resolve import (
     ALIASES,
@@ -123,7 +117,8 @@ class CatalogueEntry:
 
 
 class Catalogue:
-    """``default`` serves requests without a name or with another service's. Thread-safe.
+    """``default`` serves requests without a name or with another service's; it may be None, where
+    every request names one. Thread-safe.
 
     ``registered`` are other models by the names that they were given; ``hub`` lets requests name
     whatever speech model the hub's cache holds, ``hosted`` other services' names for the default.
@@ -131,7 +126,7 @@ class Catalogue:
 
     def __init__(
         self,
-        default: CatalogueEntry,
+        default: CatalogueEntry | None,
         registered: Mapping[str, CatalogueEntry] | None = None,
         *,
         hub: bool = True,
@@ -158,7 +153,7 @@ class Catalogue:
     @property
     def default(self) -> str:
         """The name of the model that serves requests without one."""
-        return self._default.id
+        return self._find_entry(None).id
 
     def find(self, name: str | None = None, requirements: Requirements | None = None) -> RunnerSpec:
         """The spec of a model that meets the requirements. Raises RequestRefused; reads files."""
@@ -181,9 +176,9 @@ class Catalogue:
 
     def cards(self) -> list[ModelCard]:
         """Every model that can be asked for: the default first, then by name."""
-        known = {self._default.id: self._default}
+        known = {self._default.id: self._default} if self._default else {}
         known |= {entry.id: entry for entry in self._registered.values()}
-        for name in (*BUILT_IN, *self._cached_names()):
+        for name in self._cached_names():
             entry = self._entry_named(name)
             if entry is not None:
                 known.setdefault(entry.id, entry)
@@ -194,9 +189,12 @@ class Catalogue:
 
     def _find_entry(self, name: str | None) -> CatalogueEntry:
         if not name:
+            if self._default is None:
+                message = "name a model: there is no default"
+                raise RequestRefused("model_not_found", message, "model")
             return self._default
         entry = self._entry_named(name) if len(name) <= _LONGEST_NAME else None
-        if entry is None and self._hosted and is_hosted(name):
+        if entry is None and self._default and self._hosted and is_hosted(name):
             return self._default
         if entry is None:
             raise RequestRefused("model_not_found", self._not_found(name), "model")
@@ -204,14 +202,13 @@ class Catalogue:
 
     def _entry_named(self, name: str) -> CatalogueEntry | None:
         """The entry of exactly this name; the server's own names come before the hub's."""
-        if name in (self._default.id, *aliases_of(self._default.id)):
-            return self._default
+        default = self._default
+        if default and name in (default.id, *aliases_of(default.id)):
+            return default
         if name in self._registered:
             return self._registered[name]
-        if name in BUILT_IN:
-            return CatalogueEntry(name, BUILT_IN[name], self._device())
-        if name in self._default_aliases:
-            return self._default
+        if default and name in self._default_aliases:
+            return default
         repository = parse_repository(name) if self._hub else None
         folder = cached(repository) if repository else None
         if folder is None:
@@ -220,7 +217,7 @@ class Catalogue:
 
     def _device(self) -> LoadOptions:
         """What a model inherits from the default: its weights are its own, the machine is not."""
-        return LoadOptions(device=self._default.load.device)
+        return LoadOptions(device=self._default.load.device if self._default else None)
 
     def _not_found(self, name: str) -> str:
         if name in ALIASES or (self._hub and parse_repository(name)):
@@ -229,7 +226,8 @@ class Catalogue:
                 f"{name!r} is not on this server: fetch it there with "
                 f"`voxlive models {command} {name}`"
             )
-        own = (self._default.id, *self._registered, *BUILT_IN, *ALIASES)
+        default = (self._default.id,) if self._default else ()
+        own = (*default, *self._registered, *ALIASES)
         names = list(dict.fromkeys((*own, *self._cached_names())))
         near = get_close_matches(name, names, _CLOSE, 0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:8])}"
@@ -244,9 +242,9 @@ class Catalogue:
     def _card(self, entry: CatalogueEntry) -> ModelCard:
         created = self._since
         folder = entry.model.folder
-        if folder is not None and folder.exists():
+        if folder.exists():
             created = int(folder.stat().st_mtime)
-        default = entry.id == self._default.id
+        default = self._default is not None and entry.id == self._default.id
         return ModelCard(entry.id, self._inspect(entry), created, default, aliases_of(entry.id))
 
 

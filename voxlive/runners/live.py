@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from voxlive.engines.contract import EngineOptions, StreamOptions
 from voxlive.engines.registry import load_engine
 from voxlive.errors import CheckpointError, EngineError, RequestRefused, UnsupportedOption
-from voxlive.processes.process import cores
 from voxlive.runners.assembly import measure_job
 from voxlive.runners.contract import Delta, JobProgress, Transcript
 from voxlive.runners.refusals import cannot_use
@@ -26,21 +25,14 @@ if TYPE_CHECKING:
     from voxlive.streaming.session import Session
 
 _EVERY_S = 0.2
-MOST_FILES = 8
-"""At a time, on one core each, whatever the cores: a worker of PocketSphinx has 165 MB."""
 BATCHED_FILES = 4
 """Files that are one batch: a step for four takes little longer than for one."""
 
 
 def load(spec: RunnerSpec) -> LiveRunner:
-    """Load the engine of ``spec.local``. Blocks; raises RequestRefused. See the contract.
-
-    One that has a process for each file, because it holds Python's lock while it decodes, leaves
-    one core for everything else.
-    """
-    slots = min(max(cores() - 1, 1), MOST_FILES) if spec.local.folder is None else BATCHED_FILES
+    """Load the engine of ``spec.local``. Blocks; raises RequestRefused. See the contract."""
     options = EngineOptions(
-        slots, spec.device, spec.delay_ms, spec.quantize, keep_quantized=spec.keep_quantized
+        BATCHED_FILES, spec.device, spec.delay_ms, spec.quantize, keep_quantized=spec.keep_quantized
     )
     try:
         return LiveRunner(load_engine(spec.local, options))

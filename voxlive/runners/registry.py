@@ -34,7 +34,6 @@ class Backend:
 
 
 BACKENDS = {
-    "pocketsphinx": Backend("voxlive.runners.live", mlx=False),
     "voxtral_realtime": Backend("voxlive.runners.live"),
     "faster_whisper": Backend("voxlive.runners.recogniser", mlx=False),
     "mlx_audio": Backend("voxlive.runners.mlx_audio"),

@@ -67,11 +67,6 @@ def _family_by_name(capabilities: Capabilities) -> ModelFamily | None:
     return families[0] if len(families) == 1 else None
 
 
-def _built_in(capabilities: Capabilities) -> str | None:
-    family = capabilities.family
-    return family.name if family and family.kind == "built-in" else None
-
-
 def _voxtral(capabilities: Capabilities) -> str | None:
     family = capabilities.family
     if family is None or family.kind != "voxtral":
@@ -107,7 +102,6 @@ def _multimodal(capabilities: Capabilities) -> str | None:
 
 
 ROUTING_RULES = (
-    RoutingRule("built in", "the model comes with voxlive", _built_in),
     RoutingRule("voxtral", "a Voxtral, whatever sections its config has", _voxtral),
     RoutingRule(
         "audio and vision", "`audio_config` and a populated `vision_config`", _audio_and_vision

@@ -10,6 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 from support.clips import clip
 from support.encode import encode
 from support.server import serving
+from support.weights import TINY_EN_ID
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +150,9 @@ def test_refusals_are_the_clients_own_exceptions(client, options, kind, code):
 
 def test_models_can_be_listed_and_named(server, client, text):
     listed = client.models.list().data
-    assert listed[0].id == "pocketsphinx"
-    assert client.models.retrieve("pocketsphinx").id == "pocketsphinx"
-    assert client.models.retrieve(server.health()["model"]).id == "pocketsphinx"
+    assert listed[0].id == TINY_EN_ID
+    assert client.models.retrieve(TINY_EN_ID).id == TINY_EN_ID
+    assert client.models.retrieve(server.health()["model"]).id == TINY_EN_ID
     named = client.audio.transcriptions.create(file=upload(), model=listed[0].id)
     assert named.text == text
     with pytest.raises(openai.NotFoundError):

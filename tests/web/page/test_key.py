@@ -6,6 +6,7 @@ import pytest
 from support.browser import browsing, state_is
 from support.clips import clip
 from support.server import serving
+from support.weights import TINY_EN_ID
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 KEY = "the-key-of-the-page"
@@ -43,7 +44,7 @@ async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):
         await give(page, "not-the-key-of-the-page")
         await shows(page, "#ask-key-why", "did not accept")
         await give(page, KEY)
-        await shows(page, "#engine-name", "pocketsphinx")
+        await shows(page, "#engine-name", TINY_EN_ID)
         await page.click("#toggle")
         assert await state_is(page, "listening", "error") == "listening"
         await shows(page, "#paragraphs", "doctor")
@@ -54,7 +55,7 @@ async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):
         assert KEY not in await page.evaluate("JSON.stringify(localStorage) + document.cookie")
         assert await page.input_value("#key") == ""
         await page.reload()
-        await shows(page, "#engine-name", "pocketsphinx")
+        await shows(page, "#engine-name", TINY_EN_ID)
         assert not await page.is_visible("#ask-key")
 
 
@@ -65,7 +66,7 @@ async def test_a_file_goes_with_the_key_and_later_is_an_answer_too(keyed):
         await page.click("#ask-key-later")
         await page.click("#toggle")
         await give(page, KEY)
-        await shows(page, "#engine-name", "pocketsphinx")
+        await shows(page, "#engine-name", TINY_EN_ID)
         await page.set_input_files("#file", clip("yes").path)
         assert await state_is(page, "stopped", "error") == "stopped"
         assert await page.text_content("#paragraphs")

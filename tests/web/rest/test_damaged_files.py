@@ -67,11 +67,11 @@ def test_a_folder_is_transcribed_whatever_its_files_are_called(tmp_path):
     for file, name in files.items():
         (tmp_path / file).write_bytes(CORPUS[name].data)
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n")
-    ran = CliRunner().invoke(app, ["transcribe", str(tmp_path), "--model", "pocketsphinx"])
+    ran = CliRunner().invoke(app, ["transcribe", str(tmp_path)])
     assert ran.exit_code == 1
     assert ran.stdout.count("bottle of milk") == 2
     assert "cut.wav: warning: the WAV was cut off" in ran.stderr
     assert "none.mp3: the audio is none of" in ran.stderr
     (tmp_path / "none.mp3").unlink()
-    ran = CliRunner().invoke(app, ["transcribe", str(tmp_path), "--model", "pocketsphinx"])
+    ran = CliRunner().invoke(app, ["transcribe", str(tmp_path)])
     assert ran.exit_code == 0

@@ -17,7 +17,7 @@ def test_health_has_the_engine(client):
     assert response.status_code == 200
     health = response.json()
     assert (health["status"], health["live"], health["ready"]) == ("ok", True, True)
-    assert health["engine"] == "pocketsphinx"
+    assert health["engine"] == "whisper"
     assert 0 <= health["in_use"] <= health["capacity"]
     assert health["note"]
     assert health["error"] is None

@@ -27,20 +27,10 @@ FAMILIES = MappingProxyType(
     }
 )
 
-BUILT_IN = MappingProxyType(
-    {
-        "pocketsphinx": ModelFamily(
-            "pocketsphinx", "PocketSphinx", (), "built-in", frozenset({"words", "live"}), ("en",),
-            room=256 << 20,
-        )
-    }
-)  # fmt: skip
-"""The families of models that come with voxlive and need no files."""
-
 
 def family_named(name: str) -> ModelFamily:
     """Raises KeyError."""
-    return BUILT_IN.get(name) or FAMILIES[name]
+    return FAMILIES[name]
 
 
 def recognise_family(evidence: Evidence) -> Match | None:

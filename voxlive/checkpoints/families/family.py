@@ -10,7 +10,7 @@ from voxlive.checkpoints.families.evidence import Condition, Evidence
 
 Feature = Literal["translate", "words", "speakers", "live", "prompt"]
 """Beyond transcribing: into English, word times, speaker labels, live sessions, a prompt."""
-Kind = Literal["built-in", "voxtral", "speech", "multimodal"]
+Kind = Literal["voxtral", "speech", "multimodal"]
 """``voxtral``: never served as a multimodal model, whatever sections its config has."""
 
 MIB = 1 << 20
