@@ -127,12 +127,12 @@ async def test_whisper_live_echopanel_and_wyoming_send_the_last_words_at_sigterm
             while event := await async_read_event(reader):
                 events.append(event)
             assert await idle.read() == b""
-        assert "yes" in completed(result)
+        assert "Yes" in completed(result)
         assert result.messages[-1] == {"uid": "u", "message": "DISCONNECT"}
-        assert "yes" in panel_finals(panel_result)
+        assert "Yes" in panel_finals(panel_result)
         assert panel_result.of("final_summary")
         assert result.code == panel_result.code == 1012
-        assert "yes" in transcripts(events)[0]
+        assert "Yes" in transcripts(events)[0]
         assert server.process.wait(60) == 0
 
 
