@@ -279,20 +279,20 @@ def test_finals_are_the_words_in_order_and_the_summary_has_the_finals(events, da
     assert summary == [{k: v for k, v in final.items() if k != "type"} for final in finals]
 
 
-async def test_two_sources_are_two_texts(server):
+async def test_two_sources_are_two_texts(ports_server):
     other = s16le(clip("market").samples)
-    expected = [(await live(server.ws, one)).of("done")[0]["text"] for one in (SPEECH, other)]
+    expected = [(await live(ports_server.ws, one)).of("done")[0]["text"] for one in (SPEECH, other)]
     frames = []
     for at in range(0, max(len(SPEECH), len(other)), 3200):
         frames += [b"EP\1\0" + SPEECH[at : at + 3200], b"EP\1\1" + other[at : at + 3200]]
-    result = await outcome(server, PANEL, BEGIN, *frames, STOP)
+    result = await outcome(ports_server, PANEL, BEGIN, *frames, STOP)
     assert [panel_finals(result, "system"), panel_finals(result, "mic")] == expected
     assert {message["source"] for message in result.of("metrics")} <= {"system", "mic"}
     [summary] = result.of("final_summary")
     starts = [final["t0"] for final in summary["json"]["transcript"]]
     assert starts == sorted(starts)
     assert len(summary["markdown"].splitlines()) == 2 + len(starts)
-    await server.until(in_use=0)
+    await ports_server.until(in_use=0)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ async def test_whisper_live_echopanel_and_wyoming_report_a_full_server(small):
 
 async def test_deepgram_and_mistral_send_the_last_words_at_sigterm():
     speech = SPEECH[: 32_000 * 4]
-    with serving("--max-sessions", "2") as server:
+    with serving("--max-sessions", "2", "--commit", "pause") as server:
         async with (
             dial(f"{server.ws}{DEEPGRAM}&vad_events=true") as deepgram,
             dial(f"{server.ws}{MISTRAL}") as mistral,
