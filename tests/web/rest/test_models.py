@@ -93,6 +93,24 @@ def test_streamed_deltas_join_to_the_text(client):
     assert WHISPER in done["text"]
 
 
+def warned(response: httpx.Response) -> list[str]:
+    warnings = json.loads(response.headers.get("x-voxlive-warnings", "[]"))
+    return [warning["code"] for warning in warnings]
+
+
+def test_options_that_a_model_has_no_use_for_are_warned_about(client):
+    plain = ask(client, "realtime", temperature="0", chunking_strategy="auto")
+    assert (plain.status_code, warned(plain)) == (200, [])
+    hinted = ask(client, "realtime", prompt="names", temperature="0.5")
+    assert (hinted.status_code, warned(hinted)) == (200, ["prompt_ignored", "temperature_ignored"])
+    assert hinted.json()["text"] == plain.json()["text"]
+    expected = ask(client, "realtime", **{"keywords[]": "Anna", "response_format": "verbose_json"})
+    [warning] = expected.json()["warnings"]
+    assert warning["code"] == "prompt_ignored"
+    events = ask(client, "realtime", prompt="names", stream="true").text
+    assert "prompt_ignored" in events
+
+
 def test_whisper_translates(client):
     answer = ask(client, "whisper", "translations", response_format="verbose_json")
     assert answer.status_code == 200, answer.text
