@@ -16,6 +16,8 @@ from support.weights import BASE, TINY_EN, fetch
 
 # Where this is set, each of the hundred processes of the tests compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Recognition is on one core for each pass; NumPy's own threads would only spin in between.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # How long an example takes says how busy the machine is, and nothing else. `make test` has the
 # same examples every time; `make endurance` looks for others.

@@ -99,15 +99,15 @@ def warned(response: httpx.Response) -> list[str]:
 
 
 def test_options_that_a_model_has_no_use_for_are_warned_about(client):
-    plain = ask(client, "realtime", temperature="0", chunking_strategy="auto")
+    plain = ask(client, "parakeet", temperature="0", chunking_strategy="auto")
     assert (plain.status_code, warned(plain)) == (200, [])
-    hinted = ask(client, "realtime", prompt="names", temperature="0.5")
+    hinted = ask(client, "parakeet", prompt="names", temperature="0.5")
     assert (hinted.status_code, warned(hinted)) == (200, ["prompt_ignored", "temperature_ignored"])
     assert hinted.json()["text"] == plain.json()["text"]
-    expected = ask(client, "realtime", **{"keywords[]": "Anna", "response_format": "verbose_json"})
+    expected = ask(client, "parakeet", **{"keywords[]": "Anna", "response_format": "verbose_json"})
     [warning] = expected.json()["warnings"]
     assert warning["code"] == "prompt_ignored"
-    events = ask(client, "realtime", prompt="names", stream="true").text
+    events = ask(client, "parakeet", prompt="names", stream="true").text
     assert "prompt_ignored" in events
 
 
