@@ -14,6 +14,7 @@ import pytest
 from support.clips import clip
 from support.encode import encode
 from support.server import serving
+from support.tiny_speech import write_parakeet
 
 PATH = "/v1/audio/transcriptions"
 YES = clip("yes").path.read_bytes()
@@ -26,10 +27,12 @@ def scratch(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(scratch):
+def server(scratch, tmp_path_factory):
+    """Its model of files is a small one, whose words do not matter here."""
+    quick = str(write_parakeet(tmp_path_factory.mktemp("parakeet")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(scratch))
-        with serving("--max-file-minutes", "5") as running:
+        with serving("--max-file-minutes", "5", "--file-model", quick) as running:
             yield running
 
 
