@@ -9,13 +9,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 from support.clips import Clip, clip
+from support.scripted_recogniser import ScriptedRecogniser, spoken
 from support.whisperlivekit import TranscriptionEngine, audio_processors
 from support.wire import s16le
 
 from voxlive.checkpoints.resolve import resolve
-from voxlive.engines.contract import EngineOptions, StreamOptions
+from voxlive.engines.contract import EngineInfo, EngineOptions, StreamOptions
 from voxlive.engines.registry import load_apart, load_engine
 from voxlive.engines.remote.host import ProcessEngine
+from voxlive.engines.utterances.commitment import CommitRule
 from voxlive.engines.utterances.engine import UtteranceEngine
 from voxlive.engines.utterances.utterance import MAX_WAITING
 from voxlive.errors import EngineError, EngineFull
@@ -105,18 +107,22 @@ def test_new_speaker_returns_the_words_so_far(processor):
     assert processor.start_silence()[0] == []
 
 
-def test_much_audio_at_once_is_taken_at_the_engines_pace(engine):
-    """More than may wait in the engine; silence is cheap to recognise, and as long as speech."""
+def test_much_audio_at_once_is_taken_at_the_engines_pace():
+    """More than may wait in the engine; silence is as long as speech."""
+    info = EngineInfo("whisper", "scripted", "cpu", 1, ("en",))
+    engine = UtteranceEngine(ScriptedRecogniser(), info, CommitRule(2, 0))
     processor = OnlineProcessor(engine, StreamOptions(drafts=False))
-    silence, yes = np.zeros(2 * MAX_WAITING, np.float32), clip("yes").samples
+    silence, words = np.zeros(2 * MAX_WAITING, np.float32), spoken(1, 2)
     processor.insert_audio_chunk(silence, len(silence) / 16_000)
     assert processor.process_iter()[0] == []
     assert len(processor.audio_buffer) <= MAX_BACKLOG + 16_000
     assert processor.start_silence() == ([], len(silence) / 16_000)
-    processor.insert_audio_chunk(yes, (len(silence) + len(yes)) / 16_000)
+    processor.insert_audio_chunk(words, (len(silence) + len(words)) / 16_000)
     tokens, upto = processor.finish()
-    assert text_of(tokens) == " Yes."
-    assert upto == (len(silence) + len(yes)) / 16_000
+    assert text_of(tokens) == " w1 w2"
+    assert upto == (len(silence) + len(words)) / 16_000
+    assert engine.in_use == 0
+    engine.shutdown()
 
 
 def test_inserted_audio_has_a_bound(processor):
