@@ -14,8 +14,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # Nothing that it imports may start a thread: each fork is a command of its own.
 _PARENT = """
-import atexit, json, os, sys, traceback
+import atexit, functools, json, os, sys, traceback
 import voxlive.cli.main, voxlive.cli.jobs, voxlive.web.server
+from voxlive.runners.batch import Batch, BatchOptions
+from voxlive.runners.process import ProcessOptions
+
+# Beside the tests themselves, what gives way would hardly run at all.
+options = BatchOptions(process=ProcessOptions(niceness=0))
+voxlive.cli.jobs.Batch = functools.partial(Batch, options)
 
 def become(args, out, err):
     for fd, path in ((0, os.devnull), (1, out), (2, err)):

@@ -10,12 +10,11 @@ import json
 import httpx
 import numpy as np
 import pytest
+from support.commands import command_line
 from support.odd_media import CORPUS, Odd
 from support.scoring import word_errors
 from support.wire import live
-from typer.testing import CliRunner
 
-from voxlive.cli.main import app
 from voxlive.streaming.ingest.media import decode_file
 
 PATH = "/v1/audio/transcriptions"
@@ -71,11 +70,11 @@ def test_a_folder_is_transcribed_whatever_its_files_are_called(tmp_path):
     for file, name in files.items():
         (tmp_path / file).write_bytes(CORPUS[name].data)
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n")
-    ran = CliRunner().invoke(app, ["transcribe", str(tmp_path)])
-    assert ran.exit_code == 1
-    assert ran.stdout.count("bottle of milk") == 2
-    assert "cut.wav: warning: the WAV was cut off" in ran.stderr
-    assert "none.mp3: the audio is none of" in ran.stderr
-    (tmp_path / "none.mp3").unlink()
-    ran = CliRunner().invoke(app, ["transcribe", str(tmp_path)])
-    assert ran.exit_code == 0
+    with command_line() as voxlive:
+        ran = voxlive("transcribe", tmp_path)
+        assert ran.returncode == 1
+        assert ran.stdout.count("bottle of milk") == 2
+        assert "cut.wav: warning: the WAV was cut off" in ran.stderr
+        assert "none.mp3: the audio is none of" in ran.stderr
+        (tmp_path / "none.mp3").unlink()
+        assert voxlive("transcribe", tmp_path).returncode == 0
