@@ -1,7 +1,7 @@
 """Count what one 80 ms chunk passes from the socket to its words and back: files and buffers.
 
-    python benchmarks/frame_path.py                                     # the default engine
-    python benchmarks/frame_path.py --model tests/models/tiny-voxtral   # and its process
+    python benchmarks/frame_path.py                                     # Whisper tiny.en
+    python benchmarks/frame_path.py --model tests/models/tiny-voxtral   # Voxtral
     ... --write docs/life-of-a-frame.md                     # the page's tables, made anew
 
 A real server is started in which every process records, for each function of the package that

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from support.browser import chromium
 from support.mlx_whisper import write_mlx_whisper
-from support.server import Server, serving
+from support.server import AT_PAUSES, Server, serving
 from support.talk import PORTS
 from support.weights import BASE, TINY_EN, fetch
 
@@ -30,9 +30,10 @@ settings.load_profile("voxlive")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server on Whisper tiny.en for all tests; start special ones with ``serving``.
 
-    Its cache has nothing else: models that were fetched on this machine are none of its own.
+    Its cache has nothing else: models that were fetched on this machine are none of its own. It
+    commits at pauses alone, so that the same speech has the same text however fast it comes.
     """
-    args = ("--max-sessions", "4", "--allow-host", "voxlive.example")
+    args = ("--max-sessions", "4", "--allow-host", "voxlive.example", *AT_PAUSES)
     with serving(*args, cache=tmp_path_factory.mktemp("cache")) as running:
         yield running
 
@@ -40,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     cache = tmp_path_factory.mktemp("cache")
-    with serving(*PORTS, "--max-sessions", "1", cache=cache) as running:
+    with serving(*PORTS, *AT_PAUSES, "--max-sessions", "1", cache=cache) as running:
         yield running
 
 

@@ -125,7 +125,6 @@ def parse(words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", STARTED, ids=str)
 def test_the_server_starts(command: Shown, folder: Path, monkeypatch, voxlive_key: str) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     for name, value in command.environment:
         monkeypatch.setenv(name, value)
     (folder / "keys.toml").write_text(voxlive_key)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from support.clips import clip
 from support.server import Server, serving
+from support.weights import link
 from support.wire import START, dial, listen, s16le, send
 
 SWITCHES = (
@@ -58,11 +59,11 @@ async def use(server: Server) -> None:
     samples = clip("yes").samples
     async with dial(f"{server.ws}/v1/live") as socket:
         await send(socket, START, s16le(samples), {"type": "stop"})
-        assert "yes" in (await listen(socket)).of("done")[0]["text"]
+        assert "Yes" in (await listen(socket)).of("done")[0]["text"]
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         file = {"file": ("yes.wav", clip("yes").path.read_bytes())}
         answer = await http.post("/v1/audio/transcriptions", files=file, data={"model": ""})
-        assert "yes" in answer.json()["text"]
+        assert "Yes" in answer.json()["text"]
 
 
 async def test_a_server_leaves_no_file_and_its_processes_have_no_telemetry(tmp_path):
@@ -73,15 +74,17 @@ async def test_a_server_leaves_no_file_and_its_processes_have_no_telemetry(tmp_p
     }
     for folder in folders.values():
         folder.mkdir(parents=True)
+    link(folders["XDG_CACHE_HOME"])
+    before = set(tmp_path.rglob("*"))
     env = {name: str(folder) for name, folder in folders.items()}
     with serving("--max-sessions", "1", env=env | TELEMETRY_ON) as server:
         await use(server)
         processes = psutil.Process(server.process.pid).children(recursive=True)
-        assert len(processes) >= 3  # the engine's, its worker, and the file's
+        assert len(processes) >= 2  # the engine's and the file's
         for process in processes:
             environ = process.environ()
             assert [environ.get(switch) for switch in SWITCHES] == ["1"] * len(SWITCHES)
-    assert [path for path in tmp_path.rglob("*") if path not in folders.values()] == []
+    assert set(tmp_path.rglob("*")) == before
 
 
 def _tracer() -> str | None:

@@ -53,7 +53,7 @@ def commands(*start: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving("--wyoming-port", "0", "--max-sessions", "2", every_word=True) as running:
+    with serving("--wyoming-port", "0", "--max-sessions", "2") as running:
         yield running
 
 

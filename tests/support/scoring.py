@@ -1,4 +1,6 @@
-"""Errors in words between what was spoken and what was written."""
+"""The words of a text, and errors in them between what was spoken and what was written."""
+
+import re
 
 import jiwer
 
@@ -11,6 +13,11 @@ _PLAIN = jiwer.Compose(
         jiwer.ReduceToListOfListOfWords(),
     ]
 )
+
+
+def spelt(text: str) -> list[str]:
+    """Its words and numbers, whatever their case and punctuation."""
+    return re.findall(r"[a-z0-9']+", text.lower())
 
 
 def word_errors(reference: str, text: str) -> int:

@@ -21,6 +21,9 @@ from support.weights import link
 _READY = re.compile(r"ready at (https?://\S+)")
 _ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")
 
+AT_PAUSES = ("--commit", "pause")
+"""What starts a server that writes the same text for the same speech, however fast it comes."""
+
 
 @dataclass(frozen=True)
 class Server:

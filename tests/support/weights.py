@@ -24,9 +24,9 @@ def fetch(home: Path, *names: str) -> Path:
 
 
 def link(cache: Path) -> None:
-    """Give another cache the models of the one that ``XDG_CACHE_HOME`` names."""
-    models = Path(os.environ["XDG_CACHE_HOME"]) / "voxlive" / "models"
-    (cache / "voxlive").mkdir(parents=True, exist_ok=True)
+    """Give another cache the models of the one that ``XDG_CACHE_HOME`` names, a link for each."""
     place = cache / "voxlive" / "models"
-    if not place.exists():
-        place.symlink_to(models)
+    place.mkdir(parents=True, exist_ok=True)
+    for model in (Path(os.environ["XDG_CACHE_HOME"]) / "voxlive" / "models").iterdir():
+        if not (place / model.name).exists():
+            (place / model.name).symlink_to(model)

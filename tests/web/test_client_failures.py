@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support.clips import clip
 from support.encode import encode
-from support.server import Server, serving
+from support.server import AT_PAUSES, Server, serving
 from support.talk import (
     BEGIN,
     CLOSE,
@@ -47,7 +47,7 @@ JUNK = random.Random(3).randbytes(5000)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(*PORTS) as running:
+    with serving(*PORTS, *AT_PAUSES) as running:
         yield running
 
 

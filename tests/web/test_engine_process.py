@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 from support.clips import clip
-from support.server import Server, serving
+from support.server import AT_PAUSES, Server, serving
 from support.wire import START, dial, listen, live, receive, receive_until, s16le, send
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
@@ -142,7 +142,7 @@ async def test_a_hanging_engine_is_replaced():
 async def test_a_suspended_machine_ends_no_session():
     """Time in which the server did not run itself says nothing of its recognisers."""
     audio = s16le(clip("doctor").samples)
-    with serving("--engine-timeout", "6") as server:
+    with serving("--engine-timeout", "6", *AT_PAUSES) as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
         engine = of(server, "voxlive.engines.remote.child")
         machine = [*engine, psutil.Process(server.process.pid)]

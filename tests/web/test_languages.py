@@ -370,10 +370,10 @@ async def test_live_sessions_take_every_spelling_or_refuse(everything, endpoint)
 async def test_files_take_every_spelling_or_are_refused(everything, endpoint):
     for spelling in ENGLISH:
         answer = await endpoint(everything, spelling)
-        assert "yes" in answer, (spelling, answer)
+        assert "Yes" in answer, (spelling, answer)
     for spelling, hint in (("xx", "such as English"), ("fr", "French")):
         answer = await endpoint(everything, spelling)
-        assert "yes" not in answer
+        assert "Yes" not in answer
         assert hint in answer
 
 

@@ -1,4 +1,4 @@
-"""Whole sessions over real sockets on the built-in engine."""
+"""Whole sessions over real sockets on Whisper tiny.en, which commits at pauses alone."""
 
 import asyncio
 
@@ -6,7 +6,8 @@ import httpx
 import pytest
 from support.clips import clip
 from support.encode import encode
-from support.server import Server, serving
+from support.scoring import word_errors
+from support.server import AT_PAUSES, Server, serving
 from support.wire import (
     START,
     ServerOutput,
@@ -58,7 +59,7 @@ async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_before
 @pytest.mark.timeout(300)
 async def test_a_minute_in_real_time_is_the_same_text_and_words_come_while_it_plays():
     minute = s16le(clip("minute").samples)
-    with serving("--max-sessions", "2", every_word=True) as server:
+    with serving(*AT_PAUSES) as server:
         native, theirs = await asyncio.gather(
             live(server.ws, minute, pace=1.0, chunk=2560),
             asr(server.ws, minute, pace=1.0, chunk=3201),
@@ -67,7 +68,10 @@ async def test_a_minute_in_real_time_is_the_same_text_and_words_come_while_it_pl
 
 
 async def check_minute(server: Server, native: ServerOutput, theirs: ServerOutput) -> None:
-    """Both have words before the end of the minute and the same text, which a file has too."""
+    """Both have words before the end of the minute and the same text, as a file nearly has.
+
+    A file is recognised in other stretches, with more hypotheses: one word in ten may differ.
+    """
     minute = clip("minute")
     text = spoken(native)
     assert some_segments(ServerOutput(native.messages[: native.while_playing]))
@@ -78,7 +82,7 @@ async def check_minute(server: Server, native: ServerOutput, theirs: ServerOutpu
     file = {"file": minute.path.read_bytes()}
     url = f"{server.url}/v1/audio/transcriptions"
     unpaced = await asyncio.to_thread(httpx.post, url, files=file, timeout=120)
-    assert unpaced.json()["text"].split() == text.split()
+    assert word_errors(text, unpaced.json()["text"]) <= 0.1 * len(text.split())
 
 
 async def test_full_and_diff_clients_have_the_same_text(server):
@@ -141,7 +145,7 @@ async def test_formats_rates_and_odd_chunks_have_the_same_text(server):
     wide = spoken(await live(server.ws, (pcm.astype("<i4") << 16).tobytes(), format="s32le"))
     floats = spoken(await live(server.ws, (pcm / 32768).astype("<f4").tobytes(), format="f32le"))
     both = spoken(await live(server.ws, pcm.repeat(2, axis=1).tobytes(), channels=2))
-    assert plain == "yes"
+    assert plain.strip() == "Yes."
     assert plain == odd == wide == floats == both
     phone = clip("phone")
     assert spoken(await live(server.ws, phone.pcm.tobytes(), rate=phone.rate))

@@ -101,7 +101,7 @@ async def test_an_unread_log_blocks_nothing_and_floods_are_counted():
                 assert (await http.get("/health/live")).status_code == 200
             async with dial(f"{server.ws}/v1/live") as socket:
                 await send(socket, START, SPEECH, {"type": "stop"})
-                assert "yes" in (await listen(socket)).of("done")[0]["text"]
+                assert "Yes" in (await listen(socket)).of("done")[0]["text"]
             written = asyncio.create_task(asyncio.to_thread(log.readlines))
             await server.until(in_use=0)
         lines = [json.loads(line) for line in await written]

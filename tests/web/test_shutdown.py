@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.clips import clip
-from support.server import Server, serving
+from support.server import AT_PAUSES, Server, serving
 from support.wire import START, dial, listen, receive, receive_until, s16le, send, text_of_lines
 
 SPEECH = s16le(clip("doctor").samples)[: 32_000 * 4]
@@ -19,7 +19,7 @@ SPEECH = s16le(clip("doctor").samples)[: 32_000 * 4]
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_notifies_drains_and_closes_every_client(number):
-    with serving("--max-sessions", "2") as server:
+    with serving(*AT_PAUSES) as server:
         async with (
             dial(f"{server.ws}/v1/live") as native,
             dial(f"{server.ws}/asr") as theirs,

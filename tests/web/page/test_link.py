@@ -5,6 +5,7 @@ import base64
 import pytest
 from support.browser import browsing, line_to
 from support.clips import clip
+from support.scoring import spelt
 from support.wire import s16le
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -120,7 +121,7 @@ async def test_an_open_utterance_is_heard_again_whole(server):
         assert await told(page, "ended") == [None, 0]
         said = [word for event in await events(page, "words") for word in event["words"]]
         assert len({event["segment"] for event in await events(page, "words")}) == 1
-        text = "".join(word["text"] for word in said).split()
+        text = spelt("".join(word["text"] for word in said))
         assert text[:2] == ["the", "doctor"]
         assert text[-1] == "results"
 

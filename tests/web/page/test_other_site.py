@@ -98,7 +98,7 @@ async def test_an_allowed_site_uses_all_of_it():
     async with another_site() as site:
         with serving("--allow-origin", site, key=KEY) as server:
             seen = await use(site, server)
-    assert "yes" in seen["rest"]
+    assert "Yes" in seen["rest"]
     assert seen["error"] == [401, "invalid_api_key", True]
     assert "doctor" in seen["live"]
     kinds = [line for line in seen["events"].splitlines() if line.startswith("event: ")]
