@@ -12,7 +12,7 @@ from support.browser import chromium
 from support.mlx_whisper import write_mlx_whisper
 from support.server import AT_PAUSES, Server, serving
 from support.talk import PORTS
-from support.weights import BASE, TINY_EN, fetch
+from support.weights import BASE, TINY_EN, fetch, link
 
 # Where this is set, each of the hundred processes of the tests compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -27,21 +27,28 @@ settings.load_profile("voxlive")
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def _cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with Whisper tiny.en alone, whichever the tests of a file have."""
+    cache = tmp_path_factory.mktemp("cache")
+    link(cache, pytestconfig.cache.mkdir("starter"))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def server(_cache: Path) -> Iterator[Server]:
     """One server on Whisper tiny.en for all tests; start special ones with ``serving``.
 
     Its cache has nothing else: models that were fetched on this machine are none of its own. It
     commits at pauses alone, so that the same speech has the same text however fast it comes.
     """
     args = ("--max-sessions", "4", "--allow-host", "voxlive.example", *AT_PAUSES)
-    with serving(*args, cache=tmp_path_factory.mktemp("cache")) as running:
+    with serving(*args, cache=_cache) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def _small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    cache = tmp_path_factory.mktemp("cache")
-    with serving(*PORTS, *AT_PAUSES, "--max-sessions", "1", cache=cache) as running:
+def _small(_cache: Path) -> Iterator[Server]:
+    with serving(*PORTS, *AT_PAUSES, "--max-sessions", "1", cache=_cache) as running:
         yield running
 
 

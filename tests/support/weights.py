@@ -23,10 +23,14 @@ def fetch(home: Path, *names: str) -> Path:
     return home
 
 
-def link(cache: Path) -> None:
-    """Give another cache the models of the one that ``XDG_CACHE_HOME`` names, a link for each."""
+def link(cache: Path, home: Path | None = None) -> None:
+    """Give another cache links to the models of ``home``, else of what ``XDG_CACHE_HOME`` names.
+
+    One that has models already is left as it is.
+    """
     place = cache / "voxlive" / "models"
-    place.mkdir(parents=True, exist_ok=True)
-    for model in (Path(os.environ["XDG_CACHE_HOME"]) / "voxlive" / "models").iterdir():
-        if not (place / model.name).exists():
-            (place / model.name).symlink_to(model)
+    if place.exists():
+        return
+    place.mkdir(parents=True)
+    for model in (Path(home or os.environ["XDG_CACHE_HOME"]) / "voxlive" / "models").iterdir():
+        (place / model.name).symlink_to(model)

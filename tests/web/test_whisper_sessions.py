@@ -1,11 +1,11 @@
 """A real server with a real, small Whisper as its live engine."""
 
-import re
 from itertools import pairwise
 
 import httpx
 import pytest
 from support.clips import clip
+from support.scoring import spelt
 from support.server import serving
 from support.talk import CLOSE, DEEPGRAM, append
 from support.weights import BASE, TINY_EN
@@ -18,10 +18,6 @@ CHUNK = 3200
 def whisper(real_weights):
     with serving("--model", TINY_EN, "--max-sessions", "2") as running:
         yield running
-
-
-def spelt(text: str) -> list[str]:
-    return re.findall(r"[a-z']+", text.lower())
 
 
 async def test_spoken_words_come_once_before_the_pause_and_are_right(whisper):

@@ -73,14 +73,14 @@ async def test_speech_becomes_interim_and_final_results_and_metadata(server, cli
     options = {"interim_results": "true", "vad_events": "true", "utterance_end_ms": 1000}
     async with client.listen.v1.connect(**PCM, **options) as connection:
         collecting = asyncio.create_task(collect(connection))
-        await send_all(connection, audio, pace=2.0)
+        await send_all(connection, audio, pace=1.0)
         await connection.send_close_stream()
         messages = await collecting
         assert connection._websocket.close_code == 1000
     assert text(finals(messages)) == await text_of(server, "market")
     assert {"bread", "milk", "total"} <= set(spelt(text(finals(messages))))
     interims = [r for r in of(ListenV1Results, messages) if not r.is_final]
-    assert any("bread" in transcript(result) for result in interims)
+    assert any("bought" in transcript(result) for result in interims)
     speech_finals = [r for r in finals(messages) if r.speech_final and transcript(r)]
     assert len(speech_finals) == 2
     words = [w for r in finals(messages) for w in r.channel.alternatives[0].words]
@@ -236,18 +236,18 @@ def test_the_synchronous_client(server):
     "works",
 )
 async def test_a_file(server, client):
-    doctor = clip("doctor")
+    noisy = clip("noisy")
     answer = await client.listen.v1.media.transcribe_file(
-        request=doctor.path.read_bytes(), model="nova-3", smart_format=True, utterances=True
+        request=noisy.path.read_bytes(), model="nova-3", smart_format=True, utterances=True
     )
     [channel] = answer.results.channels
     [alternative] = channel.alternatives
-    assert alternative.transcript == await text_of(server, "doctor")
-    assert " ".join(word.word for word in alternative.words) == alternative.transcript.lower()
+    assert alternative.transcript == await text_of(server, "noisy")
+    assert [word.word for word in alternative.words] == spelt(alternative.transcript)
     [utterance] = answer.results.utterances
     assert utterance.transcript == alternative.transcript
     assert utterance.start == alternative.words[0].start
-    assert answer.metadata.duration == pytest.approx(doctor.duration, abs=0.001)
+    assert answer.metadata.duration == pytest.approx(noisy.duration, abs=0.001)
     assert len(answer.metadata.sha256) == 64
 
 
@@ -257,13 +257,13 @@ async def test_a_file(server, client):
     "works, up to 50 MB",
 )
 async def test_a_file_of_raw_samples(server, client):
-    audio = s16le(clip("doctor").samples)
+    audio = s16le(clip("noisy").samples)
     options = {"additional_query_parameters": {"sample_rate": "16000"}}
     answer = await client.listen.v1.media.transcribe_file(
         request=audio, encoding="linear16", request_options=options
     )
     [alternative] = answer.results.channels[0].alternatives
-    assert alternative.transcript == await text_of(server, "doctor")
+    assert alternative.transcript == await text_of(server, "noisy")
 
 
 @pytest.mark.conforms(

@@ -9,6 +9,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from support.clips import clip
 from support.encode import encode
+from support.scoring import spelt
 from support.server import serving
 from support.weights import TINY_EN_ID
 
@@ -48,8 +49,11 @@ def subtitle_words(subtitles):
 
 
 def test_every_format(client, text):
-    short = transcribed(client, response_format="json", temperature=0, prompt="a doctor speaks")
+    short = transcribed(client, response_format="json", temperature=0)
     assert short.text == text
+    prompted = transcribed(client, prompt="a doctor speaks").text
+    assert prompted != text
+    assert {"doctor", "afternoon", "results"} <= set(spelt(prompted))
     assert (short.usage.type, short.usage.seconds) == ("duration", 5)
     assert transcribed(client, response_format="text") == f"{text}\n"
     srt = transcribed(client, response_format="srt")
@@ -78,7 +82,7 @@ def test_a_stream_has_the_text_as_it_is_recognised(client):
     *deltas, done = events
     assert done.type == "transcript.text.done"
     assert {event.type for event in deltas} == {"transcript.text.delta"}
-    assert len(deltas) > 5
+    assert len(deltas) > 1
     assert "".join(event.delta for event in deltas) == done.text
     assert done.text.strip() == transcribed(client, "minute").text
 
@@ -99,7 +103,7 @@ def test_translation_needs_a_model_that_translates(client):
 
 
 def test_chat_with_audio(client, text):
-    wav = base64.b64encode(encode(clip("doctor").samples, "wav", "pcm_s16le")).decode()
+    wav = base64.b64encode(encode(clip("doctor").samples, "wav", "pcm_s16le", 16_000)).decode()
     audio = {"type": "input_audio", "input_audio": {"data": wav, "format": "wav"}}
     question = {"type": "text", "text": "What is said here?"}
     request = {
