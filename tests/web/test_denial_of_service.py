@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 from support.clips import clip
-from support.server import Server, serving
+from support.server import AT_PAUSES, Server, serving
 from support.wire import START, ServerOutput, live, receive, s16le, send
 from websockets.asyncio.client import connect
 
@@ -27,7 +27,7 @@ MB = 1_000_000
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving("--max-sessions", "2") as running:
+    with serving(*AT_PAUSES) as running:
         yield running
 
 
