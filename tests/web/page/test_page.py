@@ -38,12 +38,7 @@ CONTRAST = """(element) => {
 
 
 @pytest.mark.browser
-async def test_says_what_is_running(real_weights):
-    with serving("--model", "whisper-tiny.en") as server:
-        await says_what_is_running(server)
-
-
-async def says_what_is_running(server):
+async def test_says_what_is_running(server):
     health = server.health()
     async with browsing(server.url) as watched:
         page = watched.page
@@ -65,20 +60,19 @@ async def says_what_is_running(server):
 
 
 @pytest.mark.browser
-async def test_another_language_is_answered_with_the_model_that_knows_it(real_weights, tmp_path):
-    with serving("--model", "whisper-tiny.en") as server:
-        async with browsing(server.url) as watched:
-            page = watched.page
-            await page.wait_for_selector('#engine[data-health="ok"]')
-            await page.click("#open-settings")
-            await page.select_option("#language", "en")
-            assert not await page.is_visible("#language-advice")
-            await page.select_option("#language", "de")
-            advice = await page.inner_text("#language-advice")
-            assert advice.startswith("English only")
-            assert "voxlive serve --model whisper-base" in advice
-            assert not await page.is_visible("#translate")
-            await page.screenshot(path=tmp_path / "advice.png")
+async def test_another_language_is_answered_with_the_model_that_knows_it(server, tmp_path):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        await page.click("#open-settings")
+        await page.select_option("#language", "en")
+        assert not await page.is_visible("#language-advice")
+        await page.select_option("#language", "de")
+        advice = await page.inner_text("#language-advice")
+        assert advice.startswith("English only")
+        assert "voxlive serve --model whisper-base" in advice
+        assert not await page.is_visible("#translate")
+        await page.screenshot(path=tmp_path / "advice.png")
 
 
 @pytest.mark.browser
