@@ -30,8 +30,8 @@ from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import make_pass
 from voxlive.engines.utterances.loading import measure
 from voxlive.engines.utterances.utterance import DuePass, PassPlan, UtteranceStream
+from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions, Recogniser, Recognition
-from voxlive.recognisers.registry import load_recogniser
 from voxlive.streaming.ingest.media import read_file
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.vad.gate import Action, Feed, Gate, GateOptions, Paused

@@ -22,8 +22,8 @@ from speech import errors, plain, versions
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.utterances.engine import AGAIN, LAST
 from voxlive.engines.utterances.utterance import is_doubtful
+from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions, Recogniser
-from voxlive.recognisers.registry import load_recogniser
 from voxlive.recognisers.vocabulary import TermMatcher
 from voxlive.streaming.ingest.media import read_file
 from voxlive.values import SAMPLE_RATE, Samples, Word

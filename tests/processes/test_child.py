@@ -4,9 +4,8 @@ import logging
 import socket
 import threading
 
-from voxlive.processes.child import ForwardLogs
 from voxlive.processes.logs import ForwardedRecord
-from voxlive.processes.process import BatchedSender, read_messages
+from voxlive.processes.process import BatchedSender, ForwardLogs, read_messages
 
 
 def test_what_is_logged_there_is_logged_here(caplog):

@@ -22,9 +22,9 @@ from support.weights import BASE, TINY_EN
 from voxlive.checkpoints.local_model import read_model
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
+from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions, PassOptions, Recognition
 from voxlive.recognisers.faster_whisper import CUBLAS_EXTRA, FasterWhisper, open_cublas
-from voxlive.recognisers.registry import load_recogniser
 from voxlive.recognisers.windows import split_tokens
 from voxlive.values import SAMPLE_RATE
 

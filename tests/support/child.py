@@ -7,8 +7,7 @@ import os
 import subprocess
 import time
 
-from voxlive.processes.child import exiting_with_parent, run_child
-from voxlive.processes.process import read_messages
+from voxlive.processes.process import exiting_with_parent, read_messages, run_child
 
 
 def serve(end, sender):

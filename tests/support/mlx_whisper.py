@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from voxlive.checkpoints.ctranslate2 import WEIGHTS, read_bin_header
+from voxlive.checkpoints.headers import WEIGHTS, read_bin_header
 
 _TYPES = {"F16": np.float16, "I8": np.int8, "I16": np.int16}
 _TIMES = 1501

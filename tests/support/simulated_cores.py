@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
 from voxlive.engines.contract import Message
-from voxlive.engines.utterances.scheduler import PassScheduler, ScheduledStream
+from voxlive.engines.utterances.engine import PassScheduler, ScheduledStream
 from voxlive.engines.utterances.utterance import DuePass, UtteranceStream
 from voxlive.recognisers.contract import Recognition
 from voxlive.values import SAMPLE_RATE, Samples

@@ -8,9 +8,9 @@ from pathlib import Path
 from training.golden.layouts import source_tensors, write_checkpoint, write_safetensors
 from training.golden.weights import TINY, random_weights
 from voxlive.checkpoints.config import Section
+from voxlive.checkpoints.headers import read_header
 from voxlive.checkpoints.layouts import recognise_layout
 from voxlive.checkpoints.plan import make_plan, read_quantisation
-from voxlive.checkpoints.safetensors import read_header
 
 NUM_SPECIAL = 64
 NAMED = {0: "<unk>", 1: "<s>", 2: "</s>", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"}

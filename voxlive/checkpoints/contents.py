@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from voxlive.checkpoints.config import Section, read_json
-from voxlive.checkpoints.ctranslate2 import WEIGHTS, read_bin_header
-from voxlive.checkpoints.safetensors import StoredTensor, read_header
+from voxlive.checkpoints.headers import WEIGHTS, StoredTensor, read_bin_header, read_header
 from voxlive.errors import CheckpointError, DamagedFile, WeightsMismatch
 
 CONFIG, PARAMS = "config.json", "params.json"

@@ -18,10 +18,10 @@ from voxlive.checkpoints.contents import (
     Contents,
     weight_files,
 )
-from voxlive.checkpoints.ctranslate2 import WEIGHTS
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import Evidence, read_evidence
 from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.checkpoints.headers import WEIGHTS
 from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 
 TEKKEN = "tekken.json"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from voxlive.checkpoints.config import DecoderConfig, Section, VoxtralConfig
+from voxlive.checkpoints.headers import StoredTensor, same_bytes
 from voxlive.checkpoints.layouts import Layout
-from voxlive.checkpoints.safetensors import StoredTensor, same_bytes
 from voxlive.errors import UnsupportedConfig, WeightsMismatch, listed
 
 FLOATS = ("F32", "BF16", "F16")

@@ -12,7 +12,7 @@ from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import EngineOptions
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.errors import EngineError
-from voxlive.recognisers.registry import library_of
+from voxlive.recognisers import library_of
 
 if TYPE_CHECKING:
     from voxlive.engines.contract import Engine

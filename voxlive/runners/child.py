@@ -14,13 +14,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.processes.child import run_child
-from voxlive.processes.process import BatchedSender, read_messages
-from voxlive.runners.contract import JobProgress
-from voxlive.runners.registry import BACKENDS, loader
-from voxlive.runners.wire import (
+from voxlive.processes.process import BatchedSender, read_messages, run_child
+from voxlive.runners.contract import (
     CancelJob,
     JobEnded,
+    JobProgress,
     JobUpdate,
     LoadModel,
     RunnerCrashed,
@@ -28,6 +26,7 @@ from voxlive.runners.wire import (
     RunnerReply,
     StartJob,
 )
+from voxlive.runners.registry import BACKENDS, loader
 
 if TYPE_CHECKING:
     from socket import socket

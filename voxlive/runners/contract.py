@@ -2,6 +2,7 @@
 
 A runner serves one loaded model in a process of its own. Everything here crosses that process's
 boundary, so all of it is frozen and can be pickled; nothing here imports a model's code.
+The messages between such a process and its host stand at the end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from voxlive.checkpoints.local_model import LocalModel
+from voxlive.errors import VoxliveError
 from voxlive.recognisers.contract import Task
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.values import CodedWarning, Segment
@@ -131,3 +133,61 @@ class Runner(Protocol):
 
 
 Load = Callable[[RunnerSpec], Runner]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModel:
+    """The first command: load this model."""
+
+    spec: RunnerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    """Begin a job; every reply about it carries ``ident``."""
+
+    ident: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    """Cancel a job; its ``JobEnded`` comes all the same."""
+
+    ident: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerReady:
+    """The model is loaded, takes ``slots`` jobs at a time, and ``stretch_s`` of audio at once."""
+
+    slots: int
+    stretch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobUpdate:
+    """Progress or text of a running job."""
+
+    ident: int
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job's end, or that of loading where ``ident`` is None, which can only be a refusal."""
+
+    ident: int | None
+    outcome: Transcript | VoxliveError
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerCrashed:
+    """The last message of a process: what was raised in this job, or on loading."""
+
+    ident: int | None
+    reason: str
+
+
+RunnerCommand = LoadModel | StartJob | CancelJob
+RunnerReply = RunnerReady | JobUpdate | JobEnded | RunnerCrashed

@@ -15,18 +15,22 @@ from pathlib import Path
 from voxlive.errors import RequestRefused, VoxliveError, mib
 from voxlive.processes.process import EXIT_TIMEOUT_S, ChildProcess, exit_status
 from voxlive.processes.supervisor import Deadline, Work
-from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript, Update
-from voxlive.runners.scratch import SCRATCH
-from voxlive.runners.wire import (
+from voxlive.runners.contract import (
     CancelJob,
+    Job,
     JobEnded,
+    JobProgress,
     JobUpdate,
     LoadModel,
     RunnerCommand,
     RunnerCrashed,
     RunnerReady,
+    RunnerSpec,
     StartJob,
+    Transcript,
+    Update,
 )
+from voxlive.runners.scratch import SCRATCH
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from voxlive.errors import RequestRefused
 from voxlive.processes.process import cores
+from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import WARMING, LoadingOptions, PassOptions
-from voxlive.recognisers.registry import load_recogniser
 from voxlive.runners.assembly import Recognised, stretches, transcribe
 from voxlive.runners.cutting import CutOptions
 from voxlive.vad.detector import Silero

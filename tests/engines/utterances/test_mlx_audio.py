@@ -16,8 +16,8 @@ from voxlive.engines.registry import load_engine
 from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import UtteranceEngine
 from voxlive.errors import EngineError, UnsupportedOption
+from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions
-from voxlive.recognisers.registry import load_recogniser
 from voxlive.values import SAMPLE_RATE
 
 

@@ -10,8 +10,8 @@ from support.simulated_cores import SimulatedCores, SimulatedStream, chunks
 
 from voxlive.engines.contract import Committed, Reached
 from voxlive.engines.utterances.commitment import CommitRule
+from voxlive.engines.utterances.engine import LONGEST_S, SHORTEST_S, PassScheduler
 from voxlive.engines.utterances.loading import PassCost
-from voxlive.engines.utterances.scheduler import LONGEST_S, SHORTEST_S, PassScheduler
 from voxlive.engines.utterances.utterance import PassPlan, UtteranceStream
 from voxlive.values import SAMPLE_RATE
 

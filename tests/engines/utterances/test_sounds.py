@@ -17,8 +17,8 @@ from voxlive.engines.contract import Committed, Progressed
 from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import LAST, make_pass
 from voxlive.engines.utterances.utterance import PassPlan, UtteranceStream, within_sound
+from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions
-from voxlive.recognisers.registry import load_recogniser
 from voxlive.values import SAMPLE_RATE
 
 _DRAFT_S = 0.12

@@ -13,7 +13,7 @@ import numpy as np
 
 from voxlive.engines.contract import Failed
 from voxlive.engines.registry import load_engine
-from voxlive.engines.remote.wire import (
+from voxlive.engines.remote import (
     CheckEngine,
     CheckResult,
     CloseStream,
@@ -28,8 +28,13 @@ from voxlive.engines.remote.wire import (
     StreamMessage,
 )
 from voxlive.errors import CheckpointError, EngineError
-from voxlive.processes.child import exiting_with_parent, run_child
-from voxlive.processes.process import BatchedSender, read_messages, tune_interpreter
+from voxlive.processes.process import (
+    BatchedSender,
+    exiting_with_parent,
+    read_messages,
+    run_child,
+    tune_interpreter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voxlive.engines.contract import DurationHistogram, Failed, HistogramSnapshot
-from voxlive.engines.remote.wire import (
+from voxlive.engines.remote import (
     CheckEngine,
     CheckResult,
     CloseStream,

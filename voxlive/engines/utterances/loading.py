@@ -19,8 +19,8 @@ from voxlive.engines.utterances.commitment import DEFAULT_RULE, RULES
 from voxlive.engines.utterances.engine import DRAFT, LAST, UtteranceEngine
 from voxlive.errors import EngineError, RequestRefused, UnsupportedOption
 from voxlive.processes.process import cores
+from voxlive.recognisers import library_of, load_recogniser
 from voxlive.recognisers.contract import LoadingOptions
-from voxlive.recognisers.registry import library_of, load_recogniser
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
