@@ -1,6 +1,7 @@
 """A server whose engine dies or hangs: another one takes its place, and its sessions go on."""
 
 import asyncio
+import random
 import signal
 from pathlib import Path
 
@@ -162,3 +163,36 @@ async def test_a_suspended_machine_ends_no_session():
         assert heard.errors == []
         assert heard.of("done")[0]["text"] == whole
         assert of(server, "voxlive.engines.remote.child") == engine
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("model", [("--model", str(TINY), "--device", "cpu"), AT_PAUSES])
+async def test_twenty_blows_to_the_engine_in_the_middle_of_a_minute(model, blow):
+    """In mid-word: words, times and segments are those of a session that nothing happened to."""
+    audio = s16le(clip("minute").samples)
+    with serving(*model, "--engine-timeout", "5") as server:
+        undisturbed = await live(server.ws, audio)
+        whole = words_and_segments(undisturbed.messages)
+        for seed in range(20):
+            chance = random.Random(seed)
+            async with dial(server.ws + "/v1/live") as socket:
+                await send(socket, START)
+                speaking = asyncio.create_task(send(socket, audio, {"type": "stop"}))
+                messages = []
+                for _ in range(chance.randint(1, 5)):
+                    messages += await receive_until(socket, "words")
+                await asyncio.sleep(chance.random() / 2)
+                engine_of(server).send_signal(blow)
+                await speaking
+                messages += (await listen(socket)).messages
+            assert [m for m in messages if m["type"] == "error"] == []
+            assert words_and_segments(messages) == whole
+        assert server.logged().count("it is started again") > 10
+
+
+def words_and_segments(messages: list[dict]) -> list[object]:
+    words = [word for m in messages if m["type"] == "words" for word in m["words"]]
+    segments = [(m["start"], m["end"], m["text"]) for m in messages if m["type"] == "segment"]
+    return [words, segments, messages[-1]["text"], messages[-1]["duration"]]

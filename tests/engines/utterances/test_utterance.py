@@ -29,7 +29,7 @@ from voxlive.engines.utterances.utterance import (
     without_loops,
 )
 from voxlive.recognisers.contract import PassOptions, Recognition
-from voxlive.values import SAMPLE_RATE, Segment, Word
+from voxlive.values import SAMPLE_RATE, Segment, Word, samples
 
 DRAFT, LAST = PassOptions(margin_s=1.0), PassOptions()
 NOW = CommitRule(2, 0)
@@ -197,6 +197,18 @@ def test_a_phrase_is_said_once_however_often_a_model_repeats_it():
     assert once("no no no no") == "no no no no"
     assert once("ha " * 30) == "ha"
     assert once("") == ""
+
+
+def test_a_phrase_that_comes_again_in_no_time_is_the_model_s_own():
+    def spoken(last_at: float) -> str:
+        at = [0, 0.7, 1.3, 1.4, last_at, last_at + 0.1]
+        words = [
+            Word(f" {t}", samples(s), samples(s + 0.1)) for t, s in zip("abcabc", at, strict=True)
+        ]
+        return "".join(word.text for word in without_loops(words))
+
+    assert spoken(1.4) == " a b c"
+    assert spoken(2.4) == " a b c a b c"
 
 
 def wrong_end(words, _number, how):

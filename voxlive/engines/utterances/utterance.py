@@ -386,7 +386,8 @@ def _spoken(words: Sequence[Word]) -> list[Word]:
 def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:
     """The words, with a phrase that comes more than ``most`` times in a row only once.
 
-    A single word may come twice as often: people do count and laugh.
+    A single word may come twice as often: people do count and laugh. A phrase of several words that
+    comes again in less than a third of its time is the model's alone.
     """
     kept: list[Word] = list(words)
     texts = [spelling(word.text) for word in kept]
@@ -396,9 +397,17 @@ def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:
             times = 1
             while texts[at + times * size : at + (times + 1) * size] == texts[at : at + size]:
                 times += 1
-            if times > (2 * most if size == 1 else most):
+            hurried = size > 1 and times > 1 and _is_hurried(kept[at : at + 2 * size])
+            if hurried or times > (2 * most if size == 1 else most):
                 del kept[at + size : at + times * size]
                 del texts[at + size : at + times * size]
                 break
         at += 1
     return kept
+
+
+def _is_hurried(twice: Sequence[Word]) -> bool:
+    """Whether the second half, which repeats the first, takes less than a third of its time."""
+    size = len(twice) // 2
+    first, again = twice[:size], twice[size:]
+    return 3 * (again[-1].end - again[0].start) < first[-1].end - first[0].start
