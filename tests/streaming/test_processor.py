@@ -89,13 +89,13 @@ def test_the_draft_is_in_the_buffer_until_its_words_are_committed(processor):
     assert processor.get_buffer() == Token(None, None, "")
     processor.insert_audio_chunk(audio, len(audio) / 16_000)
     assert len(processor.audio_buffer) == len(audio)
-    drafts = set()
+    draft = ""
     tokens: list[Token] = []
-    while len(processor.audio_buffer) > 3200:
+    while len({*draft.split()} & {*MESSAGE.split()}) <= 5:
         tokens += processor.process_iter()[0]
-        drafts.add(text_of(tokens) + processor.get_buffer().text)
-    assert any(len({*draft.split()} & {*MESSAGE.split()}) > 5 for draft in drafts)
+        draft = text_of(tokens) + processor.get_buffer().text
     tokens += processor.process_iter(is_last=True)[0]
+    assert len(processor.audio_buffer) == 0
     assert text_of(tokens) == MESSAGE
     assert processor.get_buffer().text == ""
     assert processor.asr.sep.join(t.text for t in tokens) == MESSAGE
@@ -183,7 +183,8 @@ def test_waiting_for_an_engine_without_messages_times_out(apart, paused):
 
 @pytest.fixture(scope="module")
 def loop_engine() -> Iterator[UtteranceEngine]:
-    loop_engine = load_engine("whisper-tiny.en", EngineOptions(max_sessions=2))
+    """It commits words at pauses: until then they are all in the draft."""
+    loop_engine = load_engine("whisper-tiny.en", EngineOptions(max_sessions=2, commit="pause"))
     yield loop_engine
     loop_engine.shutdown()
 
@@ -224,16 +225,20 @@ class Driven:
 
 
 async def drive(
-    theirs: ModuleType, loop_engine: UtteranceEngine, spoken: Clip, between=None
+    theirs: ModuleType,
+    loop_engine: UtteranceEngine,
+    spoken: Clip,
+    between=None,
+    after_s: float = 2.5,
 ) -> list:
-    """All updates of one session; ``between`` is done after 2.5 s of the clip."""
+    """All updates of one session; ``between`` is done ``after_s`` of the clip."""
     driven = Driven(theirs, loop_engine)
     collecting = asyncio.create_task(driven.collect())
-    audio = s16le(spoken.samples)
-    await driven.send(audio[:80_000])
+    audio, first = s16le(spoken.samples), int(after_s * 32_000)
+    await driven.send(audio[:first])
     if between:
         await between(driven)
-    await driven.send(audio[80_000:])
+    await driven.send(audio[first:])
     await driven.session.process_audio(b"")
     try:
         await collecting
@@ -269,7 +274,8 @@ async def test_drafts_are_in_whisperlivekits_buffer(theirs, loop_engine):
         await driven.until_drafted("doctor")
         assert not words(driven.updates)
 
-    updates = await drive(theirs, loop_engine, clip("doctor"), drafted)
+    # The newest audio is drafted only once there is more of it, later on a busy machine.
+    updates = await drive(theirs, loop_engine, clip("doctor"), drafted, after_s=4.0)
     assert {"doctor", "results."} <= set(words(updates))
     assert not updates[-1].buffer_transcription
 
