@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from starlette.websockets import WebSocket
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
+from support.simulated import simulate
 
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.web import resume
+from voxlive.web.access.access import Access
+from voxlive.web.access.keys import Limits
+from voxlive.web.access.middleware import Authenticator
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.protocols.live import LiveProtocol
@@ -377,6 +381,46 @@ async def test_a_session_waits_so_long_for_its_client_and_as_many_as_may(monkeyp
     await asyncio.sleep(0.4)
     assert serving.resumables.suspended == engine.in_use == 0
     await service.aclose()
+
+
+async def test_a_key_with_many_waiting_sessions_gives_way_first():
+    engine = ClockEngine()
+    engine.info = engine.info.__class__("clock", "none", "cpu", 4, ("en",))
+    serving = LiveEndpoints(
+        LiveModels(Service(engine, VoiceDetector(LoudnessModel()))), max_suspended=3
+    )
+    tokens = {}
+    for owner, number in (("one", 1), ("many", 1), ("many", 2), ("many", 3)):
+        line, ready = await opened(serving)
+        serving.resumables._sessions[ready["resume"]].owner = owner
+        await line.break_off()
+        tokens[owner, number] = ready["resume"]
+    await asyncio.sleep(0.02)
+    assert set(serving.resumables._sessions) == set(tokens.values()) - {tokens["many", 1]}
+    await serving.wait_closed(1)
+
+
+def test_a_session_s_time_counts_over_all_its_connections():
+    """The limit is a minute; the first connection lasts 40 s of it."""
+
+    async def talk() -> float:
+        service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+        limited = Authenticator(Access((), Limits(session_minutes=1)))
+        serving = LiveEndpoints(LiveModels(service), limited)
+        line, ready = await opened(serving)
+        await asyncio.sleep(40)
+        await line.break_off()
+        again = Line(serving)
+        again.send({"type": "resume", "token": ready["resume"], "have": ready["seq"]})
+        messages = await again.until("done")
+        assert [m["code"] for m in messages if m["type"] == "error"] == ["session_expired"]
+        ended = asyncio.get_running_loop().time()
+        await again.end()
+        await service.aclose()
+        await serving.wait_closed(1)
+        return ended
+
+    assert 60 <= simulate(talk()) < 63
 
 
 async def test_a_server_may_have_none():

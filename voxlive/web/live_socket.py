@@ -73,6 +73,15 @@ class SessionDeadline:
         self._limits = limits
         self._began_at = self._audio_at = now
 
+    @property
+    def began_at(self) -> float:
+        """When the session began that it is for."""
+        return self._began_at
+
+    def resume(self, began_at: float) -> None:
+        """The session is one that began before this connection."""
+        self._began_at = began_at
+
     def on_audio(self, now: float) -> None:
         """Audio was received, or some that was received is still waiting."""
         self._audio_at = now
@@ -271,7 +280,8 @@ class LiveSocket:
                 self._deadline.on_audio(now)
             wait_s, end = self._deadline.remaining(now)
             if wait_s > 0:
-                await asyncio.sleep(wait_s)
+                # A session that is resumed has less time left than its new connection.
+                await asyncio.sleep(wait_s if self._sessions else min(wait_s, 1.0))
             else:
                 self._ending = True
                 await self._end_sessions(end.code, end.message)
@@ -350,7 +360,11 @@ class LiveSocket:
         else:
             if resumable:
                 self._resumable = self._resumables.add(
-                    self._state, self._owner, options.audio.sample_bytes, self._let_go
+                    self._state,
+                    self._owner,
+                    options.audio.sample_bytes,
+                    self._deadline.began_at,
+                    self._let_go,
                 )
                 self._protocol.on_resumable(self._resumable.token)
             self._state.outbox.add_notice(self._track_session(options, source))
@@ -365,6 +379,7 @@ class LiveSocket:
             self._resumable = None
             self._resumables.suspend(found, self._let_go)
             raise
+        self._deadline.resume(found.began_at)
         self._state = found.state
         self._writer.protocol = found.state.protocol
         if found.session:

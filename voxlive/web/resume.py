@@ -4,14 +4,16 @@
 ``ConnectionState`` passes from one socket to the next. Events of a suspended session go into its
 protocol's journal, which the client gets when it resumes.
 
-Bounds: ``idle_s`` without a client, then the session ends; ``most`` suspended at a time, of which
-the one that was suspended first ends. After ``_RELEASE_S`` a suspended session gives its slot back.
+Bounds: ``idle_s`` without a client, then the session ends; ``most`` suspended at a time, beyond
+which the one that was suspended first ends, of the key that has most of them. After ``_RELEASE_S``
+a suspended session gives its slot back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -29,14 +31,16 @@ _TOKEN_BYTES = 24
 class ResumableSession:
     """One session, the audio that it has had, and the connection that it has now.
 
-    ``sample_bytes`` are those of one sample of all channels; ``samples`` counts what was received,
-    in the client's own rate. ``detach`` makes the present connection let go of the session.
+    ``sample_bytes`` are those of one sample of all channels, ``began_at`` is on the loop's clock,
+    for the limit of a session's time. ``samples`` counts what was received, in the client's own
+    rate. ``detach`` makes the present connection let go of the session.
     """
 
     token: str
     owner: str
     state: ConnectionState
     sample_bytes: int
+    began_at: float
     detach: Callable[[], Awaitable[None]] | None = None
     samples: int = 0
     rest: bytes = b""
@@ -90,11 +94,12 @@ class ResumableSessions:
         state: ConnectionState,
         owner: str,
         sample_bytes: int,
+        began_at: float,
         detach: Callable[[], Awaitable[None]],
     ) -> ResumableSession:
         """Keep a new session, with its connection's ``detach``."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        session = ResumableSession(token, owner, state, sample_bytes, detach)
+        session = ResumableSession(token, owner, state, sample_bytes, began_at, detach)
         self._sessions[token] = session
         return session
 
@@ -128,7 +133,8 @@ class ResumableSessions:
             session.session.suspend()
         waiting = [one for one in self._sessions.values() if one.reader]
         if len(waiting) > self._most:
-            self._end(min(waiting, key=lambda one: one.suspended_at))
+            owners = Counter(one.owner for one in waiting)
+            self._end(min(waiting, key=lambda one: (-owners[one.owner], one.suspended_at)))
 
     def remove(self, session: ResumableSession) -> None:
         """The session can be resumed no more; its connection closes it."""
