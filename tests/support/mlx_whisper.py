@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from voxlive.checkpoints.headers import WEIGHTS, read_bin_header
+from voxlive.checkpoints.headers import MODEL_BIN, read_bin_header
 
 _TYPES = {"F16": np.float16, "I8": np.int8, "I16": np.int16}
 _TIMES = 1501
@@ -33,7 +33,7 @@ _OF_LINEAR = {
 def write_mlx_whisper(folder: Path, source: Path) -> Path:
     """The model of ``source``, a folder in CTranslate2's layout, in mlx-audio's layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = _read(source / WEIGHTS)
+    tensors = _read(source / MODEL_BIN)
     weights: dict[str, np.ndarray] = {}
     for name, value in tensors.items():
         weights |= _renamed(name, value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from voxlive.checkpoints.config import Section, read_json
-from voxlive.checkpoints.headers import WEIGHTS, StoredTensor, read_bin_header, read_header
+from voxlive.checkpoints.headers import MODEL_BIN, StoredTensor, read_bin_header, read_header
 from voxlive.errors import CheckpointError, DamagedFile, WeightsMismatch
 
 CONFIG, PARAMS = "config.json", "params.json"
@@ -105,7 +105,7 @@ def weight_files(files: frozenset[str]) -> list[str]:
         return mistral
     others = [name for name in found if name not in mistral]
     archives = [name for name in top if name.endswith(".npz")]
-    return others or mistral or archives or [name for name in top if name == WEIGHTS]
+    return others or mistral or archives or [name for name in top if name == MODEL_BIN]
 
 
 def display_name(folder: Path) -> str:
@@ -126,12 +126,12 @@ def _document(path: Path) -> Document | CheckpointError:
 
 
 def _has_header(name: str) -> bool:
-    return name == WEIGHTS or name.endswith(".safetensors")
+    return name == MODEL_BIN or name.endswith(".safetensors")
 
 
 def _header(path: Path) -> Header | CheckpointError:
     try:
-        return read_bin_header(path) if path.name == WEIGHTS else read_header(path)
+        return read_bin_header(path) if path.name == MODEL_BIN else read_header(path)
     except CheckpointError as error:
         return error
 

@@ -21,13 +21,13 @@ from voxlive.checkpoints.contents import (
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.evidence import Evidence, read_evidence
 from voxlive.checkpoints.families.family import ModelFamily
-from voxlive.checkpoints.headers import WEIGHTS
+from voxlive.checkpoints.headers import MODEL_BIN
 from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 
 TEKKEN = "tekken.json"
 _CONSOLIDATED = "consolidated"
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
-_WEIGHTS = (".safetensors", ".npz", WEIGHTS)
+_WEIGHTS = (".safetensors", ".npz", MODEL_BIN)
 _TORCH = (".bin", ".pt", ".pth", ".nemo", ".onnx", ".gguf", ".ckpt", ".h5", ".msgpack")
 _AGAIN = "fetch it again with `voxlive models pull`, or complete the folder"
 # What tokenizers, feature extractors and the models' own hooks read.
@@ -111,7 +111,7 @@ def _weights(names: Collection[str], mistral: bool) -> list[str]:
     consolidated = [name for name in tensors if _is_mistral(name)]
     others = [name for name in tensors if name not in consolidated]
     first, second = (consolidated, others) if mistral else (others, consolidated)
-    return first or second or top or [name for name in names if name == WEIGHTS]
+    return first or second or top or [name for name in names if name == MODEL_BIN]
 
 
 def _is_small(name: str) -> bool:

@@ -102,7 +102,7 @@ def _cut(path: Path, size: int) -> DamagedFile:
     )
 
 
-WEIGHTS = "model.bin"
+MODEL_BIN = "model.bin"
 VOCABULARIES = ("vocabulary.json", "vocabulary.txt")
 _VERSIONS = range(4, 7)
 _MOST_TENSORS = 100_000

@@ -32,7 +32,8 @@ from voxlive.engines.contract import (
     Reached,
 )
 from voxlive.errors import EngineError
-from voxlive.values import SAMPLE_RATE, seconds
+from voxlive.streaming.queues import Wakeup
+from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,6 +89,11 @@ class FedAudio(NamedTuple):
     audio: Samples
     at: int
 
+    @property
+    def end(self) -> int:
+        """The sample after the last."""
+        return self.at + len(self.audio)
+
 
 class Mark(NamedTuple):
     """For ``Stream.flush`` or, without ``flush``, ``Stream.end_utterance``."""
@@ -113,17 +119,16 @@ class StreamJournal:
         """The number of the next entry."""
         return self.first + len(self._entries)
 
-    @property
-    def numbers(self) -> range:
-        """Of all that is kept."""
-        return range(self.first, self.end)
-
     def __getitem__(self, number: int) -> FedAudio | Mark:
         return self._entries[number - self.first]
 
     def audio(self) -> Iterator[FedAudio]:
         """The audio that is kept."""
         return (entry for entry in self._entries if isinstance(entry, FedAudio))
+
+    def marks(self) -> Iterator[int]:
+        """The marks that were not reached."""
+        return (entry.marker for entry in self._entries if isinstance(entry, Mark))
 
     def add(self, entry: FedAudio | Mark) -> None:
         """Keep an entry. Beyond the bound the oldest audio is dropped, but never a mark."""
@@ -137,11 +142,8 @@ class StreamJournal:
 
     def reached(self, marker: int) -> None:
         """All words from before this mark are out: drop what stands before it, and the mark."""
-        marks = (entry for entry in self._entries if isinstance(entry, Mark))
-        if any(mark.marker == marker for mark in marks):
-            while (dropped := self._drop_first()) and not (
-                isinstance(dropped, Mark) and dropped.marker == marker
-            ):
+        if marker in self.marks():
+            while self._drop_first() != marker:
                 pass
 
     def _empty_oldest(self) -> None:
@@ -149,14 +151,17 @@ class StreamJournal:
         for index, entry in enumerate(self._entries):
             if isinstance(entry, FedAudio) and len(entry.audio):
                 self._samples -= len(entry.audio)
-                self._entries[index] = FedAudio(entry.audio[:0], entry.at + len(entry.audio))
+                self._entries[index] = FedAudio(entry.audio[:0], entry.end)
                 return
 
-    def _drop_first(self) -> FedAudio | Mark:
+    def _drop_first(self) -> int | None:
+        """Drop an entry; returns the marker of a mark."""
         self.first += 1
         dropped = self._entries.popleft()
-        self._samples -= len(dropped.audio) if isinstance(dropped, FedAudio) else 0
-        return dropped
+        if isinstance(dropped, Mark):
+            return dropped.marker
+        self._samples -= len(dropped.audio)
+        return None
 
 
 class RecoverableStream:
@@ -164,26 +169,28 @@ class RecoverableStream:
 
     ``open_stream`` takes a sink and the language that was found before, if one was; what it raises
     at first, making this raises. ``on_message`` is called on the loop with an engine's messages,
-    ``on_recovered`` with what is recognised again, when another stream has been opened.
+    ``on_recovered`` when another stream has been opened, with the first sample that is recognised
+    again; None: there is none. ``backlog`` is what was fed and has not been processed.
     """
 
     def __init__(
         self,
         open_stream: Callable[[Sink, str | None], Stream],
         on_message: Callable[[Message], None],
-        on_recovered: Callable[[list[tuple[int, int]]], None],
+        on_recovered: Callable[[int | None], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._open_stream = open_stream
         self._on_message = on_message
         self._on_recovered = on_recovered
+        self.backlog = Backlog()
         self._journal = StreamJournal()
         self._given = 0  # entries of the journal that the stream has, by number
-        self._in_engine = Backlog()
-        self._progressed = asyncio.Event()
-        self._upto = 0  # the end of what was fed
+        self._given_upto = self._processed = 0  # samples
+        self._progressed = Wakeup()
+        self._fed_upto = 0
         self._language: str | None = None
-        self._told: int | None = None  # the end of the last word since the last mark
+        self._committed: int | None = None  # the end of the last word since the last mark
         self._repeating = False
         self._failures = 0
         self._failed_at = 0
@@ -195,7 +202,8 @@ class RecoverableStream:
 
     def feed(self, audio: Samples, at: int) -> None:
         """See the contract; the audio is kept."""
-        self._upto = at + len(audio)
+        self._fed_upto = at + len(audio)
+        self.backlog.feed(at, self._fed_upto)
         self._add(FedAudio(np.array(audio, np.float32), at))
 
     def end_utterance(self, marker: int) -> None:
@@ -209,8 +217,7 @@ class RecoverableStream:
     @property
     def idle(self) -> bool:
         """Whether no mark is waited for."""
-        marks = any(isinstance(self._journal[n], Mark) for n in self._journal.numbers)
-        return not marks and self._recovery is None
+        return self._recovery is None and not any(True for _ in self._journal.marks())
 
     @property
     def waits_for_slot(self) -> bool:
@@ -218,8 +225,14 @@ class RecoverableStream:
         return self._stream is None and self._recovery is not None
 
     def release(self) -> None:
-        """Give the slot back for now; what is kept stays. ``reclaim`` takes one again."""
-        self._detach()
+        """Give the slot back for now; what is kept stays. ``reclaim`` takes one again.
+
+        What the stream has sent and is on its way here counts no more.
+        """
+        self._generation += 1
+        if self._stream:
+            self._stream.close()
+            self._stream = None
 
     def reclaim(self, failure: Failed) -> None:
         """Take a slot again, if it was released; ``failure`` comes where none is to be had."""
@@ -229,7 +242,7 @@ class RecoverableStream:
     def close(self) -> None:
         """See the contract."""
         self._closed = True
-        self._detach()
+        self.release()
         if self._recovery:
             self._recovery.cancel()
 
@@ -245,20 +258,13 @@ class RecoverableStream:
         match self._journal[self._given]:
             case FedAudio(audio, at):
                 if len(audio):
-                    self._in_engine.feed(at, at + len(audio))
+                    self._given_upto = at + len(audio)
                     stream.feed(audio, at)
             case Mark(marker, flush=True):
                 stream.flush(marker)
             case Mark(marker):
                 stream.end_utterance(marker)
         self._given += 1
-
-    def _detach(self) -> None:
-        """Close the stream; what it has sent and is on its way here counts no more."""
-        self._generation += 1
-        if self._stream:
-            self._stream.close()
-            self._stream = None
 
     # What the engine answers.
 
@@ -280,8 +286,8 @@ class RecoverableStream:
             return
         match message:
             case Failed(code) if code == _RECOVERABLE and self._failures < MAX_FAILURES:
-                self._detach()
-                self._failures, self._failed_at = self._failures + 1, self._upto
+                self.release()
+                self._failures, self._failed_at = self._failures + 1, self._fed_upto
                 log.warning("the engine failed under a session: %s", message.message)
                 self._start_recovery(message)
             case Committed(words):
@@ -293,14 +299,15 @@ class RecoverableStream:
                     self._language = language
                     self._on_message(message)
             case Progressed(upto):
-                self._in_engine.progress(upto)
-                self._progressed.set()
+                self._processed = max(self._processed, upto)
+                self.backlog.progress(upto)
+                self._progressed.notify()
                 if upto > self._failed_at:
                     self._failures = 0
                 self._on_message(message)
             case Reached(marker):
                 self._journal.reached(marker)
-                self._told, self._repeating = None, False
+                self._committed, self._repeating = None, False
                 self._on_message(message)
             case _:
                 self._on_message(message)
@@ -311,12 +318,12 @@ class RecoverableStream:
         They are known by their times: by the middle, since another recognition of the same word
         may differ a little in where it ends.
         """
-        told = self._told
-        if self._repeating and told is not None:
-            words = tuple(w for w in words if w.start >= told or w.start + w.end > 2 * told)
+        upto = self._committed
+        if self._repeating and upto is not None:
+            words = tuple(w for w in words if w.start >= upto or w.start + w.end > 2 * upto)
         if words:
             self._repeating = False
-            self._told = words[-1].end
+            self._committed = words[-1].end
             self._on_message(Committed(words))
 
     # Another stream.
@@ -341,19 +348,19 @@ class RecoverableStream:
                     self._on_message(failure)
                     return
                 await asyncio.sleep(_RETRY_S)
-        self._repeating = self._told is not None
+        self._repeating = self._committed is not None
         self._given = self._journal.first
-        self._in_engine = Backlog()
-        again = [(at, at + len(audio)) for audio, at in self._journal.audio()]
-        samples = sum(end - start for start, end in again)
-        log.info("%.1f s of audio are recognised again", seconds(samples))
-        self._on_recovered(again)
+        self.backlog = Backlog()
+        for audio in self._journal.audio():
+            self.backlog.feed(audio.at, audio.end)
+        first = next(self._journal.audio(), None)
+        self._given_upto = self._processed = first.at if first else self._fed_upto
+        self._on_recovered(first.at if first else None)
         await self._give_rest(self._stream)
 
     async def _give_rest(self, stream: Stream) -> None:
         """Give what is kept, as the engine has room for it."""
         while self._given < self._journal.end and not self._closed:
-            while self._in_engine.samples > MAX_BACKLOG:
-                self._progressed.clear()
+            while self._given_upto - self._processed > MAX_BACKLOG:
                 await self._progressed.wait()
             self._give(stream)

@@ -70,7 +70,8 @@ class Service:
         """
         if self._closing:
             raise EngineError("shutting_down", "the server is shutting down")
-        self._keep_slots()
+        if self._waiting and self.full:  # for them first, whatever the options
+            raise EngineFull(self.engine.info.capacity)
         with ExitStack() as undo:
             ingest = open_ingest(options.audio)
             undo.callback(ingest.close)
@@ -91,12 +92,6 @@ class Service:
             undo.pop_all()
         self._sessions.add(session)
         return session
-
-    def _keep_slots(self) -> None:
-        """Free slots are first for sessions that had one. Raises EngineFull."""
-        waiting = sum(session.waits_for_slot for session in self._sessions)
-        if waiting and self.engine.in_use + waiting >= self.engine.info.capacity:
-            raise EngineFull(self.engine.info.capacity)
 
     async def reconfigure(self, session: Session, options: SessionOptions, marker: str) -> None:
         """Take what follows with these options for audio and gate: ``Session.reconfigure``.
@@ -120,8 +115,13 @@ class Service:
 
     @property
     def full(self) -> bool:
-        """Whether every slot is taken."""
-        return self.engine.in_use >= self.engine.info.capacity
+        """Whether every slot is taken, or kept for a session that had one."""
+        return self.engine.in_use + self._waiting >= self.engine.info.capacity
+
+    @property
+    def _waiting(self) -> int:
+        """Sessions that have lost their slot and need one."""
+        return sum(session.waits_for_slot for session in self._sessions)
 
     @property
     def closing(self) -> bool:

@@ -48,7 +48,7 @@ from voxlive.streaming.queues import (
     Outbox,
     Timeout,
 )
-from voxlive.streaming.recovery import MAX_BACKLOG, Backlog, RecoverableStream
+from voxlive.streaming.recovery import MAX_BACKLOG, RecoverableStream
 from voxlive.streaming.replacements import Replacer
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
@@ -110,7 +110,6 @@ class Session:
         self._markers: dict[int, tuple[Event, ...]] = {}
         self._last_marker = 0
         self._final_marker: int | None = None
-        self._backlog = Backlog()
         self._engine_progressed = asyncio.Event()
         self._stopped = self._suspended = False
         self._closed = asyncio.Event()
@@ -222,7 +221,7 @@ class Session:
     @property
     def handled(self) -> int:
         """Samples received that the engine does not have to process any more, about."""
-        return self.received - self._backlog.samples
+        return self.received - self._stream.backlog.samples
 
     # What the session does with it.
 
@@ -273,7 +272,7 @@ class Session:
 
     async def _process_block(self, samples: Samples) -> None:
         """At most a second of audio, once the engine has room for it."""
-        while self._backlog.samples > MAX_BACKLOG:
+        while self._stream.backlog.samples > MAX_BACKLOG:
             self._engine_progressed.clear()
             await self._engine_progressed.wait()
         self.received += len(samples)
@@ -288,7 +287,6 @@ class Session:
                 case Feed(start, end):
                     self._stream.feed(self._vad.audio.take(start, end), start)
                     self.fed += end - start
-                    self._backlog.feed(start, end)
                 case Skip(start, end):
                     self._vad.audio.drop(end)
                     self.skipped += end - start
@@ -346,7 +344,6 @@ class Session:
                 self._emit(self._transcript.set_draft(draft))
             case Progressed(upto):
                 self.processed = max(self.processed, upto)
-                self._backlog.progress(upto)
                 if self._replacer:
                     self._emit(self._transcript.commit(self._replacer.progress(upto)))
                 self._engine_progressed.set()
@@ -358,12 +355,9 @@ class Session:
             case Failed(code, text):
                 self._end(SessionError(code, text))
 
-    def _on_recovered(self, again: list[tuple[int, int]]) -> None:
-        self._backlog = Backlog()
-        for start, end in again:
-            self._backlog.feed(start, end)
+    def _on_recovered(self, at: int | None) -> None:
         self._emit(self._transcript.set_draft(""))
-        self._emit(Recovered(again[0][0] if again else self.received))
+        self._emit(Recovered(self.received if at is None else at))
 
     def _on_reached(self, marker: int) -> None:
         self._emit(self._transcript.set_draft(""))
@@ -377,7 +371,7 @@ class Session:
             self._end(*filter(None, [self._closing_error]))
 
     def _emit_lag(self) -> None:
-        self._emit(self._lag_reporter.next(self._backlog.samples, self._loop.time()))
+        self._emit(self._lag_reporter.next(self._stream.backlog.samples, self._loop.time()))
 
     def _emit(self, event: Event | None) -> None:
         if event is not None and not self._outbox.put(event, self._source):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
 from voxlive.checkpoints.resolve import aliases_of
 from voxlive.errors import RequestRefused
@@ -40,14 +40,19 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-_OPTIONS: dict[str, Callable[[str], object]] = {
-    "max-sessions": _whole_number,
-    "device": _one_of("gpu", "cpu"),
-    "delay-ms": _whole_number,
-    "quantize": _one_of(4, 8),
-    "commit": _one_of("fast", "steady", "pause"),
-    "vocabulary": lambda text: (text,),
-}
+def _reader(field: str) -> Callable[[str], object]:
+    """From a text to a value of this field of ``ServeConfig``, by its type."""
+    hint = get_type_hints(ServeConfig)[field]
+    if get_origin(hint) is tuple:
+        return lambda text: (text,)
+    choices = [choice for arm in get_args(hint) for choice in get_args(arm)]
+    return _one_of(*choices) if choices else _whole_number
+
+
+_FIELDS = ("max_sessions", "device", "delay_ms", "quantize", "commit", "vocabulary")
+_OPTIONS = {field.replace("_", "-"): _reader(field) for field in _FIELDS}
+_SHARED = ("device",)
+"""The server's own unless a live model has another; of the rest each has the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +98,9 @@ class LiveSpec:
         ``device`` is the server's unless it has its own; what else is said of the default model
         does not hold for it.
         """
-        own: dict[str, Any] = {
-            "max_sessions": None,
-            "delay_ms": None,
-            "quantize": None,
-            "commit": None,
-            "vocabulary": (),
-            **self.options,
-        }
+        defaults = {field.name: field.default for field in fields(ServeConfig)}
+        own: dict[str, Any] = {name: defaults[name] for name in _FIELDS if name not in _SHARED}
+        own |= self.options
         return replace(server, model=self.model, file_model=None, live=(), **own)
 
 
