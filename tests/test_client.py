@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from support.breaking import breaking
 from support.clips import clip
 from support.server import Server, serving
 from support.wire import s16le
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from voxlive.client import LiveClient, LiveError, UnsentAudio
 
@@ -92,6 +95,39 @@ async def test_a_server_that_is_not_there_is_an_error(server):
     with pytest.raises(LiveError) as refused:
         await spoken("ws://127.0.0.1:9/v1/live", b"\0\0", give_up_s=0.3)
     assert refused.value.code == "unreachable"
+
+
+async def test_the_time_to_give_up_counts_from_when_the_line_was_lost():
+    """The first connection outlives ``give_up_s`` and is closed in good order; one is refused."""
+    answers = iter(
+        [
+            [{"type": "ready", "seq": 0, "resume": "secret"}],
+            None,
+            [
+                {"type": "resumed", "samples": 0},
+                {"type": "done", "seq": 1, "duration": 0, "text": ""},
+            ],
+        ]
+    )
+    now: list[dict] | None = None
+
+    def refuse(connection: ServerConnection, _request: Request) -> Response | None:
+        nonlocal now
+        now = next(answers)
+        return connection.respond(503, "not now") if now is None else None
+
+    async def answer(socket: ServerConnection) -> None:
+        await socket.recv()
+        for message in now or ():
+            await socket.send(json.dumps(message))
+        await asyncio.sleep(0.5)
+
+    async with serve(answer, "127.0.0.1", 0, process_request=refuse) as listening:
+        port = next(iter(listening.sockets)).getsockname()[1]
+        url = f"ws://127.0.0.1:{port}/v1/live"
+        messages, connections = await spoken(url, b"", give_up_s=0.3)
+    assert [message["type"] for message in messages] == ["ready", "done"]
+    assert connections == 2
 
 
 def test_a_container_is_refused():

@@ -109,7 +109,6 @@ class LiveClient:
             **start,
         }
         self._audio = UnsentAudio(audio.sample_bytes)
-        self._commands: list[str] = []
         self._stopping = False
         self._changed = asyncio.Condition()
         self._ready: dict[str, Any] | None = None
@@ -169,15 +168,16 @@ class LiveClient:
         loop = asyncio.get_running_loop()
         retry_s, lost_at = _FIRST_RETRY_S, loop.time()
         while True:
-            before = self.connections
+            before, problem = self.connections, "the server closed the connection"
             try:
                 if await self._serve():
                     return
             except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as error:
-                if self.connections > before:
-                    retry_s, lost_at = _FIRST_RETRY_S, loop.time()
-                elif loop.time() - lost_at > self._give_up_s:
-                    raise LiveError("unreachable", f"{self._url}: {error}") from error
+                problem = str(error)
+            if self.connections > before:
+                retry_s, lost_at = _FIRST_RETRY_S, loop.time()
+            elif loop.time() - lost_at > self._give_up_s:
+                raise LiveError("unreachable", f"{self._url}: {problem}")
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
 

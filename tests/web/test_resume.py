@@ -24,6 +24,7 @@ from voxlive.web.access.keys import Limits
 from voxlive.web.access.middleware import Authenticator
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
+from voxlive.web.protocols.contract import Refuse, ResumeSession
 from voxlive.web.protocols.live import LiveProtocol
 
 START = {"type": "start", "format": "s16le", "rate": 16000, "resumable": True}
@@ -38,6 +39,8 @@ class Line:
         self.received: deque[dict] = deque()
         self._arrived = asyncio.Event()
         self.closed: int | None = None
+        self.flows = asyncio.Event()
+        self.flows.set()
         self._incoming.put_nowait({"type": "websocket.connect"})
         scope = {
             "type": "websocket",
@@ -51,6 +54,7 @@ class Line:
         self._task = asyncio.create_task(serve(WebSocket(scope, self._incoming.get, self._send)))
 
     async def _send(self, message: dict) -> None:
+        await self.flows.wait()
         if message["type"] == "websocket.send":
             self.received.append(json.loads(message["text"]))
         elif message["type"] == "websocket.close":
@@ -368,7 +372,7 @@ async def test_a_session_waits_so_long_for_its_client_and_as_many_as_may(monkeyp
     second, two = await opened(serving)
     await second.break_off()
     await asyncio.sleep(0.02)
-    assert serving.resumables.suspended == engine.in_use == 1
+    assert len(serving.resumables.suspended) == engine.in_use == 1
     for token in (one["resume"], two["resume"]):
         line = Line(serving)
         line.send({"type": "resume", "token": token})
@@ -379,7 +383,7 @@ async def test_a_session_waits_so_long_for_its_client_and_as_many_as_may(monkeyp
             await line.until("resumed")
             await line.break_off()
     await asyncio.sleep(0.4)
-    assert serving.resumables.suspended == engine.in_use == 0
+    assert len(serving.resumables.suspended) == engine.in_use == 0
     await service.aclose()
 
 
@@ -421,6 +425,50 @@ def test_a_session_s_time_counts_over_all_its_connections():
         return ended
 
     assert 60 <= simulate(talk()) < 63
+
+
+def test_a_client_that_does_not_read_may_come_back_over_another_line():
+    """The error of the line is none of the session's messages, and does not end it."""
+
+    async def talk() -> list[dict]:
+        service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+        serving = LiveEndpoints(LiveModels(service))
+        line, ready = await opened(serving)
+        line.send(tone(1))
+        await line.until("words")
+        line.flows.clear()
+        line.send({"type": "flush", "id": "unread"})
+        await asyncio.sleep(30)
+        assert len(serving.resumables.suspended) == 1
+        again = Line(serving)
+        again.send({"type": "resume", "token": ready["resume"], "have": ready["seq"]})
+        messages = await again.until("flushed")
+        again.send(tone(1))
+        again.send({"type": "stop"})
+        messages += await again.until("done")
+        await again.end()
+        await service.aclose()
+        await serving.wait_closed(1)
+        return messages
+
+    messages = simulate(talk())
+    assert messages[0]["samples"] == 16_000
+    assert messages[-1]["text"] == "0 1 2 3"
+    assert "error" not in {message["type"] for message in messages}
+
+
+async def test_after_stop_a_resumed_session_takes_stop_again_and_nothing_else():
+    protocol = LiveProtocol({}, ClockEngine().info)
+    [opening] = protocol.received(json.dumps(START))
+    protocol.on_resumable("secret")
+    protocol.opened("id", opening.options)
+    protocol.received('{"type": "stop"}')
+    assert [type(a) for a in protocol.received('{"type": "stop"}')] == [Refuse]
+    protocol.resumed(ResumeSession("secret", 0, 0), 0)
+    assert protocol.received('{"type": "stop"}') == []
+    for frame in ('{"type": ', '{"type": "flush", "id": "a"}', b"\0\0"):
+        [refused] = protocol.received(frame)
+        assert (type(refused), refused.code) == (Refuse, "bad_message")
 
 
 async def test_a_server_may_have_none():

@@ -59,8 +59,6 @@ log = logging.getLogger(__name__)
 # the microphone first.
 _START_TIMEOUT_S = 60.0
 _NO_HEADERS: Mapping[str, str] = {}
-_LINE_FAILURES = ("slow_client",)
-"""Errors of a line and not of its client, which may resume its session over another one."""
 
 
 class SessionDeadline:
@@ -131,7 +129,7 @@ class LiveSocket:
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
         self._receive_timeout = Timeout()
-        self._writer = SocketWriter(socket, protocol, offered)
+        self._writer = SocketWriter(socket, offered)
         self._loop = asyncio.get_running_loop()
         self._limits = Limits()
         self._ending = self._stopped = False
@@ -221,7 +219,7 @@ class LiveSocket:
             self._protocol.full_after_options or self._resumables.suspended
         ):
             raise EngineFull(self._service.engine.info.capacity)
-        await self._writer.accept()
+        await self._writer.accept(self._protocol)
         await self._writer.send(self._protocol.connected())
         if options:
             await self._writer.send(self._track_session(options, "").translate())
@@ -381,7 +379,6 @@ class LiveSocket:
             raise
         self._deadline.resume(found.began_at)
         self._state = found.state
-        self._writer.protocol = found.state.protocol
         if found.session:
             found.session.resume()
         # What it is sent next comes from the session's own outbox.
@@ -389,14 +386,17 @@ class LiveSocket:
 
     async def _let_go(self) -> None:
         """Leave the session to another connection."""
-        self._taken_over, self._resumable = True, None
-        info = self._service.engine.info
-        self._state = ConnectionState(type(self._protocol)(self._socket.query_params, info))
-        self._writer.protocol = self._protocol
-        tasks = tuple(self._tasks)
-        for task in tasks:
+        self._taken_over = True
+        self._forget_session()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _forget_session(self) -> None:
+        """The session goes on without this connection, whose own messages are none of its."""
+        self._resumable = None
+        fresh = type(self._protocol)(self._socket.query_params, self._service.engine.info)
+        self._state = ConnectionState(fresh)
 
     async def _send_events(self) -> None:
         """Send events and notices, until the protocol closes or all sessions have ended."""
@@ -417,20 +417,22 @@ class LiveSocket:
         fields |= {"session": self._session_ids} if self._sessions else {}
         log.info("session %s ended: %s: %s", self._session_ids, code, message, extra=fields)
         self._failure = code
-        if self._resumable and code not in _LINE_FAILURES:
+        if self._resumable and code == "slow_client":  # the line's error: the client may come back
+            self._resumables.suspend(self._resumable, self._let_go)
+            self._forget_session()
+        elif self._resumable:
             self._resumables.remove(self._resumable)
             self._resumable = None
-        if self._resumable is None:
-            await self._state.close(self._feeds)
-        entries = iter(self._state.outbox.pop, None) if self._resumable is None else ()
+        await self._state.close(self._feeds)
+        entries = iter(self._state.outbox.pop, None)
         waiting = [entry for _, entry in entries if isinstance(entry, Notice)]
         if code == "slow_client":
             waiting.clear()  # what it has not read would only delay the reason
-        await self._writer.fail(code, message, headers, waiting)
+        await self._writer.fail(self._protocol, code, message, headers, waiting)
 
     async def _leave_sessions(self) -> None:
         """Suspend the session if its client may come back, else close them all."""
-        if self._resumable and not self._taken_over:
+        if self._resumable:
             self._resumables.suspend(self._resumable, self._let_go)
         else:
             await self._state.close(self._feeds)

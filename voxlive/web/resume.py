@@ -85,9 +85,9 @@ class ResumableSessions:
         return self._idle_s > 0 and self._most > 0
 
     @property
-    def suspended(self) -> int:
-        """How many sessions wait for their client."""
-        return sum(session.reader is not None for session in self._sessions.values())
+    def suspended(self) -> list[ResumableSession]:
+        """Those that wait for their client."""
+        return [session for session in self._sessions.values() if session.reader]
 
     def add(
         self,
@@ -131,7 +131,7 @@ class ResumableSessions:
         self._wait(session, min(_RELEASE_S, self._idle_s))
         if session.session:
             session.session.suspend()
-        waiting = [one for one in self._sessions.values() if one.reader]
+        waiting = self.suspended
         if len(waiting) > self._most:
             owners = Counter(one.owner for one in waiting)
             self._end(min(waiting, key=lambda one: (-owners[one.owner], one.suspended_at)))
@@ -142,9 +142,8 @@ class ResumableSessions:
 
     async def aclose(self) -> None:
         """End all that are suspended."""
-        for session in tuple(self._sessions.values()):
-            if session.reader:
-                self._end(session)
+        for session in self.suspended:
+            self._end(session)
         await asyncio.gather(*self._ends)
 
     async def _read(self, session: ResumableSession) -> None:
@@ -152,7 +151,6 @@ class ResumableSessions:
         ended = session.state.unfinished == 0
         while not ended:
             _, ended = await session.state.next()
-        await asyncio.Event().wait()
 
     def _wait(self, session: ResumableSession, seconds: float) -> None:
         loop = asyncio.get_running_loop()

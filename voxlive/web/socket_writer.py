@@ -83,15 +83,14 @@ class SocketWriter:
     WebSocketDisconnect when the connection is closed.
     """
 
-    def __init__(self, socket: WebSocket, protocol: Protocol, offered: Sequence[str]) -> None:
+    def __init__(self, socket: WebSocket, offered: Sequence[str]) -> None:
         self._socket = socket
-        self.protocol = protocol
         self._offered = offered
         self._send_timeout = Timeout()
 
-    async def accept(self) -> None:
+    async def accept(self, protocol: Protocol) -> None:
         """Accept the handshake with the protocol's sub-protocol and headers."""
-        handshake_response = self.protocol.handshake_response(self._offered)
+        handshake_response = protocol.handshake_response(self._offered)
         headers = [
             (name.encode(), value.encode()) for name, value in handshake_response.headers.items()
         ]
@@ -110,23 +109,30 @@ class SocketWriter:
         return False
 
     async def fail(
-        self, code: str, message: str, headers: Mapping[str, str], waiting: Iterable[Notice]
+        self,
+        protocol: Protocol,
+        code: str,
+        message: str,
+        headers: Mapping[str, str],
+        waiting: Iterable[Notice],
     ) -> None:
         """Send what is waiting, then the error; a client that is gone is no failure."""
         with contextlib.suppress(TimeoutError, WebSocketDisconnect):
             async with asyncio.timeout(_FAIL_TIMEOUT_S):
                 for notice in waiting:
                     await self.send(notice.translate())
-                if not await self._deny(code, message, headers):
-                    await self.send(self.protocol.failed(code, message))
+                if not await self._deny(protocol, code, message, headers):
+                    await self.send(protocol.failed(code, message))
 
-    async def _deny(self, code: str, message: str, headers: Mapping[str, str]) -> bool:
+    async def _deny(
+        self, protocol: Protocol, code: str, message: str, headers: Mapping[str, str]
+    ) -> bool:
         """Whether the error was sent as a refusal of the handshake, which is accepted otherwise."""
         if self._socket.application_state is not WebSocketState.CONNECTING:
             return False
-        denial = self.protocol.denied(code, message)
+        denial = protocol.denied(code, message)
         if denial is None:
-            await self.accept()
+            await self.accept(protocol)
             return False
         response = JSONResponse(denial.body, denial.status, {**denial.headers, **headers})
         await self._send(self._socket.send_denial_response(response))

@@ -104,13 +104,11 @@ class LiveProtocol(Protocol):
         """The first frame must be ``start``; later ones that are wrong are refused one by one."""
         if not self._started:
             return [self._first(frame)]
-        if self._stopped:
-            # A client that came back does not know whether its stop had arrived.
-            again = self._epoch > 1 and is_json(frame) and parse_message(frame)[0] == "stop"
-            return [] if again else [Refuse("bad_message", "nothing may follow stop")]
-        if isinstance(frame, bytes) and not is_json(frame):
-            return [AudioFrame(frame)]
         try:
+            if self._stopped:
+                return self._after_stop(frame)
+            if isinstance(frame, bytes) and not is_json(frame):
+                return [AudioFrame(frame)]
             return [self._command(frame)]
         except ValueError as error:
             return [Refuse("bad_message", str(error))]
@@ -178,13 +176,8 @@ class LiveProtocol(Protocol):
                 "start another session",
             )
         self._epoch += 1
-        resumed = encode_json(
-            {
-                "type": "resumed",
-                "session": self._session,
-                "epoch": self._epoch,
-                "samples": samples,
-            }
+        resumed = self._passing(
+            "resumed", session=self._session, epoch=self._epoch, samples=samples
         )
         return [resumed, *missed, *([self._close] if self._close else [])]
 
@@ -198,6 +191,12 @@ class LiveProtocol(Protocol):
             vocabulary=_vocabulary(message),
             commit=string(message, "commit", _MAX_ID_CHARS),
         )
+
+    def _after_stop(self, frame: str | bytes) -> list[Action]:
+        """A client that came back does not know whether its stop had arrived."""
+        if self._epoch > 1 and is_json(frame) and parse_message(frame)[0] == "stop":
+            return []
+        raise ValueError("nothing may follow stop")
 
     def _command(self, frame: str | bytes) -> Action:
         kind, message = parse_message(frame)
