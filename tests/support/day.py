@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 from starlette.websockets import WebSocket
 from support.clips import clip
-from support.simulated import SimulatedLoop
+from support.simulated import SimulatedDetector, simulate
 from support.wire import s16le
 
 from voxlive.engines.contract import (
@@ -38,7 +38,7 @@ from voxlive.engines.contract import (
 from voxlive.errors import EngineFull
 from voxlive.processes.supervisor import Work
 from voxlive.streaming.service import Service
-from voxlive.vad.detector import SpeechModel, VoiceDetector
+from voxlive.vad.detector import SpeechModel
 from voxlive.values import SAMPLE_RATE, Samples, Word
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
@@ -247,7 +247,7 @@ class Day:
         self._random = random.Random(seed)
         self._every_s = every_s
         self.engine = WordyEngine(64)
-        self.detector = VoiceDetector(network)
+        self.detector = SimulatedDetector(network)
         self.service = Service(self.engine, self.detector)
         self.live = LiveEndpoints(LiveModels(self.service))
         self.serve = {
@@ -383,24 +383,12 @@ class Day:
         )
 
 
-class DayLoop(SimulatedLoop):
-    """One in which no time passes while the voice detector works."""
-
-    detector: VoiceDetector | None = None
-
-    def held(self) -> bool:
-        return self.detector is not None and self.detector._busy
-
-
 def play(day: Callable[[], Day], hours: int, hour_s: float, told: Callable[[Hour], None]) -> Played:
     """A day from its beginning to its end."""
 
     async def main() -> Played:
-        made, loop = day(), asyncio.get_running_loop()
-        assert isinstance(loop, DayLoop)
-        loop.detector = made.detector
+        made = day()
         readings = await made.run(hours, hour_s, told)
         return Played(readings, made.lasting, made.abandoned)
 
-    with asyncio.Runner(loop_factory=DayLoop) as runner:
-        return runner.run(main())
+    return simulate(main())

@@ -7,10 +7,10 @@ import asyncio
 
 import numpy as np
 from starlette.websockets import WebSocket
+from support.simulated import SimulatedDetector
 
 from voxlive.engines.contract import EngineInfo, Reached, Sink, StreamOptions
 from voxlive.streaming.service import Service
-from voxlive.vad.detector import VoiceDetector
 from voxlive.values import Samples
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
@@ -77,7 +77,7 @@ async def serve(
         "subprotocols": [],
         "server": ("test", 80),
     }
-    detector = VoiceDetector(Always(speech))
+    detector = SimulatedDetector(Always(speech))
     serving = LiveEndpoints(LiveModels(Service(engine, detector))).endpoint(protocol)
     await serving(WebSocket(scope, client.receive, client.send))
     detector.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.websockets import WebSocket
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
-from support.simulated import simulate
+from support.simulated import SimulatedDetector, simulate
 
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
@@ -408,7 +408,7 @@ def test_a_session_s_time_counts_over_all_its_connections():
     """The limit is a minute; the first connection lasts 40 s of it."""
 
     async def talk() -> float:
-        service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+        service = Service(ClockEngine(), SimulatedDetector(LoudnessModel()))
         limited = Authenticator(Access((), Limits(session_minutes=1)))
         serving = LiveEndpoints(LiveModels(service), limited)
         line, ready = await opened(serving)
@@ -431,7 +431,7 @@ def test_a_client_that_does_not_read_may_come_back_over_another_line():
     """The error of the line is none of the session's messages, and does not end it."""
 
     async def talk() -> list[dict]:
-        service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+        service = Service(ClockEngine(), SimulatedDetector(LoudnessModel()))
         serving = LiveEndpoints(LiveModels(service))
         line, ready = await opened(serving)
         line.send(tone(1))
