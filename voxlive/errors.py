@@ -254,7 +254,10 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "foreign_origin": ErrorInfo(403, None, "a page of another site asks"),
         "unknown_host": ErrorInfo(421, None, "the server does not go by this name"),
         "unknown_session": ErrorInfo(
-            None, 4404, "no session can be resumed with this token: it is over, or was never there"
+            404,
+            4404,
+            "no session has this id, or can be resumed with this token: it is over, was deleted, "
+            "was never there, or is another key's",
         ),
         "resume_gap": ErrorInfo(
             None, 4409, "a session cannot be resumed without losing audio or messages"
@@ -349,6 +352,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         ),
         "runner_replaced": ErrorInfo(503, None, "the model is being loaded anew"),
         "server_full": ErrorInfo(503, 1013, "every session of the server is in use"),
+        "store_busy": ErrorInfo(
+            503, None, "the database of the sessions is held by another program: try again"
+        ),
         "shutting_down": ErrorInfo(503, 1012, "the server is going down"),
         "timeout": ErrorInfo(503, None, "it took longer than audio of this length may take"),
         # Memory and disk.
@@ -356,6 +362,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
             507, None, "the model needs more memory than there is, with the numbers"
         ),
         "insufficient_storage": ErrorInfo(507, None, "the server's disk has no room for the file"),
+        "store_full": ErrorInfo(507, None, "the store of the sessions has no room left"),
         "no_memory": ErrorInfo(507, None, "sessions do not fit into memory beside the weights"),
         # The server's own failures.
         "engine_failed": ErrorInfo(
@@ -374,6 +381,11 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
             500, None, "the model's process ended; the next request gets a fresh one"
         ),
         "runner_hung": ErrorInfo(500, None, "the model's process made no progress"),
+        "store_failed": ErrorInfo(500, None, "the store of the sessions failed; its log says why"),
+        "store_read_only": ErrorInfo(500, None, "the store of the sessions cannot be written to"),
+        "store_unusable": ErrorInfo(
+            500, None, "the store of the sessions is damaged, or of a newer version"
+        ),
         "vad_failed": ErrorInfo(500, 1011, "the voice detector failed"),
         # In Python and on the command line.
         "unreachable": ErrorInfo(None, None, "a client cannot reach the server (again)"),

@@ -1,0 +1,44 @@
+"""What corrections make of a transcript."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from voxlive.store.contract import Correction, StoredSession, StoredTranscript, StoredWord
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SESSION = StoredSession("s", "anyone", NOW, "live", "/v1/live", "scripted")
+
+
+def transcript(*corrections: tuple[int, int, str]) -> StoredTranscript:
+    texts = ("The", " quick", " brown", " fox")
+    words = tuple(
+        StoredWord(n, 0, text, 1000 * n, 1000 * n + 900, 0.5) for n, text in enumerate(texts)
+    )
+    made = tuple(Correction(*one, "ann", NOW) for one in corrections)
+    return StoredTranscript(SESSION, (), words, made)
+
+
+@pytest.mark.parametrize(
+    ("corrections", "text"),
+    [
+        ([], "The quick brown fox"),
+        ([(1, 2, "slow")], "The slow brown fox"),
+        ([(0, 1, " A ")], "A quick brown fox"),
+        ([(1, 3, "red")], "The red fox"),
+        ([(3, 4, "")], "The quick brown"),
+        ([(1, 2, "slow"), (1, 2, "fast")], "The fast brown fox"),
+        ([(1, 3, "red"), (2, 4, "green cat")], "The quick green cat"),
+        ([(0, 1, "A"), (3, 4, "dog")], "A quick brown dog"),
+        ([(1, 4, "end"), (0, 1, "An")], "An end"),
+    ],
+)
+def test_the_last_correction_of_a_word_is_in_force(corrections, text):
+    made = transcript(*corrections)
+    assert "".join(word.text for word in made.corrected()) == text
+    assert made.text == "The quick brown fox"
+
+
+def test_a_corrected_word_has_the_times_of_those_that_it_stands_for():
+    word = transcript((1, 3, "red")).corrected()[1]
+    assert (word.number, word.start, word.end, word.probability) == (1, 1000, 2900, None)

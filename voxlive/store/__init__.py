@@ -1,0 +1,1 @@
+"""Sessions that last: what live sessions transcribe, in a database."""

@@ -1,0 +1,436 @@
+"""What a store of sessions keeps, and the interface that every backend implements.
+
+``SessionStore`` is that interface. Its values are frozen: a ``StoredSession`` with its segments,
+words, corrections and marks is a ``StoredTranscript``. Live sessions write ``Operation``s.
+``voxlive.store.database.open_store`` opens a store.
+
+Times are samples at 16 kHz on the session's clock; moments are datetimes in UTC. A word has a
+``number``: it counts from 0 over the whole session, so that a range of words, or the place where a
+reader goes on, is a number or two. What was recognised never changes: a correction is kept beside
+the words that it is for.
+
+**Owners.** A session belongs to the key that opened it: ``owner`` is that key's name. Every method
+that reads or changes sessions takes ``owners``, the names of the keys whose sessions the caller may
+use, and None for all of them. A session of any other key is for the caller as if it were not there:
+it is in no list and no search, and naming it raises ``UnknownSession``. Who may read is not
+necessarily who may change: that is for the caller to decide, by what it gives as ``owners``. The
+methods without ``owners`` (``apply``, ``sweep``, ``stats``) are the server's own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from voxlive.errors import CodedError, RequestRefused
+
+MAX_PAGE = 200
+"""The most sessions of a page, whatever is asked for."""
+MAX_TITLE = 200
+"""Characters of a title."""
+MAX_CORRECTION = 10_000
+"""Characters of a correction or of a mark's text."""
+MAX_SNIPPETS = 3
+"""Snippets of one session that a search finds."""
+MAX_SNIPPET = 240
+"""Characters of a snippet."""
+
+Owners = frozenset[str] | None
+"""Names of the keys whose sessions may be used; None: all. See the module."""
+State = Literal["running", "suspended", "ended"]
+
+
+class StoreError(CodedError):
+    """The store fails; its message says what to do. Live sessions go on without it."""
+
+    code = "store_failed"
+
+
+class StoreBusy(StoreError):
+    """Another program holds the database, or all its connections are taken."""
+
+    code = "store_busy"
+
+
+class StoreFull(StoreError):
+    """The disk has no room, or a quota is used up."""
+
+    code = "store_full"
+
+
+class StoreReadOnly(StoreError):
+    """The files of the store, or the account of its database, cannot be written with."""
+
+    code = "store_read_only"
+
+
+class StoreUnusable(StoreError):
+    """The database is damaged, no store, or one of a newer version."""
+
+    code = "store_unusable"
+
+
+class UnknownSession(RequestRefused):
+    """There is no session of this id, or none that the caller may use."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__("unknown_session", f"there is no session {session!r} in the store", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """One live session as it is kept.
+
+    ``name``: that of its captions, if the client gave one. ``languages``: those asked for or found,
+    in the order of becoming known. ``source``: which of a connection's sources it is, "" where
+    there is one. ``samples``: audio received, at the last write. ``error``: the code of the error
+    that ended it. ``words``: how many it has; ``preview``: the first of them, in lists and searches
+    only. ``title`` is what people call it.
+    """
+
+    id: str
+    owner: str
+    started_at: datetime
+    protocol: str
+    path: str
+    model: str
+    languages: tuple[str, ...] = ()
+    name: str | None = None
+    source: str = ""
+    title: str | None = None
+    state: State = "running"
+    ended_at: datetime | None = None
+    samples: int = 0
+    error: str | None = None
+    words: int = 0
+    preview: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWord:
+    """One word; ``text`` has its own leading space, ``probability`` is None where it is unknown.
+
+    ``original`` is what was recognised where a dictionary replaced it. ``source``: the source that
+    it is from, in a session that has several.
+    """
+
+    number: int
+    segment: int
+    text: str
+    start: int
+    end: int
+    probability: float | None = None
+    original: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSegment:
+    """A closed segment: the words from number ``first`` to before ``stop``."""
+
+    id: int
+    start: int
+    end: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What stands for the words from number ``first`` to before ``stop``, by whom and since when.
+
+    ``text`` "" takes the words out. The space before the first of the words is kept.
+    """
+
+    first: int
+    stop: int
+    text: str
+    who: str
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMark:
+    """A point in time that matters, such as ``recovered`` by the server or a note by a person."""
+
+    at: int
+    kind: str
+    text: str
+    who: str
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTranscript:
+    """One session whole. The words after the last segment are those of the open one.
+
+    Corrections are in the order in which they were made.
+    """
+
+    session: StoredSession
+    segments: tuple[StoredSegment, ...]
+    words: tuple[StoredWord, ...]
+    corrections: tuple[Correction, ...] = ()
+    marks: tuple[SessionMark, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What was recognised: the texts of all words joined."""
+        return "".join(word.text for word in self.words)
+
+    def corrected(self) -> tuple[StoredWord, ...]:
+        """The words with the corrections that are in force.
+
+        A correction replaces those before it that have a word in common with it. Its text is one
+        word, with the number and the segment of its first word, from the start of that to the end
+        of its last; nobody knows its probability.
+        """
+        in_force: list[Correction] = []
+        for made in self.corrections:
+            in_force = [one for one in in_force if one.stop <= made.first or made.stop <= one.first]
+            in_force.append(made)
+        words = list[StoredWord | None](self.words)
+        for one in in_force:
+            first = self.words[one.first]
+            space = first.text[: len(first.text) - len(first.text.lstrip())]
+            words[one.first : one.stop] = [None] * (one.stop - one.first)
+            if one.text:
+                words[one.first] = replace(
+                    first,
+                    text=space + one.text.strip(),
+                    end=self.words[one.stop - 1].end,
+                    probability=None,
+                    original=None,
+                )
+        return tuple(word for word in words if word)
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptPart:
+    """What a reader gets that goes on from a word's number: see ``SessionStore.since``."""
+
+    session: StoredSession
+    words: tuple[StoredWord, ...]
+    segments: tuple[StoredSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFilter:
+    """Which sessions a list or a search is about: those for which everything given holds.
+
+    ``since`` and ``before`` are about the start of a session; ``titled``: whether it has a title.
+    """
+
+    owners: Owners
+    model: str | None = None
+    language: str | None = None
+    since: datetime | None = None
+    before: datetime | None = None
+    titled: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """Sessions, the newest first. ``next`` is the cursor of the page after it, None at the end."""
+
+    sessions: tuple[StoredSession, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """A part of a session in which the words looked for are, at most ``MAX_SNIPPET`` characters.
+
+    ``segment`` is the segment's id, None for the title; ``start`` and ``end`` are its samples.
+    ``found``: ranges [from, to) of characters in ``text`` that were looked for. It is plain text:
+    whoever puts it into markup escapes it.
+    """
+
+    segment: int | None
+    start: int
+    end: int
+    text: str
+    found: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A session in which a search has found something, with ``MAX_SNIPPETS`` at most."""
+
+    session: StoredSession
+    snippets: tuple[Snippet, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Hits, the newest session first. ``next`` is the cursor of the page after it.
+
+    A search that looks far for little stops in between: such a page has fewer hits than asked for,
+    or none, and a cursor all the same. None means that there is nothing more.
+    """
+
+    hits: tuple[SearchHit, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store holds; ``size`` are the bytes that it takes, ``version`` is its schema's."""
+
+    sessions: int
+    words: int
+    size: int
+    version: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddSession:
+    """A session has opened."""
+
+    session: StoredSession
+
+
+@dataclass(frozen=True, slots=True)
+class AddWords:
+    """Words were committed; they follow one another, and those before them, by their numbers."""
+
+    session: str
+    words: tuple[StoredWord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSegment:
+    """A segment is complete, which has its words already. ``samples``: received by then."""
+
+    session: str
+    segment: StoredSegment
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddLanguage:
+    """A language has become known."""
+
+    session: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddMark:
+    """A mark by the server."""
+
+    session: str
+    mark: SessionMark
+
+
+@dataclass(frozen=True, slots=True)
+class SetState:
+    """The session waits for its client, goes on, or is over, with this ``error`` if there is one.
+
+    ``at`` is when, ``samples`` what was received by then.
+    """
+
+    session: str
+    state: State
+    samples: int
+    at: datetime
+    error: str | None = None
+
+
+Operation = AddSession | AddWords | CloseSegment | AddLanguage | AddMark | SetState
+
+
+class SessionStore(ABC):
+    """Every method blocks, may be called in any thread, and raises StoreError.
+
+    A caller on an event loop calls it in a thread. A cursor is good for the store and the filter
+    that it is from; others raise RequestRefused ``bad_parameter``.
+    """
+
+    location: str
+    """Where the store is, for people: a path, or a URL without its password."""
+
+    @abstractmethod
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Write all of them, in order, or none.
+
+        An operation that was applied before changes nothing, so that what failed with an unknown
+        outcome may be tried again. One of a session that is not there is dropped: it was deleted.
+        """
+
+    @abstractmethod
+    def session(self, session: str, owners: Owners) -> StoredSession:
+        """One session by its id. Raises UnknownSession."""
+
+    @abstractmethod
+    def transcript(self, session: str, owners: Owners) -> StoredTranscript:
+        """One session whole. Raises UnknownSession."""
+
+    @abstractmethod
+    def since(self, session: str, owners: Owners, number: int, limit: int = 1000) -> TranscriptPart:
+        """Words from this number on, at most ``limit``, and the segments that close among them.
+
+        Also a segment that ends right before ``number``: its close may not have been read. Raises
+        UnknownSession.
+        """
+
+    @abstractmethod
+    def sessions(
+        self, chosen: SessionFilter, limit: int = 50, cursor: str | None = None
+    ) -> SessionPage:
+        """A page of sessions, the newest first."""
+
+    @abstractmethod
+    def search(
+        self, text: str, chosen: SessionFilter, limit: int = 50, cursor: str | None = None
+    ) -> SearchPage:
+        """Sessions that have all words of ``text`` in one segment or in the title.
+
+        "In quotes" they must follow each other. Case, and accents on Latin, Greek and Cyrillic
+        letters, make no difference. In scripts without spaces, and in Korean, any part of the text
+        is found. Words of corrections are found, and those that they stand for. Closed segments
+        are searched. Raises RequestRefused ``bad_parameter`` for a text without a word.
+        """
+
+    @abstractmethod
+    def patch(
+        self,
+        session: str,
+        owners: Owners,
+        *,
+        title: str | None = None,
+        corrections: Sequence[Correction] = (),
+        marks: Sequence[SessionMark] = (),
+    ) -> StoredSession:
+        """Set the title (None: as it is; "": none), and add corrections and marks.
+
+        Raises UnknownSession, and RequestRefused ``invalid_value`` for a title or a text that is
+        too long and for words that are not there; then nothing is changed.
+        """
+
+    @abstractmethod
+    def delete(self, session: str, owners: Owners) -> None:
+        """Delete a session with everything. Raises UnknownSession.
+
+        It blocks until its words are in no file of the store; a backend whose database cannot
+        promise that says so in the documentation. A session that still runs is written no more.
+        """
+
+    @abstractmethod
+    def sweep(self, before: datetime) -> int:
+        """Delete, likewise, the sessions that ended before this moment; returns how many.
+
+        One that is not over but was last written to a day before it counts as ended.
+        """
+
+    @abstractmethod
+    def stats(self) -> StoreStats:
+        """What the store holds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything. May be called twice."""
