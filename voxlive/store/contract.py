@@ -2,7 +2,7 @@
 
 ``SessionStore`` is that interface. Its values are frozen: a ``StoredSession`` with its segments,
 words, corrections and marks is a ``StoredTranscript``. Live sessions write ``Operation``s.
-``voxlive.store.database.open_store`` opens a store.
+``voxlive.store.backends.open_store`` opens a store.
 
 Times are samples at 16 kHz on the session's clock; moments are datetimes in UTC. A word has a
 ``number``: it counts from 0 over the whole session, so that a range of words, or the place where a
@@ -192,20 +192,20 @@ class StoredTranscript:
         for made in self.corrections:
             in_force = [one for one in in_force if one.stop <= made.first or made.stop <= one.first]
             in_force.append(made)
-        words = list[StoredWord | None](self.words)
+        kept = {word.number: word for word in self.words}
         for one in in_force:
-            first = self.words[one.first]
-            space = first.text[: len(first.text) - len(first.text.lstrip())]
-            words[one.first : one.stop] = [None] * (one.stop - one.first)
-            if one.text:
-                words[one.first] = replace(
+            replaced = [kept.pop(n) for n in range(one.first, one.stop) if n in kept]
+            if replaced and one.text.strip():
+                first = replaced[0]
+                space = first.text[: len(first.text) - len(first.text.lstrip())]
+                kept[first.number] = replace(
                     first,
                     text=space + one.text.strip(),
-                    end=self.words[one.stop - 1].end,
+                    end=replaced[-1].end,
                     probability=None,
                     original=None,
                 )
-        return tuple(word for word in words if word)
+        return tuple(kept[number] for number in sorted(kept))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,453 @@
+"""What stores in a database have in common: reading, writing and deleting, in SQLAlchemy Core.
+
+``DatabaseStore`` leaves to its subclasses what differs between databases: connections, the search
+index, errors, and how what was deleted is wiped.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from voxlive.errors import RequestRefused
+from voxlive.store import schema
+from voxlive.store.contract import (
+    MAX_CORRECTION,
+    MAX_PAGE,
+    MAX_SNIPPETS,
+    MAX_TITLE,
+    AddLanguage,
+    AddMark,
+    AddSession,
+    AddWords,
+    CloseSegment,
+    Correction,
+    Operation,
+    Owners,
+    SearchHit,
+    SearchPage,
+    SessionFilter,
+    SessionMark,
+    SessionPage,
+    SessionStore,
+    SetState,
+    StoreBusy,
+    StoredSegment,
+    StoredSession,
+    StoredTranscript,
+    StoreError,
+    StoreStats,
+    StoreUnusable,
+    TranscriptPart,
+)
+from voxlive.store.schema import (
+    clean,
+    corrections,
+    marks,
+    micros,
+    moment,
+    segments,
+    sessions,
+    words,
+)
+from voxlive.store.search import (
+    ONE_SEGMENT,
+    SearchQuery,
+    indexed,
+    make_snippets,
+    owner_token,
+    scan,
+)
+
+_SWEPT_AT_ONCE = 100
+_ABANDONED = timedelta(days=1)
+
+
+class DatabaseStore(SessionStore):
+    """What SQLite and PostgreSQL have in common; see ``SessionStore``."""
+
+    def __init__(
+        self, location: str, reader: sa.Engine, writer: sa.Engine, insert: Callable[..., Any]
+    ) -> None:
+        self.location = location
+        self._reader = reader
+        self._writer = writer
+        self._insert = insert
+        with self._typed(), self._writer.connect() as connection, connection.begin():
+            self._lock_schema(connection)
+            version = schema.version_of(connection)
+            if version > len(schema.STEPS):
+                raise StoreUnusable(
+                    f"{location} is of version {version}, and this program knows up to "
+                    f"{len(schema.STEPS)}: use a newer one"
+                )
+            if version < len(schema.STEPS):
+                if version:
+                    self._copy(version)
+                schema.migrate(connection, version)
+
+    # What differs.
+
+    @abstractmethod
+    def _lock_schema(self, connection: sa.Connection) -> None:
+        """Wait until no other program migrates."""
+
+    @abstractmethod
+    def _copy(self, version: int) -> None:
+        """Keep a copy of the store as it is."""
+
+    @abstractmethod
+    def _index(self, connection: sa.Connection, number: int, tokens: list[str]) -> None:
+        """Have a text found by these tokens; no text has this number."""
+
+    @abstractmethod
+    def _unindex(self, connection: sa.Connection, first: int, stop: int) -> None:
+        """Have the texts from number ``first`` to before ``stop`` found no more."""
+
+    @abstractmethod
+    def _matching(
+        self, connection: sa.Connection, query: SearchQuery, owners: Owners, below: int
+    ) -> list[int]:
+        """Numbers of texts below this one, the highest first, at most ``SCAN``."""
+
+    @abstractmethod
+    def _error_of(self, error: BaseException) -> StoreError:
+        """The error of the database's library as one of the contract."""
+
+    @abstractmethod
+    def _wipe(self) -> None:
+        """Leave nothing of what was deleted."""
+
+    @abstractmethod
+    def _size(self, connection: sa.Connection) -> int:
+        """Bytes on the disk."""
+
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.TimeoutError as error:
+            raise StoreBusy("all connections to the database are taken") from error
+        except sa.exc.DBAPIError as error:
+            raise self._error_of(error.orig or error) from error
+        except (sqlite3.Error, OSError) as error:
+            raise self._error_of(error) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._typed(), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._typed(), self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    # Writing.
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """See ``SessionStore``: sessions first, then all words at once, then the rest in order."""
+        now = micros(datetime.now(UTC))
+        with self._writing() as connection:
+            added = [
+                schema.session_row(o.session, now) for o in operations if isinstance(o, AddSession)
+            ]
+            if added:
+                connection.execute(self._insert(sessions).on_conflict_do_nothing(), added)
+            known = self._known(connection, operations)
+            rows: list[dict[str, object]] = []
+            counts: dict[int, int] = {}
+            for one in operations:
+                if isinstance(one, AddWords) and one.words and one.session in known:
+                    key = known[one.session].key
+                    rows += (schema.word_row(key, word) for word in one.words)
+                    counts[key] = one.words[-1].number + 1
+            if rows:
+                connection.execute(self._insert(words).on_conflict_do_nothing(), rows)
+            for key, count in counts.items():
+                more = sa.case((sessions.c.words < count, count), else_=sessions.c.words)
+                schema.update(connection, key, words=more, updated_at=now)
+            for one in operations:
+                if not isinstance(one, AddSession | AddWords) and one.session in known:
+                    self._apply(connection, known[one.session], one, now)
+
+    def _known(
+        self, connection: sa.Connection, operations: Iterable[Operation]
+    ) -> dict[str, sa.Row[Any]]:
+        """The sessions of operations that are there, by id; they stay until the transaction ends.
+
+        Those that are only added need nothing more.
+        """
+        ids = {one.session for one in operations if not isinstance(one, AddSession)}
+        chosen = sa.select(sessions.c.key, sessions.c.id, sessions.c.owner)
+        held = chosen.where(sessions.c.id.in_(ids)).with_for_update(read=True, key_share=True)
+        return {row.id: row for row in connection.execute(held)} if ids else {}
+
+    def _apply(
+        self, connection: sa.Connection, session: sa.Row[Any], one: Operation, now: int
+    ) -> None:
+        key = session.key
+        match one:
+            case CloseSegment(_, segment, samples):
+                row = {
+                    "session": key,
+                    "id": segment.id,
+                    "start": segment.start,
+                    "end": segment.end,
+                    "first": segment.first,
+                    "stop": segment.stop,
+                }
+                new = self._insert(segments).values(row).on_conflict_do_nothing()
+                if connection.execute(new).rowcount:
+                    self._index_segment(connection, session, segment)
+                schema.update(connection, key, samples=samples, updated_at=now)
+            case AddLanguage(_, language):
+                token = f"{language} "
+                known = sessions.c.languages
+                more = sa.case((known.contains(f" {token}"), known), else_=known + token)
+                schema.update(connection, key, languages=more, updated_at=now)
+            case AddMark(_, mark):
+                row = schema.mark_row(key, mark)
+                connection.execute(self._insert(marks).values(row).on_conflict_do_nothing())
+            case SetState(_, state, samples, at, error):
+                ended = micros(at) if state == "ended" else None
+                schema.update(
+                    connection,
+                    key,
+                    state=state,
+                    samples=samples,
+                    ended_at=ended,
+                    error=error,
+                    updated_at=now,
+                )
+
+    def _index_segment(
+        self, connection: sa.Connection, session: sa.Row[Any], segment: StoredSegment
+    ) -> None:
+        """Have a segment found by its words and by the corrections that begin in it."""
+        key = session.key
+        spoken = sa.select(words.c.text).where(
+            words.c.session == key, words.c.number.between(segment.first, segment.stop - 1)
+        )
+        changed = sa.select(corrections.c.text).where(
+            corrections.c.session == key,
+            corrections.c.first.between(segment.first, segment.stop - 1),
+        )
+        text = "".join(connection.scalars(spoken.order_by(words.c.number)))
+        text = "\n".join((text, *connection.scalars(changed.order_by(corrections.c.key))))
+        self._index_text(connection, session, segment.id, text)
+
+    def _index_text(
+        self, connection: sa.Connection, session: sa.Row[Any], segment: int, text: str
+    ) -> None:
+        number = session.key * ONE_SEGMENT + segment
+        self._unindex(connection, number, number + 1)
+        if tokens := indexed(text):
+            tokens = [owner_token(session.owner), *tokens]
+            self._index(connection, number, tokens)
+
+    # Reading.
+
+    def session(self, session: str, owners: Owners) -> StoredSession:
+        """See ``SessionStore``."""
+        with self._reading() as connection:
+            return schema.session_of(schema.find(connection, session, owners))
+
+    def transcript(self, session: str, owners: Owners) -> StoredTranscript:
+        """See ``SessionStore``."""
+        with self._reading() as connection:
+            row = schema.find(connection, session, owners)
+            said = sa.select(words).where(words.c.session == row.key).order_by(words.c.number)
+            closed = sa.select(segments).where(segments.c.session == row.key)
+            noted = sa.select(marks).where(marks.c.session == row.key)
+            noted = noted.order_by(marks.c.at, marks.c.key)
+            return StoredTranscript(
+                schema.session_of(row),
+                tuple(map(schema.segment_of, connection.execute(closed.order_by(segments.c.id)))),
+                tuple(map(schema.word_of, connection.execute(said))),
+                tuple(schema.corrections_of(connection, [row.key])[row.key]),
+                tuple(
+                    map(schema.mark_of, connection.execute(noted.order_by(marks.c.at, marks.c.key)))
+                ),
+            )
+
+    def since(self, session: str, owners: Owners, number: int, limit: int = 1000) -> TranscriptPart:
+        """See ``SessionStore``."""
+        with self._reading() as connection:
+            row = schema.find(connection, session, owners)
+            said = sa.select(words).where(words.c.session == row.key, words.c.number >= number)
+            found = tuple(
+                map(schema.word_of, connection.execute(said.order_by(words.c.number).limit(limit)))
+            )
+            stop = found[-1].number + 1 if found else number
+            closed = sa.select(segments).where(
+                segments.c.session == row.key, segments.c.stop.between(number, stop)
+            )
+            ended = connection.execute(closed.order_by(segments.c.id))
+            return TranscriptPart(
+                schema.session_of(row), found, tuple(map(schema.segment_of, ended))
+            )
+
+    def sessions(
+        self, chosen: SessionFilter, limit: int = 50, cursor: str | None = None
+    ) -> SessionPage:
+        """See ``SessionStore``."""
+        limit = max(1, min(limit, MAX_PAGE))
+        below = sessions.c.key < _key_of(cursor) if cursor else sa.true()
+        query = sa.select(sessions).where(below, *schema.conditions(chosen))
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(sessions.c.key.desc()).limit(limit + 1)).all()
+            more = str(rows[limit - 1].key) if len(rows) > limit else None
+            previews = schema.previews(connection, [row.key for row in rows[:limit]])
+        return SessionPage(
+            tuple(schema.session_of(row, previews[row.key]) for row in rows[:limit]), more
+        )
+
+    def search(
+        self, text: str, chosen: SessionFilter, limit: int = 50, cursor: str | None = None
+    ) -> SearchPage:
+        """See ``SessionStore``. At most 20,000 segments are looked at for one page."""
+        query = SearchQuery.parse(text)
+        limit = max(1, min(limit, MAX_PAGE))
+        below = (_key_of(cursor) if cursor else 1 << 42) * ONE_SEGMENT
+        if chosen.owners is not None and not chosen.owners:
+            return SearchPage((), None)
+        with self._reading() as connection:
+
+            def matching(number: int) -> list[int]:
+                return self._matching(connection, query, chosen.owners, number)
+
+            found = scan(connection, matching, chosen, limit, below)
+            places = {key: listed[:MAX_SNIPPETS] for key, listed in found.places.items()}
+            snippets = make_snippets(connection, query, found.rows, places)
+            previews = schema.previews(connection, list(places))
+        hits = (
+            SearchHit(schema.session_of(found.rows[key], previews[key]), tuple(snippets[key]))
+            for key in places
+        )
+        return SearchPage(tuple(hits), found.more)
+
+    def stats(self) -> StoreStats:
+        """See ``SessionStore``."""
+        chosen = sa.select(
+            sa.func.count(), sa.func.sum(sessions.c.words), sa.func.min(sessions.c.started_at)
+        )
+        with self._reading() as connection:
+            count, total, oldest = connection.execute(chosen.select_from(sessions)).one()
+            size = self._size(connection)
+            version = schema.version_of(connection)
+        first = None if oldest is None else moment(oldest)
+        return StoreStats(count, int(total or 0), size, version, first)
+
+    # Changing and deleting.
+
+    def patch(
+        self,
+        session: str,
+        owners: Owners,
+        *,
+        title: str | None = None,
+        corrections: Sequence[Correction] = (),
+        marks: Sequence[SessionMark] = (),
+    ) -> StoredSession:
+        """See ``SessionStore``."""
+        _check_lengths(title, corrections, marks)
+        with self._writing() as connection:
+            row = schema.find(connection, session, owners)
+            if title is not None:
+                title = clean(title.strip())
+                schema.update(connection, row.key, title=title or None)
+                self._index_text(connection, row, schema.TITLE, title)
+            for one in corrections:
+                self._correct(connection, row, one)
+            for mark in marks:
+                new = self._insert(schema.marks).values(schema.mark_row(row.key, mark))
+                connection.execute(new.on_conflict_do_nothing())
+            return schema.session_of(schema.find(connection, session, owners))
+
+    def _correct(self, connection: sa.Connection, row: sa.Row[Any], made: Correction) -> None:
+        there = connection.execute(
+            sa.select(sa.func.count()).where(
+                words.c.session == row.key, words.c.number.between(made.first, made.stop - 1)
+            )
+        ).scalar_one()
+        if made.stop <= made.first or there != made.stop - made.first:
+            message = f"the session has no words from {made.first} to before {made.stop}"
+            raise RequestRefused("invalid_value", message, "corrections")
+        connection.execute(
+            corrections.insert().values(
+                session=row.key,
+                first=made.first,
+                stop=made.stop,
+                text=clean(made.text),
+                who=clean(made.who),
+                made_at=micros(made.made_at),
+            )
+        )
+        inside = sa.select(segments).where(
+            segments.c.session == row.key,
+            segments.c.first <= made.first,
+            segments.c.stop > made.first,
+        )
+        for segment in connection.execute(inside).all():
+            self._index_segment(connection, row, schema.segment_of(segment))
+
+    def delete(self, session: str, owners: Owners) -> None:
+        """See ``SessionStore``."""
+        with self._writing() as connection:
+            self._delete(connection, [schema.find(connection, session, owners).key])
+        with self._typed():
+            self._wipe()
+
+    def sweep(self, before: datetime) -> int:
+        """See ``SessionStore``."""
+        ended = sa.func.coalesce(sessions.c.ended_at, sessions.c.updated_at)
+        abandoned = sessions.c.updated_at < micros(before - _ABANDONED)
+        over = sa.or_(sessions.c.state == "ended", abandoned)
+        expired = sa.select(sessions.c.key).where(ended < micros(before), over)
+        swept = 0
+        while True:
+            with self._writing() as connection:
+                keys = connection.scalars(expired.limit(_SWEPT_AT_ONCE)).all()
+                self._delete(connection, keys)
+            swept += len(keys)
+            if len(keys) < _SWEPT_AT_ONCE:
+                break
+        if swept:
+            with self._typed():
+                self._wipe()
+        return swept
+
+    def _delete(self, connection: sa.Connection, keys: Sequence[int]) -> None:
+        for key in keys:
+            self._unindex(connection, key * ONE_SEGMENT, (key + 1) * ONE_SEGMENT)
+        connection.execute(sessions.delete().where(sessions.c.key.in_(keys)))
+
+    def close(self) -> None:
+        """See ``SessionStore``."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def _key_of(cursor: str) -> int:
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 13):
+        raise RequestRefused("bad_parameter", "this cursor is of no page here", "cursor")
+    return int(cursor)
+
+
+def _check_lengths(
+    title: str | None, corrections: Sequence[Correction], marks: Sequence[SessionMark]
+) -> None:
+    if title and len(title) > MAX_TITLE:
+        message = f"a title may have {MAX_TITLE} characters"
+        raise RequestRefused("invalid_value", message, "title")
+    for param, texts in (("corrections", corrections), ("marks", marks)):
+        if any(len(one.text) > MAX_CORRECTION for one in texts):
+            message = f"a text may have {MAX_CORRECTION} characters"
+            raise RequestRefused("invalid_value", message, param)

@@ -1,0 +1,327 @@
+"""The tables of a store, and their rows as values.
+
+``STEPS`` make a store of one version into the next; the first makes an empty database a store.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from voxlive.store.contract import (
+    Correction,
+    Owners,
+    SessionFilter,
+    SessionMark,
+    StoredSegment,
+    StoredSession,
+    StoredWord,
+    UnknownSession,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PREVIEW_WORDS = 20
+
+metadata = sa.MetaData()
+_key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _session(**more: Any) -> sa.Column[int]:
+    """The column that says of which session a row is; it goes with the session."""
+    return sa.Column("session", _key, sa.ForeignKey("sessions.key", ondelete="CASCADE"), **more)
+
+
+store = sa.Table("store", metadata, sa.Column("version", sa.Integer, nullable=False))
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("key", _key, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    # Microseconds since the epoch, as every moment here.
+    sa.Column("started_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("ended_at", sa.BigInteger),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("protocol", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("languages", sa.Text, nullable=False),  # with a space before and after each
+    sa.Column("name", sa.Text),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("title", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("samples", sa.BigInteger, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("words", sa.Integer, nullable=False),
+    sa.Index("sessions_by_owner", "owner", "key"),
+    sqlite_autoincrement=True,
+)
+
+words = sa.Table(
+    "words",
+    metadata,
+    _session(primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("segment", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("end", sa.BigInteger, nullable=False),
+    sa.Column("probability", sa.Double),
+    sa.Column("original", sa.Text),
+    sa.Column("source", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+segments = sa.Table(
+    "segments",
+    metadata,
+    _session(primary_key=True),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("end", sa.BigInteger, nullable=False),
+    sa.Column("first", sa.Integer, nullable=False),
+    sa.Column("stop", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+corrections = sa.Table(
+    "corrections",
+    metadata,
+    sa.Column("key", _key, primary_key=True, autoincrement=True),
+    _session(nullable=False, index=True),
+    sa.Column("first", sa.Integer, nullable=False),
+    sa.Column("stop", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("made_at", sa.BigInteger, nullable=False),
+)
+
+marks = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("key", _key, primary_key=True, autoincrement=True),
+    _session(nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("made_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("session", "at", "kind", "who", "made_at"),
+)
+
+SEGMENT_BITS = 20
+"""Of a searched text's number: the session's key and, in these bits, the segment's id."""
+TITLE = (1 << SEGMENT_BITS) - 1
+"""The segment whose text is the title: no segment has this id."""
+
+_SEARCH = {
+    # Its tokenizer divides at spaces alone: ``search.indexed`` has cut the text already.
+    "sqlite": (
+        "CREATE VIRTUAL TABLE search USING fts5(terms, "
+        """tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")""",
+    ),
+    "postgresql": (
+        "CREATE TABLE search (number BIGINT PRIMARY KEY, session BIGINT NOT NULL "
+        "REFERENCES sessions (key) ON DELETE CASCADE, terms TSVECTOR NOT NULL)",
+        "CREATE INDEX search_by_term ON search USING gin (terms)",
+        "CREATE INDEX search_by_session ON search (session)",
+    ),
+}
+
+
+def _create(connection: sa.Connection) -> None:
+    metadata.create_all(connection)
+    for statement in _SEARCH[connection.dialect.name]:
+        connection.execute(sa.text(statement))
+
+
+STEPS: tuple[Callable[[sa.Connection], None], ...] = (_create,)
+"""Step n makes version n into n + 1. A step is never changed once it has been released."""
+
+
+def version_of(connection: sa.Connection) -> int:
+    """The version of the store in this database; 0 for none."""
+    if not sa.inspect(connection).has_table("store"):
+        return 0
+    return int(connection.execute(sa.select(store.c.version)).scalar_one())
+
+
+def migrate(connection: sa.Connection, version: int) -> None:
+    """Take every step from this version on, in the transaction of the connection."""
+    for step in STEPS[version:]:
+        step(connection)
+    connection.execute(store.delete())
+    connection.execute(store.insert().values(version=len(STEPS)))
+
+
+def micros(at: datetime) -> int:
+    """A moment as microseconds since the epoch."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment(since_epoch: int) -> datetime:
+    """Microseconds since the epoch as a moment in UTC."""
+    return _EPOCH + timedelta(microseconds=since_epoch)
+
+
+def clean(text: str) -> str:
+    """Without what a database does not take: NUL, and halves of characters."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _clean_or_none(text: str | None) -> str | None:
+    return None if text is None else clean(text)
+
+
+def session_row(session: StoredSession, now: int) -> dict[str, object]:
+    """A session that begins, as a row."""
+    return {
+        "id": session.id,
+        "owner": session.owner,
+        "started_at": micros(session.started_at),
+        "ended_at": None if session.ended_at is None else micros(session.ended_at),
+        "updated_at": now,
+        "protocol": session.protocol,
+        "path": clean(session.path),
+        "model": clean(session.model),
+        "languages": " ".join(("", *session.languages, "")) if session.languages else " ",
+        "name": _clean_or_none(session.name),
+        "source": clean(session.source),
+        "title": _clean_or_none(session.title),
+        "state": session.state,
+        "samples": session.samples,
+        "error": session.error,
+        "words": 0,
+    }
+
+
+def session_of(row: sa.Row[Any], preview: str = "") -> StoredSession:
+    """A row of ``sessions`` as a session."""
+    return StoredSession(
+        row.id,
+        row.owner,
+        moment(row.started_at),
+        row.protocol,
+        row.path,
+        row.model,
+        tuple(row.languages.split()),
+        row.name,
+        row.source,
+        row.title,
+        row.state,
+        None if row.ended_at is None else moment(row.ended_at),
+        row.samples,
+        row.error,
+        row.words,
+        preview,
+    )
+
+
+def word_row(session: int, word: StoredWord) -> dict[str, object]:
+    """A word as a row."""
+    return {
+        "session": session,
+        "number": word.number,
+        "segment": word.segment,
+        "text": clean(word.text),
+        "start": word.start,
+        "end": word.end,
+        "probability": word.probability,
+        "original": _clean_or_none(word.original),
+        "source": clean(word.source),
+    }
+
+
+def word_of(row: sa.Row[Any]) -> StoredWord:
+    """A row of ``words`` as a word."""
+    return StoredWord(
+        row.number,
+        row.segment,
+        row.text,
+        row.start,
+        row.end,
+        row.probability,
+        row.original,
+        row.source,
+    )
+
+
+def segment_of(row: sa.Row[Any]) -> StoredSegment:
+    """A row of ``segments`` as a segment."""
+    return StoredSegment(row.id, row.start, row.end, row.first, row.stop)
+
+
+def mark_row(session: int, mark: SessionMark) -> dict[str, object]:
+    """A mark as a row."""
+    return {
+        "session": session,
+        "at": mark.at,
+        "kind": clean(mark.kind),
+        "text": clean(mark.text),
+        "who": clean(mark.who),
+        "made_at": micros(mark.made_at),
+    }
+
+
+def mark_of(row: sa.Row[Any]) -> SessionMark:
+    """A row of ``marks`` as a mark."""
+    return SessionMark(row.at, row.kind, row.text, row.who, moment(row.made_at))
+
+
+def corrections_of(
+    connection: sa.Connection, keys: Sequence[int]
+) -> defaultdict[int, list[Correction]]:
+    """The corrections of sessions, by their keys, in the order of being made."""
+    chosen = sa.select(corrections).where(corrections.c.session.in_(keys))
+    found: defaultdict[int, list[Correction]] = defaultdict(list)
+    for row in connection.execute(chosen.order_by(corrections.c.key)) if keys else ():
+        made = Correction(row.first, row.stop, row.text, row.who, moment(row.made_at))
+        found[row.session].append(made)
+    return found
+
+
+def previews(connection: sa.Connection, keys: Sequence[int]) -> defaultdict[int, str]:
+    """The first words of sessions, by their keys."""
+    chosen = sa.select(words.c.session, words.c.text).where(
+        words.c.session.in_(keys), words.c.number < _PREVIEW_WORDS
+    )
+    found: defaultdict[int, str] = defaultdict(str)
+    for row in connection.execute(chosen.order_by(words.c.session, words.c.number)) if keys else ():
+        found[row.session] += row.text
+    return found
+
+
+def conditions(chosen: SessionFilter) -> list[sa.ColumnElement[bool]]:
+    """What a row of ``sessions`` has to be for a filter."""
+    columns, found = sessions.c, list[sa.ColumnElement[bool]]()
+    if chosen.owners is not None:
+        found.append(columns.owner.in_(sorted(chosen.owners)))
+    if chosen.model is not None:
+        found.append(columns.model == chosen.model)
+    if chosen.language is not None:
+        found.append(columns.languages.contains(f" {chosen.language} ", autoescape=True))
+    if chosen.since is not None:
+        found.append(columns.started_at >= micros(chosen.since))
+    if chosen.before is not None:
+        found.append(columns.started_at < micros(chosen.before))
+    if chosen.titled is not None:
+        found.append((columns.title != None) == chosen.titled)  # noqa: E711
+    return found
+
+
+def find(connection: sa.Connection, session: str, owners: Owners) -> sa.Row[Any]:
+    """The row of a session by its id. Raises UnknownSession."""
+    row = connection.execute(sa.select(sessions).where(sessions.c.id == session)).one_or_none()
+    if row is None or (owners is not None and row.owner not in owners):
+        raise UnknownSession(session)
+    return row
+
+
+def update(connection: sa.Connection, key: int, **values: object) -> None:
+    """Change columns of a session's row."""
+    connection.execute(sessions.update().where(sessions.c.key == key).values(values))
