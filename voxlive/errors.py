@@ -332,6 +332,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "unsupported_by_backend": ErrorInfo(
             501, None, "the installed backend has no code for this family"
         ),
+        "no_store": ErrorInfo(
+            501, None, "the server keeps no sessions; `--store` has it keep them"
+        ),
         "unsupported_checkpoint": ErrorInfo(
             501,
             None,
@@ -365,6 +368,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "store_full": ErrorInfo(507, None, "the store of the sessions has no room left"),
         "no_memory": ErrorInfo(507, None, "sessions do not fit into memory beside the weights"),
         # The server's own failures.
+        "audit_failed": ErrorInfo(
+            500, None, "the audit log cannot be written: what it would record is not done"
+        ),
         "engine_failed": ErrorInfo(
             500,
             1011,

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,12 +19,13 @@ from voxlive.engines.contract import DurationHistogram, EngineInfo, Reached, Sin
 from voxlive.errors import EngineFull
 from voxlive.runners.batch import Batch
 from voxlive.runners.catalogue import Catalogue, CatalogueEntry
+from voxlive.store.contract import SessionStore
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import Samples
 from voxlive.web.access.access import Access
 from voxlive.web.access.keys import Key, Limits
-from voxlive.web.access.middleware import Authenticator
+from voxlive.web.access.middleware import AuditLog, Authenticator
 from voxlive.web.access.sites import Sites, with_cors
 from voxlive.web.app import make_app
 from voxlive.web.live_endpoints import LiveEndpoints
@@ -176,11 +178,13 @@ async def running(
     hosts: frozenset[str] | None = None,
     default: DeafEngine | None = None,
     live: Mapping[str, DeafEngine] | None = None,
+    store: SessionStore | None = None,
+    audit: Path | None = None,
 ) -> AsyncIterator[Running]:
     """An application with these keys and limits; ``allow``: other sites that may connect.
 
     ``hosts``: the names that it answers to besides localhost; None for any. ``live``: engines
-    beside the ``default`` by their names.
+    beside the ``default`` by their names. ``store``: of sessions, ``audit``: the log of its use.
     """
     clock = [1e9]
     access = Access(keys, limits or Limits(), calendar=lambda: clock[0])
@@ -191,7 +195,8 @@ async def running(
         Batch(), Catalogue(CatalogueEntry(TINY_EN_ID, resolve(TINY_EN, offline=True)))
     )
     sites = Sites(allow, hosts)
-    app = make_app(models, LiveEndpoints(models, Authenticator(access, sites)), files)
+    endpoints = LiveEndpoints(models, Authenticator(access, sites, AuditLog(audit)))
+    app = make_app(models, endpoints, files, store)
     transport = httpx.ASGITransport(with_cors(app, sites))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
         yield Running(app, http, access, clock)

@@ -34,12 +34,18 @@ from voxlive.processes.logs import log_context
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.catalogue import Catalogue, make_catalogue
 from voxlive.runners.process import ProcessOptions
+from voxlive.store.contract import SessionStore
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.web.access.access import Access
 from voxlive.web.access.keys import Key, load_keys, redact_logs
-from voxlive.web.access.middleware import Authenticator, AuthMiddleware, find_rule
+from voxlive.web.access.middleware import (
+    AuditLog,
+    Authenticator,
+    AuthMiddleware,
+    find_rule,
+)
 from voxlive.web.access.sites import Sites, host_names, with_cors
 from voxlive.web.captions import CaptionEndpoints
 from voxlive.web.config import ConfigError, ServeConfig
@@ -55,11 +61,11 @@ from voxlive.web.metrics import (
 from voxlive.web.pages import Pages
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.contract import Protocol
-from voxlive.web.recorder import Recorder
 from voxlive.web.rest.chat import ChatCompletions
 from voxlive.web.rest.files import FileService
 from voxlive.web.rest.grants import ClientSecrets, TicketEndpoints
 from voxlive.web.rest.health import HealthEndpoints, ModelEndpoints
+from voxlive.web.rest.history import HistoryEndpoints
 from voxlive.web.rest.listen import ListenEndpoint
 from voxlive.web.rest.transcriptions import Transcriptions
 
@@ -129,14 +135,17 @@ def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
     )
 
 
-def make_app(models: LiveModels, live: LiveEndpoints, files: FileService) -> Starlette:
-    """The ASGI application around live models, which the caller starts and ends."""
+def make_app(
+    models: LiveModels, live: LiveEndpoints, files: FileService, store: SessionStore | None = None
+) -> Starlette:
+    """The ASGI application around live models and a store, which the caller starts and ends."""
     lists = ModelEndpoints(models, files)
     pages = Pages()
     captions = CaptionEndpoints(live.feeds, pages)
     access = live.authenticator.access
     tickets = TicketEndpoints(access)
-    health = HealthEndpoints(models, files, live.recorder)
+    health = HealthEndpoints(models, files)
+    history = HistoryEndpoints(store, live.authenticator.audit, lambda: models.closing)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
         Route("/health", health.get),
@@ -151,6 +160,11 @@ def make_app(models: LiveModels, live: LiveEndpoints, files: FileService) -> Sta
         Route("/v1/auth/grant", tickets.deepgram, methods=["POST"]),
         Route("/v1/client/sessions", tickets.mistral, methods=["POST"]),
         Route("/v1/listen", ListenEndpoint(files).post, methods=["POST"]),
+        Route("/v1/sessions", history.index),
+        Route("/v1/sessions/{session}", history.get),
+        Route("/v1/sessions/{session}", history.patch, methods=["PATCH"]),
+        Route("/v1/sessions/{session}", history.delete, methods=["DELETE"]),
+        Route("/v1/sessions/{session}/events", history.events),
         Route("/captions", captions.index),
         Route("/captions/{session}", captions.follow),
         Route("/overlay/{session}", captions.overlay),
@@ -158,9 +172,7 @@ def make_app(models: LiveModels, live: LiveEndpoints, files: FileService) -> Sta
         Mount("/static", pages),
     ]
     requests = RequestCounts(routes)
-    state = ServerCollector(
-        models, live.metrics, live.feeds, access, files, requests, live.recorder
-    )
+    state = ServerCollector(models, live.metrics, live.feeds, access, files, requests)
     routes.append(Route("/metrics", MetricsEndpoint(state).get))
 
     async def on_refusal(request: Request, error: Exception) -> Response:
@@ -255,34 +267,28 @@ class ServerCore:
         return self.models.default
 
     @classmethod
-    def load(
-        cls, config: ServeConfig, keys: tuple[Key, ...], recorder: Recorder | None = None
-    ) -> ServerCore:
+    def load(cls, config: ServeConfig, keys: tuple[Key, ...]) -> ServerCore:
         """Load the models. Blocks until the engines are warm, which load one after the other.
-
-        ``recorder`` keeps transcripts; it is closed with the server, or if this fails.
 
         Raises EngineError, CheckpointError, VadError and BadReplacement; ConfigError for two models
         of one name.
         """
+        redact_logs()
+        dictionary = Replacements.read(config.replacements) if config.replacements else None
+        offline = config.offline
+        model = resolve(config.model, offline=offline)
+        file_model = model
+        if not config.shares_model:
+            file_model = resolve(config.file_model or config.model, offline=offline)
+        catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
+        others: dict[str, tuple[LocalModel, ServeConfig]] = {}
+        for spec in config.live_specs:
+            if spec.name == model.name:
+                raise ConfigError(f"live: {spec.name} is the default model's name already")
+            with _named(spec.name):
+                others[spec.name] = resolve(spec.model, offline=offline), spec.config(config)
+                catalogue.register(spec.name, others[spec.name][0], others[spec.name][1].load)
         with ExitStack() as cleanup:
-            if recorder:
-                cleanup.callback(recorder.close)
-            redact_logs()
-            dictionary = Replacements.read(config.replacements) if config.replacements else None
-            offline = config.offline
-            model = resolve(config.model, offline=offline)
-            file_model = model
-            if not config.shares_model:
-                file_model = resolve(config.file_model or config.model, offline=offline)
-            catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
-            others: dict[str, tuple[LocalModel, ServeConfig]] = {}
-            for spec in config.live_specs:
-                if spec.name == model.name:
-                    raise ConfigError(f"live: {spec.name} is the default model's name already")
-                with _named(spec.name):
-                    others[spec.name] = resolve(spec.model, offline=offline), spec.config(config)
-                    catalogue.register(spec.name, others[spec.name][0], others[spec.name][1].load)
             default = _load_service(model, config, dictionary, cleanup)
             named = {}
             for name, (local, options) in others.items():
@@ -291,26 +297,21 @@ class ServerCore:
             cleanup.pop_all()
         if config.shares_model:
             catalogue.add_aliases(default.engine.info.model)
-        return cls.from_models(LiveModels(default, named), catalogue, config, keys, recorder)
+        return cls.from_models(LiveModels(default, named), catalogue, config, keys)
 
     @classmethod
     def from_models(
-        cls,
-        models: LiveModels,
-        catalogue: Catalogue,
-        config: ServeConfig,
-        keys: tuple[Key, ...],
-        recorder: Recorder | None = None,
+        cls, models: LiveModels, catalogue: Catalogue, config: ServeConfig, keys: tuple[Key, ...]
     ) -> ServerCore:
         """With models that are loaded already."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
+        audit = AuditLog(config.audit_log)
         live = LiveEndpoints(
             models,
-            Authenticator(Access(keys, config.limits), sites),
+            Authenticator(Access(keys, config.limits), sites, audit),
             resume_s=config.resume_seconds,
             max_suspended=config.max_suspended,
-            recorder=recorder,
         )
         process = ProcessOptions(niceness=config.file_niceness)
         options = BatchOptions(
@@ -324,8 +325,6 @@ class ServerCore:
         """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models."""
         await asyncio.gather(self.models.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
-        if self.live.recorder:
-            await asyncio.to_thread(self.live.recorder.close)
 
 
 @contextmanager
@@ -387,15 +386,10 @@ class Application:
             if core:
                 await core.aclose()
 
-    def _load_core(self) -> ServerCore:
-        """Who can connect is not known here: transcripts are kept only where a store is given."""
-        recorder = Recorder.of(self._config, loopback=False, on_warning=log.warning)
-        return ServerCore.load(self._config, self._keys, recorder)
-
     async def _load(self) -> ASGIApp:
         async with self._loading:
             if self._app is None:
-                core = await asyncio.to_thread(self._load_core)
+                core = await asyncio.to_thread(ServerCore.load, self._config, self._keys)
                 self._core, self._app = core, with_cors(core.app, core.sites)
             return self._app
 

@@ -44,7 +44,7 @@ def test_a_keys_file_has_names_scopes_and_limits():
         """
     )
     assert hall == Key("hall", digest(SECRET))
-    assert hall.scopes == frozenset(SCOPES) - {"captions:all"}
+    assert hall.scopes == frozenset(SCOPES) - {"captions:all", "history:all", "admin"}
     assert kitchen.scopes == {"live", "captions"}
     assert kitchen.limits == Limits(
         sessions=2, session_minutes=0.5, idle_s=30, message_kb=64, upload_mb=10, rate=12.5

@@ -1,31 +1,66 @@
-"""A transcript as text, JSON or subtitles: one line in a table per format. Pure."""
+"""A transcript as text, JSON, subtitles or a document: one line in a table per format. Pure.
+
+``FORMATS`` are those of answers, by their names in OpenAI's API. ``EXPORTS`` are those of files
+that people download, by the ending of the file's name; ``export`` writes a stored session as one.
+The ``…_json`` functions are what answers and commands have of stored sessions.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
+from urllib.parse import quote
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Transcript
 from voxlive.runners.outputs import subtitles
 from voxlive.runners.outputs.subtitles import CueStyle
-from voxlive.values import Segment, seconds, seconds_or_none
+from voxlive.store.contract import (
+    SearchHit,
+    StoredSegment,
+    StoredSession,
+    StoredTranscript,
+    StoredWord,
+)
+from voxlive.values import Segment, Word, seconds, seconds_or_none
 
+_SPACE = re.compile(r"\s+")
+# What is markup in CommonMark or in its dialects; HTML is escaped as HTML.
+_MARKDOWN = re.compile(r"[\\`*_\[\]#|~$]|^[-+=]|^\d+(?=[.)])")
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Separators, what other systems have no file names with, and what turns the direction of text.
+_NOT_IN_NAMES = re.compile(
+    r'["*/:<>?\\|\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+'
+)
+_NOT_PLAIN = re.compile(r"[^\w .-]+", re.ASCII)
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_LONGEST_NAME = 200  # bytes: file systems have 255, with the ending
 # What OpenAI's verbose segments hold beside times and text; null where a model has no such figure.
 _DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """What a writer is to list: ``model`` is the name that answers carry."""
+    """What a writer is to list: ``model`` is the name that answers carry.
+
+    ``title`` and ``began``, the moment of the first sample, are for documents.
+    """
 
     model: str
     segments: bool = True
     words: bool = False
     cues: CueStyle = field(default_factory=CueStyle)
+    title: str = ""
+    began: datetime | None = None
 
 
 def text(transcript: Transcript, _options: OutputOptions) -> str:
@@ -120,6 +155,177 @@ FORMATS: dict[str, TranscriptFormat] = {
 }
 
 
+def paragraphs(transcript: Transcript, _options: OutputOptions) -> str:
+    """The words alone, a paragraph for each segment."""
+    return "".join(f"{text}\n\n" for _, text in _paragraphs(transcript)).rstrip("\n") + "\n"
+
+
+def markdown(transcript: Transcript, options: OutputOptions) -> str:
+    """A document in CommonMark: title, facts, a paragraph with its time for each segment.
+
+    Nothing in the texts is markup: what could be is escaped.
+    """
+    lines = [f"# {_escape(options.title)}"] if options.title else []
+    lines.append(
+        "\n".join(f"- {name}: {_escape(value)}" for name, value in _facts(transcript, options))
+    )
+    for label, text in _paragraphs(transcript):
+        lines.append(f"**{_escape(label)}** {_escape(text)}" if label else _escape(text))
+    return "\n\n".join(lines) + "\n"
+
+
+def docx(transcript: Transcript, options: OutputOptions) -> bytes:
+    """A document of Office Open XML with the same parts as ``markdown``."""
+    from docx import Document
+    from docx.oxml import OxmlElement
+    from docx.text.paragraph import Paragraph
+
+    document = Document()
+    about = document.core_properties
+    about.author, about.title = "voxlive", _xml(options.title)[:255]
+    about.created = about.modified = (options.began or datetime.now(UTC)).replace(tzinfo=None)
+    if options.title:
+        document.add_heading(_xml(options.title), 1)
+    for name, value in _facts(transcript, options):
+        document.add_paragraph(_xml(f"{name}: {value}"), "List Bullet")
+    for label, text in _paragraphs(transcript):
+        # In front of the section's properties: ``add_paragraph`` looks for those from the start.
+        element = OxmlElement("w:p")
+        document.element.body.insert(-1, element)
+        paragraph = Paragraph(element, document._body)
+        if label:
+            paragraph.add_run(f"{_xml(label)} ").bold = True
+        paragraph.add_run(_xml(text))
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFormat:
+    """A way to write a transcript as a file for people."""
+
+    write: Callable[[Transcript, OutputOptions], str | bytes]
+    media_type: str
+
+
+EXPORTS: dict[str, ExportFormat] = {
+    "txt": ExportFormat(paragraphs, "text/plain"),
+    "srt": ExportFormat(srt, FORMATS["srt"].media_type),
+    "vtt": ExportFormat(vtt, FORMATS["vtt"].media_type),
+    "json": ExportFormat(verbose_json, "application/json"),
+    "md": ExportFormat(markdown, "text/markdown"),
+    "docx": ExportFormat(
+        docx, "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+    ),
+}
+
+
+# Stored sessions.
+
+
+def session_json(session: StoredSession) -> dict[str, Any]:
+    """A session as it is listed; times of its clock are in seconds, moments are in UTC."""
+    return {
+        "id": session.id,
+        "owner": session.owner,
+        "title": session.title,
+        "name": session.name,
+        "source": session.source or None,
+        "state": session.state,
+        "started_at": session.started_at.isoformat(),
+        "ended_at": session.ended_at and session.ended_at.isoformat(),
+        "duration": seconds(session.samples),
+        "protocol": session.protocol,
+        "path": session.path,
+        "model": session.model,
+        "languages": list(session.languages),
+        "error": session.error,
+        "word_count": session.words,
+        "preview": session.preview,
+    }
+
+
+def hit_json(hit: SearchHit) -> dict[str, Any]:
+    """A session that a search has found, with ``snippets``."""
+    snippets = [
+        {**asdict(one), "start": seconds(one.start), "end": seconds(one.end)}
+        for one in hit.snippets
+    ]
+    return {**session_json(hit.session), "snippets": snippets}
+
+
+def word_json(word: StoredWord) -> dict[str, Any]:
+    """A word of a session; ``number`` is its place there."""
+    times = {"start": seconds(word.start), "end": seconds(word.end)}
+    return {**asdict(word), **times, "source": word.source or None}
+
+
+def segment_json(segment: StoredSegment) -> dict[str, Any]:
+    """A closed segment: words from number ``first`` to before ``stop``."""
+    return {**asdict(segment), "start": seconds(segment.start), "end": seconds(segment.end)}
+
+
+def transcript_json(found: StoredTranscript, *, original: bool = False) -> dict[str, Any]:
+    """A session whole: its words as corrected or as recognised, and all that was noted."""
+    words = found.words if original else found.corrected()
+    return {
+        **session_json(found.session),
+        "text": "".join(word.text for word in words).strip(),
+        "words": [word_json(word) for word in words],
+        "segments": [segment_json(one) for one in found.segments],
+        "corrections": [
+            {**asdict(one), "made_at": one.made_at.isoformat()} for one in found.corrections
+        ],
+        "marks": [
+            {**asdict(one), "at": seconds(one.at), "made_at": one.made_at.isoformat()}
+            for one in found.marks
+        ],
+    }
+
+
+def export(found: StoredTranscript, suffix: str, *, original: bool = False) -> bytes:
+    """A session as a file of ``EXPORTS``: its words as corrected, or as recognised."""
+    about = found.session
+    words = found.words if original else found.corrected()
+    closed = {one.id: one for one in found.segments}
+    segments = []
+    for (ident, source), group in groupby(words, key=lambda word: (word.segment, word.source)):
+        spoken = tuple(Word(w.text, w.start, w.end, w.probability, w.original) for w in group)
+        text = "".join(word.text for word in spoken)
+        times = closed.get(ident, Segment(ident, text, spoken[0].start, spoken[-1].end))
+        segments.append(Segment(ident, text, times.start, times.end, spoken, source or None))
+    end = max((about.samples, *(word.end for word in words[-1:])))
+    transcript = Transcript(
+        "".join(one.text for one in segments),
+        tuple(segments),
+        seconds(end),
+        next(iter(about.languages), None),
+    )
+    options = OutputOptions(
+        about.model, words=True, title=about.title or about.name or "", began=about.started_at
+    )
+    written = EXPORTS[suffix].write(transcript, options)
+    return written if isinstance(written, bytes) else written.encode(errors="replace")
+
+
+def file_name(session: StoredSession) -> str:
+    """A name for a session's file, without its ending, that is one on every system."""
+    name = session.title or session.name or ""
+    name = _SPACE.sub(" ", _NOT_IN_NAMES.sub(" ", unicodedata.normalize("NFC", name)))
+    name = name.encode(errors="replace")[:_LONGEST_NAME].decode(errors="ignore").strip(" .")
+    name = name or f"session {session.started_at.astimezone(UTC):%Y-%m-%d %H.%M}"
+    return f"_{name}" if _DEVICE.fullmatch(name) else name
+
+
+def attachment(name: str) -> str:
+    """The Content-Disposition of a file (RFC 6266): its name, and one in ASCII before that."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = _NOT_PLAIN.sub("_", plain)
+    plain = f"transcript{plain}" if plain.startswith(".") else plain
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
 def usage(transcript: Transcript) -> dict[str, object]:
     """The seconds of audio, and tokens where the model counts them."""
     used: dict[str, object] = {"type": "duration", "seconds": math.ceil(transcript.duration)}
@@ -170,3 +376,39 @@ def _cues(transcript: Transcript, options: OutputOptions) -> list[subtitles.Cue]
 
 def _dump(answer: dict[str, Any]) -> str:
     return json.dumps(answer, ensure_ascii=False)
+
+
+def _paragraphs(transcript: Transcript) -> Iterator[tuple[str, str]]:
+    """For each segment with text its time and speaker, as far as they are known, and its text."""
+    for segment in transcript.segments:
+        line = _SPACE.sub(" ", segment.text).strip()
+        known = segment.start is not None
+        time = subtitles.stamp(1000 * int(seconds(segment.start or 0)), ".")[:8] if known else ""
+        if line:
+            yield f"{time} {segment.speaker or ''}".strip(), line
+
+
+def _facts(transcript: Transcript, options: OutputOptions) -> Iterator[tuple[str, str]]:
+    if options.began:
+        yield "Began", f"{options.began.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    yield "Length", subtitles.stamp(1000 * int(transcript.duration), ".")[:8]
+    if transcript.language:
+        yield "Language", transcript.language
+    yield "Model", options.model
+
+
+def _escape(text: str) -> str:
+    """Text on one line of Markdown."""
+    line = _SPACE.sub(" ", text).strip()
+    line = _MARKDOWN.sub(_escape_mark, line)
+    return "".join(_HTML.get(char, char) for char in line)
+
+
+def _escape_mark(found: re.Match[str]) -> str:
+    # Of what begins a list the mark behind the number is escaped: "1\\. ".
+    return f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}"
+
+
+def _xml(text: str) -> str:
+    """Text on one line, without the characters that XML cannot hold."""
+    return _NOT_XML.sub("\ufffd", _SPACE.sub(" ", text).strip(" "))

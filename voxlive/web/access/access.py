@@ -18,7 +18,11 @@ from dataclasses import dataclass, field
 
 from voxlive.errors import RequestRefused
 from voxlive.web.access.keys import (
+    ADMIN,
     ALL_CAPTIONS,
+    ALL_HISTORY,
+    HISTORY,
+    OPENED_BY,
     SCOPES,
     Key,
     Keyring,
@@ -139,6 +143,22 @@ class Grant:
         """Whether this client may read the captions of the sessions of the key ``owner``."""
         return ALL_CAPTIONS in self.scopes or owner in self._account.reads
 
+    @property
+    def readable(self) -> frozenset[str] | None:
+        """The keys whose stored sessions this client may read; None: all."""
+        if self.scopes & {ALL_HISTORY, ADMIN}:
+            return None
+        return self._own
+
+    @property
+    def changeable(self) -> frozenset[str] | None:
+        """The keys whose stored sessions this client may change and delete; None: all."""
+        return None if ADMIN in self.scopes else self._own
+
+    @property
+    def _own(self) -> frozenset[str]:
+        return frozenset({self.name}) if HISTORY in self.scopes else frozenset()
+
     @contextmanager
     def session(self) -> Iterator[None]:
         """Occupy one of the key's sessions. Raises RequestRefused where all are in use."""
@@ -209,9 +229,7 @@ class Access:
             if secret and (wait_s := self._wrong_keys.wait_s(address, self._clock())) > 0:
                 raise TooManyWrongKeys(wait_s)
             raise RequestRefused("invalid_api_key", _WRONG_KEY if secret else _NO_KEY)
-        if scope == "captions" and ALL_CAPTIONS in grant.scopes:
-            scope = ALL_CAPTIONS
-        if scope is not None and scope not in grant.scopes:
+        if scope is not None and not grant.scopes & OPENED_BY.get(scope, frozenset({scope})):
             raise RequestRefused("forbidden", f'this key is not for "{scope}": {SCOPES[scope]}')
         self._count(grant)
         return grant

@@ -6,7 +6,7 @@ each key, under the key's name:
 
     [kitchen]
     sha256 = "…"                  # of the key, as "voxlive key" prints it; or key = "…" itself
-    scopes = ["live", "captions"] # all but captions:all, unless given
+    scopes = ["live", "captions"] # DEFAULT_SCOPES, unless given
     for = ["hall"]                # other keys, whose sessions' captions it reads too
     sessions = 2                  # and the other limits
 
@@ -41,11 +41,20 @@ SCOPES = {
     "captions": "reading along in sessions of this key, and of those that it is for",
     "captions:all": "reading along in everybody's sessions",
     "metrics": "the server's counters",
+    "history": "stored sessions of this key: to read, correct and delete them",
+    "history:all": "reading everybody's stored sessions",
+    "admin": "reading, correcting and deleting everybody's stored sessions",
 }
 """What a key may open. Any key opens the list of models."""
 ALL_CAPTIONS = "captions:all"
-DEFAULT_SCOPES = frozenset(SCOPES) - {ALL_CAPTIONS}
-"""What a key opens where its scopes are not given."""
+HISTORY, ALL_HISTORY, ADMIN = "history", "history:all", "admin"
+DEFAULT_SCOPES = frozenset(SCOPES) - {ALL_CAPTIONS, ALL_HISTORY, ADMIN}
+"""What a key opens where its scopes are not given: nothing of other keys."""
+OPENED_BY = {
+    "captions": frozenset({"captions", ALL_CAPTIONS}),
+    HISTORY: frozenset({HISTORY, ALL_HISTORY, ADMIN}),
+}
+"""The scopes each of which opens what needs this one; of any other it is that scope alone."""
 WRONG_KEY_BURST, WRONG_KEYS_PER_MINUTE = 20, 20.0
 MAX_ADDRESSES = 10_000
 """Addresses whose wrong keys are counted: those that sent the latest ones."""

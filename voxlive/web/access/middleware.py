@@ -2,32 +2,41 @@
 
 ``_RULES`` says for every path of the HTTP API which scope opens it. A path without a rule needs a
 key, so that a new one is never open by accident. Where clients put keys besides the usual places is
-a matter of their wire format. A request's grant is kept in its ASGI scope.
+a matter of their wire format. A request's grant is kept in its ASGI scope. ``AuditLog`` records who
+used what others may have to answer for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from voxlive.errors import RequestRefused, VoxliveError
+from voxlive.errors import CodedError, RequestRefused, VoxliveError
+from voxlive.processes.logs import current_log_context
 from voxlive.web.access.access import Access, Grant, TooManyWrongKeys
 from voxlive.web.access.keys import find_credentials
 from voxlive.web.access.sites import Sites
+from voxlive.web.config import ConfigError
 from voxlive.web.errors import deepgram_error, mistral_error, openai_error
 
 log = logging.getLogger(__name__)
 
 _GRANT = "voxlive.grant"  # in the ASGI scope
 _DELAY_S, _MAX_DELAYED = 1.0, 256
+_MAX_PATH = 200  # characters of one that is recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class RouteRule:
     """What it takes to use a path. ``scope``: that of the key, None for any key.
 
     ``open``: no key is needed. ``counted``: a request is one of the key's sessions while it lasts.
+    ``audited``: the audit log has its refusals; its endpoints record the rest.
     ``params``: where clients put a key in the query. ``error_response``: an error as the path's
     clients read it.
     """
@@ -42,6 +52,7 @@ class RouteRule:
     scope: str | None = None
     open: bool = False
     counted: bool = False
+    audited: bool = False
     params: tuple[str, ...] = ()
     error_response: Callable[[VoxliveError], Response] = openai_error
 
@@ -60,6 +71,7 @@ _RULES = {
     "/v1/realtime/client_secrets": RouteRule("live"),
     "/v1/auth/grant": RouteRule("live", error_response=deepgram_error),
     "/v1/client/sessions": RouteRule("live", error_response=mistral_error),
+    "/v1/sessions": RouteRule("history", audited=True),
     "/captions": _CAPTIONS,
     "/overlay": _CAPTIONS,
     "/metrics": RouteRule("metrics"),
@@ -73,11 +85,105 @@ def find_rule(path: str) -> tuple[str, RouteRule]:
     return max(((p, _RULES[p]) for p in under), key=lambda rule: len(rule[0]), default=_DEFAULT)
 
 
+class AuditFailed(CodedError):
+    """The audit log cannot be written."""
+
+    code = "audit_failed"
+
+
+class AuditLog:
+    """Who read, changed or deleted which stored sessions, and who was refused: JSON lines.
+
+    The file is made for its owner alone (0600), and opened for each line: it may be renamed at any
+    time. It holds nothing of what was said: no words, no titles and no searches. Without a path
+    nothing is recorded. Raises ConfigError for a file that cannot be written.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path and path.expanduser()
+        self._torn = False
+        try:
+            self._append(b"")
+        except OSError as error:
+            raise ConfigError(f"audit_log: cannot write {path}: {error.strerror}") from None
+
+    @asynccontextmanager
+    async def recorded(
+        self,
+        request: Request,
+        action: str,
+        session: str | None = None,
+        *,
+        begun: bool = False,
+        **about: object,
+    ) -> AsyncIterator[dict[str, object]]:
+        """Record how this ends; with ``begun`` also that it begins: else it does not.
+
+        More may be added to what it yields. Raises AuditFailed.
+        """
+        record = {"session": session, **about} if session else about
+        who, result = require_grant(request).name, "internal"
+        if begun:
+            await self.write(request, who, action, "begun", record)
+        try:
+            yield record
+            result = "ok"
+        except VoxliveError as error:
+            result = error.code
+            raise
+        finally:
+            await self.write(request, who, action, result, record)
+
+    async def write(
+        self,
+        connection: HTTPConnection,
+        who: str,
+        action: str,
+        result: str,
+        about: Mapping[str, object],
+    ) -> None:
+        """Add a line. ``who``: the key's name. Raises AuditFailed."""
+        if self._path is None:
+            return
+        record = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "who": who,
+            "from": client_address(connection),
+            "request": current_log_context().get("request"),
+            "action": action,
+            **about,
+            "result": result,
+        }
+        try:
+            await asyncio.to_thread(self._append, f"{json.dumps(record)}\n".encode())
+        except OSError as error:
+            log.error("the audit log %s cannot be written: %s", self._path, error.strerror)
+            message = "the server cannot write its audit log, without which it does not do this"
+            raise AuditFailed(message) from error
+
+    def _append(self, line: bytes) -> None:
+        if self._path is None:
+            return
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            # Behind a line that the disk had room for in part only, this one is whole.
+            line = b"\n" * self._torn + line
+            written = os.write(file, line)
+            self._torn = 0 < written < len(line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
+
+
 class Authenticator:
     """Checks the sites and counts the refusals of a server's HTTP and WebSocket clients."""
 
-    def __init__(self, access: Access, sites: Sites | None = None) -> None:
+    def __init__(
+        self, access: Access, sites: Sites | None = None, audit: AuditLog | None = None
+    ) -> None:
         self.access = access
+        self.audit = audit or AuditLog()
         self._sites = sites or Sites()
         self._delayed = 0
 
@@ -134,11 +240,20 @@ class AuthMiddleware:
         secret = find_credentials(
             request.headers, (), request.query_params, key_params=rule.params
         ).secret
-        grant = (
-            access.identify(secret)
-            if rule.open
-            else access.admit(secret, rule.scope, client_address(request))
-        )
+        try:
+            grant = (
+                access.identify(secret)
+                if rule.open
+                else access.admit(secret, rule.scope, client_address(request))
+            )
+        except RequestRefused as refusal:
+            known = access.identify(secret)
+            if known and rule.audited:
+                # Strangers are not recorded: they could fill the disk.
+                about = {"path": request.url.path[:_MAX_PATH]}
+                audit = self._authenticator.audit
+                await audit.write(request, known.name, request.method, refusal.code, about)
+            raise
         scope = {**request.scope, _GRANT: grant}
         with ExitStack() as resources:
             if grant and rule.counted:

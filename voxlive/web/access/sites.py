@@ -23,11 +23,12 @@ ANY = "*"
 
 _PORTS = {"http": 80, "https": 443}
 _SECURE = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
-_METHODS = ("GET", "HEAD", "POST", "OPTIONS")
+_METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS")
 _OTHER_SITE = "pages of other sites may not use this server; see --allow-origin"
 _PREFLIGHT_S = 7200  # browsers take no longer one
 _EXPOSED = (
     "X-Request-Id",
+    "Content-Disposition",
     "X-Voxlive-Warnings",
     "Retry-After",
     "WWW-Authenticate",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import unicodedata
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from voxlive.streaming.ingest.frames import mp3_header
 
 Json = Mapping[str, object]
 _T = TypeVar("_T")
+_NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, line separators
 _MAX_MESSAGE = 64_000  # bytes, of a message in a binary frame beside binary audio
 MIN_HEAD = 12
 """How many bytes of a stream ``is_container`` needs at least."""
@@ -116,6 +118,16 @@ def string(fields: Json, name: str, longest: int) -> str | None:
     if not isinstance(value, str) or not 0 < len(value) <= longest or not _encodable(value):
         raise ValueError(f'"{name}" must be a string of 1 to {longest} characters')
     return value
+
+
+def line(fields: Json, name: str, longest: int) -> str:
+    """One line of text of at most ``longest`` characters, without space around it; null is ""."""
+    value = "" if fields[name] is None else fields[name]
+    if not isinstance(value, str) or len(value) > longest:
+        raise ValueError(f'"{name}" must be a string of up to {longest} characters')
+    if any(unicodedata.category(char) in _NOT_TEXT for char in value):
+        raise ValueError(f'"{name}" must be one line, without control characters')
+    return value.strip()
 
 
 def language(fields: Json, name: str = "language") -> str | None:
