@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,10 +63,15 @@ def small(_small: Server) -> Iterator[Server]:
 def pytest_configure(config: pytest.Config) -> None:
     """Whisper tiny.en is the model of all tests that name none, here and in what they start.
 
+    Servers that tests start without ``serving`` keep transcripts in a folder of the tests.
+
     Commands also end by SIGINT, which a shell has ignored in what it starts in the background.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    data = tempfile.TemporaryDirectory()
+    config.add_cleanup(data.cleanup)
+    os.environ["XDG_DATA_HOME"] = data.name
     os.environ["XDG_CACHE_HOME"] = str(fetch(config.cache.mkdir("starter"), TINY_EN))
 
 

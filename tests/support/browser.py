@@ -190,6 +190,11 @@ class Line:
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    def lead_to(self, url: str) -> None:
+        """New connections are to this server."""
+        parts = urlsplit(url)
+        self._to = (parts.hostname, parts.port)
+
     def cut(self) -> None:
         self._open = False
         for writer in self._writers:

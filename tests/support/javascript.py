@@ -22,7 +22,7 @@ def ready() -> None:
     """
     missing = [name for name in ("node", "npm") if shutil.which(name) is None]
     if missing:
-        _without(f"no {' and no '.join(missing)} on this machine: install nodejs and npm")
+        without(f"no {' and no '.join(missing)} on this machine: install nodejs and npm")
     wanted = (FOLDER / "package.json").read_text()
     stamp = _PACKAGES / ".installed"
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -32,11 +32,12 @@ def ready() -> None:
         ["npm", "install", *quiet], cwd=FOLDER, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        _without(f"npm cannot install the clients: {done.stderr.strip()}")
+        without(f"npm cannot install the clients: {done.stderr.strip()}")
     stamp.write_text(wanted)
 
 
-def _without(reason: str) -> None:
+def without(reason: str) -> None:
+    """Skip the test, or fail where Node is required."""
     if os.environ.get("VOXLIVE_REQUIRE_NODE") == "1":
         pytest.fail(reason)
     pytest.skip(reason)

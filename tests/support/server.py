@@ -101,7 +101,9 @@ def serving(
     # Beside the tests themselves, what gives way would hardly run at all.
     nice = () if "--file-niceness" in args else ("--file-niceness", "0")
     serve = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0"]
-    command = [*under, *serve, *sessions, *nice, *args]
+    # What tests say is kept nowhere, unless they ask for it.
+    store = () if "--store" in args else ("--no-store",)
+    command = [*under, *serve, *sessions, *nice, *store, *args]
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None

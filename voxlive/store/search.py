@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,6 +35,7 @@ SCAN = 400
 ONE_SEGMENT = 1 << schema.SEGMENT_BITS
 """The numbers of a session's texts begin at its key times this."""
 _MAX_SCANS = 50
+_MAX_TOKENS = 50_000  # of one text: what follows is not found
 _MAX_TOKEN = 64
 _MAX_QUERY = 200
 _PARTLY = rf"{SPACELESS}\uac00-\ud7a3\U00020000-\U0003ffff"
@@ -78,7 +80,7 @@ def text_tokens(text: str) -> Iterator[TextToken]:
 
 def indexed(text: str) -> list[str]:
     """The tokens of a text, in order."""
-    return [token.text for token in text_tokens(text) if token.text]
+    return [token.text for token in islice(text_tokens(text), _MAX_TOKENS) if token.text]
 
 
 def owner_token(owner: str) -> str:

@@ -61,6 +61,7 @@ from voxlive.web.metrics import (
 from voxlive.web.pages import Pages
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.contract import Protocol
+from voxlive.web.recorder import Recorder
 from voxlive.web.rest.chat import ChatCompletions
 from voxlive.web.rest.files import FileService
 from voxlive.web.rest.grants import ClientSecrets, TicketEndpoints
@@ -144,7 +145,7 @@ def make_app(
     captions = CaptionEndpoints(live.feeds, pages)
     access = live.authenticator.access
     tickets = TicketEndpoints(access)
-    health = HealthEndpoints(models, files)
+    health = HealthEndpoints(models, files, live.recorder)
     history = HistoryEndpoints(store, live.authenticator.audit, lambda: models.closing)
     routes: list[BaseRoute] = [
         Route("/", pages.index),
@@ -172,7 +173,9 @@ def make_app(
         Mount("/static", pages),
     ]
     requests = RequestCounts(routes)
-    state = ServerCollector(models, live.metrics, live.feeds, access, files, requests)
+    state = ServerCollector(
+        models, live.metrics, live.feeds, access, files, requests, live.recorder
+    )
     routes.append(Route("/metrics", MetricsEndpoint(state).get))
 
     async def on_refusal(request: Request, error: Exception) -> Response:
@@ -267,28 +270,34 @@ class ServerCore:
         return self.models.default
 
     @classmethod
-    def load(cls, config: ServeConfig, keys: tuple[Key, ...]) -> ServerCore:
+    def load(
+        cls, config: ServeConfig, keys: tuple[Key, ...], recorder: Recorder | None = None
+    ) -> ServerCore:
         """Load the models. Blocks until the engines are warm, which load one after the other.
+
+        ``recorder`` keeps transcripts; it is closed with the server, or if this fails.
 
         Raises EngineError, CheckpointError, VadError and BadReplacement; ConfigError for two models
         of one name.
         """
-        redact_logs()
-        dictionary = Replacements.read(config.replacements) if config.replacements else None
-        offline = config.offline
-        model = resolve(config.model, offline=offline)
-        file_model = model
-        if not config.shares_model:
-            file_model = resolve(config.file_model or config.model, offline=offline)
-        catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
-        others: dict[str, tuple[LocalModel, ServeConfig]] = {}
-        for spec in config.live_specs:
-            if spec.name == model.name:
-                raise ConfigError(f"live: {spec.name} is the default model's name already")
-            with _named(spec.name):
-                others[spec.name] = resolve(spec.model, offline=offline), spec.config(config)
-                catalogue.register(spec.name, others[spec.name][0], others[spec.name][1].load)
         with ExitStack() as cleanup:
+            if recorder:
+                cleanup.callback(recorder.close)
+            redact_logs()
+            dictionary = Replacements.read(config.replacements) if config.replacements else None
+            offline = config.offline
+            model = resolve(config.model, offline=offline)
+            file_model = model
+            if not config.shares_model:
+                file_model = resolve(config.file_model or config.model, offline=offline)
+            catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
+            others: dict[str, tuple[LocalModel, ServeConfig]] = {}
+            for spec in config.live_specs:
+                if spec.name == model.name:
+                    raise ConfigError(f"live: {spec.name} is the default model's name already")
+                with _named(spec.name):
+                    others[spec.name] = resolve(spec.model, offline=offline), spec.config(config)
+                    catalogue.register(spec.name, others[spec.name][0], others[spec.name][1].load)
             default = _load_service(model, config, dictionary, cleanup)
             named = {}
             for name, (local, options) in others.items():
@@ -297,11 +306,16 @@ class ServerCore:
             cleanup.pop_all()
         if config.shares_model:
             catalogue.add_aliases(default.engine.info.model)
-        return cls.from_models(LiveModels(default, named), catalogue, config, keys)
+        return cls.from_models(LiveModels(default, named), catalogue, config, keys, recorder)
 
     @classmethod
     def from_models(
-        cls, models: LiveModels, catalogue: Catalogue, config: ServeConfig, keys: tuple[Key, ...]
+        cls,
+        models: LiveModels,
+        catalogue: Catalogue,
+        config: ServeConfig,
+        keys: tuple[Key, ...],
+        recorder: Recorder | None = None,
     ) -> ServerCore:
         """With models that are loaded already."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
@@ -312,6 +326,7 @@ class ServerCore:
             Authenticator(Access(keys, config.limits), sites, audit),
             resume_s=config.resume_seconds,
             max_suspended=config.max_suspended,
+            recorder=recorder,
         )
         process = ProcessOptions(niceness=config.file_niceness)
         options = BatchOptions(
@@ -325,6 +340,8 @@ class ServerCore:
         """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models."""
         await asyncio.gather(self.models.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
+        if self.live.recorder:
+            await asyncio.to_thread(self.live.recorder.close)
 
 
 @contextmanager
@@ -386,10 +403,15 @@ class Application:
             if core:
                 await core.aclose()
 
+    def _load_core(self) -> ServerCore:
+        """Who can connect is not known here: transcripts are kept only where a store is given."""
+        recorder = Recorder.of(self._config, loopback=False, on_warning=log.warning)
+        return ServerCore.load(self._config, self._keys, recorder)
+
     async def _load(self) -> ASGIApp:
         async with self._loading:
             if self._app is None:
-                core = await asyncio.to_thread(ServerCore.load, self._config, self._keys)
+                core = await asyncio.to_thread(self._load_core)
                 self._core, self._app = core, with_cors(core.app, core.sites)
             return self._app
 

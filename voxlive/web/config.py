@@ -89,6 +89,12 @@ def _check_live(text: str) -> None:
     LiveSpec.parse(text)
 
 
+def _check_keep(text: str) -> None:
+    from voxlive.web.recorder import keep_time
+
+    keep_time(text)
+
+
 def _check_site(text: str) -> None:
     """Refuse a misspelt site at the start: later its pages would only be refused."""
     from voxlive.web.access.sites import ANY, Origin
@@ -204,6 +210,24 @@ class ServeConfig:
         default=64,
         metadata=_option(
             "Sessions that may wait for their client at a time; the oldest gives way.", low=1
+        ),
+    )
+    store: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_option(
+            "Keep the transcripts of live sessions in this folder, or in PostgreSQL by a URL: "
+            "postgresql://USER@HOST/NAME. Default: a folder of this user's where only this "
+            "machine can connect, else nowhere.",
+            metavar="FOLDER|URL",
+            shown_variable=True,
+        ),
+    )
+    no_store: bool = field(default=False, metadata=_option("Keep no transcripts."))
+    keep: str = field(
+        default="30d",
+        metadata=_option(
+            "How long transcripts are kept: 30d, 12h, forever.", metavar="TIME", check=_check_keep
         ),
     )
     https: bool = field(
@@ -351,6 +375,10 @@ class ServeConfig:
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
         unused = "--wyoming-allow" if self.wyoming_allow else "--zeroconf"
         return (
+            (
+                self.no_store and self.store is not None,
+                "--store keeps transcripts, --no-store none: choose one of them",
+            ),
             (
                 self.https and self.ssl_certfile is not None,
                 "--https makes a certificate, --ssl-certfile brings one: choose one of them",

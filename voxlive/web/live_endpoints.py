@@ -20,6 +20,7 @@ from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveSocket
 from voxlive.web.metrics import SessionMetrics
 from voxlive.web.protocols.contract import Protocol
+from voxlive.web.recorder import Recorder
 from voxlive.web.resume import ResumableSessions
 
 
@@ -27,6 +28,7 @@ class LiveEndpoints:
     """See the module. Without an authenticator every client is admitted.
 
     A resumable session waits ``resume_s`` seconds for its client, ``max_suspended`` at a time.
+    Transcripts are kept by ``recorder``, where there is one.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class LiveEndpoints:
         *,
         resume_s: float = 120.0,
         max_suspended: int = 64,
+        recorder: Recorder | None = None,
     ) -> None:
         self._models = models
         self.authenticator = authenticator or Authenticator(Access())
+        self.recorder = recorder
         self.feeds = CaptionFeeds()
         self.metrics = SessionMetrics(self.authenticator.access.count_error)
         self.resumables = ResumableSessions(self.feeds, resume_s, max_suspended)
@@ -87,6 +91,7 @@ class LiveEndpoints:
             self.metrics,
             self.resumables,
             presented.labels,
+            None if query.get("store") == "false" else self.recorder,
         )
         try:
             grant = self.authenticator.access.admit(
@@ -96,6 +101,8 @@ class LiveEndpoints:
             resources.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
             if unknown:
                 raise unknown
+            if query.get("store", "true") not in ("true", "false"):
+                raise RequestRefused("bad_parameter", "store is true or false", "store")
             if models.named:
                 wire_format.offer_engines(
                     lambda name: models.find(name, service, protocol.default_models).engine.info

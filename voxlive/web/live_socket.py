@@ -50,6 +50,7 @@ from voxlive.web.protocols.contract import (
     ResumeSession,
     StopSession,
 )
+from voxlive.web.recorder import Recorder
 from voxlive.web.resume import ResumableSession, ResumableSessions
 from voxlive.web.socket_writer import ConnectionState, Notice, SocketWriter
 
@@ -102,7 +103,8 @@ class LiveSocket:
     is behind, and an outbox that the sessions of all sources share with the protocol's answers.
 
     Sessions are opened on ``service``, one of ``models``, unless their options name another one.
-    Every session that begins is counted in ``metrics``. ``offered`` are the client's sub-protocols
+    Every session that begins is counted in ``metrics``, and kept by ``recorder`` where there is
+    one, unless its client asks for the opposite. ``offered`` are the client's sub-protocols
     without those that carry a key, which must not be sent back.
     """
 
@@ -116,12 +118,14 @@ class LiveSocket:
         metrics: SessionMetrics,
         resumables: ResumableSessions,
         offered: Sequence[str] = (),
+        recorder: Recorder | None = None,
     ) -> None:
         self._socket = socket
         self._models = models
         self._service = service
         self._state = ConnectionState(protocol)
         self._resumables = resumables
+        self._recorder = recorder
         self._resumable: ResumableSession | None = None
         self._taken_over = False
         self._feeds = feeds
@@ -238,14 +242,29 @@ class LiveSocket:
         service = self._service_of(options)
         self._sessions[source] = service.open(options, inbox, self._state.outbox, source)
 
-    def _track_session(self, options: SessionOptions, source: str) -> Notice:
-        """Count a new session and open its captions. Returns what its client is sent first."""
+    def _track_session(self, options: SessionOptions, source: str, *, store: bool = True) -> Notice:
+        """Count a new session, open its captions, and keep it if its client agrees (``store``).
+
+        Returns what its client is sent first.
+        """
         path, state, session = self._socket.url.path, self._state, self._sessions[source]
         label = self._models.label(self._service_of(options))
         state.meters[source] = self._metrics.open(self._protocol.name, session, label)
         name = self._socket.query_params.get("captions")
         state.caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
         state.unfinished += 1
+        if store and self._recorder:
+            state.recordings[source] = self._recorder.open(
+                session.id,
+                options,
+                owner=self._owner,
+                protocol=self._protocol.name,
+                path=path,
+                model=label,
+                name=name,
+                source=source,
+            )
+            self._protocol.on_stored()
         return Notice(partial(self._protocol.opened, session.id, options))
 
     async def _receive_frames(self) -> None:
@@ -308,10 +327,10 @@ class LiveSocket:
                     await self._resumable.push(data)
                 elif session := self._sessions.get(source):
                     await session.push(data)
-            case OpenSession(options, source, resumable):
+            case OpenSession():
                 # By now it is known which wire format the client has, where a path has several.
                 with log_context(protocol=self._protocol.name):
-                    self._open(options, source, resumable)
+                    self._open(action)
             case ResumeSession():
                 await self._resume(action)
             case Refuse(code, message):
@@ -344,7 +363,8 @@ class LiveSocket:
             for session in self._sessions.values():
                 await session.stop(reason)
 
-    def _open(self, options: SessionOptions, source: str, resumable: bool) -> None:
+    def _open(self, action: OpenSession) -> None:
+        options, source, resumable = action.options, action.source, action.resumable
         if resumable and not self._resumables.enabled:
             raise ProtocolError("unsupported_option", "sessions are not resumable on this server")
         try:
@@ -365,7 +385,8 @@ class LiveSocket:
                     self._let_go,
                 )
                 self._protocol.on_resumable(self._resumable.token)
-            self._state.outbox.add_notice(self._track_session(options, source))
+            notice = self._track_session(options, source, store=action.store)
+            self._state.outbox.add_notice(notice)
 
     async def _resume(self, resume: ResumeSession) -> None:
         """Go on with the session of another connection, in place of a new one."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from voxlive.web.access.access import Access
     from voxlive.web.captions import CaptionFeeds
     from voxlive.web.live_models import LiveModels
+    from voxlive.web.recorder import Recorder
     from voxlive.web.rest.files import FileService
 
 log = logging.getLogger(__name__)
@@ -218,12 +219,14 @@ class ServerCollector(Collector):
     access: Access
     files: FileService
     requests: RequestCounts
+    recorder: Recorder | None = None
 
     def collect(self) -> Iterator[Metric]:
         """All families, also those that have nothing to count yet."""
         yield from self._engines()
         yield from self._sessions()
         yield from self._files()
+        yield from self._store()
         readers = sum(feed.readers for feed in self.feeds)
         yield GaugeMetricFamily("voxlive_captions_readers", "Captions read now.", readers)
         yield _counter(
@@ -291,6 +294,25 @@ class ServerCollector(Collector):
             ),
         ):
             yield _counter(name, help_text, label, (((p,), value_of(t)) for p, t in totals.items()))
+
+    def _store(self) -> Iterator[Metric]:
+        if not self.recorder:
+            return
+        writer = self.recorder.writer
+        yield GaugeMetricFamily(
+            "voxlive_store_waiting", "Words and other changes not yet stored.", writer.waiting
+        )
+        yield _counter(
+            "voxlive_store_operations",
+            "Changes stored; sent before, as the store was late or failed; lost at the bound.",
+            ("outcome",),
+            (
+                (("written",), writer.written),
+                (("late",), writer.late),
+                (("failed",), writer.passed_by),
+                (("dropped",), writer.dropped),
+            ),
+        )
 
     def _files(self) -> Iterator[Metric]:
         yield _counter(

@@ -119,6 +119,7 @@ class ResumableSessions:
             await before()
         await self._stop_waiting(found)
         found.rest = b""
+        found.state.on_state("running")
         return found
 
     def suspend(self, session: ResumableSession, detach: Callable[[], Awaitable[None]]) -> None:
@@ -129,6 +130,7 @@ class ResumableSessions:
         session.detach, session.suspended_at = None, loop.time()
         session.reader = loop.create_task(self._read(session))
         self._wait(session, min(_RELEASE_S, self._idle_s))
+        session.state.on_state("suspended")
         if session.session:
             session.session.suspend()
         waiting = self.suspended

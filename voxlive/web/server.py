@@ -34,6 +34,7 @@ from voxlive.web.live_models import LiveModels
 from voxlive.web.ports import Ports, check_exposure, is_loopback, network_urls, open_ports, url
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions
+from voxlive.web.recorder import Recorder
 from voxlive.web.tls import server_context
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ def serve(
     ends the process at once, with 128 plus its number.
 
     Raises ConfigError, TlsError, CannotListen for an address that cannot be bound, and what loading
-    the models raises: EngineError, CheckpointError, VadError.
+    the models raises: EngineError, CheckpointError, VadError; StoreError for a store that cannot be
+    used.
     """
     chosen = (config or ServeConfig()).with_model(model)
     tls = server_context(chosen, on_info, on_warning)
@@ -79,9 +81,12 @@ def serve(
             insecure=chosen.insecure,
             on_warning=on_warning,
         )
-        core = ServerCore.load(chosen, keys)
+        recorder = Recorder.of(chosen, loopback=is_loopback(ports.main), on_warning=on_warning)
+        core = ServerCore.load(chosen, keys, recorder)
 
         def ready() -> None:
+            if recorder:
+                on_info(f"{recorder} (--no-store: not at all)")
             for line in startup_lines(core.models, ports, chosen, tls=tls is not None):
                 on_info(line)
             if on_ready:
@@ -158,6 +163,7 @@ def _run(
             live.metrics,
             wyoming,
             uvicorn_config.connections,
+            live.recorder,
         )
 
     _Server(uvicorn_config, core, listen_wyoming, ready).run(ports.http)

@@ -14,12 +14,14 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from voxlive.errors import ProtocolError
+from voxlive.store.contract import State
 from voxlive.streaming.events import Event, SessionClosed
 from voxlive.streaming.queues import Outbox, Timeout
 from voxlive.streaming.session import Session
 from voxlive.web.captions import CaptionFeed, CaptionFeeds
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
+from voxlive.web.recorder import SessionRecording
 
 # A client may leave what it is sent unread for this long, and then has this long for the error.
 _SEND_TIMEOUT_S = 10.0
@@ -37,7 +39,7 @@ class Notice:
 
 
 class ConnectionState:
-    """The sessions of one client, by source, with their queue out, captions and meters."""
+    """The sessions of one client, by source, with their queue out, captions, meters, recordings."""
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
@@ -45,27 +47,42 @@ class ConnectionState:
         self.sessions: dict[str, Session] = {}
         self.caption_feeds: dict[str, CaptionFeed] = {}
         self.meters: dict[str, SessionMeter] = {}
+        self.recordings: dict[str, SessionRecording] = {}
         self.unfinished = 0
         """Sessions whose events have not all been translated."""
 
     async def next(self) -> tuple[list[Out], bool]:
-        """The frames of the next event or notice, and whether all sessions have ended with it."""
+        """The frames of the next event or notice, and whether all sessions have ended with it.
+
+        Where the session is kept its store has the event by then, or is late.
+        """
         source, entry = await self.outbox.take()
         if isinstance(entry, Notice):
             return entry.translate(), False
         outs = self._translate(source, entry)
-        if not isinstance(entry, SessionClosed):
-            return outs, False
-        self.unfinished -= 1
-        return outs, not self.unfinished
+        ended = isinstance(entry, SessionClosed)
+        self.unfinished -= ended
+        # Whoever cancels this here does not lose the event: the protocol has it already.
+        if self.recordings and (recording := self.recordings.get(source)):
+            warning = await recording.record(entry)
+            if warning and not ended:
+                outs = outs + self._translate(source, warning)
+        return outs, ended and not self.unfinished
 
     def _translate(self, source: str, event: Event) -> list[Out]:
         self.caption_feeds[source].on_event(event)
         self.meters[source].on_event(event)
         return self.protocol.on_source_event(source, event)
 
+    def on_state(self, state: State) -> None:
+        """The client is gone for now, is back, or does not come back: have that kept."""
+        for source, recording in self.recordings.items():
+            if session := self.sessions.get(source):
+                recording.on_state(state, session.received)
+
     async def close(self, feeds: CaptionFeeds) -> None:
         """Free everything at once. May be called twice."""
+        self.on_state("ended")
         while self.caption_feeds:
             feeds.close(self.caption_feeds.popitem()[1])
         while self.sessions:

@@ -8,12 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from support.browser import browsing, line_to, state_is
 from support.clips import clip
 from support.scoring import spelt
-from support.server import serving
-from support.wire import START, dial, receive_until, send
+from support.server import AT_PAUSES, serving
+from support.wire import START, dial, live, receive_until, send
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
@@ -188,7 +189,26 @@ async def test_the_screen_stays_on_while_listening(server):
         await page.wait_for_function("() => window.locks[0].released")
 
 
-async def test_a_cut_line_loses_nothing(server, tmp_path):
+async def spoken_through(page, spoken):
+    """Record a clip to its end; the paragraphs on the page."""
+    await heard(page, int(spoken.duration) + 1)
+    await stopped(page)
+    return await page.locator("#paragraphs .paragraph p").all_inner_texts()
+
+
+# Keeps a copy of what the page captures, which is no more than once the same in two runs.
+CAPTURED = """() => {
+  window.captured = [];
+  window.AudioWorkletNode = class extends AudioWorkletNode {
+    constructor(...args) {
+      super(...args);
+      this.port.addEventListener("message", ({ data }) => window.captured.push([...data.pcm]));
+    }
+  };
+}"""
+
+
+async def test_cuts_in_mid_word_change_nothing_on_the_page(server, tmp_path):
     spoken = clip("market")
     wav = spoken.write_wav(tmp_path / "clip.wav")
     async with (
@@ -197,25 +217,81 @@ async def test_a_cut_line_loses_nothing(server, tmp_path):
     ):
         watched.expected = ["WebSocket connection", "Failed to load resource"]
         page = watched.page
+        await page.evaluate(CAPTURED)
         await speaking(page)
         await some_words(page)
-        line.cut()
-        await state_is(page, "reconnecting")
         shown = await page.evaluate(SPOKEN)
-        assert len(spelt(shown)) > 1
-        assert await page.inner_text("#detail") == "The connection was lost"
-        assert await page.evaluate(SPOKEN) == shown
-        line.mend()
-        await state_is(page, "listening")
-        mark = await page.inner_text(".mark p")
-        assert mark.startswith("The connection was lost for a while.")
-        assert mark.lower().endswith("nothing is missing.")
-        await heard(page, spoken.duration)
+        for _ in range(4):
+            line.cut()
+            await state_is(page, "reconnecting")
+            assert await page.inner_text("#status") == "Reconnecting… the recording goes on"
+            detail = await page.inner_text("#detail")
+            assert re.fullmatch(
+                r"0:\d\d · The connection was lost · \d s of sound kept here", detail
+            )
+            assert len(spelt(await page.evaluate(SPOKEN))) >= len(spelt(shown)) > 1
+            line.mend()
+            await state_is(page, "listening")
+            assert "connected again, nothing is lost" in await page.inner_text("#detail")
+        await heard(page, int(spoken.duration) + 1)
         await stopped(page)
+        pcm = np.array(await page.evaluate("window.captured.flat()"), "<i2").tobytes()
+        assert len(pcm) > 2 * 16_000 * spoken.duration
+        [done] = (await live(server.ws, pcm)).of("done")
         paragraphs = await page.locator("#paragraphs .paragraph p").all_inner_texts()
-        found = spelt(" ".join(paragraphs))
-        assert found[-1] in ("20", "dollars")  # "twenty dollars" is written "$20" or so
-        assert len(found) >= 0.7 * len(spelt(spoken.text))
+        assert " ".join(paragraphs) == done["text"].strip()
+        assert await page.locator(".mark").count() == 0
+
+
+async def test_stop_on_a_broken_line_waits_for_it_and_can_be_given_up(server, tmp_path):
+    spoken = clip("doctor")
+    wav = spoken.write_wav(tmp_path / "clip.wav")
+    for mends in (True, False):
+        async with (
+            line_to(server.url) as line,
+            browsing(line.url, microphone=wav, settings=PLAIN) as watched,
+        ):
+            watched.expected = ["WebSocket connection", "Failed to load resource", "net::ERR"]
+            page = watched.page
+            await speaking(page)
+            await some_words(page)
+            line.cut()
+            await state_is(page, "reconnecting")
+            await heard(page, int(spoken.duration) + 1)
+            await page.click("#toggle")
+            await state_is(page, "resending")
+            assert await page.inner_text("#toggle-text") == "Give up"
+            assert "s of sound kept here" in await page.inner_text("#detail")
+            if mends:
+                line.mend()
+                assert await state_is(page, "stopped", "error") == "stopped"
+                found = spelt(await page.inner_text("#paragraphs p"))
+                assert found[-1] == spelt(spoken.text)[-1]
+                assert await page.locator(".mark").count() == 0
+            else:
+                await page.click("#toggle")
+                assert await state_is(page, "stopped", "error") == "error"
+                marks = await page.locator(".mark p").all_inner_texts()
+                assert re.search(r"Up to \d s of sound are missing here\.$", marks[-1])
+
+
+async def test_recognition_that_is_interrupted_is_a_remark(tmp_path):
+    wav = clip("doctor").write_wav(tmp_path / "clip.wav")
+    with serving(*AT_PAUSES) as server:
+        async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+            page = watched.page
+            await speaking(page)
+            await some_words(page)
+            children = psutil.Process(server.process.pid).children(recursive=True)
+            [engine] = [c for c in children if "voxlive.engines.remote.child" in c.cmdline()]
+            engine.kill()
+            await page.wait_for_function(
+                "() => document.querySelector('#detail').textContent.includes('was interrupted')"
+            )
+            assert await page.evaluate("document.body.dataset.state") == "listening"
+            [text] = await spoken_through(page, clip("doctor"))
+            assert spelt(text)[-1] == spelt(clip("doctor").text)[-1]
+            assert await page.is_hidden("#notice")
 
 
 async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
@@ -228,12 +304,14 @@ async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
             await some_words(page, 6)  # drafts, of which the end may leave fewer
             server.process.send_signal(signal.SIGTERM)
             await state_is(page, "reconnecting")
-            assert await page.inner_text("#detail") == "The server was shut down"
+            assert "· The server was shut down ·" in await page.inner_text("#detail")
             text = spelt(await page.inner_text("#paragraphs .paragraph p"))
             assert len(text) > 2
             await page.click("#toggle")
+            await state_is(page, "resending")
+            await page.click("#toggle")
             await state_is(page, "error")
-            assert await page.inner_text("#notice-title") == "The server cannot be reached"
+            assert await page.inner_text("#notice-title") == "The server was shut down"
             assert spelt(await page.inner_text("#paragraphs .paragraph p")) == text
             await page.wait_for_selector(".mark")
 

@@ -24,7 +24,7 @@ PIECES = (
     *("well;", "—", "twenty-three", "“Quoted.”", "日本語", "字", "😀", "<b>", "a --> b", "x" * 50),
 )
 
-MODULES = ("transcript", "subtitles", "exports", "captions", "upload", "ring")
+MODULES = ("transcript", "subtitles", "exports", "captions", "upload", "kept")
 
 
 async def evaluate(page, body, given=None):
@@ -350,22 +350,37 @@ async def test_an_answer_becomes_segments_of_words(server):
     assert segments[1]["words"][0] == word(" “Good”", 5.0, 5.5)
 
 
-async def test_the_ring_keeps_the_newest(server):
+async def test_audio_is_kept_by_position_up_to_its_bound(server):
     read = await run(
         server,
         """
-        const ring = new modules.PcmRing(1000);
-        const push = (from, length) => ring.push(Int16Array.from({length}, (_, i) => from + i));
+        const kept = new modules.KeptAudio(40_000);
+        const push = (from, length) => kept.push(Int16Array.from({length}, (_, i) => from + i));
+        const state = (at) => [kept.start, kept.end, kept.middle, [...kept.read(at, 5)]];
+        const seen = [];
         let at = 0;
-        for (const count of [300, 640, 1, 0, 999, 1000, 77]) {
-          push(at, count);
+        for (const count of [300, 640, 1, 0, 16_000, 15_059, 32_000]) {
+          push(at % 30_000, count);
           at += count;
+          seen.push(state(kept.start));
         }
-        const {start, end} = ring;
-        return {start, end, all: [...ring.read(start, 5000)], some: [...ring.read(end - 10, 4)]};
+        seen.push(state(31_998), state(63_998));
+        kept.drop(10);
+        seen.push(state(kept.start));
+        kept.drop(50_000);
+        seen.push(state(50_000));
+        kept.drop(1e9);
+        return [...seen, state(64_000)];
         """,
     )
-    end = 300 + 640 + 1 + 999 + 1000 + 77
-    assert (read["start"], read["end"]) == (end - 1000, end)
-    assert read["all"] == list(range(end - 1000, end))
-    assert read["some"] == list(range(end - 10, end - 6))
+    first = list(range(5))
+    assert read == [
+        *([0, end, 0, first] for end in (300, 940, 941, 941, 16_941)),
+        [0, 32_000, 12_000, first],
+        [24_000, 64_000, 44_000, [value % 30_000 for value in range(24_000, 24_005)]],
+        [24_000, 64_000, 44_000, [31_998, 31_999, 2000, 2001, 2002]],
+        [24_000, 64_000, 44_000, [33_998 - 65_536, 33_999 - 65_536]],
+        [24_000, 64_000, 44_000, [24_000, 24_001, 24_002, 24_003, 24_004]],
+        [50_000, 64_000, 50_000, [20_000, 20_001, 20_002, 20_003, 20_004]],
+        [64_000, 64_000, 64_000, []],
+    ]

@@ -37,11 +37,13 @@ class OpenSession:
 
     A connection that carries several audio sources has a session for each ``source``. A
     ``resumable`` one, which has PCM, outlives the connection for a while: see ``ResumeSession``.
+    ``store``: whether its transcript may be kept, where the server keeps any.
     """
 
     options: SessionOptions
     source: str = ""
     resumable: bool = False
+    store: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,10 @@ class Protocol(_Protocol):
 
     def on_resumable(self, _token: str) -> None:
         """The session that is being opened can be resumed with this token."""
+        return
+
+    def on_stored(self) -> None:
+        """The transcript of the session that is being opened is kept."""
         return
 
     def resumed(self, _resume: ResumeSession, _samples: int) -> list[Out]:

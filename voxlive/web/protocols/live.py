@@ -65,7 +65,7 @@ _FORMATS = (*ENCODINGS, CONTAINER)
 _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
     *("task", "vocabulary", "commit", "model"),
-    *("vad", "words", "drafts", "delay_ms", "replacements", "resumable"),
+    *("vad", "words", "drafts", "delay_ms", "replacements", "resumable", "store"),
 )
 _RESUME_FIELDS = ("type", "session", "token", "have", "from")
 _MAX_SAMPLES = 1 << 53
@@ -92,6 +92,7 @@ class LiveProtocol(Protocol):
         self._journal: SentMessages | None = None
         self._session = ""
         self._token = ""
+        self._stored = False
         self._epoch = 1
         self._rate = SAMPLE_RATE
         self._close: CloseSocket | None = None
@@ -154,11 +155,15 @@ class LiveProtocol(Protocol):
         if self._find:
             self._info = self._find(options.model)
         self._started = True
-        return OpenSession(options, resumable=resumable)
+        return OpenSession(options, resumable=resumable, store=flag(message, "store", True))
 
     def on_resumable(self, token: str) -> None:
         """Keep what is sent, for a client that has missed it."""
         self._token, self._journal = token, SentMessages()
+
+    def on_stored(self) -> None:
+        """``ready`` says so."""
+        self._stored = True
 
     def resumed(self, resume: ResumeSession, samples: int) -> list[Out]:
         """``resumed``, the messages that the client has not, and the close after the last."""
@@ -221,7 +226,10 @@ class LiveProtocol(Protocol):
         info, audio, stream = self._info, options.audio, options.stream
         pcm = audio.encoding != CONTAINER
         self._session, self._rate = session, audio.rate
-        resumable = {"resume": self._token, "epoch": self._epoch} if self._token else {}
+        more: dict[str, object] = {"resume": self._token, "epoch": self._epoch}
+        more = more if self._token else {}
+        if self._stored:
+            more["store"] = True
         ready: list[Out] = [
             self._encode(
                 "ready",
@@ -239,7 +247,7 @@ class LiveProtocol(Protocol):
                 rate=audio.rate if pcm else None,
                 channels=audio.channels if pcm else None,
                 vad=asdict(options.gate) if options.gate else False,
-                **resumable,
+                **more,
             )
         ]
         ready += [

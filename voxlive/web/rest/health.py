@@ -17,6 +17,7 @@ from voxlive.runners.catalogue import ModelCard
 from voxlive.streaming.service import Service
 from voxlive.web.access.middleware import optional_grant
 from voxlive.web.live_models import LiveModels
+from voxlive.web.recorder import Recorder
 from voxlive.web.rest.files import FileService
 
 _NO_STORE = {"cache-control": "no-store"}
@@ -27,9 +28,12 @@ _CHECK_TIMEOUT_S = 10.0
 class HealthEndpoints:
     """Health of the process and of the engines, which are checked at most once a second."""
 
-    def __init__(self, models: LiveModels, files: FileService) -> None:
+    def __init__(
+        self, models: LiveModels, files: FileService, recorder: Recorder | None = None
+    ) -> None:
         self._models = models
         self._files = files
+        self._recorder = recorder
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
         self._faults: dict[str, str] = {}
@@ -43,6 +47,7 @@ class HealthEndpoints:
 
         With ``?live`` it is ``live``. A client without a key, where one is needed, gets that and
         nothing about the engines. Fields of an engine are the default's; ``models`` has them all.
+        ``store`` is where transcripts are kept, None where they are not.
         """
         if "live" in request.query_params:
             return await self.live(request)
@@ -62,6 +67,7 @@ class HealthEndpoints:
                 for label, service in self._models.labels.items()
             ],
             "files": self._files.state(),
+            "store": self._recorder.state if self._recorder else None,
             "version": version("voxlive"),
         }
         if optional_grant(request):

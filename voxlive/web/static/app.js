@@ -8,12 +8,12 @@ import { Job, setUpFiles } from "./files.js";
 import { askForKey, forgetKey, hasKey } from "./key.js";
 import { Keeper } from "./keeper.js";
 import {
-  brokenText,
   captureAdvice,
   gapText,
   insecureAdvice,
   liveAdvice,
   uploadAdvice,
+  waitingText,
   warningAdvice,
 } from "./messages.js";
 import { confirmed, EngineCard, LanguageChoice, Notice, offerModels, setUpSettings } from "./panels.js";
@@ -25,6 +25,8 @@ import { segmentsOf, UploadError } from "./upload.js";
 import { WakeLock } from "./wakelock.js";
 
 const TICK_MS = 250;
+const REMARK_MS = 6000;
+const STALE_MS = 5000; // of a draft, after the connection is back
 
 class App {
   #settings = load();
@@ -47,6 +49,8 @@ class App {
   #recording = null;
   #duration = 0; // of everything in the transcript, in seconds
   #language = "";
+  #remark = { text: "", until: 0 };
+  #broken = ""; // why there is no connection
 
   start() {
     byId("host").textContent = location.host;
@@ -79,6 +83,7 @@ class App {
   #toggle() {
     if (this.#recording === null) this.#record();
     else if (this.#state === "asking" || this.#state === "connecting") this.#recording.cancel();
+    else if (this.#state === "resending") this.#recording.giveUp();
     else void this.#recording.stop();
   }
 
@@ -105,8 +110,9 @@ class App {
       level: (peak) => this.#dock.level(peak),
       ready: (message) => this.#ready(message),
       event: (message) => this.#event(message),
-      waiting: ({ code }) => this.#dock.detail(brokenText(code)),
-      resumed: (gap) => this.#resumed(gap),
+      waiting: ({ code }) => this.#wait(code),
+      resumed: () => this.#resumed(),
+      restarted: (gap) => this.#restarted(gap),
       unheard: (kind) => this.#notice.show(captureAdvice(kind)),
       ended: (failure, missing) => this.#ended(failure, missing),
     });
@@ -139,10 +145,17 @@ class App {
       transcript.drafted(message.segment, message.text, this.#reached());
     } else if (message.type === "speech_started") transcript.speechStarted(message.t);
     else if (message.type === "language") this.#speak(message.language);
-    else if (message.type === "segment") this.#captions.announce(message.text);
+    else if (message.type === "segment") this.#close(message);
+    else if (message.type === "recovered") this.#note("recognition was interrupted, nothing is lost");
     else if (message.type === "error") this.#notice.show(liveAdvice(message));
     else return;
     this.#render();
+  }
+
+  /** @param {{segment: string, text: string}} segment */
+  #close({ segment, text }) {
+    if (this.#transcript.draft?.key === segment) this.#transcript.draft = null;
+    this.#captions.announce(text);
   }
 
   /** About where the engine is, in the transcript's time. */
@@ -151,14 +164,40 @@ class App {
     return this.#duration + seconds - behind;
   }
 
-  /** @param {import("./link.js").Gap} gap */
-  #resumed(gap) {
-    if (gap.lost > 0) this.#transcript.keepDraft();
-    this.#transcript.mark(gap.at, gapText(gap));
+  /** @param {string} code */
+  #wait(code) {
+    this.#broken = code;
+    this.#tick();
+  }
+
+  /** A word beside the clock, for a moment. @param {string} text */
+  #note(text) {
+    this.#remark = { text, until: performance.now() + REMARK_MS };
+    this.#tick();
+  }
+
+  #resumed() {
+    this.#note("connected again, nothing is lost");
+    const { draft } = this.#transcript;
+    setTimeout(() => this.#dropDraft(draft), STALE_MS);
+  }
+
+  /** What replaced it came while there was no connection. @param {unknown} draft */
+  #dropDraft(draft) {
+    if (this.#transcript.draft !== draft) return;
+    this.#transcript.draft = null;
     this.#render();
   }
 
-  /** @param {import("./live.js").Failure | null} failure @param {number} missing */
+  /** @param {import("./link.js").Gap} gap */
+  #restarted(gap) {
+    if (gap.lost > 0) this.#transcript.keepDraft();
+    this.#transcript.mark(gap.at, gapText(gap));
+    this.#render();
+    void this.#engine.ask();
+  }
+
+  /** @param {import("./link.js").Failure | null} failure @param {number} missing */
   #ended(failure, missing) {
     const seconds = this.#recording?.seconds ?? 0;
     this.#recording = null;
@@ -176,7 +215,7 @@ class App {
     void this.#engine.ask();
   }
 
-  /** @param {import("./live.js").Failure} failure @param {number} missing */
+  /** @param {import("./link.js").Failure} failure @param {number} missing */
   #fail(failure, missing) {
     const advice = liveAdvice(failure);
     if (!this.#transcript.empty || this.#transcript.draft) {
@@ -309,8 +348,14 @@ class App {
   }
 
   #tick() {
-    if (this.#state === "listening" && this.#recording) {
-      this.#dock.progress(this.#recording.seconds, this.#recording.behind, this.#language);
+    const recording = this.#recording;
+    if (this.#state === "listening" && recording) {
+      const { text, until } = this.#remark;
+      const remark = performance.now() < until ? text : this.#language;
+      this.#dock.progress(recording.seconds, recording.behind, remark);
+    } else if ((this.#state === "reconnecting" || this.#state === "resending") && recording) {
+      const { seconds, unsent, dropped } = recording;
+      this.#dock.detail(`${clock(seconds)} · ${waitingText(this.#broken, unsent, dropped)}`);
     } else if (this.#state === "stopped") {
       const words = this.#transcript.wordCount;
       const count = words === 1 ? "1 word" : `${words.toLocaleString("en")} words`;

@@ -22,10 +22,15 @@ const STATES = {
   },
   connecting: { status: "Connecting…", button: "Cancel", toggle: "stop" },
   listening: { status: "Listening", button: "Stop", toggle: "stop" },
-  reconnecting: { status: "Reconnecting…", button: "Stop", toggle: "stop" },
+  reconnecting: { status: "Reconnecting… the recording goes on", button: "Stop", toggle: "stop" },
   finishing: {
     status: "Finishing… the last words are on their way",
     button: "Finishing…",
+    toggle: "stop",
+  },
+  resending: {
+    status: "Reconnecting… for the last words",
+    button: "Give up",
     toggle: "stop",
   },
   uploading: { status: "Transcribing", button: "Start", toggle: "start" },
@@ -54,7 +59,7 @@ export class Dock {
     byId("toggle-text").textContent = button;
     this.#toggle.disabled = state === "finishing" || state === "uploading";
     if (state === "listening") this.#heardAt = performance.now();
-    if (toggle === "start" || state === "finishing") this.level(0, true);
+    if (toggle === "start" || state === "finishing" || state === "resending") this.level(0, true);
   }
 
   /** The line beside the state. @param {string} text */
@@ -66,15 +71,15 @@ export class Dock {
    * While listening: how long, how far behind, and what looks wrong.
    * @param {number} seconds
    * @param {number} behind
-   * @param {string} language
+   * @param {string} remark
    */
-  progress(seconds, behind, language) {
+  progress(seconds, behind, remark) {
     const silent = performance.now() - this.#heardAt > SILENT_MS;
     const lag = `${behind.toFixed(1)} s behind`;
     const parts = [
       clock(seconds),
       behind > LATE_S ? `running late: ${lag}` : lag,
-      silent ? "no sound arrives: is the microphone muted?" : language,
+      silent ? "no sound arrives: is the microphone muted?" : remark,
     ];
     this.detail(parts.filter(Boolean).join(" · "));
   }

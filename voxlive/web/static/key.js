@@ -28,7 +28,7 @@ export function forgetKey() {
 /**
  * The sub-protocols that let a WebSocket in.
  * @returns {Promise<string[]>}
- * @throws {import("./live.js").Failure}
+ * @throws {import("./link.js").Failure}
  */
 export async function pass() {
   const headers = { "content-type": "application/json", ...keyHeaders() };

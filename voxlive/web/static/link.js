@@ -1,23 +1,40 @@
 /**
- * Captured audio in, transcript events out, over as many live sessions as the network makes needed.
+ * voxlive's reference client in JavaScript: audio in, words out, whatever the line does.
  *
- * The newest 30 s are kept. When a session is lost a new one begins after the last word that was
- * said, so audio is heard again rather than lost; what no longer fits is reported as a gap. Times
- * in events are seconds in the transcript: `origin` plus the position in the captured audio.
+ *     const link = new Link("ws://127.0.0.1:8000/v1/live", { language: "en" }, {
+ *       event: (message) => console.log(message),
+ *       ended: (failure, missing) => console.log(failure ?? "whole", missing),
+ *     });
+ *     link.push(pcm); // Int16Array, mono, 16 kHz, again and again
+ *     link.stop(); // the last words come, then `ended`
+ *
+ * For browsers and Node 22; beside this file it needs connection.js and kept.js, nothing else. It
+ * speaks WS /v1/live (docs/live-protocol.md). The session is resumable: audio is kept until it is acknowledged, and
+ * when the line breaks the same session goes on over the next connection, every sample and every
+ * message once. Where it cannot go on (the server was started again, or has waited too long) a new
+ * session begins after the last word: audio is recognised again rather than lost.
+ *
+ * Bound: the newest `keptS` seconds of audio are kept, half an hour or 58 MB at 16 kHz. Beyond that
+ * the oldest is dropped; what the server has not had of it is the `lost` of a gap.
  */
-import { LiveSession } from "./live.js";
-import { PcmRing } from "./ring.js";
+import { Connection } from "./connection.js";
+import { KeptAudio } from "./kept.js";
 
-export const RATE = 16_000;
-export const KEPT_S = 30;
-const BLOCK = 3200; // samples in a message when catching up
-const FULL_BYTES = 64_000; // 2 s waiting in the socket: send no more until it drains
+const RATE = 16_000;
+const KEPT_S = 1800;
+const GIVE_UP_S = 30;
+const BLOCK_S = 0.2; // in a message when catching up
+const FULL_S = 2; // waiting in the socket: send no more until it drains
 const STALL_MS = 10_000; // a socket that stays full this long is dead
-const MARGIN_S = 5; // what may have been under way when a connection broke
+const DONE_MS = 20_000; // without any message, after `stop`
+const MARGIN_S = 15; // what may have been under way when a connection broke
+const ROUNDED_S = 0.02; // a session that ends with less than was sent has not had all of it
 const HEALTHY_MS = 10_000;
-const FIRST_RETRY_MS = 500;
+const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 15_000;
-/** How often in a row a new session is tried after each failure; others are final. */
+const FRUITLESS = 5; // connections in a row that bring nothing, after `stop`
+
+/** How often in a row another connection is tried after each failure; others are final. */
 const RETRIES = new Map([
   ["lost", Infinity],
   ["unreachable", Infinity],
@@ -29,102 +46,169 @@ const RETRIES = new Map([
   ["rate_limit_exceeded", Infinity],
   ["too_many_sessions", Infinity],
   ["overrun", Infinity],
+  ["unknown_session", Infinity],
+  ["resume_gap", Infinity],
+  ["taken_over", 3],
   ["bad_server", 3],
   ["slow_client", 3],
   ["engine_failed", 3],
   ["vad_failed", 3],
   ["internal", 3],
 ]);
-const STOPPING_RETRIES = 3;
-
+/** Fatal errors that refuse a connection and leave the session that it asks for as it is. */
+const REFUSALS = ["server_full", "shutting_down", "rate_limit_exceeded", "too_many_sessions"];
+/** The server is there, and has no session to go on with: a new one is tried at once. */
+const GONE = ["unknown_session", "resume_gap"];
+/** What a server says that has no resumable sessions, or is older than they are. */
+const NOT_RESUMABLE = ["unsupported_option", "bad_start"];
+/** Errors that are not fatal, after which the server brings out the rest and ends. */
+const ENDINGS = ["shutting_down", "session_expired", "idle"];
+/** In a resumable session these have no number. */
+const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed"];
 /**
- * @typedef {import("./live.js").Failure} Failure
- * @typedef {object} Gap
- * @property {number} at where the new session takes up, in seconds
+ * @typedef {{text: string, start: number, end: number, p: number | null}} Word
+ * @typedef {{code: string, message: string, fatal?: boolean}} Failure
+ * @typedef {object} Gap a new session, for the one that was lost
+ * @property {number} at where it begins, in seconds
  * @property {number} lost seconds that were neither transcribed nor kept
- * @property {number} replayed seconds that are heard again
- * @property {string} code why
- * @typedef {object} LinkListener
- * @property {(message: any) => void} ready the first session is open
- * @property {(message: any) => void} event a server message, its times in the transcript's
- * @property {(failure: Failure) => void} waiting the connection is lost; trying again
- * @property {(gap: Gap) => void} resumed
- * @property {(failure: Failure | null, missing: number) => void} ended the last call
+ * @property {number} replayed seconds that are recognised again
+ * @property {string} code why the other one was lost
+ * @typedef {object} LinkListener each of them may be left out
+ * @property {(message: any) => void} [ready] the first session is open
+ * @property {(message: any) => void} [event] a server message, its times those of the captured
+ *   audio, `segment` unique over all sessions
+ * @property {(failure: Failure) => void} [waiting] not connected; trying again
+ * @property {() => void} [resumed] connected again: the session goes on, nothing is missing
+ * @property {(gap: Gap) => void} [restarted] connected again, with a new session
+ * @property {(failure: Failure | null, missing: number) => void} [ended] the last call; `missing`:
+ *   seconds at the end that were not transcribed
+ * @typedef {object} LinkOptions
+ * @property {number} [origin] seconds at which the captured audio begins, for times in events
+ * @property {() => Promise<string[]>} [protocols] asked before every connection for sub-protocols,
+ *   `["token", KEY]` where the server needs a key; it may throw a Failure
+ * @property {number} [keptS] seconds of audio that are kept at most
+ * @property {number} [giveUpS] after `stop`, for so long a lost connection is tried to get back;
+ *   before it there is no end to it
  */
 
 export class Link {
   #url;
   #start;
-  #origin;
   #listener;
-  #ring = new PcmRing(KEPT_S * RATE);
-  /** @type {LiveSession | null} */
-  #session = null;
-  #name = ""; // of the session, once ready
+  #rate;
+  #origin;
+  #protocols;
+  #giveUpMs;
+  #kept;
+  /** @type {Connection | null} */
+  #connection = null;
+  #resumable = true; // as far as known
+  #token = ""; // of the session, if it can be resumed
+  #name = ""; // of the session
+  #have = -1; // number of the last message
   #from = 0; // position of the session's first sample
   #next = 0; // position of the next sample to send
-  #settled = 0; // everything before this position has been said
+  #settled = 0; // every word before this position has come
   #speaking = false;
   #drafted = false;
   #behind = 0;
   #stopping = false;
-  #told = false; // `stop` has been sent
+  #stopped = false; // `stop` has been sent over this connection
   #flowed = 0; // when the socket last took audio
-  #readyAt = 0; // when this session was ready, 0 before
+  #servedAt = 0; // when this connection had its `ready` or `resumed`, 0 before
+  #arrived = 0; // position up to which the server is known to have the audio
+  #progressed = false; // this connection has brought or shown anything new
   #sessions = 0; // that were ready
   #tries = 0;
-  #reason = ""; // of the last failure
+  #fruitless = 0;
+  #lostAt = 0;
+  #reason = ""; // of the first failure since the last connection that served
+  #over = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #retryNow = () => this.#hurry();
 
   /**
    * @param {string} url
-   * @param {object} start fields for the `start` message: vad, language...
-   * @param {number} origin seconds in the transcript at which the captured audio begins
+   * @param {Record<string, unknown>} start fields for the `start` message: rate, vad, language...
    * @param {LinkListener} listener
+   * @param {LinkOptions} [options]
    */
-  constructor(url, start, origin, listener) {
+  constructor(url, start, listener, options = {}) {
+    const { origin = 0, protocols = async () => [], keptS = KEPT_S, giveUpS = GIVE_UP_S } = options;
     this.#url = url;
-    this.#start = { format: "s16le", rate: RATE, channels: 1, ...start };
-    this.#origin = origin;
+    this.#rate = /** @type {number} */ (start.rate ?? RATE);
+    this.#start = { type: "start", rate: this.#rate, ...start, format: "s16le", channels: 1 };
     this.#listener = listener;
-    addEventListener("online", this.#retryNow);
+    this.#origin = origin;
+    this.#protocols = protocols;
+    this.#giveUpMs = giveUpS * 1000;
+    this.#kept = new KeptAudio(keptS * this.#rate);
+    globalThis.addEventListener?.("online", this.#retryNow);
     this.#connect();
   }
 
   /** Seconds captured so far. */
   get captured() {
-    return this.#ring.end / RATE;
+    return this.#kept.end / this.#rate;
+  }
+
+  /** Seconds of captured audio that wait to be sent. */
+  get unsent() {
+    const waiting = (this.#connection?.buffered ?? 0) / 2;
+    return (this.#kept.end - this.#next + waiting) / this.#rate;
+  }
+
+  /** Seconds that are lost because more than `keptS` had to wait. */
+  get dropped() {
+    return Math.max(0, this.#kept.start - this.#next) / this.#rate;
   }
 
   /** Seconds between what was captured and what the engine has been through, as far as known. */
   get behind() {
-    const waiting = (this.#session?.buffered ?? 0) / 2;
-    return this.#behind + (this.#ring.end - this.#next + waiting) / RATE;
+    return this.#behind + this.unsent;
   }
 
-  /** @param {Int16Array} pcm */
+  /** @param {Int16Array} pcm mono, at the rate of `start`; at most a second */
   push(pcm) {
-    this.#ring.push(pcm);
+    this.#kept.push(pcm);
     this.#pump();
   }
 
   /** No more audio comes: bring out the rest. */
   stop() {
     this.#stopping = true;
+    this.#lostAt = performance.now();
     this.#pump();
     this.#hurry();
   }
 
-  /** Ends at once, whatever is under way. */
+  /** Ends at once, as though it had never begun. */
   abort() {
-    if (this.#session) this.#session.abort("aborted");
-    else this.#end({ code: "aborted", message: "" });
+    this.#leave({ code: "aborted", message: "" });
   }
 
+  /** Ends at once; what has not come is missing. */
+  giveUp() {
+    this.#leave({ code: this.#reason || "lost", message: "" });
+  }
+
+  /** @param {Failure} failure */
+  #leave(failure) {
+    this.#connection?.close();
+    this.#connection = null;
+    this.#end(failure);
+  }
+
+  // One connection after another.
+
   #connect() {
-    this.#session = new LiveSession(this.#url, this.#start, {
+    // `from` is left out: of a gap the server need not be asked, it is in what `resumed` says.
+    const first =
+      this.#token === ""
+        ? { ...this.#start, ...(this.#resumable && { resumable: true }) }
+        : { type: "resume", token: this.#token, have: this.#have };
+    this.#connection = new Connection(this.#url, this.#protocols, first, {
       message: (message) => this.#receive(message),
       closed: (failure) => this.#closed(failure),
     });
@@ -132,44 +216,92 @@ export class Link {
 
   /** @param {any} message */
   #receive(message) {
-    if (message.type === "ready") this.#ready(message);
-    else {
-      this.#follow(message);
-      this.#listener.event(this.#translate(message));
+    const { type } = message;
+    if (type === "error" && message.fatal) return this.#connection?.fail(message);
+    if (type === "error" && this.#servedAt === 0) return this.#connection?.ends(message);
+    const due = this.#token === "" ? "ready" : "resumed";
+    if ((this.#servedAt === 0 && type !== due) || !this.#counts(message)) {
+      return this.#connection?.fail({ code: "bad_server", message: "" });
     }
+    if (this.#stopped) this.#connection?.expect(DONE_MS);
+    if (type === "ready") return this.#ready(message);
+    if (type === "resumed") return this.#resumed(message);
+    this.#progressed = true;
+    if (type === "ack") return this.#acknowledge(message.samples);
+    if (type === "error" && ENDINGS.includes(message.code)) {
+      return this.#connection?.ends(message);
+    }
+    this.#follow(message);
+    this.#listener.event?.(this.#translate(message));
+    if (type === "done") this.#done(message);
   }
 
-  /** @param {any} message */
+  /** Whether it is the next numbered message, or one without a number. @param {any} message */
+  #counts({ type, seq }) {
+    if (seq === undefined) return this.#token !== "" && UNNUMBERED.includes(type);
+    const expected = type === "ready" ? 0 : this.#have + 1;
+    if (seq === expected) this.#have = seq;
+    return seq === expected;
+  }
+
+  /** A new session. @param {any} message */
   #ready(message) {
-    this.#readyAt = this.#flowed = performance.now();
     const resume = this.#resumeAt();
-    const late = this.#reason === "overrun" ? this.#ring.end : this.#ring.start;
     const sent = this.#next;
+    // On a line that is too slow, the next one would begin with a buffer that is full again.
+    const late = this.#reason === "overrun" ? this.#kept.middle : this.#kept.start;
     this.#from = this.#next = Math.max(resume, late);
+    this.#settled = this.#arrived = this.#from;
     this.#name = message.session;
+    this.#token = message.resume ?? "";
     this.#speaking = this.#drafted = false;
-    this.#settled = this.#from;
-    if (this.#sessions++ === 0) this.#listener.ready(message);
-    else {
-      this.#listener.resumed({
-        at: this.#seconds(0),
-        lost: (this.#from - resume) / RATE,
-        replayed: Math.max(0, sent - this.#from) / RATE,
-        code: this.#reason,
-      });
-    }
+    const gap = {
+      at: this.#seconds(0),
+      lost: (this.#from - resume) / this.#rate,
+      replayed: Math.max(0, sent - this.#from) / this.#rate,
+      code: this.#reason,
+    };
+    this.#serve();
+    if (this.#sessions++ === 0) this.#listener.ready?.(message);
+    else this.#listener.restarted?.(gap);
     this.#pump();
   }
 
-  /** Keeps what a later session needs to know. @param {any} message */
+  /** The same session goes on. @param {any} message */
+  #resumed({ session, samples }) {
+    const next = this.#from + samples;
+    if (session !== this.#name || next > this.#kept.end) {
+      return this.#connection?.fail({ code: "bad_server", message: "" });
+    }
+    this.#progressed = next > this.#arrived;
+    this.#next = this.#arrived = next;
+    this.#serve();
+    if (next >= this.#kept.start) this.#listener.resumed?.();
+    this.#pump();
+  }
+
+  #serve() {
+    this.#servedAt = this.#flowed = performance.now();
+    if (this.#next >= this.#kept.start) this.#reason = "";
+    this.#connection?.expect(0);
+  }
+
+  /** @param {number} samples of this session, before which every word is in a closed segment */
+  #acknowledge(samples) {
+    this.#settled = Math.max(this.#settled, this.#from + samples);
+    this.#kept.drop(this.#from + samples);
+  }
+
+  /** Keeps what a new session would need to know. @param {any} message */
   #follow(message) {
     const settle = (/** @type {number} */ t) => {
-      this.#settled = Math.max(this.#settled, this.#from + Math.round(t * RATE));
+      this.#settled = Math.max(this.#settled, this.#from + Math.round(t * this.#rate));
     };
     switch (message.type) {
       case "words":
         return settle(message.words.at(-1)?.end ?? 0);
       case "segment":
+        this.#drafted = false;
         return settle(message.end);
       case "draft":
         this.#drafted = message.text !== "";
@@ -183,23 +315,29 @@ export class Link {
         break;
       case "speech_stopped":
         this.#speaking = false;
-        break;
-      case "done": // with what was heard: a server that ends may have left out the rest
-        settle(message.duration);
-        this.#next = this.#settled;
-        this.#speaking = this.#drafted = false;
     }
   }
 
-  /** Where a new session has to begin so that nothing is missed and nothing said twice. */
+  /** The session is over, after so many seconds of audio. @param {{duration: number}} message */
+  #done({ duration }) {
+    const end = this.#from + Math.round(duration * this.#rate);
+    const whole = this.#stopping && this.#stopped && end + ROUNDED_S * this.#rate >= this.#kept.end;
+    if (whole) return this.#connection?.fail(null);
+    this.#token = "";
+    this.#settled = this.#next = Math.max(this.#settled, Math.min(end, this.#kept.end));
+    this.#speaking = this.#drafted = false;
+    this.#connection?.end();
+  }
+
+  /** Where a new session has to begin so that nothing is missed and nothing comes twice. */
   #resumeAt() {
     if (this.#speaking || this.#drafted) return this.#settled;
-    return Math.max(this.#settled, this.#next - MARGIN_S * RATE);
+    return Math.max(this.#settled, this.#next - MARGIN_S * this.#rate);
   }
 
   /** @param {number} t seconds in the session */
   #seconds(t) {
-    return this.#origin + this.#from / RATE + t;
+    return this.#origin + this.#from / this.#rate + t;
   }
 
   /** @param {any} message */
@@ -209,7 +347,7 @@ export class Link {
       if (key in message) moved[key] = this.#seconds(message[key]);
     }
     if ("words" in message) {
-      moved.words = message.words.map((/** @type {import("./live.js").Word} */ word) => ({
+      moved.words = message.words.map((/** @type {Word} */ word) => ({
         ...word,
         start: this.#seconds(word.start),
         end: this.#seconds(word.end),
@@ -221,45 +359,71 @@ export class Link {
   }
 
   #pump() {
-    const session = this.#session;
-    if (!session?.open || this.#name === "" || this.#told) return;
-    if (this.#next < this.#ring.start) return session.abort("overrun");
-    while (this.#next < this.#ring.end && session.buffered < FULL_BYTES) {
-      const pcm = this.#ring.read(this.#next, BLOCK);
-      session.send(pcm);
+    const connection = this.#connection;
+    if (!connection?.open || this.#servedAt === 0 || this.#stopped) return;
+    if (this.#next < this.#kept.start) return this.#finish("overrun");
+    while (this.#next < this.#kept.end && connection.buffered < 2 * FULL_S * this.#rate) {
+      const pcm = this.#kept.read(this.#next, BLOCK_S * this.#rate);
+      connection.send(pcm);
       this.#next += pcm.length;
       this.#flowed = performance.now();
     }
-    if (this.#next < this.#ring.end) {
-      if (performance.now() - this.#flowed > STALL_MS) session.abort("lost");
-      else this.#later(50, () => this.#pump());
-    } else if (this.#stopping) {
-      this.#told = true;
-      session.stop();
-    }
+    if (this.#next < this.#kept.end) {
+      if (performance.now() - this.#flowed > STALL_MS) {
+        connection.fail({ code: "lost", message: "" });
+      } else this.#later(50, () => this.#pump());
+    } else if (this.#stopping) this.#finish("");
+  }
+
+  /**
+   * The session has had all its audio. Where some was dropped that it has not had, it ends before
+   * the gap, and another one begins behind it.
+   * @param {string} reason
+   */
+  #finish(reason) {
+    this.#reason ||= reason;
+    this.#stopped = true;
+    this.#connection?.say({ type: "stop" });
+    this.#connection?.expect(DONE_MS);
   }
 
   /** @param {Failure | null} failure */
   #closed(failure) {
-    this.#session = null;
-    this.#name = "";
-    this.#told = false;
+    const now = performance.now();
+    const served = this.#servedAt > 0;
+    const refused = !served && failure?.fatal;
+    this.#connection = null;
     this.#behind = 0;
-    if (this.#readyAt > 0 && performance.now() - this.#readyAt > HEALTHY_MS) this.#tries = 0;
-    this.#readyAt = 0;
-    if (failure === null || this.#sessions === 0 || this.#tries >= this.#most(failure)) {
-      return this.#end(failure);
+    this.#stopped = false;
+    if (served) {
+      this.#lostAt = now;
+      this.#fruitless = this.#progressed ? 0 : this.#fruitless + 1;
+      if (failure?.code === "lost" || now - this.#servedAt > HEALTHY_MS) this.#tries = 0;
     }
-    this.#reason = failure.code;
+    this.#servedAt = 0;
+    this.#progressed = false;
+    if (failure === null) return this.#end(null);
+    if (refused && this.#resumable && this.#token === "" && NOT_RESUMABLE.includes(failure.code)) {
+      this.#resumable = false;
+      return this.#connect();
+    }
+    if (!this.#retries(failure)) return this.#end(failure);
+    if (failure.fatal && !(served ? ["slow_client"] : REFUSALS).includes(failure.code)) {
+      this.#token = "";
+    }
+    this.#reason ||= failure.code;
     const delay = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.#tries++);
-    this.#later(delay * (0.5 + Math.random() / 2), () => this.#connect());
-    this.#listener.waiting(failure);
+    const pause = GONE.includes(failure.code) ? 0 : delay * (0.5 + Math.random() / 2);
+    this.#later(pause, () => this.#connect());
+    this.#listener.waiting?.(failure);
   }
 
-  /** @param {Failure} failure */
-  #most({ code }) {
-    const most = RETRIES.get(code) ?? 0;
-    return this.#stopping ? Math.min(most, STOPPING_RETRIES) : most;
+  /** Whether there is another connection after this failure. @param {Failure} failure */
+  #retries({ code }) {
+    if (this.#sessions === 0 || this.#tries >= (RETRIES.get(code) ?? 0)) return false;
+    if (!this.#stopping) return true;
+    const waited = performance.now() - this.#lostAt;
+    return waited < this.#giveUpMs && this.#fruitless < FRUITLESS;
   }
 
   /** @param {number} ms @param {() => void} act */
@@ -269,14 +433,16 @@ export class Link {
   }
 
   #hurry() {
-    if (this.#session === null) this.#later(0, () => this.#connect());
+    if (this.#connection === null && !this.#over) this.#later(0, () => this.#connect());
   }
 
   /** @param {Failure | null} failure */
   #end(failure) {
+    if (this.#over) return;
+    this.#over = true;
     clearTimeout(this.#timer);
-    removeEventListener("online", this.#retryNow);
-    const missing = failure === null ? 0 : (this.#ring.end - this.#resumeAt()) / RATE;
-    this.#listener.ended(failure, missing);
+    globalThis.removeEventListener?.("online", this.#retryNow);
+    const missing = failure ? (this.#kept.end - this.#resumeAt()) / this.#rate : 0;
+    this.#listener.ended?.(failure, missing);
   }
 }

@@ -76,6 +76,10 @@ const LIVE = {
     title: "The server heard nothing for a long time",
     steps: ["Start again: the transcript goes on where it ended."],
   },
+  taken_over: {
+    title: "Another client took this session over",
+    steps: ["Start again: the transcript goes on where it ended."],
+  },
   too_big: {
     title: "The server refused a message as too big",
     steps: ["Reload this page, in case the server was updated, then start again."],
@@ -172,7 +176,7 @@ const UPLOAD = {
   507: "The server has not enough memory for this.",
 };
 
-/** @param {import("./live.js").Failure} failure @returns {Advice} */
+/** @param {import("./link.js").Failure} failure @returns {Advice} */
 export function liveAdvice({ code, message }) {
   const known = LIVE[code] ?? { title: `The session ended (${code})`, steps: ["Start again."] };
   return message ? { ...known, steps: [`The server says: ${message}`, ...known.steps] } : known;
@@ -233,16 +237,27 @@ const BROKEN = {
   too_many_sessions: "All sessions of this key were in use",
   rate_limit_exceeded: "The server took no more sessions",
   overrun: "The connection is too slow",
+  taken_over: "Another client had taken the session over",
 };
 
 /** @param {string} code */
-export function brokenText(code) {
+function brokenText(code) {
   return BROKEN[code] ?? "The connection was lost";
 }
 
-/** The mark left where a session took up after a lost one. @param {import("./link.js").Gap} gap */
+/**
+ * While there is no connection.
+ * @param {string} code why @param {number} unsent @param {number} dropped seconds of sound
+ */
+export function waitingText(code, unsent, dropped) {
+  const kept = `${Math.max(0, unsent - dropped).toFixed(0)} s of sound kept here`;
+  const lost = dropped < 0.5 ? "" : `, ${dropped.toFixed(0)} s before are lost`;
+  return `${brokenText(code)} · ${kept}${lost}`;
+}
+
+/** The mark left where another session began for a lost one. @param {import("./link.js").Gap} gap */
 export function gapText({ lost, replayed, code }) {
-  const why = `${brokenText(code)} for a while.`;
+  const why = `${brokenText(code)} for a while. A new session begins here.`;
   if (lost >= 0.5) return `${why} ${lost.toFixed(0)} s of sound are missing here.`;
   if (replayed < 0.5) return `${why} Nothing is missing.`;
   return `${why} The last ${replayed.toFixed(0)} s were heard again; nothing is missing.`;

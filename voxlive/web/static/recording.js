@@ -1,21 +1,22 @@
 /** One recording: the sound source, the link to the server and the state the reader sees. */
 import { Capture, CaptureError } from "./capture.js";
 import { Link } from "./link.js";
-import { liveUrl } from "./live.js";
+import { livePass, liveUrl } from "./live.js";
 
 /**
  * @typedef {import("./settings.js").Settings} Settings
  * @typedef {"idle" | "asking" | "connecting" | "listening" | "reconnecting" | "finishing"
- *   | "uploading" | "stopped" | "error"} State
+ *   | "resending" | "uploading" | "stopped" | "error"} State `resending`: finishing, without a line
  * @typedef {object} RecordingListener
  * @property {(state: State) => void} state
  * @property {(peak: number) => void} level
  * @property {(message: any) => void} ready
  * @property {(message: any) => void} event
- * @property {(failure: import("./live.js").Failure) => void} waiting
- * @property {(gap: import("./link.js").Gap) => void} resumed
+ * @property {(failure: import("./link.js").Failure) => void} waiting
+ * @property {() => void} resumed
+ * @property {(gap: import("./link.js").Gap) => void} restarted
  * @property {(kind: string) => void} unheard no sound, or no more: a kind of CaptureError
- * @property {(failure: import("./live.js").Failure | null, missing: number) => void} ended
+ * @property {(failure: import("./link.js").Failure | null, missing: number) => void} ended
  */
 
 export class Recording {
@@ -28,6 +29,7 @@ export class Recording {
   #link = null;
   #over = false;
   #finishing = false;
+  #connected = false;
 
   /**
    * @param {Settings} settings
@@ -50,6 +52,16 @@ export class Recording {
     return this.#link?.behind ?? 0;
   }
 
+  /** Seconds of sound that wait to be sent. */
+  get unsent() {
+    return this.#link?.unsent ?? 0;
+  }
+
+  /** Seconds of sound that are lost, because too much of it had to wait. */
+  get dropped() {
+    return this.#link?.dropped ?? 0;
+  }
+
   /** Call it in the click itself. */
   async start() {
     try {
@@ -66,29 +78,36 @@ export class Recording {
     }
     if (this.#over) return void this.#capture.stop();
     this.#listener.state("connecting");
-    this.#link = new Link(liveUrl(this.#settings.captions), wanted(this.#settings), this.#origin, {
-      ready: (message) => {
-        this.#show("listening");
+    const listener = {
+      ready: (/** @type {any} */ message) => {
+        this.#show(true);
         this.#listener.ready(message);
       },
-      event: (message) => this.#listener.event(message),
-      waiting: (failure) => {
-        this.#show("reconnecting");
+      event: this.#listener.event,
+      waiting: (/** @type {import("./link.js").Failure} */ failure) => {
+        this.#show(false);
         this.#listener.waiting(failure);
       },
-      resumed: (gap) => {
-        this.#show("listening");
-        this.#listener.resumed(gap);
+      resumed: () => {
+        this.#show(true);
+        this.#listener.resumed();
       },
-      ended: (failure, missing) => this.#ended(failure, missing),
-    });
+      restarted: (/** @type {import("./link.js").Gap} */ gap) => {
+        this.#show(true);
+        this.#listener.restarted(gap);
+      },
+      ended: this.#ended.bind(this),
+    };
+    const options = { origin: this.#origin, protocols: livePass };
+    const url = liveUrl(this.#settings.captions);
+    this.#link = new Link(url, wanted(this.#settings), listener, options);
   }
 
   /** Ends the sound, then waits for the last words. */
   async stop() {
     if (this.#finishing || this.#link === null) return;
     this.#finishing = true;
-    this.#listener.state("finishing");
+    this.#show(this.#connected);
     await this.#capture?.stop();
     this.#link.stop();
   }
@@ -100,6 +119,11 @@ export class Recording {
       this.#over = true;
       this.#listener.ended(null, 0);
     }
+  }
+
+  /** Ends without the words that have not come. */
+  giveUp() {
+    this.#link?.giveUp();
   }
 
   /** Goes on with another microphone. @param {Settings} settings @throws {CaptureError} */
@@ -114,9 +138,11 @@ export class Recording {
     if (!this.#finishing && !this.#over) this.#listener.level(peak);
   }
 
-  /** @param {State} state */
-  #show(state) {
-    if (!this.#finishing) this.#listener.state(state);
+  /** @param {boolean} connected */
+  #show(connected) {
+    this.#connected = connected;
+    if (this.#finishing) this.#listener.state(connected ? "finishing" : "resending");
+    else this.#listener.state(connected ? "listening" : "reconnecting");
   }
 
   /** @param {string} kind */
@@ -132,7 +158,7 @@ export class Recording {
     this.#listener.ended({ code: "capture", message: "" }, 0);
   }
 
-  /** @param {import("./live.js").Failure | null} failure @param {number} missing */
+  /** @param {import("./link.js").Failure | null} failure @param {number} missing */
   #ended(failure, missing) {
     this.#over = true;
     void this.#capture?.stop();

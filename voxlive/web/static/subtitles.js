@@ -27,7 +27,7 @@ const CLAUSE = 3;
 const ANYWHERE = 15;
 
 /**
- * @typedef {import("./live.js").Word} Word
+ * @typedef {import("./link.js").Word} Word
  * @typedef {{words: Word[], whole?: boolean}} Segment `whole`: its one word is all that was said in
  *   it, by a model that knows no words' times, and stays as long as that took
  * @typedef {{start: number, end: number, lines: string[]}} Cue times in milliseconds

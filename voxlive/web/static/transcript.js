@@ -10,7 +10,7 @@ const PARAGRAPH_CHARS = 300; // a longer paragraph ends with its segment
 const UNWORDED = 100; // beginnings of speech that are remembered while no word comes
 
 /**
- * @typedef {import("./live.js").Word} Word
+ * @typedef {import("./link.js").Word} Word
  * @typedef {{key: string, words: Word[], whole: boolean}} Segment `whole`: its words' times are not
  *   known, and all of them stand as one
  * @typedef {{kind: "paragraph", start: number, end: number, text: string}} Paragraph

@@ -4,7 +4,7 @@ import { keyHeaders } from "./key.js";
 const ENDPOINT = new URL("../v1/audio/transcriptions", import.meta.url);
 
 /**
- * @typedef {import("./live.js").Word} Word
+ * @typedef {import("./link.js").Word} Word
  * @typedef {{start: number, end: number, text: string}} AnsweredSegment
  * @typedef {{word: string, start: number, end: number}} AnsweredWord
  * @typedef {object} Answer OpenAI's verbose_json

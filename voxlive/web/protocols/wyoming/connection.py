@@ -16,13 +16,14 @@ from wyoming.event import Event, async_write_event
 from voxlive.errors import ProtocolError, VoxliveError
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.session import Session
-from voxlive.web.access.access import Access
+from voxlive.web.access.access import ANYONE, Access
 from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import SessionDeadline
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, integer, parse_message, parse_object
 from voxlive.web.protocols.wyoming.protocol import Action, SendEvent, WyomingProtocol, error_event
+from voxlive.web.recorder import Recorder, SessionRecording
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +100,16 @@ class WyomingConnection:
         models: LiveModels,
         access: Access,
         metrics: SessionMetrics,
+        recorder: Recorder | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._models = models
         self._access = access
         self._metrics = metrics
+        self._recorder = recorder
         self._meter: SessionMeter | None = None
+        self._recording: SessionRecording | None = None
         engines = {label: one.engine.info for label, one in models.labels.items()}
         self._protocol = WyomingProtocol(models.default.engine.info)
         if models.named:
@@ -188,6 +192,15 @@ class WyomingConnection:
         self._session = session = service.open(options)
         label = self._models.label(service)
         self._meter = self._metrics.open(WyomingProtocol.name, session, label)
+        if self._recorder:
+            self._recording = self._recorder.open(
+                session.id,
+                options,
+                owner=ANYONE,
+                protocol=WyomingProtocol.name,
+                path="",
+                model=label,
+            )
         self._deadline = SessionDeadline(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
@@ -212,6 +225,8 @@ class WyomingConnection:
         async for event in session.events():
             if self._meter:
                 self._meter.on_event(event)
+            if self._recording:
+                await self._recording.record(event)
             await self._send(*self._protocol.on_event(event))
         self._session = self._events_task = None
         await self._close(session)
@@ -248,6 +263,8 @@ class WyomingConnection:
                     left -= len(data)
 
     async def _close(self, session: Session) -> None:
+        if self._recording:
+            self._recording.on_state("ended", session.received)
         await session.close()
         if self._meter:
             self._meter.close()

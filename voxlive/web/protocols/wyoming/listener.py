@@ -24,6 +24,7 @@ from voxlive.web.metrics import SessionMetrics
 from voxlive.web.ports import CannotListen, lan_addresses
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection
 from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
+from voxlive.web.recorder import Recorder
 
 if TYPE_CHECKING:
     from zeroconf.asyncio import AsyncZeroconf
@@ -112,6 +113,7 @@ class WyomingListener:
         metrics: SessionMetrics,
         options: WyomingOptions,
         open_connections: Connections,
+        recorder: Recorder | None = None,
     ) -> None:
         self._server: asyncio.Server | None = None
         self._announcement: Announcement | None = None
@@ -121,6 +123,7 @@ class WyomingListener:
         metrics.register(WyomingProtocol.name)
         self._options = options
         self._open = open_connections
+        self._recorder = recorder
         self._connections: dict[asyncio.Task[None], WyomingConnection] = {}
 
     @classmethod
@@ -132,9 +135,10 @@ class WyomingListener:
         metrics: SessionMetrics,
         options: WyomingOptions,
         open_connections: Connections,
+        recorder: Recorder | None = None,
     ) -> Self:
         """Take connections, and announce the port if the options ask for it."""
-        listener = cls(models, access, metrics, options, open_connections)
+        listener = cls(models, access, metrics, options, open_connections, recorder)
         listener._server = await asyncio.start_server(listener._accept, sock=bound, limit=MAX_LINE)
         if options.announce:
             listener._announcement = await Announcement.start(bound)
@@ -159,7 +163,9 @@ class WyomingListener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         full = not self._open.has_room()
-        connection = WyomingConnection(reader, writer, self._models, self._access, self._metrics)
+        connection = WyomingConnection(
+            reader, writer, self._models, self._access, self._metrics, self._recorder
+        )
         with log_context(protocol=WyomingProtocol.name):
             task = asyncio.get_running_loop().create_task(self._serve(connection, writer, full))
         self._connections[task] = connection

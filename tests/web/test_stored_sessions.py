@@ -1,0 +1,276 @@
+"""What a server keeps of live sessions, through sockets: words, states, switches, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from support.asgi import running
+from support.clips import clip
+from support.clock_engine import ClockEngine
+from support.counting import LoudnessModel, pcm
+from support.line import START, Line
+from support.server import AT_PAUSES, Server, serving
+from support.wire import dial, listen, receive, receive_until, s16le, send
+from websockets.exceptions import ConnectionClosed
+
+from voxlive.errors import VoxliveError
+from voxlive.store.backends import open_store
+from voxlive.store.contract import SessionFilter, StoreFull
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.web import recorder as recording_module
+from voxlive.web.live_endpoints import LiveEndpoints
+from voxlive.web.live_models import LiveModels
+from voxlive.web.recorder import Recorder
+
+ALL = SessionFilter(None)
+KILLED = 3
+KILLED_IN_ENDURANCE = 20
+
+
+def tone(seconds: float) -> bytes:
+    return pcm(np.full(int(seconds * 16_000), 0.5, np.float32))
+
+
+class Failing:
+    """A store that fails, or waits, while it is made to."""
+
+    def __init__(self, store) -> None:
+        self._store = store
+        self.location = store.location
+        self.error: VoxliveError | None = None
+        self.may_write = threading.Event()
+        self.may_write.set()
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+    def apply(self, operations) -> None:
+        self.may_write.wait(30)
+        if self.error:
+            raise self.error
+        self._store.apply(operations)
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = open_store(tmp_path / "store")
+    yield Failing(opened)
+    opened.close()
+
+
+@pytest.fixture
+async def endpoints(store):
+    service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+    recorder = Recorder(store)
+    serving = LiveEndpoints(LiveModels(service), recorder=recorder)
+    yield serving
+    store.error = None
+    store.may_write.set()
+    await service.aclose()
+    await serving.wait_closed(1)
+    await asyncio.to_thread(recorder.close)
+
+
+async def spoken(line: Line, **more: object) -> list[dict]:
+    line.send(START | {"resumable": False} | more)
+    line.send(tone(2))
+    line.send({"type": "stop"})
+    messages = await line.until("done")
+    await line.end()
+    return messages
+
+
+def text_of(messages: list[dict]) -> str:
+    return "".join(w["text"] for m in messages if m["type"] == "words" for w in m["words"])
+
+
+async def settled(endpoints: LiveEndpoints) -> None:
+    """Until the store has all that was written."""
+    while endpoints.recorder.writer.waiting:  # noqa: ASYNC110, a thread ends it
+        await asyncio.sleep(0.01)
+
+
+async def test_what_a_client_gets_is_kept_with_its_times(endpoints, store):
+    messages = await spoken(Line(endpoints, "captions=hall"), language="en")
+    ready, done = messages[0], messages[-1]
+    await settled(endpoints)
+    kept = store.transcript(ready["session"], frozenset({"anyone"}))
+    assert kept.text == done["text"] != ""
+    told = [word for m in messages if m["type"] == "words" for word in m["words"]]
+    assert [round(w.start / 16_000, 3) for w in kept.words] == [w["start"] for w in told]
+    assert [s.id for s in kept.segments] == [m["id"] for m in messages if m["type"] == "segment"]
+    session = kept.session
+    assert (session.protocol, session.path, session.name) == ("live", "/v1/live", "hall")
+    assert (session.state, session.samples, session.error) == ("ended", 32_000, None)
+    assert ready["store"] is True
+    assert session.words == len(told)
+
+
+@pytest.mark.parametrize(
+    ("query", "more"),
+    [("store=false", {}), ("", {"store": False}), ("store=true", {"store": False})],
+)
+async def test_a_client_may_ask_not_to_be_kept(endpoints, store, query, more):
+    messages = await spoken(Line(endpoints, query), **more)
+    await settled(endpoints)
+    assert text_of(messages)
+    assert "store" not in messages[0]
+    assert store.sessions(ALL).sessions == ()
+
+
+async def test_a_switch_that_is_neither_is_refused(endpoints):
+    line = Line(endpoints, "store=perhaps")
+    [error] = await line.until("error")
+    assert error["code"] == "bad_parameter"
+    await line.end()
+
+
+async def test_a_suspended_session_is_kept_as_one_that_goes_on(endpoints, store):
+    first = Line(endpoints)
+    first.send(START)
+    [ready] = await first.until("ready")
+    first.send(tone(1))
+    before = await first.until("words")
+    await first.break_off()
+    await settled(endpoints)
+    assert store.session(ready["session"], None).state == "suspended"
+    second = Line(endpoints)
+    seen = before[-1]["seq"]
+    second.send({"type": "resume", "token": ready["resume"], "have": seen, "from": 0})
+    await second.until("resumed")
+    await settled(endpoints)
+    assert store.session(ready["session"], None).state == "running"
+    second.send(tone(1))
+    second.send({"type": "stop"})
+    after = await second.until("done")
+    await second.end()
+    await settled(endpoints)
+    kept = store.transcript(ready["session"], None)
+    assert kept.text == text_of([*before, *after]) == after[-1]["text"]
+    assert kept.session.state == "ended"
+
+
+async def test_a_line_that_breaks_ends_the_session_in_the_store(endpoints, store):
+    line = Line(endpoints)
+    line.send(START | {"resumable": False})
+    [ready] = await line.until("ready")
+    line.send(tone(1))
+    words = await line.until("words")
+    await line.break_off()
+    await settled(endpoints)
+    kept = store.transcript(ready["session"], None)
+    assert kept.session.state == "ended"
+    assert kept.text.startswith(text_of(words))
+
+
+@pytest.mark.parametrize("code", ["store_late", "store_failed"])
+async def test_captions_go_on_without_the_store_and_it_catches_up(
+    endpoints, store, code, monkeypatch
+):
+    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    if code == "store_late":
+        store.may_write.clear()
+    else:
+        store.error = StoreFull("the disk is full")
+    messages = await spoken(Line(endpoints))
+    warnings = [m["code"] for m in messages if m["type"] == "warning"]
+    assert warnings == [code]
+    assert [m["seq"] for m in messages if "seq" in m] == list(range(len(messages)))
+    assert store.sessions(ALL).sessions == ()
+    store.error = None
+    store.may_write.set()
+    await settled(endpoints)
+    kept = store.transcript(messages[0]["session"], None)
+    assert kept.text == messages[-1]["text"] != ""
+    writer = endpoints.recorder.writer
+    assert (writer.late > 0, writer.passed_by > 0, writer.dropped) == (
+        code == "store_late",
+        code == "store_failed",
+        0,
+    )
+
+
+async def test_without_a_store_nothing_is_said_of_one():
+    async with running() as server:
+        assert (await server.http.get("/health")).json()["store"] is None
+        assert "voxlive_store" not in (await server.http.get("/metrics")).text
+
+
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory) -> tuple[Server, Path]:
+    folder = tmp_path_factory.mktemp("kept") / "store"
+    with serving("--store", str(folder), "--keep", "7d", *AT_PAUSES) as server:
+        yield server, folder
+
+
+async def test_a_server_keeps_what_every_protocol_says(keeping):
+    server, folder = keeping
+    audio = s16le(clip("yes").samples)
+    async with dial(f"{server.ws}/v1/live") as socket:
+        await send(socket, {"type": "start", "format": "s16le"}, audio, {"type": "stop"})
+        heard = await listen(socket)
+    query = "encoding=linear16&sample_rate=16000"
+    async with dial(f"{server.ws}/v1/listen?{query}") as socket:
+        await send(socket, audio, json.dumps({"type": "CloseStream"}))
+        await listen(socket)
+    async with dial(f"{server.ws}/v1/listen?{query}&store=false") as socket:
+        await send(socket, audio, json.dumps({"type": "CloseStream"}))
+        await listen(socket)
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        health = (await http.get("/health")).json()["store"]
+        metrics = (await http.get("/metrics")).text
+    assert health == {
+        "location": str(folder / "sessions.db"),
+        "keep_days": 7.0,
+        "waiting": 0,
+        "error": None,
+    }
+    assert 'voxlive_store_operations_total{outcome="dropped"} 0.0' in metrics
+    store = open_store(folder)
+    listed = store.sessions(ALL).sessions
+    assert [one.protocol for one in listed] == ["deepgram", "live"]
+    assert store.transcript(listed[1].id, None).text == heard.of("done")[0]["text"]
+    assert store.search("yes", ALL).hits
+    store.close()
+
+
+async def kill_while_speaking(folder: Path, times: int) -> None:
+    """Kill servers in mid-session: the store opens, and has every word that was received."""
+    audio = s16le(np.concatenate([clip("yes").samples, np.zeros(16_000, np.float32)] * 20))
+    for n in range(times):
+        with serving("--store", str(folder), "--max-sessions", "1") as server:
+            async with dial(f"{server.ws}/v1/live") as socket:
+                await send(socket, {"type": "start", "format": "s16le"})
+                ready = await receive(socket)
+                await send(socket, audio)
+                got: list[dict] = []
+                for _ in range(1 + n % 3):
+                    got += await receive_until(socket, "words")
+                server.process.kill()
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        got.append(await receive(socket))
+            server.process.wait()
+        store = open_store(folder)
+        kept = store.transcript(ready["session"], None)
+        store.close()
+        assert text_of(got)
+        assert kept.text.startswith(text_of(got))
+
+
+async def test_a_killed_server_has_every_word_that_a_client_had(tmp_path):
+    await kill_while_speaking(tmp_path / "store", KILLED)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(1800)
+async def test_servers_killed_often_have_every_word_that_a_client_had(tmp_path):
+    await kill_while_speaking(tmp_path / "store", KILLED_IN_ENDURANCE)

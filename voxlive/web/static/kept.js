@@ -1,0 +1,63 @@
+/** Captured audio by position, from the first sample that may still be needed on. */
+export class KeptAudio {
+  /** @type {Int16Array[]} of `#size` samples each; the last one is filled up to `end` */
+  #blocks = [];
+  #size = 16_000;
+  #first = 0; // position of the first block
+  #most;
+  /** Position of the oldest sample that is kept. */
+  start = 0;
+  /** Position after the newest sample: the count of all samples ever pushed. */
+  end = 0;
+
+  /** @param {number} most samples; beyond them the oldest go */
+  constructor(most) {
+    this.#most = most;
+  }
+
+  /** From here on, half of the bound is kept. */
+  get middle() {
+    return Math.max(this.start, this.end - Math.floor(this.#most / 2));
+  }
+
+  /** @param {Int16Array} pcm */
+  push(pcm) {
+    for (let done = 0; done < pcm.length; ) {
+      const at = this.end - this.#first;
+      if (at === this.#blocks.length * this.#size) this.#blocks.push(new Int16Array(this.#size));
+      const offset = at % this.#size;
+      const part = pcm.subarray(done, done + this.#size - offset);
+      this.#blocks[this.#blocks.length - 1].set(part, offset);
+      done += part.length;
+      this.end += part.length;
+    }
+    this.drop(this.end - this.#most);
+  }
+
+  /** Nothing before this position will be needed. @param {number} position */
+  drop(position) {
+    this.start = Math.max(this.start, Math.min(position, this.end));
+    while (this.#first + this.#size <= this.start) {
+      this.#blocks.shift();
+      this.#first += this.#size;
+    }
+  }
+
+  /**
+   * A copy of up to `most` samples from position `from`, which must lie within start..end.
+   * @param {number} from
+   * @param {number} most
+   */
+  read(from, most) {
+    const pcm = new Int16Array(Math.min(most, this.end - from));
+    for (let done = 0; done < pcm.length; ) {
+      const at = from + done - this.#first;
+      const offset = at % this.#size;
+      const block = this.#blocks[Math.floor(at / this.#size)];
+      const part = block.subarray(offset, offset + pcm.length - done);
+      pcm.set(part, done);
+      done += part.length;
+    }
+    return pcm;
+  }
+}
