@@ -16,6 +16,7 @@ from support.wire import s16le
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from voxlive import client
 from voxlive.client import LiveClient, LiveError, UnsentAudio
 
 TINY = Path(__file__).parent / "models" / "tiny-voxtral"
@@ -128,6 +129,68 @@ async def test_the_time_to_give_up_counts_from_when_the_line_was_lost():
         messages, connections = await spoken(url, b"", give_up_s=0.3)
     assert [message["type"] for message in messages] == ["ready", "done"]
     assert connections == 2
+
+
+async def scripted(*answers: list[dict | int]) -> tuple[list[dict], list[dict], list[str]]:
+    """A session whose connections have these answers and then close.
+
+    What the client has, its first messages, and its calls.
+    """
+    asked: list[dict] = []
+    calls: list[str] = []
+    left = iter(answers)
+
+    async def answer(socket: ServerConnection) -> None:
+        asked.append(json.loads(await socket.recv()))
+        for message in next(left):
+            await socket.send(json.dumps(message))
+        await socket.close()
+
+    async with serve(answer, "127.0.0.1", 0) as listening:
+        port = next(iter(listening.sockets)).getsockname()[1]
+        messages, _ = await spoken(
+            f"ws://127.0.0.1:{port}/v1/live",
+            b"",
+            on_lost=lambda _: calls.append("lost"),
+            on_resumed=lambda: calls.append("resumed"),
+        )
+    return messages, asked, calls
+
+
+READY = {"type": "ready", "seq": 0, "session": "one", "resume": "secret"}
+RESUMED = {"type": "resumed", "samples": 0}
+DONE = {"type": "done", "seq": 3, "duration": 0, "text": ""}
+
+
+async def test_a_number_that_is_left_out_comes_over_the_next_connection():
+    started = [{"type": "speech_started", "seq": n, "t": n} for n in range(3)]
+    messages, asked, calls = await scripted([READY, started[1], DONE], [RESUMED, started[2], DONE])
+    assert [message["seq"] for message in messages] == [0, 1, 2, 3]
+    assert asked[1] == {"type": "resume", "token": "secret", "have": 1, "from": 0}
+    assert calls == ["lost", "resumed"]
+
+
+@pytest.mark.parametrize("code", ["server_full", "too_many_sessions", "slow_client"])
+async def test_a_refused_connection_leaves_the_session_as_it_is(code):
+    error = {"type": "error", "seq": 0, "code": code, "message": "", "fatal": True}
+    messages, asked, calls = await scripted([READY], [error], [RESUMED, {**DONE, "seq": 1}])
+    assert [message["type"] for message in messages] == ["ready", "done"]
+    assert [message["type"] for message in asked] == ["start", "resume", "resume"]
+    assert calls == ["lost", "resumed"]
+
+
+def test_in_a_long_silence_the_oldest_that_was_sent_is_dropped(monkeypatch):
+    """Nothing is acknowledged in it; audio that was not sent stays, and ``send`` waits."""
+    monkeypatch.setattr(client, "MAX_KEPT_BYTES", 1000)
+    audio = UnsentAudio(4)
+    for _ in range(50):
+        audio.append(bytes(100))
+        assert audio.take() == bytes(100)
+    assert (audio.size, audio.first) == (1000, 1000)
+    audio.append(bytes(3000))
+    assert (audio.size, audio.first) == (3000, 1250)
+    audio.append(bytes(10))
+    assert audio.size == 3010
 
 
 def test_a_container_is_refused():

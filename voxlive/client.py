@@ -7,14 +7,15 @@
 
 The session is resumable (docs/live-protocol.md). Audio is kept until it is acknowledged, and
 what the server has not received is sent again over the next connection. Messages come once and in
-order, those about a connection alone (``resumed``, ``ack``) left out.
+order, those about a connection alone (``resumed``, ``ack``) left out. ``link.js`` of the page is
+the same in JavaScript.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -24,10 +25,16 @@ from voxlive.errors import VoxliveError
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 
 MAX_KEPT_BYTES = 64 << 20
-"""Audio that is not acknowledged: half an hour of 16 kHz s16. Beyond it ``send`` waits."""
+"""Audio that is not acknowledged: half an hour of 16 kHz s16.
+
+Beyond it the oldest that was sent is dropped, which the server has had long ago: in silence it has
+nothing to acknowledge. If that is not enough, ``send`` waits.
+"""
 _PIECE_BYTES = 1 << 16
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 3.0
 _OWN = ("resumed", "ack")
+_PASSING = ("server_full", "too_many_sessions", "rate_limit_exceeded", "slow_client")
+"""Errors that end a connection and leave the session as it is."""
 
 
 class LiveError(VoxliveError):
@@ -53,8 +60,9 @@ class UnsentAudio:
         return len(self._audio)
 
     def append(self, pcm: bytes) -> None:
-        """Add audio at the end."""
+        """Add audio at the end. Beyond the bound the oldest is dropped, if it was sent."""
         self._audio += pcm
+        self._drop(self.size - MAX_KEPT_BYTES)
 
     def take(self) -> bytes:
         """The next piece to send; b"" if everything is sent."""
@@ -64,7 +72,11 @@ class UnsentAudio:
 
     def acknowledge(self, samples: int) -> None:
         """Nothing before this sample will be asked for again."""
-        done = min((samples - self.first) * self._sample_bytes, self._sent)
+        self._drop((samples - self.first) * self._sample_bytes)
+
+    def _drop(self, most: int) -> None:
+        """Drop so many bytes from the beginning, at most what was sent."""
+        done = min(most, self._sent)
         if done > 0:
             done -= done % self._sample_bytes
             del self._audio[:done]
@@ -80,7 +92,8 @@ class LiveClient:
     """See the module. ``start`` are further fields of the message of that name.
 
     ``give_up_s``: for so long it tries to reach the server again. Iterating raises LiveError; so do
-    ``send`` and ``stop`` after that.
+    ``send`` and ``stop`` after that. ``on_lost`` is called with what is wrong when the server is
+    not reached or the connection breaks, ``on_resumed`` when the session goes on.
     """
 
     def __init__(
@@ -92,6 +105,8 @@ class LiveClient:
         channels: int = 1,
         key: str | None = None,
         give_up_s: float = 60.0,
+        on_lost: Callable[[str], object] = lambda _: None,
+        on_resumed: Callable[[], object] = lambda: None,
         **start: object,
     ) -> None:
         if encoding == CONTAINER:
@@ -100,6 +115,7 @@ class LiveClient:
         self._url = url
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._give_up_s = give_up_s
+        self._on_lost, self._on_resumed = on_lost, on_resumed
         self._start = {
             "type": "start",
             "format": encoding,
@@ -174,6 +190,8 @@ class LiveClient:
                     return
             except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as error:
                 problem = str(error)
+            if self.connections > before or retry_s == _FIRST_RETRY_S:
+                self._on_lost(problem)
             if self.connections > before:
                 retry_s, lost_at = _FIRST_RETRY_S, loop.time()
             elif loop.time() - lost_at > self._give_up_s:
@@ -189,7 +207,8 @@ class LiveClient:
             try:
                 async for text in socket:
                     message = json.loads(text)
-                    self._receive(message)
+                    if not self._receive(message):
+                        return False
                     if message["type"] in ("ready", "resumed"):
                         self.connections += 1
                         sending = asyncio.create_task(self._send_audio(socket))
@@ -210,19 +229,26 @@ class LiveClient:
         token, first = self._ready["resume"], self._audio.first
         return {"type": "resume", "token": token, "have": self._have, "from": first}
 
-    def _receive(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> bool:
+        """Whether it is the next message; what is missing comes over the next connection."""
+        if message["type"] == "error" and message["fatal"]:
+            if self._ready is None or message["code"] not in _PASSING:
+                raise LiveError(message["code"], message["message"])
+            return False
+        if message.get("seq", self._have + 1) != self._have + 1:
+            return False
         match message["type"]:
             case "ready":
                 self._ready = message
             case "resumed":
                 self._audio.send_from(message["samples"])
+                self._on_resumed()
             case "ack":
                 self._audio.acknowledge(message["samples"])
-            case "error" if message["fatal"]:
-                raise LiveError(message["code"], message["message"])
         self._have = message.get("seq", self._have)
         if message["type"] not in _OWN:
             self._messages.put_nowait(message)
+        return True
 
     async def _send_audio(self, socket: ClientConnection) -> None:
         while True:

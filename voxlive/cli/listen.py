@@ -1,10 +1,16 @@
-"""``voxlive listen``: captions of a microphone in the terminal."""
+"""``voxlive listen``: captions of a microphone in the terminal.
+
+The words come from a model on this machine or, with ``--server``, from a server: over a session
+that outlives its connection, so that a broken line costs a pause and no word.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -29,7 +35,7 @@ from voxlive.streaming.events import (
     SessionWarning,
     Words,
 )
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import SAMPLE_RATE, Word, samples
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,6 +45,8 @@ if TYPE_CHECKING:
     from voxlive.streaming.session import Session
 
 _SHOWN_LAG_S = 1.0
+_GIVE_UP_S = 120.0
+"""So long a server keeps a session for its client, unless it is started otherwise."""
 _BLOCKS_A_SECOND = 20
 MOST_BLOCKS = 30 * _BLOCKS_A_SECOND
 
@@ -50,6 +58,7 @@ class TerminalCaptions:
         self.committed = ""
         self.draft = ""
         self.behind_s = 0.0
+        self.connected = True
 
     def on_event(self, event: Event) -> list[str]:
         """The lines that an event finishes."""
@@ -71,8 +80,43 @@ class TerminalCaptions:
 
     @property
     def note(self) -> str:
-        """How far recognition is behind, if that is much."""
+        """That there is no connection, or how far recognition is behind, if that is much."""
+        if not self.connected:
+            return "(no connection: what is said is kept)"
         return f"({self.behind_s:.0f} s behind)" if self.behind_s >= _SHOWN_LAG_S else ""
+
+
+def event_of(message: dict[str, Any]) -> Event | None:
+    """What captions need of a message of ``/v1/live``."""
+    match message:
+        case {"type": "words", "segment": int(segment), "words": words}:
+            return Words(
+                segment,
+                tuple(
+                    Word(w["text"], samples(w["start"]), samples(w["end"]), w["p"]) for w in words
+                ),
+            )
+        case {"type": "draft", "segment": int(segment), "text": str(text)}:
+            return Draft(segment, text)
+        case {"type": "segment", "id": int(ident), "start": start, "end": end, "text": str(text)}:
+            return SegmentClosed(ident, samples(start), samples(end), text)
+        case {"type": "lag", "behind_s": behind_s}:
+            return Lag(behind_s)
+        case {"type": "error", "code": str(code), "message": str(text)}:
+            return SessionError(code, text, fatal=False)
+        case {"type": "warning", "code": str(code), "message": str(text)}:
+            return SessionWarning(code, text)
+    return None
+
+
+def live_url(server: str) -> str:
+    """The address of a server's live sessions. Raises ValueError for what is no address."""
+    parts = urlsplit(server if "://" in server else f"http://{server}")
+    schemes = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"{server} is not the address of a server: use http://HOST:PORT")
+    path = parts.path.rstrip("/").removesuffix("/v1/live")
+    return parts._replace(scheme=schemes[parts.scheme], path=f"{path}/v1/live").geturl()
 
 
 def _clock(samples: int) -> str:
@@ -91,11 +135,40 @@ def listen(
     quantize: Quantize = None,
     keep_quantized: KeepQuantized = False,
     offline: Offline = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Take the words from this server instead of a model here. "
+            "A connection that breaks is resumed, and no word is lost.",
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The server's key.", envvar="VOXLIVE_API_KEY"),
+    ] = None,
 ) -> None:
     """Captions from the microphone in this terminal, until Ctrl-C."""
     from voxlive.engines.contract import EngineOptions, StreamOptions
 
     start_logging("warning")
+    if server:
+        here = {
+            "--device": device,
+            "--quantize": quantize,
+            "--keep-quantized": keep_quantized,
+            "--offline": offline,
+        }
+        if wrong := [name for name, value in here.items() if value]:
+            fail(f"{wrong[0]} is for a model on this machine, --server for one elsewhere", MISUSED)
+        try:
+            url = live_url(server)
+        except ValueError as error:
+            fail(str(error), MISUSED)
+        wanted = {"model": model, "language": language, "delay_ms": delay_ms}
+        start = {name: value for name, value in wanted.items() if value is not None}
+        asyncio.run(_listen_to_server(url, api_key, _find(microphone), start))
+        return
     source = _find(microphone)
     bits = int(quantize) if quantize else None
     service = open_service(
@@ -169,10 +242,75 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
             on_first_signal(lambda _: blocks.end()),
             _capture(source, rate, lambda block: loop.call_soon_threadsafe(blocks.put, block)),
         ):
-            await _show(session)
+            await _show(session.events(), TerminalCaptions())
     finally:
         feeding.cancel()
         await service.aclose(0)
+
+
+def _print_aside(message: str) -> None:
+    """One line on stderr; on a terminal above the line in the making, which rich draws again."""
+    sys.stderr.write(f"voxlive: {message}\n")
+
+
+async def _listen_to_server(
+    url: str, key: str | None, source: dict[str, Any], start: dict[str, Any]
+) -> None:
+    from voxlive.cli.console import on_first_signal
+    from voxlive.client import LiveClient, LiveError
+
+    captions = TerminalCaptions()
+    started = False
+
+    def on_lost(problem: str) -> None:
+        captions.connected = False
+        if not started:
+            _print_aside(f"{url}: {problem}; trying again")
+
+    def on_resumed() -> None:
+        captions.connected = True
+        _print_aside("the connection was lost and is back: nothing is missing")
+
+    async def events() -> AsyncIterator[Event]:
+        nonlocal started
+        async for message in client:
+            if message["type"] == "ready":
+                started = captions.connected = True
+            if event := event_of(message):
+                yield event
+
+    async def feed() -> None:
+        async for block in blocks.read():
+            await client.send(block)
+        await client.stop()
+
+    rate = int(source["default_samplerate"])
+    loop = asyncio.get_running_loop()
+    blocks = MicrophoneQueue(
+        lambda: _print_aside("the server was away for too long: this is the end")
+    )
+    client = LiveClient(
+        url,
+        rate=rate,
+        key=key,
+        give_up_s=_GIVE_UP_S,
+        on_lost=on_lost,
+        on_resumed=on_resumed,
+        **start,
+    )
+    feeding = asyncio.create_task(feed())
+    try:
+        with (
+            on_first_signal(lambda _: blocks.end()),
+            _capture(source, rate, lambda block: loop.call_soon_threadsafe(blocks.put, block)),
+        ):
+            async with client:
+                await _show(events(), captions)
+    except LiveError as error:
+        fail(error.message)
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
 
 
 @contextmanager
@@ -198,16 +336,18 @@ async def _feed(session: Session, blocks: MicrophoneQueue) -> None:
     await session.stop()
 
 
-async def _show(session: Session) -> None:
+async def _show(events: AsyncIterator[Event], captions: TerminalCaptions) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     console = Console(highlight=False)
-    captions = TerminalCaptions()
-    with Live(console=console, refresh_per_second=10, transient=True) as live:
-        async for event in session.events():
+
+    def growing() -> Text:
+        text = Text.assemble(captions.committed, (captions.draft, "dim"))
+        return Text.assemble(text, " ", (captions.note, "yellow"))
+
+    with Live(console=console, refresh_per_second=10, transient=True, get_renderable=growing):
+        async for event in events:
             for line in captions.on_event(event):
                 console.print(line, markup=False)
-            text = Text.assemble(captions.committed, (captions.draft, "dim"))
-            live.update(Text.assemble(text, " ", (captions.note, "yellow")))
