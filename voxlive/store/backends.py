@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from voxlive.store import schema
 from voxlive.store.contract import (
+    Operation,
     Owners,
     SessionStore,
     StoreBusy,
@@ -35,6 +38,7 @@ _BUSY_S = 5.0
 _WIPE_S = 60.0
 _MERGED_PAGES = 500
 _READERS = 4
+_MAX_LOG = 4 << 20  # bytes of the log of changes, then it is written into the file
 _PRAGMAS = (
     "journal_mode = WAL",
     # Every transaction outlives this process as soon as it is committed; a loss of power may cost
@@ -44,6 +48,9 @@ _PRAGMAS = (
     "secure_delete = ON",
     "temp_store = MEMORY",
     "cache_size = -32000",
+    # Far above _MAX_LOG: whoever writes does not wait for the disk.
+    "wal_autocheckpoint = 20000",
+    f"journal_size_limit = {_MAX_LOG // 4}",
 )
 _SCHEMES = ("postgresql:", "postgres:", "postgresql+psycopg:")
 _SCHEMA_LOCK = 0x766F786C  # "voxl"
@@ -69,12 +76,16 @@ class SqliteStore(DatabaseStore):
     One connection writes; that takes the file's lock before it reads, so that it cannot fail in
     between. After a deletion the search index is merged to one piece and the log of changes is cut
     off, so that no file has the words any more: what is freed is overwritten with zeros at once.
-    Copies from before a migration go with the first deletion.
+    Copies from before a migration go with the first deletion. The log of changes is written into
+    the file by a thread of its own.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / FILE_NAME
+        self._log = folder / f"{FILE_NAME}-wal"
+        self._checkpoint: threading.Thread | None = None
+        self._checkpoint_at = _MAX_LOG
         try:
             self._make_files()
         except OSError as error:
@@ -83,8 +94,31 @@ class SqliteStore(DatabaseStore):
             str(self._path),
             self._engine("BEGIN", _READERS, "query_only = ON"),
             self._engine("BEGIN IMMEDIATE", 1),
-            sqlite.insert,
         )
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """See ``SessionStore``."""
+        super().apply(operations)
+        with self._typed():
+            size = self._log.stat().st_size
+        if size < self._checkpoint_at:
+            self._checkpoint_at = max(_MAX_LOG, min(self._checkpoint_at, size + _MAX_LOG))
+        elif not (self._checkpoint and self._checkpoint.is_alive()):
+            # The log goes on behind what a reader still needs.
+            self._checkpoint_at = size + _MAX_LOG
+            self._checkpoint = threading.Thread(target=self._write_log, name="store-checkpoint")
+            self._checkpoint.start()
+
+    def _write_log(self) -> None:
+        """Others read and write meanwhile; where it fails the next one does it."""
+        with contextlib.suppress(sqlite3.Error), closing(self._connect()) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """See ``SessionStore``."""
+        if self._checkpoint:
+            self._checkpoint.join()
+        super().close()
 
     def _make_files(self) -> None:
         """The folder and an empty file; SQLite gives its other files the rights of this one."""
@@ -97,17 +131,9 @@ class SqliteStore(DatabaseStore):
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def _engine(self, begin: str, size: int, *pragmas: str) -> sa.Engine:
-        def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(
-                self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            for pragma in (*_PRAGMAS, *pragmas):
-                connection.execute(f"PRAGMA {pragma}")
-            return connection
-
         engine = sa.create_engine(
             "sqlite://",
-            creator=connect,
+            creator=lambda: self._connect(*pragmas),
             poolclass=sa.QueuePool,
             pool_size=size,
             max_overflow=0,
@@ -116,6 +142,14 @@ class SqliteStore(DatabaseStore):
         )
         sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         return engine
+
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        for pragma in (*_PRAGMAS, *pragmas):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
 
     def _lock_schema(self, connection: sa.Connection) -> None:
         """Its transaction has the lock."""
@@ -128,10 +162,12 @@ class SqliteStore(DatabaseStore):
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
 
-    def _index(self, connection: sa.Connection, number: int, tokens: list[str]) -> None:
-        connection.exec_driver_sql(
-            "INSERT INTO search (rowid, terms) VALUES (?, ?)", (number, " ".join(tokens))
-        )
+    def _index(self, connection: sa.Connection, texts: Mapping[int, list[str]]) -> None:
+        numbers = [(number,) for number in texts]
+        connection.exec_driver_sql("DELETE FROM search WHERE rowid = ?", numbers)
+        rows = [(number, " ".join(tokens)) for number, tokens in texts.items() if tokens]
+        if rows:
+            connection.exec_driver_sql("INSERT INTO search (rowid, terms) VALUES (?, ?)", rows)
 
     def _unindex(self, connection: sa.Connection, first: int, stop: int) -> None:
         connection.exec_driver_sql(
@@ -150,7 +186,7 @@ class SqliteStore(DatabaseStore):
             "ORDER BY rowid DESC LIMIT ?",
             (" AND ".join(parts), below, SCAN),
         )
-        return list(found.scalars())
+        return list(found.scalars().all())
 
     def _error_of(self, error: BaseException) -> StoreError:
         reason = f"{self._path}: {getattr(error, 'strerror', None) or error}"
@@ -247,7 +283,7 @@ class PostgresStore(DatabaseStore):
             message = "PostgreSQL needs psycopg: pip install 'voxlive[postgres]'"
             raise StoreUnusable(message) from error
         shown = parsed.render_as_string(hide_password=True)
-        super().__init__(shown, engine, engine, postgresql.insert)
+        super().__init__(shown, engine, engine)
 
     def _lock_schema(self, connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
@@ -255,20 +291,24 @@ class PostgresStore(DatabaseStore):
     def _copy(self, version: int) -> None:
         """Its administrator's: the migration is one transaction, and all of it or nothing."""
 
-    def _index(self, connection: sa.Connection, number: int, tokens: list[str]) -> None:
-        owner, *rest = tokens
-        places = (f"{_lexeme(token)}:{min(at, 16383)}" for at, token in enumerate(rest, 1))
+    def _index(self, connection: sa.Connection, texts: Mapping[int, list[str]]) -> None:
+        numbers = list(texts)
         connection.execute(
-            sa.text(
-                "INSERT INTO search (number, session, terms) "
-                "VALUES (:number, :session, CAST(:terms AS tsvector))"
-            ),
-            {
-                "number": number,
-                "session": number // ONE_SEGMENT,
-                "terms": " ".join((_lexeme(owner), *places)),
-            },
+            sa.text("DELETE FROM search WHERE number = ANY(:numbers)"), {"numbers": numbers}
         )
+        rows = [
+            {"number": number, "session": number // ONE_SEGMENT, "terms": _tsvector(tokens)}
+            for number, tokens in texts.items()
+            if tokens
+        ]
+        if rows:
+            connection.execute(
+                sa.text(
+                    "INSERT INTO search (number, session, terms) "
+                    "VALUES (:number, :session, CAST(:terms AS tsvector))"
+                ),
+                rows,
+            )
 
     def _unindex(self, connection: sa.Connection, first: int, stop: int) -> None:
         connection.execute(
@@ -293,7 +333,7 @@ class PostgresStore(DatabaseStore):
             ),
             {"query": " & ".join(parts), "below": below, "most": SCAN},
         )
-        return list(found.scalars())
+        return list(found.scalars().all())
 
     def _error_of(self, error: BaseException) -> StoreError:
         reason = f"{self.location}: {str(error).strip() or type(error).__name__}"
@@ -320,6 +360,13 @@ class PostgresStore(DatabaseStore):
     def _size(self, connection: sa.Connection) -> int:
         size = sa.select(sa.func.pg_database_size(sa.func.current_database()))
         return int(connection.execute(size).scalar_one())
+
+
+def _tsvector(tokens: list[str]) -> str:
+    """Tokens at their places; the first, the owner's, has none."""
+    owner, *rest = tokens
+    places = (f"{_lexeme(token)}:{min(at, 16383)}" for at, token in enumerate(rest, 1))
+    return " ".join((_lexeme(owner), *places))
 
 
 def _lexeme(token: str) -> str:

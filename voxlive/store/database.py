@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -72,13 +74,10 @@ _ABANDONED = timedelta(days=1)
 class DatabaseStore(SessionStore):
     """What SQLite and PostgreSQL have in common; see ``SessionStore``."""
 
-    def __init__(
-        self, location: str, reader: sa.Engine, writer: sa.Engine, insert: Callable[..., Any]
-    ) -> None:
+    def __init__(self, location: str, reader: sa.Engine, writer: sa.Engine) -> None:
         self.location = location
         self._reader = reader
         self._writer = writer
-        self._insert = insert
         with self._typed(), self._writer.connect() as connection, connection.begin():
             self._lock_schema(connection)
             version = schema.version_of(connection)
@@ -103,8 +102,8 @@ class DatabaseStore(SessionStore):
         """Keep a copy of the store as it is."""
 
     @abstractmethod
-    def _index(self, connection: sa.Connection, number: int, tokens: list[str]) -> None:
-        """Have a text found by these tokens; no text has this number."""
+    def _index(self, connection: sa.Connection, texts: Mapping[int, list[str]]) -> None:
+        """Have texts found by these tokens, and by none that they had before."""
 
     @abstractmethod
     def _unindex(self, connection: sa.Connection, first: int, stop: int) -> None:
@@ -152,105 +151,107 @@ class DatabaseStore(SessionStore):
     # Writing.
 
     def apply(self, operations: Sequence[Operation]) -> None:
-        """See ``SessionStore``: sessions first, then all words at once, then the rest in order."""
-        now = micros(datetime.now(UTC))
-        with self._writing() as connection:
-            added = [
-                schema.session_row(o.session, now) for o in operations if isinstance(o, AddSession)
-            ]
-            if added:
-                connection.execute(self._insert(sessions).on_conflict_do_nothing(), added)
-            known = self._known(connection, operations)
-            rows: list[dict[str, object]] = []
-            counts: dict[int, int] = {}
-            for one in operations:
-                if isinstance(one, AddWords) and one.words and one.session in known:
-                    key = known[one.session].key
-                    rows += (schema.word_row(key, word) for word in one.words)
-                    counts[key] = one.words[-1].number + 1
-            if rows:
-                connection.execute(self._insert(words).on_conflict_do_nothing(), rows)
-            for key, count in counts.items():
-                more = sa.case((sessions.c.words < count, count), else_=sessions.c.words)
-                schema.update(connection, key, words=more, updated_at=now)
-            for one in operations:
-                if not isinstance(one, AddSession | AddWords) and one.session in known:
-                    self._apply(connection, known[one.session], one, now)
+        """See ``SessionStore``: sessions first, then words, then segments, then the rest in order.
 
-    def _known(
-        self, connection: sa.Connection, operations: Iterable[Operation]
-    ) -> dict[str, sa.Row[Any]]:
-        """The sessions of operations that are there, by id; they stay until the transaction ends.
-
-        Those that are only added need nothing more.
+        A statement for all of a kind: with one for each operation most time would be SQLAlchemy's.
         """
-        ids = {one.session for one in operations if not isinstance(one, AddSession)}
-        chosen = sa.select(sessions.c.key, sessions.c.id, sessions.c.owner)
-        held = chosen.where(sessions.c.id.in_(ids)).with_for_update(read=True, key_share=True)
-        return {row.id: row for row in connection.execute(held)} if ids else {}
+        now = micros(datetime.now(UTC))
+        by_kind: defaultdict[type[Operation], list[Any]] = defaultdict(list)
+        for one in operations:
+            by_kind[type(one)].append(one)
+        with self._writing() as connection:
+            if added := by_kind.pop(AddSession, None):
+                rows = [schema.session_row(one.session, now) for one in added]
+                connection.execute(schema.ADD_SESSION, rows)
+            known = self._known(connection, {one.session for one in chain(*by_kind.values())})
+            spoken = [one for one in by_kind.pop(AddWords, ()) if one.session in known]
+            if spoken:
+                self._add_words(connection, known, spoken, now)
+            closed = [one for one in by_kind.pop(CloseSegment, ()) if one.session in known]
+            if closed:
+                self._close_segments(connection, known, closed, now)
+            for one in operations if by_kind else ():
+                if type(one) in by_kind and one.session in known:
+                    self._apply(connection, known[one.session].key, one, now)
 
-    def _apply(
-        self, connection: sa.Connection, session: sa.Row[Any], one: Operation, now: int
+    def _known(self, connection: sa.Connection, ids: set[str]) -> dict[str, sa.Row[Any]]:
+        """The sessions of these that are there; they stay until the transaction ends."""
+        if not ids:
+            return {}
+        return {row.id: row for row in connection.execute(schema.HELD, {"ids": list(ids)})}
+
+    def _add_words(
+        self,
+        connection: sa.Connection,
+        known: Mapping[str, sa.Row[Any]],
+        added: Sequence[AddWords],
+        now: int,
     ) -> None:
-        key = session.key
+        rows: list[dict[str, object]] = []
+        counts: dict[int, int] = {}
+        for one in added:
+            key = known[one.session].key
+            rows += (schema.word_row(key, word) for word in one.words)
+            counts[key] = one.words[-1].number + 1
+        connection.execute(schema.ADD_WORD, rows)
+        updates = [{"of": key, "count": count, "now": now} for key, count in counts.items()]
+        connection.execute(schema.COUNT, updates)
+
+    def _close_segments(
+        self,
+        connection: sa.Connection,
+        known: Mapping[str, sa.Row[Any]],
+        closed: Sequence[CloseSegment],
+        now: int,
+    ) -> None:
+        ended = [(known[one.session], one.segment) for one in closed]
+        rows = [schema.segment_row(row.key, segment) for row, segment in ended]
+        connection.execute(schema.ADD_SEGMENT, rows)
+        self._index_segments(connection, ended)
+        samples = {known[one.session].key: one.samples for one in closed}
+        updates = [{"of": key, "received": n, "now": now} for key, n in samples.items()]
+        connection.execute(schema.PROGRESS, updates)
+
+    def _apply(self, connection: sa.Connection, key: int, one: Operation, now: int) -> None:
         match one:
-            case CloseSegment(_, segment, samples):
-                row = {
-                    "session": key,
-                    "id": segment.id,
-                    "start": segment.start,
-                    "end": segment.end,
-                    "first": segment.first,
-                    "stop": segment.stop,
-                }
-                new = self._insert(segments).values(row).on_conflict_do_nothing()
-                if connection.execute(new).rowcount:
-                    self._index_segment(connection, session, segment)
-                schema.update(connection, key, samples=samples, updated_at=now)
             case AddLanguage(_, language):
                 token = f"{language} "
-                known = sessions.c.languages
-                more = sa.case((known.contains(f" {token}"), known), else_=known + token)
+                there = sessions.c.languages
+                more = sa.case((there.contains(f" {token}"), there), else_=there + token)
                 schema.update(connection, key, languages=more, updated_at=now)
             case AddMark(_, mark):
-                row = schema.mark_row(key, mark)
-                connection.execute(self._insert(marks).values(row).on_conflict_do_nothing())
+                connection.execute(schema.ADD_MARK, [schema.mark_row(key, mark)])
             case SetState(_, state, samples, at, error):
                 ended = micros(at) if state == "ended" else None
-                schema.update(
-                    connection,
-                    key,
-                    state=state,
-                    samples=samples,
-                    ended_at=ended,
-                    error=error,
-                    updated_at=now,
-                )
+                changed = {"state": state, "samples": samples, "ended_at": ended, "error": error}
+                schema.update(connection, key, **changed, updated_at=now)
 
-    def _index_segment(
-        self, connection: sa.Connection, session: sa.Row[Any], segment: StoredSegment
+    def _index_segments(
+        self, connection: sa.Connection, ended: Sequence[tuple[sa.Row[Any], StoredSegment]]
     ) -> None:
-        """Have a segment found by its words and by the corrections that begin in it."""
-        key = session.key
-        spoken = sa.select(words.c.text).where(
-            words.c.session == key, words.c.number.between(segment.first, segment.stop - 1)
-        )
-        changed = sa.select(corrections.c.text).where(
-            corrections.c.session == key,
-            corrections.c.first.between(segment.first, segment.stop - 1),
-        )
-        text = "".join(connection.scalars(spoken.order_by(words.c.number)))
-        text = "\n".join((text, *connection.scalars(changed.order_by(corrections.c.key))))
-        self._index_text(connection, session, segment.id, text)
+        """Have segments found by their words and by the corrections that begin in them."""
+        pairs = [(row.key, segment.id) for row, segment in ended]
+        spoken = schema.segment_words(connection, pairs)
+        changed = schema.corrections_of(connection, [key for key, _ in pairs])
+        texts = []
+        for row, segment in ended:
+            said = "".join(word.text for word in spoken[row.key, segment.id])
+            beside = (
+                one.text for one in changed[row.key] if segment.first <= one.first < segment.stop
+            )
+            texts.append((row, segment.id, "\n".join((said, *beside))))
+        self._index_texts(connection, texts)
 
-    def _index_text(
-        self, connection: sa.Connection, session: sa.Row[Any], segment: int, text: str
+    def _index_texts(
+        self, connection: sa.Connection, texts: Iterable[tuple[sa.Row[Any], int, str]]
     ) -> None:
-        number = session.key * ONE_SEGMENT + segment
-        self._unindex(connection, number, number + 1)
-        if tokens := indexed(text):
-            tokens = [owner_token(session.owner), *tokens]
-            self._index(connection, number, tokens)
+        """Have texts found by their words: a session, a segment of it or its title, a text."""
+        found: dict[int, list[str]] = {}
+        for row, segment, text in texts:
+            tokens = indexed(text)
+            tokens = [owner_token(row.owner), *tokens] if tokens else []
+            found[row.key * ONE_SEGMENT + segment] = tokens
+        self._index(connection, found)
 
     # Reading.
 
@@ -363,12 +364,11 @@ class DatabaseStore(SessionStore):
             if title is not None:
                 title = clean(title.strip())
                 schema.update(connection, row.key, title=title or None)
-                self._index_text(connection, row, schema.TITLE, title)
+                self._index_texts(connection, [(row, schema.TITLE, title)])
             for one in corrections:
                 self._correct(connection, row, one)
             for mark in marks:
-                new = self._insert(schema.marks).values(schema.mark_row(row.key, mark))
-                connection.execute(new.on_conflict_do_nothing())
+                connection.execute(schema.ADD_MARK, [schema.mark_row(row.key, mark)])
             return schema.session_of(schema.find(connection, session, owners))
 
     def _correct(self, connection: sa.Connection, row: sa.Row[Any], made: Correction) -> None:
@@ -395,8 +395,9 @@ class DatabaseStore(SessionStore):
             segments.c.first <= made.first,
             segments.c.stop > made.first,
         )
-        for segment in connection.execute(inside).all():
-            self._index_segment(connection, row, schema.segment_of(segment))
+        found = [(row, schema.segment_of(one)) for one in connection.execute(inside)]
+        if found:
+            self._index_segments(connection, found)
 
     def delete(self, session: str, owners: Owners) -> None:
         """See ``SessionStore``."""

@@ -251,6 +251,18 @@ def word_of(row: sa.Row[Any]) -> StoredWord:
     )
 
 
+def segment_row(session: int, segment: StoredSegment) -> dict[str, object]:
+    """A segment as a row."""
+    return {
+        "session": session,
+        "id": segment.id,
+        "start": segment.start,
+        "end": segment.end,
+        "first": segment.first,
+        "stop": segment.stop,
+    }
+
+
 def segment_of(row: sa.Row[Any]) -> StoredSegment:
     """A row of ``segments`` as a segment."""
     return StoredSegment(row.id, row.start, row.end, row.first, row.stop)
@@ -291,8 +303,9 @@ def previews(connection: sa.Connection, keys: Sequence[int]) -> defaultdict[int,
         words.c.session.in_(keys), words.c.number < _PREVIEW_WORDS
     )
     found: defaultdict[int, str] = defaultdict(str)
-    for row in connection.execute(chosen.order_by(words.c.session, words.c.number)) if keys else ():
-        found[row.session] += row.text
+    ordered = chosen.order_by(words.c.session, words.c.number)
+    for key, text in connection.execute(ordered).all() if keys else ():
+        found[key] += text
     return found
 
 
@@ -311,6 +324,67 @@ def conditions(chosen: SessionFilter) -> list[sa.ColumnElement[bool]]:
         found.append(columns.started_at < micros(chosen.before))
     if chosen.titled is not None:
         found.append((columns.title != None) == chosen.titled)  # noqa: E711
+    return found
+
+
+def _add(table: sa.Table) -> sa.TextClause:
+    """Adds rows but for those that are there; SQLAlchemy's own would be compiled every time."""
+    names = [column.name for column in table.c if column.name != "key"]
+    columns = ", ".join(f'"{name}"' for name in names)
+    values = ", ".join(f":{name}" for name in names)
+    start = f"INSERT INTO {table.name} ({columns})"
+    return sa.text(f"{start} VALUES ({values}) ON CONFLICT DO NOTHING")
+
+
+ADD_SESSION, ADD_WORD, ADD_SEGMENT, ADD_MARK = map(_add, (sessions, words, segments, marks))
+HELD = (
+    sa.select(sessions.c.key, sessions.c.id, sessions.c.owner)
+    .where(sessions.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .with_for_update(read=True, key_share=True)
+)
+"""Sessions that are about to be written to."""
+COUNT = (
+    sessions.update()
+    .where(sessions.c.key == sa.bindparam("of"))
+    .values(
+        words=sa.case(
+            (sessions.c.words < sa.bindparam("count"), sa.bindparam("count")),
+            else_=sessions.c.words,
+        ),
+        updated_at=sa.bindparam("now"),
+    )
+)
+PROGRESS = (
+    sessions.update()
+    .where(sessions.c.key == sa.bindparam("of"))
+    .values(samples=sa.bindparam("received"), updated_at=sa.bindparam("now"))
+)
+_SPOKEN = (
+    sa.select(
+        segments.c.session.label("of"),
+        segments.c.id,
+        *(column for column in words.c if column is not words.c.session),
+    )
+    .join(
+        words,
+        sa.and_(
+            words.c.session == segments.c.session,
+            words.c.number >= segments.c.first,
+            words.c.number < segments.c.stop,
+        ),
+    )
+    .where(sa.tuple_(segments.c.session, segments.c.id).in_(sa.bindparam("pairs", expanding=True)))
+    .order_by(segments.c.session, segments.c.id, words.c.number)
+)
+
+
+def segment_words(
+    connection: sa.Connection, pairs: Sequence[tuple[int, int]]
+) -> defaultdict[tuple[int, int], list[sa.Row[Any]]]:
+    """The words of segments, by their sessions' keys and their ids."""
+    found: defaultdict[tuple[int, int], list[sa.Row[Any]]] = defaultdict(list)
+    for row in connection.execute(_SPOKEN, {"pairs": list(pairs)}).all() if pairs else ():
+        found[row.of, row.id].append(row)
     return found
 
 

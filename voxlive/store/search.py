@@ -25,9 +25,8 @@ from voxlive.store.contract import (
     SessionFilter,
     Snippet,
     StoredTranscript,
-    StoredWord,
 )
-from voxlive.store.schema import segments, sessions, words
+from voxlive.store.schema import sessions
 from voxlive.values import SPACELESS
 
 SCAN = 400
@@ -41,6 +40,7 @@ _MAX_QUERY = 200
 _PARTLY = rf"{SPACELESS}\uac00-\ud7a3\U00020000-\U0003ffff"
 """Scripts of which a part of a run is found: those without spaces, and Hangul with its endings."""
 _RUN = re.compile(rf"[{_PARTLY}]+|[^\W{_PARTLY}]+(?:['\u2019][^\W{_PARTLY}]+)*")
+_PART = re.compile(f"[{_PARTLY}]")
 _FOLDED = re.compile("[\u0300-\u036f]")
 
 
@@ -55,12 +55,14 @@ class TextToken:
 
 def _fold(text: str) -> str:
     """Without case and width, and without accents that are characters of their own."""
+    if text.isascii():
+        return text.lower()[:_MAX_TOKEN]
     parts = unicodedata.normalize("NFKD", text.casefold())
     return unicodedata.normalize("NFC", _FOLDED.sub("", parts))[:_MAX_TOKEN]
 
 
 def _is_partly_found(run: str) -> bool:
-    return bool(re.match(f"[{_PARTLY}]", run))
+    return not run.isascii() and bool(_PART.match(run))
 
 
 def text_tokens(text: str) -> Iterator[TextToken]:
@@ -221,31 +223,21 @@ def make_snippets(
 ) -> dict[int, list[Snippet]]:
     """Snippets of the segments in ``places`` of the sessions ``rows``, by the sessions' keys."""
     pairs = [(key, one) for key, listed in places.items() for one in listed]
-    inside = sa.and_(
-        words.c.session == segments.c.session,
-        words.c.number >= segments.c.first,
-        words.c.number < segments.c.stop,
-    )
-    spoken = (
-        sa.select(segments.c.session, segments.c.id, words)
-        .join(words, inside)
-        .where(sa.tuple_(segments.c.session, segments.c.id).in_(pairs))
-        .order_by(segments.c.session, segments.c.id, words.c.number)
-    )
-    texts: dict[tuple[int, int], list[StoredWord]] = defaultdict(list)
-    for row in connection.execute(spoken) if pairs else ():
-        texts[row.session, row.id].append(schema.word_of(row))
+    spoken = schema.segment_words(connection, pairs)
     changed = schema.corrections_of(connection, list(places))
     made: dict[int, list[Snippet]] = defaultdict(list)
     for key, segment in pairs:
         if segment == schema.TITLE:
             made[key].append(Snippet(None, 0, 0, *query.cut(rows[key].title or "")))
-        elif heard := texts[key, segment]:
-            corrected = StoredTranscript(
-                schema.session_of(rows[key]), (), tuple(heard), tuple(changed[key])
-            )
-            shown = "".join(word.text for word in corrected.corrected())
-            if not query.found(shown):
-                shown = corrected.text
-            made[key].append(Snippet(segment, heard[0].start, heard[-1].end, *query.cut(shown)))
+        elif heard := spoken[key, segment]:
+            shown = said = "".join(word.text for word in heard)
+            if changed[key]:
+                told = tuple(map(schema.word_of, heard))
+                session = schema.session_of(rows[key])
+                corrected = StoredTranscript(session, (), told, tuple(changed[key])).corrected()
+                shown = "".join(word.text for word in corrected)
+            text, found = query.cut(shown)
+            if not found and shown != said:
+                text, found = query.cut(said)
+            made[key].append(Snippet(segment, heard[0].start, heard[-1].end, text, found))
     return made
