@@ -13,6 +13,7 @@ from voxlive.cli.listen import listen
 from voxlive.cli.models import models
 from voxlive.cli.options import DEFAULT_FILE, load_defaults
 from voxlive.cli.serve import key, serve
+from voxlive.cli.sessions import sessions
 from voxlive.cli.transcribe import transcribe
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 for _command in (serve, transcribe, listen, doctor, key):
     app.command()(_command)
 app.add_typer(models, name="models")
+app.add_typer(sessions, name="sessions")
 
 
 def _version(shown: bool) -> None:

@@ -28,7 +28,7 @@ def print_models(cards: Iterable[ModelCard], absent: Mapping[str, str]) -> None:
     """One line per model; ``absent`` are short names whose repository is not here."""
     rows = [_row(card) for card in cards]
     rows += [(f"{name}, {where}", "", "", "", "", "not fetched") for name, where in absent.items()]
-    _print(_HEADINGS, rows)
+    print_table(_HEADINGS, rows)
 
 
 def print_model(card: ModelCard) -> None:
@@ -55,7 +55,7 @@ def print_model(card: ModelCard) -> None:
     }
     rows = [(name, value) for name, value in facts.items() if value]
     rows += [("problem", str(problem)) for problem in card.inspection.health.problems]
-    _print(None, rows)
+    print_table(None, rows)
 
 
 def size(nbytes: int) -> str:
@@ -90,7 +90,8 @@ def _abilities(card: ModelCard) -> str:
     return ", ".join(("transcribe", *sorted(card.inspection.capabilities.features)))
 
 
-def _print(headings: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(headings: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]]) -> None:
+    """A table on a terminal, lines with tabs in a pipe."""
     from rich.console import Console
 
     console = Console()
@@ -140,7 +141,7 @@ def list_models(as_json: Json = False) -> None:
             {"id": where, "aliases": [alias], "healthy": None, "folder": None}
             for alias, where in absent.items()
         ]
-        _write_json([*(card.document() for card in cards), *missing])
+        write_json([*(card.document() for card in cards), *missing])
     else:
         print_models(cards, absent)
 
@@ -151,7 +152,7 @@ def show(name: Name, as_json: Json = False) -> None:
 
     card = _card(name)
     if as_json:
-        _write_json(card.document())
+        write_json(card.document())
     else:
         print_model(card)
 
@@ -209,7 +210,7 @@ def health(
     """Check whether models are whole and could be loaded; exit code 1 if one could not."""
     cards = [_card(name) for name in names] if names else _catalogue().cards()
     if as_json:
-        _write_json(
+        write_json(
             [
                 {key: card.document()[key] for key in ("id", "folder", "healthy", "problems")}
                 for card in cards
@@ -292,5 +293,6 @@ def _print_problems(card: ModelCard) -> bool:
     return not card.inspection.health.healthy
 
 
-def _write_json(document: object) -> None:
+def write_json(document: object) -> None:
+    """JSON on stdout, for programs and people."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

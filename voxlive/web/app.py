@@ -333,7 +333,9 @@ class ServerCore:
             idle_s=config.model_idle, max_resident=config.max_resident, process=process
         )
         batch = Batch(options)
-        app = make_app(models, live, FileService(batch, catalogue))
+        app = make_app(
+            models, live, FileService(batch, catalogue), recorder.store if recorder else None
+        )
         return cls(app, sites, models, live, batch)
 
     async def aclose(self) -> None:

@@ -295,7 +295,7 @@ class Recorder:
         from voxlive.store.backends import open_store
 
         try:
-            store = open_store(config.store or _default_folder())
+            store = open_store(config.store or default_folder())
         except StoreError as error:
             if config.store:
                 raise
@@ -375,7 +375,8 @@ def keep_time(text: str) -> timedelta | None:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
+    """Where transcripts are kept if nothing is said."""
     from platformdirs import user_data_path
 
     return user_data_path("voxlive", appauthor=False) / "sessions"

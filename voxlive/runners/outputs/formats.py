@@ -311,10 +311,14 @@ def export(found: StoredTranscript, suffix: str, *, original: bool = False) -> b
 
 def file_name(session: StoredSession) -> str:
     """A name for a session's file, without its ending, that is one on every system."""
-    name = session.title or session.name or ""
+    name = safe_name(session.title or session.name or "")
+    return name or f"session {session.started_at.astimezone(UTC):%Y-%m-%d %H.%M}"
+
+
+def safe_name(name: str) -> str:
+    """What of a name may be a file's on every system; "" if that is nothing."""
     name = _SPACE.sub(" ", _NOT_IN_NAMES.sub(" ", unicodedata.normalize("NFC", name)))
     name = name.encode(errors="replace")[:_LONGEST_NAME].decode(errors="ignore").strip(" .")
-    name = name or f"session {session.started_at.astimezone(UTC):%Y-%m-%d %H.%M}"
     return f"_{name}" if _DEVICE.fullmatch(name) else name
 
 
