@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -21,7 +24,8 @@ from support.wire import dial, listen, receive, receive_until, s16le, send
 from websockets.exceptions import ConnectionClosed
 
 from voxlive.errors import VoxliveError
-from voxlive.store.backends import open_store
+from voxlive.store import backends
+from voxlive.store.backends import FILE_NAME, open_store
 from voxlive.store.contract import SessionFilter, StoreFull
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
@@ -198,6 +202,70 @@ async def test_captions_go_on_without_the_store_and_it_catches_up(
     )
 
 
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Another program holds the lock of the file."""
+    other = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.close()
+
+
+@contextlib.contextmanager
+def full(folder: Path):
+    """The disk has no room."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    yield
+    filler.unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+async def check_failing(folder: Path, breaking, code: str, monkeypatch) -> None:
+    """Sessions go on while the real store fails, which has everything afterwards."""
+    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    monkeypatch.setattr(backends, "_BUSY_S", 0.01)
+    service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+    store = open_store(folder)
+    endpoints = LiveEndpoints(LiveModels(service), recorder=Recorder(store))
+    with breaking(folder):
+        said = [await spoken(Line(endpoints)) for _ in range(3)]
+        while not endpoints.recorder.writer.failure:
+            said.append(await spoken(Line(endpoints)))
+        assert endpoints.recorder.writer.failure.code == code
+        said.append(await spoken(Line(endpoints)))
+        assert [m["code"] for m in said[-1] if m["type"] == "warning"] == ["store_failed"]
+    await settled(endpoints)
+    for messages in said:
+        kept = store.transcript(messages[0]["session"], None)
+        assert kept.text == messages[-1]["text"] != ""
+    assert endpoints.recorder.writer.dropped == 0
+    await service.aclose()
+    await endpoints.wait_closed(1)
+    await asyncio.to_thread(endpoints.recorder.close)
+
+
+async def test_captions_go_on_while_another_program_holds_the_file(tmp_path, monkeypatch):
+    await check_failing(tmp_path / "store", locked, "store_busy", monkeypatch)
+
+
+async def test_captions_go_on_while_the_disk_is_full(small_disk, monkeypatch):
+    await check_failing(small_disk, full, "store_full", monkeypatch)
+
+
 async def test_without_a_store_nothing_is_said_of_one():
     async with running() as server:
         assert (await server.http.get("/health")).json()["store"] is None
@@ -227,6 +295,8 @@ async def test_a_server_keeps_what_every_protocol_says(keeping):
     async with httpx.AsyncClient(base_url=server.url) as http:
         health = (await http.get("/health")).json()["store"]
         metrics = (await http.get("/metrics")).text
+        shown = (await http.get("/v1/sessions", params={"q": "yes"})).json()["sessions"]
+    assert [one["protocol"] for one in shown] == ["deepgram", "live"]
     assert health == {
         "location": str(folder / "sessions.db"),
         "keep_days": 7.0,

@@ -351,11 +351,12 @@ class PostgresStore(DatabaseStore):
         connection: Any = raw.dbapi_connection
         try:
             connection.autocommit = True
+            connection.execute("SET statement_timeout = 0")
             for table in (*schema.metadata.tables, "search"):
                 connection.execute(f"VACUUM {table}")
         finally:
-            connection.autocommit = False
-            raw.close()
+            # It has another time-out now.
+            raw.invalidate()
 
     def _size(self, connection: sa.Connection) -> int:
         size = sa.select(sa.func.pg_database_size(sa.func.current_database()))

@@ -1,0 +1,71 @@
+"""A server of PostgreSQL from the system's package, on a socket in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+
+class PostgresServer:
+    """``start`` and ``stop`` it as often as is wanted; it keeps what was written."""
+
+    def __init__(self, tools: Path, folder: Path) -> None:
+        self._tools = tools
+        self._folder = folder
+        self._data = folder / "data"
+        self._user: dict[str, object] = {}
+        if os.getuid() == 0:  # which PostgreSQL refuses
+            nobody = pwd.getpwnam("nobody")
+            for above in folder.parents[:2]:
+                above.chmod(above.stat().st_mode | 0o011)
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        initdb = [tools / "initdb", "-D", self._data, "-U", "voxlive", "-A", "trust", "-N"]
+        command = [*initdb, "-E", "UTF8", "--locale=C"]
+        subprocess.run(command, check=True, capture_output=True, **self._user)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def make(cls, folder: Path) -> Self | None:
+        """None where it is not installed."""
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+        binary = shutil.which("postgres") or (str(found[-1]) if found else None)
+        return cls(Path(binary).resolve().parent, folder) if binary else None
+
+    def start(self) -> None:
+        options = ["-c", "listen_addresses=", "-k", self._folder, "-c", "fsync=off"]
+        command = [self._tools / "postgres", "-D", self._data, *options]
+        log = self._folder / "log"
+        with log.open("a") as out:
+            self._process = subprocess.Popen(command, stdout=out, stderr=out, **self._user)
+        while True:
+            try:
+                psycopg.connect(self.url("postgres")).close()
+                return
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, log.read_text()
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """At once: connections end."""
+        if self._process:
+            self._process.send_signal(2)
+            self._process.wait(60)
+            self._process = None
+
+    def url(self, database: str) -> str:
+        return f"postgresql://voxlive@/{database}?host={self._folder}"
+
+    def new_database(self) -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
