@@ -156,6 +156,55 @@ async def test_a_store_that_fails_is_not_waited_for_and_caught_up(store, writer,
     assert store.store.transcript("s", None).text == "one two three"
 
 
+async def test_a_failing_store_is_not_tried_for_every_word(store, writer, monkeypatch):
+    monkeypatch.setattr(recording_module, "_RETRY_S", (30.0,))
+    tried: list[int] = []
+    refuse = store.apply
+
+    def apply(operations) -> None:
+        tried.append(len(operations))
+        refuse(operations)
+
+    store.apply = apply
+    store.error = StoreBusy("another program writes to it")
+    recording = SessionRecording(writer, session("s"))
+    for n in range(50):
+        await recording.record(words(0, f" {n}"))
+        await asyncio.sleep(0)
+    assert len(tried) == 1
+
+
+async def test_a_late_store_costs_a_session_one_wait(store, writer, monkeypatch):
+    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.5)
+    recording = SessionRecording(writer, session("s"))
+    store.may_write.clear()
+    now = asyncio.get_running_loop().time
+    began = now()
+    await recording.record(words(0, "one"))
+    first = now() - began
+    for n in range(20):
+        await recording.record(words(0, f" {n}"))
+    assert now() - began - first < first
+    assert writer.late == 21
+
+
+async def test_a_session_that_began_while_nothing_had_room_is_kept_later(
+    store, writer, monkeypatch
+):
+    monkeypatch.setattr(recording_module, "MAX_WAITING", 3)
+    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    store.error = StoreBusy("another program writes to it")
+    first = SessionRecording(writer, session("first"))
+    await first.record(words(0, "one", " two"))
+    second = SessionRecording(writer, session("second"))
+    await second.record(words(0, "three"))
+    assert writer.dropped == 1
+    store.error = None
+    await until(lambda: not writer.waiting)
+    await second.record(words(0, " four"))
+    assert [one.number for one in store.store.transcript("second", None).words] == [1]
+
+
 async def test_what_waits_is_bounded_and_the_rest_is_counted(store, writer, monkeypatch):
     monkeypatch.setattr(recording_module, "MAX_WAITING", 4)
     monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))

@@ -164,7 +164,8 @@ class DatabaseStore(SessionStore):
                 rows = [schema.session_row(one.session, now) for one in added]
                 connection.execute(schema.ADD_SESSION, rows)
             known = self._known(connection, {one.session for one in chain(*by_kind.values())})
-            spoken = [one for one in by_kind.pop(AddWords, ()) if one.session in known]
+            spoken = by_kind.pop(AddWords, [])
+            spoken = [one for one in spoken if one.words and one.session in known]
             if spoken:
                 self._add_words(connection, known, spoken, now)
             closed = [one for one in by_kind.pop(CloseSegment, ()) if one.session in known]

@@ -13,9 +13,11 @@ import contextlib
 import logging
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -80,7 +82,8 @@ class StoreWriter:
         self._waiting: deque[_Pending] = deque()
         self._weight = 0
         self._changed = threading.Condition()
-        self._closed = False
+        self._closing = threading.Event()
+        self._began_at: float | None = None  # when the batch that is written now was first tried
         self._failure: StoreError | None = None
         self.written = self.late = self.passed_by = self.dropped = 0
         """Operations: written; that a client did not wait for, since the store was late or failed;
@@ -94,6 +97,17 @@ class StoreWriter:
         return self._weight
 
     @property
+    def is_full(self) -> bool:
+        """Whether what is new is dropped."""
+        return self._weight >= MAX_WAITING
+
+    @property
+    def is_late(self) -> bool:
+        """Whether nothing was written for longer than a client waits: it need not wait again."""
+        began_at = self._began_at
+        return began_at is not None and time.monotonic() - began_at > MAX_WAIT_S
+
+    @property
     def failure(self) -> StoreError | None:
         """Why nothing is written at the moment."""
         return self._failure
@@ -104,7 +118,7 @@ class StoreWriter:
         written = asyncio.get_running_loop().create_future()
         weight = _weight(operation)
         with self._changed:
-            if self._closed or self._weight + weight > MAX_WAITING:
+            if self._closing.is_set() or self._weight + weight > MAX_WAITING:
                 self.dropped += 1
                 written.set_result(self._failure or StoreError("too much waits for the store"))
                 return written
@@ -118,7 +132,7 @@ class StoreWriter:
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> int:
         """Write what waits, for this long at most; returns how much is lost."""
         with self._changed:
-            self._closed = True
+            self._closing.set()
             self._changed.notify()
         self._thread.join(timeout_s)
         return self._weight
@@ -127,22 +141,21 @@ class StoreWriter:
         failed = 0
         while True:
             with self._changed:
-                while not (self._waiting or self._closed):
+                while not (self._waiting or self._closing.is_set()):
                     self._changed.wait()
-                batch = [self._waiting[n] for n in range(min(len(self._waiting), _MAX_BATCH))]
+                batch = list(islice(self._waiting, _MAX_BATCH))
                 if not batch:
                     return
+            self._began_at = self._began_at or time.monotonic()
             try:
                 self._store.apply([operation for operation, _ in batch])
             except StoreError as error:
                 self._fail(error, batch)
-                with self._changed:
-                    if self._closed and failed:
-                        return
-                    self._changed.wait(_RETRY_S[min(failed, len(_RETRY_S) - 1)])
+                if self._closing.wait(_RETRY_S[min(failed, len(_RETRY_S) - 1)]) and failed:
+                    return
                 failed += 1
                 continue
-            failed = 0
+            failed, self._began_at = 0, None
             self._succeed(batch)
 
     def _succeed(self, batch: list[_Pending]) -> None:
@@ -192,11 +205,12 @@ class SessionRecording:
     def __init__(self, writer: StoreWriter, session: StoredSession) -> None:
         self._writer = writer
         self._id = session.id
+        self._unwritten: StoredSession | None = session
         self._number = self._first = 0  # of the next word, and of the open segment's first
         self._error: str | None = None
         self._ended = False
         self._warned: set[str] = set()
-        self._write(AddSession(session))
+        self._begin()
 
     async def record(self, event: Event) -> SessionWarning | None:
         """Write what the client is about to get, which may be sent when this returns.
@@ -206,7 +220,7 @@ class SessionRecording:
         written = self._on_event(event)
         if written is None:
             return None
-        if not written.done():
+        if not (written.done() or self._writer.is_late):
             await asyncio.wait((written,), timeout=MAX_WAIT_S)
         if not written.done():
             self._writer.late += 1
@@ -250,7 +264,14 @@ class SessionRecording:
                 self.on_state("ended", samples)
         return None
 
+    def _begin(self) -> None:
+        """Write that the session has begun, before anything else of it, once there is room."""
+        if self._unwritten and not self._writer.is_full:
+            session, self._unwritten = self._unwritten, None
+            self._writer.write(AddSession(session))
+
     def _write(self, operation: Operation) -> asyncio.Future[StoreError | None]:
+        self._begin()
         return self._writer.write(operation)
 
     def _warn(self, code: str, message: str) -> SessionWarning | None:
