@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from voxlive.engines.contract import EngineInfo
 from voxlive.errors import RequestRefused
 from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.live_models import LiveModels, LiveSpec
@@ -14,7 +15,7 @@ from voxlive.web.live_models import LiveModels, LiveSpec
 
 class ClosableService:
     def __init__(self, model: str) -> None:
-        self.engine = SimpleNamespace(info=SimpleNamespace(model=model))
+        self.engine = SimpleNamespace(info=EngineInfo("test", model, "cpu", 1, ()))
         self.drains: list[float] = []
 
     async def aclose(self, drain_s: float) -> None:

@@ -32,6 +32,9 @@ class Finding:
 
 def doctor(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to look at.")] = 8000,
+    model: Annotated[
+        str | None, typer.Option(help="The live model to try. Default: the one of serve.")
+    ] = None,
 ) -> None:
     """Check what works on this machine, and say what to do about the rest."""
     from rich.console import Console
@@ -39,7 +42,7 @@ def doctor(
     checks: dict[str, Callable[[], Finding]] = {
         "packages": _packages,
         "voice detector": _voice_detector,
-        "live engine": _engine,
+        "live engine": lambda: _engine(model),
         "MLX (Voxtral)": _mlx,
         "port": lambda: _port(port),
     }
@@ -87,17 +90,17 @@ def _voice_detector() -> Finding:
     )
 
 
-def _engine() -> Finding:
+def _engine(model: str | None) -> Finding:
     from voxlive.checkpoints.resolve import default_model
     from voxlive.engines.registry import load_engine
-    from voxlive.errors import EngineError, NotDownloaded
+    from voxlive.errors import CheckpointError, EngineError, NotDownloaded
 
-    name = default_model()
+    name = model or default_model()
     try:
         engine = load_engine(name, offline=True)
     except NotDownloaded:
         return Finding(None, f"{name} is not here: `voxlive models fetch {name}` brings it")
-    except EngineError as error:
+    except (EngineError, CheckpointError) as error:
         return Finding(False, f"{name} does not load: {error.message}")
     fault = engine.check(20.0)
     info = engine.info

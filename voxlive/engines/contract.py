@@ -2,9 +2,9 @@
 
 An engine owns a loaded model and a fixed number of slots. ``Engine.open`` takes a slot and returns
 a ``Stream``. A stream takes gated audio and answers with messages (``Committed``, ``Drafted``,
-``LanguageFound``, ``Progressed``, ``Reached``, ``Failed``) through its sink, which is called on the
-engine's own thread, in order, and must return at once. Nothing here depends on asyncio, so an
-engine serves a web session, the command line and an embedded processor alike.
+``LanguageFound``, ``Progressed``, ``Behind``, ``Reached``, ``Failed``) through its sink, which is
+called in order, as a rule on the engine's own thread, and must return at once. Nothing here depends
+on asyncio, so an engine serves a web session, the command line and an embedded processor alike.
 
 Times are samples at 16 kHz on the session's clock. An engine never has more than ``capacity``
 streams; how much audio a stream may hold is stated by each engine.
@@ -15,9 +15,9 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.errors import UnsupportedOption
@@ -68,7 +68,8 @@ class StreamOptions:
     rule by which words are committed; None takes the engine's default.
     ``delay_ms`` is the model's own delay where it has one; None takes the engine's default.
     ``drafts`` False lets an engine skip work whose only use is text that may still change: for
-    files.
+    files. ``session`` is the same for all streams that one session opens, one after another, and
+    ``name`` is what its client calls the model.
     """
 
     language: str | None = None
@@ -77,6 +78,8 @@ class StreamOptions:
     task: Task = "transcribe"
     vocabulary: tuple[str, ...] = ()
     commit: str | None = None
+    session: str = field(default="", compare=False)
+    name: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,9 @@ class EngineInfo:
     which the last words are normally out. ``takes_language``: whether a stream's has an
     effect. ``vocabulary`` are the terms of every stream, None where it takes none. ``commit_rules``
     are the names of the rules that a stream may choose, ``no_translation`` is why it does not
-    translate, None if it does. ``language_required``: no stream without a language.
+    translate, None if it does. ``language_required``: no stream without a language. ``names``:
+    other names that clients may choose it by. ``drop_at``: a fault on demand, the sample at which
+    every session's connection is cut; None: never.
     """
 
     engine: str
@@ -110,6 +115,8 @@ class EngineInfo:
     default_commit: str | None = None
     no_translation: str | None = "choose a multilingual Whisper"
     language_required: bool = False
+    names: tuple[str, ...] = ()
+    drop_at: int | None = None
 
     def trail(self, options: StreamOptions) -> int:
         """``Stream.trail`` of a stream with these options, in samples."""
@@ -211,6 +218,16 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """The engine is so many seconds behind the audio received.
+
+    Of a ``PacedStream`` alone: of others the session finds it out.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reached:
     """Every word from before ``end_utterance(marker)`` or ``flush(marker)`` has been committed.
 
@@ -228,7 +245,7 @@ class Failed:
     message: str
 
 
-Message = Committed | Drafted | LanguageFound | Progressed | Reached | Failed
+Message = Committed | Drafted | LanguageFound | Progressed | Behind | Reached | Failed
 Sink = Callable[[Message], None]
 
 
@@ -261,6 +278,26 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Give the slot back at once. No message follows. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class PacedStream(Stream, Protocol):
+    """A stream whose messages have a place on the session's clock, as those of a replay have.
+
+    The session keeps to it, so that events of its own come in the same order every time.
+    """
+
+    def step(self) -> int | None:
+        """Up to which sample the session may receive audio next; None: as much as it likes."""
+        ...
+
+    def settle(self) -> None:
+        """Send what comes before any further audio or mark."""
+        ...
+
+    def advance(self, received: int) -> None:
+        """The session has received everything before this sample, and feeds what it will of it."""
         ...
 
 

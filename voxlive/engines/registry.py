@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from voxlive.checkpoints.files import select_files
 from voxlive.checkpoints.local_model import LocalModel
@@ -24,6 +24,14 @@ ENGINES = {
 }
 """By the model's family. Every other family that a recogniser serves goes to ``UTTERANCES``."""
 UTTERANCES = "voxlive.engines.utterances"
+SCHEMES = {"replay": "voxlive.engines.replay"}
+"""Engines without a checkpoint, by what stands before the colon in a model's name. They load what
+that names by themselves, fast, and need no process of their own."""
+
+
+def names_engine(model: str | LocalModel | None) -> TypeGuard[str]:
+    """Whether this names an engine without a checkpoint."""
+    return isinstance(model, str) and model.partition(":")[0] in SCHEMES and ":" in model
 
 
 def load_engine(
@@ -37,14 +45,20 @@ def load_engine(
     Blocks until the engine is warm; ``shutdown`` ends it. ``offline`` forbids downloads. Raises
     EngineError, or CheckpointError from checkpoints.
     """
+    if names_engine(model):
+        module = importlib.import_module(SCHEMES[model.partition(":")[0]])
+        engine: Engine = module.load(model, options or EngineOptions())
+        return engine
     if not isinstance(model, LocalModel):
         model = resolve(model, offline=offline)
     load: Load = importlib.import_module(_package(model)).load
     return load(model, options or EngineOptions())
 
 
-def load_apart(model: LocalModel, options: EngineOptions) -> Engine:
-    """The same in a process of its own, for a server."""
+def load_apart(model: str | LocalModel, options: EngineOptions) -> Engine:
+    """The same in a process of its own, for a server, where it has a checkpoint."""
+    if isinstance(model, str):
+        return load_engine(model, options)
     _package(model)
     return ProcessEngine.start(model, options)
 

@@ -249,7 +249,7 @@ class Catalogue:
 
 
 def make_catalogue(
-    default: LocalModel,
+    default: LocalModel | None,
     registered: Iterable[str] = (),
     load: LoadOptions | None = None,
     *,
@@ -270,4 +270,5 @@ def make_catalogue(
             raise CheckpointNotFound(f"{name!r} is registered twice")
         device = LoadOptions(device=options.device)
         others[name] = CatalogueEntry(name, resolve(model, offline=offline), device)
-    return Catalogue(CatalogueEntry(default.name, default, options), others, hub=hub)
+    first = CatalogueEntry(default.name, default, options) if default else None
+    return Catalogue(first, others, hub=hub)

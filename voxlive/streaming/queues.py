@@ -137,8 +137,8 @@ class Outbox(Generic[_Notice]):
     """What goes out, in order for one reader: events with their source, and notices.
 
     A source is a session; notices are whatever else the reader sends, such as replies. A draft or
-    lag that has not been read is replaced by the next one. When ``limit`` entries wait, the reader
-    counts as gone, and ``put`` returns False.
+    lag that has not been read is replaced by the next one, unless every one is to be kept. When
+    ``limit`` entries wait, the reader counts as gone, and ``put`` returns False.
     """
 
     def __init__(self, limit: int = MAX_EVENTS) -> None:
@@ -148,11 +148,11 @@ class Outbox(Generic[_Notice]):
         self._room = asyncio.Event()
         self._closed: set[str] = set()
 
-    def put(self, event: Event, source: str = "") -> bool:
+    def put(self, event: Event, source: str = "", *, keep: bool = False) -> bool:
         """Add an event; False when the bound is reached. After the close events are dropped."""
         if source in self._closed:
             return True
-        if isinstance(event, Draft | Lag) and self._entries:
+        if isinstance(event, Draft | Lag) and self._entries and not keep:
             last_source, last = self._entries[-1]
             if type(last) is type(event) and last_source == source:
                 self._entries.pop()

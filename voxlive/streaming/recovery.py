@@ -28,6 +28,7 @@ from voxlive.engines.contract import (
     Failed,
     LanguageFound,
     Message,
+    PacedStream,
     Progressed,
     Reached,
 )
@@ -170,7 +171,8 @@ class RecoverableStream:
     ``open_stream`` takes a sink and the language that was found before, if one was; what it raises
     at first, making this raises. ``on_message`` is called on the loop with an engine's messages,
     ``on_recovered`` when another stream has been opened, with the first sample that is recognised
-    again; None: there is none. ``backlog`` is what was fed and has not been processed.
+    again; None: there is none. ``backlog`` is what was fed and has not been processed, ``paced`` is
+    whether the engine's streams are ``PacedStream``.
     """
 
     def __init__(
@@ -199,6 +201,31 @@ class RecoverableStream:
         self._generation = 0
         self._stream: Stream | None = open_stream(self._sink(), None)
         self.trail = self._stream.trail
+        self.paced = isinstance(self._stream, PacedStream)
+
+    # Of a stream that is paced.
+
+    def step(self) -> int | None:
+        """See PacedStream."""
+        stream = self._stream
+        return stream.step() if self.paced and isinstance(stream, PacedStream) else None
+
+    async def settle(self) -> None:
+        """Return once what comes before further input has been passed on."""
+        if not self.paced:
+            return
+        settled = None
+        while self._stream is not settled and isinstance(self._stream, PacedStream):
+            settled = self._stream
+            settled.settle()
+            await asyncio.sleep(0)  # what was sent has arrived
+            if self._recovery:
+                await asyncio.sleep(0)  # a stream that failed has been replaced
+
+    def advance(self, received: int) -> None:
+        """See PacedStream."""
+        if self.paced and isinstance(self._stream, PacedStream):
+            self._stream.advance(received)
 
     def feed(self, audio: Samples, at: int) -> None:
         """See the contract; the audio is kept."""

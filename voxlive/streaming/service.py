@@ -7,8 +7,9 @@ session, as fast as the engine takes it. How many sessions there may be is the e
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voxlive.engines.contract import Engine, Sink, Stream, StreamOptions
+    from voxlive.engines.recording import RecordingFolder, RecordingWriter
     from voxlive.streaming.intake import Command
     from voxlive.streaming.queues import Inbox, Outbox
     from voxlive.vad.detector import VoiceDetector
@@ -41,7 +43,7 @@ class Service:
     """Opens sessions on one loaded engine, and ends them all.
 
     It owns the engine and the detector: ``aclose`` shuts both down. ``replacements`` apply to every
-    session, unless it has others for the same phrases.
+    session, unless it has others for the same phrases. Every session is recorded in ``recordings``.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Service:
         engine: Engine,
         detector: VoiceDetector,
         replacements: Replacements | None = None,
+        recordings: RecordingFolder | None = None,
     ) -> None:
         self.engine = engine
+        self._recordings = recordings
         self._replacements = replacements or Replacements()
         self._detector = detector
         self._sessions: set[Session] = set()
@@ -72,6 +76,8 @@ class Service:
             raise EngineError("shutting_down", "the server is shutting down")
         if self._waiting and self.full:  # for them first, whatever the options
             raise EngineFull(self.engine.info.capacity)
+        ident = secrets.token_hex(8)
+        stream = replace(options.stream, session=ident, name=options.model)
         with ExitStack() as undo:
             ingest = open_ingest(options.audio)
             undo.callback(ingest.close)
@@ -81,13 +87,15 @@ class Service:
                 ingest,
                 vad,
                 partial(_open_gate, options),
-                partial(self._open_stream, options.stream),
+                partial(self._open_stream, stream),
                 options.stall_s,
                 self._sessions.discard,
+                ident,
                 inbox,
                 outbox,
                 source,
                 self._replacements | options.replacements,
+                partial(self._record, ident, options) if self._recordings else None,
             )
             undo.pop_all()
         self._sessions.add(session)
@@ -109,6 +117,16 @@ class Service:
         if language and not options.language and self.engine.info.takes_language:
             options = replace(options, language=language)
         return self.engine.open(options, sink)
+
+    def _record(self, ident: str, options: SessionOptions, trail: int) -> RecordingWriter:
+        assert self._recordings
+        asked = {
+            "audio": asdict(options.audio),
+            "vad": asdict(options.gate) if options.gate else False,
+            "stream": asdict(options.stream),
+            "model": options.model,
+        }
+        return self._recordings.open(ident, self.engine.info, trail, asked)
 
     def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
         return NoVad(at) if options.gate is None else self._detector.lane(at)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import (
+    Behind,
     Committed,
     Drafted,
     Failed,
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from voxlive.engines.contract import Message, Sink, Stream
+    from voxlive.engines.recording import RecordingWriter
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
@@ -75,8 +76,8 @@ class Session:
 
     Bounds: when ``inbox`` is full, or 30 s of audio are in the engine, ``push`` waits, which is the
     back-pressure on the client; when ``outbox`` is full the session ends with ``slow_client``. Its
-    events carry ``source`` there. ``stall_s`` is that of SessionOptions. Raises what
-    ``open_stream`` raises.
+    events carry ``source`` there. ``stall_s`` is that of SessionOptions. ``record`` starts a
+    recording, of a stream with this trail. Raises what ``open_stream`` raises.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Session:
         open_stream: Callable[[Sink, str | None], Stream],
         stall_s: float,
         on_closed: Callable[[Session], None],
+        ident: str,
         inbox: Inbox[Command] | None = None,
         outbox: Outbox[Any] | None = None,
         source: str = "",
         replacements: Replacements | None = None,
+        record: Callable[[int], RecordingWriter] | None = None,
     ) -> None:
-        self.id = secrets.token_hex(8)
+        self.id = ident
         self.received = 0
         self.fed = 0
         self.skipped = 0
@@ -116,6 +119,9 @@ class Session:
         self._closing_error: SessionError | None = None
         self._lag_reporter = LagReporter(self._loop.time())
         self._stream = RecoverableStream(open_stream, self._on_message, self._on_recovered)
+        self._recorder = record(self._stream.trail) if record else None
+        # Every event counts where a session is recorded, or replayed.
+        self._keeps_all = self._stream.paced or self._recorder is not None
         self._gate = open_gate(self._stream.trail)
         with log_context(session=self.id):
             self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
@@ -228,10 +234,14 @@ class Session:
     async def _run(self) -> None:
         try:
             while self._final_marker is None:
-                match await self._next():
+                command = await self._next()
+                if self._recorder:
+                    self._recorder.on_command(command)
+                match command:
                     case bytes(data):
                         await self._process(self._ingest.push(data))
                     case Flush(marker):
+                        await self._stream.settle()
                         self._flush(self._gate.flush(self.received), Flushed(marker))
                     case Reconfigure(open_intake, marker):
                         await self._process_rest()
@@ -257,16 +267,23 @@ class Session:
                     return await self._inbox.take()
             except TimeoutError:
                 if not self._suspended:
+                    await self._stream.settle()
                     self._flush(self._gate.pause(self.received))
         return await self._inbox.take()
 
     async def _process(self, audio: AsyncIterator[Samples]) -> None:
         async for samples in audio:
-            for at in range(0, len(samples), SAMPLE_RATE):
-                await self._process_block(samples[at : at + SAMPLE_RATE])
+            at = 0
+            while at < len(samples):
+                step = self._stream.step()
+                end = at + (SAMPLE_RATE if step is None else min(SAMPLE_RATE, step - self.received))
+                await self._process_block(samples[at:end])
+                at = end
 
     async def _process_rest(self) -> None:
+        """Take what the ingest has left, after which the stream is flushed."""
         await self._process(self._ingest.finish())
+        await self._stream.settle()
         for warning in self._ingest.warnings:
             self.emit_warning(warning.code, warning.message)
 
@@ -275,10 +292,14 @@ class Session:
         while self._stream.backlog.samples > MAX_BACKLOG:
             self._engine_progressed.clear()
             await self._engine_progressed.wait()
+        await self._stream.settle()
         self.received += len(samples)
         probabilities = await self._vad.push(samples)
         # Before anything is fed: the engine has had no time to process what is fed just now.
         self._emit_lag()
+        if self._recorder:
+            self._recorder.on_received(self.received)
+        self._stream.advance(self.received)
         self._apply(self._gate.process(probabilities, self.received))
 
     def _apply(self, actions: Iterable[Action]) -> None:
@@ -295,8 +316,11 @@ class Session:
                 case Stopped(at):
                     self._emit(SpeechStopped(at))
                 case Paused():
-                    ended = UtteranceEnded(self.fed + self.skipped)
-                    self._stream.end_utterance(self._add_marker(ended))
+                    at = self.fed + self.skipped
+                    marker = self._add_marker(UtteranceEnded(at))
+                    if self._recorder:
+                        self._recorder.on_mark(marker, at, flush=False)
+                    self._stream.end_utterance(marker)
 
     def _add_marker(self, *then: Event) -> int:
         """A new marker, with the events to emit once it has been reached."""
@@ -314,6 +338,8 @@ class Session:
         ended = [UtteranceEnded(self.received)] if Paused() in last else []
         self._apply(action for action in last if not isinstance(action, Paused))
         marker = self._add_marker(*ended, *then)
+        if self._recorder:
+            self._recorder.on_mark(marker, self.received, flush=True)
         self._stream.flush(marker)
         return marker
 
@@ -335,6 +361,8 @@ class Session:
     def _on_message(self, message: Message) -> None:
         if self._closed.is_set():
             return
+        if self._recorder:
+            self._recorder.on_message(message)
         match message:
             case Committed(words):
                 ready = self._replacer.push(words) if self._replacer else words
@@ -348,6 +376,8 @@ class Session:
                     self._emit(self._transcript.commit(self._replacer.progress(upto)))
                 self._engine_progressed.set()
                 self._emit_lag()
+            case Behind(seconds):
+                self._emit(Lag(seconds))
             case LanguageFound(language, probability):
                 self._emit(LanguageDetected(language, probability))
             case Reached(marker):
@@ -356,6 +386,8 @@ class Session:
                 self._end(SessionError(code, text))
 
     def _on_recovered(self, at: int | None) -> None:
+        if self._recorder:
+            self._recorder.on_recovered()
         self._emit(self._transcript.set_draft(""))
         self._emit(Recovered(self.received if at is None else at))
 
@@ -371,10 +403,15 @@ class Session:
             self._end(*filter(None, [self._closing_error]))
 
     def _emit_lag(self) -> None:
-        self._emit(self._lag_reporter.next(self._stream.backlog.samples, self._loop.time()))
+        if self._stream.paced:
+            return
+        lag = self._lag_reporter.next(self._stream.backlog.samples, self._loop.time())
+        if lag and self._recorder:
+            self._recorder.on_message(Behind(lag.behind_s))
+        self._emit(lag)
 
     def _emit(self, event: Event | None) -> None:
-        if event is not None and not self._outbox.put(event, self._source):
+        if event is not None and not self._outbox.put(event, self._source, keep=self._keeps_all):
             self._end(SessionError("slow_client", "the client does not read what it is sent"))
 
     def _end(self, *errors: SessionError) -> None:
@@ -383,6 +420,8 @@ class Session:
         self._stopped = True
         self._closed.set()
         self._outbox.close(*errors, SessionClosed(self.received), source=self._source)
+        if self._recorder:
+            self._recorder.close(self.received)
         self._stream.close()
         self._ingest.close()
         self._vad.close()

@@ -15,6 +15,9 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -28,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.checkpoints.local_model import LocalModel
 from voxlive.checkpoints.resolve import resolve
-from voxlive.engines.registry import load_apart
+from voxlive.engines.registry import load_apart, names_engine
 from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
 from voxlive.runners.batch import Batch, BatchOptions
@@ -69,6 +72,9 @@ from voxlive.web.rest.health import HealthEndpoints, ModelEndpoints
 from voxlive.web.rest.history import HistoryEndpoints
 from voxlive.web.rest.listen import ListenEndpoint
 from voxlive.web.rest.transcriptions import Transcriptions
+
+if TYPE_CHECKING:
+    from voxlive.engines.recording import RecordingFolder
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +269,7 @@ class ServerCore:
     models: LiveModels
     live: LiveEndpoints
     batch: Batch
+    recordings: RecordingFolder | None = None
 
     @property
     def service(self) -> Service:
@@ -286,27 +293,35 @@ class ServerCore:
             redact_logs()
             dictionary = Replacements.read(config.replacements) if config.replacements else None
             offline = config.offline
-            model = resolve(config.model, offline=offline)
+            model = _find_model(config.model, offline)
             file_model = model
             if not config.shares_model:
                 file_model = resolve(config.file_model or config.model, offline=offline)
-            catalogue = make_catalogue(file_model, config.also, config.load, offline=offline)
-            others: dict[str, tuple[LocalModel, ServeConfig]] = {}
+            for_files = None if isinstance(file_model, str) else file_model
+            catalogue = make_catalogue(for_files, config.also, config.load, offline=offline)
+            others: dict[str, tuple[LocalModel | str, ServeConfig]] = {}
             for spec in config.live_specs:
-                if spec.name == model.name:
+                if not isinstance(model, str) and spec.name == model.name:
                     raise ConfigError(f"live: {spec.name} is the default model's name already")
                 with _named(spec.name):
-                    others[spec.name] = resolve(spec.model, offline=offline), spec.config(config)
-                    catalogue.register(spec.name, others[spec.name][0], others[spec.name][1].load)
-            default = _load_service(model, config, dictionary, cleanup)
+                    found, options = _find_model(spec.model, offline), spec.config(config)
+                    others[spec.name] = found, options
+                    if not isinstance(found, str):
+                        catalogue.register(spec.name, found, options.load)
+            recordings = open_recordings(config.record)
+            if recordings:
+                cleanup.callback(recordings.close)
+            load = partial(_load_service, dictionary, recordings, cleanup)
+            default = load(model, config)
             named = {}
-            for name, (local, options) in others.items():
+            for name, (found, options) in others.items():
                 with _named(name):
-                    named[name] = _load_service(local, options, dictionary, cleanup)
+                    named[name] = load(found, options)
             cleanup.pop_all()
         if config.shares_model:
             catalogue.add_aliases(default.engine.info.model)
-        return cls.from_models(LiveModels(default, named), catalogue, config, keys, recorder)
+        loaded = LiveModels(default, named)
+        return cls.from_models(loaded, catalogue, config, keys, recorder, recordings)
 
     @classmethod
     def from_models(
@@ -316,8 +331,9 @@ class ServerCore:
         config: ServeConfig,
         keys: tuple[Key, ...],
         recorder: Recorder | None = None,
+        recordings: RecordingFolder | None = None,
     ) -> ServerCore:
-        """With models that are loaded already."""
+        """With models that are loaded already; their sessions are in ``recordings``."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
         audit = AuditLog(config.audit_log)
@@ -336,7 +352,7 @@ class ServerCore:
         app = make_app(
             models, live, FileService(batch, catalogue), recorder.store if recorder else None
         )
-        return cls(app, sites, models, live, batch)
+        return cls(app, sites, models, live, batch, recordings)
 
     async def aclose(self) -> None:
         """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models."""
@@ -344,6 +360,25 @@ class ServerCore:
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
         if self.live.recorder:
             await asyncio.to_thread(self.live.recorder.close)
+        if self.recordings:
+            await asyncio.to_thread(self.recordings.close)
+
+
+def _find_model(name: str | None, offline: bool) -> LocalModel | str:
+    """A model's files, or its name where that is all an engine needs."""
+    return name if names_engine(name) else resolve(name, offline=offline)
+
+
+def open_recordings(folder: Path | None) -> RecordingFolder | None:
+    """The recordings of a server; None without a folder. Raises ConfigError."""
+    if folder is None:
+        return None
+    from voxlive.engines.recording import RecordingFolder
+
+    try:
+        return RecordingFolder(folder.expanduser())
+    except OSError as error:
+        raise ConfigError(f"record: {folder} cannot be used: {error}") from None
 
 
 @contextmanager
@@ -358,14 +393,18 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _load_service(
-    model: LocalModel, config: ServeConfig, dictionary: Replacements | None, cleanup: ExitStack
+    dictionary: Replacements | None,
+    recordings: RecordingFolder | None,
+    cleanup: ExitStack,
+    model: LocalModel | str,
+    config: ServeConfig,
 ) -> Service:
     """A live model's engine, warm, and its voice detector; ``cleanup`` frees them."""
     engine = load_apart(model, config.engine)
     cleanup.callback(engine.shutdown)
     detector = VoiceDetector(Silero())
     cleanup.callback(detector.close)
-    return Service(engine, detector, dictionary)
+    return Service(engine, detector, dictionary, recordings)
 
 
 class Application:

@@ -115,8 +115,8 @@ class ServeConfig:
     model: str | None = field(
         default=None,
         metadata=_option(
-            "A model's short name, a local path or a hub repository. Default: whisper-base if it "
-            "is here, else whisper-tiny.en."
+            "A model's short name, a local path or a hub repository, or replay:FOLDER. Default: "
+            "whisper-base if it is here, else whisper-tiny.en."
         ),
     )
     live: tuple[str, ...] = field(
@@ -336,6 +336,14 @@ class ServeConfig:
             "A name that a server without keys answers to besides localhost, this machine's own "
             "and addresses, such as the name of a site behind a reverse proxy; * for all.",
             metavar="NAME",
+        ),
+    )
+    record: Path | None = field(
+        default=None,
+        metadata=_option(
+            "Keep the audio, messages and timing of every live session in this folder, so that "
+            "--model replay:FOLDER answers as this server did: see docs/replay.md.",
+            metavar="FOLDER",
         ),
     )
     replacements: Path | None = field(

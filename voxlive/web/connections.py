@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_S = 10.0
 """How long a TLS handshake may take."""
+ABORT = "voxlive.abort"
+"""The extension in a WebSocket's scope that cuts its connection; other ASGI servers have none."""
 MAX_PARTIAL = 512 << 20
 """Bytes of WebSocket messages that are not complete yet, of all clients together."""
 

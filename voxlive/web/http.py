@@ -43,7 +43,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from voxlive.web.access.keys import TokenBucket
-from voxlive.web.connections import MAX_PARTIAL, Connections, UvicornConfig
+from voxlive.web.connections import ABORT, MAX_PARTIAL, Connections, UvicornConfig
 
 HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0
@@ -319,6 +319,7 @@ class WebSocketConnection(UnreadTimeout, WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Serve the connection, and cut it off if the peer does not read its end."""
+        self.scope["extensions"][ABORT] = {"abort": self.transport.abort}
         await super().run_asgi()
         self.loop.call_later(self.close_timeout, self.transport.abort)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
 from voxlive.checkpoints.resolve import aliases_of
+from voxlive.engines.registry import names_engine
 from voxlive.errors import RequestRefused
 from voxlive.runners.registry import is_hosted
 from voxlive.web.config import OPTIONS, ServeConfig
@@ -79,6 +80,9 @@ class LiveSpec:
         options: dict[str, Any] = {}
         for item in rest:
             option, equals, value = item.partition("=")
+            if names_engine(model) and option not in _OPTIONS:
+                model += f",{item}"  # the engine's own
+                continue
             if not equals or option not in _OPTIONS:
                 known = ", ".join(f"{known}=" for known in _OPTIONS)
                 raise ValueError(f"{name}: {item!r} is none of {known}")
@@ -118,8 +122,9 @@ class LiveModels:
     """A default service and named ones, each with an engine and slots of its own.
 
     ``labels`` are what metrics and lists call them: the default goes by its engine's model. An
-    engine's own model id and its short names are names of it too; a given name goes before those,
-    and the default's before those of another. With one engine every name means that one.
+    engine's own model id, its short names and its further ones are names of it too; a given name
+    goes before those, and the default's before those of another. With one engine every name means
+    that one.
     """
 
     def __init__(self, default: Service, named: Mapping[str, Service] | None = None) -> None:
@@ -128,8 +133,8 @@ class LiveModels:
         self.labels = {default.engine.info.model: default, **self.named}
         self._by_name = dict(self.named)
         for service in self:
-            model = service.engine.info.model
-            for name in (model, *aliases_of(model)):
+            info = service.engine.info
+            for name in (info.model, *aliases_of(info.model), *info.names):
                 self._by_name.setdefault(name, service)
 
     def __iter__(self) -> Iterator[Service]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -240,7 +241,12 @@ class LiveSocket:
     def _open_session(self, options: SessionOptions, source: str) -> None:
         inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
         service = self._service_of(options)
-        self._sessions[source] = service.open(options, inbox, self._state.outbox, source)
+        named = replace(options, model=options.model or self._socket.query_params.get("model"))
+        session = service.open(named, inbox, self._state.outbox, source)
+        self._sessions[source] = session
+        drop_at = service.engine.info.drop_at
+        if drop_at is not None:
+            self._start(self._writer.drop(session, drop_at))
 
     def _track_session(self, options: SessionOptions, source: str, *, store: bool = True) -> Notice:
         """Count a new session, open its captions, and keep it if its client agrees (``store``).

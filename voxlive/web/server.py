@@ -104,6 +104,8 @@ def startup_lines(models: LiveModels, ports: Ports, config: ServeConfig, *, tls:
         sessions = "1 session" if info.capacity == 1 else f"{info.capacity} sessions"
         lines.append(f"{title} on {info.device}, {sessions} at a time")
         lines += filter(None, (info.weights, info.note))
+    if config.record:
+        lines.append(f"every live session is recorded in {config.record}")
     if ports.whisper_live:
         lines.append(f"WhisperLive's clients at {url(ports.whisper_live, 'wss' if tls else 'ws')}")
     if ports.wyoming:

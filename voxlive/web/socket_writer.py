@@ -19,6 +19,7 @@ from voxlive.streaming.events import Event, SessionClosed
 from voxlive.streaming.queues import Outbox, Timeout
 from voxlive.streaming.session import Session
 from voxlive.web.captions import CaptionFeed, CaptionFeeds
+from voxlive.web.connections import ABORT
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
 from voxlive.web.recorder import SessionRecording
@@ -26,6 +27,7 @@ from voxlive.web.recorder import SessionRecording
 # A client may leave what it is sent unread for this long, and then has this long for the error.
 _SEND_TIMEOUT_S = 10.0
 _FAIL_TIMEOUT_S = 5.0
+_LOOK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,17 @@ class SocketWriter:
                 return True
             await self._send(self._socket.send_text(out))
         return False
+
+    async def drop(self, session: Session, at: int) -> None:
+        """A fault on demand: once the session is at this sample, break the line, with no close.
+
+        Raises WebSocketDisconnect then.
+        """
+        while session.received < at:  # noqa: ASYNC110 (other sessions need no event for it)
+            await asyncio.sleep(_LOOK_S)
+        if extension := self._socket.scope.get("extensions", {}).get(ABORT):
+            extension["abort"]()
+        raise WebSocketDisconnect(1006)
 
     async def fail(
         self,

@@ -118,22 +118,47 @@ class ModelEndpoints:
     """``GET /v1/models`` in OpenAI's shape; ``created`` is when a model's files were written.
 
     ``live`` is whether live sessions can name it. Of such a model ``weights`` says how they are
-    held in memory, and ``note`` what its users should know, such as that it is English only.
+    held in memory, and ``note`` what its users should know, such as that it is English only. A
+    replay, which has no files, is listed with the names of its recordings.
     """
 
     def __init__(self, models: LiveModels, files: FileService) -> None:
         self._models = models
         self._catalogue = files.catalogue
+        self._since = int(time.time())
 
     async def index(self, _request: Request) -> JSONResponse:
         """The list, the default first."""
         cards = await asyncio.to_thread(self._catalogue.cards)
-        return JSONResponse({"object": "list", "data": [self._model(card) for card in cards]})
+        replays = self._replays()
+        taken = [replay["id"] for replay in replays]
+        models = [self._model(card) for card in cards if card.id not in taken]
+        return JSONResponse({"object": "list", "data": replays + models})
 
     async def get(self, request: Request) -> JSONResponse:
         """One model. Raises RequestRefused 404 for an unknown name."""
         name = request.path_params["name"]
+        for replay in self._replays():
+            if replay["id"] == name:
+                return JSONResponse(replay)
         return JSONResponse(self._model(await asyncio.to_thread(self._catalogue.card, name)))
+
+    def _replays(self) -> list[dict[str, object]]:
+        return [
+            {
+                "id": label,
+                "object": "model",
+                "created": self._since,
+                "owned_by": "voxlive",
+                "default": service is self._models.default,
+                "live": True,
+                "features": ["live"],
+                "note": service.engine.info.note,
+                "recordings": list(service.engine.info.names),
+            }
+            for label, service in self._models.labels.items()
+            if service.engine.info.names
+        ]
 
     def _model(self, card: ModelCard) -> dict[str, object]:
         features = sorted(card.inspection.capabilities.features)
