@@ -200,6 +200,32 @@ async def test_an_acknowledgement_says_whose_words_are_closed(endpoints):
     await line.break_off()
 
 
+def test_a_line_that_holds_brings_something_every_five_seconds():
+    """In silence too; a session that cannot be resumed has no such messages."""
+
+    async def talk(**more: object) -> list[bool]:
+        service = Service(ClockEngine(), SimulatedDetector(LoudnessModel()))
+        serving = LiveEndpoints(LiveModels(service))
+        line, _ = await opened(serving, **more)
+        line.send(tone(1))
+        line.send({"type": "flush", "id": "a"})
+        before = await line.until("flushed")
+        await asyncio.sleep(16)
+        got = list(line.received)
+        line.received.clear()
+        line.send({"type": "stop"})
+        numbered = [m for m in [*before, *got, *await line.until("done")] if "seq" in m]
+        assert [m["seq"] for m in numbered] == list(range(1, len(numbered) + 1))
+        await line.end()
+        await service.aclose()
+        await serving.wait_closed(1)
+        [end] = [m["end"] for m in before if m["type"] == "segment"]
+        return [m["samples"] == end * 16_000 for m in got if m["type"] == "ack"]
+
+    assert simulate(talk()) == [True] * 3
+    assert simulate(talk(resumable=False)) == []
+
+
 @pytest.mark.parametrize(
     ("change", "code", "close"),
     [

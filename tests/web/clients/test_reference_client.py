@@ -90,27 +90,33 @@ class ScriptedServer:
         self.audio.append(0)
         for message in next(self._answers):
             if message == "stop":
-                await self._until_stop(socket)
+                if not await self._until_stop(socket):
+                    return
+            elif message == "silence":
+                await socket.wait_closed()
             elif isinstance(message, int):
                 await socket.close(message)
             else:
                 await socket.send(json.dumps(message))
         await socket.close()
 
-    async def _until_stop(self, socket: ServerConnection) -> None:
+    async def _until_stop(self, socket: ServerConnection) -> bool:
         async for frame in socket:
             if isinstance(frame, str):
                 assert json.loads(frame) == {"type": "stop"}
-                return
+                return True
             self.audio[-1] += len(frame)
+        return False
 
 
-async def scripted(talk, *answers: list, seconds: float = 0.1) -> tuple[dict, ScriptedServer]:
+async def scripted(
+    talk, *answers: list, seconds: float = 0.1, **options: object
+) -> tuple[dict, ScriptedServer]:
     server = ScriptedServer(*answers)
     async with serve(server, "127.0.0.1", 0) as listening:
         port = next(iter(listening.sockets)).getsockname()[1]
         url = f"ws://127.0.0.1:{port}/v1/live"
-        return await talk(url, bytes(int(seconds * 32_000))), server
+        return await talk(url, bytes(int(seconds * 32_000)), **options), server
 
 
 def started(seq: int, t: float) -> dict:
@@ -136,6 +142,14 @@ async def test_a_number_that_is_left_out_is_asked_for_over_another_connection(ta
     assert got == [0.0, 0.1, 0.2]
     assert server.audio[1] == 3200
     assert (seen["failure"], seen["resumed"], seen["waiting"]) == (None, 1, ["bad_server"])
+
+
+async def test_a_line_that_is_dead_without_a_word_is_left(talk):
+    back = {"type": "resumed", "session": "one", "epoch": 2, "samples": 0}
+    later = [back, "stop", {**DONE, "seq": 1, "duration": 2.0}]
+    seen, server = await scripted(talk, [READY, "silence"], *[later] * 9, seconds=2, silentS=0.2)
+    assert [message["type"] for message in server.asked[:2]] == ["start", "resume"]
+    assert (seen["failure"], seen["restarted"], seen["waiting"][0]) == (None, [], "no_answer")
 
 
 async def test_a_server_that_closes_without_a_word_is_resumed(talk):

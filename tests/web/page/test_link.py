@@ -229,8 +229,8 @@ async def test_stopping_on_a_line_that_stays_broken_says_what_is_missing(server)
         await page.evaluate("link.stop()")
         failure, missing = await told(page, "ended")
         assert failure["code"] == "unreachable"
-        # Of the first 30 s, the last 15 may not have arrived.
-        assert missing == 18
+        # Of the first 30 s, the last 15 may not have arrived, or all since the last message.
+        assert 18 <= missing <= 33
 
 
 async def test_another_client_that_takes_over_does_not_end_the_recording(server):

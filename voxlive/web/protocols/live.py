@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from itertools import islice
+from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code
@@ -71,6 +72,7 @@ _RESUME_FIELDS = ("type", "session", "token", "have", "from")
 _MAX_SAMPLES = 1 << 53
 MAX_SENT = 4 << 20
 """Characters of messages that a resumable session keeps: those of some 15 hours of speech."""
+_ACK_EVERY_S = 5.0
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
 _MAX_ID_CHARS = 200
 
@@ -79,6 +81,7 @@ class LiveProtocol(Protocol):
     """One client of the native protocol."""
 
     name = "live"
+    tick_s: ClassVar[float | None] = _ACK_EVERY_S
 
     def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
         self._info = info
@@ -95,6 +98,7 @@ class LiveProtocol(Protocol):
         self._stored = False
         self._epoch = 1
         self._rate = SAMPLE_RATE
+        self._acknowledged = 0
         self._close: CloseSocket | None = None
 
     def offer_engines(self, find: FindEngine) -> None:
@@ -274,10 +278,17 @@ class LiveProtocol(Protocol):
             case UtteranceEnded():
                 return []
             case SegmentClosed(_, _, end, _) if self._journal:
-                ack = self._passing("ack", samples=end * self._rate // SAMPLE_RATE)
-                return [self._encode_event(event), ack]
+                self._acknowledged = end * self._rate // SAMPLE_RATE
+                return [self._encode_event(event), self._ack()]
             case _:
                 return [self._encode_event(event)]
+
+    def tick(self) -> list[Out]:
+        """A sign of life in a resumable session: a browser does not see pings."""
+        return [self._ack()] if self._journal and not self._close else []
+
+    def _ack(self) -> str:
+        return self._passing("ack", samples=self._acknowledged)
 
     def _words_message(self, segment: int, words: tuple[Word, ...]) -> list[Out]:
         items = [

@@ -1,6 +1,35 @@
-/** One WebSocket of the native live protocol. */
+/** One WebSocket of the native live protocol, and what its errors mean for a session. */
 
 const READY_MS = 10_000; // from connecting to the first message that is expected
+/** How often in a row another connection is tried after each failure; others are final. */
+export const RETRIES = new Map([
+  ["lost", Infinity],
+  ["unreachable", Infinity],
+  ["no_answer", Infinity],
+  ["server_full", Infinity],
+  ["shutting_down", Infinity],
+  ["session_expired", Infinity],
+  ["idle", Infinity],
+  ["rate_limit_exceeded", Infinity],
+  ["too_many_sessions", Infinity],
+  ["overrun", Infinity],
+  ["unknown_session", Infinity],
+  ["resume_gap", Infinity],
+  ["taken_over", 3],
+  ["bad_server", 3],
+  ["slow_client", 3],
+  ["engine_failed", 3],
+  ["vad_failed", 3],
+  ["internal", 3],
+]);
+/** Fatal errors that refuse a connection and leave the session that it asks for as it is. */
+export const REFUSALS = ["server_full", "shutting_down", "rate_limit_exceeded", "too_many_sessions"];
+/** The server is there, and has no session to go on with: a new one is tried at once. */
+export const GONE = ["unknown_session", "resume_gap"];
+/** What a server says that has no resumable sessions, or is older than they are. */
+export const NOT_RESUMABLE = ["unsupported_option", "bad_start"];
+/** Errors that are not fatal, after which the server brings out the rest and ends. */
+export const ENDINGS = ["shutting_down", "session_expired", "idle"];
 /** What a close without an error means. */
 const MEANING = new Map([
   [1008, "slow_client"],

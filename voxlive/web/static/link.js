@@ -17,7 +17,14 @@
  * Bound: the newest `keptS` seconds of audio are kept, half an hour or 58 MB at 16 kHz. Beyond that
  * the oldest is dropped; what the server has not had of it is the `lost` of a gap.
  */
-import { Connection } from "./connection.js";
+import {
+  Connection,
+  ENDINGS,
+  GONE,
+  NOT_RESUMABLE,
+  REFUSALS,
+  RETRIES,
+} from "./connection.js";
 import { KeptAudio } from "./kept.js";
 
 const RATE = 16_000;
@@ -26,43 +33,15 @@ const GIVE_UP_S = 30;
 const BLOCK_S = 0.2; // in a message when catching up
 const FULL_S = 2; // waiting in the socket: send no more until it drains
 const STALL_MS = 10_000; // a socket that stays full this long is dead
+const SILENT_S = 15;
 const DONE_MS = 20_000; // without any message, after `stop`
-const MARGIN_S = 15; // what may have been under way when a connection broke
+const MARGIN_S = 15; // what may have been under way before the last message came
 const ROUNDED_S = 0.02; // a session that ends with less than was sent has not had all of it
 const HEALTHY_MS = 10_000;
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 15_000;
 const FRUITLESS = 5; // connections in a row that bring nothing, after `stop`
 
-/** How often in a row another connection is tried after each failure; others are final. */
-const RETRIES = new Map([
-  ["lost", Infinity],
-  ["unreachable", Infinity],
-  ["no_answer", Infinity],
-  ["server_full", Infinity],
-  ["shutting_down", Infinity],
-  ["session_expired", Infinity],
-  ["idle", Infinity],
-  ["rate_limit_exceeded", Infinity],
-  ["too_many_sessions", Infinity],
-  ["overrun", Infinity],
-  ["unknown_session", Infinity],
-  ["resume_gap", Infinity],
-  ["taken_over", 3],
-  ["bad_server", 3],
-  ["slow_client", 3],
-  ["engine_failed", 3],
-  ["vad_failed", 3],
-  ["internal", 3],
-]);
-/** Fatal errors that refuse a connection and leave the session that it asks for as it is. */
-const REFUSALS = ["server_full", "shutting_down", "rate_limit_exceeded", "too_many_sessions"];
-/** The server is there, and has no session to go on with: a new one is tried at once. */
-const GONE = ["unknown_session", "resume_gap"];
-/** What a server says that has no resumable sessions, or is older than they are. */
-const NOT_RESUMABLE = ["unsupported_option", "bad_start"];
-/** Errors that are not fatal, after which the server brings out the rest and ends. */
-const ENDINGS = ["shutting_down", "session_expired", "idle"];
 /** In a resumable session these have no number. */
 const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed"];
 /**
@@ -89,6 +68,8 @@ const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed"];
  * @property {number} [keptS] seconds of audio that are kept at most
  * @property {number} [giveUpS] after `stop`, for so long a lost connection is tried to get back;
  *   before it there is no end to it
+ * @property {number} [silentS] a connection of a resumable session that brings nothing for so long
+ *   is dead; the server sends something every 5 s
  */
 
 export class Link {
@@ -99,6 +80,7 @@ export class Link {
   #origin;
   #protocols;
   #giveUpMs;
+  #silentMs;
   #kept;
   /** @type {Connection | null} */
   #connection = null;
@@ -108,6 +90,7 @@ export class Link {
   #have = -1; // number of the last message
   #from = 0; // position of the session's first sample
   #next = 0; // position of the next sample to send
+  #answered = 0; // what had been sent when the last message came
   #settled = 0; // every word before this position has come
   #speaking = false;
   #drafted = false;
@@ -135,7 +118,8 @@ export class Link {
    * @param {LinkOptions} [options]
    */
   constructor(url, start, listener, options = {}) {
-    const { origin = 0, protocols = async () => [], keptS = KEPT_S, giveUpS = GIVE_UP_S } = options;
+    const { origin = 0, protocols = async () => [] } = options;
+    const { keptS = KEPT_S, giveUpS = GIVE_UP_S, silentS = SILENT_S } = options;
     this.#url = url;
     this.#rate = /** @type {number} */ (start.rate ?? RATE);
     this.#start = { type: "start", rate: this.#rate, ...start, format: "s16le", channels: 1 };
@@ -143,6 +127,7 @@ export class Link {
     this.#origin = origin;
     this.#protocols = protocols;
     this.#giveUpMs = giveUpS * 1000;
+    this.#silentMs = silentS * 1000;
     this.#kept = new KeptAudio(keptS * this.#rate);
     globalThis.addEventListener?.("online", this.#retryNow);
     this.#connect();
@@ -223,11 +208,12 @@ export class Link {
     if ((this.#servedAt === 0 && type !== due) || !this.#counts(message)) {
       return this.#connection?.fail({ code: "bad_server", message: "" });
     }
-    if (this.#stopped) this.#connection?.expect(DONE_MS);
     if (type === "ready") return this.#ready(message);
     if (type === "resumed") return this.#resumed(message);
-    this.#progressed = true;
+    this.#answered = this.#next;
+    this.#expect();
     if (type === "ack") return this.#acknowledge(message.samples);
+    this.#progressed = true;
     if (type === "error" && ENDINGS.includes(message.code)) {
       return this.#connection?.ends(message);
     }
@@ -282,8 +268,15 @@ export class Link {
 
   #serve() {
     this.#servedAt = this.#flowed = performance.now();
+    this.#answered = this.#next;
     if (this.#next >= this.#kept.start) this.#reason = "";
-    this.#connection?.expect(0);
+    this.#expect();
+  }
+
+  /** Something has to come in time. */
+  #expect() {
+    const silent = this.#token === "" ? 0 : this.#silentMs;
+    this.#connection?.expect(this.#stopped ? DONE_MS : silent);
   }
 
   /** @param {number} samples of this session, before which every word is in a closed segment */
@@ -325,6 +318,7 @@ export class Link {
     if (whole) return this.#connection?.fail(null);
     this.#token = "";
     this.#settled = this.#next = Math.max(this.#settled, Math.min(end, this.#kept.end));
+    this.#answered = this.#next;
     this.#speaking = this.#drafted = false;
     this.#connection?.end();
   }
@@ -332,7 +326,7 @@ export class Link {
   /** Where a new session has to begin so that nothing is missed and nothing comes twice. */
   #resumeAt() {
     if (this.#speaking || this.#drafted) return this.#settled;
-    return Math.max(this.#settled, this.#next - MARGIN_S * this.#rate);
+    return Math.max(this.#settled, this.#answered - MARGIN_S * this.#rate);
   }
 
   /** @param {number} t seconds in the session */
@@ -384,7 +378,7 @@ export class Link {
     this.#reason ||= reason;
     this.#stopped = true;
     this.#connection?.say({ type: "stop" });
-    this.#connection?.expect(DONE_MS);
+    this.#expect();
   }
 
   /** @param {Failure | null} failure */
