@@ -137,7 +137,7 @@ def _cut(samples: Samples, end_s: float) -> Samples:
 
 def sample(engine: str) -> list[str]:
     """The clip of the small run, another one for each engine."""
-    short = sorted(name for name, cut in speech_clips().items() if len(cut()) < 5 * SAMPLE_RATE)
+    short = sorted(name for name, cut in speech_clips().items() if len(cut()) < 3 * SAMPLE_RATE)
     return random.Random(f"{SEED} {engine}").sample(short, 1)
 
 

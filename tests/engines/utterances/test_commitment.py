@@ -47,6 +47,13 @@ def test_passes_that_agree_commit_what_lies_behind_the_lag():
     assert run(CommitRule(0), said) == ["", "", ""]
 
 
+def test_a_word_on_which_passes_do_not_agree_waits_no_longer_than_the_patience():
+    rule = CommitRule(2, 0, patience_s=2.0)
+    passes = ["a x", "a b c d", "a y c e f g", "a y z h i j k l", "a y z h i j k l m n"]
+    assert run(rule, passes) == ["", "a", "y", "z h", "i j k l"]
+    assert run(CommitRule(2, 0), passes)[:4] == ["", "a", "", "y"]
+
+
 def test_agreement_is_on_letters_and_stops_at_the_first_difference():
     assert run(CommitRule(2, 0), ["Yes, we go", "yes we do go"]) == ["", "yes we"]
     assert spelling(" Don\u2019t,") == spelling("dont")
@@ -116,7 +123,15 @@ _PASS = st.lists(st.sampled_from(["a", "b", "c", "A.", "d,"]), max_size=12).map(
 @given(
     st.lists(st.tuples(_PASS, st.floats(-0.6, 0.6)), max_size=8),
     _PASS,
-    st.sampled_from([CommitRule(2, 0), CommitRule(2, 1.0), CommitRule(3, 0), CommitRule(0)]),
+    st.sampled_from(
+        [
+            CommitRule(2, 0),
+            CommitRule(2, 1.0),
+            CommitRule(3, 0),
+            CommitRule(0),
+            CommitRule(3, 0.5, patience_s=1.5),
+        ]
+    ),
 )
 def test_whatever_passes_say_words_come_once_in_order(passes, last, rule):
     commitment = Commitment(rule)
@@ -126,7 +141,7 @@ def test_whatever_passes_say_words_come_once_in_order(passes, last, rule):
         hypothesis = words(text, max(shift, 0))
         newest = max(newest, hypothesis[-1].end if hypothesis else 0)
         new = commitment.update(hypothesis, newest)
-        assert all(word.end <= max(newest - rule.lag, commitment.end) for word in new)
+        assert all(word.end <= max(newest - S * rule.lag_s, commitment.end) for word in new)
         committed += new
         assert commitment.end == (committed[-1].end if committed else 0)
     committed += commitment.finish(words(last))

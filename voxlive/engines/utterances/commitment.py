@@ -3,7 +3,8 @@
 A recogniser of whole utterances is asked again and again while somebody speaks; each pass gives
 words for all of the utterance so far, and the newest of them may be wrong. A word is committed when
 the last passes agree on it and on all words before it, and it ends ``lag`` before the newest
-sample. The rest is committed at the pause, by a pass over the whole utterance.
+sample. One on which they do not agree is committed as the last pass has it once it ends
+``patience`` before that. The rest is committed at the pause, by a pass over the whole utterance.
 
 LocalAgreement-n (Liu, Spanakis, Niehues: Low-Latency Sequence-to-Sequence Speech Recognition and
 Translation by Partial Hypothesis Selection, 2020) is the rule without a lag. Pure.
@@ -15,6 +16,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from voxlive.recognisers.vocabulary import Spelt, TermMatcher
 from voxlive.values import SAMPLE_RATE, Word
@@ -34,22 +36,19 @@ class CommitRule:
     """``passes`` in a row that must agree (0: nothing is committed before the pause).
 
     ``lag_s``: seconds behind the newest sample at which a word's end must lie. ``last``: whether
-    the last word of a pass may be committed, although it may be half a word.
+    the last word of a pass may be committed, although it may be half a word. ``patience_s``:
+    seconds behind the newest sample at which passes need not agree any more.
     """
 
     passes: int = 2
     lag_s: float = 2.0
     last: bool = True
-
-    @property
-    def lag(self) -> int:
-        """The lag in samples."""
-        return round(self.lag_s * SAMPLE_RATE)
+    patience_s: float = inf
 
 
 RULES = {
     "fast": CommitRule(2, 0.5),
-    "steady": CommitRule(2, 1.2),
+    "steady": CommitRule(2, 2.0, patience_s=2.2),
     "pause": CommitRule(0),
 }
 """The values of the option ``commit``."""
@@ -94,13 +93,16 @@ class Commitment:
         self._passes.append(spelt)
         if len(self._passes) < self._rule.passes or not self._rule.passes:
             return ()
-        count = self._agreed()
-        if not self._rule.last:
-            count = min(count, len(spelt) - 1)
+        agreed = self._agreed()
+        count = len(spelt) if self._rule.last else len(spelt) - 1
         certain = 0
-        while certain < count and spelt[certain].word.end <= newest - self._rule.lag:
+        while certain < count and self._is_certain(spelt[certain].word, certain < agreed, newest):
             certain += 1
         return self._commit(spelt[:certain], rest)
+
+    def _is_certain(self, word: Word, agreed: bool, newest: int) -> bool:
+        behind_s = (newest - word.end) / SAMPLE_RATE
+        return behind_s >= (self._rule.lag_s if agreed else self._rule.patience_s)
 
     def finish(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
         """Take the pass over all of the utterance: the words that are left. It begins anew then."""
