@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +17,11 @@ from voxlive.engines.contract import (
     Committed,
     Failed,
     LanguageFound,
+    StreamOptions,
 )
+from voxlive.errors import EngineFull
 from voxlive.streaming import recovery
+from voxlive.streaming import service as service_module
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -42,9 +47,17 @@ SPANS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), min_size=1, m
 
 
 async def events_of(
-    engine: ClockEngine, data: bytes, cuts: list[int], options: SessionOptions
+    engine: ClockEngine,
+    data: bytes,
+    cuts: list[int],
+    options: SessionOptions,
+    successors: Sequence[ClockEngine] = (),
 ) -> list[Event]:
-    """A session of ``data`` in these pieces, with a flush after each but the last."""
+    """A session of ``data`` in these pieces, with a flush after each but the last.
+
+    After each piece the next one of ``successors`` replaces the engine.
+    """
+    remaining = list(successors)
     service = Service(engine, VoiceDetector(LoudnessModel()))
     session = service.open(options)
 
@@ -54,6 +67,9 @@ async def events_of(
             await session.push(rest[:cut])
             await asyncio.sleep(0)
             rest = rest[cut:]
+            if remaining:
+                await service.replace_engine(remaining.pop(0))
+                await asyncio.sleep(0)
             await session.flush(str(number))
         await session.push(rest)
         await session.stop()
@@ -63,7 +79,7 @@ async def events_of(
     await talking
     await service.aclose()
     assert session.received == session.fed + session.skipped == len(data) // 2
-    assert engine.in_use == 0
+    assert [one.in_use for one in (engine, *successors)] == [0] * (1 + len(successors))
     return events
 
 
@@ -71,7 +87,8 @@ def kept(events: list[Event]) -> list[list[object]]:
     """What no failure of an engine may change, in its order."""
     return [
         [word for event in of(Words, events) for word in event.words],
-        of(SegmentClosed, events),
+        # What was received by then depends on when it closes.
+        [replace(event, received=None) for event in of(SegmentClosed, events)],
         [event for event in events if isinstance(event, Flushed | UtteranceEnded)],
         [event for event in events if isinstance(event, SpeechStarted | SpeechStopped)],
         of(SessionError, events),
@@ -104,6 +121,82 @@ def test_words_times_and_segments_are_those_of_an_engine_that_lives(
     )
     assert kept(died) == kept(lived)
     assert len(of(Recovered, died)) == len(engine.streams) - 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    SPANS,
+    st.lists(st.integers(1, 40_000), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.sets(st.integers(1, 60), max_size=1),
+    st.sampled_from([0, 10]),
+    st.booleans(),
+)
+def test_a_planned_change_of_the_engine_changes_no_word(
+    spans: list[tuple[bool, int]],
+    cuts: list[int],
+    changes: int,
+    deaths: set[int],
+    move_s: float,
+    gate: bool,
+) -> None:
+    """At once or at the next pause, also where an engine dies meanwhile."""
+    audio = np.concatenate([np.full(n, 0.5 * loud, np.float32) for loud, n in spans])
+    options = SessionOptions(PCM, GateOptions() if gate else None, stall_s=60)
+    successors = [ClockEngine(deaths if n == 0 else set()) for n in range(changes)]
+    lived = asyncio.run(events_of(ClockEngine(), pcm(audio), cuts, options))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(service_module, "MOVE_S", move_s)
+        moved = asyncio.run(
+            events_of(ClockEngine(deaths), pcm(audio), cuts, options, successors[: len(cuts)])
+        )
+    assert kept(moved) == kept(lived)
+
+
+async def test_sessions_pass_to_another_engine_at_a_pause_and_the_one_before_ends(monkeypatch):
+    monkeypatch.setattr(service_module, "_LOOK_S", 0.001)
+    old, new = ClockEngine(), ClockEngine()
+    service = Service(old, VoiceDetector(LoudnessModel()))
+    session = service.open(OPEN)
+    await session.push(pcm(tone(1)))
+    await asyncio.sleep(0.05)
+    assert await service.replace_engine(new) == 0
+    # In mid-speech it stays, and its slot is kept for it.
+    assert (old.in_use, new.in_use, old.ended.is_set()) == (1, 0, False)
+    other = service.open(OPEN)
+    with pytest.raises(EngineFull):
+        service.open(OPEN)
+    await session.flush("here")
+    assert await asyncio.to_thread(old.ended.wait, 30)
+    await session.push(pcm(tone(1)))
+    await asyncio.sleep(0.05)
+    # Nothing of before the flush is recognised again.
+    [(at, _)] = new.streams[-1].fed
+    assert (at, new.in_use) == (SAMPLE_RATE, 2)
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert session.text == "0 1 2 3"
+    assert of(SessionError, events) == []
+    await other.close()
+    await service.aclose()
+
+
+async def test_a_session_that_the_next_engine_refuses_stays_with_its_own(monkeypatch):
+    monkeypatch.setattr(service_module, "_LOOK_S", 0.001)
+    old, new = ClockEngine(), ClockEngine()
+    new.info = replace(new.info, languages=("en",))
+    service = Service(old, VoiceDetector(LoudnessModel()))
+    german = service.open(replace(OPEN, stream=StreamOptions("de")))
+    assert await service.replace_engine(new) == 1
+    await german.push(pcm(tone(1)))
+    await asyncio.sleep(0.05)
+    assert (old.in_use, new.in_use, old.ended.is_set()) == (1, 0, False)
+    await german.stop()
+    assert [event async for event in german.events()][-1] == SessionClosed(SAMPLE_RATE)
+    assert german.text == "0 1"
+    assert await asyncio.to_thread(old.ended.wait, 30)
+    await service.aclose()
+    assert new.ended.is_set()
 
 
 async def test_the_client_learns_what_is_recognised_again_and_gets_no_word_twice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from voxlive.engines.contract import (
@@ -90,6 +91,7 @@ class ClockEngine:
         self.deaths, self.refusals = deaths, refusals
         self.calls = self.away = 0
         self.streams: list[ClockStream] = []
+        self.ended = threading.Event()
 
     @property
     def in_use(self) -> int:
@@ -103,4 +105,4 @@ class ClockEngine:
         return self.streams[-1]
 
     def shutdown(self) -> None:
-        pass
+        self.ended.set()

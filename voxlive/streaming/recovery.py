@@ -196,6 +196,7 @@ class RecoverableStream:
         self._repeating = False
         self._failures = 0
         self._failed_at = 0
+        self._moving: asyncio.TimerHandle | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._closed = False
         self._generation = 0
@@ -248,8 +249,25 @@ class RecoverableStream:
 
     @property
     def waits_for_slot(self) -> bool:
-        """Whether another stream is to be opened and could not be yet."""
-        return self._stream is None and self._recovery is not None
+        """Whether another stream is to be opened and was not yet."""
+        recovers = self._stream is None and self._recovery is not None
+        return recovers or self._moving is not None
+
+    def move(self, within_s: float) -> None:
+        """Open another stream in place of this one at the next mark, else after ``within_s``.
+
+        At once where nothing waits for a mark. What was fed since the last one is fed again.
+        """
+        if self._stream is None or self._closed or self._moving:
+            return  # the next stream that is opened is another one anyway
+        self._moving = self._loop.call_later(within_s, self._move)
+        if self.idle and next(self._journal.audio(), None) is None:
+            self._move()
+
+    def _move(self) -> None:
+        if self._stream and not self._closed:
+            self.release()
+            self._start_recovery(Failed("server_full", "the engine that follows has no slot left"))
 
     def release(self) -> None:
         """Give the slot back for now; what is kept stays. ``reclaim`` takes one again.
@@ -257,6 +275,9 @@ class RecoverableStream:
         What the stream has sent and is on its way here counts no more.
         """
         self._generation += 1
+        if self._moving:
+            self._moving.cancel()
+            self._moving = None
         if self._stream:
             self._stream.close()
             self._stream = None
@@ -336,6 +357,8 @@ class RecoverableStream:
                 self._journal.reached(marker)
                 self._committed, self._repeating = None, False
                 self._on_message(message)
+                if self._moving:
+                    self._move()
             case _:
                 self._on_message(message)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from voxlive.errors import EngineError, EngineFull
+from voxlive.errors import EngineError, EngineFull, UnsupportedOption
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
 from voxlive.streaming.ingest.media import read_file
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 _SHUTDOWN_MESSAGE = "the server is shutting down; what was heard so far is being finished"
 _FILE_FORMAT = AudioFormat("f32le", SAMPLE_RATE, 1)
 _READ_BYTES = 1 << 16
+_LOOK_S = 0.2
+
+MOVE_S = 10.0
+"""How long a session waits for a pause before it passes to another engine in mid-speech."""
 
 
 class Service:
@@ -57,7 +61,9 @@ class Service:
         self._recordings = recordings
         self._replacements = replacements or Replacements()
         self._detector = detector
-        self._sessions: set[Session] = set()
+        self._sessions: dict[Session, StreamOptions] = {}
+        self._retiring: list[Engine] = []
+        self._retirements: set[asyncio.Task[None]] = set()
         self._closing = False
 
     def open(
@@ -89,7 +95,7 @@ class Service:
                 partial(_open_gate, options),
                 partial(self._open_stream, stream),
                 options.stall_s,
-                self._sessions.discard,
+                self._forget,
                 ident,
                 inbox,
                 outbox,
@@ -98,8 +104,11 @@ class Service:
                 partial(self._record, ident, options) if self._recordings else None,
             )
             undo.pop_all()
-        self._sessions.add(session)
+        self._sessions[session] = options.stream
         return session
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.pop(session, None)
 
     async def reconfigure(self, session: Session, options: SessionOptions, marker: str) -> None:
         """Take what follows with these options for audio and gate: ``Session.reconfigure``.
@@ -127,6 +136,33 @@ class Service:
             "model": options.model,
         }
         return self._recordings.open(ident, self.engine.info, trail, asked)
+
+    async def replace_engine(self, engine: Engine) -> int:
+        """Go on with another engine, which this service owns from now on.
+
+        Sessions pass to it at their next pause, within ``MOVE_S``, and are fed again what was not
+        closed by then. Those whose options it refuses, or for which it has no slot, stay with the
+        one before, which is shut down when it has none any more. Returns how many stay.
+        """
+        if self._closing:
+            await asyncio.to_thread(engine.shutdown)
+            raise EngineError("shutting_down", "the server is shutting down")
+        before, self.engine = self.engine, engine
+        movable = [one for one, options in self._sessions.items() if _fits(engine, one, options)]
+        moving = movable[: engine.info.capacity]
+        for session in moving:
+            session.move(MOVE_S)
+        self._retiring.append(before)
+        self._retirements.add(asyncio.create_task(self._retire(before)))
+        return len(self._sessions) - len(moving)
+
+    async def _retire(self, engine: Engine) -> None:
+        """Shut an engine down once nobody uses it; in shutdown ``aclose`` does."""
+        while engine.in_use and not self._closing:  # noqa: ASYNC110 - it has no event for that
+            await asyncio.sleep(_LOOK_S)
+        if not self._closing:
+            self._retiring.remove(engine)
+            await asyncio.to_thread(engine.shutdown)
 
     def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
         return NoVad(at) if options.gate is None else self._detector.lane(at)
@@ -156,8 +192,19 @@ class Service:
         if ends:
             await asyncio.wait(ends, timeout=drain_s)
         await asyncio.gather(*(session.close() for session in sessions))
-        await asyncio.to_thread(self.engine.shutdown)
+        await asyncio.gather(*self._retirements)
+        for engine in (self.engine, *self._retiring):
+            await asyncio.to_thread(engine.shutdown)
         self._detector.close()
+
+
+def _fits(engine: Engine, session: Session, options: StreamOptions) -> bool:
+    """Whether a session can go on with this engine; its gate feeds a trail of one length."""
+    try:
+        engine.info.validate(options)
+    except UnsupportedOption:
+        return False
+    return engine.info.trail(options) == session.trail
 
 
 def _open_gate(options: SessionOptions, trail: int, at: int = 0) -> Gate | OpenGate:

@@ -205,6 +205,15 @@ class Session:
         self._stream.reclaim(Failed("server_full", "no slot became free for this session"))
 
     @property
+    def trail(self) -> int:
+        """Samples that the gate feeds of the silence behind speech: those that the engine needs."""
+        return self._stream.trail
+
+    def move(self, within_s: float) -> None:
+        """Go on with a stream that is opened anew: at the next pause, else after ``within_s``."""
+        self._stream.move(within_s)
+
+    @property
     def waits_for_slot(self) -> bool:
         """Whether it has none at present and needs one."""
         return self._stream.waits_for_slot

@@ -31,7 +31,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.checkpoints.local_model import LocalModel
 from voxlive.checkpoints.resolve import resolve
-from voxlive.engines.registry import load_apart, names_engine
 from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
 from voxlive.runners.batch import Batch, BatchOptions
@@ -40,7 +39,6 @@ from voxlive.runners.process import ProcessOptions
 from voxlive.store.contract import SessionStore
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
-from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.web.access.access import Access
 from voxlive.web.access.keys import Key, load_keys, redact_logs
 from voxlive.web.access.middleware import (
@@ -54,7 +52,7 @@ from voxlive.web.captions import CaptionEndpoints
 from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.errors import on_disconnect, on_http_error, on_unexpected_error
 from voxlive.web.live_endpoints import LiveEndpoints
-from voxlive.web.live_models import LiveModels
+from voxlive.web.live_models import LiveModels, Reloading, find_model, load_service
 from voxlive.web.metrics import (
     MetricsEndpoint,
     RequestCountMiddleware,
@@ -160,6 +158,7 @@ def make_app(
         Route("/health/ready", health.get),
         Route("/v1/models", lists.index),
         Route("/v1/models/{name:path}", lists.get),
+        Route("/v1/admin/reload", lists.reload, methods=["POST"]),
         Route("/v1/audio/transcriptions", Transcriptions(files).post, methods=["POST"]),
         Route("/v1/audio/translations", Transcriptions(files, "translate").post, methods=["POST"]),
         Route("/v1/chat/completions", ChatCompletions(files).post, methods=["POST"]),
@@ -293,7 +292,7 @@ class ServerCore:
             redact_logs()
             dictionary = Replacements.read(config.replacements) if config.replacements else None
             offline = config.offline
-            model = _find_model(config.model, offline)
+            model = find_model(config.model, offline)
             file_model = model
             if not config.shares_model:
                 file_model = resolve(config.file_model or config.model, offline=offline)
@@ -304,14 +303,14 @@ class ServerCore:
                 if not isinstance(model, str) and spec.name == model.name:
                     raise ConfigError(f"live: {spec.name} is the default model's name already")
                 with _named(spec.name):
-                    found, options = _find_model(spec.model, offline), spec.config(config)
+                    found, options = find_model(spec.model, offline), spec.config(config)
                     others[spec.name] = found, options
                     if not isinstance(found, str):
                         catalogue.register(spec.name, found, options.load)
             recordings = open_recordings(config.record)
             if recordings:
                 cleanup.callback(recordings.close)
-            load = partial(_load_service, dictionary, recordings, cleanup)
+            load = partial(load_service, dictionary, recordings, cleanup)
             default = load(model, config)
             named = {}
             for name, (found, options) in others.items():
@@ -320,7 +319,8 @@ class ServerCore:
             cleanup.pop_all()
         if config.shares_model:
             catalogue.add_aliases(default.engine.info.model)
-        loaded = LiveModels(default, named)
+        reloading = Reloading(catalogue, {None: config, **{n: c for n, (_, c) in others.items()}})
+        loaded = LiveModels(default, named, reloading.load)
         return cls.from_models(loaded, catalogue, config, keys, recorder, recordings)
 
     @classmethod
@@ -364,11 +364,6 @@ class ServerCore:
             await asyncio.to_thread(self.recordings.close)
 
 
-def _find_model(name: str | None, offline: bool) -> LocalModel | str:
-    """A model's files, or its name where that is all an engine needs."""
-    return name if names_engine(name) else resolve(name, offline=offline)
-
-
 def open_recordings(folder: Path | None) -> RecordingFolder | None:
     """The recordings of a server; None without a folder. Raises ConfigError."""
     if folder is None:
@@ -390,21 +385,6 @@ def _named(name: str) -> Iterator[None]:
         error.message = f"--live {name}: {error.message}"
         error.args = (error.message,)
         raise
-
-
-def _load_service(
-    dictionary: Replacements | None,
-    recordings: RecordingFolder | None,
-    cleanup: ExitStack,
-    model: LocalModel | str,
-    config: ServeConfig,
-) -> Service:
-    """A live model's engine, warm, and its voice detector; ``cleanup`` frees them."""
-    engine = load_apart(model, config.engine)
-    cleanup.callback(engine.shutdown)
-    detector = VoiceDetector(Silero())
-    cleanup.callback(detector.close)
-    return Service(engine, detector, dictionary, recordings)
 
 
 class Application:

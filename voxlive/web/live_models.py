@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
-from voxlive.checkpoints.resolve import aliases_of
-from voxlive.engines.registry import names_engine
-from voxlive.errors import RequestRefused
+from voxlive.checkpoints.resolve import aliases_of, resolve
+from voxlive.engines.registry import load_apart, names_engine
+from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.registry import is_hosted
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.web.config import OPTIONS, ServeConfig
 
 if TYPE_CHECKING:
-    from voxlive.streaming.service import Service
+    from voxlive.checkpoints.local_model import LocalModel
+    from voxlive.engines.contract import Engine
+    from voxlive.engines.recording import RecordingFolder
+    from voxlive.runners.catalogue import Catalogue
+    from voxlive.streaming.replacements import Replacements
 
 _MAX_NAME = 100
 _MAX_QUOTED = 40
+_RETRY_S = 10.0
+
+LoadLive = Callable[[str | None, str | None], "Engine"]
+"""Loads the engine of a live model by its given name (None: the default), from the model that it
+has or another one. Blocks; raises CheckpointError and EngineError."""
 
 
 def _one_of(*known: str | int) -> Callable[[str], object]:
@@ -124,13 +136,23 @@ class LiveModels:
     ``labels`` are what metrics and lists call them: the default goes by its engine's model. An
     engine's own model id, its short names and its further ones are names of it too; a given name
     goes before those, and the default's before those of another. With one engine every name means
-    that one.
+    that one. ``load`` is for ``reload``.
     """
 
-    def __init__(self, default: Service, named: Mapping[str, Service] | None = None) -> None:
+    def __init__(
+        self,
+        default: Service,
+        named: Mapping[str, Service] | None = None,
+        load: LoadLive | None = None,
+    ) -> None:
         self.default = default
         self.named = dict(named or {})
-        self.labels = {default.engine.info.model: default, **self.named}
+        self._load = load
+        self._reloads: set[asyncio.Task[int]] = set()
+        self._register()
+
+    def _register(self) -> None:
+        self.labels = {self.default.engine.info.model: self.default, **self.named}
         self._by_name = dict(self.named)
         for service in self:
             info = service.engine.info
@@ -174,6 +196,39 @@ class LiveModels:
         message = f"there is no live model {name[:_MAX_QUOTED]!r}: use one of {known}"
         raise RequestRefused("model_not_found", message, "model")
 
+    async def reload(self, name: str | None, model: str | None) -> tuple[Service, int]:
+        """Load a live model anew, or another one in its place; its sessions go on.
+
+        ``name`` is one of the names, None the default's. Returns the service, and how many sessions
+        stay with the engine before (``Service.replace_engine``). It is done whatever becomes of the
+        caller. Raises RequestRefused, also for a second reload at the same time, and what loading
+        raises: then nothing has changed.
+        """
+        if name is not None and name not in self._by_name:
+            known = ", ".join(self.labels)
+            message = f"there is no live model {name[:_MAX_QUOTED]!r}: use one of {known}"
+            raise RequestRefused("model_not_found", message, "name")
+        if self._load is None:
+            raise RequestRefused("unsupported_option", "this server's models are its host's")
+        if self._reloads:
+            message = "a model is being loaded already: wait until it is"
+            raise RequestRefused("models_busy", message, retry_after_s=_RETRY_S)
+        service = self._by_name[name] if name is not None else self.default
+        task = asyncio.create_task(self._reload(service, model, self._load))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        return service, await asyncio.shield(task)
+
+    async def _reload(self, service: Service, model: str | None, load: LoadLive) -> int:
+        key = next((name for name, one in self.named.items() if one is service), None)
+        try:
+            engine = await asyncio.to_thread(load, key, model)
+        except CheckpointNotFound as error:
+            raise RequestRefused("model_not_found", error.message, "model") from error
+        stay = await service.replace_engine(engine)
+        self._register()
+        return stay
+
     @property
     def closing(self) -> bool:
         """Whether there are to be no more sessions."""
@@ -182,3 +237,45 @@ class LiveModels:
     async def aclose(self, drain_s: float) -> None:
         """End the sessions of every engine at the same time, within ``drain_s`` seconds."""
         await asyncio.gather(*(service.aclose(drain_s) for service in self))
+
+
+class Reloading:
+    """Loads engines in place of others: the options of each live model, the default's under None.
+
+    A model that was not there before is for files too, by its own name.
+    """
+
+    def __init__(self, catalogue: Catalogue, options: dict[str | None, ServeConfig]) -> None:
+        self._catalogue = catalogue
+        self._options = options
+
+    def load(self, name: str | None, model: str | None) -> Engine:
+        """See ``LoadLive``. What is loaded stays the model of that name."""
+        options = self._options[name].with_model(model)
+        found = find_model(options.model, options.offline)
+        engine = load_apart(found, options.engine)
+        self._options[name] = options
+        if not isinstance(found, str):
+            with suppress(CheckpointNotFound):  # it is known
+                self._catalogue.register(engine.info.model, found, options.load)
+        return engine
+
+
+def find_model(name: str | None, offline: bool) -> LocalModel | str:
+    """A model's files, or its name where that is all an engine needs."""
+    return name if names_engine(name) else resolve(name, offline=offline)
+
+
+def load_service(
+    dictionary: Replacements | None,
+    recordings: RecordingFolder | None,
+    cleanup: ExitStack,
+    model: LocalModel | str,
+    config: ServeConfig,
+) -> Service:
+    """A live model's engine, warm, and its voice detector; ``cleanup`` frees them."""
+    engine = load_apart(model, config.engine)
+    cleanup.callback(engine.shutdown)
+    detector = VoiceDetector(Silero())
+    cleanup.callback(detector.close)
+    return Service(engine, detector, dictionary, recordings)

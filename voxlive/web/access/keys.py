@@ -43,7 +43,7 @@ SCOPES = {
     "metrics": "the server's counters",
     "history": "stored sessions of this key: to read, correct and delete them",
     "history:all": "reading everybody's stored sessions",
-    "admin": "reading, correcting and deleting everybody's stored sessions",
+    "admin": "everybody's stored sessions, to change and delete, and which models are loaded",
 }
 """What a key may open. Any key opens the list of models."""
 ALL_CAPTIONS = "captions:all"

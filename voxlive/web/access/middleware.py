@@ -65,6 +65,7 @@ _RULES = {
     "/static": _OPEN,
     "/health": _OPEN,  # most of its fields are for clients with a key
     "/v1/models": RouteRule(),
+    "/v1/admin": RouteRule("admin"),
     "/v1/audio": RouteRule("files", counted=True),
     "/v1/chat/completions": RouteRule("files", counted=True),
     "/v1/listen": RouteRule("files", counted=True, error_response=deepgram_error),

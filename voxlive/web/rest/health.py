@@ -1,4 +1,4 @@
-"""``GET /health``, ``/health/live``, ``/health/ready`` and ``GET /v1/models``: state and models.
+"""``GET /health`` and below, ``GET /v1/models``, ``POST /v1/admin/reload``: state and models.
 
 ``/health`` and ``/health/ready`` are 200 only while every engine can decode; ``/health/live`` is
 200 as long as the process answers. ``/v1/models`` lists the models for files, the live ones too.
@@ -13,12 +13,15 @@ from importlib.metadata import version
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from voxlive.errors import RequestRefused
 from voxlive.runners.catalogue import ModelCard
 from voxlive.streaming.service import Service
 from voxlive.web.access.middleware import optional_grant
 from voxlive.web.live_models import LiveModels
+from voxlive.web.protocols.fields import Json
 from voxlive.web.recorder import Recorder
 from voxlive.web.rest.files import FileService
+from voxlive.web.rest.grants import json_body
 
 _NO_STORE = {"cache-control": "no-store"}
 _CHECK_INTERVAL_S = 1.0
@@ -143,6 +146,23 @@ class ModelEndpoints:
                 return JSONResponse(replay)
         return JSONResponse(self._model(await asyncio.to_thread(self._catalogue.card, name)))
 
+    async def reload(self, request: Request) -> JSONResponse:
+        """``POST /v1/admin/reload``: a live model anew, or ``model`` in its place.
+
+        ``name`` is the live model's, the default's if it is left out. Answers once new sessions
+        have the new engine, with that and how many sessions stay with the one before. Raises
+        RequestRefused and what loading raises.
+        """
+        body = await json_body(request)
+        if unknown := set(body) - {"name", "model"}:
+            message = f"there is no field {min(unknown)!r}: use name and model"
+            raise RequestRefused("invalid_value", message)
+        name, model = (_text(body, field) for field in ("name", "model"))
+        service, stay = await self._models.reload(name, model)
+        label = self._models.label(service)
+        answer = {"name": label, **_about(service), "sessions_that_stay": stay}
+        return JSONResponse(answer)
+
     def _replays(self) -> list[dict[str, object]]:
         return [
             {
@@ -170,3 +190,10 @@ class ModelEndpoints:
             remarks = {"weights": info.weights, "note": info.note}
         known = {name: text for name, text in remarks.items() if text}
         return {**about, "default": card.default, "live": live, "features": features, **known}
+
+
+def _text(body: Json, field: str) -> str | None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, str):
+        raise RequestRefused("invalid_value", f"{field} must be a text", field)
+    return value
