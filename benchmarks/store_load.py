@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
+from voxlive.processes.process import tune_interpreter
 from voxlive.store.backends import open_store
 from voxlive.store.contract import (
     AddSession,
@@ -87,7 +88,7 @@ def fill(store: SessionStore, sessions: int, words: int) -> None:
         if number % 20 == 19 or number == sessions - 1:
             store.apply(batch)
             batch.clear()
-    took, added = time.monotonic() - began, sessions - there
+    took, added = time.monotonic() - began, max(0, sessions - there)
     stats = store.stats()
     hours = stats.words / 9000  # as people talk
     print(
@@ -169,6 +170,7 @@ async def write_beside(
 
 
 def main() -> None:
+    tune_interpreter()  # as a server does
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--store", help="a folder or a URL; a temporary folder if left out")
     parser.add_argument("--sessions", type=int, default=2000)

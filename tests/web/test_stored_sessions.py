@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
 from support.line import START, Line
 from support.server import AT_PAUSES, Server, serving
+from support.talk import PORTS, utterance, wyoming
 from support.wire import dial, listen, receive, receive_until, s16le, send
 from websockets.exceptions import ConnectionClosed
 
@@ -275,7 +278,7 @@ async def test_without_a_store_nothing_is_said_of_one():
 @pytest.fixture(scope="module")
 def keeping(tmp_path_factory) -> tuple[Server, Path]:
     folder = tmp_path_factory.mktemp("kept") / "store"
-    with serving("--store", str(folder), "--keep", "7d", *AT_PAUSES) as server:
+    with serving(*PORTS, "--store", str(folder), "--keep", "7d", *AT_PAUSES) as server:
         yield server, folder
 
 
@@ -292,11 +295,12 @@ async def test_a_server_keeps_what_every_protocol_says(keeping):
     async with dial(f"{server.ws}/v1/listen?{query}&store=false") as socket:
         await send(socket, audio, json.dumps({"type": "CloseStream"}))
         await listen(socket)
+    await wyoming(server, *utterance(audio))
     async with httpx.AsyncClient(base_url=server.url) as http:
         health = (await http.get("/health")).json()["store"]
         metrics = (await http.get("/metrics")).text
         shown = (await http.get("/v1/sessions", params={"q": "yes"})).json()["sessions"]
-    assert [one["protocol"] for one in shown] == ["deepgram", "live"]
+    assert [one["protocol"] for one in shown] == ["wyoming", "deepgram", "live"]
     assert health == {
         "location": str(folder / "sessions.db"),
         "keep_days": 7.0,
@@ -306,10 +310,46 @@ async def test_a_server_keeps_what_every_protocol_says(keeping):
     assert 'voxlive_store_operations_total{outcome="dropped"} 0.0' in metrics
     store = open_store(folder)
     listed = store.sessions(ALL).sessions
-    assert [one.protocol for one in listed] == ["deepgram", "live"]
-    assert store.transcript(listed[1].id, None).text == heard.of("done")[0]["text"]
+    assert [one.protocol for one in listed] == ["wyoming", "deepgram", "live"]
+    assert store.transcript(listed[-1].id, None).text == heard.of("done")[0]["text"]
     assert store.search("yes", ALL).hits
     store.close()
+
+
+def first_lines(*args: str, **env: str) -> list[str]:
+    """What a server prints until it is ready, with these options alone."""
+    command = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0", *args]
+    started = subprocess.Popen(
+        [*command, "--max-sessions", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **env},
+    )
+    lines: list[str] = []
+    for line in started.stdout:
+        lines.append(line.strip())
+        if "ready at" in line:
+            break
+    started.terminate()
+    started.wait(60)
+    started.stdout.close()
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("args", "kept"),
+    [
+        ([], True),
+        (["--no-store"], False),
+        (["--host", "0.0.0.0", "--insecure"], False),
+    ],
+)
+def test_a_server_on_this_machine_alone_says_that_it_keeps_transcripts(tmp_path, args, kept):
+    lines = first_lines(*args, XDG_DATA_HOME=str(tmp_path))
+    place = tmp_path / "voxlive" / "sessions" / "sessions.db"
+    said = f"voxlive: transcripts are kept in {place} for 30 days (--no-store: not at all)"
+    assert (said in lines) == place.exists() == kept
 
 
 async def kill_while_speaking(folder: Path, times: int) -> None:

@@ -359,22 +359,13 @@ PROGRESS = (
     .where(sessions.c.key == sa.bindparam("of"))
     .values(samples=sa.bindparam("received"), updated_at=sa.bindparam("now"))
 )
-_SPOKEN = (
-    sa.select(
-        segments.c.session.label("of"),
-        segments.c.id,
-        *(column for column in words.c if column is not words.c.session),
-    )
-    .join(
-        words,
-        sa.and_(
-            words.c.session == segments.c.session,
-            words.c.number >= segments.c.first,
-            words.c.number < segments.c.stop,
-        ),
-    )
-    .where(sa.tuple_(segments.c.session, segments.c.id).in_(sa.bindparam("pairs", expanding=True)))
-    .order_by(segments.c.session, segments.c.id, words.c.number)
+# Listed this way round each segment is found by its key: planners search all of them for an IN.
+_SPOKEN = """WITH pairs (place, id) AS (VALUES {})
+SELECT pairs.place, pairs.id, {} FROM pairs CROSS JOIN segments CROSS JOIN words
+WHERE segments.session = pairs.place AND segments.id = pairs.id AND words.session = pairs.place
+AND words.number >= segments.first AND words.number < segments.stop ORDER BY 1, 2, 3"""
+_WORD_COLUMNS = ", ".join(
+    f'words."{column.name}"' for column in words.c if column.name != "session"
 )
 
 
@@ -383,8 +374,10 @@ def segment_words(
 ) -> defaultdict[tuple[int, int], list[sa.Row[Any]]]:
     """The words of segments, by their sessions' keys and their ids."""
     found: defaultdict[tuple[int, int], list[sa.Row[Any]]] = defaultdict(list)
-    for row in connection.execute(_SPOKEN, {"pairs": list(pairs)}).all() if pairs else ():
-        found[row.of, row.id].append(row)
+    if pairs:
+        listed = ", ".join(f"({int(key)}, {int(segment)})" for key, segment in pairs)
+        for row in connection.exec_driver_sql(_SPOKEN.format(listed, _WORD_COLUMNS)).all():
+            found[row.place, row.id].append(row)
     return found
 
 
