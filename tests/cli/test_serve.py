@@ -75,5 +75,11 @@ def test_certificates_that_cannot_be_used_are_one_line(failed, tmp_path):
     assert "choose one" in failed("serve", "--https", "--ssl-certfile", absent)
 
 
+def test_an_audit_log_that_cannot_be_written_is_one_line(failed, tmp_path):
+    log = tmp_path / "absent" / "audit.jsonl"
+    said = failed("serve", "--port", "0", "--no-store", "--audit-log", log)
+    assert f"cannot write {log}: No such file" in said
+
+
 def test_proxies_are_addresses(failed):
     assert "nginx" in failed("serve", "--forwarded-allow-ips", "127.0.0.1,nginx")

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voxlive.store.contract import Correction, StoredSession, StoredTranscript, StoredWord
 
@@ -37,6 +39,25 @@ def test_the_last_correction_of_a_word_is_in_force(corrections, text):
     made = transcript(*corrections)
     assert "".join(word.text for word in made.corrected()) == text
     assert made.text == "The quick brown fox"
+
+
+spans = st.tuples(st.integers(0, 3), st.integers(1, 4)).filter(lambda span: span[0] < span[1])
+
+
+@given(st.lists(st.tuples(spans, st.text("ab ", max_size=2)), max_size=8))
+def test_a_correction_is_in_force_until_a_later_one_has_a_word_in_common(made):
+    corrections = [(first, stop, text) for (first, stop), text in made]
+    in_force = []
+    for one in corrections:
+        in_force = [c for c in in_force if c[1] <= one[0] or one[1] <= c[0]] + [one]
+    texts = ["The", " quick", " brown", " fox"]
+    for first, stop, text in in_force:
+        space = " " if first else ""
+        texts[first:stop] = [space + text.strip() if text.strip() else ""] + [""] * (
+            stop - first - 1
+        )
+    found = transcript(*corrections).corrected()
+    assert [word.text for word in found] == [text for text in texts if text]
 
 
 def test_a_corrected_word_has_the_times_of_those_that_it_stands_for():

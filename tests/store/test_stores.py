@@ -8,7 +8,9 @@ from support.storing import START, session, spoken, word
 
 from voxlive.errors import RequestRefused
 from voxlive.store.contract import (
+    MAX_CORRECTED,
     MAX_CORRECTION,
+    MAX_CORRECTIONS,
     MAX_SNIPPET,
     MAX_TITLE,
     AddLanguage,
@@ -285,6 +287,22 @@ def test_a_wrong_change_changes_nothing(store: SessionStore, change):
         store.patch("s", ANN, **{"title": "new", **change})
     assert refused.value.code == "invalid_value"
     assert store.transcript("s", ANN) == before
+
+
+def test_a_session_has_a_bounded_number_of_corrections(store: SessionStore):
+    store.apply(spoken("s", ["one two"]))
+    made = Correction(0, 1, "x" * MAX_CORRECTION, "ann", START)
+    for corrections, fine in (
+        ([made] * (MAX_CORRECTED // MAX_CORRECTION), True),
+        ([made], False),
+        ([replace(made, text="")] * (MAX_CORRECTIONS - MAX_CORRECTED // MAX_CORRECTION), True),
+        ([replace(made, text="")], False),
+    ):
+        if fine:
+            store.patch("s", ANN, corrections=corrections)
+            continue
+        with pytest.raises(RequestRefused, match="corrections"):
+            store.patch("s", ANN, corrections=corrections)
 
 
 def test_a_session_of_another_key_is_not_there(store: SessionStore):

@@ -33,6 +33,8 @@ MAX_TITLE = 200
 """Characters of a title."""
 MAX_CORRECTION = 10_000
 """Characters of a correction or of a mark's text."""
+MAX_CORRECTIONS, MAX_CORRECTED = 10_000, 1_000_000
+"""Corrections of a session, and characters of all of them."""
 MAX_SNIPPETS = 3
 """Snippets of one session that a search finds."""
 MAX_SNIPPET = 240
@@ -188,11 +190,13 @@ class StoredTranscript:
         word, with the number and the segment of its first word, from the start of that to the end
         of its last; nobody knows its probability.
         """
-        in_force: list[Correction] = []
-        for made in self.corrections:
-            in_force = [one for one in in_force if one.stop <= made.first or made.stop <= one.first]
-            in_force.append(made)
         kept = {word.number: word for word in self.words}
+        later = bytearray(max((one.stop for one in self.corrections), default=0))
+        in_force: list[Correction] = []
+        for one in reversed(self.corrections):
+            if 1 not in later[one.first : one.stop]:
+                in_force.append(one)
+            later[one.first : one.stop] = b"\1" * (one.stop - one.first)
         for one in in_force:
             replaced = [kept.pop(n) for n in range(one.first, one.stop) if n in kept]
             if replaced and one.text.strip():
@@ -409,7 +413,8 @@ class SessionStore(ABC):
         """Set the title (None: as it is; "": none), and add corrections and marks.
 
         Raises UnknownSession, and RequestRefused ``invalid_value`` for a title or a text that is
-        too long and for words that are not there; then nothing is changed.
+        too long, for words that are not there and for more corrections than a session may have;
+        then nothing is changed.
         """
 
     @abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from abc import abstractmethod
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,8 @@ import sqlalchemy as sa
 from voxlive.errors import RequestRefused
 from voxlive.store import schema
 from voxlive.store.contract import (
-    MAX_CORRECTION,
     MAX_PAGE,
     MAX_SNIPPETS,
-    MAX_TITLE,
     AddLanguage,
     AddMark,
     AddSession,
@@ -359,44 +358,47 @@ class DatabaseStore(SessionStore):
         marks: Sequence[SessionMark] = (),
     ) -> StoredSession:
         """See ``SessionStore``."""
-        _check_lengths(title, corrections, marks)
+        schema.check_change(title, corrections, marks)
         with self._writing() as connection:
             row = schema.find(connection, session, owners)
             if title is not None:
                 title = clean(title.strip())
                 schema.update(connection, row.key, title=title or None)
                 self._index_texts(connection, [(row, schema.TITLE, title)])
-            for one in corrections:
-                self._correct(connection, row, one)
+            if corrections:
+                self._correct(connection, row, corrections)
             for mark in marks:
                 connection.execute(schema.ADD_MARK, [schema.mark_row(row.key, mark)])
             return schema.session_of(schema.find(connection, session, owners))
 
-    def _correct(self, connection: sa.Connection, row: sa.Row[Any], made: Correction) -> None:
-        there = connection.execute(
-            sa.select(sa.func.count()).where(
-                words.c.session == row.key, words.c.number.between(made.first, made.stop - 1)
-            )
-        ).scalar_one()
-        if made.stop <= made.first or there != made.stop - made.first:
-            message = f"the session has no words from {made.first} to before {made.stop}"
-            raise RequestRefused("invalid_value", message, "corrections")
-        connection.execute(
-            corrections.insert().values(
-                session=row.key,
-                first=made.first,
-                stop=made.stop,
-                text=clean(made.text),
-                who=clean(made.who),
-                made_at=micros(made.made_at),
-            )
+    def _correct(
+        self, connection: sa.Connection, row: sa.Row[Any], made: Sequence[Correction]
+    ) -> None:
+        """Add corrections; each segment is indexed once, since everything that is written waits."""
+        schema.check_room(connection, row.key, made)
+        first, stop = min(one.first for one in made), max(one.stop for one in made)
+        chosen = sa.select(words.c.number).where(
+            words.c.session == row.key, words.c.number.between(first, stop - 1)
         )
+        numbers = connection.scalars(chosen.order_by(words.c.number)).all()
+        for one in made:
+            there = bisect_left(numbers, one.stop) - bisect_left(numbers, one.first)
+            if one.stop <= one.first or there != one.stop - one.first:
+                message = f"the session has no words from {one.first} to before {one.stop}"
+                raise RequestRefused("invalid_value", message, "corrections")
+        rows = [schema.correction_row(row.key, one) for one in made]
+        connection.execute(corrections.insert(), rows)
+        firsts = sorted(one.first for one in made)
         inside = sa.select(segments).where(
             segments.c.session == row.key,
-            segments.c.first <= made.first,
-            segments.c.stop > made.first,
+            segments.c.first <= firsts[-1],
+            segments.c.stop > firsts[0],
         )
-        found = [(row, schema.segment_of(one)) for one in connection.execute(inside)]
+        found = [
+            (row, schema.segment_of(one))
+            for one in connection.execute(inside)
+            if bisect_left(firsts, one.first) < bisect_left(firsts, one.stop)
+        ]
         if found:
             self._index_segments(connection, found)
 
@@ -441,15 +443,3 @@ def _key_of(cursor: str) -> int:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 13):
         raise RequestRefused("bad_parameter", "this cursor is of no page here", "cursor")
     return int(cursor)
-
-
-def _check_lengths(
-    title: str | None, corrections: Sequence[Correction], marks: Sequence[SessionMark]
-) -> None:
-    if title and len(title) > MAX_TITLE:
-        message = f"a title may have {MAX_TITLE} characters"
-        raise RequestRefused("invalid_value", message, "title")
-    for param, texts in (("corrections", corrections), ("marks", marks)):
-        if any(len(one.text) > MAX_CORRECTION for one in texts):
-            message = f"a text may have {MAX_CORRECTION} characters"
-            raise RequestRefused("invalid_value", message, param)

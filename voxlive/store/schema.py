@@ -12,7 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from voxlive.errors import RequestRefused
 from voxlive.store.contract import (
+    MAX_CORRECTED,
+    MAX_CORRECTION,
+    MAX_CORRECTIONS,
+    MAX_TITLE,
     Correction,
     Owners,
     SessionFilter,
@@ -266,6 +271,41 @@ def segment_row(session: int, segment: StoredSegment) -> dict[str, object]:
 def segment_of(row: sa.Row[Any]) -> StoredSegment:
     """A row of ``segments`` as a segment."""
     return StoredSegment(row.id, row.start, row.end, row.first, row.stop)
+
+
+def check_change(
+    title: str | None, corrections: Sequence[Correction], marks: Sequence[SessionMark]
+) -> None:
+    """Raise RequestRefused for a title or a text that is too long, whatever the session."""
+    if title and len(title) > MAX_TITLE:
+        message = f"a title may have {MAX_TITLE} characters"
+        raise RequestRefused("invalid_value", message, "title")
+    for param, texts in (("corrections", corrections), ("marks", marks)):
+        if any(len(one.text) > MAX_CORRECTION for one in texts):
+            message = f"a text may have {MAX_CORRECTION} characters"
+            raise RequestRefused("invalid_value", message, param)
+
+
+def check_room(connection: sa.Connection, key: int, made: Sequence[Correction]) -> None:
+    """Raise RequestRefused where a session would have too many corrections."""
+    kept = sa.select(sa.func.count(), sa.func.sum(sa.func.length(corrections.c.text)))
+    count, length = connection.execute(kept.where(corrections.c.session == key)).one()
+    length = (length or 0) + sum(len(one.text) for one in made)
+    if count + len(made) > MAX_CORRECTIONS or length > MAX_CORRECTED:
+        message = f"a session may have {MAX_CORRECTIONS} corrections, of {MAX_CORRECTED} characters"
+        raise RequestRefused("invalid_value", message, "corrections")
+
+
+def correction_row(session: int, made: Correction) -> dict[str, object]:
+    """A correction as a row."""
+    return {
+        "session": session,
+        "first": made.first,
+        "stop": made.stop,
+        "text": clean(made.text),
+        "who": clean(made.who),
+        "made_at": micros(made.made_at),
+    }
 
 
 def mark_row(session: int, mark: SessionMark) -> dict[str, object]:

@@ -284,11 +284,12 @@ class ServerCore:
         ``recorder`` keeps transcripts; it is closed with the server, or if this fails.
 
         Raises EngineError, CheckpointError, VadError and BadReplacement; ConfigError for two models
-        of one name.
+        of one name and for an audit log that cannot be written.
         """
         with ExitStack() as cleanup:
             if recorder:
                 cleanup.callback(recorder.close)
+            audit = AuditLog(config.audit_log)
             redact_logs()
             dictionary = Replacements.read(config.replacements) if config.replacements else None
             offline = config.offline
@@ -321,7 +322,7 @@ class ServerCore:
             catalogue.add_aliases(default.engine.info.model)
         reloading = Reloading(catalogue, {None: config, **{n: c for n, (_, c) in others.items()}})
         loaded = LiveModels(default, named, reloading.load)
-        return cls.from_models(loaded, catalogue, config, keys, recorder, recordings)
+        return cls.from_models(loaded, catalogue, config, keys, recorder, recordings, audit)
 
     @classmethod
     def from_models(
@@ -332,11 +333,11 @@ class ServerCore:
         keys: tuple[Key, ...],
         recorder: Recorder | None = None,
         recordings: RecordingFolder | None = None,
+        audit: AuditLog | None = None,
     ) -> ServerCore:
         """With models that are loaded already; their sessions are in ``recordings``."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
-        audit = AuditLog(config.audit_log)
         live = LiveEndpoints(
             models,
             Authenticator(Access(keys, config.limits), sites, audit),

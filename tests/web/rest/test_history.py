@@ -426,6 +426,13 @@ async def test_a_running_session_is_followed_to_its_end(store):
     assert (words, done[2]) == (["One", " two"], {"error": "idle"})
 
 
+async def test_a_request_for_the_head_of_events_does_not_wait_for_the_end(store):
+    store.apply([AddSession(session("s", ANYONE))])
+    async with running(store=store) as server:
+        answer = await server.http.head("/v1/sessions/s/events")
+    assert answer.headers["content-type"] == "text/event-stream"
+
+
 async def test_readers_of_a_session_that_is_deleted_are_told(store):
     store.apply([AddSession(session("s", ANYONE))])
     async with running(store=store) as server:

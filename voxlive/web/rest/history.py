@@ -135,9 +135,8 @@ class HistoryEndpoints:
         store, grant = self._open(request)
         action = "search" if "q" in request.query_params else "list"
         async with self._audit.recorded(request, action) as record:
-            found = await self._calls.run(
-                list_sessions, store, request.query_params, grant.readable
-            )
+            query = request.query_params
+            found = await self._calls.run(list_sessions, store, query, grant.readable)
             record["sessions"] = [one["id"] for one in found["sessions"]]
         return JSONResponse(found, headers=_HEADERS)
 
@@ -158,11 +157,10 @@ class HistoryEndpoints:
                 found = await self._calls.run(_whole, store, ident, grant.readable)
                 write = export if dot else _document
                 content = await self._writers.run(write, found, suffix, original=original)
-            headers = {**_HEADERS, "content-type": "application/json"}
+            kind = EXPORTS[suffix].media_type if dot else "application/json"
+            charset = "" if suffix == "docx" else "; charset=utf-8"
+            headers = {**_HEADERS, "content-type": f"{kind}{charset}"}
             if dot:
-                kind = EXPORTS[suffix].media_type
-                text = kind.startswith("text/") or "subrip" in kind
-                headers["content-type"] = f"{kind}; charset=utf-8" if text else kind
                 name = f"{file_name(found.session)}.{suffix}"
                 headers["content-disposition"] = attachment(name)
             return _FileResponse(content, headers, self._files.release)
@@ -176,10 +174,8 @@ class HistoryEndpoints:
         ident = check_id(request.path_params["session"])
         body = await json_body(request, MAX_CHANGE)
         title, corrections = parse_changes(body, grant.name, datetime.now(UTC))
-        about = {
-            "title": title is not None,
-            "corrections": [[one.first, one.stop] for one in corrections],
-        }
+        ranges = [[one.first, one.stop] for one in corrections]
+        about = {"title": title is not None, "corrections": ranges}
         async with self._audit.recorded(request, "change", ident, begun=True, **about):
             changed = await self._change(
                 grant, ident, store.patch, title=title, corrections=corrections
@@ -217,6 +213,9 @@ class HistoryEndpoints:
         async with self._audit.recorded(request, "follow", ident, word=number):
             events = self._follow(store, grant, ident, number, segment)
             first = await anext(events)
+        if request.method == "HEAD":
+            await events.aclose()
+            return Response(headers={**_HEADERS, "content-type": "text/event-stream"})
 
         async def rest() -> AsyncIterator[str]:
             async with aclosing(events):
@@ -297,9 +296,6 @@ class _FileResponse(Response):
             await super().__call__(scope, receive, send)
         finally:
             self._release()
-
-
-# Requests.
 
 
 def check_id(text: str) -> str:
@@ -397,9 +393,6 @@ def _correction(fields: object, who: str, now: datetime) -> Correction:
     if first is None or stop is None or first >= stop or "text" not in fields:
         raise ValueError('a correction needs "first", "stop" beyond it, and "text"')
     return Correction(first, stop, line(fields, "text", MAX_CORRECTION), who, now)
-
-
-# Answers.
 
 
 def _whole(store: SessionStore, ident: str, owners: Owners) -> StoredTranscript:
