@@ -276,7 +276,7 @@ class PostgresStore(DatabaseStore):
                 connect_args={
                     "connect_timeout": int(_BUSY_S),
                     "options": f"-c jit=off -c lock_timeout={int(_BUSY_S)}s "
-                    "-c statement_timeout=60s -c timezone=UTC",
+                    "-c statement_timeout=60s -c plan_cache_mode=force_custom_plan",
                 },
             )
         except ModuleNotFoundError as error:
@@ -353,7 +353,7 @@ class PostgresStore(DatabaseStore):
             connection.autocommit = True
             connection.execute("SET statement_timeout = 0")
             for table in (*schema.metadata.tables, "search"):
-                connection.execute(f"VACUUM {table}")
+                connection.execute(f"VACUUM (ANALYZE) {table}")
         finally:
             # It has another time-out now.
             raw.invalidate()

@@ -254,21 +254,16 @@ class LiveSocket:
         Returns what its client is sent first.
         """
         path, state, session = self._socket.url.path, self._state, self._sessions[source]
-        label = self._models.label(self._service_of(options))
+        service = self._service_of(options)
+        label = self._models.label(service)
         state.meters[source] = self._metrics.open(self._protocol.name, session, label)
         name = self._socket.query_params.get("captions")
         state.caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
         state.unfinished += 1
         if store and self._recorder:
+            language = service.engine.info.language_of(options.stream)
             state.recordings[source] = self._recorder.open(
-                session.id,
-                options,
-                owner=self._owner,
-                protocol=self._protocol.name,
-                path=path,
-                model=label,
-                name=name,
-                source=source,
+                session.id, language, self._owner, self._protocol.name, path, label, name, source
             )
             self._protocol.on_stored()
         return Notice(partial(self._protocol.opened, session.id, options))

@@ -51,7 +51,6 @@ from voxlive.streaming.events import (
 from voxlive.web.protocols.contract import ENDING_CODES
 
 if TYPE_CHECKING:
-    from voxlive.streaming.intake import SessionOptions
     from voxlive.web.config import ServeConfig
 
 log = logging.getLogger(__name__)
@@ -344,8 +343,7 @@ class Recorder:
     def open(
         self,
         session: str,
-        options: SessionOptions,
-        *,
+        language: str | None,
         owner: str,
         protocol: str,
         path: str,
@@ -353,8 +351,8 @@ class Recorder:
         name: str | None = None,
         source: str = "",
     ) -> SessionRecording:
-        """Begin to record a session."""
-        languages = filter(None, (options.stream.language,))
+        """Begin to record a session; ``language`` is None where it is to be found out."""
+        languages = (language,) if language else ()
         begun = StoredSession(
             session,
             owner,
@@ -362,7 +360,7 @@ class Recorder:
             protocol,
             path,
             model,
-            tuple(languages),
+            languages,
             name=name,
             source=source,
         )

@@ -193,13 +193,9 @@ class WyomingConnection:
         label = self._models.label(service)
         self._meter = self._metrics.open(WyomingProtocol.name, session, label)
         if self._recorder:
+            language = service.engine.info.language_of(options.stream)
             self._recording = self._recorder.open(
-                session.id,
-                options,
-                owner=ANYONE,
-                protocol=WyomingProtocol.name,
-                path="",
-                model=label,
+                session.id, language, ANYONE, WyomingProtocol.name, "", label
             )
         self._deadline = SessionDeadline(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
