@@ -225,6 +225,23 @@ def test_a_last_pass_that_repeats_itself_is_made_again_over_the_whole_window(eng
     assert recogniser.passes >= 2
 
 
+def test_a_last_pass_that_ends_long_before_its_audio_is_made_again_over_all_of_it(
+    engine, recogniser
+):
+    """A model may end its text at a pause, and a short pass looks no further."""
+    recogniser._script = lambda words, _number, how: words if how is AGAIN else words[:1]
+    for audio, passes in ((spoken(1, 2, 3, 4, 5, 6), 2), (spoken(1, 2), 1)):
+        recogniser.passes = 0
+        sink = Sink()
+        stream = engine.open(StreamOptions(drafts=False), sink)
+        stream.feed(audio, 0)
+        stream.end_utterance(1)
+        sink.until(Reached)
+        stream.close()
+        assert recogniser.passes == passes
+        assert sink.text == ("w1 w2 w3 w4 w5 w6" if passes == 2 else "w1")
+
+
 def test_a_pass_that_writes_more_than_anybody_speaks_is_cut_short_and_brings_no_words(
     engine, recogniser
 ):

@@ -31,6 +31,7 @@ from voxlive.engines.utterances.utterance import (
     PassPlan,
     UtteranceStream,
     is_doubtful,
+    leaves_out,
 )
 from voxlive.errors import EngineError, EngineFull, VoxliveError
 from voxlive.processes.supervisor import Work
@@ -124,7 +125,9 @@ def make_pass(recogniser: Recogniser, due: DuePass) -> Recognition:
     most = _most_tokens(len(due.audio), english=english)
     recognise = partial(recogniser.recognise, due.audio, due.language, due.task)
     found = recognise(how=replace(LAST if due.final else DRAFT, max_tokens=most))
-    return recognise(how=AGAIN) if due.final and is_doubtful(found) else found
+    if due.final and (is_doubtful(found) or leaves_out(found, len(due.audio))):
+        return recognise(how=AGAIN)
+    return found
 
 
 def _most_tokens(samples: int, *, english: bool) -> int:

@@ -56,6 +56,9 @@ that are none above 0.85; the words that it writes for those are less likely tha
 _GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
 """Mean log-probability, words' mean probability, and tokens from which such means are steady."""
 
+_LEFT_OUT = 3 * SAMPLE_RATE // 2
+"""More silence than the gate leaves behind speech."""
+
 _PUNCTUATION = re.compile(r"[\s.,;:!?\-\u2010-\u2015\u2026'\"\u3002\u3001\u266a\u266b]*")
 
 
@@ -348,6 +351,14 @@ def is_doubtful(found: Recognition) -> bool:
     """Whether an utterance's last pass had better be made again with all that the model can do."""
     improbable = found.mean_logprob is not None and found.mean_logprob < IMPROBABLE
     return improbable or is_loop(found)
+
+
+def leaves_out(found: Recognition, length: int) -> bool:
+    """Whether the text ends so long before audio of ``length`` samples that words may be missing.
+
+    A model may end its text at a pause; where a pass looks at one window, the rest is lost.
+    """
+    return bool(found.words) and length - found.words[-1].end > _LEFT_OUT
 
 
 def is_silence(found: Recognition) -> bool:
