@@ -196,6 +196,33 @@ def test_an_engine_that_is_killed_on_demand_is_survived(recorded):
     ]
 
 
+async def test_a_slot_that_is_given_back_meanwhile_costs_nothing(recorded):
+    """In a silence there is nothing to recognise again; in speech there is."""
+    folder, events = recorded
+    engine = load_engine(f"replay:{folder}", EngineOptions(max_sessions=1))
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    for cut in (2 * int(2.5 * 16_000), 2 * int(1.2 * 16_000)):
+        session = service.open(GATED)
+        await session.push(SPEECH[:cut])
+        while session.waiting or session.received < cut // 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        session.suspend()
+        assert session.release()
+        assert engine.in_use == 0
+        session.resume()
+        await session.push(SPEECH[cut:])
+        await session.stop()
+        async with asyncio.timeout(60):
+            got = [event async for event in session.events()]
+        assert text(got) == text(events)
+        assert session.received == session.fed + session.skipped == len(SPEECH) // 2
+        assert [one.text for one in of(SegmentClosed, got)] == [
+            one.text for one in of(SegmentClosed, events)
+        ]
+    await service.aclose()
+
+
 def test_messages_that_are_delayed_on_demand_come_after_the_speech_that_they_followed(recorded):
     """In the recording the first words come in mid-speech."""
     folder, events = recorded

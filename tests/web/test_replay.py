@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support.clips import clip
 from support.server import Server, serving
-from support.talk import PORTS
+from support.talk import PORTS, append
 from support.ways import FILES, SPEECH, WAYS
 from support.wire import START, dial, play, receive_until, s16le, send
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
@@ -179,8 +179,28 @@ async def test_a_replay_is_listed_as_one_and_has_no_files(recorded, replay):
     assert sent.status_code == 404
 
 
-async def test_silence_gets_the_recorded_words_by_the_clock(recorded):
-    """With voice detection off: in silence there are no pauses and nothing to begin with."""
-    with serving("--model", f"replay:{recorded.folders[0]}") as server:
-        silent = await frames(server, s16le(np.zeros(len(SPEECH) // 2)), vad=False)
-    assert text(silent) == text(recorded.sessions[0])
+async def test_sessions_at_the_same_time_have_a_recording_each(recorded, replay):
+    names = [folder.name for folder in recorded.folders]
+    same_time = [
+        frames(replay, audio, model=name) for audio, name in zip(CLIPS, names, strict=True)
+    ]
+    with_two_places = await asyncio.gather(*same_time[:2])
+    assert [*map(masked, (*with_two_places, await same_time[2]))] == [
+        *map(masked, recorded.sessions)
+    ]
+
+
+async def test_a_single_replay_serves_by_name_and_by_the_clock_alone(recorded):
+    """In silence with voice detection off there are no pauses, and nothing to begin with."""
+    update = {"type": "session.update", "model": recorded.folders[0].name}
+    commit = {"type": "input_audio_buffer.commit"}
+    begin, end = {**commit, "final": False}, {**commit, "final": True}
+    with serving("--model", f"replay:{recorded.folder}") as server:
+        silence = s16le(np.zeros(len(SPEECH) // 2))
+        silent = await frames(server, silence, vad=False)
+        assert text(silent) == text(recorded.sessions[0])
+        # The next one would be the second.
+        async with dial(f"{server.ws}/v1/realtime") as socket:
+            await send(socket, update, begin, append(SPEECH), end)
+            done = (await receive_until(socket, "transcription.done"))[-1]
+    assert done["text"].split() == text(recorded.sessions[0]).split()

@@ -310,6 +310,8 @@ class RecordingFolder:
     def __init__(self, path: Path) -> None:
         """Make the folder, where it is not there. Raises OSError."""
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(f"{path} cannot be written to")
         self.path = path.absolute()
         self._bytes = sum(one.stat().st_size for one in path.glob("*/*") if one.is_file())
         self._waiting: deque[RecordingWriter] = deque()

@@ -190,7 +190,7 @@ class RecoverableStream:
         self._given = 0  # entries of the journal that the stream has, by number
         self._given_upto = self._processed = 0  # samples
         self._progressed = Wakeup()
-        self._fed_upto = 0
+        self._fed_upto = self._received = 0
         self._language: str | None = None
         self._committed: int | None = None  # the end of the last word since the last mark
         self._repeating = False
@@ -206,10 +206,13 @@ class RecoverableStream:
 
     # Of a stream that is paced.
 
-    def step(self) -> int | None:
-        """See PacedStream."""
-        stream = self._stream
-        return stream.step() if self.paced and isinstance(stream, PacedStream) else None
+    def step(self, received: int) -> int:
+        """How many samples the session may receive next: a second, or up to PacedStream's step."""
+        if self.paced and isinstance(self._stream, PacedStream):
+            upto = self._stream.step()
+            if upto is not None and upto > received:
+                return min(SAMPLE_RATE, upto - received)
+        return SAMPLE_RATE
 
     async def settle(self) -> None:
         """Return once what comes before further input has been passed on."""
@@ -224,7 +227,8 @@ class RecoverableStream:
                 await asyncio.sleep(0)  # a stream that failed has been replaced
 
     def advance(self, received: int) -> None:
-        """See PacedStream."""
+        """See PacedStream; a stream that replaces this one begins with it."""
+        self._received = received
         if self.paced and isinstance(self._stream, PacedStream):
             self._stream.advance(received)
 
@@ -406,6 +410,7 @@ class RecoverableStream:
         first = next(self._journal.audio(), None)
         self._given_upto = self._processed = first.at if first else self._fed_upto
         self._on_recovered(first.at if first else None)
+        self.advance(self._received)
         await self._give_rest(self._stream)
 
     async def _give_rest(self, stream: Stream) -> None:

@@ -284,8 +284,7 @@ class Session:
         async for samples in audio:
             at = 0
             while at < len(samples):
-                step = self._stream.step()
-                end = at + (SAMPLE_RATE if step is None else min(SAMPLE_RATE, step - self.received))
+                end = at + self._stream.step(self.received)
                 await self._process_block(samples[at:end])
                 at = end
 

@@ -103,7 +103,7 @@ class LiveEndpoints:
                 raise unknown
             if query.get("store", "true") not in ("true", "false"):
                 raise RequestRefused("bad_parameter", "store is true or false", "store")
-            if models.named:
+            if models.named or service.engine.info.names:
                 wire_format.offer_engines(
                     lambda name: models.find(name, service, protocol.default_models).engine.info
                 )
