@@ -1,5 +1,6 @@
 """What every store does, SQLite and PostgreSQL alike."""
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +8,7 @@ import pytest
 from support.storing import START, session, spoken, word
 
 from voxlive.errors import RequestRefused
+from voxlive.store import schema
 from voxlive.store.contract import (
     MAX_CORRECTED,
     MAX_CORRECTION,
@@ -18,6 +20,7 @@ from voxlive.store.contract import (
     AddSession,
     AddWords,
     Correction,
+    KeepAlive,
     SessionFilter,
     SessionMark,
     SessionStore,
@@ -345,6 +348,23 @@ def test_the_sweep_takes_what_ended_before(store: SessionStore):
     assert ids(store.sessions(ALL)) == ["running", "new"]
     assert store.sweep(datetime.now(UTC)) == 1
     assert store.sweep(datetime.now(UTC) + timedelta(days=2)) == 1
+
+
+def test_a_session_that_nobody_writes_to_was_interrupted(store: SessionStore, monkeypatch):
+    for ident in ("alive", "dead", "over"):
+        store.apply([AddSession(session(ident)), AddWords(ident, (word(0, "x"),))])
+    store.apply([SetState("over", "ended", 5, START, "idle")])
+    monkeypatch.setattr(schema, "INTERRUPTED_AFTER", timedelta(0))
+    dead = store.session("dead", None)
+    assert (dead.state, dead.error) == ("ended", "interrupted")
+    assert dead.ended_at >= START
+    monkeypatch.setattr(schema, "INTERRUPTED_AFTER", timedelta(seconds=0.3))
+    time.sleep(0.4)
+    store.apply([KeepAlive(("alive", "over", "gone"))])
+    errors = {one.id: one.error for one in store.sessions(ALL).sessions}
+    assert errors == {"alive": None, "dead": "interrupted", "over": "idle"}
+    store.apply([SetState("dead", "running", 9, START)])
+    assert store.session("dead", None).state == "running"
 
 
 def test_another_connection_sees_what_is_written(store: SessionStore, location, opened):

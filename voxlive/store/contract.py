@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from voxlive.errors import CodedError, RequestRefused
@@ -39,6 +39,9 @@ MAX_SNIPPETS = 3
 """Snippets of one session that a search finds."""
 MAX_SNIPPET = 240
 """Characters of a snippet."""
+
+INTERRUPTED_AFTER = timedelta(minutes=5)
+"""A session that is not over, and of which no server has written anything for so long, is."""
 
 Owners = frozenset[str] | None
 """Names of the keys whose sessions may be used; None: all. See the module."""
@@ -89,8 +92,9 @@ class StoredSession:
     ``name``: that of its captions, if the client gave one. ``languages``: those asked for or found,
     in the order of becoming known. ``source``: which of a connection's sources it is, "" where
     there is one. ``samples``: audio received, at the last write. ``error``: the code of the error
-    that ended it. ``words``: how many it has; ``preview``: the first of them, in lists and searches
-    only. ``title`` is what people call it.
+    that ended it, ``interrupted`` where its server ended without a word. ``words``: how many it
+    has; ``preview``: the first of them, in lists and searches only. ``title`` is what people call
+    it.
     """
 
     id: str
@@ -345,7 +349,14 @@ class SetState:
     error: str | None = None
 
 
-Operation = AddSession | AddWords | CloseSegment | AddLanguage | AddMark | SetState
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """These sessions go on, or wait for their client. Written within ``INTERRUPTED_AFTER``."""
+
+    sessions: tuple[str, ...]
+
+
+Operation = AddSession | AddWords | CloseSegment | AddLanguage | AddMark | SetState | KeepAlive
 
 
 class SessionStore(ABC):

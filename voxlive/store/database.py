@@ -29,6 +29,7 @@ from voxlive.store.contract import (
     AddWords,
     CloseSegment,
     Correction,
+    KeepAlive,
     Operation,
     Owners,
     SearchHit,
@@ -162,6 +163,8 @@ class DatabaseStore(SessionStore):
             if added := by_kind.pop(AddSession, None):
                 rows = [schema.session_row(one.session, now) for one in added]
                 connection.execute(schema.ADD_SESSION, rows)
+            if alive := by_kind.pop(KeepAlive, None):
+                connection.execute(schema.ALIVE, {"ids": alive[-1].sessions, "now": now})
             known = self._known(connection, {one.session for one in chain(*by_kind.values())})
             spoken = by_kind.pop(AddWords, [])
             spoken = [one for one in spoken if one.words and one.session in known]
@@ -171,7 +174,7 @@ class DatabaseStore(SessionStore):
             if closed:
                 self._close_segments(connection, known, closed, now)
             for one in operations if by_kind else ():
-                if type(one) in by_kind and one.session in known:
+                if isinstance(one, AddLanguage | AddMark | SetState) and one.session in known:
                     self._apply(connection, known[one.session].key, one, now)
 
     def _known(self, connection: sa.Connection, ids: set[str]) -> dict[str, sa.Row[Any]]:

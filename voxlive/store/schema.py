@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from voxlive.errors import RequestRefused
 from voxlive.store.contract import (
+    INTERRUPTED_AFTER,
     MAX_CORRECTED,
     MAX_CORRECTION,
     MAX_CORRECTIONS,
@@ -207,6 +208,9 @@ def session_row(session: StoredSession, now: int) -> dict[str, object]:
 
 def session_of(row: sa.Row[Any], preview: str = "") -> StoredSession:
     """A row of ``sessions`` as a session."""
+    state, error, ended_at = row.state, row.error, row.ended_at
+    if state != "ended" and moment(row.updated_at) < datetime.now(UTC) - INTERRUPTED_AFTER:
+        state, error, ended_at = "ended", "interrupted", row.updated_at
     return StoredSession(
         row.id,
         row.owner,
@@ -218,10 +222,10 @@ def session_of(row: sa.Row[Any], preview: str = "") -> StoredSession:
         row.name,
         row.source,
         row.title,
-        row.state,
-        None if row.ended_at is None else moment(row.ended_at),
+        state,
+        None if ended_at is None else moment(ended_at),
         row.samples,
-        row.error,
+        error,
         row.words,
         preview,
     )
@@ -377,6 +381,11 @@ def _add(table: sa.Table) -> sa.TextClause:
 
 
 ADD_SESSION, ADD_WORD, ADD_SEGMENT, ADD_MARK = map(_add, (sessions, words, segments, marks))
+ALIVE = (
+    sessions.update()
+    .where(sessions.c.id.in_(sa.bindparam("ids", expanding=True)), sessions.c.state != "ended")
+    .values(updated_at=sa.bindparam("now"))
+)
 HELD = (
     sa.select(sessions.c.key, sessions.c.id, sessions.c.owner)
     .where(sessions.c.id.in_(sa.bindparam("ids", expanding=True)))

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -28,6 +28,7 @@ from voxlive.store.contract import (
     AddSession,
     AddWords,
     CloseSegment,
+    KeepAlive,
     Operation,
     SessionMark,
     SessionStore,
@@ -63,17 +64,19 @@ new is dropped and counted; the numbers of words tell where some are missing."""
 _MAX_BATCH = 2000
 _RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _CLOSE_TIMEOUT_S = 5.0
-_SWEEP_S = 3600.0
+_KEEP_ALIVE_S = 60.0
+_SWEEP_EVERY = 60  # of these
 _UNITS = {"d": "days", "h": "hours"}
 
-_Pending = tuple[Operation, "asyncio.Future[StoreError | None]"]
+_Written = asyncio.Future["StoreError | None"]
+_Pending = tuple[Operation, _Written | None]
 
 
 class StoreWriter:
     """One thread that writes: at once, and then all that has come meanwhile, in one transaction.
 
     What fails is tried again, before anything newer, until it succeeds or the writer is closed.
-    ``write`` is called on an event loop, everything else anywhere.
+    ``write`` is called on an event loop, everything else in any thread.
     """
 
     def __init__(self, store: SessionStore) -> None:
@@ -111,22 +114,24 @@ class StoreWriter:
         """Why nothing is written at the moment."""
         return self._failure
 
-    def write(self, operation: Operation) -> asyncio.Future[StoreError | None]:
+    def write(self, operation: Operation) -> _Written:
         """Have it written, after those before it. The result is None, or why it has to wait."""
-        written: asyncio.Future[StoreError | None]
-        written = asyncio.get_running_loop().create_future()
+        written: _Written = asyncio.get_running_loop().create_future()
+        if failure := self.put(operation, written):
+            written.set_result(failure)
+        return written
+
+    def put(self, operation: Operation, written: _Written | None = None) -> StoreError | None:
+        """As ``write``, in any thread; returns why it has to wait or is dropped."""
         weight = _weight(operation)
         with self._changed:
             if self._closing.is_set() or self._weight + weight > MAX_WAITING:
                 self.dropped += 1
-                written.set_result(self._failure or StoreError("too much waits for the store"))
-                return written
+                return self._failure or StoreError("too much waits for the store")
             self._waiting.append((operation, written))
             self._weight += weight
             self._changed.notify()
-            if self._failure:
-                written.set_result(self._failure)
-        return written
+            return self._failure
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> int:
         """Write what waits, for this long at most; returns how much is lost."""
@@ -180,15 +185,13 @@ def _weight(operation: Operation) -> int:
     return len(operation.words) if isinstance(operation, AddWords) else 1
 
 
-def _resolve(
-    futures: Iterable[asyncio.Future[StoreError | None]], result: StoreError | None
-) -> None:
+def _resolve(futures: Iterable[_Written | None], result: StoreError | None) -> None:
     """Give futures their result, on their own loops; one that has ended needs none."""
-    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[StoreError | None]]] = {}
-    for future in futures:
+    loops: dict[asyncio.AbstractEventLoop, list[_Written]] = {}
+    for future in filter(None, futures):
         loops.setdefault(future.get_loop(), []).append(future)
 
-    def set_results(mine: list[asyncio.Future[StoreError | None]]) -> None:
+    def set_results(mine: list[_Written]) -> None:
         for future in mine:
             if not future.done():
                 future.set_result(result)
@@ -199,10 +202,17 @@ def _resolve(
 
 
 class SessionRecording:
-    """One session's writing to the store: give it every event, in the order of being sent."""
+    """One session's writing to the store: give it every event, in the order of being sent.
 
-    def __init__(self, writer: StoreWriter, session: StoredSession) -> None:
+    Its id is in ``running`` until it ends.
+    """
+
+    def __init__(
+        self, writer: StoreWriter, session: StoredSession, running: set[str] | None = None
+    ) -> None:
         self._writer = writer
+        self._running = set() if running is None else running
+        self._running.add(session.id)
         self._id = session.id
         self._unwritten: StoredSession | None = session
         self._number = self._first = 0  # of the next word, and of the open segment's first
@@ -234,12 +244,14 @@ class SessionRecording:
         """The session waits for its client, goes on, or is over; it has had so many samples."""
         if not self._ended:
             self._ended = state == "ended"
+            if self._ended:
+                self._running.discard(self._id)
             at = datetime.now(UTC)
             self._write(
                 SetState(self._id, state, samples, at, self._error if self._ended else None)
             )
 
-    def _on_event(self, event: Event) -> asyncio.Future[StoreError | None] | None:
+    def _on_event(self, event: Event) -> _Written | None:
         match event:
             case Words(segment, words):
                 first, self._number = self._number, self._number + len(words)
@@ -269,7 +281,7 @@ class SessionRecording:
             session, self._unwritten = self._unwritten, None
             self._writer.write(AddSession(session))
 
-    def _write(self, operation: Operation) -> asyncio.Future[StoreError | None]:
+    def _write(self, operation: Operation) -> _Written:
         self._begin()
         return self._writer.write(operation)
 
@@ -297,9 +309,9 @@ class Recorder:
         self.keep = keep
         self._now = now
         self._closing = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep, name="store-sweep", daemon=True)
-        if keep is not None:
-            self._sweeper.start()
+        self._running: set[str] = set()
+        self._sweeper = threading.Thread(target=self._tend, name="store-sweep", daemon=True)
+        self._sweeper.start()
 
     @classmethod
     def of(
@@ -364,7 +376,7 @@ class Recorder:
             name=name,
             source=source,
         )
-        return SessionRecording(self.writer, begun)
+        return SessionRecording(self.writer, begun, self._running)
 
     def close(self) -> None:
         """Write what waits, and close the store. Blocks for some seconds at most."""
@@ -373,15 +385,22 @@ class Recorder:
             log.error("%d words and other operations are not in the store", lost)
         self.store.close()
 
-    def _sweep(self) -> None:
-        while self.keep is not None:
-            try:
-                if swept := self.store.sweep(self._now() - self.keep):
-                    log.info("%d sessions were kept long enough and are deleted", swept)
-            except VoxliveError as error:
-                log.warning("old sessions are not deleted yet: %s", error.message)
-            if self._closing.wait(_SWEEP_S):
+    def _tend(self) -> None:
+        """Delete what is old at once and then hourly; every minute note which sessions go on."""
+        for minute in count():
+            if self.keep is not None and minute % _SWEEP_EVERY == 0:
+                self._sweep(self._now() - self.keep)
+            if self._closing.wait(_KEEP_ALIVE_S):
                 return
+            if running := tuple(self._running):
+                self.writer.put(KeepAlive(running))
+
+    def _sweep(self, before: datetime) -> None:
+        try:
+            if swept := self.store.sweep(before):
+                log.info("%d sessions were kept long enough and are deleted", swept)
+        except VoxliveError as error:
+            log.warning("old sessions are not deleted yet: %s", error.message)
 
 
 def keep_time(text: str) -> timedelta | None:
