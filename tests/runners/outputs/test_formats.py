@@ -2,11 +2,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.timed import timed_segment, timed_word
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Transcript
-from voxlive.runners.outputs.formats import FORMATS, OutputOptions
+from voxlive.runners.outputs.formats import FORMATS, OutputOptions, dump_json
 from voxlive.values import CodedWarning
 
 WORDS = (timed_word("Good", 0.1, 0.5, 0.9), timed_word(" day.", 0.5, 1.0))
@@ -119,3 +121,15 @@ def test_unknown_times_words_and_speakers_are_refused(name, code):
     with pytest.raises(RequestRefused) as refused:
         written(name, UNTIMED, OutputOptions("tiny", words=True))
     assert (refused.value.status, refused.value.code) == (422, code)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), plain))
+def test_json_is_the_same_however_it_is_encoded(answer):
+    assert dump_json(answer) == json.dumps(answer, ensure_ascii=False)

@@ -32,6 +32,7 @@ from voxlive.store.contract import (
 )
 from voxlive.values import Segment, Word, seconds, seconds_or_none
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _SPACE = re.compile(r"\s+")
 # What is markup in CommonMark or in its dialects; HTML is escaped as HTML.
 _MARKDOWN = re.compile(r"[\\`*_\[\]#|~$]|^[-+=]|^\d+(?=[.)])")
@@ -75,7 +76,7 @@ def plain_json(transcript: Transcript, options: OutputOptions) -> str:
         "model": options.model,
         "language": transcript.language,
     }
-    return _dump({**answer, "usage": usage(transcript)})
+    return dump_json({**answer, "usage": usage(transcript)})
 
 
 def verbose_json(transcript: Transcript, options: OutputOptions) -> str:
@@ -97,7 +98,7 @@ def verbose_json(transcript: Transcript, options: OutputOptions) -> str:
         answer["words"] = [word for segment in transcript.segments for word in _words(segment)]
     if transcript.warnings:
         answer["warnings"] = warnings(transcript)
-    return _dump({**answer, "usage": usage(transcript)})
+    return dump_json({**answer, "usage": usage(transcript)})
 
 
 def diarized_json(transcript: Transcript, options: OutputOptions) -> str:
@@ -121,7 +122,7 @@ def diarized_json(transcript: Transcript, options: OutputOptions) -> str:
         "duration": transcript.duration,
         "text": transcript.text.strip(),
     }
-    return _dump({**answer, "segments": listed, "usage": usage(transcript)})
+    return dump_json({**answer, "segments": listed, "usage": usage(transcript)})
 
 
 def srt(transcript: Transcript, options: OutputOptions) -> str:
@@ -257,8 +258,16 @@ def hit_json(hit: SearchHit) -> dict[str, Any]:
 
 def word_json(word: StoredWord) -> dict[str, Any]:
     """A word of a session; ``number`` is its place there."""
-    times = {"start": seconds(word.start), "end": seconds(word.end)}
-    return {**asdict(word), **times, "source": word.source or None}
+    return {
+        "number": word.number,
+        "segment": word.segment,
+        "text": word.text,
+        "start": seconds(word.start),
+        "end": seconds(word.end),
+        "probability": word.probability,
+        "original": word.original,
+        "source": word.source or None,
+    }
 
 
 def segment_json(segment: StoredSegment) -> dict[str, Any]:
@@ -378,8 +387,17 @@ def _cues(transcript: Transcript, options: OutputOptions) -> list[subtitles.Cue]
         raise RequestRefused("no_times", message, "response_format") from error
 
 
-def _dump(answer: dict[str, Any]) -> str:
-    return json.dumps(answer, ensure_ascii=False)
+def dump_json(answer: dict[str, Any]) -> str:
+    """An object as JSON. Of its lists each element is encoded by itself.
+
+    No other thread runs during a call of the encoder, and a list may have a day's words.
+    """
+    fields = (
+        f"[{', '.join(map(_encode, value))}]" if isinstance(value, list) else _encode(value)
+        for value in answer.values()
+    )
+    pairs = (f"{_encode(name)}: {field}" for name, field in zip(answer, fields, strict=True))
+    return f"{{{', '.join(pairs)}}}"
 
 
 def _paragraphs(transcript: Transcript) -> Iterator[tuple[str, str]]:

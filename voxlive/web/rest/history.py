@@ -34,6 +34,7 @@ from voxlive.errors import RequestRefused
 from voxlive.runners.outputs.formats import (
     EXPORTS,
     attachment,
+    dump_json,
     export,
     file_name,
     hit_json,
@@ -405,8 +406,7 @@ def _whole(store: SessionStore, ident: str, owners: Owners) -> StoredTranscript:
 
 
 def _document(found: StoredTranscript, _suffix: str, *, original: bool) -> bytes:
-    text = json.dumps(transcript_json(found, original=original), ensure_ascii=False)
-    return text.encode(errors="replace")
+    return dump_json(transcript_json(found, original=original)).encode(errors="replace")
 
 
 class EventPlace:
