@@ -7,6 +7,7 @@ of its own; replacements, limits and the engines' deadline are the server's.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from voxlive.engines.recording import RecordingFolder
     from voxlive.runners.catalogue import Catalogue
     from voxlive.streaming.replacements import Replacements
+
+log = logging.getLogger(__name__)
 
 _MAX_NAME = 100
 _MAX_QUOTED = 40
@@ -227,6 +230,11 @@ class LiveModels:
             raise RequestRefused("model_not_found", error.message, "model") from error
         stay = await service.replace_engine(engine)
         self._register()
+        log.info(
+            "%s is loaded in place of another engine, which %d sessions keep",
+            engine.info.model,
+            stay,
+        )
         return stay
 
     @property

@@ -7,6 +7,7 @@ import wave
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -388,3 +389,39 @@ async def test_a_clipping_microphone_is_told(server, tmp_path):
         await state_is(page, "idle", "stopped")
         assert await page.is_hidden("#clip")
         assert await page.evaluate(filled) == 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_server_that_keeps_transcripts_says_so_and_one_may_leave_ones_own_out(
+    tmp_path, kept
+):
+    spoken = clip("yes")
+    wav = spoken.write_wav(tmp_path / "clip.wav")
+    folder = tmp_path / "store"
+    with serving("--store", str(folder), "--keep", "7d", *AT_PAUSES) as server:
+        async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+            page = watched.page
+            await page.wait_for_selector("#keeping")
+            assert "keeps transcripts for 7 days" in await page.inner_text("#keeping")
+            await page.click("#open-settings")
+            assert str(folder) in await page.inner_text("#store-place")
+            assert await page.is_checked("input[name=store]")
+            if not kept:
+                await page.uncheck("input[name=store]")
+                assert "yours are left out" in await page.text_content("#keeping")
+            await page.click("#settings button[value=done]")
+            await speaking(page)
+            await heard(page, spoken.duration)
+            await stopped(page)
+            assert "Yes" in await page.inner_text("#paragraphs")
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            sessions = (await client.get("/v1/sessions")).json()["sessions"]
+    assert [one["preview"] for one in sessions] == ["Yes."] * kept
+
+
+async def test_a_server_that_keeps_nothing_does_not_speak_of_it(server):
+    async with browsing(server.url) as watched:
+        await watched.page.wait_for_selector('#engine[data-health="ok"]')
+        assert not await watched.page.is_visible("#keeping")
+        await watched.page.click("#open-settings")
+        assert not await watched.page.is_visible("#store-row")

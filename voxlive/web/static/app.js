@@ -16,7 +16,7 @@ import {
   waitingText,
   warningAdvice,
 } from "./messages.js";
-import { confirmed, EngineCard, LanguageChoice, Notice, offerModels, setUpSettings } from "./panels.js";
+import { confirmed, EngineCard, LanguageChoice, Notice, offerModels, setUpSettings, showStore } from "./panels.js";
 import { Recording } from "./recording.js";
 import { load, save } from "./settings.js";
 import { dress, setUpTheme } from "./theme.js";
@@ -60,7 +60,7 @@ class App {
     byId("source").addEventListener("change", () => this.#chooseSource());
     setUpSettings(this.#settings, (name) => {
       dress(this.#settings);
-      if (name === "model") this.#show();
+      if (name === "model" || name === "store") this.#show();
     });
     setUpFiles(
       () => this.#free,
@@ -376,6 +376,7 @@ class App {
     this.#health = withModel(this.#served, this.#settings.model);
     this.#card.show(this.#health, this.#language);
     this.#choice.offer(this.#health);
+    showStore(this.#health, this.#settings);
   }
 
   async #unlock() {

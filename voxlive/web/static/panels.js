@@ -85,6 +85,24 @@ function showAlong(name) {
   byId("along-vtt").setAttribute("href", new URL(`captions/${part}.vtt`, base).href);
 }
 
+/**
+ * Whether, where and how long the server keeps transcripts, and the choice for one's own.
+ * @param {Health | null} health
+ * @param {Settings} settings
+ */
+export function showStore(health, { store }) {
+  const kept = health?.store ?? null;
+  byId("store-row").hidden = kept === null;
+  byId("keeping").hidden = kept === null;
+  if (kept === null) return;
+  const days = kept.keep_days;
+  const time = days === null ? "until they are deleted" : `for ${days} ${days === 1 ? "day" : "days"}`;
+  byId("store-place").textContent = `In ${kept.location}, ${time}. The command "voxlive sessions" lists them.`;
+  byId("keeping").textContent = store
+    ? `This server keeps transcripts ${time}. Settings can leave yours out.`
+    : "This server keeps transcripts; yours are left out.";
+}
+
 /** Some of the languages that a better model would know. */
 const OTHERS = ["ar", "de", "es", "fr", "hi", "it", "ja", "ko", "nl", "pl", "pt", "ru", "tr", "uk", "zh"];
 

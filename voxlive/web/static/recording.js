@@ -167,11 +167,12 @@ export class Recording {
 }
 
 /** @param {Settings} settings */
-function wanted({ pauseMs, model, language, translate }) {
+function wanted({ pauseMs, model, language, translate, store }) {
   return {
     vad: { min_silence_ms: pauseMs },
     ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),
+    ...(!store && { store }),
   };
 }

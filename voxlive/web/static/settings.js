@@ -11,6 +11,7 @@ const KEY = "voxlive";
  * @property {string} language that will be spoken, "" for the model to find out
  * @property {boolean} translate into English
  * @property {number} pauseMs a pause this long ends an utterance
+ * @property {boolean} store the transcript, on a server that keeps them
  * @property {string} captions the name under which others may read along, "" none
  * @property {boolean} echoCancellation
  * @property {boolean} noiseSuppression
@@ -26,6 +27,7 @@ const DEFAULTS = Object.freeze({
   language: "",
   translate: false,
   pauseMs: 500,
+  store: true,
   captions: "",
   echoCancellation: true,
   noiseSuppression: true,
