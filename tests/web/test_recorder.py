@@ -48,6 +48,12 @@ class Blockable:
         self.store.close()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine makes no store late; ``monkeypatch`` gives tests of that less time."""
+    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 20.0)
+
+
 @pytest.fixture
 def store(tmp_path):
     opened = open_store(tmp_path / "store")
@@ -112,7 +118,8 @@ async def test_the_end_is_kept_once_with_its_error(store, writer, error, code):
     assert (kept.state, kept.samples, kept.error) == ("ended", 77, code)
 
 
-async def test_what_comes_while_a_batch_is_written_is_the_next_batch(store, writer):
+async def test_what_comes_while_a_batch_is_written_is_the_next_batch(store, writer, monkeypatch):
+    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05)
     store.may_write.clear()
     recording = SessionRecording(writer, session("s"))
     waiting = [asyncio.create_task(recording.record(words(0, f" {n}"))) for n in range(20)]
@@ -123,9 +130,10 @@ async def test_what_comes_while_a_batch_is_written_is_the_next_batch(store, writ
     assert sum(store.batches) == writer.written == 21
 
 
-async def test_a_late_store_is_passed_by_reported_once_and_caught_up(store, writer):
+async def test_a_late_store_is_passed_by_reported_once_and_caught_up(store, writer, monkeypatch):
     recording = SessionRecording(writer, session("s"))
     await recording.record(words(0, "one"))
+    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05)
     store.may_write.clear()
     first = await recording.record(words(0, " two"))
     assert (type(first), first.code) == (SessionWarning, "store_late")
@@ -133,6 +141,7 @@ async def test_a_late_store_is_passed_by_reported_once_and_caught_up(store, writ
     assert writer.late == 2
     store.may_write.set()
     await until(lambda: not writer.waiting)
+    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 20.0)
     assert await recording.record(words(0, " four")) is None
     assert store.store.transcript("s", None).text == "one two three four"
 
@@ -227,7 +236,8 @@ async def test_what_waits_is_bounded_and_the_rest_is_counted(store, writer, monk
     ]
 
 
-async def test_closing_writes_what_waits_and_says_what_is_lost(store, writer):
+async def test_closing_writes_what_waits_and_says_what_is_lost(store, writer, monkeypatch):
+    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05)
     store.may_write.clear()
     recording = SessionRecording(writer, session("s"))
     await recording.record(words(0, "one"))

@@ -178,11 +178,24 @@ async def test_a_line_that_breaks_ends_the_session_in_the_store(endpoints, store
     assert kept.text.startswith(text_of(words))
 
 
+async def test_the_error_that_ends_a_connection_is_kept(endpoints, store):
+    line = Line(endpoints)
+    line.send(START | {"resumable": False})
+    [ready] = await line.until("ready")
+    line.send(bytes(9_000_000))
+    assert (await line.until("error"))[-1]["code"] == "too_big"
+    await line.end()
+    await settled(endpoints)
+    kept = store.session(ready["session"], None)
+    assert (kept.state, kept.error) == ("ended", "too_big")
+
+
 @pytest.mark.parametrize("code", ["store_late", "store_failed"])
 async def test_captions_go_on_without_the_store_and_it_catches_up(
     endpoints, store, code, monkeypatch
 ):
     monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05 if code == "store_late" else 20.0)
     if code == "store_late":
         store.may_write.clear()
     else:
@@ -234,7 +247,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 async def check_failing(folder: Path, breaking, code: str, monkeypatch) -> None:

@@ -445,7 +445,7 @@ class LiveSocket:
         elif self._resumable:
             self._resumables.remove(self._resumable)
             self._resumable = None
-        await self._state.close(self._feeds)
+        await self._state.close(self._feeds, code)
         entries = iter(self._state.outbox.pop, None)
         waiting = [entry for _, entry in entries if isinstance(entry, Notice)]
         if code == "slow_client":

@@ -240,16 +240,17 @@ class SessionRecording:
             return self._warn("store_failed", message)
         return None
 
-    def on_state(self, state: State, samples: int) -> None:
-        """The session waits for its client, goes on, or is over; it has had so many samples."""
+    def on_state(self, state: State, samples: int, error: str | None = None) -> None:
+        """The session waits for its client, goes on, or is over; it has had so many samples.
+
+        ``error`` is the code of what ended it, where no event had one.
+        """
         if not self._ended:
             self._ended = state == "ended"
             if self._ended:
                 self._running.discard(self._id)
-            at = datetime.now(UTC)
-            self._write(
-                SetState(self._id, state, samples, at, self._error if self._ended else None)
-            )
+            error = (self._error or error) if self._ended else None
+            self._write(SetState(self._id, state, samples, datetime.now(UTC), error))
 
     def _on_event(self, event: Event) -> _Written | None:
         match event:

@@ -76,15 +76,15 @@ class ConnectionState:
         self.meters[source].on_event(event)
         return self.protocol.on_source_event(source, event)
 
-    def on_state(self, state: State) -> None:
+    def on_state(self, state: State, error: str | None = None) -> None:
         """The client is gone for now, is back, or does not come back: have that kept."""
         for source, recording in self.recordings.items():
             if session := self.sessions.get(source):
-                recording.on_state(state, session.received)
+                recording.on_state(state, session.received, error)
 
-    async def close(self, feeds: CaptionFeeds) -> None:
-        """Free everything at once. May be called twice."""
-        self.on_state("ended")
+    async def close(self, feeds: CaptionFeeds, error: str | None = None) -> None:
+        """Free everything at once; ``error`` is the code of why. May be called twice."""
+        self.on_state("ended", error)
         while self.caption_feeds:
             feeds.close(self.caption_feeds.popitem()[1])
         while self.sessions:
