@@ -178,6 +178,32 @@ async def test_a_second_connection_takes_over_and_the_first_learns_it(endpoints)
     await second.end()
 
 
+async def test_on_a_full_server_a_session_is_taken_over_from_a_line_that_hangs():
+    """The server learns only later that the first line is dead."""
+    engine = ClockEngine()
+    engine.info = engine.info.__class__("clock", "none", "cpu", 1, ("en",))
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    serving = LiveEndpoints(LiveModels(service))
+    _, ready = await opened(serving)
+    assert engine.in_use == 1
+    back = Line(serving)
+    back.send({"type": "resume", "token": ready["resume"], "have": ready["seq"]})
+    [resumed] = await back.until("resumed")
+    assert resumed["samples"] == 0
+    late = Line(serving)
+    late.send(START)
+    with pytest.raises(ConnectionError) as closed:
+        await late.until("never")
+    assert closed.value.args[1][-1]["code"] == "server_full"
+    back.send(tone(1))
+    back.send({"type": "stop"})
+    *_, done = await back.until("done")
+    assert done["text"] == "0 1"
+    await back.end()
+    await service.aclose()
+    await serving.wait_closed(1)
+
+
 async def test_what_only_some_sessions_need_is_in_their_messages_alone(endpoints):
     line, ready = await opened(endpoints, resumable=False)
     assert "resume" not in ready

@@ -221,7 +221,8 @@ class LiveSocket:
         if options:
             self._open_session(options, "")
         elif self._is_full and not (
-            self._protocol.full_after_options or self._resumables.suspended
+            self._protocol.full_after_options
+            or (self._protocol.resumes and len(self._resumables) > 0)
         ):
             raise EngineFull(self._service.engine.info.capacity)
         await self._writer.accept(self._protocol)
@@ -368,6 +369,9 @@ class LiveSocket:
         options, source, resumable = action.options, action.source, action.resumable
         if resumable and not self._resumables.enabled:
             raise ProtocolError("unsupported_option", "sessions are not resumable on this server")
+        service = self._service_of(options)
+        if self._protocol.resumes and service.full:  # the handshake was let in to resume one
+            raise EngineFull(service.engine.info.capacity)
         try:
             self._open_session(options, source)
         except (EngineError, VadError) as error:

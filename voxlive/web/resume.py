@@ -84,6 +84,10 @@ class ResumableSessions:
         """Whether sessions can be resumed here."""
         return self._idle_s > 0 and self._most > 0
 
+    def __len__(self) -> int:
+        """Those with a connection too."""
+        return len(self._sessions)
+
     @property
     def suspended(self) -> list[ResumableSession]:
         """Those that wait for their client."""

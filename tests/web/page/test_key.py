@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.browser import browsing, state_is
+from support.browser import browsing, line_to, state_is
 from support.clips import clip
 from support.server import serving
 from support.weights import TINY_EN_ID
@@ -57,6 +57,23 @@ async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):
         await page.reload()
         await shows(page, "#engine-name", TINY_EN_ID)
         assert not await page.is_visible("#ask-key")
+
+
+async def test_the_session_goes_on_with_another_short_lived_one(keyed):
+    async with line_to(keyed.url) as line, browsing(line.url, settings=PLAIN) as watched:
+        watched.expected = ["401", "WebSocket connection", "Failed to load", "net::ERR"]
+        page = watched.page
+        await give(page, KEY)
+        await shows(page, "#engine-name", TINY_EN_ID)
+        await page.click("#toggle")
+        assert await state_is(page, "listening", "error") == "listening"
+        line.cut()
+        await state_is(page, "reconnecting")
+        line.mend()
+        await shows(page, "#detail", "connected again, nothing is lost")
+        await page.click("#toggle")
+        assert await state_is(page, "idle", "stopped", "error") != "error"
+        assert await page.locator(".mark").count() == 0
 
 
 async def test_a_file_goes_with_the_key_and_later_is_an_answer_too(keyed):

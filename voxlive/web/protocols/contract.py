@@ -182,6 +182,8 @@ class Protocol(_Protocol):
     default_models: ClassVar[tuple[str, ...]] = ()
     # A full server is reported when the session opens, because that repeats what the client sent.
     full_after_options: ClassVar[bool] = False
+    # A client may come to go on with a session, which needs no further slot.
+    resumes: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         """A client that connected with these query parameters to this engine."""

@@ -82,6 +82,7 @@ class LiveProtocol(Protocol):
 
     name = "live"
     tick_s: ClassVar[float | None] = _ACK_EVERY_S
+    resumes = True
 
     def __init__(self, _params: Mapping[str, str], info: EngineInfo) -> None:
         self._info = info
