@@ -50,7 +50,7 @@ def replay(name: str, **options: object) -> Engine:
     return load_engine(f"replay:{name}", EngineOptions(**options))
 
 
-def said(engine: Engine, **options: object) -> str:
+def text_of(engine: Engine, **options: object) -> str:
     """What a session gets that feeds a second of anything and flushes."""
     sent: list[Message] = []
     stream = engine.open(StreamOptions(**options), sent.append)
@@ -73,12 +73,12 @@ def three(tmp_path) -> Path:
 
 def test_recordings_come_in_the_order_of_their_names_or_by_name(three):
     engine = replay(f"{three}")
-    assert [said(engine) for _ in range(4)] == ["one", "two", "three", "one"]
-    assert said(engine, name="5-three") == "three"
-    assert said(engine, name="nova-3") == "two"
+    assert [text_of(engine) for _ in range(4)] == ["one", "two", "three", "one"]
+    assert text_of(engine, name="5-three") == "three"
+    assert text_of(engine, name="nova-3") == "two"
     engine.shutdown()
     alone = replay(f"{three}/3-two")
-    assert [said(alone), said(alone)] == ["two", "two"]
+    assert [text_of(alone), text_of(alone)] == ["two", "two"]
     alone.shutdown()
 
 
@@ -140,7 +140,7 @@ def test_a_mark_whose_answer_waits_for_more_audio_is_answered_without(tmp_path, 
 def test_a_last_line_that_is_cut_short_is_left_out(tmp_path):
     write(tmp_path / "a", "one", end='{"t": 0.3, "wor')
     engine = replay(f"{tmp_path}")
-    assert said(engine) == "one"
+    assert text_of(engine) == "one"
     engine.shutdown()
 
 
@@ -173,7 +173,7 @@ def test_of_several_models_one_is_chosen(tmp_path):
     write(tmp_path / "a", "one")
     write(tmp_path / "b", "two", model="base")
     engine = replay(f"{tmp_path},model=base")
-    assert (engine.info.model, said(engine)) == ("base", "two")
+    assert (engine.info.model, text_of(engine)) == ("base", "two")
     engine.shutdown()
 
 

@@ -163,11 +163,11 @@ def test_what_is_recorded(recorded):
 def test_other_audio_gets_the_words_by_the_clock(recorded):
     """Each pause and the end have an answer, with the words from before it."""
     folder, events = recorded
-    said = [word for event in of(Words, events) for word in event.words]
+    recognised = [word for event in of(Words, events) for word in event.words]
     other = pcm(np.concatenate([silence(0.4), tone(0.8), silence(1.0), tone(0.4)]))
     replayed = replay(folder, [other], 3200)
     assert [word for event in of(Words, replayed) for word in event.words] == [
-        word for word in said if word.start < len(other) // 2
+        word for word in recognised if word.start < len(other) // 2
     ]
     assert len(of(SegmentClosed, replayed)) == len(of(SpeechStopped, replayed)) == 2
     assert isinstance(replayed[-1], SessionClosed)

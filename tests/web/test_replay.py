@@ -22,6 +22,7 @@ from voxlive.client import LiveClient
 
 CLIPS = (SPEECH, s16le(clip("doctor").samples), s16le(clip("yes").samples))
 PACE = 4
+TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 LIVE_WAYS = [name for name in WAYS if not name.startswith(FILES) and "file" not in name]
 
 
@@ -111,6 +112,16 @@ async def test_three_sessions_are_the_same_byte_for_byte(recorded, replay, pace,
         assert masked(await frames(replay, audio, pace=pace, chunk=chunk)) == masked(session)
 
 
+async def test_voxtrals_sessions_are_the_same_byte_for_byte(tmp_path):
+    """A word or a draft every 80 ms, and marks that are reached while audio comes."""
+    with serving("--model", str(TINY), "--device", "cpu", "--record", str(tmp_path)) as server:
+        recorded = [await frames(server, audio, pace=PACE) for audio in CLIPS[1:]]
+    with serving("--model", f"replay:{tmp_path}") as server:
+        replayed = [await frames(server, audio, chunk=5000) for audio in CLIPS[1:]]
+    assert all(map(text, recorded))
+    assert [*map(masked, replayed)] == [*map(masked, recorded)]
+
+
 async def test_a_client_may_choose_a_recording_by_its_name(recorded, replay):
     name = recorded.folders[1].name
     assert masked(await frames(replay, CLIPS[1], model=name)) == masked(recorded.sessions[1])
@@ -123,10 +134,10 @@ async def test_every_protocol_has_the_recorded_text(recorded):
     expected = text(recorded.sessions[0])
     with serving("--model", f"replay:{recorded.folders[0]}", *PORTS) as server:
         for name in LIVE_WAYS:
-            said = await WAYS[name](server)
-            assert said.text.split() == expected.split(), name
-            if said.deltas is not None:
-                assert said.deltas.split() == expected.split(), name
+            received = await WAYS[name](server)
+            assert received.text.split() == expected.split(), name
+            if received.deltas is not None:
+                assert received.deltas.split() == expected.split(), name
 
 
 async def test_an_engine_that_is_killed_costs_no_word(recorded, replay):
@@ -169,7 +180,7 @@ async def test_a_replay_is_listed_as_one_and_has_no_files(recorded, replay):
         first = listed[0]
         assert (await client.get(f"/v1/models/{first['id']}")).json() == first
         health = (await client.get("/health")).json()
-        fields = {"model": "whisper-1"}  # whatever serves files where nothing is said of it
+        fields = {"model": "whisper-1"}  # whatever serves files where none is chosen
         sent = await client.post(FILES, files={"file": bytes(100)}, data=fields)
     names = [folder.name for folder in recorded.folders]
     ready = of("ready", recorded.sessions[0])[0]
