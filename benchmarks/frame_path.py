@@ -10,7 +10,8 @@ a clip in real time: once to warm everything up, so that nothing is imported lat
 recording is on from just before the chunk in the middle of the speech is sent until the words that
 cover it have come; the chunks in between take the same way.
 
-A file counts if a function of it ran in that time, in whichever process. A buffer counts once in
+The server keeps no transcripts: a store's thread writes beside the way. A file counts if a function
+of it ran in that time, in whichever process. A buffer counts once in
 each process in which one of its class's methods ran: see ``BUFFERS``, which must name every class
 on the way that holds a deque or a queue. The exit status is 1 where there is more than allowed, or
 where the declared buffers and the code differ.
@@ -73,6 +74,7 @@ BUFFERS = (
 
 BOOKKEEPING = {
     "Backlog": "the stretches that the engine has before it: numbers, no audio",
+    "StoreWriter": "what the store has not written yet, beside the way of a server that keeps it",
     "StreamJournal": "audio that an engine has, kept for the next one, beside the way",
     "VoiceDetector": "which lanes are to be stepped: their windows lie in UndecidedAudio",
     "EngineLink": "the numbers of streams that are being closed",
@@ -176,7 +178,7 @@ def serving(model: str, environment: dict[str, str]) -> Iterator[tuple[str, int]
     """A server's address for WebSockets, and its process."""
     command = [
         *(sys.executable, "-P", "-c", "from voxlive.cli.main import app; app()"),
-        *("serve", "--port", "0", "--model", model, "--max-sessions", "2"),
+        *("serve", "--port", "0", "--model", model, "--max-sessions", "2", "--no-store"),
     ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
