@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import docx
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.asgi import HOST, running
 from support.keys import bearer
+from support.server import serving
 from support.storing import START, session, spoken, word
 
 from voxlive.errors import RequestRefused
@@ -469,6 +471,23 @@ async def test_readers_are_bounded_and_end_with_the_server(store):
     for reader in readers[1:]:
         assert [event async for event in reader] == []
     assert not endpoints._followers.total()
+
+
+def test_readers_come_and_go_and_end_with_a_real_server(store, tmp_path):
+    store.apply([AddSession(session("s", ANYONE)), AddWords("s", (word(0, "One"),))])
+    with serving("--store", str(tmp_path / "store")) as server, httpx.Client(timeout=60) as http:
+        path = f"{server.url}/v1/sessions/s/events"
+        for _ in range(history.MAX_FOLLOWERS + 1):
+            with http.stream("GET", path) as answer:
+                assert answer.status_code == 200
+                assert next(answer.iter_lines()) == "event: session"
+        with http.stream("GET", path) as answer:
+            read = answer.iter_lines()
+            while '"One"' not in next(read):
+                pass
+            server.process.terminate()
+            assert "done" not in "".join(read)  # so that it comes back: the session goes on
+        assert server.process.wait(60) == 0
 
 
 # What a store does wrong, and bounds.
