@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 
@@ -318,6 +320,14 @@ def test_a_store_that_nobody_asked_for_and_cannot_be_is_a_warning(tmp_path, monk
     lines: list[str] = []
     assert Recorder.of(ServeConfig(), loopback=True, on_warning=lines.append) is None
     assert re.search("transcripts are not kept: .*--no-store", lines[0])
+
+
+def test_a_server_without_a_store_loads_none():
+    shown = "import sys, voxlive.web.server; print(*sys.modules)"
+    command = [sys.executable, "-c", shown]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert "voxlive.web.recorder" in loaded
+    assert not {"sqlalchemy", "psycopg", "sqlite3"}.intersection(loaded)
 
 
 def test_store_and_no_store_exclude_each_other():
