@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -355,10 +355,16 @@ class ServerCore:
         )
         return cls(app, sites, models, live, batch, recordings)
 
-    async def aclose(self) -> None:
-        """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models."""
+    async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:
+        """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models.
+
+        ``others`` ends connections that ``live`` does not know, in so many seconds. The store is
+        closed after them, when there are no more words.
+        """
         await asyncio.gather(self.models.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
+        if others:
+            await others(CLOSE_TIMEOUT_S)
         if self.live.recorder:
             await asyncio.to_thread(self.live.recorder.close)
         if self.recordings:

@@ -20,7 +20,6 @@ from voxlive.runners.scratch import exit_now
 from voxlive.web.access.keys import load_keys
 from voxlive.web.access.sites import with_cors
 from voxlive.web.app import (
-    CLOSE_TIMEOUT_S,
     PortRouter,
     RootPathMiddleware,
     ServerCore,
@@ -214,9 +213,7 @@ class _Server(uvicorn.Server):
         await asyncio.gather(*(listener.aclose() for listener in self._listeners))
         if self._wyoming:
             await self._wyoming.refuse()
-        await self._core.aclose()
-        if self._wyoming:
-            await self._wyoming.aclose(CLOSE_TIMEOUT_S)
+        await self._core.aclose(self._wyoming.aclose if self._wyoming else None)
         await super().shutdown(sockets)
 
     def _protocol(self) -> asyncio.Protocol:
