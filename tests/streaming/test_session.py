@@ -34,6 +34,7 @@ from voxlive.streaming.events import (
     Event,
     Flushed,
     Lag,
+    LagReporter,
     SegmentClosed,
     SessionClosed,
     SessionError,
@@ -48,7 +49,7 @@ from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Outbox
 from voxlive.streaming.recovery import Backlog
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
-from voxlive.streaming.session import LagReporter, Session
+from voxlive.streaming.session import Session
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples, Word

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from voxlive.values import Word
+from voxlive.values import SAMPLE_RATE, Word
+
+_LAG_EVERY_S = 1.0
+_LAG_STEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +217,22 @@ class LiveTranscript:
         self._open.clear()
         self._segment += 1
         return closed
+
+
+class LagReporter:
+    """Decides when a client learns how far the engine is behind.
+
+    At most once a second, and when that has changed by 0.1 s. Pure: times are seconds on any clock.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._behind_s = 0.0
+        self._at = now
+
+    def next(self, samples: int, now: float) -> Lag | None:
+        """The event to emit when so many ``samples`` are in the engine; None: none now."""
+        behind_s = samples / SAMPLE_RATE
+        if now - self._at < _LAG_EVERY_S or abs(behind_s - self._behind_s) < _LAG_STEP_S:
+            return None
+        self._behind_s, self._at = behind_s, now
+        return Lag(round(behind_s, 2))

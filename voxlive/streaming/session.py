@@ -31,6 +31,7 @@ from voxlive.processes.logs import log_context
 from voxlive.streaming.events import (
     Flushed,
     Lag,
+    LagReporter,
     LanguageDetected,
     LiveTranscript,
     Recovered,
@@ -51,7 +52,6 @@ from voxlive.streaming.queues import (
 from voxlive.streaming.recovery import MAX_BACKLOG, RecoverableStream
 from voxlive.streaming.replacements import Replacer
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
-from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -66,9 +66,6 @@ if TYPE_CHECKING:
     from voxlive.values import Samples
 
 log = logging.getLogger(__name__)
-
-_LAG_EVERY_S = 1.0
-_LAG_STEP_S = 0.1
 
 
 class Session:
@@ -437,22 +434,3 @@ class Session:
         if self._task is not asyncio.current_task():
             self._task.cancel()
         self._on_closed(self)
-
-
-class LagReporter:
-    """Decides when a client learns how far the engine is behind.
-
-    At most once a second, and when that has changed by 0.1 s. Pure: times are seconds on any clock.
-    """
-
-    def __init__(self, now: float) -> None:
-        self._behind_s = 0.0
-        self._at = now
-
-    def next(self, samples: int, now: float) -> Lag | None:
-        """The event to emit when so many ``samples`` are in the engine; None: none now."""
-        behind_s = samples / SAMPLE_RATE
-        if now - self._at < _LAG_EVERY_S or abs(behind_s - self._behind_s) < _LAG_STEP_S:
-            return None
-        self._behind_s, self._at = behind_s, now
-        return Lag(round(behind_s, 2))

@@ -3,8 +3,7 @@
     app = Starlette(routes=[Mount("/speech", voxlive.create_app(model="voxtral"))])
 
 ``make_app`` builds it around a service; ``ServerCore`` loads the models and owns everything of a
-server but its sockets; ``Application`` does so lazily, for other ASGI servers. A wire format with a
-port of its own has an application of its own, which serves it at every path.
+server but its sockets; ``Application`` does so lazily, for other ASGI servers.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,7 +60,6 @@ from voxlive.web.metrics import (
 )
 from voxlive.web.pages import Pages
 from voxlive.web.protocols import PROTOCOLS
-from voxlive.web.protocols.contract import Protocol
 from voxlive.web.recorder import Recorder
 from voxlive.web.rest.chat import ChatCompletions
 from voxlive.web.rest.files import FileService
@@ -80,8 +78,6 @@ DRAIN_TIMEOUT_S = 10.0
 """How long sessions may take for their last words at the end of the server."""
 CLOSE_TIMEOUT_S = 2.0
 """How long connections may then take for their last message and the close."""
-
-_UPGRADE_HEADERS = {"upgrade": "websocket", "connection": "Upgrade"}
 
 
 class RootPathMiddleware:
@@ -111,33 +107,6 @@ def normalize_root_path(path: str) -> str:
     """A root path in the form "/path"; "" for none."""
     path = path.strip("/")
     return f"/{path}" if path else ""
-
-
-class PortRouter:
-    """Passes a connection to the application of the local port that it came in on."""
-
-    def __init__(self, main: ASGIApp, others: Mapping[int, ASGIApp]) -> None:
-        self._main = main
-        self._others = others
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection by the application of its port, or the main one."""
-        app = self._others.get(scope["server"][1], self._main)
-        await app(scope, receive, send)
-
-
-def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
-    """An application that serves one wire format over WebSocket, at every path."""
-
-    async def upgrade(_request: Request) -> PlainTextResponse:
-        return PlainTextResponse(
-            "this port is for WebSocket clients alone\n", 426, _UPGRADE_HEADERS
-        )
-
-    any_path = "/{path:path}"
-    return Starlette(
-        routes=[WebSocketRoute(any_path, live.endpoint(protocol)), Route(any_path, upgrade)]
-    )
 
 
 def make_app(

@@ -3,7 +3,6 @@
 A ``LiveSocket`` is the loop between a WebSocket, its wire format (``Protocol``) and the sessions
 that it opens, the same for every wire format. A connection owns its sessions, captions and meters
 (``ConnectionState``), and frees them when it ends, or leaves a session to the client's next one.
-``SessionDeadline`` is when the limits of a key end a session; it is pure.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf
 
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -32,7 +30,7 @@ from voxlive.streaming.intake import Command, SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
 from voxlive.streaming.service import Service
 from voxlive.streaming.session import Session
-from voxlive.web.access.access import ANYONE
+from voxlive.web.access.access import ANYONE, SessionDeadline
 from voxlive.web.access.keys import Limits
 from voxlive.web.captions import MAX_NAME_LENGTH, CaptionFeeds, is_valid_name
 from voxlive.web.errors import error_headers
@@ -61,40 +59,6 @@ log = logging.getLogger(__name__)
 # the microphone first.
 _START_TIMEOUT_S = 60.0
 _NO_HEADERS: Mapping[str, str] = {}
-
-
-class SessionDeadline:
-    """When the limits of a key end a connection's sessions. Times are seconds on any clock.
-
-    ``now``: when its handshake began.
-    """
-
-    def __init__(self, limits: Limits, now: float) -> None:
-        self._limits = limits
-        self._began_at = self._audio_at = now
-
-    @property
-    def began_at(self) -> float:
-        """When the session began that it is for."""
-        return self._began_at
-
-    def resume(self, began_at: float) -> None:
-        """The session is one that began before this connection."""
-        self._began_at = began_at
-
-    def on_audio(self, now: float) -> None:
-        """Audio was received, or some that was received is still waiting."""
-        self._audio_at = now
-
-    def remaining(self, now: float) -> tuple[float, EndConnection]:
-        """Seconds that the session may go on without more audio, and how it then ends."""
-        minutes, idle_s = self._limits.session_minutes, self._limits.idle_s
-        expires_s = self._began_at + (inf if minutes is None else 60 * minutes) - now
-        idle_left_s = self._audio_at + (inf if idle_s is None else idle_s) - now
-        if expires_s <= idle_left_s:
-            message = f"a session may last {minutes} min here; begin another one"
-            return expires_s, EndConnection("session_expired", message)
-        return idle_left_s, EndConnection("idle", f"there was no audio for {idle_s:g} s")
 
 
 class LiveSocket:

@@ -1,6 +1,7 @@
 """The server process: uvicorn on bound sockets, from loading the models to a graceful shutdown.
 
-On SIGINT, SIGTERM or SIGHUP it accepts no more, drains the live sessions and closes them.
+On SIGINT, SIGTERM or SIGHUP it accepts no more, drains the live sessions and closes them. A wire
+format with a port of its own has an application of its own, which serves it at every path.
 """
 
 from __future__ import annotations
@@ -10,27 +11,32 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from voxlive.processes.process import handling_ending_signals, tune_interpreter
 from voxlive.runners.scratch import exit_now
 from voxlive.web.access.keys import load_keys
 from voxlive.web.access.sites import with_cors
 from voxlive.web.app import (
-    PortRouter,
     RootPathMiddleware,
     ServerCore,
     normalize_root_path,
-    protocol_app,
 )
 from voxlive.web.config import ServeConfig
 from voxlive.web.connections import Connections, Listener, UvicornConfig
 from voxlive.web.http import HttpConnection, WebSocketConnection
+from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.ports import Ports, check_exposure, is_loopback, network_urls, open_ports, url
+from voxlive.web.protocols.contract import Protocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions
 from voxlive.web.recorder import Recorder
@@ -219,3 +225,33 @@ class _Server(uvicorn.Server):
     def _protocol(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
         return HttpConnection(self._config, self.server_state, self.lifespan.state)
+
+
+class PortRouter:
+    """Passes a connection to the application of the local port that it came in on."""
+
+    def __init__(self, main: ASGIApp, others: Mapping[int, ASGIApp]) -> None:
+        self._main = main
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a connection by the application of its port, or the main one."""
+        app = self._others.get(scope["server"][1], self._main)
+        await app(scope, receive, send)
+
+
+_UPGRADE_HEADERS = {"upgrade": "websocket", "connection": "Upgrade"}
+
+
+def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
+    """An application that serves one wire format over WebSocket, at every path."""
+
+    async def upgrade(_request: Request) -> PlainTextResponse:
+        return PlainTextResponse(
+            "this port is for WebSocket clients alone\n", 426, _UPGRADE_HEADERS
+        )
+
+    any_path = "/{path:path}"
+    return Starlette(
+        routes=[WebSocketRoute(any_path, live.endpoint(protocol)), Route(any_path, upgrade)]
+    )

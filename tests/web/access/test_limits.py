@@ -7,8 +7,8 @@ import pytest
 from support.asgi import AsgiSocket, running
 from support.keys import KEYS, LIVE, bearer, every_protocol, let_in, url
 
+from voxlive.web.access.access import SessionDeadline
 from voxlive.web.access.keys import Key, Limits, digest
-from voxlive.web.live_socket import SessionDeadline
 
 OTHER = KEYS["files"]
 

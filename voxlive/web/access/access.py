@@ -3,7 +3,8 @@
 ``Access`` decides from a client's key, or the ticket that stands for one, what the client may do: a
 ``Grant`` with its scopes and limits, or a RequestRefused. It owns the sessions in use and the rate
 limiter of each key, and the tickets, which are short-lived keys for clients that must not know a
-real one. All of it belongs to the event loop.
+real one. All of it belongs to the event loop. ``SessionDeadline`` is when the limits of a key end a
+session; it is pure.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 
 from voxlive.errors import RequestRefused
 from voxlive.web.access.keys import (
@@ -31,6 +33,7 @@ from voxlive.web.access.keys import (
     WrongKeys,
     digest,
 )
+from voxlive.web.protocols.contract import EndConnection
 
 log = logging.getLogger(__name__)
 
@@ -276,3 +279,37 @@ class Access:
             raise RequestRefused("rate_limit_exceeded", message, retry_after_s=wait_s)
         for bucket in buckets:
             bucket.take(now)
+
+
+class SessionDeadline:
+    """When the limits of a key end a connection's sessions. Times are seconds on any clock.
+
+    ``now``: when its handshake began.
+    """
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self._began_at = self._audio_at = now
+
+    @property
+    def began_at(self) -> float:
+        """When the session began that it is for."""
+        return self._began_at
+
+    def resume(self, began_at: float) -> None:
+        """The session is one that began before this connection."""
+        self._began_at = began_at
+
+    def on_audio(self, now: float) -> None:
+        """Audio was received, or some that was received is still waiting."""
+        self._audio_at = now
+
+    def remaining(self, now: float) -> tuple[float, EndConnection]:
+        """Seconds that the session may go on without more audio, and how it then ends."""
+        minutes, idle_s = self._limits.session_minutes, self._limits.idle_s
+        expires_s = self._began_at + (inf if minutes is None else 60 * minutes) - now
+        idle_left_s = self._audio_at + (inf if idle_s is None else idle_s) - now
+        if expires_s <= idle_left_s:
+            message = f"a session may last {minutes} min here; begin another one"
+            return expires_s, EndConnection("session_expired", message)
+        return idle_left_s, EndConnection("idle", f"there was no audio for {idle_s:g} s")

@@ -3,7 +3,6 @@ import { keyHeaders } from "./key.js";
 
 const HEALTH = new URL("../health", import.meta.url);
 const RETRY_MS = 5000;
-const ENGLISH_ONLY = "English only";
 const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
 
 /**
@@ -64,8 +63,8 @@ export function engineName({ engine, model, device }) {
 }
 
 /** Whether its model knows no other language. @param {Health} health */
-export function isEnglishOnly({ note }) {
-  return note?.startsWith(ENGLISH_ONLY) ?? false;
+export function isEnglishOnly({ languages }) {
+  return languages?.length === 1 && languages[0] === "en";
 }
 
 /**

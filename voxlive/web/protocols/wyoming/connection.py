@@ -16,9 +16,8 @@ from wyoming.event import Event, async_write_event
 from voxlive.errors import ProtocolError, VoxliveError
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.session import Session
-from voxlive.web.access.access import ANYONE, Access
+from voxlive.web.access.access import ANYONE, Access, SessionDeadline
 from voxlive.web.live_models import LiveModels
-from voxlive.web.live_socket import SessionDeadline
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, integer, parse_message, parse_object
