@@ -331,7 +331,7 @@ async def test_lag_counts_only_audio_the_engine_had_time_to_process(
     least: float,
     most: float,
 ) -> None:
-    monkeypatch.setattr("voxlive.streaming.session._LAG_EVERY_S", 0.0)
+    monkeypatch.setattr("voxlive.streaming.events._LAG_EVERY_S", 0.0)
     engine.progress = keeps_up
     session = service.open(OPEN)
     for second in range(1, 4):
