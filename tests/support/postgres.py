@@ -24,8 +24,10 @@ class PostgresServer:
         self._user: dict[str, object] = {}
         if os.getuid() == 0:  # which PostgreSQL refuses
             nobody = pwd.getpwnam("nobody")
-            for above in folder.parents[:2]:
-                above.chmod(above.stat().st_mode | 0o011)
+            for above in folder.parents[:-2]:  # all but the root and what lies in it
+                mode = above.stat().st_mode
+                if not mode & 0o001:
+                    above.chmod(mode | 0o011)
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         initdb = [tools / "initdb", "-D", self._data, "-U", "voxlive", "-A", "trust", "-N"]

@@ -171,15 +171,15 @@ class RecoverableStream:
     ``open_stream`` takes a sink and the language that was found before, if one was; what it raises
     at first, making this raises. ``on_message`` is called on the loop with an engine's messages,
     ``on_recovered`` when another stream has been opened, with the first sample that is recognised
-    again; None: there is none. ``backlog`` is what was fed and has not been processed, ``paced`` is
-    whether the engine's streams are ``PacedStream``.
+    again; where nothing is, the one behind what was fed. ``backlog`` is what was fed and has not
+    been processed, ``paced`` is whether the engine's streams are ``PacedStream``.
     """
 
     def __init__(
         self,
         open_stream: Callable[[Sink, str | None], Stream],
         on_message: Callable[[Message], None],
-        on_recovered: Callable[[int | None], None],
+        on_recovered: Callable[[int], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._open_stream = open_stream
@@ -409,7 +409,7 @@ class RecoverableStream:
             self.backlog.feed(audio.at, audio.end)
         first = next(self._journal.audio(), None)
         self._given_upto = self._processed = first.at if first else self._fed_upto
-        self._on_recovered(first.at if first else None)
+        self._on_recovered(first.at if first else self._fed_upto)
         self.advance(self._received)
         await self._give_rest(self._stream)
 

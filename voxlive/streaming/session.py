@@ -390,11 +390,11 @@ class Session:
             case Failed(code, text):
                 self._end(SessionError(code, text))
 
-    def _on_recovered(self, at: int | None) -> None:
+    def _on_recovered(self, at: int) -> None:
         if self._recorder:
             self._recorder.on_recovered()
         self._emit(self._transcript.set_draft(""))
-        self._emit(Recovered(self.received if at is None else at))
+        self._emit(Recovered(at))
 
     def _on_reached(self, marker: int) -> None:
         self._emit(self._transcript.set_draft(""))
