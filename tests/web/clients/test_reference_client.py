@@ -93,7 +93,8 @@ class ScriptedServer:
                 if not await self._until_stop(socket):
                     return
             elif message == "silence":
-                await socket.wait_closed()
+                async for _ in socket:  # unread audio would keep the close from being read
+                    pass
             elif isinstance(message, int):
                 await socket.close(message)
             else:
