@@ -219,3 +219,28 @@ def test_a_program_ends_with_its_log_written_or_unread(reads):
 def test_a_program_without_a_log_runs(closed):
     command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, PROGRAM]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "done\n"
+
+
+def test_at_its_end_a_process_waits_for_no_thread_of_the_log():
+    """The interpreter stops threads as they are, with the lock too, and may log after that."""
+    log, read = writer(capacity=50_000)
+    log.handle(record("the last line", line=1))
+    log.close()
+    assert not log._thread.is_alive()
+    holding, done = threading.Event(), threading.Event()
+
+    def hold():
+        with log._changed:
+            holding.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    assert holding.wait(60)
+    late = threading.Thread(target=log.handle, args=(record("too late", line=2),), daemon=True)
+    late.start()
+    late.join(10)
+    assert not late.is_alive()
+    done.set()
+    holder.join(60)
+    assert os.read(read, 4096) == b"the last line\n"

@@ -155,7 +155,8 @@ class LogWriter(logging.Handler):
     """Writes lines to a descriptor from a thread of its own: whoever logs never waits.
 
     A line that finds ``capacity`` bytes waiting is dropped and counted, and so is what cannot
-    be written; the count stands in the log as soon as it can. ``flush`` waits for 2 s at most.
+    be written; the count stands in the log as soon as it can. ``flush`` waits for 2 s at most, and
+    so does ``close``, after which nothing is written.
     """
 
     def __init__(
@@ -174,9 +175,12 @@ class LogWriter(logging.Handler):
         self._failing = False
         self._report_at = 0.0
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a line if its kind is within its rate; never waits."""
+        if self._closed:
+            return  # the lock may belong to a thread that the interpreter's end has stopped
         with self._changed:
             now = self._clock()
             if self._rates.allow(record, now):
@@ -194,6 +198,16 @@ class LogWriter(logging.Handler):
             if self._thread:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: not self._used, _FLUSH_S)
+
+    def close(self) -> None:
+        """Write what waits and end the thread. ``logging`` does so at the interpreter's end."""
+        self.flush()
+        self._closed = True
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join(_FLUSH_S)
+        super().close()
 
     # Under the lock.
 
@@ -232,8 +246,8 @@ class LogWriter(logging.Handler):
     # The thread.
 
     def _run(self) -> None:
-        while True:
-            line, lines = self._next()
+        while found := self._next():
+            line, lines = found
             written = _write(self._fd, line)
             with self._changed:
                 self._used -= len(line)
@@ -242,9 +256,12 @@ class LogWriter(logging.Handler):
                     self._dropped += lines
                 self._changed.notify_all()
 
-    def _next(self) -> tuple[bytes, int]:
+    def _next(self) -> tuple[bytes, int] | None:
+        """The next line; None once there will be none."""
         with self._changed:
             while not self._waiting:
+                if self._closed:
+                    return None
                 if self._dropped and not self._failing:
                     self._put_dropped()
                 elif self._rates.leaving_out:
