@@ -65,6 +65,14 @@ async def test_sessions_go_on_with_every_word(server):
     assert words == [w for m in whole.of("words") for w in m["words"]]
 
 
+async def test_the_same_model_loaded_anew_has_no_other_name(server):
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        before = (await client.get("/v1/models")).json()
+        for name in (None, "second"):
+            assert (await reload(server, name=name)).status_code == 200
+        assert (await client.get("/v1/models")).json() == before
+
+
 async def test_a_model_is_replaced_by_another_one_and_its_name_stays(server, real_weights):
     async with dial(server.ws + "/v1/live") as socket:
         await send(socket, START | {"model": "second"})

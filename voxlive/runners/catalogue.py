@@ -150,6 +150,10 @@ class Catalogue:
             raise CheckpointNotFound(f"{name!r} is registered twice")
         self._registered[name] = CatalogueEntry(name, model, load)
 
+    def knows(self, name: str) -> bool:
+        """Whether a model can be asked for by exactly this name."""
+        return self._entry_named(name) is not None
+
     @property
     def default(self) -> str:
         """The name of the model that serves requests without one."""

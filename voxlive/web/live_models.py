@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
@@ -194,10 +194,13 @@ class LiveModels:
             return found
         if is_hosted(name) or name in no_choice:
             return otherwise
+        raise self._unknown(name, "model")
+
+    def _unknown(self, name: str, param: str) -> RequestRefused:
         ids = (service.engine.info.model for service in self)
         known = ", ".join(dict.fromkeys((*self.labels, *ids)))
         message = f"there is no live model {name[:_MAX_QUOTED]!r}: use one of {known}"
-        raise RequestRefused("model_not_found", message, "model")
+        return RequestRefused("model_not_found", message, param)
 
     async def reload(self, name: str | None, model: str | None) -> tuple[Service, int]:
         """Load a live model anew, or another one in its place; its sessions go on.
@@ -208,9 +211,7 @@ class LiveModels:
         raises: then nothing has changed.
         """
         if name is not None and name not in self._by_name:
-            known = ", ".join(self.labels)
-            message = f"there is no live model {name[:_MAX_QUOTED]!r}: use one of {known}"
-            raise RequestRefused("model_not_found", message, "name")
+            raise self._unknown(name, "name")
         if self._load is None:
             raise RequestRefused("unsupported_option", "this server's models are its host's")
         if self._reloads:
@@ -263,9 +264,9 @@ class Reloading:
         found = find_model(options.model, options.offline)
         engine = load_apart(found, options.engine)
         self._options[name] = options
-        if not isinstance(found, str):
-            with suppress(CheckpointNotFound):  # it is known
-                self._catalogue.register(engine.info.model, found, options.load)
+        known = self._catalogue.knows(engine.info.model)
+        if model is not None and not isinstance(found, str) and not known:
+            self._catalogue.register(engine.info.model, found, options.load)
         return engine
 
 
