@@ -269,9 +269,8 @@ class RecoverableStream:
             self._move()
 
     def _move(self) -> None:
-        if self._stream and not self._closed:
-            self.release()
-            self._start_recovery(Failed("server_full", "the engine that follows has no slot left"))
+        self.release()
+        self._start_recovery(Failed("server_full", "the engine that follows has no slot left"))
 
     def release(self) -> None:
         """Give the slot back for now; what is kept stays. ``reclaim`` takes one again.

@@ -22,7 +22,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -153,7 +153,8 @@ class HistoryEndpoints:
         about = {"format": suffix} if dot else {}
         if not self._files.acquire(blocking=False):
             raise StoreBusy("the server sends as many transcripts as it can", retry_after_s=2)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._files.release)
             async with self._audit.recorded(request, "export" if dot else "read", ident, **about):
                 found = await self._calls.run(_whole, store, ident, grant.readable)
                 write = export if dot else _document
@@ -164,10 +165,8 @@ class HistoryEndpoints:
             if dot:
                 name = f"{file_name(found.session)}.{suffix}"
                 headers["content-disposition"] = attachment(name)
+            undo.pop_all()
             return _FileResponse(content, headers, self._files.release)
-        except BaseException:
-            self._files.release()
-            raise
 
     async def patch(self, request: Request) -> Response:
         """Set the title and add corrections; the answer is the session as it is listed."""
