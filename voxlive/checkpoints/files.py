@@ -19,8 +19,7 @@ from voxlive.checkpoints.contents import (
     weight_files,
 )
 from voxlive.checkpoints.families import recognise_family
-from voxlive.checkpoints.families.evidence import Evidence, read_evidence
-from voxlive.checkpoints.families.family import ModelFamily
+from voxlive.checkpoints.families.family import Evidence, ModelFamily, read_evidence
 from voxlive.checkpoints.headers import MODEL_BIN
 from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 

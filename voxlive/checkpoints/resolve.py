@@ -19,7 +19,7 @@ from voxlive.checkpoints.contents import (
     read_contents,
 )
 from voxlive.checkpoints.families import recognise_family
-from voxlive.checkpoints.families.evidence import read_evidence
+from voxlive.checkpoints.families.family import read_evidence
 from voxlive.checkpoints.files import select_files
 from voxlive.checkpoints.local_model import LocalModel, read_model
 from voxlive.checkpoints.packages import (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from voxlive.checkpoints.families.evidence import Evidence
-from voxlive.checkpoints.families.family import Match, ModelFamily, match
+from voxlive.checkpoints.families.family import Evidence, Match, ModelFamily, match
 from voxlive.checkpoints.families.multimodal import MULTIMODAL
 from voxlive.checkpoints.families.nemo import CANARY, NEMOTRON, PARAKEET
 from voxlive.checkpoints.families.speech import SPEECH, WHISPER_FAMILY

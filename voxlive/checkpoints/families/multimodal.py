@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from voxlive.checkpoints.families.evidence import (
+from voxlive.checkpoints.families.family import (
+    MIB,
+    ModelFamily,
+    Shape,
     all_of,
     keys,
     model_type,
     value,
 )
-from voxlive.checkpoints.families.family import MIB, ModelFamily, Shape
 
 _HF = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 _ROOM = 3072 * MIB

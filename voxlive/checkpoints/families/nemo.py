@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from voxlive.checkpoints.families.evidence import (
+from voxlive.checkpoints.families.family import (
     Evidence,
+    ModelFamily,
+    Shape,
+    Traits,
     absent,
     all_of,
     file,
@@ -11,7 +14,6 @@ from voxlive.checkpoints.families.evidence import (
     model_type,
     target,
 )
-from voxlive.checkpoints.families.family import ModelFamily, Shape, Traits
 from voxlive.checkpoints.languages import codes_of
 
 _CLASSES = ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel", "EncDecCTCModelBPE")

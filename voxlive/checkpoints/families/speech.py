@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from voxlive.checkpoints.families.evidence import (
+from voxlive.checkpoints.families.family import (
+    MIB,
     Evidence,
+    ModelFamily,
+    Shape,
+    Traits,
     all_of,
     architecture,
     fewer_rows,
@@ -16,7 +20,6 @@ from voxlive.checkpoints.families.evidence import (
     tensors,
     value,
 )
-from voxlive.checkpoints.families.family import MIB, ModelFamily, Shape, Traits
 from voxlive.checkpoints.languages import codes_of
 
 _HF = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))

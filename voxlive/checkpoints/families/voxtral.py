@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from voxlive.checkpoints.families.evidence import (
+from voxlive.checkpoints.families.family import (
+    MIB,
     Evidence,
+    ModelFamily,
+    Shape,
+    Traits,
     all_of,
     architecture,
     model_type,
     params,
     value,
 )
-from voxlive.checkpoints.families.family import MIB, ModelFamily, Shape, Traits
 from voxlive.checkpoints.layouts import LAYOUTS, recognise_layout
 from voxlive.errors import WeightsMismatch
 
