@@ -16,7 +16,7 @@ from voxlive.checkpoints.local_model import read_model
 from voxlive.errors import RequestRefused
 from voxlive.runners.catalogue import inspect_model
 from voxlive.runners.refusals import Allowed, LoadOptions, Requirements, select_backend_policy
-from voxlive.runners.registry import Installed, Package, find_installed
+from voxlive.runners.routing import Installed, Package, find_installed
 
 VLM = Package("0.7.10", frozenset({"gemma3n", "gemma4", "qwen3_omni_moe"}))
 EVERYTHING = replace(find_installed(), mlx_vlm=VLM, modules=frozenset({"torch", "mistral_common"}))

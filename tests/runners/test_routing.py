@@ -27,8 +27,7 @@ from voxlive.recognisers.mlx_audio.families import FAMILIES as RUN
 from voxlive.recognisers.mlx_audio.families import NOT_FOR_FILES
 from voxlive.runners.catalogue import inspect_model
 from voxlive.runners.refusals import Allowed, select_backend_policy
-from voxlive.runners.registry import Package, find_installed
-from voxlive.runners.routing import detect_audio_backend
+from voxlive.runners.routing import Package, detect_audio_backend, find_installed
 
 VLM = Package("0.7.10", frozenset({"gemma3n", "gemma4", "qwen3_omni_moe"}))
 EVERYTHING = replace(find_installed(), mlx_vlm=VLM, modules=frozenset({"torch", "mistral_common"}))

@@ -18,7 +18,7 @@ from voxlive.checkpoints.families.speech import CTRANSLATE2
 from voxlive.errors import ERRORS
 from voxlive.runners.refusals import FIELDS
 from voxlive.runners.refusals import REFUSAL_RULES as REFUSALS
-from voxlive.runners.registry import HOSTED
+from voxlive.runners.routing import HOSTED
 from voxlive.runners.routing import ROUTING_RULES as ROUTES
 from voxlive.streaming.ingest.sniff import CONTAINERS
 from voxlive.web.config import OPTIONS, ServeConfig, option_name

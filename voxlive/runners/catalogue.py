@@ -30,8 +30,15 @@ from voxlive.checkpoints.resolve import (
 from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.contract import RunnerSpec
 from voxlive.runners.refusals import Allowed, LoadOptions, Requirements, select_backend_policy
-from voxlive.runners.registry import Installed, find_installed, is_hosted
-from voxlive.runners.routing import ModelHealth, Routing, check_health, detect_audio_backend
+from voxlive.runners.routing import (
+    Installed,
+    ModelHealth,
+    Routing,
+    check_health,
+    detect_audio_backend,
+    find_installed,
+    is_hosted,
+)
 
 _LONGEST_NAME = 200
 _CLOSE = 3

@@ -26,7 +26,7 @@ from voxlive.runners.contract import (
     RunnerReply,
     StartJob,
 )
-from voxlive.runners.registry import BACKENDS, loader
+from voxlive.runners.routing import BACKENDS, loader
 
 if TYPE_CHECKING:
     from socket import socket

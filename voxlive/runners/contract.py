@@ -23,7 +23,7 @@ from voxlive.values import CodedWarning, Segment
 class RunnerSpec:
     """Which model a runner serves: all that a fresh process needs to load it.
 
-    ``model`` is its name here, ``backend`` a name of ``runners.registry``, ``family`` how that is
+    ``model`` is its name here, ``backend`` a name of ``runners.routing``, ``family`` how that is
     to load ``local``. ``needed_bytes`` is what the memory gate keeps free for it.
     """
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hint
 from voxlive.checkpoints.resolve import aliases_of, resolve
 from voxlive.engines.registry import load_apart, names_engine
 from voxlive.errors import CheckpointNotFound, RequestRefused
-from voxlive.runners.registry import is_hosted
+from voxlive.runners.routing import is_hosted
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.web.config import OPTIONS, ServeConfig

@@ -23,7 +23,7 @@ from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
 from voxlive.runners.outputs.formats import warnings
 from voxlive.runners.refusals import Requirements
-from voxlive.runners.registry import BACKENDS
+from voxlive.runners.routing import BACKENDS
 from voxlive.streaming.ingest.sniff import ENDINGS
 from voxlive.web.errors import error_body, run_until_disconnect
 from voxlive.web.protocols.fields import (
