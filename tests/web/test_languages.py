@@ -38,7 +38,7 @@ from voxlive.engines.contract import EngineInfo
 from voxlive.errors import ProtocolError, RequestRefused
 from voxlive.web.protocols.asr import AsrProtocol
 from voxlive.web.protocols.contract import OpenSession, Refuse, Reply
-from voxlive.web.protocols.deepgram.query import read_query as deepgram
+from voxlive.web.protocols.deepgram.wire import read_query as deepgram
 from voxlive.web.protocols.echopanel import EchoPanelProtocol
 from voxlive.web.protocols.live import LiveProtocol
 from voxlive.web.protocols.mistral import MistralProtocol

@@ -18,7 +18,7 @@ from voxlive.values import Word
 from voxlive.web.protocols.asr import AsrProtocol
 from voxlive.web.protocols.contract import OpenSession
 from voxlive.web.protocols.deepgram import DeepgramProtocol
-from voxlive.web.protocols.deepgram.query import read_query
+from voxlive.web.protocols.deepgram.wire import read_query
 from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.realtime import RealtimeProtocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol

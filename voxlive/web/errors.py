@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.web.protocols.deepgram import messages as deepgram_json
+from voxlive.web.protocols.deepgram import wire
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ async def on_unexpected_error(_request: Request, _error: Exception) -> JSONRespo
 
 def deepgram_error(error: VoxliveError, request_id: str | None = None) -> JSONResponse:
     """The error as a response of Deepgram's API; without ``request_id`` it has a new one."""
-    denial = deepgram_json.refusal(error.status, error.message, request_id or str(uuid.uuid4()))
+    denial = wire.refusal(error.status, error.message, request_id or str(uuid.uuid4()))
     return JSONResponse(denial.body, denial.status, {**denial.headers, **error_headers(error)})
 
 

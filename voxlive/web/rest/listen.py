@@ -16,8 +16,8 @@ from voxlive.runners.contract import Job, Transcript
 from voxlive.runners.refusals import Requirements
 from voxlive.streaming.ingest.formats import CONTAINER
 from voxlive.web.errors import deepgram_error, run_until_disconnect
-from voxlive.web.protocols.deepgram import messages as shapes
-from voxlive.web.protocols.deepgram.query import DeepgramQuery, read_query
+from voxlive.web.protocols.deepgram import wire
+from voxlive.web.protocols.deepgram.wire import DeepgramQuery, read_query
 from voxlive.web.rest.files import FileService, max_duration_s, upload_file, warning_headers
 
 
@@ -56,7 +56,7 @@ class ListenEndpoint:
         spec = await self._files.find(
             request.query_params.get("model"), Requirements(language=query.language)
         )
-        created = shapes.now()
+        created = wire.now()
         with upload_file() as file:
             with self._files.receiving():
                 sha256 = await _save(request, file)
@@ -70,8 +70,8 @@ class ListenEndpoint:
             transcript = await run_until_disconnect(request, self._files.transcribe(spec, job))
         if transcript is None:
             return None
-        described = shapes.model(spec.model, spec.backend)
-        facts = shapes.metadata(
+        described = wire.model(spec.model, spec.backend)
+        facts = wire.metadata(
             request_id, created, sha256, transcript.duration, query.audio.channels, described
         )
         return transcript, {"metadata": facts, "results": _results(transcript, query)}
@@ -81,11 +81,11 @@ def _results(transcript: Transcript, query: DeepgramQuery) -> dict[str, object]:
     words = [word for segment in transcript.segments for word in segment.words or ()]
     found = None if query.language else transcript.language
     channel: dict[str, object] = {"detected_language": found} if found else {}
-    channel["alternatives"] = [shapes.alternative(transcript.text, words, found)]
+    channel["alternatives"] = [wire.alternative(transcript.text, words, found)]
     results: dict[str, object] = {"channels": [channel]}
     if query.utterances:
         results["utterances"] = [
-            shapes.utterance(segment.text, segment.words or (), segment.start, segment.end)
+            wire.utterance(segment.text, segment.words or (), segment.start, segment.end)
             for segment in transcript.segments
             if segment.start is not None and segment.end is not None
         ]

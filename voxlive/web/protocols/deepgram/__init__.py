@@ -44,8 +44,8 @@ from voxlive.web.protocols.contract import (
     StopSession,
     close_session,
 )
-from voxlive.web.protocols.deepgram import messages as messages
-from voxlive.web.protocols.deepgram.query import read_query
+from voxlive.web.protocols.deepgram import wire
+from voxlive.web.protocols.deepgram.wire import read_query
 from voxlive.web.protocols.fields import (
     Json,
     encode_message,
@@ -121,9 +121,9 @@ class DeepgramProtocol(Protocol):
     def __init__(self, params: Mapping[str, str], info: EngineInfo) -> None:
         self._params = params
         self._info = info
-        self._model = messages.model(info.model, info.engine)
+        self._model = wire.model(info.model, info.engine)
         self._request_id = str(uuid.uuid4())
-        self._created = messages.now()
+        self._created = wire.now()
         self._digest = hashlib.sha256()
         self._ended = False
         self._ending: SessionError | None = None
@@ -150,7 +150,7 @@ class DeepgramProtocol(Protocol):
 
     def denied(self, code: str, message: str) -> Denial:
         """An HTTP error."""
-        return messages.refusal(status_of(code), message, self._request_id)
+        return wire.refusal(status_of(code), message, self._request_id)
 
     @property
     def receive_timeout_s(self) -> float | None:
@@ -275,7 +275,7 @@ class DeepgramProtocol(Protocol):
     def _last_messages(self, samples: int) -> list[Out]:
         outs = self._final()
         self._gap.on_speech(samples)
-        metadata = messages.metadata(
+        metadata = wire.metadata(
             self._request_id,
             self._created,
             self._digest.hexdigest(),
@@ -300,7 +300,7 @@ class DeepgramProtocol(Protocol):
             start=seconds(self._final_end),
             duration=seconds(end - self._final_end),
             **{"is_final": False, "speech_final": False, "from_finalize": False, **flags},
-            channel={"alternatives": [messages.alternative(text, words, self._language)]},
+            channel={"alternatives": [wire.alternative(text, words, self._language)]},
             metadata={
                 "request_id": self._request_id,
                 "model_info": description,
