@@ -8,7 +8,7 @@ from support.conversations import ENGLISH
 from voxlive.streaming.events import Words
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import OpenSession, Reply
-from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
+from voxlive.web.protocols.openai import OpenAIRealtimeProtocol
 
 SECOND = 48_000  # bytes
 TRANSCRIPTION = "conversation.item.input_audio_transcription"

@@ -51,7 +51,7 @@ from voxlive.web.protocols.fields import (
     quoted,
     string,
 )
-from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
+from voxlive.web.protocols.openai import OpenAIRealtimeProtocol
 
 _AUDIO = AudioFormat("s16le", SAMPLE_RATE)
 _SAMPLE_BYTES = 2  # bytes

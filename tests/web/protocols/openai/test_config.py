@@ -9,7 +9,7 @@ from support.openai_realtime import client, frame, in_force, kinds, one, opened_
 from voxlive.streaming.events import SpeechStarted, SpeechStopped, UtteranceEnded
 from voxlive.vad.gate import GateOptions
 from voxlive.web.protocols.contract import HandshakeResponse
-from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
+from voxlive.web.protocols.openai import OpenAIRealtimeProtocol
 
 
 def test_session_created_comes_first_with_the_defaults():

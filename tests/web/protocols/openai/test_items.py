@@ -28,7 +28,7 @@ from voxlive.streaming.events import Flushed, SpeechStarted, SpeechStopped, Utte
 from voxlive.vad.gate import GateOptions
 from voxlive.values import Word
 from voxlive.web.protocols.contract import AudioFrame, FlushSession, ReconfigureSession
-from voxlive.web.protocols.openai.protocol import OpenAIRealtimeProtocol
+from voxlive.web.protocols.openai import OpenAIRealtimeProtocol
 
 # Turns of the voice detector.
 
