@@ -18,7 +18,7 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.contract import Action, CloseSocket, Out, Protocol, Reply
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
-from voxlive.web.protocols.wyoming.protocol import SendEvent, WyomingProtocol, error_event
+from voxlive.web.protocols.wyoming import SendEvent, WyomingProtocol, error_event
 
 Message = dict[str, Any]
 

@@ -45,7 +45,7 @@ from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.openai.config import Config
 from voxlive.web.protocols.realtime import RealtimeProtocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
-from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
+from voxlive.web.protocols.wyoming import WyomingProtocol
 from voxlive.web.rest import chat, transcriptions
 from voxlive.web.rest.transcriptions import FormFields
 

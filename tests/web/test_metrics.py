@@ -20,7 +20,7 @@ from wyoming.client import AsyncTcpClient
 
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
-from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
+from voxlive.web.protocols.wyoming import WyomingProtocol
 
 SPEECH = s16le(clip("doctor").samples)
 SECONDS = len(SPEECH) / 32_000

@@ -22,7 +22,7 @@ from voxlive.web.protocols.deepgram.wire import read_query
 from voxlive.web.protocols.mistral import MistralProtocol
 from voxlive.web.protocols.realtime import RealtimeProtocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
-from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
+from voxlive.web.protocols.wyoming import WyomingProtocol
 from voxlive.web.rest import listen
 
 ABLE = replace(POLYGLOT, takes_language=True, vocabulary=(), no_translation=None)

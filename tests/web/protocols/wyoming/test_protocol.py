@@ -17,7 +17,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.web.protocols.contract import AudioFrame, StopSession
-from voxlive.web.protocols.wyoming.protocol import WyomingProtocol, error_event
+from voxlive.web.protocols.wyoming import WyomingProtocol, error_event
 
 BEGIN = AudioStart(16_000, 2, 1).event()
 CHUNK = AudioChunk(16_000, 2, 1, b"\1\2").event()

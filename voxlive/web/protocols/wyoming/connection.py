@@ -21,7 +21,7 @@ from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, integer, parse_message, parse_object
-from voxlive.web.protocols.wyoming.protocol import Action, SendEvent, WyomingProtocol, error_event
+from voxlive.web.protocols.wyoming import Action, SendEvent, WyomingProtocol, error_event
 from voxlive.web.recorder import Recorder, SessionRecording
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from voxlive.web.connections import Connections
 from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMetrics
 from voxlive.web.ports import CannotListen, lan_addresses
+from voxlive.web.protocols.wyoming import WyomingProtocol
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection
-from voxlive.web.protocols.wyoming.protocol import WyomingProtocol
 from voxlive.web.recorder import Recorder
 
 if TYPE_CHECKING:
