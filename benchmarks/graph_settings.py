@@ -77,7 +77,7 @@ def work(most: int, rows: int | None, sums: int) -> None:
     from engine_step import SHAPES, random_weights, started
 
     from voxlive.layers import linear
-    from voxlive.layers.stack import SIZES
+    from voxlive.layers.transformer import SIZES
 
     if rows:
         linear._MOST_ROWS = rows

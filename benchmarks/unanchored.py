@@ -18,7 +18,7 @@ from voxlive.decoders.decoder import TextDecoder, prompt
 from voxlive.encoders.encoder import AudioEncoder, MelFrontEnd
 from voxlive.engines.voxtral.loading import load_weights
 from voxlive.engines.voxtral.stream import AudioBuffer
-from voxlive.layers.attention import ATTENTIONS, GatherAttention
+from voxlive.layers.transformer import ATTENTIONS, GatherAttention
 
 _ENDLESS = 1 << 30
 _SPAN = 32

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxlive.layers.rings import Rings
-from voxlive.layers.stack import padded, padded_size
+from voxlive.layers.transformer import padded, padded_size
 
 
 def rings(slots=8, window=20, chunk=5, block=4, layers=2):

@@ -36,7 +36,7 @@ from voxlive.errors import (
 )
 from voxlive.layers.kernels import kernels_kept
 from voxlive.layers.linear import Weights, on_cuda
-from voxlive.layers.stack import SIZES
+from voxlive.layers.transformer import SIZES
 from voxlive.processes.process import user_cache
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from voxlive.layers.attention import ATTENTIONS, AttentionShape, default_attention
 from voxlive.layers.rings import Rings
+from voxlive.layers.transformer import ATTENTIONS, AttentionShape, default_attention
 
 THETA = 10_000.0
 HAS_CUDA = mx.cuda.is_available()
