@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_whisper import write_whisper
 
-from voxlive.checkpoints.headers import read_bin_header
+from voxlive.checkpoints.contents import read_bin_header
 from voxlive.checkpoints.local_model import read_model
 from voxlive.errors import DamagedFile
 from voxlive.runners.routing import detect_audio_backend

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.golden.layouts import write_safetensors
-from voxlive.checkpoints.headers import read_header, same_bytes
+from voxlive.checkpoints.contents import read_header, same_bytes
 from voxlive.errors import DamagedFile
 
 TENSORS = {

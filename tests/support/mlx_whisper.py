@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from voxlive.checkpoints.headers import MODEL_BIN, read_bin_header
+from voxlive.checkpoints.contents import MODEL_BIN, read_bin_header
 
 _TYPES = {"F16": np.float16, "I8": np.int8, "I16": np.int16}
 _TIMES = 1501

@@ -8,7 +8,7 @@ from pathlib import Path
 from training.golden.layouts import source_tensors, write_checkpoint, write_safetensors
 from training.golden.weights import TINY, random_weights
 from voxlive.checkpoints.config import Section
-from voxlive.checkpoints.headers import read_header
+from voxlive.checkpoints.contents import read_header
 from voxlive.checkpoints.layouts import recognise_layout
 from voxlive.checkpoints.plan import make_plan, read_quantisation
 

@@ -14,13 +14,13 @@ from voxlive.checkpoints.contents import (
     CONFIG,
     EXTRACTORS,
     INDEX,
+    MODEL_BIN,
     PARAMS,
     Contents,
     weight_files,
 )
 from voxlive.checkpoints.families import recognise_family
 from voxlive.checkpoints.families.family import Evidence, ModelFamily, read_evidence
-from voxlive.checkpoints.headers import MODEL_BIN
 from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 
 TEKKEN = "tekken.json"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from voxlive.checkpoints.config import DecoderConfig, Section, VoxtralConfig
-from voxlive.checkpoints.headers import StoredTensor, same_bytes
+from voxlive.checkpoints.contents import StoredTensor, same_bytes
 from voxlive.checkpoints.layouts import Layout
 from voxlive.errors import UnsupportedConfig, WeightsMismatch, listed
 
