@@ -10,7 +10,7 @@ from support.timed import timed_segment, timed_word
 from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import Assembly, Recognised, stretches, transcribe
 from voxlive.runners.contract import Delta, Job, JobProgress
-from voxlive.runners.cutting import CutOptions, Stretch
+from voxlive.runners.stretches import CutOptions, Stretch
 from voxlive.vad.detector import Silero
 from voxlive.values import SAMPLE_RATE as RATE
 from voxlive.values import samples

@@ -1,8 +1,8 @@
 """A file to one transcript, for models that take only short audio.
 
-The file is decoded, run through the voice detector and cut into stretches of speech (``cutting``);
-each is recognised, and the texts are joined (``joining``). No more of the file than a stretch is in
-memory, however long it is.
+The file is decoded, run through the voice detector and cut into stretches of speech
+(``stretches``); each is recognised, and the texts are joined. No more of the file than a stretch is
+in memory, however long it is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from voxlive.runners.contract import (
     Transcript,
     Update,
 )
-from voxlive.runners.cutting import CutOptions, Cutter, Stretch
-from voxlive.runners.joining import join, needs_space
+from voxlive.runners.stretches import CutOptions, Cutter, Stretch, join, needs_space
 from voxlive.streaming.ingest.formats import ENCODINGS, PcmDecoder
 from voxlive.streaming.ingest.media import Measured, measure, read_file
 from voxlive.vad.detector import CONTEXT, STATE, Silero

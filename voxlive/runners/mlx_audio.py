@@ -15,8 +15,8 @@ from voxlive.recognisers.mlx_audio.families import find_family
 from voxlive.recognisers.mlx_audio.family import CallOptions, language_name
 from voxlive.recognisers.mlx_audio.model import FamilyModel, load_with_mlx_audio
 from voxlive.runners.assembly import Recognised, stretches, transcribe
-from voxlive.runners.cutting import CutOptions
 from voxlive.runners.refusals import cannot_use
+from voxlive.runners.stretches import CutOptions
 from voxlive.vad.detector import Silero
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from voxlive.recognisers.contract import Recognition
     from voxlive.recognisers.mlx_audio.family import FamilyAdapter, FamilyRequest, Model
     from voxlive.runners.contract import Job, Runner, RunnerSpec, Transcript, Update
-    from voxlive.runners.cutting import Stretch
+    from voxlive.runners.stretches import Stretch
     from voxlive.values import CodedWarning
 
 

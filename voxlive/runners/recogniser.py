@@ -15,13 +15,13 @@ from voxlive.processes.process import cores
 from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import WARMING, LoadingOptions, PassOptions
 from voxlive.runners.assembly import Recognised, stretches, transcribe
-from voxlive.runners.cutting import CutOptions
+from voxlive.runners.stretches import CutOptions
 from voxlive.vad.detector import Silero
 
 if TYPE_CHECKING:
     from voxlive.recognisers.contract import Recogniser
     from voxlive.runners.contract import Job, RunnerSpec, Transcript, Update
-    from voxlive.runners.cutting import Stretch
+    from voxlive.runners.stretches import Stretch
 
 _MOST_THREADS = 4
 _LARGE = 200_000_000  # bytes of weights from which several cores make a pass faster
