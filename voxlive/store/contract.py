@@ -135,7 +135,10 @@ class StoredWord:
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A closed segment: the words from number ``first`` to before ``stop``."""
+    """A closed segment: its words are from number ``first`` to before ``stop``.
+
+    Among them are words of other segments where a session has several sources.
+    """
 
     id: int
     start: int
@@ -192,7 +195,7 @@ class StoredTranscript:
 
         A correction replaces those before it that have a word in common with it. Its text is one
         word, with the number and the segment of its first word, from the start of that to the end
-        of its last; nobody knows its probability.
+        of its last; nobody knows its probability. Words of another source stay.
         """
         kept = {word.number: word for word in self.words}
         later = bytearray(max((one.stop for one in self.corrections), default=0))
@@ -202,7 +205,10 @@ class StoredTranscript:
                 in_force.append(one)
             later[one.first : one.stop] = b"\1" * (one.stop - one.first)
         for one in in_force:
-            replaced = [kept.pop(n) for n in range(one.first, one.stop) if n in kept]
+            inside = [kept[n] for n in range(one.first, one.stop) if n in kept]
+            replaced = [word for word in inside if word.source == inside[0].source]
+            for word in replaced:
+                del kept[word.number]
             if replaced and one.text.strip():
                 first = replaced[0]
                 space = first.text[: len(first.text) - len(first.text.lstrip())]

@@ -412,7 +412,8 @@ PROGRESS = (
 _SPOKEN = """WITH pairs (place, id) AS (VALUES {})
 SELECT pairs.place, pairs.id, {} FROM pairs CROSS JOIN segments CROSS JOIN words
 WHERE segments.session = pairs.place AND segments.id = pairs.id AND words.session = pairs.place
-AND words.number >= segments.first AND words.number < segments.stop ORDER BY 1, 2, 3"""
+AND words.number >= segments.first AND words.number < segments.stop
+AND words.segment = segments.id ORDER BY 1, 2, 3"""
 _WORD_COLUMNS = ", ".join(
     f'words."{column.name}"' for column in words.c if column.name != "session"
 )

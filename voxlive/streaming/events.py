@@ -1,14 +1,20 @@
 """The events of a session, all that protocols see of it, and the transcript that makes them.
 
 In a ``LiveTranscript`` words are committed once, in order, and segments close. Times are samples on
-the session's clock: counts at 16 kHz since its first sample.
+the session's clock: counts at 16 kHz since its first sample. ``source`` is which of the session's
+sources an event is about, "" in a session that has one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING
 
 from voxlive.values import SAMPLE_RATE, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LAG_EVERY_S = 1.0
 _LAG_STEP_S = 0.1
@@ -19,6 +25,7 @@ class SpeechStarted:
     """Speech began at sample ``at``, by the voice detector."""
 
     at: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class SpeechStopped:
     """Speech ended at sample ``at``, by the voice detector."""
 
     at: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ class Words:
 
     segment: int
     words: tuple[Word, ...]
+    source: str = ""
 
     @property
     def text(self) -> str:
@@ -47,6 +56,7 @@ class Draft:
 
     segment: int
     text: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class SegmentClosed:
     end: int
     text: str
     received: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,7 @@ class UtteranceEnded:
     """
 
     upto: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,7 @@ class LanguageDetected:
 
     language: str
     probability: float | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,7 @@ class Recovered:
     """
 
     at: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,7 @@ class Lag:
     """How many seconds the engine is behind the audio received."""
 
     behind_s: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +185,16 @@ class LiveTranscript:
     """Turns an engine's words into events. Pure: no clock, no I/O.
 
     Every word keeps its own leading space, but for the first of the session: the joined texts of
-    all words are the transcript, and those of a segment's words are the segment.
+    all words are the transcript, and those of a segment's words are the segment. ``idents``: where
+    segments get their ids from, which count from 0 otherwise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idents: Iterator[int] | None = None) -> None:
+        self._idents = idents or count()
         self._closed = LongText()
         self._open: list[str] = []
         self._start = self._end = 0
-        self._segment = 0
+        self._segment = next(self._idents)
         self._draft = ""
         self._begun = False
 
@@ -215,7 +232,7 @@ class LiveTranscript:
         closed = SegmentClosed(self._segment, self._start, self._end, text, received)
         self._closed.append(closed.text)
         self._open.clear()
-        self._segment += 1
+        self._segment = next(self._idents)
         return closed
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from voxlive.engines.contract import StreamOptions
-from voxlive.streaming.ingest.formats import AudioFormat
+from voxlive.errors import BadAudio
+from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.replacements import Replacements
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
 from voxlive.values import Samples
@@ -29,7 +30,9 @@ class SessionOptions:
     ``gate`` None means that everything is speech. ``stall_s``: when no audio arrives for so many
     seconds in the middle of speech, the utterance ends as if the speaker had paused.
     ``replacements``: the client's dictionary, beside the server's. ``model``: the live model that
-    the client names, where a server has several; None: that of its connection.
+    the client names, where a server has several; None: that of its connection. ``sources``: names
+    of the channels, where each is a source of its own; none: they are mixed. ``suppress_leaks``:
+    what one of the sources has of another's speech is taken out of it.
     """
 
     audio: AudioFormat
@@ -38,6 +41,18 @@ class SessionOptions:
     stall_s: float = 2.0
     replacements: Replacements = field(default_factory=Replacements)
     model: str | None = None
+    sources: tuple[str, ...] = ()
+    suppress_leaks: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            return
+        if self.audio.encoding == CONTAINER:
+            raise BadAudio("several sources need PCM: a container's channels are mixed")
+        if len(self.sources) != self.audio.channels or len({*self.sources}) < 2:
+            raise BadAudio(
+                f"{self.audio.channels} channels need as many different sources, 2 at least"
+            )
 
 
 class SpeechProbabilities(Protocol):

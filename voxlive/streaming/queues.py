@@ -154,7 +154,8 @@ class Outbox(Generic[_Notice]):
             return True
         if isinstance(event, Draft | Lag) and self._entries and not keep:
             last_source, last = self._entries[-1]
-            if type(last) is type(event) and last_source == source:
+            same_source = (last_source, getattr(last, "source", "")) == (source, event.source)
+            if type(last) is type(event) and same_source:
                 self._entries.pop()
         self._entries.append((source, event))
         self._arrived.notify()

@@ -11,6 +11,7 @@ import secrets
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
@@ -20,6 +21,7 @@ from voxlive.streaming.ingest.media import read_file
 from voxlive.streaming.intake import Intake, NoVad, SessionOptions, SpeechProbabilities
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.session import Session
+from voxlive.streaming.sources import MultiSourceSession
 from voxlive.vad.gate import Gate, OpenGate
 from voxlive.values import SAMPLE_RATE
 
@@ -31,11 +33,12 @@ if TYPE_CHECKING:
     from voxlive.engines.recording import RecordingFolder, RecordingWriter
     from voxlive.streaming.intake import Command
     from voxlive.streaming.queues import Inbox, Outbox
+    from voxlive.streaming.sources import LiveSession
     from voxlive.vad.detector import VoiceDetector
     from voxlive.vad.gate import GateOptions
 
 _SHUTDOWN_MESSAGE = "the server is shutting down; what was heard so far is being finished"
-_FILE_FORMAT = AudioFormat("f32le", SAMPLE_RATE, 1)
+_FILE_FORMAT = _SOURCE_FORMAT = AudioFormat("f32le", SAMPLE_RATE, 1)
 _READ_BYTES = 1 << 16
 _LOOK_S = 0.2
 
@@ -62,6 +65,7 @@ class Service:
         self._replacements = replacements or Replacements()
         self._detector = detector
         self._sessions: dict[Session, StreamOptions] = {}
+        self._groups: set[MultiSourceSession] = set()
         self._retiring: list[Engine] = []
         self._retirements: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -78,11 +82,48 @@ class Service:
         Never waits. Raises EngineFull, UnsupportedOption, BadAudio, VadError or, in shutdown,
         EngineError.
         """
+        self._check_open()
+        return self._open_one(options, secrets.token_hex(8), inbox, outbox, source)
+
+    def open_sources(
+        self,
+        options: SessionOptions,
+        inbox: Inbox[Command] | None = None,
+        outbox: Outbox[Any] | None = None,
+        source: str = "",
+    ) -> MultiSourceSession:
+        """As ``open``, for ``options.sources``: a slot for each of them, or none."""
+        self._check_open()
+        ident = secrets.token_hex(8)
+        # The channels have been decoded by then, and each is one of its own.
+        of_source = replace(options, audio=_SOURCE_FORMAT, sources=())
+        numbers = count(1)
+
+        def open_source(outbox: Outbox[Any], segment_ids: Iterator[int]) -> Session:
+            part = f"{ident}-{next(numbers)}"
+            return self._open_one(of_source, part, outbox=outbox, segment_ids=segment_ids)
+
+        session = MultiSourceSession(
+            options, open_source, self._groups.discard, ident, inbox, outbox, source
+        )
+        self._groups.add(session)
+        return session
+
+    def _check_open(self) -> None:
         if self._closing:
             raise EngineError("shutting_down", "the server is shutting down")
         if self._waiting and self.full:  # for them first, whatever the options
             raise EngineFull(self.engine.info.capacity)
-        ident = secrets.token_hex(8)
+
+    def _open_one(
+        self,
+        options: SessionOptions,
+        ident: str,
+        inbox: Inbox[Command] | None = None,
+        outbox: Outbox[Any] | None = None,
+        source: str = "",
+        segment_ids: Iterator[int] | None = None,
+    ) -> Session:
         stream = replace(options.stream, session=ident, name=options.model)
         with ExitStack() as undo:
             ingest = open_ingest(options.audio)
@@ -102,6 +143,7 @@ class Service:
                 source,
                 self._replacements | options.replacements,
                 partial(self._record, ident, options) if self._recordings else None,
+                segment_ids,
             )
             undo.pop_all()
         self._sessions[session] = options.stream
@@ -110,7 +152,7 @@ class Service:
     def _forget(self, session: Session) -> None:
         self._sessions.pop(session, None)
 
-    async def reconfigure(self, session: Session, options: SessionOptions, marker: str) -> None:
+    async def reconfigure(self, session: LiveSession, options: SessionOptions, marker: str) -> None:
         """Take what follows with these options for audio and gate: ``Session.reconfigure``.
 
         The stream stays, with the ``options.stream`` of when the session was opened.
@@ -185,7 +227,9 @@ class Service:
     async def aclose(self, drain_s: float = 10.0) -> None:
         """End every session, with an event, within ``drain_s`` seconds; then free everything."""
         self._closing = True
-        sessions = tuple(self._sessions)
+        sources = {one for group in self._groups for one in group.sessions}
+        alone = [session for session in self._sessions if session not in sources]
+        sessions: tuple[LiveSession, ...] = (*self._groups, *alone)
         for session in sessions:
             session.emit_error("shutting_down", _SHUTDOWN_MESSAGE)
         ends = [asyncio.ensure_future(session.drain()) for session in sessions]

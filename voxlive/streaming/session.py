@@ -54,7 +54,7 @@ from voxlive.streaming.replacements import Replacer
 from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from voxlive.engines.contract import Message, Sink, Stream
     from voxlive.engines.recording import RecordingWriter
@@ -74,7 +74,8 @@ class Session:
     Bounds: when ``inbox`` is full, or 30 s of audio are in the engine, ``push`` waits, which is the
     back-pressure on the client; when ``outbox`` is full the session ends with ``slow_client``. Its
     events carry ``source`` there. ``stall_s`` is that of SessionOptions. ``record`` starts a
-    recording, of a stream with this trail. Raises what ``open_stream`` raises.
+    recording, of a stream with this trail. ``segment_ids``: see LiveTranscript. Raises what
+    ``open_stream`` raises.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Session:
         source: str = "",
         replacements: Replacements | None = None,
         record: Callable[[int], RecordingWriter] | None = None,
+        segment_ids: Iterator[int] | None = None,
     ) -> None:
         self.id = ident
         self.received = 0
@@ -105,7 +107,7 @@ class Session:
         self._inbox = inbox or Inbox()
         self._outbox: Outbox[Any] = outbox or Outbox()
         self._source = source
-        self._transcript = LiveTranscript()
+        self._transcript = LiveTranscript(segment_ids)
         self._replacer = Replacer(replacements) if replacements else None
         self._markers: dict[int, tuple[Event, ...]] = {}
         self._last_marker = 0
@@ -178,9 +180,13 @@ class Session:
 
     async def close(self) -> None:
         """Free everything at once, in any state; the reader's events end."""
-        self._end()
+        self.abort()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+
+    def abort(self) -> None:
+        """As ``close``, without waiting for the session's task."""
+        self._end()
 
     def suspend(self) -> None:
         """The client is gone and may come back: until then it is no pause that no audio comes."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -61,15 +61,29 @@ class ClosedCaption:
     text: str
     words: tuple[Word, ...]
     received: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCaption:
+    """The open segment of a source: its words, and the draft behind them."""
+
+    words: tuple[Word, ...]
+    draft: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionSnapshot:
-    """What a new reader starts from: the last closed segments, the open one's words, the draft."""
+    """What a new reader starts from: the last closed segments, the open one's words, the draft.
+
+    In a session with several sources each has an open segment, in ``sources``.
+    """
 
     segments: tuple[ClosedCaption, ...]
     words: tuple[Word, ...]
     draft: str
+    sources: tuple[OpenCaption, ...] = ()
 
 
 Caption = CaptionSnapshot | Words | Draft | ClosedCaption
@@ -77,7 +91,7 @@ _Captions = AsyncGenerator[Caption | None, None]
 
 # Words and segments as they are kept: plain tuples, which the garbage collector does not visit.
 _WordRow = tuple[str, int, int, float | None]
-_SegmentRow = tuple[int, int, int, str, tuple[_WordRow, ...], int | None]
+_SegmentRow = tuple[int, int, int, str, tuple[_WordRow, ...], int | None, str]
 
 
 class TooManyReaders(RequestRefused):
@@ -110,8 +124,9 @@ class CaptionFeed:
         self.owner = owner
         self.path = path
         self._segments: deque[_SegmentRow] = deque(maxlen=MAX_SEGMENTS)
-        self._rows: list[_WordRow] = []
-        self._draft = ""
+        # Of the open segment of each source.
+        self._rows: defaultdict[str, list[_WordRow]] = defaultdict(list)
+        self._drafts: dict[str, str] = {}
         self._readers: set[_Reader] = set()
 
     @property
@@ -122,19 +137,19 @@ class CaptionFeed:
     def on_event(self, event: Event) -> None:
         """Pass words, drafts and closed segments on to the readers; other events are ignored."""
         match event:
-            case Words(_, words):
-                self._rows.extend(
+            case Words(_, words, source):
+                self._rows[source].extend(
                     (word.text, word.start, word.end, word.probability) for word in words
                 )
                 self._send(event)
-            case Draft(_, text):
-                self._draft = text
+            case Draft(_, text, source):
+                self._drafts[source] = text
                 self._send(event)
-            case SegmentClosed(ident, start, end, text, received):
-                row = ident, start, end, text, tuple(self._rows), received
+            case SegmentClosed(ident, start, end, text, received, source):
+                rows = tuple(self._rows.pop(source, ()))
+                row = ident, start, end, text, rows, received, source
                 self._segments.append(row)
-                self._rows.clear()
-                self._draft = ""
+                self._drafts.pop(source, None)
                 if self._readers:
                     self._send(_closed(*row))
 
@@ -170,7 +185,14 @@ class CaptionFeed:
 
     def _snapshot(self) -> CaptionSnapshot:
         segments = tuple(_closed(*row) for row in self._segments)
-        return CaptionSnapshot(segments, _words(self._rows), self._draft)
+        found = {
+            source: OpenCaption(
+                _words(self._rows.get(source, ())), self._drafts.get(source, ""), source
+            )
+            for source in sorted({*self._rows, *self._drafts})
+        }
+        alone = found.pop("", OpenCaption((), ""))
+        return CaptionSnapshot(segments, alone.words, alone.draft, tuple(found.values()))
 
     def _send(self, caption: Caption) -> None:
         for reader in self._readers:
@@ -231,9 +253,15 @@ class CaptionFeeds:
 
 
 def _closed(
-    ident: int, start: int, end: int, text: str, rows: tuple[_WordRow, ...], received: int | None
+    ident: int,
+    start: int,
+    end: int,
+    text: str,
+    rows: tuple[_WordRow, ...],
+    received: int | None,
+    source: str,
 ) -> ClosedCaption:
-    return ClosedCaption(ident, start, end, text, _words(rows), received)
+    return ClosedCaption(ident, start, end, text, _words(rows), received, source)
 
 
 def _words(rows: Iterable[_WordRow]) -> tuple[Word, ...]:
@@ -248,20 +276,31 @@ def is_valid_name(text: str) -> bool:
 def sse_event(caption: Caption) -> str:
     """A caption as one server-sent event; times are seconds on the session's clock."""
     match caption:
-        case CaptionSnapshot(segments, words, draft):
+        case CaptionSnapshot(segments, words, draft, sources):
             closed = [_closed_event(segment) for segment in segments]
-            return _event("snapshot", segments=closed, words=_words_event(words), draft=draft)
-        case Words(segment, words):
-            return _event("words", segment=segment, text=caption.text, words=_words_event(words))
-        case Draft(segment, text):
-            return _event("draft", segment=segment, text=text)
+            one = {"segments": closed, "words": _words_event(words), "draft": draft}
+            several = [
+                {"source": each.source, "words": _words_event(each.words), "draft": each.draft}
+                for each in sources
+            ]
+            return _event("snapshot", **one, **({"sources": several} if several else {}))
+        case Words(segment, words, source):
+            text, listed = caption.text, _words_event(words)
+            return _event("words", segment=segment, text=text, words=listed, **_of(source))
+        case Draft(segment, text, source):
+            return _event("draft", segment=segment, text=text, **_of(source))
         case ClosedCaption():
             return _event("segment", **_closed_event(caption))
 
 
+def _of(source: str) -> dict[str, str]:
+    return {"source": source} if source else {}
+
+
 def _closed_event(segment: ClosedCaption) -> dict[str, object]:
     start, end = seconds(segment.start), seconds(segment.end)
-    return {"id": segment.id, "start": start, "end": end, "text": segment.text}
+    times = {"start": start, "end": end}
+    return {"id": segment.id, **times, "text": segment.text, **_of(segment.source)}
 
 
 def _words_event(words: tuple[Word, ...]) -> list[dict[str, object]]:
@@ -274,30 +313,54 @@ def _event(kind: str, **values: object) -> str:
 
 
 class LiveCues:
-    """Words in, WebVTT cues out. A cue is complete once the words after it cannot join it."""
+    """Words in, WebVTT cues out. A cue is complete once the words after it cannot join it.
+
+    Those of several sources have the source as their voice, and may overlap.
+    """
 
     def __init__(self, style: CueStyle | None = None) -> None:
+        self._style = style
+        self._sources: dict[str, _SourceCues] = {}
+
+    def on_caption(self, caption: Caption) -> str:
+        """The cues that a caption completes, as WebVTT blocks."""
+        match caption:
+            case CaptionSnapshot(segments, words, _, sources):
+                closed = "".join(map(self.on_caption, segments))
+                more = (self._of(each.source).add_words(each.words) for each in sources)
+                return closed + self._of("").add_words(words) + "".join(more)
+            case Words(_, words, source):
+                return self._of(source).add_words(words)
+            case ClosedCaption(_, _, _, _, words, received, source):
+                return self._of(source).close(words, received)
+            case _:
+                return ""
+
+    def _of(self, source: str) -> _SourceCues:
+        if source not in self._sources:
+            self._sources[source] = _SourceCues(source, self._style)
+        return self._sources[source]
+
+
+class _SourceCues:
+    """The cues of one source."""
+
+    def __init__(self, source: str, style: CueStyle | None) -> None:
+        self._source = source
         self._style = style
         self._words: list[Word] = []
         self._in_cues = 0  # words of the open segment that are in cues already
         self._until_ms = 0
 
-    def on_caption(self, caption: Caption) -> str:
-        """The cues that a caption completes, as WebVTT blocks."""
-        match caption:
-            case CaptionSnapshot(segments, words, _):
-                return "".join(map(self.on_caption, segments)) + self._add_words(words)
-            case Words(_, words):
-                return self._add_words(words)
-            case ClosedCaption(_, _, _, _, words, received):
-                self._words = [*words]
-                return self._take_cues(None if received is None else seconds(received), whole=True)
-            case _:
-                return ""
-
-    def _add_words(self, words: Iterable[Word]) -> str:
+    def add_words(self, words: Iterable[Word]) -> str:
+        """Add words to the open segment."""
         self._words += words
         return self._take_cues(whole=False)
+
+    def close(self, words: Iterable[Word], received: int | None) -> str:
+        """The segment is closed; ``words`` are all of it."""
+        self._words = [*words]
+        return self._take_cues(None if received is None else seconds(received), whole=True)
 
     def _take_cues(self, received_s: float | None = None, *, whole: bool) -> str:
         """The complete cues of the words that are in none; ``whole``: the segment is closed.
@@ -319,7 +382,8 @@ class LiveCues:
         """A cue as its block; it begins no earlier than the one before it ends."""
         start = max(cue.start_ms, self._until_ms)
         self._until_ms = max(cue.end_ms, start + 1)
-        return vtt_cue(replace(cue, start_ms=start, end_ms=self._until_ms))
+        placed = replace(cue, start_ms=start, end_ms=self._until_ms, voice=self._source)
+        return vtt_cue(placed)
 
 
 class CaptionEndpoints:

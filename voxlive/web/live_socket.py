@@ -29,7 +29,7 @@ from voxlive.streaming.events import SessionError
 from voxlive.streaming.intake import Command, SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
 from voxlive.streaming.service import Service
-from voxlive.streaming.session import Session
+from voxlive.streaming.sources import LiveSession
 from voxlive.web.access.access import ANYONE, SessionDeadline
 from voxlive.web.access.keys import Limits
 from voxlive.web.captions import MAX_NAME_LENGTH, CaptionFeeds, is_valid_name
@@ -109,7 +109,7 @@ class LiveSocket:
         return self._state.protocol
 
     @property
-    def _sessions(self) -> dict[str, Session]:
+    def _sessions(self) -> dict[str, LiveSession]:
         return self._state.sessions
 
     @property
@@ -207,7 +207,8 @@ class LiveSocket:
         inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
         service = self._service_of(options)
         named = replace(options, model=options.model or self._socket.query_params.get("model"))
-        session = service.open(named, inbox, self._state.outbox, source)
+        open_session = service.open_sources if named.sources else service.open
+        session = open_session(named, inbox, self._state.outbox, source)
         self._sessions[source] = session
         drop_at = service.engine.info.drop_at
         if drop_at is not None:

@@ -40,7 +40,7 @@ from voxlive.streaming.events import (
     SessionWarning,
     Words,
 )
-from voxlive.streaming.session import Session
+from voxlive.streaming.sources import LiveSession
 from voxlive.values import SAMPLE_RATE, seconds
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class SessionMetrics:
         """Export this wire format from now on, with zeros until it has a session."""
         self._totals[protocol]
 
-    def open(self, protocol: str, session: Session, model: str) -> SessionMeter:
+    def open(self, protocol: str, session: LiveSession, model: str) -> SessionMeter:
         """Count a session that begins on this live model, until its meter is closed."""
         meter = SessionMeter(session, protocol, model, self)
         self._meters.add(meter)
@@ -151,7 +151,7 @@ class SessionMeter:
     """
 
     def __init__(
-        self, session: Session, protocol: str, model: str, metrics: SessionMetrics
+        self, session: LiveSession, protocol: str, model: str, metrics: SessionMetrics
     ) -> None:
         self.session = session
         self.protocol = protocol

@@ -215,7 +215,8 @@ class SessionRecording:
         self._running.add(session.id)
         self._id = session.id
         self._unwritten: StoredSession | None = session
-        self._number = self._first = 0  # of the next word, and of the open segment's first
+        self._number = 0  # of the next word
+        self._ranges: dict[int, tuple[int, int]] = {}  # of the words of open segments
         self._error: str | None = None
         self._ended = False
         self._warned: set[str] = set()
@@ -254,16 +255,20 @@ class SessionRecording:
 
     def _on_event(self, event: Event) -> _Written | None:
         match event:
-            case Words(segment, words):
-                first, self._number = self._number, self._number + len(words)
+            case Words(segment, words, source):
+                number, self._number = self._number, self._number + len(words)
+                first, _ = self._ranges.get(segment, (number, number))
+                self._ranges[segment] = first, self._number
                 kept = tuple(
-                    StoredWord(n, segment, w.text, w.start, w.end, w.probability, w.original)
-                    for n, w in enumerate(words, first)
+                    StoredWord(
+                        n, segment, w.text, w.start, w.end, w.probability, w.original, source
+                    )
+                    for n, w in enumerate(words, number)
                 )
                 return self._write(AddWords(self._id, kept))
             case SegmentClosed(ident, start, end, _, received):
-                closed = StoredSegment(ident, start, end, self._first, self._number)
-                self._first = self._number
+                nothing = self._number, self._number
+                closed = StoredSegment(ident, start, end, *self._ranges.pop(ident, nothing))
                 return self._write(CloseSegment(self._id, closed, received or end))
             case LanguageDetected(language):
                 self._write(AddLanguage(self._id, language))

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from voxlive.errors import ProtocolError
-from voxlive.streaming.session import Session
+from voxlive.streaming.sources import LiveSession
 from voxlive.web.captions import CaptionFeeds
 from voxlive.web.socket_writer import ConnectionState
 
@@ -49,7 +49,7 @@ class ResumableSession:
     suspended_at: float = 0.0
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> LiveSession | None:
         """None once it has been closed."""
         return self.state.sessions.get("")
 

@@ -17,7 +17,7 @@ from voxlive.errors import ProtocolError
 from voxlive.store.contract import State
 from voxlive.streaming.events import Event, SessionClosed
 from voxlive.streaming.queues import Outbox, Timeout
-from voxlive.streaming.session import Session
+from voxlive.streaming.sources import LiveSession
 from voxlive.web.captions import CaptionFeed, CaptionFeeds
 from voxlive.web.connections import ABORT
 from voxlive.web.metrics import SessionMeter
@@ -46,7 +46,7 @@ class ConnectionState:
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
         self.outbox: Outbox[Notice] = Outbox()
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, LiveSession] = {}
         self.caption_feeds: dict[str, CaptionFeed] = {}
         self.meters: dict[str, SessionMeter] = {}
         self.recordings: dict[str, SessionRecording] = {}
@@ -127,7 +127,7 @@ class SocketWriter:
             await self._send(self._socket.send_text(out))
         return False
 
-    async def drop(self, session: Session, at: int) -> None:
+    async def drop(self, session: LiveSession, at: int) -> None:
         """A fault on demand: once the session is at this sample, break the line, with no close.
 
         Raises WebSocketDisconnect then.

@@ -340,3 +340,47 @@ def test_messages_are_numbered_without_a_gap_and_words_segments_and_done_agree(e
     segments = [m["text"] for m in messages if m["type"] == "segment"]
     assert "".join(words) == "".join(segments) == messages[-1]["text"]
     assert [m["id"] for m in messages if m["type"] == "segment"] == list(range(len(segments)))
+
+
+def test_sources_are_named_in_ready_and_in_every_message_that_is_of_one():
+    asked = options(sources=["me", "them"], rate=48_000)
+    assert (asked.sources, asked.audio.channels, asked.suppress_leaks) == (("me", "them"), 2, True)
+    protocol = LiveProtocol({}, ENGLISH)
+    protocol.received(json.dumps({**START, "sources": ["me", "them"], "suppress_leaks": False}))
+    [ready] = decoded(protocol.opened("id", replace(asked, suppress_leaks=False)))
+    assert (ready["sources"], ready["suppress_leaks"]) == (["me", "them"], False)
+    events = [
+        SpeechStarted(0, "me"),
+        Draft(0, "a", "me"),
+        Words(0, (Word("a", 0, 1),), "me"),
+        Words(1, (Word("b", 0, 1),), "them"),
+        SegmentClosed(1, 0, 1, "b", None, "them"),
+        SegmentClosed(0, 0, 1, "a", None, "me"),
+    ]
+    for event in events:
+        [message] = decoded(protocol.on_event(event))
+        assert message["source"] == event.source
+        assert {word["source"] for word in message.get("words", [])} <= {event.source}
+    [done] = decoded(protocol.on_event(SessionClosed(2)))
+    assert done["sources"] == {"me": "a", "them": "b"}
+    assert done["text"] == "them: b\nme: a\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sources": "me"},
+        {"sources": ["me", 2]},
+        {"sources": ["me", ""]},
+        {"sources": ["me", "a\nb"]},
+        {"sources": ["me", "me"]},
+        {"sources": ["me"]},
+        {"sources": ["me", "them"], "channels": 3},
+        {"sources": ["me", "them"], "suppress_leaks": 1},
+        {"sources": ["me", "them"], "resumable": True},
+    ],
+)
+def test_sources_that_do_not_go_with_the_audio_are_refused(fields):
+    with pytest.raises(ProtocolError) as refused:
+        options(**fields)
+    assert refused.value.code == "bad_start"

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -53,7 +53,8 @@ _DETAILS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_spe
 class OutputOptions:
     """What a writer is to list: ``model`` is the name that answers carry.
 
-    ``title`` and ``began``, the moment of the first sample, are for documents.
+    ``title`` and ``began``, the moment of the first sample, are for documents. ``voices``: speakers
+    are named in subtitles, where they may overlap.
     """
 
     model: str
@@ -62,6 +63,7 @@ class OutputOptions:
     cues: CueStyle = field(default_factory=CueStyle)
     title: str = ""
     began: datetime | None = None
+    voices: bool = False
 
 
 def text(transcript: Transcript, _options: OutputOptions) -> str:
@@ -280,7 +282,7 @@ def transcript_json(found: StoredTranscript, *, original: bool = False) -> dict[
     words = found.words if original else found.corrected()
     return {
         **session_json(found.session),
-        "text": "".join(word.text for word in words).strip(),
+        "text": _joined(_segments_of(found, words)).strip(),
         "words": [word_json(word) for word in words],
         "segments": [segment_json(one) for one in found.segments],
         "corrections": [
@@ -297,25 +299,48 @@ def export(found: StoredTranscript, suffix: str, *, original: bool = False) -> b
     """A session as a file of ``EXPORTS``: its words as corrected, or as recognised."""
     about = found.session
     words = found.words if original else found.corrected()
+    segments = _segments_of(found, words)
+    transcript = Transcript(
+        _joined(segments),
+        tuple(segments),
+        seconds(max((about.samples, *(word.end for word in words)))),
+        next(iter(about.languages), None),
+    )
+    options = OutputOptions(
+        about.model,
+        words=True,
+        title=about.title or about.name or "",
+        began=about.started_at,
+        voices=True,
+    )
+    written = EXPORTS[suffix].write(transcript, options)
+    return written if isinstance(written, bytes) else written.encode(errors="replace")
+
+
+def _segments_of(found: StoredTranscript, words: Sequence[StoredWord]) -> list[Segment]:
+    """The segments that these words are, in the order of their starts.
+
+    Those of several sources overlap, and so do the numbers of their words.
+    """
     closed = {one.id: one for one in found.segments}
     segments = []
+    if any(word.source for word in words):
+        words = sorted(words, key=lambda word: word.segment)
     for (ident, source), group in groupby(words, key=lambda word: (word.segment, word.source)):
         spoken = tuple(Word(w.text, w.start, w.end, w.probability, w.original) for w in group)
         text = "".join(word.text for word in spoken)
         times = closed.get(ident, Segment(ident, text, spoken[0].start, spoken[-1].end))
         segments.append(Segment(ident, text, times.start, times.end, spoken, source or None))
-    end = max((about.samples, *(word.end for word in words[-1:])))
-    transcript = Transcript(
-        "".join(one.text for one in segments),
-        tuple(segments),
-        seconds(end),
-        next(iter(about.languages), None),
-    )
-    options = OutputOptions(
-        about.model, words=True, title=about.title or about.name or "", began=about.started_at
-    )
-    written = EXPORTS[suffix].write(transcript, options)
-    return written if isinstance(written, bytes) else written.encode(errors="replace")
+    if any(one.speaker for one in segments):
+        segments.sort(key=lambda one: one.start or 0)
+    return segments
+
+
+def _joined(segments: Sequence[Segment]) -> str:
+    """Their texts joined; those of several sources are a line each, with the source."""
+    if any(one.speaker for one in segments):
+        return "\n".join(f"{one.speaker}: {one.text.strip()}" for one in segments)
+    return "".join(one.text for one in segments)
 
 
 def file_name(session: StoredSession) -> str:
@@ -381,7 +406,8 @@ def _words(segment: Segment) -> list[dict[str, Any]]:
 
 def _cues(transcript: Transcript, options: OutputOptions) -> list[subtitles.Cue]:
     try:
-        return subtitles.cues(transcript.segments, options.cues, transcript.duration)
+        cues = subtitles.voiced_cues if options.voices else subtitles.cues
+        return cues(transcript.segments, options.cues, transcript.duration)
     except ValueError as error:
         message = f"{options.model} knows no times, so it makes no subtitles; use text or json"
         raise RequestRefused("no_times", message, "response_format") from error

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from voxlive.values import Segment, Word, seconds
@@ -59,13 +59,29 @@ class CueStyle:
 class Cue:
     """One subtitle of ``words`` words, with blank ones before it.
 
-    Times are in milliseconds and never overlap the next cue's.
+    Times are in milliseconds and never overlap the next cue's, but for that of another ``voice``.
     """
 
     start_ms: int
     end_ms: int
     lines: tuple[str, ...]
     words: int = 1
+    voice: str = ""
+
+
+def voiced_cues(
+    segments: Iterable[Segment], style: CueStyle | None = None, duration: float | None = None
+) -> list[Cue]:
+    """The ``cues`` of each speaker with its name as their voice, in the order of their starts."""
+    by_speaker: dict[str, list[Segment]] = {}
+    for segment in segments:
+        by_speaker.setdefault(segment.speaker or "", []).append(segment)
+    found = [
+        replace(cue, voice=speaker)
+        for speaker, spoken in by_speaker.items()
+        for cue in cues(spoken, style, duration)
+    ]
+    return sorted(found, key=lambda cue: cue.start_ms)
 
 
 def cues(
@@ -109,7 +125,7 @@ def srt(found: Iterable[Cue]) -> str:
     """The cues as a SubRip file. Its text knows no escapes: an arrow in it loses its length."""
     return "".join(
         f"{number}\n{stamp(cue.start_ms, ',')} --> {stamp(cue.end_ms, ',')}\n"
-        f"{_ARROW.sub('->', _text(cue))}\n\n"
+        f"{_ARROW.sub('->', _voice(cue) + _text(cue))}\n\n"
         for number, cue in enumerate(found, 1)
     )
 
@@ -121,8 +137,17 @@ def vtt(found: Iterable[Cue]) -> str:
 
 def vtt_cue(cue: Cue) -> str:
     """One cue as a block of a WebVTT file."""
-    text = _text(cue).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _escaped(_text(cue))
+    text = f"<v {_escaped(cue.voice)}>{text}" if cue.voice else text
     return f"{stamp(cue.start_ms, '.')} --> {stamp(cue.end_ms, '.')}\n{text}\n\n"
+
+
+def _voice(cue: Cue) -> str:
+    return f"{cue.voice}: " if cue.voice else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def stamp(ms: int, point: str) -> str:

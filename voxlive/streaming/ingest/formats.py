@@ -262,18 +262,21 @@ def _channel(frames: Samples, channel: int | None) -> Samples:
 
 
 class Resampler:
-    """Streams mono float32 from ``rate`` to 16 kHz through soxr (HQ); 16 kHz passes untouched.
+    """Streams float32 from ``rate`` to 16 kHz through soxr (HQ); 16 kHz passes untouched.
+
+    With several ``channels`` samples are [n, channels], else [n].
 
     soxr keeps its filter state between calls, so the output does not depend on the calls' sizes.
     It works in blocks and holds back at most about 0.12 s (8 kHz) or 0.04 s (44.1 and 48 kHz).
     """
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, channels: int = 1) -> None:
         self.rate = rate
+        self._nothing = np.empty(0 if channels == 1 else (0, channels), np.float32)
         self._stream = (
             None
             if rate == SAMPLE_RATE
-            else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+            else soxr.ResampleStream(rate, SAMPLE_RATE, channels, dtype="float32", quality="HQ")
         )
 
     def push(self, mono: Samples) -> Samples:
@@ -282,20 +285,22 @@ class Resampler:
 
     def finish(self) -> Samples:
         """The tail. Nothing may be pushed after it."""
-        rest = np.empty(0, np.float32)
+        rest = self._nothing
         return rest if self._stream is None else self._stream.resample_chunk(rest, last=True)
 
 
-class PcmDecoder:
-    """Bytes of one PCM format, cut anywhere, to float32 mono at 16 kHz."""
+class ChannelDecoder:
+    """Bytes of one PCM format, cut anywhere, to float32 [n, channels] at 16 kHz."""
 
     def __init__(self, audio: AudioFormat) -> None:
         self._encoding = ENCODINGS[audio.encoding]
         self._channels = audio.channels
         self._frame = audio.sample_bytes
-        self._mixer = Mixer(audio.rate, audio.channels)
-        self._resampler = Resampler(audio.rate)
+        self._resampler = self._open_resampler(audio)
         self._rest = b""
+
+    def _open_resampler(self, audio: AudioFormat) -> Resampler:
+        return Resampler(audio.rate, audio.channels)
 
     @property
     def pending(self) -> int:
@@ -311,16 +316,34 @@ class PcmDecoder:
         return (CodedWarning("cut_off", message),)
 
     def push(self, data: bytes | memoryview) -> Samples:
-        """Samples [n] at 16 kHz; bytes short of a whole frame wait for the next push."""
+        """Samples at 16 kHz; bytes short of a whole frame wait for the next push."""
+        return self._resampler.push(self._decode(data))
+
+    def _decode(self, data: bytes | memoryview) -> Samples:
+        """The whole frames, [n, channels] at the format's own rate."""
         data = b"".join((self._rest, data)) if self._rest else data
         whole = len(data) - len(data) % self._frame
         self._rest = bytes(data[whole:]) if whole < len(data) else b""
-        samples = self._encoding.decode(data[:whole])
-        return self._resampler.push(self._mixer.push(samples.reshape(-1, self._channels)))
+        return self._encoding.decode(data[:whole]).reshape(-1, self._channels)
 
     def finish(self) -> Samples:
         """The resampler's tail."""
         return self._resampler.finish()
+
+
+class PcmDecoder(ChannelDecoder):
+    """Bytes of one PCM format, cut anywhere, to float32 mono [n] at 16 kHz."""
+
+    def __init__(self, audio: AudioFormat) -> None:
+        super().__init__(audio)
+        self._mixer = Mixer(audio.rate, audio.channels)
+
+    def _open_resampler(self, audio: AudioFormat) -> Resampler:
+        return Resampler(audio.rate)
+
+    def push(self, data: bytes | memoryview) -> Samples:
+        """Samples [n] at 16 kHz; bytes short of a whole frame wait for the next push."""
+        return self._resampler.push(self._mixer.push(self._decode(data)))
 
 
 class PcmIngest:

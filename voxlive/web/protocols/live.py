@@ -33,7 +33,7 @@ from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
 from voxlive.vad.gate import GateOptions
-from voxlive.values import SAMPLE_RATE, Word, seconds
+from voxlive.values import SAMPLE_RATE, seconds
 from voxlive.web.protocols.contract import (
     ENDING_CODES,
     MAX_ERROR_CHARS,
@@ -67,6 +67,7 @@ _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
     *("task", "vocabulary", "commit", "model"),
     *("vad", "words", "drafts", "delay_ms", "replacements", "resumable", "store"),
+    *("sources", "suppress_leaks"),
 )
 _RESUME_FIELDS = ("type", "session", "token", "have", "from")
 _MAX_SAMPLES = 1 << 53
@@ -75,6 +76,7 @@ MAX_SENT = 4 << 20
 _ACK_EVERY_S = 5.0
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
 _MAX_ID_CHARS = 200
+_MAX_SOURCE_CHARS = 64
 
 
 class LiveProtocol(Protocol):
@@ -93,6 +95,7 @@ class LiveProtocol(Protocol):
         self._ending: str | None = None
         self._words = self._drafts = True
         self._text = LongText()
+        self._texts: dict[str, LongText] = {}  # by source, where there are several
         self._journal: SentMessages | None = None
         self._session = ""
         self._token = ""
@@ -146,17 +149,22 @@ class LiveProtocol(Protocol):
 
     def _start(self, message: Json) -> OpenSession:
         check_fields(message, _START_FIELDS, "start")
+        sources = _sources(message)
         options = SessionOptions(
-            _audio(message),
+            _audio(message, len(sources) or 1),
             _gate(message),
             self._stream(message),
             replacements=_replacements(message),
             model=string(message, "model", _MAX_ID_CHARS),
+            sources=sources,
+            suppress_leaks=flag(message, "suppress_leaks", True),
         )
         self._words = flag(message, "words", True)
         resumable = flag(message, "resumable", False)
         if resumable and options.audio.encoding == CONTAINER:
             raise ValueError("a resumable session needs PCM: a container cannot be cut anywhere")
+        if resumable and sources:
+            raise ValueError("a session with several sources is not resumable")
         if self._find:
             self._info = self._find(options.model)
         self._started = True
@@ -235,6 +243,9 @@ class LiveProtocol(Protocol):
         more = more if self._token else {}
         if self._stored:
             more["store"] = True
+        if options.sources:
+            more["sources"] = list(options.sources)
+            more["suppress_leaks"] = options.suppress_leaks
         ready: list[Out] = [
             self._encode(
                 "ready",
@@ -264,11 +275,13 @@ class LiveProtocol(Protocol):
     def on_event(self, event: Event) -> list[Out]:
         """Each event is one message; the last is followed by the close."""
         match event:
-            case Words(segment, words):
-                self._text.append(event.text)
-                return self._words_message(segment, words) if self._words else []
-            case Draft(segment, text):
-                return [self._passing("draft", segment=segment, text=text)] if self._drafts else []
+            case Words(source=source):
+                text = self._texts.setdefault(source, LongText()) if source else self._text
+                text.append(event.text)
+                return [self._words_message(event)] if self._words else []
+            case Draft(segment, text, source):
+                draft = {"segment": segment, "text": text, **_of(source)}
+                return [self._passing("draft", **draft)] if self._drafts else []
             case SessionError(code, message, fatal):
                 self._ending = code if code in ENDING_CODES else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
@@ -281,6 +294,9 @@ class LiveProtocol(Protocol):
             case SegmentClosed(_, _, end, _) if self._journal:
                 self._acknowledged = end * self._rate // SAMPLE_RATE
                 return [self._encode_event(event), self._ack()]
+            case SegmentClosed(text=text, source=source) if source:
+                self._text.append(f"{source}: {text.strip()}\n")
+                return [self._encode_event(event)]
             case _:
                 return [self._encode_event(event)]
 
@@ -291,7 +307,8 @@ class LiveProtocol(Protocol):
     def _ack(self) -> str:
         return self._passing("ack", samples=self._acknowledged)
 
-    def _words_message(self, segment: int, words: tuple[Word, ...]) -> list[Out]:
+    def _words_message(self, event: Words) -> str:
+        source = _of(event.source)
         items = [
             {
                 "text": w.text,
@@ -299,10 +316,11 @@ class LiveProtocol(Protocol):
                 "end": seconds(w.end),
                 "p": w.probability,
                 **({"original": w.original} if w.original is not None else {}),
+                **source,
             }
-            for w in words
+            for w in event.words
         ]
-        return [self._encode("words", segment=segment, words=items)]
+        return self._encode("words", segment=event.segment, words=items, **source)
 
     def _encode_event(
         self,
@@ -316,27 +334,29 @@ class LiveProtocol(Protocol):
             | Lag
         ),
     ) -> str:
+        source = {} if isinstance(event, Flushed) else _of(event.source)
         match event:
             case LanguageDetected(language, probability):
-                return self._encode("language", language=language, p=probability)
+                return self._encode("language", language=language, p=probability, **source)
             case SpeechStarted(at):
-                return self._encode("speech_started", t=seconds(at))
+                return self._encode("speech_started", t=seconds(at), **source)
             case SpeechStopped(at):
-                return self._encode("speech_stopped", t=seconds(at))
+                return self._encode("speech_stopped", t=seconds(at), **source)
             case SegmentClosed(ident, start, end, text):
-                return self._encode(
-                    "segment", id=ident, start=seconds(start), end=seconds(end), text=text
-                )
+                times = {"start": seconds(start), "end": seconds(end)}
+                return self._encode("segment", id=ident, **times, text=text, **source)
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
             case Recovered(at):
-                return self._passing("recovered", t=seconds(at))
+                return self._passing("recovered", t=seconds(at), **source)
             case Lag(behind_s):
-                return self._passing("lag", behind_s=behind_s)
+                return self._passing("lag", behind_s=behind_s, **source)
 
     def _done(self, samples: int) -> list[Out]:
         code = close_code(self._ending) if self._ending and not self._stopped else 1000
-        done = self._encode("done", duration=seconds(samples), text=str(self._text))
+        texts = {source: str(text) for source, text in self._texts.items()}
+        more = {"sources": texts} if texts else {}
+        done = self._encode("done", duration=seconds(samples), text=str(self._text), **more)
         self._close = CloseSocket(code)
         return [done, self._close]
 
@@ -393,12 +413,32 @@ class SentMessages:
         return list(islice(self._messages, number + 1 - self._first, None))
 
 
-def _audio(message: Json) -> AudioFormat:
+def _of(source: str) -> dict[str, str]:
+    """The field that names the source, in a session that has several."""
+    return {"source": source} if source else {}
+
+
+def _sources(message: Json) -> tuple[str, ...]:
+    """The names of the channels, where each is a source of its own."""
+    names = message.get("sources")
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError('"sources" must be a list of names, one for each channel')
+    for name in names:
+        if not (0 < len(name) <= _MAX_SOURCE_CHARS and name.isprintable()):
+            raise ValueError(
+                f"a source has 1 to {_MAX_SOURCE_CHARS} characters, not {quoted(name)}"
+            )
+    return tuple(names)
+
+
+def _audio(message: Json, channels: int) -> AudioFormat:
     encoding = message.get("format")
     if encoding not in _FORMATS:
         raise ValueError(f'"format" must be one of {", ".join(_FORMATS)}, not {quoted(encoding)}')
     rate = integer(message, "rate", 1, 1_000_000, 16_000)
-    return AudioFormat(str(encoding), rate, integer(message, "channels", 1, 1000, 1))
+    return AudioFormat(str(encoding), rate, integer(message, "channels", 1, 1000, channels))
 
 
 def _task(message: Json) -> Task:
