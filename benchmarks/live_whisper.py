@@ -26,9 +26,9 @@ from support.simulated_cores import SimulatedCores, SimulatedStream
 
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import Committed, StreamOptions
+from voxlive.engines.utterances import measure
 from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import make_pass
-from voxlive.engines.utterances.loading import measure
 from voxlive.engines.utterances.utterance import DuePass, PassPlan, UtteranceStream
 from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions, Recogniser, Recognition

@@ -9,9 +9,9 @@ from support.scripted_recogniser import ScriptedRecogniser, spoken
 from support.simulated_cores import SimulatedCores, SimulatedStream, chunks
 
 from voxlive.engines.contract import Committed, Reached
+from voxlive.engines.utterances import PassCost
 from voxlive.engines.utterances.commitment import CommitRule
 from voxlive.engines.utterances.engine import LONGEST_S, SHORTEST_S, PassScheduler
-from voxlive.engines.utterances.loading import PassCost
 from voxlive.engines.utterances.utterance import PassPlan, UtteranceStream
 from voxlive.values import SAMPLE_RATE
 
