@@ -32,7 +32,7 @@ _PUBLIC = {
     "EngineInfo": "voxlive.engines.contract",
     "EngineOptions": "voxlive.engines.contract",
     "StreamOptions": "voxlive.engines.contract",
-    "load_engine": "voxlive.engines.registry",
+    "load_engine": "voxlive.engines",
     "VoxliveError": "voxlive.errors",
     "transcribe": "voxlive.runners.batch",
     "Transcript": "voxlive.runners.contract",
@@ -58,8 +58,8 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from voxlive.engines import load_engine
     from voxlive.engines.contract import Engine, EngineInfo, EngineOptions, StreamOptions
-    from voxlive.engines.registry import load_engine
     from voxlive.errors import VoxliveError
     from voxlive.runners.batch import transcribe
     from voxlive.runners.contract import Transcript

@@ -23,8 +23,8 @@ from voxlive.checkpoints.local_model import (
     read_model,
 )
 from voxlive.checkpoints.resolve import resolve
+from voxlive.engines import load_engine
 from voxlive.engines.contract import EngineOptions
-from voxlive.engines.registry import load_engine
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.errors import DamagedFile, IncompleteCheckpoint, WeightsMismatch, WrongTokenizer
 from voxlive.runners.catalogue import make_catalogue

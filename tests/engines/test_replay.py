@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from voxlive.engines import load_apart, load_engine
 from voxlive.engines.contract import (
     Committed,
     Engine,
@@ -19,7 +20,6 @@ from voxlive.engines.contract import (
     StreamOptions,
 )
 from voxlive.engines.recording import LOG
-from voxlive.engines.registry import load_apart, load_engine
 from voxlive.errors import EngineFull, VoxliveError
 from voxlive.values import Word
 

@@ -16,8 +16,8 @@ from support.tiny_whisper import add_tensor
 from training.golden.layouts import write_checkpoint
 from voxlive.checkpoints.contents import read_contents
 from voxlive.checkpoints.local_model import read_checkpoint, read_model
+from voxlive.engines import load_engine
 from voxlive.engines.contract import EngineOptions
-from voxlive.engines.registry import load_engine
 from voxlive.engines.voxtral.loading import load_weights
 from voxlive.engines.voxtral.model import CHUNK, VoxtralModel
 

@@ -20,8 +20,8 @@ from support.model_shapes import (
 from voxlive.checkpoints.contents import read_contents
 from voxlive.checkpoints.families import FAMILIES
 from voxlive.checkpoints.local_model import probe_model_capabilities, read_model
+from voxlive.engines import load_engine
 from voxlive.engines.contract import EngineOptions
-from voxlive.engines.registry import load_engine
 from voxlive.errors import DamagedFile, EngineError, IncompleteCheckpoint, RequestRefused
 from voxlive.recognisers.mlx_audio.families import FAMILIES as RUN
 from voxlive.recognisers.mlx_audio.families import NOT_FOR_FILES

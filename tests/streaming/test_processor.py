@@ -14,8 +14,8 @@ from support.whisperlivekit import TranscriptionEngine, audio_processors
 from support.wire import s16le
 
 from voxlive.checkpoints.resolve import resolve
+from voxlive.engines import load_apart, load_engine
 from voxlive.engines.contract import EngineInfo, EngineOptions, StreamOptions
-from voxlive.engines.registry import load_apart, load_engine
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.engines.utterances.commitment import CommitRule
 from voxlive.engines.utterances.engine import UtteranceEngine

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from support.clock_engine import ClockEngine
 from support.counting import OPEN, PCM, LoudnessModel, of, pcm, silence, tone
 
-from voxlive.engines import recording
+from voxlive.engines import load_engine, recording
 from voxlive.engines.contract import Engine, EngineOptions
 from voxlive.engines.recording import AUDIO, LOG, RecordingFolder
-from voxlive.engines.registry import load_engine
 from voxlive.streaming import recovery
 from voxlive.streaming.events import (
     Draft,

@@ -20,8 +20,8 @@ from support.clips import clip, names
 from support.held_out import TINY_VOXTRAL, recording, recording_names
 
 from voxlive.checkpoints.resolve import resolve
+from voxlive.engines import load_engine
 from voxlive.engines.contract import Engine, EngineOptions, StreamOptions
-from voxlive.engines.registry import load_engine
 from voxlive.streaming.events import (
     Event,
     Flushed,

@@ -92,7 +92,7 @@ def _voice_detector() -> Finding:
 
 def _engine(model: str | None) -> Finding:
     from voxlive.checkpoints.resolve import default_model
-    from voxlive.engines.registry import load_engine
+    from voxlive.engines import load_engine
     from voxlive.errors import CheckpointError, EngineError, NotDownloaded
 
     name = model or default_model()

@@ -255,7 +255,7 @@ def open_model(name: str | None, *, offline: bool) -> LocalModel:
 
 def open_service(model: LocalModel, options: EngineOptions) -> Service:
     """The engine, loaded and warm, with a voice detector; one line and exit code 1 if it fails."""
-    from voxlive.engines.registry import load_engine
+    from voxlive.engines import load_engine
     from voxlive.errors import CheckpointError, EngineError, VadError
     from voxlive.streaming.service import Service
     from voxlive.vad.detector import Silero, VoiceDetector

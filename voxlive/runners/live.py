@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from voxlive.engines import load_engine
 from voxlive.engines.contract import EngineOptions, StreamOptions
-from voxlive.engines.registry import load_engine
 from voxlive.errors import CheckpointError, EngineError, RequestRefused, UnsupportedOption
 from voxlive.runners.assembly import measure_job
 from voxlive.runners.contract import Delta, JobProgress, Transcript

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
 from voxlive.checkpoints.resolve import aliases_of, resolve
-from voxlive.engines.registry import load_apart, names_engine
+from voxlive.engines import load_apart, names_engine
 from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.routing import is_hosted
 from voxlive.streaming.service import Service

@@ -17,6 +17,7 @@ from support.tiny_checkpoint import write_tiny
 
 from training.golden.audio import synthetic_audio
 from voxlive.checkpoints.local_model import read_model
+from voxlive.engines import load_engine
 from voxlive.engines.contract import (
     EngineOptions,
     Failed,
@@ -25,7 +26,6 @@ from voxlive.engines.contract import (
     Reached,
     StreamOptions,
 )
-from voxlive.engines.registry import load_engine
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.errors import EngineError, EngineFull, IncompleteCheckpoint, UnsupportedOption
 from voxlive.values import Word

@@ -11,8 +11,8 @@ from support.tiny_speech import SAID, write_parakeet, write_qwen3
 from support.wire import START, dial, receive, send
 
 from voxlive.checkpoints.local_model import read_model
+from voxlive.engines import load_engine
 from voxlive.engines.contract import Committed, EngineInfo, EngineOptions, Reached, StreamOptions
-from voxlive.engines.registry import load_engine
 from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import UtteranceEngine
 from voxlive.errors import EngineError, UnsupportedOption

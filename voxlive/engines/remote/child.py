@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voxlive.engines import load_engine
 from voxlive.engines.contract import Failed
-from voxlive.engines.registry import load_engine
 from voxlive.engines.remote import (
     CheckEngine,
     CheckResult,
