@@ -23,9 +23,8 @@ from voxlive.checkpoints.local_model import read_model
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.recognisers import load_recogniser
-from voxlive.recognisers.contract import LoadingOptions, PassOptions, Recognition
+from voxlive.recognisers.contract import LoadingOptions, PassOptions, Recognition, split_tokens
 from voxlive.recognisers.faster_whisper import CUBLAS_EXTRA, FasterWhisper, open_cublas
-from voxlive.recognisers.windows import split_tokens
 from voxlive.values import SAMPLE_RATE
 
 DRAFT = PassOptions(margin_s=1.0, beam=1, temperatures=(0.0,), max_tokens=60)

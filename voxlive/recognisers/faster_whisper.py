@@ -25,16 +25,20 @@ import numpy as np
 from voxlive.checkpoints.languages import by_code, unknown_language_message
 from voxlive.errors import RequestRefused
 from voxlive.recognisers.contract import (
+    CLOSING,
+    FRAMES_PER_S,
     IMPROBABLE,
     NO_SPEECH,
+    OPENING,
     PADDED,
     REPETITIVE,
+    WINDOW,
     PassOptions,
     RecogniserInfo,
     Recognition,
     Task,
+    split_tokens,
 )
-from voxlive.recognisers.windows import CLOSING, FRAMES_PER_S, OPENING, WINDOW, split_tokens
 from voxlive.values import Segment, Word, samples
 
 if TYPE_CHECKING:

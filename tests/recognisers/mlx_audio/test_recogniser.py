@@ -21,9 +21,8 @@ from voxlive.checkpoints.local_model import read_model
 from voxlive.engines.utterances.engine import DRAFT
 from voxlive.errors import RequestRefused
 from voxlive.recognisers import library_of, load_recogniser
-from voxlive.recognisers.contract import LoadingOptions, PassOptions, Recognition
+from voxlive.recognisers.contract import LoadingOptions, PassOptions, Recognition, in_windows
 from voxlive.recognisers.mlx_audio import outputs
-from voxlive.recognisers.windows import in_windows
 from voxlive.values import SAMPLE_RATE, Segment
 
 WRITERS = {

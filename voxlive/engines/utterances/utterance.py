@@ -30,9 +30,16 @@ from voxlive.engines.contract import (
     StreamOptions,
 )
 from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
-from voxlive.recognisers.contract import IMPROBABLE, NO_SPEECH, REPETITIVE, Recognition, Task
+from voxlive.recognisers.contract import (
+    IMPROBABLE,
+    NO_SPEECH,
+    REPETITIVE,
+    Recognition,
+    Task,
+    loudness,
+    quietest,
+)
 from voxlive.recognisers.vocabulary import TermMatcher
-from voxlive.recognisers.windows import loudness, quietest
 from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
 
 MAX_WAITING = 120 * SAMPLE_RATE

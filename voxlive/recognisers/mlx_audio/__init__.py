@@ -22,12 +22,12 @@ from voxlive.recognisers.contract import (
     RecogniserInfo,
     Recognition,
     Task,
+    in_windows,
 )
 from voxlive.recognisers.mlx_audio.families import find_family
 from voxlive.recognisers.mlx_audio.family import CallOptions, language_name
 from voxlive.recognisers.mlx_audio.model import FamilyModel, check_gpu_memory
 from voxlive.recognisers.mlx_audio.outputs import spread_words
-from voxlive.recognisers.windows import in_windows
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from voxlive.checkpoints.languages import by_code
-from voxlive.recognisers.contract import IMPROBABLE, NO_SPEECH, REPETITIVE
+from voxlive.recognisers.contract import (
+    CLOSING,
+    FRAMES_PER_S,
+    IMPROBABLE,
+    NO_SPEECH,
+    OPENING,
+    REPETITIVE,
+    WINDOW,
+    split_tokens,
+)
 from voxlive.recognisers.mlx_audio import outputs
 from voxlive.recognisers.mlx_audio.family import (
     Arguments,
@@ -26,7 +35,6 @@ from voxlive.recognisers.mlx_audio.family import (
     Output,
     Tokens,
 )
-from voxlive.recognisers.windows import CLOSING, FRAMES_PER_S, OPENING, WINDOW, split_tokens
 
 _WINDOW_TOKENS = 224  # half its context; the other half is for the prompt
 _SHORT_TOKENS, _TOKENS_PER_S = 32, 12  # more than are spoken: a short call at this limit repeats
