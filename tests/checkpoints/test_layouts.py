@@ -5,7 +5,7 @@ import pytest
 from support.tiny_checkpoint import plan, tensors_of
 
 from training.golden.weights import TINY, shapes
-from voxlive.checkpoints.layouts import LAYOUTS, recognise_layout
+from voxlive.checkpoints.families.voxtral import LAYOUTS, recognise_layout
 from voxlive.errors import WeightsMismatch
 
 

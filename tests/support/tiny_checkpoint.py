@@ -9,7 +9,7 @@ from training.golden.layouts import source_tensors, write_checkpoint, write_safe
 from training.golden.weights import TINY, random_weights
 from voxlive.checkpoints.config import Section
 from voxlive.checkpoints.contents import read_header
-from voxlive.checkpoints.layouts import recognise_layout
+from voxlive.checkpoints.families.voxtral import recognise_layout
 from voxlive.checkpoints.plan import make_plan, read_quantisation
 
 NUM_SPECIAL = 64

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from voxlive.checkpoints.config import DecoderConfig, Section, VoxtralConfig
 from voxlive.checkpoints.contents import StoredTensor, same_bytes
-from voxlive.checkpoints.layouts import Layout
+from voxlive.checkpoints.families.voxtral import Layout
 from voxlive.errors import UnsupportedConfig, WeightsMismatch, listed
 
 FLOATS = ("F32", "BF16", "F16")
