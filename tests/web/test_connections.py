@@ -1,4 +1,4 @@
-"""Bounds on idle, slow and hostile connections (``connections.py`` and ``http.py``).
+"""Bounds on idle, slow and hostile connections (``ports.py`` and ``http.py``).
 
 Timeouts are shortened; the tests check what happens and in which order, not when.
 """
@@ -12,12 +12,11 @@ from types import SimpleNamespace
 import pytest
 from uvicorn.server import ServerState
 
-from voxlive.web import connections
 from voxlive.web import http as http_connection
 from voxlive.web import http as websocket_connection
-from voxlive.web.connections import Connections, Listener, UvicornConfig, max_connections
+from voxlive.web import ports
 from voxlive.web.http import HttpConnection, WebSocketConnection
-from voxlive.web.ports import bind
+from voxlive.web.ports import Connections, Listener, UvicornConfig, bind, max_connections
 from voxlive.web.tls import local_certificate, machine_names
 
 SOON = 0.2
@@ -41,7 +40,7 @@ def hasty(monkeypatch):
         monkeypatch.setattr(http_connection, name, SOON)
     monkeypatch.setattr(http_connection, "BODY_RATE", 10_000_000)
     monkeypatch.setattr(websocket_connection, "UNREAD_TIMEOUT_S", SOON)
-    monkeypatch.setattr(connections, "HANDSHAKE_S", SOON)
+    monkeypatch.setattr(ports, "HANDSHAKE_S", SOON)
 
 
 class App:
@@ -338,5 +337,5 @@ async def test_incomplete_messages_are_bounded_over_all_clients(monkeypatch):
 
 def test_the_connection_limit_leaves_descriptors_for_the_rest(monkeypatch):
     for soft, most in ((128, 64), (1024, 768), (70, 8), (1_000_000, 10_000)):
-        monkeypatch.setattr(connections.resource, "getrlimit", lambda _, s=soft: (s, s))
+        monkeypatch.setattr(ports.resource, "getrlimit", lambda _, s=soft: (s, s))
         assert max_connections() == most

@@ -43,7 +43,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from voxlive.web.access.keys import TokenBucket
-from voxlive.web.connections import ABORT, MAX_PARTIAL, Connections, UvicornConfig
+from voxlive.web.ports import ABORT, MAX_PARTIAL, Connections, UvicornConfig
 
 HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0

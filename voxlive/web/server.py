@@ -31,11 +31,20 @@ from voxlive.web.app import (
     normalize_root_path,
 )
 from voxlive.web.config import ServeConfig
-from voxlive.web.connections import Connections, Listener, UvicornConfig
 from voxlive.web.http import HttpConnection, WebSocketConnection
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
-from voxlive.web.ports import Ports, check_exposure, is_loopback, network_urls, open_ports, url
+from voxlive.web.ports import (
+    Connections,
+    Listener,
+    Ports,
+    UvicornConfig,
+    check_exposure,
+    is_loopback,
+    network_urls,
+    open_ports,
+    url,
+)
 from voxlive.web.protocols.contract import Protocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions

@@ -19,8 +19,8 @@ from voxlive.streaming.events import Event, SessionClosed
 from voxlive.streaming.queues import Outbox, Timeout
 from voxlive.streaming.sources import LiveSession
 from voxlive.web.captions import CaptionFeed, CaptionFeeds
-from voxlive.web.connections import ABORT
 from voxlive.web.metrics import SessionMeter
+from voxlive.web.ports import ABORT
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
 from voxlive.web.recorder import SessionRecording
 

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Self
 from voxlive.processes.logs import log_context
 from voxlive.web.access.access import Access
 from voxlive.web.config import ConfigError, ServeConfig
-from voxlive.web.connections import Connections
 from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMetrics
-from voxlive.web.ports import CannotListen, lan_addresses
+from voxlive.web.ports import CannotListen, Connections, lan_addresses
 from voxlive.web.protocols.wyoming import WyomingProtocol
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection
 from voxlive.web.recorder import Recorder
