@@ -57,8 +57,9 @@ class Option:
                 self.check(item)
 
 
-def _option(help_text: str, **more: Any) -> dict[str, Option]:
-    return {"option": Option(help_text, **more)}
+def _option(default: object, help_text: str, *, secret: bool = False, **more: Any) -> Any:
+    """A field of ``ServeConfig``; one with a ``secret`` in it is not shown by ``repr``."""
+    return field(default=default, repr=not secret, metadata={"option": Option(help_text, **more)})
 
 
 def _check_addresses(listed: str) -> None:
@@ -110,263 +111,185 @@ class ServeConfig:
     Raises ConfigError for a value that is not valid, and for options that exclude each other.
     """
 
-    host: str = field(default="127.0.0.1", metadata=_option("Address to listen on."))
-    port: int = field(default=8000, metadata=_option("0 takes any free port.", low=0, high=65535))
-    model: str | None = field(
-        default=None,
-        metadata=_option(
-            "A model's short name, a local path or a hub repository, or replay:FOLDER. Default: "
-            "whisper-base if it is here, else whisper-tiny.en."
-        ),
+    host: str = _option("127.0.0.1", "Address to listen on.")
+    port: int = _option(8000, "0 takes any free port.", low=0, high=65535)
+    model: str | None = _option(
+        None,
+        "A model's short name, a local path or a hub repository, or replay:FOLDER. Default: "
+        "whisper-base if it is here, else whisper-tiny.en.",
     )
-    live: tuple[str, ...] = field(
-        default=(),
-        metadata=_option(
-            "Another model for live sessions that name it, as NAME=MODEL or, with options of its "
-            "own, NAME=MODEL,max-sessions=4,device=cpu; may be given again.",
-            metavar="NAME=MODEL",
-            check=_check_live,
-        ),
+    live: tuple[str, ...] = _option(
+        (),
+        "Another model for live sessions that name it, as NAME=MODEL or, with options of its "
+        "own, NAME=MODEL,max-sessions=4,device=cpu; may be given again.",
+        metavar="NAME=MODEL",
+        check=_check_live,
     )
-    max_sessions: int | None = field(
-        default=None,
-        metadata=_option("Live sessions at a time. Default: what this machine can do.", low=1),
+    max_sessions: int | None = _option(
+        None, "Live sessions at a time. Default: what this machine can do.", low=1
     )
-    device: Literal["gpu", "cpu"] | None = field(
-        default=None, metadata=_option("Where the model runs. Default: the best there is.")
+    device: Literal["gpu", "cpu"] | None = _option(
+        None, "Where the model runs. Default: the best there is."
     )
-    delay_ms: int | None = field(
-        default=None,
-        metadata=_option("The model's own delay, for models that have one: more is better.", low=1),
+    delay_ms: int | None = _option(
+        None, "The model's own delay, for models that have one: more is better.", low=1
     )
-    commit: Literal["fast", "steady", "pause"] | None = field(
-        default=None,
-        metadata=_option(
-            "When a word counts as certain in sessions that choose no rule: soon, later with fewer "
-            "errors, at the speaker's pause. Not for Voxtral. Default: steady."
-        ),
+    commit: Literal["fast", "steady", "pause"] | None = _option(
+        None,
+        "When a word counts as certain in sessions that choose no rule: soon, later with fewer "
+        "errors, at the speaker's pause. Not for Voxtral. Default: steady.",
     )
-    vocabulary: tuple[str, ...] = field(
-        default=(),
-        metadata=_option(
-            "Names and terms to expect in every live session: with commas between, or a file of "
-            "them with a name in .txt, one on each line. May be given again. Not for Voxtral.",
-            metavar="TERMS",
-            check=_check_terms,
-        ),
+    vocabulary: tuple[str, ...] = _option(
+        (),
+        "Names and terms to expect in every live session: with commas between, or a file of "
+        "them with a name in .txt, one on each line. May be given again. Not for Voxtral.",
+        metavar="TERMS",
+        check=_check_terms,
     )
-    quantize: Literal[4, 8] | None = field(
-        default=None, metadata=_option("Shrink the weights to so many bits on loading.")
+    quantize: Literal[4, 8] | None = _option(None, "Shrink the weights to so many bits on loading.")
+    keep_quantized: bool = _option(
+        False,
+        "Leave weights that are stored quantised as they are. Otherwise an NVIDIA GPU with "
+        "room for it unpacks them on loading, which is faster.",
     )
-    keep_quantized: bool = field(
-        default=False,
-        metadata=_option(
-            "Leave weights that are stored quantised as they are. Otherwise an NVIDIA GPU with "
-            "room for it unpacks them on loading, which is faster."
-        ),
+    offline: bool = _option(False, "Never download anything.")
+    engine_timeout: float = _option(
+        DEADLINE_S, "Seconds: an engine that has work and gets no further hangs.", low=1
     )
-    offline: bool = field(default=False, metadata=_option("Never download anything."))
-    engine_timeout: float = field(
-        default=DEADLINE_S,
-        metadata=_option("Seconds: an engine that has work and gets no further hangs.", low=1),
+    file_model: str | None = _option(
+        None, "The model for files that name none. Default: as for live sessions."
     )
-    file_model: str | None = field(
-        default=None,
-        metadata=_option("The model for files that name none. Default: as for live sessions."),
+    also: tuple[str, ...] = _option(
+        (), "Another model for files, as NAME=PATH or NAME=whisper-base; may be given again."
     )
-    also: tuple[str, ...] = field(
-        default=(),
-        metadata=_option(
-            "Another model for files, as NAME=PATH or NAME=whisper-base; may be given again."
-        ),
+    max_file_minutes: float = _option(240, "How long the audio of one file may be.", low=0.01)
+    max_resident: int = _option(2, "Models for files that stay in memory at a time.", low=1)
+    model_idle: float = _option(300, "Unload a model that had no file for so many seconds.", low=1)
+    file_niceness: int = _option(
+        10,
+        "How far work on files gives way to live sessions and other programs: 0, not at all, "
+        "to 19.",
+        low=0,
+        high=19,
     )
-    max_file_minutes: float = field(
-        default=240, metadata=_option("How long the audio of one file may be.", low=0.01)
+    resume_seconds: float = _option(
+        120,
+        "How long a resumable session waits for its client, in seconds; 0: not at all.",
+        low=0,
+        high=86_400,
     )
-    max_resident: int = field(
-        default=2, metadata=_option("Models for files that stay in memory at a time.", low=1)
+    max_suspended: int = _option(
+        64, "Sessions that may wait for their client at a time; the oldest gives way.", low=1
     )
-    model_idle: float = field(
-        default=300, metadata=_option("Unload a model that had no file for so many seconds.", low=1)
+    store: str | None = _option(
+        None,
+        "Keep the transcripts of live sessions in this folder, or in PostgreSQL by a URL: "
+        "postgresql://USER@HOST/NAME. Default: a folder of this user's where only this "
+        "machine can connect, else nowhere.",
+        metavar="FOLDER|URL",
+        shown_variable=True,
+        secret=True,
     )
-    file_niceness: int = field(
-        default=10,
-        metadata=_option(
-            "How far work on files gives way to live sessions and other programs: 0, not at all, "
-            "to 19.",
-            low=0,
-            high=19,
-        ),
+    no_store: bool = _option(False, "Keep no transcripts.")
+    keep: str = _option(
+        "30d",
+        "How long transcripts are kept: 30d, 12h, forever.",
+        metavar="TIME",
+        check=_check_keep,
     )
-    resume_seconds: float = field(
-        default=120,
-        metadata=_option(
-            "How long a resumable session waits for its client, in seconds; 0: not at all.",
-            low=0,
-            high=86_400,
-        ),
+    https: bool = _option(
+        False,
+        "Serve https with a certificate made here, so that browsers elsewhere give the page "
+        "a microphone. They ask once whether to trust it.",
     )
-    max_suspended: int = field(
-        default=64,
-        metadata=_option(
-            "Sessions that may wait for their client at a time; the oldest gives way.", low=1
-        ),
+    ssl_certfile: Path | None = _option(
+        None, "Serve https with this certificate and its chain, in PEM form."
     )
-    store: str | None = field(
-        default=None,
-        repr=False,
-        metadata=_option(
-            "Keep the transcripts of live sessions in this folder, or in PostgreSQL by a URL: "
-            "postgresql://USER@HOST/NAME. Default: a folder of this user's where only this "
-            "machine can connect, else nowhere.",
-            metavar="FOLDER|URL",
-            shown_variable=True,
-        ),
+    ssl_keyfile: Path | None = _option(
+        None, "The certificate's key, if it is in a file of its own."
     )
-    no_store: bool = field(default=False, metadata=_option("Keep no transcripts."))
-    keep: str = field(
-        default="30d",
-        metadata=_option(
-            "How long transcripts are kept: 30d, 12h, forever.", metavar="TIME", check=_check_keep
-        ),
+    root_path: str = _option(
+        "", "The path of a site that a reverse proxy serves this under, as /voxlive."
     )
-    https: bool = field(
-        default=False,
-        metadata=_option(
-            "Serve https with a certificate made here, so that browsers elsewhere give the page "
-            "a microphone. They ask once whether to trust it.",
-        ),
+    forwarded_allow_ips: str = _option(
+        "127.0.0.1,::1",
+        "Reverse proxies whose X-Forwarded-For and -Proto are believed: addresses and "
+        "networks with commas between; * for all.",
+        check=_check_addresses,
     )
-    ssl_certfile: Path | None = field(
-        default=None,
-        metadata=_option("Serve https with this certificate and its chain, in PEM form."),
+    whisper_live_port: int | None = _option(
+        None, "Also serve WhisperLive's clients, on this port (theirs is 9090).", low=0, high=65535
     )
-    ssl_keyfile: Path | None = field(
-        default=None, metadata=_option("The certificate's key, if it is in a file of its own.")
+    wyoming_port: int | None = _option(
+        None, "Also serve Wyoming (Home Assistant), on this port (10300 there).", low=0, high=65535
     )
-    root_path: str = field(
-        default="",
-        metadata=_option("The path of a site that a reverse proxy serves this under, as /voxlive."),
+    wyoming_allow: tuple[str, ...] = _option(
+        (),
+        "An address or network, as 192.168.1.0/24, whose clients may use the Wyoming port: "
+        "that protocol has no keys. Needed where there are keys.",
+        metavar="ADDRESS",
+        check=_check_network,
     )
-    forwarded_allow_ips: str = field(
-        default="127.0.0.1,::1",
-        metadata=_option(
-            "Reverse proxies whose X-Forwarded-For and -Proto are believed: addresses and "
-            "networks with commas between; * for all.",
-            check=_check_addresses,
-        ),
+    zeroconf: bool = _option(
+        False, "Announce the Wyoming port in the network; needs the extra: discovery."
     )
-    whisper_live_port: int | None = field(
-        default=None,
-        metadata=_option(
-            "Also serve WhisperLive's clients, on this port (theirs is 9090).",
-            low=0,
-            high=65535,
-        ),
+    api_key: tuple[str, ...] = _option(
+        (),
+        "A key that clients must send; may be given several times. Other people on this "
+        "machine can read the command line, but not the environment variable.",
+        shown_variable=True,
+        secret=True,
     )
-    wyoming_port: int | None = field(
-        default=None,
-        metadata=_option(
-            "Also serve Wyoming (Home Assistant), on this port (10300 there).",
-            low=0,
-            high=65535,
-        ),
+    api_key_file: Path | None = _option(None, "A file with such keys, one on each line.")
+    keys: Path | None = _option(
+        None, "A TOML file of keys with names, scopes and limits: see docs/access.md."
     )
-    wyoming_allow: tuple[str, ...] = field(
-        default=(),
-        metadata=_option(
-            "An address or network, as 192.168.1.0/24, whose clients may use the Wyoming port: "
-            "that protocol has no keys. Needed where there are keys.",
-            metavar="ADDRESS",
-            check=_check_network,
-        ),
+    insecure: bool = _option(False, "Let everyone in who can reach the address, without a key.")
+    max_session_minutes: float | None = _option(
+        None, "How long one live session may last.", low=0.01
     )
-    zeroconf: bool = field(
-        default=False,
-        metadata=_option("Announce the Wyoming port in the network; needs the extra: discovery."),
+    idle_timeout: float | None = _option(
+        None, "End a live session after so many seconds without audio.", low=1
     )
-    api_key: tuple[str, ...] = field(
-        default=(),
-        repr=False,
-        metadata=_option(
-            "A key that clients must send; may be given several times. Other people on this "
-            "machine can read the command line, but not the environment variable.",
-            shown_variable=True,
-        ),
+    max_message_kb: float | None = _option(None, "The longest message on a WebSocket.", low=1)
+    max_upload_mb: float = _option(50, "The longest file in a request.", low=0.001)
+    rate: float | None = _option(
+        None, "Live sessions and requests a minute, of all clients together.", low=0.01
     )
-    api_key_file: Path | None = field(
-        default=None, metadata=_option("A file with such keys, one on each line.")
+    allow_origin: tuple[str, ...] = _option(
+        (),
+        "Another web site whose pages may use this server, over HTTP and WebSockets, as "
+        "https://name; * for all.",
+        metavar="ORIGIN",
+        check=_check_site,
     )
-    keys: Path | None = field(
-        default=None,
-        metadata=_option("A TOML file of keys with names, scopes and limits: see docs/access.md."),
+    allow_host: tuple[str, ...] = _option(
+        (),
+        "A name that a server without keys answers to besides localhost, this machine's own "
+        "and addresses, such as the name of a site behind a reverse proxy; * for all.",
+        metavar="NAME",
     )
-    insecure: bool = field(
-        default=False, metadata=_option("Let everyone in who can reach the address, without a key.")
+    record: Path | None = _option(
+        None,
+        "Keep the audio, messages and timing of every live session in this folder, so that "
+        "--model replay:FOLDER answers as this server did: see docs/replay.md.",
+        metavar="FOLDER",
     )
-    max_session_minutes: float | None = field(
-        default=None, metadata=_option("How long one live session may last.", low=0.01)
+    replacements: Path | None = _option(
+        None,
+        "A TOML file of words and phrases with what to write for them: tables [words] and "
+        "[patterns] (regular expressions, RE2).",
+        metavar="FILE",
     )
-    idle_timeout: float | None = field(
-        default=None,
-        metadata=_option("End a live session after so many seconds without audio.", low=1),
+    audit_log: Path | None = _option(
+        None,
+        "Record who read, changed or deleted stored sessions in this file, as JSON lines.",
+        metavar="FILE",
     )
-    max_message_kb: float | None = field(
-        default=None, metadata=_option("The longest message on a WebSocket.", low=1)
+    log_level: Literal["debug", "info", "warning", "error"] = _option(
+        "warning", "How much is logged."
     )
-    max_upload_mb: float = field(
-        default=50, metadata=_option("The longest file in a request.", low=0.001)
-    )
-    rate: float | None = field(
-        default=None,
-        metadata=_option("Live sessions and requests a minute, of all clients together.", low=0.01),
-    )
-    allow_origin: tuple[str, ...] = field(
-        default=(),
-        metadata=_option(
-            "Another web site whose pages may use this server, over HTTP and WebSockets, as "
-            "https://name; * for all.",
-            metavar="ORIGIN",
-            check=_check_site,
-        ),
-    )
-    allow_host: tuple[str, ...] = field(
-        default=(),
-        metadata=_option(
-            "A name that a server without keys answers to besides localhost, this machine's own "
-            "and addresses, such as the name of a site behind a reverse proxy; * for all.",
-            metavar="NAME",
-        ),
-    )
-    record: Path | None = field(
-        default=None,
-        metadata=_option(
-            "Keep the audio, messages and timing of every live session in this folder, so that "
-            "--model replay:FOLDER answers as this server did: see docs/replay.md.",
-            metavar="FOLDER",
-        ),
-    )
-    replacements: Path | None = field(
-        default=None,
-        metadata=_option(
-            "A TOML file of words and phrases with what to write for them: tables [words] and "
-            "[patterns] (regular expressions, RE2).",
-            metavar="FILE",
-        ),
-    )
-    audit_log: Path | None = field(
-        default=None,
-        metadata=_option(
-            "Record who read, changed or deleted stored sessions in this file, as JSON lines.",
-            metavar="FILE",
-        ),
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = field(
-        default="warning", metadata=_option("How much is logged.")
-    )
-    log_json: bool = field(
-        default=False, metadata=_option("Log a JSON object a line, for collectors of logs.")
-    )
+    log_json: bool = _option(False, "Log a JSON object a line, for collectors of logs.")
 
     def __post_init__(self) -> None:
         """Check every value by itself, then options that exclude each other."""
@@ -376,30 +299,20 @@ class ServeConfig:
             except ValueError as error:
                 raise ConfigError(f"{name}: {error}") from None
         self.live_specs  # noqa: B018 (names that come twice)
-        for applies, message in self._contradictions():
-            if applies:
-                raise ConfigError(message)
+        self._check_contradictions()
 
-    def _contradictions(self) -> tuple[tuple[bool, str], ...]:
-        unused = "--wyoming-allow" if self.wyoming_allow else "--zeroconf"
-        return (
-            (
-                self.no_store and self.store is not None,
-                "--store keeps transcripts, --no-store none: choose one of them",
-            ),
-            (
-                self.https and self.ssl_certfile is not None,
-                "--https makes a certificate, --ssl-certfile brings one: choose one of them",
-            ),
-            (
-                self.ssl_keyfile is not None and self.ssl_certfile is None,
-                "--ssl-keyfile needs the certificate too: --ssl-certfile",
-            ),
-            (
-                self.wyoming_port is None and bool(self.wyoming_allow or self.zeroconf),
-                f"{unused} needs --wyoming-port",
-            ),
-        )
+    def _check_contradictions(self) -> None:
+        if self.no_store and self.store is not None:
+            raise ConfigError("--store keeps transcripts, --no-store none: choose one of them")
+        if self.https and self.ssl_certfile is not None:
+            raise ConfigError(
+                "--https makes a certificate, --ssl-certfile brings one: choose one of them"
+            )
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ConfigError("--ssl-keyfile needs the certificate too: --ssl-certfile")
+        if self.wyoming_port is None and (self.wyoming_allow or self.zeroconf):
+            unused = "--wyoming-allow" if self.wyoming_allow else "--zeroconf"
+            raise ConfigError(f"{unused} needs --wyoming-port")
 
     def with_model(self, model: str | None) -> Self:
         """The same options with another model; None changes nothing."""
