@@ -22,7 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -265,7 +265,8 @@ class ReplayStream:
     def settle(self) -> None:
         """See PacedStream."""
         with self._lock:
-            self._release_rest()
+            while self._has_answers and not self._ended:
+                self._release()
 
     def advance(self, received: int) -> None:
         """See PacedStream."""
@@ -324,7 +325,7 @@ class ReplayStream:
     def _move(self, index: int) -> None:
         """Go on to this input, with all that came before it."""
         while self._input < index and not self._ended:
-            self._release_rest()
+            self.settle()
             self._input, self._answer = self._input + 1, 0
         self._input_at = time.monotonic()
         self._schedule()
@@ -372,12 +373,10 @@ class ReplayStream:
 
     def _answer_pending(self, at: int) -> None:
         """Answer all marks, with the words of the recording that begin before sample ``at``."""
-        end = self._given
-        while end < len(self._recording.words) and self._recording.words[end].start < at:
-            end += 1
-        if end > self._given:
-            self._send(Committed(tuple(self._recording.words[self._given : end])))
-            self._given = end
+        rest = self._recording.words[self._given :]
+        if words := tuple(takewhile(lambda word: word.start < at, rest)):
+            self._send(Committed(words))
+            self._given += len(words)
         self._send(Progressed(self._fed))
         for marker in self._pending:
             self._send(Reached(marker))
@@ -403,10 +402,6 @@ class ReplayStream:
             if place == (self._input, self._answer) and not self._ended:
                 self._release()
                 self._schedule()
-
-    def _release_rest(self) -> None:
-        while self._has_answers and not self._ended:
-            self._release()
 
     def _release(self) -> None:
         """Send the next answer, as far as it is not out already or has no meaning here."""
