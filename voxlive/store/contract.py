@@ -11,10 +11,10 @@ the words that it is for.
 
 **Owners.** A session belongs to the key that opened it: ``owner`` is that key's name. Every method
 that reads or changes sessions takes ``owners``, the names of the keys whose sessions the caller may
-use, and None for all of them. A session of any other key is for the caller as if it were not there:
-it is in no list and no search, and naming it raises ``UnknownSession``. Who may read is not
-necessarily who may change: that is for the caller to decide, by what it gives as ``owners``. The
-methods without ``owners`` (``apply``, ``sweep``, ``stats``) are the server's own.
+use; None: all. A session of any other key is as if it were not there: it is in no list and no
+search, and naming it raises ``UnknownSession``. Who may read is not necessarily who may change: the
+caller decides, by what it gives as ``owners``. The methods without ``owners`` (``apply``,
+``sweep``, ``stats``) are the server's own.
 """
 
 from __future__ import annotations
@@ -29,16 +29,12 @@ from voxlive.errors import CodedError, RequestRefused
 
 MAX_PAGE = 200
 """The most sessions of a page, whatever is asked for."""
-MAX_TITLE = 200
-"""Characters of a title."""
-MAX_CORRECTION = 10_000
-"""Characters of a correction or of a mark's text."""
+MAX_TITLE, MAX_CORRECTION = 200, 10_000
+"""Characters of a title, and of a correction or of a mark's text."""
 MAX_CORRECTIONS, MAX_CORRECTED = 10_000, 1_000_000
 """Corrections of a session, and characters of all of them."""
-MAX_SNIPPETS = 3
-"""Snippets of one session that a search finds."""
-MAX_SNIPPET = 240
-"""Characters of a snippet."""
+MAX_SNIPPETS, MAX_SNIPPET = 3, 240
+"""Snippets of one session that a search finds, and characters of a snippet."""
 
 INTERRUPTED_AFTER = timedelta(minutes=5)
 """A session that is not over, and of which no server has written anything for so long, is."""
@@ -93,8 +89,7 @@ class StoredSession:
     in the order of becoming known. ``source``: which of a connection's sources it is, "" where
     there is one. ``samples``: audio received, at the last write. ``error``: the code of the error
     that ended it, ``interrupted`` where its server ended without a word. ``words``: how many it
-    has; ``preview``: the first of them, in lists and searches only. ``title`` is what people call
-    it.
+    has; ``preview``: the first of them, in lists and searches only. ``title``: its name for people.
     """
 
     id: str
@@ -211,13 +206,9 @@ class StoredTranscript:
                 del kept[word.number]
             if replaced and one.text.strip():
                 first = replaced[0]
-                space = first.text[: len(first.text) - len(first.text.lstrip())]
+                text = first.text[: len(first.text) - len(first.text.lstrip())] + one.text.strip()
                 kept[first.number] = replace(
-                    first,
-                    text=space + one.text.strip(),
-                    end=replaced[-1].end,
-                    probability=None,
-                    original=None,
+                    first, text=text, end=replaced[-1].end, probability=None, original=None
                 )
         return tuple(kept[number] for number in sorted(kept))
 
