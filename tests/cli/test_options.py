@@ -7,9 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from voxlive.cli import document
-from voxlive.cli.main import app
+from voxlive.cli.main import app, serve
 from voxlive.cli.options import serve_config
-from voxlive.cli.serve import serve
 from voxlive.web.config import OPTIONS, ServeConfig
 
 FILE = """
