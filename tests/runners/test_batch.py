@@ -20,7 +20,7 @@ from support.batches import (
 )
 from support.clips import clip
 
-from voxlive.runners.memory import Memory
+from voxlive.runners.process import Memory
 from voxlive.runners.scratch import sweep
 
 GIB = 1 << 30

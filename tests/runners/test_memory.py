@@ -3,7 +3,7 @@ import pytest
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import RunnerSpec
-from voxlive.runners.memory import Memory, available, refuse_oversized, refuse_unless_free
+from voxlive.runners.process import Memory, available, refuse_oversized, refuse_unless_free
 
 GIB = 1 << 30
 

@@ -48,8 +48,14 @@ from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.runners.catalogue import make_catalogue
 from voxlive.runners.contract import Delta, Job, JobProgress, Transcript, Update
-from voxlive.runners.memory import Memory, available, refuse_oversized, refuse_unless_free
-from voxlive.runners.process import ProcessOptions, RunnerProcess
+from voxlive.runners.process import (
+    Memory,
+    ProcessOptions,
+    RunnerProcess,
+    available,
+    refuse_oversized,
+    refuse_unless_free,
+)
 from voxlive.runners.queue import ModelQueue, QueuedJob
 from voxlive.runners.refusals import LoadOptions, Requirements
 from voxlive.runners.scratch import SCRATCH, sweep
