@@ -65,8 +65,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Servers that tests start without ``serving`` keep transcripts in a folder of the tests.
 
-    Commands also end by SIGINT, which a shell has ignored in what it starts in the background.
+    Commands also end by SIGINT and SIGHUP, which a shell has ignored in what it starts in the
+    background, and ``nohup`` in what it starts.
     """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     data = tempfile.TemporaryDirectory()

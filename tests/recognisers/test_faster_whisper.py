@@ -130,6 +130,16 @@ def test_audio_of_any_length_is_taken(tiny):
             assert found == Recognition() or 0 <= found.no_speech <= 1
 
 
+@pytest.mark.parametrize("how", [DRAFT, PassOptions(margin_s=3.0), PassOptions()])
+def test_silence_behind_the_speech_changes_nothing(tiny, how):
+    """Whoever ends a stream at once is given what one is that leaves the microphone open."""
+    speech = clip("phone").samples[: int(clip("phone").sentences[-1].end * SAMPLE_RATE)]
+    ended = tiny.recognise(speech, how=how)
+    assert ended.words
+    for silence in (1, 100, 480, SAMPLE_RATE // 2, SAMPLE_RATE):
+        assert tiny.recognise(np.pad(speech, (0, silence)), how=how) == ended
+
+
 def test_max_tokens_end_the_text(tiny):
     samples = clip("minute").samples[: 20 * SAMPLE_RATE]
     found = tiny.recognise(samples, how=PassOptions(max_tokens=9, temperatures=(0.0,)))

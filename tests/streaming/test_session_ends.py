@@ -49,7 +49,7 @@ STREAMS = {
     "voxtral": StreamOptions(drafts=False),
     "whisper": StreamOptions(drafts=False, commit="pause"),
 }
-TOLERANCE = {"voxtral": 0, "whisper": SAMPLE_RATE // 10}
+TOLERANCE = {"voxtral": 0, "whisper": 0}
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ _LONGEST_REASON = 600
 _CONTEXT = 448  # tokens, with the prompt
 _BEST_OF = 5
 
+_PADDING = 520  # samples of silence: every window of 400 that has some of the audio is whole
+
 
 def load(local: LocalModel, options: LoadingOptions) -> FasterWhisper:
     """Load a checkpoint in CTranslate2's layout. Blocks.
@@ -211,11 +213,16 @@ class FasterWhisper:
             raise RequestRefused("unsupported_task", self._info.no_translation, "task")
 
     def _mel(self, samples: Samples) -> Mel:
-        """Log-mel features [bands, frames], a frame for every 10 ms of audio."""
+        """Log-mel features [bands, frames], a frame for every 10 ms, up to the last with a sound.
+
+        A window is recognised a little differently with each number of frames, so digital silence
+        at the end is left out: how much of it the client or the gate leaves there changes nothing.
+        """
         if not len(samples):
             return np.zeros((self._model.model.n_mels, 0), np.float32)
-        mel: Mel = self._model.feature_extractor(samples)[:, :-1]
-        return mel
+        mel: Mel = self._model.feature_extractor(samples, _PADDING)
+        [sounding] = np.nonzero((mel > mel.min()).any(axis=0))
+        return mel[:, : sounding[-1] + 1] if len(sounding) else mel[:, :0]
 
     def _encode(self, window: Mel, how: PassOptions) -> Any:
         """What the encoder makes of a window and the silence behind it.

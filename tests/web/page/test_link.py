@@ -263,6 +263,7 @@ async def test_an_engine_that_is_killed_in_mid_word_is_a_word_beside_and_nothing
     with serving(*AT_PAUSES) as server:
         expected = await uncut(server, data)
         async with browsing(server.url) as watched:
+            watched.expected = ["status of 503"]  # /health, until the next engine is there
             page = watched.page
             await opened(page)
             await speak(page, data[: 2 * RATE * 2])
