@@ -270,6 +270,8 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         # What is not there.
         "not_found": ErrorInfo(404, None, "there is nothing at this path"),
         "method_not_allowed": ErrorInfo(405, None, "the path is there, for another method"),
+        "no_audio": ErrorInfo(404, None, "the audio of this session is not kept"),
+        "bad_range": ErrorInfo(416, None, "a range of bytes beyond the end of the audio"),
         "no_such_session": ErrorInfo(404, None, "no live session has this id or name now"),
         "model_not_found": ErrorInfo(
             404,

@@ -100,6 +100,12 @@ def test_a_session_is_exported(lines, tmp_path, monkeypatch, voxlive, store, fai
         assert path.stat().st_size > 10
     assert (tmp_path / "Foxes.txt").read_text() == "The quick brown fox\n\njumps over\n"
     assert lines("export", "s1", "-o", "-")[0] == "The quick brown fox"
+    assert "audio" in failed("sessions", "export", "s1", "-f", "ogg", "--store", store)
+    (store / "audio").mkdir(mode=0o700)
+    (store / "audio" / "s1.ogg").write_bytes(b"OggS and so on")
+    path = tmp_path / "Foxes.ogg"
+    assert lines("export", "s1", "-f", "ogg", "-o", path) == [str(path)]
+    assert path.read_bytes() == b"OggS and so on"
 
 
 def run(*args: object, **how: object):
@@ -321,6 +327,12 @@ async def test_a_session_of_a_server_by_the_command(recorded, voxlive, failed, t
     path = tmp_path / "talk.docx"
     done = voxlive(*sessions_of("kitchen", "export", recorded.id, "-f", "docx", "-o", path))
     assert (done.returncode, path.read_bytes()[:2]) == (0, b"PK")
+    sound = recorded.folder / "audio" / f"{recorded.id}.ogg"
+    sound.parent.mkdir(mode=0o700)
+    sound.write_bytes(b"OggS and so on")
+    path = tmp_path / "talk.ogg"
+    done = voxlive(*sessions_of("kitchen", "export", recorded.id, "-f", "ogg", "-o", path))
+    assert (done.returncode, path.read_bytes()) == (0, b"OggS and so on")
     assert "--yes" in failed(*sessions_of("boss", "rm", recorded.id))
     assert "no session" in failed(*sessions_of("hall", "rm", recorded.id, "--yes"))
     done = voxlive(*sessions_of("boss", "rm", recorded.id, "--yes"))

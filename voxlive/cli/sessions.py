@@ -7,6 +7,7 @@ a formula, whatever a session is called.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ _HEADINGS = ("id", "began", "length", "words", "state", "title")
 _TIMEOUT_S = 60.0
 _MAX_ANSWER = 1 << 28
 _FORMULA = ("=", "+", "-", "@")
+_AUDIO = "ogg"
 
 Store = Annotated[
     str | None,
@@ -59,7 +61,7 @@ Spoken = Annotated[str | None, typer.Option("--language", help="In this language
 Owner = Annotated[str | None, typer.Option(help="Recorded with the key of this name.")]
 Since = Annotated[str | None, typer.Option(help="Begun then or later: 2026-01-31, or with a time.")]
 Before = Annotated[str | None, typer.Option(help="Begun before then.")]
-FileFormat = Literal["txt", "srt", "vtt", "json", "md", "docx"]
+FileFormat = Literal["txt", "srt", "vtt", "json", "md", "docx", "ogg"]
 
 
 class LocalSessions:
@@ -82,8 +84,14 @@ class LocalSessions:
 
     def export(self, ident: str, suffix: str, *, original: bool) -> tuple[str, bytes]:
         """A session as a file: its name, and what is in it."""
+        from voxlive.errors import RequestRefused
         from voxlive.runners.outputs.formats import export, file_name
 
+        if suffix == _AUDIO:
+            session, path = self._store.session(ident, None), self._store.audio.find(ident)
+            if path is None:
+                raise RequestRefused("no_audio", f"the audio of {ident} is not kept")
+            return f"{file_name(session)}.{suffix}", path.read_bytes()
         found = self._store.transcript(ident, None)
         name = f"{file_name(found.session)}.{suffix}"
         return name, export(found, suffix, original=original)
@@ -114,7 +122,8 @@ class ServerSessions:
 
         from voxlive.runners.outputs.formats import safe_name
 
-        content, disposition = self._ask("GET", f"{_path(ident)}.{suffix}", _original(original))
+        place = f"{_path(ident)}{'/audio' if suffix == _AUDIO else f'.{suffix}'}"
+        content, disposition = self._ask("GET", place, _original(original))
         given = re.search(r"filename\*=UTF-8''([\w.%~-]+)", disposition)
         name = safe_name(unquote(given[1]).removesuffix(f".{suffix}")) if given else ""
         return f"{name or safe_name(ident)}.{suffix}", content
@@ -210,7 +219,7 @@ def _opened(store: str | None, server: str | None, key: str | None) -> Iterator[
         place = store or str(default_folder())
         if "://" not in place and not Path(place).expanduser().is_dir():
             fail(f"no sessions are kept in {place}; --store or --server says where they are")
-        opened = open_store(place)
+        opened = open_store(place, os.environ.get("VOXLIVE_AUDIO_FOLDER"))
         try:
             yield LocalSessions(opened)
         finally:

@@ -19,6 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from voxlive.store import schema
+from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
     Operation,
     Owners,
@@ -56,18 +57,20 @@ _SCHEMES = ("postgresql:", "postgres:", "postgresql+psycopg:")
 _SCHEMA_LOCK = 0x766F786C  # "voxl"
 
 
-def open_store(location: str | Path) -> SessionStore:
+def open_store(location: str | Path, audio: str | Path | None = None) -> SessionStore:
     """Open the store at a URL of PostgreSQL or in a folder; makes or migrates it.
 
+    ``audio`` is the folder of kept audio; without it one in the store's, or the user's own.
     Raises StoreError.
     """
+    sound = None if audio is None else AudioFolder(Path(audio).expanduser())
     text = str(location)
     if text.startswith(_SCHEMES):
-        return PostgresStore(text)
+        return PostgresStore(text, sound)
     if "://" in text:
         message = f"{text.partition(':')[0]}: a store is a folder, or postgresql://USER@HOST/NAME"
         raise StoreUnusable(message)
-    return SqliteStore(Path(text).expanduser())
+    return SqliteStore(Path(text).expanduser(), sound)
 
 
 class SqliteStore(DatabaseStore):
@@ -80,7 +83,7 @@ class SqliteStore(DatabaseStore):
     the file by a thread of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, audio: AudioFolder | None = None) -> None:
         self._folder = folder
         self._path = folder / FILE_NAME
         self._log = folder / f"{FILE_NAME}-wal"
@@ -94,6 +97,7 @@ class SqliteStore(DatabaseStore):
             str(self._path),
             self._engine("BEGIN", _READERS, "query_only = ON"),
             self._engine("BEGIN IMMEDIATE", 1),
+            audio or AudioFolder(folder / "audio"),
         )
 
     def apply(self, operations: Sequence[Operation]) -> None:
@@ -263,7 +267,10 @@ class PostgresStore(DatabaseStore):
     and its backups may still have it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, audio: AudioFolder | None = None) -> None:
+        from platformdirs import user_data_path
+
+        audio = audio or AudioFolder(user_data_path("voxlive", appauthor=False) / "audio")
         parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
         try:
             engine = sa.create_engine(
@@ -283,7 +290,7 @@ class PostgresStore(DatabaseStore):
             message = "PostgreSQL needs psycopg: pip install 'voxlive[postgres]'"
             raise StoreUnusable(message) from error
         shown = parsed.render_as_string(hide_password=True)
-        super().__init__(shown, engine, engine)
+        super().__init__(shown, engine, engine, audio)
 
     def _lock_schema(self, connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))

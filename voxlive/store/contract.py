@@ -23,9 +23,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from voxlive.errors import CodedError, RequestRefused
+
+if TYPE_CHECKING:
+    from voxlive.store.audio import AudioFolder
 
 MAX_PAGE = 200
 """The most sessions of a page, whatever is asked for."""
@@ -90,6 +93,7 @@ class StoredSession:
     there is one. ``samples``: audio received, at the last write. ``error``: the code of the error
     that ended it, ``interrupted`` where its server ended without a word. ``words``: how many it
     has; ``preview``: the first of them, in lists and searches only. ``title``: its name for people.
+    ``audio``: whether its audio is kept, where the store is asked.
     """
 
     id: str
@@ -108,6 +112,7 @@ class StoredSession:
     error: str | None = None
     words: int = 0
     preview: str = ""
+    audio: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +370,8 @@ class SessionStore(ABC):
 
     location: str
     """Where the store is, for people: a path, or a URL without its password."""
+    audio: AudioFolder
+    """The audio of its sessions, which is deleted with them."""
 
     @abstractmethod
     def apply(self, operations: Sequence[Operation]) -> None:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from voxlive.errors import RequestRefused
 from voxlive.store import schema
+from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
     MAX_PAGE,
     MAX_SNIPPETS,
@@ -74,8 +75,11 @@ _ABANDONED = timedelta(days=1)
 class DatabaseStore(SessionStore):
     """What SQLite and PostgreSQL have in common; see ``SessionStore``."""
 
-    def __init__(self, location: str, reader: sa.Engine, writer: sa.Engine) -> None:
+    def __init__(
+        self, location: str, reader: sa.Engine, writer: sa.Engine, audio: AudioFolder
+    ) -> None:
         self.location = location
+        self.audio = audio
         self._reader = reader
         self._writer = writer
         with self._typed(), self._writer.connect() as connection, connection.begin():
@@ -261,7 +265,10 @@ class DatabaseStore(SessionStore):
     def session(self, session: str, owners: Owners) -> StoredSession:
         """See ``SessionStore``."""
         with self._reading() as connection:
-            return schema.session_of(schema.find(connection, session, owners))
+            return self._session_of(schema.find(connection, session, owners))
+
+    def _session_of(self, row: sa.Row[Any], preview: str = "") -> StoredSession:
+        return schema.session_of(row, preview, audio=self.audio.find(row.id) is not None)
 
     def transcript(self, session: str, owners: Owners) -> StoredTranscript:
         """See ``SessionStore``."""
@@ -272,7 +279,7 @@ class DatabaseStore(SessionStore):
             noted = sa.select(marks).where(marks.c.session == row.key)
             noted = noted.order_by(marks.c.at, marks.c.key)
             return StoredTranscript(
-                schema.session_of(row),
+                self._session_of(row),
                 tuple(map(schema.segment_of, connection.execute(closed.order_by(segments.c.id)))),
                 tuple(map(schema.word_of, connection.execute(said))),
                 tuple(schema.corrections_of(connection, [row.key])[row.key]),
@@ -295,7 +302,7 @@ class DatabaseStore(SessionStore):
             )
             ended = connection.execute(closed.order_by(segments.c.id))
             return TranscriptPart(
-                schema.session_of(row), found, tuple(map(schema.segment_of, ended))
+                self._session_of(row), found, tuple(map(schema.segment_of, ended))
             )
 
     def sessions(
@@ -310,7 +317,7 @@ class DatabaseStore(SessionStore):
             more = str(rows[limit - 1].key) if len(rows) > limit else None
             previews = schema.previews(connection, [row.key for row in rows[:limit]])
         return SessionPage(
-            tuple(schema.session_of(row, previews[row.key]) for row in rows[:limit]), more
+            tuple(self._session_of(row, previews[row.key]) for row in rows[:limit]), more
         )
 
     def search(
@@ -332,7 +339,7 @@ class DatabaseStore(SessionStore):
             snippets = make_snippets(connection, query, found.rows, places)
             previews = schema.previews(connection, list(places))
         hits = (
-            SearchHit(schema.session_of(found.rows[key], previews[key]), tuple(snippets[key]))
+            SearchHit(self._session_of(found.rows[key], previews[key]), tuple(snippets[key]))
             for key in places
         )
         return SearchPage(tuple(hits), found.more)
@@ -372,7 +379,7 @@ class DatabaseStore(SessionStore):
                 self._correct(connection, row, corrections)
             for mark in marks:
                 connection.execute(schema.ADD_MARK, [schema.mark_row(row.key, mark)])
-            return schema.session_of(schema.find(connection, session, owners))
+            return self._session_of(schema.find(connection, session, owners))
 
     def _correct(
         self, connection: sa.Connection, row: sa.Row[Any], made: Sequence[Correction]
@@ -408,7 +415,10 @@ class DatabaseStore(SessionStore):
     def delete(self, session: str, owners: Owners) -> None:
         """See ``SessionStore``."""
         with self._writing() as connection:
-            self._delete(connection, [schema.find(connection, session, owners).key])
+            row = schema.find(connection, session, owners)
+            # First: a crash in between leaves a session without audio, not audio without one.
+            self.audio.delete([session])
+            self._delete(connection, [row.key])
         with self._typed():
             self._wipe()
 
@@ -417,19 +427,26 @@ class DatabaseStore(SessionStore):
         ended = sa.func.coalesce(sessions.c.ended_at, sessions.c.updated_at)
         abandoned = sessions.c.updated_at < micros(before - _ABANDONED)
         over = sa.or_(sessions.c.state == "ended", abandoned)
-        expired = sa.select(sessions.c.key).where(ended < micros(before), over)
+        expired = sa.select(sessions.c.key, sessions.c.id).where(ended < micros(before), over)
         swept = 0
         while True:
             with self._writing() as connection:
-                keys = connection.scalars(expired.limit(_SWEPT_AT_ONCE)).all()
-                self._delete(connection, keys)
-            swept += len(keys)
-            if len(keys) < _SWEPT_AT_ONCE:
+                rows = connection.execute(expired.limit(_SWEPT_AT_ONCE)).all()
+                self.audio.delete(row.id for row in rows)
+                self._delete(connection, [row.key for row in rows])
+            swept += len(rows)
+            if len(rows) < _SWEPT_AT_ONCE:
                 break
+        with self._typed():
+            self.audio.sweep(self._there)
         if swept:
             with self._typed():
                 self._wipe()
         return swept
+
+    def _there(self, ids: list[str]) -> set[str]:
+        with self._reading() as connection:
+            return set(connection.scalars(sa.select(sessions.c.id).where(sessions.c.id.in_(ids))))
 
     def _delete(self, connection: sa.Connection, keys: Sequence[int]) -> None:
         for key in keys:
@@ -438,6 +455,7 @@ class DatabaseStore(SessionStore):
 
     def close(self) -> None:
         """See ``SessionStore``."""
+        self.audio.close()
         self._reader.dispose()
         self._writer.dispose()
 

@@ -206,7 +206,7 @@ def session_row(session: StoredSession, now: int) -> dict[str, object]:
     }
 
 
-def session_of(row: sa.Row[Any], preview: str = "") -> StoredSession:
+def session_of(row: sa.Row[Any], preview: str = "", *, audio: bool = False) -> StoredSession:
     """A row of ``sessions`` as a session."""
     state, error, ended_at = row.state, row.error, row.ended_at
     if state != "ended" and moment(row.updated_at) < datetime.now(UTC) - INTERRUPTED_AFTER:
@@ -228,6 +228,7 @@ def session_of(row: sa.Row[Any], preview: str = "") -> StoredSession:
         error,
         row.words,
         preview,
+        audio,
     )
 
 

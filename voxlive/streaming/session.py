@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from voxlive.engines.contract import Message, Sink, Stream
     from voxlive.engines.recording import RecordingWriter
+    from voxlive.store.audio import AudioWriter
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
@@ -116,6 +117,7 @@ class Session:
         self._stopped = self._suspended = False
         self._closed = asyncio.Event()
         self._closing_error: SessionError | None = None
+        self._audio: AudioWriter | None = None
         self._lag_reporter = LagReporter(self._loop.time())
         self._stream = RecoverableStream(open_stream, self._on_message, self._on_recovered)
         self._recorder = record(self._stream.trail) if record else None
@@ -126,6 +128,10 @@ class Session:
             self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
 
     # What a client does.
+
+    def keep_audio(self, writer: AudioWriter) -> None:
+        """Give everything that is received to this writer too, from now on."""
+        self._audio = writer
 
     async def push(self, data: bytes) -> None:
         """Take audio in the declared format. Waits while the session is behind."""
@@ -304,6 +310,8 @@ class Session:
             self._engine_progressed.clear()
             await self._engine_progressed.wait()
         await self._stream.settle()
+        if self._audio:
+            self._audio.put(samples, self.received)
         self.received += len(samples)
         probabilities = await self._vad.push(samples)
         # Before anything is fed: the engine has had no time to process what is fed just now.
@@ -433,6 +441,8 @@ class Session:
         self._outbox.close(*errors, SessionClosed(self.received), source=self._source)
         if self._recorder:
             self._recorder.close(self.received)
+        if self._audio:
+            self._audio.close(self.received)
         self._stream.close()
         self._ingest.close()
         self._vad.close()

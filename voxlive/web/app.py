@@ -140,6 +140,7 @@ def make_app(
         Route("/v1/sessions/{session}", history.patch, methods=["PATCH"]),
         Route("/v1/sessions/{session}", history.delete, methods=["DELETE"]),
         Route("/v1/sessions/{session}/events", history.events),
+        Route("/v1/sessions/{session}/audio", history.audio),
         Route("/captions", captions.index),
         Route("/captions/{session}", captions.follow),
         Route("/overlay/{session}", captions.overlay),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from voxlive.web.access.keys import Limits
     from voxlive.web.live_models import LiveSpec
 
+KeptAudio = Literal["asked", "all"]
+"""Whose audio is kept: that of sessions that ask for it, or of all that do not refuse."""
+
 
 class ConfigError(CodedError, ValueError):
     """An option of a server cannot be used. The message names it and says what to change."""
@@ -197,6 +200,18 @@ class ServeConfig:
         metavar="TIME",
         check=_check_keep,
     )
+    keep_audio: KeptAudio | None = _option(
+        None,
+        "Keep the audio of stored sessions too: of those that ask for it, or of all but those "
+        "that ask for the opposite. Default: none.",
+    )
+    audio_folder: Path | None = _option(
+        None,
+        "The folder of kept audio. Default: audio in the store's folder, or with PostgreSQL in the "
+        "user's data folder.",
+        metavar="FOLDER",
+    )
+    max_audio_gb: float = _option(20.0, "Keep no more audio than this of all sessions.", low=0.001)
     https: bool = _option(
         False,
         "Serve https with a certificate made here, so that browsers elsewhere give the page "
@@ -304,6 +319,10 @@ class ServeConfig:
     def _check_contradictions(self) -> None:
         if self.no_store and self.store is not None:
             raise ConfigError("--store keeps transcripts, --no-store none: choose one of them")
+        if self.no_store and self.keep_audio is not None:
+            raise ConfigError(
+                "--keep-audio is for stored sessions, --no-store keeps none: choose one of them"
+            )
         if self.https and self.ssl_certfile is not None:
             raise ConfigError(
                 "--https makes a certificate, --ssl-certfile brings one: choose one of them"

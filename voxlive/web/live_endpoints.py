@@ -101,8 +101,9 @@ class LiveEndpoints:
             resources.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
             if unknown:
                 raise unknown
-            if query.get("store", "true") not in ("true", "false"):
-                raise RequestRefused("bad_parameter", "store is true or false", "store")
+            for name in ("store", "keep_audio"):
+                if query.get(name, "true") not in ("true", "false"):
+                    raise RequestRefused("bad_parameter", f"{name} is true or false", name)
             if models.named or service.engine.info.names:
                 wire_format.offer_engines(
                     lambda name: models.find(name, service, protocol.default_models).engine.info

@@ -214,10 +214,18 @@ class LiveSocket:
         if drop_at is not None:
             self._start(self._writer.drop(session, drop_at))
 
-    def _track_session(self, options: SessionOptions, source: str, *, store: bool = True) -> Notice:
+    def _track_session(
+        self,
+        options: SessionOptions,
+        source: str,
+        *,
+        store: bool = True,
+        keep_audio: bool | None = None,
+    ) -> Notice:
         """Count a new session, open its captions, and keep it if its client agrees (``store``).
 
-        Returns what its client is sent first.
+        ``keep_audio`` is as in ``OpenSession``; the URL may say it too. Returns what its client is
+        sent first.
         """
         path, state, session = self._socket.url.path, self._state, self._sessions[source]
         service = self._service_of(options)
@@ -231,7 +239,10 @@ class LiveSocket:
             state.recordings[source] = self._recorder.open(
                 session.id, language, self._owner, self._protocol.name, path, label, name, source
             )
-            self._protocol.on_stored()
+            asked = self._socket.query_params.get("keep_audio")
+            if keep_audio is None and asked is not None:
+                keep_audio = asked == "true"
+            self._protocol.on_stored(audio=self._recorder.keep_audio(session, keep_audio))
         return Notice(partial(self._protocol.opened, session.id, options))
 
     async def _receive_frames(self) -> None:
@@ -355,7 +366,9 @@ class LiveSocket:
                     self._let_go,
                 )
                 self._protocol.on_resumable(self._resumable.token)
-            notice = self._track_session(options, source, store=action.store)
+            notice = self._track_session(
+                options, source, store=action.store, keep_audio=action.keep_audio
+            )
             self._state.outbox.add_notice(notice)
 
     async def _resume(self, resume: ResumeSession) -> None:

@@ -38,6 +38,7 @@ from voxlive.store.contract import (
     StoredSession,
     StoredWord,
     StoreError,
+    StoreUnusable,
 )
 from voxlive.streaming.events import (
     Event,
@@ -52,7 +53,8 @@ from voxlive.streaming.events import (
 from voxlive.web.protocols.contract import ENDING_CODES
 
 if TYPE_CHECKING:
-    from voxlive.web.config import ServeConfig
+    from voxlive.streaming.session import Session
+    from voxlive.web.config import KeptAudio, ServeConfig
 
 log = logging.getLogger(__name__)
 
@@ -301,7 +303,7 @@ class SessionRecording:
 class Recorder:
     """The store of a server, its writer, and the deletion of what has been kept long enough.
 
-    ``keep`` None: for ever.
+    ``keep`` None: for ever. ``audio``: whose audio is kept too, None: nobody's.
     """
 
     def __init__(
@@ -309,7 +311,9 @@ class Recorder:
         store: SessionStore,
         keep: timedelta | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        audio: KeptAudio | None = None,
     ) -> None:
+        self.audio = audio
         self.store = store
         self.writer = StoreWriter(store)
         self.keep = keep
@@ -329,34 +333,47 @@ class Recorder:
         if they cannot be, that is a warning. Raises StoreError for a store that was asked for.
         """
         if config.no_store or not (config.store or loopback):
+            if config.keep_audio:
+                raise StoreUnusable("--keep-audio is for stored sessions: --store says where")
             return None
         from voxlive.store.backends import open_store
 
         try:
-            store = open_store(config.store or default_folder())
+            store = open_store(config.store or default_folder(), config.audio_folder)
+            store.audio.most = int(config.max_audio_gb * 2**30)
+            if config.keep_audio:
+                store.audio.make_folder()
         except StoreError as error:
             if config.store:
                 raise
             on_warning(f"transcripts are not kept: {error.message}; --store FOLDER, or --no-store")
             return None
-        return cls(store, keep_time(config.keep))
+        return cls(store, keep_time(config.keep), audio=config.keep_audio)
 
     def __str__(self) -> str:
         days = "for ever"
         if self.keep is not None:
             days = f"for {self.keep / timedelta(days=1):g} days"
-        return f"transcripts are kept in {self.store.location} {days}"
+        kept = f"transcripts are kept in {self.store.location} {days}"
+        if self.audio is None:
+            return kept
+        whose = "" if self.audio == "all" else " of sessions that ask for it"
+        return f"{kept}, the audio{whose} in {self.store.audio.path}"
 
     @property
     def state(self) -> dict[str, object]:
         """Where transcripts are kept and how long, for clients."""
         failure = self.writer.failure
-        return {
+        state: dict[str, object] = {
             "location": self.store.location,
             "keep_days": None if self.keep is None else self.keep / timedelta(days=1),
             "waiting": self.writer.waiting,
             "error": failure and failure.message,
         }
+        if self.audio:
+            audio = self.store.audio
+            state["audio"] = {"of": self.audio, "location": str(audio.path), "bytes": audio.bytes}
+        return state
 
     def open(
         self,
@@ -383,6 +400,32 @@ class Recorder:
             source=source,
         )
         return SessionRecording(self.writer, begun, self._running)
+
+    def keep_audio(self, session: Session, asked: bool | None) -> bool:
+        """Keep the audio of a session that begins, if server and client agree; whether it is.
+
+        ``asked`` is what the client says, None if it says nothing. One that asks for what is not
+        to be had gets a warning.
+        """
+        if not (asked or (asked is None and self.audio == "all")):
+            return False
+        loop = asyncio.get_running_loop()
+
+        def report(code: str, message: str) -> None:
+            # In a thread, or before the client has been told that there is a session.
+            log.warning("session %s: %s", session.id, message)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(session.emit_warning, code, message)
+
+        if self.audio is None:
+            report("audio_not_kept", "this server keeps no audio; the session goes on")
+            return False
+        try:
+            session.keep_audio(self.store.audio.open(session.id, report))
+        except StoreError as error:
+            report("audio_failed", f"audio is not kept ({error.message}); the session goes on")
+            return False
+        return True
 
     def close(self) -> None:
         """Write what waits, and close the store. Blocks for some seconds at most."""

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from support.asgi import HOST, running
 from support.keys import bearer
 from support.server import serving
@@ -105,6 +106,7 @@ async def test_sessions_are_listed_the_newest_first_in_pages(store):
         "error": None,
         "word_count": 3,
         "preview": "talk number 4",
+        "audio": False,
     }
 
 
@@ -336,7 +338,8 @@ async def test_a_deleted_session_is_gone(one, store):
     async with running(store=store) as server:
         gone = await server.http.delete("/v1/sessions/s1")
         assert (gone.status_code, gone.content) == (204, b"")
-        for method, path in (("GET", ""), ("GET", ".txt"), ("GET", "/events"), ("DELETE", "")):
+        paths = ("", ".txt", "/events", "/audio")
+        for method, path in (*(("GET", path) for path in paths), ("DELETE", "")):
             answer = await server.http.request(method, f"/v1/sessions/s1{path}")
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_session")
         assert (await server.http.get("/v1/sessions")).json()["sessions"] == []
@@ -488,6 +491,95 @@ def test_readers_come_and_go_and_end_with_a_real_server(store, tmp_path):
             server.process.terminate()
             assert "done" not in "".join(read)  # so that it comes back: the session goes on
         assert server.process.wait(60) == 0
+
+
+# Audio.
+
+SOUND = bytes(range(256)) * 40
+
+
+def give_audio(store: SessionStore, ident: str, content: bytes = SOUND) -> Path:
+    """Any bytes: the route does not look into them."""
+    store.audio.make_folder()
+    path = store.audio.path / f"{ident}.ogg"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ranged", "status", "part"),
+    [
+        (None, 200, slice(None)),
+        ("bytes=0-", 206, slice(None)),
+        ("bytes=0-0", 206, slice(0, 1)),
+        ("bytes=100-199", 206, slice(100, 200)),
+        ("bytes=10000-", 206, slice(10_000, None)),
+        ("bytes=10000-99999999", 206, slice(10_000, None)),
+        ("bytes=-40", 206, slice(-40, None)),
+        ("bytes=-999999", 206, slice(None)),
+        ("bytes=9-3", 200, slice(None)),
+        ("bytes=-", 200, slice(None)),
+        ("bytes=1-2,5-6", 200, slice(None)),
+        ("bytes=a-b", 200, slice(None)),
+        ("bytes=" + "9" * 40 + "-", 200, slice(None)),
+        ("seconds=1-2", 200, slice(None)),
+    ],
+)
+async def test_audio_is_sent_whole_or_in_a_range(one, store, ranged, status, part):
+    give_audio(store, one)
+    headers = {"range": ranged} if ranged else {}
+    async with running(store=store) as server:
+        answer = await server.http.get("/v1/sessions/s1/audio", headers=headers)
+        head = await server.http.head("/v1/sessions/s1/audio", headers=headers)
+        assert (await server.http.get("/v1/sessions/s1")).json()["audio"] is True
+    assert (answer.status_code, answer.content) == (status, SOUND[part])
+    assert (head.status_code, head.content) == (status, b"")
+    for sent in (answer.headers, head.headers):
+        assert (sent["content-type"], sent["accept-ranges"]) == ("audio/ogg", "bytes")
+        assert int(sent["content-length"]) == len(SOUND[part])
+        assert (sent["cache-control"], sent["x-content-type-options"]) == ("no-store", "nosniff")
+        assert sent["content-disposition"].startswith('attachment; filename="hall.ogg"')
+    if status == 206:
+        start, stop, _ = part.indices(len(SOUND))
+        assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(SOUND)}"
+
+
+@pytest.mark.parametrize("ranged", [f"bytes={len(SOUND)}-", "bytes=999999-", "bytes=-0"])
+async def test_a_range_beyond_the_audio_is_refused(one, store, ranged):
+    give_audio(store, one)
+    async with running(store=store) as server:
+        answer = await server.http.get("/v1/sessions/s1/audio", headers={"range": ranged})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (416, "bad_range")
+
+
+async def test_audio_that_is_not_kept_or_deleted_is_not_there(one, store):
+    async with running(store=store) as server:
+        answer = await server.http.get("/v1/sessions/s1/audio")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_audio")
+        path = give_audio(store, one)
+        assert (await server.http.delete("/v1/sessions/s1")).status_code == 204
+    assert not path.exists()
+
+
+async def test_answers_with_audio_are_bounded_and_give_their_place_back(one, store, monkeypatch):
+    monkeypatch.setattr(history, "MAX_LISTENERS", 2)
+    path = give_audio(store, one)
+    async with running(store=store) as server:
+        for _ in range(3):
+            assert (await server.http.get("/v1/sessions/s1/audio")).status_code == 200
+            beyond = await server.http.get("/v1/sessions/s1/audio", headers={"range": "bytes=-0"})
+            assert beyond.status_code == 416
+        path.unlink()
+        assert (await server.http.get("/v1/sessions/s1/audio")).status_code == 404
+    endpoints = history.HistoryEndpoints(store, AuditLog(), lambda: False)
+    endpoints._listeners["ann"] = 1
+    give_audio(store, one)
+    scope = {"type": "http", "headers": [], "path_params": {"session": "s1"}}
+    scope["voxlive.grant"] = SimpleNamespace(name="ann", readable=None)
+    with pytest.raises(RequestRefused) as refused:
+        await endpoints.audio(Request(scope))
+    assert (refused.value.code, refused.value.status) == ("too_many_readers", 503)
+    assert endpoints._listeners["ann"] == 1
 
 
 # What a store does wrong, and bounds.
@@ -666,6 +758,7 @@ async def test_an_id_that_is_none_leads_nowhere(one, store, ident):
         for method, suffix in [
             *(("GET", f".{name}") for name in EXPORTS),
             ("GET", "/events"),
+            ("GET", "/audio"),
             ("GET", "."),
             ("GET", ".exe"),
             ("PATCH", ""),
@@ -717,6 +810,7 @@ def enters(key: str) -> bool:
 def everybodys(store) -> SessionStore:
     for owner in SCOPES_OF:
         store.apply(spoken(f"of-{owner}", [f"secret word{owner}"], owner))
+        give_audio(store, f"of-{owner}", f"word{owner}".encode())
     return store
 
 
@@ -739,6 +833,8 @@ def test_the_routes_that_are_tested_are_all_there_are():
         ("/v1/sessions/{session}", "GET"),
         ("/v1/sessions/{session}", "HEAD"),
         ("/v1/sessions/{session}", "PATCH"),
+        ("/v1/sessions/{session}/audio", "GET"),
+        ("/v1/sessions/{session}/audio", "HEAD"),
         ("/v1/sessions/{session}/events", "GET"),
         ("/v1/sessions/{session}/events", "HEAD"),
     ]
@@ -746,7 +842,7 @@ def test_the_routes_that_are_tested_are_all_there_are():
 
 @pytest.mark.parametrize("key", SCOPES_OF)
 async def test_a_key_reads_what_it_may(everybodys, key):
-    paths = ["", *(f".{name}" for name in EXPORTS), "/events"]
+    paths = ["", *(f".{name}" for name in EXPORTS), "/events", "/audio"]
     async with running(*KEYED, store=everybodys) as server:
         for owner in SCOPES_OF:
             for method, path in [(m, p) for m in ("GET", "HEAD") for p in paths]:
@@ -812,7 +908,7 @@ async def test_short_lived_keys_and_strangers_read_nothing(everybodys):
         made = await server.http.post("/v1/auth/grant", json={}, headers=bob)
         ticket = bearer(made.json()["access_token"])
         for headers, status in ((ticket, 403), ({}, 401), (bearer("wrong-wrong-wrong"), 401)):
-            for path in ("", "/of-bob", "/of-bob.txt", "/of-bob/events"):
+            for path in ("", "/of-bob", "/of-bob.txt", "/of-bob/events", "/of-bob/audio"):
                 answer = await server.http.get(f"/v1/sessions{path}", headers=headers)
                 assert answer.status_code == status
             answer = await server.http.get(f"/v1/sessions?token={SECRETS['bob']}", headers=headers)
@@ -893,6 +989,8 @@ async def test_the_audit_log_has_who_did_what_and_nothing_that_was_said(everybod
             await ask("ann", "GET", "/of-ann"),
             await ask("ann", "GET", "/of-bob.docx"),
             await ask("ann", "GET", "/of-ann/events?from=1"),
+            await ask("ann", "GET", "/of-ann/audio"),
+            await ask("ann", "GET", "/of-bob/audio"),
             await ask("ann", "PATCH", "/of-ann", fix),
             await ask("reader", "DELETE", "/of-ann"),
             await ask("live", "GET", "/of-live"),
@@ -912,6 +1010,8 @@ async def test_the_audit_log_has_who_did_what_and_nothing_that_was_said(everybod
         ("ann", "read", "of-ann", "ok"),
         ("ann", "export", "of-bob", "unknown_session"),
         ("ann", "follow", "of-ann", "ok"),
+        ("ann", "listen", "of-ann", "ok"),
+        ("ann", "listen", "of-bob", "unknown_session"),
         ("ann", "change", "of-ann", "begun"),
         ("ann", "change", "of-ann", "ok"),
         ("reader", "delete", "of-ann", "begun"),
@@ -921,9 +1021,9 @@ async def test_the_audit_log_has_who_did_what_and_nothing_that_was_said(everybod
         ("boss", "delete", "of-ann", "ok"),
     ]
     assert [written[n]["sessions"] for n in (0, 1)] == [["of-ann"], ["of-bob"]]
-    assert written[9]["path"] == "/v1/sessions/of-live"
+    assert written[11]["path"] == "/v1/sessions/of-live"
     assert (written[3]["format"], written[4]["word"]) == ("docx", 1)
-    assert (written[6]["title"], written[6]["corrections"]) == (True, [[0, 1]])
+    assert (written[8]["title"], written[8]["corrections"]) == (True, [[0, 1]])
 
 
 async def test_what_cannot_be_recorded_is_not_done(one, store, tmp_path):

@@ -246,6 +246,7 @@ def session_json(session: StoredSession) -> dict[str, Any]:
         "error": session.error,
         "word_count": session.words,
         "preview": session.preview,
+        "audio": session.audio,
     }
 
 

@@ -37,13 +37,15 @@ class OpenSession:
 
     A connection that carries several audio sources has a session for each ``source``. A
     ``resumable`` one, which has PCM, outlives the connection for a while: see ``ResumeSession``.
-    ``store``: whether its transcript may be kept, where the server keeps any.
+    ``store``: whether its transcript may be kept, where the server keeps any; ``keep_audio``:
+    whether its audio is to be kept too, None where the client does not say.
     """
 
     options: SessionOptions
     source: str = ""
     resumable: bool = False
     store: bool = True
+    keep_audio: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +235,8 @@ class Protocol(_Protocol):
         """The session that is being opened can be resumed with this token."""
         return
 
-    def on_stored(self) -> None:
-        """The transcript of the session that is being opened is kept."""
+    def on_stored(self, *, audio: bool) -> None:  # noqa: ARG002
+        """The transcript of the session that is being opened is kept, with its audio if so."""
         return
 
     def resumed(self, _resume: ResumeSession, _samples: int) -> list[Out]:

@@ -67,7 +67,7 @@ _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
     *("task", "vocabulary", "commit", "model"),
     *("vad", "words", "drafts", "delay_ms", "replacements", "resumable", "store"),
-    *("sources", "suppress_leaks"),
+    *("keep_audio", "sources", "suppress_leaks"),
 )
 _RESUME_FIELDS = ("type", "session", "token", "have", "from")
 _MAX_SAMPLES = 1 << 53
@@ -99,7 +99,7 @@ class LiveProtocol(Protocol):
         self._journal: SentMessages | None = None
         self._session = ""
         self._token = ""
-        self._stored = False
+        self._stored = self._keeps_audio = False
         self._epoch = 1
         self._rate = SAMPLE_RATE
         self._acknowledged = 0
@@ -168,15 +168,21 @@ class LiveProtocol(Protocol):
         if self._find:
             self._info = self._find(options.model)
         self._started = True
-        return OpenSession(options, resumable=resumable, store=flag(message, "store", True))
+        asked = "keep_audio" in message
+        return OpenSession(
+            options,
+            resumable=resumable,
+            store=flag(message, "store", True),
+            keep_audio=flag(message, "keep_audio", False) if asked else None,
+        )
 
     def on_resumable(self, token: str) -> None:
         """Keep what is sent, for a client that has missed it."""
         self._token, self._journal = token, SentMessages()
 
-    def on_stored(self) -> None:
+    def on_stored(self, *, audio: bool) -> None:
         """``ready`` says so."""
-        self._stored = True
+        self._stored, self._keeps_audio = True, audio
 
     def resumed(self, resume: ResumeSession, samples: int) -> list[Out]:
         """``resumed``, the messages that the client has not, and the close after the last."""
@@ -246,6 +252,8 @@ class LiveProtocol(Protocol):
         if options.sources:
             more["sources"] = list(options.sources)
             more["suppress_leaks"] = options.suppress_leaks
+        if self._keeps_audio:
+            more["keep_audio"] = True
         ready: list[Out] = [
             self._encode(
                 "ready",

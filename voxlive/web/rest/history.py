@@ -7,6 +7,7 @@
 | ``GET /v1/sessions/{session}.txt`` and the others of ``EXPORTS`` | a file |
 | ``PATCH``, ``DELETE /v1/sessions/{session}`` | title and corrections; everything is gone |
 | ``GET /v1/sessions/{session}/events`` | its words from any point on, as server-sent events |
+| ``GET /v1/sessions/{session}/audio`` | its audio, where that is kept: Opus in Ogg, any range |
 
 A store blocks: ``ThreadCalls`` has few threads for it, and refuses what more than a bounded number
 of requests ask for. A transcript is written as a file one at a time. The functions that make the
@@ -24,10 +25,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from voxlive.errors import RequestRefused
@@ -76,8 +78,11 @@ MAX_CALLS, CALL_TIMEOUT_S = 64, 60.0
 """Calls of the store that run or wait at a time, and how long one may take."""
 MAX_FILES = 8
 """Transcripts that are written or sent at a time."""
+MAX_LISTENERS = 64
+"""Answers with audio at a time, of all sessions; one key may have half of them."""
 
 _ID = re.compile(r"[\w:-]{1,64}", re.ASCII)
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _PLACE = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?", re.ASCII)
 _PART = 500  # words of one event at most
 _POLL_S, _SLOWEST_POLL_S, _KEEP_ALIVE_S = 0.5, 2.0, 15.0
@@ -130,6 +135,7 @@ class HistoryEndpoints:
         self._writers = ThreadCalls("export", 1, MAX_FILES)
         self._files = threading.BoundedSemaphore(MAX_FILES)
         self._followers: Counter[str] = Counter()
+        self._listeners: Counter[str] = Counter()
 
     async def index(self, request: Request) -> Response:
         """A page of sessions, or of what is found of ``q``, the newest first."""
@@ -226,6 +232,28 @@ class HistoryEndpoints:
         headers = {**_HEADERS, "x-accel-buffering": "no"}
         return StreamingResponse(rest(), media_type="text/event-stream", headers=headers)
 
+    async def audio(self, request: Request) -> Response:
+        """The audio of a session, or a range of its bytes; of a running one, what there is."""
+        store, grant = self._open(request)
+        ident = check_id(request.path_params["session"])
+        with ExitStack() as undo:
+            async with self._audit.recorded(request, "listen", ident):
+                session = await self._calls.run(store.session, ident, grant.readable)
+                path = store.audio.find(ident)
+                if path is None:
+                    message = f"the audio of session {ident} is not kept here"
+                    raise RequestRefused("no_audio", message)
+                mine = self._listeners[grant.name]
+                if self._listeners.total() >= MAX_LISTENERS or mine >= MAX_LISTENERS // 2:
+                    message = "the server sends as much audio as it can; try again later"
+                    raise RequestRefused("too_many_readers", message, retry_after_s=5)
+                self._listeners[grant.name] += 1
+                undo.callback(self._listeners.subtract, [grant.name])
+                ranged = check_range(request.headers.get("range", ""), path)
+            headers = {**_HEADERS, "content-disposition": attachment(f"{file_name(session)}.ogg")}
+            release = undo.pop_all().close
+            return _AudioResponse(path, headers, release, ranged=ranged)
+
     async def _follow(
         self, store: SessionStore, grant: Grant, ident: str, number: int, segment: int
     ) -> AsyncGenerator[str, None]:
@@ -281,6 +309,27 @@ class HistoryEndpoints:
         return self._store, require_grant(request)
 
 
+class _AudioResponse(FileResponse):
+    """A file, or if it is ``ranged`` the range that is asked for; gives its place back then."""
+
+    def __init__(
+        self, path: Path, headers: Mapping[str, str], release: Callable[[], None], *, ranged: bool
+    ) -> None:
+        super().__init__(path, headers=headers, media_type="audio/ogg")
+        self._release = release
+        self._ranged = ranged
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        if not self._ranged:
+            headers = [one for one in scope["headers"] if one[0] != b"range"]
+            scope = {**scope, "headers": headers}
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+
+
 class _FileResponse(Response):
     """A response that gives its place among ``MAX_FILES`` back once it is sent."""
 
@@ -303,6 +352,23 @@ def check_id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise UnknownSession(text[:64])
     return text
+
+
+def check_range(text: str, path: Path) -> bool:
+    """Whether a Range is one that is served: one of bytes; another one is ignored.
+
+    Raises RequestRefused ``bad_range`` for one beyond the end of the file.
+    """
+    found = _RANGE.fullmatch(text)
+    if not found or not (found[1] or found[2]):
+        return False
+    first, last = (int(one) if one else None for one in found.groups())
+    if first is not None and last is not None and first > last:
+        return False
+    size = path.stat().st_size
+    if (first is not None and first >= size) or (first is None and last == 0):
+        raise RequestRefused("bad_range", f"the audio has {size} bytes", "range")
+    return True
 
 
 def list_sessions(store: SessionStore, query: Mapping[str, str], owners: Owners) -> dict[str, Any]:

@@ -22,7 +22,7 @@ const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
  * @property {string[]} languages that its model knows
  * @property {boolean} takes_language whether it may be told which is spoken
  * @property {boolean} translates into English
- * @property {{ location: string, keep_days: number | null } | null} [store] where transcripts are kept
+ * @property {{ location: string, keep_days: number | null, audio?: { of: string } } | null} [store] where transcripts are kept
  * @property {string} version
  * @property {({ name: string } & Partial<Health>)[]} [models] all live ones, the default first
  */

@@ -97,10 +97,11 @@ export function showStore(health, { store }) {
   if (kept === null) return;
   const days = kept.keep_days;
   const time = days === null ? "until they are deleted" : `for ${days} ${days === 1 ? "day" : "days"}`;
+  const what = kept.audio?.of === "all" ? "transcripts and their audio" : "transcripts";
   byId("store-place").textContent = `In ${kept.location}, ${time}. The command "voxlive sessions" lists them.`;
   byId("keeping").textContent = store
-    ? `This server keeps transcripts ${time}. Settings can leave yours out.`
-    : "This server keeps transcripts; yours are left out.";
+    ? `This server keeps ${what} ${time}. Settings can leave yours out.`
+    : `This server keeps ${what}; yours are left out.`;
 }
 
 /** Some of the languages that a better model would know. */
