@@ -103,6 +103,21 @@ async def test_a_client_that_asks_for_what_is_not_to_be_had_is_told(tmp_path):
     assert not (tmp_path / "store" / "audio").exists()
 
 
+async def test_the_audio_of_several_sources_is_mixed_down(tmp_path):
+    async with keeping(tmp_path / "store", "all") as endpoints:
+        line = Line(endpoints)
+        line.send(START | {"resumable": False, "channels": 2, "sources": ["me", "you"]})
+        quiet = np.zeros(len(SPEECH), np.float32)
+        line.send(s16le(np.stack((SPEECH, quiet), axis=1).ravel()))
+        line.send({"type": "stop"})
+        [ready, *_] = await line.until("done")
+        await line.end()
+    found = heard(tmp_path / "store" / "audio" / f"{ready['session']}.ogg")
+    assert (ready["keep_audio"], len(found)) == (True, len(SPEECH))
+    assert alike(found, SPEECH) > 0.9
+    assert 0.3 < np.abs(found).max() / np.abs(SPEECH).max() < 0.7
+
+
 @pytest.mark.parametrize("query", ["keep_audio=perhaps", "keep_audio="])
 async def test_a_switch_that_is_neither_is_refused(tmp_path, query):
     async with keeping(tmp_path / "store", "all") as endpoints:

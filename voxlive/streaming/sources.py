@@ -36,6 +36,7 @@ from voxlive.streaming.session import Session
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from voxlive.store.audio import AudioWriter
     from voxlive.streaming.events import Event
     from voxlive.streaming.intake import Command, OpenIntake, SessionOptions
     from voxlive.values import Samples
@@ -71,6 +72,8 @@ class MultiSourceSession:
         self._merger = EventMerger(options.sources, self._emit, self._end)
         self._stopped = self._ended = False
         self._closed = asyncio.Event()
+        self._audio: AudioWriter | None = None
+        self._passed = 0
         self._sessions: dict[str, Session] = {}
         segment_ids = count()
         try:
@@ -90,6 +93,10 @@ class MultiSourceSession:
         return tuple(self._sessions.values())
 
     # What a client does: see ``Session``.
+
+    def keep_audio(self, writer: AudioWriter) -> None:
+        """Give the mean of all channels to this writer too, from now on."""
+        self._audio = writer
 
     async def push(self, data: bytes) -> None:
         """Take audio of all channels in the declared format. Waits while the session is behind."""
@@ -216,6 +223,9 @@ class MultiSourceSession:
     async def _pass(self, frames: Samples) -> None:
         """Hand float32 [n, sources] at 16 kHz to the sources."""
         if len(frames):
+            if self._audio:
+                self._audio.put(frames.mean(axis=1), self._passed)
+            self._passed += len(frames)
             for session, channel in zip(self.sessions, frames.T, strict=True):
                 await session.push(np.ascontiguousarray(channel).tobytes())
 
@@ -245,6 +255,8 @@ class MultiSourceSession:
         self._outbox.close(*errors, SessionClosed(self._longest), source=self._source)
         for session in self.sessions:
             session.abort()
+        if self._audio:
+            self._audio.close(self._passed)
         self._inbox.clear()
         if self._task is not asyncio.current_task():
             self._task.cancel()

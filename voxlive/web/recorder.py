@@ -53,7 +53,7 @@ from voxlive.streaming.events import (
 from voxlive.web.protocols.contract import ENDING_CODES
 
 if TYPE_CHECKING:
-    from voxlive.streaming.session import Session
+    from voxlive.streaming.sources import LiveSession
     from voxlive.web.config import KeptAudio, ServeConfig
 
 log = logging.getLogger(__name__)
@@ -401,7 +401,7 @@ class Recorder:
         )
         return SessionRecording(self.writer, begun, self._running)
 
-    def keep_audio(self, session: Session, asked: bool | None) -> bool:
+    def keep_audio(self, session: LiveSession, asked: bool | None) -> bool:
         """Keep the audio of a session that begins, if server and client agree; whether it is.
 
         ``asked`` is what the client says, None if it says nothing. One that asks for what is not
