@@ -43,6 +43,7 @@ speech: .venv/.installed-test
 	@$(RUN) voxlive models fetch whisper-tiny.en whisper-base
 	@PYTHONPATH=tests .venv/bin/python benchmarks/speech.py "$(SPEECH)" $(ARGS)
 	@PYTHONPATH=tests .venv/bin/python benchmarks/live_curve.py "$(SPEECH)"
+	@PYTHONPATH=tests .venv/bin/python benchmarks/two_sources.py "$(SPEECH)"
 
 clean:
 	rm -rf .venv build dist tests/web/clients/js/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

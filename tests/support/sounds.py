@@ -83,3 +83,25 @@ def _fading(length: int, seconds: float) -> np.ndarray:
 
 def _loud(sound: np.ndarray, peak: float) -> Samples:
     return (peak * sound / np.abs(sound).max()).astype(np.float32)
+
+
+def leaked(
+    sound: Samples,
+    decibels: float = -12,
+    delay_ms: float = 40,
+    seed: int = 9,
+    decay_s: float = 0.35,
+) -> Samples:
+    """What a microphone has of a loudspeaker that plays this: quieter, later, through a room.
+
+    ``decay_s``: the time in which the room's sound falls by 60 dB.
+    """
+    times = np.arange(int(0.3 * SAMPLE_RATE)) / SAMPLE_RATE
+    room = np.random.default_rng(seed).standard_normal(len(times)) * 10 ** (-3 * times / 0.35)
+    room[0] += 3
+    room *= 10 ** (decibels / 20) / np.sqrt((room**2).sum())
+    size = 1 << (len(sound) + len(room)).bit_length()
+    heard = np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(room, size), size)
+    delay = int(delay_ms * SAMPLE_RATE / 1000)
+    late = np.concatenate([np.zeros(max(delay, 0)), heard])
+    return late[max(-delay, 0) :][: len(sound)].astype(np.float32)

@@ -8,6 +8,7 @@ import pytest
 from support.clips import clip
 from support.scoring import spelt, word_errors
 from support.server import AT_PAUSES, Server, serving
+from support.sounds import leaked
 from support.weights import TINY_EN
 from support.wire import START, dial, receive, receive_until, s16le, send
 
@@ -88,6 +89,33 @@ async def test_two_sources_are_one_session_live_in_captions_and_in_the_store(ser
     starts = [one["start"] for one in written["segments"]]
     assert starts == sorted(starts)
     assert len(found["sessions"]) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_what_the_microphone_hears_of_the_loudspeaker_comes_once_from_its_source(server):
+    first, second, third = clip("train"), clip("doctor"), clip("message")
+    gap = np.zeros(12_000, np.float32)
+    quiet = [np.zeros(len(one.samples), np.float32) for one in (first, second, third)]
+    me = np.concatenate([quiet[0], gap, second.samples, gap, quiet[2]])
+    them = np.concatenate([first.samples, gap, quiet[1], gap, third.samples])
+    alone = texts(await heard(server, stereo(me, them), suppress_leaks=False))
+    pcm = stereo(me + leaked(them), them)
+    assert len(spelt(texts(await heard(server, pcm, suppress_leaks=False))["me"])) > 20
+    messages = await heard(server, pcm)
+    assert messages[0]["suppress_leaks"] is True
+    assert texts(messages) == alone
+
+
+@pytest.mark.timeout(120)
+async def test_two_who_speak_at_the_same_time_are_both_written(server):
+    me = np.concatenate([np.zeros(40_000, np.float32), clip("doctor").samples])
+    them = np.concatenate([clip("train").samples, clip("message").samples])
+    size = max(len(me), len(them))
+    me, them = (np.pad(one, (0, size - len(one))) for one in (me, them))
+    said = texts(await heard(server, stereo(me + leaked(them), them)))
+    assert word_errors(clip("doctor").text, said["me"]) <= 2
+    both = f"{clip('train').text} {clip('message').text}"
+    assert word_errors(both, said["them"]) <= 3
 
 
 async def test_a_session_of_two_sources_needs_two_slots(server):

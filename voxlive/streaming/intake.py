@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from voxlive.engines.contract import StreamOptions
 from voxlive.errors import BadAudio
+from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.replacements import Replacements
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
@@ -53,6 +54,8 @@ class SessionOptions:
             raise BadAudio(
                 f"{self.audio.channels} channels need as many different sources, 2 at least"
             )
+        if self.suppress_leaks and len(self.sources) > MAX_SOURCES:
+            raise BadAudio(f"leaks are suppressed among {MAX_SOURCES} sources at most")
 
 
 class SpeechProbabilities(Protocol):

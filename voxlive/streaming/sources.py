@@ -3,7 +3,8 @@
 The sources are the channels of one stream of PCM: they have one clock. Each goes through a
 ``Session`` with an engine stream of its own, so that a ``MultiSourceSession`` takes a slot for each
 source. Their events come out as those of one session, in one order, each with its ``source``;
-segment ids are unique among all sources. An error of one source ends the session.
+segment ids are unique among all sources. An error of one source ends the session. What one channel
+has of another one's speech is taken out before (``crosstalk.py``).
 
 Bounds: bytes wait in the session's own ``Inbox``, and 256 KiB of audio in that of each source; at
 either ``push`` waits in the end, as in a session with one source.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from voxlive.errors import UnsupportedOption
+from voxlive.streaming.crosstalk import LeakSuppressor
 from voxlive.streaming.events import (
     Flushed,
     SessionClosed,
@@ -69,6 +71,7 @@ class MultiSourceSession:
         self._source = source
         self._on_closed = on_closed
         self._decoder = ChannelDecoder(options.audio)
+        self._leaks = LeakSuppressor(len(options.sources)) if options.suppress_leaks else None
         self._merger = EventMerger(options.sources, self._emit, self._end)
         self._stopped = self._ended = False
         self._closed = asyncio.Event()
@@ -201,6 +204,7 @@ class MultiSourceSession:
                     case bytes(data):
                         await self._process(memoryview(data))
                     case Flush(marker):
+                        await self._process_rest()
                         self._merger.expect(Flushed(marker))
                         for session in self.sessions:
                             await session.flush(marker)
@@ -217,8 +221,13 @@ class MultiSourceSession:
 
     async def _process(self, data: memoryview) -> None:
         for at in range(0, len(data), _PIECE_BYTES):
-            await self._pass(self._decoder.push(data[at : at + _PIECE_BYTES]))
+            frames = self._decoder.push(data[at : at + _PIECE_BYTES])
+            await self._pass(self._leaks.push(frames) if self._leaks else frames)
             await asyncio.sleep(0)
+
+    async def _process_rest(self) -> None:
+        if self._leaks:
+            await self._pass(self._leaks.flush())
 
     async def _pass(self, frames: Samples) -> None:
         """Hand float32 [n, sources] at 16 kHz to the sources."""
@@ -230,7 +239,9 @@ class MultiSourceSession:
                 await session.push(np.ascontiguousarray(channel).tobytes())
 
     async def _finish(self) -> None:
-        await self._pass(self._decoder.finish())
+        rest = self._decoder.finish()
+        await self._pass(self._leaks.push(rest) if self._leaks else rest)
+        await self._process_rest()
         for warning in self._decoder.warnings:
             self.emit_warning(warning.code, warning.message)
         for session in self.sessions:

@@ -12,6 +12,7 @@ from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code
 from voxlive.recognisers.contract import Task
 from voxlive.recognisers.vocabulary import BadVocabulary, vocabulary_of
+from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -157,7 +158,7 @@ class LiveProtocol(Protocol):
             replacements=_replacements(message),
             model=string(message, "model", _MAX_ID_CHARS),
             sources=sources,
-            suppress_leaks=flag(message, "suppress_leaks", True),
+            suppress_leaks=flag(message, "suppress_leaks", len(sources) <= MAX_SOURCES),
         )
         self._words = flag(message, "words", True)
         resumable = flag(message, "resumable", False)
