@@ -113,6 +113,36 @@ def make_app(
     models: LiveModels, live: LiveEndpoints, files: FileService, store: SessionStore | None = None
 ) -> Starlette:
     """The ASGI application around live models and a store, which the caller starts and ends."""
+    access = live.authenticator.access
+    routes = _routes(models, live, files, store)
+    requests = RequestCounts(routes)
+    state = ServerCollector(
+        models, live.metrics, live.feeds, access, files, requests, live.recorder
+    )
+    routes.append(Route("/metrics", MetricsEndpoint(state).get))
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(_CommonHeaders),
+            Middleware(RequestCountMiddleware, requests=requests),
+            Middleware(AuthMiddleware, authenticator=live.authenticator),
+        ],
+        exception_handlers={
+            VoxliveError: partial(_refused, access),
+            HTTPException: on_http_error,
+            ClientDisconnect: on_disconnect,
+            Exception: on_unexpected_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.router.default = _SlashRedirect(routes, app.router.not_found)
+    return app
+
+
+def _routes(
+    models: LiveModels, live: LiveEndpoints, files: FileService, store: SessionStore | None
+) -> list[BaseRoute]:
+    """All but that of the metrics, which are about the others too."""
     lists = ModelEndpoints(models, files)
     pages = Pages()
     captions = CaptionEndpoints(live.feeds, pages)
@@ -120,7 +150,7 @@ def make_app(
     tickets = TicketEndpoints(access)
     health = HealthEndpoints(models, files, live.recorder)
     history = HistoryEndpoints(store, live.authenticator.audit, lambda: models.closing)
-    routes: list[BaseRoute] = [
+    return [
         Route("/", pages.index),
         Route("/health", health.get),
         Route("/health/live", health.live),
@@ -147,36 +177,15 @@ def make_app(
         *(WebSocketRoute(path, live.endpoint(protocol)) for path, protocol in PROTOCOLS.items()),
         Mount("/static", pages),
     ]
-    requests = RequestCounts(routes)
-    state = ServerCollector(
-        models, live.metrics, live.feeds, access, files, requests, live.recorder
-    )
-    routes.append(Route("/metrics", MetricsEndpoint(state).get))
 
-    async def on_refusal(request: Request, error: Exception) -> Response:
-        assert isinstance(error, VoxliveError)
-        path, root = request.scope["path"], request.scope.get("root_path", "")
-        place, rule = find_rule(path.removeprefix(root))
-        access.count_error(error.code, place)
-        return rule.error_response(error)
 
-    app = Starlette(
-        routes=routes,
-        middleware=[
-            Middleware(_CommonHeaders),
-            Middleware(RequestCountMiddleware, requests=requests),
-            Middleware(AuthMiddleware, authenticator=live.authenticator),
-        ],
-        exception_handlers={
-            VoxliveError: on_refusal,
-            HTTPException: on_http_error,
-            ClientDisconnect: on_disconnect,
-            Exception: on_unexpected_error,
-        },
-    )
-    app.router.redirect_slashes = False
-    app.router.default = _SlashRedirect(routes, app.router.not_found)
-    return app
+async def _refused(access: Access, request: Request, error: Exception) -> Response:
+    """The answer to a request that is refused, in the shape that its path's clients read."""
+    assert isinstance(error, VoxliveError)
+    path, root = request.scope["path"], request.scope.get("root_path", "")
+    place, rule = find_rule(path.removeprefix(root))
+    access.count_error(error.code, place)
+    return rule.error_response(error)
 
 
 class _SlashRedirect:
