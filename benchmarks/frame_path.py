@@ -11,10 +11,10 @@ recording is on from just before the chunk in the middle of the speech is sent u
 cover it have come; the chunks in between take the same way.
 
 The server keeps no transcripts: a store's thread writes beside the way. A file counts if a function
-of it ran in that time, in whichever process. A buffer counts once in
-each process in which one of its class's methods ran: see ``BUFFERS``, which must name every class
-on the way that holds a deque or a queue. The exit status is 1 where there is more than allowed, or
-where the declared buffers and the code differ.
+of it ran in that time, in whichever process, other than at intervals (``BY_THE_CLOCK``). A buffer
+counts once in each process in which one of its class's methods ran: see ``BUFFERS``, which must
+name every class on the way that holds a deque or a queue. The exit status is 1 where there is more
+than allowed, or where the declared buffers and the code differ.
 """
 
 from __future__ import annotations
@@ -81,6 +81,13 @@ BOOKKEEPING = {
     "CaptionFeed": "the last closed segments for new readers of captions, beside the way",
 }
 """Classes on the way with a deque or a list in which nothing waits that is on the way."""
+
+
+BY_THE_CLOCK = {
+    "Supervisor": "a thread that looks at the engines' processes every few seconds",
+    "Deadline": "the supervisor's",
+}
+"""Classes that run at intervals, whether there is a chunk or not: they do not count."""
 
 
 # What runs in the server's processes. It is all in one place: the source of a sitecustomize module,
@@ -170,7 +177,7 @@ class Recording:
         for line in self._log.read_text().splitlines():
             pid, path, name = line.split("\t")
             found[Entered(int(pid), str(Path(path).relative_to(self._root)), name)] = None
-        return list(found)
+        return [entry for entry in found if entry.owner not in BY_THE_CLOCK]
 
 
 @contextlib.contextmanager
