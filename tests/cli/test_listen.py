@@ -196,6 +196,41 @@ async def test_options_of_a_model_here_are_none_of_a_server(tmp_path):
     assert "--device is for a model on this machine" in complaint
 
 
+async def test_a_session_s_options_go_to_the_server(server, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("DOCTOR\n")
+    listening = Listening(tmp_path, "doctor")
+    options = ("--commit", "pause", "--vocabulary", str(names))
+    await listening.start("--server", server.url, *options)
+    [line] = await listening.lines(1)
+    assert "DOCTOR" in line
+    assert (await listening.end())[1:] == ("", 0)
+
+
+async def test_a_session_s_options_go_to_a_model_here(tmp_path):
+    listening = Listening(tmp_path, "doctor")
+    await listening.start("--commit", "pause", "--vocabulary", "Lyme, DOCTOR")
+    [line] = await listening.lines(1)
+    assert "DOCTOR" in line
+    assert (await listening.end())[1:] == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "complaint"),
+    [
+        (("--translate",), 1, "knows only English"),
+        (("--vocabulary", "no-such.txt"), 2, "no-such.txt cannot be read"),
+    ],
+)
+async def test_an_option_that_cannot_be_met_is_one_line(tmp_path, options, code, complaint):
+    listening = Listening(tmp_path, "yes")
+    await listening.start(*options)
+    lines, error, found = await listening.ended()
+    assert (lines, found) == ([], code)
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("server", "url"),
     [

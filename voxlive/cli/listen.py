@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -130,6 +130,24 @@ def listen(
         str | None, typer.Option(help="A microphone's number or a part of its name.")
     ] = None,
     language: Language = None,
+    translate: Annotated[
+        bool, typer.Option("--translate", help="Write English, whatever is spoken.")
+    ] = False,
+    commit: Annotated[
+        Literal["fast", "steady", "pause"] | None,
+        typer.Option(
+            help="When a word counts as certain: soon, later with fewer errors, at the speaker's "
+            "pause. Not for Voxtral. Default: steady."
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TERMS",
+            help="Names and terms to expect: with commas between, or a file of them with a name "
+            "in .txt, one on each line. May be given again. Not for Voxtral.",
+        ),
+    ] = None,
     device: Device = None,
     delay_ms: DelayMs = None,
     quantize: Quantize = None,
@@ -150,8 +168,13 @@ def listen(
 ) -> None:
     """Captions from the microphone in this terminal, until Ctrl-C."""
     from voxlive.engines.contract import EngineOptions, StreamOptions
+    from voxlive.recognisers.vocabulary import BadVocabulary, read_vocabulary
 
     start_logging("warning")
+    try:
+        terms = read_vocabulary(vocabulary or ())
+    except BadVocabulary as error:
+        fail(error.message, MISUSED)
     if server:
         here = {
             "--device": device,
@@ -165,8 +188,15 @@ def listen(
             url = live_url(server)
         except ValueError as error:
             fail(str(error), MISUSED)
-        wanted = {"model": model, "language": language, "delay_ms": delay_ms}
-        start = {name: value for name, value in wanted.items() if value is not None}
+        wanted = {
+            "model": model,
+            "language": language,
+            "task": "translate" if translate else None,
+            "commit": commit,
+            "vocabulary": terms,
+            "delay_ms": delay_ms,
+        }
+        start = {name: value for name, value in wanted.items() if value}
         asyncio.run(_listen_to_server(url, api_key, _find(microphone), start))
         return
     source = _find(microphone)
@@ -175,7 +205,14 @@ def listen(
         open_model(model, offline=offline),
         EngineOptions(1, device, delay_ms, bits, keep_quantized=keep_quantized),
     )
-    asyncio.run(_listen(service, source, StreamOptions(language, delay_ms)))
+    stream = StreamOptions(
+        language,
+        delay_ms,
+        task="translate" if translate else "transcribe",
+        vocabulary=terms,
+        commit=commit,
+    )
+    asyncio.run(_listen(service, source, stream))
 
 
 def _find(microphone: str | None) -> dict[str, Any]:

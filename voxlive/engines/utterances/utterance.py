@@ -325,11 +325,13 @@ def within_sound(
     A Whisper's first word often begins with the audio and its last one ends in the silence behind.
     ``first`` and ``last``: whether the utterance's first and last word are among them. Sound is
     what is louder than the quiet parts of ``audio`` by a fiftieth of what loud ones are; where the
-    quiet ones are less than 15 dB below those, nothing is cut.
+    quiet ones are less than 15 dB below those, nothing is cut. Digital silence behind it is not
+    counted.
     """
-    if not words or len(audio) < 3 * _FRAME:
+    sounding = np.trim_zeros(audio, "b")
+    if not words or len(sounding) < 3 * _FRAME:
         return tuple(words)
-    power = loudness(audio, _FRAME)
+    power = loudness(np.pad(sounding, (0, -len(sounding) % _FRAME)), _FRAME)
     quiet, loud = np.percentile(power, (10, 95))
     if loud <= _CONTRAST * quiet:
         return tuple(words)
