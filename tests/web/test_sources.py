@@ -11,6 +11,7 @@ from support.server import AT_PAUSES, Server, serving
 from support.sounds import leaked
 from support.weights import TINY_EN
 from support.wire import START, dial, receive, receive_until, s16le, send
+from websockets.exceptions import InvalidStatus
 
 CHUNK = 6400
 NAMES = ["me", "them"]
@@ -141,4 +142,34 @@ async def test_captions_name_the_source_of_what_is_said(server):
     data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     segments = [one for one in data if "end" in one]
     assert {one["source"] for one in segments} == {*NAMES}
+    await server.until(in_use=0)
+
+
+@pytest.mark.timeout(120)
+async def test_deepgrams_channels_have_their_own_words_and_leaks_come_once(server):
+    first, second = clip("train"), clip("doctor")
+    gap = np.zeros(12_000, np.float32)
+    them = np.concatenate([first.samples, gap, np.zeros_like(second.samples)])
+    me = np.concatenate([np.zeros_like(first.samples), gap, second.samples])
+    query = "encoding=linear16&sample_rate=16000&channels=2&multichannel=true"
+    pcm = stereo(me + leaked(them), them)
+    async with dial(f"{server.ws}/v1/listen?{query}") as socket:
+        for at in range(0, len(pcm), CHUNK):
+            await send(socket, pcm[at : at + CHUNK])
+        await send(socket, {"type": "CloseStream"})
+        messages = await receive_until(socket, "Metadata")
+    assert messages[-1]["channels"] == 2
+    for index, spoken in enumerate((second, first)):
+        finals = [m for m in messages if m.get("is_final") and m["channel_index"] == [index, 2]]
+        texts = [m["channel"]["alternatives"][0]["transcript"] for m in finals]
+        assert word_errors(spoken.text, " ".join(texts)) <= 2
+    await server.until(in_use=0)
+
+
+async def test_deepgrams_channels_are_refused_without_a_slot_for_each(server):
+    query = "encoding=linear16&sample_rate=16000&channels=3&multichannel=true"
+    with pytest.raises(InvalidStatus) as refused:
+        async with dial(f"{server.ws}/v1/listen?{query}"):
+            pass
+    assert refused.value.response.status_code == 503
     await server.until(in_use=0)

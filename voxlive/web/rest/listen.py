@@ -50,6 +50,9 @@ class ListenEndpoint:
         if query.replacements:
             message = "this server does not replace words in files: leave out replace"
             raise RequestRefused("unsupported_option", message, "replace")
+        if query.sources:
+            message = "channels of files are mixed, not told apart: leave out multichannel"
+            raise RequestRefused("unsupported_option", message, "multichannel")
         if request.headers.get("content-type", "").startswith("application/json"):
             message = "this server fetches nothing: send the audio itself, not its URL"
             raise RequestRefused("unsupported_option", message)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -73,7 +74,7 @@ def transcript(result) -> str:
 )
 @pytest.mark.conforms(
     "Deepgram",
-    "`multichannel`, unless there is one channel; `diarize`, `diarize_model`, `redact`, "
+    "`multichannel` with a container; `diarize`, `diarize_model`, `redact`, "
     "`search`, `profanity_filter`, `detect_entities`, `callback`",
     "refused: HTTP 400",
 )
@@ -92,7 +93,7 @@ def transcript(result) -> str:
         ({**PCM, "utterance_end_ms": "500"}, "bad_parameter", "1000"),
         ({**PCM, "interim_results": "yes"}, "bad_parameter", "interim_results"),
         ({**PCM, "vad_events": ""}, "bad_parameter", "vad_events"),
-        ({**PCM, "channels": "2", "multichannel": "true"}, "unsupported_option", "multichannel"),
+        ({**PCM, "channels": "2", "multichannel": "2"}, "bad_parameter", "multichannel"),
         ({"multichannel": "true"}, "unsupported_option", "multichannel"),
         ({**PCM, "diarize": "true"}, "unsupported_option", "speakers"),
         ({**PCM, "diarize_model": "latest"}, "unsupported_option", "speakers"),
@@ -506,3 +507,46 @@ def test_finals_hold_every_word_once_and_every_flush_is_answered(events, data):
 
 def test_lag_is_not_sent():
     assert opened().on_event(Lag(3.0)) == []
+
+
+@pytest.mark.conforms(
+    "Deepgram",
+    "`multichannel=true&channels=2` with `linear16`, `linear32`, `mulaw`, `alaw`",
+    "works, 2 to 8 channels, which take a slot each: results, `UtteranceEnd` and `SpeechStarted` "
+    "of each, with `[0, 2]` and `[1, 2]`; a Finalize has a result of each. What one channel has of "
+    "another one's speech is left out, unless `suppress_leaks=false` (up to 4 channels)",
+)
+def test_channels_have_results_of_their_own():
+    protocol = opened(channels="2", multichannel="true", vad_events="true", interim_results="true")
+    asked = protocol.options_from_handshake()
+    assert (asked.sources, asked.suppress_leaks, asked.audio.channels) == (("0", "1"), True, 2)
+    one, two = (
+        replace(words(text, at=1.0), source=source) for text, source in (("a", "0"), (" b", "1"))
+    )
+    [started] = on_events(protocol, SpeechStarted(0, "1"))
+    assert started["channel"] == [1, 2]
+    assert on_events(protocol, one, two, Draft(0, " and", "0")) == []
+    interim = decoded(protocol.tick())
+    assert [(m["channel_index"], transcript(m)) for m in interim] == [
+        ([0, 2], "a and"),
+        ([1, 2], "b"),
+    ]
+    [final] = on_events(protocol, UtteranceEnded(3 * SAMPLE_RATE, "1"))
+    assert (final["channel_index"], transcript(final), final["speech_final"]) == ([1, 2], "b", True)
+    first, second = on_events(protocol, Flushed("Finalize"))
+    assert [first["channel_index"], second["channel_index"]] == [[0, 2], [1, 2]]
+    assert (transcript(first), transcript(second)) == ("a", "")
+    assert flags(first) == (True, True, True)
+    [metadata] = on_events(protocol, SessionClosed(4 * SAMPLE_RATE))
+    assert metadata["channels"] == 2
+
+
+def test_leaks_are_suppressed_among_few_channels_and_when_the_client_agrees():
+    many = opened(channels="8", multichannel="true").options_from_handshake()
+    assert (len(many.sources), many.suppress_leaks) == (8, False)
+    asked = opened(channels="2", multichannel="true", suppress_leaks="false")
+    assert not asked.options_from_handshake().suppress_leaks
+    assert opened(multichannel="true").options_from_handshake().sources == ()
+    with pytest.raises(ProtocolError, match="leaks") as refused:
+        opened(channels="8", multichannel="true", suppress_leaks="true")
+    assert refused.value.code == "bad_parameter"

@@ -2,7 +2,8 @@
 
 The session opens with the handshake, whose query holds every option, so that what is not supported
 is refused by HTTP. Words become final once: at a pause, at a Finalize, at the end, or when they
-have become five seconds of speech. An utterance has one ``speech_final``, with its last words.
+have become five seconds of speech. An utterance has one ``speech_final``, with its last words. With
+``multichannel`` each channel has results of its own, all of them on one connection.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo
@@ -22,6 +23,7 @@ from voxlive.streaming.events import (
     LanguageDetected,
     SessionClosed,
     SessionError,
+    SessionWarning,
     SpeechStarted,
     UtteranceEnded,
     Words,
@@ -45,7 +47,7 @@ from voxlive.web.protocols.contract import (
     close_session,
 )
 from voxlive.web.protocols.deepgram import wire
-from voxlive.web.protocols.deepgram.wire import read_query
+from voxlive.web.protocols.deepgram.wire import DeepgramQuery, read_query
 from voxlive.web.protocols.fields import (
     Json,
     encode_message,
@@ -112,6 +114,117 @@ class UtteranceGap:
         return last
 
 
+class DeepgramChannel:
+    """The results of one channel: ``index`` of ``count``, in ``channel_index``.
+
+    ``metadata`` is what every result says of the model.
+    """
+
+    def __init__(
+        self, index: int, count: int, query: DeepgramQuery, metadata: Mapping[str, object]
+    ) -> None:
+        self._index = [index, count]
+        self._query = query
+        self._metadata = metadata
+        self._gap = UtteranceGap(query.utterance_end_ms)
+        self._words: list[Word] = []  # committed and not yet in a final result
+        self._draft = ""
+        self._language: str | None = None
+        self._changed = False
+        self._final_end = 0  # end of the last final result
+        # What no speech_final has followed yet: words, and speech that may have none.
+        self._has_words = False
+        self._onsets: deque[int] = deque(maxlen=_MAX_ONSETS)
+
+    def on_event(self, event: Event) -> list[Out]:
+        """Final results, and the events that were requested; interim results wait for a tick."""
+        match event:
+            case Words(_, words):
+                self._words.extend(words)
+                self._changed = self._has_words = True
+            case Draft(_, text):
+                self._draft = text
+                self._changed = True
+            case LanguageDetected(language):
+                self._language = language
+            case SpeechStarted(at):
+                self._gap.on_speech(at)
+                self._onsets.append(at)
+                channel = self._index if self._index[1] > 1 else [0]
+                started = encode_message("SpeechStarted", channel=channel, timestamp=seconds(at))
+                return [*([started] if self._query.vad_events else []), *self._utterance_end()]
+            case UtteranceEnded(upto):
+                outs = self.final(speech_final=self._ends_utterance(upto))
+                self._gap.on_pause(upto)
+                return [*outs, *self._utterance_end()]
+            case Flushed():
+                return self.final(speech_final=self._ends_utterance(), from_finalize=True)
+        return []
+
+    def _ends_utterance(self, upto: int | None = None) -> bool:
+        """Whether an utterance ends here that has not ended: with words or, at a pause, without."""
+        ended, self._has_words = self._has_words, False
+        while self._onsets and (ended if upto is None else self._onsets[0] < upto):
+            self._onsets.popleft()
+            ended = True
+        return ended and self._query.endpointing
+
+    def tick(self) -> list[Out]:
+        """An interim result if anything has changed, a final one if it has become long."""
+        outs = self._utterance_end(passed_s=_TICK_S)
+        words, changed = self._words, self._changed
+        self._changed = False
+        if words and words[-1].end - words[0].start >= _MAX_FINAL:
+            return [*self.final(), *outs]
+        text = _text(words) + self._draft
+        if changed and self._query.interim_results and text.strip():
+            outs.append(self._results(text, words))
+        return outs
+
+    def final(self, *, speech_final: bool = False, from_finalize: bool = False) -> list[Out]:
+        """The words so far as a final result, which is empty where only its flags matter."""
+        words, self._words = self._words, []
+        self._changed = bool(self._draft)
+        if not (words or speech_final or from_finalize):
+            return []
+        results = self._results(
+            _text(words),
+            words,
+            is_final=True,
+            speech_final=speech_final,
+            from_finalize=from_finalize,
+        )
+        if words:
+            self._final_end = max(self._final_end, words[-1].end)
+            self._gap.on_final_word(words[-1].end)
+        return [results]
+
+    def finish(self, samples: int) -> list[Out]:
+        """All audio has ended, after so many samples."""
+        outs = self.final()
+        self._gap.on_speech(samples)
+        return [*outs, *self._utterance_end()]
+
+    def _utterance_end(self, *, passed_s: float = 0.0) -> list[Out]:
+        last = self._gap.expired(passed_s)
+        if last is None:
+            return []
+        return [encode_message("UtteranceEnd", channel=self._index, last_word_end=seconds(last))]
+
+    def _results(self, text: str, words: Sequence[Word], **flags: bool) -> str:
+        """A result for the audio after the last final one, up to the end of the last word."""
+        end = max(self._final_end, words[-1].end) if words else self._final_end
+        return encode_message(
+            "Results",
+            channel_index=self._index,
+            start=seconds(self._final_end),
+            duration=seconds(end - self._final_end),
+            **{"is_final": False, "speech_final": False, "from_finalize": False, **flags},
+            channel={"alternatives": [wire.alternative(text, words, self._language)]},
+            metadata=self._metadata,
+        )
+
+
 class DeepgramProtocol(Protocol):
     """One client of Deepgram's protocol."""
 
@@ -127,14 +240,7 @@ class DeepgramProtocol(Protocol):
         self._digest = hashlib.sha256()
         self._ended = False
         self._ending: SessionError | None = None
-        self._words: list[Word] = []  # committed and not yet in a final result
-        self._draft = ""
-        self._language: str | None = None
-        self._changed = False
-        self._final_end = 0  # end of the last final result
-        # What no speech_final has followed yet: words, and speech that may have none.
-        self._has_words = False
-        self._onsets: deque[int] = deque(maxlen=_MAX_ONSETS)
+        self._channels: dict[str, DeepgramChannel] = {}  # by source
 
     def handshake_response(self, offered: Sequence[str]) -> HandshakeResponse:
         """Browsers offer ``token`` or ``bearer`` and their key: the first is selected."""
@@ -144,9 +250,19 @@ class DeepgramProtocol(Protocol):
 
     def options_from_handshake(self) -> SessionOptions:
         """The session that the query asks for."""
-        self._query = read_query(self._params)
-        self._gap = UtteranceGap(self._query.utterance_end_ms)
-        return self._query.options(self._info)
+        query = self._query = read_query(self._params)
+        ident, description = self._model
+        metadata = {
+            "request_id": self._request_id,
+            "model_info": description,
+            "model_uuid": ident,
+        }
+        sources = query.sources or ("",)
+        self._channels = {
+            source: DeepgramChannel(index, len(sources), query, metadata)
+            for index, source in enumerate(sources)
+        }
+        return query.options(self._info)
 
     def denied(self, code: str, message: str) -> Denial:
         """An HTTP error."""
@@ -199,82 +315,30 @@ class DeepgramProtocol(Protocol):
         return encode_message("ConfigureSuccess", request_id=self._request_id)
 
     def on_event(self, event: Event) -> list[Out]:
-        """Final results, and the events that were requested; interim results wait for a tick."""
+        """Results of the channel that an event is of, or of all of them."""
         match event:
-            case Words(_, words):
-                self._words.extend(words)
-                self._changed = self._has_words = True
-            case Draft(_, text):
-                self._draft = text
-                self._changed = True
-            case LanguageDetected(language):
-                self._language = language
-            case SpeechStarted(at):
-                self._gap.on_speech(at)
-                self._onsets.append(at)
-                started = encode_message("SpeechStarted", channel=[0], timestamp=seconds(at))
-                return [*([started] if self._query.vad_events else []), *self._utterance_end()]
-            case UtteranceEnded(upto):
-                outs = self._final(speech_final=self._ends_utterance(upto))
-                self._gap.on_pause(upto)
-                return [*outs, *self._utterance_end()]
             case Flushed():
-                return self._final(speech_final=self._ends_utterance(), from_finalize=True)
+                return self._of_all(lambda channel: channel.on_event(event))
             case SessionError(code, _, fatal=False) if code in ENDING_CODES:
                 self._ending = event  # reported after the last words
             case SessionError(code, message, fatal):
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed(samples):
                 return self._last_messages(samples)
+            case SessionWarning():
+                pass
+            case _:
+                return self._channels[event.source].on_event(event)
         return []
 
-    def _ends_utterance(self, upto: int | None = None) -> bool:
-        """Whether an utterance ends here that has not ended: with words or, at a pause, without."""
-        ended, self._has_words = self._has_words, False
-        while self._onsets and (ended if upto is None else self._onsets[0] < upto):
-            self._onsets.popleft()
-            ended = True
-        return ended and self._query.endpointing
+    def _of_all(self, of_one: Callable[[DeepgramChannel], list[Out]]) -> list[Out]:
+        return [out for channel in self._channels.values() for out in of_one(channel)]
 
     def tick(self) -> list[Out]:
-        """An interim result if anything has changed, a final one if it has become long."""
-        outs = self._utterance_end(passed_s=_TICK_S)
-        words, changed = self._words, self._changed
-        self._changed = False
-        if words and words[-1].end - words[0].start >= _MAX_FINAL:
-            return [*self._final(), *outs]
-        text = _text(words) + self._draft
-        if changed and self._query.interim_results and text.strip():
-            outs.append(self._results(text, words))
-        return outs
-
-    def _final(self, *, speech_final: bool = False, from_finalize: bool = False) -> list[Out]:
-        """The words so far as a final result, which is empty where only its flags matter."""
-        words, self._words = self._words, []
-        self._changed = bool(self._draft)
-        if not (words or speech_final or from_finalize):
-            return []
-        results = self._results(
-            _text(words),
-            words,
-            is_final=True,
-            speech_final=speech_final,
-            from_finalize=from_finalize,
-        )
-        if words:
-            self._final_end = max(self._final_end, words[-1].end)
-            self._gap.on_final_word(words[-1].end)
-        return [results]
-
-    def _utterance_end(self, *, passed_s: float = 0.0) -> list[Out]:
-        last = self._gap.expired(passed_s)
-        if last is None:
-            return []
-        return [encode_message("UtteranceEnd", channel=[0, 1], last_word_end=seconds(last))]
+        """What has been held back since the last tick."""
+        return self._of_all(DeepgramChannel.tick)
 
     def _last_messages(self, samples: int) -> list[Out]:
-        outs = self._final()
-        self._gap.on_speech(samples)
         metadata = wire.metadata(
             self._request_id,
             self._created,
@@ -284,29 +348,10 @@ class DeepgramProtocol(Protocol):
             self._model,
         )
         return [
-            *outs,
-            *self._utterance_end(),
+            *self._of_all(lambda channel: channel.finish(samples)),
             encode_message("Metadata", **metadata),
             *close_session(None if self._ended else self._ending, self._error_and_close),
         ]
-
-    def _results(self, text: str, words: Sequence[Word], **flags: bool) -> str:
-        """A result for the audio after the last final one, up to the end of the last word."""
-        end = max(self._final_end, words[-1].end) if words else self._final_end
-        ident, description = self._model
-        return encode_message(
-            "Results",
-            channel_index=[0, 1],
-            start=seconds(self._final_end),
-            duration=seconds(end - self._final_end),
-            **{"is_final": False, "speech_final": False, "from_finalize": False, **flags},
-            channel={"alternatives": [wire.alternative(text, words, self._language)]},
-            metadata={
-                "request_id": self._request_id,
-                "model_info": description,
-                "model_uuid": ident,
-            },
-        )
 
     def refused(self, code: str, message: str) -> list[Out]:
         """An ``Error``; the session goes on."""
@@ -315,7 +360,7 @@ class DeepgramProtocol(Protocol):
 
     def failed(self, code: str, message: str) -> list[Out]:
         """The words so far, an ``Error``, and the close with its reason."""
-        return [*self._final(), *self._error_and_close(code, message)]
+        return [*self._of_all(DeepgramChannel.final), *self._error_and_close(code, message)]
 
     def _error_and_close(self, code: str, message: str) -> list[Out]:
         close, name = _CLOSE_REASONS.get(code, (close_code(code), code))

@@ -18,6 +18,7 @@ from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import BadAudio, ProtocolError
 from voxlive.recognisers.vocabulary import usable_terms
+from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
@@ -55,7 +56,10 @@ _Params = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class DeepgramQuery:
-    """A query, read. ``endpointing`` false: pauses are not marked as end points."""
+    """A query, read. ``endpointing`` false: pauses are not marked as end points.
+
+    ``sources``: the channels by their numbers, where each is recognised by itself.
+    """
 
     audio: AudioFormat
     language: str | None
@@ -67,12 +71,21 @@ class DeepgramQuery:
     utterances: bool
     vocabulary: tuple[str, ...] = ()
     replacements: Replacements = field(default_factory=Replacements)
+    sources: tuple[str, ...] = ()
+    suppress_leaks: bool = True
 
     def options(self, info: EngineInfo) -> SessionOptions:
         """The live session; key terms are a hint, without effect on an engine that takes none."""
         terms = () if info.vocabulary is None else self.vocabulary
         stream = StreamOptions(self.language, drafts=self.interim_results, vocabulary=terms)
-        return SessionOptions(self.audio, self.gate, stream, replacements=self.replacements)
+        return SessionOptions(
+            self.audio,
+            self.gate,
+            stream,
+            replacements=self.replacements,
+            sources=self.sources,
+            suppress_leaks=self.suppress_leaks,
+        )
 
 
 def read_query(params: _Params) -> DeepgramQuery:
@@ -85,9 +98,15 @@ def read_query(params: _Params) -> DeepgramQuery:
             if params.get(name, "false").lower() not in ("", "false"):
                 raise ProtocolError("unsupported_option", f"{reason}: leave out {name}")
         audio = _audio(params)
-        if _flag(params, "multichannel") and (audio.encoding == CONTAINER or audio.channels > 1):
-            message = "channels are mixed, not told apart: leave out multichannel"
+        multichannel = _flag(params, "multichannel")
+        if multichannel and audio.encoding == CONTAINER:
+            message = "channels of a container are mixed: send linear16, or leave out multichannel"
             raise ProtocolError("unsupported_option", message)
+        sources = range(audio.channels if multichannel and audio.channels > 1 else 0)
+        suppress_leaks = _flag(params, "suppress_leaks", len(sources) <= MAX_SOURCES)
+        if suppress_leaks and len(sources) > MAX_SOURCES:
+            message = f"leaks are suppressed among up to {MAX_SOURCES} channels"
+            raise ProtocolError("bad_parameter", message)
         gate, endpointing = _endpointing(params.get("endpointing", "true").lower())
         language = params.get("language")
         return DeepgramQuery(
@@ -101,6 +120,8 @@ def read_query(params: _Params) -> DeepgramQuery:
             utterances=_flag(params, "utterances"),
             vocabulary=_vocabulary(params),
             replacements=_replacements(params),
+            sources=tuple(map(str, sources)),
+            suppress_leaks=suppress_leaks,
         )
     except (BadAudio, BadReplacement, UnknownLanguage) as error:
         raise ProtocolError("bad_parameter", str(error)) from error
@@ -155,8 +176,8 @@ def _endpointing(value: str) -> tuple[GateOptions, bool]:
     return replace(GateOptions(), min_silence_ms=pause_ms), True
 
 
-def _flag(params: _Params, name: str) -> bool:
-    value = params.get(name, "false")
+def _flag(params: _Params, name: str, default: bool = False) -> bool:
+    value = params.get(name, str(default))
     if value.lower() not in ("true", "false"):
         raise ProtocolError("bad_parameter", f"{name} must be true or false, not {quoted(value)}")
     return value.lower() == "true"
