@@ -9,8 +9,7 @@ from training.golden.layouts import (
     transformers_preprocessor,
 )
 from training.golden.weights import TINY
-from voxlive.checkpoints.config import Section
-from voxlive.checkpoints.read_config import read_config
+from voxlive.checkpoints.config import Section, read_config
 from voxlive.checkpoints.tekken import TekkenAudio
 from voxlive.errors import UnsupportedConfig
 

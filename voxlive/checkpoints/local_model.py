@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from voxlive.checkpoints.config import VoxtralConfig
+from voxlive.checkpoints.config import VoxtralConfig, read_config
 from voxlive.checkpoints.contents import Contents, display_name, read_contents
 from voxlive.checkpoints.families import hints, recognise_family
 from voxlive.checkpoints.families.family import Evidence, Feature, Match, ModelFamily, read_evidence
 from voxlive.checkpoints.families.voxtral import recognise_layout
 from voxlive.checkpoints.files import Problem, check_files, find_files
 from voxlive.checkpoints.plan import LoadPlan, make_plan, read_quantisation
-from voxlive.checkpoints.read_config import read_config
 from voxlive.checkpoints.tekken import Tekken, check_tekken, read_tekken
 from voxlive.errors import CheckpointError, DamagedFile, IncompleteCheckpoint
 
