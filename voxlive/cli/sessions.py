@@ -32,6 +32,8 @@ _TIMEOUT_S = 60.0
 _MAX_ANSWER = 1 << 28
 _FORMULA = ("=", "+", "-", "@")
 _AUDIO = "ogg"
+_LOOK_S = 1.0
+_HERE = "command line"
 
 Store = Annotated[
     str | None,
@@ -53,7 +55,11 @@ ServerKey = Annotated[
 ]
 Ident = Annotated[str, typer.Argument(metavar="ID", help="As `list` has it.")]
 Original = Annotated[
-    bool, typer.Option("--original", help="What was recognised, without corrections.")
+    bool, typer.Option("--original", help="What was recognised live: --layer live.")
+]
+Layer = Literal["best", "live", "corrected", "refined"]
+LayerName = Annotated[
+    Layer, typer.Option("--layer", help="Which words; best: corrected, else refined, else live.")
 ]
 Limit = Annotated[int, typer.Option(min=1, help="So many at most, the newest.")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Of this model.")]
@@ -76,13 +82,38 @@ class LocalSessions:
 
         return list_sessions(self._store, query, None)
 
-    def read(self, ident: str, *, original: bool) -> dict[str, Any]:
+    def read(self, ident: str, layer: Layer) -> dict[str, Any]:
         """A session whole: the answer of ``GET /v1/sessions/ID``."""
         from voxlive.runners.outputs.formats import transcript_json
 
-        return transcript_json(self._store.transcript(ident, None), original=original)
+        return transcript_json(self._store.transcript(ident, None), layer)
 
-    def export(self, ident: str, suffix: str, *, original: bool) -> tuple[str, bytes]:
+    def refine(self, ident: str, model: str | None) -> None:
+        """Have a session refined here."""
+        import asyncio
+
+        from voxlive.checkpoints.resolve import resolve
+        from voxlive.runners.batch import Batch
+        from voxlive.runners.catalogue import make_catalogue
+        from voxlive.runners.refusals import LoadOptions
+        from voxlive.web.refiner import Refiner
+        from voxlive.web.rest.files import FileService
+
+        catalogue = make_catalogue(resolve(model), (), LoadOptions())
+
+        async def refine() -> None:
+            batch = Batch()
+            try:
+                refiner = Refiner(self._store, FileService(batch, catalogue))
+                session = self._store.session(ident, None)
+                await refiner.request(session, None, None, _HERE)
+                await refiner.finish(ident)
+            finally:
+                await batch.aclose()
+
+        asyncio.run(refine())
+
+    def export(self, ident: str, suffix: str, layer: Layer) -> tuple[str, bytes]:
         """A session as a file: its name, and what is in it."""
         from voxlive.errors import RequestRefused
         from voxlive.runners.outputs.formats import export, file_name
@@ -94,7 +125,7 @@ class LocalSessions:
             return f"{file_name(session)}.{suffix}", path.read_bytes()
         found = self._store.transcript(ident, None)
         name = f"{file_name(found.session)}.{suffix}"
-        return name, export(found, suffix, original=original)
+        return name, export(found, suffix, layer)
 
     def delete(self, ident: str) -> None:
         """Delete a session."""
@@ -112,18 +143,27 @@ class ServerSessions:
         """A page of a list or a search: the answer of ``GET /v1/sessions``."""
         return self._json("", query)
 
-    def read(self, ident: str, *, original: bool) -> dict[str, Any]:
+    def read(self, ident: str, layer: Layer) -> dict[str, Any]:
         """A session whole: the answer of ``GET /v1/sessions/ID``."""
-        return self._json(_path(ident), _original(original))
+        return self._json(_path(ident), {"layer": layer})
 
-    def export(self, ident: str, suffix: str, *, original: bool) -> tuple[str, bytes]:
+    def refine(self, ident: str, model: str | None) -> None:
+        """Have a session refined by the server, and wait until it is."""
+        import time
+
+        body = {"model": model} if model else {}
+        self._ask("POST", f"{_path(ident)}/refine", body=body)
+        while (self.read(ident, "live")["refinement"] or {}).get("state") in ("queued", "running"):
+            time.sleep(_LOOK_S)
+
+    def export(self, ident: str, suffix: str, layer: Layer) -> tuple[str, bytes]:
         """A session as a file: its name, and what is in it."""
         from urllib.parse import unquote
 
         from voxlive.runners.outputs.formats import safe_name
 
         place = f"{_path(ident)}{'/audio' if suffix == _AUDIO else f'.{suffix}'}"
-        content, disposition = self._ask("GET", place, _original(original))
+        content, disposition = self._ask("GET", place, {"layer": layer})
         given = re.search(r"filename\*=UTF-8''([\w.%~-]+)", disposition)
         name = safe_name(unquote(given[1]).removesuffix(f".{suffix}")) if given else ""
         return f"{name or safe_name(ident)}.{suffix}", content
@@ -144,7 +184,13 @@ class ServerSessions:
             raise VoxliveError("unreachable", f"{self._url} is not one of voxlive's")
         return found
 
-    def _ask(self, method: str, path: str, query: Mapping[str, str] = {}) -> tuple[bytes, str]:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] = {},
+        body: Mapping[str, str] | None = None,
+    ) -> tuple[bytes, str]:
         """The body of an answer, and its Content-Disposition."""
         from http.client import HTTPException
         from urllib.error import HTTPError
@@ -154,7 +200,8 @@ class ServerSessions:
         from voxlive.errors import VoxliveError
 
         url = f"{self._url}{path}{'?' if query else ''}{urlencode(query)}"
-        request = Request(url, headers=self._headers, method=method)  # noqa: S310, see below
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(url, data, self._headers, method=method)  # noqa: S310, see below
         try:
             with build_opener(_no_redirects()).open(request, timeout=_TIMEOUT_S) as answer:
                 content = answer.read(_MAX_ANSWER)
@@ -195,10 +242,6 @@ def _path(ident: str) -> str:
     from urllib.parse import quote
 
     return f"/{quote(ident, safe='')}"
-
-
-def _original(original: bool) -> dict[str, str]:
-    return {"original": "true"} if original else {}
 
 
 @contextmanager
@@ -288,6 +331,7 @@ def search(
 @sessions.command()
 def show(
     ident: Ident,
+    layer: LayerName = "best",
     original: Original = False,
     as_json: Json = False,
     store: Store = None,
@@ -296,7 +340,7 @@ def show(
 ) -> None:
     """Show one session: what is known of it, and its text with times."""
     with _opened(store, server, key) as source:
-        found = source.read(ident, original=original)
+        found = source.read(ident, "live" if original else layer)
     if as_json:
         write_json(found)
         return
@@ -310,6 +354,7 @@ def show(
         "model": found["model"],
         "languages": ", ".join(found["languages"]),
         "recorded with": f"{found['protocol']}, {found['path']}, key {found['owner']}",
+        "refined by": (found["refinement"] or {}).get("layer"),
         "corrections": str(len(found["corrections"])) if found["corrections"] else "",
     }
     for name, value in facts.items():
@@ -334,6 +379,7 @@ def export(
             "--output", "-o", help="Write this file, or - for stdout. Default: one by its title."
         ),
     ] = None,
+    layer: LayerName = "best",
     original: Original = False,
     store: Store = None,
     server: ServerUrl = None,
@@ -341,7 +387,7 @@ def export(
 ) -> None:
     """Write a session as a file."""
     with _opened(store, server, key) as source:
-        name, content = source.export(ident, file_format, original=original)
+        name, content = source.export(ident, file_format, "live" if original else layer)
     if str(output) == "-":
         sys.stdout.buffer.write(content)
         return
@@ -355,6 +401,25 @@ def export(
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror}")
     typer.echo(path)
+
+
+@sessions.command()
+def refine(
+    ident: Ident,
+    model: Annotated[
+        str | None, typer.Option("--model", help="By this model for files. Default: the default.")
+    ] = None,
+    store: Store = None,
+    server: ServerUrl = None,
+    key: ServerKey = None,
+) -> None:
+    """Recognise a session again from its kept audio, and wait until that is done."""
+    with _opened(store, server, key) as source:
+        source.refine(ident, model)
+        done = source.read(ident, "live")["refinement"]
+    if done["state"] != "done":
+        fail(escaped(f"{done['state']}: {done['message'] or done['error']}"))
+    typer.echo(f"refined by {_text(done['layer'])}")
 
 
 @sessions.command()

@@ -308,6 +308,10 @@ class AudioFolder:
         path = self.path / f"{session}{SUFFIX}"
         return path if path.is_file() else None
 
+    def is_written(self, session: str) -> bool:
+        """Whether the file of a session is not complete, and written by this process."""
+        return session in self._writers
+
     def open(self, session: str, report: Report) -> AudioWriter:
         """Keep a session's audio, behind what of it there is already.
 

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from voxlive.errors import CodedError, RequestRefused
+from voxlive.errors import CodedError, RequestRefused, VoxliveError
 
 if TYPE_CHECKING:
     from voxlive.store.audio import AudioFolder
@@ -45,6 +45,13 @@ INTERRUPTED_AFTER = timedelta(minutes=5)
 Owners = frozenset[str] | None
 """Names of the keys whose sessions may be used; None: all. See the module."""
 State = Literal["running", "suspended", "ended"]
+Layer = Literal["live", "refined", "corrected", "best"]
+"""What of a session is shown: what was recognised live, later from its audio, live with corrections
+by people, or the best of all. What was recognised live never changes."""
+REFINEMENT_STALE_AFTER = timedelta(minutes=1)
+"""A refinement that runs, and of which no server has written anything for so long, does not."""
+MAX_ATTEMPTS, MAX_MARKS = 3, 10_000
+"""How often a refinement begins at most; marks of a session."""
 
 
 class StoreError(CodedError):
@@ -120,7 +127,8 @@ class StoredWord:
     """One word; ``text`` has its own leading space, ``probability`` is None where it is unknown.
 
     ``original`` is what was recognised where a dictionary replaced it. ``source``: the source that
-    it is from, in a session that has several.
+    it is from, in a session that has several. ``layer`` is live, refined (whose words have numbers
+    of their own, in the live segments) or corrected.
     """
 
     number: int
@@ -131,6 +139,7 @@ class StoredWord:
     probability: float | None = None
     original: str | None = None
     source: str = ""
+    layer: str = "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +172,36 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class SessionMark:
-    """A point in time that matters, such as ``recovered`` by the server or a note by a person."""
+    """A point in time that matters, such as ``recovered`` by the server or a note by a person.
+
+    ``who`` is "" for the server. ``id`` names it within the store; None before it is there.
+    """
 
     at: int
     kind: str
     text: str
     who: str
     made_at: datetime
+    id: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """A session's audio is recognised again by a model for files, as ``who`` asks ("": the server).
+
+    A ``failed`` one has an ``error``, its code, and a ``message``. ``attempts``: how often it has
+    begun. ``layer`` is the model whose words the session has as refined, from this one or another
+    one before; None for no such words.
+    """
+
+    model: str
+    who: str
+    requested_at: datetime
+    state: Literal["queued", "running", "done", "failed"] = "queued"
+    error: str | None = None
+    message: str = ""
+    attempts: int = 0
+    layer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +216,31 @@ class StoredTranscript:
     words: tuple[StoredWord, ...]
     corrections: tuple[Correction, ...] = ()
     marks: tuple[SessionMark, ...] = ()
+    refined: tuple[StoredWord, ...] = ()
+    refinement: Refinement | None = None
+
+    def shown(self, layer: Layer = "best") -> tuple[StoredWord, ...]:
+        """The words of a layer.
+
+        The best of a segment is what people have corrected in it, else what was refined, else what
+        was recognised live. Raises RequestRefused ``not_refined`` where there is no such layer.
+        """
+        has_refined = self.refinement is not None and self.refinement.layer is not None
+        match layer:
+            case "live":
+                return self.words
+            case "refined":
+                if not has_refined:
+                    raise RequestRefused("not_refined", "this session is not refined", "layer")
+                return self.refined
+        corrected = self.corrected()
+        if layer == "corrected" or not has_refined:
+            return corrected
+        numbers = {n for one in self.corrections for n in range(one.first, one.stop)}
+        touched = {word.segment for word in self.words if word.number in numbers}
+        words = [word for word in corrected if word.segment in touched]
+        words += (word for word in self.refined if word.segment not in touched)
+        return tuple(sorted(words, key=lambda word: (word.segment, word.number)))
 
     @property
     def text(self) -> str:
@@ -212,8 +269,9 @@ class StoredTranscript:
             if replaced and one.text.strip():
                 first = replaced[0]
                 text = first.text[: len(first.text) - len(first.text.lstrip())] + one.text.strip()
+                end, layer = replaced[-1].end, "corrected"
                 kept[first.number] = replace(
-                    first, text=text, end=replaced[-1].end, probability=None, original=None
+                    first, text=text, end=end, probability=None, original=None, layer=layer
                 )
         return tuple(kept[number] for number in sorted(kept))
 
@@ -358,7 +416,24 @@ class KeepAlive:
     sessions: tuple[str, ...]
 
 
-Operation = AddSession | AddWords | CloseSegment | AddLanguage | AddMark | SetState | KeepAlive
+@dataclass(frozen=True, slots=True)
+class AddRefinement:
+    """The session is over, and to be refined unless that was asked for before."""
+
+    session: str
+    refinement: Refinement
+
+
+Operation = (
+    AddRefinement
+    | AddSession
+    | AddWords
+    | CloseSegment
+    | AddLanguage
+    | AddMark
+    | SetState
+    | KeepAlive
+)
 
 
 class SessionStore(ABC):
@@ -424,12 +499,49 @@ class SessionStore(ABC):
         title: str | None = None,
         corrections: Sequence[Correction] = (),
         marks: Sequence[SessionMark] = (),
+        unmarked: Sequence[int] = (),
     ) -> StoredSession:
         """Set the title (None: as it is; "": none), and add corrections and marks.
+
+        A mark with an ``id`` replaces time, kind and text of that one; ``unmarked`` are ids of
+        those to delete. The server's own cannot be changed.
 
         Raises UnknownSession, and RequestRefused ``invalid_value`` for a title or a text that is
         too long, for words that are not there and for more corrections than a session may have;
         then nothing is changed.
+        """
+
+    @abstractmethod
+    def refine(self, session: str, owners: Owners, wanted: Refinement) -> Refinement:
+        """Queue a session that is over for being refined; returns what is in force.
+
+        That is the one before, unchanged, if it is by the same model and has not failed. Raises
+        UnknownSession, and RequestRefused ``still_running`` for a session that is not over and
+        ``refining`` for one that another model refines now.
+        """
+
+    @abstractmethod
+    def claim_refinement(
+        self, *, automatic: bool, only: str | None = None
+    ) -> tuple[str, Refinement] | None:
+        """The next session to refine, by its id, which is then ``running``; None for none.
+
+        ``automatic``: also of those that nobody has asked for. ``only``: if it is this one. One
+        whose server has died is queued again, and after ``MAX_ATTEMPTS`` ``failed`` with
+        ``interrupted``.
+        """
+
+    @abstractmethod
+    def renew_refinement(self, session: str) -> bool:
+        """It still runs; whether it is still wanted. Within ``REFINEMENT_STALE_AFTER``."""
+
+    @abstractmethod
+    def end_refinement(
+        self, session: str, outcome: Sequence[StoredWord] | VoxliveError | None
+    ) -> None:
+        """It is done, with these words, or has failed; None: it is queued again.
+
+        Nothing happens if the session is deleted.
         """
 
     @abstractmethod

@@ -12,20 +12,25 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
 
-from voxlive.errors import RequestRefused
+from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.store import schema
 from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
+    MAX_ATTEMPTS,
+    MAX_MARKS,
     MAX_PAGE,
     MAX_SNIPPETS,
+    REFINEMENT_STALE_AFTER,
     AddLanguage,
     AddMark,
+    AddRefinement,
     AddSession,
     AddWords,
     CloseSegment,
@@ -33,6 +38,7 @@ from voxlive.store.contract import (
     KeepAlive,
     Operation,
     Owners,
+    Refinement,
     SearchHit,
     SearchPage,
     SessionFilter,
@@ -44,6 +50,7 @@ from voxlive.store.contract import (
     StoredSegment,
     StoredSession,
     StoredTranscript,
+    StoredWord,
     StoreError,
     StoreStats,
     StoreUnusable,
@@ -55,6 +62,8 @@ from voxlive.store.schema import (
     marks,
     micros,
     moment,
+    refined,
+    refinements,
     segments,
     sessions,
     words,
@@ -70,6 +79,7 @@ from voxlive.store.search import (
 
 _SWEPT_AT_ONCE = 100
 _ABANDONED = timedelta(days=1)
+_ONE_BY_ONE = AddLanguage | AddMark | AddRefinement | SetState
 
 
 class DatabaseStore(SessionStore):
@@ -178,7 +188,7 @@ class DatabaseStore(SessionStore):
             if closed:
                 self._close_segments(connection, known, closed, now)
             for one in operations if by_kind else ():
-                if isinstance(one, AddLanguage | AddMark | SetState) and one.session in known:
+                if isinstance(one, _ONE_BY_ONE) and one.session in known:
                     self._apply(connection, known[one.session].key, one, now)
 
     def _known(self, connection: sa.Connection, ids: set[str]) -> dict[str, sa.Row[Any]]:
@@ -226,6 +236,9 @@ class DatabaseStore(SessionStore):
                 there = sessions.c.languages
                 more = sa.case((there.contains(f" {token}"), there), else_=there + token)
                 schema.update(connection, key, languages=more, updated_at=now)
+            case AddRefinement(_, made):
+                row = schema.refinement_row(key, made, now)
+                connection.execute(schema.ADD_REFINEMENT, [row])
             case AddMark(_, mark):
                 connection.execute(schema.ADD_MARK, [schema.mark_row(key, mark)])
             case SetState(_, state, samples, at, error):
@@ -234,19 +247,31 @@ class DatabaseStore(SessionStore):
                 schema.update(connection, key, **changed, updated_at=now)
 
     def _index_segments(
-        self, connection: sa.Connection, ended: Sequence[tuple[sa.Row[Any], StoredSegment]]
+        self,
+        connection: sa.Connection,
+        ended: Sequence[tuple[sa.Row[Any], StoredSegment]],
+        *,
+        refined: bool = False,
     ) -> None:
-        """Have segments found by their words and by the corrections that begin in them."""
+        """Have segments found by their words and by the corrections that begin in them.
+
+        Segments that have just closed have no ``refined`` words.
+        """
         pairs = [(row.key, segment.id) for row, segment in ended]
         spoken = schema.segment_words(connection, pairs)
         changed = schema.corrections_of(connection, [key for key, _ in pairs])
+        again: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+        for key in {key for key, _ in pairs} if refined else ():
+            for word in schema.refined_words(connection, [key])[key]:
+                again[key, word.segment].append(word.text)
         texts = []
         for row, segment in ended:
             said = "".join(word.text for word in spoken[row.key, segment.id])
             beside = (
                 one.text for one in changed[row.key] if segment.first <= one.first < segment.stop
             )
-            texts.append((row, segment.id, "\n".join((said, *beside))))
+            later = "".join(again[row.key, segment.id])
+            texts.append((row, segment.id, "\n".join((said, *beside, later))))
         self._index_texts(connection, texts)
 
     def _index_texts(
@@ -278,14 +303,16 @@ class DatabaseStore(SessionStore):
             closed = sa.select(segments).where(segments.c.session == row.key)
             noted = sa.select(marks).where(marks.c.session == row.key)
             noted = noted.order_by(marks.c.at, marks.c.key)
+            later = schema.refinements_of(connection, [row.key]).get(row.key)
+            again = schema.refined_words(connection, [row.key] if later and later.layer else [])
             return StoredTranscript(
                 self._session_of(row),
                 tuple(map(schema.segment_of, connection.execute(closed.order_by(segments.c.id)))),
                 tuple(map(schema.word_of, connection.execute(said))),
                 tuple(schema.corrections_of(connection, [row.key])[row.key]),
-                tuple(
-                    map(schema.mark_of, connection.execute(noted.order_by(marks.c.at, marks.c.key)))
-                ),
+                tuple(map(schema.mark_of, connection.execute(noted))),
+                tuple(sorted(again[row.key], key=lambda word: word.number)),
+                later,
             )
 
     def since(self, session: str, owners: Owners, number: int, limit: int = 1000) -> TranscriptPart:
@@ -366,6 +393,7 @@ class DatabaseStore(SessionStore):
         title: str | None = None,
         corrections: Sequence[Correction] = (),
         marks: Sequence[SessionMark] = (),
+        unmarked: Sequence[int] = (),
     ) -> StoredSession:
         """See ``SessionStore``."""
         schema.check_change(title, corrections, marks)
@@ -377,8 +405,8 @@ class DatabaseStore(SessionStore):
                 self._index_texts(connection, [(row, schema.TITLE, title)])
             if corrections:
                 self._correct(connection, row, corrections)
-            for mark in marks:
-                connection.execute(schema.ADD_MARK, [schema.mark_row(row.key, mark)])
+            if marks or unmarked:
+                self._mark(connection, row.key, marks, unmarked)
             return self._session_of(schema.find(connection, session, owners))
 
     def _correct(
@@ -410,7 +438,122 @@ class DatabaseStore(SessionStore):
             if bisect_left(firsts, one.first) < bisect_left(firsts, one.stop)
         ]
         if found:
-            self._index_segments(connection, found)
+            self._index_segments(connection, found, refined=True)
+
+    def _mark(
+        self,
+        connection: sa.Connection,
+        key: int,
+        made: Sequence[SessionMark],
+        unmarked: Sequence[int],
+    ) -> None:
+        """Add, change and delete marks."""
+        chosen = sa.select(marks.c.key, marks.c.who).where(marks.c.session == key)
+        there = {row.key: row.who for row in connection.execute(chosen)}
+        for ident in (*unmarked, *(one.id for one in made if one.id is not None)):
+            if not there.get(ident):
+                message = f"the session has no mark {ident} that can be changed"
+                raise RequestRefused("invalid_value", message, "marks")
+        if len(there) + sum(one.id is None for one in made) > MAX_MARKS:
+            message = f"a session may have {MAX_MARKS} marks"
+            raise RequestRefused("invalid_value", message, "marks")
+        connection.execute(marks.delete().where(marks.c.key.in_(unmarked)))
+        for one in made:
+            row = schema.mark_row(key, one)
+            if one.id is None:
+                connection.execute(schema.ADD_MARK, [row])
+            else:
+                changed = {name: row[name] for name in ("at", "kind", "text")}
+                connection.execute(marks.update().where(marks.c.key == one.id).values(changed))
+
+    # Refining.
+
+    def refine(self, session: str, owners: Owners, wanted: Refinement) -> Refinement:
+        """See ``SessionStore``."""
+        now = micros(datetime.now(UTC))
+        with self._writing() as connection:
+            row = schema.find(connection, session, owners)
+            if schema.session_of(row).state != "ended":
+                message = "the session is not over: it can be refined when it is"
+                raise RequestRefused("still_running", message)
+            before = schema.refinements_of(connection, [row.key]).get(row.key)
+            if before and before.state != "failed":
+                if before.model == wanted.model:
+                    return before
+                if before.state == "running":
+                    message = f"the session is being refined by {before.model}"
+                    raise RequestRefused("refining", message, retry_after_s=30)
+            made = replace(wanted, layer=before.layer if before else None)
+            connection.execute(refinements.delete().where(refinements.c.session == row.key))
+            connection.execute(refinements.insert(), schema.refinement_row(row.key, made, now))
+        return made
+
+    def claim_refinement(
+        self, *, automatic: bool, only: str | None = None
+    ) -> tuple[str, Refinement] | None:
+        """See ``SessionStore``."""
+        now = micros(datetime.now(UTC))
+        column = refinements.c
+        stale = now - REFINEMENT_STALE_AFTER // timedelta(microseconds=1)
+        left = sa.and_(column.state == "running", column.updated_at < stale)
+        asked = sa.true() if automatic else column.who != ""
+        if only is not None:
+            asked = sa.and_(asked, column.session == _key_with(only))
+        chosen = sa.select(refinements).where(sa.or_(column.state == "queued", left), asked)
+        chosen = chosen.order_by(column.who == "", column.requested_at, column.session).limit(1)
+        message = "the server ended in the middle of it, again and again"
+        failed = {"state": "failed", "error": "interrupted", "message": message}
+        with self._writing() as connection:
+            given_up = sa.and_(left, column.attempts >= MAX_ATTEMPTS)
+            connection.execute(refinements.update().where(given_up).values(failed))
+            row = connection.execute(chosen.with_for_update(skip_locked=True)).one_or_none()
+            if row is None:
+                return None
+            attempts = row.attempts + 1
+            begun = {"state": "running", "attempts": attempts, "updated_at": now}
+            mine = column.session == row.session
+            connection.execute(refinements.update().where(mine).values(begun))
+            ident = sa.select(sessions.c.id).where(sessions.c.key == row.session)
+            made = replace(schema.refinement_of(row), state="running", attempts=attempts)
+            return connection.scalars(ident).one(), made
+
+    def renew_refinement(self, session: str) -> bool:
+        """See ``SessionStore``."""
+        now = micros(datetime.now(UTC))
+        with self._writing() as connection:
+            renewed = refinements.update().where(_running(session)).values(updated_at=now)
+            return connection.execute(renewed).rowcount > 0
+
+    def end_refinement(
+        self, session: str, outcome: Sequence[StoredWord] | VoxliveError | None
+    ) -> None:
+        """See ``SessionStore``."""
+        changed: dict[str, object] = {"updated_at": micros(datetime.now(UTC)), "error": None}
+        held = sa.select(sessions).where(sessions.c.id == session)
+        with self._writing() as connection:
+            row = connection.execute(held.with_for_update(read=True, key_share=True)).one_or_none()
+            if row is None:
+                return
+            if outcome is None:
+                changed |= {"state": "queued"}
+            elif isinstance(outcome, VoxliveError):
+                changed |= {"state": "failed", "error": outcome.code, "message": outcome.message}
+            else:
+                self._replace_refined(connection, row, outcome)
+                changed |= {"state": "done", "layer": refinements.c.model, "message": ""}
+            connection.execute(refinements.update().where(_running(session)).values(changed))
+
+    def _replace_refined(
+        self, connection: sa.Connection, row: sa.Row[Any], spoken: Sequence[StoredWord]
+    ) -> None:
+        connection.execute(refined.delete().where(refined.c.session == row.key))
+        if spoken:
+            rows = [schema.refined_row(row.key, word) for word in spoken]
+            connection.execute(refined.insert(), rows)
+        closed = connection.execute(sa.select(segments).where(segments.c.session == row.key)).all()
+        if closed:
+            found = [(row, schema.segment_of(one)) for one in closed]
+            self._index_segments(connection, found, refined=True)
 
     def delete(self, session: str, owners: Owners) -> None:
         """See ``SessionStore``."""
@@ -458,6 +601,16 @@ class DatabaseStore(SessionStore):
         self.audio.close()
         self._reader.dispose()
         self._writer.dispose()
+
+
+def _running(session: str) -> sa.ColumnElement[bool]:
+    mine = refinements.c.session == _key_with(session)
+    return sa.and_(mine, refinements.c.state == "running")
+
+
+def _key_with(session: str) -> sa.ScalarSelect[int]:
+    """The key of the session of an id."""
+    return sa.select(sessions.c.key).where(sessions.c.id == session).scalar_subquery()
 
 
 def _key_of(cursor: str) -> int:

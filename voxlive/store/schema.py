@@ -19,8 +19,10 @@ from voxlive.store.contract import (
     MAX_CORRECTION,
     MAX_CORRECTIONS,
     MAX_TITLE,
+    REFINEMENT_STALE_AFTER,
     Correction,
     Owners,
+    Refinement,
     SessionFilter,
     SessionMark,
     StoredSegment,
@@ -120,6 +122,34 @@ marks = sa.Table(
     sa.UniqueConstraint("session", "at", "kind", "who", "made_at"),
 )
 
+refinements = sa.Table(
+    "refinements",
+    metadata,
+    _session(primary_key=True, autoincrement=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("requested_at", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("error", sa.Text),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("layer", sa.Text),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+)
+
+refined = sa.Table(
+    "refined",
+    metadata,
+    _session(primary_key=True),
+    sa.Column("segment", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("end", sa.BigInteger, nullable=False),
+    sa.Column("probability", sa.Double),
+    sqlite_with_rowid=False,
+)
+
 SEGMENT_BITS = 20
 """Of a searched text's number: the session's key and, in these bits, the segment's id."""
 TITLE = (1 << SEGMENT_BITS) - 1
@@ -141,12 +171,16 @@ _SEARCH = {
 
 
 def _create(connection: sa.Connection) -> None:
-    metadata.create_all(connection)
+    metadata.create_all(connection, [store, sessions, words, segments, corrections, marks])
     for statement in _SEARCH[connection.dialect.name]:
         connection.execute(sa.text(statement))
 
 
-STEPS: tuple[Callable[[sa.Connection], None], ...] = (_create,)
+def _add_second(connection: sa.Connection) -> None:
+    metadata.create_all(connection, [refinements, refined])
+
+
+STEPS: tuple[Callable[[sa.Connection], None], ...] = (_create, _add_second)
 """Step n makes version n into n + 1. A step is never changed once it has been released."""
 
 
@@ -327,7 +361,65 @@ def mark_row(session: int, mark: SessionMark) -> dict[str, object]:
 
 def mark_of(row: sa.Row[Any]) -> SessionMark:
     """A row of ``marks`` as a mark."""
-    return SessionMark(row.at, row.kind, row.text, row.who, moment(row.made_at))
+    return SessionMark(row.at, row.kind, row.text, row.who, moment(row.made_at), row.key)
+
+
+def refinement_row(session: int, made: Refinement, now: int) -> dict[str, object]:
+    """A refinement as a row."""
+    return {
+        "session": session,
+        "model": clean(made.model),
+        "who": clean(made.who),
+        "requested_at": micros(made.requested_at),
+        "state": made.state,
+        "error": made.error,
+        "message": clean(made.message),
+        "attempts": made.attempts,
+        "layer": made.layer,
+        "updated_at": now,
+    }
+
+
+def refinement_of(row: sa.Row[Any]) -> Refinement:
+    """A row of ``refinements`` as a refinement; one whose server has died waits again."""
+    stale = moment(row.updated_at) < datetime.now(UTC) - REFINEMENT_STALE_AFTER
+    return Refinement(
+        row.model,
+        row.who,
+        moment(row.requested_at),
+        "queued" if row.state == "running" and stale else row.state,
+        row.error,
+        row.message,
+        row.attempts,
+        row.layer,
+    )
+
+
+def refined_row(session: int, word: StoredWord) -> dict[str, object]:
+    """A word of the refined layer as a row."""
+    row = word_row(session, word)
+    return {column.name: row[column.name] for column in refined.c}
+
+
+def refined_words(
+    connection: sa.Connection, keys: Sequence[int], *where: sa.ColumnElement[bool]
+) -> defaultdict[int, list[StoredWord]]:
+    """Words of the refined layer of sessions, by their keys, in order."""
+    chosen = sa.select(refined).where(refined.c.session.in_(keys), *where)
+    found: defaultdict[int, list[StoredWord]] = defaultdict(list)
+    ordered = chosen.order_by(refined.c.session, refined.c.segment, refined.c.number)
+    for row in connection.execute(ordered) if keys else ():
+        word = StoredWord(
+            row.number, row.segment, row.text, row.start, row.end, row.probability, layer="refined"
+        )
+        found[row.session].append(word)
+    return found
+
+
+def refinements_of(connection: sa.Connection, keys: Sequence[int]) -> dict[int, Refinement]:
+    """The refinements of sessions, by their keys."""
+    chosen = sa.select(refinements).where(refinements.c.session.in_(keys))
+    return {row.session: refinement_of(row) for row in connection.execute(chosen)} if keys else {}
 
 
 def corrections_of(
@@ -382,6 +474,7 @@ def _add(table: sa.Table) -> sa.TextClause:
 
 
 ADD_SESSION, ADD_WORD, ADD_SEGMENT, ADD_MARK = map(_add, (sessions, words, segments, marks))
+ADD_REFINEMENT = _add(refinements)
 ALIVE = (
     sessions.update()
     .where(sessions.c.id.in_(sa.bindparam("ids", expanding=True)), sessions.c.state != "ended")

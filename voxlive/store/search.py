@@ -225,19 +225,32 @@ def make_snippets(
     pairs = [(key, one) for key, listed in places.items() for one in listed]
     spoken = schema.segment_words(connection, pairs)
     changed = schema.corrections_of(connection, list(places))
+    refinements = schema.refinements_of(connection, list(places))
+    again = schema.refined_words(
+        connection,
+        [key for key, one in refinements.items() if one.layer],
+        schema.refined.c.segment.in_({segment for _, segment in pairs}),
+    )
     made: dict[int, list[Snippet]] = defaultdict(list)
     for key, segment in pairs:
         if segment == schema.TITLE:
             made[key].append(Snippet(None, 0, 0, *query.cut(rows[key].title or "")))
         elif heard := spoken[key, segment]:
             shown = said = "".join(word.text for word in heard)
-            if changed[key]:
-                told = tuple(map(schema.word_of, heard))
-                session = schema.session_of(rows[key])
-                corrected = StoredTranscript(session, (), told, tuple(changed[key])).corrected()
-                shown = "".join(word.text for word in corrected)
+            refined = tuple(word for word in again[key] if word.segment == segment)
+            if changed[key] or key in refinements:
+                best = StoredTranscript(
+                    schema.session_of(rows[key]),
+                    (),
+                    tuple(map(schema.word_of, heard)),
+                    tuple(changed[key]),
+                    refined=refined,
+                    refinement=refinements.get(key),
+                ).shown()
+                shown = "".join(word.text for word in best)
             text, found = query.cut(shown)
-            if not found and shown != said:
-                text, found = query.cut(said)
+            for other in (said, "".join(word.text for word in refined)):
+                if not found and shown != other:
+                    text, found = query.cut(other)
             made[key].append(Snippet(segment, heard[0].start, heard[-1].end, text, found))
     return made

@@ -61,6 +61,7 @@ from voxlive.web.metrics import (
 from voxlive.web.pages import Pages
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.recorder import Recorder
+from voxlive.web.refiner import Refiner
 from voxlive.web.rest.chat import ChatCompletions
 from voxlive.web.rest.files import FileService
 from voxlive.web.rest.grants import ClientSecrets, TicketEndpoints
@@ -110,11 +111,17 @@ def normalize_root_path(path: str) -> str:
 
 
 def make_app(
-    models: LiveModels, live: LiveEndpoints, files: FileService, store: SessionStore | None = None
+    models: LiveModels,
+    live: LiveEndpoints,
+    files: FileService,
+    store: SessionStore | None = None,
+    refiner: Refiner | None = None,
 ) -> Starlette:
     """The ASGI application around live models and a store, which the caller starts and ends."""
     access = live.authenticator.access
-    routes = _routes(models, live, files, store)
+    if store and not refiner:
+        refiner = Refiner(store, files)
+    routes = _routes(models, live, files, store, refiner)
     requests = RequestCounts(routes)
     state = ServerCollector(
         models, live.metrics, live.feeds, access, files, requests, live.recorder
@@ -140,7 +147,11 @@ def make_app(
 
 
 def _routes(
-    models: LiveModels, live: LiveEndpoints, files: FileService, store: SessionStore | None
+    models: LiveModels,
+    live: LiveEndpoints,
+    files: FileService,
+    store: SessionStore | None,
+    refiner: Refiner | None,
 ) -> list[BaseRoute]:
     """All but that of the metrics, which are about the others too."""
     lists = ModelEndpoints(models, files)
@@ -149,7 +160,7 @@ def _routes(
     access = live.authenticator.access
     tickets = TicketEndpoints(access)
     health = HealthEndpoints(models, files, live.recorder)
-    history = HistoryEndpoints(store, live.authenticator.audit, lambda: models.closing)
+    history = HistoryEndpoints(store, live.authenticator.audit, lambda: models.closing, refiner)
     return [
         Route("/", pages.index),
         Route("/health", health.get),
@@ -171,6 +182,7 @@ def _routes(
         Route("/v1/sessions/{session}", history.delete, methods=["DELETE"]),
         Route("/v1/sessions/{session}/events", history.events),
         Route("/v1/sessions/{session}/audio", history.audio),
+        Route("/v1/sessions/{session}/refine", history.refine, methods=["POST"]),
         Route("/captions", captions.index),
         Route("/captions/{session}", captions.follow),
         Route("/overlay/{session}", captions.overlay),
@@ -248,6 +260,7 @@ class ServerCore:
     live: LiveEndpoints
     batch: Batch
     recordings: RecordingFolder | None = None
+    refiner: Refiner | None = None
 
     @property
     def service(self) -> Service:
@@ -287,6 +300,12 @@ class ServerCore:
                     others[spec.name] = found, options
                     if not isinstance(found, str):
                         catalogue.register(spec.name, found, options.load)
+            if config.refine:
+                by = resolve(config.refine, offline=offline)
+                if not catalogue.knows(by.name):
+                    catalogue.register(by.name, by, config.load)
+                if recorder:
+                    recorder.refine = by.name
             recordings = open_recordings(config.record)
             if recordings:
                 cleanup.callback(recordings.close)
@@ -329,10 +348,17 @@ class ServerCore:
             idle_s=config.model_idle, max_resident=config.max_resident, process=process
         )
         batch = Batch(options)
-        app = make_app(
-            models, live, FileService(batch, catalogue), recorder.store if recorder else None
-        )
-        return cls(app, sites, models, live, batch, recordings)
+        files, store, refiner = FileService(batch, catalogue), None, None
+        if recorder:
+            store = recorder.store
+            refiner = Refiner(store, files, lambda: not any(one.engine.in_use for one in models))
+        app = make_app(models, live, files, store, refiner)
+        return cls(app, sites, models, live, batch, recordings, refiner)
+
+    def start(self) -> None:
+        """Begin what goes on in the background, on the running loop."""
+        if self.refiner:
+            self.refiner.start()
 
     async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:
         """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models.
@@ -340,6 +366,8 @@ class ServerCore:
         ``others`` ends connections that ``live`` does not know, in so many seconds. The store is
         closed after them, when there are no more words.
         """
+        if self.refiner:
+            await self.refiner.aclose()
         await asyncio.gather(self.models.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
         if others:
@@ -419,6 +447,7 @@ class Application:
         async with self._loading:
             if self._app is None:
                 core = await asyncio.to_thread(self._load_core)
+                core.start()
                 self._core, self._app = core, with_cors(core.app, core.sites)
             return self._app
 

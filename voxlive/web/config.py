@@ -212,6 +212,12 @@ class ServeConfig:
         metavar="FOLDER",
     )
     max_audio_gb: float = _option(20.0, "Keep no more audio than this of all sessions.", low=0.001)
+    refine: str | None = _option(
+        None,
+        "Recognise sessions with kept audio again by this model, when they are over and no live "
+        "session runs.",
+        metavar="MODEL",
+    )
     https: bool = _option(
         False,
         "Serve https with a certificate made here, so that browsers elsewhere give the page "
@@ -323,6 +329,8 @@ class ServeConfig:
             raise ConfigError(
                 "--keep-audio is for stored sessions, --no-store keeps none: choose one of them"
             )
+        if self.refine and self.keep_audio is None:
+            raise ConfigError("--refine needs the audio of sessions: --keep-audio")
         if self.https and self.ssl_certfile is not None:
             raise ConfigError(
                 "--https makes a certificate, --ssl-certfile brings one: choose one of them"

@@ -242,7 +242,8 @@ class LiveSocket:
             asked = self._socket.query_params.get("keep_audio")
             if keep_audio is None and asked is not None:
                 keep_audio = asked == "true"
-            self._protocol.on_stored(audio=self._recorder.keep_audio(session, keep_audio))
+            kept = self._recorder.keep_audio(session, keep_audio, state.recordings[source])
+            self._protocol.on_stored(audio=kept)
         return Notice(partial(self._protocol.opened, session.id, options))
 
     async def _receive_frames(self) -> None:

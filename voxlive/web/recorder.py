@@ -25,11 +25,13 @@ from voxlive.errors import VoxliveError
 from voxlive.store.contract import (
     AddLanguage,
     AddMark,
+    AddRefinement,
     AddSession,
     AddWords,
     CloseSegment,
     KeepAlive,
     Operation,
+    Refinement,
     SessionMark,
     SessionStore,
     SetState,
@@ -221,6 +223,7 @@ class SessionRecording:
         self._ranges: dict[int, tuple[int, int]] = {}  # of the words of open segments
         self._error: str | None = None
         self._ended = False
+        self.refine: str | None = None
         self._warned: set[str] = set()
         self._begin()
 
@@ -253,7 +256,10 @@ class SessionRecording:
             if self._ended:
                 self._running.discard(self._id)
             error = (self._error or error) if self._ended else None
-            self._write(SetState(self._id, state, samples, datetime.now(UTC), error))
+            now = datetime.now(UTC)
+            self._write(SetState(self._id, state, samples, now, error))
+            if self._ended and self.refine:
+                self._write(AddRefinement(self._id, Refinement(self.refine, "", now)))
 
     def _on_event(self, event: Event) -> _Written | None:
         match event:
@@ -314,6 +320,8 @@ class Recorder:
         audio: KeptAudio | None = None,
     ) -> None:
         self.audio = audio
+        self.refine: str | None = None
+        """The model by which sessions with audio are refined when they are over."""
         self.store = store
         self.writer = StoreWriter(store)
         self.keep = keep
@@ -401,7 +409,9 @@ class Recorder:
         )
         return SessionRecording(self.writer, begun, self._running)
 
-    def keep_audio(self, session: LiveSession, asked: bool | None) -> bool:
+    def keep_audio(
+        self, session: LiveSession, asked: bool | None, recording: SessionRecording
+    ) -> bool:
         """Keep the audio of a session that begins, if server and client agree; whether it is.
 
         ``asked`` is what the client says, None if it says nothing. One that asks for what is not
@@ -425,6 +435,7 @@ class Recorder:
         except StoreError as error:
             report("audio_failed", f"audio is not kept ({error.message}); the session goes on")
             return False
+        recording.refine = self.refine
         return True
 
     def close(self) -> None:

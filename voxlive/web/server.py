@@ -222,6 +222,7 @@ class _Server(uvicorn.Server):
             self._listeners.append(listener)
         self._wyoming = await self._listen_wyoming()
         tune_interpreter()
+        self._core.start()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

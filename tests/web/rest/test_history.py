@@ -35,6 +35,7 @@ from voxlive.store.contract import (
     SessionStore,
     SetState,
     StoredSegment,
+    StoredWord,
     TranscriptPart,
 )
 from voxlive.web.access.access import ANYONE
@@ -168,6 +169,8 @@ async def test_a_search_shows_where(one, store):
         (f"?q={'x' * 201}", "q"),
         ("/s1?original=maybe", "original"),
         ("/s1.txt?original=", "original"),
+        ("/s1?layer=", "layer"),
+        ("/s1.srt?layer=worst", "layer"),
         ("/s1/events?from=-1", "from"),
         ("/s1/events?from=1.", "from"),
         ("/s1/events?from=9999999999", "from"),
@@ -201,6 +204,7 @@ async def test_a_session_whole(one, store):
         "probability": None,
         "original": None,
         "source": None,
+        "layer": "corrected",
     }
     assert found["segments"] == original["segments"]
     assert found["segments"][1] == {"id": 1, "start": 0.4, "end": 0.594, "first": 4, "stop": 6}
@@ -316,6 +320,23 @@ async def test_title_and_corrections_are_changed(one, store):
         {"corrections": [{"first": 0, "stop": 1, "text": "x" * (MAX_CORRECTION + 1)}]},
         {"corrections": [{"first": 0, "stop": 1, "text": "\0"}]},
         {"corrections": [{"first": 0, "stop": 1, "text": "x"}] * 1001},
+        {"marks": {}},
+        {"marks": ["x"]},
+        {"marks": [{}]},
+        {"marks": [{"at": -1}]},
+        {"marks": [{"at": "1"}]},
+        {"marks": [{"at": 1e300}]},
+        {"marks": [{"at": 1, "who": "the boss"}]},
+        {"marks": [{"at": 1, "kind": "x" * 41}]},
+        {"marks": [{"at": 1, "text": "two\nlines"}]},
+        {"marks": [{"at": 1, "text": "x" * (MAX_CORRECTION + 1)}]},
+        {"marks": [{"id": 7, "at": 1}]},
+        {"marks": [{"id": 7, "delete": True}]},
+        {"marks": [{"delete": True}]},
+        {"marks": [{"id": 7, "at": 1, "delete": True}]},
+        {"marks": [{"id": True, "delete": True}]},
+        {"marks": [{"id": 2**64, "at": 1}]},
+        {"marks": [{"at": 1}] * 1001},
         {"title": "new", "corrections": [{"first": 9, "stop": 10, "text": "x"}]},
     ],
 )
@@ -491,6 +512,88 @@ def test_readers_come_and_go_and_end_with_a_real_server(store, tmp_path):
             server.process.terminate()
             assert "done" not in "".join(read)  # so that it comes back: the session goes on
         assert server.process.wait(60) == 0
+
+
+async def test_marks_are_added_changed_and_deleted(one, store):
+    async with running(store=store) as server:
+
+        async def patch(*marks: dict) -> list[dict]:
+            answer = await server.http.patch("/v1/sessions/s1", json={"marks": list(marks)})
+            assert answer.status_code == 200
+            return (await server.http.get("/v1/sessions/s1")).json()["marks"]
+
+        [first, second] = await patch({"at": 0.1, "text": "here"}, {"at": 0.2, "kind": "topic"})
+        assert (first["at"], first["kind"], first["text"]) == (0.1, "note", "here")
+        assert (second["at"], second["kind"], second["who"]) == (0.2, "topic", ANYONE)
+        [changed] = await patch(
+            {"id": first["id"], "at": 0.3, "text": "there"}, {"id": second["id"], "delete": True}
+        )
+        assert (changed["id"], changed["at"], changed["text"]) == (first["id"], 0.3, "there")
+
+
+# Layers.
+
+
+async def test_a_session_is_queued_for_refining_and_shown_by_layers(one, store):
+    give_audio(store, one)
+    better = [StoredWord(n, n, text, 0, 800, layer="refined") for n, text in enumerate(["A", " b"])]
+    async with running(store=store) as server:
+        for layer, code in (("refined", "not_refined"), ("worse", "bad_parameter")):
+            answer = await server.http.get(f"/v1/sessions/s1?layer={layer}")
+            assert answer.json()["error"]["code"] == code
+        assert (await server.http.get("/v1/sessions/s1")).json()["refinement"] is None
+        for _ in range(2):
+            asked = await server.http.post("/v1/sessions/s1/refine", json={})
+            assert (asked.status_code, asked.json()["state"]) == (202, "queued")
+        claimed = store.claim_refinement(automatic=False)
+        assert claimed is not None
+        assert claimed[1].who == ANYONE
+        assert (await server.http.post("/v1/sessions/s1/refine")).json()["state"] == "running"
+        store.end_refinement("s1", better)
+        done = await server.http.post("/v1/sessions/s1/refine", json={"model": claimed[1].model})
+        assert (done.status_code, done.json()["layer"]) == (200, claimed[1].model)
+        change = {"corrections": [{"first": 5, "stop": 6, "text": "under"}]}
+        await server.http.patch("/v1/sessions/s1", json=change)
+        texts = {}
+        for layer in ("live", "refined", "corrected", "best"):
+            shown = (await server.http.get("/v1/sessions/s1", params={"layer": layer})).json()
+            assert shown["layer"] == layer
+            file = await server.http.get("/v1/sessions/s1.txt", params={"layer": layer})
+            texts[layer] = shown["text"]
+            assert file.text.split() == shown["text"].split()
+        both = await server.http.get("/v1/sessions/s1?layer=refined&original=true")
+    assert texts == {
+        "live": "The quick brown fox jumps over",
+        "refined": "A b",
+        "corrected": "The quick brown fox jumps under",
+        "best": "A jumps under",
+    }
+    assert (both.json()["text"], both.json()["layer"]) == (texts["live"], "live")
+
+
+async def test_what_cannot_be_refined_is_refused(one, store):
+    store.apply([AddSession(session("now", ANYONE))])
+    store.apply(spoken("french", SAID, ANYONE, languages=("fr",)))
+    for ident in ("now", "french"):
+        give_audio(store, ident)
+    async with running(store=store) as server:
+        for ident, body, status, code in (
+            ("s1", {}, 404, "no_audio"),
+            ("gone", {}, 404, "unknown_session"),
+            ("now", {}, 409, "still_running"),
+            ("french", {}, 422, "unsupported_language"),
+            ("now", {"model": "no-such-model"}, 404, "model_not_found"),
+            ("now", {"model": "../../etc/passwd"}, 404, "model_not_found"),
+            ("now", {"model": 5}, 400, "invalid_value"),
+            ("now", {"model": ""}, 400, "invalid_value"),
+            ("now", {"model": "x" * 201}, 400, "invalid_value"),
+            ("now", {"modell": "x"}, 400, "invalid_value"),
+            ("now", [], 400, "invalid_json"),
+        ):
+            answer = await server.http.post(f"/v1/sessions/{ident}/refine", json=body)
+            found = answer.status_code, answer.json()["error"]["code"]
+            assert found == (status, code), (ident, body)
+    assert store.claim_refinement(automatic=True) is None
 
 
 # Audio.
@@ -762,6 +865,7 @@ async def test_an_id_that_is_none_leads_nowhere(one, store, ident):
             ("GET", "."),
             ("GET", ".exe"),
             ("PATCH", ""),
+            ("POST", "/refine"),
             ("DELETE", ""),
         ]:
             path = f"/v1/sessions/{ident}{suffix}"
@@ -837,6 +941,7 @@ def test_the_routes_that_are_tested_are_all_there_are():
         ("/v1/sessions/{session}/audio", "HEAD"),
         ("/v1/sessions/{session}/events", "GET"),
         ("/v1/sessions/{session}/events", "HEAD"),
+        ("/v1/sessions/{session}/refine", "POST"),
     ]
 
 
@@ -879,9 +984,16 @@ async def test_a_key_changes_and_deletes_what_it_may(everybodys, key):
         for owner in SCOPES_OF:
             before = everybodys.transcript(f"of-{owner}", None)
             refused = 403 if reads(key, owner) or not enters(key) else 404
-            for method, body, fine in (("PATCH", {"title": "mine"}, 200), ("DELETE", None, 204)):
+            for method, path, body, fine in (
+                ("PATCH", "", {"title": "mine"}, 200),
+                ("POST", "/refine", {}, 202),
+                ("DELETE", "", None, 204),
+            ):
                 answer = await server.http.request(
-                    method, f"/v1/sessions/of-{owner}", json=body, headers=bearer(SECRETS[key])
+                    method,
+                    f"/v1/sessions/of-{owner}{path}",
+                    json=body,
+                    headers=bearer(SECRETS[key]),
                 )
                 expected = fine if changes(key, owner) else refused
                 assert answer.status_code == expected, (method, owner)

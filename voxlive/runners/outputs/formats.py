@@ -24,6 +24,8 @@ from voxlive.runners.contract import Transcript
 from voxlive.runners.outputs import subtitles
 from voxlive.runners.outputs.subtitles import CueStyle
 from voxlive.store.contract import (
+    Layer,
+    Refinement,
     SearchHit,
     StoredSegment,
     StoredSession,
@@ -270,6 +272,7 @@ def word_json(word: StoredWord) -> dict[str, Any]:
         "probability": word.probability,
         "original": word.original,
         "source": word.source or None,
+        "layer": word.layer,
     }
 
 
@@ -278,11 +281,18 @@ def segment_json(segment: StoredSegment) -> dict[str, Any]:
     return {**asdict(segment), "start": seconds(segment.start), "end": seconds(segment.end)}
 
 
-def transcript_json(found: StoredTranscript, *, original: bool = False) -> dict[str, Any]:
-    """A session whole: its words as corrected or as recognised, and all that was noted."""
-    words = found.words if original else found.corrected()
+def refinement_json(made: Refinement) -> dict[str, Any]:
+    """How far a refinement is."""
+    return {**asdict(made), "requested_at": made.requested_at.isoformat()}
+
+
+def transcript_json(found: StoredTranscript, layer: Layer = "best") -> dict[str, Any]:
+    """A session whole: its words in a layer, and all that was noted. Raises RequestRefused."""
+    words = found.shown(layer)
     return {
         **session_json(found.session),
+        "layer": layer,
+        "refinement": found.refinement and refinement_json(found.refinement),
         "text": _joined(_segments_of(found, words)).strip(),
         "words": [word_json(word) for word in words],
         "segments": [segment_json(one) for one in found.segments],
@@ -296,10 +306,10 @@ def transcript_json(found: StoredTranscript, *, original: bool = False) -> dict[
     }
 
 
-def export(found: StoredTranscript, suffix: str, *, original: bool = False) -> bytes:
-    """A session as a file of ``EXPORTS``: its words as corrected, or as recognised."""
+def export(found: StoredTranscript, suffix: str, layer: Layer = "best") -> bytes:
+    """A session as a file of ``EXPORTS``: its words in a layer. Raises RequestRefused."""
     about = found.session
-    words = found.words if original else found.corrected()
+    words = found.shown(layer)
     segments = _segments_of(found, words)
     transcript = Transcript(
         _joined(segments),

@@ -7,6 +7,7 @@
 | ``GET /v1/sessions/{session}.txt`` and the others of ``EXPORTS`` | a file |
 | ``PATCH``, ``DELETE /v1/sessions/{session}`` | title and corrections; everything is gone |
 | ``GET /v1/sessions/{session}/events`` | its words from any point on, as server-sent events |
+| ``POST /v1/sessions/{session}/refine`` | it is recognised again from its audio |
 | ``GET /v1/sessions/{session}/audio`` | its audio, where that is kept: Opus in Ogg, any range |
 
 A store blocks: ``ThreadCalls`` has few threads for it, and refuses what more than a bounded number
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +42,7 @@ from voxlive.runners.outputs.formats import (
     export,
     file_name,
     hit_json,
+    refinement_json,
     segment_json,
     session_json,
     transcript_json,
@@ -50,8 +53,10 @@ from voxlive.store.contract import (
     MAX_PAGE,
     MAX_TITLE,
     Correction,
+    Layer,
     Owners,
     SessionFilter,
+    SessionMark,
     SessionStore,
     StoreBusy,
     StoredTranscript,
@@ -60,10 +65,20 @@ from voxlive.store.contract import (
     TranscriptPart,
     UnknownSession,
 )
+from voxlive.values import samples
 from voxlive.web.access.access import Grant
 from voxlive.web.access.middleware import AuditLog, require_grant
 from voxlive.web.captions import KEEP_ALIVE
-from voxlive.web.protocols.fields import Json, check_fields, integer, line
+from voxlive.web.protocols.fields import (
+    Json,
+    check_fields,
+    flag,
+    integer,
+    line,
+    number,
+    string,
+)
+from voxlive.web.refiner import Refiner
 from voxlive.web.rest.grants import json_body
 
 MAX_WORDS = 250_000
@@ -83,6 +98,8 @@ MAX_LISTENERS = 64
 
 _ID = re.compile(r"[\w:-]{1,64}", re.ASCII)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_MAX_MODEL, _MAX_KIND, _LONGEST_S = 200, 40, 1e7
+LAYERS: tuple[Layer, ...] = ("best", "live", "corrected", "refined")
 _PLACE = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?", re.ASCII)
 _PART = 500  # words of one event at most
 _POLL_S, _SLOWEST_POLL_S, _KEEP_ALIVE_S = 0.5, 2.0, 15.0
@@ -126,9 +143,14 @@ class HistoryEndpoints:
     """
 
     def __init__(
-        self, store: SessionStore | None, audit: AuditLog, closing: Callable[[], bool]
+        self,
+        store: SessionStore | None,
+        audit: AuditLog,
+        closing: Callable[[], bool],
+        refiner: Refiner | None = None,
     ) -> None:
         self._store = store
+        self._refiner = refiner
         self._audit = audit
         self._closing = closing
         self._calls = ThreadCalls("store", 4, MAX_CALLS)
@@ -155,7 +177,7 @@ class HistoryEndpoints:
         if dot and suffix not in EXPORTS:
             message = f"a session comes as {', '.join(EXPORTS)}, not as this"
             raise RequestRefused("not_found", message)
-        original = _flag(request.query_params, "original")
+        layer = chosen_layer(request.query_params)
         about = {"format": suffix} if dot else {}
         if not self._files.acquire(blocking=False):
             raise StoreBusy("the server sends as many transcripts as it can", retry_after_s=2)
@@ -164,7 +186,7 @@ class HistoryEndpoints:
             async with self._audit.recorded(request, "export" if dot else "read", ident, **about):
                 found = await self._calls.run(_whole, store, ident, grant.readable)
                 write = export if dot else _document
-                content = await self._writers.run(write, found, suffix, original=original)
+                content = await self._writers.run(write, found, suffix, layer)
             kind = EXPORTS[suffix].media_type if dot else "application/json"
             charset = "" if suffix == "docx" else "; charset=utf-8"
             headers = {**_HEADERS, "content-type": f"{kind}{charset}"}
@@ -175,17 +197,17 @@ class HistoryEndpoints:
             return _FileResponse(content, headers, self._files.release)
 
     async def patch(self, request: Request) -> Response:
-        """Set the title and add corrections; the answer is the session as it is listed."""
+        """Set the title, add corrections, change marks; the answer is the session as listed."""
         store, grant = self._open(request)
         ident = check_id(request.path_params["session"])
         body = await json_body(request, MAX_CHANGE)
-        title, corrections = parse_changes(body, grant.name, datetime.now(UTC))
-        ranges = [[one.first, one.stop] for one in corrections]
-        about = {"title": title is not None, "corrections": ranges}
+        changes = parse_changes(body, grant.name, datetime.now(UTC))
+        ranges = [[one.first, one.stop] for one in changes.corrections]
+        about: dict[str, object] = {"title": changes.title is not None, "corrections": ranges}
+        if changes.marks or changes.unmarked:
+            about["marks"] = len(changes.marks) + len(changes.unmarked)
         async with self._audit.recorded(request, "change", ident, begun=True, **about):
-            changed = await self._change(
-                grant, ident, store.patch, title=title, corrections=corrections
-            )
+            changed = await self._change(grant, ident, store.patch, **vars(changes))
         return JSONResponse(session_json(changed), headers=_HEADERS)
 
     async def delete(self, request: Request) -> Response:
@@ -193,8 +215,28 @@ class HistoryEndpoints:
         store, grant = self._open(request)
         ident = check_id(request.path_params["session"])
         async with self._audit.recorded(request, "delete", ident, begun=True):
+            if self._refiner:
+                self._refiner.cancel(ident)
             await self._change(grant, ident, store.delete)
         return Response(status_code=204, headers=_HEADERS)
+
+    async def refine(self, request: Request) -> Response:
+        """Queue the session for a model; 202 with how far that is, 200 once it is done."""
+        store, grant = self._open(request)
+        ident = check_id(request.path_params["session"])
+        body = await json_body(request)
+        try:
+            check_fields(body, ("model",), "a refinement")
+            model = string(body, "model", _MAX_MODEL)
+        except ValueError as error:
+            raise RequestRefused("invalid_value", str(error)) from error
+        about = {"model": model} if model else {}
+        async with self._audit.recorded(request, "refine", ident, begun=True, **about):
+            assert self._refiner
+            session = await self._change(grant, ident, store.session)
+            made = await self._refiner.request(session, grant.changeable, model, grant.name)
+        status = 200 if made.state == "done" else 202
+        return JSONResponse(refinement_json(made), status, headers=_HEADERS)
 
     async def _change(
         self, grant: Grant, ident: str, change: Callable[..., _T], **options: object
@@ -423,6 +465,15 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
     return text in ("true", "1")
 
 
+def chosen_layer(query: Mapping[str, str]) -> Layer:
+    """The layer that is asked for; ``original`` is another name of live."""
+    layer = query.get("layer", "best")
+    for known in LAYERS:
+        if layer == known:
+            return "live" if _flag(query, "original") else known
+    raise _bad("layer", f"must be {', '.join(LAYERS)}")
+
+
 def _bad(name: str, problem: str) -> RequestRefused:
     return RequestRefused("bad_parameter", f"{name} {problem}", name)
 
@@ -435,25 +486,63 @@ def parse_place(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or -1)
 
 
-def parse_changes(body: Json, who: str, now: datetime) -> tuple[str | None, tuple[Correction, ...]]:
-    """A PATCH as title, None to leave it, and corrections. Raises RequestRefused."""
+@dataclass(frozen=True)
+class SessionChanges:
+    """A PATCH: a title, None to leave it, and what is added, changed and deleted."""
+
+    title: str | None = None
+    corrections: tuple[Correction, ...] = ()
+    marks: tuple[SessionMark, ...] = ()
+    unmarked: tuple[int, ...] = ()
+
+
+def parse_changes(body: Json, who: str, now: datetime) -> SessionChanges:
+    """The changes of a PATCH. Raises RequestRefused."""
     try:
-        check_fields(body, ("title", "corrections"), "a change")
+        check_fields(body, ("title", "corrections", "marks"), "a change")
         title = line(body, "title", MAX_TITLE) if "title" in body else None
-        given = body.get("corrections", ())
-        if not isinstance(given, list | tuple) or len(given) > MAX_CORRECTIONS:
-            raise ValueError(f'"corrections" must be a list of up to {MAX_CORRECTIONS}')
-        made = tuple(_correction(one, who, now) for one in given)
-        if title is None and not made:
-            raise ValueError('there is nothing to change: give "title" or "corrections"')
+        given = [_objects(body, name) for name in ("corrections", "marks")]
+        made = tuple(_correction(one, who, now) for one in given[0])
+        marks = [_mark(one, who, now) for one in given[1]]
+        changes = SessionChanges(
+            title,
+            made,
+            tuple(one for one in marks if isinstance(one, SessionMark)),
+            tuple(one for one in marks if isinstance(one, int)),
+        )
+        if changes == SessionChanges():
+            raise ValueError('there is nothing to change: give "title", "corrections" or "marks"')
     except ValueError as error:
         raise RequestRefused("invalid_value", str(error)) from error
-    return title, made
+    return changes
 
 
-def _correction(fields: object, who: str, now: datetime) -> Correction:
-    if not isinstance(fields, dict):
-        raise ValueError("a correction must be an object")
+def _objects(body: Json, name: str) -> list[Json]:
+    given = body.get(name, [])
+    if not isinstance(given, list) or len(given) > MAX_CORRECTIONS:
+        raise ValueError(f'"{name}" must be a list of up to {MAX_CORRECTIONS}')
+    if not all(isinstance(one, dict) for one in given):
+        raise ValueError(f'"{name}" must be a list of objects')
+    return given
+
+
+def _mark(fields: Json, who: str, now: datetime) -> SessionMark | int:
+    """A mark to add or, with an id, to change; the id of one to delete."""
+    check_fields(fields, ("id", "at", "kind", "text", "delete"), "a mark")
+    ident = integer(fields, "id", 1, 2**53, None)
+    if flag(fields, "delete", False):
+        if ident is None or len(fields) > 2:
+            raise ValueError('a mark to delete needs its "id", and nothing else')
+        return ident
+    at = number(fields, "at", 0, _LONGEST_S, None)
+    if at is None:
+        raise ValueError('a mark needs "at", in seconds')
+    kind = line(fields, "kind", _MAX_KIND) if "kind" in fields else ""
+    text = line(fields, "text", MAX_CORRECTION) if "text" in fields else ""
+    return SessionMark(samples(at), kind or "note", text, who, now, ident)
+
+
+def _correction(fields: Json, who: str, now: datetime) -> Correction:
     check_fields(fields, ("first", "stop", "text"), "a correction")
     first, stop = (integer(fields, name, 0, 2**31 - 1, None) for name in ("first", "stop"))
     if first is None or stop is None or first >= stop or "text" not in fields:
@@ -470,8 +559,8 @@ def _whole(store: SessionStore, ident: str, owners: Owners) -> StoredTranscript:
     return store.transcript(ident, owners)
 
 
-def _document(found: StoredTranscript, _suffix: str, *, original: bool) -> bytes:
-    return dump_json(transcript_json(found, original=original)).encode(errors="replace")
+def _document(found: StoredTranscript, _suffix: str, layer: Layer) -> bytes:
+    return dump_json(transcript_json(found, layer)).encode(errors="replace")
 
 
 class EventPlace:
