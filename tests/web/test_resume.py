@@ -53,10 +53,12 @@ class Cuts:
         return self._random.choice([0, 1, 3, 20])
 
 
-async def talk(endpoints: LiveEndpoints, data: bytes, cuts: Cuts) -> list[dict]:
+async def talk(
+    endpoints: LiveEndpoints, data: bytes, cuts: Cuts, start: dict = START
+) -> list[dict]:
     """One session over as many lines as it takes; every numbered message that the client has."""
     line = Line(endpoints)
-    line.send(START)
+    line.send(start)
     [ready] = await line.until("ready")
     seen, at = [ready], 0
     while True:
@@ -80,16 +82,16 @@ async def talk(endpoints: LiveEndpoints, data: bytes, cuts: Cuts) -> list[dict]:
         line.send({"type": "resume", "token": ready["resume"], "have": have, "from": 0})
         [resumed] = await line.until("resumed")
         assert resumed["session"] == ready["session"]
-        at = 2 * resumed["samples"]
+        at = 2 * len(start.get("sources", "1")) * resumed["samples"]
         if at == len(data) and cuts.count > 200:
             raise AssertionError("the session does not come to its end")
 
 
-async def served(data: bytes, cuts: Cuts, engine: ClockEngine) -> list[dict]:
+async def served(data: bytes, cuts: Cuts, engine: ClockEngine, start: dict = START) -> list[dict]:
     service = Service(engine, VoiceDetector(LoudnessModel()))
     endpoints = LiveEndpoints(LiveModels(service))
     try:
-        return await talk(endpoints, data, cuts)
+        return await talk(endpoints, data, cuts, start)
     finally:
         await service.aclose()
         await endpoints.wait_closed(1)
@@ -460,3 +462,59 @@ async def test_a_server_may_have_none():
     [error] = await line.until("error")
     assert error["code"] == "unsupported_option"
     await service.aclose()
+
+
+@settings(max_examples=15, deadline=None)
+@given(SPANS, SPANS, st.integers(0, 2**32), st.floats(0.02, 0.4))
+def test_cuts_change_nothing_of_any_of_several_sources(
+    me: list[tuple[bool, int]], them: list[tuple[bool, int]], seed: int, chance: float
+) -> None:
+    channels = [
+        np.concatenate([np.full(n, 0.5 * loud, np.float32) for loud, n in spans])
+        for spans in (me, them)
+    ]
+    length = max(map(len, channels))
+    padded = [np.pad(channel, (0, length - len(channel))) for channel in channels]
+    data = pcm(np.stack(padded, axis=1))
+    start = START | {"sources": ["me", "them"]}
+    whole = asyncio.run(served(data, Cuts(0, 0.0), ClockEngine(), start))
+    cut = asyncio.run(served(data, Cuts(seed, chance), ClockEngine(), start))
+    assert [message["seq"] for message in cut] == list(range(len(cut)))
+    assert cut[-1]["sources"] == whole[-1]["sources"]
+    assert cut[-1]["duration"] == whole[-1]["duration"]
+    for source in start["sources"]:
+        of_whole, of_cut = (
+            [
+                {key: value for key, value in m.items() if key not in ("seq", "id", "segment")}
+                for m in messages
+                if m.get("source") == source
+            ]
+            for messages in (whole, cut)
+        )
+        assert kept([*of_cut]) == kept([*of_whole])
+
+
+async def test_several_sources_give_their_slots_back_and_acknowledge_what_all_have(monkeypatch):
+    monkeypatch.setattr(resume, "_RELEASE_S", 0.0)
+    engine = ClockEngine()
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    endpoints = LiveEndpoints(LiveModels(service))
+    line, ready = await opened(endpoints, sources=["me", "them"])
+    loud, silent = np.full(32_000, 0.5, np.float32), np.zeros(32_000, np.float32)
+    line.send(pcm(np.stack([np.concatenate([loud, silent]), np.zeros(64_000)], axis=1)))
+    [*_, segment, ack] = await line.until("ack")
+    assert (segment["type"], segment["source"]) == ("segment", "me")
+    assert 32_000 < ack["samples"] <= 64_000
+    await line.break_off()
+    while engine.in_use:  # noqa: ASYNC110 - it has no event for that
+        await asyncio.sleep(0.01)
+    line = Line(endpoints)
+    line.send({"type": "resume", "token": ready["resume"], "have": segment["seq"], "from": 0})
+    [resumed] = await line.until("resumed")
+    assert resumed["samples"] == 64_000
+    assert engine.in_use == 2
+    line.send({"type": "stop"})
+    assert (await line.until("done"))[-1]["duration"] == 4.0
+    await line.end()
+    await service.aclose()
+    await endpoints.wait_closed(1)

@@ -64,6 +64,7 @@ class SegmentClosed:
     """A segment is complete; ``text`` is exactly its words' texts joined.
 
     ``received``: the samples received by then; times shown to users must not lie beyond.
+    ``covered``: with several sources, the samples before which this holds for all of them.
     """
 
     id: int
@@ -72,6 +73,7 @@ class SegmentClosed:
     text: str
     received: int | None = None
     source: str = ""
+    covered: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,8 @@ class Session:
         self._transcript = LiveTranscript(segment_ids)
         self._replacer = Replacer(replacements) if replacements else None
         self._markers: dict[int, tuple[Event, ...]] = {}
+        self._fed_before: dict[int, tuple[int, int]] = {}  # by marker: fed, and all until there
+        self._covered_fed = self._covered = 0
         self._last_marker = 0
         self._final_marker: int | None = None
         self._engine_progressed = asyncio.Event()
@@ -247,6 +249,12 @@ class Session:
         """Samples received that the engine does not have to process any more, about."""
         return self.received - self._stream.backlog.samples
 
+    @property
+    def covered(self) -> int:
+        """Samples before which every word is in a closed segment, or is about to be."""
+        silent = self._covered_fed == self.fed and not self._markers
+        return self.fed + self.skipped if silent else self._covered
+
     # What the session does with it.
 
     async def _run(self) -> None:
@@ -345,6 +353,7 @@ class Session:
         """A new marker, with the events to emit once it has been reached."""
         self._last_marker += 1
         self._markers[self._last_marker] = then
+        self._fed_before[self._last_marker] = self.fed, self.fed + self.skipped
         return self._last_marker
 
     def _flush(self, actions: Iterable[Action], *then: Event) -> int:
@@ -411,6 +420,7 @@ class Session:
         self._emit(Recovered(at))
 
     def _on_reached(self, marker: int) -> None:
+        self._covered_fed, self._covered = self._fed_before.pop(marker)
         self._emit(self._transcript.set_draft(""))
         if self._replacer:
             self._emit(self._transcript.commit(self._replacer.flush()))

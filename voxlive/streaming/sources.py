@@ -26,6 +26,7 @@ from voxlive.errors import UnsupportedOption
 from voxlive.streaming.crosstalk import LeakSuppressor
 from voxlive.streaming.events import (
     Flushed,
+    SegmentClosed,
     SessionClosed,
     SessionError,
     SessionWarning,
@@ -252,6 +253,8 @@ class MultiSourceSession:
     def _emit(self, event: Event, *, keep: bool = False) -> bool:
         if self._ended:
             return True
+        if isinstance(event, SegmentClosed):
+            event = replace(event, covered=min(session.covered for session in self.sessions))
         if self._outbox.put(event, self._source, keep=keep):
             return True
         self._end(SessionError("slow_client", "the client does not read what it is sent"))

@@ -366,6 +366,17 @@ def test_sources_are_named_in_ready_and_in_every_message_that_is_of_one():
     assert done["text"] == "them: b\nme: a\n"
 
 
+def test_the_ack_of_several_sources_is_the_least_of_them():
+    protocol = LiveProtocol({}, ENGLISH)
+    [opening] = protocol.received(
+        json.dumps({**START, "sources": ["me", "them"], "resumable": True, "rate": 48_000})
+    )
+    protocol.on_resumable("token")
+    protocol.opened("id", opening.options)
+    closed = SegmentClosed(0, 100, 900, "a", 1000, "me", 400)
+    assert decoded(protocol.on_event(closed))[-1] == {"type": "ack", "samples": 1200}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -377,7 +388,6 @@ def test_sources_are_named_in_ready_and_in_every_message_that_is_of_one():
         {"sources": ["me"]},
         {"sources": ["me", "them"], "channels": 3},
         {"sources": ["me", "them"], "suppress_leaks": 1},
-        {"sources": ["me", "them"], "resumable": True},
     ],
 )
 def test_sources_that_do_not_go_with_the_audio_are_refused(fields):

@@ -164,8 +164,6 @@ class LiveProtocol(Protocol):
         resumable = flag(message, "resumable", False)
         if resumable and options.audio.encoding == CONTAINER:
             raise ValueError("a resumable session needs PCM: a container cannot be cut anywhere")
-        if resumable and sources:
-            raise ValueError("a session with several sources is not resumable")
         if self._find:
             self._info = self._find(options.model)
         self._started = True
@@ -251,6 +249,7 @@ class LiveProtocol(Protocol):
         if self._stored:
             more["store"] = True
         if options.sources:
+            self._texts = {source: LongText() for source in options.sources}
             more["sources"] = list(options.sources)
             more["suppress_leaks"] = options.suppress_leaks
         if self._keeps_audio:
@@ -285,7 +284,7 @@ class LiveProtocol(Protocol):
         """Each event is one message; the last is followed by the close."""
         match event:
             case Words(source=source):
-                text = self._texts.setdefault(source, LongText()) if source else self._text
+                text = self._texts[source] if source else self._text
                 text.append(event.text)
                 return [self._words_message(event)] if self._words else []
             case Draft(segment, text, source):
@@ -300,12 +299,15 @@ class LiveProtocol(Protocol):
                 return self._done(samples)
             case UtteranceEnded():
                 return []
-            case SegmentClosed(_, _, end, _) if self._journal:
-                self._acknowledged = end * self._rate // SAMPLE_RATE
-                return [self._encode_event(event), self._ack()]
-            case SegmentClosed(text=text, source=source) if source:
-                self._text.append(f"{source}: {text.strip()}\n")
-                return [self._encode_event(event)]
+            case SegmentClosed(_, _, end, text, source=source, covered=covered):
+                if source:
+                    self._text.append(f"{source}: {text.strip()}\n")
+                closed = self._encode_event(event)
+                if not self._journal:
+                    return [closed]
+                upto = end if covered is None else covered
+                self._acknowledged = upto * self._rate // SAMPLE_RATE
+                return [closed, self._ack()]
             case _:
                 return [self._encode_event(event)]
 
