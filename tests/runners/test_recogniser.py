@@ -20,7 +20,7 @@ from voxlive.runners.recogniser import load
 from voxlive.values import SAMPLE_RATE, seconds
 
 GOLDEN = {
-    "doctor": "The doctor will call you back to Marrow afternoon about the results.",
+    "doctor": "The doctor will call you back to Mario afternoon about the results.",
     "yes": "Yes.",
     "train": "The train to the airport leaves in 15 minutes. Please keep your ticket and your bags "
     "with you.",
