@@ -19,8 +19,10 @@ from voxlive.store import schema
 from voxlive.store.backends import FILE_NAME, open_store
 from voxlive.store.contract import (
     Correction,
+    Refinement,
     SessionFilter,
     StoreBusy,
+    StoredWord,
     StoreError,
     StoreFull,
     StoreReadOnly,
@@ -87,6 +89,11 @@ def test_what_is_deleted_is_in_no_file(tmp_path, opened, seed):
         if chance.random() < 0.3:
             made = Correction(1, 3, f"{secret} corrected", "ann", datetime.now(UTC))
             store.patch(f"s{n}", None, corrections=[made])
+        if chance.random() < 0.3:
+            store.refine(f"s{n}", None, Refinement(f"{secret}model", "ann", datetime.now(UTC)))
+            store.claim_refinement(automatic=False)
+            better = StoredWord(0, 0, f"{secret} refined", 0, 800, layer="refined")
+            store.end_refinement(f"s{n}", [better])
     (tmp_path / "store" / "sessions.v1.old.copy").write_text(secrets["s0"])
     gone = chance.sample(sorted(secrets), 12)
     for ident in gone:

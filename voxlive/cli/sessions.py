@@ -272,7 +272,8 @@ def _opened(store: str | None, server: str | None, key: str | None) -> Iterator[
 
 
 sessions = typer.Typer(
-    help="List, read, search, export and delete stored transcripts.", no_args_is_help=True
+    help="List, read, search, export, refine and delete stored transcripts.",
+    no_args_is_help=True,
 )
 
 

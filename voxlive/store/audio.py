@@ -94,6 +94,18 @@ def _read_pages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
         at = data.find(b"OggS", at + 1)
 
 
+def _packets_of(page: bytes) -> list[bytes]:
+    """The packets of a page of whole ones."""
+    lacing = page[27 : 27 + page[26]]
+    packets, at, size = list[bytes](), 27 + page[26], 0
+    for value in lacing:
+        size += value
+        if value < 255:
+            packets.append(page[at : at + size])
+            at, size = at + size, 0
+    return packets
+
+
 class OpusFile:
     """One file that is written, from its beginning or from the last page that it has.
 
@@ -169,7 +181,7 @@ class OpusFile:
             os.close(self._file)
 
     def _find_end(self) -> None:
-        """Go to the end of the last whole page; one that ends the audio is written anew."""
+        """Go to the end of the last whole page; of one that ends the audio the packets go on."""
         size = os.fstat(self._file).st_size
         first = list(_read_pages(os.pread(self._file, _MAX_PAGE, 0)))
         if len(first) < 2:
@@ -180,12 +192,16 @@ class OpusFile:
             return
         self._serial = struct.unpack("<I", os.pread(self._file, 4, 14))[0]
         begin = max(0, size - 2 * _MAX_PAGE)
-        pages = list(_read_pages(os.pread(self._file, size - begin, begin)))
-        if pages[-1][2] & _LAST:
-            del pages[-1]
+        data = os.pread(self._file, size - begin, begin)
+        pages = list(_read_pages(data))
+        last = pages.pop() if pages[-1][2] & _LAST else None
         _, end, _, granule, number = pages[-1] if pages else first[1]
         self._size = begin + end if pages else end
         self._encoded, self._number = granule // _GRANULE, number + 1
+        if last:
+            heard = (last[3] - _PRE_SKIP) // _GRANULE - self._encoded
+            self._packets = _packets_of(data[last[0] : last[1]])[: heard // _FRAME]
+            self._encoded += _FRAME * len(self._packets)
         os.ftruncate(self._file, self._size)
         os.lseek(self._file, self._size, os.SEEK_SET)
 
