@@ -4,16 +4,21 @@ import signal
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import settings
 from support.browser import chromium
+from support.examples import PART
 from support.mlx_whisper import write_mlx_whisper
 from support.server import AT_PAUSES, Server, serving
 from support.talk import PORTS
 from support.weights import BASE, TINY_EN, fetch, link
+
+from voxlive.runners import batch
+from voxlive.runners.process import ProcessOptions
 
 # Where this is set, each of the hundred processes of the tests compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -21,8 +26,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # How long an example takes says how busy the machine is, and nothing else. `make test` has the
-# same examples every time; `make endurance` looks for others.
-settings.register_profile("voxlive", deadline=None, derandomize=True)
+# same examples every time, and some of them; `make endurance` looks for others.
+settings.register_profile("voxlive", deadline=None, derandomize=True, max_examples=PART)
 settings.register_profile("endurance", deadline=None)
 settings.load_profile("voxlive")
 
@@ -89,6 +94,16 @@ def has_a_server(item: pytest.Item) -> bool:
     module = item.getparent(pytest.Module)
     common = {"server", "small"}.intersection(getattr(item, "fixturenames", ()))
     return bool(common) or hasattr(module and module.obj, "serving")
+
+
+@pytest.fixture
+def same_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``voxlive.transcribe`` has the priority of the tests beside it.
+
+    What gives way to them, as it does for users, would hardly run at all.
+    """
+    options = batch.BatchOptions(process=ProcessOptions(niceness=0))
+    monkeypatch.setattr(batch, "Batch", partial(batch.Batch, options))
 
 
 @pytest.fixture(scope="session")

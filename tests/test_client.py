@@ -65,7 +65,7 @@ async def check(server: Server, seed: int, **options: object) -> None:
     assert numbers == list(range(len(numbers)))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.endurance)])
 async def test_a_line_that_breaks_changes_nothing(server, seed):
     await check(server, seed)
     await server.until(in_use=0)

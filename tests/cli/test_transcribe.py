@@ -29,12 +29,12 @@ def streamed(command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[by
     return subprocess.run(["bash", "-c", line], input=stdin, capture_output=True, timeout=120)
 
 
-def test_text_goes_to_stdout():
+def test_text_goes_to_stdout(voxlive):
     doctor, market = clip("doctor"), clip("market")
     one = alone("transcribe", doctor.path)
     assert one.returncode == 0
     assert "doctor" in one.stdout
-    two = alone("transcribe", doctor.path, market.path)
+    two = voxlive("transcribe", doctor.path, market.path)
     assert len(two.stdout.splitlines()) == 2
     assert two.stdout.startswith(one.stdout)
 
@@ -159,7 +159,14 @@ def test_an_unknown_model_or_language_is_one_line(failed, tmp_path):
     assert "xx" in failed("transcribe", clip("yes").path, "--language", "xx")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.endurance),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.endurance),
+    ],
+)
 def test_a_signal_ends_a_transcription_in_one_line_and_leaves_no_file(number, tmp_path):
     command = [sys.executable, "-m", "voxlive.cli.main", "transcribe", str(clip("minute").path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

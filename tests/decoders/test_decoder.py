@@ -8,8 +8,9 @@ from random import Random
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.tiny_voxtral import (
     BLOCK,
     decode,
@@ -39,7 +40,7 @@ def alone():
     return [decode(decoder, 0, clip, delay) for clip, delay in zip(CLIPS, DELAYS, strict=True)]
 
 
-@settings(max_examples=6, deadline=None)
+@examples(6)
 @given(st.integers(0, 1 << 32))
 def test_batched_equals_alone(alone, seed):
     """Rows of different age and delay that join, pause and leave at random."""

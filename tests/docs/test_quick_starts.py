@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from support.clips import clip
+from support.commands import command_line
 from support.server import Server, serving
 
 pytestmark = pytest.mark.usefixtures("real_weights")
@@ -106,9 +107,13 @@ def test_the_request_is_answered(command, server, here):
 
 
 @pytest.mark.parametrize("command", commands("voxlive", "transcribe"))
-def test_the_files_are_transcribed(command, here):
+def test_the_files_are_transcribed(command, here, monkeypatch):
     arguments = shlex.split(command)[1:]
-    printed = output([sys.executable, "-m", "voxlive.cli.main", *arguments], here)
+    monkeypatch.chdir(here)
+    with command_line() as voxlive:
+        done = voxlive(*arguments)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout
     if "-o" not in arguments:
         assert SPOKEN in printed.lower()
         return

@@ -6,8 +6,9 @@ from random import Random
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.tiny_voxtral import encode, mel_tokens, tiny_encoder
 
 from training.golden.weights import TINY
@@ -34,14 +35,14 @@ def alone():
     return results
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=12))
 def test_every_chunking_gives_the_same_embeddings(alone, sizes):
     ENCODER.join(2)
     assert close(encode(ENCODER, 2, MELS[0], sizes), alone[0])
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(st.integers(0, 1 << 32))
 def test_batched_equals_alone(alone, seed):
     """Rows of different age, joining and leaving at random, in steps of random length."""
@@ -161,7 +162,7 @@ def test_a_compiled_step_is_the_same():
     assert TINY.encoder.layers == len(compiled.rings.pools)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 1 << 32))
 def test_first_in_first_out_for_every_row(seed):
     random = Random(seed)

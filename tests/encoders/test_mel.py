@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.tiny_voxtral import front_end, mel_of
 
 from training.golden.audio import synthetic_audio
@@ -20,7 +21,7 @@ def taken(buffer: AudioBuffer, tokens: int) -> np.ndarray:
     return FRONT_END(buffer.take(tokens))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.one_of(st.integers(0, 400), st.integers(1, 160_000)), max_size=60), st.data())
 def test_every_chunking_gives_the_same_bits(sizes, data):
     buffer, frames, at = AudioBuffer(FRONT_END), [], 0

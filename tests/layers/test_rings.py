@@ -3,8 +3,9 @@ from random import Random
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from voxlive.layers.rings import Rings
 from voxlive.layers.transformer import padded, padded_size
@@ -42,7 +43,7 @@ def content(held, slot):
     return pool[blocks][:, :, 1, 0, 0].reshape(-1)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 1 << 32))
 def test_every_ring_keeps_its_last_positions_whatever_the_others_do(seed):
     """Random writes, leaves and resizes: no ring ever loses or gains what it did not write."""
@@ -154,7 +155,7 @@ def test_tables_are_as_wide_as_the_oldest_row_needs():
         assert start.tolist() == [held.position(slot) for slot in rows]
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 1 << 32))
 def test_the_device_knows_what_the_host_knows(seed):
     """After any steps of any rows, with fillers, and whatever else moves a row."""

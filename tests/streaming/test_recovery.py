@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.clock_engine import DIED, ClockEngine
 from support.counting import OPEN, PCM, LoudnessModel, of, pcm, silence, tone
+from support.examples import examples
 
 from voxlive.engines.contract import (
     Committed,
@@ -101,7 +102,7 @@ def _soon(monkeypatch):
     monkeypatch.setattr(recovery, "_RETRY_S", 0.001)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     SPANS,
     st.lists(st.integers(1, 40_000), max_size=5),
@@ -123,7 +124,7 @@ def test_words_times_and_segments_are_those_of_an_engine_that_lives(
     assert len(of(Recovered, died)) == len(engine.streams) - 1
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     SPANS,
     st.lists(st.integers(1, 40_000), min_size=1, max_size=5),

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.clock_engine import ClockEngine
 from support.counting import OPEN, PCM, LoudnessModel, of, pcm, silence, tone
+from support.examples import examples
 
 from voxlive.engines import load_engine, recording
 from voxlive.engines.contract import Engine, EngineOptions
@@ -109,7 +110,7 @@ def text(events: list[Event]) -> str:
     return "".join(event.text for event in of(Words, events))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     SPANS,
     st.lists(st.integers(1, 40_000), max_size=4),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.counting import (
     OPEN,
@@ -21,6 +21,7 @@ from support.counting import (
     silence,
     tone,
 )
+from support.examples import examples
 
 from voxlive.engines.contract import (
     Committed,
@@ -57,7 +58,7 @@ from voxlive.values import SAMPLE_RATE, Samples, Word
 SPANS = st.lists(st.tuples(st.booleans(), st.integers(0, 30_000)), max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(SPANS, st.lists(st.integers(1, 20_000), max_size=10), st.integers(0, 3))
 def test_every_sample_is_fed_or_skipped_once(
     spans: list[tuple[bool, int]], cuts: list[int], flushes: int
@@ -103,7 +104,7 @@ def test_every_sample_is_fed_or_skipped_once(
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(SPANS, SPANS)
 def test_a_reconfiguration_separates_events_and_loses_no_audio(
     before: list[tuple[bool, int]], after: list[tuple[bool, int]]

@@ -6,9 +6,10 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.counting import CountingEngine, LoudnessModel, of, pcm, silence, tone
+from support.examples import examples
 
 from voxlive.engines.contract import Failed
 from voxlive.errors import BadAudio, EngineFull, UnsupportedOption
@@ -49,7 +50,7 @@ def interleaved(*channels: Samples) -> bytes:
     return pcm(np.stack(padded, axis=1))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(SPANS, SPANS, st.lists(st.integers(1, 50_000), max_size=6), st.integers(0, 2))
 def test_every_sample_of_every_source_is_fed_or_skipped_once(
     me: list[tuple[bool, int]], them: list[tuple[bool, int]], cuts: list[int], flushes: int

@@ -13,6 +13,7 @@ from support.server import AT_PAUSES, Server, serving
 from support.wire import START, dial, listen, live, receive, receive_until, s16le, send
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
+SPEECH = s16le(clip("doctor").samples)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def engine_of(server: Server) -> psutil.Process:
 
 
 async def test_sessions_of_a_dead_engine_go_on_with_the_next_one(server):
-    audio = s16le(clip("market").samples)
+    audio = SPEECH
     whole = await live(server.ws, audio)
     async with dial(server.ws + "/v1/live") as socket:
         await send(socket, START, audio[: 3 * 32000])
@@ -49,7 +50,7 @@ async def test_sessions_of_a_dead_engine_go_on_with_the_next_one(server):
 
 
 async def test_without_an_engine_new_sessions_are_refused_until_there_is_one(server):
-    audio = s16le(clip("market").samples)[: 3 * 32000]
+    audio = SPEECH[: 3 * 32000]
     engine_of(server).kill()
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         while (answer := await client.get("/health/ready")).status_code == 200:
@@ -108,7 +109,7 @@ async def hung(socket) -> str:
 
 
 async def test_a_hanging_engine_is_replaced():
-    audio = s16le(clip("market").samples)
+    audio = SPEECH
     with serving("--model", str(TINY), "--device", "cpu", "--engine-timeout", "4") as server:
         whole = (await live(server.ws, audio)).of("done")[0]["text"]
         before = await holdings(server)

@@ -1,8 +1,10 @@
 """Whole sessions over real sockets on Whisper tiny.en, which commits at pauses alone."""
 
 import asyncio
+from functools import partial
 
 import httpx
+import numpy as np
 import pytest
 from support.clips import clip
 from support.encode import encode
@@ -23,6 +25,8 @@ from support.wire import (
     text_of_lines,
 )
 
+from voxlive.values import SAMPLE_RATE, Samples
+
 
 def spoken(heard) -> str:
     """The text of a native session, after checking that it is said the same three times."""
@@ -35,10 +39,10 @@ def spoken(heard) -> str:
     return done["text"]
 
 
-def some_segments(heard: ServerOutput) -> bool:
+def some_segments(heard: ServerOutput, least: int = 4) -> bool:
     """Of the native protocol, and a draft of what may become another."""
     drafts = [message for message in heard.of("draft") if message["text"]]
-    return len(heard.of("segment")) > 3 and bool(drafts)
+    return len(heard.of("segment")) >= least and bool(drafts)
 
 
 def some_lines(heard: ServerOutput) -> bool:
@@ -46,13 +50,19 @@ def some_lines(heard: ServerOutput) -> bool:
 
 
 @pytest.mark.timeout(300)
-async def test_a_minute_is_the_same_text_on_both_protocols_and_words_come_before_its_end(server):
-    minute = s16le(clip("minute").samples)
+@pytest.mark.parametrize(
+    ("names", "least"),
+    [(("train", "market"), 1), pytest.param(("minute",), 4, marks=pytest.mark.endurance)],
+)
+async def test_both_protocols_have_the_same_text_and_words_before_the_end(server, names, least):
+    samples = np.concatenate([clip(name).samples for name in names])
+    audio, some = s16le(samples), partial(some_segments, least=least)
     native, theirs = await asyncio.gather(
-        live(server.ws, minute, chunk=2560, before_the_end=some_segments),
-        asr(server.ws, minute, chunk=3201, before_the_end=some_lines),
+        live(server.ws, audio, chunk=2560, before_the_end=some),
+        asr(server.ws, audio, chunk=3201, before_the_end=some_lines),
     )
-    await check_minute(server, native, theirs)
+    assert some(ServerOutput(native.messages[: native.while_playing]))
+    await check_texts(server, samples, native, theirs)
 
 
 @pytest.mark.endurance
@@ -64,22 +74,23 @@ async def test_a_minute_in_real_time_is_the_same_text_and_words_come_while_it_pl
             live(server.ws, minute, pace=1.0, chunk=2560),
             asr(server.ws, minute, pace=1.0, chunk=3201),
         )
-        await check_minute(server, native, theirs)
+        assert some_segments(ServerOutput(native.messages[: native.while_playing]))
+        await check_texts(server, clip("minute").samples, native, theirs)
 
 
-async def check_minute(server: Server, native: ServerOutput, theirs: ServerOutput) -> None:
-    """Both have words before the end of the minute and the same text, as a file nearly has.
+async def check_texts(
+    server: Server, samples: Samples, native: ServerOutput, theirs: ServerOutput
+) -> None:
+    """Both have words before the end of the audio and the same text, as a file nearly has.
 
     A file is recognised in other stretches, with more hypotheses: one word in ten may differ.
     """
-    minute = clip("minute")
     text = spoken(native)
-    assert some_segments(ServerOutput(native.messages[: native.while_playing]))
     assert some_lines(ServerOutput(theirs.messages[: theirs.while_playing]))
     last = theirs.of(None)[-1]
     assert text_of_lines(last["lines"]).split() == text.split()
     assert last["buffer_transcription"] == ""
-    file = {"file": minute.path.read_bytes()}
+    file = {"file": encode(samples, "flac", "flac", SAMPLE_RATE)}
     url = f"{server.url}/v1/audio/transcriptions"
     unpaced = await asyncio.to_thread(httpx.post, url, files=file, timeout=120)
     assert word_errors(text, unpaced.json()["text"]) <= 0.1 * len(text.split())

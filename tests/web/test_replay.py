@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,15 @@ def test_the_recordings_are_worth_a_replay(recorded):
     assert all(text(session) for session in recorded.sessions)
 
 
-@pytest.mark.parametrize(("pace", "chunk"), [(PACE, 3200), (None, 3200), (None, 1000), (20, 8000)])
+@pytest.mark.parametrize(
+    ("pace", "chunk"),
+    [
+        (20, 8000),
+        (None, 1000),
+        pytest.param(PACE, 3200, marks=pytest.mark.endurance),
+        pytest.param(None, 3200, marks=pytest.mark.endurance),
+    ],
+)
 async def test_three_sessions_are_the_same_byte_for_byte(recorded, replay, pace, chunk):
     for audio, session in zip(CLIPS, recorded.sessions, strict=True):
         assert masked(await frames(replay, audio, pace=pace, chunk=chunk)) == masked(session)
@@ -130,10 +139,17 @@ async def test_a_client_may_choose_a_recording_by_its_name(recorded, replay):
     )
 
 
-async def test_every_protocol_has_the_recorded_text(recorded):
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(random.Random(4).sample(LIVE_WAYS, 4), id="some"),
+        pytest.param(LIVE_WAYS, id="all", marks=pytest.mark.endurance),
+    ],
+)
+async def test_every_protocol_has_the_recorded_text(recorded, names):
     expected = text(recorded.sessions[0])
     with serving("--model", f"replay:{recorded.folders[0]}", *PORTS) as server:
-        for name in LIVE_WAYS:
+        for name in names:
             received = await WAYS[name](server)
             assert received.text.split() == expected.split(), name
             if received.deltas is not None:

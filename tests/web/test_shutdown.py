@@ -17,7 +17,10 @@ from support.wire import START, dial, listen, receive, receive_until, s16le, sen
 SPEECH = s16le(clip("doctor").samples)[: 32_000 * 4]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+# Each signal is tried in `make test`; every one in every state in `make endurance`.
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.endurance)]
+)
 async def test_a_signal_notifies_drains_and_closes_every_client(number):
     with serving(*AT_PAUSES) as server:
         async with (
@@ -85,8 +88,8 @@ async def arrived(folder: Path, count: int = 1) -> list[Path]:
     ("first", "second"),
     [
         (signal.SIGINT, signal.SIGINT),
-        (signal.SIGTERM, signal.SIGHUP),
-        (signal.SIGHUP, signal.SIGTERM),
+        pytest.param(signal.SIGTERM, signal.SIGHUP, marks=pytest.mark.endurance),
+        pytest.param(signal.SIGHUP, signal.SIGTERM, marks=pytest.mark.endurance),
     ],
 )
 async def test_a_second_signal_exits_at_once_and_leaves_no_file(first, second, tmp_path):
@@ -108,7 +111,9 @@ async def test_a_second_signal_exits_at_once_and_leaves_no_file(first, second, t
     assert [*tmp_path.rglob("*")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.endurance)]
+)
 async def test_a_signal_during_an_upload_leaves_no_file(number, tmp_path):
     with (
         serving("--max-sessions", "1", env={"TMPDIR": str(tmp_path)}) as server,

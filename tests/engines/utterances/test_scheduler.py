@@ -3,8 +3,9 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.scripted_recogniser import ScriptedRecogniser, spoken
 from support.simulated_cores import SimulatedCores, SimulatedStream, chunks
 
@@ -94,7 +95,7 @@ def test_at_capacity_drafts_are_three_seconds_apart_at_most(threads, draft_s, la
     check_all_words(cores)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.integers(1, 8), st.integers(1, 4), st.floats(0.01, 1.0), st.floats(0.01, 2.0))
 def test_last_passes_wait_for_no_draft_but_those_under_way(sessions, threads, draft_s, last_s):
     cores = talk(sessions, threads, draft_s, last_s, utterances=2)

@@ -112,7 +112,7 @@ def golden_words(engine: VoxtralEngine, delay: int) -> list[Word]:
     return timed
 
 
-@pytest.mark.parametrize("delay", [6, 12])
+@pytest.mark.parametrize("delay", [6, pytest.param(12, marks=pytest.mark.endurance)])
 def test_a_backlog_of_a_minute_is_decoded_whole_and_as_transformers_does(
     engine: VoxtralEngine, delay: int
 ) -> None:
@@ -121,19 +121,25 @@ def test_a_backlog_of_a_minute_is_decoded_whole_and_as_transformers_does(
     assert words == golden_words(engine, delay)
 
 
-def test_chunks_do_not_matter(engine: VoxtralEngine) -> None:
+@pytest.mark.parametrize("delay", [12, pytest.param(6, marks=pytest.mark.endurance)])
+def test_chunks_do_not_matter(engine: VoxtralEngine, delay: int) -> None:
     rng = np.random.default_rng(0)
     cuts = sorted([*rng.integers(1, len(AUDIO), 300).tolist(), 5, 6, 7, 1286])
-    assert transcribe(engine, AUDIO, cuts=cuts) == golden_words(engine, 6)
+    assert transcribe(engine, AUDIO, delay * 80, cuts) == golden_words(engine, delay)
 
 
-def test_rows_of_different_age_and_delay_say_what_each_says_alone(engine: VoxtralEngine) -> None:
+@pytest.mark.parametrize(
+    ("longest", "words"), [(120_000, 20), pytest.param(500_000, 100, marks=pytest.mark.endurance)]
+)
+def test_rows_of_different_age_and_delay_say_what_each_says_alone(
+    engine: VoxtralEngine, longest: int, words: int
+) -> None:
     rng = np.random.default_rng(1)
     jobs = [
         (AUDIO[start : start + length], delay)
         for start, length, delay in zip(
-            rng.integers(0, len(AUDIO) - 500_000, 8),
-            rng.integers(2_000, 500_000, 8),
+            rng.integers(0, len(AUDIO) - longest, 8),
+            rng.integers(2_000, longest, 8),
             rng.choice([240, 480, 960, 2400], 8),
             strict=True,
         )
@@ -157,7 +163,7 @@ def test_rows_of_different_age_and_delay_say_what_each_says_alone(engine: Voxtra
     for thread in threads:
         thread.join(WAIT_S)
     assert [together[number] for number in range(len(jobs))] == alone
-    assert sum(map(len, alone)) > 100
+    assert sum(map(len, alone)) > words
 
 
 def test_a_tenth_of_a_second_is_decoded_by_a_flush(engine: VoxtralEngine) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from voxlive.checkpoints.config import AudioConfig
 from voxlive.decoders.decoder import Detokeniser
@@ -294,7 +295,7 @@ def talks(draw: st.DrawFn, delay: int) -> list[tuple[list[RowAudio | RowMark], l
     return talk
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_no_mark_is_answered_before_its_words_nor_behind_those_of_the_next(
     data: st.DataObject,

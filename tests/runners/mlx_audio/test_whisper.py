@@ -105,6 +105,7 @@ def test_a_model_that_cannot_translate_names_the_reason(changes, why, tmp_path):
     assert (refused.value.status, refused.value.param) == (422, "task")
 
 
+@pytest.mark.endurance
 def test_a_real_whisper_writes_what_was_spoken(mlx_whisper):
     spoken = clip("doctor")
     with running("whisper", mlx_whisper) as runner:

@@ -7,9 +7,10 @@ import av
 import numpy as np
 import pytest
 import soxr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.clips import clip
+from support.examples import examples
 
 from voxlive.errors import BadAudio
 from voxlive.streaming.ingest.formats import (
@@ -118,7 +119,7 @@ def pcm16(clip_):
     return clip_.pcm.astype("<i2").tobytes()
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(
     audio=FORMATS,
     seed=st.integers(0, 2**32 - 1),
@@ -249,7 +250,7 @@ def test_channels_are_mixed_again_once_they_stop_cancelling():
     assert np.abs(np.diff(mono)).max() < 1.5 * np.abs(np.diff(speech)).max()
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     channels=st.integers(2, 8),
     seed=st.integers(0, 2**32 - 1),

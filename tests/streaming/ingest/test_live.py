@@ -7,10 +7,11 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from support.clips import clip
 from support.encode import encode
+from support.examples import examples
 
 from voxlive.errors import BadAudio
 from voxlive.streaming.ingest.formats import AudioFormat
@@ -55,7 +56,7 @@ def joined(decoded):
     return np.concatenate([piece for pieces in decoded for piece in pieces])
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@examples(30, suppress_health_check=[HealthCheck.too_slow])
 @given(cuts=st.lists(st.integers(0, len(WEBM)), max_size=30))
 def test_any_chunking_gives_the_same_samples(cuts):
     whole = joined(asyncio.run(through(WEBM)))

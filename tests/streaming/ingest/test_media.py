@@ -3,10 +3,11 @@ import re
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.clips import clip
 from support.encode import encode
+from support.examples import examples
 
 from voxlive.errors import BadAudio
 from voxlive.streaming.ingest.formats import Report
@@ -272,7 +273,7 @@ def test_tags_in_an_old_character_set_do_no_harm():
     assert len(samples) == len(SPEECH)
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(
     name=st.sampled_from(sorted(MEDIA)),
     changes=st.lists(st.tuples(st.integers(4, 2_000), st.integers(0, 255)), max_size=8),

@@ -60,7 +60,9 @@ def kept(seen: dict) -> list[object]:
     return [words, segments, [e for e in events if e["type"] == "done"], seen["failure"]]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.endurance) for seed in (2, 3))]
+)
 async def test_a_line_that_breaks_changes_nothing(server, talk, seed):
     pcm = s16le(clip("market").samples)
     whole = await talk(server.ws + "/v1/live", pcm)

@@ -95,13 +95,13 @@ async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, t
 
 
 @pytest.mark.browser
-async def test_one_of_several_models_is_chosen(tmp_path):
+async def test_one_of_several_models_is_chosen(server, tmp_path):
     for name in ("first", "second"):
         shutil.copytree(TINY, tmp_path / name)
     first, second = (str(tmp_path / name) for name in ("first", "second"))
     wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
-    with serving("--model", first, "--device", "cpu", "--live", f"quick={second}") as server:
-        async with browsing(server.url, microphone=wav) as watched:
+    with serving("--model", first, "--device", "cpu", "--live", f"quick={second}") as both:
+        async with browsing(both.url, microphone=wav) as watched:
             page = watched.page
             await page.wait_for_selector('#engine[data-health="ok"]')
             assert "first" in await page.inner_text("#engine-name")
@@ -113,7 +113,7 @@ async def test_one_of_several_models_is_chosen(tmp_path):
             assert "second" in await page.inner_text("#engine-name")
             await page.click("#toggle")
             assert await state_is(page, "listening", "error") == "listening"
-            assert [one["in_use"] for one in server.health()["models"]] == [0, 1]
+            assert [one["in_use"] for one in both.health()["models"]] == [0, 1]
             await page.click("#toggle")
             assert await state_is(page, "idle", "stopped", "error") != "error"
             await page.reload()
@@ -122,12 +122,11 @@ async def test_one_of_several_models_is_chosen(tmp_path):
             await page.click("#open-settings")
             assert await page.input_value("#model") == "quick"
     # A server without it: the page's choice is not there to be made.
-    with serving("--model", first, "--device", "cpu") as server:
-        async with browsing(server.url) as watched:
-            page = watched.page
-            await page.wait_for_selector('#engine[data-health="ok"]')
-            await page.click("#open-settings")
-            assert not await page.is_visible("#model")
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        await page.click("#open-settings")
+        assert not await page.is_visible("#model")
 
 
 @pytest.mark.browser

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from support.dialects import DIALECTS, Dialect, Reading, letters
+from support.examples import examples
 from support.scripted_session import ScriptedSession
 
 from voxlive.web.protocols import PROTOCOLS
@@ -111,10 +112,9 @@ def test_no_protocol_is_left_out():
 def test_output_is_consistent_for_any_client(name):
     run_state_machine_as_test(
         lambda: AnyClient(DIALECTS[name]),
-        settings=settings(
-            max_examples=80,
+        settings=examples(
+            80,
             stateful_step_count=25,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )

@@ -8,10 +8,11 @@ import textwrap
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH
 from support.encode import encode
+from support.examples import examples
 from support.talk import BEGIN, OPTIONS, append, mistral_append
 from support.wire import START
 
@@ -192,7 +193,7 @@ def test_pcm_that_begins_like_an_mp3_frame_is_pcm():
     assert is_container(b"\xff\xfb\x90\x44" + quiet) is False
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3000))
 def test_pcm_of_moderate_level_is_never_a_container(seed, peak):
     pcm = np.random.default_rng(seed).integers(-peak, peak, 3000).astype("<i2").tobytes()

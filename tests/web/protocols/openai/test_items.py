@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import ENGLISH
+from support.examples import examples
 from support.openai_realtime import (
     CLEAR,
     COMMIT,
@@ -375,13 +376,13 @@ class ProtocolClient:
     "deltas",
     "each word once, as it is committed: joined they are `completed.transcript`",
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(frames, max_size=12), st.data())
 def test_deltas_are_transcripts_and_items_are_consistent(client_frames, data):
     ProtocolClient(converse(client_frames, data))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(without_clear, max_size=12), st.data())
 def test_every_word_that_is_not_cleared_is_in_a_transcript_and_in_order(client_frames, data):
     session = converse(client_frames, data)
@@ -394,7 +395,7 @@ def test_every_word_that_is_not_cleared_is_in_a_transcript_and_in_order(client_f
     assert "".join(transcripts.split()) == "".join("".join(session.words).split())
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.one_of(audio, st.just(COMMIT), st.just(CLEAR)), max_size=12), st.data())
 def test_with_the_voice_detector_on_no_buffer_event_is_an_error(client_frames, data):
     assert "error" not in kinds(converse(client_frames, data).outs)
