@@ -6,7 +6,7 @@
 
 The store is filled, unless it has as many sessions already. Then reads are timed in a random order,
 and again while so many live sessions write words at the rate of speech, each of which waits for the
-store as a client's words do. Every tenth session is in Chinese.
+store as a client's words do. Every tenth session is in Chinese, every twentieth is refined.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from voxlive.store.contract import (
     AddWords,
     CloseSegment,
     Operation,
+    Refinement,
     SessionFilter,
     SessionStore,
     SetState,
@@ -88,6 +89,7 @@ def fill(store: SessionStore, sessions: int, words: int) -> None:
         if number % 20 == 19 or number == sessions - 1:
             store.apply(batch)
             batch.clear()
+            refine(store, number, words, chance)
     took, added = time.monotonic() - began, max(0, sessions - there)
     stats = store.stats()
     hours = stats.words / 9000  # as people talk
@@ -97,6 +99,19 @@ def fill(store: SessionStore, sessions: int, words: int) -> None:
     print(f"{stats.words:,} words, {stats.size / 1e6:,.1f} MB: {stats.size / hours / 1e3:.0f} kB/h")
 
 
+def refine(store: SessionStore, number: int, count: int, chance: random.Random) -> None:
+    """Give a session, which is there, refined words in its segments."""
+    ident = f"{number:016x}"
+    store.refine(ident, None, Refinement("bench", "ann", START))
+    store.claim_refinement(automatic=False, only=ident)
+    texts = texts_of(number, count, chance)
+    again = [
+        StoredWord(n, n // SEGMENT_WORDS, text, 6400 * n, 6400 * n + 6000, 0.9)
+        for n, text in enumerate(texts)
+    ]
+    store.end_refinement(ident, again)
+
+
 def reads(store: SessionStore, sessions: int) -> dict[str, Callable[[], object]]:
     every, one = SessionFilter(None), SessionFilter(frozenset({"ann"}))
     chance = random.Random(2)
@@ -104,6 +119,9 @@ def reads(store: SessionStore, sessions: int) -> dict[str, Callable[[], object]]
         "list": lambda: store.sessions(every),
         "list of a key": lambda: store.sessions(one),
         "open": lambda: store.transcript(f"{chance.randrange(sessions):016x}", None),
+        "open a refined one": lambda: store.transcript(
+            f"{chance.randrange(max(sessions // 20, 1)) * 20 + 19:016x}", None
+        ).shown(),
         "search a rare word": lambda: store.search(RARE, every),
         "search the": lambda: store.search("the", every),
         "search the, of a key": lambda: store.search("the", one),
@@ -123,6 +141,8 @@ def measure(store: SessionStore, sessions: int, times: int) -> None:
         took[kind].append(time.perf_counter() - began)
     for kind, times_s in took.items():
         print(f"  {kind:22} p50 {_ms(times_s, 50)}  p95 {_ms(times_s, 95)}")
+    worst = max(took, key=lambda kind: statistics.quantiles(took[kind], n=100)[94])
+    print(f"  the slowest is {worst!r}: p95 {_ms(took[worst], 95).strip()}")
 
 
 def _ms(times_s: list[float], percent: int) -> str:
