@@ -56,7 +56,8 @@ def conversation(
         placed.append((source, at, clip))
         if not overlap or number % 2:
             at = max(turn.end for turn in turns) + int(GAP_S * SAMPLE_RATE)
-    channels = np.zeros((at + 2 * SAMPLE_RATE, 2), np.float32)
+    length = max(turn.end for turn in turns) + 2 * SAMPLE_RATE
+    channels = np.zeros((length, 2), np.float32)
     for source, start, clip in placed:
         channels[start : start + len(clip), source] += clip
     return channels, turns

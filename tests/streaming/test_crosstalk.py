@@ -106,6 +106,16 @@ def test_in_double_talk_both_stay_and_the_leak_is_lower() -> None:
     assert decibels(me[both] - own) < before - 6
 
 
+def test_noise_of_the_microphone_passes_and_lets_no_leak_through_with_it() -> None:
+    noise = 0.001 * np.random.default_rng(5).standard_normal(len(THEM)).astype(np.float32)
+    mixed = noise + leaked(THEM)
+    me, _ = suppressed(mixed, THEM)
+    rate = SAMPLE_RATE
+    np.testing.assert_array_equal(me[: 4 * rate], mixed[: 4 * rate])
+    assert np.abs(me[5 * rate : 8 * rate]).max() < 0.01  # it was up to 0.1
+    assert decibels(me[5 * rate : 8 * rate]) < -55
+
+
 @pytest.mark.parametrize(("first", "second"), [(1.0, 1.0), (1.0, 0.7), (0.7, 1.0)])
 def test_a_voice_that_is_the_same_in_both_stays_in_the_louder_one(
     first: float, second: float

@@ -13,6 +13,8 @@ from support.weights import TINY_EN
 from support.wire import START, dial, receive, receive_until, s16le, send
 from websockets.exceptions import InvalidStatus
 
+from voxlive.client import LiveClient
+
 CHUNK = 6400
 NAMES = ["me", "them"]
 
@@ -172,4 +174,17 @@ async def test_deepgrams_channels_are_refused_without_a_slot_for_each(server):
         async with dial(f"{server.ws}/v1/listen?{query}"):
             pass
     assert refused.value.response.status_code == 503
+    await server.until(in_use=0)
+
+
+@pytest.mark.timeout(120)
+async def test_the_reference_client_takes_several_sources(server):
+    pcm = stereo(clip("yes").samples, clip("message").samples)
+    async with LiveClient(f"{server.ws}/v1/live", channels=2, sources=NAMES) as client:
+        for at in range(0, len(pcm), CHUNK):
+            await client.send(pcm[at : at + CHUNK])
+        await client.stop()
+        messages = [message async for message in client]
+    assert {m["source"] for m in messages if m["type"] == "words"} == {*NAMES}
+    assert all(messages[-1]["sources"].values())
     await server.until(in_use=0)

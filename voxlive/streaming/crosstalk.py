@@ -3,7 +3,7 @@
 Where a microphone and the computer's sound are two channels, the loudspeaker is in both. A
 ``LeakSuppressor`` leaves every voice in its own channel. Each channel is modelled as its own sound
 and what comes from the others through a room: an unknown filter that covers ``_AHEAD`` windows
-before the other channel's sound, for clocks that are not quite the same, to 0.25 s behind it. The
+before the other channel's sound, for clocks that are not quite the same, to 0.3 s behind it. The
 filter is a partitioned-block frequency-domain Kalman filter, whose step size follows from the
 uncertainty of the filter and the power of what it does not explain, so that it goes on in double
 talk without a detector for it:
@@ -41,7 +41,7 @@ MAX_SOURCES = 4
 """The cost grows with the square of their number."""
 
 _AHEAD = 2  # windows
-_BEHIND = 8
+_BEHIND = 10
 _PARTITIONS = _AHEAD + _BEHIND
 _LOOK = 2  # windows behind one that are known when it is decided
 _BLOCK = 2 * WINDOW
@@ -58,6 +58,7 @@ _NO_POWER = 1e-7 * WINDOW  # in a window: -70 dB of full scale
 
 # The levels. Powers are ratios to that of the other channel.
 _SPAN = 16  # windows over which powers are compared
+_LOUD = 10**-5.2 * WINDOW  # in a window: -52 dB of full scale
 _RISE = 10 ** (0.1 / 31.25)  # in a window: 1 dB a second
 _FIRST_REST = 0.04  # -14 dB, before anything is known: the filter is not either
 _MOST_REST = 0.006  # -22 dB, once it has had some seconds of the other channel's sound
@@ -71,6 +72,8 @@ _DECAY = 0.64  # of a room's sound in a window: 60 dB a second
 _ONSET = 2  # windows of own sound that begin it
 _CLEAR = 8.0  # times the limit: one window is enough
 _HOLD = 10  # windows without own sound that end it
+_VOICE = 6.0  # times the least power of the channel lately
+_FLOOR_RISE = 10 ** (0.4 / 31.25)  # in a window: 4 dB a second
 
 
 class _Levels:
@@ -109,8 +112,9 @@ class _Levels:
         self._wholes.append(whole)
         self._loudest = max(whole, self._loudest * 0.998)
         early = float(powers[: _SPAN // 2, 0].sum())
-        # Lately silent, or just begun: the leak of what is heard may not have come yet.
-        if len(self._windows) == _SPAN and whole > 0.1 * self._loudest and early > 0.25 * whole:
+        # Noise, or just begun: the leak of what is heard may not have come yet.
+        loud = len(self._windows) == _SPAN and whole > max(0.1 * self._loudest, _LOUD * _SPAN)
+        if loud and early > 0.25 * whole:
             ratio = owns / whole
             self._ratio = ratio if self._ratio is None else min(ratio, self._ratio * _RISE)
             self._most_rest = max(self._most_rest * _LEARN, _MOST_REST)
@@ -136,6 +140,7 @@ class _Channel:
         self._run = 0
         self._held = 0
         self._gain = 1.0
+        self._floor = _NO_POWER
 
     def push(
         self,
@@ -196,10 +201,12 @@ class _Channel:
 
     def _decide(self, left: float, limit: float) -> None:
         own = left >= limit
+        self._floor = max(min(left, self._floor * _FLOOR_RISE), _NO_POWER)
         self._run = self._run + 1 if own else 0
         begins = self._run >= _ONSET or (own and left >= _CLEAR * limit)
         if begins or (own and self._held):
-            self._held = _HOLD
+            # Noise ends at once where the other's sound begins: only a voice has edges to keep.
+            self._held = _HOLD if left > _VOICE * self._floor else max(self._held - 1, 1)
         elif self._held:
             self._held -= 1
         self._own.append(self._held > 0)
