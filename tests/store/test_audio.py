@@ -33,7 +33,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(audio, "_GATHER_S", 0.0)
 
 
-def heard(path: Path) -> np.ndarray:
+def decoded(path: Path) -> np.ndarray:
     report = Report()
     found = np.concatenate([np.zeros(0, np.float32), *read_file(path, report)])
     assert report.warnings == ()
@@ -67,7 +67,7 @@ def test_a_file_is_its_sessions_audio_sample_by_sample(tmp_path):
     folder = AudioFolder(tmp_path / "audio")
     pieces = [(at, SPEECH[at : at + 1777]) for at in range(0, len(SPEECH), 1777)]
     path = keep(folder, "s", *pieces, end=len(SPEECH))
-    found = heard(path)
+    found = decoded(path)
     assert len(found) == len(SPEECH)
     fits = {
         by: alike(SPEECH[1000:-1000], found[1000 + by : len(found) - 1000 + by])
@@ -93,7 +93,7 @@ def test_every_length_is_kept(tmp_path_factory, first, more, ended):
     if not at:
         assert not path.exists()
     elif ended or at >= 960:
-        assert at - (0 if ended else 960 + 104) <= len(heard(path)) <= at
+        assert at - (0 if ended else 960 + 104) <= len(decoded(path)) <= at
 
 
 def test_what_was_not_kept_is_silence(tmp_path):
@@ -101,7 +101,7 @@ def test_what_was_not_kept_is_silence(tmp_path):
     half = SPEECH[:32_000]
     path = keep(folder, "s", (16_000, half), (160_000, half), end=200_000)
     folder.close()
-    found = heard(path)
+    found = decoded(path)
     assert len(found) == 200_000
     for at in (16_000, 160_000):
         assert alike(half, found[at : at + 32_000]) > 0.9
@@ -114,18 +114,18 @@ def test_a_sample_that_comes_again_is_in_the_file_once(tmp_path):
     pieces = [(0, SPEECH[:20_000]), (10_000, SPEECH[10_000:30_000]), (5000, SPEECH[5000:9000])]
     path = keep(folder, "s", *pieces, (30_000, SPEECH[30_000:40_000]), end=40_000)
     folder.close()
-    assert len(heard(path)) == 40_000
-    assert alike(heard(path), SPEECH[:40_000]) > 0.9
+    assert len(decoded(path)) == 40_000
+    assert alike(decoded(path), SPEECH[:40_000]) > 0.9
 
 
 @pytest.mark.parametrize("end", [None, 33_333])
 def test_a_file_goes_on_in_another_process(tmp_path, end):
-    """Also one that has ended, of which 60 ms are not heard."""
+    """Also one that has ended, of which 60 ms are lost."""
     for first, last, final in ((0, 33_333, end), (33_333, 70_000, 70_000)):
         folder = AudioFolder(tmp_path / "audio")
         path = keep(folder, "s", (first, SPEECH[first:last]), end=final)
         folder.close()
-    found = heard(path)
+    found = decoded(path)
     assert len(found) == 70_000
     assert alike(found[:15_000], SPEECH[:15_000]) > 0.9
     assert alike(found[36_000:], SPEECH[36_000:70_000]) > 0.9
@@ -148,7 +148,7 @@ def test_a_file_that_is_cut_anywhere_is_playable_and_goes_on(tmp_path_factory, c
     again.write((SPEECH[:16_000] * 32767).astype(np.int16))
     again.end()
     again.close()
-    found = heard(path)
+    found = decoded(path)
     assert len(found) == 112_000
     # A page has 16 packets of 60 ms, and at most 2.5 kB here.
     assert kept % 15_360 == 0 or kept == 96_000
@@ -187,7 +187,7 @@ def test_a_process_that_is_killed_loses_a_few_seconds_at_most(tmp_path, after):
     writing.stdout.close()
     writing.wait()
     sent = int(rest[-1]) if rest else sent
-    found = heard(tmp_path / "audio" / "s.ogg")
+    found = decoded(tmp_path / "audio" / "s.ogg")
     assert 16_000 * 15 < len(found) <= sent
     speech = clip("minute").samples
     assert alike(found, speech[: len(found)]) > 0.9
@@ -236,7 +236,7 @@ def test_the_folder_has_a_bound_and_goes_on_below_it(tmp_path, monkeypatch):
     writer.close(48_000)
     folder.close()
     assert warnings == ["audio_full"]
-    found = heard(folder.path / "s.ogg")
+    found = decoded(folder.path / "s.ogg")
     assert len(found) == 48_000
     assert np.abs(found[:31_000]).max() < 0.02
     assert alike(found[33_000:], SPEECH[33_000:48_000]) > 0.9
@@ -258,7 +258,7 @@ def test_what_waits_has_a_bound(tmp_path, monkeypatch):
     writer.put(SPEECH[160_000:176_000], 160_000)
     writer.close(176_000)
     folder.close()
-    found = heard(folder.path / "s.ogg")
+    found = decoded(folder.path / "s.ogg")
     assert (warnings, len(found)) == (["audio_late"], 176_000)
     assert alike(found[161_000:], SPEECH[161_000:176_000]) > 0.9
 

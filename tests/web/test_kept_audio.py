@@ -51,7 +51,7 @@ async def keeping(folder: Path, kept: str | None) -> AsyncIterator[LiveEndpoints
     await asyncio.to_thread(recorder.close)
 
 
-def heard(path: Path) -> np.ndarray:
+def decoded(path: Path) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.float32), *read_file(path, Report())])
 
 
@@ -97,11 +97,11 @@ async def test_audio_is_kept_where_server_and_client_agree(tmp_path, kept, query
     files = list((tmp_path / "store").glob("audio/*"))
     assert [one.stem for one in files] == ([messages[0]["session"]] if expected else [])
     if expected:
-        assert len(heard(files[0])) == len(SPEECH)
-        assert alike(heard(files[0]), SPEECH) > 0.9
+        assert len(decoded(files[0])) == len(SPEECH)
+        assert alike(decoded(files[0]), SPEECH) > 0.9
 
 
-async def test_a_client_that_asks_for_what_is_not_to_be_had_is_told(tmp_path):
+async def test_a_client_that_asks_for_what_is_not_to_be_had_is_warned(tmp_path):
     async with keeping(tmp_path / "store", None) as endpoints:
         messages = await spoken(Line(endpoints), SPEECH[:16_000], keep_audio=True)
     assert messages[0]["type"] == "ready"
@@ -118,7 +118,7 @@ async def test_the_audio_of_several_sources_is_mixed_down(tmp_path):
         line.send({"type": "stop"})
         [ready, *_] = await line.until("done")
         await line.end()
-    found = heard(tmp_path / "store" / "audio" / f"{ready['session']}.ogg")
+    found = decoded(tmp_path / "store" / "audio" / f"{ready['session']}.ogg")
     assert (ready["keep_audio"], len(found)) == (True, len(SPEECH))
     assert alike(found, SPEECH) > 0.9
     assert 0.3 < np.abs(found).max() / np.abs(SPEECH).max() < 0.7
@@ -149,7 +149,7 @@ async def test_each_sample_is_in_the_file_once_over_a_broken_line(tmp_path):
         second.send({"type": "stop"})
         await second.until("done")
         await second.end()
-    found = heard(tmp_path / "store" / "audio" / f"{ready['session']}.ogg")
+    found = decoded(tmp_path / "store" / "audio" / f"{ready['session']}.ogg")
     assert len(found) == len(SPEECH)
     assert alike(found, SPEECH) > 0.9
 
@@ -212,7 +212,7 @@ async def test_captions_go_on_while_the_disk_of_the_audio_is_full(
     await asyncio.to_thread(recorder.close)
     assert warnings(messages) == ["audio_full"]
     assert kept.text == messages[-1]["text"] != ""
-    found = heard(small_disk / "audio" / f"{ready['session']}.ogg")
+    found = decoded(small_disk / "audio" / f"{ready['session']}.ogg")
     assert len(found) == len(SPEECH)
     assert alike(found[100_000:], SPEECH[100_000:]) > 0.9
 
@@ -236,7 +236,7 @@ async def test_a_killed_server_leaves_audio_that_plays(tmp_path):
                 while True:
                     await receive(socket)
         server.process.wait()
-    found = heard(path)
+    found = decoded(path)
     assert 32_000 < len(found) <= len(SPEECH)
     assert alike(found, SPEECH[: len(found)]) > 0.9
     with serving(*store) as server:

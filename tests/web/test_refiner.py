@@ -87,7 +87,7 @@ def test_words_stay_in_order(edges, steps):
 
 
 class Files:
-    """Models for files that do what a test says."""
+    """Models for files with the outcomes of a test."""
 
     def __init__(self, *outcomes: object) -> None:
         self.outcomes = list(outcomes)
@@ -224,8 +224,8 @@ async def test_a_real_server_refines_by_itself_and_on_demand(tmp_path):
         asked = (*command, ready["session"], "--server", server.url, "--model", "whisper-tiny.en")
         done = await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True)
         assert done.stdout == f"refined by {found['refinement']['layer']}\n"
-    heard, better = found["text"].lower().split(), refined["text"].lower().split()
-    assert len(set(heard) & set(better)) > 0.7 * len(set(heard))
+    before, better = found["text"].lower().split(), refined["text"].lower().split()
+    assert len(set(before) & set(better)) > 0.7 * len(set(before))
     times = {word["text"].strip().lower(): word["start"] for word in found["words"]}
     shared = [w for w in refined["words"] if w["text"].strip().lower() in times]
     near = [abs(w["start"] - times[w["text"].strip().lower()]) < 0.7 for w in shared]

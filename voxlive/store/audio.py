@@ -43,7 +43,7 @@ SUFFIX = ".ogg"
 MAX_WAITING = 16 << 20
 """Bytes of 16-bit samples that wait to be encoded, of all sessions: 8 minutes and a half."""
 MAX_FOLDER = 20 << 30
-"""Bytes of all files, unless it is said otherwise: some 2000 hours of speech."""
+"""Bytes of all files, unless ``most`` is another bound: some 2000 hours of speech."""
 SYNC_S = 5.0
 _BIT_RATE = 24_000
 _FRAME = 960  # samples of a packet: 60 ms
@@ -154,13 +154,13 @@ class OpusFile:
         self.write(np.zeros(min(to - self.position, -self.position % _FRAME), np.int16))
         packet = b""
         for count in range((to - self.position) // _FRAME):
-            # After so many it says nothing any more of what was before, and may come again.
+            # After so many it depends no more on the sound before, and may come again.
             packet = packet if count > _FADE else self._encode(np.zeros(_FRAME, np.int16))
             self._add(packet)
         self.write(np.zeros(to - self.position, np.int16))
 
     def end(self) -> None:
-        """Write the last page, which says where the audio ends."""
+        """Write the last page, with the sample at which the audio ends."""
         granule = _GRANULE * self.position + _PRE_SKIP
         self.write(np.zeros(_FRAME - len(self._rest), np.int16))
         if _GRANULE * self._encoded < granule:
@@ -199,8 +199,8 @@ class OpusFile:
         self._size = begin + end if pages else end
         self._encoded, self._number = granule // _GRANULE, number + 1
         if last:
-            heard = (last[3] - _PRE_SKIP) // _GRANULE - self._encoded
-            self._packets = _packets_of(data[last[0] : last[1]])[: heard // _FRAME]
+            length = (last[3] - _PRE_SKIP) // _GRANULE - self._encoded
+            self._packets = _packets_of(data[last[0] : last[1]])[: length // _FRAME]
             self._encoded += _FRAME * len(self._packets)
         os.ftruncate(self._file, self._size)
         os.lseek(self._file, self._size, os.SEEK_SET)

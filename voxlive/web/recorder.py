@@ -414,15 +414,15 @@ class Recorder:
     ) -> bool:
         """Keep the audio of a session that begins, if server and client agree; whether it is.
 
-        ``asked`` is what the client says, None if it says nothing. One that asks for what is not
-        to be had gets a warning.
+        ``asked`` is the client's choice, None for none. One that asks for what is not to be had
+        gets a warning.
         """
         if not (asked or (asked is None and self.audio == "all")):
             return False
         loop = asyncio.get_running_loop()
 
         def report(code: str, message: str) -> None:
-            # In a thread, or before the client has been told that there is a session.
+            # In a thread, or before the client has been sent anything of the session.
             log.warning("session %s: %s", session.id, message)
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(session.emit_warning, code, message)

@@ -2,8 +2,8 @@
 
 The words are a layer of the session beside those that were recognised live, in the same segments:
 ``in_segments`` finds each word's. Sessions wait in the store, so that they outlive a server; a
-``Refiner`` takes one at a time, those that somebody has asked for first. Those that the server
-itself wants refined (``--refine``) begin while no live session runs. What fails is kept with the
+``Refiner`` takes one at a time, those that somebody has asked for first. Those that are
+refined by themselves (``--refine``) begin while no live session runs. What fails is kept with the
 session, with its code.
 """
 
@@ -196,7 +196,7 @@ class Refiner:
         if path is None:
             raise RequestRefused("no_audio", "the audio of this session is not kept here")
         if any(word.source for word in found.words):
-            # Nobody could tell their words apart.
+            # Which source a word is from would be unknown.
             message = "the audio of several sources is mixed down, and is not refined"
             raise RequestRefused("unsupported_option", message)
         language = _language(found.session)
