@@ -12,21 +12,27 @@ from types import SimpleNamespace
 
 import pytest
 from support.clips import clip
+from support.commands import SAME_PRIORITY
 from support.held_out import TINY_VOXTRAL
 
 from voxlive.cli import transcribe as inputs
 
+PROGRAM = f"{SAME_PRIORITY}\nvoxlive.cli.main.app()"
+
 
 def alone(*args: object) -> subprocess.CompletedProcess[str]:
-    """The command as users start it."""
-    command = [sys.executable, "-m", "voxlive.cli.main", *map(str, args)]
+    """The command in a process that Python was started for."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 def streamed(command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """A line of bash, where ``voxlive`` is this one."""
-    line = f'voxlive() {{ "{sys.executable}" -m voxlive.cli.main "$@"; }}; {command}'
-    return subprocess.run(["bash", "-c", line], input=stdin, capture_output=True, timeout=120)
+    line = f'voxlive() {{ "{sys.executable}" -c "$PROGRAM" "$@"; }}; {command}'
+    env = {**os.environ, "PROGRAM": PROGRAM}
+    return subprocess.run(
+        ["bash", "-c", line], input=stdin, capture_output=True, timeout=120, env=env
+    )
 
 
 def test_text_goes_to_stdout(voxlive):

@@ -12,16 +12,24 @@ from tempfile import TemporaryDirectory
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# Nothing that it imports may start a thread: each fork is a command of its own.
-_PARENT = """
-import atexit, functools, json, os, sys, traceback
-import voxlive.cli.main, voxlive.cli.jobs, voxlive.web.server
+# Beside the tests themselves, what gives way would hardly run at all.
+SAME_PRIORITY = """
+import functools
+import voxlive.cli.main, voxlive.cli.jobs
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.process import ProcessOptions
 
-# Beside the tests themselves, what gives way would hardly run at all.
 options = BatchOptions(process=ProcessOptions(niceness=0))
 voxlive.cli.jobs.Batch = functools.partial(Batch, options)
+"""
+"""What a program begins with whose commands transcribe with the priority of the tests."""
+
+# Nothing that it imports may start a thread: each fork is a command of its own.
+_PARENT = (
+    SAME_PRIORITY
+    + """
+import atexit, json, os, sys, traceback
+import voxlive.web.server
 
 def become(args, out, err):
     for fd, path in ((0, os.devnull), (1, out), (2, err)):
@@ -46,6 +54,7 @@ for line in sys.stdin:
     _, status = os.waitpid(pid, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
+)
 
 
 @contextmanager
