@@ -16,6 +16,7 @@ from support.clips import clip
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel
 from support.line import START, Line
+from support.odd_media import GAP, encoded
 from support.server import serving
 from support.wire import dial, receive, receive_until, s16le, send
 from websockets.exceptions import ConnectionClosed
@@ -152,6 +153,23 @@ async def test_each_sample_is_in_the_file_once_over_a_broken_line(tmp_path):
     found = decoded(tmp_path / "store" / "audio" / f"{ready['session']}.ogg")
     assert len(found) == len(SPEECH)
     assert alike(found, SPEECH) > 0.9
+
+
+async def test_a_gap_in_the_clock_of_a_container_is_silence_of_its_length(tmp_path):
+    async with keeping(tmp_path / "store", "all") as endpoints:
+        line = Line(endpoints)
+        line.send({"type": "start", "format": "container"})
+        line.send(encoded("webm", "libopus", pieces=GAP))
+        line.send({"type": "stop"})
+        messages = await line.until("done")
+        await line.end()
+    found = decoded(tmp_path / "store" / "audio" / f"{messages[0]['session']}.ogg")
+    assert abs(len(found) / 16_000 - messages[-1]["duration"]) < 0.001
+    (_, first), (at_s, second) = GAP
+    assert alike(found[: len(first)], first) > 0.9
+    at = int(at_s * 16_000)
+    assert np.abs(found[len(first) + 3200 : at - 3200]).max() < 0.02
+    assert alike(found[at : at + len(second) - 1600], second[:-1600]) > 0.9
 
 
 async def test_a_session_that_is_deleted_while_it_runs_leaves_no_audio(tmp_path):
