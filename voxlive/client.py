@@ -7,8 +7,8 @@
 
 The session is resumable (docs/live-protocol.md). Audio is kept until it is acknowledged, and
 what the server has not received is sent again over the next connection. Messages come once and in
-order, those about a connection alone (``resumed``, ``ack``) left out. ``link.js`` of the page is
-the same in JavaScript.
+order, those about a connection alone (``resumed``, ``ack``, ``suspended``) left out. ``link.js`` of
+the page is the same in JavaScript.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ nothing to acknowledge. If that is not enough, ``send`` waits.
 """
 _PIECE_BYTES = 1 << 16
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 3.0
-_OWN = ("resumed", "ack")
+_OWN = ("resumed", "ack", "suspended")
 _PASSING = ("server_full", "too_many_sessions", "rate_limit_exceeded", "slow_client")
 """Errors that end a connection and leave the session as it is."""
 

@@ -39,12 +39,12 @@ class Blockable:
         self.error = None
         self.batches: list[int] = []
 
-    def apply(self, operations) -> None:
+    def apply(self, operations):
         self.may_write.wait(30)
         if self.error:
             raise self.error
         self.batches.append(len(operations))
-        self.store.apply(operations)
+        return self.store.apply(operations)
 
     def close(self) -> None:
         self.store.close()
@@ -173,9 +173,9 @@ async def test_a_failing_store_is_not_tried_for_every_word(store, writer, monkey
     tried: list[int] = []
     refuse = store.apply
 
-    def apply(operations) -> None:
+    def apply(operations):
         tried.append(len(operations))
-        refuse(operations)
+        return refuse(operations)
 
     store.apply = apply
     store.error = StoreBusy("another program writes to it")

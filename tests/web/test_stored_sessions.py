@@ -59,11 +59,11 @@ class Failing:
     def __getattr__(self, name: str):
         return getattr(self._store, name)
 
-    def apply(self, operations) -> None:
+    def apply(self, operations):
         self.may_write.wait(30)
         if self.error:
             raise self.error
-        self._store.apply(operations)
+        return self._store.apply(operations)
 
 
 @pytest.fixture

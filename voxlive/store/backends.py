@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from voxlive.store import schema
 from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
+    Guarded,
     Operation,
     Owners,
     SessionStore,
@@ -100,9 +101,9 @@ class SqliteStore(DatabaseStore):
             audio or AudioFolder(folder / "audio"),
         )
 
-    def apply(self, operations: Sequence[Operation]) -> None:
+    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
         """See ``SessionStore``."""
-        super().apply(operations)
+        refused = super().apply(operations)
         with self._typed():
             size = self._log.stat().st_size
         if size < self._checkpoint_at:
@@ -112,6 +113,7 @@ class SqliteStore(DatabaseStore):
             self._checkpoint_at = size + _MAX_LOG
             self._checkpoint = threading.Thread(target=self._write_log, name="store-checkpoint")
             self._checkpoint.start()
+        return refused
 
     def _write_log(self) -> None:
         """Others read and write meanwhile; where it fails the next one does it."""

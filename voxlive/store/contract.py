@@ -13,8 +13,8 @@ the words that it is for.
 that reads or changes sessions takes ``owners``, the names of the keys whose sessions the caller may
 use; None: all. A session of any other key is as if it were not there: it is in no list and no
 search, and naming it raises ``UnknownSession``. Who may read is not necessarily who may change: the
-caller decides, by what it gives as ``owners``. The methods without ``owners`` (``apply``,
-``sweep``, ``stats``) are the server's own.
+caller decides, by what it gives as ``owners``. The methods without ``owners`` (those of
+``ResumableStore``, ``sweep``, ``stats``) are the server's own.
 """
 
 from __future__ import annotations
@@ -82,6 +82,12 @@ class StoreUnusable(StoreError):
     """The database is damaged, no store, or one of a newer version."""
 
     code = "store_unusable"
+
+
+class SessionClaimed(StoreError):
+    """Another server has claimed the session: this one writes no more of it."""
+
+    code = "taken_over"
 
 
 class UnknownSession(RequestRefused):
@@ -424,19 +430,142 @@ class AddRefinement:
     refinement: Refinement
 
 
-Operation = (
-    AddRefinement
-    | AddSession
-    | AddWords
+@dataclass(frozen=True, slots=True)
+class AddResumable:
+    """The session can be resumed with the token of this SHA-256 (hex), also on another server.
+
+    ``start`` is what its client opened it with, for a server that goes on with it; ``holder`` is a
+    name that this one has for writing of it, which no other has.
+    """
+
+    session: str
+    token: str
+    start: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddSent:
+    """Messages for the session's client, the first with this number.
+
+    Those before number ``kept`` are kept no more.
+    """
+
+    session: str
+    first: int
+    texts: tuple[str, ...]
+    kept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetCheckpoint:
+    """Where another server would go on with the session, and from which state."""
+
+    session: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndResumable:
+    """The session can be resumed no more: what was kept for that is deleted."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Operations of one resumable session by the server that has claimed it as this ``holder``.
+
+    They are written together or, where another one has claimed the session since, not at all.
+    ``epoch``: what it is from then on, with another connection at the same server.
+    """
+
+    session: str
+    holder: str
+    operations: tuple[SessionOperation, ...]
+    epoch: int = 0
+
+
+SessionOperation = (
+    AddWords
     | CloseSegment
     | AddLanguage
     | AddMark
     | SetState
-    | KeepAlive
+    | AddRefinement
+    | AddSent
+    | SetCheckpoint
+    | EndResumable
 )
+Operation = AddSession | AddResumable | KeepAlive | SessionOperation | Guarded
 
 
-class SessionStore(ABC):
+@dataclass(frozen=True, slots=True)
+class StoredResumable:
+    """What a server needs to know of a resumable session before it claims it.
+
+    ``checkpoint`` is None before the first one, ``ended`` whether it is over. ``updated_at`` is
+    when a server last wrote that it goes on or waits. Messages from number ``first`` to before
+    ``next`` are kept.
+    """
+
+    session: StoredSession
+    epoch: int
+    start: str
+    checkpoint: str | None
+    ended: bool
+    updated_at: datetime
+    first: int
+    next: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedSession:
+    """A session that this server has claimed: its state, its transcript, and what was sent."""
+
+    resumable: StoredResumable
+    transcript: StoredTranscript
+    sent: tuple[str, ...]
+
+
+class ResumableStore(ABC):
+    """Where live sessions outlive their server: another one on the same store goes on with them.
+
+    One server holds a session at a time. ``claim`` passes it to another one and raises its epoch;
+    what the server before writes of it after that is refused, by ``Guarded``, so that one that only
+    seemed dead cannot go on. Every method blocks, may be called in any thread, raises StoreError.
+    """
+
+    @abstractmethod
+    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
+        """Write all of them, in order, or none.
+
+        An operation that was applied before changes nothing, so that what failed with an unknown
+        outcome may be tried again. One of a session that is not there is dropped: it was deleted.
+        Returns those that were refused, since another server has claimed their sessions.
+        """
+
+    @abstractmethod
+    def resumable(self, token: str) -> StoredResumable | None:
+        """The session with the token of this SHA-256; None where there is none."""
+
+    @abstractmethod
+    def resumable_named(self, name: str) -> StoredResumable | None:
+        """The newest that is not over, of this id or captions name; None where there is none."""
+
+    @abstractmethod
+    def claim(self, session: str, epoch: int, holder: str) -> ClaimedSession | None:
+        """Hold a session from now on, which had this epoch, with the next epoch.
+
+        None where it has another epoch or is gone.
+        """
+
+    @abstractmethod
+    def expire(self, before: datetime) -> int:
+        """End the resumable sessions that no server has written of since; returns how many."""
+
+
+class SessionStore(ResumableStore):
     """Every method blocks, may be called in any thread, and raises StoreError.
 
     A caller on an event loop calls it in a thread. A cursor is good for the store and the filter
@@ -447,14 +576,6 @@ class SessionStore(ABC):
     """Where the store is, for people: a path, or a URL without its password."""
     audio: AudioFolder
     """The audio of its sessions, which is deleted with them."""
-
-    @abstractmethod
-    def apply(self, operations: Sequence[Operation]) -> None:
-        """Write all of them, in order, or none.
-
-        An operation that was applied before changes nothing, so that what failed with an unknown
-        outcome may be tried again. One of a session that is not there is dropped: it was deleted.
-        """
 
     @abstractmethod
     def session(self, session: str, owners: Owners) -> StoredSession:

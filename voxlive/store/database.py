@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.store import schema
+from voxlive.store import resumable, schema
 from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
     MAX_ATTEMPTS,
@@ -31,10 +31,13 @@ from voxlive.store.contract import (
     AddLanguage,
     AddMark,
     AddRefinement,
+    AddResumable,
     AddSession,
     AddWords,
+    ClaimedSession,
     CloseSegment,
     Correction,
+    Guarded,
     KeepAlive,
     Operation,
     Owners,
@@ -47,6 +50,7 @@ from voxlive.store.contract import (
     SessionStore,
     SetState,
     StoreBusy,
+    StoredResumable,
     StoredSegment,
     StoredSession,
     StoredTranscript,
@@ -164,22 +168,27 @@ class DatabaseStore(SessionStore):
 
     # Writing.
 
-    def apply(self, operations: Sequence[Operation]) -> None:
+    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
         """See ``SessionStore``: sessions first, then words, then segments, then the rest in order.
 
         A statement for all of a kind: with one for each operation most time would be SQLAlchemy's.
         """
         now = micros(datetime.now(UTC))
-        by_kind: defaultdict[type[Operation], list[Any]] = defaultdict(list)
-        for one in operations:
-            by_kind[type(one)].append(one)
         with self._writing() as connection:
-            if added := by_kind.pop(AddSession, None):
+            if added := [one for one in operations if isinstance(one, AddSession)]:
                 rows = [schema.session_row(one.session, now) for one in added]
                 connection.execute(schema.ADD_SESSION, rows)
+            if resuming := [one for one in operations if isinstance(one, AddResumable)]:
+                resumable.add(connection, resuming)
+            operations, refused = resumable.admitted(connection, operations)
+            by_kind: defaultdict[type[Operation], list[Any]] = defaultdict(list)
+            for one in operations:
+                if not isinstance(one, AddSession | AddResumable):
+                    by_kind[type(one)].append(one)
             if alive := by_kind.pop(KeepAlive, None):
                 connection.execute(schema.ALIVE, {"ids": alive[-1].sessions, "now": now})
             known = self._known(connection, {one.session for one in chain(*by_kind.values())})
+            resumable.write(connection, {one: row.key for one, row in known.items()}, by_kind)
             spoken = by_kind.pop(AddWords, [])
             spoken = [one for one in spoken if one.words and one.session in known]
             if spoken:
@@ -190,6 +199,34 @@ class DatabaseStore(SessionStore):
             for one in operations if by_kind else ():
                 if isinstance(one, _ONE_BY_ONE) and one.session in known:
                     self._apply(connection, known[one.session].key, one, now)
+        return refused
+
+    def resumable(self, token: str) -> StoredResumable | None:
+        """See ``ResumableStore``."""
+        with self._reading() as connection:
+            return resumable.find(connection, schema.resumables.c.token == token)
+
+    def resumable_named(self, name: str) -> StoredResumable | None:
+        """See ``ResumableStore``."""
+        with self._reading() as connection:
+            key = resumable.named(connection, name)
+            return resumable.find(connection, schema.resumables.c.session == key)
+
+    def claim(self, session: str, epoch: int, holder: str) -> ClaimedSession | None:
+        """See ``ResumableStore``."""
+        with self._writing() as connection:
+            key = resumable.claim(connection, session, epoch, holder)
+            if key is None:
+                return None
+            found = resumable.find(connection, schema.resumables.c.session == key)
+            assert found, "it was claimed"
+            transcript = self._transcript(connection, schema.find(connection, session, None))
+            return ClaimedSession(found, transcript, resumable.sent_texts(connection, key))
+
+    def expire(self, before: datetime) -> int:
+        """See ``ResumableStore``."""
+        with self._writing() as connection:
+            return resumable.expire(connection, micros(before))
 
     def _known(self, connection: sa.Connection, ids: set[str]) -> dict[str, sa.Row[Any]]:
         """The sessions of these that are there; they stay until the transaction ends."""
@@ -298,22 +335,24 @@ class DatabaseStore(SessionStore):
     def transcript(self, session: str, owners: Owners) -> StoredTranscript:
         """See ``SessionStore``."""
         with self._reading() as connection:
-            row = schema.find(connection, session, owners)
-            said = sa.select(words).where(words.c.session == row.key).order_by(words.c.number)
-            closed = sa.select(segments).where(segments.c.session == row.key)
-            noted = sa.select(marks).where(marks.c.session == row.key)
-            noted = noted.order_by(marks.c.at, marks.c.key)
-            later = schema.refinements_of(connection, [row.key]).get(row.key)
-            again = schema.refined_words(connection, [row.key] if later and later.layer else [])
-            return StoredTranscript(
-                self._session_of(row),
-                tuple(map(schema.segment_of, connection.execute(closed.order_by(segments.c.id)))),
-                tuple(map(schema.word_of, connection.execute(said))),
-                tuple(schema.corrections_of(connection, [row.key])[row.key]),
-                tuple(map(schema.mark_of, connection.execute(noted))),
-                tuple(sorted(again[row.key], key=lambda word: word.number)),
-                later,
-            )
+            return self._transcript(connection, schema.find(connection, session, owners))
+
+    def _transcript(self, connection: sa.Connection, row: sa.Row[Any]) -> StoredTranscript:
+        said = sa.select(words).where(words.c.session == row.key).order_by(words.c.number)
+        closed = sa.select(segments).where(segments.c.session == row.key).order_by(segments.c.id)
+        noted = sa.select(marks).where(marks.c.session == row.key)
+        noted = noted.order_by(marks.c.at, marks.c.key)
+        later = schema.refinements_of(connection, [row.key]).get(row.key)
+        again = schema.refined_words(connection, [row.key] if later and later.layer else [])
+        return StoredTranscript(
+            self._session_of(row),
+            tuple(map(schema.segment_of, connection.execute(closed))),
+            tuple(map(schema.word_of, connection.execute(said))),
+            tuple(schema.corrections_of(connection, [row.key])[row.key]),
+            tuple(map(schema.mark_of, connection.execute(noted))),
+            tuple(sorted(again[row.key], key=lambda word: word.number)),
+            later,
+        )
 
     def since(self, session: str, owners: Owners, number: int, limit: int = 1000) -> TranscriptPart:
         """See ``SessionStore``."""

@@ -150,6 +150,27 @@ refined = sa.Table(
     sqlite_with_rowid=False,
 )
 
+resumables = sa.Table(
+    "resumables",
+    metadata,
+    _session(primary_key=True, autoincrement=False),
+    # SHA-256 as hex; none once it can be resumed no more. The holder stays, to refuse late writes.
+    sa.Column("token", sa.Text, unique=True),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("start", sa.Text, nullable=False),
+    sa.Column("checkpoint", sa.Text),
+)
+
+sent = sa.Table(
+    "sent",
+    metadata,
+    _session(primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("json", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 SEGMENT_BITS = 20
 """Of a searched text's number: the session's key and, in these bits, the segment's id."""
 TITLE = (1 << SEGMENT_BITS) - 1
@@ -177,7 +198,7 @@ def _create(connection: sa.Connection) -> None:
 
 
 def _add_second(connection: sa.Connection) -> None:
-    metadata.create_all(connection, [refinements, refined])
+    metadata.create_all(connection, [refinements, refined, resumables, sent])
 
 
 STEPS: tuple[Callable[[sa.Connection], None], ...] = (_create, _add_second)
@@ -475,6 +496,7 @@ def _add(table: sa.Table) -> sa.TextClause:
 
 ADD_SESSION, ADD_WORD, ADD_SEGMENT, ADD_MARK = map(_add, (sessions, words, segments, marks))
 ADD_REFINEMENT = _add(refinements)
+ADD_RESUMABLE, ADD_SENT = map(_add, (resumables, sent))
 ALIVE = (
     sessions.update()
     .where(sessions.c.id.in_(sa.bindparam("ids", expanding=True)), sessions.c.state != "ended")

@@ -7,15 +7,18 @@ sources an event is about, "" in a session that has one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from voxlive.values import SAMPLE_RATE, Word
+from voxlive.vad.gate import GateState
+from voxlive.values import SAMPLE_RATE, Samples, Word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_LOOK_BACK = SAMPLE_RATE // 4
 _LAG_EVERY_S = 1.0
 _LAG_STEP_S = 0.1
 
@@ -133,6 +136,29 @@ class SessionWarning:
     message: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SessionCheckpoint:
+    """Every word of what was fed before ``gate.done`` is out, and every segment is closed.
+
+    Another server can go on with the session from here: with the gate's state, the number of
+    samples ``fed`` and of ``speech_events`` (SpeechStarted, SpeechStopped) so far, and what the
+    voice detector's ``network`` remembers at ``gate.end``: float32 [2, 128], None without one.
+    """
+
+    gate: GateState = field(default_factory=GateState)
+    fed: int = 0
+    speech_events: int = 0
+    network: Samples | None = None
+
+    def first(self, rate: int) -> int:
+        """The sample from which a server that goes on needs audio; also a whole one at ``rate``.
+
+        It lies before the gate's by what a resampler and the voice detector look back.
+        """
+        whole = SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE)
+        return max(0, min(self.gate.done, self.gate.end) - _LOOK_BACK) // whole * whole
+
+
 @dataclass(frozen=True, slots=True)
 class SessionError:
     """The session failed or refused something; it ends with this if ``fatal``."""
@@ -161,6 +187,7 @@ Event = (
     | Recovered
     | Lag
     | SessionWarning
+    | SessionCheckpoint
     | SessionError
     | SessionClosed
 )
@@ -188,17 +215,22 @@ class LiveTranscript:
 
     Every word keeps its own leading space, but for the first of the session: the joined texts of
     all words are the transcript, and those of a segment's words are the segment. ``idents``: where
-    segments get their ids from, which count from 0 otherwise.
+    segments get their ids from, which count from 0 otherwise. It may go on from ``text``, that of
+    closed segments, and the ``words`` of the open one.
     """
 
-    def __init__(self, idents: Iterator[int] | None = None) -> None:
+    def __init__(
+        self, idents: Iterator[int] | None = None, text: str = "", words: tuple[Word, ...] = ()
+    ) -> None:
         self._idents = idents or count()
         self._closed = LongText()
+        self._closed.append(text)
         self._open: list[str] = []
         self._start = self._end = 0
         self._segment = next(self._idents)
         self._draft = ""
-        self._begun = False
+        self._begun = text != ""
+        self.commit(words)
 
     @property
     def text(self) -> str:

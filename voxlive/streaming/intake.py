@@ -17,10 +17,10 @@ from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.replacements import Replacements
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
-from voxlive.values import Samples
+from voxlive.values import Samples, Word
 
 if TYPE_CHECKING:
-    from voxlive.streaming.events import SessionError
+    from voxlive.streaming.events import SessionCheckpoint, SessionError
     from voxlive.streaming.ingest.live import Ingest
 
 
@@ -58,6 +58,26 @@ class SessionOptions:
             raise BadAudio(f"leaks are suppressed among {MAX_SOURCES} sources at most")
 
 
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A session as another server left it, for this one to go on with.
+
+    Its audio comes again from sample ``first`` on. ``text``: of the closed segments, which are
+    those before number ``segment``; ``words``: of the open one, ``committed``: the end of the last
+    word of all. ``speech_events``: how many its client has. ``language``: that was found.
+    """
+
+    id: str
+    checkpoint: SessionCheckpoint
+    first: int
+    text: str = ""
+    segment: int = 0
+    words: tuple[Word, ...] = ()
+    committed: int | None = None
+    speech_events: int = 0
+    language: str | None = None
+
+
 class SpeechProbabilities(Protocol):
     """One stream's audio and its speech probabilities: a voice detector's lane, or ``NoVad``."""
 
@@ -73,6 +93,13 @@ class SpeechProbabilities(Protocol):
         """
         ...
 
+    keeps_states: bool
+    """Whether what ``state_at`` answers is kept."""
+
+    def state_at(self, end: int) -> Samples | None:
+        """What the network remembered at the end of a window that the last push completed."""
+        ...
+
     def close(self) -> None:
         """Free what it holds. May be called twice."""
         ...
@@ -81,16 +108,21 @@ class SpeechProbabilities(Protocol):
 class NoVad:
     """The probabilities of a session without voice detection: every window is speech."""
 
-    def __init__(self, at: int = 0) -> None:
-        """``at`` is the stream's first sample."""
+    def __init__(self, at: int = 0, window: int | None = None) -> None:
+        """``at`` is the stream's first sample, ``window`` that of its first window."""
         self.audio = UndecidedAudio(at)
-        self._rest = 0
+        self._window = at if window is None else window
+        self.keeps_states = False
 
     async def push(self, samples: Samples) -> Iterable[float]:
         """A probability of 1.0 for each 512-sample window completed."""
         self.audio.append(samples)
-        windows, self._rest = divmod(self._rest + len(samples), WINDOW)
+        windows = max(0, (self.audio.end - self._window) // WINDOW)
+        self._window += windows * WINDOW
         return [1.0] * windows
+
+    def state_at(self, _end: int) -> None:
+        """It remembers nothing."""
 
     def close(self) -> None:
         """Nothing is shared that had to be freed."""

@@ -161,6 +161,11 @@ class Outbox(Generic[_Notice]):
         self._arrived.notify()
         return len(self._entries) < self._limit
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to read."""
+        return bool(self._entries)
+
     def add_notice(self, notice: _Notice) -> None:
         """Add a notice, past the bound if need be."""
         self._entries.append(("", notice))

@@ -173,6 +173,9 @@ class RecoverableStream:
     ``on_recovered`` when another stream has been opened, with the first sample that is recognised
     again; where nothing is, the one behind what was fed. ``backlog`` is what was fed and has not
     been processed, ``paced`` is whether the engine's streams are ``PacedStream``.
+
+    One that goes on with another server's begins at sample ``at``; ``committed`` is the end of the
+    last word that was committed there, ``language`` what was found.
     """
 
     def __init__(
@@ -180,6 +183,9 @@ class RecoverableStream:
         open_stream: Callable[[Sink, str | None], Stream],
         on_message: Callable[[Message], None],
         on_recovered: Callable[[int], None],
+        at: int = 0,
+        committed: int | None = None,
+        language: str | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._open_stream = open_stream
@@ -188,19 +194,19 @@ class RecoverableStream:
         self.backlog = Backlog()
         self._journal = StreamJournal()
         self._given = 0  # entries of the journal that the stream has, by number
-        self._given_upto = self._processed = 0  # samples
+        self._given_upto = self._processed = at  # samples
         self._progressed = Wakeup()
-        self._fed_upto = self._received = 0
-        self._language: str | None = None
-        self._committed: int | None = None  # the end of the last word since the last mark
-        self._repeating = False
+        self._fed_upto = self._received = at
+        self._language = language
+        self._committed = committed  # the end of the last word since the last mark
+        self._repeating = committed is not None
         self._failures = 0
         self._failed_at = 0
         self._moving: asyncio.TimerHandle | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._closed = False
         self._generation = 0
-        self._stream: Stream | None = open_stream(self._sink(), None)
+        self._stream: Stream | None = open_stream(self._sink(), language)
         self.trail = self._stream.trail
         self.paced = isinstance(self._stream, PacedStream)
 
@@ -252,6 +258,11 @@ class RecoverableStream:
         return self._recovery is None and not any(True for _ in self._journal.marks())
 
     @property
+    def empty(self) -> bool:
+        """Whether there is nothing that would be given to another stream."""
+        return self.idle and next(self._journal.audio(), None) is None
+
+    @property
     def waits_for_slot(self) -> bool:
         """Whether another stream is to be opened and was not yet."""
         recovers = self._stream is None and self._recovery is not None
@@ -265,7 +276,7 @@ class RecoverableStream:
         if self._stream is None or self._closed or self._moving:
             return  # the next stream that is opened is another one anyway
         self._moving = self._loop.call_later(within_s, self._move)
-        if self.idle and next(self._journal.audio(), None) is None:
+        if self.empty:
             self._move()
 
     def _move(self) -> None:

@@ -18,7 +18,13 @@ from voxlive.errors import EngineError, EngineFull, UnsupportedOption
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
 from voxlive.streaming.ingest.media import read_file
-from voxlive.streaming.intake import Intake, NoVad, SessionOptions, SpeechProbabilities
+from voxlive.streaming.intake import (
+    Intake,
+    NoVad,
+    SessionOptions,
+    SessionState,
+    SpeechProbabilities,
+)
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.session import Session
 from voxlive.streaming.sources import MultiSourceSession
@@ -76,14 +82,17 @@ class Service:
         inbox: Inbox[Command] | None = None,
         outbox: Outbox[Any] | None = None,
         source: str = "",
+        resumed: SessionState | None = None,
     ) -> Session:
         """Open a session in a free slot; its queues are its own unless they are given.
 
-        Never waits. Raises EngineFull, UnsupportedOption, BadAudio, VadError or, in shutdown,
+        ``resumed``: as another server left it, to go on with; no recording is made of it. Never
+        waits. Raises EngineFull, UnsupportedOption, BadAudio, VadError or, in shutdown,
         EngineError.
         """
         self._check_open()
-        return self._open_one(options, secrets.token_hex(8), inbox, outbox, source)
+        ident = resumed.id if resumed else secrets.token_hex(8)
+        return self._open_one(options, ident, inbox, outbox, source, resumed=resumed)
 
     def open_sources(
         self,
@@ -123,12 +132,13 @@ class Service:
         outbox: Outbox[Any] | None = None,
         source: str = "",
         segment_ids: Iterator[int] | None = None,
+        resumed: SessionState | None = None,
     ) -> Session:
         stream = replace(options.stream, session=ident, name=options.model)
         with ExitStack() as undo:
             ingest = open_ingest(options.audio)
             undo.callback(ingest.close)
-            vad = self._open_vad(options)
+            vad = self._resumed_vad(options, resumed) if resumed else self._open_vad(options)
             undo.callback(vad.close)
             session = Session(
                 ingest,
@@ -142,8 +152,9 @@ class Service:
                 outbox,
                 source,
                 self._replacements | options.replacements,
-                partial(self._record, ident, options) if self._recordings else None,
+                partial(self._record, ident, options) if self._recordings and not resumed else None,
                 segment_ids,
+                resumed,
             )
             undo.pop_all()
         self._sessions[session] = options.stream
@@ -209,6 +220,12 @@ class Service:
     def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
         return NoVad(at) if options.gate is None else self._detector.lane(at)
 
+    def _resumed_vad(self, options: SessionOptions, state: SessionState) -> SpeechProbabilities:
+        network, window = state.checkpoint.network, state.checkpoint.gate.end
+        if options.gate is None:
+            return NoVad(state.first, window)
+        return self._detector.lane(state.first, None if network is None else (window, network))
+
     @property
     def full(self) -> bool:
         """Whether every slot is taken, or kept for a session that had one."""
@@ -224,18 +241,26 @@ class Service:
         """Whether the service takes no more sessions."""
         return self._closing
 
-    async def aclose(self, drain_s: float = 10.0) -> None:
-        """End every session, with an event, within ``drain_s`` seconds; then free everything."""
+    async def drain(self, drain_s: float = 10.0) -> None:
+        """Take no more sessions, and end those there are, with an event, within ``drain_s``.
+
+        All but those that another server may go on with.
+        """
         self._closing = True
         sources = {one for group in self._groups for one in group.sessions}
-        alone = [session for session in self._sessions if session not in sources]
+        alone = [one for one in self._sessions if one not in sources and not one.outlives_server]
         sessions: tuple[LiveSession, ...] = (*self._groups, *alone)
         for session in sessions:
             session.emit_error("shutting_down", _SHUTDOWN_MESSAGE)
         ends = [asyncio.ensure_future(session.drain()) for session in sessions]
         if ends:
             await asyncio.wait(ends, timeout=drain_s)
-        await asyncio.gather(*(session.close() for session in sessions))
+
+    async def aclose(self, drain_s: float = 10.0) -> None:
+        """``drain``, if that was not done; then free everything."""
+        if not self._closing:
+            await self.drain(drain_s)
+        await asyncio.gather(*(session.close() for session in tuple(self._sessions)))
         await asyncio.gather(*self._retirements)
         for engine in (self.engine, *self._retiring):
             await asyncio.to_thread(engine.shutdown)

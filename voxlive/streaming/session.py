@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import (
@@ -35,6 +36,7 @@ from voxlive.streaming.events import (
     LanguageDetected,
     LiveTranscript,
     Recovered,
+    SessionCheckpoint,
     SessionClosed,
     SessionError,
     SessionWarning,
@@ -42,7 +44,7 @@ from voxlive.streaming.events import (
     SpeechStopped,
     UtteranceEnded,
 )
-from voxlive.streaming.intake import Flush, Reconfigure, Stop
+from voxlive.streaming.intake import Flush, Reconfigure, SessionState, Stop
 from voxlive.streaming.queues import (
     MAX_AUDIO_BYTES,
     Inbox,
@@ -51,7 +53,8 @@ from voxlive.streaming.queues import (
 )
 from voxlive.streaming.recovery import MAX_BACKLOG, RecoverableStream
 from voxlive.streaming.replacements import Replacer
-from voxlive.vad.gate import Feed, Paused, Skip, Started, Stopped
+from voxlive.vad.gate import Feed, GateState, Paused, Skip, Started, Stopped
+from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -68,6 +71,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CHECKPOINT_EVERY = 30 * SAMPLE_RATE
+
 
 class Session:
     """Everything of one client. Made by ``Service.open`` and bound to the running loop.
@@ -75,8 +80,8 @@ class Session:
     Bounds: when ``inbox`` is full, or 30 s of audio are in the engine, ``push`` waits, which is the
     back-pressure on the client; when ``outbox`` is full the session ends with ``slow_client``. Its
     events carry ``source`` there. ``stall_s`` is that of SessionOptions. ``record`` starts a
-    recording, of a stream with this trail. ``segment_ids``: see LiveTranscript. Raises what
-    ``open_stream`` raises.
+    recording, of a stream with this trail. ``segment_ids``: see LiveTranscript. It may go on with
+    one of another server's (``resumed``). Raises what ``open_stream`` raises.
     """
 
     def __init__(
@@ -94,12 +99,15 @@ class Session:
         replacements: Replacements | None = None,
         record: Callable[[int], RecordingWriter] | None = None,
         segment_ids: Iterator[int] | None = None,
+        resumed: SessionState | None = None,
     ) -> None:
         self.id = ident
-        self.received = 0
-        self.fed = 0
-        self.skipped = 0
-        self.processed = 0
+        state = resumed or SessionState(ident, SessionCheckpoint(), 0)
+        at = state.checkpoint.gate.done
+        self.first = self.received = state.first
+        self.fed = state.checkpoint.fed
+        self.skipped = at - self.fed
+        self.processed = at
         self._ingest = ingest
         self._vad = vad
         self._stall_timeout, self._stall_s = Timeout(), stall_s
@@ -108,7 +116,11 @@ class Session:
         self._inbox = inbox or Inbox()
         self._outbox: Outbox[Any] = outbox or Outbox()
         self._source = source
-        self._transcript = LiveTranscript(segment_ids)
+        idents = count(state.segment) if resumed else segment_ids
+        self._transcript = LiveTranscript(idents, state.text, state.words)
+        self._speech_events = state.checkpoint.speech_events
+        self._speech_sent = state.speech_events
+        self.outlives_server, self._checkpoint_at = False, at
         self._replacer = Replacer(replacements) if replacements else None
         self._markers: dict[int, tuple[Event, ...]] = {}
         self._fed_before: dict[int, tuple[int, int]] = {}  # by marker: fed, and all until there
@@ -121,11 +133,20 @@ class Session:
         self._closing_error: SessionError | None = None
         self._audio: AudioWriter | None = None
         self._lag_reporter = LagReporter(self._loop.time())
-        self._stream = RecoverableStream(open_stream, self._on_message, self._on_recovered)
+        self._stream = RecoverableStream(
+            open_stream,
+            self._on_message,
+            self._on_recovered,
+            at,
+            state.committed,
+            state.language,
+        )
         self._recorder = record(self._stream.trail) if record else None
         # Every event counts where a session is recorded, or replayed.
         self._keeps_all = self._stream.paced or self._recorder is not None
         self._gate = open_gate(self._stream.trail)
+        if resumed:
+            self._gate.resume(state.checkpoint.gate)
         with log_context(session=self.id):
             self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
 
@@ -195,6 +216,31 @@ class Session:
     def abort(self) -> None:
         """As ``close``, without waiting for the session's task."""
         self._end()
+
+    def outlive_server(self) -> bool:
+        """Another server may go on with it: emit checkpoints. To be called before any audio.
+
+        False where it cannot: a stream that is paced begins with its session.
+        """
+        self.outlives_server = self._vad.keeps_states = not self._stream.paced
+        return self.outlives_server
+
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether what is received is given to a writer."""
+        return self._audio is not None
+
+    def leave(self) -> None:
+        """Another server may go on with it, before it is closed here: its audio has no end."""
+        if self._audio:
+            self._audio.close(None)
+            self._audio = None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it goes on, nobody speaks, and every word of what was received is out."""
+        busy = self._stopped or self.waiting or self._gate.speaking
+        return not busy and self._stream.empty
 
     def suspend(self) -> None:
         """The client is gone and may come back: until then it is no pause that no audio comes."""
@@ -328,6 +374,8 @@ class Session:
             self._recorder.on_received(self.received)
         self._stream.advance(self.received)
         self._apply(self._gate.process(probabilities, self.received))
+        if self.received - self._checkpoint_at >= _CHECKPOINT_EVERY and self._stream.empty:
+            self._emit_checkpoint()
 
     def _apply(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -339,15 +387,36 @@ class Session:
                     self._vad.audio.drop(end)
                     self.skipped += end - start
                 case Started(at):
-                    self._emit(SpeechStarted(at))
+                    self._emit_speech(SpeechStarted(at))
                 case Stopped(at):
-                    self._emit(SpeechStopped(at))
+                    self._emit_speech(SpeechStopped(at))
                 case Paused():
                     at = self.fed + self.skipped
-                    marker = self._add_marker(UtteranceEnded(at))
+                    marker = self._add_marker(
+                        UtteranceEnded(at), *self._checkpoint(GateState(at, at))
+                    )
                     if self._recorder:
                         self._recorder.on_mark(marker, at, flush=False)
                     self._stream.end_utterance(marker)
+
+    def _emit_speech(self, event: SpeechStarted | SpeechStopped) -> None:
+        """Emit it, unless another server has."""
+        self._speech_events += 1
+        if self._speech_events > self._speech_sent:
+            self._emit(event)
+
+    def _checkpoint(self, gate: GateState | None) -> tuple[SessionCheckpoint, ...]:
+        """The one for when all that was fed so far is recognised; none where nobody wants it."""
+        if not self.outlives_server or gate is None:
+            return ()
+        network = self._vad.state_at(gate.end)
+        return (SessionCheckpoint(gate, self.fed, self._speech_events, network),)
+
+    def _emit_checkpoint(self) -> None:
+        """Emit the one for here, in a long silence."""
+        self._checkpoint_at = self.received
+        for checkpoint in self._checkpoint(self._gate.state):
+            self._emit(checkpoint)
 
     def _add_marker(self, *then: Event) -> int:
         """A new marker, with the events to emit once it has been reached."""
@@ -365,7 +434,7 @@ class Session:
         last = list(actions)
         ended = [UtteranceEnded(self.received)] if Paused() in last else []
         self._apply(action for action in last if not isinstance(action, Paused))
-        marker = self._add_marker(*ended, *then)
+        marker = self._add_marker(*ended, *then, *self._checkpoint(self._gate.state))
         if self._recorder:
             self._recorder.on_mark(marker, self.received, flush=True)
         self._stream.flush(marker)

@@ -27,6 +27,7 @@ from voxlive.streaming.crosstalk import LeakSuppressor
 from voxlive.streaming.events import (
     Flushed,
     SegmentClosed,
+    SessionCheckpoint,
     SessionClosed,
     SessionError,
     SessionWarning,
@@ -67,6 +68,7 @@ class MultiSourceSession:
         source: str = "",
     ) -> None:
         self.id = ident
+        self.first = 0
         self._inbox = inbox or Inbox()
         self._outbox: Outbox[Any] = outbox or Outbox()
         self._source = source
@@ -314,7 +316,7 @@ class EventMerger:
                     return True
                 self._reported.add(code)
                 return self._emit(event, keep=keep)
-            case SessionClosed():
+            case SessionClosed() | SessionCheckpoint():
                 return True
             case _:
                 return self._emit(replace(event, source=source), keep=keep)

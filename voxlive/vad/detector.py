@@ -133,6 +133,7 @@ class _Push:
         """``audio``: a view of the lane's, from the first window's context on."""
         self.lane = lane
         self.state = state
+        self.states: list[Array] | None = [] if lane.keeps_states else None
         self.probabilities = np.empty(windows, np.float32)
         self.stepped = 0
         self.done: Future[None] = Future()
@@ -146,6 +147,8 @@ class _Push:
     def advance(self, probability: np.float32, state: Array) -> None:
         self.probabilities[self.stepped] = probability
         self.state = state.copy()  # a view would keep the whole batch's state alive
+        if self.states is not None:
+            self.states.append(self.state)
         self.stepped += 1
         if self.stepped == len(self.probabilities) and self.done.set_running_or_notify_cancel():
             self.done.set_result(None)
@@ -179,8 +182,10 @@ class VoiceDetector:
         """How many lanes are open."""
         return len(self._lanes)
 
-    def lane(self, at: int = 0) -> Lane:
+    def lane(self, at: int = 0, resume: tuple[int, Array] | None = None) -> Lane:
         """Open a lane for a stream whose first is sample ``at``.
+
+        ``resume``, to go on with another one: where its next window begins, and its ``state_at``.
 
         Raises DetectorFull or DetectorClosed.
         """
@@ -188,7 +193,7 @@ class VoiceDetector:
             self._check_open()
             if len(self._lanes) >= self._capacity:
                 raise DetectorFull(f"all {self._capacity} lanes of the voice detector are in use")
-            lane = Lane(self, at)
+            lane = Lane(self, at, resume)
             self._lanes.add(lane)
             return lane
 
@@ -264,17 +269,31 @@ class Lane:
     """One stream: ``audio`` until the gate has decided about it, and the network's state.
 
     One push at a time. A push that fails or is cancelled leaves the lane as it was before it. What
-    is pushed waits in ``audio`` until it is taken or dropped there, which states the bound.
+    is pushed waits in ``audio`` until it is taken or dropped there, which states the bound. One
+    that resumes another begins with audio from before that one's next window, the context at least.
+    ``keeps_states``: what ``state_at`` answers is kept, of the last push.
     """
 
-    def __init__(self, detector: VoiceDetector, at: int) -> None:
+    def __init__(
+        self, detector: VoiceDetector, at: int, resume: tuple[int, Array] | None = None
+    ) -> None:
         self.closed = False
+        self.keeps_states = False
         # The next window is not complete: it and its context reach back that far at the most.
         self.audio = UndecidedAudio(at, history=FRAME - 1)
         self._detector = detector
-        self._state = np.zeros((2, STATE), np.float32)
-        self._at = at  # where the next window begins
+        # Where the next window begins, and what the network remembers there.
+        self._at, self._state = resume or (at, np.zeros((2, STATE), np.float32))
+        self._states: list[Array] = []
         self._pushing = False
+
+    def state_at(self, end: int) -> Array:
+        """What the network remembered at the end of a window that the last push completed.
+
+        Float32 [2, 128].
+        """
+        back = (self._at - end) // WINDOW
+        return self._states[-1 - back] if back else self._state
 
     async def push(self, samples: Array) -> Array:
         """Add float32 samples [n] at 16 kHz to ``audio``.
@@ -305,7 +324,7 @@ class Lane:
         """Submit samples to the worker; the lane advances when the caller has its result."""
         self._check(samples)
         self.audio.append(samples)
-        windows = (self.audio.end - self._at) // WINDOW
+        windows = max(0, (self.audio.end - self._at) // WINDOW)
         push = _Push(self, self.audio.read(self._at - CONTEXT), windows, self._state)
         self._pushing = True
         completed = False
@@ -319,7 +338,7 @@ class Lane:
             if not completed:
                 self.audio.retract(len(samples))
         self._at += windows * WINDOW
-        self._state = push.state
+        self._state, self._states = push.state, push.states or []
 
     def _check(self, samples: Array) -> None:
         if self.closed:

@@ -109,6 +109,19 @@ class Paused:
 Action = Feed | Skip | Started | Stopped | Paused
 
 
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """Where a gate is between utterances, or in speech that goes on behind a flush.
+
+    ``end``: the last window's; ``done``: every sample before it was fed or skipped. ``voiced``: the
+    end of the last window that counted as speech, where speech goes on, else None.
+    """
+
+    end: int = 0
+    done: int = 0
+    voiced: int | None = None
+
+
 class _Phase(Enum):
     QUIET = "quiet"  # undecided: the pre-roll, and a candidate's windows
     SPEECH = "speech"  # fed at once
@@ -139,6 +152,26 @@ class _GateBase(ABC):
     def speaking(self) -> bool:
         """Whether speech has started and not stopped."""
         return self._phase is _Phase.SPEECH
+
+    @property
+    def state(self) -> GateState | None:
+        """What another gate can go on from; None while an utterance may begin or end."""
+        match self._phase:
+            case _Phase.QUIET:
+                return GateState(self._end, self._done)
+            case _Phase.SPEECH:
+                return GateState(self._end, self._done, self._last_voiced)
+        return None
+
+    @property
+    def _last_voiced(self) -> int:
+        return self._end
+
+    def resume(self, state: GateState) -> None:
+        """Go on from there, before anything is pushed."""
+        self._end, self._done = state.end, state.done
+        if state.voiced is not None:
+            self._phase = _Phase.SPEECH
 
     def process(self, probabilities: Iterable[float], total: int) -> list[Action]:
         """Take windows, and ``feed_ahead`` up to sample ``total``; feeds that adjoin are one."""
@@ -232,6 +265,21 @@ class Gate(_GateBase):
         self._onset: int | None = None  # the candidate's
         self._voiced_end = at  # end of the last window that counted as speech
         self._flushed = at  # no onset lies before the last flush
+
+    @property
+    def state(self) -> GateState | None:
+        """See ``GateState``."""
+        return None if self._onset is not None else super().state
+
+    @property
+    def _last_voiced(self) -> int:
+        return self._voiced_end
+
+    def resume(self, state: GateState) -> None:
+        """Go on from there, before anything is pushed."""
+        super().resume(state)
+        self._flushed = state.done
+        self._voiced_end = state.end if state.voiced is None else state.voiced
 
     @property
     def max_undecided(self) -> int:

@@ -75,8 +75,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DRAIN_TIMEOUT_S = 10.0
-"""How long sessions may take for their last words at the end of the server."""
 CLOSE_TIMEOUT_S = 2.0
 """How long connections may then take for their last message and the close."""
 
@@ -156,7 +154,7 @@ def _routes(
     """All but that of the metrics, which are about the others too."""
     lists = ModelEndpoints(models, files)
     pages = Pages()
-    captions = CaptionEndpoints(live.feeds, pages)
+    captions = CaptionEndpoints(live.feeds, pages, live.recorder, live.resumables.idle_s)
     access = live.authenticator.access
     tickets = TicketEndpoints(access)
     health = HealthEndpoints(models, files, live.recorder)
@@ -251,7 +249,8 @@ class _CommonHeaders:
 class ServerCore:
     """Everything of a server but its sockets: the models and the application that serves them.
 
-    ``app`` has neither a root path nor CORS headers yet.
+    ``app`` has neither a root path nor CORS headers yet. ``drain_s``: how long sessions may go on
+    at the end of the server.
     """
 
     app: ASGIApp
@@ -261,6 +260,7 @@ class ServerCore:
     batch: Batch
     recordings: RecordingFolder | None = None
     refiner: Refiner | None = None
+    drain_s: float = 10.0
 
     @property
     def service(self) -> Service:
@@ -353,7 +353,7 @@ class ServerCore:
             store = recorder.store
             refiner = Refiner(store, files, lambda: not any(one.engine.in_use for one in models))
         app = make_app(models, live, files, store, refiner)
-        return cls(app, sites, models, live, batch, recordings, refiner)
+        return cls(app, sites, models, live, batch, recordings, refiner, config.drain_seconds)
 
     def start(self) -> None:
         """Begin what goes on in the background, on the running loop."""
@@ -361,14 +361,18 @@ class ServerCore:
             self.refiner.start()
 
     async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:
-        """Notify all sessions, drain them for up to ``DRAIN_TIMEOUT_S``, and free the models.
+        """Drain all sessions for up to ``drain_s``, and free the models.
 
-        ``others`` ends connections that ``live`` does not know, in so many seconds. The store is
-        closed after them, when there are no more words.
+        Resumable ones that are stored are left to the next server. ``others`` ends connections that
+        ``live`` does not know, in so many seconds. The store is closed after them, when there are
+        no more words.
         """
         if self.refiner:
             await self.refiner.aclose()
-        await asyncio.gather(self.models.aclose(DRAIN_TIMEOUT_S), self.batch.aclose())
+        await asyncio.gather(
+            self.live.leave(self.drain_s), self.models.drain(self.drain_s), self.batch.aclose()
+        )
+        await self.models.aclose()
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
         if others:
             await others(CLOSE_TIMEOUT_S)

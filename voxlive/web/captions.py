@@ -18,17 +18,22 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.outputs.subtitles import Cue, CueStyle, cues, vtt_cue
+from voxlive.store.contract import StoredTranscript, StoredWord
 from voxlive.streaming.events import Draft, Event, SegmentClosed, Words
 from voxlive.values import Segment, Word, seconds
 from voxlive.web.access.access import ANYONE
 from voxlive.web.access.middleware import require_grant
 from voxlive.web.pages import Pages
+
+if TYPE_CHECKING:
+    from voxlive.web.recorder import Recorder
 
 MAX_SEGMENTS = 100
 MAX_UNREAD = 256
@@ -123,6 +128,10 @@ class CaptionFeed:
         self.name = name
         self.owner = owner
         self.path = path
+        self.waits = False
+        """Whether its session is another server's, and waits for its client."""
+        self.left = False
+        """Whether it is left to another server."""
         self._segments: deque[_SegmentRow] = deque(maxlen=MAX_SEGMENTS)
         # Of the open segment of each source.
         self._rows: defaultdict[str, list[_WordRow]] = defaultdict(list)
@@ -153,8 +162,24 @@ class CaptionFeed:
                 if self._readers:
                     self._send(_closed(*row))
 
-    def close(self) -> None:
-        """The session is over: readers get what is unread, and end."""
+    def restore(self, transcript: StoredTranscript) -> None:
+        """Go on with a session of another server: readers begin with what was said there."""
+        at = max(0, len(transcript.segments) - MAX_SEGMENTS)
+        words = [one for one in transcript.words if at == 0 or one.segment >= at]
+        for closed in transcript.segments[at:]:
+            said = [one for one in words if closed.first <= one.number < closed.stop]
+            self._add_words(said)
+            text = "".join(one.text for one in said)
+            self.on_event(SegmentClosed(closed.id, closed.start, closed.end, text))
+        stop = transcript.segments[-1].stop if transcript.segments else 0
+        self._add_words([one for one in words if one.number >= stop])
+
+    def _add_words(self, words: list[StoredWord]) -> None:
+        self._rows[""] += [(word.text, word.start, word.end, word.probability) for word in words]
+
+    def close(self, *, over: bool = True) -> None:
+        """The session is over, or left to another server: readers get what is unread, and end."""
+        self.left = not over
         for reader in self._readers:
             reader.ended = True
             reader.changed.set()
@@ -238,10 +263,34 @@ class CaptionFeeds:
         self._feeds[session] = feed
         return feed
 
-    def close(self, feed: CaptionFeed) -> None:
-        """Remove and close the feed of a session that is over."""
-        del self._feeds[feed.session]
-        feed.close()
+    def wait(self, transcript: StoredTranscript, wait_s: float) -> CaptionFeed:
+        """A feed for a session that another server has left, until it comes or is given up."""
+        session = transcript.session
+        feed = self.open(session.id, session.name, session.path, session.owner)
+        feed.restore(transcript)
+        feed.waits = True
+        asyncio.get_running_loop().call_later(wait_s, self._give_up, feed)
+        return feed
+
+    def _give_up(self, feed: CaptionFeed) -> None:
+        if feed.waits:
+            self.close(feed)
+
+    def go_on(self, transcript: StoredTranscript) -> CaptionFeed:
+        """The feed of a session that comes from another server; its readers may wait for it."""
+        session = transcript.session
+        feed = self._feeds.get(session.id)
+        if feed is None or not feed.waits:
+            feed = self.open(session.id, session.name, session.path, session.owner)
+            feed.restore(transcript)
+        feed.waits = False
+        return feed
+
+    def close(self, feed: CaptionFeed, *, over: bool = True) -> None:
+        """Remove and close the feed of a session that is over, or left to another server."""
+        if self._feeds.get(feed.session) is feed:
+            del self._feeds[feed.session]
+        feed.close(over=over)
 
     def find(self, name: str) -> CaptionFeed | None:
         """The feed of a session's id, or of the newest session with this name."""
@@ -389,9 +438,14 @@ class _SourceCues:
 class CaptionEndpoints:
     """Read access to the captions of live sessions."""
 
-    def __init__(self, feeds: CaptionFeeds, pages: Pages) -> None:
+    def __init__(
+        self, feeds: CaptionFeeds, pages: Pages, recorder: Recorder | None = None, wait_s: float = 0
+    ) -> None:
+        """Sessions that another server has left in the store wait ``wait_s`` for their clients."""
         self._feeds = feeds
         self._pages = pages
+        self._recorder = recorder
+        self._wait_s = wait_s
 
     async def index(self, request: Request) -> JSONResponse:
         """The sessions that the client may read, the oldest first."""
@@ -411,24 +465,38 @@ class CaptionEndpoints:
         if feed is None and name.endswith(_VTT):
             feed, as_vtt = self._readable(request, name.removesuffix(_VTT)), True
         if feed is None:
+            feed = await self._waiting(request, name.removesuffix(_VTT) if as_vtt else name)
+        if feed is None:
             message = "no live session has this id or name now; GET /captions lists those there are"
             raise RequestRefused("no_such_session", message)
         captions = feed.read(None if as_vtt else _KEEP_ALIVE_S)
         first = await anext(captions)
         write, media_type = _WRITERS[as_vtt]
-        return StreamingResponse(write(first, captions), media_type=media_type, headers=_HEADERS)
+        return StreamingResponse(
+            write(feed, first, captions), media_type=media_type, headers=_HEADERS
+        )
 
     def _readable(self, request: Request, name: str) -> CaptionFeed | None:
         """The feed of a session id or name; None where the client may not read it, either."""
         feed = self._feeds.find(name)
         return feed if feed and require_grant(request).may_read(feed.owner) else None
 
+    async def _waiting(self, request: Request, name: str) -> CaptionFeed | None:
+        """The feed of a session that another server has left; None for none that may be read."""
+        found = self._recorder and await self._recorder.find_named(name)
+        if not self._recorder or not found or not require_grant(request).may_read(found.owner):
+            return None
+        transcript = await self._recorder.transcript(found.id)
+        return self._feeds.find(found.id) or self._feeds.wait(transcript, self._wait_s)
+
     async def overlay(self, request: Request) -> Response:
         """The overlay's page, whose script reads the session from the URL."""
         return await self._pages.get_response("overlay.html", request.scope)
 
 
-async def _vtt(first: Caption | None, captions: _Captions) -> AsyncIterator[str]:
+async def _vtt(
+    _feed: CaptionFeed, first: Caption | None, captions: _Captions
+) -> AsyncIterator[str]:
     live_cues = LiveCues()
     async with aclosing(captions):
         yield HEADER + (live_cues.on_caption(first) if first else "")
@@ -437,12 +505,15 @@ async def _vtt(first: Caption | None, captions: _Captions) -> AsyncIterator[str]
                 yield blocks
 
 
-async def _events(first: Caption | None, captions: _Captions) -> AsyncIterator[str]:
+async def _events(
+    feed: CaptionFeed, first: Caption | None, captions: _Captions
+) -> AsyncIterator[str]:
     async with aclosing(captions):
         yield sse_event(first) if first else KEEP_ALIVE
         async for caption in captions:
             yield sse_event(caption) if caption else KEEP_ALIVE
-    yield DONE
+    if not feed.left:
+        yield DONE
 
 
 _WRITERS = {True: (_vtt, "text/vtt"), False: (_events, "text/event-stream")}

@@ -184,6 +184,13 @@ class ServeConfig:
     max_suspended: int = _option(
         64, "Sessions that may wait for their client at a time; the oldest gives way.", low=1
     )
+    drain_seconds: float = _option(
+        10,
+        "How long sessions may go on at the end of the server, in seconds: for their last words, "
+        "or up to a pause where the next server goes on with them.",
+        low=0,
+        high=3600,
+    )
     store: str | None = _option(
         None,
         "Keep the transcripts of live sessions in this folder, or in PostgreSQL by a URL: "

@@ -23,6 +23,8 @@ from voxlive.web.protocols.contract import Protocol
 from voxlive.web.recorder import Recorder
 from voxlive.web.resume import ResumableSessions
 
+_CLOSE_S = 2.0
+
 
 class LiveEndpoints:
     """See the module. Without an authenticator every client is admitted.
@@ -119,6 +121,18 @@ class LiveEndpoints:
         await live.run(grant.limits, grant.name)
         if live.failure:
             self.authenticator.access.count_error(live.failure, wire_format.name)
+
+    async def leave(self, drain_s: float) -> None:
+        """Leave the sessions that can outlive this server to the next one.
+
+        Each when it is at rest, within ``drain_s`` seconds.
+        """
+        deadline = asyncio.get_running_loop().time() + drain_s
+        leaving = [task for task, live in self._sockets.items() if task and live.outlives_server]
+        await asyncio.gather(*(live.leave(deadline) for live in tuple(self._sockets.values())))
+        if leaving:
+            await asyncio.wait(leaving, timeout=_CLOSE_S)
+        await self.resumables.leave_suspended()
 
     async def wait_closed(self, timeout_s: float) -> None:
         """Wait until every connection with a session has sent its end, at most ``timeout_s``."""

@@ -243,8 +243,15 @@ class LiveModels:
         """Whether there are to be no more sessions."""
         return self.default.closing
 
-    async def aclose(self, drain_s: float) -> None:
-        """End the sessions of every engine at the same time, within ``drain_s`` seconds."""
+    async def drain(self, drain_s: float) -> None:
+        """End the sessions of every engine at the same time, within ``drain_s`` seconds.
+
+        All but those that another server may go on with.
+        """
+        await asyncio.gather(*(service.drain(drain_s) for service in self))
+
+    async def aclose(self, drain_s: float = 0.0) -> None:
+        """``drain``, if that was not done; then free every engine."""
         await asyncio.gather(*(service.aclose(drain_s) for service in self))
 
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 
 from starlette.types import Message
@@ -29,6 +30,7 @@ from voxlive.streaming.events import SessionError
 from voxlive.streaming.intake import Command, SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
 from voxlive.streaming.service import Service
+from voxlive.streaming.session import Session
 from voxlive.streaming.sources import LiveSession
 from voxlive.web.access.access import ANYONE, SessionDeadline
 from voxlive.web.access.keys import Limits
@@ -49,8 +51,13 @@ from voxlive.web.protocols.contract import (
     ResumeSession,
     StopSession,
 )
-from voxlive.web.recorder import Recorder
-from voxlive.web.resume import ResumableSession, ResumableSessions
+from voxlive.web.recorder import Recorder, new_holder
+from voxlive.web.resume import (
+    FoundSession,
+    ResumableSession,
+    ResumableSessions,
+    StoredStart,
+)
 from voxlive.web.socket_writer import ConnectionState, Notice, SocketWriter
 
 log = logging.getLogger(__name__)
@@ -58,6 +65,7 @@ log = logging.getLogger(__name__)
 # A client may take so long to open its session. Most do with the first packet; browsers ask for
 # the microphone first.
 _START_TIMEOUT_S = 60.0
+_LOOK_S = 0.05
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -101,7 +109,7 @@ class LiveSocket:
         self._writer = SocketWriter(socket, offered)
         self._loop = asyncio.get_running_loop()
         self._limits = Limits()
-        self._ending = self._stopped = False
+        self._ending = self._stopped = self._leaving = False
         self._failure: str | None = None
 
     @property
@@ -118,9 +126,29 @@ class LiveSocket:
         return bool(self._sessions)
 
     @property
+    def outlives_server(self) -> bool:
+        """Whether another server can go on with its session."""
+        return self._resumable is not None and self._resumable.outlives_server
+
+    @property
     def failure(self) -> str | None:
         """The code of the error that ended the connection, if one did."""
         return self._failure
+
+    async def leave(self, deadline: float) -> None:
+        """Leave the session to the next server, where that can go on with it.
+
+        When it is at rest, or at this time of the loop's clock.
+        """
+        while self.outlives_server and self._loop.time() < deadline and not self._done.is_set():
+            session = self._sessions.get("")
+            unread = self._state.outbox.waiting
+            if isinstance(session, Session) and session.at_rest and not unread:
+                break
+            await asyncio.sleep(_LOOK_S)
+        if self.outlives_server:
+            self._leaving = True
+            self._done.set()
 
     async def refuse(self, refusal: RequestRefused) -> None:
         """Refuse the client, in the form of its wire format."""
@@ -135,6 +163,8 @@ class LiveSocket:
         self._deadline = SessionDeadline(limits, self._loop.time())
         try:
             await self._run_tasks()
+            if self._leaving and self._resumable:
+                await self._leave_to_next_server(self._resumable)
         except WebSocketDisconnect:
             pass
         except VoxliveError as error:
@@ -154,6 +184,8 @@ class LiveSocket:
             if self._protocol.tick_s:
                 self._start(self._tick(self._protocol.tick_s))
             await self._done.wait()
+            if self._leaving:
+                return
             if self._taken_over:
                 message = "another connection goes on with this session"
                 raise ProtocolError("taken_over", message)
@@ -206,7 +238,7 @@ class LiveSocket:
     def _open_session(self, options: SessionOptions, source: str) -> None:
         inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
         service = self._service_of(options)
-        named = replace(options, model=options.model or self._socket.query_params.get("model"))
+        named = replace(options, model=self._chosen(options))
         open_session = service.open_sources if named.sources else service.open
         session = open_session(named, inbox, self._state.outbox, source)
         self._sessions[source] = session
@@ -370,11 +402,27 @@ class LiveSocket:
             notice = self._track_session(
                 options, source, store=action.store, keep_audio=action.keep_audio
             )
+            if self._resumable:
+                self._outlive_server(self._resumable, action)
             self._state.outbox.add_notice(notice)
+
+    def _outlive_server(self, resumable: ResumableSession, action: OpenSession) -> None:
+        """Have another server go on with the session, where there is a store and it may be kept."""
+        recording, session = self._state.recordings.get(""), resumable.session
+        if recording and isinstance(session, Session) and session.outlive_server():
+            chosen = self._chosen(action.options)
+            start = StoredStart(action.start, chosen, session.keeps_audio)
+            recording.make_resumable(resumable.token, start.dump())
+            self._protocol.keep_sent()
+
+    def _chosen(self, options: SessionOptions) -> str | None:
+        return options.model or self._socket.query_params.get("model")
 
     async def _resume(self, resume: ResumeSession) -> None:
         """Go on with the session of another connection, in place of a new one."""
-        found = await self._resumables.claim(resume.token, self._owner, self._let_go)
+        async with self._resumables.restoring:
+            found = await self._resumables.claim(resume.token, self._owner, self._let_go)
+            found = found or await self._restore(resume)
         before, self._resumable = self._state, found
         try:
             missed = found.state.protocol.resumed(resume, found.samples)
@@ -388,6 +436,65 @@ class LiveSocket:
             found.session.resume()
         # What it is sent next comes from the session's own outbox.
         before.outbox.add_notice(Notice(lambda: missed))
+
+    async def _restore(self, resume: ResumeSession) -> ResumableSession:
+        """Claim a session that another server has left in the store.
+
+        Raises ProtocolError, and EngineFull while there is no slot for it.
+        """
+        recorder = self._recorder
+        stored = recorder and await recorder.find_resumable(resume.token, self._owner)
+        if not recorder or not stored:
+            message = "there is no session to resume with this token: start another one"
+            raise ProtocolError("unknown_session", message)
+        start = StoredStart.load(stored.start)
+        protocol = type(self._protocol)({}, self._service.engine.info)
+        service = self._models.find(start.model, None, protocol.default_models)
+        protocol.offer_engines(lambda _: service.engine.info)
+        [opening] = protocol.received(start.message)
+        assert isinstance(opening, OpenSession)
+        found = FoundSession(stored, opening.options)
+        found.check(resume)
+        if service.full and not stored.ended:
+            raise EngineFull(service.engine.info.capacity)
+        holder = new_holder()
+        claimed = await recorder.claim(stored, holder)
+        if claimed is None:
+            raise ProtocolError("taken_over", "another connection goes on with this session")
+        state, kept = ConnectionState(protocol), claimed.resumable.session
+        protocol.restore(found.protocol(claimed, resume.token))
+        state.sent, state.speech_events = claimed.resumable.next, found.speech_events(claimed)
+        if not stored.ended:
+            named = replace(opening.options, model=start.model)
+            inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
+            session = service.open(named, inbox, state.outbox, "", found.state(claimed))
+            session.outlive_server()
+            state.sessions[""] = session
+            label = self._models.label(service)
+            state.meters[""] = self._metrics.open(protocol.name, session, label)
+            state.caption_feeds[""] = self._feeds.go_on(claimed.transcript)
+            state.unfinished = 1
+        recording = state.recordings[""] = recorder.go_on(claimed, holder)
+        if start.audio and state.sessions:
+            recorder.keep_audio(state.sessions[""], True, recording)
+        age_s = (datetime.now(UTC) - kept.started_at).total_seconds()
+        restored = ResumableSession(
+            resume.token,
+            self._owner,
+            state,
+            opening.options.audio.sample_bytes,
+            self._loop.time() - age_s,
+            self._let_go,
+            found.samples,
+        )
+        self._resumables.adopt(restored)
+        return restored
+
+    async def _leave_to_next_server(self, resumable: ResumableSession) -> None:
+        protocol = self._protocol
+        self._resumable = None
+        await self._resumables.leave(resumable)
+        await self._writer.send(protocol.suspended(self._resumables.idle_s))
 
     async def _let_go(self) -> None:
         """Leave the session to another connection."""

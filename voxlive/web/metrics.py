@@ -108,7 +108,7 @@ class SessionMetrics:
         """Totals by wire format, with the audio of sessions that are still open."""
         read = {protocol: replace(totals) for protocol, totals in self._totals.items()}
         for meter in self._meters:
-            read[meter.protocol].samples += meter.session.received
+            read[meter.protocol].samples += meter.session.received - meter.session.first
         return read
 
     def worst_lag_s(self, model: str) -> float:
@@ -137,7 +137,8 @@ class SessionMetrics:
         """Add a session that is over to the totals, once; called by its meter."""
         if meter in self._meters:
             self._meters.discard(meter)
-            totals, received = self._totals[meter.protocol], meter.session.received
+            totals, session = self._totals[meter.protocol], meter.session
+            received = session.received - session.first
             totals.open -= 1
             totals.samples += received
             ident = meter.session.id

@@ -10,34 +10,51 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import logging
 import re
+import secrets
 import threading
 import time
+from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeGuard
 
-from voxlive.errors import VoxliveError
+import numpy as np
+
+from voxlive.errors import ProtocolError, VoxliveError
 from voxlive.store.contract import (
     AddLanguage,
     AddMark,
     AddRefinement,
+    AddResumable,
+    AddSent,
     AddSession,
     AddWords,
+    ClaimedSession,
     CloseSegment,
+    EndResumable,
+    Guarded,
     KeepAlive,
     Operation,
     Refinement,
+    SessionClaimed,
     SessionMark,
+    SessionOperation,
     SessionStore,
+    SetCheckpoint,
     SetState,
     State,
+    StoredResumable,
     StoredSegment,
     StoredSession,
+    StoredTranscript,
     StoredWord,
     StoreError,
     StoreUnusable,
@@ -47,11 +64,13 @@ from voxlive.streaming.events import (
     LanguageDetected,
     Recovered,
     SegmentClosed,
+    SessionCheckpoint,
     SessionClosed,
     SessionError,
     SessionWarning,
     Words,
 )
+from voxlive.vad.gate import GateState
 from voxlive.web.protocols.contract import ENDING_CODES
 
 if TYPE_CHECKING:
@@ -68,6 +87,7 @@ new is dropped and counted; the numbers of words tell where some are missing."""
 _MAX_BATCH = 2000
 _RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _CLOSE_TIMEOUT_S = 5.0
+_CHECK_S = 1.0
 _KEEP_ALIVE_S = 60.0
 _SWEEP_EVERY = 60  # of these
 _UNITS = {"d": "days", "h": "hours"}
@@ -156,7 +176,7 @@ class StoreWriter:
                     return
             self._began_at = self._began_at or time.monotonic()
             try:
-                self._store.apply([operation for operation, _ in batch])
+                refused = self._store.apply([operation for operation, _ in batch])
             except StoreError as error:
                 self._fail(error, batch)
                 if self._closing.wait(_RETRY_S[min(failed, len(_RETRY_S) - 1)]) and failed:
@@ -164,9 +184,9 @@ class StoreWriter:
                 failed += 1
                 continue
             failed, self._began_at = 0, None
-            self._succeed(batch)
+            self._succeed(batch, refused)
 
-    def _succeed(self, batch: list[_Pending]) -> None:
+    def _succeed(self, batch: list[_Pending], refused: frozenset[Guarded]) -> None:
         with self._changed:
             for _ in batch:
                 self._waiting.popleft()
@@ -175,6 +195,10 @@ class StoreWriter:
             self.written += len(batch)
         if recovered:
             log.warning("the store works again; %d operations are caught up", len(batch))
+        if refused:
+            claimed = SessionClaimed("another server goes on with this session")
+            _resolve((future for one, future in batch if one in refused), claimed)
+            batch = [pending for pending in batch if pending[0] not in refused]
         _resolve((future for _, future in batch), None)
 
     def _fail(self, error: StoreError, batch: list[_Pending]) -> None:
@@ -186,6 +210,8 @@ class StoreWriter:
 
 
 def _weight(operation: Operation) -> int:
+    if isinstance(operation, Guarded):
+        return sum(map(_weight, operation.operations))
     return len(operation.words) if isinstance(operation, AddWords) else 1
 
 
@@ -205,39 +231,105 @@ def _resolve(futures: Iterable[_Written | None], result: StoreError | None) -> N
             loop.call_soon_threadsafe(set_results, mine)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredCheckpoint:
+    """A checkpoint as it is kept: with the number of the next message when it was reached.
+
+    ``speech_events``: how many were among the messages by then.
+    """
+
+    checkpoint: SessionCheckpoint = field(default_factory=SessionCheckpoint)
+    number: int = 0
+    speech_events: int = 0
+
+    def dump(self) -> str:
+        """As text."""
+        at, gate, network = self.checkpoint, self.checkpoint.gate, self.checkpoint.network
+        kept = None if network is None else b64encode(network.tobytes()).decode()
+        done = [gate.end, gate.done, gate.voiced, at.fed, at.speech_events]
+        return json.dumps([*done, kept, self.number, self.speech_events])
+
+    @classmethod
+    def load(cls, text: str) -> Self:
+        """From text."""
+        end, done, voiced, fed, speech, kept, number, sent = json.loads(text)
+        network = None
+        if kept is not None:
+            network = np.frombuffer(b64decode(kept), np.float32).reshape(2, -1)
+        gate = GateState(end, done, voiced)
+        return cls(SessionCheckpoint(gate, fed, speech, network), number, sent)
+
+
 class SessionRecording:
     """One session's writing to the store: give it every event, in the order of being sent.
 
-    Its id is in ``running`` until it ends.
+    Its id is in ``running`` until it ends. What is written of a resumable session is refused once
+    another server has claimed it.
     """
 
     def __init__(
-        self, writer: StoreWriter, session: StoredSession, running: set[str] | None = None
+        self,
+        writer: StoreWriter,
+        session: StoredSession,
+        running: set[str] | None = None,
+        number: int = 0,
+        first: int = 0,
+        segment: int = 0,
+        epoch: int | None = None,
+        holder: str = "",
     ) -> None:
+        """``epoch``: of a session that another server began, which was claimed as ``holder``.
+
+        ``number`` is its next word's, ``first`` that of the first word of its open ``segment``.
+        """
         self._writer = writer
         self._running = set() if running is None else running
         self._running.add(session.id)
         self._id = session.id
-        self._unwritten: StoredSession | None = session
-        self._number = 0  # of the next word
+        self._unwritten: list[Operation] = [] if epoch else [AddSession(session)]
+        self._number = number
         self._ranges: dict[int, tuple[int, int]] = {}  # of the words of open segments
+        if first < number:
+            self._ranges[segment] = first, number
+        self._epoch = epoch
+        self._holder = holder
+        self._claimed = False
         self._error: str | None = None
         self._ended = False
         self.refine: str | None = None
         self._warned: set[str] = set()
         self._begin()
 
-    async def record(self, event: Event) -> SessionWarning | None:
+    @property
+    def resumable(self) -> bool:
+        """Whether another server could go on with the session."""
+        return self._epoch is not None
+
+    def make_resumable(self, token: str, start: str) -> None:
+        """Who has the token may go on with the session elsewhere; ``start`` is what opened it."""
+        self._epoch, self._holder = 1, new_holder()
+        opened = AddResumable(self._id, token_digest(token), start, self._holder)
+        self._unwritten.append(opened)
+        self._begin()
+
+    async def record(
+        self, event: Event | None, sent: AddSent | None = None
+    ) -> SessionWarning | None:
         """Write what the client is about to get, which may be sent when this returns.
 
-        Returns what the client should know of the store, once in a session for each reason.
+        ``sent`` are the messages for it, where they are kept; they are written with the event.
+        Returns what the client should know of the store, once in a session for each reason. Raises
+        ProtocolError ``taken_over`` if another server has claimed the session.
         """
-        written = self._on_event(event)
-        if written is None:
+        operations, waits = self._operations(event) if event else ([], False)
+        if sent:
+            operations, waits = [*operations, sent], True
+        if not operations:
             return None
-        if not (written.done() or self._writer.is_late):
-            await asyncio.wait((written,), timeout=MAX_WAIT_S)
-        if not written.done():
+        written = self._write(*operations)
+        if not waits:
+            return None
+        if not await self._settle(written, MAX_WAIT_S):
             self._writer.late += 1
             return self._warn("store_late", "the transcript is kept later than it is sent")
         if error := written.result():
@@ -246,22 +338,73 @@ class SessionRecording:
             return self._warn("store_failed", message)
         return None
 
+    async def set_checkpoint(self, checkpoint: str) -> bool:
+        """Write where another server would go on, and whether that is done, at most a moment later.
+
+        Raises as ``record``.
+        """
+        written = self._write(SetCheckpoint(self._id, checkpoint))
+        return await self._settle(written, MAX_WAIT_S) and written.result() is None
+
+    async def raise_epoch(self) -> bool:
+        """Another connection has the session from now on; False if another server has it.
+
+        That is known within a second, unless the store fails.
+        """
+        assert self._epoch is not None
+        self._epoch += 1
+        written = self._write(epoch=self._epoch)
+        try:
+            await self._settle(written, _CHECK_S)
+        except ProtocolError:
+            return False
+        return True
+
+    async def _settle(self, written: _Written, wait_s: float) -> bool:
+        """Wait until it is written, or has failed; whether it came to that in time."""
+        if not (written.done() or self._writer.is_late):
+            await asyncio.wait((written,), timeout=wait_s)
+        if self._claimed or (written.done() and isinstance(written.result(), SessionClaimed)):
+            self._claimed = True
+            raise ProtocolError("taken_over", "another server goes on with this session")
+        return written.done()
+
     def on_state(self, state: State, samples: int, error: str | None = None) -> None:
         """The session waits for its client, goes on, or is over; it has had so many samples.
 
         ``error`` is the code of what ended it, where no event had one.
         """
         if not self._ended:
-            self._ended = state == "ended"
-            if self._ended:
-                self._running.discard(self._id)
-            error = (self._error or error) if self._ended else None
-            now = datetime.now(UTC)
-            self._write(SetState(self._id, state, samples, now, error))
-            if self._ended and self.refine:
-                self._write(AddRefinement(self._id, Refinement(self.refine, "", now)))
+            ended = self._state(state, samples, error)
+            self._write(*self._with_refinement(ended))
 
-    def _on_event(self, event: Event) -> _Written | None:
+    def leave(self, samples: int) -> None:
+        """The server ends, and another one may go on with the session."""
+        self.on_state("suspended", samples)
+        self._ended = True
+        self._running.discard(self._id)
+
+    def end_resumable(self) -> None:
+        """The session can be resumed no more."""
+        self._running.discard(self._id)
+        if self.resumable:
+            self._write(EndResumable(self._id))
+
+    def _with_refinement(self, state: SetState) -> list[SessionOperation]:
+        """And what is to be done with a session that is over."""
+        if not (self._ended and self.refine):
+            return [state]
+        return [state, AddRefinement(self._id, Refinement(self.refine, "", state.at))]
+
+    def _state(self, state: State, samples: int, error: str | None = None) -> SetState:
+        self._ended = state == "ended"
+        if self._ended:
+            self._running.discard(self._id)
+        error = (self._error or error) if self._ended else None
+        return SetState(self._id, state, samples, datetime.now(UTC), error)
+
+    def _operations(self, event: Event) -> tuple[list[SessionOperation], bool]:
+        """What an event writes, and whether its client waits for that."""
         match event:
             case Words(segment, words, source):
                 number, self._number = self._number, self._number + len(words)
@@ -273,31 +416,41 @@ class SessionRecording:
                     )
                     for n, w in enumerate(words, number)
                 )
-                return self._write(AddWords(self._id, kept))
+                return [AddWords(self._id, kept)], True
             case SegmentClosed(ident, start, end, _, received):
                 nothing = self._number, self._number
                 closed = StoredSegment(ident, start, end, *self._ranges.pop(ident, nothing))
-                return self._write(CloseSegment(self._id, closed, received or end))
+                return [CloseSegment(self._id, closed, received or end)], True
             case LanguageDetected(language):
-                self._write(AddLanguage(self._id, language))
+                return [AddLanguage(self._id, language)], False
             case Recovered(at):
                 mark = SessionMark(at, "recovered", "", "", datetime.now(UTC))
-                self._write(AddMark(self._id, mark))
+                return [AddMark(self._id, mark)], False
             case SessionError(code, _, fatal):
                 self._error = code if fatal or code in ENDING_CODES else self._error
-            case SessionClosed(samples):
-                self.on_state("ended", samples)
-        return None
+            case SessionClosed(samples) if not self._ended:
+                return self._with_refinement(self._state("ended", samples)), False
+        return [], False
 
     def _begin(self) -> None:
         """Write that the session has begun, before anything else of it, once there is room."""
-        if self._unwritten and not self._writer.is_full:
-            session, self._unwritten = self._unwritten, None
-            self._writer.write(AddSession(session))
+        while self._unwritten and not self._writer.is_full:
+            self._writer.write(self._unwritten.pop(0))
 
-    def _write(self, operation: Operation) -> _Written:
+    def _write(self, *operations: SessionOperation, epoch: int = 0) -> _Written:
         self._begin()
-        return self._writer.write(operation)
+        if self.resumable:
+            written = self._writer.write(Guarded(self._id, self._holder, operations, epoch))
+            written.add_done_callback(self._on_written)
+            return written
+        *before, last = operations
+        for one in before:
+            self._writer.write(one)
+        return self._writer.write(last)
+
+    def _on_written(self, written: _Written) -> None:
+        if not written.cancelled() and isinstance(written.result(), SessionClaimed):
+            self._claimed = True
 
     def _warn(self, code: str, message: str) -> SessionWarning | None:
         if code in self._warned:
@@ -306,10 +459,21 @@ class SessionRecording:
         return SessionWarning(code, message)
 
 
+def new_holder() -> str:
+    """A name for the holder of a session, which no other has."""
+    return secrets.token_hex(8)
+
+
+def token_digest(token: str) -> str:
+    """What is kept of a resume token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
 class Recorder:
     """The store of a server, its writer, and the deletion of what has been kept long enough.
 
-    ``keep`` None: for ever. ``audio``: whose audio is kept too, None: nobody's.
+    ``keep`` None: for ever. ``audio``: whose audio is kept too, None: nobody's. ``resume``: for how
+    long a session may be resumed of which no server writes anything.
     """
 
     def __init__(
@@ -318,11 +482,13 @@ class Recorder:
         keep: timedelta | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         audio: KeptAudio | None = None,
+        resume: timedelta = timedelta(),
     ) -> None:
         self.audio = audio
         self.refine: str | None = None
         """The model by which sessions with audio are refined when they are over."""
         self.store = store
+        self.resume_time = resume + timedelta(seconds=_KEEP_ALIVE_S)
         self.writer = StoreWriter(store)
         self.keep = keep
         self._now = now
@@ -356,7 +522,8 @@ class Recorder:
                 raise
             on_warning(f"transcripts are not kept: {error.message}; --store FOLDER, or --no-store")
             return None
-        return cls(store, keep_time(config.keep), audio=config.keep_audio)
+        resume = timedelta(seconds=config.resume_seconds)
+        return cls(store, keep_time(config.keep), audio=config.keep_audio, resume=resume)
 
     def __str__(self) -> str:
         days = "for ever"
@@ -438,6 +605,50 @@ class Recorder:
         recording.refine = self.refine
         return True
 
+    async def find_resumable(self, token: str, owner: str) -> StoredResumable | None:
+        """A session of this owner that another server has left; None where there is none.
+
+        Raises StoreError.
+        """
+        found = await asyncio.to_thread(self.store.resumable, token_digest(token))
+        return found if self._waits(found) and found.session.owner == owner else None
+
+    async def find_named(self, name: str) -> StoredSession | None:
+        """A session of this id or captions name that waits for its client; None for none.
+
+        Raises StoreError.
+        """
+        found = await asyncio.to_thread(self.store.resumable_named, name)
+        return found.session if self._waits(found) else None
+
+    async def transcript(self, session: str) -> StoredTranscript:
+        """What a session has so far. Raises StoreError, UnknownSession."""
+        return await asyncio.to_thread(self.store.transcript, session, None)
+
+    def _waits(self, found: StoredResumable | None) -> TypeGuard[StoredResumable]:
+        return found is not None and found.updated_at > self._now() - self.resume_time
+
+    async def claim(self, found: StoredResumable, holder: str) -> ClaimedSession | None:
+        """Hold it from now on; None if another server was faster. Raises StoreError."""
+        return await asyncio.to_thread(self.store.claim, found.session.id, found.epoch, holder)
+
+    def go_on(self, claimed: ClaimedSession, holder: str) -> SessionRecording:
+        """Go on to record a session that was another server's."""
+        found, transcript = claimed.resumable, claimed.transcript
+        words, segments = transcript.words, transcript.segments
+        number = words[-1].number + 1 if words else 0
+        first, segment = (segments[-1].stop, segments[-1].id + 1) if segments else (0, 0)
+        return SessionRecording(
+            self.writer,
+            found.session,
+            self._running,
+            number,
+            first,
+            segment,
+            found.epoch,
+            holder,
+        )
+
     def close(self) -> None:
         """Write what waits, and close the store. Blocks for some seconds at most."""
         self._closing.set()
@@ -448,12 +659,20 @@ class Recorder:
     def _tend(self) -> None:
         """Delete what is old at once and then hourly; every minute note which sessions go on."""
         for minute in count():
+            self._expire(self._now() - self.resume_time)
             if self.keep is not None and minute % _SWEEP_EVERY == 0:
                 self._sweep(self._now() - self.keep)
             if self._closing.wait(_KEEP_ALIVE_S):
                 return
             if running := tuple(self._running):
                 self.writer.put(KeepAlive(running))
+
+    def _expire(self, before: datetime) -> None:
+        try:
+            if expired := self.store.expire(before):
+                log.info("%d sessions of a server before were not resumed in time", expired)
+        except VoxliveError as error:
+            log.warning("sessions that are not resumed are not ended yet: %s", error.message)
 
     def _sweep(self, before: datetime) -> None:
         try:

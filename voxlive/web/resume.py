@@ -12,19 +12,27 @@ a suspended session gives its slot back.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Self
 
 from voxlive.errors import ProtocolError
+from voxlive.store.contract import ClaimedSession, StoredResumable
+from voxlive.streaming.intake import SessionOptions, SessionState
 from voxlive.streaming.sources import LiveSession
+from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.captions import CaptionFeeds
+from voxlive.web.protocols.contract import RestoredProtocol, ResumeSession
+from voxlive.web.recorder import StoredCheckpoint
 from voxlive.web.socket_writer import ConnectionState
 
 _RELEASE_S = 10.0
 _RELEASE_AGAIN_S = 1.0
 _TOKEN_BYTES = 24
+_SPEECH = ("speech_started", "speech_stopped")
 
 
 @dataclass(eq=False)
@@ -53,6 +61,16 @@ class ResumableSession:
         """None once it has been closed."""
         return self.state.sessions.get("")
 
+    @property
+    def outlives_server(self) -> bool:
+        """Whether another server on the same store can go on with it."""
+        return any(one.resumable for one in self.state.recordings.values())
+
+    async def raise_epoch(self) -> bool:
+        """It has another connection; False if it is another server's by now."""
+        kept = [one for one in self.state.recordings.values() if one.resumable]
+        return all([await one.raise_epoch() for one in kept])
+
     async def push(self, data: bytes) -> None:
         """Take audio. Whole samples are passed on: a line may break in the middle of one."""
         data = self.rest + data
@@ -69,20 +87,118 @@ class ResumableSession:
         self.rest = b""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredStart:
+    """What a session was opened with: its client's first message, and the model that it chose.
+
+    ``audio``: whether its audio is kept.
+    """
+
+    message: str
+    model: str | None
+    audio: bool
+
+    def dump(self) -> str:
+        """As text, for the store."""
+        return json.dumps([self.message, self.model, self.audio])
+
+    @classmethod
+    def load(cls, text: str) -> Self:
+        """From text."""
+        return cls(*json.loads(text))
+
+
+class FoundSession:
+    """A session that another server has left in the store, before this one claims it.
+
+    Positions are samples: ``first`` on the session's clock, ``samples`` in the client's rate.
+    """
+
+    def __init__(self, stored: StoredResumable, options: SessionOptions) -> None:
+        self.stored = stored
+        self._options = options
+        self._kept = StoredCheckpoint()
+        if stored.checkpoint is not None:
+            self._kept = StoredCheckpoint.load(stored.checkpoint)
+        self.first = self._kept.checkpoint.first(options.audio.rate)
+        self.samples = self.first * options.audio.rate // SAMPLE_RATE
+
+    def check(self, resume: ResumeSession) -> None:
+        """Raise ProtocolError ``resume_gap`` for a client that cannot go on from there."""
+        if resume.first > self.samples:
+            raise ProtocolError(
+                "resume_gap",
+                f"another server needs the audio from sample {self.samples} on, and the client has "
+                f"that from {resume.first} on: start another session",
+            )
+        if not self.stored.first - 1 <= resume.have < self.stored.next:
+            raise ProtocolError(
+                "resume_gap",
+                f"the messages after {resume.have} are not kept any more, or were never stored: "
+                "start another session",
+            )
+
+    def state(self, claimed: ClaimedSession) -> SessionState:
+        """What the session goes on from, once it is claimed."""
+        transcript, found = claimed.transcript, claimed.resumable
+        stop = transcript.segments[-1].stop if transcript.segments else 0
+        closed = "".join(word.text for word in transcript.words if word.number < stop)
+        opened = tuple(
+            Word(one.text, one.start, one.end, one.probability, one.original)
+            for one in transcript.words
+            if one.number >= stop
+        )
+        languages = found.session.languages if self._options.stream.language is None else ()
+        return SessionState(
+            found.session.id,
+            self._kept.checkpoint,
+            self.first,
+            closed,
+            transcript.segments[-1].id + 1 if transcript.segments else 0,
+            opened,
+            transcript.words[-1].end if transcript.words else None,
+            self.speech_events(claimed),
+            languages[-1] if languages else None,
+        )
+
+    def speech_events(self, claimed: ClaimedSession) -> int:
+        """How many messages there were about where speech begins and ends."""
+        since = claimed.sent[max(0, self._kept.number - claimed.resumable.first) :]
+        kinds = [json.loads(text)["type"] for text in since]
+        return self._kept.speech_events + sum(kind in _SPEECH for kind in kinds)
+
+    def protocol(self, claimed: ClaimedSession, token: str) -> RestoredProtocol:
+        """What its protocol goes on from."""
+        found = claimed.resumable
+        return RestoredProtocol(
+            found.session.id,
+            token,
+            found.epoch,
+            claimed.sent,
+            found.first,
+            found.next,
+            claimed.transcript.text,
+            self.samples,
+            found.ended,
+        )
+
+
 class ResumableSessions:
     """The sessions of a server that can be resumed; see the module. On one event loop."""
 
     def __init__(self, feeds: CaptionFeeds, idle_s: float, most: int) -> None:
         self._feeds = feeds
-        self._idle_s = idle_s
+        self.idle_s = idle_s
         self._most = most
+        self.restoring = asyncio.Lock()
+        """Held while a session of another server is looked for and taken over."""
         self._sessions: dict[str, ResumableSession] = {}
         self._ends: set[asyncio.Task[None]] = set()
 
     @property
     def enabled(self) -> bool:
         """Whether sessions can be resumed here."""
-        return self._idle_s > 0 and self._most > 0
+        return self.idle_s > 0 and self._most > 0
 
     def __len__(self) -> int:
         """Those with a connection too."""
@@ -107,22 +223,34 @@ class ResumableSessions:
         self._sessions[token] = session
         return session
 
+    def adopt(self, session: ResumableSession) -> None:
+        """Keep a session that another server began."""
+        self._sessions[session.token] = session
+
     async def claim(
         self, token: str, owner: str, detach: Callable[[], Awaitable[None]]
-    ) -> ResumableSession:
+    ) -> ResumableSession | None:
         """Give a session to another connection; the one that it has lets go of it first.
 
-        Raises ProtocolError ``unknown_session``.
+        None where there is none of this owner here, or another server has it by now.
         """
         found = self._sessions.get(token)
         if found is None or found.owner != owner:
-            message = "there is no session to resume with this token: start another one"
-            raise ProtocolError("unknown_session", message)
+            return None
         before, found.detach = found.detach, detach
-        if before:
-            await before()
-        await self._stop_waiting(found)
-        found.rest = b""
+        try:
+            if before:
+                await before()
+            await self._stop_waiting(found)
+            found.rest = b""
+            held = await found.raise_epoch()
+        except asyncio.CancelledError:
+            self.suspend(found, detach)
+            raise
+        if not held:
+            self._sessions.pop(token, None)
+            await found.state.close(self._feeds)
+            return None
         found.state.on_state("running")
         return found
 
@@ -133,7 +261,7 @@ class ResumableSessions:
         loop = asyncio.get_running_loop()
         session.detach, session.suspended_at = None, loop.time()
         session.reader = loop.create_task(self._read(session))
-        self._wait(session, min(_RELEASE_S, self._idle_s))
+        self._wait(session, min(_RELEASE_S, self.idle_s))
         session.state.on_state("suspended")
         if session.session:
             session.session.suspend()
@@ -145,6 +273,19 @@ class ResumableSessions:
     def remove(self, session: ResumableSession) -> None:
         """The session can be resumed no more; its connection closes it."""
         self._sessions.pop(session.token, None)
+        session.state.end_resumable()
+
+    async def leave(self, session: ResumableSession) -> None:
+        """Leave the session to the next server."""
+        self._sessions.pop(session.token, None)
+        await self._stop_waiting(session)
+        await session.state.close(self._feeds, over=False)
+
+    async def leave_suspended(self) -> None:
+        """Leave those that wait for their client to the next server, where it can have them."""
+        for session in self.suspended:
+            if session.outlives_server:
+                await self.leave(session)
 
     async def aclose(self) -> None:
         """End all that are suspended."""
@@ -155,15 +296,18 @@ class ResumableSessions:
     async def _read(self, session: ResumableSession) -> None:
         """Have the protocol keep what its client will get when it resumes."""
         ended = session.state.unfinished == 0
-        while not ended:
-            _, ended = await session.state.next()
+        try:
+            while not ended:
+                _, ended = await session.state.next()
+        except ProtocolError:  # another server goes on with it
+            self._end(session)
 
     def _wait(self, session: ResumableSession, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         session.timer = loop.call_later(seconds, self._on_timer, session)
 
     def _on_timer(self, session: ResumableSession) -> None:
-        left_s = session.suspended_at + self._idle_s - asyncio.get_running_loop().time()
+        left_s = session.suspended_at + self.idle_s - asyncio.get_running_loop().time()
         if left_s <= 0:
             self._end(session)
         elif session.session and not session.session.release():

@@ -74,8 +74,8 @@ def serve(
     connections are accepted, ``on_info`` with each line about what is served and where, and
     ``on_warning`` with warnings.
 
-    At the end sessions are notified, drained for up to 10 s and closed with 1012. A second signal
-    ends the process at once, with 128 plus its number.
+    At the end sessions are notified, drained for ``drain_seconds`` at most and closed with 1012. A
+    second signal ends the process at once, with 128 plus its number.
 
     Raises ConfigError, TlsError, CannotListen for an address that cannot be bound, and what loading
     the models raises: EngineError, CheckpointError, VadError; StoreError for a store that cannot be

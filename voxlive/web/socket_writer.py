@@ -14,15 +14,22 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from voxlive.errors import ProtocolError
-from voxlive.store.contract import State
-from voxlive.streaming.events import Event, SessionClosed
+from voxlive.store.contract import AddSent, State
+from voxlive.streaming.events import (
+    Event,
+    SessionCheckpoint,
+    SessionClosed,
+    SpeechStarted,
+    SpeechStopped,
+)
 from voxlive.streaming.queues import Outbox, Timeout
+from voxlive.streaming.session import Session
 from voxlive.streaming.sources import LiveSession
 from voxlive.web.captions import CaptionFeed, CaptionFeeds
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.ports import ABORT
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
-from voxlive.web.recorder import SessionRecording
+from voxlive.web.recorder import SessionRecording, StoredCheckpoint
 
 # A client may leave what it is sent unread for this long, and then has this long for the error.
 _SEND_TIMEOUT_S = 10.0
@@ -52,29 +59,52 @@ class ConnectionState:
         self.recordings: dict[str, SessionRecording] = {}
         self.unfinished = 0
         """Sessions whose events have not all been translated."""
+        self.sent = self.speech_events = 0
+        """The number of the next message, where they are kept; and what there was of speech."""
 
     async def next(self) -> tuple[list[Out], bool]:
         """The frames of the next event or notice, and whether all sessions have ended with it.
 
-        Where the session is kept its store has the event by then, or is late.
+        Where the session is kept its store has the event by then, or is late. Raises ProtocolError
+        if another server goes on with the session.
         """
         source, entry = await self.outbox.take()
+        recording = self.recordings.get(source)
+        if isinstance(entry, SessionCheckpoint):
+            return await self._checkpoint(entry, recording), False
         if isinstance(entry, Notice):
-            return entry.translate(), False
-        outs = self._translate(source, entry)
-        ended = isinstance(entry, SessionClosed)
+            event, outs = None, entry.translate()
+        else:
+            event, outs = entry, self._translate(source, entry)
+        ended = isinstance(event, SessionClosed)
         self.unfinished -= ended
         # Whoever cancels this here does not lose the event: the protocol has it already.
-        if self.recordings and (recording := self.recordings.get(source)):
-            warning = await recording.record(entry)
+        if recording:
+            warning = await recording.record(event, self._take_sent())
             if warning and not ended:
                 outs = outs + self._translate(source, warning)
+                await recording.record(None, self._take_sent())
         return outs, ended and not self.unfinished
 
     def _translate(self, source: str, event: Event) -> list[Out]:
         self.caption_feeds[source].on_event(event)
         self.meters[source].on_event(event)
+        self.speech_events += isinstance(event, SpeechStarted | SpeechStopped)
         return self.protocol.on_source_event(source, event)
+
+    def _take_sent(self) -> AddSent | None:
+        sent = self.protocol.take_sent()
+        self.sent = sent.first + len(sent.texts) if sent else self.sent
+        return sent
+
+    async def _checkpoint(
+        self, checkpoint: SessionCheckpoint, recording: SessionRecording | None
+    ) -> list[Out]:
+        """The frames for a checkpoint, which only counts once it is stored."""
+        kept = StoredCheckpoint(checkpoint, self.sent, self.speech_events)
+        if recording and await recording.set_checkpoint(kept.dump()):
+            return self.protocol.on_event(checkpoint)
+        return []
 
     def on_state(self, state: State, error: str | None = None) -> None:
         """The client is gone for now, is back, or does not come back: have that kept."""
@@ -82,11 +112,31 @@ class ConnectionState:
             if session := self.sessions.get(source):
                 recording.on_state(state, session.received, error)
 
-    async def close(self, feeds: CaptionFeeds, error: str | None = None) -> None:
-        """Free everything at once; ``error`` is the code of why. May be called twice."""
-        self.on_state("ended", error)
+    def _leave(self) -> None:
+        for source, recording in self.recordings.items():
+            if session := self.sessions.get(source):
+                recording.leave(session.received)
+                if isinstance(session, Session):
+                    session.leave()
+
+    def end_resumable(self) -> None:
+        """The sessions can be resumed no more."""
+        for recording in self.recordings.values():
+            recording.end_resumable()
+
+    async def close(
+        self, feeds: CaptionFeeds, error: str | None = None, *, over: bool = True
+    ) -> None:
+        """Free everything at once; ``error`` is the code of why. May be called twice.
+
+        ``over`` False: another server may go on with the sessions.
+        """
+        if over:
+            self.on_state("ended", error)
+        else:
+            self._leave()
         while self.caption_feeds:
-            feeds.close(self.caption_feeds.popitem()[1])
+            feeds.close(self.caption_feeds.popitem()[1], over=over)
         while self.sessions:
             source, session = self.sessions.popitem()
             await session.close()

@@ -12,6 +12,8 @@ import pytest
 from support.breaking import breaking
 from support.clips import clip
 from support.javascript import FOLDER, without
+from support.restarting import END_SERVER, KILL_SERVER, restarted
+from support.server import AT_PAUSES
 from support.wire import s16le
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -72,6 +74,25 @@ async def test_a_line_that_breaks_changes_nothing(server, talk, seed):
     assert (whole["resumed"], whole["restarted"], whole["failure"]) == (0, [], None)
     assert cut["resumed"] >= 1 <= relay.breaks
     assert cut["restarted"] == []
+    numbers = [event["seq"] for event in cut["events"] if "seq" in event]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize(
+    "fault", [KILL_SERVER, pytest.param(END_SERVER, marks=pytest.mark.endurance)]
+)
+async def test_another_server_goes_on_with_the_session(talk, tmp_path, fault):
+    pcm = s16le(clip("market").samples)
+    options = (*AT_PAUSES, "--store", str(tmp_path / "store"), "--drain-seconds", "0")
+    with restarted(*options) as running:
+        whole = await talk(running.url, pcm)
+        speaking = asyncio.create_task(talk(running.url, pcm, giveUpS=120))
+        await running.server.until(in_use=1)
+        await asyncio.sleep(0.3)
+        await running.suffer(fault)
+        cut = await speaking
+    assert kept(cut) == kept(whole)
+    assert (cut["resumed"] >= 1, cut["restarted"]) == (True, [])
     numbers = [event["seq"] for event in cut["events"] if "seq" in event]
     assert numbers == list(range(1, len(numbers) + 1))
 

@@ -13,6 +13,7 @@ from typing import Protocol as _Protocol
 
 from voxlive.engines.contract import EngineInfo
 from voxlive.errors import close_code
+from voxlive.store.contract import AddSent
 from voxlive.streaming.events import Event, SessionError
 from voxlive.streaming.intake import SessionOptions
 from voxlive.web.protocols.fields import Json, decode_base64
@@ -38,7 +39,8 @@ class OpenSession:
     A connection that carries several audio sources has a session for each ``source``. A
     ``resumable`` one, which has PCM, outlives the connection for a while: see ``ResumeSession``.
     ``store``: whether its transcript may be kept, where the server keeps any; ``keep_audio``:
-    whether its audio is to be kept too, None where the client does not say.
+    whether its audio is to be kept too, None where the client does not say. ``start``: the frame,
+    for another server that goes on with the session.
     """
 
     options: SessionOptions
@@ -46,6 +48,7 @@ class OpenSession:
     resumable: bool = False
     store: bool = True
     keep_audio: bool | None = None
+    start: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,25 @@ class ResumeSession:
     token: str
     have: int
     first: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredProtocol:
+    """What the protocol of a session was at another server, as far as that is kept.
+
+    ``sent`` are its messages from number ``first`` on, ``next`` is the next one's, ``text`` that of
+    all words, ``acknowledged`` is in the client's rate.
+    """
+
+    session: str
+    token: str
+    epoch: int
+    sent: tuple[str, ...]
+    first: int
+    next: int
+    text: str
+    acknowledged: int
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +260,25 @@ class Protocol(_Protocol):
     def on_stored(self, *, audio: bool) -> None:  # noqa: ARG002
         """The transcript of the session that is being opened is kept, with its audio if so."""
         return
+
+    def keep_sent(self) -> None:
+        """Another server may go on with the session: ``take_sent`` is called after every message.
+
+        What is acknowledged is what that one would not need again: see ``SessionCheckpoint``.
+        """
+        return
+
+    def take_sent(self) -> AddSent | None:
+        """The messages since the last call that a client may miss, where they are to be kept."""
+        return None
+
+    def restore(self, _restored: RestoredProtocol) -> None:
+        """Go on with a session of another server, whose ``start`` was received here."""
+        return
+
+    def suspended(self, _resume_s: float) -> list[Out]:
+        """The server ends; for so long another one may go on with the session. And the close."""
+        return []
 
     def resumed(self, _resume: ResumeSession, _samples: int) -> list[Out]:
         """The answer to a client that goes on with this session, and what it has missed.

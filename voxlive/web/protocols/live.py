@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from itertools import islice
 from typing import ClassVar
@@ -12,6 +13,7 @@ from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code
 from voxlive.recognisers.contract import Task
 from voxlive.recognisers.vocabulary import BadVocabulary, vocabulary_of
+from voxlive.store.contract import AddSent
 from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.events import (
     Draft,
@@ -22,6 +24,7 @@ from voxlive.streaming.events import (
     LongText,
     Recovered,
     SegmentClosed,
+    SessionCheckpoint,
     SessionClosed,
     SessionError,
     SessionWarning,
@@ -47,6 +50,7 @@ from voxlive.web.protocols.contract import (
     Out,
     Protocol,
     Refuse,
+    RestoredProtocol,
     ResumeSession,
     StopSession,
 )
@@ -104,6 +108,8 @@ class LiveProtocol(Protocol):
         self._epoch = 1
         self._rate = SAMPLE_RATE
         self._acknowledged = 0
+        self._taken: int | None = None  # messages that the store has; None: it needs none
+        self._restored = False
         self._close: CloseSocket | None = None
 
     def offer_engines(self, find: FindEngine) -> None:
@@ -160,6 +166,7 @@ class LiveProtocol(Protocol):
             sources=sources,
             suppress_leaks=flag(message, "suppress_leaks", len(sources) <= MAX_SOURCES),
         )
+        self._rate = options.audio.rate
         self._words = flag(message, "words", True)
         resumable = flag(message, "resumable", False)
         if resumable and options.audio.encoding == CONTAINER:
@@ -173,11 +180,41 @@ class LiveProtocol(Protocol):
             resumable=resumable,
             store=flag(message, "store", True),
             keep_audio=flag(message, "keep_audio", False) if asked else None,
+            start=json.dumps(message),
         )
 
     def on_resumable(self, token: str) -> None:
         """Keep what is sent, for a client that has missed it."""
         self._token, self._journal = token, SentMessages()
+
+    def keep_sent(self) -> None:
+        """All but ``ready``, without which nobody can resume: it has the token."""
+        self._taken = 0
+
+    def take_sent(self) -> AddSent | None:
+        """The numbered messages since the last call."""
+        if self._taken is None or not self._journal or self._seq <= self._taken:
+            return None
+        first, self._taken = max(self._taken, 1), self._seq
+        texts = tuple(self._journal.after(first - 1) or ())
+        dropped = self._journal.first
+        return AddSent(self._session, first, texts, dropped if dropped > 1 else 0)
+
+    def restore(self, restored: RestoredProtocol) -> None:
+        """Number what follows as the other server would have."""
+        self._session, self._token, self._epoch = restored.session, restored.token, restored.epoch
+        self._journal = SentMessages(restored.first, restored.sent)
+        self._seq = self._taken = restored.next
+        self._text.append(restored.text)
+        self._acknowledged = restored.acknowledged
+        self._restored = True  # the epoch is this connection's
+        if restored.ended:
+            self._close = CloseSocket(1000)
+
+    def suspended(self, resume_s: float) -> list[Out]:
+        """``suspended``, and the close of a server that ends."""
+        message = self._passing("suspended", resume_s=resume_s)
+        return [message, CloseSocket(close_code("shutting_down"))]
 
     def on_stored(self, *, audio: bool) -> None:
         """``ready`` says so."""
@@ -198,7 +235,8 @@ class LiveProtocol(Protocol):
                 f"the messages after {resume.have} are not kept any more, or were never sent: "
                 "start another session",
             )
-        self._epoch += 1
+        self._epoch += not self._restored
+        self._restored = False
         resumed = self._passing(
             "resumed", session=self._session, epoch=self._epoch, samples=samples
         )
@@ -243,7 +281,7 @@ class LiveProtocol(Protocol):
         """``ready``, with everything as it is in force."""
         info, audio, stream = self._info, options.audio, options.stream
         pcm = audio.encoding != CONTAINER
-        self._session, self._rate = session, audio.rate
+        self._session = session
         more: dict[str, object] = {"resume": self._token, "epoch": self._epoch}
         more = more if self._token else {}
         if self._stored:
@@ -299,11 +337,14 @@ class LiveProtocol(Protocol):
                 return self._done(samples)
             case UtteranceEnded():
                 return []
+            case SessionCheckpoint():
+                self._acknowledged = event.first(self._rate) * self._rate // SAMPLE_RATE
+                return [self._ack()]
             case SegmentClosed(_, _, end, text, source=source, covered=covered):
                 if source:
                     self._text.append(f"{source}: {text.strip()}\n")
                 closed = self._encode_event(event)
-                if not self._journal:
+                if not self._journal or self._taken is not None:
                     return [closed]
                 upto = end if covered is None else covered
                 self._acknowledged = upto * self._rate // SAMPLE_RATE
@@ -404,10 +445,13 @@ class SentMessages:
     At most ``MAX_SENT`` characters are kept; the oldest are dropped.
     """
 
-    def __init__(self) -> None:
-        self._first = 0
+    def __init__(self, first: int = 0, messages: Iterable[str] = ()) -> None:
+        self.first = first
+        """The number of the first that is kept."""
         self._chars = 0
         self._messages: deque[str] = deque()
+        for text in messages:
+            self.append(text)
 
     def append(self, text: str) -> None:
         """Keep the next message."""
@@ -415,13 +459,13 @@ class SentMessages:
         self._chars += len(text)
         while self._chars > MAX_SENT:
             self._chars -= len(self._messages.popleft())
-            self._first += 1
+            self.first += 1
 
     def after(self, number: int) -> list[str] | None:
         """All after the message with this number; None where some are gone or it was never sent."""
-        if not self._first - 1 <= number < self._first + len(self._messages):
+        if not self.first - 1 <= number < self.first + len(self._messages):
             return None
-        return list(islice(self._messages, number + 1 - self._first, None))
+        return list(islice(self._messages, number + 1 - self.first, None))
 
 
 def _of(source: str) -> dict[str, str]:

@@ -11,7 +11,7 @@
  * For browsers and Node 22; beside this file it needs connection.js and kept.js, nothing else. It
  * speaks WS /v1/live (docs/live-protocol.md). The session is resumable: audio is kept until it is acknowledged, and
  * when the line breaks the same session goes on over the next connection, every sample and every
- * message once. Where it cannot go on (the server was started again, or has waited too long) a new
+ * message once. Where it cannot go on (a server that stores nothing was started again, or has waited too long) a new
  * session begins after the last word: audio is recognised again rather than lost.
  *
  * Bound: the newest `keptS` seconds of audio are kept, half an hour or 58 MB at 16 kHz. Beyond that
@@ -43,7 +43,7 @@ const LAST_RETRY_MS = 15_000;
 const FRUITLESS = 5; // connections in a row that bring nothing, after `stop`
 
 /** In a resumable session these have no number. */
-const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed"];
+const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed", "suspended"];
 /**
  * @typedef {{text: string, start: number, end: number, p: number | null}} Word
  * @typedef {{code: string, message: string, fatal?: boolean}} Failure
@@ -213,6 +213,7 @@ export class Link {
     this.#answered = this.#next;
     this.#expect();
     if (type === "ack") return this.#acknowledge(message.samples);
+    if (type === "suspended") return; // the close follows, and another server goes on
     this.#progressed = true;
     if (type === "error" && ENDINGS.includes(message.code)) {
       return this.#connection?.ends(message);

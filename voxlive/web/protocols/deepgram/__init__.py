@@ -21,6 +21,7 @@ from voxlive.streaming.events import (
     Event,
     Flushed,
     LanguageDetected,
+    SessionCheckpoint,
     SessionClosed,
     SessionError,
     SessionWarning,
@@ -325,7 +326,7 @@ class DeepgramProtocol(Protocol):
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed(samples):
                 return self._last_messages(samples)
-            case SessionWarning():
+            case SessionWarning() | SessionCheckpoint():
                 pass
             case _:
                 return self._channels[event.source].on_event(event)

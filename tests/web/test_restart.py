@@ -1,0 +1,455 @@
+"""Sessions of ``/v1/live`` that outlive their server: another one on the same store goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.clock_engine import ClockEngine
+from support.counting import LoudnessModel, pcm
+from support.line import START, Line
+
+from voxlive.store.backends import open_store
+from voxlive.store.contract import StoreError
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.web import recorder
+from voxlive.web.live_endpoints import LiveEndpoints
+from voxlive.web.live_models import LiveModels
+from voxlive.web.recorder import Recorder, token_digest
+
+PASSING = ("draft", "lag", "ack", "recovered", "resumed", "suspended")
+MOST = 4
+RATES = (8000, 16_000, 44_100, 48_000)
+
+
+class Gone:
+    """The store of a server that was killed."""
+
+    def apply(self, _operations: object) -> None:
+        raise StoreError("the server was killed")
+
+
+class Servers:
+    """One server after another on the same store, each in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def start(self) -> LiveEndpoints:
+        self.service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+        self.endpoints = LiveEndpoints(
+            LiveModels(self.service), recorder=Recorder(open_store(self._folder))
+        )
+        return self.endpoints
+
+    async def die(self) -> None:
+        """As though by SIGKILL: nothing more is written, not what waits either."""
+        self.endpoints.recorder.writer._store = Gone()
+        await asyncio.to_thread(self.endpoints.recorder.close)
+
+    async def end(self, drain_s: float = 0) -> None:
+        """As by SIGTERM."""
+        await asyncio.gather(self.endpoints.leave(drain_s), self.service.drain(drain_s))
+        await self.free()
+
+    async def free(self) -> None:
+        await self.service.aclose()
+        await self.endpoints.wait_closed(1)
+        await asyncio.to_thread(self.endpoints.recorder.close)
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> Servers:
+    return Servers(tmp_path / "store")
+
+
+def audio(rng: random.Random, rate: int) -> bytes:
+    """Tones and silences of random lengths."""
+    pieces = [
+        np.full(rng.randrange(rate // 10, 2 * rate), 0.5 * (n % 2), np.float32)
+        for n in range(rng.randrange(3, 9))
+    ]
+    return pcm(np.concatenate(pieces))
+
+
+class Client:
+    """What a client does that outlives its lines: it keeps what it was sent, and what it sends."""
+
+    def __init__(self, rate: int, data: bytes) -> None:
+        self.start = START | {"rate": rate}
+        self.data = data
+        self.seen: list[dict] = []
+        self.at = self.first = 0
+        self.line: Line | None = None
+
+    async def connect(self, endpoints: LiveEndpoints) -> None:
+        self.line = Line(endpoints, "captions=hall")
+        if not self.seen:
+            self.line.send(self.start)
+            self.take(await self.line.until("ready"))
+            return
+        have = self.seen[-1]["seq"]
+        token = self.seen[0]["resume"]
+        self.line.send({"type": "resume", "token": token, "have": have, "from": self.first})
+        [resumed] = await self.line.until("resumed")
+        assert resumed["session"] == self.seen[0]["session"]
+        assert self.first <= resumed["samples"] <= len(self.data) // 2
+        self.at = 2 * resumed["samples"]
+
+    def take(self, messages: list[dict]) -> None:
+        for message in messages:
+            if message["type"] == "ack":
+                assert message["samples"] >= self.first
+                self.first = message["samples"]
+        self.seen += [one for one in messages if one["type"] not in PASSING]
+
+    async def speak(self, rng: random.Random) -> bool:
+        """Send a piece; whether there is more."""
+        piece = self.data[self.at : self.at + rng.choice([333, 2560, 9001, 20_000])]
+        self.at += len(piece)
+        if piece:
+            self.line.send(piece)
+            self.take(await self.line.read(rng.choice([0, 1, 3, 20, 60])))
+        return bool(piece)
+
+    async def finish(self) -> list[dict]:
+        self.line.send({"type": "stop"})
+        self.take(await self.line.until("done"))
+        await self.line.end()
+        return self.seen
+
+
+async def spoken(servers: Servers, seed: int, how: str, chance: float) -> tuple[list[dict], int]:
+    """A session over servers that end or die at random; what its client has, and how many."""
+    rng = random.Random(seed)
+    rate = rng.choice(RATES)
+    client, count = Client(rate, audio(rng, rate)), 1
+    rng = random.Random(seed + 1)
+    await client.connect(await servers.start())
+    while await client.speak(rng):
+        if rng.random() >= chance or count > MOST:
+            continue
+        if how == "die":
+            await servers.die()
+            await client.line.break_off()
+        else:
+            await servers.end(0)
+            client.take(await client.line.read(1))
+            assert client.line.closed == 1012
+        await servers.service.aclose()
+        await client.connect(await servers.start())
+        count += 1
+    messages = await client.finish()
+    await servers.free()
+    return messages, count
+
+
+def kept(messages: list[dict]) -> list[object]:
+    """What no restart may change: each kind in its order."""
+    kinds = ("words", "segment", "speech_started", "speech_stopped", "done")
+    return [
+        [{k: v for k, v in m.items() if k != "seq"} for m in messages if m["type"] == kind]
+        for kind in kinds
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """A store that is late is waited for: what it does not have is lost with its server."""
+    monkeypatch.setattr(recorder, "MAX_WAIT_S", 20.0)
+
+
+@pytest.mark.parametrize("how", ["die", "end"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_words_times_segments_and_numbers_are_those_of_one_server(tmp_path, how, seed):
+    await check_restarts(tmp_path, how, seed)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("how", ["die", "end"])
+@pytest.mark.parametrize("seed", range(3, 103))
+async def test_restarts_a_hundred_times(tmp_path, how, seed):
+    await check_restarts(tmp_path, how, seed)
+
+
+async def check_restarts(tmp_path: Path, how: str, seed: int) -> None:
+    whole, _ = await spoken(Servers(tmp_path / "one"), seed, how, 0)
+    cut, count = await spoken(Servers(tmp_path / "many"), seed, how, 0.3)
+    assert count > 1
+    assert kept(cut) == kept(whole)
+    assert [message["seq"] for message in cut] == list(range(len(cut)))
+
+
+async def opened(endpoints: LiveEndpoints, query: str = "", **more: object) -> tuple[Line, dict]:
+    line = Line(endpoints, query)
+    line.send(START | more)
+    [ready] = await line.until("ready")
+    return line, ready
+
+
+def tone(seconds: float) -> bytes:
+    return pcm(np.full(int(seconds * 16_000), 0.5, np.float32))
+
+
+async def resume(endpoints: LiveEndpoints, token: str, have: int = 0, first: int = 0) -> Line:
+    line = Line(endpoints)
+    line.send({"type": "resume", "token": token, "have": have, "from": first})
+    return line
+
+
+async def refused(line: Line) -> str:
+    """By which error the connection ends, at once."""
+    with pytest.raises(ConnectionError) as closed:
+        await line.until("never")
+    return closed.value.args[1][-1]["code"]
+
+
+async def test_a_restart_tells_the_client_and_keeps_what_it_said(servers):
+    line, ready = await opened(await servers.start())
+    line.send(tone(1.25))
+    words = await line.until("words")
+    await servers.end()
+    messages = await line.read(1)
+    assert messages[-1] == {"type": "suspended", "resume_s": 120.0}
+    assert line.closed == 1012
+    assert {m["type"] for m in messages} <= {*PASSING, "words"}
+    endpoints = await servers.start()
+    store = endpoints.recorder.store
+    assert store.session(ready["session"], None).state == "suspended"
+    back = await resume(endpoints, ready["resume"], words[-1]["seq"])
+    [resumed] = await back.until("resumed")
+    assert (resumed["session"], resumed["epoch"], resumed["samples"]) == (ready["session"], 2, 0)
+    back.send(tone(2))
+    back.send({"type": "stop"})
+    *_, done = await back.until("done")
+    assert done["text"] == "0 1 2 3"
+    await back.end()
+    await servers.free()
+
+
+async def test_what_was_not_seen_before_the_restart_comes_again(servers):
+    line, ready = await opened(await servers.start())
+    line.send(tone(1.25))
+    line.send({"type": "flush", "id": "a"})
+    before = [m for m in await line.until("flushed") if "seq" in m]
+    await line.break_off()
+    await servers.die()
+    await servers.service.aclose()
+    back = await resume(await servers.start(), ready["resume"])
+    _, *again = await back.until("flushed")
+    assert again == before
+    await back.break_off()
+    await servers.end()
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"token": "wrong"}, "unknown_session"),
+        ({"have": 1000}, "resume_gap"),
+        ({"first": 20_000}, "resume_gap"),
+    ],
+)
+async def test_a_resume_that_cannot_be_is_refused_and_the_session_waits_on(servers, change, code):
+    line, ready = await opened(await servers.start())
+    line.send(tone(1))
+    await line.until("words")
+    await servers.end()
+    endpoints = await servers.start()
+    assert await refused(await resume(endpoints, **({"token": ready["resume"]} | change))) == code
+    right = await resume(endpoints, ready["resume"])
+    await right.until("words")
+    await right.break_off()
+    await servers.end()
+
+
+async def test_another_key_cannot_resume_a_session_of_another_server(servers):
+    _, ready = await opened(await servers.start())
+    await servers.end()
+    endpoints = await servers.start()
+    found = await endpoints.recorder.find_resumable(ready["resume"], "somebody else")
+    assert found is None
+    assert await endpoints.recorder.find_resumable(ready["resume"], "anyone")
+    await servers.free()
+
+
+async def test_a_session_waits_so_long_for_the_next_server(servers):
+    _, ready = await opened(await servers.start())
+    await servers.end()
+    endpoints = await servers.start()
+    endpoints.recorder.resume_time = timedelta(0)
+    assert await refused(await resume(endpoints, ready["resume"])) == "unknown_session"
+    endpoints.recorder._expire(datetime.now(UTC))
+    kept = endpoints.recorder.store.session(ready["session"], None)
+    assert (kept.state, kept.error) == ("ended", "interrupted")
+    await servers.free()
+
+
+async def test_a_server_that_only_seemed_dead_speaks_no_more(servers, tmp_path):
+    """Two servers at once on one store: the first learns that the session is the second's."""
+    first = await servers.start()
+    line, ready = await opened(first)
+    line.send(tone(1))
+    before = await line.until("words")
+    others = Servers(tmp_path / "store")
+    second = await others.start()
+    back = await resume(second, ready["resume"], before[-1]["seq"])
+    [resumed] = await back.until("resumed")
+    assert resumed["epoch"] == 2
+    await line.read(1)
+    line.send(tone(1))
+    with pytest.raises(ConnectionError) as closed:
+        await line.until("never")
+    code, got = closed.value.args
+    assert (code, got[-1]["code"]) == (4409, "taken_over")
+    assert "words" not in {m["type"] for m in got}
+    back.send(tone(2))
+    back.send({"type": "stop"})
+    *_, done = await back.until("done")
+    assert done["text"] == "0 1 2 3"
+    kept = second.recorder.store.transcript(ready["session"], None)
+    assert (kept.text, kept.session.error) == ("0 1 2 3", None)
+    await back.end()
+    await servers.free()
+    await others.free()
+
+
+async def test_a_client_may_come_back_to_a_server_that_lost_its_session_meanwhile(
+    servers, tmp_path
+):
+    first = await servers.start()
+    line, ready = await opened(first)
+    line.send(tone(1))
+    words = await line.until("words")
+    await line.break_off()
+    others = Servers(tmp_path / "store")
+    away = await resume(await others.start(), ready["resume"], words[-1]["seq"])
+    await away.until("resumed")
+    away.send(tone(2))
+    seen = [m for m in await away.until("words") if "seq" in m]
+    await away.break_off()
+    home = await resume(first, ready["resume"], seen[-1]["seq"])
+    [resumed] = await home.until("resumed")
+    assert (resumed["epoch"], resumed["samples"]) == (3, 0)
+    home.send(tone(2))
+    home.send({"type": "stop"})
+    *_, done = await home.until("done")
+    assert done["text"] == "0 1 2 3"
+    await home.end()
+    await servers.free()
+    await others.free()
+
+
+async def test_the_end_of_a_session_may_be_asked_for_at_the_next_server(servers):
+    line, ready = await opened(await servers.start())
+    line.send(tone(1))
+    line.send({"type": "stop"})
+    messages = await line.until("done")
+    await line.break_off()
+    await servers.die()
+    await servers.service.aclose()
+    endpoints = await servers.start()
+    back = await resume(endpoints, ready["resume"])
+    *_, done = await back.until("done")
+    assert done == messages[-1]
+    await back.end()
+    assert endpoints.recorder.store.session(ready["session"], None).state == "ended"
+    await servers.free()
+
+
+@pytest.mark.parametrize("more", [{"store": False}, {"resumable": False}])
+async def test_a_session_that_is_not_kept_or_not_resumable_ends_with_its_server(servers, more):
+    line, ready = await opened(await servers.start(), **more)
+    line.send(tone(1))
+    await line.until("words")
+    await servers.end(5)
+    messages = await line.until("done")
+    assert [m["code"] for m in messages if m["type"] == "error"] == ["shutting_down"]
+    endpoints = await servers.start()
+    assert await refused(await resume(endpoints, ready.get("resume", "x"))) == "unknown_session"
+    await servers.free()
+
+
+async def test_a_session_is_left_at_a_pause_where_there_is_time(servers):
+    line, ready = await opened(await servers.start())
+    line.send(tone(1.25))
+    have = (await line.until("words"))[-1]["seq"]
+    ending = asyncio.create_task(servers.end(30))
+    await asyncio.sleep(0.2)
+    assert line.closed is None
+    line.send(pcm(np.zeros(16_000, np.float32)))
+    await ending
+    messages = await line.read(1)
+    kinds = [m["type"] for m in messages]
+    assert kinds[-1] == "suspended"
+    assert "segment" in kinds
+    assert kinds.index("ack") > kinds.index("segment")
+    back = await resume(await servers.start(), ready["resume"], have)
+    [resumed] = await back.until("resumed")
+    assert resumed["samples"] > 16_000
+    await back.break_off()
+    await servers.end()
+
+
+async def test_a_suspended_session_is_left_to_the_next_server_too(servers):
+    line, ready = await opened(await servers.start())
+    line.send(tone(1))
+    await line.until("words")
+    await line.break_off()
+    await servers.end(5)
+    back = await resume(await servers.start(), ready["resume"])
+    await back.until("words")
+    await back.break_off()
+    await servers.end()
+
+
+async def test_in_a_long_silence_the_client_need_not_keep_its_audio(servers):
+    line, _ = await opened(await servers.start())
+    line.send(tone(1))
+    line.send(pcm(np.zeros(35 * 16_000, np.float32)))
+    acks = [0]
+    while acks[-1] < 30 * 16_000:
+        acks += [m["samples"] for m in await line.until("ack") if m["type"] == "ack"]
+    assert acks == sorted(acks)
+    await line.break_off()
+    await servers.end()
+
+
+async def test_nothing_of_a_session_is_left_once_it_is_over_or_deleted(servers, tmp_path):
+    """Its messages go when nobody can resume it, everything goes when it is deleted."""
+    endpoints = await servers.start()
+    line, ready = await opened(endpoints, replacements={"0": "secretword"})
+    line.send(tone(1))
+    line.send({"type": "stop"})
+    await line.until("done")
+    await line.end()
+    [kept] = endpoints.resumables._sessions.values()
+    store = endpoints.recorder.store
+    assert store.resumable(token_digest(ready["resume"])).next > 1
+    endpoints.resumables._end(kept)
+    await endpoints.wait_closed(1)
+    while endpoints.recorder.writer.waiting:  # noqa: ASYNC110, a thread ends it
+        await asyncio.sleep(0.01)
+    assert store.resumable(token_digest(ready["resume"])) is None
+    assert "secretword" in store.transcript(ready["session"], None).text
+    await asyncio.to_thread(store.delete, ready["session"], None)
+    for file in (tmp_path / "store").iterdir():
+        data = file.read_bytes()
+        assert b"secretword" not in data
+        assert ready["resume"].encode() not in data
+    await servers.free()
+
+
+async def test_the_secret_of_a_session_is_in_no_file(servers, tmp_path):
+    line, ready = await opened(await servers.start())
+    line.send(tone(1))
+    await line.until("words")
+    await servers.end()
+    for file in (tmp_path / "store").iterdir():
+        assert ready["resume"].encode() not in file.read_bytes()
