@@ -252,7 +252,7 @@ async def test_what_was_not_seen_before_the_restart_comes_again(servers):
     ("change", "code"),
     [
         ({"token": "wrong"}, "unknown_session"),
-        ({"have": 1000}, "resume_gap"),
+        ({"have": -1}, "resume_gap"),
         ({"first": 20_000}, "resume_gap"),
     ],
 )
@@ -267,6 +267,31 @@ async def test_a_resume_that_cannot_be_is_refused_and_the_session_waits_on(serve
     await right.until("words")
     await right.break_off()
     await servers.end()
+
+
+async def test_what_a_late_store_did_not_have_in_time_comes_again(servers, monkeypatch):
+    """The client has messages that its next server knows nothing of: words are not lost."""
+    line, ready = await opened(await servers.start())
+    monkeypatch.setattr(recorder, "MAX_WAIT_S", 0.05)
+    await asyncio.sleep(0.2)
+    await servers.die()
+    line.send(tone(1))
+    seen = [m for m in await line.until("words") if "seq" in m]
+    await line.break_off()
+    await servers.service.aclose()
+    monkeypatch.setattr(recorder, "MAX_WAIT_S", 20.0)
+    for _ in range(2):
+        back = await resume(await servers.start(), ready["resume"], seen[-1]["seq"])
+        await back.until("resumed")
+        back.send(tone(2))
+        got = [m for m in await back.until("words") if "seq" in m]
+        assert [m["seq"] for m in got] == [seen[-1]["seq"] + 1 + n for n in range(len(got))]
+        seen += got
+        await back.break_off()
+        await servers.end()
+    assert [m["code"] for m in seen if m["type"] == "warning"][-1] == "words_may_repeat"
+    texts = [word["text"] for m in seen if m["type"] == "words" for word in m["words"]]
+    assert {"0", " 1"} <= set(texts)
 
 
 async def test_another_key_cannot_resume_a_session_of_another_server(servers):

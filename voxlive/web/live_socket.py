@@ -462,13 +462,17 @@ class LiveSocket:
         if claimed is None:
             raise ProtocolError("taken_over", "another connection goes on with this session")
         state, kept = ConnectionState(protocol), claimed.resumable.session
-        protocol.restore(found.protocol(claimed, resume.token))
-        state.sent, state.speech_events = claimed.resumable.next, found.speech_events(claimed)
+        restored_protocol = found.protocol(claimed, resume.token, resume.have)
+        protocol.restore(restored_protocol)
+        state.sent, state.speech_events = restored_protocol.next, found.speech_events(claimed)
         if not stored.ended:
             named = replace(opening.options, model=start.model)
             inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
             session = service.open(named, inbox, state.outbox, "", found.state(claimed))
             session.outlive_server()
+            if resume.have >= claimed.resumable.next:
+                message = "what was sent last was not stored in time: some words may come again"
+                session.emit_warning("words_may_repeat", message)
             state.sessions[""] = session
             label = self._models.label(service)
             state.meters[""] = self._metrics.open(protocol.name, session, label)

@@ -16,7 +16,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from voxlive.errors import ProtocolError
@@ -131,11 +131,10 @@ class FoundSession:
                 f"another server needs the audio from sample {self.samples} on, and the client has "
                 f"that from {resume.first} on: start another session",
             )
-        if not self.stored.first - 1 <= resume.have < self.stored.next:
+        if resume.have < self.stored.first - 1:
             raise ProtocolError(
                 "resume_gap",
-                f"the messages after {resume.have} are not kept any more, or were never stored: "
-                "start another session",
+                f"the messages after {resume.have} are not kept any more: start another session",
             )
 
     def state(self, claimed: ClaimedSession) -> SessionState:
@@ -167,14 +166,19 @@ class FoundSession:
         kinds = [json.loads(text)["type"] for text in since]
         return self._kept.speech_events + sum(kind in _SPEECH for kind in kinds)
 
-    def protocol(self, claimed: ClaimedSession, token: str) -> RestoredProtocol:
-        """What its protocol goes on from."""
-        found = claimed.resumable
+    def protocol(self, claimed: ClaimedSession, token: str, have: int) -> RestoredProtocol:
+        """What its protocol goes on from, for a client that has the messages up to ``have``.
+
+        Those may be more than the store has, which was late then.
+        """
+        found, sent = claimed.resumable, claimed.sent
+        if have >= found.next:
+            found, sent = replace(found, first=have + 1, next=have + 1), ()
         return RestoredProtocol(
             found.session.id,
             token,
             found.epoch,
-            claimed.sent,
+            sent,
             found.first,
             found.next,
             claimed.transcript.text,
