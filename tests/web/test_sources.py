@@ -11,8 +11,10 @@ from support.server import AT_PAUSES, Server, serving
 from support.sounds import leaked
 from support.weights import TINY_EN
 from support.wire import START, dial, receive, receive_until, s16le, send
+from typer.testing import CliRunner
 from websockets.exceptions import InvalidStatus
 
+from voxlive.cli.sessions import sessions
 from voxlive.client import LiveClient
 
 CHUNK = 6400
@@ -89,6 +91,9 @@ async def test_two_sources_are_one_session_live_in_captions_and_in_the_store(ser
         assert f"\n{name}: " in files["srt"]
         assert name in files["md"]
     assert {one["speaker"] for one in written["segments"]} == {*NAMES}
+    shown = CliRunner().invoke(sessions, ["show", listed["id"], "--server", server.url])
+    for name in NAMES:
+        assert f"  {name}: " in shown.output
     starts = [one["start"] for one in written["segments"]]
     assert starts == sorted(starts)
     assert len(found["sessions"]) == 1

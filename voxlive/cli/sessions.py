@@ -363,11 +363,16 @@ def show(
             _print(f"{name}: {_text(value)}")
     starts = {one["id"]: one["start"] for one in found["segments"]}
     lines: dict[int, list[str]] = {}
+    sources: dict[int, str] = {}
     for word in found["words"]:
         starts.setdefault(word["segment"], word["start"])
         lines.setdefault(word["segment"], []).append(word["text"])
+        sources[word["segment"]] = f"{word['source']}: " if word["source"] else ""
+    if any(sources.values()):  # those of several sources overlap
+        lines = dict(sorted(lines.items(), key=lambda line: starts[line[0]]))
     for segment, texts in lines.items():
-        _print(f"{_clock(starts[segment])}  {_text(''.join(texts).strip())}")
+        said = sources[segment] + "".join(texts).strip()
+        _print(f"{_clock(starts[segment])}  {_text(said)}")
 
 
 @sessions.command()

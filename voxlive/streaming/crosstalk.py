@@ -61,7 +61,7 @@ _SPAN = 16  # windows over which powers are compared
 _LOUD = 10**-5.2 * WINDOW  # in a window: -52 dB of full scale
 _RISE = 10 ** (0.1 / 31.25)  # in a window: 1 dB a second
 _FIRST_REST = 0.04  # -14 dB, before anything is known: the filter is not either
-_MOST_REST = 0.006  # -22 dB, once it has had some seconds of the other channel's sound
+_MOST_REST = 0.003  # -25 dB, once it has had some seconds of the other channel's sound
 _LEAST_REST = 0.001  # -30 dB: what is left is not the same in every sound
 _LEARN = 10 ** (-0.3 / 31.25)  # in a window of that: 3 dB a second
 _MARGIN = 4.0
@@ -72,7 +72,7 @@ _DECAY = 0.64  # of a room's sound in a window: 60 dB a second
 _ONSET = 2  # windows of own sound that begin it
 _CLEAR = 8.0  # times the limit: one window is enough
 _HOLD = 10  # windows without own sound that end it
-_VOICE = 6.0  # times the least power of the channel lately
+_VOICE = 3.0  # times the least power of the channel lately
 _FLOOR_RISE = 10 ** (0.4 / 31.25)  # in a window: 4 dB a second
 
 

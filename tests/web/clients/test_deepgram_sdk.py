@@ -285,6 +285,7 @@ async def test_undecodable_files_and_unsupported_options(client):
         (partial(media.transcribe_file, request=good, diarize=True), "speakers"),
         (partial(media.transcribe_file, request=good, language="fr"), "does not know French"),
         (partial(media.transcribe_file, request=good, summarize="v2"), "summarize"),
+        (partial(media.transcribe_file, request=good, multichannel=True), "multichannel"),
         (partial(media.transcribe_url, url="https://example.com/a.wav"), "fetches nothing"),
     ]:
         with pytest.raises(BadRequestError) as refused:

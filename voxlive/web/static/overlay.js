@@ -75,24 +75,39 @@ function show() {
   if (fadeMs > 0) fading = setTimeout(() => text.classList.add("gone"), fadeMs);
 }
 
-/** @param {string} more */
-function say(more) {
+/** Where another source goes on, a dash stands, as in subtitles. */
+let speaking = "";
+
+/** @param {string} more @param {string} source */
+function turned(more, source) {
+  if (source === speaking) return more;
+  speaking = source;
+  return ` \u2013 ${more.trimStart()}`;
+}
+
+/** @param {string} more @param {string} source */
+function say(more, source) {
+  more = turned(more, source);
   committed = (text.classList.contains("gone") ? more : committed + more).slice(-MAX_CHARACTERS);
 }
 
 /** What each event changes. */
 const EVENTS = {
-  snapshot({ segments, words, draft: guess }) {
-    const closed = segments.slice(-3).map((segment) => segment.text);
-    committed = [...closed, ...words.map((word) => word.text)].join("");
+  snapshot({ segments, words, draft: guess, sources = [] }) {
+    const open = [{ words }, ...sources].filter((one) => one.words.length > 0);
+    const texts = open.map((one) => ({ ...one, text: one.words.map((word) => word.text).join("") }));
+    speaking = "";
+    committed = [...segments.slice(-3), ...texts]
+      .map(({ text, source = "" }) => turned(text, source))
+      .join("");
     draft = guess;
   },
-  words({ text: more }) {
-    say(more);
+  words({ text: more, source = "" }) {
+    say(more, source);
     draft = "";
   },
-  draft({ text: guess }) {
-    draft = guess;
+  draft({ text: guess, source = "" }) {
+    if (guess !== "" || source === speaking) draft = guess;
   },
 };
 
