@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.browser import line_to
@@ -117,6 +119,8 @@ class RawInputStream:
 class Listening:
     """``voxlive listen --server URL`` with a microphone that plays a clip."""
 
+    started: ClassVar[list[asyncio.subprocess.Process]] = []
+
     def __init__(self, folder: Path, name: str) -> None:
         (folder / "sounddevice.py").write_text(MICROPHONE)
         (folder / "speech").write_bytes(s16le(clip(name).samples))
@@ -129,6 +133,7 @@ class Listening:
         self._process = await asyncio.create_subprocess_exec(
             *command, env=self._env, stdout=pipe, stderr=pipe
         )
+        self.started.append(self._process)
 
     async def lines(self, count: int) -> list[str]:
         """The next lines of captions."""
@@ -152,6 +157,17 @@ class Listening:
                 self._process.kill()
         lines = [line.rstrip() for line in out.decode().splitlines() if line.strip()]
         return lines, err.decode(), self._process.returncode
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_left() -> AsyncIterator[None]:
+    """What a test that fails has started ends with it."""
+    yield
+    for process in Listening.started:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    Listening.started.clear()
 
 
 async def test_a_broken_line_is_one_quiet_line_and_no_word(server, tmp_path):

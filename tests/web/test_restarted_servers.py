@@ -81,18 +81,19 @@ class Reader:
         self._running, self._path = running, path
         self.events: list[tuple[str, dict]] = []
         self.connections = 0
+        self._last = ""
 
     async def read(self) -> None:
         """Until an event says that the session is over."""
-        last = ""
         async with httpx.AsyncClient(timeout=None) as client:
             while not self.events or self.events[-1][0] != "done":
-                url, headers = f"{self._running.server.url}{self._path}", {"last-event-id": last}
+                url = f"{self._running.server.url}{self._path}"
+                headers = {"last-event-id": self._last}
                 with contextlib.suppress(httpx.TransportError):
                     async with client.stream("GET", url, headers=headers) as answer:
                         assert answer.status_code == 200, await answer.aread()
                         self.connections += 1
-                        last = await self._events(answer, last)
+                        await self._events(answer)
                 await asyncio.sleep(0.05)
 
     @property
@@ -107,15 +108,15 @@ class Reader:
                 shown.append(event["text"])
         return "".join(shown)
 
-    async def _events(self, answer: httpx.Response, last: str) -> str:
+    async def _events(self, answer: httpx.Response) -> None:
         kind = ""
         async for line in answer.aiter_lines():
             field, _, value = line.partition(": ")
-            last = value if field == "id" else last
+            if field == "id":
+                self._last = value
             kind = value if field == "event" else kind
             if field == "data":
                 self.events.append((kind, json.loads(value)))
-        return last
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)

@@ -8,15 +8,16 @@ sources an event is about, "" in a session that has one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from voxlive.vad.gate import GateState
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from voxlive.vad.gate import GateState
 
 _LOOK_BACK = SAMPLE_RATE // 4
 _LAG_EVERY_S = 1.0
@@ -145,7 +146,7 @@ class SessionCheckpoint:
     voice detector's ``network`` remembers at ``gate.end``: float32 [2, 128], None without one.
     """
 
-    gate: GateState = field(default_factory=GateState)
+    gate: GateState
     fed: int = 0
     speech_events: int = 0
     network: Samples | None = None

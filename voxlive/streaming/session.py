@@ -102,7 +102,7 @@ class Session:
         resumed: SessionState | None = None,
     ) -> None:
         self.id = ident
-        state = resumed or SessionState(ident, SessionCheckpoint(), 0)
+        state = resumed or SessionState(ident, SessionCheckpoint(GateState()), 0)
         at = state.checkpoint.gate.done
         self.first = self.received = state.first
         self.fed = state.checkpoint.fed

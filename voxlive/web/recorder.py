@@ -238,7 +238,7 @@ class StoredCheckpoint:
     ``speech_events``: how many were among the messages by then.
     """
 
-    checkpoint: SessionCheckpoint = field(default_factory=SessionCheckpoint)
+    checkpoint: SessionCheckpoint = field(default_factory=lambda: SessionCheckpoint(GateState()))
     number: int = 0
     speech_events: int = 0
 
