@@ -36,7 +36,7 @@ _CHUNK_S = 0.1
 
 
 @dataclass
-class Session:
+class PacedSession:
     """One clip: when there first were so many committed words, and so many words on the screen."""
 
     committed: list[float] = field(default_factory=list)
@@ -55,10 +55,10 @@ class Session:
         self.shown += [now] * (visible - len(self.shown))
 
 
-async def play(url: str, audio: Samples) -> Session:
+async def play(url: str, audio: Samples) -> PacedSession:
     """Play one clip in real time; times are seconds since its first sample."""
     pcm = (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
-    session, size = Session(), int(_CHUNK_S * SAMPLE_RATE) * 2
+    session, size = PacedSession(), int(_CHUNK_S * SAMPLE_RATE) * 2
     async with connect(url, max_size=None) as socket:
         began = time.monotonic()
 
@@ -83,7 +83,9 @@ async def play(url: str, audio: Samples) -> Session:
     return session
 
 
-def delays(session: Session, words: list[tuple[str, float]], times: list[float]) -> list[float]:
+def delays(
+    session: PacedSession, words: list[tuple[str, float]], times: list[float]
+) -> list[float]:
     """Seconds from the end of each word to its place in ``times``, where texts can be aligned."""
     found = session.text.split()
     if not found or not words:

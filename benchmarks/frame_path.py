@@ -138,7 +138,7 @@ def package_root() -> Path:
     return Path(spec.origin).parent
 
 
-class Recording:
+class CallRecording:
     """Switches the recorder of every process on and off, and reads what it wrote."""
 
     def __init__(self, folder: Path) -> None:
@@ -200,7 +200,7 @@ def serving(model: str, environment: dict[str, str]) -> Iterator[tuple[str, int]
         process.wait(30)
 
 
-def speak(url: str, pcm: np.ndarray, recording: Recording | None) -> dict[str, object] | None:
+def speak(url: str, pcm: np.ndarray, recording: CallRecording | None) -> dict[str, object] | None:
     """Play the clip in real time; the words that cover its middle, with the recording on."""
     middle = len(pcm) // 2 // CHUNK * CHUNK
     covered = threading.Event()
@@ -349,7 +349,7 @@ def main() -> int:
     samples = np.concatenate([*read_file(args.clip), np.zeros(2 * RATE, np.float32)])
     pcm = (np.clip(samples, -1, 1) * 32767).astype("<i2")
     with tempfile.TemporaryDirectory() as folder:
-        recording = Recording(Path(folder))
+        recording = CallRecording(Path(folder))
         with serving(args.model, recording.environment) as (url, pid):
             speak(url, pcm, None)
             words = speak(url, pcm, recording)

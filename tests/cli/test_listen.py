@@ -116,7 +116,7 @@ class RawInputStream:
 """
 
 
-class Listening:
+class ListenCommand:
     """``voxlive listen --server URL`` with a microphone that plays a clip."""
 
     started: ClassVar[list[asyncio.subprocess.Process]] = []
@@ -163,15 +163,15 @@ class Listening:
 async def _nothing_left() -> AsyncIterator[None]:
     """What a test that fails has started ends with it."""
     yield
-    for process in Listening.started:
+    for process in ListenCommand.started:
         if process.returncode is None:
             process.kill()
             await process.communicate()
-    Listening.started.clear()
+    ListenCommand.started.clear()
 
 
 async def test_a_broken_line_is_one_quiet_line_and_no_word(server, tmp_path):
-    listening = Listening(tmp_path, "market")
+    listening = ListenCommand(tmp_path, "market")
     await listening.start("--server", server.url)
     whole = await listening.lines(2)
     assert (await listening.end()) == ([], "", 0)
@@ -196,7 +196,7 @@ async def test_a_broken_line_is_one_quiet_line_and_no_word(server, tmp_path):
 
 
 async def test_a_server_that_refuses_is_one_line(server, tmp_path):
-    listening = Listening(tmp_path, "yes")
+    listening = ListenCommand(tmp_path, "yes")
     await listening.start("--server", server.url, "--language", "fr")
     lines, complaint, code = await listening.ended()
     assert (lines, code) == ([], 1)
@@ -205,7 +205,7 @@ async def test_a_server_that_refuses_is_one_line(server, tmp_path):
 
 
 async def test_options_of_a_model_here_are_none_of_a_server(tmp_path):
-    listening = Listening(tmp_path, "yes")
+    listening = ListenCommand(tmp_path, "yes")
     await listening.start("--server", "localhost:8000", "--device", "cpu")
     _, complaint, code = await listening.ended()
     assert code == 2
@@ -215,7 +215,7 @@ async def test_options_of_a_model_here_are_none_of_a_server(tmp_path):
 async def test_a_session_s_options_go_to_the_server(server, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("DOCTOR\n")
-    listening = Listening(tmp_path, "doctor")
+    listening = ListenCommand(tmp_path, "doctor")
     options = ("--commit", "pause", "--vocabulary", str(names))
     await listening.start("--server", server.url, *options)
     [line] = await listening.lines(1)
@@ -224,7 +224,7 @@ async def test_a_session_s_options_go_to_the_server(server, tmp_path):
 
 
 async def test_a_session_s_options_go_to_a_model_here(tmp_path):
-    listening = Listening(tmp_path, "doctor")
+    listening = ListenCommand(tmp_path, "doctor")
     await listening.start("--commit", "pause", "--vocabulary", "Lyme, DOCTOR")
     [line] = await listening.lines(1)
     assert "DOCTOR" in line
@@ -239,7 +239,7 @@ async def test_a_session_s_options_go_to_a_model_here(tmp_path):
     ],
 )
 async def test_an_option_that_cannot_be_met_is_one_line(tmp_path, options, code, complaint):
-    listening = Listening(tmp_path, "yes")
+    listening = ListenCommand(tmp_path, "yes")
     await listening.start(*options)
     lines, error, found = await listening.ended()
     assert (lines, found) == ([], code)

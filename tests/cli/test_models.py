@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.hub import hub_environment, serving_hub
-from support.model_shapes import SHAPES, Shape, mlx_whisper, write_shape
+from support.model_shapes import SHAPES, Saved, mlx_whisper, write_shape
 
 from voxlive.checkpoints.resolve import ALIASES
 
@@ -25,7 +25,7 @@ def hub(tmp_path_factory):
     whole = write_shape(folder / "whole", SHAPES[0])
     (whole / "README.md").write_text("read me")
     (whole / "pytorch_model.bin").write_bytes(b"x" * 100)
-    bare = write_shape(folder / "bare", Shape("x", mlx_whisper(), "whisper", None))
+    bare = write_shape(folder / "bare", Saved("x", mlx_whisper(), "whisper", None))
     with serving_hub({WHISPER: files_of(whole), BARE: files_of(bare)}) as server:
         yield server
 

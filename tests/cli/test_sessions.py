@@ -218,7 +218,7 @@ def test_the_default_store_is_the_servers(voxlive, store, monkeypatch):
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedServer:
     """A server, what it has told the client of a session, and its audit log."""
 
     server: Server
@@ -241,7 +241,7 @@ def keyed(tmp_path_factory) -> Iterator[tuple[Server, Path]]:
 
 
 @pytest.fixture
-async def recorded(keyed) -> Recorded:
+async def recorded(keyed) -> RecordedServer:
     server, folder = keyed
     audio = s16le(clip("train").samples)
     async with dial(f"{server.ws}/v1/live", additional_headers=server.headers) as socket:
@@ -249,7 +249,7 @@ async def recorded(keyed) -> Recorded:
         said = await listen(socket)
     ident, text = said.of("ready")[0]["session"], said.of("done")[0]["text"]
     assert text.strip()
-    return Recorded(server, ident, text, folder / "audit.jsonl", folder / "store")
+    return RecordedServer(server, ident, text, folder / "audit.jsonl", folder / "store")
 
 
 def key(name: str) -> dict[str, str]:

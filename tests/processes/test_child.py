@@ -26,7 +26,7 @@ def test_what_is_logged_there_is_logged_here(caplog):
 
 
 def test_records_are_dropped_and_counted_while_too_many_wait():
-    class Behind:
+    class BusySender:
         waiting = 1000
 
         def __init__(self) -> None:
@@ -35,7 +35,7 @@ def test_records_are_dropped_and_counted_while_too_many_wait():
         def put(self, message: ForwardedRecord) -> None:
             self.sent.append(message.record.getMessage())
 
-    sender = Behind()
+    sender = BusySender()
     there = logging.Logger("there")
     there.addHandler(ForwardLogs(sender))
     for number in range(3):

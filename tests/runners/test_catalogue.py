@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.model_shapes import HF, SHAPES, Shape, mlx_whisper, whisper, write_shape
+from support.model_shapes import HF, SHAPES, Saved, mlx_whisper, whisper, write_shape
 
 import voxlive.cli.document as document
 from voxlive.checkpoints.local_model import read_model
@@ -14,7 +14,7 @@ from voxlive.runners.refusals import REFUSAL_RULES, LoadOptions, Requirements
 
 ROOT = Path(__file__).parents[2]
 REALTIME = next(shape for shape in SHAPES if shape.id == "voxtral-realtime-mlx-audio")
-TURBO = Shape("turbo", whisper(decoder=4), "whisper", "mlx_audio", files=SHAPES[0].files)
+TURBO = Saved("turbo", whisper(decoder=4), "whisper", "mlx_audio", files=SHAPES[0].files)
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def _finder(cache):
 @pytest.fixture
 def catalogue(hub, tmp_path):
     hub("openai/whisper-large-v3", SHAPES[0])
-    hub("meta/llama", Shape("x", {"model_type": "llama"}, None, None, files=HF))
-    hub("half/whisper", Shape("x", mlx_whisper(), "whisper", None))
+    hub("meta/llama", Saved("x", {"model_type": "llama"}, None, None, files=HF))
+    hub("half/whisper", Saved("x", mlx_whisper(), "whisper", None))
     hub("mlx-community/Voxtral-Mini-4B-Realtime-2602-4bit", REALTIME)
     served = write_shape(tmp_path / "served", REALTIME)
     lectures = write_shape(tmp_path / "somewhere", TURBO)

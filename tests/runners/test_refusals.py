@@ -7,7 +7,7 @@ from support.model_shapes import (
     GEMMA_3N,
     SHAPES,
     WHISPER,
-    Shape,
+    Saved,
     whisper,
     write_shape,
 )
@@ -75,7 +75,7 @@ def test_a_missing_package_is_501_with_a_remedy(tmp_path, shape, installed, code
 def test_what_a_model_cannot_do_is_refused_before_it_is_loaded(
     tmp_path, config, requirements, code, param
 ):
-    folder = write_shape(tmp_path / "m", Shape("x", config, None, None, files=WHISPER))
+    folder = write_shape(tmp_path / "m", Saved("x", config, None, None, files=WHISPER))
     outcome = decide(folder, requirements)
     if code is None:
         assert isinstance(outcome, Allowed), outcome

@@ -11,7 +11,7 @@ import pytest
 from support.model_shapes import (
     HF,
     SHAPES,
-    Shape,
+    Saved,
     mlx_whisper,
     write_shape,
     write_tensors,
@@ -104,7 +104,7 @@ def test_a_misleading_name_is_a_warning(tmp_path):
 
 def test_a_name_breaks_a_tie(tmp_path):
     """A conversion whose config has lost its type is loaded as what its name says, strictly."""
-    shape = Shape("x", {"audio_config": {"d": 1}}, None, None, files=HF)
+    shape = Saved("x", {"audio_config": {"d": 1}}, None, None, files=HF)
     known = write_shape(tmp_path / "my-moonshine", shape)
     routed = detect_audio_backend(probe_model_capabilities(read_contents(known)))
     assert (routed.backend, routed.rule, routed.family.name) == ("mlx_audio", "name", "moonshine")
@@ -119,12 +119,12 @@ def test_a_name_breaks_a_tie(tmp_path):
 
 def test_a_populated_vision_config_comes_before_a_name(tmp_path):
     config = {"audio_config": {"d": 1}, "vision_config": {"d": 1}, "model_type": "new"}
-    folder = write_shape(tmp_path / "whisper-eyes", Shape("x", config, None, None))
+    folder = write_shape(tmp_path / "whisper-eyes", Saved("x", config, None, None))
     assert (
         detect_audio_backend(probe_model_capabilities(read_contents(folder))).backend == "mlx_vlm"
     )
     config["vision_config"] = {}
-    folder = write_shape(tmp_path / "whisper-eyes", Shape("x", config, None, None))
+    folder = write_shape(tmp_path / "whisper-eyes", Saved("x", config, None, None))
     assert (
         detect_audio_backend(probe_model_capabilities(read_contents(folder))).backend == "mlx_audio"
     )
@@ -135,7 +135,7 @@ def test_a_populated_vision_config_comes_before_a_name(tmp_path):
     [("<html>", "not a JSON document"), ("[1]", "no JSON object"), ("{" * 5000, "not a JSON")],
 )
 def test_a_malformed_config_is_a_damaged_model(tmp_path, document, says):
-    folder = write_shape(tmp_path / "m", Shape("x", None, None, None, files=HF))
+    folder = write_shape(tmp_path / "m", Saved("x", None, None, None, files=HF))
     (folder / "config.json").write_text(document)
     with pytest.raises(DamagedFile, match=says):
         probe_model_capabilities(read_contents(folder))
@@ -157,7 +157,7 @@ def test_values_of_a_wrong_kind_recognise_no_family(tmp_path, value):
     config = dict.fromkeys(("model_type", "architectures", "target", "thinker_config"), value)
     config |= dict.fromkeys(("quantization", "audio_config", "vocab_size", "prompt"), value)
     found = probe_model_capabilities(
-        read_contents(write_shape(tmp_path / "m", Shape("x", config, None, None)))
+        read_contents(write_shape(tmp_path / "m", Saved("x", config, None, None)))
     )
     assert found.family is None
 
@@ -207,7 +207,7 @@ def test_weights_in_other_formats_are_not_weights(tmp_path):
 
 def test_a_numpy_archive_alone_is_fine_and_a_cut_one_is_not(tmp_path):
     folder = write_shape(
-        tmp_path / "m", Shape("x", mlx_whisper(), "whisper", "mlx_audio", files=HF)
+        tmp_path / "m", Saved("x", mlx_whisper(), "whisper", "mlx_audio", files=HF)
     )
     (folder / "model.safetensors").unlink()
     with zipfile.ZipFile(folder / "weights.npz", "w") as archive:

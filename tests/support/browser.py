@@ -177,7 +177,7 @@ async def state_is(page: Page, *states: str, timeout_s: float = 60) -> str:
     return await handle.json_value()
 
 
-class Line:
+class ProxiedLine:
     """A TCP relay to a server; once ``cut`` all is broken and refused, until ``mend``."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -228,10 +228,10 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def line_to(url: str) -> AsyncIterator[Line]:
+async def line_to(url: str) -> AsyncIterator[ProxiedLine]:
     """A line to a server, in order at first."""
     parts = urlsplit(url)
-    line = Line(parts.hostname, parts.port)
+    line = ProxiedLine(parts.hostname, parts.port)
     await line.start()
     try:
         yield line

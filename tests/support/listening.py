@@ -11,7 +11,7 @@ from voxlive.values import Samples, Word
 WAIT_S = 120
 
 
-class Recorder:
+class StreamRecorder:
     """Give ``recorder.sink`` to ``engine.open``; ``messages`` is what has been waited for."""
 
     def __init__(self) -> None:

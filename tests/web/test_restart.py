@@ -77,7 +77,7 @@ def audio(rng: random.Random, rate: int) -> bytes:
     return pcm(np.concatenate(pieces))
 
 
-class Client:
+class RestartedClient:
     """What a client does that outlives its lines: it keeps what it was sent, and what it sends."""
 
     def __init__(self, rate: int, data: bytes) -> None:
@@ -128,7 +128,7 @@ async def spoken(servers: Servers, seed: int, how: str, chance: float) -> tuple[
     """A session over servers that end or die at random; what its client has, and how many."""
     rng = random.Random(seed)
     rate = rng.choice(RATES)
-    client, count = Client(rate, audio(rng, rate)), 1
+    client, count = RestartedClient(rate, audio(rng, rate)), 1
     rng = random.Random(seed + 1)
     await client.connect(await servers.start())
     while await client.speak(rng):

@@ -74,7 +74,7 @@ async def test_a_session_outlives_its_servers_in_mid_word(store, model):
     assert {m["code"] for m in messages if m["type"] == "error"} == set()
 
 
-class Reader:
+class EventReader:
     """One of server-sent events, as a browser's: it connects again, behind the last event's id."""
 
     def __init__(self, running: RestartedServer, path: str) -> None:
@@ -135,8 +135,8 @@ async def test_readers_go_on_by_the_session_s_name_and_by_the_last_event(store):
             )
         )
         ready = await begun
-        captions = Reader(running, "/captions/hall")
-        stored = Reader(running, f"/v1/sessions/{ready['session']}/events")
+        captions = EventReader(running, "/captions/hall")
+        stored = EventReader(running, f"/v1/sessions/{ready['session']}/events")
         reading = asyncio.create_task(captions.read())
         _, messages = await asyncio.gather(stored.read(), speaking)
         told = [word["text"] for word in words_of(messages)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.listening import Recorder
+from support.listening import StreamRecorder
 from support.tiny_checkpoint import write_tiny
 
 from training.golden.audio import synthetic_audio
@@ -34,7 +34,7 @@ AUDIO = synthetic_audio()[:80000]
 WAIT_S = 60
 
 
-def end(recorder: Recorder) -> Message:
+def end(recorder: StreamRecorder) -> Message:
     """Wait for a marker or a failure."""
     return recorder.until(lambda message: isinstance(message, Reached | Failed))
 
@@ -58,7 +58,7 @@ def engine(folder, options):
 
 def transcribe(engine, delays: list[int], chunk: int) -> list[tuple[int, list[Word]]]:
     """What streams with these delays say side by side, and their trails."""
-    recorders = [Recorder() for _ in delays]
+    recorders = [StreamRecorder() for _ in delays]
     streams = [
         engine.open(StreamOptions(delay_ms=delay), recorder.sink)
         for delay, recorder in zip(delays, recorders, strict=True)
@@ -111,20 +111,20 @@ def test_its_steps_are_counted_there_and_read_here(engine):
 
 def test_refusals_are_those_of_the_engine(engine):
     with pytest.raises(UnsupportedOption, match="delay_ms must be a multiple of 80"):
-        engine.open(StreamOptions(delay_ms=100), Recorder().sink)
+        engine.open(StreamOptions(delay_ms=100), StreamRecorder().sink)
     assert engine.in_use == 0
-    streams = [engine.open(StreamOptions(), Recorder().sink) for _ in range(2)]
+    streams = [engine.open(StreamOptions(), StreamRecorder().sink) for _ in range(2)]
     with pytest.raises(EngineFull, match="all 2 sessions"):
-        engine.open(StreamOptions(), Recorder().sink)
+        engine.open(StreamOptions(), StreamRecorder().sink)
     streams[0].close()
     streams[0].close()
     assert engine.in_use == 1
-    engine.open(StreamOptions(), Recorder().sink).close()
+    engine.open(StreamOptions(), StreamRecorder().sink).close()
     streams[1].close()
 
 
 def test_nothing_follows_a_close(engine):
-    recorder = Recorder()
+    recorder = StreamRecorder()
     stream = engine.open(StreamOptions(), recorder.sink)
     stream.close()
     stream.feed(np.zeros(16000, np.float32), 0)
@@ -135,7 +135,7 @@ def test_nothing_follows_a_close(engine):
 
 def test_a_killed_process_fails_its_streams_and_is_started_again(engine, caplog):
     before = transcribe(engine, [480], 16000)
-    recorder = Recorder()
+    recorder = StreamRecorder()
     first, stream = engine.pid, engine.open(StreamOptions(), recorder.sink)
     os.kill(first, signal.SIGKILL)
     assert end(recorder) == Failed(
@@ -146,7 +146,7 @@ def test_a_killed_process_fails_its_streams_and_is_started_again(engine, caplog)
     while fault := engine.check(WAIT_S):  # there is nothing to wait on but its answers
         assert "was killed by SIGKILL" in fault
         with pytest.raises(EngineError, match="try again in a moment"):
-            engine.open(StreamOptions(), Recorder().sink)
+            engine.open(StreamOptions(), StreamRecorder().sink)
         threading.Event().wait(0.05)
     assert engine.pid != first
     assert transcribe(engine, [480], 16000) == before
@@ -177,15 +177,15 @@ def test_nobody_waits_for_an_engine_that_stands_still(engine, paused):
     steps = engine.steps.read()
     assert steps.count
     assert not engine.work.busy, "reading asks nothing of it"
-    recorders = [Recorder(), Recorder()]
+    recorders = [StreamRecorder(), StreamRecorder()]
     streams = [
         engine.open(StreamOptions(delay_ms=delay), recorder.sink)
         for delay, recorder in zip([480, 960], recorders, strict=True)
     ]
     with pytest.raises(EngineFull):
-        engine.open(StreamOptions(), Recorder().sink)
+        engine.open(StreamOptions(), StreamRecorder().sink)
     with pytest.raises(UnsupportedOption, match="does not know 'xx'"):
-        engine.open(StreamOptions(language="xx"), Recorder().sink)
+        engine.open(StreamOptions(language="xx"), StreamRecorder().sink)
     for stream in streams:
         stream.feed(AUDIO, 0)
         stream.flush(2)
@@ -201,7 +201,7 @@ def test_nobody_waits_for_an_engine_that_stands_still(engine, paused):
 
 def test_a_refusal_by_the_engine_itself_comes_as_a_failure(engine, monkeypatch):
     monkeypatch.setattr(engine, "info", replace(engine.info, capacity=3))
-    recorders = [Recorder() for _ in range(3)]
+    recorders = [StreamRecorder() for _ in range(3)]
     streams = [engine.open(StreamOptions(), recorder.sink) for recorder in recorders]
     assert end(recorders[2]).code == "server_full"
     assert engine.in_use == 2
@@ -212,7 +212,7 @@ def test_a_refusal_by_the_engine_itself_comes_as_a_failure(engine, monkeypatch):
 
 
 def test_it_has_work_until_all_that_it_was_given_is_done(engine):
-    recorder = Recorder()
+    recorder = StreamRecorder()
     stream = engine.open(StreamOptions(), recorder.sink)
     stream.feed(AUDIO[:100], 0)  # no whole token: there is nothing to do but wait
     rest(engine)
@@ -229,7 +229,7 @@ def test_it_has_work_until_all_that_it_was_given_is_done(engine):
 def test_an_engine_that_hangs_is_found_told_and_replaced(folder, options, paused, caplog):
     engine = ProcessEngine.start(read_model(folder), replace(options, deadline_s=3.0))
     expected = transcribe(engine, [480], 16000)
-    recorder = Recorder()
+    recorder = StreamRecorder()
     stream = engine.open(StreamOptions(), recorder.sink)
     stream.feed(AUDIO[:40000], 0)
     recorder.until(lambda message: isinstance(message, Progressed))
@@ -258,12 +258,12 @@ def test_who_comes_while_it_hangs_is_told_by_the_deadline_and_their_number_is_bo
     engine = ProcessEngine.start(read_model(folder), replace(options, deadline_s=3.0))
     rest(engine)
     paused(engine.pid)
-    recorder = Recorder()
+    recorder = StreamRecorder()
     engine.open(StreamOptions(), recorder.sink)
     for _ in range(4 * (2 + 8) + 1):
-        engine.open(StreamOptions(), Recorder().sink).close()
+        engine.open(StreamOptions(), StreamRecorder().sink).close()
     with pytest.raises(EngineError, match="does not get on"):
-        engine.open(StreamOptions(), Recorder().sink)
+        engine.open(StreamOptions(), StreamRecorder().sink)
     assert "has not got on for 3 s" in str(engine.check(WAIT_S))
     assert end(recorder).code == "engine_failed"
     engine.shutdown()
@@ -295,11 +295,11 @@ def test_shutdown_ends_the_process(folder, options, loaded):
     process = process_of(engine)
     if loaded:
         engine.wait_until_loaded()
-        engine.open(StreamOptions(), Recorder().sink)
+        engine.open(StreamOptions(), StreamRecorder().sink)
     engine.shutdown()
     assert not process.is_running()
     with pytest.raises(EngineError, match="shut down"):
-        engine.open(StreamOptions(), Recorder().sink)
+        engine.open(StreamOptions(), StreamRecorder().sink)
     assert engine.check(1) == "the engine was shut down"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from support.held_out import TINY_VOXTRAL
-from support.listening import Recorder
+from support.listening import StreamRecorder
 from support.tiny_checkpoint import write_tiny
 from support.tiny_voxtral import tiny_weights
 
@@ -223,7 +223,7 @@ def test_a_cpu_leaves_weights_as_they_are_stored() -> None:
 def test_a_session_that_finds_no_memory_fails_and_the_others_go_on(tmp_path: Path) -> None:
     engine = load(read_model(write_tiny(tmp_path)), EngineOptions(max_sessions=2, device="cpu"))
     try:
-        old, young = Recorder(), Recorder()
+        old, young = StreamRecorder(), StreamRecorder()
         first = engine.open(StreamOptions(), old.sink)
         second = engine.open(StreamOptions(), young.sink)
         rings = engine._model.decoder.rings
