@@ -13,6 +13,7 @@ from hypothesis import settings
 from support.browser import chromium
 from support.examples import PART
 from support.mlx_whisper import write_mlx_whisper
+from support.postgres import PostgresServer
 from support.server import AT_PAUSES, Server, serving
 from support.talk import PORTS
 from support.weights import BASE, TINY_EN, fetch, link
@@ -63,6 +64,17 @@ def small(_small: Server) -> Iterator[Server]:
     """One with a single session, free before and after the test, and a port for each protocol."""
     yield _small
     asyncio.run(_small.until(in_use=0))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL of the system's, for all tests of a worker."""
+    server = PostgresServer.make(tmp_path_factory.mktemp("postgres"))
+    if server is None:
+        pytest.skip("PostgreSQL is not installed")
+    server.start()
+    yield server
+    server.stop()
 
 
 def pytest_configure(config: pytest.Config) -> None:

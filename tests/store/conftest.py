@@ -12,16 +12,6 @@ from voxlive.store.contract import SessionStore
 BACKENDS = ("sqlite", "postgresql")
 
 
-@pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = PostgresServer.make(tmp_path_factory.mktemp("postgres"))
-    if server is None:
-        pytest.skip("PostgreSQL is not installed")
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def new_database(postgres_server: PostgresServer) -> str:
     """The URL of a database with nothing in it."""

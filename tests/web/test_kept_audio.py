@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from support.clips import clip
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel
+from support.disk import small_file_system
 from support.line import START, Line
 from support.odd_media import GAP, encoded
 from support.server import serving
@@ -193,13 +193,8 @@ async def test_a_session_that_is_deleted_while_it_runs_leaves_no_audio(tmp_path)
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A file system of 300 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=300k,mode=700", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with small_file_system(tmp_path / "disk", "300k") as place:
+        yield place
 
 
 async def test_captions_go_on_while_the_disk_of_the_audio_is_full(

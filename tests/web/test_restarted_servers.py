@@ -7,13 +7,11 @@ import contextlib
 import json
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from support.clips import clip
-from support.postgres import PostgresServer
 from support.restarting import (
     END_SERVER,
     FAULTS,
@@ -40,16 +38,6 @@ MODELS = {
 STORES = ("sqlite", "postgresql")
 AT_ONCE = ("--drain-seconds", "0")
 TIMES, A_SESSION = 20, 4
-
-
-@pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = PostgresServer.make(tmp_path_factory.mktemp("postgres"))
-    if server is None:
-        pytest.skip("PostgreSQL is not installed")
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

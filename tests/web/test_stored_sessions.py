@@ -20,6 +20,7 @@ from support.asgi import running
 from support.clips import clip
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
+from support.disk import small_file_system
 from support.line import START, Line
 from support.server import AT_PAUSES, Server, serving
 from support.talk import PORTS, utterance, wyoming
@@ -241,13 +242,8 @@ def full(folder: Path):
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A file system of 2 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with small_file_system(tmp_path / "disk", "2m") as place:
+        yield place
 
 
 async def check_failing(folder: Path, breaking, code: str, monkeypatch) -> None:
