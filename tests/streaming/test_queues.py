@@ -270,3 +270,29 @@ def test_an_error_in_a_block_is_no_timeout():
         await asyncio.sleep(2)
 
     simulate(run())
+
+
+async def test_an_outbox_is_idle_once_its_reader_comes_back_for_more() -> None:
+    """What the reader has taken and not dealt with yet counts as unread."""
+    outbox: Outbox[str] = Outbox()
+    seen: list[bool] = []
+    outbox.on_idle = lambda: seen.append(outbox.idle)
+
+    async def read() -> None:
+        for _ in range(2):
+            await outbox.take()
+            assert not outbox.idle
+        await outbox.take()
+
+    reading = asyncio.create_task(read())
+    assert not outbox.idle
+    await asyncio.sleep(0)
+    assert (outbox.idle, seen) == (True, [True])
+    outbox.put(Flushed("0"))
+    outbox.put(Flushed("1"))
+    assert not outbox.idle
+    await asyncio.sleep(0)
+    assert (outbox.idle, seen) == (True, [True, True])
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert not outbox.idle

@@ -1,27 +1,38 @@
-"""A session's way in: its options, the commands in its inbox, and what its audio goes through.
+"""A session's way in: its options, what a client does with it, and what its audio goes through.
 
-``SessionOptions`` are parsed once, at the edge. An ``Intake`` is the ingest, the voice detector and
-the gate that audio goes through until the session is reconfigured. Positions are samples at 16 kHz
-on the session's clock.
+``SessionOptions`` are parsed once, at the edge. A ``LiveSession`` takes a client's commands, in
+order. An ``Intake`` is the ingest, the voice detector and the gate that audio goes through until
+the session is reconfigured. Positions are samples at 16 kHz on the session's clock.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from voxlive.engines.contract import StreamOptions
-from voxlive.errors import BadAudio
+from voxlive.errors import BadAudio, EngineError, VadError
 from voxlive.streaming.crosstalk import MAX_SOURCES
+from voxlive.streaming.events import SessionClosed, SessionError, SessionWarning
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
+from voxlive.streaming.queues import MAX_AUDIO_BYTES, Inbox, Outbox
 from voxlive.streaming.replacements import Replacements
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
 from voxlive.values import Samples, Word
 
 if TYPE_CHECKING:
-    from voxlive.streaming.events import SessionCheckpoint, SessionError
+    from collections.abc import AsyncIterator
+
+    from voxlive.store.audio import AudioWriter
+    from voxlive.streaming.events import Event, SessionCheckpoint
     from voxlive.streaming.ingest.live import Ingest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +174,215 @@ class Stop:
 
 
 Command = bytes | Flush | Reconfigure | Stop
+
+
+class LiveSession(ABC):
+    """What a client does with a session: of one source, or of several.
+
+    A task takes commands in order. Bounds: when ``inbox`` is full ``push`` waits, which is the
+    back-pressure on the client; when ``outbox`` is full the session ends with ``slow_client``. Its
+    events carry ``source`` there. ``first`` is the first sample of its audio. Bound to the running
+    loop.
+    """
+
+    def __init__(
+        self,
+        ident: str,
+        first: int,
+        inbox: Inbox[Command] | None,
+        outbox: Outbox[Any] | None,
+        source: str,
+    ) -> None:
+        self.id = ident
+        self.first = first
+        self.outlives_server = False
+        """Whether another server may go on with it."""
+        self.on_rest: Callable[[], object] = _ignore
+        """Called where it may have come ``at_rest``."""
+        self._inbox = inbox or Inbox()
+        self._outbox: Outbox[Any] = outbox or Outbox()
+        self._source = source
+        self._stopped = False
+        self._closed = asyncio.Event()
+        self._audio: AudioWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def keep_audio(self, writer: AudioWriter) -> None:
+        """Give everything that is received to this writer too, from now on, as one channel."""
+        self._audio = writer
+
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether what is received is given to a writer."""
+        return self._audio is not None
+
+    async def push(self, data: bytes) -> None:
+        """Take audio in the declared format. Waits while the session is behind."""
+        if not self._stopped and data:
+            await self._inbox.put(data)
+
+    async def flush(self, marker: str) -> None:
+        """Commit all words so far; ``Flushed(marker)`` follows them. The session goes on."""
+        if not self._stopped:
+            await self._inbox.put(Flush(marker))
+
+    async def reconfigure(self, open_intake: OpenIntake, marker: str) -> None:
+        """End the speech so far as ``stop`` does, and take what follows through a new intake.
+
+        ``Flushed(marker)`` comes between the events of the two; the stream and the clock go on.
+        Raises UnsupportedOption where there are several sources.
+        """
+        if not self._stopped:
+            await self._inbox.put(Reconfigure(open_intake, marker))
+
+    async def stop(self, reason: SessionError | None = None) -> None:
+        """Take no more audio: the last words come out, then ``SessionClosed``.
+
+        ``reason`` is sent before them, where the client did not ask for the end. May be called
+        twice.
+        """
+        if not self._stopped:
+            self._stopped = True
+            await self._inbox.put(Stop(reason))
+
+    async def drain(self) -> None:
+        """Stop, and wait until the last words are out.
+
+        What a client has sent far ahead is dropped: nobody waits until half an hour is processed.
+        """
+        self._stopped = True
+        self._inbox.trim(MAX_AUDIO_BYTES)
+        # Even if one was there already: the client's own may be among what was dropped.
+        await self._inbox.put(Stop())
+        await self._closed.wait()
+
+    def emit_error(self, code: str, message: str) -> None:
+        """Send an error that does not end the session."""
+        self._put(SessionError(code, message, fatal=False))
+
+    def emit_warning(self, code: str, message: str) -> None:
+        """Send a warning: something that the user should know and that ends nothing."""
+        self._put(SessionWarning(code, message))
+
+    def events(self) -> AsyncIterator[Event]:
+        """All events for one reader, where the outbox is the session's own."""
+        return self._outbox.read()
+
+    async def close(self) -> None:
+        """Free everything at once, in any state; the reader's events end."""
+        self.abort()
+        if self._task:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def abort(self) -> None:
+        """As ``close``, without waiting for the session's task."""
+        self._end()
+
+    def leave(self) -> None:
+        """Another server may go on with it, before it is closed here: its audio has no end."""
+        if self._audio:
+            self._audio.close(None)
+            self._audio = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether commands wait to be processed."""
+        return self._inbox.waiting
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it takes no more audio."""
+        return self._stopped
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The transcript so far; of several sources a line for each."""
+
+    @property
+    @abstractmethod
+    def received(self) -> int:
+        """Samples received, by every source."""
+
+    @property
+    @abstractmethod
+    def handled(self) -> int:
+        """Samples received that no engine has to process any more, about."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Samples received, by the source that has most."""
+
+    @property
+    @abstractmethod
+    def at_rest(self) -> bool:
+        """Whether it goes on, nobody speaks, and every word of what was received is out."""
+
+    @abstractmethod
+    def outlive_server(self) -> bool:
+        """Another server may go on with it: emit checkpoints. To be called before any audio.
+
+        False where it cannot: a stream that is paced begins with its session.
+        """
+
+    @abstractmethod
+    def suspend(self) -> None:
+        """The client is gone and may come back: until then it is no pause that no audio comes."""
+
+    @abstractmethod
+    def release(self) -> bool:
+        """Give a suspended session's slots back, if nothing it was sent is waiting; whether it was.
+
+        The audio of the open segment is kept, for the slot that ``resume`` takes.
+        """
+
+    @abstractmethod
+    def resume(self) -> None:
+        """The client is back. Where no slot is to be had, the session fails."""
+
+    # What the session does with it.
+
+    def _start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"session-{self.id}")
+
+    async def _run(self) -> None:
+        try:
+            await self._take_commands()
+        except (EngineError, VadError) as error:
+            self._end(SessionError(error.code, error.message))
+        except Exception:
+            log.exception("session %s failed", self.id)
+            self._end(SessionError("internal", "the server failed in this session; start again"))
+
+    @abstractmethod
+    async def _take_commands(self) -> None: ...
+
+    def _put(self, event: Event, *, keep: bool = False) -> bool:
+        """Send an event; False where the session ends, since nobody reads what it sends."""
+        if self._closed.is_set() or self._outbox.put(event, self._source, keep=keep):
+            return True
+        self._end(SessionError("slow_client", "the client does not read what it is sent"))
+        return False
+
+    def _end(self, *errors: SessionError) -> None:
+        """Once: free everything, with an error or without."""
+        if self._closed.is_set():
+            return
+        self._stopped = True
+        self._closed.set()
+        self._outbox.close(*errors, SessionClosed(self.length), source=self._source)
+        if self._audio:
+            self._audio.close(self.length)
+        self._inbox.clear()
+        if self._task and self._task is not asyncio.current_task():
+            self._task.cancel()
+        self._free()
+
+    @abstractmethod
+    def _free(self) -> None: ...
+
+
+def _ignore() -> None:
+    pass

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from voxlive.streaming.events import Draft, Event, Lag, SessionClosed, SessionError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
 MAX_AUDIO_BYTES = 256 << 10
@@ -147,6 +147,9 @@ class Outbox(Generic[_Notice]):
         self._arrived = Wakeup()
         self._room = asyncio.Event()
         self._closed: set[str] = set()
+        self._reader_waits = False
+        self.on_idle: Callable[[], object] = lambda: None
+        """Called where it becomes ``idle``."""
 
     def put(self, event: Event, source: str = "", *, keep: bool = False) -> bool:
         """Add an event; False when the bound is reached. After the close events are dropped."""
@@ -162,9 +165,9 @@ class Outbox(Generic[_Notice]):
         return len(self._entries) < self._limit
 
     @property
-    def waiting(self) -> bool:
-        """Whether there is anything to read."""
-        return bool(self._entries)
+    def idle(self) -> bool:
+        """Whether its reader, by ``take``, has dealt with everything and waits for more."""
+        return self._reader_waits and not self._entries
 
     def add_notice(self, notice: _Notice) -> None:
         """Add a notice, past the bound if need be."""
@@ -195,7 +198,12 @@ class Outbox(Generic[_Notice]):
     async def take(self) -> tuple[str, Event | _Notice]:
         """Remove the oldest entry; waits for one."""
         while (entry := self.pop()) is None:
-            await self._arrived.wait()
+            self._reader_waits = True
+            self.on_idle()
+            try:
+                await self._arrived.wait()
+            finally:
+                self._reader_waits = False
         return entry
 
     async def read(self) -> AsyncIterator[Event | _Notice]:

@@ -191,6 +191,8 @@ class RecoverableStream:
         self._open_stream = open_stream
         self._on_message = on_message
         self._on_recovered = on_recovered
+        self.on_idle: Callable[[], object] = lambda: None
+        """Called when a recovery has ended."""
         self.backlog = Backlog()
         self._journal = StreamJournal()
         self._given = 0  # entries of the journal that the stream has, by number
@@ -401,6 +403,7 @@ class RecoverableStream:
     def _on_recovery_ended(self, task: asyncio.Task[None]) -> None:
         if self._recovery is task:
             self._recovery = None
+            self.on_idle()
 
     async def _recover(self, failure: Failed) -> None:
         until = self._loop.time() + RECOVERY_S

@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
     from voxlive.engines.contract import Engine, Sink, Stream, StreamOptions
     from voxlive.engines.recording import RecordingFolder, RecordingWriter
-    from voxlive.streaming.intake import Command
+    from voxlive.streaming.intake import Command, LiveSession
     from voxlive.streaming.queues import Inbox, Outbox
-    from voxlive.streaming.sources import LiveSession
     from voxlive.vad.detector import VoiceDetector
     from voxlive.vad.gate import GateOptions
 

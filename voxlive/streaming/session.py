@@ -13,7 +13,6 @@ Times are samples at 16 kHz since the session's first. Bounds: ``Inbox`` and ``O
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from voxlive.engines.contract import (
     Progressed,
     Reached,
 )
-from voxlive.errors import BadAudio, EngineError, VadError
+from voxlive.errors import BadAudio
 from voxlive.processes.logs import log_context
 from voxlive.streaming.events import (
     Flushed,
@@ -37,16 +36,13 @@ from voxlive.streaming.events import (
     LiveTranscript,
     Recovered,
     SessionCheckpoint,
-    SessionClosed,
     SessionError,
-    SessionWarning,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
 )
-from voxlive.streaming.intake import Flush, Reconfigure, SessionState, Stop
+from voxlive.streaming.intake import Flush, LiveSession, Reconfigure, SessionState, Stop
 from voxlive.streaming.queues import (
-    MAX_AUDIO_BYTES,
     Inbox,
     Outbox,
     Timeout,
@@ -61,7 +57,6 @@ if TYPE_CHECKING:
 
     from voxlive.engines.contract import Message, Sink, Stream
     from voxlive.engines.recording import RecordingWriter
-    from voxlive.store.audio import AudioWriter
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
@@ -74,7 +69,7 @@ log = logging.getLogger(__name__)
 _CHECKPOINT_EVERY = 30 * SAMPLE_RATE
 
 
-class Session:
+class Session(LiveSession):
     """Everything of one client. Made by ``Service.open`` and bound to the running loop.
 
     Bounds: when ``inbox`` is full, or 30 s of audio are in the engine, ``push`` waits, which is the
@@ -83,6 +78,8 @@ class Session:
     recording, of a stream with this trail. ``segment_ids``: see LiveTranscript. It may go on with
     one of another server's (``resumed``). Raises what ``open_stream`` raises.
     """
+
+    received = 0
 
     def __init__(
         self,
@@ -101,10 +98,10 @@ class Session:
         segment_ids: Iterator[int] | None = None,
         resumed: SessionState | None = None,
     ) -> None:
-        self.id = ident
         state = resumed or SessionState(ident, SessionCheckpoint(GateState()), 0)
+        super().__init__(ident, state.first, inbox, outbox, source)
         at = state.checkpoint.gate.done
-        self.first = self.received = state.first
+        self.received = state.first
         self.fed = state.checkpoint.fed
         self.skipped = at - self.fed
         self.processed = at
@@ -113,14 +110,11 @@ class Session:
         self._stall_timeout, self._stall_s = Timeout(), stall_s
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
-        self._inbox = inbox or Inbox()
-        self._outbox: Outbox[Any] = outbox or Outbox()
-        self._source = source
         idents = count(state.segment) if resumed else segment_ids
         self._transcript = LiveTranscript(idents, state.text, state.words)
         self._speech_events = state.checkpoint.speech_events
         self._speech_sent = state.speech_events
-        self.outlives_server, self._checkpoint_at = False, at
+        self._checkpoint_at = at
         self._replacer = Replacer(replacements) if replacements else None
         self._markers: dict[int, tuple[Event, ...]] = {}
         self._fed_before: dict[int, tuple[int, int]] = {}  # by marker: fed, and all until there
@@ -128,10 +122,8 @@ class Session:
         self._last_marker = 0
         self._final_marker: int | None = None
         self._engine_progressed = asyncio.Event()
-        self._stopped = self._suspended = False
-        self._closed = asyncio.Event()
+        self._suspended = False
         self._closing_error: SessionError | None = None
-        self._audio: AudioWriter | None = None
         self._lag_reporter = LagReporter(self._loop.time())
         self._stream = RecoverableStream(
             open_stream,
@@ -141,6 +133,7 @@ class Session:
             state.committed,
             state.language,
         )
+        self._stream.on_idle = lambda: self.on_rest()
         self._recorder = record(self._stream.trail) if record else None
         # Every event counts where a session is recorded, or replayed.
         self._keeps_all = self._stream.paced or self._recorder is not None
@@ -148,116 +141,34 @@ class Session:
         if resumed:
             self._gate.resume(state.checkpoint.gate)
         with log_context(session=self.id):
-            self._task = self._loop.create_task(self._run(), name=f"session-{self.id}")
+            self._start()
 
-    # What a client does.
-
-    def keep_audio(self, writer: AudioWriter) -> None:
-        """Give everything that is received to this writer too, from now on."""
-        self._audio = writer
-
-    async def push(self, data: bytes) -> None:
-        """Take audio in the declared format. Waits while the session is behind."""
-        if not self._stopped and data:
-            await self._inbox.put(data)
-
-    async def flush(self, marker: str) -> None:
-        """Commit all words so far; ``Flushed(marker)`` follows them. The session goes on."""
-        if not self._stopped:
-            await self._inbox.put(Flush(marker))
-
-    async def reconfigure(self, open_intake: OpenIntake, marker: str) -> None:
-        """End the speech so far as ``stop`` does, and take what follows through a new intake.
-
-        ``Flushed(marker)`` comes between the events of the two; the stream and the clock go on.
-        """
-        if not self._stopped:
-            await self._inbox.put(Reconfigure(open_intake, marker))
-
-    async def stop(self, reason: SessionError | None = None) -> None:
-        """Take no more audio: the last words come out, then ``SessionClosed``.
-
-        ``reason`` is sent before them, where the client did not ask for the end. May be called
-        twice.
-        """
-        if not self._stopped:
-            self._stopped = True
-            await self._inbox.put(Stop(reason))
-
-    async def drain(self) -> None:
-        """Stop, and wait until the last words are out.
-
-        What a client has sent far ahead is dropped: nobody waits until half an hour is processed.
-        """
-        self._stopped = True
-        self._inbox.trim(MAX_AUDIO_BYTES)
-        # Even if one was there already: the client's own may be among what was dropped.
-        await self._inbox.put(Stop())
-        await self._closed.wait()
-
-    def emit_error(self, code: str, message: str) -> None:
-        """Send an error that does not end the session."""
-        self._emit(SessionError(code, message, fatal=False))
-
-    def emit_warning(self, code: str, message: str) -> None:
-        """Send a warning: something that the user should know and that ends nothing."""
-        self._emit(SessionWarning(code, message))
-
-    def events(self) -> AsyncIterator[Event]:
-        """All events for one reader, where the outbox is the session's own."""
-        return self._outbox.read()
-
-    async def close(self) -> None:
-        """Free everything at once, in any state; the reader's events end."""
-        self.abort()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-    def abort(self) -> None:
-        """As ``close``, without waiting for the session's task."""
-        self._end()
+    # What a client does: see also ``LiveSession``.
 
     def outlive_server(self) -> bool:
-        """Another server may go on with it: emit checkpoints. To be called before any audio.
-
-        False where it cannot: a stream that is paced begins with its session.
-        """
+        """See LiveSession."""
         self.outlives_server = self._vad.keeps_states = not self._stream.paced
         return self.outlives_server
 
     @property
-    def keeps_audio(self) -> bool:
-        """Whether what is received is given to a writer."""
-        return self._audio is not None
-
-    def leave(self) -> None:
-        """Another server may go on with it, before it is closed here: its audio has no end."""
-        if self._audio:
-            self._audio.close(None)
-            self._audio = None
-
-    @property
     def at_rest(self) -> bool:
-        """Whether it goes on, nobody speaks, and every word of what was received is out."""
+        """See LiveSession."""
         busy = self._stopped or self.waiting or self._gate.speaking
         return not busy and self._stream.empty
 
     def suspend(self) -> None:
-        """The client is gone and may come back: until then it is no pause that no audio comes."""
+        """See LiveSession."""
         self._suspended = True
 
     def release(self) -> bool:
-        """Give a suspended session's slot back, if nothing it was sent is waiting; whether it was.
-
-        The audio of the open segment is kept, for the slot that ``resume`` takes.
-        """
+        """See LiveSession."""
         if self._suspended and not self.waiting and self._stream.idle:
             self._stream.release()
             return True
         return False
 
     def resume(self) -> None:
-        """The client is back. Where no slot is to be had, the session fails."""
+        """See LiveSession."""
         self._suspended = False
         self._stream.reclaim(Failed("server_full", "no slot became free for this session"))
 
@@ -281,19 +192,14 @@ class Session:
         return self._transcript.text
 
     @property
-    def waiting(self) -> bool:
-        """Whether commands wait to be processed."""
-        return self._inbox.waiting
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it takes no more audio."""
-        return self._stopped
-
-    @property
     def handled(self) -> int:
-        """Samples received that the engine does not have to process any more, about."""
+        """See LiveSession."""
         return self.received - self._stream.backlog.samples
+
+    @property
+    def length(self) -> int:
+        """Samples received."""
+        return self.received
 
     @property
     def covered(self) -> int:
@@ -303,7 +209,7 @@ class Session:
 
     # What the session does with it.
 
-    async def _run(self) -> None:
+    async def _take_commands(self) -> None:
         try:
             while self._final_marker is None:
                 command = await self._next()
@@ -322,14 +228,10 @@ class Session:
                         self._emit(reason)
                         await self._process_rest()
                         self._finish()
+                self.on_rest()
         except BadAudio as error:
             self._closing_error = SessionError(error.code, error.message)
             self._finish()
-        except (EngineError, VadError) as error:
-            self._end(SessionError(error.code, error.message))
-        except Exception:
-            log.exception("session %s failed", self.id)
-            self._end(SessionError("internal", "the server failed in this session; start again"))
 
     async def _next(self) -> Command:
         """The next command; when none comes in mid-speech, the utterance ends there."""
@@ -497,6 +399,7 @@ class Session:
         for event in self._markers.pop(marker):
             self._emit(event)
         self._engine_progressed.set()
+        self.on_rest()
         if marker == self._final_marker:
             self._end(*filter(None, [self._closing_error]))
 
@@ -509,23 +412,13 @@ class Session:
         self._emit(lag)
 
     def _emit(self, event: Event | None) -> None:
-        if event is not None and not self._outbox.put(event, self._source, keep=self._keeps_all):
-            self._end(SessionError("slow_client", "the client does not read what it is sent"))
+        if event is not None:
+            self._put(event, keep=self._keeps_all)
 
-    def _end(self, *errors: SessionError) -> None:
-        if self._closed.is_set():
-            return
-        self._stopped = True
-        self._closed.set()
-        self._outbox.close(*errors, SessionClosed(self.received), source=self._source)
+    def _free(self) -> None:
         if self._recorder:
             self._recorder.close(self.received)
-        if self._audio:
-            self._audio.close(self.received)
         self._stream.close()
         self._ingest.close()
         self._vad.close()
-        self._inbox.clear()
-        if self._task is not asyncio.current_task():
-            self._task.cancel()
         self._on_closed(self)

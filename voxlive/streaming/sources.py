@@ -13,7 +13,6 @@ either ``push`` waits in the end, as in a session with one source.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from dataclasses import replace
@@ -33,16 +32,16 @@ from voxlive.streaming.events import (
     SessionWarning,
 )
 from voxlive.streaming.ingest.formats import ChannelDecoder
-from voxlive.streaming.intake import Flush, Reconfigure, Stop
-from voxlive.streaming.queues import MAX_AUDIO_BYTES, Inbox, Outbox
+from voxlive.streaming.intake import Flush, LiveSession, Reconfigure, Stop
+from voxlive.streaming.queues import Outbox
 from voxlive.streaming.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from voxlive.store.audio import AudioWriter
     from voxlive.streaming.events import Event
     from voxlive.streaming.intake import Command, OpenIntake, SessionOptions
+    from voxlive.streaming.queues import Inbox
     from voxlive.values import Samples
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ log = logging.getLogger(__name__)
 _PIECE_BYTES = 1 << 15
 
 
-class MultiSourceSession:
+class MultiSourceSession(LiveSession):
     """See the module. Used as a ``Session``, and bound to the running loop.
 
     ``open_source`` opens the session of a source with this outbox and these segment ids. Raises
@@ -67,108 +66,62 @@ class MultiSourceSession:
         outbox: Outbox[Any] | None = None,
         source: str = "",
     ) -> None:
-        self.id = ident
-        self.first = 0
-        self._inbox = inbox or Inbox()
-        self._outbox: Outbox[Any] = outbox or Outbox()
-        self._source = source
+        super().__init__(ident, 0, inbox, outbox, source)
         self._on_closed = on_closed
         self._decoder = ChannelDecoder(options.audio)
         self._leaks = LeakSuppressor(len(options.sources)) if options.suppress_leaks else None
         self._merger = EventMerger(options.sources, self._emit, self._end)
-        self._stopped = self._ended = False
-        self._closed = asyncio.Event()
-        self._audio: AudioWriter | None = None
         self._passed = 0
         self._sessions: dict[str, Session] = {}
         segment_ids = count()
         try:
             for name in options.sources:
                 outbox_of = SourceOutbox(name, self._merger)
-                self._sessions[name] = open_source(outbox_of, segment_ids)
+                self._sessions[name] = session = open_source(outbox_of, segment_ids)
+                session.on_rest = lambda: self.on_rest()
         except BaseException:
-            self._ended = True
+            self._closed.set()
             for session in self._sessions.values():
                 session.abort()
             raise
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"session-{ident}")
+        self._start()
 
     @property
     def sessions(self) -> tuple[Session, ...]:
         """Those of the sources."""
         return tuple(self._sessions.values())
 
-    # What a client does: see ``Session``.
-
-    def keep_audio(self, writer: AudioWriter) -> None:
-        """Give the mean of all channels to this writer too, from now on."""
-        self._audio = writer
-
-    async def push(self, data: bytes) -> None:
-        """Take audio of all channels in the declared format. Waits while the session is behind."""
-        if not self._stopped and data:
-            await self._inbox.put(data)
-
-    async def flush(self, marker: str) -> None:
-        """Commit all words of all sources so far; one ``Flushed(marker)`` follows them."""
-        if not self._stopped:
-            await self._inbox.put(Flush(marker))
+    # What a client does: see also ``LiveSession``.
 
     async def reconfigure(self, _open_intake: OpenIntake, _marker: str) -> None:
         """Several sources keep their options. Raises UnsupportedOption."""
         raise UnsupportedOption("a session with several sources keeps its options", "sources")
 
-    async def stop(self, reason: SessionError | None = None) -> None:
-        """As for a session with one source."""
-        if not self._stopped:
-            self._stopped = True
-            await self._inbox.put(Stop(reason))
-
-    async def drain(self) -> None:
-        """As for a session with one source."""
-        self._stopped = True
-        self._inbox.trim(MAX_AUDIO_BYTES)
-        await self._inbox.put(Stop())
-        await self._closed.wait()
-
-    def emit_error(self, code: str, message: str) -> None:
-        """Send an error that does not end the session."""
-        self._emit(SessionError(code, message, fatal=False))
-
-    def emit_warning(self, code: str, message: str) -> None:
-        """Send a warning."""
-        self._emit(SessionWarning(code, message))
-
-    def events(self) -> AsyncIterator[Event]:
-        """All events for one reader, where the outbox is the session's own."""
-        return self._outbox.read()
-
-    def abort(self) -> None:
-        """Free everything at once, in any state, without waiting for tasks."""
-        self._end()
-
     async def close(self) -> None:
-        """Free everything at once, in any state; the reader's events end."""
+        """See LiveSession."""
         self.abort()
         for session in self.sessions:
             await session.close()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await super().close()
+
+    def outlive_server(self) -> bool:
+        """See LiveSession."""
+        return False
 
     def suspend(self) -> None:
-        """The client is gone and may come back."""
+        """See LiveSession."""
         for session in self.sessions:
             session.suspend()
 
     def release(self) -> bool:
-        """Give the slots back of sources for which nothing is waiting; whether all are."""
+        """See LiveSession. Sources for which something is waiting keep their slots."""
         if self._inbox.waiting:
             return False
         released = [session.release() for session in self.sessions]
         return all(released)
 
     def resume(self) -> None:
-        """The client is back."""
+        """See LiveSession."""
         for session in self.sessions:
             session.resume()
 
@@ -183,9 +136,9 @@ class MultiSourceSession:
         return self._inbox.waiting or any(session.waiting for session in self.sessions)
 
     @property
-    def stopped(self) -> bool:
-        """Whether it takes no more audio."""
-        return self._stopped
+    def at_rest(self) -> bool:
+        """See LiveSession."""
+        return not self._inbox.waiting and all(session.at_rest for session in self.sessions)
 
     @property
     def received(self) -> int:
@@ -194,33 +147,35 @@ class MultiSourceSession:
 
     @property
     def handled(self) -> int:
-        """Samples that no engine has to process any more, about."""
+        """See LiveSession."""
         return min(session.handled for session in self.sessions)
+
+    @property
+    def length(self) -> int:
+        """See LiveSession."""
+        return max(session.received for session in self.sessions)
 
     # What the session does with it.
 
-    async def _run(self) -> None:
-        try:
-            while not self._ended:
-                command = await self._inbox.take()
-                match command:
-                    case bytes(data):
-                        await self._process(memoryview(data))
-                    case Flush(marker):
-                        await self._process_rest()
-                        self._merger.expect(Flushed(marker))
-                        for session in self.sessions:
-                            await session.flush(marker)
-                    case Stop(reason):
-                        if reason:
-                            self._emit(reason)
-                        await self._finish()
-                        return
-                    case Reconfigure():
-                        pass  # ``reconfigure`` takes none
-        except Exception:
-            log.exception("session %s failed", self.id)
-            self._end(SessionError("internal", "the server failed in this session; start again"))
+    async def _take_commands(self) -> None:
+        while not self._closed.is_set():
+            command = await self._inbox.take()
+            match command:
+                case bytes(data):
+                    await self._process(memoryview(data))
+                case Flush(marker):
+                    await self._process_rest()
+                    self._merger.expect(Flushed(marker))
+                    for session in self.sessions:
+                        await session.flush(marker)
+                case Stop(reason):
+                    if reason:
+                        self._emit(reason)
+                    await self._finish()
+                    return
+                case Reconfigure():
+                    pass  # ``reconfigure`` takes none
+            self.on_rest()
 
     async def _process(self, data: memoryview) -> None:
         for at in range(0, len(data), _PIECE_BYTES):
@@ -253,34 +208,14 @@ class MultiSourceSession:
     # What the sources answer.
 
     def _emit(self, event: Event, *, keep: bool = False) -> bool:
-        if self._ended:
-            return True
         if isinstance(event, SegmentClosed):
             event = replace(event, covered=min(session.covered for session in self.sessions))
-        if self._outbox.put(event, self._source, keep=keep):
-            return True
-        self._end(SessionError("slow_client", "the client does not read what it is sent"))
-        return False
+        return self._put(event, keep=keep)
 
-    def _end(self, *errors: SessionError) -> None:
-        """Once: with an error, or when all sources have ended."""
-        if self._ended:
-            return
-        self._ended = self._stopped = True
-        self._closed.set()
-        self._outbox.close(*errors, SessionClosed(self._longest), source=self._source)
+    def _free(self) -> None:
         for session in self.sessions:
             session.abort()
-        if self._audio:
-            self._audio.close(self._passed)
-        self._inbox.clear()
-        if self._task is not asyncio.current_task():
-            self._task.cancel()
         self._on_closed(self)
-
-    @property
-    def _longest(self) -> int:
-        return max(session.received for session in self.sessions)
 
 
 class EventMerger:
@@ -355,7 +290,3 @@ class SourceOutbox(Outbox[Any]):
     def close(self, *last: SessionError | SessionClosed, source: str = "") -> None:  # noqa: ARG002
         """The source has ended."""
         self._merger.on_closed(self._source, last)
-
-
-LiveSession = Session | MultiSourceSession
-"""What ``Service.open`` opens."""

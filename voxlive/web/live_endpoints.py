@@ -129,9 +129,10 @@ class LiveEndpoints:
         """
         deadline = asyncio.get_running_loop().time() + drain_s
         leaving = [task for task, live in self._sockets.items() if task and live.outlives_server]
-        await asyncio.gather(*(live.leave(deadline) for live in tuple(self._sockets.values())))
+        for live in self._sockets.values():
+            live.leave(deadline)
         if leaving:
-            await asyncio.wait(leaving, timeout=_CLOSE_S)
+            await asyncio.wait(leaving, timeout=drain_s + _CLOSE_S)
         await self.resumables.leave_suspended()
 
     async def wait_closed(self, timeout_s: float) -> None:

@@ -27,11 +27,9 @@ from voxlive.errors import (
 )
 from voxlive.processes.logs import log_context
 from voxlive.streaming.events import SessionError
-from voxlive.streaming.intake import Command, SessionOptions
+from voxlive.streaming.intake import Command, LiveSession, SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
 from voxlive.streaming.service import Service
-from voxlive.streaming.session import Session
-from voxlive.streaming.sources import LiveSession
 from voxlive.web.access.access import ANYONE, SessionDeadline
 from voxlive.web.access.keys import Limits
 from voxlive.web.captions import MAX_NAME_LENGTH, CaptionFeeds, is_valid_name
@@ -65,7 +63,6 @@ log = logging.getLogger(__name__)
 # A client may take so long to open its session. Most do with the first packet; browsers ask for
 # the microphone first.
 _START_TIMEOUT_S = 60.0
-_LOOK_S = 0.05
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -135,17 +132,25 @@ class LiveSocket:
         """The code of the error that ended the connection, if one did."""
         return self._failure
 
-    async def leave(self, deadline: float) -> None:
+    def leave(self, deadline: float) -> None:
         """Leave the session to the next server, where that can go on with it.
 
-        When it is at rest, or at this time of the loop's clock.
+        As soon as it is at rest and its client has been sent everything, or at this time of the
+        loop's clock.
         """
-        while self.outlives_server and self._loop.time() < deadline and not self._done.is_set():
-            session = self._sessions.get("")
-            unread = self._state.outbox.waiting
-            if isinstance(session, Session) and session.at_rest and not unread:
-                break
-            await asyncio.sleep(_LOOK_S)
+        session, outbox = self._sessions.get(""), self._state.outbox
+        if not (session and self.outlives_server):
+            return
+
+        def leave_at_rest() -> None:
+            if session.at_rest and outbox.idle:
+                self._leave_now()
+
+        session.on_rest = outbox.on_idle = leave_at_rest
+        self._loop.call_at(deadline, self._leave_now)
+        leave_at_rest()
+
+    def _leave_now(self) -> None:
         if self.outlives_server:
             self._leaving = True
             self._done.set()
@@ -409,7 +414,7 @@ class LiveSocket:
     def _outlive_server(self, resumable: ResumableSession, action: OpenSession) -> None:
         """Have another server go on with the session, where there is a store and it may be kept."""
         recording, session = self._state.recordings.get(""), resumable.session
-        if recording and isinstance(session, Session) and session.outlive_server():
+        if recording and session and session.outlive_server():
             chosen = self._chosen(action.options)
             start = StoredStart(action.start, chosen, session.keeps_audio)
             recording.make_resumable(resumable.token, start.dump())

@@ -40,7 +40,7 @@ from voxlive.streaming.events import (
     SessionWarning,
     Words,
 )
-from voxlive.streaming.sources import LiveSession
+from voxlive.streaming.intake import LiveSession
 from voxlive.values import SAMPLE_RATE, seconds
 
 if TYPE_CHECKING:

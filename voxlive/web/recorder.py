@@ -74,7 +74,7 @@ from voxlive.vad.gate import GateState
 from voxlive.web.protocols.contract import ENDING_CODES
 
 if TYPE_CHECKING:
-    from voxlive.streaming.sources import LiveSession
+    from voxlive.streaming.intake import LiveSession
     from voxlive.web.config import KeptAudio, ServeConfig
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ from typing import Self
 
 from voxlive.errors import ProtocolError
 from voxlive.store.contract import ClaimedSession, StoredResumable
-from voxlive.streaming.intake import SessionOptions, SessionState
-from voxlive.streaming.sources import LiveSession
+from voxlive.streaming.intake import LiveSession, SessionOptions, SessionState
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.captions import CaptionFeeds
 from voxlive.web.protocols.contract import RestoredProtocol, ResumeSession

@@ -22,9 +22,8 @@ from voxlive.streaming.events import (
     SpeechStarted,
     SpeechStopped,
 )
+from voxlive.streaming.intake import LiveSession
 from voxlive.streaming.queues import Outbox, Timeout
-from voxlive.streaming.session import Session
-from voxlive.streaming.sources import LiveSession
 from voxlive.web.captions import CaptionFeed, CaptionFeeds
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.ports import ABORT
@@ -116,8 +115,7 @@ class ConnectionState:
         for source, recording in self.recordings.items():
             if session := self.sessions.get(source):
                 recording.leave(session.received)
-                if isinstance(session, Session):
-                    session.leave()
+                session.leave()
 
     def end_resumable(self) -> None:
         """The sessions can be resumed no more."""
