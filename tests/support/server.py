@@ -16,6 +16,8 @@ from tempfile import NamedTemporaryFile
 from typing import IO
 
 import httpx
+from support.forked import AVAILABLE as FORKS
+from support.forked import ForkedProcess
 from support.weights import link
 
 _READY = re.compile(r"ready at (https?://\S+)")
@@ -35,7 +37,7 @@ class Server:
     """
 
     url: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedProcess
     others: dict[str, str]
     certificate: Path | None = None
     key: str | None = None
@@ -95,15 +97,17 @@ def serving(
     It has two sessions unless ``args`` say how many: measuring what the machine can do takes time.
     ``cache``: its cache folder, which --https keeps a certificate in. ``key``: one that clients
     need, which ``args`` need not say. ``env``: more of its environment. ``under``: a command that
-    becomes the server, as ``env`` does. ``stderr``: where its log goes instead of a file.
+    becomes the server. ``stderr``: where its log goes instead of a file.
+
+    One with ``env`` or ``under`` starts as a user's does, all others are forks.
     """
     sessions = () if "--max-sessions" in args else ("--max-sessions", "2")
     # Beside the tests themselves, what gives way would hardly run at all.
     nice = () if "--file-niceness" in args else ("--file-niceness", "0")
-    serve = [sys.executable, "-m", "voxlive.cli.main", "serve", "--port", "0"]
     # What tests say is kept nowhere, unless they ask for it.
     store = () if "--store" in args else ("--no-store",)
-    command = [*under, *serve, *sessions, *nice, *store, *args]
+    command = ["serve", "--port", "0", *sessions, *nice, *store, *args]
+    forked = FORKS and not (under or env)
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
@@ -111,7 +115,13 @@ def serving(
         link(cache)
     with NamedTemporaryFile("w+") as log:
         out = log if stderr is None else stderr
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out, text=True, env=env)
+        if forked:
+            process = ForkedProcess(command, env, out)
+        else:
+            program = [*under, sys.executable, "-m", "voxlive.cli.main", *command]
+            process = subprocess.Popen(
+                program, stdout=subprocess.PIPE, stderr=out, text=True, env=env
+            )
         try:
             others: dict[str, str] = {}
             url = _wait(process, log, others)
@@ -122,7 +132,7 @@ def serving(
             process.stdout.close()
 
 
-def _wait(process: subprocess.Popen[str], log, others: dict[str, str]) -> str:
+def _wait(process: subprocess.Popen[str] | ForkedProcess, log, others: dict[str, str]) -> str:
     for line in process.stdout:
         if also := _ALSO.search(line):
             others[also[1]] = also[2]

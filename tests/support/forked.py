@@ -1,0 +1,147 @@
+"""Servers without a start of Python for each: forks of a process that has imported their modules.
+
+Each is the server's own program with arguments, an environment, sockets and the test's limits of
+its own: importing what it is made of takes most of its time until it is ready.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import IO
+
+AVAILABLE = hasattr(os, "pidfd_open")
+"""Not on macOS: there every server has a start of its own."""
+
+_LARGEST = 1 << 17
+"""Bytes of arguments and environment: what a socket of such packets takes by default."""
+
+# Nothing that it imports may start a thread. A fork leaves the loop, and ends as any program does.
+_PARENT = """
+import gc, json, os, resource, selectors, socket, sys
+import voxlive.cli.main, voxlive.web.server, uvloop, uvicorn.loops.auto, uvicorn.lifespan.off
+
+def next_arguments(requests):
+    waiting = selectors.DefaultSelector()
+    waiting.register(requests, selectors.EVENT_READ)
+    while True:
+        for key, _ in waiting.select():
+            if key.fileobj is not requests:
+                pid, answers = key.data
+                waiting.unregister(key.fd)
+                os.close(key.fd)
+                _, status = os.waitpid(pid, 0)
+                answers.sendall(b"%d\\n" % os.waitstatus_to_exitcode(status))
+                answers.close()
+                continue
+            request, fds, _, _ = socket.recv_fds(requests, LARGEST, 3)
+            if not request:
+                sys.exit()
+            answers = socket.socket(fileno=fds[0])
+            if pid := os.fork():
+                answers.sendall(b"%d\\n" % pid)
+                waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, answers))
+                for fd in fds[1:]:
+                    os.close(fd)
+                continue
+            for number, fd in enumerate(fds[1:], 1):
+                os.dup2(fd, number)
+                os.close(fd)
+            answers.close()
+            for key in list(waiting.get_map().values()):
+                if key.fileobj is requests:
+                    requests.close()
+                else:
+                    key.data[1].close()
+                    os.close(key.fd)
+            waiting.close()
+            arguments, environment, limits = json.loads(request)
+            for name, limit in limits.items():
+                resource.setrlimit(getattr(resource, name), limit)
+            os.environ.clear()
+            os.environ.update(environment)
+            return arguments
+
+requests = socket.socket(fileno=int(sys.argv[1]))
+requests.set_inheritable(False)
+gc.freeze()
+sys.argv = ["voxlive", *next_arguments(requests)]
+voxlive.cli.main.app()
+""".replace("LARGEST", str(_LARGEST))
+
+
+class ForkedProcess:
+    """What ``Popen`` is to a child, for a grandchild: as much of it as the tests use."""
+
+    def __init__(
+        self, args: Sequence[str], environment: Mapping[str, str], stderr: IO[str] | int
+    ) -> None:
+        """Run ``voxlive`` with these arguments; its standard output is ``stdout``."""
+        ours, theirs = socket.socketpair()
+        read, write = os.pipe()
+        err = stderr if isinstance(stderr, int) else stderr.fileno()
+        names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+        limits = {name: resource.getrlimit(getattr(resource, name)) for name in names}
+        request = json.dumps([list(args), dict(environment), limits]).encode()
+        socket.send_fds(_parent(), [request], [theirs.fileno(), write, err])
+        theirs.close()
+        os.close(write)
+        self.stdout = os.fdopen(read)
+        self.returncode: int | None = None
+        self._answers = ours.makefile("rb")
+        self._socket = ours
+        self.pid = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        return self._answered(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._answered(timeout) is None:
+            raise subprocess.TimeoutExpired(f"server {self.pid}", timeout or 0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _answered(self, timeout: float | None) -> int | None:
+        """The exit code, once there is one within ``timeout`` seconds."""
+        if self.returncode is None and select.select([self._socket], [], [], timeout)[0]:
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._socket.close()
+        return self.returncode
+
+
+@cache
+def _parent() -> socket.socket:
+    """Where to ask for a fork; the process ends with this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        fd = theirs.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PARENT, str(fd)], pass_fds=[fd], stdin=subprocess.DEVNULL
+        )
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
