@@ -68,20 +68,30 @@ async def servers(tmp_path: Path) -> Servers:
     return Servers(tmp_path / "store")
 
 
-def audio(rng: random.Random, rate: int) -> bytes:
-    """Tones and silences of random lengths."""
-    pieces = [
-        np.full(rng.randrange(rate // 10, 2 * rate), 0.5 * (n % 2), np.float32)
-        for n in range(rng.randrange(3, 9))
+def audio(rng: random.Random, rate: int, channels: int = 1) -> bytes:
+    """Tones and silences of random lengths, on each channel."""
+    spoken = [
+        np.concatenate(
+            [
+                np.full(rng.randrange(rate // 10, 2 * rate), 0.5 * (n % 2), np.float32)
+                for n in range(rng.randrange(3, 9))
+            ]
+        )
+        for _ in range(channels)
     ]
-    return pcm(np.concatenate(pieces))
+    longest = max(map(len, spoken))
+    padded = [np.pad(one, (0, longest - len(one))) for one in spoken]
+    return pcm(np.stack(padded, axis=1))
 
 
 class RestartedClient:
     """What a client does that outlives its lines: it keeps what it was sent, and what it sends."""
 
-    def __init__(self, rate: int, data: bytes) -> None:
+    def __init__(self, rate: int, data: bytes, sources: tuple[str, ...] = ()) -> None:
         self.start = START | {"rate": rate}
+        if sources:
+            self.start |= {"sources": sources, "suppress_leaks": False}
+        self.frame = 2 * max(len(sources), 1)
         self.data = data
         self.seen: list[dict] = []
         self.at = self.first = 0
@@ -98,8 +108,8 @@ class RestartedClient:
         self.line.send({"type": "resume", "token": token, "have": have, "from": self.first})
         [resumed] = await self.line.until("resumed")
         assert resumed["session"] == self.seen[0]["session"]
-        assert self.first <= resumed["samples"] <= len(self.data) // 2
-        self.at = 2 * resumed["samples"]
+        assert self.first <= resumed["samples"] <= len(self.data) // self.frame
+        self.at = self.frame * resumed["samples"]
 
     def take(self, messages: list[dict]) -> None:
         for message in messages:
@@ -124,11 +134,13 @@ class RestartedClient:
         return self.seen
 
 
-async def spoken(servers: Servers, seed: int, how: str, chance: float) -> tuple[list[dict], int]:
+async def spoken(
+    servers: Servers, seed: int, how: str, chance: float, sources: tuple[str, ...] = ()
+) -> tuple[list[dict], int]:
     """A session over servers that end or die at random; what its client has, and how many."""
     rng = random.Random(seed)
     rate = rng.choice(RATES)
-    client, count = RestartedClient(rate, audio(rng, rate)), 1
+    client, count = RestartedClient(rate, audio(rng, rate, len(sources) or 1), sources), 1
     rng = random.Random(seed + 1)
     await client.connect(await servers.start())
     while await client.speak(rng):
@@ -184,6 +196,65 @@ async def check_restarts(tmp_path: Path, how: str, seed: int) -> None:
     assert count > 1
     assert kept(cut) == kept(whole)
     assert [message["seq"] for message in cut] == list(range(len(cut)))
+
+
+SOURCES = ("me", "them")
+
+
+def kept_of(source: str, messages: list[dict]) -> list[object]:
+    """What no restart may change of one of several sources, whose ids depend on the others."""
+    mine = [m for m in messages if m.get("source") == source]
+    segments = [{k: v for k, v in m.items() if k not in ("seq", "id")} for m in mine]
+    return [
+        [word for m in mine if m["type"] == "words" for word in m["words"]],
+        [m for m in segments if m["type"] == "segment"],
+        [(m["type"], m["t"]) for m in mine if m["type"].startswith("speech")],
+        messages[-1]["sources"][source],
+    ]
+
+
+@pytest.mark.parametrize("how", ["die", "end"])
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(n, marks=pytest.mark.endurance) for n in range(3, 53))]
+)
+async def test_every_source_of_a_session_goes_on_at_another_server(tmp_path, how, seed):
+    whole, _ = await spoken(Servers(tmp_path / "one"), seed, how, 0, SOURCES)
+    cut, count = await spoken(Servers(tmp_path / "many"), seed, how, 0.3, SOURCES)
+    assert count > 1
+    for source in SOURCES:
+        assert kept_of(source, cut) == kept_of(source, whole)
+    assert [message["seq"] for message in cut] == list(range(len(cut)))
+    segments = [m for m in cut if m["type"] == "segment"]
+    assert len({m["id"] for m in segments}) == len(segments)
+    for segment in segments:
+        said = [m for m in cut if m["type"] == "words" and m["segment"] == segment["id"]]
+        assert "".join(word["text"] for m in said for word in m["words"]) == segment["text"]
+        assert {m["source"] for m in said} == {segment["source"]}
+    lines = cut[-1]["text"].splitlines()
+    assert sorted(lines) == sorted(f"{m['source']}: {m['text'].strip()}" for m in segments)
+
+
+async def test_several_sources_need_a_slot_each_at_the_next_server_too(servers):
+    more = {"sources": SOURCES, "suppress_leaks": False}
+    line, ready = await opened(await servers.start(), **more)
+    line.send(pcm(np.full((20_000, 2), 0.5, np.float32)))
+    await line.until("words")
+    await servers.end()
+    endpoints = await servers.start()
+    other, _ = await opened(endpoints)
+    assert await refused(await resume(endpoints, ready["resume"])) == "server_full"
+    await other.break_off()
+    for kept in endpoints.resumables.suspended:
+        endpoints.resumables._end(kept)
+    await endpoints.resumables.aclose()
+    back = await resume(endpoints, ready["resume"])
+    await back.until("resumed")
+    back.send(pcm(np.full((40_000, 2), 0.5, np.float32)))
+    back.send({"type": "stop"})
+    *_, done = await back.until("done")
+    assert done["sources"] == dict.fromkeys(SOURCES, "0 1 2 3 4")
+    await back.end()
+    await servers.free()
 
 
 async def opened(endpoints: LiveEndpoints, query: str = "", **more: object) -> tuple[Line, dict]:

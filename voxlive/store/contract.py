@@ -212,7 +212,7 @@ class Refinement:
 
 @dataclass(frozen=True, slots=True)
 class StoredTranscript:
-    """One session whole. The words after the last segment are those of the open one.
+    """One session whole. Words of segments that are not there are of open ones.
 
     Corrections are in the order in which they were made.
     """
@@ -252,6 +252,12 @@ class StoredTranscript:
     def text(self) -> str:
         """What was recognised: the texts of all words joined."""
         return "".join(word.text for word in self.words)
+
+    @property
+    def open_words(self) -> tuple[StoredWord, ...]:
+        """Those of segments that are not closed: one, or one of each source."""
+        closed = {segment.id for segment in self.segments}
+        return tuple(word for word in self.words if word.segment not in closed)
 
     def corrected(self) -> tuple[StoredWord, ...]:
         """The words with the corrections that are in force.

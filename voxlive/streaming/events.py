@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from voxlive.vad.gate import GateState
 
 _LOOK_BACK = SAMPLE_RATE // 4
+_LEARN_LEAKS = 4 * SAMPLE_RATE
 _LAG_EVERY_S = 1.0
 _LAG_STEP_S = 0.1
 
@@ -138,10 +139,10 @@ class SessionWarning:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SessionCheckpoint:
+class SourceCheckpoint:
     """Every word of what was fed before ``gate.done`` is out, and every segment is closed.
 
-    Another server can go on with the session from here: with the gate's state, the number of
+    Another server can go on with the source from here: with the gate's state, the number of
     samples ``fed`` and of ``speech_events`` (SpeechStarted, SpeechStopped) so far, and what the
     voice detector's ``network`` remembers at ``gate.end``: float32 [2, 128], None without one.
     """
@@ -158,6 +159,22 @@ class SessionCheckpoint:
         """
         whole = SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE)
         return max(0, min(self.gate.done, self.gate.end) - _LOOK_BACK) // whole * whole
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SessionCheckpoint:
+    """Where another server can go on with the session, for each of its sources in their order."""
+
+    sources: tuple[SourceCheckpoint, ...]
+
+    def first(self, rate: int) -> int:
+        """The sample from which a server that goes on needs audio; also a whole one at ``rate``.
+
+        Of several sources that is some seconds more, in which it learns again what they leak.
+        """
+        first = min(source.first(rate) for source in self.sources)
+        whole = SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE)
+        return max(0, first - _LEARN_LEAKS) // whole * whole if len(self.sources) > 1 else first
 
 
 @dataclass(frozen=True, slots=True)

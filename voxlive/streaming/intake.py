@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from voxlive.store.audio import AudioWriter
-    from voxlive.streaming.events import Event, SessionCheckpoint
+    from voxlive.streaming.events import Event, SourceCheckpoint
     from voxlive.streaming.ingest.live import Ingest
 
 log = logging.getLogger(__name__)
@@ -70,16 +70,16 @@ class SessionOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionState:
-    """A session as another server left it, for this one to go on with.
+class SourceState:
+    """A source of the session ``id`` as another server left it, for this one to go on with.
 
-    Its audio comes again from sample ``first`` on. ``text``: of the closed segments, which are
-    those before number ``segment``; ``words``: of the open one, ``committed``: the end of the last
-    word of all. ``speech_events``: how many its client has. ``language``: that was found.
+    Its audio comes again from sample ``first`` on. ``text``: of its closed segments; ``words``: of
+    the open one, which is number ``segment``, ``committed``: the end of the last word of all.
+    ``speech_events``: how many its client has. ``language``: that was found.
     """
 
     id: str
-    checkpoint: SessionCheckpoint
+    checkpoint: SourceCheckpoint
     first: int
     text: str = ""
     segment: int = 0

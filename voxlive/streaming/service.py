@@ -22,7 +22,7 @@ from voxlive.streaming.intake import (
     Intake,
     NoVad,
     SessionOptions,
-    SessionState,
+    SourceState,
     SpeechProbabilities,
 )
 from voxlive.streaming.replacements import Replacements
@@ -32,7 +32,7 @@ from voxlive.vad.gate import Gate, OpenGate
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from voxlive.engines.contract import Engine, Sink, Stream, StreamOptions
@@ -81,7 +81,7 @@ class Service:
         inbox: Inbox[Command] | None = None,
         outbox: Outbox[Any] | None = None,
         source: str = "",
-        resumed: SessionState | None = None,
+        resumed: SourceState | None = None,
     ) -> Session:
         """Open a session in a free slot; its queues are its own unless they are given.
 
@@ -99,20 +99,37 @@ class Service:
         inbox: Inbox[Command] | None = None,
         outbox: Outbox[Any] | None = None,
         source: str = "",
+        resumed: Sequence[SourceState] = (),
+        first: int = 0,
     ) -> MultiSourceSession:
-        """As ``open``, for ``options.sources``: a slot for each of them, or none."""
+        """As ``open``, for ``options.sources``: a slot for each of them, or none.
+
+        ``resumed``: each source, ``first``: the sample from which on audio comes again.
+        """
         self._check_open()
-        ident = secrets.token_hex(8)
+        ident = resumed[0].id if resumed else secrets.token_hex(8)
         # The channels have been decoded by then, and each is one of its own.
         of_source = replace(options, audio=_SOURCE_FORMAT, sources=())
         numbers = count(1)
 
-        def open_source(outbox: Outbox[Any], segment_ids: Iterator[int]) -> Session:
+        def open_source(
+            outbox: Outbox[Any], segment_ids: Iterator[int], state: SourceState | None
+        ) -> Session:
             part = f"{ident}-{next(numbers)}"
-            return self._open_one(of_source, part, outbox=outbox, segment_ids=segment_ids)
+            return self._open_one(
+                of_source, part, outbox=outbox, segment_ids=segment_ids, resumed=state
+            )
 
         session = MultiSourceSession(
-            options, open_source, self._groups.discard, ident, inbox, outbox, source
+            options,
+            open_source,
+            self._groups.discard,
+            ident,
+            inbox,
+            outbox,
+            source,
+            resumed,
+            first,
         )
         self._groups.add(session)
         return session
@@ -131,7 +148,7 @@ class Service:
         outbox: Outbox[Any] | None = None,
         source: str = "",
         segment_ids: Iterator[int] | None = None,
-        resumed: SessionState | None = None,
+        resumed: SourceState | None = None,
     ) -> Session:
         stream = replace(options.stream, session=ident, name=options.model)
         with ExitStack() as undo:
@@ -219,7 +236,7 @@ class Service:
     def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
         return NoVad(at) if options.gate is None else self._detector.lane(at)
 
-    def _resumed_vad(self, options: SessionOptions, state: SessionState) -> SpeechProbabilities:
+    def _resumed_vad(self, options: SessionOptions, state: SourceState) -> SpeechProbabilities:
         network, window = state.checkpoint.network, state.checkpoint.gate.end
         if options.gate is None:
             return NoVad(state.first, window)
@@ -228,7 +245,12 @@ class Service:
     @property
     def full(self) -> bool:
         """Whether every slot is taken, or kept for a session that had one."""
-        return self.engine.in_use + self._waiting >= self.engine.info.capacity
+        return self.free <= 0
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody has and none is kept for."""
+        return self.engine.info.capacity - self.engine.in_use - self._waiting
 
     @property
     def _waiting(self) -> int:
@@ -247,8 +269,8 @@ class Service:
         """
         self._closing = True
         sources = {one for group in self._groups for one in group.sessions}
-        alone = [one for one in self._sessions if one not in sources and not one.outlives_server]
-        sessions: tuple[LiveSession, ...] = (*self._groups, *alone)
+        whole: set[LiveSession] = {*self._groups, *self._sessions.keys() - sources}
+        sessions = [session for session in whole if not session.outlives_server]
         for session in sessions:
             session.emit_error("shutting_down", _SHUTDOWN_MESSAGE)
         ends = [asyncio.ensure_future(session.drain()) for session in sessions]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import (
@@ -37,11 +37,12 @@ from voxlive.streaming.events import (
     Recovered,
     SessionCheckpoint,
     SessionError,
+    SourceCheckpoint,
     SpeechStarted,
     SpeechStopped,
     UtteranceEnded,
 )
-from voxlive.streaming.intake import Flush, LiveSession, Reconfigure, SessionState, Stop
+from voxlive.streaming.intake import Flush, LiveSession, Reconfigure, SourceState, Stop
 from voxlive.streaming.queues import (
     Inbox,
     Outbox,
@@ -96,9 +97,9 @@ class Session(LiveSession):
         replacements: Replacements | None = None,
         record: Callable[[int], RecordingWriter] | None = None,
         segment_ids: Iterator[int] | None = None,
-        resumed: SessionState | None = None,
+        resumed: SourceState | None = None,
     ) -> None:
-        state = resumed or SessionState(ident, SessionCheckpoint(GateState()), 0)
+        state = resumed or SourceState(ident, SourceCheckpoint(GateState()), 0)
         super().__init__(ident, state.first, inbox, outbox, source)
         at = state.checkpoint.gate.done
         self.received = state.first
@@ -110,7 +111,9 @@ class Session(LiveSession):
         self._stall_timeout, self._stall_s = Timeout(), stall_s
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
-        idents = count(state.segment) if resumed else segment_ids
+        idents = segment_ids
+        if resumed:
+            idents = chain((state.segment,), segment_ids or count(state.segment + 1))
         self._transcript = LiveTranscript(idents, state.text, state.words)
         self._speech_events = state.checkpoint.speech_events
         self._speech_sent = state.speech_events
@@ -312,7 +315,8 @@ class Session(LiveSession):
         if not self.outlives_server or gate is None:
             return ()
         network = self._vad.state_at(gate.end)
-        return (SessionCheckpoint(gate, self.fed, self._speech_events, network),)
+        source = SourceCheckpoint(gate, self.fed, self._speech_events, network)
+        return (SessionCheckpoint((source,)),)
 
     def _emit_checkpoint(self) -> None:
         """Emit the one for here, in a long silence."""

@@ -13,8 +13,8 @@ either ``push`` waits in the end, as in a session with one source.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -30,54 +30,63 @@ from voxlive.streaming.events import (
     SessionClosed,
     SessionError,
     SessionWarning,
+    SourceCheckpoint,
 )
 from voxlive.streaming.ingest.formats import ChannelDecoder
 from voxlive.streaming.intake import Flush, LiveSession, Reconfigure, Stop
 from voxlive.streaming.queues import Outbox
 from voxlive.streaming.session import Session
+from voxlive.vad.gate import GateState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from voxlive.streaming.events import Event
-    from voxlive.streaming.intake import Command, OpenIntake, SessionOptions
+    from voxlive.streaming.intake import Command, OpenIntake, SessionOptions, SourceState
     from voxlive.streaming.queues import Inbox
     from voxlive.values import Samples
 
-log = logging.getLogger(__name__)
-
 _PIECE_BYTES = 1 << 15
+
+OpenSource = Callable[["Outbox[Any]", "Iterator[int]", "SourceState | None"], Session]
+"""Opens the session of a source: with its outbox, ids for its segments, and where it goes on."""
 
 
 class MultiSourceSession(LiveSession):
     """See the module. Used as a ``Session``, and bound to the running loop.
 
     ``open_source`` opens the session of a source with this outbox and these segment ids. Raises
-    what it raises, after which nothing is open.
+    what it raises, after which nothing is open. ``resumed``: the sources as another server left
+    them, from the same sample on or a later one each; audio comes again from sample ``first`` on.
     """
 
     def __init__(
         self,
         options: SessionOptions,
-        open_source: Callable[[Outbox[Any], Iterator[int]], Session],
+        open_source: OpenSource,
         on_closed: Callable[[MultiSourceSession], None],
         ident: str,
         inbox: Inbox[Command] | None = None,
         outbox: Outbox[Any] | None = None,
         source: str = "",
+        resumed: Sequence[SourceState] = (),
+        first: int = 0,
     ) -> None:
-        super().__init__(ident, 0, inbox, outbox, source)
+        super().__init__(ident, first, inbox, outbox, source)
         self._on_closed = on_closed
         self._decoder = ChannelDecoder(options.audio)
         self._leaks = LeakSuppressor(len(options.sources)) if options.suppress_leaks else None
         self._merger = EventMerger(options.sources, self._emit, self._end)
-        self._passed = 0
+        self._passed = first
         self._sessions: dict[str, Session] = {}
-        segment_ids = count()
+        segment_ids = count(max((state.segment + 1 for state in resumed), default=0))
+        states = resumed or (None,) * len(options.sources)
         try:
-            for name in options.sources:
+            for name, state in zip(options.sources, states, strict=True):
                 outbox_of = SourceOutbox(name, self._merger)
-                self._sessions[name] = session = open_source(outbox_of, segment_ids)
+                self._sessions[name] = session = open_source(outbox_of, segment_ids, state)
+                if state:
+                    self._merger.go_on(name, state.checkpoint)
                 session.on_rest = lambda: self.on_rest()
         except BaseException:
             self._closed.set()
@@ -106,7 +115,10 @@ class MultiSourceSession(LiveSession):
 
     def outlive_server(self) -> bool:
         """See LiveSession."""
-        return False
+        for session in self.sessions:
+            session.outlive_server()
+        self.outlives_server = all(session.outlives_server for session in self.sessions)
+        return self.outlives_server
 
     def suspend(self) -> None:
         """See LiveSession."""
@@ -192,9 +204,11 @@ class MultiSourceSession(LiveSession):
         if len(frames):
             if self._audio:
                 self._audio.put(frames.mean(axis=1), self._passed)
-            self._passed += len(frames)
             for session, channel in zip(self.sessions, frames.T, strict=True):
-                await session.push(np.ascontiguousarray(channel).tobytes())
+                # What a source had at another server it is not given again.
+                new = channel[max(0, session.first - self._passed) :]
+                await session.push(np.ascontiguousarray(new).tobytes())
+            self._passed += len(frames)
 
     async def _finish(self) -> None:
         rest = self._decoder.finish()
@@ -222,7 +236,8 @@ class EventMerger:
     """The events of several sources as those of one session. Pure.
 
     ``emit`` takes an event, and whether it may not be replaced; ``end`` ends the session. A flush
-    is over when it is in all sources; an error that all of them report comes once.
+    is over when it is in all sources; an error that all of them report comes once; a checkpoint is
+    of all, where each of them is by now.
     """
 
     def __init__(
@@ -234,12 +249,17 @@ class EventMerger:
         self._emit = emit
         self._end = end
         self._open = set(sources)
+        self._checkpoints = {source: SourceCheckpoint(GateState()) for source in sources}
         self._flushes: deque[tuple[Flushed, set[str]]] = deque()
         self._reported: set[str] = set()
 
     def expect(self, flushed: Flushed) -> None:
         """All sources are about to be flushed."""
         self._flushes.append((flushed, set(self._open)))
+
+    def go_on(self, source: str, checkpoint: SourceCheckpoint) -> None:
+        """A source goes on from there."""
+        self._checkpoints[source] = checkpoint
 
     def on_event(self, source: str, event: Event, *, keep: bool) -> bool:
         """Pass an event on; False when the reader counts as gone."""
@@ -251,7 +271,10 @@ class EventMerger:
                     return True
                 self._reported.add(code)
                 return self._emit(event, keep=keep)
-            case SessionClosed() | SessionCheckpoint():
+            case SessionCheckpoint(sources):
+                [self._checkpoints[source]] = sources
+                return self._emit(SessionCheckpoint((*self._checkpoints.values(),)), keep=keep)
+            case SessionClosed():
                 return True
             case _:
                 return self._emit(replace(event, source=source), keep=keep)

@@ -164,18 +164,22 @@ class CaptionFeed:
 
     def restore(self, transcript: StoredTranscript) -> None:
         """Go on with a session of another server: readers begin with what was said there."""
-        at = max(0, len(transcript.segments) - MAX_SEGMENTS)
-        words = [one for one in transcript.words if at == 0 or one.segment >= at]
-        for closed in transcript.segments[at:]:
-            said = [one for one in words if closed.first <= one.number < closed.stop]
-            self._add_words(said)
-            text = "".join(one.text for one in said)
-            self.on_event(SegmentClosed(closed.id, closed.start, closed.end, text))
-        stop = transcript.segments[-1].stop if transcript.segments else 0
-        self._add_words([one for one in words if one.number >= stop])
+        last = sorted(transcript.segments, key=lambda one: one.end)[-MAX_SEGMENTS:]
+        said: dict[int, list[StoredWord]] = {closed.id: [] for closed in last}
+        for word in transcript.words:
+            if word.segment in said:
+                said[word.segment].append(word)
+        for closed in last:
+            words = said[closed.id]
+            self._add_words(words)
+            text, source = "".join(one.text for one in words), words[0].source if words else ""
+            self.on_event(SegmentClosed(closed.id, closed.start, closed.end, text, source=source))
+        self._add_words(transcript.open_words)
 
-    def _add_words(self, words: list[StoredWord]) -> None:
-        self._rows[""] += [(word.text, word.start, word.end, word.probability) for word in words]
+    def _add_words(self, words: Iterable[StoredWord]) -> None:
+        for word in words:
+            row = word.text, word.start, word.end, word.probability
+            self._rows[word.source].append(row)
 
     def close(self, *, over: bool = True) -> None:
         """The session is over, or left to another server: readers get what is unread, and end."""

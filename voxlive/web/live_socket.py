@@ -460,7 +460,8 @@ class LiveSocket:
         assert isinstance(opening, OpenSession)
         found = FoundSession(stored, opening.options)
         found.check(resume)
-        if service.full and not stored.ended:
+        sources = opening.options.sources
+        if service.free < (len(sources) or 1) and not stored.ended:
             raise EngineFull(service.engine.info.capacity)
         holder = new_holder()
         claimed = await recorder.claim(stored, holder)
@@ -473,7 +474,12 @@ class LiveSocket:
         if not stored.ended:
             named = replace(opening.options, model=start.model)
             inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
-            session = service.open(named, inbox, state.outbox, "", found.state(claimed))
+            states, queues = found.states(claimed), (inbox, state.outbox, "")
+            session: LiveSession = (
+                service.open_sources(named, *queues, states, found.first)
+                if sources
+                else service.open(named, *queues, *states)
+            )
             session.outlive_server()
             if resume.have >= claimed.resumable.next:
                 message = "what was sent last was not stored in time: some words may come again"

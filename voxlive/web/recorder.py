@@ -19,7 +19,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
@@ -68,6 +68,7 @@ from voxlive.streaming.events import (
     SessionClosed,
     SessionError,
     SessionWarning,
+    SourceCheckpoint,
     Words,
 )
 from voxlive.vad.gate import GateState
@@ -91,6 +92,7 @@ _CHECK_S = 1.0
 _KEEP_ALIVE_S = 60.0
 _SWEEP_EVERY = 60  # of these
 _UNITS = {"d": "days", "h": "hours"}
+_NO_RANGES: Mapping[int, tuple[int, int]] = {}
 
 _Written = asyncio.Future["StoreError | None"]
 _Pending = tuple[Operation, _Written | None]
@@ -235,29 +237,39 @@ def _resolve(futures: Iterable[_Written | None], result: StoreError | None) -> N
 class StoredCheckpoint:
     """A checkpoint as it is kept: with the number of the next message when it was reached.
 
-    ``speech_events``: how many were among the messages by then.
+    ``speech_events``: how many were among the messages by then, by source.
     """
 
-    checkpoint: SessionCheckpoint = field(default_factory=lambda: SessionCheckpoint(GateState()))
+    checkpoint: SessionCheckpoint
     number: int = 0
-    speech_events: int = 0
+    speech_events: Mapping[str, int] = field(default_factory=dict)
 
     def dump(self) -> str:
         """As text."""
-        at, gate, network = self.checkpoint, self.checkpoint.gate, self.checkpoint.network
-        kept = None if network is None else b64encode(network.tobytes()).decode()
-        done = [gate.end, gate.done, gate.voiced, at.fed, at.speech_events]
-        return json.dumps([*done, kept, self.number, self.speech_events])
+        sources = [_dump_source(one) for one in self.checkpoint.sources]
+        return json.dumps([sources, self.number, self.speech_events])
 
     @classmethod
     def load(cls, text: str) -> Self:
         """From text."""
-        end, done, voiced, fed, speech, kept, number, sent = json.loads(text)
-        network = None
-        if kept is not None:
-            network = np.frombuffer(b64decode(kept), np.float32).reshape(2, -1)
-        gate = GateState(end, done, voiced)
-        return cls(SessionCheckpoint(gate, fed, speech, network), number, sent)
+        sources, number, sent = json.loads(text)
+        checkpoint = SessionCheckpoint(tuple(_load_source(*one) for one in sources))
+        return cls(checkpoint, number, sent)
+
+
+def _dump_source(at: SourceCheckpoint) -> list[object]:
+    gate, network = at.gate, at.network
+    kept = None if network is None else b64encode(network.tobytes()).decode()
+    return [gate.end, gate.done, gate.voiced, at.fed, at.speech_events, kept]
+
+
+def _load_source(
+    end: int, done: int, voiced: int | None, fed: int, speech: int, kept: str | None
+) -> SourceCheckpoint:
+    network = None
+    if kept is not None:
+        network = np.frombuffer(b64decode(kept), np.float32).reshape(2, -1)
+    return SourceCheckpoint(GateState(end, done, voiced), fed, speech, network)
 
 
 class SessionRecording:
@@ -273,14 +285,13 @@ class SessionRecording:
         session: StoredSession,
         running: set[str] | None = None,
         number: int = 0,
-        first: int = 0,
-        segment: int = 0,
+        ranges: Mapping[int, tuple[int, int]] = _NO_RANGES,
         epoch: int | None = None,
         holder: str = "",
     ) -> None:
         """``epoch``: of a session that another server began, which was claimed as ``holder``.
 
-        ``number`` is its next word's, ``first`` that of the first word of its open ``segment``.
+        ``number`` is its next word's, ``ranges`` are the numbers of the words of open segments.
         """
         self._writer = writer
         self._running = set() if running is None else running
@@ -288,9 +299,7 @@ class SessionRecording:
         self._id = session.id
         self._unwritten: list[Operation] = [] if epoch else [AddSession(session)]
         self._number = number
-        self._ranges: dict[int, tuple[int, int]] = {}  # of the words of open segments
-        if first < number:
-            self._ranges[segment] = first, number
+        self._ranges = dict(ranges)
         self._epoch = epoch
         self._holder = holder
         self._claimed = False
@@ -635,18 +644,13 @@ class Recorder:
     def go_on(self, claimed: ClaimedSession, holder: str) -> SessionRecording:
         """Go on to record a session that was another server's."""
         found, transcript = claimed.resumable, claimed.transcript
-        words, segments = transcript.words, transcript.segments
-        number = words[-1].number + 1 if words else 0
-        first, segment = (segments[-1].stop, segments[-1].id + 1) if segments else (0, 0)
+        number = transcript.words[-1].number + 1 if transcript.words else 0
+        ranges: dict[int, tuple[int, int]] = {}
+        for word in transcript.open_words:
+            first, _ = ranges.get(word.segment, (word.number, 0))
+            ranges[word.segment] = first, word.number + 1
         return SessionRecording(
-            self.writer,
-            found.session,
-            self._running,
-            number,
-            first,
-            segment,
-            found.epoch,
-            holder,
+            self.writer, found.session, self._running, number, ranges, found.epoch, holder
         )
 
     def close(self) -> None:

@@ -14,14 +14,17 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Self
 
 from voxlive.errors import ProtocolError
-from voxlive.store.contract import ClaimedSession, StoredResumable
-from voxlive.streaming.intake import LiveSession, SessionOptions, SessionState
+from voxlive.store.contract import ClaimedSession, StoredResumable, StoredTranscript, StoredWord
+from voxlive.streaming.events import SessionCheckpoint, SourceCheckpoint
+from voxlive.streaming.intake import LiveSession, SessionOptions, SourceState
+from voxlive.vad.gate import GateState
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.captions import CaptionFeeds
 from voxlive.web.protocols.contract import RestoredProtocol, ResumeSession
@@ -116,7 +119,9 @@ class FoundSession:
     def __init__(self, stored: StoredResumable, options: SessionOptions) -> None:
         self.stored = stored
         self._options = options
-        self._kept = StoredCheckpoint()
+        self._sources = options.sources or ("",)
+        beginning = SessionCheckpoint(tuple(SourceCheckpoint(GateState()) for _ in self._sources))
+        self._kept = StoredCheckpoint(beginning)
         if stored.checkpoint is not None:
             self._kept = StoredCheckpoint.load(stored.checkpoint)
         self.first = self._kept.checkpoint.first(options.audio.rate)
@@ -136,34 +141,51 @@ class FoundSession:
                 f"the messages after {resume.have} are not kept any more: start another session",
             )
 
-    def state(self, claimed: ClaimedSession) -> SessionState:
-        """What the session goes on from, once it is claimed."""
-        transcript, found = claimed.transcript, claimed.resumable
-        stop = transcript.segments[-1].stop if transcript.segments else 0
-        closed = "".join(word.text for word in transcript.words if word.number < stop)
-        opened = tuple(
-            Word(one.text, one.start, one.end, one.probability, one.original)
-            for one in transcript.words
-            if one.number >= stop
-        )
-        languages = found.session.languages if self._options.stream.language is None else ()
-        return SessionState(
-            found.session.id,
-            self._kept.checkpoint,
-            self.first,
-            closed,
-            transcript.segments[-1].id + 1 if transcript.segments else 0,
-            opened,
-            transcript.words[-1].end if transcript.words else None,
-            self.speech_events(claimed),
-            languages[-1] if languages else None,
-        )
+    def states(self, claimed: ClaimedSession) -> list[SourceState]:
+        """What each source goes on from, once the session is claimed."""
+        transcript = claimed.transcript
+        opened = {word.segment for word in transcript.open_words}
+        ids = {segment.id for segment in transcript.segments} | opened
+        free = count(max(ids, default=-1) + 1)
+        speech, languages = self.speech_events(claimed), self._languages(claimed)
+        states = []
+        for source, checkpoint in zip(self._sources, self._kept.checkpoint.sources, strict=True):
+            words = [word for word in transcript.words if word.source == source]
+            rest = [word for word in words if word.segment in opened]
+            state = SourceState(
+                claimed.resumable.session.id,
+                checkpoint,
+                checkpoint.first(self._options.audio.rate),
+                "".join(word.text for word in words if word.segment not in opened),
+                rest[0].segment if rest else next(free),
+                tuple(
+                    Word(one.text, one.start, one.end, one.probability, one.original)
+                    for one in rest
+                ),
+                words[-1].end if words else None,
+                speech[source],
+                languages.get(source),
+            )
+            states.append(state)
+        return states
 
-    def speech_events(self, claimed: ClaimedSession) -> int:
-        """How many messages there were about where speech begins and ends."""
+    def speech_events(self, claimed: ClaimedSession) -> Counter[str]:
+        """How many messages there were about where speech begins and ends, by source."""
         since = claimed.sent[max(0, self._kept.number - claimed.resumable.first) :]
-        kinds = [json.loads(text)["type"] for text in since]
-        return self._kept.speech_events + sum(kind in _SPEECH for kind in kinds)
+        messages = map(json.loads, since)
+        counted = Counter(self._kept.speech_events)
+        counted.update(one.get("source", "") for one in messages if one["type"] in _SPEECH)
+        return counted
+
+    def _languages(self, claimed: ClaimedSession) -> dict[str, str]:
+        """What was found, by source: of several, while the message for the client is kept."""
+        if self._options.stream.language is not None:
+            return {}
+        if not self._options.sources:
+            languages = claimed.resumable.session.languages
+            return {"": languages[-1]} if languages else {}
+        messages = [json.loads(text) for text in claimed.sent if '"language"' in text]
+        return {one["source"]: one["language"] for one in messages if one["type"] == "language"}
 
     def protocol(self, claimed: ClaimedSession, token: str, have: int) -> RestoredProtocol:
         """What its protocol goes on from, for a client that has the messages up to ``have``.
@@ -180,10 +202,28 @@ class FoundSession:
             sent,
             found.first,
             found.next,
-            claimed.transcript.text,
+            self._text(claimed.transcript),
             self.samples,
             found.ended,
+            {source: _text_of(claimed.transcript, source) for source in self._options.sources},
         )
+
+    def _text(self, transcript: StoredTranscript) -> str:
+        """As ``done`` has it: of several sources a line for each closed segment."""
+        if not self._options.sources:
+            return transcript.text
+        said: dict[int, list[StoredWord]] = defaultdict(list)
+        for word in transcript.words:
+            said[word.segment].append(word)
+        closed = sorted(transcript.segments, key=lambda segment: segment.end)
+        lines = ((words[0].source, words) for one in closed if (words := said[one.id]))
+        return "".join(
+            f"{source}: {''.join(word.text for word in words).strip()}\n" for source, words in lines
+        )
+
+
+def _text_of(transcript: StoredTranscript, source: str) -> str:
+    return "".join(word.text for word in transcript.words if word.source == source)
 
 
 class ResumableSessions:

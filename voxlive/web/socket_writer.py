@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,8 +59,10 @@ class ConnectionState:
         self.recordings: dict[str, SessionRecording] = {}
         self.unfinished = 0
         """Sessions whose events have not all been translated."""
-        self.sent = self.speech_events = 0
-        """The number of the next message, where they are kept; and what there was of speech."""
+        self.sent = 0
+        """The number of the next message, where they are kept."""
+        self.speech_events: Counter[str] = Counter()
+        """How many there were, by the session's source."""
 
     async def next(self) -> tuple[list[Out], bool]:
         """The frames of the next event or notice, and whether all sessions have ended with it.
@@ -88,7 +91,8 @@ class ConnectionState:
     def _translate(self, source: str, event: Event) -> list[Out]:
         self.caption_feeds[source].on_event(event)
         self.meters[source].on_event(event)
-        self.speech_events += isinstance(event, SpeechStarted | SpeechStopped)
+        if isinstance(event, SpeechStarted | SpeechStopped):
+            self.speech_events[event.source] += 1
         return self.protocol.on_source_event(source, event)
 
     def _take_sent(self) -> AddSent | None:
@@ -100,7 +104,7 @@ class ConnectionState:
         self, checkpoint: SessionCheckpoint, recording: SessionRecording | None
     ) -> list[Out]:
         """The frames for a checkpoint, which only counts once it is stored."""
-        kept = StoredCheckpoint(checkpoint, self.sent, self.speech_events)
+        kept = StoredCheckpoint(checkpoint, self.sent, {**self.speech_events})
         if recording and await recording.set_checkpoint(kept.dump()):
             return self.protocol.on_event(checkpoint)
         return []

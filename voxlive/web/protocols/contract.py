@@ -68,8 +68,9 @@ class ResumeSession:
 class RestoredProtocol:
     """What the protocol of a session was at another server, as far as that is kept.
 
-    ``sent`` are its messages from number ``first`` on, ``next`` is the next one's, ``text`` that of
-    all words, ``acknowledged`` is in the client's rate.
+    ``sent`` are its messages from number ``first`` on, ``next`` is the next one's, ``text`` is that
+    of all words, or of the closed segments of several sources, whose words are ``texts``.
+    ``acknowledged`` is in the client's rate.
     """
 
     session: str
@@ -81,6 +82,7 @@ class RestoredProtocol:
     text: str
     acknowledged: int
     ended: bool
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,7 @@ class LiveProtocol(Protocol):
             suppress_leaks=flag(message, "suppress_leaks", len(sources) <= MAX_SOURCES),
         )
         self._rate = options.audio.rate
+        self._texts = {source: LongText() for source in sources}
         self._words = flag(message, "words", True)
         resumable = flag(message, "resumable", False)
         if resumable and options.audio.encoding == CONTAINER:
@@ -206,6 +207,8 @@ class LiveProtocol(Protocol):
         self._journal = SentMessages(restored.first, restored.sent)
         self._seq = self._taken = restored.next
         self._text.append(restored.text)
+        for source, text in restored.texts.items():
+            self._texts[source].append(text)
         self._acknowledged = restored.acknowledged
         self._restored = True  # the epoch is this connection's
         if restored.ended:
@@ -287,7 +290,6 @@ class LiveProtocol(Protocol):
         if self._stored:
             more["store"] = True
         if options.sources:
-            self._texts = {source: LongText() for source in options.sources}
             more["sources"] = list(options.sources)
             more["suppress_leaks"] = options.suppress_leaks
         if self._keeps_audio:
