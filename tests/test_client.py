@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.breaking import breaking
 from support.clips import clip
-from support.server import Server, serving
+from support.restarting import (
+    END_SERVER,
+    KILL_SERVER,
+    Differences,
+    in_words,
+    restarted,
+    speak,
+    words_of,
+)
+from support.server import AT_PAUSES, Server, serving
 from support.wire import s16le
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -131,7 +141,9 @@ async def test_the_time_to_give_up_counts_from_when_the_line_was_lost():
     assert connections == 2
 
 
-async def scripted(*answers: list[dict | int]) -> tuple[list[dict], list[dict], list[str]]:
+async def scripted(
+    *answers: list[dict | int], pcm: bytes = b"", **options: object
+) -> tuple[list[dict], list[dict], list[str]]:
     """A session whose connections have these answers and then close.
 
     What the client has, its first messages, and its calls.
@@ -150,7 +162,8 @@ async def scripted(*answers: list[dict | int]) -> tuple[list[dict], list[dict], 
         port = next(iter(listening.sockets)).getsockname()[1]
         messages, _ = await spoken(
             f"ws://127.0.0.1:{port}/v1/live",
-            b"",
+            pcm,
+            **options,
             on_lost=lambda _: calls.append("lost"),
             on_resumed=lambda: calls.append("resumed"),
         )
@@ -177,6 +190,111 @@ async def test_a_refused_connection_leaves_the_session_as_it_is(code):
     assert [message["type"] for message in messages] == ["ready", "done"]
     assert [message["type"] for message in asked] == ["start", "resume", "resume"]
     assert calls == ["lost", "resumed"]
+
+
+def said(seq: int, segment: int, *words: tuple[str, float, float], **more: object) -> dict:
+    items = [{"text": text, "start": start, "end": end, "p": None} for text, start, end in words]
+    return {"type": "words", "seq": seq, "segment": segment, "words": items, **more}
+
+
+def fatal(code: str) -> dict:
+    return {"type": "error", "seq": 0, "code": code, "message": "", "fatal": True}
+
+
+@pytest.mark.parametrize("code", ["unknown_session", "resume_gap"])
+async def test_another_session_goes_on_for_one_that_the_server_has_lost(code):
+    """Behind the last word, on one clock, with a joint that its user sees."""
+    first = [
+        READY,
+        said(1, 0, ("One", 0.1, 0.5), (" two.", 0.5, 0.9)),
+        {"type": "segment", "seq": 2, "id": 0, "start": 0.1, "end": 0.9, "text": "One two."},
+        {"type": "ack", "samples": 14_400},
+        said(3, 1, (" Three", 1.0, 1.5)),
+    ]
+    closed = {"type": "segment", "seq": 2, "id": 0, "start": 0.0, "end": 0.25, "text": "four."}
+    second = [
+        {**READY, "session": "two", "resume": "another"},
+        said(1, 0, ("four.", 0.0, 0.25)),
+        closed,
+        {"type": "done", "seq": 3, "duration": 0.5, "text": "four."},
+    ]
+    messages, asked, calls = await scripted(first, [fatal(code)], second, pcm=bytes(64_000))
+    assert [m["type"] for m in asked] == ["start", "resume", "start"]
+    assert asked[0] == asked[2]
+    assert calls == ["lost"]
+    kinds = [m["type"] for m in messages[4:]]
+    assert kinds == ["segment", "restarted", "ready", "words", "segment", "done"]
+    rest, joint, ready, words, segment, done = messages[4:]
+    assert rest == {"type": "segment", "id": 1, "start": 1.0, "end": 1.5, "text": " Three"}
+    assert (joint["code"], joint["at"], joint["lost"]) == (code, 1.5, 0)
+    assert ready["session"] == "two"
+    assert words["words"] == [{"text": " four.", "start": 1.5, "end": 1.75, "p": None}]
+    assert (words["segment"], segment["id"], segment["text"]) == (2, 2, " four.")
+    assert (segment["start"], segment["end"]) == (1.5, 1.75)
+    assert (done["duration"], done["text"]) == (2.0, "One two. Three four.")
+
+
+async def test_sources_of_a_session_that_was_lost_go_on_from_the_one_that_was_behind():
+    me, them = {"source": "me"}, {"source": "them"}
+    first = [
+        READY,
+        said(1, 0, ("Yes", 0.5, 1.0), **me),
+        said(2, 1, ("No", 0.2, 0.4), **them),
+    ]
+    second = [
+        READY,
+        said(1, 0, ("more", 1.0, 1.2), **me),
+        {"type": "segment", "seq": 2, "id": 0, "start": 1.0, "end": 1.2, "text": "more", **me},
+        {"type": "done", "seq": 3, "duration": 1.6, "text": "me: more\n", "sources": {}},
+    ]
+    messages, *_ = await scripted(
+        first,
+        [fatal("unknown_session")],
+        second,
+        pcm=bytes(4 * 32_000),
+        channels=2,
+        sources=["me", "them"],
+    )
+    *_, joint, _, words, _, done = messages
+    assert joint["at"] == 0.4
+    assert words["words"][0]["start"] == 1.4
+    assert done["text"] == "me: Yes\nthem: No\nme: more\n"
+    assert done["sources"] == {"me": "Yes more", "them": "No"}
+
+
+async def test_a_session_that_a_limit_has_ended_takes_no_more():
+    expired = {"type": "error", "seq": 1, "code": "session_expired", "message": "", "fatal": False}
+    with pytest.raises(LiveError) as ended:
+        await scripted([READY, expired, {**DONE, "seq": 2}], pcm=bytes(1_000_000))
+    assert ended.value.code == "session_expired"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", [KILL_SERVER, END_SERVER])
+async def test_nothing_that_was_said_is_dropped_where_a_server_keeps_nothing(fault):
+    """It dies or ends in mid-word; the next one recognises the rest in a session of its own."""
+    pcm = s16le(clip("market").samples)
+    with restarted(*AT_PAUSES) as running:
+        whole = await speak(running, pcm)
+        places = in_words(whole, 1, random.Random(fault))
+        messages = await speak(running, pcm, [(places[0], fault)])
+    [joint] = [m for m in messages if m["type"] == "restarted"]
+    assert joint["lost"] == 0
+    assert joint["code"] in ("unknown_session", "shutting_down")
+    done = messages[-1]
+    assert abs(done["duration"] - len(pcm) / 32_000) < 0.01
+    words = words_of(messages)
+    assert "".join(word["text"] for word in words) == done["text"]
+    segments = [m for m in messages if m["type"] == "segment"]
+    assert "".join(m["text"] for m in segments) == done["text"]
+    idents = [m["id"] for m in segments]
+    assert idents == sorted({*idents})
+    times = [word["start"] for word in words]
+    assert times == sorted(times)
+    differences = Differences()
+    differences.count(messages, whole)
+    # Where the audio is cut in a word, that one and what follows may be other words.
+    assert (differences.lost, differences.changed <= 3) == (0, True), differences
 
 
 def test_in_a_long_silence_the_oldest_that_was_sent_is_dropped(monkeypatch):

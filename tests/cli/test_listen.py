@@ -11,6 +11,8 @@ from typing import ClassVar
 import pytest
 from support.browser import line_to
 from support.clips import clip
+from support.restarting import KILL_SERVER, restarted
+from support.server import AT_PAUSES
 from support.wire import s16le
 
 from voxlive.cli.listen import (
@@ -193,6 +195,26 @@ async def test_a_broken_line_is_one_quiet_line_and_no_word(server, tmp_path):
     assert cut == whole
     assert (rest, complaints, code) == ([], "", 0)
     await server.until(in_use=0)
+
+
+@pytest.mark.timeout(120)
+async def test_a_server_that_has_lost_the_session_is_one_line_and_no_word(tmp_path):
+    """It keeps nothing, and is killed after the first sentence."""
+    listening = ListenCommand(tmp_path, "market")
+    with restarted(*AT_PAUSES) as running:
+        await listening.start("--server", running.server.url)
+        before = await listening.lines(1)
+        await running.suffer(KILL_SERVER)
+        assert (await listening.complaint()).startswith(
+            "voxlive: the server has lost the session (unknown_session); a new one goes on, "
+        )
+        after = await listening.lines(1)
+        rest, complaints, code = await listening.end()
+    assert (rest, complaints, code) == ([], "", 0)
+    texts = [line.split("  ", 1)[1] for line in (*before, *after)]
+    assert texts[0].endswith("milk at the market.")
+    assert texts[1].startswith("The total was less")
+    assert texts[1].endswith("$20.")
 
 
 async def test_a_server_that_refuses_is_one_line(server, tmp_path):

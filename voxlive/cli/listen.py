@@ -290,6 +290,14 @@ def _print_aside(message: str) -> None:
     sys.stderr.write(f"voxlive: {message}\n")
 
 
+def _joint(restarted: dict[str, Any]) -> str:
+    """What a user should know where another session goes on for one that the server has lost."""
+    again = f"{restarted['replayed']:.0f} s are recognised again"
+    text = f"the server has lost the session ({restarted['code']}); a new one goes on, {again}"
+    lost = restarted["lost"]
+    return f"{text}, and words of {lost:.0f} s may be missing" if lost else text
+
+
 async def _listen_to_server(
     url: str, key: str | None, source: dict[str, Any], start: dict[str, Any]
 ) -> None:
@@ -311,6 +319,9 @@ async def _listen_to_server(
     async def events() -> AsyncIterator[Event]:
         nonlocal started
         async for message in client:
+            if message["type"] == "restarted":
+                _print_aside(_joint(message))
+                yield Draft(0, "")
             if message["type"] == "ready":
                 started = captions.connected = True
             if event := event_of(message):
