@@ -136,7 +136,8 @@ def test_a_wrong_key_is_a_status_and_1008(code):
     "EchoPanel",
     "two sources",
     "a session for each, opened by its first audio; a second one that finds no room is a "
-    "`warning`, the first goes on",
+    "`warning`, the first goes on. Not one session with two sources, from which leaks could be "
+    "taken out: a frame is of one source and does not say when it was captured",
 )
 def test_each_source_is_a_session_and_begins_where_the_other_is():
     protocol = started()

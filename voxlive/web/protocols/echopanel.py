@@ -1,8 +1,12 @@
 """EchoPanel's protocol, ``WS /ws/live-listener``.
 
 A connection carries one or two sources, the system's sound and the microphone; each is a session of
-its own, opened by its first audio. A binary frame is "EP", a version, a source, in version 2 a
-mode, then s16le at 16 kHz; one without a known header is raw audio of the system, all of it.
+its own, opened by its first audio. They cannot be channels of one session: ``start`` does not say
+which will come, a frame is of one source and has no place on a clock, and either source may begin
+late or pause, so that nobody knows which samples of the two belong together.
+
+A binary frame is "EP", a version, a source, in version 2 a mode, then s16le at 16 kHz; one without
+a known header is raw audio of the system, all of it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,25 @@
 import asyncio
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wyoming.event import Event, async_write_event
+from support.clock_engine import ClockEngine
+from support.counting import LoudnessModel, pcm
+from wyoming.event import Event, async_read_event, async_write_event
 
 from voxlive.errors import ProtocolError
-from voxlive.web.protocols.wyoming.connection import MAX_LINE, read_event
+from voxlive.store.backends import open_store
+from voxlive.store.contract import SessionFilter
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.web.access.access import Access
+from voxlive.web.live_models import LiveModels
+from voxlive.web.metrics import SessionMetrics
+from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection, read_event
+from voxlive.web.recorder import Recorder
 
 
 def reader(data: bytes) -> asyncio.StreamReader:
@@ -99,3 +111,53 @@ async def test_a_peer_that_closes_in_the_middle_of_an_event():
     assert await read_event(reader(b'{"type": "x"')) is None
     with pytest.raises(asyncio.IncompleteReadError):
         await read_event(reader(b'{"type": "x", "payload_length": 9}\n123'))
+
+
+AUDIO = {"rate": 16_000, "width": 2, "channels": 1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "audio"),
+    [
+        ({}, True, True),
+        ({"keep_audio": False}, True, False),
+        ({"store": False}, False, False),
+        ({"store": True, "keep_audio": True}, True, True),
+    ],
+)
+async def test_an_utterance_is_kept_unless_its_client_asks_for_the_opposite(
+    tmp_path: Path, asked: dict, stored: bool, audio: bool
+):
+    """The one before it, on the same connection, may be kept."""
+    service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+    models, access = LiveModels(service), Access()
+    recorder = Recorder(open_store(tmp_path / "store"), audio="all")
+    metrics = SessionMetrics(access.count_error)
+    metrics.register("wyoming")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await WyomingConnection(reader, writer, models, access, metrics, recorder).run()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        host, port = listening.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(host, port)
+        for data in ({}, asked):
+            speech = pcm(np.full(24_000, 0.5, np.float32))
+            for event in (
+                Event("transcribe", data),
+                Event("audio-start", AUDIO),
+                Event("audio-chunk", AUDIO, speech),
+                Event("audio-stop", {}),
+            ):
+                await async_write_event(event, writer)
+            while (event := await async_read_event(reader)).type != "transcript":
+                pass
+            assert event.data["text"] == "0 1 2"
+        writer.close()
+    await service.aclose()
+    store = recorder.store
+    await asyncio.to_thread(recorder.writer.close)
+    found = store.sessions(SessionFilter(None)).sessions
+    await asyncio.to_thread(recorder.close)
+    assert [one.words for one in found] == [3] * (1 + stored)
+    assert len(list((tmp_path / "store" / "audio").iterdir())) == 1 + audio

@@ -59,8 +59,8 @@ def test_ping_and_unknown_events():
     "Wyoming",
     "`transcribe`",
     "the language of the next utterance; `vad_sensitivity` is the pause (relaxed 1.25 s, "
-    "default 500 ms, aggressive 250 ms); `name` and `context` are "
-    "ignored",
+    "default 500 ms, aggressive 250 ms); `store` and `keep_audio`, beside its own fields, are "
+    "whether that utterance may be kept, with its audio; `name` and `context` are ignored",
 )
 def test_an_utterance_in_the_declared_format_and_language():
     transcribe = Transcribe(name="any", language="de", vad_sensitivity="relaxed").event()
@@ -76,6 +76,18 @@ def test_an_utterance_in_the_declared_format_and_language():
     # The next one does not inherit the options of this one.
     [opening] = protocol.received(BEGIN)
     assert opening.options.stream.language is None
+
+
+def test_a_client_says_whether_its_next_utterance_may_be_kept():
+    protocol = WyomingProtocol(ENGLISH)
+    protocol.received(Event("transcribe", {"store": False, "keep_audio": False}))
+    [opening] = protocol.received(BEGIN)
+    assert (opening.store, opening.keep_audio) == (False, False)
+    protocol.received(DONE)
+    [opening] = protocol.received(BEGIN)
+    assert (opening.store, opening.keep_audio) == (True, None)
+    with pytest.raises(ProtocolError):
+        protocol.received(Event("transcribe", {"store": "no"}))
 
 
 @pytest.mark.conforms(

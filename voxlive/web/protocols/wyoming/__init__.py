@@ -40,7 +40,7 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     StopSession,
 )
-from voxlive.web.protocols.fields import integer, language, quoted, string
+from voxlive.web.protocols.fields import flag, integer, language, quoted, string
 
 _ENCODINGS = {1: "u8", 2: "s16le", 4: "s32le"}
 _MAX_PING_CHARS = 1000
@@ -76,6 +76,8 @@ class WyomingProtocol:
         self._detected: str | None = None
         self._terms: tuple[str, ...] = ()
         self._gate = GateOptions()
+        self._store = True
+        self._keep_audio: bool | None = None
         self._audio: AudioFormat | None = None
         self._text: list[str] = []
 
@@ -130,14 +132,18 @@ class WyomingProtocol:
         if info.vocabulary is not None:
             self._terms = _terms(event)
         self._gate = GateOptions(min_silence_ms=_PAUSES_MS[pause])
+        self._store = flag(event.data, "store", True)
+        asked = event.data.get("keep_audio") is not None
+        self._keep_audio = flag(event.data, "keep_audio", False) if asked else None
 
     def _open(self, event: Event) -> OpenSession:
         self._audio = _format(event)
         stream = StreamOptions(self._language, drafts=False, vocabulary=self._terms)
         options = SessionOptions(self._audio, self._gate, stream, model=self._model)
+        opening = OpenSession(options, store=self._store, keep_audio=self._keep_audio)
         self._language, self._terms, self._gate = None, (), GateOptions()
-        self._model = None
-        return OpenSession(options)
+        self._model, self._store, self._keep_audio = None, True, None
+        return opening
 
     def _chunk(self, event: Event) -> list[Action]:
         """A chunk repeats its format, so that it may open an utterance by itself."""

@@ -14,7 +14,6 @@ from typing import Any
 from wyoming.event import Event, async_write_event
 
 from voxlive.errors import ProtocolError, VoxliveError
-from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.session import Session
 from voxlive.web.access.access import ANYONE, Access, SessionDeadline
 from voxlive.web.live_models import LiveModels
@@ -172,8 +171,8 @@ class WyomingConnection:
         match action:
             case SendEvent(event):
                 await self._send(event)
-            case OpenSession(options):
-                await self._open(options, tasks)
+            case OpenSession():
+                await self._open(action, tasks)
             case AudioFrame(data):
                 if self._session:
                     self._pushing = True
@@ -185,17 +184,20 @@ class WyomingConnection:
                     await self._session.stop()
                     await self._events_task
 
-    async def _open(self, options: SessionOptions, tasks: asyncio.TaskGroup) -> None:
+    async def _open(self, action: OpenSession, tasks: asyncio.TaskGroup) -> None:
+        options = action.options
         limits = self._access.admit_without_key().limits
         service = self._models.find(options.model)
         self._session = session = service.open(options)
         label = self._models.label(service)
         self._meter = self._metrics.open(WyomingProtocol.name, session, label)
-        if self._recorder:
+        self._recording = None
+        if self._recorder and action.store:
             language = service.engine.info.language_of(options.stream)
-            self._recording = self._recorder.open(
+            self._recording = recording = self._recorder.open(
                 session.id, language, ANYONE, WyomingProtocol.name, "", label
             )
+            self._recorder.keep_audio(session, action.keep_audio, recording)
         self._deadline = SessionDeadline(limits, asyncio.get_running_loop().time())
         await self._send(*self._protocol.opened(options))
         watching = tasks.create_task(self._keep_limits(session))
