@@ -95,9 +95,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = str(fetch(config.cache.mkdir("starter"), TINY_EN))
 
 
+LONG = ("test_session_ends.py", "test_simulated_days.py")
+"""Files without servers that take long, and would be among the last by their names."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with servers come first, so that what is left for the end is short."""
-    slow = {item.path for item in items if has_a_server(item)}
+    slow = {item.path for item in items if item.path.name in LONG or has_a_server(item)}
     items.sort(key=lambda item: item.path not in slow)
 
 

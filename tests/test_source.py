@@ -2,15 +2,21 @@
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "voxlive"
-MODULES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def modules() -> dict[Path, ast.Module]:
+    """Parsed when a test needs them: every worker imports this file."""
+    return {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def test_class_names_are_unique():
     places = defaultdict(list)
-    for path, tree in MODULES.items():
+    for path, tree in modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
@@ -22,7 +28,7 @@ def test_class_names_are_unique():
 def test_every_module_has_a_docstring():
     without = [
         str(path.relative_to(PACKAGE))
-        for path, tree in MODULES.items()
+        for path, tree in modules().items()
         if not ast.get_docstring(tree)
     ]
     assert not without, f"say in the first lines what the module is for: {without}"

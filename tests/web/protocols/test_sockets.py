@@ -34,6 +34,8 @@ from wyoming.event import Event, async_read_event, async_write_event
 
 SPEECH = s16le(clip("doctor").samples)
 UTTERANCE = utterance(SPEECH)
+UNHURRIED = ("--drain-seconds", "60")
+"""Last words take longer where much else runs."""
 
 
 async def test_deepgram_and_mistral_report_a_full_server(small):
@@ -82,7 +84,7 @@ async def test_whisper_live_echopanel_and_wyoming_report_a_full_server(small):
 
 async def test_deepgram_and_mistral_send_the_last_words_at_sigterm():
     speech = SPEECH[: 32_000 * 4]
-    with serving("--max-sessions", "2", "--commit", "pause") as server:
+    with serving("--max-sessions", "2", "--commit", "pause", *UNHURRIED) as server:
         async with (
             dial(f"{server.ws}{DEEPGRAM}&vad_events=true") as deepgram,
             dial(f"{server.ws}{MISTRAL}") as mistral,
@@ -104,7 +106,7 @@ async def test_deepgram_and_mistral_send_the_last_words_at_sigterm():
 
 
 async def test_whisper_live_echopanel_and_wyoming_send_the_last_words_at_sigterm():
-    with serving(*PORTS, "--max-sessions", "3") as server:
+    with serving(*PORTS, "--max-sessions", "3", *UNHURRIED) as server:
         async with (
             dial(server.others["WhisperLive"]) as whisper,
             dial(f"{server.ws}{PANEL}") as panel,
