@@ -48,11 +48,11 @@ async def test_sessions_go_on_with_every_word(server):
     whole = await live(server.ws, audio)
     async with dial(server.ws + "/v1/live") as socket:
         await send(socket, START, audio[: 3 * 32000])
-        before = await receive_until(socket, "words")
         # The speaker goes on meanwhile: without audio the utterance would end.
-        changing = asyncio.create_task(reload(server))
-        await play(socket, audio[3 * 32000 :], 1.0, 3200)
-        answer = await changing
+        playing = asyncio.create_task(play(socket, audio[3 * 32000 :], 1.0, 3200))
+        before = await receive_until(socket, "words")
+        answer = await reload(server)
+        await playing
         await send(socket, {"type": "stop"})
         heard = await listen(socket)
     assert answer.status_code == 200
