@@ -69,13 +69,14 @@ async def speak(
     faults: Sequence[tuple[float, str]] = (),
     speed: float = 4.0,
     query: str = "",
+    frame_bytes: int = 2,
     on_ready: Callable[[dict], object] = lambda _: None,
     **options: object,
 ) -> list[dict]:
     """A session's messages; at these seconds of its audio something happens to the server.
 
-    Audio is ``speed`` times as fast as it was spoken. What happens next waits until the session
-    goes on.
+    Audio, of which a sample of all channels has ``frame_bytes``, is ``speed`` times as fast as it
+    was spoken. What happens next waits until the session goes on.
     """
     goes_on = asyncio.Event()
     happening: list[asyncio.Task[None]] = []
@@ -85,9 +86,10 @@ async def speak(
 
         async def send() -> None:
             left = sorted(faults)
-            size = int(32_000 * _BLOCK_S)
+            second = 16_000 * frame_bytes
+            size = int(second * _BLOCK_S)
             for at in range(0, len(pcm), size):
-                while left and left[0][0] <= at / 32_000:
+                while left and left[0][0] <= at / second:
                     fault = left.pop(0)[1]
                     goes_on.clear()
                     happening.append(asyncio.create_task(running.suffer(fault)))

@@ -7,9 +7,12 @@ import contextlib
 import json
 import random
 import sys
+from itertools import islice
 from pathlib import Path
 
+import av
 import httpx
+import numpy as np
 import pytest
 from support.clips import clip
 from support.restarting import (
@@ -28,6 +31,9 @@ from support.restarting import (
 )
 from support.server import AT_PAUSES
 from support.wire import s16le
+
+from voxlive.streaming.ingest.formats import Report
+from voxlive.streaming.ingest.media import read_file
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 MODELS = {
@@ -60,6 +66,67 @@ async def test_a_session_outlives_its_servers_in_mid_word(store, model):
     assert kept(messages) == kept(whole)
     assert numbers(messages) == list(range(len(numbers(messages))))
     assert {m["code"] for m in messages if m["type"] == "error"} == set()
+
+
+def decoded(path: Path) -> np.ndarray:
+    return np.concatenate(list(read_file(path, Report())))
+
+
+def missing_s(found: np.ndarray, samples: np.ndarray) -> float:
+    """Seconds of sound that are silence in what was kept of it."""
+    windows = len(samples) // 1600
+    loud, kept = (
+        np.abs(one[: 1600 * windows].reshape(windows, 1600)).max(axis=1) for one in (samples, found)
+    )
+    return 0.1 * int(((loud > 0.05) & (kept < 0.005)).sum())
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("faults", "most_s"),
+    [([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SERVER)], 4.0)],
+    ids=["SIGTERM", "SIGKILL"],
+)
+@pytest.mark.parametrize("sources", [(), ("me", "them")], ids=["one source", "two sources"])
+async def test_kept_audio_goes_on_over_restarts(tmp_path, faults, most_s, sources):
+    """One file on the session's clock: what was written stays, what comes again is in it once.
+
+    What a killed server had not written yet is missing, where its client need not send it again.
+    """
+    samples = clip("minute").samples[: 18 * 16_000]
+    pcm = s16le(samples if not sources else np.stack((samples, samples), axis=1).ravel())
+    options = ("--store", str(tmp_path / "store"), "--keep-audio", "asked", *AT_ONCE, *AT_PAUSES)
+    more = {"sources": sources, "channels": 2, "suppress_leaks": False} if sources else {}
+    with restarted(*options) as running:
+        messages = await speak(
+            running, pcm, faults, keep_audio=True, frame_bytes=2 * (len(sources) or 1), **more
+        )
+        path = tmp_path / "store" / "audio" / f"{messages[0]['session']}.ogg"
+        while len(found := decoded(path)) < len(samples):  # noqa: ASYNC110, a thread writes it
+            await asyncio.sleep(0.1)
+        async with httpx.AsyncClient(timeout=60) as http:
+            url = f"{running.server.url}/v1/sessions/{messages[0]['session']}/audio"
+            answer = await http.get(url)
+            part = await http.get(url, headers={"range": "bytes=5000-5999"})
+    assert {m["code"] for m in messages if m["type"] in ("error", "restarted")} == set()
+    assert messages[0]["keep_audio"] is True
+    assert path.read_bytes() == answer.content
+    assert part.content == answer.content[5000:6000]
+    assert len(found) == len(samples)
+    assert missing_s(found, samples) <= most_s
+    for at_s, _ in faults:
+        behind = slice(int((at_s + most_s) * 16_000), None)
+        assert np.corrcoef(found[behind], samples[behind])[0, 1] > 0.9
+    for at_s in (3, 9, 16):  # seeking finds the sample that a time stands for
+        with av.open(path) as container:
+            container.seek(at_s * 1_000_000 - 500_000)
+            frames = list(islice(container.decode(audio=0), 40))
+        at = round(frames[0].time * 16_000)
+        assert at <= at_s * 16_000
+        heard = np.concatenate([frame.to_ndarray().ravel() for frame in frames])[::3]
+        there = slice(at_s * 16_000 - at, at_s * 16_000 - at + 8000)
+        if missing_s(found, samples) == 0:
+            assert np.corrcoef(heard[there], found[at_s * 16_000 :][:8000])[0, 1] > 0.9
 
 
 class EventReader:

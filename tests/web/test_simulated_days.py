@@ -3,9 +3,12 @@
 import sys
 
 import pytest
+from support.cut_day import CutDay, CutHour, play_cut_day
 from support.day import Day, Hour, Loud, Played, play
 
 from voxlive.vad.detector import Silero
+from voxlive.web import recorder
+from voxlive.web.protocols import live
 
 SLACK = 400
 """Blocks and objects: what is under way at one moment or another."""
@@ -57,3 +60,57 @@ def test_hours_with_the_voice_detector_leak_nothing():
     """Much slower: it is stepped for every 32 ms of every session."""
     played = play(lambda: Day(Silero(), seed=12, every_s=10), 3, 3600, write_hour)
     is_flat(played, warm=1, last=1)
+
+
+CUT_SLACK = 500
+"""Blocks and objects: what is under way, and that messages differ in length by a digit or two."""
+
+
+def is_flat_over_cuts(day: CutDay, readings: list[CutHour], warm: int, last: int) -> None:
+    """Every word came once, in every period as many; what is not kept has left nothing."""
+    for client in day.clients:
+        assert client.cuts > 0
+        assert len(client.period_words) == 1, client.period_words
+    base = readings[warm]
+    for reading in readings:
+        assert (reading.in_use, reading.lanes) == (4, 4)
+        assert reading.feeds == reading.resumable == len(day.clients)
+    for reading in readings[-last:]:
+        assert reading.cuts > base.cuts
+        assert reading.given_up > base.given_up
+        assert reading.words > base.words + CUT_SLACK
+        assert reading.blocks < base.blocks + CUT_SLACK, (base, reading)
+        assert reading.objects < base.objects + CUT_SLACK, (base, reading)
+        assert reading.tasks == base.tasks
+        assert reading.sent_chars < base.sent_chars + 10_000
+        # A word, with its part of the segment and of the index.
+        assert reading.size - base.size < 400 * (reading.words - base.words) + 200_000
+
+
+def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeypatch):
+    """A quarter of an hour and more in four readings."""
+    monkeypatch.setattr(live, "MAX_SENT", 20_000)
+    monkeypatch.setattr(recorder, "MAX_WAIT_S", 1e6)
+    day, readings = play_cut_day(
+        lambda: CutDay(tmp_path / "store", 3, cut_every_s=10, give_up_s=10, period_s=6),
+        4,
+        240,
+        lambda _: None,
+    )
+    is_flat_over_cuts(day, readings, warm=2, last=1)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(6 * 3600)
+def test_a_day_over_lines_that_break_leaves_nothing_but_words(tmp_path, monkeypatch):
+    """A cut of each session every three minutes."""
+    monkeypatch.setattr(live, "MAX_SENT", 100_000)
+    monkeypatch.setattr(recorder, "MAX_WAIT_S", 1e6)
+    day, readings = play_cut_day(
+        lambda: CutDay(tmp_path / "store", 4, cut_every_s=180, give_up_s=600, period_s=20),
+        24,
+        3600,
+        lambda hour: sys.stderr.write(f"{hour}\n"),
+    )
+    is_flat_over_cuts(day, readings, warm=2, last=4)
+    assert max(hour.rss_mib for hour in readings[-4:]) < readings[2].rss_mib + 16

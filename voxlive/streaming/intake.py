@@ -375,6 +375,7 @@ class LiveSession(ABC):
         self._outbox.close(*errors, SessionClosed(self.length), source=self._source)
         if self._audio:
             self._audio.close(self.length)
+            self._audio = None
         self._inbox.clear()
         if self._task and self._task is not asyncio.current_task():
             self._task.cancel()
