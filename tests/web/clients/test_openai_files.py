@@ -78,13 +78,13 @@ def test_speakers_are_refused_by_a_model_without_diarisation(client):
 
 
 def test_a_stream_has_the_text_as_it_is_recognised(client):
-    events = list(transcribed(client, "minute", stream=True))
+    events = list(transcribed(client, "pauses", stream=True))
     *deltas, done = events
     assert done.type == "transcript.text.done"
     assert {event.type for event in deltas} == {"transcript.text.delta"}
     assert len(deltas) > 1
     assert "".join(event.delta for event in deltas) == done.text
-    assert done.text.strip() == transcribed(client, "minute").text
+    assert done.text.strip() == transcribed(client, "pauses").text
 
 
 async def test_the_asynchronous_client(server, text):

@@ -170,8 +170,9 @@ async def test_a_number_that_is_left_out_is_asked_for_over_another_connection(ta
 
 async def test_a_line_that_is_dead_without_a_word_is_left(talk):
     back = {"type": "resumed", "session": "one", "epoch": 2, "samples": 0}
-    later = [back, "stop", {**DONE, "seq": 1, "duration": 2.0}]
-    seen, server = await scripted(talk, [READY, "silence"], *[later] * 9, seconds=2, silentS=1)
+    later = [back, "stop", {**DONE, "seq": 1, "duration": 6.0}]
+    # It takes more than a second to send so much, so the line is dead before the client stops.
+    seen, server = await scripted(talk, [READY, "silence"], *[later] * 9, seconds=6, silentS=1)
     assert [message["type"] for message in server.asked[:2]] == ["start", "resume"]
     assert (seen["failure"], seen["restarted"], seen["waiting"][0]) == (None, [], "no_answer")
 
