@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -21,7 +24,13 @@ from support.wire import dial, listen, s16le, send
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Transcript
 from voxlive.store.backends import open_store
-from voxlive.store.contract import AddWords, StoredSegment, StoredTranscript, StoredWord
+from voxlive.store.contract import (
+    AddWords,
+    Refinement,
+    StoredSegment,
+    StoredTranscript,
+    StoredWord,
+)
 from voxlive.values import Segment, Word
 from voxlive.web import refiner as refiner_module
 from voxlive.web.config import ConfigError, ServeConfig
@@ -231,3 +240,94 @@ async def test_a_real_server_refines_by_itself_and_on_demand(tmp_path):
     near = [abs(w["start"] - times[w["text"].strip().lower()]) < 0.7 for w in shared]
     assert sum(near) > 0.6 * len(near) > 0
     assert {w["segment"] for w in refined["words"]} <= {one["id"] for one in found["segments"]}
+
+
+# The session is an old one.
+KEEPS = ("--keep", "forever", "--keep-audio", "all", "--max-sessions", "1")
+
+
+def refined_before(folder: Path) -> list[StoredWord]:
+    """A store with a session "s1" of a clip, with its audio, that an older model has refined."""
+    store = open_store(folder)
+    writer = store.audio.open("s1", print)
+    writer.put(SPEECH, 0)
+    writer.close(len(SPEECH))
+    while store.audio.is_written("s1"):
+        time.sleep(0.01)
+    store.apply(spoken("s1", ["We bought", "some apples"], owner="anyone"))
+    store.refine("s1", None, Refinement("older", "ann", datetime.now(UTC)))
+    assert store.claim_refinement(automatic=False)
+    before = [StoredWord(n, n % 2, f" old{n}", n, n + 1, layer="refined") for n in range(100)]
+    store.end_refinement("s1", before)
+    store.close()
+    return before
+
+
+async def killed_while_refining(folder: Path, delay_s: float) -> StoredTranscript:
+    """A server is asked to refine "s1", and killed so long after it has begun: what is there."""
+    options = ("--store", str(folder), *KEEPS)
+    with serving(*options) as server:
+        async with httpx.AsyncClient(timeout=60) as http:
+            url = f"{server.url}/v1/sessions/s1"
+            asked = await http.post(f"{url}/refine", json={"model": "whisper-tiny.en"})
+            assert asked.status_code in (200, 202)
+            while (await http.get(url)).json()["refinement"]["state"] == "queued":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(delay_s)
+        server.process.kill()
+        server.process.wait()
+    with contextlib.closing(open_store(folder)) as store:
+        found = store.transcript("s1", None)
+    # For the next server it is as though a minute had passed.
+    with contextlib.closing(sqlite3.connect(folder / "sessions.db")) as database, database:
+        database.execute("UPDATE refinements SET updated_at = 0 WHERE state = 'running'")
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "delays_s",
+    [
+        (0.0, 0.3, 1.0),
+        *(
+            pytest.param([n / 10 + d for d in (0, 0.03, 0.06)], marks=pytest.mark.endurance)
+            for n in range(10, 40, 4)
+        ),
+    ],
+)
+async def test_a_server_that_is_killed_while_it_refines_leaves_one_layer_whole(tmp_path, delays_s):
+    """The old one or the new one. Three such servers are enough; then it may be asked for again."""
+    folder = tmp_path / "store"
+    before = await asyncio.to_thread(refined_before, folder)
+    left = []
+    for delay_s in delays_s:
+        left.append(await killed_while_refining(folder, delay_s))
+        if left[-1].refinement.state == "done":
+            break
+    options = ("--store", str(folder), *KEEPS)
+    with serving(*options) as server:
+        async with httpx.AsyncClient(timeout=60) as http:
+            url = f"{server.url}/v1/sessions/s1"
+
+            async def until_over() -> dict:
+                while True:
+                    made = (await http.get(url)).json()["refinement"]
+                    if made["state"] in ("done", "failed"):
+                        return made
+                    await asyncio.sleep(0.1)
+
+            made = await until_over()
+            if len(left) == len(delays_s) and left[-1].refinement.state == "running":
+                assert (made["state"], made["error"]) == ("failed", "interrupted")
+                assert made["layer"] == "older"
+                asked = await http.post(f"{url}/refine", json={"model": "whisper-tiny.en"})
+                assert (asked.status_code, asked.json()["state"]) == (202, "queued")
+                made = await until_over()
+            assert (made["state"], made["error"]) == ("done", None)
+    with contextlib.closing(open_store(folder)) as store:
+        after = store.transcript("s1", None)
+    assert "a bottle of milk" in "".join(word.text for word in after.refined)
+    for found in left:
+        old = found.refinement.state == "running"
+        assert found.refinement.layer == ("older" if old else made["layer"])
+        assert list(found.refined) == (before if old else list(after.refined))
