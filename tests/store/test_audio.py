@@ -18,7 +18,7 @@ from support.storing import spoken
 
 from voxlive.errors import VoxliveError
 from voxlive.store import audio
-from voxlive.store.audio import AudioFolder, OpusFile
+from voxlive.store.audio import AudioFolder, OpusFile, source_name
 from voxlive.store.backends import open_store
 from voxlive.store.contract import SessionFilter
 from voxlive.streaming.ingest.formats import Report
@@ -300,3 +300,22 @@ def test_a_store_deletes_audio_with_its_session(location, tmp_path, monkeypatch)
         assert [one.name for one in store.audio.path.iterdir()] == ["s3.ogg"]
     finally:
         store.close()
+
+
+def test_the_files_of_sources_are_swept_with_their_session(tmp_path):
+    folder = AudioFolder(tmp_path / "audio")
+    folder.make_folder()
+    names = [source_name(one, source) for one in ("a", "b") for source in ("", "me", "them")]
+    for name in names:
+        path = folder.path / f"{name}.ogg"
+        path.touch()
+        os.utime(path, (0, 0))
+    asked: list[str] = []
+
+    def known(idents: list[str]) -> set[str]:
+        asked.extend(idents)
+        return {"a"}
+
+    folder.sweep(known)
+    assert sorted(asked) == ["a", "b"]
+    assert {one.stem for one in folder.path.iterdir()} == {*names[:3]}

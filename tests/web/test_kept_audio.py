@@ -110,7 +110,7 @@ async def test_a_client_that_asks_for_what_is_not_to_be_had_is_warned(tmp_path):
     assert not (tmp_path / "store" / "audio").exists()
 
 
-async def test_the_audio_of_several_sources_is_mixed_down(tmp_path):
+async def test_the_audio_of_several_sources_is_kept_mixed_and_apart(tmp_path):
     async with keeping(tmp_path / "store", "all") as endpoints:
         line = Line(endpoints)
         line.send(START | {"resumable": False, "channels": 2, "sources": ["me", "you"]})
@@ -123,6 +123,13 @@ async def test_the_audio_of_several_sources_is_mixed_down(tmp_path):
     assert (ready["keep_audio"], len(found)) == (True, len(SPEECH))
     assert alike(found, SPEECH) > 0.9
     assert 0.3 < np.abs(found).max() / np.abs(SPEECH).max() < 0.7
+    me, you = (
+        decoded(tmp_path / "store" / "audio" / f"{audio.source_name(ready['session'], one)}.ogg")
+        for one in ("me", "you")
+    )
+    assert len(me) == len(you) == len(SPEECH)
+    assert alike(me, SPEECH) > 0.9
+    assert np.abs(you).max() < 0.02
 
 
 @pytest.mark.parametrize("query", ["keep_audio=perhaps", "keep_audio="])

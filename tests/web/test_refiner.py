@@ -17,12 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clips import clip
+from support.scoring import word_errors
 from support.server import AT_PAUSES, serving
 from support.storing import spoken
 from support.wire import dial, listen, s16le, send
 
+from voxlive.client import LiveClient
 from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Transcript
+from voxlive.store.audio import source_name
 from voxlive.store.backends import open_store
 from voxlive.store.contract import (
     AddWords,
@@ -65,6 +68,20 @@ def test_a_word_is_in_the_segment_of_its_middle_or_the_nearest(word, segment):
     [placed] = in_segments(live((20, 100), (200, 300), (400, 500)), again(word))
     assert (placed.segment, placed.start, placed.end) == (segment, *word)
     assert (placed.number, placed.layer) == (0, "refined")
+
+
+def test_a_word_of_a_source_is_in_a_segment_of_that_source():
+    """Though another source's is nearer."""
+    words = (
+        StoredWord(0, 0, " w", 20, 100, source="me"),
+        StoredWord(1, 1, " w", 110, 190, source="them"),
+        StoredWord(2, 2, " w", 400, 500, source="me"),
+    )
+    segments = tuple(StoredSegment(w.segment, w.start, w.end, w.number, 3) for w in words)
+    found = StoredTranscript(None, segments, words)  # type: ignore[arg-type]
+    placed = in_segments(found, again((110, 190), (380, 390)), "me")
+    assert [(one.segment, one.source) for one in placed] == [(0, "me"), (2, "me")]
+    assert [one.segment for one in in_segments(found, again((20, 100)), "them")] == [1]
 
 
 def test_a_session_without_words_has_one_segment():
@@ -187,10 +204,42 @@ async def test_what_runs_goes_on_with_the_next_server(store):
         assert (await until(store, "s1", "done")).attempts == 2
 
 
-async def test_a_session_of_several_sources_is_not_refined(store):
+async def test_sources_whose_audio_is_not_kept_apart_are_not_refined(store):
     store.apply([AddWords("s1", (StoredWord(4, 2, " me", 9000, 9900, source="me"),))])
     async with refining(store, Files(), "s1"):
         assert (await until(store, "s1", "failed")).error == "unsupported_option"
+
+
+async def test_each_source_is_recognised_from_its_own_audio(store):
+    """The words are of one layer, in one order of time."""
+    said = (
+        StoredWord(4, 2, " hello", 9000, 9900, source="me"),
+        StoredWord(5, 3, " yes", 9500, 9999, source="them"),
+    )
+    store.apply([*spoken("s3", []), AddWords("s3", said)])
+    for name in ("s3", source_name("s3", "me"), source_name("s3", "them")):
+        (store.audio.path / f"{name}.ogg").touch()
+    answers = [
+        Transcript("", (Segment(0, text, 0, 0, words),), 1.0)
+        for text, words in (
+            ("Hello you", (Word("Hello", 9000, 9400), Word(" you", 9800, 9900))),
+            ("Yes", (Word("Yes", 9500, 9990),)),
+        )
+    ]
+    files = Files(*answers)
+    async with refining(store, files, "s3"):
+        await until(store, "s3", "done")
+    found = store.transcript("s3", None)
+    assert [(w.number, w.text, w.source, w.segment) for w in found.refined] == [
+        (0, "Hello", "me", 2),
+        (1, "Yes", "them", 3),
+        (2, " you", "me", 2),
+    ]
+    assert [path.name for _, path in files.jobs] == [
+        f"{source_name('s3', source)}.ogg" for source in ("me", "them")
+    ]
+    await asyncio.to_thread(store.delete, "s3", None)
+    assert not list(store.audio.path.glob("s3*"))
 
 
 async def test_audio_that_is_gone_is_said(store):
@@ -331,3 +380,35 @@ async def test_a_server_that_is_killed_while_it_refines_leaves_one_layer_whole(t
         old = found.refinement.state == "running"
         assert found.refinement.layer == ("older" if old else made["layer"])
         assert list(found.refined) == (before if old else list(after.refined))
+
+
+@pytest.mark.timeout(120)
+async def test_a_real_server_refines_each_source(tmp_path):
+    """A microphone has the loudspeaker's sound too: each word is of its own source all the same."""
+    me, them = clip("yes"), clip("market")
+    gap = np.zeros(16_000, np.float32)
+    first = np.concatenate((np.zeros_like(them.samples), gap, me.samples))
+    second = np.concatenate((them.samples, gap, np.zeros_like(me.samples)))
+    first[160:] += 0.25 * second[:-160]
+    pcm = s16le(np.stack((first, second), axis=1).ravel())
+    options = ("--store", str(tmp_path / "store"), "--keep-audio", "all", *AT_PAUSES)
+    with serving(*options) as server:
+        url = f"{server.ws}/v1/live"
+        async with LiveClient(url, channels=2, sources=["me", "them"]) as client:
+            await client.send(pcm)
+            await client.stop()
+            messages = [message async for message in client]
+        url = f"{server.url}/v1/sessions/{messages[0]['session']}"
+        async with httpx.AsyncClient(timeout=60) as http:
+            asked = await http.post(f"{url}/refine", json={"model": "whisper-tiny.en"})
+            assert asked.status_code == 202
+            while (made := (await http.get(url)).json()["refinement"])["state"] != "done":
+                assert made["state"] != "failed", made
+                await asyncio.sleep(0.2)
+            refined = (await http.get(url, params={"layer": "refined"})).json()
+    said = {
+        source: "".join(w["text"] for w in refined["words"] if w["source"] == source)
+        for source in ("me", "them")
+    }
+    assert word_errors(messages[-1]["sources"]["me"], said["me"]) <= 1
+    assert word_errors(messages[-1]["sources"]["them"], said["them"]) <= 4

@@ -1,5 +1,6 @@
 """Sessions of a whole day beside abandoned connections: memory and objects stay constant."""
 
+import logging
 import sys
 
 import pytest
@@ -62,6 +63,14 @@ def test_hours_with_the_voice_detector_leak_nothing():
     is_flat(played, warm=1, last=1)
 
 
+@pytest.fixture
+def _no_log():
+    """What pytest captures of a log grows."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
 CUT_SLACK = 500
 """Blocks and objects: what is under way, and that messages differ in length by a digit or two."""
 
@@ -87,6 +96,7 @@ def is_flat_over_cuts(day: CutDay, readings: list[CutHour], warm: int, last: int
         assert reading.size - base.size < 400 * (reading.words - base.words) + 200_000
 
 
+@pytest.mark.usefixtures("_no_log")
 def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeypatch):
     """A quarter of an hour and more in four readings."""
     monkeypatch.setattr(live, "MAX_SENT", 20_000)
@@ -102,6 +112,7 @@ def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeyp
 
 @pytest.mark.endurance
 @pytest.mark.timeout(6 * 3600)
+@pytest.mark.usefixtures("_no_log")
 def test_a_day_over_lines_that_break_leaves_nothing_but_words(tmp_path, monkeypatch):
     """A cut of each session every three minutes."""
     monkeypatch.setattr(live, "MAX_SENT", 100_000)

@@ -1,5 +1,7 @@
 """The audio of stored sessions: mono Opus in Ogg, one file for each, written while it is received.
 
+A session of several sources has a file of each source beside its own (``source_name``).
+
 A file is on its session's clock: sample t of the session is sample t of the file at 16 kHz. What
 was not kept in between is silence. A page of a second is written whole, so that a file is playable
 at any moment, and after a crash without its last second or two; every ``SYNC_S`` seconds it is
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -24,7 +27,7 @@ import struct
 import threading
 import time
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +58,19 @@ _MAX_PAGE = 27 + 255 + 255 * 255
 _GATHER_S = 0.2
 _RETRY_S = 10.0
 _ORPHAN_S = 86_400.0
+_DIGEST_CHARS = 16
 _ID = re.compile(r"[\w:-]{1,64}", re.ASCII)
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
 
 Report = Callable[[str, str], object]
 """Takes the code and the message of a warning, in any thread."""
+
+
+def source_name(session: str, source: str) -> str:
+    """The name under which the audio of one of a session's sources is kept; "" is the session's."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:_DIGEST_CHARS]
+    return f"{session}:{digest}" if source else session
 
 
 def _checksum(page: bytes) -> int:
@@ -325,8 +335,8 @@ class AudioFolder:
         return path if path.is_file() else None
 
     def is_written(self, session: str) -> bool:
-        """Whether the file of a session is not complete, and written by this process."""
-        return session in self._writers
+        """Whether a file of a session is not complete, and written by this process."""
+        return any(name.partition(":")[0] == session for name in tuple(self._writers))
 
     def open(self, session: str, report: Report) -> AudioWriter:
         """Keep a session's audio, behind what of it there is already.
@@ -365,14 +375,20 @@ class AudioFolder:
         Raises OSError.
         """
         for session in sessions:
-            if not _ID.fullmatch(session):
-                continue
-            with self._changed:
-                writer = self._writers.get(session)
-            with writer.lock if writer else contextlib.nullcontext():
-                if writer:
-                    writer.deleted = True
-                self._unlink(self.path / f"{session}{SUFFIX}")
+            if _ID.fullmatch(session):
+                names = {one.stem for one in self.path.glob(f"{session}:*{SUFFIX}")} | {session}
+                with self._changed:
+                    names |= {one for one in self._writers if one.partition(":")[0] == session}
+                for name in names:
+                    self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        with self._changed:
+            writer = self._writers.get(name)
+        with writer.lock if writer else contextlib.nullcontext():
+            if writer:
+                writer.deleted = True
+            self._unlink(self.path / f"{name}{SUFFIX}")
 
     def _unlink(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -389,9 +405,12 @@ class AudioFolder:
         before = time.time() - _ORPHAN_S
         old = [one for one in self._files() if one.stat().st_mtime < before]
         for at in range(0, len(old), 500):
-            some = {one.stem: one for one in old[at : at + 500]}
+            some: dict[str, list[Path]] = defaultdict(list)
+            for one in old[at : at + 500]:
+                some[one.stem.partition(":")[0]].append(one)
             for session in some.keys() - known(list(some)):
-                self._unlink(some[session])
+                for one in some[session]:
+                    self._unlink(one)
 
     def _files(self) -> Iterator[Path]:
         return self.path.glob(f"*{SUFFIX}") if self.path.is_dir() else iter(())

@@ -344,10 +344,16 @@ class DatabaseStore(SessionStore):
         noted = noted.order_by(marks.c.at, marks.c.key)
         later = schema.refinements_of(connection, [row.key]).get(row.key)
         again = schema.refined_words(connection, [row.key] if later and later.layer else [])
+        live = tuple(map(schema.word_of, connection.execute(said)))
+        sources = {word.segment: word.source for word in live if word.source}
+        if sources:
+            again[row.key] = [
+                replace(word, source=sources.get(word.segment, "")) for word in again[row.key]
+            ]
         return StoredTranscript(
             self._session_of(row),
             tuple(map(schema.segment_of, connection.execute(closed))),
-            tuple(map(schema.word_of, connection.execute(said))),
+            live,
             tuple(schema.corrections_of(connection, [row.key])[row.key]),
             tuple(map(schema.mark_of, connection.execute(noted))),
             tuple(sorted(again[row.key], key=lambda word: word.number)),

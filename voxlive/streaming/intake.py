@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -279,8 +279,15 @@ class LiveSession(ABC):
         """As ``close``, without waiting for the session's task."""
         self._end()
 
+    @property
+    def parts(self) -> Mapping[str, LiveSession]:
+        """Its sources by name, each with the audio and the clock of one; none where it has one."""
+        return {}
+
     def leave(self) -> None:
         """Another server may go on with it, before it is closed here: its audio has no end."""
+        for part in self.parts.values():
+            part.leave()
         if self._audio:
             self._audio.close(None)
             self._audio = None

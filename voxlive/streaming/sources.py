@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,11 @@ class MultiSourceSession(LiveSession):
     def sessions(self) -> tuple[Session, ...]:
         """Those of the sources."""
         return tuple(self._sessions.values())
+
+    @property
+    def parts(self) -> Mapping[str, LiveSession]:
+        """See LiveSession."""
+        return self._sessions
 
     # What a client does: see also ``LiveSession``.
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Self, TypeGuard
 import numpy as np
 
 from voxlive.errors import ProtocolError, VoxliveError
+from voxlive.store.audio import source_name
 from voxlive.store.contract import (
     AddLanguage,
     AddMark,
@@ -596,9 +597,13 @@ class Recorder:
         if not (asked or (asked is None and self.audio == "all")):
             return False
         loop = asyncio.get_running_loop()
+        reported: set[str] = set()
 
         def report(code: str, message: str) -> None:
             # In a thread, or before the client has been sent anything of the session.
+            if code in reported:
+                return  # by another one of its files
+            reported.add(code)
             log.warning("session %s: %s", session.id, message)
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(session.emit_warning, code, message)
@@ -607,7 +612,9 @@ class Recorder:
             report("audio_not_kept", "this server keeps no audio; the session goes on")
             return False
         try:
-            session.keep_audio(self.store.audio.open(session.id, report))
+            for source, part in {"": session, **session.parts}.items():
+                name = source_name(session.id, source)
+                part.keep_audio(self.store.audio.open(name, report))
         except StoreError as error:
             report("audio_failed", f"audio is not kept ({error.message}); the session goes on")
             return False

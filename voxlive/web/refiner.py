@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxlive.errors import RequestRefused, VoxliveError
 from voxlive.runners.contract import Job
 from voxlive.runners.refusals import Requirements
+from voxlive.store.audio import source_name
 from voxlive.store.contract import (
     MAX_ATTEMPTS,
     Owners,
@@ -44,17 +48,24 @@ _BUSY = 503
 """The status of what may succeed later: such a session waits again."""
 
 
-def in_segments(found: StoredTranscript, segments: Sequence[Segment]) -> list[StoredWord]:
+def in_segments(
+    found: StoredTranscript, segments: Sequence[Segment], source: str = ""
+) -> list[StoredWord]:
     """The words of a file's segments in the live segments of its session, numbered from 0.
 
-    A word belongs to the segment in which its middle lies, else to the one that is nearest.
-    Raises RequestRefused ``no_word_times`` for words without times.
+    A word belongs to the segment in which its middle lies, else to the one that is nearest; of
+    several sources to one of its ``source``. Raises RequestRefused ``no_word_times`` for words
+    without times.
     """
     spans: dict[int, tuple[int, int]] = {}
+    others: set[int] = set()
     for live in found.words:
+        if live.source != source:
+            others.add(live.segment)
+            continue
         start, end = spans.get(live.segment, (live.start, live.end))
         spans[live.segment] = min(start, live.start), max(end, live.end)
-    spans |= {one.id: (one.start, one.end) for one in found.segments}
+    spans |= {one.id: (one.start, one.end) for one in found.segments if one.id not in others}
     ordered = sorted((start, end, ident) for ident, (start, end) in spans.items())
     starts = [start for start, _, _ in ordered]
     placed: list[StoredWord] = []
@@ -77,6 +88,7 @@ def in_segments(found: StoredTranscript, segments: Sequence[Segment]) -> list[St
                     word.start,
                     word.end,
                     word.probability,
+                    source=source,
                     layer="refined",
                 )
             )
@@ -192,17 +204,30 @@ class Refiner:
         while self._store.audio.is_written(ident):  # noqa: ASYNC110, a thread ends it
             await asyncio.sleep(_WRITTEN_S)
         found = await asyncio.to_thread(self._store.transcript, ident, None)
-        path = self._store.audio.find(ident)
-        if path is None:
-            raise RequestRefused("no_audio", "the audio of this session is not kept here")
-        if any(word.source for word in found.words):
-            # Which source a word is from would be unknown.
-            message = "the audio of several sources is mixed down, and is not refined"
-            raise RequestRefused("unsupported_option", message)
-        language = _language(found.session)
+        paths, language = self._audio_of(found), _language(found.session)
         spec = await self._files.find(made.model, Requirements(language=language, words=True))
-        done = await self._files.transcribe(spec, Job(path, language=language, words=True))
-        return in_segments(found, done.segments)
+        placed: list[list[StoredWord]] = []
+        for source, path in paths.items():
+            done = await self._files.transcribe(spec, Job(path, language=language, words=True))
+            placed.append(in_segments(found, done.segments, source))
+        merged = heapq.merge(*placed, key=lambda word: word.start)
+        return [replace(word, number=number) for number, word in enumerate(merged)]
+
+    def _audio_of(self, found: StoredTranscript) -> dict[str, Path]:
+        """The files to recognise again, by source: of a session of several those with words."""
+        session, audio = found.session.id, self._store.audio
+        whole = audio.find(session)
+        if whole is None:
+            raise RequestRefused("no_audio", "the audio of this session is not kept here")
+        sources = sorted({word.source for word in found.words})
+        if not any(sources):
+            return {"": whole}
+        paths = {source: audio.find(source_name(session, source)) for source in sources}
+        kept = {source: path for source, path in paths.items() if path}
+        if len(kept) < len(sources):  # whose words they are would be unknown
+            message = "the audio of this session's sources is not kept apart, and is not refined"
+            raise RequestRefused("unsupported_option", message)
+        return kept
 
 
 def _language(session: StoredSession) -> str | None:
