@@ -229,3 +229,34 @@ async def test_twenty_times_in_mid_word_of_a_minute(store, model, fault, capsys)
     with capsys.disabled():
         sys.stdout.write(f"\n{fault}, {model}: {differences}\n")
     assert differences.lost == 0
+
+
+@pytest.mark.timeout(180)
+async def test_sources_that_leak_go_on_at_the_next_server(tmp_path):
+    """It learns the room anew from the seconds before: no word is lost or in the wrong source."""
+    them, me = clip("train").samples, clip("doctor").samples
+    quiet = np.zeros(8000, np.float32)
+    second = np.concatenate((them, quiet, np.zeros_like(me), quiet, them))
+    first = np.concatenate((np.zeros_like(them), quiet, me, quiet, np.zeros_like(them)))
+    first[160:] += 0.25 * second[:-160]
+    pcm = s16le(np.stack((first, second), axis=1).ravel())
+    more = {"channels": 2, "sources": ["me", "them"], "frame_bytes": 4}
+    lasts_s = [len(one) / 16_000 for one in (them, me, them)]
+    faults = [
+        (lasts_s[0] / 2, KILL_SERVER),
+        (lasts_s[0] + 0.5 + lasts_s[1] / 2, END_SERVER),
+        (lasts_s[0] + lasts_s[1] + 1 + lasts_s[2] / 2, KILL_SERVER),
+    ]
+    with restarted(*AT_PAUSES, "--store", str(tmp_path / "store"), *AT_ONCE) as running:
+        whole = await speak(running, pcm, **more)
+        messages = await speak(running, pcm, faults, **more)
+    assert {m["code"] for m in messages if m["type"] in ("error", "restarted")} == set()
+    assert numbers(messages) == list(range(len(numbers(messages))))
+    for source in ("me", "them"):
+        differences = Differences()
+        differences.count(
+            *([m for m in one if m.get("source") == source] for one in (messages, whole))
+        )
+        assert (differences.lost, differences.added, differences.changed <= 1) == (0, 0, True), (
+            differences
+        )
