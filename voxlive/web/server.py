@@ -49,7 +49,6 @@ from voxlive.web.protocols.contract import Protocol
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions
 from voxlive.web.recorder import Recorder
-from voxlive.web.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def serve(
     used.
     """
     chosen = (config or ServeConfig()).with_model(model)
-    tls = server_context(chosen, on_info, on_warning)
+    tls = _tls(chosen, on_info, on_warning)
     keys = load_keys(chosen.api_key, chosen.api_key_file, chosen.keys, on_warning)
     wyoming = WyomingOptions.of(chosen, keyed=bool(keys))
     with open_ports(
@@ -107,6 +106,16 @@ def serve(
                 on_ready(url(ports.main, "https" if tls else "http"))
 
         _run(ports, core, chosen, tls, wyoming, ready)
+
+
+def _tls(config: ServeConfig, on_info: Report, on_warning: Report) -> ssl.SSLContext | None:
+    """The context of a server with https."""
+    if not (config.https or config.ssl_certfile):
+        return None
+    # Imported here: cryptography takes a while, and most servers have no certificate.
+    from voxlive.web.tls import server_context
+
+    return server_context(config, on_info, on_warning)
 
 
 def startup_lines(models: LiveModels, ports: Ports, config: ServeConfig, *, tls: bool) -> list[str]:
