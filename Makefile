@@ -1,6 +1,7 @@
 # `make serve` and `make test` set everything up by themselves; only Python 3.11+ and make are needed.
 PYTHON ?= python3
 UV_VERSION = 0.13.8
+TYPESCRIPT_VERSION = 5.9.3
 ARGS ?=
 # The model that `make serve` brings: tiny.en (English, 78 MB) or base (99 languages, 148 MB).
 STARTER ?= tiny.en
@@ -14,7 +15,7 @@ MODELS = XDG_CACHE_HOME="$(call writable,$(USER_CACHE))"
 UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 
-.PHONY: serve test endurance check docs speech clean
+.PHONY: serve test endurance check check-page docs speech clean
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed
@@ -34,6 +35,19 @@ check: .venv/.installed-test
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@.venv/bin/lint-imports --no-logo
+	@$(MAKE) -s check-page
+
+# The types of the page's JavaScript, by TypeScript, where Node is there to run it.
+TYPESCRIPT = .venv/typescript-$(TYPESCRIPT_VERSION)
+check-page:
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
+	  echo "no Node on this machine (nodejs, npm): the types of the page are not checked"; \
+	elif test -x $(TYPESCRIPT)/node_modules/.bin/tsc || npm install --prefix $(TYPESCRIPT) --no-save \
+	  --no-package-lock --no-audit --no-fund --loglevel=error typescript@$(TYPESCRIPT_VERSION) >/dev/null; then \
+	  $(TYPESCRIPT)/node_modules/.bin/tsc -p tsconfig.json; \
+	else \
+	  echo "TypeScript cannot be fetched: the types of the page are not checked"; \
+	fi
 
 docs: .venv/.installed-docs
 	@$(RUN) sphinx -q -E -W --keep-going docs build/docs $(ARGS)

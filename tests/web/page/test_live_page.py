@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 # The browser's own processing would change the clips.
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
+# Where nothing is kept, what would be lost is asked about.
+UNKEPT = json.dumps({**json.loads(PLAIN), "keep": False})
 CLOCK = re.compile(r"^(\d+):(\d\d)\b")
 SPOKEN = "document.querySelector('#paragraphs').textContent"
 
@@ -149,7 +151,7 @@ async def test_by_keyboard_alone(server, tmp_path):
 
 async def test_a_second_start_goes_on_and_clear_asks_first(server, tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "clip.wav")
-    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+    async with browsing(server.url, microphone=wav, settings=UNKEPT) as watched:
         page = watched.page
         for round_ in (1, 2):
             await speaking(page)

@@ -64,7 +64,6 @@ async def test_another_language_is_answered_with_the_model_that_knows_it(server,
     async with browsing(server.url) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
-        await page.click("#open-settings")
         await page.select_option("#language", "en")
         assert not await page.is_visible("#language-advice")
         await page.select_option("#language", "de")
@@ -82,11 +81,9 @@ async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, t
         async with browsing(server.url, microphone=wav) as watched:
             page = watched.page
             await page.wait_for_selector('#engine[data-health="ok"]')
-            await page.click("#open-settings")
             offered = await page.locator("#language option").all_inner_texts()
             assert {"German", "Chinese", "English"} < set(offered)
             assert await page.is_visible("#translate")
-            await page.keyboard.press("Escape")
             await page.click("#toggle")
             assert await state_is(page, "listening", "error") == "listening"
             await page.wait_for_selector('#paragraphs[lang="en"]')
@@ -105,11 +102,9 @@ async def test_one_of_several_models_is_chosen(server, tmp_path):
             page = watched.page
             await page.wait_for_selector('#engine[data-health="ok"]')
             assert "first" in await page.inner_text("#engine-name")
-            await page.click("#open-settings")
             offered = await page.locator("#model option").all_inner_texts()
             assert offered == ["first", "quick"]
             await page.select_option("#model", "quick")
-            await page.keyboard.press("Escape")
             assert "second" in await page.inner_text("#engine-name")
             await page.click("#toggle")
             assert await state_is(page, "listening", "error") == "listening"
@@ -119,13 +114,11 @@ async def test_one_of_several_models_is_chosen(server, tmp_path):
             await page.reload()
             await page.wait_for_selector('#engine[data-health="ok"]')
             assert "second" in await page.inner_text("#engine-name")
-            await page.click("#open-settings")
             assert await page.input_value("#model") == "quick"
     # A server without it: the page's choice is not there to be made.
     async with browsing(server.url) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
-        await page.click("#open-settings")
         assert not await page.is_visible("#model")
 
 

@@ -24,7 +24,7 @@ PIECES = (
     *("well;", "—", "twenty-three", "“Quoted.”", "日本語", "字", "😀", "<b>", "a --> b", "x" * 50),
 )
 
-MODULES = ("transcript", "subtitles", "exports", "captions", "upload", "kept")
+MODULES = ("transcript", "subtitles", "exports", "view", "upload", "kept")
 
 
 async def evaluate(page, body, given=None):
@@ -99,12 +99,18 @@ async def test_a_draft_begins_where_the_engine_is_and_outlives_a_mark(server):
         const before = t.draft.apart;
         t.mark(10, "lost");
         const after = t.draft.apart;
+        t.words("a/2", [{text: " thr", start: 9.6, end: 9.9, p: null}]);
+        const placed = t.items.map((item) => item.text);
+        t.drafted("a/2", " three", 11.0);
         t.keepDraft();
-        return {late, now, before, after, draft: t.draft, last: t.items.at(-1).text};
+        const last = t.items.at(-1).text;
+        return {late, now, before, after, placed, draft: t.draft, last};
         """,
     )
     assert (shown["late"], shown["now"]) == (4.0, 9.0)
-    assert (shown["before"], shown["after"]) == (False, True)
+    # A mark does not part a draft from the words that it follows: they were spoken before it.
+    assert (shown["before"], shown["after"]) == (False, False)
+    assert shown["placed"] == ["One", "two thr", "lost"]
     assert shown["draft"] is None
     assert shown["last"] == "Heard but not confirmed: three"
 
@@ -247,13 +253,14 @@ async def test_markup_in_words_is_text(server):
             list.id = "hostile";
             const spoken = make();
             spoken.id = "spoken";
-            const captions = new modules.Captions(make(), list, make(), spoken);
+            const captions = new modules.TranscriptView(make(), list, make(), spoken);
             const t = new modules.Transcript();
             t.words("a/0", [{text: given, start: 0, end: 1, p: null}]);
             t.mark(2, given);
             t.words("a/1", [{text: given, start: 3, end: 4, p: null}]);
             t.drafted("a/1", given);
             captions.announce(given);
+            captions.readOut();
             captions.show(t);
             """,
             HOSTILE,
@@ -287,7 +294,8 @@ async def test_captions_follow_until_the_reader_scrolls_back(server):
             jump.id = "back";
             Object.assign(jump.style, {position: "fixed", top: "400px"});
             document.body.append(box);
-            const captions = new modules.Captions(box, list, jump, document.createElement("p"));
+            const spoken = document.createElement("p");
+            const captions = new modules.TranscriptView(box, list, jump, spoken);
             const t = new modules.Transcript();
             window.say = (n) => {
               for (let i = 0; i < n; i++) {
@@ -384,3 +392,98 @@ async def test_audio_is_kept_by_position_up_to_its_bound(server):
         [50_000, 64_000, 50_000, [20_000, 20_001, 20_002, 20_003, 20_004]],
         [64_000, 64_000, 64_000, []],
     ]
+
+
+async def test_words_that_come_late_stand_before_a_later_mark(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        shown = await evaluate(
+            page,
+            """
+            const list = document.body.appendChild(document.createElement("div"));
+            const box = document.createElement("div");
+            const painted = (done) => requestAnimationFrame(() => setTimeout(done));
+            const frame = () => new Promise(painted);
+            const view = new modules.TranscriptView(box, list, box, document.createElement("p"));
+            const t = new modules.Transcript();
+            const say = (key, text, start) =>
+              t.words(key, [{text, start, end: start + 0.4, p: null}]);
+            say("a/0", "One", 1);
+            view.show(t); await frame();
+            t.mark(5, "first", true);
+            t.drafted("a/0", " two");
+            view.show(t); await frame();
+            t.mark(9, "second", true);
+            say("a/0", " two", 1.5);
+            say("a/1", " three", 6);
+            view.show(t); await frame();
+            say("a/1", " four", 6.5);
+            say("a/2", " five", 10);
+            say("a/2", " six", 10.5);
+            view.show(t); await frame();
+            const again = modules.Transcript.of(t.entries, {});
+            const texts = [...list.querySelectorAll("p")].map((p) => p.textContent);
+            return {texts, again: again.items.map((item) => item.text), text: again.text};
+            """,
+        )
+    texts = ["One two", "first", "three four", "second", "five six"]
+    assert shown["texts"] == shown["again"] == texts
+    assert shown["text"] == "One two three four five six"
+
+
+async def test_long_speech_is_parted_at_sentences_and_read_out_in_pieces(server):
+    sentences = " ".join(f"This is sentence number {n} of a long talk." for n in range(80))
+    unbroken = "word " * 500
+    shown = await run(
+        server,
+        """
+        const announcer = document.createElement("div");
+        const box = document.createElement("div");
+        const view = new modules.TranscriptView(box, document.createElement("div"), box, announcer);
+        const pieces = [];
+        new MutationObserver((seen) => {
+          for (const { addedNodes } of seen) for (const p of addedNodes) pieces.push(p.textContent);
+        }).observe(announcer, { childList: true });
+        const said = (text) => {
+          const t = new modules.Transcript();
+          let at = 0;
+          for (const [word] of text.matchAll(/\\s*\\S+/g)) {
+            t.words("a/0", [{text: word, start: at, end: at += 0.3, p: null}]);
+          }
+          return t.items.map((item) => item.text);
+        };
+        for (const [word] of given[0].matchAll(/\\s*\\S+/g)) view.announce(word);
+        view.announce(" and then");
+        await new Promise((done) => setTimeout(done, 3500));
+        return {long: said(given[0]), unbroken: said(given[1]), pieces};
+        """,
+        [sentences, unbroken],
+    )
+    assert " ".join(shown["long"]) == sentences
+    assert all(text.endswith(".") and len(text) < 400 for text in shown["long"])
+    assert max(map(len, shown["unbroken"])) < 1000
+    assert shown["pieces"] == [*re.findall(r"This[^.]+\.", sentences), "and then"]
+
+
+async def test_right_to_left_paragraphs_run_so(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await evaluate(
+            page,
+            """
+            const t = new modules.Transcript();
+            for (const [n, text] of given.entries()) {
+              t.words(`a/${n}`, [{text, start: n * 10, end: n * 10 + 1, p: null}]);
+            }
+            const list = document.querySelector("#paragraphs");
+            const box = document.querySelector("#captions");
+            new modules.TranscriptView(box, list, box, document.createElement("p")).show(t);
+            """,
+            ["שלום, מה שלומך?", "Hello", "مرحبا بالعالم"],
+        )
+        await page.wait_for_selector(".paragraph:nth-child(3)", state="attached")
+        sides = await page.evaluate(
+            """[...document.querySelectorAll(".paragraph p")]
+                .map((p) => [getComputedStyle(p).direction, getComputedStyle(p).textAlign])"""
+        )
+        assert sides == [["rtl", "start"], ["ltr", "start"], ["rtl", "start"]]

@@ -11,6 +11,9 @@ from support.clips import clip
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
+# Where nothing is kept, what would be lost is asked about.
+UNKEPT = '{"keep": false}'
+
 DROP = """async ([name, base64]) => {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -54,7 +57,7 @@ async def test_a_chosen_file_is_transcribed(server):
 
 
 async def test_a_dropped_file_replaces_the_text_after_a_question(server):
-    async with browsing(server.url) as watched:
+    async with browsing(server.url, settings=UNKEPT) as watched:
         page = watched.page
         for name in ("doctor", "train"):
             data = base64.b64encode(clip(name).path.read_bytes()).decode()
@@ -130,7 +133,7 @@ async def test_copy(server):
 
 
 async def test_leaving_with_unsaved_words_asks_first(server):
-    async with browsing(server.url) as watched:
+    async with browsing(server.url, settings=UNKEPT) as watched:
         page = watched.page
         await page.click("#open-settings")  # browsers ask only once the page has been used
         await page.keyboard.press("Escape")

@@ -78,7 +78,7 @@ _RESUME_FIELDS = ("type", "session", "token", "have", "from")
 _MAX_SAMPLES = 1 << 53
 MAX_SENT = 4 << 20
 """Characters of messages that a resumable session keeps: those of some 15 hours of speech."""
-_ACK_EVERY_S = 5.0
+_ACK_EVERY_S = 2.0
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
 _MAX_ID_CHARS = 200
 _MAX_SOURCE_CHARS = 64

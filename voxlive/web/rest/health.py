@@ -114,6 +114,10 @@ def _about(service: Service) -> dict[str, object]:
         "languages": list(info.languages),
         "takes_language": info.takes_language,
         "translates": info.no_translation is None,
+        "commit_rules": list(info.commit_rules),
+        "commit": info.default_commit,
+        "delays_ms": list(info.delays_ms),
+        "delay_ms": info.default_delay_ms,
     }
 
 

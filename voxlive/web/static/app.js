@@ -1,56 +1,90 @@
 /** Brings the parts of the page together. */
-import { Captions } from "./captions.js";
 import { CaptureError } from "./capture.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
 import { Engine, languageName, spoken, withModel } from "./engine.js";
 import { Job, setUpFiles } from "./files.js";
-import { askForKey, forgetKey, hasKey } from "./key.js";
 import { Keeper } from "./keeper.js";
+import { askForKey, forgetKey, hasKey } from "./key.js";
+import { captureAdvice, insecureAdvice, uploadAdvice, waitingText } from "./messages.js";
 import {
-  captureAdvice,
-  gapText,
-  insecureAdvice,
-  liveAdvice,
-  uploadAdvice,
-  waitingText,
-  warningAdvice,
-} from "./messages.js";
-import { confirmed, EngineCard, LanguageChoice, Notice, offerModels, setUpSettings, showStore } from "./panels.js";
-import { Recording } from "./recording.js";
+  confirmed,
+  EngineCard,
+  LanguageChoice,
+  Notice,
+  offerModels,
+  offerSpeeds,
+  setUpSettings,
+  showStore,
+} from "./panels.js";
+import { Session } from "./session.js";
+import { ContinueCard, SessionList } from "./sessions.js";
 import { load, save } from "./settings.js";
+import { BrowserStore, Store, StoreError } from "./store.js";
+import { SessionLock } from "./tabs.js";
 import { dress, setUpTheme } from "./theme.js";
-import { Transcript } from "./transcript.js";
-import { segmentsOf, UploadError } from "./upload.js";
+import { UploadError } from "./upload.js";
+import { TranscriptView } from "./view.js";
 import { WakeLock } from "./wakelock.js";
+import { say } from "./words.js";
 
 const TICK_MS = 250;
 const REMARK_MS = 6000;
-const STALE_MS = 5000; // of a draft, after the connection is back
+const QUIET_S = 5; // without any message from the server, worth saying
 
 class App {
   #settings = load();
-  #transcript = new Transcript();
-  #captions = new Captions(byId("captions"), byId("paragraphs"), byId("jump"), byId("announcer"));
-  #keeper = new Keeper(() => this.#transcript);
+  #view = new TranscriptView(byId("captions"), byId("paragraphs"), byId("jump"), byId("announcer"));
   #dock = new Dock();
   #notice = new Notice();
   #card = new EngineCard();
   #choice = new LanguageChoice(this.#settings);
   #engine = new Engine((health) => this.#met(health));
   #wakeLock = new WakeLock();
+  #store;
+  #session;
+  #keeper;
+  #list;
+  #continue;
   /** @type {import("./engine.js").Health | null} */
   #served = null;
   /** @type {import("./engine.js").Health | null} that of the model that is chosen */
   #health = null;
   /** @type {import("./recording.js").State} */
   #state = "idle";
-  /** @type {Recording | null} */
-  #recording = null;
-  #duration = 0; // of everything in the transcript, in seconds
   #language = "";
   #remark = { text: "", until: 0 };
-  #broken = ""; // why there is no connection
+
+  /** @param {BrowserStore | null} browser */
+  constructor(browser) {
+    this.#store = new Store(browser);
+    this.#session = new Session(this.#store, () => this.#settings.keep, {
+      state: (state) => this.#enter(state),
+      changed: () => this.#render(),
+      words: (text) => this.#view.announce(text),
+      closed: () => this.#view.readOut(),
+      note: (text) => this.#note(text),
+      notice: (advice) => this.#notice.show(advice),
+      unheard: (kind) => this.#notice.show(captureAdvice(kind)),
+      level: (peak) => this.#dock.level(peak),
+      language: (tag) => this.#speak(tag),
+      began: () => this.#began(),
+      ended: (failure) => this.#ended(failure),
+    });
+    this.#keeper = new Keeper(this.#session);
+    this.#list = new SessionList(this.#store, {
+      open: (id) => void this.#open(id),
+      go: (info) => void this.#goOn(info),
+      free: () => this.#free,
+      shown: () => this.#session.id,
+      removed: (id) => this.#forget(id),
+      renamed: (id, title) => this.#session.rename(id, title),
+    });
+    this.#continue = new ContinueCard(
+      (info) => void this.#goOn(info),
+      (id) => void this.#open(id),
+    );
+  }
 
   start() {
     byId("host").textContent = location.host;
@@ -58,6 +92,9 @@ class App {
     addEventListener("keydown", (event) => this.#key(event));
     byId("clear").addEventListener("click", () => this.#clear());
     byId("source").addEventListener("change", () => this.#chooseSource());
+    byId("pause-sound").addEventListener("click", () => this.#pause());
+    byId("mute").addEventListener("click", () => this.#mute());
+    byId("mark").addEventListener("click", () => this.#mark());
     setUpSettings(this.#settings, (name) => {
       dress(this.#settings);
       if (name === "model" || name === "store") this.#show();
@@ -68,106 +105,88 @@ class App {
     );
     setUpTheme(this.#settings);
     addEventListener("beforeunload", (event) => {
-      if (this.#recording !== null || !this.#keeper.saved) event.preventDefault();
+      if (this.#session.recording !== null || !this.#session.saved) event.preventDefault();
     });
+    addEventListener("pagehide", () => this.#session.save());
     navigator.mediaDevices?.addEventListener("devicechange", () => this.#listSources());
     setInterval(() => this.#tick(), TICK_MS);
     this.#listSources();
     this.#enter(isSecureContext ? "idle" : "error");
     void this.#engine.ask();
     if (!isSecureContext) this.#notice.show(insecureAdvice(location));
+    void this.#offer();
   }
 
   // Recording
 
   #toggle() {
-    if (this.#recording === null) this.#record();
-    else if (this.#state === "asking" || this.#state === "connecting") this.#recording.cancel();
-    else if (this.#state === "resending") this.#recording.giveUp();
-    else void this.#recording.stop();
+    const { recording } = this.#session;
+    if (recording === null) this.#record();
+    else if (this.#state === "asking" || this.#state === "connecting") recording.cancel();
+    else if (this.#state === "resending") recording.giveUp();
+    else void recording.stop();
   }
 
   /**
-   * The space bar starts and stops while nothing else has the focus.
+   * The keys of the page, which count while nothing is open and nothing else takes what is typed.
    * @param {KeyboardEvent} event
    */
   #key(event) {
-    if (event.key !== " " || event.repeat || event.target !== document.body) return;
+    const { key, target, repeat } = event;
+    if (repeat || event.ctrlKey || event.altKey || event.metaKey) return;
     if (document.querySelector("dialog[open]")) return;
+    const free = target === document.body;
+    if (!free && (key === " " || /** @type {HTMLElement} */ (target).matches("input, select"))) return;
+    const act = {
+      " ": () => byId("toggle").click(),
+      p: () => this.#pause(),
+      u: () => this.#mute(),
+      m: () => this.#mark(),
+      t: () => this.#list.show(),
+      "?": () => byId("keys").showModal(),
+    }[key.toLowerCase()];
+    if (!act) return;
     event.preventDefault();
-    byId("toggle").click();
+    act();
   }
 
   #record() {
     if (!isSecureContext) return this.#notice.show(insecureAdvice(location));
     if (this.#health?.key_needed) return void this.#unlock();
     this.#notice.hide();
-    this.#captions.follow();
-    this.#transcript.duration = Infinity;
-    const settings = { ...this.#settings, ...spoken(this.#settings, this.#health) };
-    this.#recording = new Recording(settings, this.#duration, {
-      state: (state) => this.#enter(state),
-      level: (peak) => this.#dock.level(peak),
-      ready: (message) => this.#ready(message),
-      event: (message) => this.#event(message),
-      waiting: ({ code }) => this.#wait(code),
-      resumed: () => this.#resumed(),
-      restarted: (gap) => this.#restarted(gap),
-      unheard: (kind) => this.#notice.show(captureAdvice(kind)),
-      ended: (failure, missing) => this.#ended(failure, missing),
-    });
+    this.#continue.hide();
+    this.#view.follow();
+    this.#session.record({ ...this.#settings, ...spoken(this.#settings, this.#health) });
     this.#wakeLock.hold(true);
-    void this.#recording.start();
   }
 
-  /** @param {any} ready */
-  #ready({ model, engine, device, language, languages }) {
-    const now = new Date();
-    if (this.#transcript.empty) {
-      this.#keeper.nameAfter(now);
-      this.#transcript.about = { created: now.toISOString(), engine, model, device, language };
-    } else {
-      this.#transcript.mark(this.#duration, `Started again at ${now.toLocaleTimeString()}`);
-    }
-    // What is recognised nobody says; but where words can be in one language only, they are.
-    this.#speak(languages.length === 1 ? languages[0] : language);
+  #began() {
     this.#listSources();
-    this.#render();
+    void this.#engine.ask();
   }
 
-  /** @param {any} message */
-  #event(message) {
-    const transcript = this.#transcript;
-    if (message.type === "words") {
-      transcript.words(message.segment, message.words);
-      this.#keeper.saved = false;
-    } else if (message.type === "draft") {
-      transcript.drafted(message.segment, message.text, this.#reached());
-    } else if (message.type === "speech_started") transcript.speechStarted(message.t);
-    else if (message.type === "language") this.#speak(message.language);
-    else if (message.type === "segment") this.#close(message);
-    else if (message.type === "recovered") this.#note("recognition was interrupted, nothing is lost");
-    else if (message.type === "error") this.#notice.show(liveAdvice(message));
-    else return;
-    this.#render();
+  #pause() {
+    const { recording } = this.#session;
+    if (recording === null || this.#state !== "listening") return;
+    recording.paused = !recording.paused;
+    this.#showSound();
   }
 
-  /** @param {{segment: string, text: string}} segment */
-  #close({ segment, text }) {
-    if (this.#transcript.draft?.key === segment) this.#transcript.draft = null;
-    this.#captions.announce(text);
+  #mute() {
+    const { recording } = this.#session;
+    if (recording === null || this.#state !== "listening") return;
+    recording.muted = !recording.muted;
+    this.#showSound();
   }
 
-  /** About where the engine is, in the transcript's time. */
-  #reached() {
-    const { seconds = 0, behind = 0 } = this.#recording ?? {};
-    return this.#duration + seconds - behind;
-  }
-
-  /** @param {string} code */
-  #wait(code) {
-    this.#broken = code;
+  #showSound() {
+    const { paused = false, muted = false } = this.#session.recording ?? {};
+    this.#dock.sound(paused, muted);
     this.#tick();
+  }
+
+  #mark() {
+    if (this.#session.mark()) this.#note(say("remark.marked"));
   }
 
   /** A word beside the clock, for a moment. @param {string} text */
@@ -176,61 +195,22 @@ class App {
     this.#tick();
   }
 
-  #resumed() {
-    this.#note("connected again, nothing is lost");
-    const { draft } = this.#transcript;
-    setTimeout(() => this.#dropDraft(draft), STALE_MS);
-  }
-
-  /** What replaced it came while there was no connection. @param {unknown} draft */
-  #dropDraft(draft) {
-    if (this.#transcript.draft !== draft) return;
-    this.#transcript.draft = null;
-    this.#render();
-  }
-
-  /** @param {import("./link.js").Gap} gap */
-  #restarted(gap) {
-    if (gap.lost > 0) this.#transcript.keepDraft();
-    this.#transcript.mark(gap.at, gapText(gap));
-    this.#render();
-    void this.#engine.ask();
-  }
-
-  /** @param {import("./link.js").Failure | null} failure @param {number} missing */
-  #ended(failure, missing) {
-    const seconds = this.#recording?.seconds ?? 0;
-    this.#recording = null;
-    this.#duration += seconds;
-    this.#transcript.duration = this.#duration;
+  /** @param {import("./link.js").Failure | null} failure */
+  #ended(failure) {
     this.#wakeLock.hold(false);
-    const cancelled = failure?.code === "aborted";
-    if (failure === null || cancelled) this.#transcript.draft = null;
-    else if (failure.code !== "capture") this.#fail(failure, missing);
+    this.#view.readOut();
     if (failure?.code === "invalid_api_key") forgetKey();
-    const ended =
-      failure !== null && !cancelled ? "error" : this.#transcript.empty ? "idle" : "stopped";
-    this.#enter(ended);
-    this.#render();
+    const failed = failure !== null && failure.code !== "aborted";
+    this.#enter(failed ? "error" : this.#session.transcript.empty ? "idle" : "stopped");
+    this.#showSound();
     void this.#engine.ask();
-  }
-
-  /** @param {import("./link.js").Failure} failure @param {number} missing */
-  #fail(failure, missing) {
-    const advice = liveAdvice(failure);
-    if (!this.#transcript.empty || this.#transcript.draft) {
-      this.#transcript.keepDraft();
-      const rest = missing >= 1 ? ` Up to ${missing.toFixed(0)} s of sound are missing here.` : "";
-      this.#transcript.mark(this.#duration, `${advice.title}.${rest}`);
-    }
-    this.#notice.show(advice);
   }
 
   async #chooseSource() {
     this.#settings.source = byId("source").value;
     save(this.#settings);
     try {
-      await this.#recording?.use(this.#settings);
+      await this.#session.recording?.use(this.#settings);
     } catch (error) {
       if (!(error instanceof CaptureError)) throw error;
       this.#notice.show(captureAdvice(error.kind));
@@ -244,7 +224,7 @@ class App {
   // Files
 
   get #free() {
-    return this.#recording === null && this.#state !== "uploading";
+    return this.#session.recording === null && this.#state !== "uploading";
   }
 
   /**
@@ -264,7 +244,7 @@ class App {
       if (!(error instanceof UploadError)) throw error;
       this.#notice.show(uploadAdvice(file.name, error.status, error.message));
     }
-    this.#enter(this.#transcript.empty ? "idle" : "stopped");
+    this.#enter(this.#session.transcript.empty ? "idle" : "stopped");
     void this.#engine.ask();
   }
 
@@ -272,50 +252,76 @@ class App {
   #take(file, answer) {
     this.#reset();
     const { engine, model, device } = this.#health ?? {};
-    const { duration, language = null } = answer;
-    const created = new Date().toISOString();
-    this.#transcript.about = {
-      created,
-      file: file.name,
-      duration,
-      engine,
-      model,
-      device,
-      language,
-    };
-    this.#keeper.name = file.name.replace(/\.[^.]*$/, "");
-    this.#duration = this.#transcript.duration = duration;
-    for (const [index, { words, whole }] of segmentsOf(answer).entries()) {
-      this.#transcript.words(`file/${index}`, words, whole);
-    }
-    if (answer.warnings?.length) this.#notice.show(warningAdvice(file.name, answer.warnings));
-    if (this.#transcript.empty) this.#transcript.mark(0, `No speech was found in ${file.name}.`);
-    this.#keeper.saved = false;
-    this.#speak(language);
-    this.#render();
+    this.#session.take(file, answer, { engine, model, device });
   }
 
-  // The transcript
+  // The transcripts
+
+  /** The session that was interrupted, if this tab may go on with it. */
+  async #offer() {
+    try {
+      const info = await this.#store.unfinished();
+      const held = await SessionLock.held();
+      if (info && !held.has(info.id) && this.#session.transcript.empty) this.#continue.show(info);
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error;
+    }
+  }
+
+  /** @param {import("./store.js").SessionInfo} info */
+  async #goOn(info) {
+    if (this.#health?.key_needed) return this.#unlock();
+    if (!(await this.#mayDrop(say("clear.lost"), say("clear.yes")))) return;
+    this.#reset();
+    this.#continue.hide();
+    this.#wakeLock.hold(true);
+    await this.#session.continue(info.id, this.#settings);
+    if (this.#session.recording === null) this.#wakeLock.hold(false);
+  }
+
+  /** @param {string} id */
+  async #open(id) {
+    if (!(await this.#mayDrop(say("clear.lost"), say("clear.yes")))) return;
+    try {
+      const saved = await this.#store.read(id);
+      if (saved === null) return;
+      this.#reset();
+      this.#continue.hide();
+      this.#session.open(saved);
+      this.#enter("stopped");
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error;
+      const title = say("sessions.unreadable", { why: error.message });
+      this.#notice.show({ title, steps: [] });
+    }
+  }
+
+  /** It is deleted. @param {string} id */
+  #forget(id) {
+    this.#continue.hide();
+    if (id !== this.#session.id) return;
+    this.#reset();
+    this.#enter("idle");
+  }
 
   async #clear() {
-    if (await this.#mayDrop("It cannot be brought back.", "Clear")) {
+    if (await this.#mayDrop(say("clear.lost"), say("clear.yes"))) {
       this.#reset();
       this.#enter("idle");
     }
   }
 
-  /** @param {string} why @param {string} yes */
+  /** What is kept may leave the page without a question. @param {string} why @param {string} yes */
   async #mayDrop(why, yes) {
-    if (this.#transcript.empty) return true;
-    const unsaved = this.#keeper.saved ? "" : "It has not been downloaded or copied. ";
-    return confirmed("Clear this transcript?", unsaved + why, yes);
+    await this.#session.flush();
+    if (this.#session.transcript.empty || this.#session.kept) return true;
+    const unsaved = this.#session.copied ? "" : say("clear.unsaved");
+    return confirmed(say("clear.title"), unsaved + why, yes);
   }
 
   #reset() {
-    this.#transcript = new Transcript();
-    this.#captions.clear();
-    this.#duration = 0;
-    this.#keeper.saved = true;
+    this.#session.reset();
+    this.#view.clear();
     this.#notice.hide();
     this.#render();
   }
@@ -333,39 +339,63 @@ class App {
   }
 
   #render() {
-    this.#captions.show(this.#transcript);
+    this.#view.show(this.#session.transcript);
     this.#arm();
   }
 
   #arm() {
-    const { empty, draft } = this.#transcript;
-    const active = !this.#free;
-    const bare = empty && draft === null;
-    byId("welcome").hidden = !bare || this.#recording !== null;
+    const { transcript, recording } = this.#session;
+    const bare = transcript.empty && transcript.draft === null;
+    byId("welcome").hidden = !bare || recording !== null;
     byId("waiting").hidden = !bare || this.#state !== "listening";
-    this.#keeper.enable(!empty);
-    byId("clear").disabled = empty || active;
+    this.#keeper.enable(!transcript.empty);
+    byId("clear").disabled = transcript.empty || !this.#free;
   }
 
   #tick() {
-    const recording = this.#recording;
+    const { recording, transcript, duration, broken } = this.#session;
+    this.#session.tick();
     if (this.#state === "listening" && recording) {
-      const { text, until } = this.#remark;
-      const remark = performance.now() < until ? text : this.#language;
-      this.#dock.progress(recording.seconds, recording.behind, remark);
+      this.#dock.progress(recording.seconds, recording.behind, this.#beside(recording));
+      this.#dock.late(recording.quiet >= QUIET_S);
     } else if ((this.#state === "reconnecting" || this.#state === "resending") && recording) {
       const { seconds, unsent, dropped } = recording;
-      this.#dock.detail(`${clock(seconds)} · ${waitingText(this.#broken, unsent, dropped)}`);
+      this.#dock.detail(`${clock(seconds)} · ${waitingText(broken, unsent, dropped)}`);
     } else if (this.#state === "stopped") {
-      const words = this.#transcript.wordCount;
+      const words = transcript.wordCount;
       const count = words === 1 ? "1 word" : `${words.toLocaleString("en")} words`;
-      this.#dock.detail(`${count} in ${clock(this.#duration)}`);
+      this.#dock.detail(`${count} in ${clock(duration)}`);
     }
+    this.#entitle();
+  }
+
+  /** What stands beside the clock. @param {import("./recording.js").Recording} recording */
+  #beside({ quiet, paused, muted }) {
+    if (quiet >= QUIET_S) return say("state.quiet", { seconds: Math.floor(quiet) });
+    if (paused) return say("remark.paused");
+    if (muted) return say("remark.muted");
+    return performance.now() < this.#remark.until ? this.#remark.text : this.#language;
+  }
+
+  #entitle() {
+    const at = clock(this.#session.seconds);
+    const paused = this.#session.recording?.paused;
+    /** @type {Partial<Record<import("./recording.js").State, string>>} */
+    const titles = {
+      listening: say(paused ? "title.paused" : "title.listening", { clock: at }),
+      reconnecting: say("title.waiting"),
+      resending: say("title.waiting"),
+      finishing: say("title.working"),
+      uploading: say("title.working"),
+    };
+    const title = titles[this.#state] ?? "voxlive";
+    if (document.title !== title) document.title = title;
   }
 
   /** @param {import("./engine.js").Health | null} health */
   #met(health) {
     this.#served = health;
+    this.#store.served = Boolean(health?.store) && !health?.key_needed;
     if (health?.key_needed) void this.#unlock();
     if (health?.models) offerModels(health, this.#settings.model);
     this.#show();
@@ -376,6 +406,7 @@ class App {
     this.#health = withModel(this.#served, this.#settings.model);
     this.#card.show(this.#health, this.#language);
     this.#choice.offer(this.#health);
+    offerSpeeds(this.#health, this.#settings.speed);
     showStore(this.#health, this.#settings);
   }
 
@@ -401,4 +432,4 @@ class App {
   }
 }
 
-new App().start();
+new App(await BrowserStore.open()).start();

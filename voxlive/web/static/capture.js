@@ -1,6 +1,7 @@
 /** Sound from a microphone, a tab or the system, as mono s16 at 16 kHz. */
 
 const FLUSH_MS = 500;
+const RESUME_MS = 5000;
 const WORKLET = new URL("./worklet.js", import.meta.url);
 
 /**
@@ -63,7 +64,7 @@ export class Capture {
     try {
       await this.use(settings);
       await this.#load();
-      await this.#context.resume();
+      await this.#resume();
       this.#begin();
     } catch (error) {
       this.#release();
@@ -102,6 +103,14 @@ export class Capture {
       await Promise.race([flushed, timeout]);
     }
     this.#release();
+  }
+
+  /** Some browsers wait for an audio output without an end. */
+  async #resume() {
+    const late = new Promise((_, reject) => {
+      setTimeout(() => reject(new CaptureError("output")), RESUME_MS);
+    });
+    await Promise.race([this.#context.resume(), late]);
   }
 
   async #load() {

@@ -1,6 +1,7 @@
 /** The dock: state in words, the one button, the source and its level. */
 import { canShare, microphones } from "./capture.js";
 import { byId, clock, make } from "./dom.js";
+import { say } from "./words.js";
 
 const FLOOR_DB = -60; // the meter's left end
 const FALL = 0.85; // of the meter, per message of 40 ms
@@ -49,6 +50,7 @@ export class Dock {
   #shown = 0;
   #clippedAt = -Infinity;
   #heardAt = 0;
+  #still = false; // paused or muted
 
   /** @param {State} state */
   show(state) {
@@ -58,8 +60,29 @@ export class Dock {
     this.#status.textContent = status;
     byId("toggle-text").textContent = button;
     this.#toggle.disabled = state === "finishing" || state === "uploading";
+    if (state !== "listening") this.late(false);
     if (state === "listening") this.#heardAt = performance.now();
     if (toggle === "start" || state === "finishing" || state === "resending") this.level(0, true);
+  }
+
+  /** What is done with the sound. @param {boolean} paused @param {boolean} muted */
+  sound(paused, muted) {
+    for (const [id, pressed, on, off] of /** @type {const} */ ([
+      ["pause-sound", paused, "pause.on", "pause.off"],
+      ["mute", muted, "mute.on", "mute.off"],
+    ])) {
+      byId(id).setAttribute("aria-pressed", String(pressed));
+      byId(id).querySelector("span").textContent = say(pressed ? on : off);
+    }
+    document.body.toggleAttribute("data-paused", paused);
+    if (paused || muted) this.level(0, true);
+    this.#heardAt = performance.now();
+    this.#still = paused || muted;
+  }
+
+  /** Whether the server has sent nothing for long. @param {boolean} late */
+  late(late) {
+    document.body.toggleAttribute("data-late", late);
   }
 
   /** The line beside the state. @param {string} text */
@@ -74,7 +97,7 @@ export class Dock {
    * @param {string} remark
    */
   progress(seconds, behind, remark) {
-    const silent = performance.now() - this.#heardAt > SILENT_MS;
+    const silent = !this.#still && performance.now() - this.#heardAt > SILENT_MS;
     const lag = `${behind.toFixed(1)} s behind`;
     const parts = [
       clock(seconds),

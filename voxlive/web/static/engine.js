@@ -22,6 +22,10 @@ const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
  * @property {string[]} languages that its model knows
  * @property {boolean} takes_language whether it may be told which is spoken
  * @property {boolean} translates into English
+ * @property {string[]} commit_rules that a session may choose
+ * @property {string | null} commit the rule unless one is chosen
+ * @property {number[]} delays_ms that a session may choose
+ * @property {number | null} delay_ms unless one is chosen
  * @property {{ location: string, keep_days: number | null, audio?: { of: string } } | null} [store] where transcripts are kept
  * @property {string} version
  * @property {({ name: string } & Partial<Health>)[]} [models] all live ones, the default first
@@ -84,13 +88,25 @@ export function withModel(health, name) {
  * @param {import("./settings.js").Settings} settings
  * @param {Health | null} health
  */
-export function spoken({ model, language, translate }, health) {
+export function spoken({ model, language, translate, speed }, health) {
   const known = Boolean(health?.takes_language && health.languages.includes(language));
   return {
     model: health?.models?.some(({ name }) => name === model) ? model : "",
     language: known ? language : "",
+    speed: speedOf(speed, health) === null ? "" : speed,
     translate: translate && Boolean(health?.translates),
   };
+}
+
+/**
+ * What the chosen speed is for the running model; null where it has no such choice.
+ * @param {string} speed @param {Health | null} health
+ * @returns {{commit: string} | {delay_ms: number} | null}
+ */
+function speedOf(speed, health) {
+  if (health?.commit_rules?.includes(speed)) return { commit: speed };
+  if (health?.delays_ms?.includes(Number(speed))) return { delay_ms: Number(speed) };
+  return null;
 }
 
 /** The engine's remark, its commands in `backticks`. @param {Health | null} health */

@@ -5,20 +5,16 @@ import { copy, download, toText } from "./exports.js";
 const SAID_MS = 2000;
 
 export class Keeper {
-  /** Since the last change. */
-  saved = true;
-  /** Of the files, without an ending. */
-  name = "";
-  #current;
+  #session;
   #label = byId("copy-text");
 
-  /** @param {() => import("./transcript.js").Transcript} current */
-  constructor(current) {
-    this.#current = current;
+  /** @param {import("./session.js").Session} session */
+  constructor(session) {
+    this.#session = session;
     byId("copy").addEventListener("click", () => this.#copy());
     setUpMenu((format) => {
-      download(this.#current(), format, this.name);
-      this.saved = true;
+      download(session.transcript, format, session.name);
+      session.copied = true;
     });
   }
 
@@ -27,16 +23,10 @@ export class Keeper {
     for (const id of ["copy", "download-open"]) byId(id).disabled = !wanted;
   }
 
-  /** Names the files after a moment. @param {Date} date */
-  nameAfter(date) {
-    const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString();
-    this.name = `voxlive-${local.slice(0, 16).replace("T", "-").replace(":", "")}`;
-  }
-
   async #copy() {
     try {
-      await copy(toText(this.#current()));
-      this.saved = true;
+      await copy(toText(this.#session.transcript));
+      this.#session.copied = true;
       this.#say("Copied");
     } catch (error) {
       if (!(error instanceof DOMException)) throw error;

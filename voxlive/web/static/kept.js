@@ -3,16 +3,17 @@ export class KeptAudio {
   /** @type {Int16Array[]} of `#size` samples each; the last one is filled up to `end` */
   #blocks = [];
   #size = 16_000;
-  #first = 0; // position of the first block
+  #first; // position of the first block
   #most;
   /** Position of the oldest sample that is kept. */
-  start = 0;
-  /** Position after the newest sample: the count of all samples ever pushed. */
-  end = 0;
+  start;
+  /** Position after the newest sample: the count of all samples ever captured. */
+  end;
 
-  /** @param {number} most samples; beyond them the oldest go */
-  constructor(most) {
+  /** @param {number} most samples; beyond them the oldest go @param {number} [first] position */
+  constructor(most, first = 0) {
     this.#most = most;
+    this.#first = this.start = this.end = first;
   }
 
   /** From here on, half of the bound is kept. */
@@ -32,6 +33,13 @@ export class KeptAudio {
       this.end += part.length;
     }
     this.drop(this.end - this.#most);
+  }
+
+  /** What lies before this position was never here. @param {number} position */
+  skipTo(position) {
+    if (position <= this.end) return;
+    this.#blocks = [];
+    this.#first = this.start = this.end = position;
   }
 
   /** Nothing before this position will be needed. @param {number} position */

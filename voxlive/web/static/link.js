@@ -16,6 +16,9 @@
  *
  * Bound: the newest `keptS` seconds of audio are kept, half an hour or 58 MB at 16 kHz. Beyond that
  * the oldest is dropped; what the server has not had of it is the `lost` of a gap.
+ *
+ * A program that ends may keep `state` and the sound of `soundFrom(state.kept)`; with these as options
+ * another link goes on with the session.
  */
 import {
   Connection,
@@ -52,6 +55,16 @@ const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed", "suspended"];
  * @property {number} lost seconds that were neither transcribed nor kept
  * @property {number} replayed seconds that are recognised again
  * @property {string} code why the other one was lost
+ * @typedef {object} LinkState what another link needs to go on with this one's session
+ * @property {string} name of the session
+ * @property {string} token that it is resumed with, "" if it cannot be
+ * @property {number} have number of the last message
+ * @property {number} from position of the session's first sample, as all others in captured samples
+ * @property {number} settled every word before it has come
+ * @property {number} sent the next one to send
+ * @property {number} kept the oldest one that may still be needed
+ * @property {number} captured all of them
+ * @property {boolean} open whether somebody was speaking
  * @typedef {object} LinkListener each of them may be left out
  * @property {(message: any) => void} [ready] the first session is open
  * @property {(message: any) => void} [event] a server message, its times those of the captured
@@ -69,7 +82,9 @@ const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed", "suspended"];
  * @property {number} [giveUpS] after `stop`, for so long a lost connection is tried to get back;
  *   before it there is no end to it
  * @property {number} [silentS] a connection of a resumable session that brings nothing for so long
- *   is dead; the server sends something every 5 s
+ *   is dead; the server sends something every 2 s
+ * @property {LinkState} [state] of a link whose session goes on
+ * @property {Int16Array[]} [sound] what that link had kept, up to `captured`
  */
 
 export class Link {
@@ -100,6 +115,7 @@ export class Link {
   #flowed = 0; // when the socket last took audio
   #servedAt = 0; // when this connection had its `ready` or `resumed`, 0 before
   #arrived = 0; // position up to which the server is known to have the audio
+  #arrivedAt = 0; // when the last message came
   #progressed = false; // this connection has brought or shown anything new
   #sessions = 0; // that were ready
   #tries = 0;
@@ -107,6 +123,11 @@ export class Link {
   #lostAt = 0;
   #reason = ""; // of the first failure since the last connection that served
   #over = false;
+  #restored = false; // and not connected since
+  /** @type {Int16Array[]} */
+  #held = [];
+  #heldSamples = 0;
+  #mostHeld;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #retryNow = () => this.#hurry();
@@ -120,6 +141,7 @@ export class Link {
   constructor(url, start, listener, options = {}) {
     const { origin = 0, protocols = async () => [] } = options;
     const { keptS = KEPT_S, giveUpS = GIVE_UP_S, silentS = SILENT_S } = options;
+    const { state, sound = [] } = options;
     this.#url = url;
     this.#rate = /** @type {number} */ (start.rate ?? RATE);
     this.#start = { type: "start", rate: this.#rate, ...start, format: "s16le", channels: 1 };
@@ -128,20 +150,74 @@ export class Link {
     this.#protocols = protocols;
     this.#giveUpMs = giveUpS * 1000;
     this.#silentMs = silentS * 1000;
-    this.#kept = new KeptAudio(keptS * this.#rate);
+    this.#mostHeld = keptS * this.#rate;
+    const before = sound.reduce((sum, pcm) => sum + pcm.length, 0);
+    this.#kept = new KeptAudio(keptS * this.#rate, state ? state.captured - before : 0);
+    for (const pcm of sound) this.#kept.push(pcm);
+    if (state) this.#restore(state);
     globalThis.addEventListener?.("online", this.#retryNow);
     this.#connect();
   }
 
-  /** Seconds captured so far. */
-  get captured() {
-    return this.#kept.end / this.#rate;
+  /** What another link goes on from, together with `sound`. @returns {LinkState} */
+  get state() {
+    return {
+      name: this.#name,
+      token: this.#token,
+      have: this.#have,
+      from: this.#from,
+      settled: this.#settled,
+      sent: this.#next,
+      kept: this.#kept.start,
+      captured: this.#kept.end,
+      open: this.#speaking || this.#drafted,
+    };
   }
 
-  /** Seconds of captured audio that wait to be sent. */
+  /** @param {LinkState} state */
+  #restore({ name, token, have, from, settled, sent, open }) {
+    this.#name = name;
+    this.#token = token;
+    this.#have = have;
+    this.#from = from;
+    this.#settled = Math.max(settled, from);
+    this.#next = this.#answered = this.#arrived = Math.max(sent, this.#settled);
+    this.#speaking = open;
+    this.#sessions = 1;
+    this.#restored = true;
+  }
+
+  /** A copy of the sound from a position on that is still kept. @param {number} from */
+  soundFrom(from) {
+    const at = Math.min(Math.max(from, this.#kept.start), this.#kept.end);
+    return { at, pcm: this.#kept.read(at, this.#kept.end - at) };
+  }
+
+  /** Seconds since the connection that serves has brought anything; 0 without one. */
+  get quiet() {
+    return this.#servedAt === 0 ? 0 : (performance.now() - this.#arrivedAt) / 1000;
+  }
+
+  /** Lets go of the session, which waits for another link. */
+  leave() {
+    this.#over = true;
+    clearTimeout(this.#timer);
+    globalThis.removeEventListener?.("online", this.#retryNow);
+    this.#connection?.close();
+    this.#connection = null;
+  }
+
+  /** Seconds captured so far. */
+  get captured() {
+    return (this.#kept.end + this.#heldSamples) / this.#rate;
+  }
+
+  /** Seconds of captured audio that wait to be sent, or may have to be sent again. */
   get unsent() {
+    const end = this.#kept.end + this.#heldSamples;
+    if (this.#servedAt === 0) return (end - Math.min(this.#answered, this.#next)) / this.#rate;
     const waiting = (this.#connection?.buffered ?? 0) / 2;
-    return (this.#kept.end - this.#next + waiting) / this.#rate;
+    return (end - this.#next + waiting) / this.#rate;
   }
 
   /** Seconds that are lost because more than `keptS` had to wait. */
@@ -156,8 +232,25 @@ export class Link {
 
   /** @param {Int16Array} pcm mono, at the rate of `start`; at most a second */
   push(pcm) {
+    if (this.#restored) return this.#hold(pcm);
     this.#kept.push(pcm);
     this.#pump();
+  }
+
+  /** Audio whose position is not known before the server has answered. @param {Int16Array} pcm */
+  #hold(pcm) {
+    this.#held.push(pcm);
+    this.#heldSamples += pcm.length;
+    while (this.#heldSamples > this.#mostHeld) {
+      this.#heldSamples -= /** @type {Int16Array} */ (this.#held.shift()).length;
+    }
+  }
+
+  #release() {
+    this.#restored = false;
+    for (const pcm of this.#held) this.#kept.push(pcm);
+    this.#held = [];
+    this.#heldSamples = 0;
   }
 
   /** No more audio comes: bring out the rest. */
@@ -202,6 +295,7 @@ export class Link {
   /** @param {any} message */
   #receive(message) {
     const { type } = message;
+    this.#arrivedAt = performance.now();
     if (type === "error" && message.fatal) return this.#connection?.fail(message);
     if (type === "error" && this.#servedAt === 0) return this.#connection?.ends(message);
     const due = this.#token === "" ? "ready" : "resumed";
@@ -257,6 +351,7 @@ export class Link {
   /** The same session goes on. @param {any} message */
   #resumed({ session, samples }) {
     const next = this.#from + samples;
+    if (this.#restored) this.#kept.skipTo(next); // what was captured last, it may not know
     if (session !== this.#name || next > this.#kept.end) {
       return this.#connection?.fail({ code: "bad_server", message: "" });
     }
@@ -268,6 +363,7 @@ export class Link {
   }
 
   #serve() {
+    this.#release();
     this.#servedAt = this.#flowed = performance.now();
     this.#answered = this.#next;
     if (this.#next >= this.#kept.start) this.#reason = "";

@@ -154,6 +154,13 @@ const CAPTURE = {
     title: "This browser cannot record that microphone at its sample rate",
     steps: ["Choose another microphone, or open the page in Chrome, Edge or Safari."],
   },
+  output: {
+    title: "The browser does not begin to record",
+    steps: [
+      "It waits for an audio output: plug in or switch on loudspeakers or headphones, then start again.",
+      "Chrome, Edge and Safari record without one.",
+    ],
+  },
   unreachable: LIVE.unreachable,
   unsupported: {
     title: "This browser cannot record sound for this page",
@@ -226,6 +233,7 @@ export function insecureAdvice({ host, hostname, port }) {
 
 /** @type {Record<string, string>} why a session broke off, for as long as another is tried */
 const BROKEN = {
+  no_answer: "The server does not answer",
   shutting_down: "The server was shut down",
   server_full: "Every place on the server is taken",
   engine_failed: "Recognition failed on the server",
@@ -255,10 +263,7 @@ export function waitingText(code, unsent, dropped) {
   return `${brokenText(code)} · ${kept}${lost}`;
 }
 
-/** The mark left where another session began for a lost one. @param {import("./link.js").Gap} gap */
-export function gapText({ lost, replayed, code }) {
-  const why = `${brokenText(code)} for a while. A new session begins here.`;
-  if (lost >= 0.5) return `${why} ${lost.toFixed(0)} s of sound are missing here.`;
-  if (replayed < 0.5) return `${why} Nothing is missing.`;
-  return `${why} The last ${replayed.toFixed(0)} s were heard again; nothing is missing.`;
+/** The mark where sound is missing. @param {import("./link.js").Gap} gap */
+export function gapText({ lost, code }) {
+  return `${brokenText(code)} for a while. ${lost.toFixed(0)} s of sound are missing here.`;
 }

@@ -6,8 +6,11 @@
 const RETRY_MS = 2000;
 const MAX_CHARACTERS = 2000;
 
+/** @typedef {{text: string}} Word */
+/** @typedef {{text: string, source?: string}} Line */
+
 const wishes = new URLSearchParams(location.search);
-const text = document.getElementById("text");
+const text = /** @type {HTMLElement} */ (document.getElementById("text"));
 
 /** @param {string} value @param {number} low @param {number} high */
 function within(value, low, high) {
@@ -15,8 +18,11 @@ function within(value, low, high) {
   return value !== "" && number >= low && number <= high ? String(number) : null;
 }
 
-/** A value that the style property takes, or null: bad parameters leave the default as it is. */
-/** @param {string} property @param {string} value */
+/**
+ * A value that the style property takes, or null: bad parameters leave the default as it is.
+ * @param {string} property
+ * @param {string} value
+ */
 function valid(property, value) {
   return CSS.supports(property, value) && !/url\s*\(/i.test(value) ? value : null;
 }
@@ -27,28 +33,33 @@ function colour(value) {
 }
 
 /** @param {string} value @param {string} unit */
-function length(value, unit) {
+function withUnit(value, unit) {
   return valid("width", /^[\d.]+$/.test(value) ? `${value}${unit}` : value);
 }
 
+/** @type {Record<string, string>} */
 const PLACES = { top: "flex-start", middle: "center", bottom: "flex-end" };
 
-/** What each parameter sets, and how it is read. */
+/**
+ * What each parameter sets, and how it is read.
+ * @type {Record<string, [string, (value: string) => string | null]>}
+ */
 const STYLES = {
-  size: ["--size", (value) => length(value, "px")],
+  size: ["--size", (value) => withUnit(value, "px")],
   color: ["--color", colour],
   background: ["--background", colour],
   lines: ["--lines", (value) => within(value, 1, 20)],
   position: ["--place", (value) => (Object.hasOwn(PLACES, value) ? PLACES[value] : null)],
   align: ["--align", (value) => valid("text-align", value)],
-  width: ["--width", (value) => length(value, "%")],
+  width: ["--width", (value) => withUnit(value, "%")],
   font: ["--font", (value) => valid("font-family", value)],
   weight: ["--weight", (value) => valid("font-weight", value)],
   shadow: ["--shadow", (value) => valid("text-shadow", value === "0" ? "none" : value)],
 };
 
 for (const [name, [variable, read]] of Object.entries(STYLES)) {
-  const value = wishes.has(name) ? read(wishes.get(name)) : null;
+  const given = wishes.get(name);
+  const value = given === null ? null : read(given);
   if (value !== null) document.documentElement.style.setProperty(variable, value);
 }
 
@@ -57,7 +68,8 @@ const fadeMs = Number(within(wishes.get("fade") ?? "", 0, 3600) ?? 10) * 1000;
 
 let committed = "";
 let draft = "";
-let fading = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let fading;
 
 function show() {
   const said = document.createElement("b");
@@ -91,11 +103,13 @@ function say(more, source) {
   committed = (text.classList.contains("gone") ? more : committed + more).slice(-MAX_CHARACTERS);
 }
 
-/** What each event changes. */
+/** What each event changes. @type {Record<string, (event: any) => void>} */
 const EVENTS = {
   snapshot({ segments, words, draft: guess, sources = [] }) {
     const open = [{ words }, ...sources].filter((one) => one.words.length > 0);
-    const texts = open.map((one) => ({ ...one, text: one.words.map((word) => word.text).join("") }));
+    const join = (/** @type {Word[]} */ all) => all.map((word) => word.text).join("");
+    /** @type {Line[]} */
+    const texts = open.map((one) => ({ ...one, text: join(one.words) }));
     speaking = "";
     committed = [...segments.slice(-3), ...texts]
       .map(({ text, source = "" }) => turned(text, source))
@@ -115,7 +129,8 @@ const EVENTS = {
 function address() {
   const name = location.pathname.slice(location.pathname.lastIndexOf("/") + 1);
   const url = new URL(`../captions/${name}`, location.href);
-  if (wishes.has("token")) url.searchParams.set("token", wishes.get("token"));
+  const token = wishes.get("token");
+  if (token !== null) url.searchParams.set("token", token);
   return url;
 }
 

@@ -2,6 +2,7 @@
 import { byId, make, rich } from "./dom.js";
 import { engineName, isEnglishOnly, languageName, remark } from "./engine.js";
 import { save } from "./settings.js";
+import { say } from "./words.js";
 
 /**
  * @typedef {import("./settings.js").Settings} Settings
@@ -40,24 +41,28 @@ export async function confirmed(title, text, yes) {
   return dialog.returnValue === "yes";
 }
 
+/** Lists of the settings whose options are in the page. */
+const LISTED = { size: true, theme: true };
+
 /**
- * The settings dialog: every change counts and is kept at once.
+ * The settings dialog and the row above the start: every change counts and is kept at once.
  * @param {Settings} settings
  * @param {(name: string) => void} changed
  */
 export function setUpSettings(settings, changed) {
   const dialog = byId("settings");
-  const form = dialog.querySelector("form");
+  const forms = [byId("choices"), dialog.querySelector("form")];
   const values = /** @type {Record<string, any>} */ (settings);
   const show = () => {
-    for (const field of form.elements) {
+    for (const field of forms.flatMap((form) => [...form.elements])) {
       if (field.type === "checkbox") field.checked = values[field.name];
-      else if (field.name) field.value = values[field.name];
+      else if (field.name && field.tagName !== "SELECT") field.value = values[field.name];
+      else if (field.name in LISTED) field.value = values[field.name];
     }
     byId("pause-text").textContent = `${(settings.pauseMs / 1000).toFixed(1)} s`;
     showAlong(settings.captions);
   };
-  form.addEventListener("input", (/** @type {any} */ { target }) => {
+  const take = (/** @type {any} */ { target }) => {
     if (!target.checkValidity()) return;
     const value =
       target.type === "checkbox"
@@ -69,7 +74,14 @@ export function setUpSettings(settings, changed) {
     save(settings);
     show();
     changed(target.name);
-  });
+  };
+  for (const form of forms) {
+    form.addEventListener("input", take);
+    form.addEventListener("submit", (/** @type {Event} */ event) => {
+      if (form === forms[0]) event.preventDefault();
+    });
+  }
+  show();
   byId("open-settings").addEventListener("click", () => {
     show();
     dialog.showModal();
@@ -118,6 +130,44 @@ export function offerModels(health, chosen) {
   });
   byId("model").replaceChildren(...options);
   byId("model").value = models.some(({ name }, at) => at > 0 && name === chosen) ? chosen : "";
+}
+
+/** Words for each rule of commitment. @type {Record<string, Parameters<typeof say>[0]>} */
+const RULES = { fast: "speed.fast", steady: "speed.steady", pause: "speed.careful" };
+
+/**
+ * How soon words are final: rules, or delays of the model. Nothing where there is no choice.
+ * @param {Health | null} health @param {string} chosen
+ */
+export function offerSpeeds(health, chosen) {
+  const rules = health?.commit_rules ?? [];
+  const delays = health?.delays_ms ?? [];
+  const known = rules.filter((rule) => rule in RULES).map((rule) => [rule, say(RULES[rule])]);
+  const best = health?.commit ?? "";
+  const options = known.length > 0 ? known : delaySpeeds(delays, health?.delay_ms ?? 0);
+  const select = byId("speed");
+  byId("speed-choice").hidden = options.length < 2;
+  select.replaceChildren(
+    ...options.map(([value, text]) => new Option(text, value === best ? "" : value)),
+  );
+  const values = options.map(([value]) => value);
+  select.value = values.includes(chosen) && chosen !== best ? chosen : "";
+}
+
+/** The fastest, the model's own and the most careful one. @param {number[]} delays @param {number} own */
+function delaySpeeds(delays, own) {
+  if (delays.length < 2) return [];
+  const first = delays[0];
+  const last = delays[delays.length - 1];
+  /** @type {[number, Parameters<typeof say>[0]][]} */
+  const named = [
+    [first, "speed.delay-fast"],
+    [own, "speed.delay-steady"],
+    [last, "speed.delay-careful"],
+  ];
+  return named
+    .filter(([ms], at) => named.findIndex(([other]) => other === ms) === at)
+    .map(([ms, key]) => [ms === own ? "" : String(ms), say(key, { seconds: (ms / 1000).toFixed(1) })]);
 }
 
 /** The choice of the language that is spoken: what the running model knows, and why not another. */

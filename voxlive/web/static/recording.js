@@ -14,10 +14,16 @@ import { livePass, liveUrl } from "./live.js";
  * @property {(message: any) => void} event
  * @property {(failure: import("./link.js").Failure) => void} waiting
  * @property {() => void} resumed
- * @property {(gap: import("./link.js").Gap) => void} restarted
+ * @property {(gap: import("./link.js").Gap, session: string) => void} restarted
  * @property {(kind: string) => void} unheard no sound, or no more: a kind of CaptureError
  * @property {(failure: import("./link.js").Failure | null, missing: number) => void} ended
+ *
+ * @typedef {{link: import("./link.js").LinkState, sound: Int16Array[]}} Interrupted a recording of
+ *   another page, or of this one before it was loaded again
  */
+
+const RATE = 16_000;
+const SILENT_S = 10; // without any message the line is taken for dead
 
 export class Recording {
   #settings;
@@ -30,16 +36,41 @@ export class Recording {
   #over = false;
   #finishing = false;
   #connected = false;
+  #interrupted;
+  /** No sound is taken, and its clock stands still. */
+  paused = false;
+  /** Silence is taken in place of the sound. */
+  muted = false;
 
   /**
    * @param {Settings} settings
    * @param {number} origin seconds in the transcript at which it begins
    * @param {RecordingListener} listener
+   * @param {Interrupted | null} [interrupted] what it goes on with
    */
-  constructor(settings, origin, listener) {
+  constructor(settings, origin, listener, interrupted = null) {
     this.#settings = settings;
     this.#origin = origin;
     this.#listener = listener;
+    this.#interrupted = interrupted;
+  }
+
+  /** What another page would go on from. @returns {import("./store.js").Unfinished | null} */
+  get unfinished() {
+    if (this.#link === null || this.#over || this.#link.state.name === "") return null;
+    return { link: this.#link.state, origin: this.#origin, settings: { ...this.#settings } };
+  }
+
+  /** The sound from a position on that the server has not had, while there is more than usual. */
+  get soundFrom() {
+    const link = this.#link;
+    if (link === null || (this.#connected && link.unsent < 1)) return undefined;
+    return (/** @type {number} */ from) => link.soundFrom(from);
+  }
+
+  /** Seconds since the server has sent anything. */
+  get quiet() {
+    return this.#link?.quiet ?? 0;
   }
 
   /** Seconds recorded so far. */
@@ -94,11 +125,13 @@ export class Recording {
       },
       restarted: (/** @type {import("./link.js").Gap} */ gap) => {
         this.#show(true);
-        this.#listener.restarted(gap);
+        this.#listener.restarted(gap, this.#link?.state.name ?? "");
       },
       ended: this.#ended.bind(this),
     };
-    const options = { origin: this.#origin, protocols: livePass };
+    const { link: state, sound } = this.#interrupted ?? {};
+    const origin = this.#origin;
+    const options = { origin, protocols: livePass, silentS: SILENT_S, state, sound };
     const url = liveUrl(this.#settings.captions);
     this.#link = new Link(url, wanted(this.#settings), listener, options);
   }
@@ -126,6 +159,20 @@ export class Recording {
     this.#link?.giveUp();
   }
 
+  /** A time of the transcript in the server's session. @param {number} seconds */
+  placeOf(seconds) {
+    const state = this.#link?.state;
+    if (!state?.name) return null;
+    return { session: state.name, at: Math.max(0, seconds - this.#origin - state.from / RATE) };
+  }
+
+  /** Leaves the session to another page; nothing of it ends. */
+  leave() {
+    this.#over = true;
+    this.#link?.leave();
+    void this.#capture?.stop();
+  }
+
   /** Goes on with another microphone. @param {Settings} settings @throws {CaptureError} */
   async use(settings) {
     this.#settings = settings;
@@ -134,6 +181,8 @@ export class Recording {
 
   /** @param {Int16Array} pcm @param {number} peak */
   #heard(pcm, peak) {
+    if (this.paused && !this.#finishing) return;
+    if (this.muted) pcm.fill(0);
     this.#link?.push(pcm);
     if (!this.#finishing && !this.#over) this.#listener.level(peak);
   }
@@ -167,12 +216,13 @@ export class Recording {
 }
 
 /** @param {Settings} settings */
-function wanted({ pauseMs, model, language, translate, store }) {
+function wanted({ pauseMs, model, language, translate, store, speed }) {
   return {
     vad: { min_silence_ms: pauseMs },
     ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),
+    ...(speed && (Number(speed) > 0 ? { delay_ms: Number(speed) } : { commit: speed })),
     ...(!store && { store }),
   };
 }

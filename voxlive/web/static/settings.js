@@ -9,9 +9,11 @@ const KEY = "voxlive";
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
  * @property {string} model by its name on the server, "" the default
  * @property {string} language that will be spoken, "" for the model to find out
+ * @property {string} speed how certain a word has to be: a rule, or a delay in ms, "" the model's
  * @property {boolean} translate into English
  * @property {number} pauseMs a pause this long ends an utterance
  * @property {boolean} store the transcript, on a server that keeps them
+ * @property {boolean} keep the transcript in this browser
  * @property {string} captions the name under which others may read along, "" none
  * @property {boolean} echoCancellation
  * @property {boolean} noiseSuppression
@@ -25,9 +27,11 @@ const DEFAULTS = Object.freeze({
   source: "",
   model: "",
   language: "",
+  speed: "",
   translate: false,
   pauseMs: 500,
   store: true,
+  keep: true,
   captions: "",
   echoCancellation: true,
   noiseSuppression: true,

@@ -7,17 +7,26 @@
 import { clock, make } from "./dom.js";
 
 const NEAR_END_PX = 60;
-const ANNOUNCED = 3; // utterances kept for screen readers
+const ANNOUNCED = 3; // pieces kept for screen readers
+const ANNOUNCE_MS = 3000; // without the end of a sentence, a piece is read out after this time
+const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;
 
-/** @typedef {import("./transcript.js").Transcript} Transcript */
+/**
+ * @typedef {import("./transcript.js").Transcript} Transcript
+ * @typedef {import("./transcript.js").Paragraph | import("./transcript.js").Mark} Item
+ */
 
-export class Captions {
+export class TranscriptView {
   #scroller;
   #list;
   #jump;
   #announcer;
-  /** @type {{node: HTMLElement, text: Text, shown: number}[]} one per item of the transcript */
+  #unread = ""; // words that screen readers have not had
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #reading;
+  /** @type {{item: Item, node: HTMLElement, text: Text, shown: number}[]} one per item of the transcript */
   #rows = [];
+  #ahead = 0; // of the rows
   #draft = make("span", "draft");
   #space = document.createTextNode(""); // before the draft, so that its underline begins at a word
   #draftTime = document.createElement("time");
@@ -39,6 +48,7 @@ export class Captions {
     this.#list = list;
     this.#jump = jump;
     this.#announcer = announcer;
+    /** @type {HTMLElement} */ (this.#draftRow.lastElementChild).dir = "auto";
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     jump.addEventListener("click", () => this.follow());
     new ResizeObserver(() => this.#keepUp()).observe(list);
@@ -56,9 +66,26 @@ export class Captions {
     });
   }
 
-  /** Reads the words of closed utterances out to screen readers. @param {string} text */
+  /**
+   * Words for screen readers, which get them a sentence at a time, or what there is after 3 s.
+   * @param {string} text
+   */
   announce(text) {
-    this.#announcer.append(make("p", "", text.trim()));
+    this.#unread += text;
+    if (SENTENCE_END.test(this.#unread)) this.readOut();
+    else if (this.#reading === undefined && this.#unread !== "") {
+      this.#reading = setTimeout(() => this.readOut(), ANNOUNCE_MS);
+    }
+  }
+
+  /** Nothing follows for now: screen readers get the rest. */
+  readOut() {
+    clearTimeout(this.#reading);
+    this.#reading = undefined;
+    const text = this.#unread.trim();
+    this.#unread = "";
+    if (text === "") return;
+    this.#announcer.append(make("p", "", text));
     while (this.#announcer.childElementCount > ANNOUNCED) this.#announcer.firstChild?.remove();
   }
 
@@ -70,36 +97,49 @@ export class Captions {
 
   clear() {
     this.#rows = [];
+    this.#unread = "";
     this.#list.replaceChildren();
     this.#announcer.replaceChildren();
     this.follow();
   }
 
   /** @param {Transcript} transcript */
-  #render({ items, draft }) {
-    for (let index = Math.max(0, this.#rows.length - 1); index < items.length; index++) {
-      const row = (this.#rows[index] ??= this.#add(items[index]));
+  #render({ items, draft, ahead }) {
+    const first = Math.max(0, this.#rows.length - this.#ahead - 1);
+    for (let index = first; index < items.length; index++) {
+      if (this.#rows[index]?.item !== items[index]) {
+        const next = this.#rows[index]?.node ?? null;
+        this.#rows.splice(index, 0, this.#add(items[index], next));
+      }
+      const row = this.#rows[index];
       const text = items[index].text;
       row.text.appendData(text.slice(row.shown));
       row.shown = text.length;
     }
-    this.#place(draft);
+    this.#ahead = ahead;
+    this.#place(draft, this.#rows[items.length - ahead - 1]?.node, this.#rows[items.length - ahead]?.node);
     this.#keepUp();
   }
 
-  /** @param {import("./transcript.js").Paragraph | import("./transcript.js").Mark} item */
-  #add(item) {
+  /** @param {Item} item @param {HTMLElement | null} next */
+  #add(item, next) {
     const text = document.createTextNode("");
     const isMark = item.kind === "mark";
     const at = make("time", "", clock(isMark ? item.at : item.start));
-    const node = make("div", isMark ? "mark" : "paragraph", at, make("p", "", text));
-    this.#list.append(node);
-    return { node, text, shown: 0 };
+    const words = make("p", "", text);
+    words.dir = "auto";
+    const node = make("div", isMark ? "mark" : "paragraph", at, words);
+    if (isMark && item.own) node.classList.add("own");
+    this.#list.insertBefore(node, next);
+    return { item, node, text, shown: 0 };
   }
 
-  /** @param {import("./transcript.js").Draft | null} draft */
-  #place(draft) {
-    const last = this.#rows.at(-1)?.node;
+  /**
+   * @param {import("./transcript.js").Draft | null} draft
+   * @param {HTMLElement | undefined} last row before it
+   * @param {HTMLElement | undefined} next row behind it
+   */
+  #place(draft, last, next) {
     const apart = draft !== null && (draft.apart || last === undefined);
     const text = draft?.text ?? "";
     this.#draft.textContent = text.trimStart();
@@ -109,7 +149,7 @@ export class Captions {
     if (apart) {
       this.#draftTime.textContent = clock(draft.start);
       this.#draftRow.lastElementChild?.append(this.#space, this.#draft);
-      this.#list.append(this.#draftRow);
+      this.#list.insertBefore(this.#draftRow, next ?? null);
     } else this.#draftRow.remove();
   }
 

@@ -1,0 +1,388 @@
+/**
+ * Transcripts that last. Two places have one interface, `Place`: this browser (IndexedDB), where the
+ * page writes them as they come, and the server's history (/v1/sessions), which the server itself
+ * writes. `Store` is both: a session of the server that is still written here is listed once.
+ *
+ * Bound: what the browser gives a site. Beyond it the page says so, and goes on unsaved.
+ */
+import { keyHeaders } from "./key.js";
+import { textOf } from "./transcript.js";
+
+const NAME = "voxlive";
+const VERSION = 1;
+const PREVIEW_CHARS = 160;
+const FOUND_CHARS = 60; // around what a search finds
+const PAGE = 50;
+const SESSIONS = new URL("../v1/sessions", import.meta.url);
+
+/**
+ * @typedef {import("./transcript.js").Entry} Entry
+ * @typedef {import("./transcript.js").Transcript} Transcript
+ * @typedef {import("./link.js").LinkState} LinkState
+ * @typedef {{link: LinkState, origin: number, settings: Record<string, unknown>}} Unfinished a live
+ *   session that has not come to its end, and where in the transcript it began
+ * @typedef {object} SessionInfo a session as it is listed
+ * @property {string} id
+ * @property {"browser" | "server"} place
+ * @property {string} title "" for none
+ * @property {string} created ISO 8601
+ * @property {string} updated ISO 8601
+ * @property {number} seconds of its audio
+ * @property {number} wordCount
+ * @property {string} preview how it begins
+ * @property {string} language "" unless known
+ * @property {boolean} running it is being written, or its end has not come
+ * @property {boolean} complete the server keeps all of it
+ * @property {string[]} served ids of the server's sessions that it is made of
+ * @property {Unfinished | null} unfinished
+ * @property {string} found what a search has found, and around it
+ * @typedef {object} SavedSession
+ * @property {SessionInfo} info
+ * @property {Record<string, unknown>} about
+ * @property {Entry[]} entries
+ * @property {Int16Array[]} sound that has not been recognised, up to where recording ended
+ * @typedef {{sessions: SessionInfo[], next: string | null}} SessionPage `next`: cursor of the next one
+ * @typedef {object} Place where sessions are
+ * @property {(query: string, cursor?: string | null) => Promise<SessionPage>} list the newest first;
+ *   with a query those that have all of its words
+ * @property {(id: string) => Promise<SavedSession | null>} read
+ * @property {(id: string, title: string) => Promise<void>} rename
+ * @property {(id: string) => Promise<void>} remove
+ */
+
+/** A place cannot be used: there is no room, or no answer. */
+export class StoreError extends Error {}
+
+/** Sessions in this browser. @implements {Place} */
+export class BrowserStore {
+  #database;
+
+  /** @param {IDBDatabase} database */
+  constructor(database) {
+    this.#database = database;
+    // Another tab has a newer page: it cannot begin before this one lets go.
+    database.onversionchange = () => database.close();
+  }
+
+  /** @returns {Promise<BrowserStore | null>} null where the browser keeps nothing for this page */
+  static async open() {
+    try {
+      const request = indexedDB.open(NAME, VERSION);
+      request.onupgradeneeded = () => {
+        const database = request.result;
+        database.createObjectStore("sessions", { keyPath: "id" });
+        database.createObjectStore("entries", { keyPath: ["session", "at"] });
+        database.createObjectStore("sound", { keyPath: ["session", "at"] });
+      };
+      return new BrowserStore(await result(request));
+    } catch {
+      return null;
+    }
+  }
+
+  /**
+   * Writes a session and what of it is new, all or nothing.
+   * @param {SessionInfo & {about: Record<string, unknown>}} info
+   * @param {[number, Entry][]} entries by their place
+   * @param {{at: number, pcm: Int16Array}[]} sound by its position
+   * @throws {StoreError}
+   */
+  async write(info, entries, sound) {
+    const session = info.id;
+    await this.#change(["sessions", "entries", "sound"], (of) => {
+      of("sessions").put(info);
+      for (const [at, entry] of entries) of("entries").put({ session, at, entry });
+      for (const { at, pcm } of sound) of("sound").put({ session, at, pcm });
+      const needed = info.unfinished ? info.unfinished.link.kept - 16_000 : Infinity;
+      if (needed > 0) of("sound").delete(IDBKeyRange.bound([session, 0], [session, needed]));
+    });
+  }
+
+  /** @param {string} query @returns {Promise<SessionPage>} */
+  async list(query) {
+    const all = await this.#get((of) => of("sessions").getAll());
+    const sessions = newestFirst(all);
+    const wanted = folded(query).split(/\s+/).filter(Boolean);
+    if (wanted.length === 0) return { sessions, next: null };
+    const found = [];
+    for (const info of sessions) {
+      const text = `${info.title} ${textIn(await this.#entries(info.id))}`;
+      const plain = folded(text);
+      if (!wanted.every((word) => plain.includes(word))) continue;
+      found.push({ ...info, found: around(text, plain.indexOf(wanted[0])) });
+    }
+    return { sessions: found, next: null };
+  }
+
+  /** @param {string} id @returns {Promise<SavedSession | null>} */
+  async read(id) {
+    const info = await this.#get((of) => of("sessions").get(id));
+    if (info === undefined) return null;
+    const rows = await this.#get((of) => of("sound").getAll(range(id)));
+    const sound = upTo(info.unfinished?.link.captured ?? 0, rows);
+    return { info, about: info.about, entries: await this.#entries(id), sound };
+  }
+
+  /** @param {string} id @param {string} title */
+  async rename(id, title) {
+    const info = await this.#get((of) => of("sessions").get(id));
+    if (info) await this.#change(["sessions"], (of) => of("sessions").put({ ...info, title }));
+  }
+
+  /** @param {string} id */
+  async remove(id) {
+    await this.#change(["sessions", "entries", "sound"], (of) => {
+      of("sessions").delete(id);
+      for (const name of ["entries", "sound"]) of(name).delete(range(id));
+    });
+  }
+
+  /** @param {string} id @returns {Promise<Entry[]>} */
+  async #entries(id) {
+    const rows = await this.#get((of) => of("entries").getAll(range(id)));
+    return rows.map((/** @type {any} */ { entry }) => entry);
+  }
+
+  /** @param {(of: (name: string) => IDBObjectStore) => IDBRequest} ask @returns {Promise<any>} */
+  async #get(ask) {
+    try {
+      const names = ["sessions", "entries", "sound"];
+      const transaction = this.#database.transaction(names, "readonly");
+      return await result(ask((name) => transaction.objectStore(name)));
+    } catch (error) {
+      throw new StoreError(String(error));
+    }
+  }
+
+  /** @param {string[]} names @param {(of: (name: string) => IDBObjectStore) => void} change */
+  async #change(names, change) {
+    try {
+      const transaction = this.#database.transaction(names, "readwrite");
+      const done = new Promise((resolve, reject) => {
+        transaction.oncomplete = () => resolve(undefined);
+        transaction.onabort = () => reject(transaction.error);
+      });
+      change((name) => transaction.objectStore(name));
+      await done;
+    } catch (error) {
+      throw new StoreError(String(error));
+    }
+  }
+}
+
+/** Sessions that the server keeps. @implements {Place} */
+export class ServerStore {
+  /** @param {string} query @param {string | null} [cursor] @returns {Promise<SessionPage>} */
+  async list(query, cursor = null) {
+    const url = new URL(SESSIONS);
+    url.searchParams.set("limit", String(PAGE));
+    if (query.trim() !== "") url.searchParams.set("q", query);
+    if (cursor !== null) url.searchParams.set("cursor", cursor);
+    const { sessions, next } = await this.#ask(url);
+    return { sessions: sessions.map(infoOf), next };
+  }
+
+  /** @param {string} id @returns {Promise<SavedSession | null>} */
+  async read(id) {
+    const found = await this.#ask(this.#at(id));
+    const { model, languages, started_at, words, marks } = found;
+    const about = { created: started_at, model, language: languages[0] ?? null };
+    /** @type {Map<number, Entry & {kind: "words"}>} */
+    const runs = new Map();
+    for (const { segment, text, start, end, probability, original } of words) {
+      const key = `${id}/${segment}`;
+      if (!runs.has(segment)) runs.set(segment, { kind: "words", key, words: [], whole: false });
+      const word = { text, start, end, p: probability, ...(original && { original }) };
+      runs.get(segment)?.words.push(word);
+    }
+    /** @type {Entry[]} */
+    const noted = marks.map((/** @type {any} */ { at, text, kind }) => ({
+      kind: "mark",
+      at,
+      text: text || kind,
+      own: true,
+    }));
+    const startOf = (/** @type {Entry} */ entry) =>
+      entry.kind === "words" ? entry.words[0].start : entry.at;
+    const entries = [...runs.values(), ...noted].sort((a, b) => startOf(a) - startOf(b));
+    return { info: infoOf(found), about, entries, sound: [] };
+  }
+
+  /** @param {string} id @param {string} title */
+  async rename(id, title) {
+    await this.#ask(this.#at(id), { method: "PATCH", body: JSON.stringify({ title }) });
+  }
+
+  /** @param {string} id @param {number} at seconds @param {string} text */
+  async mark(id, at, text) {
+    await this.#ask(this.#at(id), {
+      method: "PATCH",
+      body: JSON.stringify({ marks: [{ at, text }] }),
+    });
+  }
+
+  /** @param {string} id */
+  async remove(id) {
+    await this.#ask(this.#at(id), { method: "DELETE" });
+  }
+
+  /** @param {string} id */
+  #at(id) {
+    return new URL(`${SESSIONS.href}/${encodeURIComponent(id)}`);
+  }
+
+  /** @param {URL} url @param {RequestInit} [options] @returns {Promise<any>} @throws {StoreError} */
+  async #ask(url, options = {}) {
+    let response;
+    try {
+      const headers = { "content-type": "application/json", ...keyHeaders() };
+      response = await fetch(url, { cache: "no-store", ...options, headers });
+    } catch (error) {
+      throw new StoreError(String(error));
+    }
+    if (response.status === 204) return null;
+    const body = await response.json().catch(() => null);
+    if (!response.ok) throw new StoreError(body?.error?.message ?? `status ${response.status}`);
+    return body;
+  }
+}
+
+/** Both places; either may be missing. @implements {Place} */
+export class Store {
+  #browser;
+  #server = new ServerStore();
+  /** Whether the server keeps sessions and this page may read them. */
+  served = false;
+
+  /** @param {BrowserStore | null} browser */
+  constructor(browser) {
+    this.#browser = browser;
+  }
+
+  /** The page writes here. */
+  get browser() {
+    return this.#browser;
+  }
+
+  /** The server's history, if it has one. */
+  get server() {
+    return this.served ? this.#server : null;
+  }
+
+  /** @param {string} query @param {string | null} [cursor] @returns {Promise<SessionPage>} */
+  async list(query, cursor = null) {
+    const here = (await this.#browser?.list(query))?.sessions ?? [];
+    const there = await this.server?.list(query, cursor);
+    const written = new Set(here.flatMap(({ served }) => served));
+    const others = there?.sessions.filter(({ id }) => !written.has(id)) ?? [];
+    const all = cursor === null ? [...here, ...others] : others;
+    return { sessions: newestFirst(all), next: there?.next ?? null };
+  }
+
+  /** @param {string} id */
+  async read(id) {
+    return (await this.#browser?.read(id)) ?? (await this.server?.read(id)) ?? null;
+  }
+
+  /** @param {string} id @param {string} title */
+  async rename(id, title) {
+    const here = await this.#browser?.read(id);
+    await (here ? this.#browser : this.server)?.rename(id, title);
+  }
+
+  /** With what the server has of it. @param {string} id */
+  async remove(id) {
+    const here = await this.#browser?.read(id);
+    for (const one of here ? here.info.served : [id]) await this.server?.remove(one);
+    if (here) await this.#browser?.remove(id);
+  }
+
+  /** The newest one whose end has not come. @returns {Promise<SessionInfo | null>} */
+  async unfinished() {
+    const { sessions } = (await this.#browser?.list("")) ?? { sessions: [] };
+    return sessions.find((one) => one.unfinished !== null && one.running) ?? null;
+  }
+}
+
+/** @param {any} found as /v1/sessions has it @returns {SessionInfo} */
+function infoOf(found) {
+  const { id, title, name, state, started_at, ended_at, duration, word_count, preview } = found;
+  const [snippet] = found.snippets ?? [];
+  return {
+    id,
+    place: "server",
+    title: title || name || "",
+    created: started_at,
+    updated: ended_at ?? started_at,
+    seconds: duration,
+    wordCount: word_count,
+    preview,
+    language: found.languages[0] ?? "",
+    running: state !== "ended",
+    complete: true,
+    served: [id],
+    unfinished: null,
+    found: snippet?.text ?? "",
+  };
+}
+
+/** @param {SessionInfo[]} sessions */
+function newestFirst(sessions) {
+  return sessions.sort((one, other) => (one.updated < other.updated ? 1 : -1));
+}
+
+/** How a transcript begins. @param {Transcript} transcript */
+export function previewOf({ segments }) {
+  let text = "";
+  for (const segment of segments) {
+    text += textOf(segment);
+    if (text.length > PREVIEW_CHARS) break;
+  }
+  return text.trim().slice(0, PREVIEW_CHARS);
+}
+
+/** @param {Entry[]} entries */
+function textIn(entries) {
+  return entries.map((entry) => (entry.kind === "mark" ? ` ${entry.text} ` : textOf(entry))).join("");
+}
+
+/** As it is compared, each character in its place. @param {string} text */
+function folded(text) {
+  const plain = (/** @type {string} */ c) =>
+    c.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase().slice(0, c.length) || c;
+  return Array.from(text, plain).join("");
+}
+
+/** @param {string} text @param {number} at */
+function around(text, at) {
+  const from = Math.max(0, at - FOUND_CHARS);
+  const cut = text.slice(from, at + FOUND_CHARS);
+  return `${from > 0 ? "…" : ""}${cut.trim()}${at + FOUND_CHARS < text.length ? "…" : ""}`;
+}
+
+/**
+ * The sound that goes without a gap up to a position.
+ * @param {number} end @param {{at: number, pcm: Int16Array}[]} rows @returns {Int16Array[]}
+ */
+function upTo(end, rows) {
+  const sound = [];
+  for (const { at, pcm } of rows.reverse()) {
+    if (at + pcm.length !== end) break;
+    sound.unshift(pcm);
+    end = at;
+  }
+  return sound;
+}
+
+/** All rows of a session. @param {string} id */
+function range(id) {
+  return IDBKeyRange.bound([id, 0], [id, Infinity]);
+}
+
+/** @template T @param {IDBRequest<T>} request @returns {Promise<T>} */
+function result(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
