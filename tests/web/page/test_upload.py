@@ -149,3 +149,17 @@ async def test_leaving_with_unsaved_words_asks_first(server):
             await page.click("[data-format=txt]")
         async with page.expect_event("close"):
             await page.close(run_before_unload=True)
+
+
+async def test_several_files_are_transcribed_one_after_the_other(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.set_input_files("#file", [clip("yes").path, clip("doctor").path])
+        await page.wait_for_function(
+            "() => document.querySelector('#detail').textContent.includes('flac · file 2 of 2')"
+        )
+        await state_is(page, "stopped")
+        assert "afternoon" in (await page.inner_text("#paragraphs")).lower()
+        await page.keyboard.press("t")
+        await page.wait_for_selector(".session")
+        assert await page.locator(".session-title").all_inner_texts() == ["doctor", "yes"]

@@ -20,6 +20,7 @@ import {
 import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
 import { load, save } from "./settings.js";
+import { Stage } from "./stage.js";
 import { BrowserStore, Store, StoreError } from "./store.js";
 import { SessionLock } from "./tabs.js";
 import { dress, setUpTheme } from "./theme.js";
@@ -41,6 +42,7 @@ class App {
   #choice = new LanguageChoice(this.#settings);
   #engine = new Engine((health) => this.#met(health));
   #wakeLock = new WakeLock();
+  #stage;
   #store;
   #session;
   #keeper;
@@ -68,10 +70,12 @@ class App {
       unheard: (kind) => this.#notice.show(captureAdvice(kind)),
       level: (peak) => this.#dock.level(peak),
       language: (tag) => this.#speak(tag),
+      waiting: () => this.#tick(),
       began: () => this.#began(),
       ended: (failure) => this.#ended(failure),
     });
     this.#keeper = new Keeper(this.#session);
+    this.#stage = new Stage(this.#settings, () => this.#session.transcript);
     this.#list = new SessionList(this.#store, {
       open: (id) => void this.#open(id),
       go: (info) => void this.#goOn(info),
@@ -101,7 +105,7 @@ class App {
     });
     setUpFiles(
       () => this.#free,
-      (file) => void this.#transcribe(file),
+      (files) => void this.#transcribeAll(files),
     );
     setUpTheme(this.#settings);
     addEventListener("beforeunload", (event) => {
@@ -134,14 +138,17 @@ class App {
   #key(event) {
     const { key, target, repeat } = event;
     if (repeat || event.ctrlKey || event.altKey || event.metaKey) return;
-    if (document.querySelector("dialog[open]")) return;
-    const free = target === document.body;
-    if (!free && (key === " " || /** @type {HTMLElement} */ (target).matches("input, select"))) return;
+    const over = document.querySelector("dialog[open]");
+    if (over && !(this.#stage.shown && key !== "t" && key !== "?")) return;
+    const free = target === document.body || target === over;
+    const typed = 'input:not([type="range"]), select';
+    if (!free && (key === " " || /** @type {HTMLElement} */ (target).matches(typed))) return;
     const act = {
       " ": () => byId("toggle").click(),
       p: () => this.#pause(),
       u: () => this.#mute(),
       m: () => this.#mark(),
+      f: () => (this.#stage.shown ? this.#stage.close() : this.#stage.open()),
       t: () => this.#list.show(),
       "?": () => byId("keys").showModal(),
     }[key.toLowerCase()];
@@ -227,25 +234,45 @@ class App {
     return this.#session.recording === null && this.#state !== "uploading";
   }
 
+  /** One after the other, until one is cancelled. @param {File[]} files */
+  async #transcribeAll(files) {
+    if (this.#health?.key_needed) return this.#unlock();
+    /** @type {import("./messages.js").Advice[]} */
+    const refused = [];
+    for (const [at, file] of files.entries()) {
+      const place = files.length > 1 ? say("files.place", { at: at + 1, of: files.length }) : "";
+      if (!(await this.#transcribe(file, place, refused))) break;
+    }
+    const [first, ...others] = refused;
+    if (!first) return;
+    const steps = others.flatMap((one) => [one.title, ...one.steps]);
+    this.#notice.show({ title: first.title, steps: [...first.steps, ...steps] });
+  }
+
   /**
    * Its transcript takes the place of the one shown, so that its times begin at zero.
    * @param {File} file
+   * @param {string} place
+   * @param {import("./messages.js").Advice[]} refused what to do about those that are
+   * @returns {Promise<boolean>} false if it is cancelled
    */
-  async #transcribe(file) {
-    if (this.#health?.key_needed) return this.#unlock();
+  async #transcribe(file, place, refused) {
     if (!(await this.#mayDrop(`The transcript of ${file.name} will take its place.`, "Replace")))
-      return;
+      return false;
+    let going = true;
     this.#notice.hide();
     this.#enter("uploading");
     try {
-      const answer = await new Job().run(file, (text) => this.#dock.detail(text));
+      const answer = await new Job(place).run(file, (text) => this.#dock.detail(text));
       if (answer !== null) this.#take(file, answer);
+      else going = false;
     } catch (error) {
       if (!(error instanceof UploadError)) throw error;
-      this.#notice.show(uploadAdvice(file.name, error.status, error.message));
+      refused.push(uploadAdvice(file.name, error.status, error.message));
     }
     this.#enter(this.#session.transcript.empty ? "idle" : "stopped");
     void this.#engine.ask();
+    return going;
   }
 
   /** @param {File} file @param {import("./upload.js").Answer} answer */
@@ -339,6 +366,7 @@ class App {
   }
 
   #render() {
+    this.#stage.render();
     this.#view.show(this.#session.transcript);
     this.#arm();
   }

@@ -75,6 +75,9 @@ export class Dock {
       byId(id).querySelector("span").textContent = say(pressed ? on : off);
     }
     document.body.toggleAttribute("data-paused", paused);
+    if (document.body.dataset.state === "listening") {
+      this.#status.textContent = paused ? say("state.paused") : STATES.listening.status;
+    }
     if (paused || muted) this.level(0, true);
     this.#heardAt = performance.now();
     this.#still = paused || muted;

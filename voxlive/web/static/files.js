@@ -6,16 +6,16 @@ const TICK_MS = 500;
 
 /**
  * @param {() => boolean} allowed whether a file is welcome now
- * @param {(file: File) => void} chosen
+ * @param {(files: File[]) => void} chosen
  */
 export function setUpFiles(allowed, chosen) {
   const input = byId("file");
   const drop = byId("drop");
   for (const id of ["upload", "browse"]) byId(id).addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
-    const [file] = input.files;
-    if (file) chosen(file);
+    const files = [...input.files];
     input.value = "";
+    if (files.length > 0) chosen(files);
   });
   addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -27,8 +27,8 @@ export function setUpFiles(allowed, chosen) {
   addEventListener("drop", (event) => {
     event.preventDefault();
     drop.hidden = true;
-    const file = event.dataTransfer?.files[0];
-    if (file && allowed()) chosen(file);
+    const files = [...(event.dataTransfer?.files ?? [])];
+    if (files.length > 0 && allowed()) chosen(files);
   });
 }
 
@@ -39,6 +39,13 @@ export class Job {
   #box = byId("job");
   #cancel = byId("job-cancel");
   #share = 0;
+  /** @type {string} */
+  #place;
+
+  /** @param {string} [place] of the file among several, in words */
+  constructor(place = "") {
+    this.#place = place;
+  }
 
   /**
    * @param {File} file
@@ -54,7 +61,7 @@ export class Job {
       else this.#bar.removeAttribute("value");
       const seconds = (performance.now() - began) / 1000;
       const far = sending ? `sent ${Math.round(this.#share * 100)} %` : clock(seconds);
-      tell(`${file.name} · ${far}`);
+      tell([file.name, this.#place, far].filter(Boolean).join(" · "));
     };
     const stop = () => this.#upload.cancel();
     const timer = setInterval(show, TICK_MS);

@@ -184,7 +184,7 @@ export class Recording {
     if (this.paused && !this.#finishing) return;
     if (this.muted) pcm.fill(0);
     this.#link?.push(pcm);
-    if (!this.#finishing && !this.#over) this.#listener.level(peak);
+    if (!this.#finishing && !this.#over) this.#listener.level(this.muted ? 0 : peak);
   }
 
   /** @param {boolean} connected */

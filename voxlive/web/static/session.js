@@ -31,6 +31,7 @@ const SILENT_MS = 10_000; // that a connection has been when it is given up for 
  * @property {(kind: string) => void} unheard a kind of CaptureError
  * @property {(peak: number) => void} level
  * @property {(tag: string | null) => void} language
+ * @property {() => void} waiting without a connection
  * @property {() => void} began with a new connection
  * @property {(failure: import("./link.js").Failure | null) => void} ended
  */
@@ -103,6 +104,7 @@ export class Session {
           const silent = code === "no_answer" ? SILENT_MS : 0;
           this.#awaySince ||= performance.now() - silent;
           this.save();
+          this.#listener.waiting();
         },
         resumed: () => this.#resumed(),
         restarted: (gap, session) => this.#restarted(gap, session),

@@ -5,7 +5,7 @@ const KEY = "voxlive";
 /**
  * @typedef {object} Settings
  * @property {"system" | "light" | "dark"} theme
- * @property {"small" | "medium" | "large" | "huge"} size of the captions
+ * @property {"small" | "medium" | "large" | "huge" | "largest"} size of the captions
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
  * @property {string} model by its name on the server, "" the default
  * @property {string} language that will be spoken, "" for the model to find out
@@ -15,6 +15,10 @@ const KEY = "voxlive";
  * @property {boolean} store the transcript, on a server that keeps them
  * @property {boolean} keep the transcript in this browser
  * @property {string} captions the name under which others may read along, "" none
+ * @property {number} stageSize of captions over the whole screen, in pixels
+ * @property {number} stageLines
+ * @property {number} stageWidth of the screen's, in per cent
+ * @property {string} stageColours
  * @property {boolean} echoCancellation
  * @property {boolean} noiseSuppression
  * @property {boolean} autoGainControl
@@ -33,6 +37,10 @@ const DEFAULTS = Object.freeze({
   store: true,
   keep: true,
   captions: "",
+  stageSize: 72,
+  stageLines: 3,
+  stageWidth: 96,
+  stageColours: "white",
   echoCancellation: true,
   noiseSuppression: true,
   autoGainControl: true,

@@ -1,0 +1,228 @@
+"""The page on paper, in forced colours, in a small window, by keys; what its controls do."""
+
+import json
+import re
+
+import pytest
+from support.browser import browsing, state_is
+from support.clips import clip
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+
+PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
+# Paragraphs of words on the page.
+FILL = """async (count) => {
+  const { Transcript } = await import("/static/transcript.js");
+  const { TranscriptView } = await import("/static/view.js");
+  const t = new Transcript();
+  for (let n = 0; n < count; n++) {
+    const text = `Paragraph ${n} of a long talk, which goes on and on. `.repeat(4);
+    t.words(`a/${n}`, [{ text, start: n * 10, end: n * 10 + 5, p: null }]);
+  }
+  const box = document.querySelector("#captions");
+  const list = document.querySelector("#paragraphs");
+  document.querySelector("#welcome").hidden = true;
+  const jump = document.querySelector("#jump");
+  new TranscriptView(box, list, jump, document.createElement("p")).show(t);
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+}"""
+
+
+async def test_all_of_it_is_printed_and_nothing_else(server, tmp_path):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.evaluate(FILL, 60)
+        pdf = await page.pdf(path=tmp_path / "print.pdf", format="A4")
+        pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
+        assert 4 <= pages <= 12
+        await page.emulate_media(media="print")
+        for hidden in (".dock", ".bar", "#jump", "#welcome"):
+            assert await page.is_hidden(hidden), hidden
+        scrolls = "(e) => e.scrollHeight - e.clientHeight"
+        assert await page.locator("#captions").evaluate(scrolls) <= 1
+
+
+async def test_forced_colours_leave_edges_and_the_meter(server, tmp_path):
+    async with browsing(server.url, forced_colors="active") as watched:
+        page = watched.page
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        for button in ("#toggle", "#open-settings", "#upload", "#engine"):
+            style = await page.locator(button).evaluate(
+                "(e) => [getComputedStyle(e).borderTopStyle, getComputedStyle(e).borderTopWidth]"
+            )
+            assert style[0] == "solid", button
+            assert float(style[1].removesuffix("px")) >= 1, button
+        colour = "(e) => getComputedStyle(e).backgroundColor"
+        meter = await page.locator("#meter").evaluate(colour)
+        fill = await page.locator("#meter-fill").evaluate(colour)
+        ground = await page.locator("body").evaluate(colour)
+        assert len({meter, fill, ground}) == 3
+        await page.screenshot(path=tmp_path / "forced.png")
+
+
+@pytest.mark.parametrize("state", ["idle", "listening"])
+async def test_a_window_of_320_by_256_cuts_nothing_off(server, state, tmp_path):
+    async with browsing(server.url, viewport={"width": 320, "height": 256}) as watched:
+        page = watched.page
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        if state == "listening":
+            await page.click("#toggle")
+            await state_is(page, "listening")
+        assert await page.evaluate("document.documentElement.scrollWidth") == 320
+        boxes = {}
+        shown = ["#status", "#toggle", "#download-open", "#source", "#upload", "#clear"]
+        for one in shown:
+            await page.locator(one).scroll_into_view_if_needed()
+            box = await page.locator(one).bounding_box()
+            assert box["x"] >= 0, one
+            assert box["x"] + box["width"] <= 320, one
+            assert box["y"] >= 0, one
+            assert box["y"] + box["height"] <= 257, one
+            top = box["y"] + await page.evaluate("scrollY")
+            boxes[one] = (box["x"], top, box["x"] + box["width"], top + box["height"])
+        for one in shown:
+            for other in shown[: shown.index(one)]:
+                (a, b, c, d), (e, f, g, h) = boxes[one], boxes[other]
+                assert a >= g - 1 or e >= c - 1 or b >= h - 1 or f >= d - 1, (one, other)
+        await page.screenshot(path=tmp_path / "small.png", full_page=True)
+
+
+async def test_a_browser_that_never_begins_to_record_is_told(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.evaluate(
+            "() => { AudioContext.prototype.resume = () => new Promise(() => {}); }"
+        )
+        await page.click("#toggle")
+        await state_is(page, "error")
+        assert await page.inner_text("#notice-title") == "The browser does not begin to record"
+        assert "audio output" in await page.inner_text("#notice-steps")
+        assert await page.is_enabled("#toggle")
+
+
+async def test_speed_and_language_are_chosen_above_start(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        sent = []
+        page.on("websocket", lambda socket: socket.on("framesent", lambda data: sent.append(data)))
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        speeds = await page.locator("#speed option").all_inner_texts()
+        assert [one.split(",")[0] for one in speeds] == ["Fast", "Steady", "Careful"]
+        assert await page.input_value("#speed") == ""  # the server's own
+        await page.select_option("#speed", "fast")
+        await page.select_option("#language", "en")
+        await page.click("#toggle")
+        await state_is(page, "listening")
+        assert await page.is_hidden("#choices")
+        start = json.loads(sent[0])
+        assert (start["commit"], start["language"]) == ("fast", "en")
+        await page.click("#toggle")
+        await state_is(page, "idle", "stopped")
+        await page.reload()
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        assert await page.input_value("#speed") == "fast"
+        assert await page.input_value("#language") == "en"
+
+
+async def test_pause_mute_and_marks_by_keys(server, tmp_path):
+    wav = clip("minute").write_wav(tmp_path / "clip.wav")
+    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        page = watched.page
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        assert await page.title() == "voxlive"
+        await page.keyboard.press("?")
+        assert await page.is_visible("#keys")
+        await page.keyboard.press("Escape")
+        await page.wait_for_selector("#keys", state="hidden")
+        await page.keyboard.press("Space")
+        await state_is(page, "listening")
+        await page.wait_for_function("() => /^● 0:0[1-9] · voxlive$/.test(document.title)")
+        await page.keyboard.press("p")
+        assert await page.get_attribute("#pause-sound", "aria-pressed") == "true"
+        assert await page.inner_text("#pause-sound") == "Resume"
+        assert (await page.title()).startswith("Paused · ")
+        assert await page.inner_text("#status") == "Paused"
+        clock = (await page.inner_text("#detail")).split(" · ")[0]
+        await page.wait_for_timeout(1500)
+        detail = await page.inner_text("#detail")
+        assert detail.split(" · ")[0] == clock
+        assert "paused: nothing is recorded" in detail
+        await page.keyboard.press("p")
+        await page.keyboard.press("u")
+        assert await page.get_attribute("#mute", "aria-pressed") == "true"
+        await page.wait_for_function(
+            """(clock) => {
+              const { textContent } = document.querySelector("#detail");
+              return !textContent.startsWith(clock) && textContent.includes("silence is sent");
+            }""",
+            arg=clock,
+        )
+        level = "new DOMMatrix(document.querySelector('#meter-fill').style.transform).a"
+        await page.wait_for_function(f"() => {level} < 0.01")
+        await page.keyboard.press("u")
+        await page.keyboard.press("m")
+        assert "marked" in await page.inner_text("#detail")
+        assert await page.inner_text(".mark.own p") == "Marked"
+        # Keys are letters where one writes.
+        await page.keyboard.press("Space")
+        await state_is(page, "idle", "stopped")
+        await page.keyboard.press("t")
+        await page.wait_for_selector("#sessions[open]")
+        await page.keyboard.type("mpu?")
+        assert await page.input_value("#sessions-search") == "mpu?"
+        assert await page.is_hidden("#keys")
+
+
+async def test_caption_mode_holds_the_newest_line_at_the_bottom(server, tmp_path):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        for name in ("yes", "market"):
+            await page.set_input_files("#file", clip(name).path)
+            await state_is(page, "uploading")
+            await state_is(page, "stopped")
+        await page.keyboard.press("f")
+        await page.wait_for_selector("#stage[open]")
+        text = await page.inner_text("#paragraphs .paragraph:last-child p")
+        assert (await page.inner_text("#stage-words")).endswith(text[-40:])
+        await page.select_option("[name=stageLines]", "2")
+        boxes = {}
+        for size in ("24", "96", "160"):
+            await page.fill("[name=stageSize]", size)
+            assert await page.inner_text("#stage-size-text") == f"{size} px"
+            frame = await page.locator(".stage-text").bounding_box()
+            assert frame["height"] == pytest.approx(2 * 1.3 * int(size), abs=1)
+            words = await page.locator(".stage-text p").bounding_box()
+            boxes[size] = words["y"] + words["height"]
+            # Whole lines: what is older goes out at the top.
+            assert words["height"] / (1.3 * int(size)) == pytest.approx(
+                round(words["height"] / (1.3 * int(size))), abs=0.05
+            )
+        assert max(boxes.values()) - min(boxes.values()) < 1
+        assert 700 < boxes["24"] <= 800
+        await page.select_option("[name=stageColours]", "yellow")
+        colours = "(e) => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]"
+        assert await page.locator("#stage").evaluate(colours) == [
+            "rgb(0, 0, 0)",
+            "rgb(255, 233, 74)",
+        ]
+        await page.screenshot(path=tmp_path / "stage.png")
+        await page.keyboard.press("Escape")
+        await page.wait_for_selector("#stage:not([open])", state="attached")
+        await page.reload()
+        await page.wait_for_selector('#engine[data-health="ok"]')
+        await page.click("#open-stage")
+        assert await page.input_value("[name=stageSize]") == "160"
+        await page.click("#stage-close")
+        assert await page.is_hidden("#stage")
+
+
+async def test_the_newest_line_does_not_creep(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        bottoms = []
+        for count in (1, 2, 4):
+            await page.evaluate("document.querySelector('#paragraphs').replaceChildren()")
+            await page.evaluate(FILL, count)
+            box = await page.locator(".paragraph").last.bounding_box()
+            bottoms.append(box["y"] + box["height"])
+        assert max(bottoms) - min(bottoms) < 2
