@@ -13,13 +13,16 @@ from voxlive.values import SAMPLE_RATE, Word
 S = SAMPLE_RATE
 
 
-def words(text: str, start_s: float = 0, length_s: float = 0.5) -> list[Word]:
+def words(
+    text: str, start_s: float = 0, length_s: float = 0.5, probability: float | None = None
+) -> list[Word]:
     """A word every ``length_s``."""
     return [
         Word(
             f" {word}",
             round((start_s + i * length_s) * S),
             round((start_s + (i + 1) * length_s) * S),
+            probability,
         )
         for i, word in enumerate(text.split())
     ]
@@ -54,6 +57,16 @@ def test_a_word_on_which_passes_do_not_agree_waits_no_longer_than_the_patience()
     assert run(CommitRule(2, 0), passes)[:4] == ["", "a", "", "y"]
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "certain"),
+    [(0.9, 0.9, "a b c"), (0.9, 0.7, "a"), (0.7, 0.9, "a"), (None, 0.9, "a"), (None, None, "a")],
+)
+def test_words_of_which_all_passes_are_sure_wait_less(before, now, certain):
+    commitment = Commitment(CommitRule(2, 2.0, sure_lag_s=1.0, sure=0.8))
+    commitment.update(words("a b c d", probability=before), 2 * S)
+    assert texts(commitment.update(words("a b c d e", probability=now), 5 * S // 2)) == certain
+
+
 def test_agreement_is_on_letters_and_stops_at_the_first_difference():
     assert run(CommitRule(2, 0), ["Yes, we go", "yes we do go"]) == ["", "yes we"]
     assert spelling(" Don\u2019t,") == spelling("dont")
@@ -70,6 +83,14 @@ def test_a_pass_that_changes_committed_words_is_aligned_by_text_else_by_time():
     assert commitment.draft == " sea"
     # Nothing of it is found: words behind the last committed one's end, by time.
     assert texts(commitment.finish(words("he does do it sea side"))) == "side"
+
+
+def test_a_first_word_is_not_taken_for_the_same_one_further_on():
+    commitment = Commitment(CommitRule(2, 0))
+    for _ in range(2):
+        commitment.update(words("there", length_s=0.2), S)
+    changed = words("they're two of them out there now", length_s=0.2)
+    assert texts(commitment.finish(changed)) == "two of them out there now"
 
 
 def test_what_was_committed_is_not_said_again_at_the_joint():
@@ -121,7 +142,7 @@ _PASS = st.lists(st.sampled_from(["a", "b", "c", "A.", "d,"]), max_size=12).map(
 
 
 @given(
-    st.lists(st.tuples(_PASS, st.floats(-0.6, 0.6)), max_size=8),
+    st.lists(st.tuples(_PASS, st.floats(-0.6, 0.6), st.sampled_from([None, 0.5, 0.9])), max_size=8),
     _PASS,
     st.sampled_from(
         [
@@ -130,6 +151,7 @@ _PASS = st.lists(st.sampled_from(["a", "b", "c", "A.", "d,"]), max_size=12).map(
             CommitRule(3, 0),
             CommitRule(0),
             CommitRule(3, 0.5, patience_s=1.5),
+            CommitRule(2, 2.0, patience_s=2.5, sure_lag_s=1.0),
         ]
     ),
 )
@@ -137,11 +159,12 @@ def test_whatever_passes_say_words_come_once_in_order(passes, last, rule):
     commitment = Commitment(rule)
     committed: list[Word] = []
     newest = 0
-    for text, shift in passes:
-        hypothesis = words(text, max(shift, 0))
+    for text, shift, probability in passes:
+        hypothesis = words(text, max(shift, 0), probability=probability)
         newest = max(newest, hypothesis[-1].end if hypothesis else 0)
         new = commitment.update(hypothesis, newest)
-        assert all(word.end <= max(newest - S * rule.lag_s, commitment.end) for word in new)
+        lag_s = min(rule.lag_s, rule.sure_lag_s)
+        assert all(word.end <= max(newest - S * lag_s, commitment.end) for word in new)
         committed += new
         assert commitment.end == (committed[-1].end if committed else 0)
     committed += commitment.finish(words(last))

@@ -109,6 +109,32 @@ def test_drafts_grow_words_are_committed_and_the_mark_brings_the_rest():
     assert [(w.start, w.end) for w in talk.words] == [(i * WORD, (i + 1) * WORD) for i in range(4)]
 
 
+def test_a_draft_that_repeats_itself_holds_up_to_where_it_does():
+    def repeats(words, number, _how):
+        return [*words, *words[-2:] * 5] if number else words
+
+    talk = Talk(script=repeats)
+    talk.feed(1, 2, 3, 4)
+    talk.passes()
+    talk.feed(5, 6)
+    talk.passes()
+    assert talk.text == "w1 w2 w3 w4"
+    assert [m.text for m in talk.messages if isinstance(m, Drafted)] == [" w1 w2 w3 w4", ""]
+
+
+def test_every_other_draft_keeps_more_hypotheses():
+    talk = Talk()
+    made = []
+    for number in range(1, 9):
+        talk.feed(2 * number, 2 * number + 1)
+        if number == 5:
+            talk.mark(1)
+        talk.begin()
+        made.append("last" if talk.due.final else "wide" if talk.due.wide else "draft")
+        talk.finish()
+    assert made == ["draft", "wide", "draft", "wide", "last", "draft", "wide", "draft"]
+
+
 def test_marks_are_answered_in_order_behind_their_words():
     talk = Talk()
     talk.mark(1)
@@ -252,7 +278,15 @@ _STEPS = st.lists(
 @given(
     _STEPS,
     st.sampled_from([None, wrong_end, loops, nothing, shifted]),
-    st.sampled_from([NOW, CommitRule(2, 1.0), CommitRule(3, 0.5), CommitRule(0)]),
+    st.sampled_from(
+        [
+            NOW,
+            CommitRule(2, 1.0),
+            CommitRule(3, 0.5),
+            CommitRule(0),
+            CommitRule(2, 2.0, sure_lag_s=0.5),
+        ]
+    ),
 )
 def test_every_word_comes_once_in_order_before_its_mark(steps, script, rule):
     plan = PassPlan(longest_s=6, shortest_cut_s=3) if script else PassPlan(longest_s=1000)

@@ -3,8 +3,9 @@
 A recogniser of whole utterances is asked again and again while somebody speaks; each pass gives
 words for all of the utterance so far, and the newest of them may be wrong. A word is committed when
 the last passes agree on it and on all words before it, and it ends ``lag`` before the newest
-sample. One on which they do not agree is committed as the last pass has it once it ends
-``patience`` before that. The rest is committed at the pause, by a pass over the whole utterance.
+sample; less where all of those passes are sure of it. One on which they do not agree is committed
+as the last pass has it once it ends ``patience`` before that. The rest is committed at the pause,
+by a pass over the whole utterance.
 
 LocalAgreement-n (Liu, Spanakis, Niehues: Low-Latency Sequence-to-Sequence Speech Recognition and
 Translation by Partial Hypothesis Selection, 2020) is the rule without a lag. Pure.
@@ -25,7 +26,7 @@ _ALIGNED = 2
 """Committed words by which a pass is aligned with them."""
 
 _NEAR = 3 * SAMPLE_RATE // 2
-"""How far the same word may lie in two passes, in samples."""
+"""How far the same two words may lie in two passes, in samples; a single one a third of that."""
 
 _MAX_JOINT = 6
 """The most words that are taken for a repetition of those before them."""
@@ -35,20 +36,23 @@ _MAX_JOINT = 6
 class CommitRule:
     """``passes`` in a row that must agree (0: nothing is committed before the pause).
 
-    ``lag_s``: seconds behind the newest sample at which a word's end must lie. ``last``: whether
-    the last word of a pass may be committed, although it may be half a word. ``patience_s``:
-    seconds behind the newest sample at which passes need not agree any more.
+    ``lag_s``: seconds behind the newest sample at which a word's end must lie, ``sure_lag_s`` where
+    each of the passes gives it a probability of ``sure`` or more. ``last``: whether the last word
+    of a pass may be committed, although it may be half a word. ``patience_s``: seconds behind the
+    newest sample at which passes need not agree any more.
     """
 
     passes: int = 2
     lag_s: float = 2.0
     last: bool = True
     patience_s: float = inf
+    sure_lag_s: float = inf
+    sure: float = 0.8
 
 
 RULES = {
     "fast": CommitRule(2, 0.5),
-    "steady": CommitRule(2, 2.0, patience_s=2.2),
+    "steady": CommitRule(2, 1.2, patience_s=2.2, sure_lag_s=0.8),
     "pause": CommitRule(0),
 }
 """The values of the option ``commit``."""
@@ -96,13 +100,19 @@ class Commitment:
         agreed = self._agreed()
         count = len(spelt) if self._rule.last else len(spelt) - 1
         certain = 0
-        while certain < count and self._is_certain(spelt[certain].word, certain < agreed, newest):
+        while certain < count:
+            lag_s = self._lag_s(certain) if certain < agreed else self._rule.patience_s
+            if newest - spelt[certain].word.end < lag_s * SAMPLE_RATE:
+                break
             certain += 1
         return self._commit(spelt[:certain], rest)
 
-    def _is_certain(self, word: Word, agreed: bool, newest: int) -> bool:
-        behind_s = (newest - word.end) / SAMPLE_RATE
-        return behind_s >= (self._rule.lag_s if agreed else self._rule.patience_s)
+    def _lag_s(self, at: int) -> float:
+        """For word ``at``, on which the passes agree."""
+        probabilities = (spelt[at].word.probability for spelt in self._passes)
+        if all(p is not None and p >= self._rule.sure for p in probabilities):
+            return min(self._rule.lag_s, self._rule.sure_lag_s)
+        return self._rule.lag_s
 
     def finish(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
         """Take the pass over all of the utterance: the words that are left. It begins anew then."""
@@ -169,12 +179,13 @@ class Commitment:
     def _aligned(self, words: tuple[Word, ...]) -> int | None:
         """Where the word behind the last committed one is, if those are found about there."""
         last = [spelling(word.text) for word in list(self._tail)[-_ALIGNED:]]
+        near = _NEAR if len(last) == _ALIGNED else _NEAR // 3
         texts = [spelling(word.text) for word in words]
         found = [
             at + len(last)
             for at in range(len(words) - len(last) + 1)
             if texts[at : at + len(last)] == last
-            and abs(words[at + len(last) - 1].end - self.end) <= _NEAR
+            and abs(words[at + len(last) - 1].end - self.end) <= near
         ]
         return min(found, key=lambda at: abs(words[at - 1].end - self.end)) if found else None
 

@@ -5,10 +5,10 @@ passes over all of it give drafts, from which words are committed (``commitment`
 a last pass over all of it, with the model's whole window, gives the words that are left. One that
 grows beyond ``longest_s`` is cut where it is quietest, and goes on.
 
-A pass that repeats itself, is improbable or finds words where nobody speaks counts as none while
-the utterance grows; in the last pass the recogniser has tried again by then, what is still repeated
-is committed once, and what is still a guess is not. Pure: passes are made by the engine, times are
-samples.
+While the utterance grows, a pass that is improbable or finds words where nobody speaks counts as
+none, and one that repeats itself up to where it does. In the last pass the recogniser has tried
+again by then, what is still repeated is committed once, and what is still a guess is not. Pure:
+passes are made by the engine, times are samples.
 """
 
 from __future__ import annotations
@@ -81,25 +81,29 @@ class Overrun(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PassPlan:
-    """Over how much audio passes are made. Seconds.
+    """Which passes are made. Seconds.
 
-    ``longest_s``: an utterance beyond this is cut, not before ``shortest_cut_s``.
+    ``longest_s``: an utterance beyond this is cut, not before ``shortest_cut_s``. ``wide``: whether
+    every other draft keeps more hypotheses. It errs less, and two passes of different kinds make
+    the same error less often than two of a kind.
     """
 
     longest_s: float = 24.0
     shortest_cut_s: float = 14.0
+    wide: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class DuePass:
     """A pass to make: ``audio`` float32 [n]. ``final``: its words are all that will come of it.
 
-    ``language`` None: the pass finds it out.
+    ``wide``: a draft for which more hypotheses are kept. ``language`` None: the pass finds it out.
     """
 
     audio: Samples
     final: bool
     cut: bool = False
+    wide: bool = False
     language: str | None = None
     task: Task = "transcribe"
 
@@ -182,6 +186,7 @@ class UtteranceStream:
         self._commitment = Commitment(rule, self._vocabulary)
         self._utterances: deque[UtteranceAudio] = deque([UtteranceAudio()])
         self._passed = 0  # of the first utterance: samples that the last draft had
+        self._wide = False  # whether that one kept more hypotheses
         self._under_way: DuePass | None = None
         self._draft = ""
         self._held = 0
@@ -245,7 +250,9 @@ class UtteranceStream:
         return self._under_way
 
     def _due(self, audio: Samples, *, final: bool, cut: bool = False) -> DuePass:
-        return DuePass(audio, final, cut, self._vote.language, self._task)
+        other = self._passed > 0 and not self._wide
+        self._wide = self._plan.wide and other and not final
+        return DuePass(audio, final, cut, self._wide, self._vote.language, self._task)
 
     def prepare(self, found: Recognition) -> None:
         """Compare the words of a pass with the vocabulary, which remembers what it compared.
@@ -265,10 +272,14 @@ class UtteranceStream:
         if due.final:
             words = without_loops(words)
             new = self._commitment.cut(words, length) if due.cut else self._commitment.finish(words)
-        elif is_silence(found) or is_guess(found) or is_loop(found):
+        elif is_silence(found) or is_guess(found):
             new = ()
-        else:
+        elif not is_loop(found):
             new = self._commitment.update(words, length)
+        elif (found.no_speech or 0.0) > NO_SPEECH:
+            new = ()  # In sounds more hypotheses find a phrase that is surer with each time.
+        else:
+            new = self._commitment.update(before_loop(words, length), length)
         language = self._vote.add(due, found)
         messages: list[Message] = [language] if language else []
         if new:
@@ -424,6 +435,24 @@ def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:
                 break
         at += 1
     return kept
+
+
+def before_loop(words: Sequence[Word], length: int) -> list[Word]:
+    """What holds of a pass over ``length`` samples that repeats itself or runs on.
+
+    The words before the first phrase that is repeated, without those in the audio's last second,
+    where models begin to.
+    """
+    once = without_loops(words)
+    end = next(
+        (i for i, pair in enumerate(zip(words, once, strict=False)) if pair[0] != pair[1]),
+        len(once),
+    )
+    if end < len(words):
+        texts = [spelling(word.text) for word in words]
+        sizes = range(1, min(_LONGEST_LOOP, end) + 1)
+        end -= next((n for n in sizes if texts[end - n : end] == texts[end : end + n]), 0)
+    return [word for word in words[:end] if word.end <= length - SAMPLE_RATE]
 
 
 def _is_hurried(twice: Sequence[Word]) -> bool:
