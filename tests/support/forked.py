@@ -1,7 +1,8 @@
 """Servers without a start of Python for each: forks of a process that has imported their modules.
 
 Each is the server's own program with arguments, an environment, sockets and the test's limits of
-its own: importing what it is made of takes most of its time until it is ready.
+its own: importing what it is made of takes most of its time until it is ready. Tests that are
+interrupted, or killed, end them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LARGEST = 1 << 17
 
 # Nothing that it imports may start a thread. A fork leaves the loop, and ends as any program does.
 _PARENT = """
-import gc, json, os, resource, selectors, socket, sys
+import ctypes, gc, json, os, resource, selectors, signal, socket, sys
 import voxlive.cli.main, voxlive.web.server, uvloop, uvicorn.loops.auto, uvicorn.lifespan.off
 
 def next_arguments(requests):
@@ -64,6 +65,7 @@ def next_arguments(requests):
                     key.data[1].close()
                     os.close(key.fd)
             waiting.close()
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # when this parent goes: PR_SET_PDEATHSIG
             arguments, environment, limits = json.loads(request)
             for name, limit in limits.items():
                 resource.setrlimit(getattr(resource, name), limit)
