@@ -1,6 +1,7 @@
 """Streams of one recogniser: whose pass comes next, slots, failures, the end."""
 
 import queue
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -19,10 +20,12 @@ from voxlive.engines.contract import (
     Reached,
     StreamOptions,
 )
+from voxlive.engines.utterances import _note
 from voxlive.engines.utterances.commitment import RULES, CommitRule
 from voxlive.engines.utterances.engine import AGAIN, UtteranceEngine
 from voxlive.engines.utterances.utterance import MAX_WAITING
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
+from voxlive.recognisers.contract import RecogniserInfo
 
 INFO = EngineInfo("whisper", "scripted", "cpu", 3, ("en",))
 
@@ -297,3 +300,18 @@ def test_a_stream_has_the_rule_and_the_terms_that_it_asks_for_beside_the_servers
     with pytest.raises(UnsupportedOption, match="does not translate"):
         engine.open(StreamOptions(task="translate"), Sink())
     engine.shutdown()
+
+
+def test_a_command_is_named_as_it_can_be_typed(monkeypatch, tmp_path):
+    """In a checkout the command is in an environment of its own, which is not on the PATH."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    english = RecogniserInfo("tiny.en", ("en",), 30.0, "cpu", "int8")
+    assert (_note(english) or "").startswith("English only: voxlive serve")
+    (programs / "voxlive").touch(mode=0o755)
+    assert (_note(english) or "").startswith("English only: .venv/bin/voxlive serve")
+    monkeypatch.setenv("PATH", str(programs))
+    assert (_note(english) or "").startswith("English only: voxlive serve")

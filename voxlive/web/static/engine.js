@@ -3,7 +3,7 @@ import { keyHeaders } from "./key.js";
 
 const HEALTH = new URL("../health", import.meta.url);
 const RETRY_MS = 5000;
-const COMMAND = /\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
+const COMMAND = /(?:[\w.-]+\/)*\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
 
 /**
  * Without a key, where one is needed, there are the first four alone.
