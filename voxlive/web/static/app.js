@@ -20,6 +20,7 @@ import {
 import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
 import { load, save } from "./settings.js";
+import { setUpShortcuts } from "./shortcuts.js";
 import { Stage } from "./stage.js";
 import { BrowserStore, Store, StoreError } from "./store.js";
 import { SessionLock } from "./tabs.js";
@@ -78,14 +79,14 @@ class App {
     this.#stage = new Stage(this.#settings, () => this.#session.transcript);
     this.#list = new SessionList(this.#store, {
       open: (id) => void this.#open(id),
-      go: (info) => void this.#goOn(info),
+      go: (id) => void this.#goOn(id),
       free: () => this.#free,
       shown: () => this.#session.id,
       removed: (id) => this.#forget(id),
       renamed: (id, title) => this.#session.rename(id, title),
     });
     this.#continue = new ContinueCard(
-      (info) => void this.#goOn(info),
+      (id) => void this.#goOn(id),
       (id) => void this.#open(id),
     );
   }
@@ -93,7 +94,15 @@ class App {
   start() {
     byId("host").textContent = location.host;
     byId("toggle").addEventListener("click", () => this.#toggle());
-    addEventListener("keydown", (event) => this.#key(event));
+    setUpShortcuts(() => this.#stage.shown, {
+      " ": () => byId("toggle").click(),
+      p: () => this.#pause(),
+      u: () => this.#mute(),
+      m: () => this.#mark(),
+      f: () => (this.#stage.shown ? this.#stage.close() : this.#stage.open()),
+      t: () => this.#list.show(),
+      "?": () => byId("keys").showModal(),
+    });
     byId("clear").addEventListener("click", () => this.#clear());
     byId("source").addEventListener("change", () => this.#chooseSource());
     byId("pause-sound").addEventListener("click", () => this.#pause());
@@ -131,35 +140,10 @@ class App {
     else void recording.stop();
   }
 
-  /**
-   * The keys of the page, which count while nothing is open and nothing else takes what is typed.
-   * @param {KeyboardEvent} event
-   */
-  #key(event) {
-    const { key, target, repeat } = event;
-    if (repeat || event.ctrlKey || event.altKey || event.metaKey) return;
-    const over = document.querySelector("dialog[open]");
-    if (over && !(this.#stage.shown && key !== "t" && key !== "?")) return;
-    const free = target === document.body || target === over;
-    const typed = 'input:not([type="range"]), select';
-    if (!free && (key === " " || /** @type {HTMLElement} */ (target).matches(typed))) return;
-    const act = {
-      " ": () => byId("toggle").click(),
-      p: () => this.#pause(),
-      u: () => this.#mute(),
-      m: () => this.#mark(),
-      f: () => (this.#stage.shown ? this.#stage.close() : this.#stage.open()),
-      t: () => this.#list.show(),
-      "?": () => byId("keys").showModal(),
-    }[key.toLowerCase()];
-    if (!act) return;
-    event.preventDefault();
-    act();
-  }
-
   #record() {
     if (!isSecureContext) return this.#notice.show(insecureAdvice(location));
     if (this.#health?.key_needed) return void this.#unlock();
+    if (this.#session.interrupted) return void this.#goOn(this.#session.id);
     this.#notice.hide();
     this.#continue.hide();
     this.#view.follow();
@@ -295,14 +279,14 @@ class App {
     }
   }
 
-  /** @param {import("./store.js").SessionInfo} info */
-  async #goOn(info) {
+  /** @param {string} id */
+  async #goOn(id) {
     if (this.#health?.key_needed) return this.#unlock();
     if (!(await this.#mayDrop(say("clear.lost"), say("clear.yes")))) return;
     this.#reset();
     this.#continue.hide();
     this.#wakeLock.hold(true);
-    await this.#session.continue(info.id, this.#settings);
+    await this.#session.continue(id, this.#settings);
     if (this.#session.recording === null) this.#wakeLock.hold(false);
   }
 

@@ -91,24 +91,31 @@ export class Journal {
     while (this.#writing) await this.#writing;
   }
 
-  /** Writes no more. */
+  /** Writes what there is now, and no more. */
   async close() {
-    await this.flush();
+    const last = this.#dirty && !this.#closed ? this.#tryOnce() : null;
+    this.#dirty = false;
     this.#closed = true;
+    await this.#writing;
+    await last;
   }
 
   async #write() {
     while (this.#dirty && !this.#closed) {
       this.#dirty = false;
-      try {
-        await this.#writeOnce();
-      } catch (error) {
-        this.#closed = true;
-        if (!(error instanceof StoreError)) throw error;
-        this.#failed(error);
-      }
+      await this.#tryOnce();
     }
     this.#writing = null;
+  }
+
+  async #tryOnce() {
+    try {
+      await this.#writeOnce();
+    } catch (error) {
+      this.#closed = true;
+      if (!(error instanceof StoreError)) throw error;
+      this.#failed(error);
+    }
   }
 
   async #writeOnce() {

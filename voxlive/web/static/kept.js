@@ -5,6 +5,10 @@ export class KeptAudio {
   #size = 16_000;
   #first; // position of the first block
   #most;
+  /** @type {Int16Array[]} whose position is not known yet */
+  #held = [];
+  /** Samples that are held. */
+  held = 0;
   /** Position of the oldest sample that is kept. */
   start;
   /** Position after the newest sample: the count of all samples ever captured. */
@@ -33,6 +37,23 @@ export class KeptAudio {
       this.end += part.length;
     }
     this.drop(this.end - this.#most);
+  }
+
+  /**
+   * Audio whose position is not known before `release`; beyond the bound the oldest goes.
+   * @param {Int16Array} pcm
+   */
+  hold(pcm) {
+    this.#held.push(pcm);
+    this.held += pcm.length;
+    while (this.held > this.#most) this.held -= this.#held.shift()?.length ?? this.held;
+  }
+
+  /** What is held begins here. */
+  release() {
+    for (const pcm of this.#held) this.push(pcm);
+    this.#held = [];
+    this.held = 0;
   }
 
   /** What lies before this position was never here. @param {number} position */

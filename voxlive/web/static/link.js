@@ -124,10 +124,6 @@ export class Link {
   #reason = ""; // of the first failure since the last connection that served
   #over = false;
   #restored = false; // and not connected since
-  /** @type {Int16Array[]} */
-  #held = [];
-  #heldSamples = 0;
-  #mostHeld;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #retryNow = () => this.#hurry();
@@ -150,7 +146,6 @@ export class Link {
     this.#protocols = protocols;
     this.#giveUpMs = giveUpS * 1000;
     this.#silentMs = silentS * 1000;
-    this.#mostHeld = keptS * this.#rate;
     const before = sound.reduce((sum, pcm) => sum + pcm.length, 0);
     this.#kept = new KeptAudio(keptS * this.#rate, state ? state.captured - before : 0);
     for (const pcm of sound) this.#kept.push(pcm);
@@ -209,12 +204,12 @@ export class Link {
 
   /** Seconds captured so far. */
   get captured() {
-    return (this.#kept.end + this.#heldSamples) / this.#rate;
+    return (this.#kept.end + this.#kept.held) / this.#rate;
   }
 
   /** Seconds of captured audio that wait to be sent, or may have to be sent again. */
   get unsent() {
-    const end = this.#kept.end + this.#heldSamples;
+    const end = this.#kept.end + this.#kept.held;
     if (this.#servedAt === 0) return (end - Math.min(this.#answered, this.#next)) / this.#rate;
     const waiting = (this.#connection?.buffered ?? 0) / 2;
     return (end - this.#next + waiting) / this.#rate;
@@ -232,25 +227,9 @@ export class Link {
 
   /** @param {Int16Array} pcm mono, at the rate of `start`; at most a second */
   push(pcm) {
-    if (this.#restored) return this.#hold(pcm);
+    if (this.#restored) return this.#kept.hold(pcm); // before the server has answered
     this.#kept.push(pcm);
     this.#pump();
-  }
-
-  /** Audio whose position is not known before the server has answered. @param {Int16Array} pcm */
-  #hold(pcm) {
-    this.#held.push(pcm);
-    this.#heldSamples += pcm.length;
-    while (this.#heldSamples > this.#mostHeld) {
-      this.#heldSamples -= /** @type {Int16Array} */ (this.#held.shift()).length;
-    }
-  }
-
-  #release() {
-    this.#restored = false;
-    for (const pcm of this.#held) this.#kept.push(pcm);
-    this.#held = [];
-    this.#heldSamples = 0;
   }
 
   /** No more audio comes: bring out the rest. */
@@ -363,7 +342,8 @@ export class Link {
   }
 
   #serve() {
-    this.#release();
+    this.#restored = false;
+    this.#kept.release();
     this.#servedAt = this.#flowed = performance.now();
     this.#answered = this.#next;
     if (this.#next >= this.#kept.start) this.#reason = "";

@@ -60,6 +60,8 @@ export class Session {
   #awaySince = 0; // without a connection
   #savedAt = 0;
   #continued = false; // and not connected since
+  /** @type {import("./store.js").Unfinished | null} of what is only read so far */
+  #unfinished = null;
 
   /** @param {Store} store @param {() => boolean} keep @param {SessionListener} listener */
   constructor(store, keep, listener) {
@@ -80,6 +82,11 @@ export class Session {
   /** Whether all of it is in the store. */
   get kept() {
     return this.#journal?.saved ?? (this.#complete && !this.transcript.empty);
+  }
+
+  /** Whether it is one that Start goes on with. */
+  get interrupted() {
+    return this.recording === null && this.#unfinished !== null;
   }
 
   get seconds() {
@@ -147,6 +154,7 @@ export class Session {
     this.#show(entries, about, info.created);
     this.duration = this.transcript.duration = info.seconds;
     this.#complete = info.complete;
+    this.#unfinished = info.unfinished;
     if (info.place === "browser" && this.#store.browser) {
       this.#listen(this.#store.browser, info);
     }
@@ -201,6 +209,7 @@ export class Session {
     this.transcript = new Transcript();
     this.duration = 0;
     this.copied = this.#complete = true;
+    this.#unfinished = null;
     this.#tag = "";
   }
 
@@ -256,7 +265,7 @@ export class Session {
       seconds: this.seconds,
       language: this.#tag,
       complete: this.#complete,
-      unfinished: this.recording?.unfinished ?? null,
+      unfinished: this.recording?.unfinished ?? this.#unfinished,
       soundFrom: this.recording?.soundFrom,
     });
     const failed = (/** @type {Error} */ { message: why }) => {

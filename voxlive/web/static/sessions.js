@@ -15,7 +15,7 @@ const TITLE_CHARS = 70;
  * @typedef {import("./store.js").SessionInfo} SessionInfo
  * @typedef {object} SessionActions
  * @property {(id: string) => void} open
- * @property {(info: SessionInfo) => void} go goes on with it
+ * @property {(id: string) => void} go goes on with it
  * @property {() => boolean} free whether another one can be shown now
  * @property {() => string} shown the id of the one that is
  * @property {(id: string) => void} removed
@@ -64,8 +64,8 @@ export class SessionList {
   async #fill(cursor = null) {
     const asked = ++this.#asked;
     const query = this.#search.value;
-    try {
-      const { sessions, next } = await this.#store.list(query, cursor);
+    await this.#tried(async () => {
+      const { sessions, next, problem = "" } = await this.#store.list(query, cursor);
       const held = await SessionLock.held();
       if (asked !== this.#asked) return;
       const rows = sessions.map((info) => this.#row(info, held.has(info.id)));
@@ -76,11 +76,24 @@ export class SessionList {
       const none = this.#list.childElementCount === 0;
       this.#empty.hidden = !none;
       this.#empty.textContent = say(query.trim() ? "sessions.none-found" : "sessions.none");
+      if (problem !== "") this.#complain(problem);
+    });
+  }
+
+  /** @param {() => Promise<void>} act */
+  async #tried(act) {
+    try {
+      await act();
     } catch (error) {
       if (!(error instanceof StoreError)) throw error;
-      this.#empty.hidden = false;
-      this.#empty.textContent = say("sessions.unreadable", { why: error.message });
+      this.#complain(error.message);
     }
+  }
+
+  /** @param {string} why */
+  #complain(why) {
+    this.#empty.hidden = false;
+    this.#empty.textContent = say("sessions.unreadable", { why });
   }
 
   /** @param {SessionInfo} info @param {boolean} held */
@@ -132,7 +145,7 @@ export class SessionList {
       if (info.unfinished) {
         add(say(held ? "sessions.take" : "sessions.continue"), () => {
           this.#dialog.close();
-          this.#actions.go(info);
+          this.#actions.go(id);
         });
       }
       if (!held) {
@@ -154,14 +167,16 @@ export class SessionList {
     select.setAttribute("aria-label", `${say("sessions.download")} ${title}`);
     const options = [["", say("sessions.download")], ...Object.keys(FORMATS).map((f) => [f, f.toUpperCase()])];
     for (const [value, text] of options) select.add(new Option(text, value));
-    select.addEventListener("change", async () => {
+    select.addEventListener("change", () => {
       const format = select.value;
       select.value = "";
-      const saved = await this.#store.read(info.id);
-      if (saved === null || format === "") return;
-      const transcript = Transcript.of(saved.entries, saved.about);
-      transcript.duration = saved.info.seconds || Infinity;
-      download(transcript, format, fileName(titleOf(saved.info)));
+      void this.#tried(async () => {
+        const saved = await this.#store.read(info.id);
+        if (saved === null || format === "") return;
+        const transcript = Transcript.of(saved.entries, saved.about);
+        transcript.duration = saved.info.seconds || Infinity;
+        download(transcript, format, fileName(titleOf(saved.info)));
+      });
     });
     return select;
   }
@@ -182,9 +197,11 @@ export class SessionList {
       over = true;
       const title = input.value.trim();
       if (keep && title !== info.title) {
-        this.#actions.renamed(info.id, title);
-        await this.#store.rename(info.id, title);
-        info.title = title;
+        await this.#tried(async () => {
+          this.#actions.renamed(info.id, title);
+          await this.#store.rename(info.id, title);
+          info.title = title;
+        });
       }
       const name = make("h3", "session-title", titleOf(info));
       name.dir = "auto";
@@ -205,10 +222,12 @@ export class SessionList {
   async #remove(info, title) {
     const text = say("sessions.delete-text", { title });
     if (!(await confirmed(say("sessions.delete-title"), text, say("sessions.delete")))) return;
-    this.#actions.removed(info.id);
-    await this.#store.remove(info.id);
-    this.#rowOf(info.id)?.remove();
-    await this.#fill();
+    await this.#tried(async () => {
+      this.#actions.removed(info.id);
+      await this.#store.remove(info.id);
+      this.#rowOf(info.id)?.remove();
+      await this.#fill();
+    });
   }
 
   /** @param {string} id */
@@ -224,9 +243,9 @@ export class ContinueCard {
   /** @type {SessionInfo | null} */
   #info = null;
 
-  /** @param {(info: SessionInfo) => void} go @param {(id: string) => void} open */
+  /** @param {(id: string) => void} go @param {(id: string) => void} open */
   constructor(go, open) {
-    byId("continue-go").addEventListener("click", () => this.#info && go(this.#info));
+    byId("continue-go").addEventListener("click", () => this.#info && go(this.#info.id));
     byId("continue-open").addEventListener("click", () => this.#info && open(this.#info.id));
     byId("continue-close").addEventListener("click", () => this.hide());
   }

@@ -41,7 +41,8 @@ const SESSIONS = new URL("../v1/sessions", import.meta.url);
  * @property {Record<string, unknown>} about
  * @property {Entry[]} entries
  * @property {Int16Array[]} sound that has not been recognised, up to where recording ended
- * @typedef {{sessions: SessionInfo[], next: string | null}} SessionPage `next`: cursor of the next one
+ * @typedef {{sessions: SessionInfo[], next: string | null, problem?: string}} SessionPage `next`:
+ *   cursor of the next one; `problem`: why those of a place are not there
  * @typedef {object} Place where sessions are
  * @property {(query: string, cursor?: string | null) => Promise<SessionPage>} list the newest first;
  *   with a query those that have all of its words
@@ -272,11 +273,18 @@ export class Store {
   /** @param {string} query @param {string | null} [cursor] @returns {Promise<SessionPage>} */
   async list(query, cursor = null) {
     const here = (await this.#browser?.list(query))?.sessions ?? [];
-    const there = await this.server?.list(query, cursor);
+    let there;
+    let problem = "";
+    try {
+      there = await this.server?.list(query, cursor);
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error;
+      problem = error.message;
+    }
     const written = new Set(here.flatMap(({ served }) => served));
     const others = there?.sessions.filter(({ id }) => !written.has(id)) ?? [];
     const all = cursor === null ? [...here, ...others] : others;
-    return { sessions: newestFirst(all), next: there?.next ?? null };
+    return { sessions: newestFirst(all), next: there?.next ?? null, problem };
   }
 
   /** @param {string} id */
