@@ -1,5 +1,6 @@
 """One stream over a recogniser of whole utterances, without threads and models."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -120,6 +121,19 @@ def test_a_draft_that_repeats_itself_holds_up_to_where_it_does():
     talk.passes()
     assert talk.text == "w1 w2 w3 w4"
     assert [m.text for m in talk.messages if isinstance(m, Drafted)] == [" w1 w2 w3 w4", ""]
+
+
+@pytest.mark.parametrize(("no_speech", "kept"), [(0.4, "w1 w2"), (0.9, "")])
+def test_a_draft_that_repeats_itself_over_sounds_counts_as_none(no_speech, kept):
+    talk = Talk()
+    talk.feed(1, 2, 3, 4)
+    found = talk.recogniser.recognise(spoken(1, 2, 3, 4), how=DRAFT)
+    for number in (5, 6):
+        assert talk.stream.begin()
+        loop = replace(found, no_speech=no_speech, mean_logprob=-0.1, cut_short=True)
+        talk.messages += talk.stream.done(loop)
+        talk.feed(number)
+    assert talk.text == kept
 
 
 def test_every_other_draft_keeps_more_hypotheses():
