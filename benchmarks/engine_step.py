@@ -6,10 +6,11 @@
 A step is what the engine does for B sessions that each bring one token of audio: plan, encode,
 queue, decode, read the tokens back. Weights are random, of the real shape, drawn on the device.
 The limit is the bytes that a step must read (weights once, live keys and values) at the bandwidth
-of a large copy, measured first. *Host* is from the start of a step until the last ``async_eval``
-has returned: what Python and MLX take to send it, waits for a full queue included. Kernels, copies
-among them, and the time in which any of them runs are counted in steps of their own
-(``gpu_activity.py``); ``--calls`` lists what they and CUDA's calls took.
+of a large copy, measured first. *Host* is from the start of a step until its last part is sent:
+what Python, and MLX where it takes part, need for that, waits for a full queue included. Kernels,
+copies among them, and the time in which any of them runs are counted in steps of their own
+(``gpu_activity.py``); ``--calls`` lists what they and CUDA's calls took. *Ready* is from the
+weights to the first step's end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -27,10 +29,13 @@ from gpu_activity import Activity, traced
 
 from training.golden.weights import shapes
 from voxlive.checkpoints.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
-from voxlive.engines.voxtral import set_graph_size
-from voxlive.engines.voxtral.model import CHUNK, VoxtralModel
-from voxlive.layers.linear import Weights
+from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, most_rows
+from voxlive.engines.voxtral.nvidia import takes
+from voxlive.layers.cuda import Gpu
+from voxlive.layers.cuda_layers import HALVES, CudaRings
+from voxlive.layers.linear import Weights, on_cuda
 from voxlive.layers.rings import Rings
+from voxlive.processes.process import user_cache
 
 _AUDIO = AudioConfig(sample_rate=16000, n_fft=400, hop=160, mel_bins=128, log_mel_max=1.5)
 SHAPES = {
@@ -126,11 +131,29 @@ def random_weights(config: VoxtralConfig, kind: str) -> tuple[Weights, int]:
         tensors |= new
         if ".ada." not in name:
             nbytes += sum(array.nbytes for array in new.values())
-    return Weights(tensors, quantised, dtype, unpack=kind == "q4-unpacked"), nbytes
+    unpack = kind == "q4-unpacked" and not on_cuda()
+    return Weights(tensors, quantised, dtype, unpack=unpack), nbytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of the device's memory."""
+
+    pointer: int
+    nbytes: int
 
 
 def age(rings: Rings, slots: list[int]) -> None:
     """As if every slot had heard more than its window: all blocks held, numbers in all of them."""
+    if isinstance(rings, CudaRings):
+        rings.fill(slots)
+        some = np.random.default_rng(0).normal(size=1 << 20).astype(np.float32)
+        bits = (some.view(np.uint32) >> 16).astype(np.uint16)  # bfloat16
+        for pool in rings.pools:
+            for at in range(0, pool.nbytes, bits.nbytes):
+                part = Part(pool.pointer + at, min(bits.nbytes, pool.nbytes - at))
+                rings.gpu.put_from(part, bits.ctypes.data)
+        return
     while rings.position(slots[0]) <= rings.ring:
         n = min(rings.chunk, rings.block + 3)
         view = rings.view(slots, mx.array(slots), n, all_blocks=True)
@@ -141,14 +164,21 @@ def age(rings: Rings, slots: list[int]) -> None:
         del pool
 
 
-def started(config: VoxtralConfig, weights: Weights, batch: int) -> VoxtralModel:
+def started(
+    config: VoxtralConfig, weights: Weights, batch: int, kernels: Path | None, *, unpack: bool
+) -> VoxtralModel:
     """A model with ``batch`` running sessions past their windows."""
-    model = VoxtralModel(config, weights, slots=batch, bos=1, pad=32)
+    gpu = None
+    if on_cuda() and takes(config, weights.dtype):
+        gpu = Gpu(kernels or user_cache("kernels"), HALVES[weights.dtype])
+    model = VoxtralModel(config, weights, slots=batch + 1, bos=1, pad=32, gpu=gpu, unpack=unpack)
     slots = list(range(batch))
     for slot in slots:
         model.join(slot, config.delay_tokens)
     for _ in range(-(-model.decoder.prompt_length(0) // CHUNK)):
-        model.encode(slots, model.silence(batch, CHUNK))
+        for at in range(0, batch, most_rows(CHUNK)):
+            some = slots[at : at + most_rows(CHUNK)]
+            model.encode(some, model.silence(len(some), CHUNK))
     for _ in model.decode({}):
         pass
     age(model.encoder.rings, slots)
@@ -178,22 +208,27 @@ class StepTimes:
 
 
 class SendClock:
-    """Knows when ``async_eval`` last returned, while it is entered."""
+    """Knows when the last part of a step was sent, while it is entered."""
 
     def __init__(self) -> None:
         self.at = 0.0
-        self._send = mx.async_eval
+        self._send, self._download = mx.async_eval, Gpu.download
 
     def __enter__(self) -> SendClock:
-        mx.async_eval = self._timed
+        mx.async_eval = self._timed(self._send)
+        Gpu.download = self._timed(self._download)  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
         mx.async_eval = self._send
+        Gpu.download = self._download  # type: ignore[method-assign]
 
-    def _timed(self, *arrays: object) -> None:
-        self._send(*arrays)
-        self.at = time.perf_counter()
+    def _timed(self, send: Callable[..., None]) -> Callable[..., None]:
+        def timed(*arguments: object) -> None:
+            send(*arguments)
+            self.at = time.perf_counter()
+
+        return timed
 
 
 def host_ms(run: Callable[[], object], steps: int, warm: int) -> float:
@@ -213,7 +248,7 @@ def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> StepTimes
     random = np.random.default_rng(0)
     shape = model.front_end.frames, model.config.audio.mel_bins
     mel = random.normal(size=(batch, *shape)).astype(np.float32)
-    audio = mx.random.normal((batch, model.config.decoder.dim), model.decoder.dtype)
+    audio = model._queue.blank(batch, 1)[:, 0]
 
     def step() -> None:
         model.encode(slots, mel)
@@ -222,8 +257,16 @@ def measure(model: VoxtralModel, batch: int, steps: int, warm: int) -> StepTimes
 
     whole = timed(step, steps, warm)
     host = host_ms(step, steps, 3)
-    encoder = timed(lambda: mx.eval(model.encoder.step(slots, mel)), steps // 2, 3)
-    decoder = timed(lambda: mx.eval(model.decoder.step(slots, audio)), steps // 2, 3)
+
+    def encode() -> None:
+        embeddings = model.encoder.step(slots, mel)
+        if isinstance(embeddings, mx.array):
+            mx.eval(embeddings)
+        else:
+            model.encoder.rings.gpu.wait()
+
+    encoder = timed(encode, steps // 2, 3)
+    decoder = timed(lambda: np.array(model.decoder.step(slots, audio)), steps // 2, 3)
     activity = traced(step, 10)
     return StepTimes(whole, host, encoder.median, decoder.median, activity)
 
@@ -261,7 +304,7 @@ def rows(args: argparse.Namespace) -> Iterator[str]:
     yield f"{mx.default_device()}, copy {bandwidth / 1e9:.0f} GB/s, median ms of {args.steps} steps"
     yield (
         "| weights | window | B | step | p95 | host | encoder | decoder | kernels | GPU busy "
-        "| limit | step/limit | of 80 ms | GB held |\n|" + "---|" * 14
+        "| limit | step/limit | of 80 ms | ready, s |\n|" + "---|" * 14
     )
     for kind in args.weights:
         for window in args.window:
@@ -273,14 +316,16 @@ def rows(args: argparse.Namespace) -> Iterator[str]:
                 if args.memory and nbytes + state > args.memory * 1e9:
                     yield f"| {kind} | {window} | {batch} | does not fit {args.memory} GB |"
                     continue
-                model = started(config, weights, batch)
+                began = time.perf_counter()
+                model = started(config, weights, batch, args.kernels, unpack=kind == "q4-unpacked")
+                ready = time.perf_counter() - began
                 got = measure(model, batch, args.steps, args.warm)
                 limit, step = 1000 * (nbytes + state) / bandwidth, got.whole.median
                 yield (
                     f"| {kind} | {window} | {batch} | {step:.2f} | {got.whole.p95:.2f} "
                     f"| {got.host:.2f} | {got.encoder:.2f} | {got.decoder:.2f} "
                     f"| {counted(got.activity)} | {limit:.2f} | {step / limit:.1f} "
-                    f"| {step / 0.8:.0f} % | {mx.get_active_memory() / 1e9:.1f} |"
+                    f"| {step / 0.8:.0f} % | {ready:.1f} |"
                 )
                 if args.calls and got.activity:
                     yield from listed("kernel", got.activity.kinds, args.calls)
@@ -300,9 +345,9 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=5)
     parser.add_argument("--memory", type=float, help="GB; what needs more is left out")
     parser.add_argument("--calls", type=int, default=0, help="kernels and CUDA calls to list")
+    parser.add_argument("--kernels", type=Path, help="where compiled kernels are kept")
     parser.add_argument("--device", choices=("cpu", "gpu"))
     args = parser.parse_args()
-    set_graph_size()
     if args.device:
         mx.set_default_device(mx.Device(mx.cpu if args.device == "cpu" else mx.gpu))
     for line in rows(args):

@@ -27,7 +27,7 @@ def rings(slots=8, window=20, chunk=5, block=4, layers=2):
 
 def write(held, slot, values):
     """Put ``values`` where a step would put the next positions of ``slot``."""
-    view = held.view([slot], mx.array([slot]), len(values), all_blocks=True)
+    view = held.view([slot], mx.array([slot]), len(values))
     start, blocks = (np.array(part) for part in view.read())
     ring_slots = (start + np.arange(len(values))) % held.ring
     where = mx.array(blocks[0, ring_slots // held.block] * held.block + ring_slots % held.block)
@@ -129,7 +129,7 @@ def test_clear_starts_over_whatever_has_become_of_the_pools():
 
 def test_a_step_longer_than_the_chunk_is_refused():
     with pytest.raises(ValueError, match="1 to 5 positions"):
-        rings().view([0], mx.array([0]), 6, all_blocks=False)
+        rings().view([0], mx.array([0]), 6)
 
 
 def test_positions_move_by_whole_rings_alone():
@@ -145,12 +145,8 @@ def test_tables_are_as_wide_as_the_oldest_row_needs():
     held = rings(window=100, chunk=5, block=4)
     for _ in range(5):
         write(held, 3, range(5))
-    for rows, all_blocks, shape in (
-        ([1], False, (1, 1)),
-        ([1, 3], False, (2, 8)),
-        ([1, 3], True, (2, 26)),
-    ):
-        start, blocks = held.view(rows, mx.array(rows), 1, all_blocks=all_blocks).read()
+    for rows, shape in (([1], (1, 1)), ([1, 3], (2, 8))):
+        start, blocks = held.view(rows, mx.array(rows), 1).read()
         assert blocks.shape == shape
         assert start.tolist() == [held.position(slot) for slot in rows]
 
@@ -172,10 +168,12 @@ def test_the_device_knows_what_the_host_knows(seed):
             case _:
                 rows, n = random.sample(range(8), random.randint(1, 4)), random.randint(1, 5)
                 fill = [held.slots] * random.randint(0, 3)
-                view = held.view(rows, mx.array(rows + fill), n, all_blocks=True)
+                view = held.view(rows, mx.array(rows + fill), n)
                 start, blocks = (part.tolist() for part in view.read())
                 assert start == [held.position(row) for row in rows] + [0] * len(fill)
-                assert blocks == held._table[rows].tolist() + [[0] * held.per_ring] * len(fill)
+                assert blocks == [
+                    *held._table[rows, : view.width].tolist(), *[[0] * view.width] * len(fill)
+                ]  # fmt: skip
                 held.advance(rows, n, view.moved(n))
 
 

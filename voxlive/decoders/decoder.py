@@ -94,7 +94,6 @@ class TextDecoder:
         pad: int,
         max_delay_tokens: int = MAX_DELAY_TOKENS,
         block: int = BLOCK,
-        attention: str | None = None,
         compiled: bool | None = None,
     ) -> None:
         """``compiled`` None means on GPUs only."""
@@ -124,7 +123,6 @@ class TextDecoder:
             slots=slots,
             chunk=prompt_length(config.left_pad_tokens, max_delay_tokens),
             block=block,
-            attention=attention,
         )
         self.rings = self._stack.rings
         self._filler = slots

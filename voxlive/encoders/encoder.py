@@ -98,7 +98,6 @@ class AudioEncoder:
         slots: int,
         chunk: int = 8,
         block: int = BLOCK,
-        attention: str | None = None,
         compiled: bool | None = None,
     ) -> None:
         """``chunk`` is the most tokens per row and step; ``compiled`` None means on GPUs only."""
@@ -126,7 +125,6 @@ class AudioEncoder:
             slots=slots,
             chunk=chunk * config.downsample,
             block=block,
-            attention=attention,
         )
         self.rings = self._stack.rings
         self._filler = slots
@@ -268,6 +266,14 @@ class EmbeddingQueue:
         self._taken = self._taken.at[slots].add(n)
         self._count[rows] -= n
         return self._table[cells]
+
+    def take_one(self, rows: Sequence[int]) -> mx.array:
+        """Remove the first of each row: [B, dim]."""
+        return self.take(rows, 1)[:, 0]
+
+    def blank(self, rows: int, n: int) -> mx.array:
+        """Embeddings that say nothing: [rows, n, dim]."""
+        return mx.zeros((rows, n, self._table.shape[-1]), self._table.dtype)
 
     def _columns(self, first: mx.array, n: int) -> mx.array:
         return (first[:, None] + mx.arange(n)) % self.capacity

@@ -1,4 +1,4 @@
-// One step of attention over paged rings: rotate, write, attend. cuda.py says what the arrays are.
+// One step of attention over paged rings: rotate, write, attend.
 //
 // A warp takes 16 ring slots at a time against a tile of 16 queries (positions x heads that share
 // their keys) on the tensor cores, straight from global memory. Softmax is the streaming one
@@ -7,6 +7,7 @@
 namespace paged {
 
 constexpr int TILE = 16;
+#define NEVER __int_as_float(0x7f800000)  // infinity
 
 using namespace half_pairs;
 
@@ -31,7 +32,7 @@ struct Sums {
   float out[D / 8][4];
 
   __device__ void clear() {
-    top[0] = top[1] = -INFINITY;
+    top[0] = top[1] = -NEVER;
     total[0] = total[1] = 0.0f;
 #pragma unroll
     for (int j = 0; j < D / 8; ++j) {
@@ -111,12 +112,15 @@ __device__ inline void gather(Sums<D>& sums, float* shared, int warp, int lane) 
   }
 }
 
-template <typename T, int D, int GROUP, int KV, int WINDOW, int RING, int BLOCK, int WARPS>
+template <typename T, int D, int GROUP, int KV, int WINDOW, int RING, int BLOCK, int WARPS, bool BIAS>
 struct Step {
-  static constexpr int HEADS = GROUP * KV, WIDTH = (HEADS + 2 * KV) * D, SLOT = 2 * KV * D;
+  static constexpr int HEADS = GROUP * KV, WIDTH = (HEADS + 2 * KV) * D;
+  // A block of the pool is [2, KV, BLOCK, D]: what a warp reads of one lies together.
+  static constexpr int VALUES = KV * BLOCK * D;
   static constexpr int CHUNKS = D / 32;  // of 8 head dimensions, per lane and key
 
   const T* qkv;         // of this row: [n, WIDTH]
+  const T* bias;        // [WIDTH]
   T* pool;
   const float* angles;  // of this row: [n, D]
   const int* blocks;    // of this row
@@ -127,13 +131,40 @@ struct Step {
   // Where the tile of ring slots that begins with position ``base`` lies in the pool.
   __device__ T* tile(int base) const {
     int at = base % RING;
-    return pool + (static_cast<size_t>(blocks[at / BLOCK]) * BLOCK + at % BLOCK) * SLOT + head * D;
+    return pool + static_cast<size_t>(blocks[at / BLOCK]) * (2 * VALUES) +
+           (head * BLOCK + at % BLOCK) * D;
+  }
+
+  // Eight values of a head with their bias.
+  __device__ uint4 added(uint4 values, int at, int dim) const {
+    if constexpr (BIAS) {
+      const uint4 more = load(bias + at * D + dim);
+      uint32_t* words = reinterpret_cast<uint32_t*>(&values);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 a = unpack<T>(words[i]);
+        const float2 b = unpack<T>(reinterpret_cast<const uint32_t*>(&more)[i]);
+        words[i] = pack<T>(a.x + b.x, a.y + b.y);
+      }
+    }
+    return values;
   }
 
   // A key (part 0) or value (part 1) of this step, as it was projected.
   __device__ const T* projected(int position, int part) const {
     int i = min(position, newest) - start;
     return qkv + i * WIDTH + (HEADS + part * KV + head) * D;
+  }
+
+  __device__ void prefetch(const T* at) const {
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      if (c < D / 64) {
+        const T* key = at + (8 * t + g) * D + 64 * c;
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(key));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(key + VALUES));
+      }
+    }
   }
 
   // Keys and values of a tile; all loads go out before anything waits for one.
@@ -159,11 +190,11 @@ struct Step {
   // there before the next step.
   __device__ void fetch(int base, T* at, uint4 (&k)[2][CHUNKS], uint4 (&v)[4][D / 64]) const {
     if (base + TILE <= start) {
-      bring([&](int i) { return at + i * SLOT; },
-            [&](int i) { return at + i * SLOT + KV * D; }, k, v);
+      bring([&](int i) { return at + i * D; },
+            [&](int i) { return at + i * D + VALUES; }, k, v);
     } else {
-      bring([&](int i) { return base + i < start ? at + i * SLOT : projected(base + i, 0); },
-            [&](int i) { return base + i < start ? at + i * SLOT + KV * D : projected(base + i, 1); },
+      bring([&](int i) { return base + i < start ? at + i * D : projected(base + i, 0); },
+            [&](int i) { return base + i < start ? at + i * D + VALUES : projected(base + i, 1); },
             k, v);
       renew(base, at, k, v);
     }
@@ -180,10 +211,11 @@ struct Step {
         if (position > newest) {
           k[t][j] = uint4{0, 0, 0, 0};
         } else if (i >= 0) {
+          k[t][j] = added(k[t][j], HEADS + head, dim);
           k[t][j] = turned<T>(k[t][j], angles + i * D + dim);
         }
         if (i >= first && position <= newest) {
-          *reinterpret_cast<uint4*>(at + (8 * t + g) * SLOT + dim) = k[t][j];
+          *reinterpret_cast<uint4*>(at + (8 * t + g) * D + dim) = k[t][j];
         }
       }
     }
@@ -194,8 +226,11 @@ struct Step {
       for (int j = 0; j < D / 64; ++j) {
         if (position > newest) {
           v[i][j] = uint4{0, 0, 0, 0};
-        } else if (position - start >= first) {
-          *reinterpret_cast<uint4*>(at + key * SLOT + KV * D + 64 * j + 8 * g) = v[i][j];
+        } else if (position >= start) {
+          v[i][j] = added(v[i][j], HEADS + KV + head, 64 * j + 8 * g);
+        }
+        if (position - start >= first && position <= newest) {
+          *reinterpret_cast<uint4*>(at + key * D + VALUES + 64 * j + 8 * g) = v[i][j];
         }
       }
     }
@@ -227,7 +262,7 @@ struct Step {
       for (int e = 0; e < 4; ++e) {
         int position = base + 8 * t + 2 * c + e % 2, last = query[e / 2];
         bool seen = position <= last && position > last - WINDOW;
-        s[t][e] = seen ? s[t][e] * scale : -INFINITY;
+        s[t][e] = seen ? s[t][e] * scale : -NEVER;
         top[e / 2] = fmaxf(top[e / 2], s[t][e]);
       }
     }
@@ -241,7 +276,7 @@ struct Step {
     for (int t = 0; t < 2; ++t) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        s[t][e] = top[e / 2] == -INFINITY ? 0.0f : exp2f(s[t][e] - top[e / 2]);
+        s[t][e] = top[e / 2] == -NEVER ? 0.0f : exp2f(s[t][e] - top[e / 2]);
         sums.total[e / 2] += s[t][e];
       }
     }
@@ -299,9 +334,10 @@ struct Step {
   }
 };
 
-template <typename T, int D, int GROUP, int KV, int WINDOW, int RING, int BLOCK, int WARPS>
+template <typename T, int D, int GROUP, int KV, int WINDOW, int RING, int BLOCK, int WARPS, bool BIAS>
 __device__ inline void step(
     const T* qkv,
+    const T* bias,  // [WIDTH], which is not in qkv yet
     T* pool,
     const float* angles,
     const int* start,
@@ -310,8 +346,8 @@ __device__ inline void step(
     T* context,
     float* parts,
     int n) {
-  using Of = Step<T, D, GROUP, KV, WINDOW, RING, BLOCK, WARPS>;
-  __shared__ float shared[WARPS / 2 * Sums<D>::FLOATS * 32];
+  using Of = Step<T, D, GROUP, KV, WINDOW, RING, BLOCK, WARPS, BIAS>;
+  __shared__ float shared[(WARPS + 1) / 2 * Sums<D>::FLOATS * 32];
   __shared__ bool last;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int tiles = (n * GROUP + TILE - 1) / TILE;
@@ -321,6 +357,7 @@ __device__ inline void step(
 
   Of of;
   of.qkv = qkv + static_cast<size_t>(row) * n * Of::WIDTH;
+  of.bias = bias;
   of.pool = pool;
   of.angles = angles + row * n * D;
   of.blocks = blocks + row * (RING / BLOCK);
@@ -331,6 +368,20 @@ __device__ inline void step(
   of.newest = of.start + final;
   of.g = lane / 4;
   of.c = lane % 4;
+
+  const int oldest = max(0, of.start + first - WINDOW + 1);
+  const int stride = splits * WARPS * TILE;
+  int base = (oldest / TILE + split * WARPS + warp) * TILE;
+  T* at = of.tile(min(base, of.newest));
+  // What earlier steps wrote can be on its way while this step's projection is worked out.
+  after();
+  if (base + TILE <= of.start) {
+    of.prefetch(at);
+  }
+  if (base + stride + TILE <= of.start) {
+    of.prefetch(of.tile(base + stride));
+  }
+  ready();
 
   uint32_t q[D / 16][4];
   int query[2];
@@ -345,6 +396,7 @@ __device__ inline void step(
       uint4 values = {0, 0, 0, 0};
       if (real) {
         values = load(of.qkv + i * Of::WIDTH + (of.head * GROUP + at % GROUP) * D + dim);
+        values = of.added(values, of.head * GROUP + at % GROUP, dim);
         values = turned<T>(values, of.angles + i * D + dim);
       }
       q[2 * j][half] = values.x;
@@ -356,10 +408,6 @@ __device__ inline void step(
 
   Sums<D> sums;
   sums.clear();
-  const int oldest = max(0, of.start + first - WINDOW + 1);
-  const int stride = splits * WARPS * TILE;
-  int base = (oldest / TILE + split * WARPS + warp) * TILE;
-  T* at = of.tile(min(base, of.newest));
   while (base <= of.newest) {
     T* next = of.tile(min(base + stride, of.newest));
     of.attend(base, at, q, query, sums);

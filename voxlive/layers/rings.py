@@ -109,8 +109,7 @@ class Rings:
         """Start all slots over on new pools, whatever has become of the old ones."""
         self.pools = []  # given up before new ones are asked for: there may be no room for both
         self._size = self._least
-        shape = self._size * self.block, *self._entry
-        self.pools = [mx.zeros(shape, self._dtype) for _ in range(self._layers)]
+        self.pools = self._new_pools()
         self._position = np.zeros(self.slots, np.int64)
         self._held = np.zeros(self.slots, np.int64)
         self._table = np.zeros((self.slots, self.per_ring), np.int32)
@@ -175,10 +174,7 @@ class Rings:
         """
         blocks = self._table[slot, : self._held[slot]]
         if scrub and len(blocks):
-            where = mx.array(self._pool_slots(blocks))
-            self._settle()
-            for pool in self.pools:
-                pool[where] = 0.0
+            self._zero(blocks)
         self._used[blocks] = False
         self._taken -= len(blocks)
         self._table[slot] = 0
@@ -189,18 +185,18 @@ class Rings:
         if 4 * top <= self._size > self._least:
             self._resize(max(2 * top, self._least))
 
-    def view(self, rows: Sequence[int], slots: mx.array, n: int, *, all_blocks: bool) -> View:
+    def view(self, rows: Sequence[int], slots: mx.array, n: int) -> View:
         """Make room for ``n`` new positions in each of ``rows`` and say where everything is.
 
-        ``slots`` are the rows on the device and fillers behind them. Without ``all_blocks`` the
-        view is as wide as the longest row needs, rounded up to a power of two.
+        ``slots`` are the rows on the device and fillers behind them. The view is as wide as the
+        longest row needs, rounded up to a power of two.
         """
         if not 1 <= n <= self.chunk:
             raise ValueError(f"a step takes 1 to {self.chunk} positions, not {n}")
         self._make_room(np.asarray(rows, np.int64), n)
         self._update_device()
         longest = int(self._held[rows].max())
-        width = self.per_ring if all_blocks else min(1 << (longest - 1).bit_length(), self.per_ring)
+        width = min(1 << (longest - 1).bit_length(), self.per_ring)
         return View(slots, self._on_device, width)
 
     def advance(self, rows: Sequence[int], n: int, table: mx.array) -> None:
@@ -227,15 +223,30 @@ class Rings:
             raise ValueError(f"cannot move position {self._position[slot]} down by {shift}")
         pairs = np.arange(0, self._head_dim, 2, dtype=np.float64)
         angle = -shift * self._rope_theta ** (-pairs / self._head_dim)
+        self._turn_keys(self._table[slot, : self._held[slot]], angle)
+        self._position[slot] -= shift
+        self._changed.add(slot)
+
+    def _new_pools(self) -> list[mx.array]:
+        """A zeroed pool for each layer."""
+        shape = self._size * self.block, *self._entry
+        return [mx.zeros(shape, self._dtype) for _ in range(self._layers)]
+
+    def _zero(self, blocks: NDArray[np.int32]) -> None:
+        where = mx.array(self._pool_slots(blocks))
+        self._settle()
+        for pool in self.pools:
+            pool[where] = 0.0
+
+    def _turn_keys(self, blocks: NDArray[np.int32], angle: NDArray[np.float64]) -> None:
+        """Rotate the keys in ``blocks`` of every layer by ``angle [head_dim / 2]``."""
         cos, sin = mx.array(np.cos(angle), mx.float32), mx.array(np.sin(angle), mx.float32)
-        where = mx.array(self._pool_slots(self._table[slot, : self._held[slot]]))
+        where = mx.array(self._pool_slots(blocks))
         moved = [_turn(pool[where, 0], cos, sin) for pool in self.pools]
         mx.eval(moved)
         self._settle()
         for pool, keys in zip(self.pools, moved, strict=True):
             pool[where, 0] = keys
-        self._position[slot] -= shift
-        self._changed.add(slot)
 
     def _pool_slots(self, blocks: NDArray[np.int32]) -> NDArray[np.int32]:
         within = np.arange(self.block, dtype=np.int32)

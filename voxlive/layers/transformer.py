@@ -3,26 +3,23 @@
 The stack is pre-norm. Its steps are built for few batch sizes (``SIZES``), so that few graphs are
 compiled.
 
-Attention is over a sliding window in paged rings: one interface, two implementations. A row's keys
-and values live in a ring of ``ring`` positions, position p in ring slot p mod ring. Ring slots are
-grouped into blocks that lie anywhere in the layer's pool [slots, 2, kv_heads, head_dim] (keys at 0,
-rotated; values at 1). Every query sees exactly the last ``window`` positions up to and including
-its own. Positions are rotary (arXiv 2104.09864), in pairs [2i, 2i + 1]. ``GatherAttention`` is
-plain MLX, for every device; ``CudaAttention`` is one kernel for NVIDIA GPUs, which reads nothing
-but live blocks. ``default_attention`` chooses.
+Attention is over a sliding window in paged rings. A row's keys and values live in a ring of
+``ring`` positions, position p in ring slot p mod ring. Ring slots are grouped into blocks that lie
+anywhere in the layer's pool [slots, 2, kv_heads, head_dim] (keys at 0, rotated; values at 1). Every
+query sees exactly the last ``window`` positions up to and including its own. Positions are rotary
+(arXiv 2104.09864), in pairs [2i, 2i + 1]. All of it is plain MLX, for every device; on NVIDIA GPUs
+models in 16-bit floats run without it (``engines/voxtral/nvidia.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from functools import lru_cache
 
 import mlx.core as mx
-import numpy as np
 
-from voxlive.layers.linear import Hidden, Linear, Weights, best_projections, kernel, on_cuda
+from voxlive.layers.linear import Linear, Weights
 from voxlive.layers.rings import Rings, View
 
 
@@ -43,29 +40,6 @@ class AttentionShape:
     rope_theta: float
 
 
-class Attention(Protocol):
-    """Rotate, write and attend, for B rows that each bring n new positions."""
-
-    all_blocks: bool
-    """Whether ``plan`` takes the tables of whole rings, and finds the live blocks by itself."""
-
-    def plan(self, start: mx.array, blocks: mx.array, n: int) -> Any:
-        """What all layers of one step of n new positions a row share.
-
-        ``start [B]`` int32: each row's first new position. ``blocks [B, m]`` int32: the pool blocks
-        of each ring in ring order. A block that is not allocated yet is 0, which no row owns.
-        """
-        ...
-
-    def __call__(self, qkv: mx.array, pool: mx.array, plan: Any) -> tuple[mx.array, mx.array]:
-        """``qkv [B, n, (heads + 2 kv_heads) * head_dim]``, not rotated, to context and pool.
-
-        The context is [B, n, heads * head_dim]: softmax(q k / sqrt(head_dim)) v over the window.
-        The pool that is returned has the new keys and values in it.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Gathered:
     start: mx.array
@@ -75,15 +49,20 @@ class _Gathered:
 
 
 class GatherAttention:
-    """Plain MLX for every device: gathers each row's blocks, then attends under a mask."""
+    """Rotate, write and attend, for B rows that each bring n new positions.
 
-    all_blocks = False
+    Gathers each row's blocks, then attends under a mask.
+    """
 
     def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
 
     def plan(self, start: mx.array, blocks: mx.array, n: int) -> _Gathered:
-        """See ``Attention.plan``."""
+        """What all layers of one step of n new positions a row share.
+
+        ``start [B]`` int32: each row's first new position. ``blocks [B, m]`` int32: the pool blocks
+        of each ring in ring order. A block that is not allocated yet is 0, which no row owns.
+        """
         s = self.shape
         batch = blocks.shape[0]
         query = start[:, None] + mx.arange(n)
@@ -102,7 +81,11 @@ class GatherAttention:
         return _Gathered(start, write.reshape(-1), keys, visible)
 
     def __call__(self, qkv: mx.array, pool: mx.array, plan: _Gathered) -> tuple[mx.array, mx.array]:
-        """See ``Attention.__call__``."""
+        """``qkv [B, n, (heads + 2 kv_heads) * head_dim]``, not rotated, to context and pool.
+
+        The context is [B, n, heads * head_dim]: softmax(q k / sqrt(head_dim)) v over the window.
+        The pool that is returned has the new keys and values in it.
+        """
         s = self.shape
         batch, n, _ = qkv.shape
         qkv = qkv.reshape(batch, n, s.heads + 2 * s.kv_heads, s.head_dim).swapaxes(1, 2)
@@ -130,127 +113,6 @@ class GatherAttention:
             scale=1.0,
             offset=start,
         )
-
-
-_BODY = """
-  paged::step<T, D, GROUP, KV, WINDOW, RING, BLOCK, WARPS>(
-      qkv, const_cast<T*>(pool), angles, start, blocks, const_cast<int*>(tickets),
-      context, parts, qkv_shape[1]);
-"""
-_TILE = 16
-"""Queries, and keys, that a warp takes at a time."""
-_WARPS = 4
-_ENOUGH_WARPS = 1024
-"""Warps from which the device has enough to do, so that no ring is split further."""
-_LEAST_TILES = 2
-"""Tiles of keys that a warp must have for a further split to pay."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    angles: mx.array
-    start: mx.array
-    blocks: mx.array
-    tickets: mx.array
-
-
-class CudaAttention:
-    """One CUDA kernel, for half precision and head sizes that are multiples of 64.
-
-    It writes the new keys and values into the pool that it is given, so that a pool is never
-    copied. MLX does not know of that write: nothing else in the same step may read the pool, and a
-    step must have been sent off before the next one is built. Work on one MLX stream is in order.
-    """
-
-    all_blocks = True
-
-    def __init__(self, shape: AttentionShape) -> None:
-        """ValueError for a shape that the kernel does not take."""
-        if shape.head_dim % 64 or shape.block % _TILE:
-            raise ValueError(
-                f"the CUDA kernel takes heads of a multiple of 64 and blocks of a multiple of "
-                f"{_TILE}, not {shape.head_dim} and {shape.block}"
-            )
-        self.shape = shape
-        self._group = shape.heads // shape.kv_heads
-        pairs = np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim
-        self._turn = mx.array(shape.rope_theta**-pairs, mx.float32)
-
-    @staticmethod
-    def takes(shape: AttentionShape, dtype: mx.Dtype) -> bool:
-        """Whether a model of this shape and dtype can run on the kernel."""
-        half = dtype in (mx.bfloat16, mx.float16)
-        return half and not (shape.head_dim % 64 or shape.block % _TILE)
-
-    def plan(self, start: mx.array, blocks: mx.array, n: int) -> _Plan:
-        """See ``Attention.plan``."""
-        batch = blocks.shape[0]
-        position = (start[:, None] + mx.arange(n)).astype(mx.float32)
-        angle = position[:, :, None] * self._turn
-        angles = mx.stack([mx.cos(angle), mx.sin(angle)], axis=-1)
-        # One counter per unit of work, back at zero after every layer.
-        tickets = mx.zeros((batch * self._tiles(n) * self.shape.kv_heads,), mx.int32)
-        return _Plan(angles, mx.contiguous(start), mx.contiguous(blocks), tickets)
-
-    def __call__(self, qkv: mx.array, pool: mx.array, plan: _Plan) -> tuple[mx.array, mx.array]:
-        """See ``Attention.__call__``; TypeError for other than half precision."""
-        s = self.shape
-        if qkv.dtype not in (mx.bfloat16, mx.float16):
-            raise TypeError(f"the CUDA kernel takes bfloat16 and float16, not {qkv.dtype}")
-        batch, n, _ = qkv.shape
-        units, splits = batch * self._tiles(n) * s.kv_heads, self._splits(batch, n)
-        sums = units * splits * 32 * (s.head_dim // 2 + 4) if splits > 1 else 1
-        context, _ = self._kernel(
-            inputs=[qkv, pool, plan.angles, plan.start, plan.blocks, plan.tickets],
-            template=[
-                ("T", qkv.dtype),
-                ("D", s.head_dim),
-                ("GROUP", self._group),
-                ("KV", s.kv_heads),
-                ("WINDOW", s.window),
-                ("RING", s.ring),
-                ("BLOCK", s.block),
-                ("WARPS", _WARPS),
-            ],
-            grid=(s.kv_heads * 32 * _WARPS, splits, batch * self._tiles(n)),
-            threadgroup=(32 * _WARPS, 1, 1),
-            output_shapes=[(batch, n, s.heads * s.head_dim), (sums,)],
-            output_dtypes=[qkv.dtype, mx.float32],
-        )
-        return context, pool
-
-    @cached_property
-    def _kernel(self) -> Any:
-        inputs = ["qkv", "pool", "angles", "start", "blocks", "tickets"]
-        return kernel("attention", _BODY, inputs=inputs, outputs=["context", "parts"])
-
-    def _tiles(self, n: int) -> int:
-        return -(-n * self._group // _TILE)
-
-    def _splits(self, batch: int, n: int) -> int:
-        """Blocks that share a ring, a power of two, when there are too few rows for the device."""
-        units = batch * self._tiles(n) * self.shape.kv_heads
-        splits = 1
-        while (
-            units * splits * _WARPS < _ENOUGH_WARPS
-            and 2 * splits * _WARPS * _LEAST_TILES * _TILE <= self.shape.window + _TILE
-        ):
-            splits *= 2
-        return splits
-
-
-ATTENTIONS: dict[str, Callable[[AttentionShape], Attention]] = {
-    "gather": GatherAttention,
-    "cuda": CudaAttention,
-}
-"""Every implementation by name."""
-
-
-def default_attention(shape: AttentionShape, dtype: mx.Dtype) -> str:
-    """The fastest implementation that takes such a model on the default device."""
-    if on_cuda() and CudaAttention.takes(shape, dtype):
-        return "cuda"
-    return "gather"
 
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -328,13 +190,12 @@ class Stack:
         slots: int,
         chunk: int,
         block: int,
-        attention: str | None,
     ) -> None:
-        """``chunk`` is the most positions per row and step; ``attention`` None takes the best."""
+        """``chunk`` is the most positions per row and step."""
         self._layers = [_take_layer(weights, f"{name}.layers.{i}") for i in range(shape.layers)]
         self._norm = weights.take(f"{name}.norm.weight")
         mx.eval(self._norm)
-        self._projections = best_projections(shape.norm_eps)
+        self._eps = shape.norm_eps
         self.rings = Rings(
             layers=shape.layers,
             kv_heads=shape.kv_heads,
@@ -355,12 +216,11 @@ class Stack:
             block=block,
             rope_theta=shape.rope_theta,
         )
-        name = attention or default_attention(attended, weights.dtype)
-        self._attention = ATTENTIONS[name](attended)
+        self._attention = GatherAttention(attended)
 
     def view(self, rows: Sequence[int], slots: mx.array, n: int) -> View:
         """See ``Rings.view``."""
-        return self.rings.view(rows, slots, n, all_blocks=self._attention.all_blocks)
+        return self.rings.view(rows, slots, n)
 
     def __call__(
         self,
@@ -373,16 +233,20 @@ class Stack:
 
         ``ffn_scale [layers, B, dim]`` multiplies the feed-forward's normed input.
         """
-        plan = self._attention.plan(*view.read(), x.shape[1])
-        project, hidden, after = self._projections, Hidden(x), []
+        plan, after = self._attention.plan(*view.read(), x.shape[1]), []
         for scale, layer, pool in zip(self._scales(ffn_scale), self._layers, pools, strict=True):
-            qkv, x = project.normed(hidden, layer.attn_norm, layer.qkv)
-            context, written = self._attention(qkv, pool, plan)
+            context, written = self._attention(
+                layer.qkv(self._normed(x, layer.attn_norm)), pool, plan
+            )
             after.append(written)
-            hidden = project.added(context, layer.o, x)
-            h, x = project.gated(hidden, layer.ffn_norm, scale, layer.gate_up)
-            hidden = project.added(h, layer.down, x)
-        return project.last(hidden, self._norm), after
+            x = x + layer.o(context)
+            h = self._normed(x, layer.ffn_norm)
+            gate, up = mx.split(layer.gate_up(h if scale is None else h * scale), 2, axis=-1)
+            x = x + layer.down(gate * mx.sigmoid(gate) * up)
+        return self._normed(x, self._norm), after
+
+    def _normed(self, x: mx.array, norm: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, norm, self._eps)
 
     def _scales(self, ffn_scale: mx.array | None) -> Sequence[mx.array | None]:
         """Each layer's part, [B, 1, dim]."""

@@ -1,10 +1,8 @@
-"""The caches' memory: what is reserved and bounded, and that service compiles nothing new."""
+"""The caches' memory: what is reserved and bounded."""
 
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import mlx.core as mx
 import pytest
 from support.held_out import TINY_VOXTRAL
 from support.listening import StreamRecorder
@@ -17,7 +15,7 @@ from voxlive.checkpoints.local_model import read_model
 from voxlive.engines.contract import EngineOptions, Failed, Progressed, StreamOptions
 from voxlive.engines.voxtral import load
 from voxlive.engines.voxtral.loading import settle_capacity, unpacks
-from voxlive.engines.voxtral.model import CHUNK, StreamCaches, VoxtralModel, plan_rounds
+from voxlive.engines.voxtral.model import StreamCaches, VoxtralModel
 from voxlive.errors import EngineError
 from voxlive.layers import rings
 
@@ -27,64 +25,6 @@ PLENTY = 1 << 40
 
 def model(slots=9):
     return VoxtralModel(TINY, tiny_weights(), slots=slots, bos=1, pad=32)
-
-
-def shapes_of(part):
-    """The set of what ``part``'s steps are given, as far as a compiled step depends on it."""
-    run, seen = part._run, set()
-
-    def key(value):
-        if isinstance(value, mx.array):
-            return value.shape, str(value.dtype)
-        return tuple(key(v) for v in value) if isinstance(value, (tuple, list)) else value
-
-    def step(*given):
-        seen.add(tuple(key(value) for value in given))
-        return run(*given)
-
-    part._fixed, part._step_graph = True, step
-    part._stack._attention.all_blocks = True  # as on GPUs
-    return seen
-
-
-class BacklogRow:
-    def __init__(self, slot, ready):
-        self.slot, self.ready = slot, ready
-
-
-def serve(served, rounds=40, most=6):
-    """Rounds of random rows with random backlogs, joining and in ruts, past their windows."""
-    random = Random(1)
-    streams = set()
-    for _ in range(rounds):
-        for slot in range(most):
-            if random.random() < 0.02 or slot not in streams:
-                served.join(slot, TINY.delay_tokens)
-                streams.add(slot)
-        rows = random.sample(range(most), random.randint(1, most))
-        ready = [BacklogRow(slot, random.choice([1, 1, 2, 5, 20])) for slot in rows]
-        for tokens, group in plan_rounds(ready, CHUNK):
-            served.encode([row.slot for row in group], served.silence(len(group), tokens))
-        for _ in served.decode({rows[0]: 2.0} if random.random() < 0.1 else {}):
-            pass
-
-
-@pytest.mark.parametrize("reserve", [float("inf"), 0])
-def test_service_compiles_nothing_that_was_not_compiled_before(
-    reserve: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Except, without a reserve, where pools grow: that is what the reserve is for."""
-    monkeypatch.setattr(rings, "_FIRST_BLOCKS", 2)
-    served = model()
-    encoder, decoder = shapes_of(served.encoder), shapes_of(served.decoder)
-    served.bound(6, PLENTY, reserve=reserve)
-    for rows in (1, 2, 4, 6):
-        served.compile_steps(rows)
-    before, held = (set(encoder), set(decoder)), served.nbytes
-    serve(served)
-    assert max(map(served.decoder.rings.position, range(6))) > TINY.decoder.window
-    assert ((encoder, decoder) == before) is (reserve > 0)
-    assert (served.nbytes == held) is (reserve > 0)
 
 
 def test_positions_are_moved_back_once_before_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from voxlive.checkpoints.plan import LoadPlan, LoadStep, Quantisation
 from voxlive.engines.contract import EngineInfo
 from voxlive.engines.voxtral.engine import Vocabulary, VoxtralEngine
 from voxlive.engines.voxtral.model import StreamCaches, VoxtralModel
+from voxlive.engines.voxtral.nvidia import takes
 from voxlive.errors import (
     DamagedFile,
     EngineError,
@@ -34,7 +35,8 @@ from voxlive.errors import (
     WeightsMismatch,
     listed,
 )
-from voxlive.layers.kernels import kernels_kept
+from voxlive.layers.cuda import Gpu
+from voxlive.layers.cuda_layers import HALVES
 from voxlive.layers.linear import Weights, on_cuda
 from voxlive.layers.transformer import SIZES
 from voxlive.processes.process import user_cache
@@ -279,13 +281,11 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
         device = thread.submit(_use_device, options.device).result()
         unpack = thread.submit(_unpacks, checkpoint.plan, options).result()
         weights = _weights(checkpoint.plan, options.quantize, unpack=unpack)
-        # MLX looks for them once, with the first that it needs.
-        with kernels_kept(user_cache("kernels")):
-            began = time.perf_counter()
-            model = thread.submit(_build, checkpoint, options, unpack=unpack).result()
-            loaded = time.perf_counter()
-            log.info("%s: %s, loaded in %.1f s", local.name, weights, loaded - began)
-            capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
+        began = time.perf_counter()
+        model = thread.submit(_build, checkpoint, options, unpack=unpack).result()
+        loaded = time.perf_counter()
+        log.info("%s: %s, loaded in %.1f s", local.name, weights, loaded - began)
+        capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
         info = EngineInfo(
             "voxtral",
             local.name,
@@ -344,7 +344,10 @@ def _unpacks(plan: LoadPlan, options: EngineOptions) -> bool:
     if options.keep_quantized or options.quantize or not plan.quantised or not on_cuda():
         return False
     caches = StreamCaches.of(plan.config, plan.itemsize)
-    return unpacks(plan.nbytes, plan.unpacked_nbytes, caches, options.max_sessions, free_bytes())
+    unpacked = plan.unpacked_nbytes
+    if takes(plan.config, _DTYPES[plan.dtype]):
+        unpacked += plan.nbytes  # packed ones are the faster for few rows, and stay
+    return unpacks(plan.nbytes, unpacked, caches, options.max_sessions, free_bytes())
 
 
 def _weights(plan: LoadPlan, quantize: int | None, *, unpack: bool) -> str:
@@ -358,13 +361,26 @@ def _weights(plan: LoadPlan, quantize: int | None, *, unpack: bool) -> str:
 
 
 def _build(checkpoint: Checkpoint, options: EngineOptions, *, unpack: bool) -> VoxtralModel:
-    weights = load_weights(checkpoint.plan, quantize=options.quantize, unpack=unpack)
-    tekken = checkpoint.tekken
+    tekken, dtype = checkpoint.tekken, _DTYPES[checkpoint.plan.dtype]
     most = options.max_sessions or MOST_SESSIONS
-    # One slot more than there can be sessions: the health check has its own.
-    return VoxtralModel(
-        checkpoint.config, weights, slots=most + 1, bos=tekken.bos, pad=tekken.streaming_pad
-    )
+    gpu = None
+    if on_cuda() and takes(checkpoint.config, dtype):
+        gpu = Gpu(user_cache("kernels"), HALVES[dtype])
+    # What the GPU's own steps take need not pass through MLX's memory there.
+    with mx.stream(mx.cpu if gpu else mx.default_device()):
+        weights = load_weights(
+            checkpoint.plan, quantize=options.quantize, unpack=unpack and not gpu
+        )
+        # One slot more than there can be sessions: the health check has its own.
+        return VoxtralModel(
+            checkpoint.config,
+            weights,
+            slots=most + 1,
+            bos=tekken.bos,
+            pad=tekken.streaming_pad,
+            gpu=gpu,
+            unpack=unpack,
+        )
 
 
 def _vocabulary(tekken: Tekken) -> Vocabulary:

@@ -12,19 +12,26 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-import mlx.core as mx
 import numpy as np
 
 from voxlive.decoders.decoder import MAX_DELAY_TOKENS, TextDecoder, prompt_length
 from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue, Floats, MelFrontEnd
+from voxlive.engines.voxtral.nvidia import CudaDecoder, CudaEncoder, CudaQueue
+from voxlive.layers.cuda_layers import Operations, Scratch
 from voxlive.layers.rings import ring_positions
+from voxlive.layers.transformer import padded_size
 
 if TYPE_CHECKING:
+    import mlx.core as mx
+
     from voxlive.checkpoints.config import VoxtralConfig
+    from voxlive.engines.voxtral.nvidia import Tokens
+    from voxlive.layers.cuda import Gpu
     from voxlive.layers.linear import Weights
 
+TokensOnTheirWay: TypeAlias = "mx.array | Tokens"
 CHUNK = 8
 """The most tokens of audio that a row encodes in one step."""
 TOGETHER = 128
@@ -129,17 +136,46 @@ class VoxtralModel:
     """The caches of ``slots`` streams over one set of weights."""
 
     def __init__(
-        self, config: VoxtralConfig, weights: Weights, *, slots: int, bos: int, pad: int
+        self,
+        config: VoxtralConfig,
+        weights: Weights,
+        *,
+        slots: int,
+        bos: int,
+        pad: int,
+        gpu: Gpu | None = None,
+        unpack: bool = False,
     ) -> None:
+        """With ``gpu``, whose type is that of the weights, steps are CUDA graphs (``nvidia``).
+
+        Then ``unpack`` keeps packed weights unpacked beside.
+        """
         self.config = config
         self.advances = 0  # parts of rounds that were begun, each of which ends soon
         self.front_end = MelFrontEnd(config.audio, config.mel_per_token)
-        self.encoder = AudioEncoder(config, weights, slots=slots, chunk=CHUNK)
-        self.decoder = TextDecoder(config, weights, slots=slots, bos=bos, pad=pad)
-        longest = prompt_length(config.left_pad_tokens, self.decoder.max_delay_tokens)
-        self._queue = EmbeddingQueue(
-            slots=slots, capacity=longest + CHUNK, dim=config.decoder.dim, dtype=weights.dtype
-        )
+        longest = prompt_length(config.left_pad_tokens, MAX_DELAY_TOKENS)
+        capacity, dim = longest + CHUNK, config.decoder.dim
+        self.encoder: AudioEncoder | CudaEncoder
+        self.decoder: TextDecoder | CudaDecoder
+        self._queue: Any
+        if gpu:
+            most = padded_size(slots - 1)  # one slot is the health check's, alone
+            queue = CudaQueue(gpu, slots=slots, capacity=capacity, dim=dim)
+            encoder, decoder = (Operations(gpu, Scratch(gpu), unpacks=unpack) for _ in range(2))
+            self.encoder = CudaEncoder(
+                encoder, config, weights, queue, slots=slots, chunk=CHUNK, most=max(most, TOGETHER)
+            )
+            self.decoder = CudaDecoder(
+                decoder, config, weights, queue, slots=slots, bos=bos, pad=pad, most=most,
+                prompts=PROMPTS_TOGETHER,
+            )  # fmt: skip
+            self._queue = queue
+        else:
+            self.encoder = AudioEncoder(config, weights, slots=slots, chunk=CHUNK)
+            self.decoder = TextDecoder(config, weights, slots=slots, bos=bos, pad=pad)
+            self._queue = EmbeddingQueue(
+                slots=slots, capacity=capacity, dim=dim, dtype=weights.dtype
+            )
         self._prompts: dict[int, int] = {}  # slots whose prompt is to run, and their delays
         self._running: set[int] = set()
 
@@ -245,7 +281,7 @@ class VoxtralModel:
         A step is on its way before the tokens of the one before are read. ``penalties`` is asked
         for each step's rows and may change between two steps; while it is empty none waits.
         """
-        sent: list[tuple[Sequence[int], mx.array]] = []
+        sent: list[tuple[Sequence[int], TokensOnTheirWay]] = []
         for _ in range(most):
             steps = [*self._prefill(), *self._step(penalties)]
             if not steps:
@@ -267,9 +303,9 @@ class VoxtralModel:
             if rows <= most_rows(tokens):
                 self.encode(slots, self.silence(rows, tokens))
         if rows <= PROMPTS_TOGETHER:
-            shape = rows, self.decoder.prompt_length(0), self.config.decoder.dim
-            mx.eval(self.decoder.prefill(slots, mx.zeros(shape, self.decoder.dtype)))
-        mx.eval(self.decoder.step(slots, self._queue.take(slots, 1)[:, 0]))
+            blank = self._queue.blank(rows, self.decoder.prompt_length(0))
+            np.array(self.decoder.prefill(slots, blank))
+        np.array(self.decoder.step(slots, self._queue.take_one(slots)))
         for rings in (self.encoder.rings, self.decoder.rings):
             rings.reanchor(0, 0)  # else its kernels are first compiled a minute into service
         for slot in slots:
@@ -283,7 +319,7 @@ class VoxtralModel:
             for _ in range(-(-(prompt + 1) // CHUNK)):
                 self.encode([slot], self.silence(1, CHUNK))
             first = self.decoder.prefill([slot], self._queue.take([slot], prompt))
-            second = self.decoder.step([slot], self._queue.take([slot], 1)[:, 0])
+            second = self.decoder.step([slot], self._queue.take_one([slot]))
             return [*np.array(first).tolist(), *np.array(second).tolist()]
         finally:
             self.leave(slot)
@@ -297,14 +333,14 @@ class VoxtralModel:
 
     def time_step(self, slots: Sequence[int]) -> None:
         """A step of both halves, awaited: for measuring."""
-        embeddings = self.encoder.step(slots, self.silence(len(slots), 1))
-        mx.eval(self.decoder.step(slots, embeddings[:, 0]))
+        self.encode(slots, self.silence(len(slots), 1))
+        np.array(self.decoder.step(slots, self._queue.take_one(slots)))
 
     def silence(self, rows: int, tokens: int) -> Floats:
         """What ``encode`` takes for so many tokens of silence in each row."""
         return self.front_end(np.zeros((rows, self.front_end.span(tokens)), np.float32))
 
-    def _prefill(self) -> Iterator[tuple[Sequence[int], mx.array]]:
+    def _prefill(self) -> Iterator[tuple[Sequence[int], TokensOnTheirWay]]:
         ready: dict[int, list[int]] = defaultdict(list)
         for slot, delay in self._prompts.items():
             if self._queue.waiting(slot) >= self.decoder.prompt_length(slot):
@@ -321,10 +357,12 @@ class VoxtralModel:
                 del self._prompts[slot]
                 self._running.add(slot)
 
-    def _step(self, penalties: Mapping[int, float]) -> Iterator[tuple[Sequence[int], mx.array]]:
+    def _step(
+        self, penalties: Mapping[int, float]
+    ) -> Iterator[tuple[Sequence[int], TokensOnTheirWay]]:
         slots = [slot for slot in self._running if self._queue.waiting(slot)]
         if slots:
-            audio = self._queue.take(slots, 1)[:, 0]
+            audio = self._queue.take_one(slots)
             yield (
                 slots,
                 self.decoder.step(slots, audio, [penalties.get(slot, 0.0) for slot in slots]),
@@ -332,7 +370,7 @@ class VoxtralModel:
 
 
 def _read(
-    steps: Sequence[tuple[Sequence[int], mx.array]],
+    steps: Sequence[tuple[Sequence[int], TokensOnTheirWay]],
 ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
     for slots, tokens in steps:
         yield slots, np.array(tokens).tolist()
