@@ -33,8 +33,8 @@ from voxlive.engines.voxtral.model import CHUNK, VoxtralModel, most_rows
 from voxlive.engines.voxtral.nvidia import takes
 from voxlive.layers.cuda import Gpu
 from voxlive.layers.cuda_layers import HALVES, CudaRings
-from voxlive.layers.linear import Weights, on_cuda
 from voxlive.layers.rings import Rings
+from voxlive.layers.transformer import Weights, on_cuda
 from voxlive.processes.process import user_cache
 
 _AUDIO = AudioConfig(sample_rate=16000, n_fft=400, hop=160, mel_bins=128, log_mel_max=1.5)

@@ -2,7 +2,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from voxlive.layers.linear import (
+from voxlive.layers.transformer import (
     Dense,
     Quantised,
     Side,

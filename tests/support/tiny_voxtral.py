@@ -11,7 +11,7 @@ from training.golden.weights import TINY, random_weights
 from voxlive.decoders.decoder import TextDecoder
 from voxlive.encoders.encoder import AudioEncoder, MelFrontEnd
 from voxlive.engines.voxtral.stream import AudioBuffer
-from voxlive.layers.linear import Weights
+from voxlive.layers.transformer import Weights
 
 BLOCK = 8
 DELAY = 6

@@ -23,9 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxlive.checkpoints.config import VoxtralConfig
-from voxlive.layers.linear import Linear, Weights
 from voxlive.layers.rings import BLOCK, View
-from voxlive.layers.transformer import Stack, StackShape, compiles, gelu, padded, zeros
+from voxlive.layers.transformer import (
+    Linear,
+    Stack,
+    StackShape,
+    Weights,
+    compiles,
+    gelu,
+    padded,
+    zeros,
+)
 
 MAX_DELAY_TOKENS = 30
 """The longest delay of a stream, in positions."""

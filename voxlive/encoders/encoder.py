@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxlive.checkpoints.config import CONV_STRIDE, AudioConfig, VoxtralConfig
-from voxlive.layers.linear import Weights
 from voxlive.layers.rings import BLOCK, View
-from voxlive.layers.transformer import Stack, StackShape, compiles, gelu, on_device, padded
+from voxlive.layers.transformer import Stack, StackShape, Weights, compiles, gelu, on_device, padded
 
 Floats = NDArray[np.float32]
 

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxlive.layers.cuda import Gpu, Kernel, Memory, WeightArgument
-from voxlive.layers.linear import Dense, Linear, Quantised, Side, Weights, fuse
 from voxlive.layers.rings import BLOCK, Rings
-from voxlive.layers.transformer import StackShape
+from voxlive.layers.transformer import Dense, Linear, Quantised, Side, StackShape, Weights, fuse
 
 HALVES = {mx.bfloat16: "bf16", mx.float16: "f16"}
 """The types of weights that the kernels take, by their names there."""

@@ -27,9 +27,16 @@ from voxlive.layers.cuda_layers import (
     Scratch,
     owned,
 )
-from voxlive.layers.linear import Dense, Quantised, Weights
 from voxlive.layers.rings import Rings
-from voxlive.layers.transformer import AttentionShape, GatherAttention, StackShape, gelu
+from voxlive.layers.transformer import (
+    AttentionShape,
+    Dense,
+    GatherAttention,
+    Quantised,
+    StackShape,
+    Weights,
+    gelu,
+)
 
 pytestmark = pytest.mark.skipif(not mx.cuda.is_available(), reason="needs an NVIDIA GPU")
 

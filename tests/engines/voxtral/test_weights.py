@@ -12,7 +12,7 @@ from voxlive.checkpoints.contents import read_contents
 from voxlive.checkpoints.local_model import read_checkpoint
 from voxlive.engines.voxtral.loading import load_weights
 from voxlive.errors import UnsupportedConfig, WeightsMismatch
-from voxlive.layers.linear import Dense
+from voxlive.layers.transformer import Dense
 
 DRAWN = random_weights()
 MATRICES = [

@@ -35,10 +35,9 @@ from voxlive.errors import (
     WeightsMismatch,
     listed,
 )
-from voxlive.layers.cuda import Gpu
+from voxlive.layers.cuda import LEAST_ARCHITECTURE, CudaError, Gpu
 from voxlive.layers.cuda_layers import HALVES
-from voxlive.layers.linear import Weights, on_cuda
-from voxlive.layers.transformer import SIZES
+from voxlive.layers.transformer import SIZES, Weights, on_cuda
 from voxlive.processes.process import user_cache
 
 if TYPE_CHECKING:
@@ -282,10 +281,13 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
         unpack = thread.submit(_unpacks, checkpoint.plan, options).result()
         weights = _weights(checkpoint.plan, options.quantize, unpack=unpack)
         began = time.perf_counter()
-        model = thread.submit(_build, checkpoint, options, unpack=unpack).result()
-        loaded = time.perf_counter()
-        log.info("%s: %s, loaded in %.1f s", local.name, weights, loaded - began)
-        capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
+        try:
+            model = thread.submit(_build, checkpoint, options, unpack=unpack).result()
+            loaded = time.perf_counter()
+            log.info("%s: %s, loaded in %.1f s", local.name, weights, loaded - began)
+            capacity = thread.submit(settle_capacity, model, options.max_sessions).result()
+        except CudaError as problem:
+            raise EngineError("engine_failed", str(problem)) from problem
         info = EngineInfo(
             "voxtral",
             local.name,
@@ -366,6 +368,8 @@ def _build(checkpoint: Checkpoint, options: EngineOptions, *, unpack: bool) -> V
     gpu = None
     if on_cuda() and takes(checkpoint.config, dtype):
         gpu = Gpu(user_cache("kernels"), HALVES[dtype])
+        if gpu.architecture < LEAST_ARCHITECTURE:
+            gpu = None
     # What the GPU's own steps take need not pass through MLX's memory there.
     with mx.stream(mx.cpu if gpu else mx.default_device()):
         weights = load_weights(

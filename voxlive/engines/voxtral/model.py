@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from voxlive.checkpoints.config import VoxtralConfig
     from voxlive.engines.voxtral.nvidia import Tokens
     from voxlive.layers.cuda import Gpu
-    from voxlive.layers.linear import Weights
+    from voxlive.layers.transformer import Weights
 
 TokensOnTheirWay: TypeAlias = "mx.array | Tokens"
 CHUNK = 8

@@ -39,8 +39,7 @@ from voxlive.layers.cuda_layers import (
     Scale,
     owned,
 )
-from voxlive.layers.linear import Weights
-from voxlive.layers.transformer import StackShape, gelu, padded_size
+from voxlive.layers.transformer import StackShape, Weights, gelu, padded_size
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.config import VoxtralConfig
