@@ -269,11 +269,13 @@ export class Session {
       soundFrom: this.recording?.soundFrom,
     });
     const failed = (/** @type {Error} */ { message: why }) => {
-      this.#journal = null;
+      if (this.#journal === journal) this.#journal = null;
       const steps = [say("full.step", { why })];
       this.#listener.notice({ title: say("full.title"), steps });
     };
-    this.#journal = new Journal(browser, present, failed, info, info ? this.transcript.entries : []);
+    const written = info ? this.transcript.entries : [];
+    const journal = new Journal(browser, present, failed, info, written);
+    this.#journal = journal;
   }
 
   #changed() {
