@@ -544,6 +544,18 @@ def test_a_stream_says_the_same_wherever_it_lies_and_whoever_was_there(gpus):
     assert together[6] == together[1] == together[4]
 
 
+def test_any_number_of_prompts_run_in_one_round(gpus):
+    """More batches of prompts than steps' inputs are held for: each has its own tokens."""
+    model, slots = model_of(gpus, mx.bfloat16, slots=101), list(range(100))
+    audio = mel_of(model, 60, 5)
+    one = run(model, audio, slots[:8])
+    for slot in slots[:8]:
+        model.leave(slot)
+    many = run(model, audio, slots)
+    assert [many[slot][0] for slot in slots] == [one[0][0]] * 100
+    assert {len(tokens) for tokens in many.values()} == {len(one[0])}
+
+
 def test_a_row_that_is_not_finite_says_so_and_leaves_nothing(gpus):
     gpu, model = gpus[mx.bfloat16], model_of(gpus, mx.bfloat16)
     clean = run(model, mel_of(model, 60, 5), [0])[0]

@@ -50,7 +50,7 @@ _GREEDY_THREADS = 1024
 _LOGIT_ROWS = 128
 """Whose logits are there together."""
 _IN_FLIGHT = 8
-"""Steps whose inputs or tokens may be under way."""
+"""Steps whose inputs may be under way."""
 
 
 def takes(config: VoxtralConfig, dtype: mx.Dtype) -> bool:
@@ -313,12 +313,28 @@ class CudaEncoder:
         )
 
 
+class TokenReader:
+    """Brings steps' tokens to the host, as many steps' as are sent before one is read."""
+
+    def __init__(self, gpu: Gpu, most: int) -> None:
+        """``most`` is the most tokens of a step."""
+        self._gpu, self._most = gpu, most
+        self._free: list[Pinned] = []
+
+    def read(self, place: int, batch: int, count: int) -> Tokens:
+        """The first ``count`` of ``batch`` tokens at a place of the device's memory."""
+        pinned = self._free.pop() if self._free else Pinned(self._gpu, 4 * self._most)
+        self._gpu.download(pinned, place, 4 * batch)
+        return Tokens(pinned, count, self._free)
+
+
 @dataclass(slots=True)
 class Tokens:
     """int32 [B] on their way; as an array they are waited for."""
 
     _pinned: Pinned
     _count: int
+    _free: list[Pinned]
     _read: NDArray[np.int32] | None = field(default=None)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.int32]:
@@ -326,6 +342,7 @@ class Tokens:
             self._pinned.event.wait()
             tokens: NDArray[np.int32] = self._pinned.bytes.view(np.int32)
             self._read = tokens[: self._count].copy()
+            self._free.append(self._pinned)
         return self._read
 
 
@@ -364,8 +381,7 @@ class CudaDecoder:
         per_row = 8 + self.rings.per_ring
         self._inputs = StepInputs(gpu, 4 * (2 * positions + most * per_row + 64))
         self._recorded = Recorded(gpu, self.rings)
-        self._tokens = [Pinned(gpu, 4 * most) for _ in range(_IN_FLIGHT)]
-        self._next = 0
+        self._tokens = TokenReader(gpu, most)
 
     def clear(self) -> None:
         """Start every slot over on new memory, after a step that failed; all must join again."""
@@ -452,10 +468,7 @@ class CudaDecoder:
         else:  # once a stream, in many lengths
             self._send(batch, n, *places)
         self.rings.count(rows, n)
-        pinned = self._tokens[self._next]
-        self._next = (self._next + 1) % _IN_FLIGHT
-        self._gpu.download(pinned, self._ops.scratch("tokens", batch, 4), 4 * batch)
-        return Tokens(pinned, len(rows))
+        return self._tokens.read(self._ops.scratch("tokens", batch, 4), batch, count)
 
     def _send(
         self, batch: int, n: int, slots: int, start: int, delays: int, penalties: int, cells: int,
