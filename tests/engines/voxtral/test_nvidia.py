@@ -546,13 +546,13 @@ def test_a_stream_says_the_same_wherever_it_lies_and_whoever_was_there(gpus):
 
 def test_any_number_of_prompts_run_in_one_round(gpus):
     """More batches of prompts than steps' inputs are held for: each has its own tokens."""
-    model, slots = model_of(gpus, mx.bfloat16, slots=101), list(range(100))
+    model, slots = model_of(gpus, mx.bfloat16, slots=97), list(range(96))
     audio = mel_of(model, 60, 5)
     one = run(model, audio, slots[:8])
     for slot in slots[:8]:
         model.leave(slot)
     many = run(model, audio, slots)
-    assert [many[slot][0] for slot in slots] == [one[0][0]] * 100
+    assert [many[slot][0] for slot in slots] == [one[0][0]] * 96
     assert {len(tokens) for tokens in many.values()} == {len(one[0])}
 
 
