@@ -67,9 +67,9 @@ def small(_small: Server) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL of the system's, for all tests of a worker."""
-    server = PostgresServer.make(tmp_path_factory.mktemp("postgres"))
+    server = PostgresServer.make()
     if server is None:
         pytest.skip("PostgreSQL is not installed")
     server.start()

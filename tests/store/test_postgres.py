@@ -40,8 +40,8 @@ def test_another_database_is_no_store():
         open_store("mysql://me@host/name")
 
 
-def test_a_store_goes_on_when_its_server_is_started_again(tmp_path_factory, opened):
-    server = PostgresServer.make(tmp_path_factory.mktemp("restarted"))
+def test_a_store_goes_on_when_its_server_is_started_again(opened):
+    server = PostgresServer.make()
     if server is None:
         pytest.skip("PostgreSQL is not installed")
     server.start()

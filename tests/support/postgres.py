@@ -6,8 +6,10 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
+import weakref
 from pathlib import Path
 from typing import Self
 
@@ -17,17 +19,15 @@ import psycopg
 class PostgresServer:
     """``start`` and ``stop`` it as often as is wanted; it keeps what was written."""
 
-    def __init__(self, tools: Path, folder: Path) -> None:
+    def __init__(self, tools: Path) -> None:
         self._tools = tools
-        self._folder = folder
+        # Not below pytest's own folder, which other runs of pytest keep closed to other users.
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="voxlive-postgres-"))
         self._data = folder / "data"
+        self._removed = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._user: dict[str, object] = {}
         if os.getuid() == 0:  # which PostgreSQL refuses
             nobody = pwd.getpwnam("nobody")
-            for above in folder.parents[:-2]:  # all but the root and what lies in it
-                mode = above.stat().st_mode
-                if not mode & 0o001:
-                    above.chmod(mode | 0o011)
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         initdb = [tools / "initdb", "-D", self._data, "-U", "voxlive", "-A", "trust", "-N"]
@@ -36,11 +36,11 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def make(cls, folder: Path) -> Self | None:
+    def make(cls) -> Self | None:
         """None where it is not installed."""
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
         binary = shutil.which("postgres") or (str(found[-1]) if found else None)
-        return cls(Path(binary).resolve().parent, folder) if binary else None
+        return cls(Path(binary).resolve().parent) if binary else None
 
     def start(self) -> None:
         options = ["-c", "listen_addresses=", "-k", self._folder, "-c", "fsync=off"]
