@@ -1,12 +1,14 @@
 """A store of many sessions: how long lists, searches and opening take, and writing beside them.
 
     python benchmarks/store_load.py                                    # 2000 sessions of 500 words
-    python benchmarks/store_load.py --sessions 100000 --writers 128    # 50 million words, some GB
+    python benchmarks/store_load.py --sessions 2000 --copies 50        # 50 million words, some GB
     python benchmarks/store_load.py --store postgresql://me@/bench
 
-The store is filled, unless it has as many sessions already. Then reads are timed in a random order,
-and again while so many live sessions write words at the rate of speech, each of which waits for the
-store as a client's words do. Every tenth session is in Chinese, every twentieth is refined.
+The store is filled, unless it has as many sessions already, and its rows are copied by the database
+to so many ``--copies`` of all sessions, each later than the one before. Then reads are timed in a
+random order, and again while so many live sessions write words at the rate of speech, each of which
+waits for the store as a client's words do. Every tenth session is in Chinese, every twentieth is
+refined.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from voxlive.processes.process import tune_interpreter
+from voxlive.store import schema
 from voxlive.store.backends import open_store
 from voxlive.store.contract import (
     AddSession,
@@ -35,6 +38,7 @@ from voxlive.store.contract import (
     StoredSession,
     StoredWord,
 )
+from voxlive.store.database import DatabaseStore
 from voxlive.streaming.events import SegmentClosed, Words
 from voxlive.values import Word
 from voxlive.web.recorder import MAX_WAIT_S, SessionRecording, StoreWriter
@@ -91,12 +95,70 @@ def fill(store: SessionStore, sessions: int, words: int) -> None:
             batch.clear()
             refine(store, number, words, chance)
     took, added = time.monotonic() - began, max(0, sessions - there)
-    stats = store.stats()
-    hours = stats.words / 9000  # as people talk
     print(
         f"filled {added} sessions in {took:.1f} s: {added * words / max(took, 1e-9):,.0f} words/s"
     )
+    print_size(store)
+
+
+def print_size(store: SessionStore) -> None:
+    """Words, and bytes for an hour of talk."""
+    stats = store.stats()
+    hours = stats.words / 9000  # as people talk
     print(f"{stats.words:,} words, {stats.size / 1e6:,.1f} MB: {stats.size / hours / 1e3:.0f} kB/h")
+
+
+def copy(store: DatabaseStore, sessions: int, copies: int) -> None:
+    """Have every session so many times: rows as ``fill`` writes them, with other keys."""
+    began, there = time.monotonic(), store.stats().sessions
+    with store._writer.connect() as connection:
+        dialect = connection.dialect.name
+        for copied in range(there // sessions, copies):
+            with connection.begin():
+                for statement in copying(dialect, sessions, sessions * copied):
+                    connection.exec_driver_sql(statement)
+        if dialect == "postgresql":
+            connection.exec_driver_sql(
+                "SELECT setval(pg_get_serial_sequence('sessions', 'key'), max(key)) FROM sessions"
+            )
+            connection.commit()
+    print(f"copied to {copies * sessions} sessions in {time.monotonic() - began:.1f} s")
+    print_size(store)
+
+
+def copying(dialect: str, sessions: int, offset: int) -> Iterator[str]:
+    """Statements that copy the rows of the first ``sessions``, whose keys count from 1."""
+    bits = schema.SEGMENT_BITS
+    searched = "rowid" if dialect == "sqlite" else "number"
+    tables = {
+        "sessions": {
+            "key": f"key + {offset}",
+            "id": _ID[dialect].format(offset=offset),
+            "started_at": f"started_at + CAST({offset} AS BIGINT) * 60000000",
+        },
+        **{name: {"session": f"session + {offset}"} for name in _OF_A_SESSION},
+        "search": {searched: f"{searched} + (CAST({offset} AS BIGINT) << {bits})"},
+    }
+    for table, changed in tables.items():
+        if table == "search":
+            names = ["rowid", "terms"] if dialect == "sqlite" else ["number", "session", "terms"]
+            if dialect != "sqlite":
+                changed["session"] = f"session + {offset}"
+            those = f"{searched} < CAST({sessions + 1} AS BIGINT) << {bits}"
+        else:
+            names = [column.name for column in schema.metadata.tables[table].columns]
+            those = f"{'key' if table == 'sessions' else 'session'} <= {sessions}"
+        values = ", ".join(changed.get(name, f'"{name}"') for name in names)
+        into = ", ".join(f'"{name}"' for name in names)
+        yield f"INSERT INTO {table} ({into}) SELECT {values} FROM {table} WHERE {those}"  # noqa: S608
+
+
+_OF_A_SESSION = ("words", "segments", "refinements", "refined")
+_ID = {
+    "sqlite": "printf('%016x', key - 1 + {offset})",
+    "postgresql": "lpad(to_hex(key - 1 + {offset}), 16, '0')",
+}
+"""As ``session_of`` names them."""
 
 
 def refine(store: SessionStore, number: int, count: int, chance: random.Random) -> None:
@@ -194,6 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--store", help="a folder or a URL; a temporary folder if left out")
     parser.add_argument("--sessions", type=int, default=2000)
+    parser.add_argument("--copies", type=int, default=1, help="of all sessions")
     parser.add_argument("--words", type=int, default=500, help="of each session")
     parser.add_argument("--writers", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -202,12 +265,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(options.store or f"{folder}/store")
         fill(store, options.sessions, options.words)
+        if options.copies > 1:
+            copy(store, options.sessions, options.copies)
         print("reads:")
-        measure(store, options.sessions, options.times)
+        sessions = options.sessions * options.copies
+        measure(store, sessions, options.times)
         print(f"beside {options.writers} sessions that speak:")
-        beside = write_beside(
-            store, options.sessions, options.writers, options.seconds, options.times
-        )
+        beside = write_beside(store, sessions, options.writers, options.seconds, options.times)
         asyncio.run(beside)
         store.close()
 
