@@ -119,15 +119,7 @@ class TextDecoder:
         self._stack = Stack(
             weights,
             "decoder",
-            StackShape(
-                layers=part.layers,
-                heads=part.heads,
-                kv_heads=part.kv_heads,
-                head_dim=part.head_dim,
-                window=part.window,
-                rope_theta=part.rope_theta,
-                norm_eps=part.norm_eps,
-            ),
+            StackShape.of(part),
             slots=slots,
             chunk=prompt_length(config.left_pad_tokens, max_delay_tokens),
             block=block,

@@ -112,15 +112,7 @@ class AudioEncoder:
         self._stack = Stack(
             weights,
             "encoder",
-            StackShape(
-                layers=part.layers,
-                heads=part.heads,
-                kv_heads=part.heads,
-                head_dim=part.head_dim,
-                window=part.window,
-                rope_theta=part.rope_theta,
-                norm_eps=part.norm_eps,
-            ),
+            StackShape.of(part),
             slots=slots,
             chunk=chunk * config.downsample,
             block=block,

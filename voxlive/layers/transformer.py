@@ -20,6 +20,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from voxlive.checkpoints.config import DecoderConfig, EncoderConfig
 from voxlive.layers.rings import Rings, View
 
 
@@ -354,6 +355,19 @@ class StackShape:
     window: int
     rope_theta: float
     norm_eps: float
+
+    @classmethod
+    def of(cls, part: EncoderConfig | DecoderConfig) -> StackShape:
+        """The encoder's, whose heads all have keys and values of their own, or the decoder's."""
+        return cls(
+            layers=part.layers,
+            heads=part.heads,
+            kv_heads=part.kv_heads if isinstance(part, DecoderConfig) else part.heads,
+            head_dim=part.head_dim,
+            window=part.window,
+            rope_theta=part.rope_theta,
+            norm_eps=part.norm_eps,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,10 +196,7 @@ class CudaEncoder:
             Matrix.of(ops, weights.linear(f"adapter.{name}")) for name in ("linear1", "linear2")
         )
         self._ops = ops
-        shape = StackShape(
-            layers=part.layers, heads=part.heads, kv_heads=part.heads, head_dim=part.head_dim,
-            window=part.window, rope_theta=part.rope_theta, norm_eps=part.norm_eps,
-        )  # fmt: skip
+        shape = StackShape.of(part)
         self._stack = CudaStack(
             self._ops, weights, "encoder", shape, chunk=chunk * config.downsample, slots=slots
         )
@@ -363,10 +360,7 @@ class CudaDecoder:
         self._scales = self._ffn_scales(weights)
         self._ops = ops
         self._longest = prompt_length(config.left_pad_tokens, MAX_DELAY_TOKENS)
-        shape = StackShape(
-            layers=part.layers, heads=part.heads, kv_heads=part.kv_heads, head_dim=part.head_dim,
-            window=part.window, rope_theta=part.rope_theta, norm_eps=part.norm_eps,
-        )  # fmt: skip
+        shape = StackShape.of(part)
         self._stack = CudaStack(
             self._ops, weights, "decoder", shape, chunk=self._longest, slots=slots
         )
