@@ -400,6 +400,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "vad_failed": ErrorInfo(500, 1011, "the voice detector failed"),
         # In Python and on the command line.
         "unreachable": ErrorInfo(None, None, "a client cannot reach the server (again)"),
+        "ended": ErrorInfo(None, None, "a client's session was ended by the server"),
         "bad_config": ErrorInfo(None, None, "an option of a server that cannot be"),
         "bad_input": ErrorInfo(None, None, "a file to transcribe that is not there"),
         "bad_key": ErrorInfo(None, None, "a key, or a file of keys, that cannot be in force"),

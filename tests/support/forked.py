@@ -1,8 +1,8 @@
 """Servers without a start of Python for each: forks of a process that has imported their modules.
 
-Each is the server's own program with arguments, an environment, sockets and the test's limits of
-its own: importing what it is made of takes most of its time until it is ready. Tests that are
-interrupted, or killed, end them.
+Each is the server's own program with arguments, an environment, sockets, the test's folder and
+limits of its own: importing what it is made of takes most of its time until it is ready. Tests that
+are interrupted, or killed, end them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import IO
 
 AVAILABLE = hasattr(os, "pidfd_open")
@@ -66,7 +67,8 @@ def next_arguments(requests):
                     os.close(key.fd)
             waiting.close()
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # when this parent goes: PR_SET_PDEATHSIG
-            arguments, environment, limits = json.loads(request)
+            arguments, environment, limits, folder = json.loads(request)
+            os.chdir(folder)
             for name, limit in limits.items():
                 resource.setrlimit(getattr(resource, name), limit)
             os.environ.clear()
@@ -93,7 +95,8 @@ class ForkedProcess:
         err = stderr if isinstance(stderr, int) else stderr.fileno()
         names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
         limits = {name: resource.getrlimit(getattr(resource, name)) for name in names}
-        request = json.dumps([list(args), dict(environment), limits]).encode()
+        asked = list(args), dict(environment), limits, str(Path.cwd())
+        request = json.dumps(asked).encode()
         socket.send_fds(_parent(), [request], [theirs.fileno(), write, err])
         theirs.close()
         os.close(write)

@@ -12,7 +12,14 @@ from support.proxy import behind_a_proxy
 from support.server import serving
 from support.wire import live, s16le
 
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
+PLAIN = json.dumps(
+    {
+        "echoCancellation": False,
+        "noiseSuppression": False,
+        "autoGainControl": False,
+        "keep": False,  # so that a file asks before what was said goes
+    }
+)
 PATH = "/voxlive"
 
 

@@ -113,7 +113,7 @@ class Kernel:
         ))  # fmt: skip
 
 
-class Memory:
+class DeviceMemory:
     """Zeroed memory of the device, which is free when nobody has it any more."""
 
     def __init__(self, gpu: Gpu, nbytes: int) -> None:
@@ -227,11 +227,11 @@ class Gpu:
             self.driver.cuGetErrorString(c_int(status), byref(text))
             raise CudaError(f"{name}: {(text.value or b'unknown').decode()} ({status})")
 
-    def memory(self, *shape: int, itemsize: int) -> Memory:
+    def memory(self, *shape: int, itemsize: int) -> DeviceMemory:
         """Zeroed memory for an array."""
-        return Memory(self, int(np.prod(shape, dtype=np.int64)) * itemsize)
+        return DeviceMemory(self, int(np.prod(shape, dtype=np.int64)) * itemsize)
 
-    def zero(self, memory: Memory) -> None:
+    def zero(self, memory: DeviceMemory) -> None:
         """Zero all of it."""
         self.fill_zero(memory.pointer, memory.nbytes)
 
@@ -262,12 +262,12 @@ class Gpu:
         )  # fmt: skip
         pinned.event.record()
 
-    def put(self, memory: Memory, values: NDArray[Any]) -> None:
+    def put(self, memory: DeviceMemory, values: NDArray[Any]) -> None:
         """Copy an array to the device and wait for it."""
         array = np.ascontiguousarray(values)
         self.put_from(memory, array.ctypes.data, array.nbytes)
 
-    def put_from(self, memory: Memory, pointer: int, nbytes: int | None = None) -> None:
+    def put_from(self, memory: DeviceMemory, pointer: int, nbytes: int | None = None) -> None:
         """Copy what lies at a place of the host's memory and wait for it."""
         self.call(
             "cuMemcpyHtoDAsync_v2", c_uint64(memory.pointer), c_void_p(pointer),
@@ -275,7 +275,7 @@ class Gpu:
         )  # fmt: skip
         self.wait()
 
-    def get(self, memory: Memory, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    def get(self, memory: DeviceMemory, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """Copy an array from the device."""
         array = np.empty(shape, dtype)
         self.call(

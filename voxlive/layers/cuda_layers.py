@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from voxlive.layers.cuda import Gpu, Kernel, Memory, WeightArgument
+from voxlive.layers.cuda import DeviceMemory, Gpu, Kernel, WeightArgument
 from voxlive.layers.rings import BLOCK, Rings
 from voxlive.layers.transformer import Dense, Linear, Quantised, Side, StackShape, Weights, fuse
 
@@ -49,7 +49,7 @@ _NORM_THREADS = 128
 VECTOR = 8
 
 
-def owned(gpu: Gpu, array: mx.array) -> Memory:
+def owned(gpu: Gpu, array: mx.array) -> DeviceMemory:
     """A copy of an array in the device's memory."""
     with mx.stream(mx.cpu):
         array = mx.contiguous(array)
@@ -58,7 +58,7 @@ def owned(gpu: Gpu, array: mx.array) -> Memory:
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     capsule = array.__dlpack__()  # NumPy has no bfloat16
     tensor = get(capsule, b"dltensor")
-    memory = Memory(gpu, array.nbytes)
+    memory = DeviceMemory(gpu, array.nbytes)
     gpu.put_from(memory, int(ctypes.c_uint64.from_address(tensor).value))
     return memory
 
@@ -77,7 +77,7 @@ class Matrix:
     argument: WeightArgument
     bias: int
     dense: int
-    held: tuple[Memory, ...]
+    held: tuple[DeviceMemory, ...]
 
     @classmethod
     def of(cls, ops: Operations, layer: Linear) -> Matrix:
@@ -115,12 +115,12 @@ class Scale(NamedTuple):
     positions: int
 
 
-class Scratch:
+class StepScratch:
     """Named memory for what lives within a step, as large as was asked for when it was made."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._memory: dict[str, Memory] = {}
+        self._memory: dict[str, DeviceMemory] = {}
 
     def __call__(self, name: str, count: int, itemsize: int = 2) -> int:
         """Where it lies; MemoryError where less was reserved."""
@@ -140,7 +140,7 @@ class Scratch:
 class Operations:
     """The kernels of a step, as methods that send them."""
 
-    def __init__(self, gpu: Gpu, scratch: Scratch, *, unpacks: bool = False) -> None:
+    def __init__(self, gpu: Gpu, scratch: StepScratch, *, unpacks: bool = False) -> None:
         """``unpacks`` says that packed weights are kept unpacked beside, for many rows."""
         self.gpu = gpu
         self.scratch = scratch
@@ -283,7 +283,7 @@ class Operations:
         ring: int,
         qkv: int,
         pool: int,
-        rows: Rows,
+        rows: BatchRows,
         context: int,
         bias: int = 0,
     ) -> None:
@@ -321,7 +321,7 @@ class Operations:
             blocks=_ATTENTION_THREADS // (32 * warps) if shape.head_dim == SPAN else 0,
         )  # fmt: skip
 
-    def rotary(self, head_dim: int, turn: int, rows: Rows) -> None:
+    def rotary(self, head_dim: int, turn: int, rows: BatchRows) -> None:
         """The angles of a step's positions."""
         kernel = self.kernel(
             "rotary", [head_dim], THREADS,
@@ -341,7 +341,7 @@ def is_few(rows: int, m: Matrix) -> bool:
     return rows <= (_FEW if m.dense else FEW_PACKED)
 
 
-class Rows(NamedTuple):
+class BatchRows(NamedTuple):
     """A batch: ``positions`` new ones in each of ``batch`` rows, and where their rings lie."""
 
     batch: int
@@ -358,7 +358,7 @@ class Rows(NamedTuple):
 class CudaRings(Rings):
     """Rings whose pools are memory of a ``Gpu``."""
 
-    pools: list[Memory]  # type: ignore[assignment]
+    pools: list[DeviceMemory]  # type: ignore[assignment]
 
     def __init__(self, gpu: Gpu, shape: StackShape, *, chunk: int, slots: int, dtype: mx.Dtype):
         self.gpu = gpu
@@ -395,7 +395,7 @@ class CudaRings(Rings):
         self._point_to(pools)
         return pools
 
-    def _point_to(self, pools: list[Memory]) -> None:
+    def _point_to(self, pools: list[DeviceMemory]) -> None:
         self._pointers = self.gpu.memory(len(pools), itemsize=8)
         self.gpu.put(self._pointers, np.array([pool.pointer for pool in pools], np.uint64))
         self.generation += 1
@@ -442,11 +442,11 @@ class CudaRings(Rings):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    attn_norm: Memory
+class _CudaLayer:
+    attn_norm: DeviceMemory
     qkv: Matrix
     o: Matrix
-    ffn_norm: Memory
+    ffn_norm: DeviceMemory
     gate_up: Matrix
     down: Matrix
 
@@ -504,7 +504,7 @@ class CudaStack:
             m for layer in self._layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)
         ]
 
-    def run(self, rows: Rows, scale: Callable[[int], Scale] | None) -> int:
+    def run(self, rows: BatchRows, scale: Callable[[int], Scale] | None) -> int:
         """From ``x`` in scratch memory to its normed hidden states, whose place is returned.
 
         ``scale`` gives each layer's.
@@ -558,9 +558,9 @@ class CudaStack:
         return normed
 
 
-def _take_layer(ops: Operations, weights: Weights, name: str) -> _Layer:
+def _take_layer(ops: Operations, weights: Weights, name: str) -> _CudaLayer:
     gpu = ops.gpu
-    return _Layer(
+    return _CudaLayer(
         attn_norm=owned(gpu, weights.take(f"{name}.attn_norm.weight")),
         qkv=Matrix.of(ops, weights.fused(f"{name}.q", f"{name}.k", f"{name}.v")),
         o=Matrix.of(ops, weights.linear(f"{name}.o")),

@@ -19,7 +19,7 @@ import numpy as np
 from voxlive.decoders.decoder import MAX_DELAY_TOKENS, TextDecoder, prompt_length
 from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue, Floats, MelFrontEnd
 from voxlive.engines.voxtral.nvidia import CudaDecoder, CudaEncoder, CudaQueue
-from voxlive.layers.cuda_layers import Operations, Scratch
+from voxlive.layers.cuda_layers import Operations, StepScratch
 from voxlive.layers.rings import ring_positions
 from voxlive.layers.transformer import padded_size
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
     from voxlive.checkpoints.config import VoxtralConfig
-    from voxlive.engines.voxtral.nvidia import Tokens
+    from voxlive.engines.voxtral.nvidia import ComingTokens
     from voxlive.layers.cuda import Gpu
     from voxlive.layers.transformer import Weights
 
-TokensOnTheirWay: TypeAlias = "mx.array | Tokens"
+TokensOnTheirWay: TypeAlias = "mx.array | ComingTokens"
 CHUNK = 8
 """The most tokens of audio that a row encodes in one step."""
 TOGETHER = 128
@@ -161,7 +161,7 @@ class VoxtralModel:
         if gpu:
             most = padded_size(slots - 1)  # one slot is the health check's, alone
             queue = CudaQueue(gpu, slots=slots, capacity=capacity, dim=dim)
-            encoder, decoder = (Operations(gpu, Scratch(gpu), unpacks=unpack) for _ in range(2))
+            encoder, decoder = (Operations(gpu, StepScratch(gpu), unpacks=unpack) for _ in range(2))
             self.encoder = CudaEncoder(
                 encoder, config, weights, queue, slots=slots, chunk=CHUNK, most=max(most, TOGETHER)
             )

@@ -24,18 +24,18 @@ from voxlive.decoders.decoder import (
     prompt_length,
     time_embedding,
 )
-from voxlive.layers.cuda import Gpu, Graph, Memory, Pinned
+from voxlive.layers.cuda import DeviceMemory, Gpu, Graph, Pinned
 from voxlive.layers.cuda_layers import (
     FEW_PACKED,
     HALVES,
     SPAN,
     THREADS,
     TILE,
+    BatchRows,
     CudaRings,
     CudaStack,
     Matrix,
     Operations,
-    Rows,
     Scale,
     owned,
 )
@@ -269,7 +269,7 @@ class CudaEncoder:
     ) -> None:
         ops, s, dim = self._ops, self._ops.scratch, self.config.encoder.dim
         frames, n = tokens * self._frames, tokens * self.config.downsample
-        rows = Rows(batch, n, start, blocks)
+        rows = BatchRows(batch, n, start, blocks)
         (first, _), (second, _) = self._tails
         unfolded = s("unfolded", batch * max(frames * 3 * self._bins, n * 3 * dim))
         self._unfold(
@@ -318,15 +318,15 @@ class TokenReader:
         self._gpu, self._most = gpu, most
         self._free: list[Pinned] = []
 
-    def read(self, place: int, batch: int, count: int) -> Tokens:
+    def read(self, place: int, batch: int, count: int) -> ComingTokens:
         """The first ``count`` of ``batch`` tokens at a place of the device's memory."""
         pinned = self._free.pop() if self._free else Pinned(self._gpu, 4 * self._most)
         self._gpu.download(pinned, place, 4 * batch)
-        return Tokens(pinned, count, self._free)
+        return ComingTokens(pinned, count, self._free)
 
 
 @dataclass(slots=True)
-class Tokens:
+class ComingTokens:
     """int32 [B] on their way; as an array they are waited for."""
 
     _pinned: Pinned
@@ -399,7 +399,7 @@ class CudaDecoder:
         """Audio embeddings that ``prefill`` of this slot takes."""
         return prompt_length(self.config.left_pad_tokens, int(self._delay[slot]))
 
-    def prefill(self, rows: Sequence[int], audio: NDArray[np.int32]) -> Tokens:
+    def prefill(self, rows: Sequence[int], audio: NDArray[np.int32]) -> ComingTokens:
         """Run the prompts of rows that have just joined, all with the same delay.
 
         ``audio [B, prompt_length]`` cells -> the first output token of each row. ValueError for
@@ -416,11 +416,11 @@ class CudaDecoder:
         rows: Sequence[int],
         audio: NDArray[np.int32],
         pad_penalty: Sequence[float] | None = None,
-    ) -> Tokens:
+    ) -> ComingTokens:
         """The next token of each row, whose audio is in the cells ``audio [B]``, on their way."""
         return self._step(rows, audio[:, None], pad_penalty, None)
 
-    def _ffn_scales(self, weights: Weights) -> Memory:
+    def _ffn_scales(self, weights: Weights) -> DeviceMemory:
         """1 + every delay's scale of every layer's feed-forward input, [layers, delays, dim]."""
         part = self.config.decoder
         delays = range(self.max_delay_tokens + 1)
@@ -442,7 +442,7 @@ class CudaDecoder:
         audio: NDArray[np.int32],
         pad_penalty: Sequence[float] | None,
         forced: NDArray[np.int32] | None,
-    ) -> Tokens:
+    ) -> ComingTokens:
         n, batch = audio.shape[1], padded_size(len(rows))
         count, whole = len(rows), np.int32
         (slots, starts, delays, penalties, cells, given, blocks), places = self._inputs.arrays(
@@ -469,7 +469,7 @@ class CudaDecoder:
         given: int, blocks: int,
     ) -> None:  # fmt: skip
         ops, s, part = self._ops, self._ops.scratch, self.config.decoder
-        rows, dim, m = Rows(batch, n, start, blocks), part.dim, self._embed
+        rows, dim, m = BatchRows(batch, n, start, blocks), part.dim, self._embed
         embed = ops.kernel(
             "embed", [dim, m.bits, m.group], THREADS,
             f"const int* given, const int* slots, const int* last, {ops.weight(m)} table, "
