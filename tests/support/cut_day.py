@@ -9,10 +9,8 @@ some whose client never comes back.
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import psutil
 from support.counting import pcm
-from support.day import Loud
+from support.day import Loud, held_by_process
 from support.line import START, Line
 from support.simulated import SimulatedDetector, SimulatedLoop, simulate
 
@@ -304,7 +301,6 @@ class CutDay:
             self._given_up += 1
 
     def _read(self, hour: float) -> CutHour:
-        gc.collect()
         with sqlite3.connect(self._file) as database:
             # Its log has a bound of its own, and is not what is kept.
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -313,10 +309,7 @@ class CutDay:
         stats = self._recorder.store.stats()
         return CutHour(
             hour,
-            psutil.Process().memory_info().rss / 2**20,
-            sys.getallocatedblocks(),
-            len(gc.get_objects()),
-            len(asyncio.all_tasks()),
+            *held_by_process(),
             self._engine.in_use,
             self._detector.in_use,
             len(list(self.endpoints.feeds)),

@@ -52,6 +52,17 @@ WORD = 2 * SAMPLE_RATE // 5
 _FORGOTTEN_S = 60
 
 
+def held_by_process() -> tuple[float, int, int, int]:
+    """MiB of memory, Python's blocks and objects, and the loop's tasks."""
+    gc.collect()
+    return (
+        psutil.Process().memory_info().rss / 2**20,
+        sys.getallocatedblocks(),
+        len(gc.get_objects()),
+        len(asyncio.all_tasks()),
+    )
+
+
 class WordyStream:
     """Answers at once, on the thread that feeds it; as the contract allows."""
 
@@ -368,13 +379,9 @@ class Day:
         return readings
 
     def _read(self, hour: float) -> Hour:
-        gc.collect()
         return Hour(
             hour,
-            psutil.Process().memory_info().rss / 2**20,
-            sys.getallocatedblocks(),
-            len(gc.get_objects()),
-            len(asyncio.all_tasks()),
+            *held_by_process(),
             self.engine.in_use,
             self.detector.in_use,
             len(list(self.live.feeds)),

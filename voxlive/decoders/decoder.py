@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxlive.checkpoints.config import VoxtralConfig
-from voxlive.layers.rings import BLOCK, View
+from voxlive.layers.rings import BLOCK, Rings, View
 from voxlive.layers.transformer import (
     Linear,
     Stack,
@@ -84,7 +84,45 @@ def prompt(left_pad_tokens: int, delay_tokens: int, *, bos: int, pad: int) -> ND
     return ids
 
 
-class TextDecoder:
+class PromptedDecoder:
+    """What decoders know of their slots: rings, delays, and the prompts that these make."""
+
+    rings: Rings
+
+    def __init__(
+        self, config: VoxtralConfig, *, slots: int, bos: int, pad: int, max_delay_tokens: int
+    ) -> None:
+        self.config = config
+        self.max_delay_tokens = max_delay_tokens
+        self._bos, self._pad = bos, pad
+        self._filler = slots
+        self._delay = np.zeros(slots + 1, np.int64)
+
+    def leave(self, slot: int, *, scrub: bool = False) -> None:
+        """Give the slot's memory back; ``scrub`` as in ``Rings.leave``, after ``NOT_FINITE``."""
+        self.rings.leave(slot, scrub=scrub)
+
+    def prompt_length(self, slot: int) -> int:
+        """Audio embeddings that ``prefill`` of this slot takes."""
+        return prompt_length(self.config.left_pad_tokens, int(self._delay[slot]))
+
+    def _start_over(self, slot: int, delay_tokens: int) -> None:
+        if not 1 <= delay_tokens <= self.max_delay_tokens:
+            raise ValueError(
+                f"a delay is 1 to {self.max_delay_tokens} positions, not {delay_tokens}"
+            )
+        self.rings.leave(slot)
+        self._delay[slot] = delay_tokens
+
+    def _prompt_of(self, rows: Sequence[int]) -> NDArray[np.int32]:
+        """The ids that rows begin with; ValueError where they do not begin together."""
+        delay = int(self._delay[rows[0]])
+        if any(self._delay[slot] != delay or self.rings.position(slot) for slot in rows):
+            raise ValueError("a prefill takes rows that have just joined, all with one delay")
+        return prompt(self.config.left_pad_tokens, delay, bos=self._bos, pad=self._pad)
+
+
+class TextDecoder(PromptedDecoder):
     """Greedy decoder with sliding-window caches over a table of ``slots`` streams.
 
     A position takes the sum of two embeddings, of the token before it and of its audio, and gives
@@ -105,11 +143,9 @@ class TextDecoder:
         compiled: bool | None = None,
     ) -> None:
         """``compiled`` None means on GPUs only."""
+        super().__init__(config, slots=slots, bos=bos, pad=pad, max_delay_tokens=max_delay_tokens)
         part = config.decoder
-        self.config = config
-        self.max_delay_tokens = max_delay_tokens
         self.dtype = weights.dtype
-        self._bos, self._pad = bos, pad
         self._embed = weights.linear("decoder.embed")
         self._ada = [
             (weights.linear(f"{name}.linear1"), weights.linear(f"{name}.linear2"))
@@ -125,7 +161,6 @@ class TextDecoder:
             block=block,
         )
         self.rings = self._stack.rings
-        self._filler = slots
         self._ffn_scales: dict[int, mx.array] = {}
         self._clear_slots()
         # A compiled step is one graph per shape, so batches come in few sizes.
@@ -140,24 +175,11 @@ class TextDecoder:
 
     def join(self, slot: int, delay_tokens: int) -> None:
         """Start ``slot`` over with its own delay; ValueError beyond ``max_delay_tokens``."""
-        if not 1 <= delay_tokens <= self.max_delay_tokens:
-            raise ValueError(
-                f"a delay is 1 to {self.max_delay_tokens} positions, not {delay_tokens}"
-            )
-        self.rings.leave(slot)
-        self._delay[slot] = delay_tokens
+        self._start_over(slot, delay_tokens)
         self._last[slot] = self._bos
         if delay_tokens not in self._ffn_scales:
             self._ffn_scales[delay_tokens] = self._ffn_scale(delay_tokens)
         self._scale[:, slot] = self._ffn_scales[delay_tokens]
-
-    def leave(self, slot: int, *, scrub: bool = False) -> None:
-        """Give the slot's memory back; ``scrub`` as in ``Rings.leave``, after ``NOT_FINITE``."""
-        self.rings.leave(slot, scrub=scrub)
-
-    def prompt_length(self, slot: int) -> int:
-        """Audio embeddings that ``prefill`` of this slot takes."""
-        return prompt_length(self.config.left_pad_tokens, int(self._delay[slot]))
 
     def prefill(self, rows: Sequence[int], audio: mx.array) -> mx.array:
         """Run the prompts of rows that have just joined, all with the same delay.
@@ -165,11 +187,7 @@ class TextDecoder:
         ``audio [B, prompt_length, dim]`` -> the first output token of each row, int32 [B]. Raises
         ValueError for other rows.
         """
-        delay = int(self._delay[rows[0]])
-        if any(self._delay[slot] != delay or self.rings.position(slot) for slot in rows):
-            raise ValueError("a prefill takes rows that have just joined, all with one delay")
-        ids = prompt(self.config.left_pad_tokens, delay, bos=self._bos, pad=self._pad)
-        return self._step(rows, audio, None, mx.array(ids)[None])
+        return self._step(rows, audio, None, mx.array(self._prompt_of(rows))[None])
 
     def step(
         self, rows: Sequence[int], audio: mx.array, pad_penalty: Sequence[float] | None = None
@@ -197,7 +215,7 @@ class TextDecoder:
     def _clear_slots(self) -> None:
         """What each slot has beside its rings; the one past the end is for fillers."""
         part, slots = self.config.decoder, self._filler + 1
-        self._delay = np.zeros(slots, np.int64)
+        self._delay[:] = 0
         self._sent: list[mx.array] = []
         self._last = mx.full((slots,), self._pad, mx.int32)
         self._scale = mx.ones((part.layers, slots, part.dim), self.dtype)

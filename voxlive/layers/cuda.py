@@ -15,12 +15,11 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,11 @@ def _library(name: str) -> ctypes.CDLL:
     raise CudaError(f"{file} is not there: pip install 'voxlive[cuda{_RUNTIME}]'")
 
 
+@cache
+def _shared_source() -> str:
+    return "".join((_HERE / f"{name}.cu").read_text() for name in _SOURCES)
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """What to compile: parameters and body of a kernel for so many threads to a block.
@@ -107,7 +111,7 @@ class Kernel:
         """All that the compiler needs."""
         bounds = f"{self.threads}, {self.blocks}" if self.blocks else self.threads
         return "".join((
-            *((_HERE / f"{name}.cu").read_text() for name in _SOURCES),
+            _shared_source(),
             f'\nextern "C" __global__ void __launch_bounds__({bounds})\n',
             f"{self.name}({self.parameters}) {{ {self.body} }}\n",
         ))  # fmt: skip
@@ -122,7 +126,7 @@ class DeviceMemory:
         self._free = gpu.driver.cuMemFree_v2
         self.pointer = int(pointer.value)
         self.nbytes = nbytes
-        gpu.zero(self)
+        gpu.fill_zero(self.pointer, nbytes)
 
     def __del__(self) -> None:
         if pointer := getattr(self, "pointer", 0):
@@ -184,11 +188,6 @@ class Graph:
         self._gpu.driver.cuGraphExecDestroy(self._ready)
 
 
-@dataclass(slots=True)
-class _Collected:
-    kernels: dict[str, Kernel] = field(default_factory=dict)
-
-
 class Gpu:
     """The first NVIDIA GPU, one stream of work on it, and the kernels compiled for it.
 
@@ -197,12 +196,15 @@ class Gpu:
 
     def __init__(self, kept: Path, half: str) -> None:
         """``kept`` is where compiled kernels are kept. CudaError where there is no such GPU."""
-        self.driver = ctypes.CDLL("libcuda.so.1")
+        try:
+            self.driver = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise CudaError(f"there is no driver of an NVIDIA GPU: {error}") from error
         self.half = half
         self._kept = kept
         self._functions: dict[str, c_void_p] = {}
         self._modules: list[c_void_p] = []
-        self._collected: _Collected | None = None
+        self._collected: dict[str, Kernel] | None = None  # what is sent, while nothing is done
         self.call("cuInit", c_uint(0))
         device, context = c_int(), c_void_p()
         self.call("cuDeviceGet", byref(device), c_int(0))
@@ -211,7 +213,6 @@ class Gpu:
         self.architecture = sum(
             scale * self._attribute(device, which) for scale, which in ((10, 75), (1, 76))
         )
-        self.processors = self._attribute(device, 16)
         self.stream = c_void_p()
         self.call("cuStreamCreate", byref(self.stream), c_uint(1))  # apart from the null stream
 
@@ -230,10 +231,6 @@ class Gpu:
     def memory(self, *shape: int, itemsize: int) -> DeviceMemory:
         """Zeroed memory for an array."""
         return DeviceMemory(self, int(np.prod(shape, dtype=np.int64)) * itemsize)
-
-    def zero(self, memory: DeviceMemory) -> None:
-        """Zero all of it."""
-        self.fill_zero(memory.pointer, memory.nbytes)
 
     def fill_zero(self, pointer: int, nbytes: int) -> None:
         """Zero a part of the device's memory."""
@@ -302,7 +299,7 @@ class Gpu:
         compute capability 9.0 on): its source calls ``ready`` before it reads what they write.
         """
         if self._collected is not None:
-            self._collected.kernels[kernel.name] = kernel
+            self._collected[kernel.name] = kernel
             return
         values = [c_uint64(one) if isinstance(one, int) else one for one in arguments]
         pointers = (c_void_p * len(values))(*(ctypes.addressof(one) for one in values))
@@ -352,8 +349,8 @@ class Gpu:
 
     def record(self, work: Callable[[], None]) -> Graph:
         """Record what ``work`` sends instead of doing it."""
-        self.prepare(work)
-        _ = self._handle
+        self.compile(self._kernels_of(work))
+        _ = self._handle  # cuBLAS starts before
         graph = c_void_p()
         self.call("cuStreamBeginCapture_v2", self.stream, c_int(2))  # other threads may go on
         try:
@@ -361,13 +358,6 @@ class Gpu:
         finally:
             self.call("cuStreamEndCapture", self.stream, byref(graph))
         return Graph(self, graph)
-
-    def prepare(self, *works: Callable[[], None]) -> None:
-        """Compile, several at a time, and load the kernels that ``works`` send; do nothing else."""
-        with self._collecting() as collected:
-            for work in works:
-                work()
-        self.compile(collected.kernels.values())
 
     def compile(self, kernels: Iterable[Kernel]) -> None:
         """Have kernels ready, compiling several at a time."""
@@ -378,13 +368,15 @@ class Gpu:
             for kernel, cubin in zip(new, pool.map(self._cubin, new), strict=True):
                 self._load(kernel, cubin)
 
-    @contextmanager
-    def _collecting(self) -> Iterator[_Collected]:
-        self._collected = _Collected()
+    def _kernels_of(self, work: Callable[[], None]) -> Iterable[Kernel]:
+        """What ``work`` would send."""
+        collected: dict[str, Kernel] = {}
+        self._collected = collected
         try:
-            yield self._collected
+            work()
         finally:
             self._collected = None
+        return collected.values()
 
     def _function(self, kernel: Kernel) -> c_void_p:
         if kernel.name not in self._functions:
@@ -462,8 +454,3 @@ def keep(path: Path, cubin: bytes) -> None:
         Path(file.name).replace(path)
     except OSError as error:
         log.warning("compiled kernels cannot be kept in %s: %s", path.parent, error.strerror)
-
-
-def integers(values: Sequence[int]) -> NDArray[np.int32]:
-    """As kernels take them."""
-    return np.asarray(values, np.int32)

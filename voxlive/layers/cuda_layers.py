@@ -140,10 +140,10 @@ class StepScratch:
 class Operations:
     """The kernels of a step, as methods that send them."""
 
-    def __init__(self, gpu: Gpu, scratch: StepScratch, *, unpacks: bool = False) -> None:
+    def __init__(self, gpu: Gpu, *, unpacks: bool = False) -> None:
         """``unpacks`` says that packed weights are kept unpacked beside, for many rows."""
         self.gpu = gpu
-        self.scratch = scratch
+        self.scratch = StepScratch(gpu)
         self.unpacks = unpacks
         self.half = f"half_pairs::{gpu.half}"
 
@@ -360,9 +360,11 @@ class CudaRings(Rings):
 
     pools: list[DeviceMemory]  # type: ignore[assignment]
 
-    def __init__(self, gpu: Gpu, shape: StackShape, *, chunk: int, slots: int, dtype: mx.Dtype):
-        self.gpu = gpu
-        self._half = f"half_pairs::{gpu.half}"
+    def __init__(
+        self, ops: Operations, shape: StackShape, *, chunk: int, slots: int, dtype: mx.Dtype
+    ) -> None:
+        self.gpu = ops.gpu
+        self._ops = ops
         self.generation = 0
         super().__init__(
             layers=shape.layers,
@@ -402,18 +404,18 @@ class CudaRings(Rings):
 
     def _zero(self, blocks: NDArray[np.int32]) -> None:
         count = self.block_nbytes // self._layers // 16
-        kernel = Kernel(
-            "voxlive_scrub", THREADS, "uint4* const* pools, const int* blocks, int count",
+        kernel = self._ops.kernel(
+            "scrub", [], THREADS, "uint4* const* pools, const int* blocks, int count",
             "step::scrub(pools, blocks, count);",
         )  # fmt: skip
         self._on_blocks(kernel, blocks, c_int(count))
 
     def _turn_keys(self, blocks: NDArray[np.int32], angle: NDArray[np.float64]) -> None:
         _, kv_heads, head_dim = self._entry
-        kernel = Kernel(
-            f"voxlive_turn_{self.gpu.half}_{head_dim}_{kv_heads}_{self.block}", THREADS,
+        kernel = self._ops.kernel(
+            "turn", [head_dim, kv_heads, self.block], THREADS,
             "uint4* const* pools, const int* blocks, const float* angles",
-            f"step::turn_keys<{self._half}, {head_dim}, {kv_heads}, {self.block}>"
+            f"step::turn_keys<T, {head_dim}, {kv_heads}, {self.block}>"
             "(pools, blocks, angles);",
         )  # fmt: skip
         pairs = np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
@@ -464,7 +466,7 @@ class CudaStack:
             _take_layer(ops, weights, f"{name}.layers.{i}") for i in range(shape.layers)
         ]
         self._norm = owned(ops.gpu, weights.take(f"{name}.norm.weight"))
-        self.rings = CudaRings(ops.gpu, shape, chunk=chunk, slots=slots, dtype=weights.dtype)
+        self.rings = CudaRings(ops, shape, chunk=chunk, slots=slots, dtype=weights.dtype)
         pairs = np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim
         self._turn = ops.gpu.memory(shape.head_dim // 2, itemsize=4)
         ops.gpu.put(self._turn, (shape.rope_theta**-pairs).astype(np.float32))

@@ -151,8 +151,8 @@ def local_certificate(
 
 def server_context(
     config: ServeConfig, on_info: Callable[[str], object], on_warning: Callable[[str], object]
-) -> ssl.SSLContext | None:
-    """The context of a server with https, None for http. Raises TlsError.
+) -> ssl.SSLContext:
+    """The context of a server with https. Raises TlsError.
 
     ``on_info`` is called with the path of a self-signed certificate, ``on_warning`` with that an
     expired one is used.
@@ -163,8 +163,6 @@ def server_context(
         if expired_at := certificate.expired_at():
             on_warning(f"{config.ssl_certfile} was valid until {expired_at:%Y-%m-%d}")
         return context
-    if not config.https:
-        return None
     folder = cache_folder()
     context = local_certificate(machine_names(config.host), folder).context()
     on_info(f"browsers will ask whether to trust {folder / 'local.crt'}, made here")

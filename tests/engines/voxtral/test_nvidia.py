@@ -24,7 +24,6 @@ from voxlive.layers.cuda_layers import (
     Matrix,
     Operations,
     Scale,
-    StepScratch,
     owned,
 )
 from voxlive.layers.rings import Rings
@@ -170,7 +169,7 @@ KINDS = {
 
 
 def projected(gpu, a, how, linear=None):
-    ops, at = Operations(gpu, StepScratch(gpu)), Placed(gpu)
+    ops, at = Operations(gpu), Placed(gpu)
     m = Matrix.of(ops, linear or a.linear)
     rows, outputs = a.x.shape[0], m.outputs // (2 if how.get("gated") else 1)
     y = gpu.memory(rows, outputs, itemsize=2)
@@ -225,7 +224,7 @@ def test_packed_weights_are_the_values_that_they_stand_for(gpus, bits, rows, dty
     as_exact(new, exact(product(a, normed(a, 0))), product64(a, normed64(a, 0)))
     gpu = gpus[dtype]
     at = Placed(gpu)
-    ops, y = Operations(gpu, StepScratch(gpu)), gpu.memory(rows, 640, itemsize=2)
+    ops, y = Operations(gpu), gpu.memory(rows, 640, itemsize=2)
     ops.scratch.reserve("unpacked", 1280 * 640)
     ops.product(at(a.x), Matrix.of(ops, packed), y.pointer, rows)
     whole = got(gpu, ops.scratch._memory["unpacked"], 640, 1280)
@@ -235,7 +234,7 @@ def test_packed_weights_are_the_values_that_they_stand_for(gpus, bits, rows, dty
     )
     values = (words[:, :, None] >> np.arange(0, 32, bits)) & ((1 << bits) - 1)
     want = values.reshape(640, -1, 64) * scales[:, :, None] + zeros[:, :, None]
-    both = Matrix.of(Operations(gpu, StepScratch(gpu), unpacks=True), packed)
+    both = Matrix.of(Operations(gpu, unpacks=True), packed)
     assert np.array_equal(got(gpu, both.held[-1], 640, 1280), whole)
     rounding = 2.0 ** (-8 if dtype == mx.bfloat16 else -11) * np.abs(want)
     assert (np.abs(whole - want.reshape(640, 1280)) <= rounding.reshape(640, 1280) + 1e-7).all()
@@ -252,7 +251,7 @@ def test_a_sum_and_its_norm_are_as_exact(gpus, dtype, scaled, more, rows, dim):
     summed = a.x + a.more if more else a.x
     h = mx.fast.rms_norm(summed, a.norm, EPS)
     plain = exact(h * scale_rows(a) if scaled else h)
-    ops, y, at = Operations(gpu, StepScratch(gpu)), gpu.memory(rows, dim, itemsize=2), Placed(gpu)
+    ops, y, at = Operations(gpu), gpu.memory(rows, dim, itemsize=2), Placed(gpu)
     ops.sum_norm(
         at(a.x), at(a.more) if more else 0, 0, at(a.norm), y.pointer, rows=rows,
         dim=dim, eps=EPS,
@@ -288,13 +287,13 @@ def test_attention_is_as_exact_as_plain_operations(
     held_bias = Placed(gpu)
     shift = held_bias(more) if bias else 0
     stack = StackShape(1, heads, kv_heads, dim, window, 10_000.0, EPS)
-    held = CudaRings(gpu, stack, chunk=chunk, slots=3, dtype=dtype)
+    ops = Operations(gpu)
+    held = CudaRings(ops, stack, chunk=chunk, slots=3, dtype=dtype)
     plainly = Rings(
         layers=1, kv_heads=kv_heads, head_dim=dim, rope_theta=10_000.0, window=window,
         chunk=chunk, slots=3, block=32, dtype=dtype,
     )  # fmt: skip
     plain = GatherAttention(AttentionShape(heads, kv_heads, dim, window, held.ring, 32, 10_000.0))
-    ops = Operations(gpu, StepScratch(gpu))
     most = 4 * chunk
     for name, count in (("angles", most * dim), ("tickets", most * 64), ("parts", 1 << 22)):
         ops.scratch.reserve(name, count, 4)

@@ -19,7 +19,7 @@ import numpy as np
 from voxlive.decoders.decoder import MAX_DELAY_TOKENS, TextDecoder, prompt_length
 from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue, Floats, MelFrontEnd
 from voxlive.engines.voxtral.nvidia import CudaDecoder, CudaEncoder, CudaQueue
-from voxlive.layers.cuda_layers import Operations, StepScratch
+from voxlive.layers.cuda_layers import Operations
 from voxlive.layers.rings import ring_positions
 from voxlive.layers.transformer import padded_size
 
@@ -161,7 +161,7 @@ class VoxtralModel:
         if gpu:
             most = padded_size(slots - 1)  # one slot is the health check's, alone
             queue = CudaQueue(gpu, slots=slots, capacity=capacity, dim=dim)
-            encoder, decoder = (Operations(gpu, StepScratch(gpu), unpacks=unpack) for _ in range(2))
+            encoder, decoder = (Operations(gpu, unpacks=unpack) for _ in range(2))
             self.encoder = CudaEncoder(
                 encoder, config, weights, queue, slots=slots, chunk=CHUNK, most=max(most, TOGETHER)
             )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from voxlive.decoders.decoder import (
     MAX_DELAY_TOKENS,
-    prompt,
+    PromptedDecoder,
     prompt_length,
     time_embedding,
 )
@@ -343,38 +343,37 @@ class ComingTokens:
         return self._read
 
 
-class CudaDecoder:
+class CudaDecoder(PromptedDecoder):
     """See ``TextDecoder``: a step's audio is cells of the queue."""
+
+    rings: CudaRings
 
     def __init__(
         self, ops: Operations, config: VoxtralConfig, weights: Weights, queue: CudaQueue, *,
         slots: int, bos: int, pad: int, most: int, prompts: int,
     ) -> None:  # fmt: skip
         """``most`` rows step together, of ``prompts`` the prompts run together."""
+        super().__init__(config, slots=slots, bos=bos, pad=pad, max_delay_tokens=MAX_DELAY_TOKENS)
         part, gpu = config.decoder, ops.gpu
-        self.config, self.dtype = config, weights.dtype
-        self.max_delay_tokens = MAX_DELAY_TOKENS
-        self._gpu, self._queue, self._filler = gpu, queue, slots
-        self._bos, self._pad = bos, pad
+        self.dtype = weights.dtype
+        self._gpu, self._queue = gpu, queue
         self._embed = Matrix.of(ops, weights.linear("decoder.embed"))
         self._scales = self._ffn_scales(weights)
         self._ops = ops
-        self._longest = prompt_length(config.left_pad_tokens, MAX_DELAY_TOKENS)
-        shape = StackShape.of(part)
+        longest = prompt_length(config.left_pad_tokens, MAX_DELAY_TOKENS)
         self._stack = CudaStack(
-            self._ops, weights, "decoder", shape, chunk=self._longest, slots=slots
+            ops, weights, "decoder", StackShape.of(part), chunk=longest, slots=slots
         )
-        self.rings = self._stack.rings
-        self._delay = np.zeros(slots + 1, np.int64)
+        self.rings = rings = self._stack.rings
         self._last = gpu.memory(slots + 1, itemsize=4)
-        s, positions = self._ops.scratch, max(most, prompts * self._longest)
+        s, positions = self._ops.scratch, max(most, prompts * longest)
         self._stack.prepare(positions)
         s.reserve("logits", min(most, _LOGIT_ROWS) * part.vocab_size, 4)
         s.reserve("hidden", most * part.dim)
         s.reserve("tokens", most, 4)
         per_row = 8 + self.rings.per_ring
         self._inputs = StepInputs(gpu, 4 * (2 * positions + most * per_row + 64))
-        self._recorded = Recorded(gpu, self.rings)
+        self._recorded = Recorded(gpu, rings)
         self._tokens = TokenReader(gpu, most)
 
     def clear(self) -> None:
@@ -384,20 +383,7 @@ class CudaDecoder:
 
     def join(self, slot: int, delay_tokens: int) -> None:
         """Start ``slot`` over with its own delay; ValueError beyond ``max_delay_tokens``."""
-        if not 1 <= delay_tokens <= self.max_delay_tokens:
-            raise ValueError(
-                f"a delay is 1 to {self.max_delay_tokens} positions, not {delay_tokens}"
-            )
-        self.rings.leave(slot)
-        self._delay[slot] = delay_tokens
-
-    def leave(self, slot: int, *, scrub: bool = False) -> None:
-        """Give the slot's memory back; ``scrub`` as in ``Rings.leave``, after ``NOT_FINITE``."""
-        self.rings.leave(slot, scrub=scrub)
-
-    def prompt_length(self, slot: int) -> int:
-        """Audio embeddings that ``prefill`` of this slot takes."""
-        return prompt_length(self.config.left_pad_tokens, int(self._delay[slot]))
+        self._start_over(slot, delay_tokens)
 
     def prefill(self, rows: Sequence[int], audio: NDArray[np.int32]) -> ComingTokens:
         """Run the prompts of rows that have just joined, all with the same delay.
@@ -405,11 +391,7 @@ class CudaDecoder:
         ``audio [B, prompt_length]`` cells -> the first output token of each row. ValueError for
         other rows.
         """
-        delay = int(self._delay[rows[0]])
-        if any(self._delay[slot] != delay or self.rings.position(slot) for slot in rows):
-            raise ValueError("a prefill takes rows that have just joined, all with one delay")
-        ids = prompt(self.config.left_pad_tokens, delay, bos=self._bos, pad=self._pad)
-        return self._step(rows, audio, None, ids)
+        return self._step(rows, audio, None, self._prompt_of(rows))
 
     def step(
         self,
