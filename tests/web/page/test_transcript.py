@@ -102,7 +102,7 @@ async def test_a_draft_begins_where_the_engine_is_and_outlives_a_mark(server):
         t.words("a/2", [{text: " thr", start: 9.6, end: 9.9, p: null}]);
         const placed = t.items.map((item) => item.text);
         t.drafted("a/2", " three", 11.0);
-        t.keepDraft();
+        t.keepDraft((text) => `not confirmed: ${text}`);
         const last = t.items.at(-1).text;
         return {late, now, before, after, placed, draft: t.draft, last};
         """,
@@ -112,7 +112,7 @@ async def test_a_draft_begins_where_the_engine_is_and_outlives_a_mark(server):
     assert (shown["before"], shown["after"]) == (False, False)
     assert shown["placed"] == ["One", "two thr", "lost"]
     assert shown["draft"] is None
-    assert shown["last"] == "Heard but not confirmed: three"
+    assert shown["last"] == "not confirmed: three"
 
 
 async def test_subtitles_are_readable(server):

@@ -2,7 +2,7 @@
 import { CaptureError } from "./capture.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
-import { Engine, languageName, spoken, withModel } from "./engine.js";
+import { Engine, spoken, withModel } from "./engine.js";
 import { Job, setUpFiles } from "./files.js";
 import { Keeper } from "./keeper.js";
 import { askForKey, forgetKey, hasKey } from "./key.js";
@@ -28,7 +28,7 @@ import { dress, setUpTheme } from "./theme.js";
 import { UploadError } from "./upload.js";
 import { TranscriptView } from "./view.js";
 import { WakeLock } from "./wakelock.js";
-import { say } from "./words.js";
+import { languageName, onLanguage, say, speak } from "./words.js";
 
 const TICK_MS = 250;
 const REMARK_MS = 6000;
@@ -55,7 +55,8 @@ class App {
   #health = null;
   /** @type {import("./recording.js").State} */
   #state = "idle";
-  #language = "";
+  #tag = /** @type {string | null} */ (null); // of the language that is spoken
+  #language = ""; // its name
   #remark = { text: "", until: 0 };
 
   /** @param {BrowserStore | null} browser */
@@ -111,12 +112,14 @@ class App {
     setUpSettings(this.#settings, (name) => {
       dress(this.#settings);
       if (name === "model" || name === "store") this.#show();
+      if (name === "pageLanguage") void speak(this.#settings.pageLanguage);
     });
     setUpFiles(
       () => this.#free,
       (files) => void this.#transcribeAll(files),
     );
     setUpTheme(this.#settings);
+    onLanguage(() => this.#relabel());
     addEventListener("beforeunload", (event) => {
       if (this.#session.recording !== null || !this.#session.saved) event.preventDefault();
     });
@@ -241,7 +244,7 @@ class App {
    * @returns {Promise<boolean>} false if it is cancelled
    */
   async #transcribe(file, place, refused) {
-    if (!(await this.#mayDrop(`The transcript of ${file.name} will take its place.`, "Replace")))
+    if (!(await this.#mayDrop(say("files.replaces", { name: file.name }), say("files.replace"))))
       return false;
     let going = true;
     this.#notice.hide();
@@ -339,6 +342,17 @@ class App {
 
   // What is shown
 
+  /** In another language. */
+  #relabel() {
+    this.#enter(this.#state);
+    this.#showSound();
+    this.#listSources();
+    this.#speak(this.#tag);
+    this.#continue.relabel();
+    if (this.#served) offerModels(this.#served, this.#settings.model);
+    this.#show();
+  }
+
   /** @param {import("./recording.js").State} state */
   #enter(state) {
     this.#state = state;
@@ -375,8 +389,7 @@ class App {
       this.#dock.detail(`${clock(seconds)} · ${waitingText(broken, unsent, dropped)}`);
     } else if (this.#state === "stopped") {
       const words = transcript.wordCount;
-      const count = words === 1 ? "1 word" : `${words.toLocaleString("en")} words`;
-      this.#dock.detail(`${count} in ${clock(duration)}`);
+      this.#dock.detail(say("transcript.length", { count: words, clock: clock(duration) }));
     }
     this.#entitle();
   }
@@ -423,9 +436,7 @@ class App {
   }
 
   async #unlock() {
-    const why = hasKey()
-      ? "The server did not accept that key. Is it whole, and still valid?"
-      : "This server lets in whoever has a key. It is kept until this tab is closed.";
+    const why = say(hasKey() ? "key.refused" : "key.why");
     forgetKey();
     if (await askForKey(why)) {
       this.#notice.hide();
@@ -438,6 +449,7 @@ class App {
    * @param {string | null} tag
    */
   #speak(tag) {
+    this.#tag = tag;
     this.#language = languageName(tag);
     byId("paragraphs").lang = tag ?? "";
     this.#card.show(this.#health, this.#language);

@@ -1,7 +1,7 @@
 /** The dock: state in words, the one button, the source and its level. */
 import { canShare, microphones } from "./capture.js";
 import { byId, clock, make } from "./dom.js";
-import { say } from "./words.js";
+import { number, say } from "./words.js";
 
 const FLOOR_DB = -60; // the meter's left end
 const FALL = 0.85; // of the meter, per message of 40 ms
@@ -13,30 +13,18 @@ const LATE_S = 3; // worth saying so
 
 /** @typedef {import("./recording.js").State} State */
 
-/** @type {Record<State, {status: string, button: string, toggle: "start" | "stop"}>} */
+/** @type {Record<State, {button: import("./words.js").Key, toggle: "start" | "stop"}>} */
 const STATES = {
-  idle: { status: "Ready", button: "Start", toggle: "start" },
-  asking: {
-    status: "Answer the browser’s question to allow the sound",
-    button: "Cancel",
-    toggle: "stop",
-  },
-  connecting: { status: "Connecting…", button: "Cancel", toggle: "stop" },
-  listening: { status: "Listening", button: "Stop", toggle: "stop" },
-  reconnecting: { status: "Reconnecting… the recording goes on", button: "Stop", toggle: "stop" },
-  finishing: {
-    status: "Finishing… the last words are on their way",
-    button: "Finishing…",
-    toggle: "stop",
-  },
-  resending: {
-    status: "Reconnecting… for the last words",
-    button: "Give up",
-    toggle: "stop",
-  },
-  uploading: { status: "Transcribing", button: "Start", toggle: "start" },
-  stopped: { status: "Stopped", button: "Start", toggle: "start" },
-  error: { status: "Not listening", button: "Start", toggle: "start" },
+  idle: { button: "button.start", toggle: "start" },
+  asking: { button: "button.cancel", toggle: "stop" },
+  connecting: { button: "button.cancel", toggle: "stop" },
+  listening: { button: "button.stop", toggle: "stop" },
+  reconnecting: { button: "button.stop", toggle: "stop" },
+  finishing: { button: "button.finishing", toggle: "stop" },
+  resending: { button: "button.give-up", toggle: "stop" },
+  uploading: { button: "button.start", toggle: "start" },
+  stopped: { button: "button.start", toggle: "start" },
+  error: { button: "button.start", toggle: "start" },
 };
 
 export class Dock {
@@ -54,11 +42,11 @@ export class Dock {
 
   /** @param {State} state */
   show(state) {
-    const { status, button, toggle } = STATES[state];
+    const { button, toggle } = STATES[state];
     document.body.dataset.state = state;
     document.body.dataset.toggle = toggle;
-    this.#status.textContent = status;
-    byId("toggle-text").textContent = button;
+    this.#status.textContent = say(`status.${state}`);
+    byId("toggle-text").textContent = say(button);
     this.#toggle.disabled = state === "finishing" || state === "uploading";
     if (state !== "listening") this.late(false);
     if (state === "listening") this.#heardAt = performance.now();
@@ -76,7 +64,7 @@ export class Dock {
     }
     document.body.toggleAttribute("data-paused", paused);
     if (document.body.dataset.state === "listening") {
-      this.#status.textContent = paused ? say("state.paused") : STATES.listening.status;
+      this.#status.textContent = say(paused ? "state.paused" : "status.listening");
     }
     if (paused || muted) this.level(0, true);
     this.#heardAt = performance.now();
@@ -101,11 +89,11 @@ export class Dock {
    */
   progress(seconds, behind, remark) {
     const silent = !this.#still && performance.now() - this.#heardAt > SILENT_MS;
-    const lag = `${behind.toFixed(1)} s behind`;
+    const lag = say("lag.behind", { seconds: number(behind, 1) });
     const parts = [
       clock(seconds),
-      behind > LATE_S ? `running late: ${lag}` : lag,
-      silent ? "no sound arrives: is the microphone muted?" : remark,
+      behind > LATE_S ? say("lag.late", { lag }) : lag,
+      silent ? say("level.silent") : remark,
     ];
     this.detail(parts.filter(Boolean).join(" · "));
   }
@@ -125,13 +113,13 @@ export class Dock {
 
   /** Fills the picker. @param {string} chosen */
   async sources(chosen) {
-    const options = [option("", "Default microphone")];
+    const options = [option("", say("source.default"))];
     for (const [index, { deviceId, label }] of (await microphones()).entries()) {
-      if (deviceId) options.push(option(deviceId, label || `Microphone ${index + 1}`));
+      if (deviceId) options.push(option(deviceId, label || say("source.numbered", { number: index + 1 })));
     }
-    if (canShare()) options.push(option("display", "Sound of a tab or the system"));
+    if (canShare()) options.push(option("display", say("source.display")));
     if (!options.some(({ value }) => value === chosen)) {
-      options.push(option(chosen, "Chosen microphone (not connected)"));
+      options.push(option(chosen, say("source.gone")));
     }
     this.#source.replaceChildren(...options);
     this.#source.value = chosen;

@@ -1,9 +1,11 @@
 /** What runs on the server: asked at the start, after each session, and until it is ready. */
 import { keyHeaders } from "./key.js";
+import { say } from "./words.js";
 
 const HEALTH = new URL("../health", import.meta.url);
 const RETRY_MS = 5000;
 const COMMAND = /(?:[\w.-]+\/)*\bvoxlive [a-z]+(?: --[\w-]+(?: [\w./-]+)?)*/g;
+const ENGLISH_ONLY = new RegExp(`^English only: (${COMMAND.source}) knows 99 languages`);
 
 /**
  * Without a key, where one is needed, there are the first four alone.
@@ -63,7 +65,7 @@ async function fetchHealth() {
 /** The model with its engine, unless its name says that already. @param {Health} health */
 export function engineName({ engine, model, device }) {
   const name = model.includes(engine) ? model : `${engine} ${model}`;
-  return `${name} on ${device.toUpperCase()}`;
+  return say("server.model", { name, device: device.toUpperCase() });
 }
 
 /** Whether its model knows no other language. @param {Health} health */
@@ -111,15 +113,7 @@ function speedOf(speed, health) {
 
 /** The engine's remark, its commands in `backticks`. @param {Health | null} health */
 export function remark(health) {
-  return health?.note?.replace(COMMAND, "`$&`") ?? "";
-}
-
-/** A language tag in English. @param {string | null | undefined} tag */
-export function languageName(tag) {
-  if (!tag) return "";
-  try {
-    return new Intl.DisplayNames(["en"], { type: "language" }).of(tag) ?? tag;
-  } catch {
-    return tag;
-  }
+  const note = health?.note ?? "";
+  if (!ENGLISH_ONLY.test(note)) return note.replace(COMMAND, "`$&`");
+  return note.replace(ENGLISH_ONLY, (_, command) => say("server.english-only", { command: `\`${command}\`` }));
 }

@@ -1,6 +1,7 @@
 /** Files from the picker or dropped on the page, and the progress of the one being transcribed. */
 import { byId, clock } from "./dom.js";
 import { Upload } from "./upload.js";
+import { say } from "./words.js";
 
 const TICK_MS = 500;
 
@@ -60,7 +61,7 @@ export class Job {
       if (sending) this.#bar.value = this.#share;
       else this.#bar.removeAttribute("value");
       const seconds = (performance.now() - began) / 1000;
-      const far = sending ? `sent ${Math.round(this.#share * 100)} %` : clock(seconds);
+      const far = sending ? say("files.sent", { percent: Math.round(this.#share * 100) }) : clock(seconds);
       tell([file.name, this.#place, far].filter(Boolean).join(" · "));
     };
     const stop = () => this.#upload.cancel();

@@ -1,6 +1,7 @@
 /** Copying and downloading the transcript, and whether that has been done. */
 import { byId } from "./dom.js";
 import { copy, download, toText } from "./exports.js";
+import { say } from "./words.js";
 
 const SAID_MS = 2000;
 
@@ -27,17 +28,17 @@ export class Keeper {
     try {
       await copy(toText(this.#session.transcript));
       this.#session.copied = true;
-      this.#say("Copied");
+      this.#say("tools.copied");
     } catch (error) {
       if (!(error instanceof DOMException)) throw error;
-      this.#say("Refused");
+      this.#say("tools.refused");
     }
   }
 
-  /** A word on the button, for a moment. @param {string} text */
-  #say(text) {
-    this.#label.textContent = text;
-    setTimeout(() => (this.#label.textContent = "Copy"), SAID_MS);
+  /** A word on the button, for a moment. @param {import("./words.js").Key} key */
+  #say(key) {
+    this.#label.textContent = say(key);
+    setTimeout(() => (this.#label.textContent = say("tools.copy")), SAID_MS);
   }
 }
 

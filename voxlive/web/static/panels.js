@@ -1,8 +1,9 @@
 /** What lies over or beside the captions: the notice and the dialogs. */
 import { byId, make, rich } from "./dom.js";
-import { engineName, isEnglishOnly, languageName, remark } from "./engine.js";
+import { engineName, isEnglishOnly, remark } from "./engine.js";
+import { LANGUAGES } from "./language.js";
 import { save } from "./settings.js";
-import { say } from "./words.js";
+import { languageName, number, say } from "./words.js";
 
 /**
  * @typedef {import("./settings.js").Settings} Settings
@@ -42,7 +43,7 @@ export async function confirmed(title, text, yes) {
 }
 
 /** Lists of the settings whose options are in the page. */
-const LISTED = { size: true, theme: true };
+const LISTED = { size: true, theme: true, pageLanguage: true };
 
 /**
  * The settings dialog and the row above the start: every change counts and is kept at once.
@@ -53,13 +54,18 @@ export function setUpSettings(settings, changed) {
   const dialog = byId("settings");
   const forms = [byId("choices"), dialog.querySelector("form")];
   const values = /** @type {Record<string, any>} */ (settings);
+  for (const [key, { name, tag }] of Object.entries(LANGUAGES)) {
+    const option = new Option(name, key);
+    option.lang = tag;
+    byId("page-language").add(option);
+  }
   const show = () => {
     for (const field of forms.flatMap((form) => [...form.elements])) {
       if (field.type === "checkbox") field.checked = values[field.name];
       else if (field.name && field.tagName !== "SELECT") field.value = values[field.name];
       else if (field.name in LISTED) field.value = values[field.name];
     }
-    byId("pause-text").textContent = `${(settings.pauseMs / 1000).toFixed(1)} s`;
+    byId("pause-text").textContent = say("seconds", { seconds: number(settings.pauseMs / 1000, 1) });
     showAlong(settings.captions);
   };
   const take = (/** @type {any} */ { target }) => {
@@ -108,12 +114,12 @@ export function showStore(health, { store }) {
   byId("keeping").hidden = kept === null;
   if (kept === null) return;
   const days = kept.keep_days;
-  const time = days === null ? "until they are deleted" : `for ${days} ${days === 1 ? "day" : "days"}`;
-  const what = kept.audio?.of === "all" ? "transcripts and their audio" : "transcripts";
-  byId("store-place").textContent = `In ${kept.location}, ${time}. The command "voxlive sessions" lists them.`;
-  byId("keeping").textContent = store
-    ? `This server keeps ${what} ${time}. Settings can leave yours out.`
-    : `This server keeps ${what}; yours are left out.`;
+  const time = days === null ? say("keeping.always") : say("keeping.days", { count: days });
+  const audio = kept.audio?.of === "all";
+  byId("store-place").replaceChildren(...rich(say("settings.store-place", { place: kept.location, time })));
+  const own = audio ? say("keeping.audio", { time }) : say("keeping.text", { time });
+  const none = say(audio ? "keeping.audio-not" : "keeping.text-not");
+  byId("keeping").textContent = store ? own : none;
 }
 
 /** Some of the languages that a better model would know. */
@@ -167,7 +173,7 @@ function delaySpeeds(delays, own) {
   ];
   return named
     .filter(([ms], at) => named.findIndex(([other]) => other === ms) === at)
-    .map(([ms, key]) => [ms === own ? "" : String(ms), say(key, { seconds: (ms / 1000).toFixed(1) })]);
+    .map(([ms, key]) => [ms === own ? "" : String(ms), say(key, { seconds: number(ms / 1000, 1) })]);
 }
 
 /** The choice of the language that is spoken: what the running model knows, and why not another. */
@@ -193,7 +199,7 @@ export class LanguageChoice {
     const tags = [...new Set(english ? [...known, ...OTHERS] : known)];
     const named = tags.map((tag) => /** @type {const} */ ([languageName(tag), tag]));
     named.sort(([one], [other]) => one.localeCompare(other));
-    const first = make("option", "", "Found out by itself");
+    const first = make("option", "", say("choices.any-language"));
     first.setAttribute("value", "");
     const options = named.map(([name, tag]) => {
       const option = make("option", "", name);
@@ -228,20 +234,18 @@ export class EngineCard {
     const loading = health?.status === "ok" && !health.ready;
     byId("engine-name").textContent =
       health === null
-        ? "Server not reached"
+        ? say("server.unreached")
         : loading
-          ? `Loading ${health.model}…`
+          ? say("server.loading", { model: health.model })
           : health.key_needed
-            ? "A key is needed"
+            ? say("server.locked")
             : engineName(health);
     this.#chip.dataset.health = loading ? "loading" : (health?.status ?? "failing");
     const note = remark(health);
     const englishOnly = health !== null && isEnglishOnly(health);
     byId("engine-limits").hidden = !englishOnly;
     byId("note").hidden = note === "";
-    byId("note-title").textContent = englishOnly
-      ? "A small English model is running"
-      : "Good to know";
+    byId("note-title").textContent = say(englishOnly ? "note.english" : "note.heading");
     byId("note-text").replaceChildren(...rich(note));
     byId("about-note").replaceChildren(...rich(note));
     byId("about-facts").replaceChildren(...(health === null || health.key_needed ? [] : facts(health, language)));
@@ -250,17 +254,17 @@ export class EngineCard {
 
 /** @param {Health} health @param {string} language */
 function facts(health, language) {
-  const rows = {
-    Engine: health.engine,
-    Model: health.model,
-    Device: health.device,
-    Language: language || "told when listening begins",
-    State: health.status === "ok" ? "working" : `failing: ${health.error ?? "it cannot decode"}`,
-    Places: `${health.in_use} of ${health.capacity} in use`,
-    Version: `voxlive ${health.version}`,
-  };
-  return Object.entries(rows).flatMap(([term, text]) => [
-    make("dt", "", term),
-    make("dd", "", text),
-  ]);
+  const { in_use: used, capacity: all } = health;
+  const why = health.error ?? say("about.cannot");
+  /** @type {[import("./words.js").Key, string][]} */
+  const rows = [
+    ["about.engine", health.engine],
+    ["choices.model", health.model],
+    ["about.device", health.device],
+    ["choices.language", language || say("about.language-later")],
+    ["about.state", health.status === "ok" ? say("about.working") : say("about.failing", { why })],
+    ["about.places", say("about.places-used", { used, all })],
+    ["about.version", `voxlive ${health.version}`],
+  ];
+  return rows.flatMap(([term, text]) => [make("dt", "", say(term)), make("dd", "", text)]);
 }

@@ -8,7 +8,7 @@ import { Recording } from "./recording.js";
 import { SessionLock } from "./tabs.js";
 import { Transcript } from "./transcript.js";
 import { segmentsOf } from "./upload.js";
-import { say, span } from "./words.js";
+import { number, say, span, timeOf } from "./words.js";
 
 const STALE_MS = 5000; // of a draft, after the connection is back
 const SAVE_MS = 1000; // without words: the clock, and sound while the line is down
@@ -141,7 +141,7 @@ export class Session {
     this.#listen(browser, info);
     const { link } = unfinished;
     const gap = (Date.now() - Date.parse(info.updated)) / 1000;
-    const time = new Date().toLocaleTimeString();
+    const time = timeOf(new Date());
     const at = unfinished.origin + link.captured / 16_000;
     this.transcript.mark(at, say("session.continued", { time, gap: span(gap) }));
     this.#listener.language(info.language || null);
@@ -290,7 +290,7 @@ export class Session {
       this.nameAfter(now);
       this.transcript.about = { created: now.toISOString(), engine, model, device, language };
     } else {
-      const time = now.toLocaleTimeString();
+      const time = timeOf(now);
       this.transcript.mark(this.duration, say("session.again", { time }));
     }
     this.#complete &&= store;
@@ -363,7 +363,7 @@ export class Session {
   #restarted(gap, session) {
     this.broken = "";
     if (gap.lost >= 0.5) {
-      this.transcript.keepDraft();
+      this.transcript.keepDraft((text) => say("session.unconfirmed", { text }));
       this.transcript.mark(gap.at, gapText(gap));
     }
     this.#reconnected(gap.lost >= 0.5);
@@ -410,9 +410,11 @@ export class Session {
   #fail(failure, missing) {
     const advice = liveAdvice(failure);
     if (!this.transcript.empty || this.transcript.draft) {
-      this.transcript.keepDraft();
-      const rest = missing >= 1 ? ` Up to ${missing.toFixed(0)} s of sound are missing here.` : "";
-      this.transcript.mark(this.duration, `${advice.title}.${rest}`);
+      this.transcript.keepDraft((text) => say("session.unconfirmed", { text }));
+      const { title } = advice;
+      const lost = say("session.failed-missing", { title, seconds: number(missing) });
+      const text = missing >= 1 ? lost : say("session.failed", { title });
+      this.transcript.mark(this.duration, text);
     }
     this.#listener.notice(advice);
   }

@@ -5,7 +5,7 @@ import { confirmed } from "./panels.js";
 import { StoreError } from "./store.js";
 import { SessionLock } from "./tabs.js";
 import { Transcript } from "./transcript.js";
-import { ago, say, span } from "./words.js";
+import { ago, dateTime, say, span } from "./words.js";
 
 const TYPED_MS = 250;
 const TITLE_CHARS = 70;
@@ -113,9 +113,9 @@ export class SessionList {
 
   /** @param {SessionInfo} info @param {boolean} held */
   #facts(info, held) {
-    const when = make("time", "", new Date(info.created).toLocaleString());
+    const when = make("time", "", dateTime(new Date(info.created)));
     when.setAttribute("datetime", info.created);
-    const count = info.wordCount === 1 ? say("sessions.word") : say("sessions.words", { count: info.wordCount });
+    const count = say("sessions.words", { count: info.wordCount });
     const place = say(info.place === "server" ? "sessions.server" : "sessions.browser");
     const facts = [clock(info.seconds), count, place, this.#state(info, held)].filter(Boolean);
     return [when, ` · ${facts.join(" · ")}`];
@@ -260,9 +260,14 @@ export class ContinueCard {
     byId("continue-when").textContent =
       say("continue.when", { when, length: span(info.seconds) }) + sound;
     const text = byId("continue-text");
-    text.textContent = info.preview ? `“${info.preview}”` : "";
+    text.textContent = info.preview ? say("continue.quote", { text: info.preview }) : "";
     text.hidden = info.preview === "";
     this.#card.hidden = false;
+  }
+
+  /** In another language. */
+  relabel() {
+    if (this.#info) this.show(this.#info);
   }
 
   hide() {

@@ -6,6 +6,7 @@ const KEY = "voxlive";
  * @typedef {object} Settings
  * @property {"system" | "light" | "dark"} theme
  * @property {"small" | "medium" | "large" | "huge" | "largest"} size of the captions
+ * @property {string} pageLanguage that of the interface, "" the browser's
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
  * @property {string} model by its name on the server, "" the default
  * @property {string} language that will be spoken, "" for the model to find out
@@ -28,6 +29,7 @@ const KEY = "voxlive";
 const DEFAULTS = Object.freeze({
   theme: "system",
   size: "medium",
+  pageLanguage: "",
   source: "",
   model: "",
   language: "",

@@ -1,4 +1,5 @@
-/** Light or dark and how large: set before the first paint, so that nothing flashes. */
+/** Light or dark, how large and in which language: set before the first paint, so that nothing flashes. */
+import { hold, languageOf, mark } from "./language.js";
 import { load, save } from "./settings.js";
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
@@ -29,4 +30,7 @@ function isDark(theme) {
   return theme === "dark" || (theme === "system" && DARK.matches);
 }
 
-dress(load());
+const settings = load();
+mark(languageOf(settings.pageLanguage));
+hold();
+dress(settings);

@@ -145,12 +145,15 @@ export class Transcript {
     return list[list.length - this.ahead - 1];
   }
 
-  /** No words will replace the draft any more: it stays, told apart from what was confirmed. */
-  keepDraft() {
+  /**
+   * No words will replace the draft any more: it stays, told apart from what was confirmed.
+   * @param {(text: string) => string} told as such, in words
+   */
+  keepDraft(told) {
     if (this.draft === null) return;
     const { start, text } = this.draft;
     this.draft = null;
-    this.mark(start, `Heard but not confirmed: ${text.trim()}`);
+    this.mark(start, told(text.trim()));
   }
 
   /** @param {string} key @param {Word} word @param {boolean} whole */

@@ -1,78 +1,70 @@
 /**
- * Words of the interface, by key, with places for values in {braces}. What fails and what to do about
- * it stands in messages.js.
+ * The texts of the interface, in the reader's language: languages/xx.json, by key. In a text
+ * `{name}` is a value's place or, in the page's own markup, that of the element with this
+ * `data-slot`; `backticks` are around what is typed. One with a number has a text for each plural
+ * form of its language. The English ones stand in the page too, and tests hold them to be the same.
+ *
+ * Markup names its text in `data-say`, those of its attributes in `data-say-title` and so on.
  */
-const WORDS = {
-  "session.again": "Started again at {time}",
-  "session.continued": "Continued at {time}: nothing was recorded for {gap} before",
-  "session.marked": "Marked",
-  "session.silent-file": "No speech was found in {name}.",
-  "state.resumed": "connected again, nothing is lost",
-  "state.recovered": "recognition was interrupted, nothing is lost",
-  "state.caught-up": "caught up",
-  "state.paused": "Paused",
-  "state.quiet": "no answer for {seconds} s",
-  "sessions.none": "Nothing is kept yet. What you say appears here as soon as it is said.",
-  "sessions.none-found": "No transcript has these words.",
-  "sessions.unreadable": "The transcripts cannot be read: {why}",
-  "sessions.untitled": "Without words",
-  "sessions.words": "{count} words",
-  "sessions.word": "1 word",
-  "sessions.browser": "in this browser",
-  "sessions.server": "on the server",
-  "sessions.here": "open in this tab",
-  "sessions.elsewhere": "live in another tab",
-  "sessions.unfinished": "interrupted",
-  "sessions.running": "live now",
-  "sessions.open": "Open",
-  "sessions.continue": "Continue",
-  "sessions.take": "Continue here",
-  "sessions.rename": "Rename",
-  "sessions.download": "Download…",
-  "sessions.delete": "Delete",
-  "sessions.title": "Title",
-  "sessions.delete-title": "Delete this transcript?",
-  "sessions.delete-text": "“{title}” cannot be brought back.",
-  "continue.when": "Interrupted {when}, after {length}.",
-  "continue.sound": "{seconds} s of sound wait to be recognised.",
-  "moved.title": "This session goes on in another tab",
-  "moved.step": "Everything up to that moment is here too. Continue in this tab from Transcripts.",
-  "taken.title": "Another tab has this session",
-  "taken.step": "Close that tab, then continue here.",
-  "full.title": "This browser keeps the transcript no more",
-  "full.step": "Download it before you leave this page. The browser says: {why}",
-  "files.place": "file {at} of {of}",
-  "speed.fast": "Fast, more mistakes",
-  "speed.steady": "Steady, 2 s behind",
-  "speed.careful": "Careful, at each pause",
-  "speed.delay-fast": "Fast, {seconds} s behind",
-  "speed.delay-steady": "Steady, {seconds} s behind",
-  "speed.delay-careful": "Careful, {seconds} s behind",
-  "title.listening": "● {clock} · voxlive",
-  "title.paused": "Paused · {clock} · voxlive",
-  "title.waiting": "⚠ Reconnecting · voxlive",
-  "title.working": "… voxlive",
-  "pause.on": "Resume",
-  "pause.off": "Pause",
-  "mute.on": "Unmute",
-  "mute.off": "Mute",
-  "remark.paused": "paused: nothing is recorded",
-  "remark.muted": "muted: silence is sent",
-  "remark.marked": "marked",
-  "clear.title": "Clear this transcript?",
-  "clear.unsaved": "It has not been downloaded or copied. ",
-  "clear.lost": "It cannot be brought back.",
-  "clear.yes": "Clear",
-};
+import { LANGUAGES, languageOf, mark, release } from "./language.js";
+import { load } from "./settings.js";
 
-/** @param {keyof typeof WORDS} key @param {Record<string, string | number>} [values] */
+const ATTRIBUTES = ["aria-label", "title", "placeholder"];
+const FOLDER = new URL("./languages/", import.meta.url);
+
+/**
+ * @typedef {import("./language.js").Language} Language
+ * @typedef {keyof typeof import("./languages/en.json")} Known
+ * @typedef {"live" | "capture" | "upload" | "broken"} Family of keys that end with a code
+ * @typedef {Known | `${Family}.${string}`} Key
+ * @typedef {string | Record<string, string>} Text by plural form
+ */
+
+/** @type {Language} */
+let current = "en";
+/** @type {Record<string, Text>} */
+let texts = {};
+/** @type {Set<() => void>} */
+const listeners = new Set();
+
+/** @param {Key} key @param {Record<string, string | number>} [values] numbers are written as is usual */
 export function say(key, values = {}) {
-  return WORDS[key].replace(/\{([a-z]+)\}/g, (_, name) => String(values[name] ?? ""));
+  const text = texts[key] ?? key;
+  const form = typeof text === "string" ? text : (text[pluralOf(values.count)] ?? text.other);
+  return form.replace(/\{([a-z]+)\}/g, (_, name) => isolated(values[name] ?? ""));
+}
+
+/** Whether there is such a text. @param {string} key */
+export function known(key) {
+  return Object.hasOwn(texts, key);
+}
+
+/** The tag for Intl, of the reader's country; the digits are the ones that clocks on this page have. */
+export function locale() {
+  const { tag } = LANGUAGES[current];
+  const regional = navigator.languages.find((one) => new RegExp(`^${tag}-[A-Z]{2}$`).test(one));
+  return `${regional ?? tag}-u-nu-latn`;
+}
+
+/** @param {number} value @param {number} [digits] after the point */
+export function number(value, digits = 0) {
+  const exact = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return new Intl.NumberFormat(locale(), exact).format(value);
+}
+
+/** A moment with its day. @param {Date} date */
+export function dateTime(date) {
+  return new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(date);
+}
+
+/** The time of day. @param {Date} date */
+export function timeOf(date) {
+  return new Intl.DateTimeFormat(locale(), { timeStyle: "medium" }).format(date);
 }
 
 /** How long ago, in words. @param {number} ms */
 export function ago(ms) {
-  const format = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+  const format = new Intl.RelativeTimeFormat(locale(), { numeric: "auto" });
   const minutes = Math.round(ms / 60_000);
   if (minutes < 1) return format.format(-Math.max(1, Math.round(ms / 1000)), "second");
   if (minutes < 60) return format.format(-minutes, "minute");
@@ -82,6 +74,94 @@ export function ago(ms) {
 
 /** A time span in words. @param {number} seconds */
 export function span(seconds) {
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+  if (seconds < 90) return say("seconds", { seconds: Math.round(seconds) });
+  if (seconds < 5400) return say("minutes", { minutes: Math.round(seconds / 60) });
+  return say("hours", { hours: Math.round(seconds / 3600) });
+}
+
+/** A language by its tag. @param {string | null | undefined} tag */
+export function languageName(tag) {
+  if (!tag) return "";
+  try {
+    return new Intl.DisplayNames([locale()], { type: "language" }).of(tag) ?? tag;
+  } catch {
+    return tag;
+  }
+}
+
+/** Is called when the reader has chosen another language. @param {() => void} listener */
+export function onLanguage(listener) {
+  listeners.add(listener);
+}
+
+/** The interface in another language; "" for the browser's. @param {string} chosen */
+export async function speak(chosen) {
+  const language = languageOf(chosen);
+  if (language === current) return;
+  await learn(language);
+  for (const listener of listeners) listener();
+}
+
+/** @param {string | number | undefined} count */
+function pluralOf(count) {
+  return new Intl.PluralRules(locale()).select(Number(count));
+}
+
+/** In a text from right to left, what is put in keeps its own direction. @param {string | number} value */
+function isolated(value) {
+  const text = typeof value === "number" ? new Intl.NumberFormat(locale()).format(value) : value;
+  return LANGUAGES[current].dir === "rtl" && text !== "" ? `\u2068${text}\u2069` : text;
+}
+
+/** @param {Language} language */
+async function learn(language) {
+  const wanted = /** @type {Language[]} */ ([...new Set(["en", language])]);
+  texts = Object.assign({}, ...(await Promise.all(wanted.map(fetchTexts))));
+  current = language;
+  mark(language);
+  translate();
+}
+
+/** @param {Language} language @returns {Promise<Record<string, Text>>} */
+async function fetchTexts(language) {
+  const response = await fetch(new URL(`${language}.json`, FOLDER));
+  if (!response.ok) throw new Error(`${response.url}: ${response.status}`);
+  return response.json();
+}
+
+/** What stands in the markup. */
+function translate() {
+  for (const element of elements("data-say")) fill(element, say(keyOf(element, "data-say")));
+  for (const name of ATTRIBUTES) {
+    for (const element of elements(`data-say-${name}`)) {
+      element.setAttribute(name, say(keyOf(element, `data-say-${name}`)));
+    }
+  }
+}
+
+/** @param {string} attribute */
+function elements(attribute) {
+  return document.querySelectorAll(`[${attribute}]`);
+}
+
+/** @param {Element} element @param {string} attribute */
+function keyOf(element, attribute) {
+  return /** @type {Key} */ (element.getAttribute(attribute));
+}
+
+/** @param {Element} element @param {string} text */
+function fill(element, text) {
+  const children = /** @type {HTMLElement[]} */ ([...element.children]);
+  const slots = new Map(children.map((child) => [child.dataset.slot, child]));
+  if (slots.size === 0) element.textContent = text;
+  else element.replaceChildren(...text.split(/\{([a-z]+)\}/).map((part, at) => (at % 2 && slots.get(part)) || part));
+}
+
+if (document.readyState === "loading") {
+  await new Promise((parsed) => document.addEventListener("readystatechange", parsed, { once: true }));
+}
+try {
+  await learn(languageOf(load().pageLanguage));
+} finally {
+  release();
 }
