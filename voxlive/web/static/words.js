@@ -31,7 +31,7 @@ const listeners = new Set();
 export function say(key, values = {}) {
   const text = texts[key] ?? key;
   const form = typeof text === "string" ? text : (text[pluralOf(values.count)] ?? text.other);
-  return form.replace(/\{([a-z]+)\}/g, (_, name) => isolated(values[name] ?? ""));
+  return form.replace(/\{([a-z]+)\}/g, (place, name) => (name in values ? isolated(values[name]) : place));
 }
 
 /** Whether there is such a text. @param {string} key */
