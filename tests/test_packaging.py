@@ -79,6 +79,8 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     info = wheel.name[: -len("-py3-none-any.whl")] + ".dist-info"
     assert {name.split("/")[0] for name in names} == {"voxlive", info}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "voxlive/web/static/fonts/OpenDyslexic-Regular.woff2" in names
+    assert any(name.endswith("fonts/OpenDyslexic-OFL.txt") and info in name for name in names)
 
 
 def test_what_is_installed_from_the_wheel_runs_by_itself(wheel: Path, tmp_path) -> None:

@@ -8,6 +8,7 @@ import httpx
 
 STATIC = Path(__file__).parents[2] / "voxlive" / "web" / "static"
 TEXTS = (".html", ".css", ".js", ".json", ".svg", ".ts", ".webmanifest")
+FONTS = STATIC / "fonts"
 
 
 def test_no_markup_injection_and_no_external_resources():
@@ -19,7 +20,21 @@ def test_no_markup_injection_and_no_external_resources():
         assert addresses <= {"http://www.w3.org/2000/svg", "http://localhost:"}, path
         assert not re.search(r"<style|\sstyle=|<script>|\son\w+=", source), path
         # Every address is relative, so that the page works below any root path.
-        assert not re.search(r"(href|src)=\"/|from \"/|(?<!Of)\(\"/|url\(", source), path
+        assert not re.search(r"(href|src)=\"/|from \"/|(?<!Of)\(\"/|url\((?!fonts/)", source), path
+
+
+def test_fonts_are_small_and_come_with_their_licences(server):
+    faces = sorted(path.name for path in FONTS.glob("*.woff2"))
+    named = re.findall(r"url\(fonts/([^)]+)\)", (STATIC / "fonts.css").read_text())
+    assert sorted(named) == faces
+    assert sum((FONTS / name).stat().st_size for name in faces) < 160_000
+    for name in faces:
+        licence = (FONTS / f"{name.split('-')[0]}-OFL.txt").read_text()
+        assert "SIL OPEN FONT LICENSE Version 1.1" in licence, name
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        found = client.get(f"/static/fonts/{faces[0]}")
+        assert found.headers["content-type"] == "font/woff2"
+        assert found.content[:4] == b"wOF2"
 
 
 def test_the_page_has_security_headers(server):

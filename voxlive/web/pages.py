@@ -35,6 +35,8 @@ class Pages(StaticFiles):
         """A file with the page's headers."""
         response = await super().get_response(path, scope)
         response.headers.update(_PAGE_HEADERS)
+        if path.endswith(".woff2"):  # not every system knows it
+            response.headers["content-type"] = "font/woff2"
         return response
 
     async def index(self, request: Request) -> Response:

@@ -60,31 +60,35 @@ async def test_forced_colours_leave_edges_and_the_meter(server, tmp_path):
         await page.screenshot(path=tmp_path / "forced.png")
 
 
-@pytest.mark.parametrize("state", ["idle", "listening"])
-async def test_a_window_of_320_by_256_cuts_nothing_off(server, state, tmp_path):
+async def test_a_window_of_320_by_256_cuts_nothing_off(server, tmp_path):
     async with browsing(server.url, viewport={"width": 320, "height": 256}) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
-        if state == "listening":
-            await page.click("#toggle")
-            await state_is(page, "listening")
-        assert await page.evaluate("document.documentElement.scrollWidth") == 320
-        boxes = {}
-        shown = ["#status", "#toggle", "#download-open", "#source", "#upload", "#clear"]
-        for one in shown:
-            await page.locator(one).scroll_into_view_if_needed()
-            box = await page.locator(one).bounding_box()
-            assert box["x"] >= 0, one
-            assert box["x"] + box["width"] <= 320, one
-            assert box["y"] >= 0, one
-            assert box["y"] + box["height"] <= 257, one
-            top = box["y"] + await page.evaluate("scrollY")
-            boxes[one] = (box["x"], top, box["x"] + box["width"], top + box["height"])
-        for one in shown:
-            for other in shown[: shown.index(one)]:
-                (a, b, c, d), (e, f, g, h) = boxes[one], boxes[other]
-                assert a >= g - 1 or e >= c - 1 or b >= h - 1 or f >= d - 1, (one, other)
+        await fits(page)
+        await page.click("#toggle")
+        await state_is(page, "listening")
+        await fits(page)
         await page.screenshot(path=tmp_path / "small.png", full_page=True)
+
+
+async def fits(page):
+    """Everything of the dock can be seen whole, and nothing lies over another."""
+    assert await page.evaluate("document.documentElement.scrollWidth") == 320
+    boxes = {}
+    shown = ["#status", "#toggle", "#download-open", "#source", "#upload", "#clear"]
+    for one in shown:
+        await page.locator(one).scroll_into_view_if_needed()
+        box = await page.locator(one).bounding_box()
+        assert box["x"] >= 0, one
+        assert box["x"] + box["width"] <= 320, one
+        assert box["y"] >= 0, one
+        assert box["y"] + box["height"] <= 257, one
+        top = box["y"] + await page.evaluate("scrollY")
+        boxes[one] = (box["x"], top, box["x"] + box["width"], top + box["height"])
+    for one in shown:
+        for other in shown[: shown.index(one)]:
+            (a, b, c, d), (e, f, g, h) = boxes[one], boxes[other]
+            assert a >= g - 1 or e >= c - 1 or b >= h - 1 or f >= d - 1, (one, other)
 
 
 async def test_a_browser_that_never_begins_to_record_is_told(server):
@@ -174,7 +178,7 @@ async def test_pause_mute_and_marks_by_keys(server, tmp_path):
 
 
 async def test_caption_mode_holds_the_newest_line_at_the_bottom(server, tmp_path):
-    async with browsing(server.url) as watched:
+    async with browsing(server.url, reduced_motion="reduce") as watched:
         page = watched.page
         for name in ("yes", "market"):
             await page.set_input_files("#file", clip(name).path)
@@ -183,37 +187,151 @@ async def test_caption_mode_holds_the_newest_line_at_the_bottom(server, tmp_path
         await page.keyboard.press("f")
         await page.wait_for_selector("#stage[open]")
         text = await page.inner_text("#paragraphs .paragraph:last-child p")
-        assert (await page.inner_text("#stage-words")).endswith(text[-40:])
+        assert (await page.inner_text("#stage-lines")).endswith(text[-40:])
         await page.select_option("[name=stageLines]", "2")
         boxes = {}
-        for size in ("24", "96", "160"):
+        for size, spacing in (("24", "1.3"), ("96", "2"), ("160", "1.3")):
+            await page.select_option("[name=stageSpacing]", spacing)
             await page.fill("[name=stageSize]", size)
             assert await page.inner_text("#stage-size-text") == f"{size} px"
-            frame = await page.locator(".stage-text").bounding_box()
-            assert frame["height"] == pytest.approx(2 * 1.3 * int(size), abs=1)
-            words = await page.locator(".stage-text p").bounding_box()
+            line = float(spacing) * int(size)
+            frame = await page.locator("#stage-lines").bounding_box()
+            assert frame["height"] == pytest.approx(2 * line, abs=1)
+            words = await page.locator(".caption-roll").bounding_box()
             boxes[size] = words["y"] + words["height"]
             # Whole lines: what is older goes out at the top.
-            assert words["height"] / (1.3 * int(size)) == pytest.approx(
-                round(words["height"] / (1.3 * int(size))), abs=0.05
-            )
+            assert words["height"] / line == pytest.approx(round(words["height"] / line), abs=0.05)
         assert max(boxes.values()) - min(boxes.values()) < 1
         assert 700 < boxes["24"] <= 800
-        await page.select_option("[name=stageColours]", "yellow")
         colours = "(e) => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]"
-        assert await page.locator("#stage").evaluate(colours) == [
-            "rgb(0, 0, 0)",
-            "rgb(255, 233, 74)",
-        ]
+        stage = page.locator("#stage")
+        await page.select_option("[name=stageColours]", "yellow")
+        assert await stage.evaluate(colours) == ["rgb(0, 0, 0)", "rgb(255, 233, 74)"]
+        await page.select_option("[name=stageColours]", "own")
+        await page.fill("[name=stageInk]", "#ffeedd")
+        await page.fill("[name=stageGround]", "#112233")
+        assert await stage.evaluate(colours) == ["rgb(17, 34, 51)", "rgb(255, 238, 221)"]
+        for font, face in (
+            ("legible", "Atkinson Hyperlegible Next"),
+            ("mono", "Atkinson Hyperlegible Mono"),
+            ("dyslexic", "OpenDyslexic"),
+        ):
+            await page.select_option("[name=stageFont]", font)
+            await page.wait_for_function(
+                """(face) => [...document.fonts].some(({ family, status }) =>
+                  family.replaceAll('"', "") === face && status === "loaded")""",
+                arg=face,
+            )
         await page.screenshot(path=tmp_path / "stage.png")
         await page.keyboard.press("Escape")
         await page.wait_for_selector("#stage:not([open])", state="attached")
         await page.reload()
         await page.wait_for_selector('#engine[data-health="ok"]')
         await page.click("#open-stage")
-        assert await page.input_value("[name=stageSize]") == "160"
+        for name, value in (
+            ("stageSize", "160"),
+            ("stageFont", "dyslexic"),
+            ("stageSpacing", "1.3"),
+            ("stageGround", "#112233"),
+        ):
+            assert await page.input_value(f"[name={name}]") == value
         await page.click("#stage-close")
         assert await page.is_hidden("#stage")
+
+
+# Lines of ten words on a stage of its own, which says how it has moved.
+ROLL = """async () => {
+  const { Transcript } = await import("/static/transcript.js");
+  const { CaptionLines } = await import("/static/captionlines.js");
+  const box = document.body.appendChild(document.createElement("div"));
+  box.className = "caption-lines";
+  box.style.cssText = "position: fixed; inset: 0 auto auto 0; background: white; z-index: 9;" +
+    "--stage-width: 400px; --stage-size: 40px; --stage-lines: 2; --stage-spacing: 1.5";
+  const lines = new CaptionLines(box);
+  lines.count = 2;
+  const t = new Transcript();
+  const seen = [];
+  const roll = box.firstElementChild;
+  const note = (what) => {
+    lines.show(t);
+    const [moving] = roll.getAnimations();
+    const from = moving ? new DOMMatrix(moving.effect.getKeyframes()[0].transform).m42 : 0;
+    moving?.finish();
+    const { bottom } = roll.lastElementChild.getBoundingClientRect();
+    const free = box.getBoundingClientRect().bottom - bottom;
+    seen.push([what, Math.round(from / 60), Math.round(free / 60)]);
+  };
+  const say = (text, start) => t.words("a/0", [{ text, start, end: start + 0.1, p: null }]);
+  say("One two", 1);
+  note("words");
+  t.drafted("a/0", " three four five six seven");
+  note("a draft of a line more");
+  t.drafted("a/0", " three");
+  note("a draft that takes it back");
+  t.drafted("a/0", " three four five six seven");
+  note("and says it again");
+  say(" three", 2);
+  t.draft = null;
+  note("less was said");
+  for (let n = 0; n < 4000; n++) say(` word${n}`, 3 + n * 0.2);
+  note("much more");
+  say(" again", 900);
+  note("a word after a pause");
+  return { seen, blocks: roll.children.length };
+}"""
+
+
+async def test_lines_glide_whole_and_stay_up_for_a_draft(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        moved = await page.evaluate(ROLL)
+        # What, by how many lines it glides, how many lines stay free below it.
+        assert moved["seen"] == [
+            ["words", 0, 0],
+            ["a draft of a line more", 1, 0],
+            ["a draft that takes it back", 0, 1],
+            ["and says it again", 0, 0],
+            ["less was said", -1, 0],
+            ["much more", 0, 0],
+            ["a word after a pause", 1, 0],
+        ]
+        assert moved["blocks"] < 6  # what is far above is taken out
+        await page.emulate_media(reduced_motion="reduce")
+        assert [by for _, by, _ in (await page.evaluate(ROLL))["seen"]] == [0] * 7
+
+
+async def test_captions_in_a_small_window_over_other_programs(server):
+    async with browsing(server.url) as watched:
+        page = watched.page
+        await page.set_input_files("#file", clip("market").path)
+        await state_is(page, "stopped")
+        text = await page.inner_text("#paragraphs .paragraph:last-child p")
+        await page.keyboard.press("f")
+        await page.wait_for_selector("#stage[open]")
+        async with page.context.expect_page() as opening:
+            await page.click("#stage-window")
+        small = await opening.value
+        await small.wait_for_selector(".caption-roll p")
+        assert (await small.inner_text(".caption-lines")).endswith(text[-40:])
+        assert await page.is_hidden("#stage")
+        size = "parseFloat(getComputedStyle(document.querySelector('.caption-lines')).fontSize)"
+        assert 20 < await small.evaluate(size) <= 72
+        assert await small.evaluate("getComputedStyle(document.body).color") == "rgb(255, 255, 255)"
+        async with small.expect_event("close"):
+            await page.keyboard.press("i")
+        # Where a browser has no such documents, it is a video.
+        await page.evaluate(
+            """() => {
+              delete window.documentPictureInPicture;
+              window.taken = [];
+              HTMLVideoElement.prototype.requestPictureInPicture = async function () {
+                window.taken.push(this.videoWidth, this.srcObject.getVideoTracks().length);
+              };
+            }"""
+        )
+        await page.keyboard.press("i")
+        await page.wait_for_function("window.taken.length === 2")
+        assert await page.evaluate("window.taken") == [1440, 1]
 
 
 async def test_the_newest_line_does_not_creep(server):

@@ -129,26 +129,6 @@ async def test_the_tail_is_there_after_stop(server, tmp_path):
         assert (await page.get_attribute("#paragraphs", "lang")).startswith("en")
 
 
-async def test_by_keyboard_alone(server, tmp_path):
-    wav = clip("yes").write_wav(tmp_path / "clip.wav")
-    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
-        page = watched.page
-        await page.keyboard.press("Space")
-        await state_is(page, "listening")
-        await page.keyboard.press("Space")
-        await state_is(page, "idle", "stopped")
-        for _ in range(20):
-            await page.keyboard.press("Tab")
-            if await page.evaluate("document.activeElement.id") == "toggle":
-                break
-        outline = "getComputedStyle(document.activeElement).outlineStyle"
-        assert await page.evaluate(outline) == "solid"
-        await page.keyboard.press("Enter")
-        await state_is(page, "listening")
-        await page.keyboard.press("Enter")
-        await state_is(page, "idle", "stopped")
-
-
 async def test_a_second_start_goes_on_and_clear_asks_first(server, tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "clip.wav")
     async with browsing(server.url, microphone=wav, settings=UNKEPT) as watched:

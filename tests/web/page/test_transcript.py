@@ -454,8 +454,19 @@ async def test_long_speech_is_parted_at_sentences_and_read_out_in_pieces(server)
         };
         for (const [word] of given[0].matchAll(/\\s*\\S+/g)) view.announce(word);
         view.announce(" and then");
+        const others = ["sentences", "off"].map((announcing) => {
+          const heard = document.createElement("div");
+          const other = new modules.TranscriptView(box, document.createElement("div"), box, heard);
+          other.announcing = announcing;
+          for (const text of [" A sentence.", " And a half"]) other.announce(text);
+          return { heard, other };
+        });
         await new Promise((done) => setTimeout(done, 3500));
-        return {long: said(given[0]), unbroken: said(given[1]), pieces};
+        const texts = ({ heard }) => [...heard.children].map((p) => p.textContent);
+        const asked = () => others.map(texts);
+        const before = asked();
+        for (const { other } of others) other.readOut(); // as a pause does
+        return {long: said(given[0]), unbroken: said(given[1]), pieces, asked: [before, asked()]};
         """,
         [sentences, unbroken],
     )
@@ -463,6 +474,8 @@ async def test_long_speech_is_parted_at_sentences_and_read_out_in_pieces(server)
     assert all(text.endswith(".") and len(text) < 400 for text in shown["long"])
     assert max(map(len, shown["unbroken"])) < 1000
     assert shown["pieces"] == [*re.findall(r"This[^.]+\.", sentences), "and then"]
+    # Whole sentences, with what a pause ends; or nothing.
+    assert shown["asked"] == [[["A sentence."], []], [["A sentence.", "And a half"], []]]
 
 
 async def test_right_to_left_paragraphs_run_so(server):

@@ -91,7 +91,9 @@ async def test_a_file_without_sound_is_refused_in_words(server, tmp_path):
         await page.set_input_files("#file", tmp_path / "notes.txt")
         await page.wait_for_selector("#notice", state="visible")
         assert await page.inner_text("#notice-title") == "notes.txt was not transcribed"
-        assert "audio or video file" in await page.inner_text("#notice-steps")
+        said = await page.inner_text("#notice-steps")
+        assert "it is text" in said
+        assert "audio or video file" in said
         await state_is(page, "idle")
 
 

@@ -258,6 +258,17 @@ DECODERS = frozenset(
 )
 
 
+_OTHERS = (
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x89PNG", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"GIF8", "a picture"),
+)
+"""How files begin that are sent in place of audio."""
+
+
 def sniff(head: bytes) -> Container:
     """The container that begins with these bytes; raises BadAudio when none does.
 
@@ -266,8 +277,22 @@ def sniff(head: bytes) -> Container:
     for container in CONTAINERS:
         if container.start.match(head):
             return container
-    begin = f"it begins with {head[:8].hex(' ')}" if head else "it is empty"
-    raise BadAudio(f"the audio is none of {NAMES}: {begin}")
+    raise BadAudio(f"the audio is none of {NAMES}: {_kind(head)}")
+
+
+def _kind(head: bytes) -> str:
+    """What bytes that are no audio are instead, in words."""
+    if not head:
+        return "it is empty"
+    for begin, kind in _OTHERS:
+        if head.startswith(begin):
+            return f"it is {kind}"
+    # The end may be in the middle of a character.
+    text = head.decode("utf-8", "ignore")
+    readable = len(text.encode()) > len(head) - 4 and all(
+        c.isprintable() or c.isspace() for c in text
+    )
+    return "it is text" if readable else "it begins with the header of no format that is known"
 
 
 def begins_recording(head: bytes) -> bool:

@@ -77,7 +77,10 @@ class App {
       ended: (failure) => this.#ended(failure),
     });
     this.#keeper = new Keeper(this.#session);
-    this.#stage = new Stage(this.#settings, () => this.#session.transcript);
+    this.#view.announcing = this.#settings.announce;
+    this.#stage = new Stage(this.#settings, () => this.#session.transcript, () =>
+      this.#notice.show({ title: say("window.none"), steps: [say("window.step")] }),
+    );
     this.#list = new SessionList(this.#store, {
       open: (id) => void this.#open(id),
       go: (id) => void this.#goOn(id),
@@ -101,6 +104,7 @@ class App {
       u: () => this.#mute(),
       m: () => this.#mark(),
       f: () => (this.#stage.shown ? this.#stage.close() : this.#stage.open()),
+      i: () => void this.#stage.float(),
       t: () => this.#list.show(),
       "?": () => byId("keys").showModal(),
     });
@@ -111,6 +115,7 @@ class App {
     byId("mark").addEventListener("click", () => this.#mark());
     setUpSettings(this.#settings, (name) => {
       dress(this.#settings);
+      this.#view.announcing = this.#settings.announce;
       if (name === "model" || name === "store") this.#show();
       if (name === "pageLanguage") void speak(this.#settings.pageLanguage);
     });
@@ -451,7 +456,7 @@ class App {
   #speak(tag) {
     this.#tag = tag;
     this.#language = languageName(tag);
-    byId("paragraphs").lang = tag ?? "";
+    for (const id of ["paragraphs", "announcer", "stage-lines"]) byId(id).lang = tag ?? "";
     this.#card.show(this.#health, this.#language);
   }
 }

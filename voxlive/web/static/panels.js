@@ -43,7 +43,14 @@ export async function confirmed(title, text, yes) {
 }
 
 /** Lists of the settings whose options are in the page. */
-const LISTED = { size: true, theme: true, pageLanguage: true };
+const LISTED = {
+  size: true,
+  theme: true,
+  pageLanguage: true,
+  font: true,
+  measure: true,
+  announce: true,
+};
 
 /**
  * The settings dialog and the row above the start: every change counts and is kept at once.

@@ -7,6 +7,9 @@ const KEY = "voxlive";
  * @property {"system" | "light" | "dark"} theme
  * @property {"small" | "medium" | "large" | "huge" | "largest"} size of the captions
  * @property {string} pageLanguage that of the interface, "" the browser's
+ * @property {"page" | "legible" | "dyslexic" | "mono"} font of the captions
+ * @property {"easy" | "whole"} measure how long their lines are: easy to read, or all of the window
+ * @property {"steady" | "sentences" | "off"} announce what screen readers get by themselves
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
  * @property {string} model by its name on the server, "" the default
  * @property {string} language that will be spoken, "" for the model to find out
@@ -19,7 +22,12 @@ const KEY = "voxlive";
  * @property {number} stageSize of captions over the whole screen, in pixels
  * @property {number} stageLines
  * @property {number} stageWidth of the screen's, in per cent
+ * @property {number} stageSpacing height of a line, in sizes
+ * @property {"page" | "legible" | "dyslexic" | "mono"} stageFont
  * @property {string} stageColours
+ * @property {string} stageInk the reader's own colours, as #rrggbb
+ * @property {string} stageGround
+ * @property {boolean} stageSmooth lines glide up
  * @property {boolean} echoCancellation
  * @property {boolean} noiseSuppression
  * @property {boolean} autoGainControl
@@ -30,6 +38,9 @@ const DEFAULTS = Object.freeze({
   theme: "system",
   size: "medium",
   pageLanguage: "",
+  font: "page",
+  measure: "easy",
+  announce: "steady",
   source: "",
   model: "",
   language: "",
@@ -42,7 +53,12 @@ const DEFAULTS = Object.freeze({
   stageSize: 72,
   stageLines: 3,
   stageWidth: 96,
+  stageSpacing: 1.3,
+  stageFont: "page",
   stageColours: "white",
+  stageInk: "#fff4d6",
+  stageGround: "#10233f",
+  stageSmooth: true,
   echoCancellation: true,
   noiseSuppression: true,
   autoGainControl: true,

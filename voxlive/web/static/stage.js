@@ -1,11 +1,9 @@
-/**
- * Caption mode: the newest lines alone, large, over the whole screen. The last line stands fixed at
- * the bottom; lines move up by whole lines, so nothing creeps.
- */
+/** Caption mode: the newest lines alone, large, over the whole screen or in a small window. */
+import { CaptionLines, dressCaptions } from "./captionlines.js";
 import { byId } from "./dom.js";
+import { CaptionWindow } from "./captionwindow.js";
 import { save } from "./settings.js";
 
-const SHOWN_CHARS = 1200; // more than five lines of the smallest size hold
 const CONTROLS_MS = 2500; // without a movement, until they go
 
 /**
@@ -15,22 +13,35 @@ const CONTROLS_MS = 2500; // without a movement, until they go
 
 export class Stage {
   #root = byId("stage");
-  #committed = byId("stage-words");
-  #draft = byId("stage-draft");
+  #form = byId("stage-form");
+  #announcer = byId("announcer");
+  #lines = new CaptionLines(byId("stage-lines"));
   #settings;
   #current;
+  #refused;
+  #window;
+  #scheduled = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   /** @type {HTMLElement | null} */
   #opener = null;
 
-  /** @param {Settings} settings @param {() => Transcript} current */
-  constructor(settings, current) {
+  /**
+   * @param {Settings} settings
+   * @param {() => Transcript} current
+   * @param {() => void} refused there is no small window
+   */
+  constructor(settings, current, refused) {
     this.#settings = settings;
     this.#current = current;
+    this.#refused = refused;
+    this.#window = new CaptionWindow(settings, current);
     byId("open-stage").addEventListener("click", () => this.open());
     byId("stage-close").addEventListener("click", () => this.close());
-    byId("stage-form").addEventListener("input", () => this.#take());
+    byId("stage-window").addEventListener("click", () => this.float());
+    byId("stage-window").hidden = !CaptionWindow.possible;
+    this.#form.addEventListener("input", (/** @type {any} */ { target }) => this.#take(target));
+    this.#form.addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
     for (const moved of ["pointermove", "pointerdown", "focusin"]) {
       this.#root.addEventListener(moved, () => this.#showControls());
     }
@@ -41,6 +52,7 @@ export class Stage {
     document.addEventListener("fullscreenchange", () => {
       if (document.fullscreenElement === null && this.shown) this.close();
     });
+    addEventListener("resize", () => this.render());
     this.#dress();
   }
 
@@ -53,7 +65,10 @@ export class Stage {
     this.#opener = /** @type {HTMLElement | null} */ (document.activeElement);
     this.#root.showModal();
     this.#root.focus();
-    this.render();
+    // What lies outside is not read out.
+    this.#root.append(this.#announcer);
+    this.#lines.reset();
+    this.#lines.show(this.#current());
     this.#showControls();
     // Where the browser or a frame forbids it, the window is filled all the same.
     this.#root.requestFullscreen?.().catch(() => {});
@@ -61,51 +76,56 @@ export class Stage {
 
   close() {
     clearTimeout(this.#timer);
+    document.body.append(this.#announcer);
     this.#root.close();
     if (document.fullscreenElement) void document.exitFullscreen();
     this.#opener?.focus();
   }
 
-  /** The newest words. */
-  render() {
-    if (!this.shown) return;
-    const { items, draft } = this.#current();
-    let text = "";
-    for (let at = items.length - 1; at >= 0 && text.length < SHOWN_CHARS; at--) {
-      const item = items[at];
-      if (item.kind === "paragraph") text = text === "" ? item.text : `${item.text} ${text}`;
-    }
-    const cut = text.length > SHOWN_CHARS ? text.indexOf(" ", text.length - SHOWN_CHARS) + 1 : 0;
-    text = text.slice(cut);
-    const guess = draft?.text ?? "";
-    if (this.#committed.textContent !== text) this.#committed.textContent = text;
-    const shown = text === "" ? guess.trimStart() : draft?.apart ? ` ${guess.trimStart()}` : guess;
-    if (this.#draft.textContent !== shown) this.#draft.textContent = shown;
+  /** The small window, or none again. */
+  async float() {
+    if (this.#window.shown) return this.#window.close();
+    const opened = CaptionWindow.possible && (await this.#window.open());
+    if (!opened) this.#refused();
+    else if (this.shown) this.close();
   }
 
-  #take() {
-    const form = new FormData(byId("stage-form"));
-    this.#settings.stageSize = Number(form.get("stageSize"));
-    this.#settings.stageLines = Number(form.get("stageLines"));
-    this.#settings.stageWidth = Number(form.get("stageWidth"));
-    this.#settings.stageColours = String(form.get("stageColours"));
+  /** The newest words, at the next frame. */
+  render() {
+    this.#window.render();
+    if (!this.shown || this.#scheduled) return;
+    this.#scheduled = true;
+    requestAnimationFrame(() => {
+      this.#scheduled = false;
+      if (this.shown) this.#lines.show(this.#current());
+    });
+  }
+
+  /** @param {any} field */
+  #take(field) {
+    const values = /** @type {Record<string, any>} */ (this.#settings);
+    if (field.type === "checkbox") values[field.name] = field.checked;
+    else if (typeof values[field.name] === "number") values[field.name] = Number(field.value);
+    else values[field.name] = field.value;
     save(this.#settings);
     this.#dress();
     this.#showControls();
   }
 
   #dress() {
-    const values = /** @type {Record<string, unknown>} */ (/** @type {unknown} */ (this.#settings));
-    for (const field of byId("stage-form").elements) {
-      if (field.name) field.value = String(values[field.name]);
+    const values = /** @type {Record<string, any>} */ (this.#settings);
+    for (const field of this.#form.elements) {
+      if (field.type === "checkbox") field.checked = values[field.name];
+      else if (field.name) field.value = String(values[field.name]);
     }
-    const { stageSize, stageLines, stageWidth, stageColours } = this.#settings;
-    const { style } = this.#root;
-    style.setProperty("--stage-size", `${stageSize}px`);
-    style.setProperty("--stage-lines", String(stageLines));
-    style.setProperty("--stage-width", `${stageWidth}%`);
-    this.#root.dataset.colours = stageColours;
-    byId("stage-size-text").textContent = `${stageSize} px`;
+    dressCaptions(this.#root, this.#settings);
+    byId("stage-own").hidden = this.#settings.stageColours !== "own";
+    byId("stage-size-text").textContent = `${this.#settings.stageSize} px`;
+    this.#lines.count = this.#settings.stageLines;
+    this.#lines.smooth = this.#settings.stageSmooth;
+    this.#lines.reset();
+    this.#window.dress();
+    this.render();
   }
 
   #showControls() {

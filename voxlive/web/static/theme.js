@@ -7,11 +7,13 @@ const DARK = matchMedia("(prefers-color-scheme: dark)");
 /** @typedef {import("./settings.js").Settings} Settings */
 
 /** Shows the page as the settings say. @param {Settings} settings */
-export function dress({ theme, size }) {
+export function dress({ theme, size, font, measure }) {
   const root = document.documentElement;
   if (theme === "system") delete root.dataset.theme;
   else root.dataset.theme = theme;
   root.dataset.size = size;
+  root.dataset.font = font;
+  root.dataset.measure = measure;
   root.toggleAttribute("data-dark", isDark(theme));
 }
 

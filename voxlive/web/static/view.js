@@ -9,6 +9,7 @@ import { clock, make } from "./dom.js";
 const NEAR_END_PX = 60;
 const ANNOUNCED = 3; // pieces kept for screen readers
 const ANNOUNCE_MS = 3000; // without the end of a sentence, a piece is read out after this time
+const ANNOUNCE_CHARS = 500; // and no longer one is waited for, where sentences are wanted whole
 const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;
 
 /**
@@ -21,7 +22,9 @@ export class TranscriptView {
   #list;
   #jump;
   #announcer;
-  #unread = ""; // words that screen readers have not had
+  /** @type {import("./settings.js").Settings["announce"]} what screen readers get by themselves */
+  announcing = "steady";
+  #unread = ""; // words that they have not had
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #reading;
   /** @type {{item: Item, node: HTMLElement, text: Text, shown: number}[]} one per item of the transcript */
@@ -67,13 +70,15 @@ export class TranscriptView {
   }
 
   /**
-   * Words for screen readers, which get them a sentence at a time, or what there is after 3 s.
+   * Words for screen readers, which get them a sentence at a time, or what there is after 3 s;
+   * whole sentences alone, or nothing, if the reader wants that.
    * @param {string} text
    */
   announce(text) {
+    if (this.announcing === "off") return;
     this.#unread += text;
-    if (SENTENCE_END.test(this.#unread)) this.readOut();
-    else if (this.#reading === undefined && this.#unread !== "") {
+    if (SENTENCE_END.test(this.#unread) || this.#unread.length > ANNOUNCE_CHARS) this.readOut();
+    else if (this.announcing === "steady" && this.#reading === undefined && this.#unread !== "") {
       this.#reading = setTimeout(() => this.readOut(), ANNOUNCE_MS);
     }
   }
