@@ -27,7 +27,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from voxlive import client
-from voxlive.client import LiveClient, LiveError, UnsentAudio
+from voxlive.client import LiveClient, LiveError, UnsentAudio, UnstoredMessages
 
 TINY = Path(__file__).parent / "models" / "tiny-voxtral"
 
@@ -183,6 +183,21 @@ async def test_a_number_that_is_left_out_comes_over_the_next_connection():
     assert calls == ["lost", "resumed"]
 
 
+async def test_what_is_not_stored_is_given_back_to_the_next_server():
+    started = [{"type": "speech_started", "seq": n, "t": n} for n in range(5)]
+    acks = [{"type": "ack", "samples": 0, "stored": n} for n in range(5)]
+    stored = READY | {"store": True}
+    _, asked, _ = await scripted(
+        [stored, acks[0], *started[1:4], acks[1]],
+        [RESUMED, acks[2], started[4]],
+        [RESUMED, acks[4]],
+        [RESUMED, DONE | {"seq": 5}],
+    )
+    assert [one.get("received") for one in asked] == [None, started[2:4], started[3:], None]
+    _, asked, _ = await scripted([READY, *started[1:4]], [RESUMED, DONE | {"seq": 4}])
+    assert "received" not in asked[1]
+
+
 @pytest.mark.parametrize("code", ["server_full", "too_many_sessions", "slow_client"])
 async def test_a_refused_connection_leaves_the_session_as_it_is(code):
     error = {"type": "error", "seq": 0, "code": code, "message": "", "fatal": True}
@@ -310,6 +325,18 @@ def test_in_a_long_silence_the_oldest_that_was_sent_is_dropped(monkeypatch):
     assert (audio.size, audio.first) == (3000, 1250)
     audio.append(bytes(10))
     assert audio.size == 3010
+
+
+def test_messages_that_are_not_stored_are_kept_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr(client, "MAX_RECEIVED", 100)
+    kept = UnstoredMessages()
+    for seq in range(1, 12):
+        kept.append({"seq": seq}, 10)
+    assert [message["seq"] for message in kept] == list(range(2, 12))
+    kept.append({"seq": 12}, 95)
+    assert [message["seq"] for message in kept] == [12]
+    kept.stored(12)
+    assert [*kept] == []
 
 
 def test_a_container_is_refused():

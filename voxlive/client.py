@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -31,6 +32,9 @@ MAX_KEPT_BYTES = 64 << 20
 Beyond it the oldest that was sent is dropped, which the server has had long ago: in silence it has
 nothing to acknowledge. If that is not enough, ``send`` waits.
 """
+MAX_RECEIVED = 200_000
+"""Characters of messages of which the server has not said that they are stored; see
+``UnstoredMessages``. Beyond them the oldest are dropped."""
 _PIECE_BYTES = 1 << 16
 _ROUNDED_S = 0.02
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 3.0
@@ -117,6 +121,35 @@ class UnsentAudio:
         self._sent = min(max(sample - self.first, 0) * self._sample_bytes, self.size)
         self._drop(self._sent)
         return self.first
+
+
+class UnstoredMessages:
+    """The numbered messages that came last, while the server's store may not have them. Pure.
+
+    Another server that goes on with the session gets them, so that it says nothing of it again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[dict[str, Any], int]] = deque()
+        self._chars = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (message for message, _ in self._kept)
+
+    def append(self, message: dict[str, Any], chars: int) -> None:
+        """Keep the next message, of so many characters."""
+        self._kept.append((message, chars))
+        self._chars += chars
+        while self._chars > MAX_RECEIVED:
+            self._drop()
+
+    def stored(self, upto: int | None) -> None:
+        """The store has those up to this number; None: the server has none."""
+        while self._kept and (upto is None or self._kept[0][0]["seq"] <= upto):
+            self._drop()
+
+    def _drop(self) -> None:
+        self._chars -= self._kept.popleft()[1]
 
 
 class JoinedSessions:
@@ -274,6 +307,7 @@ class LiveClient:
         self._changed = asyncio.Condition()
         self._ready: dict[str, Any] | None = None
         self._have = -1
+        self._unstored = UnstoredMessages()
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._error: LiveError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -350,12 +384,13 @@ class LiveClient:
     async def _serve(self) -> bool:
         """One connection; whether the session came to its end over it."""
         async with connect(self._url, additional_headers=self._headers, max_size=None) as socket:
-            await socket.send(json.dumps(self._first_message()))
+            first = self._first_message()
+            await socket.send(json.dumps(first, ensure_ascii=False, separators=(",", ":")))
             sending: asyncio.Task[None] | None = None
             try:
                 async for text in socket:
                     message = json.loads(text)
-                    if not self._receive(message):
+                    if not self._receive(message, len(text)):
                         return False
                     if message["type"] in ("ready", "resumed"):
                         self.connections += 1
@@ -375,9 +410,11 @@ class LiveClient:
         if self._ready is None:
             return self._start
         token, first = self._ready["resume"], self._audio.first - self._joined.at
-        return {"type": "resume", "token": token, "have": self._have, "from": first}
+        resume = {"type": "resume", "token": token, "have": self._have, "from": first}
+        received = [*self._unstored]
+        return resume | ({"received": received} if received else {})
 
-    def _receive(self, message: dict[str, Any]) -> bool:
+    def _receive(self, message: dict[str, Any], chars: int) -> bool:
         """Whether it is the next message; what is missing comes over the next connection."""
         if message["type"] == "error" and message["fatal"]:
             return self._on_fatal(message["code"], message["message"])
@@ -395,6 +432,7 @@ class LiveClient:
             case "ack":
                 self._acknowledged = self._joined.at + message["samples"]
                 self._audio.acknowledge(self._acknowledged)
+                self._unstored.stored(message.get("stored"))
             case "error" if message["code"] in _ENDING:
                 self._ending = LiveError(message["code"], message["message"])
             case "done" if self._ending and self._ending.code == "shutting_down":
@@ -404,6 +442,8 @@ class LiveClient:
                     self._restart("shutting_down", ended_at)
                     return True
         self._have = message.get("seq", self._have)
+        if self._ready and self._ready.get("store") and message.get("seq"):
+            self._unstored.append(message, chars)
         if message["type"] not in _OWN:
             self._messages.put_nowait(self._joined.receive(message))
         return True
@@ -424,6 +464,7 @@ class LiveClient:
             self._messages.put_nowait(segment)
         self._acknowledged = at
         self._ready, self._have, self._ending = None, -1, None
+        self._unstored.stored(None)
         self._restarted = {
             "type": "restarted",
             "code": code,

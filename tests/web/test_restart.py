@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,17 +15,22 @@ from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
 from support.line import START, Line
 
+from voxlive.client import UnstoredMessages
 from voxlive.store.backends import open_store
-from voxlive.store.contract import StoreError
+from voxlive.store.contract import Guarded, Operation, SessionStore, StoreError
+from voxlive.streaming.events import Words
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
+from voxlive.values import SAMPLE_RATE, seconds
 from voxlive.web import recorder
+from voxlive.web.captions import ClosedCaption
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.recorder import Recorder, token_digest
 
 PASSING = ("draft", "lag", "ack", "recovered", "resumed", "suspended")
 MOST = 4
+PATIENT_S = 20.0
 RATES = (8000, 16_000, 44_100, 48_000)
 
 
@@ -34,6 +41,34 @@ class Gone:
         raise StoreError("the server was killed")
 
 
+class LateStore:
+    """A store that may be held; its server loses what it has not written."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._free = threading.Event()
+        self._free.set()
+        self._gone = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
+        self._free.wait()
+        if self._gone:
+            raise StoreError("the server was killed")
+        return self._store.apply(operations)
+
+    def hold(self) -> None:
+        """From now on it writes nothing, and what is sent does not wait for it."""
+        recorder.MAX_WAIT_S = 0.0
+        self._free.clear()
+
+    def lose(self) -> None:
+        self._gone = True
+        self._free.set()
+
+
 class Servers:
     """One server after another on the same store, each in this process."""
 
@@ -41,16 +76,28 @@ class Servers:
         self._folder = folder
 
     async def start(self) -> LiveEndpoints:
+        recorder.MAX_WAIT_S = PATIENT_S
         self.service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
-        self.endpoints = LiveEndpoints(
-            LiveModels(self.service), recorder=Recorder(open_store(self._folder))
-        )
+        self.store = LateStore(open_store(self._folder))
+        self.endpoints = LiveEndpoints(LiveModels(self.service), recorder=Recorder(self.store))
         return self.endpoints
 
     async def die(self) -> None:
         """As though by SIGKILL: nothing more is written, not what waits either."""
         self.endpoints.recorder.writer._store = Gone()
+        self.store.lose()
         await asyncio.to_thread(self.endpoints.recorder.close)
+
+    async def heard(self, samples: int) -> None:
+        """Until the session has had so many, but for what a resampler may hold back."""
+        [resumable] = self.endpoints.resumables._sessions.values()
+        while resumable.session.received < samples - SAMPLE_RATE // 4:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    async def written(self) -> None:
+        """Until nothing waits for the store."""
+        while self.endpoints.recorder.writer.waiting:  # noqa: ASYNC110, a thread ends it
+            await asyncio.sleep(0.001)
 
     async def end(self, drain_s: float = 0) -> None:
         """As by SIGTERM."""
@@ -96,6 +143,9 @@ class RestartedClient:
         self.seen: list[dict] = []
         self.at = self.first = 0
         self.line: Line | None = None
+        self.unstored = UnstoredMessages()
+        self.given_back = 0
+        """Messages of which the server knew nothing."""
 
     async def connect(self, endpoints: LiveEndpoints) -> None:
         self.line = Line(endpoints, "captions=hall")
@@ -105,7 +155,10 @@ class RestartedClient:
             return
         have = self.seen[-1]["seq"]
         token = self.seen[0]["resume"]
-        self.line.send({"type": "resume", "token": token, "have": have, "from": self.first})
+        found = endpoints.recorder.store.resumable(token_digest(token))
+        self.given_back += max(0, have + 1 - found.next)
+        resume = {"type": "resume", "token": token, "have": have, "from": self.first}
+        self.line.send(resume | {"received": [*self.unstored]})
         [resumed] = await self.line.until("resumed")
         assert resumed["session"] == self.seen[0]["session"]
         assert self.first <= resumed["samples"] <= len(self.data) // self.frame
@@ -116,6 +169,9 @@ class RestartedClient:
             if message["type"] == "ack":
                 assert message["samples"] >= self.first
                 self.first = message["samples"]
+                self.unstored.stored(message["stored"])
+            elif message.get("seq"):
+                self.unstored.append(message, 0)
         self.seen += [one for one in messages if one["type"] not in PASSING]
 
     async def speak(self, rng: random.Random) -> bool:
@@ -135,17 +191,32 @@ class RestartedClient:
 
 
 async def spoken(
-    servers: Servers, seed: int, how: str, chance: float, sources: tuple[str, ...] = ()
-) -> tuple[list[dict], int]:
-    """A session over servers that end or die at random; what its client has, and how many."""
+    servers: Servers,
+    seed: int,
+    how: str,
+    chance: float,
+    sources: tuple[str, ...] = (),
+    late: float = 0,
+) -> tuple[list[dict], int, int]:
+    """A session over servers that end or die at random, some (``late``) with stores that are late.
+
+    What its client has, how many servers, and how many messages it had and they had not.
+    """
     rng = random.Random(seed)
     rate = rng.choice(RATES)
     client, count = RestartedClient(rate, audio(rng, rate, len(sources) or 1), sources), 1
     rng = random.Random(seed + 1)
     await client.connect(await servers.start())
+    await servers.written()
     while await client.speak(rng):
         if rng.random() >= chance or count > MOST:
             continue
+        if rng.random() < late:
+            servers.store.hold()
+            for _ in range(rng.randrange(2, 10)):
+                await client.speak(rng)
+                await servers.heard(client.at // client.frame * SAMPLE_RATE // rate)
+                client.take(await client.line.read(300))
         if how == "die":
             await servers.die()
             await client.line.break_off()
@@ -158,7 +229,7 @@ async def spoken(
         count += 1
     messages = await client.finish()
     await servers.free()
-    return messages, count
+    return messages, count, client.given_back
 
 
 def kept(messages: list[dict]) -> list[object]:
@@ -173,7 +244,7 @@ def kept(messages: list[dict]) -> list[object]:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
     """A store that is late is waited for: what it does not have is lost with its server."""
-    monkeypatch.setattr(recorder, "MAX_WAIT_S", 20.0)
+    monkeypatch.setattr(recorder, "MAX_WAIT_S", PATIENT_S)
 
 
 @pytest.mark.parametrize("how", ["die", "end"])
@@ -191,8 +262,8 @@ async def test_restarts_a_hundred_times(tmp_path, how, seed):
 
 
 async def check_restarts(tmp_path: Path, how: str, seed: int) -> None:
-    whole, _ = await spoken(Servers(tmp_path / "one"), seed, how, 0)
-    cut, count = await spoken(Servers(tmp_path / "many"), seed, how, 0.3)
+    whole, *_ = await spoken(Servers(tmp_path / "one"), seed, how, 0)
+    cut, count, _ = await spoken(Servers(tmp_path / "many"), seed, how, 0.3)
     assert count > 1
     assert kept(cut) == kept(whole)
     assert [message["seq"] for message in cut] == list(range(len(cut)))
@@ -218,9 +289,13 @@ def kept_of(source: str, messages: list[dict]) -> list[object]:
     "seed", [*range(3), *(pytest.param(n, marks=pytest.mark.endurance) for n in range(3, 53))]
 )
 async def test_every_source_of_a_session_goes_on_at_another_server(tmp_path, how, seed):
-    whole, _ = await spoken(Servers(tmp_path / "one"), seed, how, 0, SOURCES)
-    cut, count = await spoken(Servers(tmp_path / "many"), seed, how, 0.3, SOURCES)
+    whole, *_ = await spoken(Servers(tmp_path / "one"), seed, how, 0, SOURCES)
+    cut, count, _ = await spoken(Servers(tmp_path / "many"), seed, how, 0.3, SOURCES)
     assert count > 1
+    check_sources(cut, whole)
+
+
+def check_sources(cut: list[dict], whole: list[dict]) -> None:
     for source in SOURCES:
         assert kept_of(source, cut) == kept_of(source, whole)
     assert [message["seq"] for message in cut] == list(range(len(cut)))
@@ -232,6 +307,40 @@ async def test_every_source_of_a_session_goes_on_at_another_server(tmp_path, how
         assert {m["source"] for m in said} == {segment["source"]}
     lines = cut[-1]["text"].splitlines()
     assert sorted(lines) == sorted(f"{m['source']}: {m['text'].strip()}" for m in segments)
+
+
+LATE = 0.6
+SEEDS = (10, 14)
+"""In which clients have messages that servers have not."""
+
+
+@pytest.mark.parametrize("sources", [(), SOURCES], ids=["one source", "two sources"])
+@pytest.mark.parametrize(
+    "seed", [*SEEDS, *(pytest.param(n, marks=pytest.mark.endurance) for n in range(100, 200))]
+)
+async def test_what_a_late_store_does_not_have_its_client_gives_back(tmp_path, seed, sources):
+    """Servers die while their stores are held: no word is repeated, lost or changed.
+
+    Nor in the store, which has in the end what the client has.
+    """
+    whole, *_ = await spoken(Servers(tmp_path / "one"), seed, "die", 0, sources)
+    cut, count, given = await spoken(Servers(tmp_path / "many"), seed, "die", 0.15, sources, LATE)
+    assert (count > 1 and given > 0) or seed not in SEEDS
+    if sources:
+        check_sources(cut, whole)
+    else:
+        assert kept(cut) == kept(whole)
+        assert [message["seq"] for message in cut] == list(range(len(cut)))
+    assert {m["code"] for m in cut if m["type"] == "warning"} <= {"store_late"}
+    store = open_store(tmp_path / "many")
+    stored = store.transcript(cut[0]["session"], None)
+    store.close()
+    said = [(m["segment"], word) for m in cut if m["type"] == "words" for word in m["words"]]
+    assert [
+        (word.segment, word.text, seconds(word.start), seconds(word.end)) for word in stored.words
+    ] == [(segment, word["text"], word["start"], word["end"]) for segment, word in said]
+    closed = sorted((m["id"], m["start"], m["end"]) for m in cut if m["type"] == "segment")
+    assert [(s.id, seconds(s.start), seconds(s.end)) for s in stored.segments] == closed
 
 
 async def test_several_sources_need_a_slot_each_at_the_next_server_too(servers):
@@ -363,6 +472,82 @@ async def test_what_a_late_store_did_not_have_in_time_comes_again(servers, monke
     assert [m["code"] for m in seen if m["type"] == "warning"][-1] == "words_may_repeat"
     texts = [word["text"] for m in seen if m["type"] == "words" for word in m["words"]]
     assert {"0", " 1"} <= set(texts)
+
+
+async def lost(servers: Servers, line: Line, **more: object) -> list[dict]:
+    """What a client has of a tone of 1.25 s of which its server, which dies, stores nothing."""
+    await servers.written()
+    servers.store.hold()
+    line.send(tone(1.25))
+    line.send({"type": "flush", "id": "a"})
+    line.send(tone(0.75))
+    seen = [m for m in await line.until("flushed") if "seq" in m]
+    await line.break_off()
+    await servers.die()
+    await servers.service.aclose()
+    return seen
+
+
+async def given_back(endpoints: LiveEndpoints, token: str, seen: list[dict]) -> Line:
+    line = Line(endpoints)
+    have = seen[-1]["seq"]
+    line.send({"type": "resume", "token": token, "have": have, "received": seen})
+    await line.until("resumed")
+    return line
+
+
+async def finished(line: Line, seconds: float) -> list[dict]:
+    line.send(tone(seconds))
+    line.send({"type": "stop"})
+    messages = [m for m in await line.until("done") if "seq" in m]
+    await line.end()
+    return messages
+
+
+async def test_readers_of_captions_get_what_a_client_gives_back_once(servers):
+    line, ready = await opened(await servers.start(), "captions=hall")
+    seen = await lost(servers, line)
+    endpoints = await servers.start()
+    feed = endpoints.feeds.wait(await endpoints.recorder.transcript(ready["session"]), 60)
+    reading = feed.read()
+    snapshot = await anext(reading)
+    back = await given_back(endpoints, ready["resume"], seen)
+    messages = await finished(back, 3)
+    shown = [one async for one in reading]
+    told = [word["text"] for m in seen + messages if m["type"] == "words" for word in m["words"]]
+    assert (snapshot.words, snapshot.segments) == ((), ())
+    assert [one.text for one in shown if isinstance(one, Words)] == told
+    segments = [(m["id"], m["text"]) for m in seen + messages if m["type"] == "segment"]
+    assert [(s.id, s.text) for s in shown if isinstance(s, ClosedCaption)] == segments
+    assert told == ["0", " 1", " 2", " 3", " 4", " 5"]
+    await servers.free()
+
+
+async def test_a_client_that_has_no_words_gives_back_its_segments(servers):
+    line, ready = await opened(await servers.start(), words=False)
+    seen = await lost(servers, line)
+    assert "words" not in {m["type"] for m in seen}
+    messages = await finished(await given_back(await servers.start(), ready["resume"], seen), 3)
+    segments = [m["text"] for m in seen + messages if m["type"] == "segment"]
+    assert "".join(segments) == messages[-1]["text"] == "0 1 2 3 4 5"
+    assert "words_may_repeat" not in {m.get("code") for m in messages}
+    await servers.free()
+
+
+@pytest.mark.parametrize("change", [{"segment": 70}, {"source": "me"}, {"seq": None}])
+async def test_what_cannot_be_of_the_session_is_not_taken(servers, change):
+    """It is recognised again, and the client is told."""
+    line, ready = await opened(await servers.start())
+    seen = await lost(servers, line)
+    if change == {"seq": None}:
+        changed = seen[1:]  # one is missing
+    else:
+        changed = [m | change if m["type"] == "words" else m for m in seen]
+    back = await given_back(await servers.start(), ready["resume"], changed)
+    messages = await finished(back, 3)
+    assert "words_may_repeat" in {m.get("code") for m in messages}
+    assert messages[-1]["text"] == "0 1 2 3 4 5"
+    await servers.free()
 
 
 async def test_another_key_cannot_resume_a_session_of_another_server(servers):

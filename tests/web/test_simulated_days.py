@@ -9,7 +9,7 @@ from support.day import Day, Hour, Loud, Played, play
 
 from voxlive.vad.detector import Silero
 from voxlive.web import recorder
-from voxlive.web.protocols import live
+from voxlive.web.protocols import sent
 
 SLACK = 400
 """Blocks and objects: what is under way at one moment or another."""
@@ -101,7 +101,7 @@ def is_flat_over_cuts(day: CutDay, readings: list[CutHour], warm: int, last: int
 @pytest.mark.usefixtures("_no_log")
 def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeypatch):
     """A quarter of an hour and more in four readings."""
-    monkeypatch.setattr(live, "MAX_SENT", 20_000)
+    monkeypatch.setattr(sent, "MAX_SENT", 20_000)
     monkeypatch.setattr(recorder, "MAX_WAIT_S", 1e6)
     day, readings = play_cut_day(
         lambda: CutDay(tmp_path / "store", 3, cut_every_s=10, give_up_s=10, period_s=6),
@@ -117,7 +117,7 @@ def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeyp
 @pytest.mark.usefixtures("_no_log")
 def test_a_day_over_lines_that_break_leaves_nothing_but_words(tmp_path, monkeypatch):
     """A cut of each session every three minutes."""
-    monkeypatch.setattr(live, "MAX_SENT", 100_000)
+    monkeypatch.setattr(sent, "MAX_SENT", 100_000)
     monkeypatch.setattr(recorder, "MAX_WAIT_S", 1e6)
     day, readings = play_cut_day(
         lambda: CutDay(tmp_path / "store", 4, cut_every_s=180, give_up_s=600, period_s=20),

@@ -141,11 +141,18 @@ class StreamJournal:
             else:
                 self._empty_oldest()
 
-    def reached(self, marker: int) -> None:
-        """All words from before this mark are out: drop what stands before it, and the mark."""
+    def reached(self, marker: int) -> int:
+        """All words from before this mark are out: drop what stands before it, and the mark.
+
+        Returns where the audio before it ends, 0 where none is kept.
+        """
+        end = 0
         if marker in self.marks():
-            while self._drop_first() != marker:
-                pass
+            while isinstance(first := self._entries[0], FedAudio) or first.marker != marker:
+                end = first.end if isinstance(first, FedAudio) else end
+                self._drop_first()
+            self._drop_first()
+        return end
 
     def _empty_oldest(self) -> None:
         """Drop the oldest audio from behind marks; its entry stays, since entries are numbered."""
@@ -155,14 +162,10 @@ class StreamJournal:
                 self._entries[index] = FedAudio(entry.audio[:0], entry.end)
                 return
 
-    def _drop_first(self) -> int | None:
-        """Drop an entry; returns the marker of a mark."""
+    def _drop_first(self) -> None:
         self.first += 1
         dropped = self._entries.popleft()
-        if isinstance(dropped, Mark):
-            return dropped.marker
-        self._samples -= len(dropped.audio)
-        return None
+        self._samples -= len(dropped.audio) if isinstance(dropped, FedAudio) else 0
 
 
 class RecoverableStream:
@@ -370,8 +373,10 @@ class RecoverableStream:
                     self._failures = 0
                 self._on_message(message)
             case Reached(marker):
-                self._journal.reached(marker)
-                self._committed, self._repeating = None, False
+                upto = self._journal.reached(marker)
+                # Another server may have committed words from behind this mark.
+                if not (self._repeating and self._committed and upto < self._committed):
+                    self._committed, self._repeating = None, False
                 self._on_message(message)
                 if self._moving:
                     self._move()

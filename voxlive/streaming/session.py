@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
     from voxlive.streaming.replacements import Replacements
     from voxlive.vad.gate import Action, Gate, OpenGate
-    from voxlive.values import Samples
+    from voxlive.values import Samples, Word
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ class Session(LiveSession):
         if resumed:
             idents = chain((state.segment,), segment_ids or count(state.segment + 1))
         self._transcript = LiveTranscript(idents, state.text, state.words)
+        self._open_from = _open_from(state.words)
         self._speech_events = state.checkpoint.speech_events
         self._speech_sent = state.speech_events
         self._checkpoint_at = at
@@ -399,7 +400,10 @@ class Session(LiveSession):
         self._emit(self._transcript.set_draft(""))
         if self._replacer:
             self._emit(self._transcript.commit(self._replacer.flush()))
-        self._emit(self._transcript.close_segment(self.received))
+        # Another server was through the pauses before what it has in its open segment.
+        if self._covered >= self._open_from or marker == self._final_marker:
+            self._open_from = 0
+            self._emit(self._transcript.close_segment(self.received))
         for event in self._markers.pop(marker):
             self._emit(event)
         self._engine_progressed.set()
@@ -426,3 +430,15 @@ class Session(LiveSession):
         self._ingest.close()
         self._vad.close()
         self._on_closed(self)
+
+
+def _open_from(words: tuple[Word, ...]) -> int:
+    """A sample near the end of the first of these; 0 for none.
+
+    Where an engine says that a word begins may lie before the pause before it; where it ends, some
+    milliseconds behind the pause after it.
+    """
+    if not words:
+        return 0
+    first = words[0]
+    return max(first.end - SAMPLE_RATE // 8, (first.start + first.end) // 2)

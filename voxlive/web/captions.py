@@ -136,6 +136,7 @@ class CaptionFeed:
         # Of the open segment of each source.
         self._rows: defaultdict[str, list[_WordRow]] = defaultdict(list)
         self._drafts: dict[str, str] = {}
+        self._restored = 0  # words of another server
         self._readers: set[_Reader] = set()
 
     @property
@@ -163,23 +164,29 @@ class CaptionFeed:
                     self._send(_closed(*row))
 
     def restore(self, transcript: StoredTranscript) -> None:
-        """Go on with a session of another server: readers begin with what was said there."""
+        """Go on with a session of another server: readers begin with what was said there.
+
+        Called again with more of it, readers get what is new.
+        """
         last = sorted(transcript.segments, key=lambda one: one.end)[-MAX_SEGMENTS:]
-        said: dict[int, list[StoredWord]] = {closed.id: [] for closed in last}
+        said: defaultdict[int, list[StoredWord]] = defaultdict(list)
         for word in transcript.words:
-            if word.segment in said:
-                said[word.segment].append(word)
-        for closed in last:
+            said[word.segment].append(word)
+        shown = {ident for ident, *_ in self._segments}
+        for closed in (one for one in last if one.id not in shown):
             words = said[closed.id]
             self._add_words(words)
             text, source = "".join(one.text for one in words), words[0].source if words else ""
             self.on_event(SegmentClosed(closed.id, closed.start, closed.end, text, source=source))
         self._add_words(transcript.open_words)
+        self._restored = transcript.words[-1].number + 1 if transcript.words else 0
 
     def _add_words(self, words: Iterable[StoredWord]) -> None:
-        for word in words:
-            row = word.text, word.start, word.end, word.probability
-            self._rows[word.source].append(row)
+        """Those that were not restored before."""
+        for one in words:
+            if one.number >= self._restored:
+                word = Word(one.text, one.start, one.end, one.probability)
+                self.on_event(Words(one.segment, (word,), one.source))
 
     def close(self, *, over: bool = True) -> None:
         """The session is over, or left to another server: readers get what is unread, and end."""
@@ -286,7 +293,7 @@ class CaptionFeeds:
         feed = self._feeds.get(session.id)
         if feed is None or not feed.waits:
             feed = self.open(session.id, session.name, session.path, session.owner)
-            feed.restore(transcript)
+        feed.restore(transcript)
         feed.waits = False
         return feed
 

@@ -467,6 +467,9 @@ class LiveSocket:
         claimed = await recorder.claim(stored, holder)
         if claimed is None:
             raise ProtocolError("taken_over", "another connection goes on with this session")
+        recording = recorder.go_on(claimed, holder)
+        if received := found.received(resume, claimed):
+            claimed = recording.recall(claimed, received)
         state, kept = ConnectionState(protocol), claimed.resumable.session
         restored_protocol = found.protocol(claimed, resume.token, resume.have)
         protocol.restore(restored_protocol)
@@ -475,11 +478,15 @@ class LiveSocket:
             named = replace(opening.options, model=start.model)
             inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)
             states, queues = found.states(claimed), (inbox, state.outbox, "")
-            session: LiveSession = (
-                service.open_sources(named, *queues, states, found.first)
-                if sources
-                else service.open(named, *queues, *states)
-            )
+            try:
+                session: LiveSession = (
+                    service.open_sources(named, *queues, states, found.first)
+                    if sources
+                    else service.open(named, *queues, *states)
+                )
+            except (EngineError, VadError):
+                recording.leave(kept.samples)
+                raise
             session.outlive_server()
             if resume.have >= claimed.resumable.next:
                 message = "what was sent last was not stored in time: some words may come again"
@@ -489,7 +496,7 @@ class LiveSocket:
             state.meters[""] = self._metrics.open(protocol.name, session, label)
             state.caption_feeds[""] = self._feeds.go_on(claimed.transcript)
             state.unfinished = 1
-        recording = state.recordings[""] = recorder.go_on(claimed, holder)
+        state.recordings[""] = recording
         if start.audio and state.sessions:
             recorder.keep_audio(state.sessions[""], True, recording)
         age_s = (datetime.now(UTC) - kept.started_at).total_seconds()

@@ -18,10 +18,11 @@ import secrets
 import threading
 import time
 from base64 import b64decode, b64encode
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeGuard
@@ -73,7 +74,8 @@ from voxlive.streaming.events import (
     Words,
 )
 from voxlive.vad.gate import GateState
-from voxlive.web.protocols.contract import ENDING_CODES
+from voxlive.values import Word
+from voxlive.web.protocols.contract import ENDING_CODES, ReceivedMessage
 
 if TYPE_CHECKING:
     from voxlive.streaming.intake import LiveSession
@@ -289,10 +291,12 @@ class SessionRecording:
         ranges: Mapping[int, tuple[int, int]] = _NO_RANGES,
         epoch: int | None = None,
         holder: str = "",
+        sent: int = 1,
     ) -> None:
         """``epoch``: of a session that another server began, which was claimed as ``holder``.
 
-        ``number`` is its next word's, ``ranges`` are the numbers of the words of open segments.
+        ``number`` is its next word's, ``ranges`` are the numbers of the words of open segments,
+        ``sent`` is the number of its next message.
         """
         self._writer = writer
         self._running = set() if running is None else running
@@ -304,6 +308,8 @@ class SessionRecording:
         self._epoch = epoch
         self._holder = holder
         self._claimed = False
+        self.sent_kept = self._sent = sent
+        """Every message before this number is in the store."""
         self._error: str | None = None
         self._ended = False
         self.refine: str | None = None
@@ -347,6 +353,37 @@ class SessionRecording:
             message = f"the transcript is not kept at the moment ({error.code}); it goes on"
             return self._warn("store_failed", message)
         return None
+
+    def recall(
+        self, claimed: ClaimedSession, received: Sequence[ReceivedMessage]
+    ) -> ClaimedSession:
+        """Write the messages that only the session's client has, the store's next and on.
+
+        Returns the session with them.
+        """
+        found, transcript = claimed.resumable, claimed.transcript
+        operations: list[SessionOperation] = []
+        for event in _whole(transcript.open_words, received):
+            operations += self._operations(event)[0]
+        texts = tuple(one.text for one in received)
+        self._write(*operations, AddSent(self._id, found.next, texts))
+        languages = [*found.session.languages]
+        words, segments = [*transcript.words], [*transcript.segments]
+        for one in operations:
+            match one:
+                case AddWords(_, said):
+                    words += said
+                case CloseSegment(_, closed):
+                    segments.append(closed)
+                case AddLanguage(_, language) if language not in languages:
+                    languages.append(language)
+        segments.sort(key=lambda segment: segment.id)
+        session = replace(found.session, languages=tuple(languages))
+        return ClaimedSession(
+            replace(found, session=session, next=found.next + len(texts)),
+            replace(transcript, session=session, segments=tuple(segments), words=tuple(words)),
+            claimed.sent + texts,
+        )
 
     async def set_checkpoint(self, checkpoint: str) -> bool:
         """Write where another server would go on, and whether that is done, at most a moment later.
@@ -450,16 +487,24 @@ class SessionRecording:
     def _write(self, *operations: SessionOperation, epoch: int = 0) -> _Written:
         self._begin()
         if self.resumable:
+            for one in operations:
+                if isinstance(one, AddSent):
+                    self._sent = one.first + len(one.texts)
             written = self._writer.write(Guarded(self._id, self._holder, operations, epoch))
-            written.add_done_callback(self._on_written)
+            # What is written has everything before it written.
+            written.add_done_callback(partial(self._on_written, self._sent))
             return written
         *before, last = operations
         for one in before:
             self._writer.write(one)
         return self._writer.write(last)
 
-    def _on_written(self, written: _Written) -> None:
-        if not written.cancelled() and isinstance(written.result(), SessionClaimed):
+    def _on_written(self, sent: int, written: _Written) -> None:
+        if written.cancelled():
+            return
+        if written.result() is None:
+            self.sent_kept = max(self.sent_kept, sent)
+        elif isinstance(written.result(), SessionClaimed):
             self._claimed = True
 
     def _warn(self, code: str, message: str) -> SessionWarning | None:
@@ -467,6 +512,30 @@ class SessionRecording:
             return None
         self._warned.add(code)
         return SessionWarning(code, message)
+
+
+def _whole(
+    opened: Sequence[StoredWord], received: Iterable[ReceivedMessage]
+) -> Iterator[Words | SegmentClosed | LanguageDetected]:
+    """The events of messages, of a session with these words in open segments.
+
+    A client that gets no words has a segment's text alone: what is not among its words is one.
+    """
+    said: defaultdict[int, str] = defaultdict(str)
+    for word in opened:
+        said[word.segment] += word.text
+    for one in received:
+        match one.event:
+            case Words(segment):
+                said[segment] += one.event.text
+                yield one.event
+            case SegmentClosed(ident, start, end, text, source=source):
+                before = said.pop(ident, "")
+                if text.startswith(before) and text != before:
+                    yield Words(ident, (Word(text.removeprefix(before), start, end),), source)
+                yield one.event
+            case LanguageDetected():
+                yield one.event
 
 
 def new_holder() -> str:
@@ -657,7 +726,14 @@ class Recorder:
             first, _ = ranges.get(word.segment, (word.number, 0))
             ranges[word.segment] = first, word.number + 1
         return SessionRecording(
-            self.writer, found.session, self._running, number, ranges, found.epoch, holder
+            self.writer,
+            found.session,
+            self._running,
+            number,
+            ranges,
+            found.epoch,
+            holder,
+            found.next,
         )
 
     def close(self) -> None:

@@ -22,12 +22,17 @@ from typing import Self
 
 from voxlive.errors import ProtocolError
 from voxlive.store.contract import ClaimedSession, StoredResumable, StoredTranscript, StoredWord
-from voxlive.streaming.events import SessionCheckpoint, SourceCheckpoint
+from voxlive.streaming.events import (
+    SegmentClosed,
+    SessionCheckpoint,
+    SourceCheckpoint,
+    Words,
+)
 from voxlive.streaming.intake import LiveSession, SessionOptions, SourceState
 from voxlive.vad.gate import GateState
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.captions import CaptionFeeds
-from voxlive.web.protocols.contract import RestoredProtocol, ResumeSession
+from voxlive.web.protocols.contract import ReceivedMessage, RestoredProtocol, ResumeSession
 from voxlive.web.recorder import StoredCheckpoint
 from voxlive.web.socket_writer import ConnectionState
 
@@ -140,6 +145,35 @@ class FoundSession:
                 "resume_gap",
                 f"the messages after {resume.have} are not kept any more: start another session",
             )
+
+    def received(
+        self, resume: ResumeSession, claimed: ClaimedSession
+    ) -> tuple[ReceivedMessage, ...]:
+        """The messages that the client has and the store has not.
+
+        None where it does not give back all of them, or they cannot be of this session.
+        """
+        upto = claimed.resumable.next
+        missing = tuple(one for one in resume.received if one.number >= upto)
+        transcript = claimed.transcript
+        closed = {segment.id for segment in transcript.segments}
+        last = max((*closed, *(word.segment for word in transcript.words)), default=-1)
+        for one in missing:
+            match one.event:
+                case Words(segment, _, source):
+                    pass
+                case SegmentClosed(segment, source=source):
+                    pass
+                case _:
+                    continue
+            # Each source has an open segment, whose number it got when the one before closed.
+            most = last + 1 + len(self._sources)
+            if source not in self._sources or segment in closed or segment > most:
+                return ()
+            last = max(last, segment)
+            if isinstance(one.event, SegmentClosed):
+                closed.add(segment)
+        return missing if missing and missing[0].number == upto else ()
 
     def states(self, claimed: ClaimedSession) -> list[SourceState]:
         """What each source goes on from, once the session is claimed."""

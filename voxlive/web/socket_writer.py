@@ -72,6 +72,8 @@ class ConnectionState:
         """
         source, entry = await self.outbox.take()
         recording = self.recordings.get(source)
+        if recording:
+            self.protocol.on_sent_kept(recording.sent_kept)
         if isinstance(entry, SessionCheckpoint):
             return await self._checkpoint(entry, recording), False
         if isinstance(entry, Notice):
@@ -106,6 +108,7 @@ class ConnectionState:
         """The frames for a checkpoint, which only counts once it is stored."""
         kept = StoredCheckpoint(checkpoint, self.sent, {**self.speech_events})
         if recording and await recording.set_checkpoint(kept.dump()):
+            self.protocol.on_sent_kept(recording.sent_kept)
             return self.protocol.on_event(checkpoint)
         return []
 

@@ -168,6 +168,21 @@ async def test_a_number_that_is_left_out_is_asked_for_over_another_connection(ta
     assert (seen["failure"], seen["resumed"], seen["waiting"]) == (None, 1, ["bad_server"])
 
 
+async def test_what_is_not_stored_is_given_back_to_the_next_server(talk):
+    back = {"type": "resumed", "session": "one", "epoch": 2, "samples": 0}
+    acks = [{"type": "ack", "samples": 0, "stored": n} for n in range(5)]
+    seen, server = await scripted(
+        talk,
+        [{**READY, "store": True}, acks[0], started(1, 0.1), started(2, 0.2), acks[1]],
+        [back, acks[1], started(3, 0.3)],
+        [back, acks[3]],
+        [back, "stop", {**DONE, "seq": 4}],
+    )
+    given = [one.get("received") for one in server.asked]
+    assert given == [None, [started(2, 0.2)], [started(2, 0.2), started(3, 0.3)], None]
+    assert seen["failure"] is None
+
+
 async def test_a_line_that_is_dead_without_a_word_is_left(talk):
     back = {"type": "resumed", "session": "one", "epoch": 2, "samples": 0}
     later = [back, "stop", {**DONE, "seq": 1, "duration": 6.0}]

@@ -20,11 +20,13 @@ from voxlive.streaming.events import (
 from voxlive.vad.gate import GateOptions
 from voxlive.values import Word
 from voxlive.web.protocols.contract import (
+    MAX_TEXT,
     AudioFrame,
     CloseSocket,
     FlushSession,
     OpenSession,
     Refuse,
+    ResumeSession,
     StopSession,
 )
 from voxlive.web.protocols.live import LiveProtocol
@@ -151,6 +153,86 @@ def test_a_bad_message_is_refused_and_the_session_goes_on(frame):
     [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert (error["code"], error["fatal"]) == ("bad_message", False)
     assert protocol.received(b"\0\0") == [AudioFrame(b"\0\0")]
+
+
+def resume(have: int, *received: object) -> ResumeSession:
+    message = {"type": "resume", "token": "t", "have": have, "received": received}
+    [action] = LiveProtocol({}, ENGLISH).received(json.dumps(message))
+    assert isinstance(action, ResumeSession)
+    return action
+
+
+WORD = {"text": "a", "start": 0.1, "end": 0.25, "p": 0.5}
+SAID = {"type": "words", "seq": 4, "segment": 1, "words": [WORD]}
+
+
+def test_what_a_client_gives_back_is_what_it_was_sent_for():
+    original = WORD | {"original": "b", "p": None}
+    given = [
+        {"type": "speech_started", "seq": 3, "t": 0.1},
+        SAID | {"source": "me"},
+        {"type": "segment", "seq": 5, "id": 1, "start": 0.1, "end": 0.25, "text": "a"},
+        {"type": "language", "seq": 6, "language": "de", "p": 0.9},
+        SAID | {"seq": 7, "words": [original]},
+        {"type": "news", "seq": 8},
+    ]
+    received = resume(8, *given).received
+    assert [one.number for one in received] == [3, 4, 5, 6, 7, 8]
+    assert [json.loads(one.text) for one in received] == given
+    assert [one.event for one in received] == [
+        None,
+        Words(1, (Word("a", 1600, 4000, 0.5),), "me"),
+        SegmentClosed(1, 1600, 4000, "a"),
+        LanguageDetected("de"),
+        Words(1, (Word("a", 1600, 4000, None, "b"),)),
+        None,
+    ]
+    assert resume(8).received == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("a", "messages"),
+        (SAID | {"seq": 3}, "all of them"),
+        (SAID | {"words": "a"}, "words"),
+        (SAID | {"words": [WORD | {"start": 0.3}]}, "behind it"),
+        (SAID | {"words": [WORD | {"end": float("nan")}]}, "end"),
+        (SAID | {"words": [WORD | {"text": None}]}, "text"),
+        (SAID | {"words": [WORD | {"text": "\ud800"}]}, "character"),
+        (SAID | {"words": [WORD | {"p": 2}]}, '"p"'),
+        (SAID | {"segment": -1}, "segment"),
+        (SAID | {"segment": 1 << 30}, "segment"),
+        (SAID | {"source": 1}, "source"),
+        ({"seq": 4}, "type"),
+        ({"type": "done", "seq": 4}, "over"),
+        ({"type": "language", "seq": 4, "language": "xx"}, "xx"),
+    ],
+)
+def test_what_no_server_can_have_sent_is_refused(wrong, hint):
+    with pytest.raises(ProtocolError, match=hint) as refused:
+        resume(4, wrong)
+    assert refused.value.code == "bad_start"
+
+
+def test_a_resume_may_be_longer_than_other_messages():
+    many = [SAID | {"seq": n, "words": [WORD] * 20} for n in range(1, 101)]
+    assert len(json.dumps(many)) > MAX_TEXT
+    assert len(resume(100, *many).received) == 100
+    for protocol, kind in ((LiveProtocol({}, ENGLISH), "start"), (started(), "resume")):
+        with pytest.raises(ProtocolError) as refused:
+            protocol.received(json.dumps({"type": kind, "received": many}))
+        assert refused.value.code == "too_big"
+
+
+def test_an_acknowledgement_says_what_is_stored():
+    protocol = started(resumable=True)
+    protocol.on_resumable("token")
+    assert decoded(protocol.tick()) == [{"type": "ack", "samples": 0}]
+    protocol.keep_sent()
+    assert decoded(protocol.tick()) == [{"type": "ack", "samples": 0, "stored": 0}]
+    protocol.on_sent_kept(7)
+    assert decoded(protocol.tick()) == [{"type": "ack", "samples": 0, "stored": 6}]
 
 
 def test_commands_after_start():

@@ -14,7 +14,13 @@ from typing import Protocol as _Protocol
 from voxlive.engines.contract import EngineInfo
 from voxlive.errors import close_code
 from voxlive.store.contract import AddSent
-from voxlive.streaming.events import Event, SessionError
+from voxlive.streaming.events import (
+    Event,
+    LanguageDetected,
+    SegmentClosed,
+    SessionError,
+    Words,
+)
 from voxlive.streaming.intake import SessionOptions
 from voxlive.web.protocols.fields import Json, decode_base64
 
@@ -52,16 +58,30 @@ class OpenSession:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceivedMessage:
+    """A message with this number as a client has it, and the event that it was sent for.
+
+    None where that is nothing that a store keeps.
+    """
+
+    number: int
+    text: str
+    event: Words | SegmentClosed | LanguageDetected | None
+
+
+@dataclass(frozen=True, slots=True)
 class ResumeSession:
     """Go on with the session of another connection, which ``token`` names.
 
     ``have`` is the number of the last message that the client has seen, ``first`` the first sample
-    that it can still send; ``resumed`` in the session's protocol answers.
+    that it can still send; ``resumed`` in the session's protocol answers. ``received``: the
+    messages up to ``have`` of which the client does not know that the store has them.
     """
 
     token: str
     have: int
     first: int
+    received: tuple[ReceivedMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +293,10 @@ class Protocol(_Protocol):
     def take_sent(self) -> AddSent | None:
         """The messages since the last call that a client may miss, where they are to be kept."""
         return None
+
+    def on_sent_kept(self, _before: int) -> None:
+        """The store has the messages before this number."""
+        return
 
     def restore(self, _restored: RestoredProtocol) -> None:
         """Go on with a session of another server, whose ``start`` was received here."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
-from itertools import islice
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
@@ -41,6 +39,7 @@ from voxlive.values import SAMPLE_RATE, seconds
 from voxlive.web.protocols.contract import (
     ENDING_CODES,
     MAX_ERROR_CHARS,
+    MAX_TEXT,
     Action,
     AudioFrame,
     CloseSocket,
@@ -66,6 +65,7 @@ from voxlive.web.protocols.fields import (
     quoted,
     string,
 )
+from voxlive.web.protocols.sent import SentMessages, received_messages
 
 _FORMATS = (*ENCODINGS, CONTAINER)
 _START_FIELDS = (
@@ -74,10 +74,9 @@ _START_FIELDS = (
     *("vad", "words", "drafts", "delay_ms", "replacements", "resumable", "store"),
     *("keep_audio", "sources", "suppress_leaks"),
 )
-_RESUME_FIELDS = ("type", "session", "token", "have", "from")
+_RESUME_FIELDS = ("type", "session", "token", "have", "from", "received")
+_MAX_RESUME = 256_000  # characters; other messages have MAX_TEXT
 _MAX_SAMPLES = 1 << 53
-MAX_SENT = 4 << 20
-"""Characters of messages that a resumable session keeps: those of some 15 hours of speech."""
 _ACK_EVERY_S = 2.0
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
 _MAX_ID_CHARS = 200
@@ -88,6 +87,7 @@ class LiveProtocol(Protocol):
     """One client of the native protocol."""
 
     name = "live"
+    max_text: ClassVar[int] = _MAX_RESUME
     tick_s: ClassVar[float | None] = _ACK_EVERY_S
     resumes = True
 
@@ -108,7 +108,8 @@ class LiveProtocol(Protocol):
         self._epoch = 1
         self._rate = SAMPLE_RATE
         self._acknowledged = 0
-        self._taken: int | None = None  # messages that the store has; None: it needs none
+        self._taken: int | None = None  # messages that the store gets; None: it needs none
+        self._kept = 1  # before which it has them: ``ready`` it does not need
         self._restored = False
         self._close: CloseSocket | None = None
 
@@ -118,6 +119,8 @@ class LiveProtocol(Protocol):
 
     def received(self, frame: str | bytes) -> list[Action]:
         """The first frame must be ``start``; later ones that are wrong are refused one by one."""
+        if isinstance(frame, str) and len(frame) > MAX_TEXT and not self._resumes_with(frame):
+            raise ProtocolError("too_big", f"a message may have {MAX_TEXT} characters")
         if not self._started:
             return [self._first(frame)]
         try:
@@ -128,6 +131,12 @@ class LiveProtocol(Protocol):
             return [self._command(frame)]
         except ValueError as error:
             return [Refuse("bad_message", str(error))]
+
+    def _resumes_with(self, frame: str) -> bool:
+        try:
+            return not self._started and parse_message(frame)[0] == "resume"
+        except ValueError:
+            return False
 
     def _first(self, frame: str | bytes) -> OpenSession | ResumeSession:
         try:
@@ -152,7 +161,8 @@ class LiveProtocol(Protocol):
             raise ValueError('resume needs the "token" that ready gave as "resume"')
         self._started = True
         have = integer(message, "have", -1, _MAX_SAMPLES, -1)
-        return ResumeSession(token, have, integer(message, "from", 0, _MAX_SAMPLES, 0))
+        first = integer(message, "from", 0, _MAX_SAMPLES, 0)
+        return ResumeSession(token, have, first, received_messages(message.get("received"), have))
 
     def _start(self, message: Json) -> OpenSession:
         check_fields(message, _START_FIELDS, "start")
@@ -200,6 +210,10 @@ class LiveProtocol(Protocol):
         texts = tuple(self._journal.after(first - 1) or ())
         dropped = self._journal.first
         return AddSent(self._session, first, texts, dropped if dropped > 1 else 0)
+
+    def on_sent_kept(self, before: int) -> None:
+        """An ``ack`` says so."""
+        self._kept = before
 
     def restore(self, restored: RestoredProtocol) -> None:
         """Number what follows as the other server would have."""
@@ -359,7 +373,8 @@ class LiveProtocol(Protocol):
         return [self._ack()] if self._journal and not self._close else []
 
     def _ack(self) -> str:
-        return self._passing("ack", samples=self._acknowledged)
+        stored = {} if self._taken is None else {"stored": self._kept - 1}
+        return self._passing("ack", samples=self._acknowledged, **stored)
 
     def _words_message(self, event: Words) -> str:
         source = _of(event.source)
@@ -439,35 +454,6 @@ class LiveProtocol(Protocol):
         if self._journal is None:
             return self._encode(kind, **values)
         return encode_json({"type": kind, **values})
-
-
-class SentMessages:
-    """The numbered messages of a session, for a client that resumes it. Pure.
-
-    At most ``MAX_SENT`` characters are kept; the oldest are dropped.
-    """
-
-    def __init__(self, first: int = 0, messages: Iterable[str] = ()) -> None:
-        self.first = first
-        """The number of the first that is kept."""
-        self._chars = 0
-        self._messages: deque[str] = deque()
-        for text in messages:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        """Keep the next message."""
-        self._messages.append(text)
-        self._chars += len(text)
-        while self._chars > MAX_SENT:
-            self._chars -= len(self._messages.popleft())
-            self.first += 1
-
-    def after(self, number: int) -> list[str] | None:
-        """All after the message with this number; None where some are gone or it was never sent."""
-        if not self.first - 1 <= number < self.first + len(self._messages):
-            return None
-        return list(islice(self._messages, number + 1 - self.first, None))
 
 
 def _of(source: str) -> dict[str, str]:

@@ -1,3 +1,5 @@
+/** What a link keeps for as long as its server may not have it: audio, and messages. */
+
 /** Captured audio by position, from the first sample that may still be needed on. */
 export class KeptAudio {
   /** @type {Int16Array[]} of `#size` samples each; the last one is filled up to `end` */
@@ -88,5 +90,44 @@ export class KeptAudio {
       done += part.length;
     }
     return pcm;
+  }
+}
+
+const MOST_CHARS = 200_000;
+
+/**
+ * The numbered messages that came last, while the server's store may not have them: another server
+ * that goes on with the session gets them, so that it says nothing of it again. Beyond a bound the
+ * oldest go.
+ */
+export class UnstoredMessages {
+  /** @type {{message: any, chars: number}[]} */
+  #kept = [];
+  #chars = 0;
+
+  /** @param {any[]} [messages] */
+  constructor(messages = []) {
+    for (const message of messages) this.push(message);
+  }
+
+  get list() {
+    return this.#kept.map(({ message }) => message);
+  }
+
+  /** @param {any} message the next one */
+  push(message) {
+    const chars = JSON.stringify(message).length;
+    this.#kept.push({ message, chars });
+    this.#chars += chars;
+    while (this.#chars > MOST_CHARS) this.#drop();
+  }
+
+  /** The store has those up to this number. @param {number} [upto] without it there is no store */
+  stored(upto = Infinity) {
+    while (this.#kept.length > 0 && this.#kept[0].message.seq <= upto) this.#drop();
+  }
+
+  #drop() {
+    this.#chars -= this.#kept.shift()?.chars ?? 0;
   }
 }

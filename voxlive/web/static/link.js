@@ -28,7 +28,7 @@ import {
   REFUSALS,
   RETRIES,
 } from "./connection.js";
-import { KeptAudio } from "./kept.js";
+import { KeptAudio, UnstoredMessages } from "./kept.js";
 
 const RATE = 16_000;
 const KEPT_S = 1800;
@@ -65,6 +65,7 @@ const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed", "suspended"];
  * @property {number} kept the oldest one that may still be needed
  * @property {number} captured all of them
  * @property {boolean} open whether somebody was speaking
+ * @property {any[]} [received] messages that the server may not have stored
  * @typedef {object} LinkListener each of them may be left out
  * @property {(message: any) => void} [ready] the first session is open
  * @property {(message: any) => void} [event] a server message, its times those of the captured
@@ -103,6 +104,8 @@ export class Link {
   #token = ""; // of the session, if it can be resumed
   #name = ""; // of the session
   #have = -1; // number of the last message
+  /** @type {UnstoredMessages | null} */
+  #unstored = null; // of a session that the server stores
   #from = 0; // position of the session's first sample
   #next = 0; // position of the next sample to send
   #answered = 0; // what had been sent when the last message came
@@ -166,14 +169,16 @@ export class Link {
       kept: this.#kept.start,
       captured: this.#kept.end,
       open: this.#speaking || this.#drafted,
+      received: this.#unstored?.list,
     };
   }
 
   /** @param {LinkState} state */
-  #restore({ name, token, have, from, settled, sent, open }) {
+  #restore({ name, token, have, from, settled, sent, open, received }) {
     this.#name = name;
     this.#token = token;
     this.#have = have;
+    this.#unstored = received ? new UnstoredMessages(received) : null;
     this.#from = from;
     this.#settled = Math.max(settled, from);
     this.#next = this.#answered = this.#arrived = Math.max(sent, this.#settled);
@@ -261,10 +266,12 @@ export class Link {
 
   #connect() {
     // `from` is left out: of a gap the server need not be asked, it is in what `resumed` says.
+    const received = this.#unstored?.list ?? [];
+    const more = received.length > 0 && { received };
     const first =
       this.#token === ""
         ? { ...this.#start, ...(this.#resumable && { resumable: true }) }
-        : { type: "resume", token: this.#token, have: this.#have };
+        : { type: "resume", token: this.#token, have: this.#have, ...more };
     this.#connection = new Connection(this.#url, this.#protocols, first, {
       message: (message) => this.#receive(message),
       closed: (failure) => this.#closed(failure),
@@ -285,7 +292,7 @@ export class Link {
     if (type === "resumed") return this.#resumed(message);
     this.#answered = this.#next;
     this.#expect();
-    if (type === "ack") return this.#acknowledge(message.samples);
+    if (type === "ack") return this.#acknowledge(message);
     if (type === "suspended") return; // the close follows, and another server goes on
     this.#progressed = true;
     if (type === "error" && ENDINGS.includes(message.code)) {
@@ -297,11 +304,14 @@ export class Link {
   }
 
   /** Whether it is the next numbered message, or one without a number. @param {any} message */
-  #counts({ type, seq }) {
+  #counts(message) {
+    const { type, seq } = message;
     if (seq === undefined) return this.#token !== "" && UNNUMBERED.includes(type);
-    const expected = type === "ready" ? 0 : this.#have + 1;
-    if (seq === expected) this.#have = seq;
-    return seq === expected;
+    if (seq !== (type === "ready" ? 0 : this.#have + 1)) return false;
+    this.#have = seq;
+    if (type === "ready") this.#unstored = message.store ? new UnstoredMessages() : null;
+    else this.#unstored?.push(message);
+    return true;
   }
 
   /** A new session. @param {any} message */
@@ -356,8 +366,9 @@ export class Link {
     this.#connection?.expect(this.#stopped ? DONE_MS : silent);
   }
 
-  /** @param {number} samples of this session, before which every word is in a closed segment */
-  #acknowledge(samples) {
+  /** @param {{samples: number, stored?: number}} message every word before is in a segment */
+  #acknowledge({ samples, stored }) {
+    this.#unstored?.stored(stored);
     this.#settled = Math.max(this.#settled, this.#from + samples);
     this.#kept.drop(this.#from + samples);
   }
