@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from support.storing import spoken
 
-from voxlive.store import schema
+from voxlive.store import backends, schema
 from voxlive.store.backends import FILE_NAME, open_store
 from voxlive.store.contract import (
     Correction,
@@ -121,6 +122,32 @@ def test_a_deletion_waits_for_readers_and_words_are_written_meanwhile(tmp_path, 
     reader.close()
     deleting.join(60)
     assert not any(b"secret" in content for content in files(tmp_path / "store").values())
+
+
+def test_the_log_is_emptied_while_words_come_all_the_time(tmp_path, opened, monkeypatch):
+    """A reader that stays keeps it; when it is gone the log is emptied again."""
+    mark = 1 << 18
+    monkeypatch.setattr(backends, "_MAX_LOG", mark)
+    monkeypatch.setattr(backends, "_LONGEST_LOG", 4 * mark)
+    store, log = opened(tmp_path / "store"), tmp_path / "store" / f"{FILE_NAME}-wal"
+
+    def sizes(first: int, stop: int) -> list[int]:
+        found = []
+        for n in range(first, stop):
+            store.apply(spoken(f"s{n}", ["hello"]))
+            found.append(log.stat().st_size)
+        return found
+
+    alone = sizes(0, 200)
+    emptied = sum(after < before for before, after in pairwise(alone))
+    assert emptied > 2
+    assert max(alone) < 5 * mark
+    reader = sqlite3.connect(tmp_path / "store" / FILE_NAME)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM words").fetchone()
+    assert sizes(200, 320)[-1] > 8 * mark
+    reader.close()
+    assert min(sizes(320, 400)) < mark
 
 
 def test_a_newer_version_is_refused_and_left_alone(tmp_path, opened):

@@ -41,6 +41,7 @@ _WIPE_S = 60.0
 _MERGED_PAGES = 100
 _READERS = 4
 _MAX_LOG = 4 << 20  # bytes of the log of changes, then it is written into the file
+_LONGEST_LOG = 4 * _MAX_LOG  # then what is written waits, unless a reader needs so much of it
 _PRAGMAS = (
     "journal_mode = WAL",
     # Every transaction outlives this process as soon as it is committed; a loss of power may cost
@@ -80,8 +81,8 @@ class SqliteStore(DatabaseStore):
     One connection writes; that takes the file's lock before it reads, so that it cannot fail in
     between. After a deletion the search index is merged to one piece and the log of changes is cut
     off, so that no file has the words any more: what is freed is overwritten with zeros at once.
-    Copies from before a migration go with the first deletion. The log of changes is written into
-    the file by a thread of its own.
+    Copies from before a migration go with the first deletion. Beyond a mark the log of changes is
+    written into the file by a thread of its own, and the rest by whoever writes next.
     """
 
     def __init__(self, folder: Path, audio: AudioFolder | None = None) -> None:
@@ -106,19 +107,33 @@ class SqliteStore(DatabaseStore):
         refused = super().apply(operations)
         with self._typed():
             size = self._log.stat().st_size
-        if size < self._checkpoint_at:
-            self._checkpoint_at = max(_MAX_LOG, min(self._checkpoint_at, size + _MAX_LOG))
-        elif not (self._checkpoint and self._checkpoint.is_alive()):
-            # The log goes on behind what a reader still needs.
-            self._checkpoint_at = size + _MAX_LOG
-            self._checkpoint = threading.Thread(target=self._write_log, name="store-checkpoint")
-            self._checkpoint.start()
+            if self._checkpoint is None:
+                if size >= self._checkpoint_at:
+                    thread = threading.Thread(target=self._write_log, name="store-checkpoint")
+                    self._checkpoint = thread
+                    thread.start()
+            elif size >= _LONGEST_LOG or not self._checkpoint.is_alive():
+                self._checkpoint.join()
+                self._end_checkpoint()
         return refused
 
     def _write_log(self) -> None:
         """Others read and write meanwhile; where it fails the next one does it."""
         with contextlib.suppress(sqlite3.Error), closing(self._connect()) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _end_checkpoint(self) -> None:
+        """Write what came meanwhile into the file too, and empty the log.
+
+        While words come all the time nothing else does: the thread is never quite done. A reader
+        that needs the log is hardly waited for; then it grows by as much as before.
+        """
+        self._checkpoint = None
+        emptied = False
+        with contextlib.suppress(sqlite3.Error):
+            emptied = self._truncate_log()
+        kept = 0 if emptied else self._log.stat().st_size
+        self._checkpoint_at = kept + _MAX_LOG
 
     def close(self) -> None:
         """See ``SessionStore``."""
@@ -248,14 +263,14 @@ class SqliteStore(DatabaseStore):
     def _truncate_log(self) -> bool:
         """Write the log of changes into the file and empty it, unless there is a reader now."""
         raw = self._writer.raw_connection()
+        cursor = raw.cursor()
         try:
-            cursor = raw.cursor()
             # While it waits nobody writes.
             cursor.execute("PRAGMA busy_timeout = 20")
             busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            cursor.execute(f"PRAGMA busy_timeout = {int(1000 * _BUSY_S)}")
             return not busy
         finally:
+            cursor.execute(f"PRAGMA busy_timeout = {int(1000 * _BUSY_S)}")
             raw.close()
 
     def _size(self, connection: sa.Connection) -> int:  # noqa: ARG002
