@@ -10,7 +10,15 @@ import threading
 
 import pytest
 
-from voxlive.cli.console import BURST, RATE, JsonFormatter, LineRates, LogWriter, TextFormatter
+from voxlive.cli.console import (
+    BURST,
+    RATE,
+    JsonFormatter,
+    LineRates,
+    LogWriter,
+    TextFormatter,
+    print_error,
+)
 from voxlive.processes.logs import MOST_ARGUMENT, MOST_MESSAGE, MOST_TRACEBACK, portable
 
 PLACE = "a place"
@@ -244,3 +252,22 @@ def test_at_its_end_a_process_waits_for_no_thread_of_the_log():
     done.set()
     holder.join(60)
     assert os.read(read, 4096) == b"the last line\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("a has no delay to set: leave out delay_ms", "leave out --delay-ms"),
+        ("b runs as it is stored: leave out quantize and delay_ms", "--quantize and --delay-ms"),
+        ("c knows no word times: ask for timestamp_granularities[]=segment", "leave out --words"),
+        ("d does not tell speakers apart: use another response_format", "use another --format"),
+        ("it writes as it likes: leave out max_tokens", "leave out --max-tokens"),
+        ("prompt has no effect: e takes none", "--prompt has no effect: e takes none"),
+    ],
+)
+def test_errors_name_what_was_typed_and_no_field_of_the_api(said, shown, capsys):
+    print_error(said)
+    line = capsys.readouterr().err
+    assert line.startswith("voxlive: ")
+    assert shown in line
+    assert "_" not in line

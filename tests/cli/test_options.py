@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from voxlive.cli import document
 from voxlive.cli.main import app, serve
 from voxlive.cli.options import serve_config
-from voxlive.web.config import OPTIONS, ServeConfig
+from voxlive.web.config import OPTIONS, SECTIONS, ServeConfig
 
 FILE = """
 [serve]
@@ -37,7 +37,7 @@ def given(monkeypatch):
     seen: dict = {}
     [command] = [one for one in app.registered_commands if one.callback is serve]
 
-    def instead(**options):
+    def instead(context, **options):
         seen.update(options)
 
     vars(instead).update(vars(serve))
@@ -152,6 +152,17 @@ def test_an_invalid_value_is_one_line_with_file_table_and_key(given, text, hint)
     assert str(raised.value).count("\n") == 1
 
 
+def test_options_that_exclude_each_other_say_where_each_was_set():
+    Path("voxlive.toml").write_text("[serve]\nno-store = true\n")
+    command = ["--config", "voxlive.toml", "serve", "--store", "kept"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert result.output == (
+        "voxlive: --store keeps transcripts, --no-store none: choose one of them "
+        "(voxlive.toml: [serve] no-store)\n"
+    )
+
+
 def test_an_invalid_value_in_the_environment_names_its_variable(given):
     with pytest.raises(ValueError, match="2 voxlive: VOXLIVE_PORT: "):
         given(VOXLIVE_PORT="x")
@@ -172,6 +183,7 @@ def test_the_help_has_every_option():
     ]
     assert [one.name for one in command.params] == list(OPTIONS)
     assert all(one.help for one in command.params)
+    assert {one.rich_help_panel for one in command.params} == set(SECTIONS.values())
 
 
 def test_the_documentation_has_every_option():

@@ -63,6 +63,23 @@ def test_keys_from_the_environment_and_from_a_file_count_on_loopback_too(tmp_pat
             assert answer.status_code == status
 
 
+def test_a_phone_is_served_with_a_key_of_its_own_and_the_page_is_opened(tmp_path):
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part; mv {opened}.part {opened}\n')
+    browser.chmod(0o755)
+    env = {"BROWSER": f"{browser} %s"}
+    with serving("--phone", "--open", cache=tmp_path / "cache", env=env) as server:
+        line = next(line for line in server.process.stdout if "#key=" in line)
+        address, key = line.strip().split("/#key=")
+        assert address.startswith("https://")
+        assert "127.0.0.1" not in address
+        for headers, status in (({}, 401), (bearer(key), 200)):
+            asked = httpx.get(f"{address}/v1/models", headers=headers, verify=server.tls)
+            assert asked.status_code == status
+    assert opened.read_text().strip() == server.url
+
+
 def test_an_address_of_another_machine_is_one_line(failed):
     assert "192.0.2.1" in failed("serve", "--host", "192.0.2.1")
     assert "no.such.host.invalid" in failed("serve", "--host", "no.such.host.invalid")

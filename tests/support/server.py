@@ -110,7 +110,8 @@ def serving(
     forked = FORKS and not (under or env)
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
-    certificate = cache / "voxlive" / "tls" / "local.crt" if "--https" in args else None
+    secure = "--https" in args or "--phone" in args
+    certificate = cache / "voxlive" / "tls" / "local.crt" if secure else None
     if cache:
         link(cache)
     with NamedTemporaryFile("w+") as log:

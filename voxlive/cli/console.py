@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import select
 import sys
 import threading
@@ -285,9 +286,26 @@ def _write(fd: int, line: bytes) -> bool:
     return True
 
 
+_SPOKEN = (
+    (re.compile(r"\bask for timestamp_granularities\[\]=segment"), "leave out --words"),
+    (re.compile(r"\banother response_format\b"), "another --format"),
+    (re.compile(r"\bdelay_ms\b"), "--delay-ms"),
+    (re.compile(r"\b(leave out|and) (quantize|commit|max_tokens|keep_quantized)\b"), r"\1 --\2"),
+    (re.compile(r"(?<![-\w])(prompt|temperature|language) has no effect\b"), r"--\1 has no effect"),
+)
+"""What errors call a field of a request, and what it is on the command line."""
+
+
+def in_options(message: str) -> str:
+    """A message that names fields of the API, with the command line's names for them."""
+    for field, option in _SPOKEN:
+        message = field.sub(option, message)
+    return re.sub(r"--[a-z]+_[a-z_]+", lambda found: found[0].replace("_", "-"), message)
+
+
 def print_error(message: str) -> None:
     """One line on stderr."""
-    typer.echo(f"voxlive: {message}", err=True)
+    typer.echo(f"voxlive: {in_options(message)}", err=True)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

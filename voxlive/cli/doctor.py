@@ -15,11 +15,25 @@ from voxlive.cli.console import FAILED
 
 _PACKAGES = ("numpy", "onnxruntime", "soxr", "av", "faster-whisper", "uvicorn")
 _MLX_PROBE = """\
+import sys, time
 import mlx.core as mx
-print(mx.__version__, mx.default_device(), end="")
+print(mx.__version__)
+print("gpu" if mx.is_available(mx.gpu) else "cpu")
 if mx.cuda.is_available():
-    print("; weights stored quantised are unpacked on loading where memory allows it", end="")
+    print("weights stored quantised are unpacked on loading where memory allows it")
+elif not mx.is_available(mx.gpu):
+    rows, size = 4, 3072
+    weights = mx.quantize(mx.random.normal((size, size)).astype(mx.bfloat16), 64, 4)
+    row = mx.random.normal((rows, size)).astype(mx.bfloat16)
+    mx.eval(weights, row)
+    began, products = time.process_time(), 0
+    while time.process_time() - began < 0.3:
+        mx.eval(mx.quantized_matmul(row, *weights, group_size=64, bits=4))
+        products += 1
+    print(float(sys.argv[1]) / (products * rows * size * size) * (time.process_time() - began))
 """
+_VOXTRAL_PRODUCTS = 12.5 * 3.4e9 + 50 * 0.6e9
+"""Multiplications in a second of speech: 12.5 tokens of the decoder, 50 frames of the encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,7 @@ def doctor(
         "voice detector": _voice_detector,
         "live engine": lambda: _engine(model),
         "MLX (Voxtral)": _mlx,
+        "microphone": _microphone,
         "port": lambda: _port(port),
     }
     console = Console(highlight=False)
@@ -115,12 +130,44 @@ def _engine(model: str | None) -> Finding:
 def _mlx() -> Finding:
     """In a process of its own: a broken driver may take it down."""
     probe = subprocess.run(
-        [sys.executable, "-c", _MLX_PROBE], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _MLX_PROBE, str(_VOXTRAL_PRODUCTS)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if probe.returncode == 0:
-        return Finding(True, probe.stdout.strip())
+        version, device, *more = probe.stdout.split("\n")
+        if device == "gpu":
+            return Finding(True, "; ".join(filter(None, (f"{version} on the GPU", *more))))
+        return _slow_mlx(version, float(more[0]))
     why = probe.stderr.strip().splitlines()[-1:] or [f"exit code {probe.returncode}"]
     return Finding(None, f"not usable ({why[0]}); Whisper works without it")
+
+
+def _slow_mlx(version: str, seconds: float) -> Finding:
+    """Voxtral on a CPU, where a second of speech takes so many seconds by the products alone."""
+    if seconds < 0.5:
+        return Finding(True, f"{version} on the CPU: fast enough for one live session, about")
+    return Finding(
+        None,
+        f"{version} on the CPU: a second of speech takes Voxtral {seconds:.0f} s or more here; "
+        "live it needs Apple silicon or an NVIDIA GPU (voxlive[cuda13]), Whisper does not",
+    )
+
+
+def _microphone() -> Finding:
+    """What ``listen`` needs and a server does not."""
+    from voxlive.cli.listen import microphone_obstacle
+
+    if obstacle := microphone_obstacle():
+        return Finding(None, f"`voxlive listen` cannot record: {obstacle}")
+    import sounddevice
+
+    try:
+        found = sounddevice.query_devices(None, "input")
+    except (ValueError, sounddevice.PortAudioError):
+        return Finding(None, "`voxlive listen` finds no microphone on this machine")
+    return Finding(True, f"`voxlive listen` takes {found['name']}")
 
 
 def _port(port: int) -> Finding:

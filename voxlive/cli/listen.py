@@ -215,14 +215,25 @@ def listen(
     asyncio.run(_listen(service, source, stream))
 
 
+def microphone_obstacle() -> str | None:
+    """What has to be installed before ``listen`` can record, if anything."""
+    try:
+        import sounddevice  # noqa: F401
+    except ModuleNotFoundError:
+        return "the microphone needs a package more: pip install 'voxlive[listen]'"
+    except OSError:
+        return (
+            "the microphone needs PortAudio: apt install libportaudio2, or brew install portaudio"
+        )
+    return None
+
+
 def _find(microphone: str | None) -> dict[str, Any]:
     """PortAudio's description of the microphone."""
-    try:
-        import sounddevice
-    except ModuleNotFoundError:
-        fail("the microphone needs a package more: pip install 'voxlive[listen]'")
-    except OSError:
-        fail("the microphone needs PortAudio: apt install libportaudio2, or brew install portaudio")
+    if obstacle := microphone_obstacle():
+        fail(obstacle)
+    import sounddevice
+
     name = int(microphone) if microphone and microphone.isdecimal() else microphone
     try:
         found: dict[str, Any] = sounddevice.query_devices(name, "input")

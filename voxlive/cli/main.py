@@ -16,12 +16,18 @@ from voxlive.cli.console import FAILED, MISUSED, fail, print_error, start_loggin
 from voxlive.cli.doctor import doctor
 from voxlive.cli.listen import listen
 from voxlive.cli.models import models
-from voxlive.cli.options import DEFAULT_FILE, load_defaults, serve_config, serve_signature
+from voxlive.cli.options import (
+    DEFAULT_FILE,
+    load_defaults,
+    serve_config,
+    serve_signature,
+    with_places,
+)
 from voxlive.cli.sessions import sessions
 from voxlive.cli.transcribe import transcribe
 
 
-def serve(**given: Any) -> None:
+def serve(context: typer.Context, **given: Any) -> None:
     """Serve the page, the live protocols and the HTTP API."""
     from voxlive.errors import VoxliveError
     from voxlive.web.config import ConfigError
@@ -35,7 +41,7 @@ def serve(**given: Any) -> None:
             on_warning=lambda line: print_error(f"warning: {line}"),
         )
     except ConfigError as error:
-        fail(str(error), MISUSED)
+        fail(with_places(str(error), context), MISUSED)
     except VoxliveError as error:
         fail(str(error), FAILED)
 

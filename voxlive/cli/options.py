@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
@@ -30,7 +31,7 @@ import typer
 from typer.core import TyperGroup
 
 from voxlive.cli.console import MISUSED, fail
-from voxlive.web.config import OPTIONS, ServeConfig, option_name, variable_name
+from voxlive.web.config import OPTIONS, ServeConfig, option_name, section_of, variable_name
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
@@ -41,7 +42,7 @@ DEFAULT_FILE = "~/.config/voxlive/config.toml"
 _SOURCES = "voxlive.sources"
 
 
-def serve_option(field: str, *, flag: bool = False) -> Any:
+def serve_option(field: str, *, flag: bool = False, section: str | None = None) -> Any:
     """What typer has to know of a field of ``ServeConfig``; a ``flag`` takes no value."""
     option = OPTIONS[field]
     return typer.Option(
@@ -52,6 +53,7 @@ def serve_option(field: str, *, flag: bool = False) -> Any:
         metavar=option.metavar,
         envvar=variable_name(field) if option.shown_variable else None,
         show_envvar=option.shown_variable,
+        rich_help_panel=section,
         callback=_validator(option.check_value) if option.check else None,
     )
 
@@ -104,20 +106,27 @@ Language = Annotated[
 
 
 def serve_signature() -> Signature:
-    """The parameters of a command that has an option for every field of ``ServeConfig``."""
+    """The context, and the parameters of a command that has an option for every field."""
     hints = get_type_hints(ServeConfig)
     return Signature(
         [
-            Parameter(
-                field.name,
-                Parameter.KEYWORD_ONLY,
-                default=field.default or None if _many(hints[field.name]) else field.default,
-                annotation=Annotated[
-                    _as_typer_has(hints[field.name]),
-                    serve_option(field.name, flag=hints[field.name] is bool),
-                ],
-            )
-            for field in dataclasses.fields(ServeConfig)
+            Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+            *(
+                Parameter(
+                    field.name,
+                    Parameter.KEYWORD_ONLY,
+                    default=field.default or None if _many(hints[field.name]) else field.default,
+                    annotation=Annotated[
+                        _as_typer_has(hints[field.name]),
+                        serve_option(
+                            field.name,
+                            flag=hints[field.name] is bool,
+                            section=section_of(field.name),
+                        ),
+                    ],
+                )
+                for field in dataclasses.fields(ServeConfig)
+            ),
         ],
     )
 
@@ -126,6 +135,18 @@ def serve_config(given: Mapping[str, Any]) -> ServeConfig:
     """What such a command was given. Raises ConfigError."""
     hints = get_type_hints(ServeConfig)
     return ServeConfig(**{name: _from_typer(hints[name], value) for name, value in given.items()})
+
+
+def with_places(message: str, context: typer.Context) -> str:
+    """A message about options, with where those were set that the command line has not."""
+    sources: Mapping[tuple[str | None, str], str] = context.meta.get(_SOURCES, {})
+    places = []
+    for option in dict.fromkeys(re.findall(r"--[a-z][a-z-]*", message)):
+        name = option[2:].replace("-", "_")
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "DEFAULT_MAP":
+            places.append(sources[context.command.name, name])
+    return f"{message} ({'; '.join(places)})" if places else message
 
 
 def _many(hint: Any) -> bool:

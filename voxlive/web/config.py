@@ -116,6 +116,12 @@ class ServeConfig:
 
     host: str = _option("127.0.0.1", "Address to listen on.")
     port: int = _option(8000, "0 takes any free port.", low=0, high=65535)
+    open: bool = _option(False, "Show the page in this machine's browser when it is ready.")
+    phone: bool = _option(
+        False,
+        "Serve phones in this network: on all addresses, https with a certificate made here, and a "
+        "key made at each start, which is in a QR code to scan.",
+    )
     model: str | None = _option(
         None,
         "A model's short name, a local path or a hub repository, or replay:FOLDER. Default: "
@@ -352,6 +358,17 @@ class ServeConfig:
         """The same options with another model; None changes nothing."""
         return self if model is None else replace(self, model=model)
 
+    def for_phones(self, secret: str) -> Self:
+        """The same options with what ``phone`` stands for; ``secret`` is its key."""
+        if not self.phone:
+            return self
+        return replace(
+            self,
+            host="0.0.0.0" if self.host == "127.0.0.1" else self.host,  # noqa: S104
+            https=self.ssl_certfile is None,
+            api_key=self.api_key if self.insecure else (*self.api_key, secret),
+        )
+
     @property
     def limits(self) -> Limits:
         """The limits of every client; those of its key may be lower."""
@@ -414,6 +431,27 @@ OPTIONS: dict[str, Option] = {
     option_field.name: option_field.metadata["option"] for option_field in fields(ServeConfig)
 }
 """By the field's name, in the order in which the help shows them."""
+
+
+SECTIONS = {
+    "host": "Address",
+    "model": "Live sessions",
+    "file_model": "Files",
+    "resume_seconds": "Sessions that outlast a connection",
+    "store": "Kept transcripts",
+    "https": "TLS and proxies",
+    "whisper_live_port": "Other protocols",
+    "api_key": "Access and limits",
+    "record": "Text, recordings and logs",
+}
+"""Headings of the help by the first option below each."""
+
+
+def section_of(name: str) -> str:
+    """The heading below which the help has an option."""
+    names = list(OPTIONS)
+    before = names[: names.index(name) + 1]
+    return next(SECTIONS[one] for one in reversed(before) if one in SECTIONS)
 
 
 def option_name(name: str) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import socket
 import ssl
+import threading
+import webbrowser
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import FrameType
 
@@ -23,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from voxlive.processes.process import handling_ending_signals, tune_interpreter
 from voxlive.runners.scratch import exit_now
-from voxlive.web.access.keys import load_keys
+from voxlive.web.access.keys import generate_secret, load_keys
 from voxlive.web.access.sites import with_cors
 from voxlive.web.app import (
     RootPathMiddleware,
@@ -80,7 +83,8 @@ def serve(
     the models raises: EngineError, CheckpointError, VadError; StoreError for a store that cannot be
     used.
     """
-    chosen = (config or ServeConfig()).with_model(model)
+    secret = generate_secret()
+    chosen = (config or ServeConfig()).with_model(model).for_phones(secret)
     tls = _tls(chosen, on_info, on_warning)
     keys = load_keys(chosen.api_key, chosen.api_key_file, chosen.keys, on_warning)
     wyoming = WyomingOptions.of(chosen, keyed=bool(keys))
@@ -102,6 +106,11 @@ def serve(
                 on_info(f"{recorder} (--no-store: not at all)")
             for line in startup_lines(core.models, ports, chosen, tls=tls is not None):
                 on_info(line)
+            if chosen.phone:
+                key = None if chosen.insecure else secret
+                on_info(phone_invitation(network_urls(ports.main, "https"), key))
+            if chosen.open:
+                show_page(url(ports.main, "https" if tls else "http"), on_warning)
             if on_ready:
                 on_ready(url(ports.main, "https" if tls else "http"))
 
@@ -142,6 +151,29 @@ def startup_lines(models: LiveModels, ports: Ports, config: ServeConfig, *, tls:
     if config.https and is_loopback(ports.main):
         lines.append("for other machines and phones: --host 0.0.0.0")
     return lines
+
+
+def phone_invitation(addresses: list[str], key: str | None) -> str:
+    """The address for a phone's camera, on several lines; browsers send nothing behind its #."""
+    if not addresses:
+        return "for phones: this machine has no address in a network"
+    import segno
+
+    address = f"{addresses[0]}/{f'#key={key}' if key else ''}"
+    code = io.StringIO()
+    segno.make(address, micro=False, error="l").terminal(code, compact=True, border=2)
+    trust = "the phone asks once whether to trust the certificate"
+    return f"for a phone in this network ({trust}):\n\n{code.getvalue()}\n{address}"
+
+
+def show_page(address: str, on_warning: Report) -> None:
+    """Open it in the user's browser. Returns at once: some browsers take a while."""
+
+    def show() -> None:
+        if not webbrowser.open(address):
+            on_warning(f"no browser was found on this machine: open {address}")
+
+    threading.Thread(target=show, name="browser", daemon=True).start()
 
 
 def _run(

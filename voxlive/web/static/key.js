@@ -9,6 +9,8 @@ const SECRETS = new URL("../v1/realtime/client_secrets", import.meta.url);
 const LASTS_S = 30;
 
 let kept = stored();
+const given = handed();
+if (given !== "") keep(given);
 
 /** Whether the reader has given one. */
 export function hasKey() {
@@ -75,6 +77,13 @@ function keep(key) {
   } catch {
     // Storage is switched off for this page: the key lasts until it is reloaded.
   }
+}
+
+/** One that the address has, from a code that was scanned: it stays in neither address nor history. */
+function handed() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key") ?? "";
+  if (key !== "") history.replaceState(null, "", location.pathname + location.search);
+  return key;
 }
 
 function stored() {
