@@ -159,7 +159,9 @@ async def browsing(
     async with AsyncExitStack() as stack:
         browsers = Browsers.current or await stack.enter_async_context(Browsers())
         browser = await stack.enter_async_context(browsers.browser(flags))
-        options = {"viewport": {"width": 1280, "height": 800}, **context}
+        # What is kept of the page for later would be fetched once more in each test.
+        usual = {"viewport": {"width": 1280, "height": 800}, "service_workers": "block"}
+        options = {**usual, **context}
         opened = await browser.new_context(**options)
         try:
             page = await opened.new_page()

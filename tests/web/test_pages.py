@@ -2,9 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import httpx
+
+from voxlive.web import pages
 
 STATIC = Path(__file__).parents[2] / "voxlive" / "web" / "static"
 TEXTS = (".html", ".css", ".js", ".json", ".svg", ".ts", ".webmanifest")
@@ -35,6 +38,25 @@ def test_fonts_are_small_and_come_with_their_licences(server):
         found = client.get(f"/static/fonts/{faces[0]}")
         assert found.headers["content-type"] == "font/woff2"
         assert found.content[:4] == b"wOF2"
+
+
+def test_the_kept_page_is_another_one_when_any_of_its_files_is(tmp_path, monkeypatch):
+    folder = tmp_path / "static"
+    shutil.copytree(STATIC, folder)
+    monkeypatch.setattr(pages, "STATIC", folder)
+
+    def shell() -> dict:
+        return pages.Pages().shell
+
+    before = shell()
+    assert {"app.js", "languages/ar.json", "favicon.svg"} <= set(before["files"])
+    assert not any(file.endswith((".mp3", ".woff2", ".png")) for file in before["files"])
+    assert shell() == before
+    for file in ("index.html", "app.js", "languages/ar.json"):
+        with (folder / file).open("a") as page:
+            page.write(" ")
+        assert shell()["version"] != before["version"]
+        before = shell()
 
 
 def test_the_page_has_security_headers(server):

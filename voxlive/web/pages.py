@@ -1,11 +1,17 @@
-"""The web page and its files, with the headers of its security policy."""
+"""The web page and its files, with the headers of its security policy.
+
+Browsers keep the page for when there is no server: ``static/shell.json`` names its files with a
+digest of their content, so that another server's page is another version.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import mimetypes
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -25,18 +31,35 @@ _PAGE_HEADERS = {
 }
 
 
+_WORKER = "service-worker.js"
+_SHELL = (".css", ".js", ".json", ".svg", ".webmanifest")
+mimetypes.add_type("application/manifest+json", ".webmanifest")
+
+
 class Pages(StaticFiles):
     """The page's static files, which browsers revalidate by ETag on every use."""
 
     def __init__(self) -> None:
         super().__init__(directory=STATIC)
+        files = [file for file in STATIC.rglob("*") if file.suffix in _SHELL]
+        names = sorted(str(file.relative_to(STATIC)) for file in files)
+        digest = hashlib.sha256()
+        for name in ("index.html", *names):
+            digest.update(hashlib.sha256((STATIC / name).read_bytes()).digest())
+        self.shell = {"version": digest.hexdigest()[:16], "files": names}
+        """What a browser keeps of the page."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file with the page's headers."""
-        response = await super().get_response(path, scope)
+        if path == "shell.json":
+            response: Response = JSONResponse(self.shell)
+        else:
+            response = await super().get_response(path, scope)
         response.headers.update(_PAGE_HEADERS)
         if path.endswith(".woff2"):  # not every system knows it
             response.headers["content-type"] = "font/woff2"
+        if path == _WORKER:  # that it may answer for the page, which is above this folder
+            response.headers["service-worker-allowed"] = "/"
         return response
 
     async def index(self, request: Request) -> Response:

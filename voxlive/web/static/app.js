@@ -1,5 +1,6 @@
 /** Brings the parts of the page together. */
 import { CaptureError } from "./capture.js";
+import { Developers } from "./developers.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
 import { Engine, spoken, withModel } from "./engine.js";
@@ -17,9 +18,11 @@ import {
   setUpSettings,
   showStore,
 } from "./panels.js";
+import { DEMO } from "./recording.js";
 import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
 import { load, save } from "./settings.js";
+import { Shell } from "./shell.js";
 import { setUpShortcuts } from "./shortcuts.js";
 import { Stage } from "./stage.js";
 import { BrowserStore, Store, StoreError } from "./store.js";
@@ -40,6 +43,7 @@ class App {
   #dock = new Dock();
   #notice = new Notice();
   #card = new EngineCard();
+  #shell = new Shell(this.#notice, () => this.#free && this.#session.transcript.empty);
   #choice = new LanguageChoice(this.#settings);
   #engine = new Engine((health) => this.#met(health));
   #wakeLock = new WakeLock();
@@ -58,11 +62,12 @@ class App {
   #tag = /** @type {string | null} */ (null); // of the language that is spoken
   #language = ""; // its name
   #remark = { text: "", until: 0 };
+  #demo = false; // what is shown, or heard
 
   /** @param {BrowserStore | null} browser */
   constructor(browser) {
     this.#store = new Store(browser);
-    this.#session = new Session(this.#store, () => this.#settings.keep, {
+    this.#session = new Session(this.#store, () => this.#settings.keep && !this.#demo, {
       state: (state) => this.#enter(state),
       changed: () => this.#render(),
       words: (text) => this.#view.announce(text),
@@ -98,6 +103,11 @@ class App {
   start() {
     byId("host").textContent = location.host;
     byId("toggle").addEventListener("click", () => this.#toggle());
+    byId("demo").addEventListener("click", () => this.#demonstrate());
+    new Developers(() => {
+      const { model = "MODEL", store = null } = this.#health ?? {};
+      return { model, session: this.#session.served, stored: store !== null && this.#settings.store };
+    });
     setUpShortcuts(() => this.#stage.shown, {
       " ": () => byId("toggle").click(),
       p: () => this.#pause(),
@@ -148,7 +158,20 @@ class App {
     else void recording.stop();
   }
 
+  /** Someone without a microphone sees it work: nothing of it is kept. */
+  #demonstrate() {
+    if (this.#health?.key_needed) return void this.#unlock();
+    if (this.#session.recording !== null) return;
+    this.#reset();
+    this.#continue.hide();
+    this.#demo = true;
+    this.#view.follow();
+    const english = { ...this.#settings, language: "en", translate: false, store: false };
+    this.#session.record({ ...english, ...spoken(english, this.#health), source: DEMO });
+  }
+
   #record() {
+    if (this.#demo) this.#reset();
     if (!isSecureContext) return this.#notice.show(insecureAdvice(location));
     if (this.#health?.key_needed) return void this.#unlock();
     if (this.#session.interrupted) return void this.#goOn(this.#session.id);
@@ -198,6 +221,7 @@ class App {
   #ended(failure) {
     this.#wakeLock.hold(false);
     this.#view.readOut();
+    if (this.#demo) this.#session.copied = true;
     if (failure?.code === "invalid_api_key") forgetKey();
     const failed = failure !== null && failure.code !== "aborted";
     this.#enter(failed ? "error" : this.#session.transcript.empty ? "idle" : "stopped");
@@ -333,12 +357,13 @@ class App {
   /** What is kept may leave the page without a question. @param {string} why @param {string} yes */
   async #mayDrop(why, yes) {
     await this.#session.flush();
-    if (this.#session.transcript.empty || this.#session.kept) return true;
+    if (this.#demo || this.#session.transcript.empty || this.#session.kept) return true;
     const unsaved = this.#session.copied ? "" : say("clear.unsaved");
     return confirmed(say("clear.title"), unsaved + why, yes);
   }
 
   #reset() {
+    this.#demo = false;
     this.#session.reset();
     this.#view.clear();
     this.#notice.hide();
@@ -424,6 +449,7 @@ class App {
 
   /** @param {import("./engine.js").Health | null} health */
   #met(health) {
+    void this.#shell.met(health);
     this.#served = health;
     this.#store.served = Boolean(health?.store) && !health?.key_needed;
     if (health?.key_needed) void this.#unlock();

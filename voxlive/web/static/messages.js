@@ -46,6 +46,11 @@ export function uploadAdvice(name, status, said) {
   };
 }
 
+/** Where the page was started without a server. @returns {Advice} */
+export function offlineAdvice() {
+  return { title: say("live.unreachable"), steps: [say("offline.again"), say("offline.kept")] };
+}
+
 /** Why there is no microphone on an origin that is not secure. @param {Location} location */
 export function insecureAdvice({ host, hostname, port }) {
   const at = port || "80";

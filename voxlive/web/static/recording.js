@@ -1,5 +1,6 @@
 /** One recording: the sound source, the link to the server and the state the reader sees. */
 import { Capture, CaptureError } from "./capture.js";
+import { Demo } from "./demo.js";
 import { Link } from "./link.js";
 import { livePass, liveUrl } from "./live.js";
 
@@ -22,6 +23,8 @@ import { livePass, liveUrl } from "./live.js";
  *   another page, or of this one before it was loaded again
  */
 
+/** The source that is no microphone. */
+export const DEMO = "demo";
 const RATE = 16_000;
 const SILENT_S = 10; // without any message the line is taken for dead
 
@@ -29,7 +32,7 @@ export class Recording {
   #settings;
   #origin;
   #listener;
-  /** @type {Capture | null} */
+  /** @type {Capture | Demo | null} */
   #capture = null;
   /** @type {Link | null} */
   #link = null;
@@ -96,9 +99,10 @@ export class Recording {
   /** Call it in the click itself. */
   async start() {
     try {
-      this.#capture = new Capture({
+      const Source = this.#settings.source === DEMO ? Demo : Capture;
+      this.#capture = new Source({
         audio: (pcm, peak) => this.#heard(pcm, peak),
-        ended: (kind) => this.#lose(kind),
+        ended: (kind) => (kind === "played" ? void this.stop() : this.#lose(kind)),
       });
       this.#listener.state("asking");
       await this.#capture.open(this.#settings);

@@ -74,6 +74,11 @@ export class Session {
     return this.#journal?.id ?? "";
   }
 
+  /** Its id on the server, the last one if it has several; "" for none. */
+  get served() {
+    return this.recording?.placeOf(0)?.session ?? this.#journal?.served.at(-1) ?? "";
+  }
+
   /** Whether it can be left without losing anything. */
   get saved() {
     return this.copied || this.kept;
