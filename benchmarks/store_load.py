@@ -39,9 +39,10 @@ from voxlive.store.contract import (
     StoredWord,
 )
 from voxlive.store.database import DatabaseStore
+from voxlive.store.writer import MAX_WAIT_S, StoreWriter
 from voxlive.streaming.events import SegmentClosed, Words
 from voxlive.values import Word
-from voxlive.web.recorder import MAX_WAIT_S, SessionRecording, StoreWriter
+from voxlive.web.recorder import SessionRecording
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SEGMENT_WORDS = 10

@@ -11,8 +11,10 @@ import pytest
 from support.storing import START, session, spoken
 
 from voxlive.store import schema
+from voxlive.store import writer as writing
 from voxlive.store.backends import open_store
 from voxlive.store.contract import SessionFilter, StoreBusy
+from voxlive.store.writer import StoreWriter
 from voxlive.streaming.events import (
     LanguageDetected,
     Recovered,
@@ -25,7 +27,7 @@ from voxlive.streaming.events import (
 from voxlive.values import Word
 from voxlive.web import recorder as recording_module
 from voxlive.web.config import ConfigError, ServeConfig
-from voxlive.web.recorder import Recorder, SessionRecording, StoreWriter, keep_time
+from voxlive.web.recorder import Recorder, SessionRecording, keep_time
 
 
 class Blockable:
@@ -53,7 +55,7 @@ class Blockable:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A busy machine makes no store late; ``monkeypatch`` gives tests of that less time."""
-    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 20.0)
+    monkeypatch.setattr(writing, "MAX_WAIT_S", 20.0)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ async def test_the_end_is_kept_once_with_its_error(store, writer, error, code):
 
 
 async def test_what_comes_while_a_batch_is_written_is_the_next_batch(store, writer, monkeypatch):
-    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05)
+    monkeypatch.setattr(writing, "MAX_WAIT_S", 0.05)
     store.may_write.clear()
     recording = SessionRecording(writer, session("s"))
     waiting = [asyncio.create_task(recording.record(words(0, f" {n}"))) for n in range(20)]
@@ -135,7 +137,7 @@ async def test_what_comes_while_a_batch_is_written_is_the_next_batch(store, writ
 async def test_a_late_store_is_passed_by_reported_once_and_caught_up(store, writer, monkeypatch):
     recording = SessionRecording(writer, session("s"))
     await recording.record(words(0, "one"))
-    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05)
+    monkeypatch.setattr(writing, "MAX_WAIT_S", 0.05)
     store.may_write.clear()
     first = await recording.record(words(0, " two"))
     assert (type(first), first.code) == (SessionWarning, "store_late")
@@ -143,13 +145,13 @@ async def test_a_late_store_is_passed_by_reported_once_and_caught_up(store, writ
     assert writer.late == 2
     store.may_write.set()
     await until(lambda: not writer.waiting)
-    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 20.0)
+    monkeypatch.setattr(writing, "MAX_WAIT_S", 20.0)
     assert await recording.record(words(0, " four")) is None
     assert store.store.transcript("s", None).text == "one two three four"
 
 
 async def test_a_store_that_fails_is_not_waited_for_and_caught_up(store, writer, monkeypatch):
-    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    monkeypatch.setattr(writing, "_RETRY_S", (0.02,))
     recording = SessionRecording(writer, session("s"))
     store.error = StoreBusy("another program writes to it")
     warning = await recording.record(words(0, "one"))
@@ -169,7 +171,7 @@ async def test_a_store_that_fails_is_not_waited_for_and_caught_up(store, writer,
 
 
 async def test_a_failing_store_is_not_tried_for_every_word(store, writer, monkeypatch):
-    monkeypatch.setattr(recording_module, "_RETRY_S", (30.0,))
+    monkeypatch.setattr(writing, "_RETRY_S", (30.0,))
     tried: list[int] = []
     refuse = store.apply
 
@@ -187,7 +189,7 @@ async def test_a_failing_store_is_not_tried_for_every_word(store, writer, monkey
 
 
 async def test_a_late_store_is_not_waited_for_at_every_word(store, writer, monkeypatch):
-    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.5)
+    monkeypatch.setattr(writing, "MAX_WAIT_S", 0.5)
     recording = SessionRecording(writer, session("s"))
     store.may_write.clear()
     now = asyncio.get_running_loop().time
@@ -203,8 +205,8 @@ async def test_a_late_store_is_not_waited_for_at_every_word(store, writer, monke
 async def test_a_session_that_began_while_nothing_had_room_is_kept_later(
     store, writer, monkeypatch
 ):
-    monkeypatch.setattr(recording_module, "MAX_WAITING", 3)
-    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    monkeypatch.setattr(writing, "MAX_WAITING", 3)
+    monkeypatch.setattr(writing, "_RETRY_S", (0.02,))
     store.error = StoreBusy("another program writes to it")
     first = SessionRecording(writer, session("first"))
     await first.record(words(0, "one", " two"))
@@ -218,8 +220,8 @@ async def test_a_session_that_began_while_nothing_had_room_is_kept_later(
 
 
 async def test_what_waits_is_bounded_and_the_rest_is_counted(store, writer, monkeypatch):
-    monkeypatch.setattr(recording_module, "MAX_WAITING", 4)
-    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    monkeypatch.setattr(writing, "MAX_WAITING", 4)
+    monkeypatch.setattr(writing, "_RETRY_S", (0.02,))
     store.error = StoreBusy("another program writes to it")
     recording = SessionRecording(writer, session("s"))
     await recording.record(words(0, "one", " two"))
@@ -239,7 +241,7 @@ async def test_what_waits_is_bounded_and_the_rest_is_counted(store, writer, monk
 
 
 async def test_closing_writes_what_waits_and_says_what_is_lost(store, writer, monkeypatch):
-    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05)
+    monkeypatch.setattr(writing, "MAX_WAIT_S", 0.05)
     store.may_write.clear()
     recording = SessionRecording(writer, session("s"))
     await recording.record(words(0, "one"))

@@ -16,13 +16,13 @@ from support.counting import LoudnessModel, pcm
 from support.line import START, Line
 
 from voxlive.client import UnstoredMessages
+from voxlive.store import writer
 from voxlive.store.backends import open_store
 from voxlive.store.contract import Guarded, Operation, SessionStore, StoreError
 from voxlive.streaming.events import Words
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import SAMPLE_RATE, seconds
-from voxlive.web import recorder
 from voxlive.web.captions import ClosedCaption
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
@@ -61,7 +61,7 @@ class LateStore:
 
     def hold(self) -> None:
         """From now on it writes nothing, and what is sent does not wait for it."""
-        recorder.MAX_WAIT_S = 0.0
+        writer.MAX_WAIT_S = 0.0
         self._free.clear()
 
     def lose(self) -> None:
@@ -76,7 +76,7 @@ class Servers:
         self._folder = folder
 
     async def start(self) -> LiveEndpoints:
-        recorder.MAX_WAIT_S = PATIENT_S
+        writer.MAX_WAIT_S = PATIENT_S
         self.service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
         self.store = LateStore(open_store(self._folder))
         self.endpoints = LiveEndpoints(LiveModels(self.service), recorder=Recorder(self.store))
@@ -244,7 +244,7 @@ def kept(messages: list[dict]) -> list[object]:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
     """A store that is late is waited for: what it does not have is lost with its server."""
-    monkeypatch.setattr(recorder, "MAX_WAIT_S", PATIENT_S)
+    monkeypatch.setattr(writer, "MAX_WAIT_S", PATIENT_S)
 
 
 @pytest.mark.parametrize("how", ["die", "end"])
@@ -452,14 +452,14 @@ async def test_a_resume_that_cannot_be_is_refused_and_the_session_waits_on(serve
 async def test_what_a_late_store_did_not_have_in_time_comes_again(servers, monkeypatch):
     """The client has messages that its next server knows nothing of: words are not lost."""
     line, ready = await opened(await servers.start())
-    monkeypatch.setattr(recorder, "MAX_WAIT_S", 0.05)
+    monkeypatch.setattr(writer, "MAX_WAIT_S", 0.05)
     await asyncio.sleep(0.2)
     await servers.die()
     line.send(tone(1))
     seen = [m for m in await line.until("words") if "seq" in m]
     await line.break_off()
     await servers.service.aclose()
-    monkeypatch.setattr(recorder, "MAX_WAIT_S", 20.0)
+    monkeypatch.setattr(writer, "MAX_WAIT_S", 20.0)
     for _ in range(2):
         back = await resume(await servers.start(), ready["resume"], seen[-1]["seq"])
         await back.until("resumed")

@@ -9,8 +9,8 @@ import pytest
 from support.cut_day import CutDay, CutHour, play_cut_day
 from support.day import Day, Hour, Loud, Played, play
 
+from voxlive.store import writer
 from voxlive.vad.detector import Silero
-from voxlive.web import recorder
 from voxlive.web.protocols import sent
 
 SLACK = 400
@@ -133,7 +133,7 @@ def test_a_block_that_every_sixth_session_leaves_is_seen_in_a_day(leak):
 def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeypatch):
     """A quarter of an hour and more in four readings."""
     monkeypatch.setattr(sent, "MAX_SENT", 20_000)
-    monkeypatch.setattr(recorder, "MAX_WAIT_S", 1e6)
+    monkeypatch.setattr(writer, "MAX_WAIT_S", 1e6)
     day, readings = play_cut_day(
         lambda: CutDay(tmp_path / "store", 3, cut_every_s=10, give_up_s=10, period_s=6),
         4,
@@ -150,7 +150,7 @@ def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeyp
 def test_a_day_over_lines_that_break_leaves_nothing_but_words(tmp_path, monkeypatch):
     """A cut of each session every three minutes."""
     monkeypatch.setattr(sent, "MAX_SENT", 100_000)
-    monkeypatch.setattr(recorder, "MAX_WAIT_S", 1e6)
+    monkeypatch.setattr(writer, "MAX_WAIT_S", 1e6)
     day, readings = play_cut_day(
         lambda: CutDay(tmp_path / "store", 4, cut_every_s=180, give_up_s=GIVE_UP_S, period_s=20),
         24,

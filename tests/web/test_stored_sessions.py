@@ -29,11 +29,11 @@ from websockets.exceptions import ConnectionClosed
 
 from voxlive.errors import VoxliveError
 from voxlive.store import backends
+from voxlive.store import writer as writing
 from voxlive.store.backends import FILE_NAME, open_store
 from voxlive.store.contract import SessionFilter, StoreFull
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
-from voxlive.web import recorder as recording_module
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.recorder import Recorder
@@ -195,8 +195,8 @@ async def test_the_error_that_ends_a_connection_is_kept(endpoints, store):
 async def test_captions_go_on_without_the_store_and_it_catches_up(
     endpoints, store, code, monkeypatch
 ):
-    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
-    monkeypatch.setattr(recording_module, "MAX_WAIT_S", 0.05 if code == "store_late" else 20.0)
+    monkeypatch.setattr(writing, "_RETRY_S", (0.02,))
+    monkeypatch.setattr(writing, "MAX_WAIT_S", 0.05 if code == "store_late" else 20.0)
     if code == "store_late":
         store.may_write.clear()
     else:
@@ -248,7 +248,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 async def check_failing(folder: Path, breaking, code: str, monkeypatch) -> None:
     """Sessions go on while the real store fails, which has everything afterwards."""
-    monkeypatch.setattr(recording_module, "_RETRY_S", (0.02,))
+    monkeypatch.setattr(writing, "_RETRY_S", (0.02,))
     monkeypatch.setattr(backends, "_BUSY_S", 0.01)
     service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
     store = open_store(folder)

@@ -1,8 +1,8 @@
-"""Live sessions in the store: a thread that writes, and a recording of each session.
+"""Live sessions in the store: a recording of each, and the recorder of a server.
 
 A recording writes what its session's client gets, before the client gets it, and waits for that at
-most ``MAX_WAIT_S``: a store that is late or fails is passed by, counted, reported once to the
-client, and caught up. ``Recorder`` is all of it for one server: it opens the store, writes, and
+most ``writer.MAX_WAIT_S``: a store that is late or fails is passed by, counted, reported once to
+the client, and caught up. ``Recorder`` is all of it for one server: it opens the store, writes, and
 deletes what is older than is wanted.
 """
 
@@ -16,14 +16,13 @@ import logging
 import re
 import secrets
 import threading
-import time
 from base64 import b64decode, b64encode
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeGuard
 
@@ -61,6 +60,7 @@ from voxlive.store.contract import (
     StoreError,
     StoreUnusable,
 )
+from voxlive.store.writer import StoreWriter, Written
 from voxlive.streaming.events import (
     Event,
     LanguageDetected,
@@ -83,157 +83,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_WAIT_S = 0.05
-"""How long what a client gets waits for the store."""
-MAX_WAITING = 200_000
-"""Words, and other operations, that wait for a store which fails: some 100 MB. At the bound what is
-new is dropped and counted; the numbers of words tell where some are missing."""
-_MAX_BATCH = 2000
-_RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
-_CLOSE_TIMEOUT_S = 5.0
 _CHECK_S = 1.0
 _KEEP_ALIVE_S = 60.0
 _SWEEP_EVERY = 60  # of these
 _UNITS = {"d": "days", "h": "hours"}
 _NO_RANGES: Mapping[int, tuple[int, int]] = {}
-
-_Written = asyncio.Future["StoreError | None"]
-_Pending = tuple[Operation, _Written | None]
-
-
-class StoreWriter:
-    """One thread that writes: at once, and then all that has come meanwhile, in one transaction.
-
-    What fails is tried again, before anything newer, until it succeeds or the writer is closed.
-    ``write`` is called on an event loop, everything else in any thread.
-    """
-
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
-        self._waiting: deque[_Pending] = deque()
-        self._weight = 0
-        self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._began_at: float | None = None  # when the batch that is written now was first tried
-        self._failure: StoreError | None = None
-        self.written = self.late = self.passed_by = self.dropped = 0
-        """Operations: written; that a client did not wait for, since the store was late or failed;
-        and lost at the bound."""
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """Words and other operations that are not written yet."""
-        return self._weight
-
-    @property
-    def is_full(self) -> bool:
-        """Whether what is new is dropped."""
-        return self._weight >= MAX_WAITING
-
-    @property
-    def is_late(self) -> bool:
-        """Whether nothing was written for longer than a client waits: it need not wait again."""
-        began_at = self._began_at
-        return began_at is not None and time.monotonic() - began_at > MAX_WAIT_S
-
-    @property
-    def failure(self) -> StoreError | None:
-        """Why nothing is written at the moment."""
-        return self._failure
-
-    def write(self, operation: Operation) -> _Written:
-        """Have it written, after those before it. The result is None, or why it has to wait."""
-        written: _Written = asyncio.get_running_loop().create_future()
-        if failure := self.put(operation, written):
-            written.set_result(failure)
-        return written
-
-    def put(self, operation: Operation, written: _Written | None = None) -> StoreError | None:
-        """As ``write``, in any thread; returns why it has to wait or is dropped."""
-        weight = _weight(operation)
-        with self._changed:
-            if self._closing.is_set() or self._weight + weight > MAX_WAITING:
-                self.dropped += 1
-                return self._failure or StoreError("too much waits for the store")
-            self._waiting.append((operation, written))
-            self._weight += weight
-            self._changed.notify()
-            return self._failure
-
-    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> int:
-        """Write what waits, for this long at most; returns how much is lost."""
-        with self._changed:
-            self._closing.set()
-            self._changed.notify()
-        self._thread.join(timeout_s)
-        return self._weight
-
-    def _run(self) -> None:
-        failed = 0
-        while True:
-            with self._changed:
-                while not (self._waiting or self._closing.is_set()):
-                    self._changed.wait()
-                batch = list(islice(self._waiting, _MAX_BATCH))
-                if not batch:
-                    return
-            self._began_at = self._began_at or time.monotonic()
-            try:
-                refused = self._store.apply([operation for operation, _ in batch])
-            except StoreError as error:
-                self._fail(error, batch)
-                if self._closing.wait(_RETRY_S[min(failed, len(_RETRY_S) - 1)]) and failed:
-                    return
-                failed += 1
-                continue
-            failed, self._began_at = 0, None
-            self._succeed(batch, refused)
-
-    def _succeed(self, batch: list[_Pending], refused: frozenset[Guarded]) -> None:
-        with self._changed:
-            for _ in batch:
-                self._waiting.popleft()
-            self._weight -= sum(_weight(operation) for operation, _ in batch)
-            recovered, self._failure = self._failure, None
-            self.written += len(batch)
-        if recovered:
-            log.warning("the store works again; %d operations are caught up", len(batch))
-        if refused:
-            claimed = SessionClaimed("another server goes on with this session")
-            _resolve((future for one, future in batch if one in refused), claimed)
-            batch = [pending for pending in batch if pending[0] not in refused]
-        _resolve((future for _, future in batch), None)
-
-    def _fail(self, error: StoreError, batch: list[_Pending]) -> None:
-        with self._changed:
-            first, self._failure = self._failure is None, error
-        if first:
-            log.error("the store fails, and is tried again: %s", error.message)
-        _resolve((future for _, future in batch), error)
-
-
-def _weight(operation: Operation) -> int:
-    if isinstance(operation, Guarded):
-        return sum(map(_weight, operation.operations))
-    return len(operation.words) if isinstance(operation, AddWords) else 1
-
-
-def _resolve(futures: Iterable[_Written | None], result: StoreError | None) -> None:
-    """Give futures their result, on their own loops; one that has ended needs none."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Written]] = {}
-    for future in filter(None, futures):
-        loops.setdefault(future.get_loop(), []).append(future)
-
-    def set_results(mine: list[_Written]) -> None:
-        for future in mine:
-            if not future.done():
-                future.set_result(result)
-
-    for loop, mine in loops.items():
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(set_results, mine)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -345,7 +199,7 @@ class SessionRecording:
         written = self._write(*operations)
         if not waits:
             return None
-        if not await self._settle(written, MAX_WAIT_S):
+        if not await self._settle(written):
             self._writer.late += 1
             return self._warn("store_late", "the transcript is kept later than it is sent")
         if error := written.result():
@@ -391,7 +245,7 @@ class SessionRecording:
         Raises as ``record``.
         """
         written = self._write(SetCheckpoint(self._id, checkpoint))
-        return await self._settle(written, MAX_WAIT_S) and written.result() is None
+        return await self._settle(written) and written.result() is None
 
     async def raise_epoch(self) -> bool:
         """Another connection has the session from now on; False if another server has it.
@@ -407,14 +261,13 @@ class SessionRecording:
             return False
         return True
 
-    async def _settle(self, written: _Written, wait_s: float) -> bool:
+    async def _settle(self, written: Written, wait_s: float | None = None) -> bool:
         """Wait until it is written, or has failed; whether it came to that in time."""
-        if not (written.done() or self._writer.is_late):
-            await asyncio.wait((written,), timeout=wait_s)
-        if self._claimed or (written.done() and isinstance(written.result(), SessionClaimed)):
+        done = await self._writer.settle(written, wait_s)
+        if self._claimed or (done and isinstance(written.result(), SessionClaimed)):
             self._claimed = True
             raise ProtocolError("taken_over", "another server goes on with this session")
-        return written.done()
+        return done
 
     def on_state(self, state: State, samples: int, error: str | None = None) -> None:
         """The session waits for its client, goes on, or is over; it has had so many samples.
@@ -484,7 +337,7 @@ class SessionRecording:
         while self._unwritten and not self._writer.is_full:
             self._writer.write(self._unwritten.pop(0))
 
-    def _write(self, *operations: SessionOperation, epoch: int = 0) -> _Written:
+    def _write(self, *operations: SessionOperation, epoch: int = 0) -> Written:
         self._begin()
         if self.resumable:
             for one in operations:
@@ -499,7 +352,7 @@ class SessionRecording:
             self._writer.write(one)
         return self._writer.write(last)
 
-    def _on_written(self, sent: int, written: _Written) -> None:
+    def _on_written(self, sent: int, written: Written) -> None:
         if written.cancelled():
             return
         if written.result() is None:
