@@ -123,6 +123,14 @@ def test_a_language_has_the_texts_of_english(language):
             assert found == [place for place in wanted if place not in free], (key, form)
 
 
+def test_in_french_no_line_begins_with_a_colon():
+    broken = re.compile(r" [:;?!»]|« ")
+    texts = ((key, text) for key, text in TEXTS["fr"].items())
+    assert [
+        key for key, text in texts for form in forms(text).values() if broken.search(form)
+    ] == []
+
+
 def test_the_page_offers_the_languages_that_are_here():
     source = (STATIC / "language.js").read_text()
     assert (
