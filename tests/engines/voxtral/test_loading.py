@@ -100,6 +100,19 @@ def test_more_sessions_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyP
         settle_capacity(served, None)
 
 
+def test_a_machine_that_is_slower_than_speech_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loading = "voxlive.engines.voxtral.loading"
+    monkeypatch.setattr(f"{loading}._step_seconds", lambda *_: 2 * TINY.token_seconds)
+    assert settle_capacity(model(8), None) == 1
+    assert "speech take this model 160 ms here" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(f"{loading}._step_seconds", lambda *_: 0.9 * TINY.token_seconds)
+    assert settle_capacity(model(8), None) == 1
+    assert caplog.text == ""
+
+
 def test_the_caches_of_a_stream_are_known_before_there_is_a_model() -> None:
     assert StreamCaches.of(TINY, 4) == model().stream_caches
 

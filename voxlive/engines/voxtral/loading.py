@@ -218,7 +218,14 @@ def settle_capacity(model: VoxtralModel, asked: int | None) -> int:
         if not _on_cpu():
             model.compile_steps(rows)
             log.info("steps for %d of %d sessions are ready", rows, sessions)
-        if asked is None and _step_seconds(model, rows) > tick:
+        if asked is None and (seconds := _step_seconds(model, rows)) > tick:
+            if rows == 1 and seconds > model.config.token_seconds:
+                log.warning(
+                    "%.0f ms of speech take this model %.0f ms here: its words will fall behind; "
+                    "it needs a faster GPU or --quantize 4, or choose a Whisper",
+                    1000 * model.config.token_seconds,
+                    1000 * seconds,
+                )
             break
         capacity = rows
     return asked or capacity
