@@ -18,6 +18,7 @@ import gc
 import logging
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -311,6 +312,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def command_name() -> str:
+    """What ``voxlive`` is called by where the server was started.
+
+    ``make serve`` has it in an environment of its own, which is not on the PATH.
+    """
+    path = Path(sys.executable).with_name("voxlive")
+    if shutil.which("voxlive") or not path.is_file() or not path.is_relative_to(Path.cwd()):
+        return "voxlive"
+    return str(path.relative_to(Path.cwd()))
 
 
 def user_cache(name: str) -> Path:

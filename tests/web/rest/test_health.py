@@ -20,6 +20,7 @@ def test_health_has_the_engine(client):
     assert health["engine"] == "whisper"
     assert 0 <= health["in_use"] <= health["capacity"]
     assert health["note"]
+    assert f": {health['command']} serve --model" in health["note"]
     assert health["error"] is None
 
 

@@ -8,11 +8,8 @@ draft every ``SLOWEST_DRAFTS_S`` and a last pass for every ``UTTERANCE_S``; more
 from __future__ import annotations
 
 import logging
-import shutil
-import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +18,7 @@ from voxlive.engines.contract import EngineInfo
 from voxlive.engines.utterances.commitment import DEFAULT_RULE, RULES
 from voxlive.engines.utterances.engine import DRAFT, LAST, WIDE_DRAFT, UtteranceEngine
 from voxlive.errors import EngineError, RequestRefused, UnsupportedOption
-from voxlive.processes.process import cores
+from voxlive.processes.process import command_name, cores
 from voxlive.recognisers import library_of, load_recogniser
 from voxlive.recognisers.contract import LoadingOptions
 from voxlive.values import SAMPLE_RATE
@@ -155,17 +152,6 @@ def _timed(
 def _note(info: RecogniserInfo) -> str | None:
     notes = [] if info.timed_words else ["word times are estimates"]
     if info.languages == ("en",):
-        command = f"{_command()} serve --model whisper-base"
+        command = f"{command_name()} serve --model whisper-base"
         notes.insert(0, f"English only: {command} knows 99 languages")
     return "; ".join(notes) or None
-
-
-def _command() -> str:
-    """What ``voxlive`` is called by where the server was started.
-
-    ``make serve`` has it in an environment of its own, which is not on the PATH.
-    """
-    path = Path(sys.executable).with_name("voxlive")
-    if shutil.which("voxlive") or not path.is_file() or not path.is_relative_to(Path.cwd()):
-        return "voxlive"
-    return str(path.relative_to(Path.cwd()))

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from voxlive.errors import RequestRefused
+from voxlive.processes.process import command_name
 from voxlive.runners.catalogue import ModelCard
 from voxlive.streaming.service import Service
 from voxlive.web.access.middleware import optional_grant
@@ -50,7 +51,8 @@ class HealthEndpoints:
 
         With ``?live`` it is ``live``. A client without a key, where one is needed, gets that and
         nothing about the engines. Fields of an engine are the default's; ``models`` has them all.
-        ``store`` is where transcripts are kept, None where they are not.
+        ``store`` is where transcripts are kept, None where they are not. ``command`` is what
+        ``voxlive`` is called by where the server was started.
         """
         if "live" in request.query_params:
             return await self.live(request)
@@ -72,6 +74,7 @@ class HealthEndpoints:
             "files": self._files.state(),
             "store": self._recorder.state if self._recorder else None,
             "version": version("voxlive"),
+            "command": command_name(),
         }
         if optional_grant(request):
             body |= details

@@ -31,7 +31,7 @@ import { dress, setUpTheme } from "./theme.js";
 import { UploadError } from "./upload.js";
 import { TranscriptView } from "./view.js";
 import { WakeLock } from "./wakelock.js";
-import { languageName, onLanguage, say, speak } from "./words.js";
+import { languageName, onLanguage, say, setCommand, speak } from "./words.js";
 
 const TICK_MS = 250;
 const REMARK_MS = 6000;
@@ -450,6 +450,7 @@ class App {
   /** @param {import("./engine.js").Health | null} health */
   #met(health) {
     void this.#shell.met(health);
+    if (health?.command) setCommand(health.command);
     this.#served = health;
     this.#store.served = Boolean(health?.store) && !health?.key_needed;
     if (health?.key_needed) void this.#unlock();

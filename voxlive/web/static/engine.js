@@ -30,6 +30,7 @@ const ENGLISH_ONLY = new RegExp(`^English only: (${COMMAND.source}) knows 99 lan
  * @property {number | null} delay_ms unless one is chosen
  * @property {{ location: string, keep_days: number | null, audio?: { of: string } } | null} [store] where transcripts are kept
  * @property {string} version
+ * @property {string} command what voxlive is called by where the server was started
  * @property {({ name: string } & Partial<Health>)[]} [models] all live ones, the default first
  */
 

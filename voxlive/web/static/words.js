@@ -24,6 +24,7 @@ const FOLDER = new URL("./languages/", import.meta.url);
 let current = "en";
 /** @type {Record<string, Text>} */
 let texts = {};
+let voxlive = "voxlive";
 /** @type {Set<() => void>} */
 const listeners = new Set();
 
@@ -31,7 +32,13 @@ const listeners = new Set();
 export function say(key, values = {}) {
   const text = texts[key] ?? key;
   const form = typeof text === "string" ? text : (text[pluralOf(values.count)] ?? text.other);
-  return form.replace(/\{([a-z]+)\}/g, (place, name) => (name in values ? isolated(values[name]) : place));
+  const typed = form.replaceAll("`voxlive ", `\`${voxlive} `);
+  return typed.replace(/\{([a-z]+)\}/g, (place, name) => (name in values ? isolated(values[name]) : place));
+}
+
+/** What `voxlive` is called by where the server was started. @param {string} command */
+export function setCommand(command) {
+  voxlive = command;
 }
 
 /** Whether there is such a text. @param {string} key */
