@@ -4,10 +4,10 @@ import { Developers } from "./developers.js";
 import { Dock } from "./dock.js";
 import { byId, clock } from "./dom.js";
 import { Engine, spoken, withModel } from "./engine.js";
-import { Job, setUpFiles } from "./files.js";
+import { setUpFiles } from "./files.js";
 import { Keeper } from "./keeper.js";
 import { askForKey, forgetKey, hasKey } from "./key.js";
-import { captureAdvice, insecureAdvice, uploadAdvice, waitingText } from "./messages.js";
+import { captureAdvice, insecureAdvice, waitingText } from "./messages.js";
 import {
   confirmed,
   EngineCard,
@@ -28,7 +28,6 @@ import { Stage } from "./stage.js";
 import { BrowserStore, Store, StoreError } from "./store.js";
 import { SessionLock } from "./tabs.js";
 import { dress, setUpTheme } from "./theme.js";
-import { UploadError } from "./upload.js";
 import { TranscriptView } from "./view.js";
 import { WakeLock } from "./wakelock.js";
 import { languageName, onLanguage, say, setCommand, speak } from "./words.js";
@@ -129,10 +128,7 @@ class App {
       if (name === "model" || name === "store") this.#show();
       if (name === "pageLanguage") void speak(this.#settings.pageLanguage);
     });
-    setUpFiles(
-      () => this.#free,
-      (files) => void this.#transcribeAll(files),
-    );
+    this.#setUpFiles();
     setUpTheme(this.#settings);
     onLanguage(() => this.#relabel());
     addEventListener("beforeunload", (event) => {
@@ -250,45 +246,22 @@ class App {
     return this.#session.recording === null && this.#state !== "uploading";
   }
 
-  /** One after the other, until one is cancelled. @param {File[]} files */
-  async #transcribeAll(files) {
-    if (this.#health?.key_needed) return this.#unlock();
-    /** @type {import("./messages.js").Advice[]} */
-    const refused = [];
-    for (const [at, file] of files.entries()) {
-      const place = files.length > 1 ? say("files.place", { at: at + 1, of: files.length }) : "";
-      if (!(await this.#transcribe(file, place, refused))) break;
-    }
-    const [first, ...others] = refused;
-    if (!first) return;
-    const steps = others.flatMap((one) => [one.title, ...one.steps]);
-    this.#notice.show({ title: first.title, steps: [...first.steps, ...steps] });
-  }
-
-  /**
-   * Its transcript takes the place of the one shown, so that its times begin at zero.
-   * @param {File} file
-   * @param {string} place
-   * @param {import("./messages.js").Advice[]} refused what to do about those that are
-   * @returns {Promise<boolean>} false if it is cancelled
-   */
-  async #transcribe(file, place, refused) {
-    if (!(await this.#mayDrop(say("files.replaces", { name: file.name }), say("files.replace"))))
-      return false;
-    let going = true;
-    this.#notice.hide();
-    this.#enter("uploading");
-    try {
-      const answer = await new Job(place).run(file, (text) => this.#dock.detail(text));
-      if (answer !== null) this.#take(file, answer);
-      else going = false;
-    } catch (error) {
-      if (!(error instanceof UploadError)) throw error;
-      refused.push(uploadAdvice(file.name, error.status, error.message));
-    }
-    this.#enter(this.#session.transcript.empty ? "idle" : "stopped");
-    void this.#engine.ask();
-    return going;
+  #setUpFiles() {
+    setUpFiles(() => this.#free, {
+      locked: () => this.#health?.key_needed && (void this.#unlock(), true),
+      room: (why) => this.#mayDrop(why, say("files.replace")),
+      begin: () => {
+        this.#notice.hide();
+        this.#enter("uploading");
+      },
+      tell: (text) => this.#dock.detail(text),
+      take: (file, answer) => this.#take(file, answer),
+      end: () => {
+        this.#enter(this.#session.transcript.empty ? "idle" : "stopped");
+        void this.#engine.ask();
+      },
+      refused: (advice) => this.#notice.show(advice),
+    });
   }
 
   /** @param {File} file @param {import("./upload.js").Answer} answer */

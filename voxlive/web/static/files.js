@@ -1,15 +1,26 @@
-/** Files from the picker or dropped on the page, and the progress of the one being transcribed. */
+/** Files from the picker or dropped on the page: one after the other, with the progress of each. */
 import { byId, clock } from "./dom.js";
-import { Upload } from "./upload.js";
+import { uploadAdvice } from "./messages.js";
+import { Upload, UploadError } from "./upload.js";
 import { say } from "./words.js";
 
 const TICK_MS = 500;
 
 /**
- * @param {() => boolean} allowed whether a file is welcome now
- * @param {(files: File[]) => void} chosen
+ * @typedef {import("./messages.js").Advice} Advice
+ * @typedef {object} FileActions
+ * @property {() => boolean | undefined} locked whether a key is needed, which is asked for
+ * @property {(why: string) => Promise<boolean>} room whether what is shown may go
+ * @property {() => void} begin with one
+ * @property {(text: string) => void} tell what is going on, in words
+ * @property {(file: File, answer: import("./upload.js").Answer) => void} take its transcript
+ * @property {() => void} end of one
+ * @property {(advice: Advice) => void} refused what to do about those that are
  */
-export function setUpFiles(allowed, chosen) {
+
+/** @param {() => boolean} allowed whether a file is welcome now @param {FileActions} actions */
+export function setUpFiles(allowed, actions) {
+  const chosen = (/** @type {File[]} */ files) => void transcribeAll(files, actions);
   const input = byId("file");
   const drop = byId("drop");
   for (const id of ["upload", "browse"]) byId(id).addEventListener("click", () => input.click());
@@ -33,8 +44,47 @@ export function setUpFiles(allowed, chosen) {
   });
 }
 
+/** Until one is cancelled. @param {File[]} files @param {FileActions} actions */
+async function transcribeAll(files, actions) {
+  if (actions.locked()) return;
+  /** @type {Advice[]} */
+  const refused = [];
+  for (const [at, file] of files.entries()) {
+    const place = files.length > 1 ? say("files.place", { at: at + 1, of: files.length }) : "";
+    if (!(await transcribe(file, place, refused, actions))) break;
+  }
+  const [first, ...others] = refused;
+  if (!first) return;
+  const steps = others.flatMap((one) => [one.title, ...one.steps]);
+  actions.refused({ title: first.title, steps: [...first.steps, ...steps] });
+}
+
+/**
+ * Its transcript takes the place of the one shown, so that its times begin at zero.
+ * @param {File} file
+ * @param {string} place among several, in words
+ * @param {Advice[]} refused
+ * @param {FileActions} actions
+ * @returns {Promise<boolean>} false if it is cancelled
+ */
+async function transcribe(file, place, refused, actions) {
+  if (!(await actions.room(say("files.replaces", { name: file.name })))) return false;
+  let going = true;
+  actions.begin();
+  try {
+    const answer = await new Job(place).run(file, actions.tell);
+    if (answer !== null) actions.take(file, answer);
+    else going = false;
+  } catch (error) {
+    if (!(error instanceof UploadError)) throw error;
+    refused.push(uploadAdvice(file.name, error.status, error.message));
+  }
+  actions.end();
+  return going;
+}
+
 /** One file on its way: sends it, shows how far it is, can be cancelled. */
-export class Job {
+class Job {
   #upload = new Upload();
   #bar = byId("job-progress");
   #box = byId("job");
