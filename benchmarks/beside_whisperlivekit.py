@@ -1,16 +1,19 @@
-"""WhisperLiveKit and voxlive on the same weights and recordings, live, clip by clip in turn.
+"""WhisperLiveKit and voxlive on the same weights and recordings, live in real time.
 
-    whisperlivekit-server --backend faster-whisper --backend-policy localagreement --lan en \\
-        --pcm-input --model_dir WEIGHTS --port 8001 &
-    voxlive serve --model WEIGHTS --port 8002 &
+    taskset -c 0 whisperlivekit-server --backend faster-whisper --backend-policy localagreement \\
+        --lan en --pcm-input --model_dir WEIGHTS --port 8001 &
+    taskset -c 1 voxlive serve --model WEIGHTS --port 8002 &
     PYTHONPATH=tests python benchmarks/beside_whisperlivekit.py DIR WEIGHTS \\
-        --server whisperlivekit=ws://127.0.0.1:8001/asr --server voxlive=ws://127.0.0.1:8002/asr
+        --server whisperlivekit=ws://127.0.0.1:8001/asr \\
+        --server "fast=ws://127.0.0.1:8002/v1/live?commit=fast"
 
-Every English clip of DIR (``references.json``, ``NAME.flac``) is played in real time to each server
-in turn, over the protocol that both have. WEIGHTS is a Whisper in CTranslate2's layout. Prints for
-each: errors in 100 words with and without the film, seconds from a word's end to its commitment and
-to the first text with it. Where a word ends is what the library's own pass over the whole file has
-for the word at its place.
+Every English clip of DIR (``references.json``, ``NAME.flac``) in eleven versions (those of
+``live_curve.py``; as it is alone with ``--plain``) is a session, one after another on each server,
+on all servers at once: each has cores of its own. ``/asr`` is the protocol that both have; to
+``/v1/live`` the query goes as fields of ``start``. WEIGHTS is a Whisper in CTranslate2's layout.
+Prints for each: errors in 100 words with and without the film, the difference to the first server
+with its 95 % interval, seconds from a word's end to its commitment and to the first text with it.
+Where a word ends is what the library's own pass over the whole file has for the word at its place.
 """
 
 from __future__ import annotations
@@ -21,15 +24,16 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import jiwer
 import numpy as np
 from faster_whisper import WhisperModel
-from speech import errors
+from live_curve import clip_audio, difference, more_versions
+from speech import Tally, errors
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from voxlive.streaming.ingest.media import read_file
 from voxlive.values import SAMPLE_RATE, Samples
 
 _CHUNK_S = 0.1
@@ -44,30 +48,41 @@ class PacedSession:
     text: str = ""
 
     def add(self, message: dict, now: float) -> None:
-        """An update: all lines so far, and the text that may still change."""
-        if "lines" not in message:
-            return
-        lines = [line for line in message["lines"] if line.get("speaker") != -2]
-        self.text = " ".join(line.get("text") or "" for line in lines)
-        count = len(self.text.split())
+        """A message of either protocol."""
+        if message.get("type") in ("words", "draft"):
+            if message["type"] == "words":
+                self.text += "".join(word["text"] for word in message["words"])
+            self._show(len(self.text.split()), message.get("text"), now)
+        elif "lines" in message:  # all lines so far, and the text that may still change
+            lines = [line for line in message["lines"] if line.get("speaker") != -2]
+            self.text = " ".join(line.get("text") or "" for line in lines)
+            self._show(len(self.text.split()), message.get("buffer_transcription"), now)
+
+    def _show(self, count: int, draft: str | None, now: float) -> None:
         self.committed += [now] * (count - len(self.committed))
-        visible = count + len((message.get("buffer_transcription") or "").split())
-        self.shown += [now] * (visible - len(self.shown))
+        self.shown += [now] * (count + len((draft or "").split()) - len(self.shown))
 
 
 async def play(url: str, audio: Samples) -> PacedSession:
     """Play one clip in real time; times are seconds since its first sample."""
     pcm = (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
     session, size = PacedSession(), int(_CHUNK_S * SAMPLE_RATE) * 2
-    async with connect(url, max_size=None) as socket:
+    native = urlsplit(url).path == "/v1/live"
+    start = {"type": "start", "format": "s16le", "rate": SAMPLE_RATE}
+    start |= dict(parse_qsl(urlsplit(url).query))
+    async with connect(url.partition("?")[0] if native else url, max_size=None) as socket:
+        if native:
+            await socket.send(json.dumps(start))
         began = time.monotonic()
 
         async def listen() -> None:
             try:
                 async for text in socket:
                     message = json.loads(text)
+                    if message.get("type") == "error":
+                        raise SystemExit(text)
                     session.add(message, time.monotonic() - began)
-                    if message.get("type") == "ready_to_stop":
+                    if message.get("type") in ("ready_to_stop", "done"):
                         return
             except ConnectionClosed:
                 return
@@ -78,7 +93,7 @@ async def play(url: str, audio: Samples) -> PacedSession:
                 max(0.0, began + at / 2 / SAMPLE_RATE + _CHUNK_S - time.monotonic())
             )
             await socket.send(pcm[at : at + size])
-        await socket.send(b"")
+        await socket.send('{"type": "stop"}' if native else b"")
         await asyncio.wait_for(listening, 60)
     return session
 
@@ -106,36 +121,79 @@ def plain(word: str) -> str:
     return "".join(c for c in word.lower() if c.isalnum()) or "_"
 
 
-async def measure(folder: Path, weights: Path, servers: dict[str, str]) -> None:
+@dataclass
+class Clip:
+    """A version of a recording."""
+
+    name: str
+    version: str
+    audio: Samples
+    reference: str
+    words: list[tuple[str, float]]
+    """What the whole file's pass finds, and where it ends."""
+
+
+@dataclass
+class Heard:
+    """What one server made of all clips."""
+
+    tally: Tally = field(default_factory=Tally)
+    committed: list[float] = field(default_factory=list)
+    shown: list[float] = field(default_factory=list)
+
+
+def all_clips(folder: Path, names: list[str], weights: Path, *, plain_only: bool) -> list[Clip]:
+    """Every version of every clip."""
     references = json.loads((folder / "references.json").read_text())
-    clips = [name for name, one in references.items() if one["lang"] == "en"]
     model = WhisperModel(str(weights), "cpu", compute_type="int8", cpu_threads=1)
-    wrong = {name: dict.fromkeys(clips, 0) for name in servers}
-    count = dict.fromkeys(clips, 0)
-    late: dict[str, list[float]] = {name: [] for name in servers}
-    first: dict[str, list[float]] = {name: [] for name in servers}
+    rng, clips = np.random.default_rng(0), []
+    for name in names:
+        for version, samples, times in more_versions(clip_audio(folder, name), rng):
+            if plain_only and version != "as it is":
+                continue
+            audio = samples.astype(np.float32)
+            segments, _ = model.transcribe(audio, language="en", word_timestamps=True)
+            words = [(w.word.strip(), w.end) for segment in segments for w in segment.words]
+            reference = " ".join([references[name]["text"]] * times)
+            clips.append(Clip(name, version, audio, reference, words))
+    return clips
+
+
+async def hear(server: str, url: str, clips: list[Clip]) -> Heard:
+    """All clips to one server."""
+    heard = Heard()
+    await play(url, clips[0].audio)  # warms it up
     for clip in clips:
-        audio = np.concatenate(list(read_file(folder / f"{clip}.flac")))
-        segments, _ = model.transcribe(audio, language="en", word_timestamps=True)
-        words = [(w.word.strip(), w.end) for segment in segments for w in segment.words]
-        for name, url in servers.items():
-            session = await play(url, audio)
-            wrong[name][clip], count[clip] = errors(references[clip]["text"], session.text, "en")
-            late[name] += delays(session, words, session.committed)
-            first[name] += delays(session, words, session.shown)
-            print(clip, name, wrong[name][clip], count[clip], session.text, flush=True)
-    without = [c for c in clips if not references[c].get("kind", "").startswith("film")]
-    print("| server | errors in 100 words | without the film | commitment | first text |")
-    print("|---|---|---|---|---|")
-    for name in servers:
-        rates = [
-            100 * sum(wrong[name][c] for c in some) / sum(count[c] for c in some)
-            for some in (clips, without)
-        ]
-        p = [np.percentile(values, (50, 95)) for values in (late[name], first[name])]
+        session = await play(url, clip.audio)
+        wrong, count = errors(clip.reference, session.text, "en")
+        heard.tally.add(clip.name, clip.version, wrong, count)
+        heard.committed += delays(session, clip.words, session.committed)
+        heard.shown += delays(session, clip.words, session.shown)
+        print(clip.name, clip.version, server, wrong, count, session.text, flush=True)
+    return heard
+
+
+async def measure(
+    folder: Path, weights: Path, servers: dict[str, str], *, plain_only: bool
+) -> None:
+    references = json.loads((folder / "references.json").read_text())
+    names = [name for name, one in references.items() if one["lang"] == "en"]
+    clips = all_clips(folder, names, weights, plain_only=plain_only)
+    tasks = [hear(name, url, clips) for name, url in servers.items()]
+    heard = dict(zip(servers, await asyncio.gather(*tasks), strict=True))
+    first = next(iter(heard.values())).tally
+    without = [n for n in names if not references[n].get("kind", "").startswith("film")]
+    print(f"{sum(first.words.values())} words")
+    print(
+        "| server | errors in 100 words | without the film | beside the first | without the film "
+        "| committed p50 / p95, s | first text p50 / p95, s |\n|---|---|---|---|---|---|---|"
+    )
+    for name, one in heard.items():
+        late, shown = (np.percentile(v, (50, 95)) for v in (one.committed, one.shown))
         print(
-            f"| {name} | {rates[0]:.1f} | {rates[1]:.1f} "
-            f"| {p[0][0]:.2f} / {p[0][1]:.2f} | {p[1][0]:.2f} / {p[1][1]:.2f} |"
+            f"| {name} | {one.tally.rate(names):.2f} | {one.tally.rate(without):.2f} "
+            f"| {difference(one.tally, first, names)} | {difference(one.tally, first, without)} "
+            f"| {late[0]:.2f} / {late[1]:.2f} | {shown[0]:.2f} / {shown[1]:.2f} |"
         )
 
 
@@ -144,9 +202,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--server", action="append", required=True, metavar="NAME=URL")
+    parser.add_argument("--plain", action="store_true", help="the clips as they are, alone")
     options = parser.parse_args()
     servers = dict(one.split("=", 1) for one in options.server)
-    asyncio.run(measure(options.folder, options.weights, servers))
+    asyncio.run(measure(options.folder, options.weights, servers, plain_only=options.plain))
 
 
 if __name__ == "__main__":

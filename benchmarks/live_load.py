@@ -65,6 +65,7 @@ class Record:
     behind: float = 0.0
     slip: float = 0.0
     words: int = 0
+    sessions: int = 0
     outcome: str = "lost"
 
 
@@ -76,42 +77,65 @@ def clip(path: Path, chunk: int) -> NDArray[np.int16]:
 
 
 async def play(url: str, pcm: NDArray[np.int16], args: argparse.Namespace) -> Record:
-    """One client from its random phase to its ``done``."""
+    """One client from its random phase to its last ``done``."""
     record = Record()
     await asyncio.sleep(random.random() * args.spread)
-    try:
-        async with websockets.connect(url, compression=None, max_size=None) as socket:
-            start: dict[str, object] = {"type": "start", "format": "s16le", "rate": SAMPLE_RATE}
-            if args.delay_ms:
-                start["delay_ms"] = args.delay_ms
-            if args.no_vad:
-                start["vad"] = False
-            await socket.send(json.dumps(start))
-            ready = json.loads(await socket.recv())
-            if ready["type"] != "ready":
-                record.outcome = ready["code"]
-                return record
-            record.delay = (args.delay_ms or ready.get("delay_ms") or 0) / 1000
-            origin = time.monotonic()
-            chunk_s = args.chunk_ms / 1000
-            listener = asyncio.create_task(listen(socket, origin, chunk_s, record))
-            await speak(socket, origin, pcm, args, record)
-            await asyncio.wait_for(listener, 60)
-    except (OSError, websockets.WebSocketException, TimeoutError) as error:
-        record.outcome = type(error).__name__
+    played = 0.0
+    while played < args.seconds:
+        length = args.seconds - played
+        if args.session_s:
+            length = min(length, args.session_s * random.uniform(0.5, 1.5))
+        record.outcome = "lost"
+        try:
+            await hold(url, pcm, length, played, args, record)
+        except (OSError, websockets.WebSocketException, TimeoutError) as error:
+            record.outcome = type(error).__name__
+        if record.outcome != "done":
+            break
+        played += length
     return record
+
+
+async def hold(
+    url: str,
+    pcm: NDArray[np.int16],
+    seconds: float,
+    since: float,
+    args: argparse.Namespace,
+    record: Record,
+) -> None:
+    """One session of a client that has been playing ``since`` seconds."""
+    async with websockets.connect(url, compression=None, max_size=None) as socket:
+        start: dict[str, object] = {"type": "start", "format": "s16le", "rate": SAMPLE_RATE}
+        if args.delay_ms:
+            start["delay_ms"] = args.delay_ms
+        if args.no_vad:
+            start["vad"] = False
+        await socket.send(json.dumps(start))
+        ready = json.loads(await socket.recv())
+        if ready["type"] != "ready":
+            record.outcome = ready["code"]
+            return
+        record.sessions += 1
+        record.delay = (args.delay_ms or ready.get("delay_ms") or 0) / 1000
+        origin = time.monotonic()
+        chunk_s = args.chunk_ms / 1000
+        listener = asyncio.create_task(listen(socket, origin, since, chunk_s, record))
+        await speak(socket, origin, pcm, seconds, args, record)
+        await asyncio.wait_for(listener, 60)
 
 
 async def speak(
     socket: websockets.ClientConnection,
     origin: float,
     pcm: NDArray[np.int16],
+    seconds: float,
     args: argparse.Namespace,
     record: Record,
 ) -> None:
     """Send the clip over and over on the schedule, then ``stop``."""
     chunk = SAMPLE_RATE * args.chunk_ms // 1000
-    for sent in range(0, int(args.seconds * SAMPLE_RATE), chunk):
+    for sent in range(0, int(seconds * SAMPLE_RATE), chunk):
         due = origin + (sent + chunk) / SAMPLE_RATE
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         record.slip = max(record.slip, time.monotonic() - due)
@@ -121,7 +145,11 @@ async def speak(
 
 
 async def listen(
-    socket: websockets.ClientConnection, origin: float, chunk_s: float, record: Record
+    socket: websockets.ClientConnection,
+    origin: float,
+    since: float,
+    chunk_s: float,
+    record: Record,
 ) -> None:
     """Time every message against the audio it is about."""
     onset: float | None = None
@@ -151,7 +179,7 @@ async def listen(
         if message["type"] == "words":
             record.words += len(message["words"])
             for word in message["words"]:
-                record.emission.append((now, now - word["end"]))
+                record.emission.append((since + now, now - word["end"]))
                 heard = word["end"] + record.delay + POSITION_S + LOOK_AHEAD_S
                 record.service.append(now - math.ceil(heard / chunk_s - 1e-6) * chunk_s)
 
@@ -201,6 +229,7 @@ def report(records: list[Record], meter: Meter) -> dict[str, object]:
     return {
         "clients": len(records),
         "outcomes": outcomes,
+        "sessions": sum(record.sessions for record in records),
         "words": sum(record.words for record in records),
         "first_word_s": percentiles([v for record in records for v in record.first_word]),
         "emission_s": percentiles([delay for _, delay in emission]),
@@ -288,6 +317,7 @@ def main() -> int:
     parser.add_argument("clip", type=Path, help="an audio file with speech")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60, help="audio per client")
+    parser.add_argument("--session-s", type=float, help="stop and join again after about so long")
     parser.add_argument("--chunk-ms", type=int, default=80, help="audio per message")
     parser.add_argument("--processes", type=int, default=1, help="that the clients run in")
     parser.add_argument("--spread", type=float, default=1.0, help="random phase, seconds")
