@@ -23,7 +23,7 @@ from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.errors import UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Work
 from voxlive.recognisers.contract import Task
-from voxlive.values import SAMPLE_RATE, CodedWarning, Samples, Word
+from voxlive.values import SAMPLE_RATE, CodedWarning, QuicklyPickled, Samples, Word
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -186,14 +186,14 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(QuicklyPickled):
     """Words that will not change any more, in order."""
 
     words: tuple[Word, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
+class Drafted(QuicklyPickled):
     """The text recognised after the last committed word. It may still change."""
 
     text: str
@@ -211,14 +211,14 @@ class LanguageFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Progressed:
+class Progressed(QuicklyPickled):
     """All audio before sample ``upto`` has been processed."""
 
     upto: int
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(QuicklyPickled):
     """The engine is so many seconds behind the audio received.
 
     Of a ``PacedStream`` alone: of others the session finds it out.
@@ -228,7 +228,7 @@ class Behind:
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(QuicklyPickled):
     """Every word from before ``end_utterance(marker)`` or ``flush(marker)`` has been committed.
 
     No word from after it has been.
