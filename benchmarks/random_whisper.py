@@ -1,0 +1,69 @@
+"""Write a random Whisper of large-v3-turbo's shape in mlx-audio's layout, to load a server with.
+
+    python benchmarks/random_whisper.py /tmp/random-turbo TOKENIZER_JSON
+    voxlive serve --model /tmp/random-turbo --device gpu
+
+It says nothing sensible, at the real model's cost for a token: 1.6 GB in float16. What it writes
+runs on to the limit of tokens more often than a real model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_audio.stt.models.whisper.whisper import Model, ModelDimensions
+from transformers import WhisperFeatureExtractor, WhisperTokenizerFast
+
+TURBO = {
+    "n_mels": 128,
+    "n_audio_ctx": 1500,
+    "n_audio_state": 1280,
+    "n_audio_head": 20,
+    "n_audio_layer": 32,
+    "n_vocab": 51866,
+    "n_text_ctx": 448,
+    "n_text_state": 1280,
+    "n_text_head": 20,
+    "n_text_layer": 4,
+}
+_ALIGNMENT_HEADS = [[2, 4], [2, 11], [3, 3], [3, 6], [3, 11], [3, 14]]
+_TIMES = 1501
+
+
+def write(folder: Path, tokenizer: Path, shape: dict[str, int]) -> None:
+    """``shape`` as in config.json; the tokenizer is any multilingual Whisper's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.astype(mx.float16)
+        for name, value in tree_flatten(Model(ModelDimensions(**shape)).parameters())
+        if not name.startswith("_")
+    }
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    (folder / "config.json").write_text(json.dumps({"model_type": "whisper", **shape}))
+    heads = [head for head in _ALIGNMENT_HEADS if head[0] < shape["n_text_layer"]]
+    (folder / "generation_config.json").write_text(json.dumps({"alignment_heads": heads}))
+    words = WhisperTokenizerFast(tokenizer_file=str(tokenizer))
+    words.add_tokens([f"<|{at * 0.02:.2f}|>" for at in range(_TIMES)])
+    words.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=shape["n_mels"]).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--layers", type=int, help="fewer of them, and 320 wide, to try it")
+    options = parser.parse_args()
+    shape = dict(TURBO)
+    if options.layers:
+        shape |= {"n_audio_layer": options.layers, "n_text_layer": max(3, options.layers)}
+        shape |= dict.fromkeys(("n_audio_state", "n_text_state"), 320)
+    write(options.folder, options.tokenizer, shape)
+
+
+if __name__ == "__main__":
+    main()
