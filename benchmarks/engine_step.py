@@ -145,8 +145,8 @@ class Part:
 
 def age(rings: Rings, slots: list[int]) -> None:
     """As if every slot had heard more than its window: all blocks held, numbers in all of them."""
+    rings.fill(slots)
     if isinstance(rings, CudaRings):
-        rings.fill(slots)
         some = np.random.default_rng(0).normal(size=1 << 20).astype(np.float32)
         bits = (some.view(np.uint32) >> 16).astype(np.uint16)  # bfloat16
         for pool in rings.pools:
@@ -154,10 +154,6 @@ def age(rings: Rings, slots: list[int]) -> None:
                 part = Part(pool.pointer + at, min(bits.nbytes, pool.nbytes - at))
                 rings.gpu.put_from(part, bits.ctypes.data)
         return
-    while rings.position(slots[0]) <= rings.ring:
-        n = min(rings.chunk, rings.block + 3)
-        view = rings.view(slots, mx.array(slots), n, all_blocks=True)
-        rings.advance(slots, n, view.moved(n))
     for index, pool in enumerate(rings.pools):
         rings.pools[index] = mx.random.normal(pool.shape, pool.dtype)
         mx.eval(rings.pools[index])
