@@ -62,7 +62,7 @@ class QuicklyPickled:
     Their own way to be pickled looks their fields up anew each time and takes five times as long.
     """
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
         """Made again by its class, from its fields in order."""
