@@ -1,5 +1,5 @@
 /**
- * Captions in a small window over other programs: a document of its own (Chromium), else a video of
+ * Captions in a small window over other programs: a document of its own (Chromium, Firefox), else a video of
  * a canvas (Safari, older browsers).
  */
 import { CaptionLines, dressCaptions, newest } from "./captionlines.js";
