@@ -7,7 +7,8 @@
 A server that speaks the native protocol and recognises nothing sends the words: most of them at
 ``--fill`` words a second, so that two hours of speech take a minute or so (its clock is in the
 messages, the page's own is that of its fake microphone), then at the rate of speech for ``--watch``
-seconds, with a draft for every word. Frames are measured in both, as the time from one to the next.
+seconds, with a draft for every word. Frames are measured in both, as the time from one to the next,
+and what of a core the page's own thread takes, which other programs on the machine hardly change.
 Memory is what is left after a collection, at each quarter. Then the page is loaded again in
 mid-session: until it offers to continue, until the newest words are painted, and until words come.
 """
@@ -166,12 +167,18 @@ async def heap(session: CDPSession) -> tuple[float, float]:
     return used["usedSize"] / 1e6, counts["nodes"]
 
 
-async def frames(page: Page, what: str) -> None:
+async def busy(session: CDPSession) -> float:
+    """Seconds of a core that the page's own thread has had so far."""
+    found = (await session.send("Performance.getMetrics"))["metrics"]
+    return next(one["value"] for one in found if one["name"] == "TaskDuration")
+
+
+async def frames(page: Page, what: str, share: float) -> None:
     times = sorted(await page.evaluate("window.frames.splice(0)"))[:-1]
     p50, p95, p99 = (times[int(len(times) * q)] for q in (0.5, 0.95, 0.99))
     print(
         f"  {what}: {len(times)} frames, p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms, "
-        f"longest {times[-1]:.0f} ms"
+        f"longest {times[-1]:.0f} ms; {share:.0%} of a core"
     )
 
 
@@ -200,11 +207,13 @@ async def measure(url: str, talk: Talk, words: int, fill: float, watch: float) -
     async with browsing(url) as watched:
         page = watched.page
         session = await page.context.new_cdp_session(page)
+        await session.send("Performance.enable", {"timeDomain": "threadTicks"})
         await page.wait_for_selector('#engine[data-health="ok"]')
         await page.click("#toggle")
         await state_is(page, "listening")
         await page.evaluate(FRAMES)
         talk.rate, begun = fill, asyncio.get_running_loop().time()
+        before = await busy(session)
         for quarter in range(1, 5):
             talk.upto = words * quarter // 4
             await talk.reached()
@@ -212,12 +221,15 @@ async def measure(url: str, talk: Talk, words: int, fill: float, watch: float) -
             size, nodes = await heap(session)
             print(f"  {talk.said} words: {size:.1f} MB of objects, {nodes:.0f} nodes")
         took = asyncio.get_running_loop().time() - begun
-        await frames(page, f"while all came, in {took:.0f} s")
+        share = (await busy(session) - before) / took
+        await frames(page, f"while all came, in {took:.0f} s", share)
         talk.rate, talk.upto = SPOKEN_A_SECOND, words + 10**9
         await asyncio.sleep(1)
         await page.evaluate("void (window.frames.length = 0)")
+        before = await busy(session)
         await asyncio.sleep(watch)
-        await frames(page, f"at the rate of speech, for {watch:.0f} s")
+        share = (await busy(session) - before) / watch
+        await frames(page, f"at the rate of speech, for {watch:.0f} s", share)
         talk.upto = talk.said
         await shown(page, talk)
         await asyncio.sleep(1.5)  # the journal writes once a second
