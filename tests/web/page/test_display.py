@@ -271,7 +271,7 @@ ROLL = """async () => {
   t.drafted("a/0", " three four five six seven");
   note("and says it again");
   say(" three", 2);
-  t.draft = null;
+  t.drafted("a/0", "");
   note("less was said");
   for (let n = 0; n < 4000; n++) say(` word${n}`, 3 + n * 0.2);
   note("much more");
