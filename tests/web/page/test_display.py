@@ -330,7 +330,7 @@ async def test_captions_in_a_small_window_over_other_programs(server):
             }"""
         )
         await page.keyboard.press("i")
-        await page.wait_for_function("window.taken.length === 2")
+        await page.wait_for_function("() => window.taken.length === 2")
         assert await page.evaluate("window.taken") == [1440, 1]
 
 

@@ -103,7 +103,7 @@ async def test_a_program_for_this_server_is_there_to_be_copied(keyed, tmp_path):
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
         await page.wait_for_function(
-            "!document.querySelector('#engine-name').textContent.includes('key')"
+            "() => !document.querySelector('#engine-name').textContent.includes('key')"
         )
         assert page.url == f"{keyed.url}/"
         await page.click("#engine")

@@ -167,7 +167,8 @@ export class TranscriptView {
   }
 
   #keepUp() {
-    if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    // The empty page begins at its top, however small the window is.
+    if (this.#following && this.#list.hasChildNodes()) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#jump.hidden = this.#following;
   }
 }
