@@ -162,7 +162,8 @@ class App {
     this.#continue.hide();
     this.#demo = true;
     this.#view.follow();
-    const english = { ...this.#settings, language: "en", translate: false, store: false };
+    const alone = { together: false, keepSound: false, keepAudio: false, store: false };
+    const english = { ...this.#settings, ...alone, language: "en", translate: false };
     this.#session.record({ ...english, ...spoken(english, this.#health), source: DEMO });
   }
 
