@@ -264,6 +264,10 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         ),
         "taken_over": ErrorInfo(None, 4409, "another connection has resumed this session"),
         "name_in_use": ErrorInfo(409, 4409, "another key's session has this captions name now"),
+        "no_such_link": ErrorInfo(
+            404, None, "a link for reading along that is not whole, has expired or was revoked"
+        ),
+        "too_many_links": ErrorInfo(409, None, "the key has as many links as it may have"),
         "rate_limit_exceeded": ErrorInfo(429, 4429, "more requests than the key or server allows"),
         "too_many_sessions": ErrorInfo(429, 4429, "more sessions at a time than the key allows"),
         "too_many_readers": ErrorInfo(503, None, "the session's captions have no more readers"),

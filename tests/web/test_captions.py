@@ -17,26 +17,24 @@ from playwright.async_api import async_playwright
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
-from support.browser import browsing, chromium, state_is
+from support.browser import chromium
 from support.clips import clip
 from support.wire import START, dial, listen, receive_until, s16le, send
 
 from voxlive.runners.outputs.subtitles import CueStyle
 from voxlive.streaming.events import Draft, Flushed, SegmentClosed, Words
 from voxlive.values import Word
-from voxlive.web import captions
 from voxlive.web.access.access import Access
 from voxlive.web.access.middleware import Authenticator, AuthMiddleware
-from voxlive.web.captions import (
+from voxlive.web.captions.cues import LiveCues
+from voxlive.web.captions.endpoints import CaptionEndpoints
+from voxlive.web.captions.events import CaptionSnapshot, ClosedCaption, sse_event
+from voxlive.web.captions.feeds import (
     MAX_READERS,
     MAX_SEGMENTS,
     MAX_UNREAD,
-    CaptionEndpoints,
     CaptionFeed,
     CaptionFeeds,
-    CaptionSnapshot,
-    ClosedCaption,
-    LiveCues,
     TooManyReaders,
     is_valid_name,
 )
@@ -126,7 +124,7 @@ def test_valid_names():
 
 @pytest.mark.parametrize("text", ["a\n\ndata: x", "<script>", "日本", '"quoted" \\ \u2028'])
 def test_an_event_is_one_line_of_json(text):
-    written = captions.sse_event(Words(0, (Word(text, 0, 1600),)))
+    written = sse_event(Words(0, (Word(text, 0, 1600),)))
     kind, data, *rest = written.split("\n")
     assert (kind, rest) == ("event: words", ["", ""])
     assert json.loads(data.removeprefix("data: "))["text"] == text
@@ -288,12 +286,14 @@ async def test_a_reader_that_disconnects_is_removed(server):
 
 
 @asynccontextmanager
-async def overlay(url):
+async def overlay(url, *, source=True):
     path = chromium()
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             page = await browser.new_page(viewport={"width": 1280, "height": 720})
+            if source:
+                await page.add_init_script("window.obsstudio = {}")
             errors = []
             page.on("pageerror", lambda error: errors.append(str(error)))
             await page.goto(url)
@@ -330,6 +330,19 @@ async def test_the_overlay_follows_a_name_from_session_to_session(server):
         assert (await page.evaluate("getComputedStyle(document.body).backgroundColor")) == (
             "rgba(0, 0, 0, 0)"
         )
+
+
+@pytest.mark.browser
+async def test_a_person_who_opens_the_overlay_sees_what_it_is():
+    async with feeding() as (feeds, url), overlay(f"{url}/overlay/s1", source=False) as page:
+        await page.wait_for_selector("#hint [data-when=waiting]:not([hidden])")
+        assert "browser source" in await page.inner_text("#hint")
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == "rgb(20, 24, 27)"
+        feed = feeds.open("s1", "s1", "/v1/live")
+        feed.on_event(Words(0, (Word("Good day", 0, 1),)))
+        await shows(page, "Good day")
+        assert await page.is_hidden("#hint [role=status]")
 
 
 @asynccontextmanager
@@ -403,23 +416,3 @@ async def test_the_overlay_shows_the_last_lines_and_fades():
             )
             assert last == pytest.approx(box["y"] + box["height"], abs=1)
             await page.wait_for_selector("#text.gone", state="attached")
-
-
-@pytest.mark.browser
-async def test_the_page_names_its_session_and_shows_the_captions_links(server, tmp_path):
-    wav = clip("message").write_wav(tmp_path / "message.wav")
-    async with browsing(server.url, microphone=wav) as watched:
-        page = watched.page
-        await page.click("#open-settings")
-        await page.fill("[name=captions]", "a/b")
-        assert await page.is_hidden("#along")
-        await page.fill("[name=captions]", "main hall")
-        address = await page.get_attribute("#along-overlay", "href")
-        assert address == f"{server.url}/overlay/main%20hall"
-        await page.click("#settings [value=done]")
-        await page.click("#toggle")
-        assert await state_is(page, "listening", "error") == "listening"
-        async with overlay(address) as over:
-            await over.wait_for_function("() => document.querySelector('#text').textContent")
-        await page.click("#toggle")
-        assert await state_is(page, "stopped", "error") == "stopped"

@@ -23,7 +23,7 @@ from voxlive.streaming.events import Words
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import SAMPLE_RATE, seconds
-from voxlive.web.captions import ClosedCaption
+from voxlive.web.captions.events import ClosedCaption
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.recorder import Recorder, token_digest

@@ -44,7 +44,7 @@ class _Texts(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
-        for name in ("aria-label", "title", "placeholder"):
+        for name in ("aria-label", "title", "placeholder", "alt"):
             if key := named.get(f"data-say-{name}"):
                 self.found.append((key, named[name] or ""))
         if tag in ("meta", "link", "input", "img", "br") or self.get_starttag_text().endswith("/>"):

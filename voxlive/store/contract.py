@@ -20,7 +20,7 @@ caller decides, by what it gives as ``owners``. The methods without ``owners`` (
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
@@ -368,6 +368,24 @@ class StoreStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A link by which whoever has its token reads the captions of some sessions of one key.
+
+    Those of key ``owner`` that have ``name`` as their id or their captions name, and are not over
+    at ``made_at``. ``digest`` is the SHA-256 (hex) of the token, ``id`` what it is revoked by.
+    ``with_session``: it ends soon after such a session is over.
+    """
+
+    id: str
+    digest: str
+    owner: str
+    name: str
+    made_at: datetime
+    expires_at: datetime
+    with_session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AddSession:
     """A session has opened."""
 
@@ -670,6 +688,34 @@ class SessionStore(ResumableStore):
 
         Nothing happens if the session is deleted.
         """
+
+    @abstractmethod
+    def add_share(self, share: Share) -> None:
+        """Keep a link; those that have expired before it was made are deleted."""
+
+    @abstractmethod
+    def share(self, digest: str) -> Share | None:
+        """The link with the token of this SHA-256; None for none, and for one that was revoked."""
+
+    @abstractmethod
+    def shares(self, owner: str) -> tuple[Share, ...]:
+        """The links of a key, the oldest first; some may have expired."""
+
+    @abstractmethod
+    def change_share(self, share: Share) -> bool:
+        """Have a link expire as this one does; whether it is there."""
+
+    @abstractmethod
+    def revoke_share(self, ident: str, owner: str) -> bool:
+        """Delete a link of a key; whether there was one."""
+
+    @abstractmethod
+    def end_shares(self, owner: str, names: Collection[str], at: datetime) -> None:
+        """Have links of these names that end with their sessions expire then, if not before."""
+
+    @abstractmethod
+    def shared_session(self, share: Share) -> StoredSession | None:
+        """The newest session that a link is for; None while there is none."""
 
     @abstractmethod
     def delete(self, session: str, owners: Owners) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from abc import abstractmethod
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.store import resumable, schema
+from voxlive.store import resumable, schema, shares
 from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
     MAX_ATTEMPTS,
@@ -49,6 +49,7 @@ from voxlive.store.contract import (
     SessionPage,
     SessionStore,
     SetState,
+    Share,
     StoreBusy,
     StoredResumable,
     StoredSegment,
@@ -428,7 +429,7 @@ class DatabaseStore(SessionStore):
         first = None if oldest is None else moment(oldest)
         return StoreStats(count, int(total or 0), size, version, first)
 
-    # Changing and deleting.
+    # Changing.
 
     def patch(
         self,
@@ -602,6 +603,45 @@ class DatabaseStore(SessionStore):
         if closed:
             found = [(row, schema.segment_of(one)) for one in closed]
             self._index_segments(connection, found, refined=True)
+
+    # Links.
+
+    def add_share(self, share: Share) -> None:
+        """See ``SessionStore``."""
+        with self._writing() as connection:
+            shares.add(connection, share)
+
+    def share(self, digest: str) -> Share | None:
+        """See ``SessionStore``."""
+        with self._reading() as connection:
+            return shares.of_token(connection, digest)
+
+    def shares(self, owner: str) -> tuple[Share, ...]:
+        """See ``SessionStore``."""
+        with self._reading() as connection:
+            return shares.of_owner(connection, owner)
+
+    def change_share(self, share: Share) -> bool:
+        """See ``SessionStore``."""
+        with self._writing() as connection:
+            return shares.change(connection, share)
+
+    def revoke_share(self, ident: str, owner: str) -> bool:
+        """See ``SessionStore``."""
+        with self._writing() as connection:
+            return shares.revoke(connection, ident, owner)
+
+    def end_shares(self, owner: str, names: Collection[str], at: datetime) -> None:
+        """See ``SessionStore``."""
+        with self._writing() as connection:
+            shares.end(connection, owner, names, at)
+
+    def shared_session(self, share: Share) -> StoredSession | None:
+        """See ``SessionStore``."""
+        with self._reading() as connection:
+            return shares.session_of(connection, share)
+
+    # Deleting.
 
     def delete(self, session: str, owners: Owners) -> None:
         """See ``SessionStore``."""

@@ -171,6 +171,19 @@ sent = sa.Table(
     sqlite_with_rowid=False,
 )
 
+shares = sa.Table(
+    "shares",
+    metadata,
+    sa.Column("key", _key, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sa.Column("owner", sa.Text, nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("made_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("with_session", sa.Boolean, nullable=False),
+)
+
 SEGMENT_BITS = 20
 """Of a searched text's number: the session's key and, in these bits, the segment's id."""
 TITLE = (1 << SEGMENT_BITS) - 1
@@ -201,7 +214,11 @@ def _add_second(connection: sa.Connection) -> None:
     metadata.create_all(connection, [refinements, refined, resumables, sent])
 
 
-STEPS: tuple[Callable[[sa.Connection], None], ...] = (_create, _add_second)
+def _add_third(connection: sa.Connection) -> None:
+    metadata.create_all(connection, [shares])
+
+
+STEPS: tuple[Callable[[sa.Connection], None], ...] = (_create, _add_second, _add_third)
 """Step n makes version n into n + 1. A step is never changed once it has been released."""
 
 

@@ -47,7 +47,8 @@ from voxlive.web.access.middleware import (
     find_rule,
 )
 from voxlive.web.access.sites import Sites, host_names, with_cors
-from voxlive.web.captions import CaptionEndpoints
+from voxlive.web.captions.endpoints import CaptionEndpoints
+from voxlive.web.captions.shares import ShareEndpoints, Shares
 from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.errors import on_disconnect, on_http_error, on_unexpected_error
 from voxlive.web.live_endpoints import LiveEndpoints
@@ -155,10 +156,18 @@ def _routes(
     lists = ModelEndpoints(models, files)
     pages = Pages()
     captions = CaptionEndpoints(live.feeds, pages, live.recorder, live.resumables.idle_s)
-    access = live.authenticator.access
+    access, audit = live.authenticator.access, live.authenticator.audit
+    reading = ShareEndpoints(
+        Shares(access, live.feeds, live.recorder),
+        live.feeds,
+        pages,
+        audit,
+        live.recorder,
+        live.resumables.idle_s,
+    )
     tickets = TicketEndpoints(access)
     health = HealthEndpoints(models, files, live.recorder)
-    history = HistoryEndpoints(store, live.authenticator.audit, lambda: models.closing, refiner)
+    history = HistoryEndpoints(store, audit, lambda: models.closing, refiner, live.feeds)
     return [
         Route("/", pages.index),
         Route("/health", health.get),
@@ -183,7 +192,15 @@ def _routes(
         Route("/v1/sessions/{session}/refine", history.refine, methods=["POST"]),
         Route("/captions", captions.index),
         Route("/captions/{session}", captions.follow),
+        Route("/overlay", captions.builder),
         Route("/overlay/{session}", captions.overlay),
+        Route("/v1/shares", reading.index),
+        Route("/v1/shares", reading.make, methods=["POST"]),
+        Route("/v1/shares/{link}", reading.change, methods=["PATCH"]),
+        Route("/v1/shares/{link}", reading.revoke, methods=["DELETE"]),
+        Route("/read", reading.page),
+        Route("/read/events", reading.events),
+        Route("/read/state", reading.state),
         *(WebSocketRoute(path, live.endpoint(protocol)) for path, protocol in PROTOCOLS.items()),
         Mount("/static", pages),
     ]

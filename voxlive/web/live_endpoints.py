@@ -14,7 +14,7 @@ from voxlive.processes.logs import log_context
 from voxlive.web.access.access import Access
 from voxlive.web.access.keys import find_credentials
 from voxlive.web.access.middleware import Authenticator, client_address
-from voxlive.web.captions import CaptionFeeds
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.errors import openai_error
 from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveSocket

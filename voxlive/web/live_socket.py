@@ -32,7 +32,7 @@ from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
 from voxlive.streaming.service import Service
 from voxlive.web.access.access import ANYONE, SessionDeadline
 from voxlive.web.access.keys import Limits
-from voxlive.web.captions import MAX_NAME_LENGTH, CaptionFeeds, is_valid_name
+from voxlive.web.captions.feeds import MAX_NAME_LENGTH, CaptionFeeds, is_valid_name
 from voxlive.web.errors import error_headers
 from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMetrics

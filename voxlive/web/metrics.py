@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from voxlive.engines.contract import HistogramSnapshot
     from voxlive.web.access.access import Access
-    from voxlive.web.captions import CaptionFeeds
+    from voxlive.web.captions.feeds import CaptionFeeds
     from voxlive.web.live_models import LiveModels
     from voxlive.web.recorder import Recorder
     from voxlive.web.rest.files import FileService

@@ -31,7 +31,7 @@ from voxlive.streaming.events import (
 from voxlive.streaming.intake import LiveSession, SessionOptions, SourceState
 from voxlive.vad.gate import GateState
 from voxlive.values import SAMPLE_RATE, Word
-from voxlive.web.captions import CaptionFeeds
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.protocols.contract import ReceivedMessage, RestoredProtocol, ResumeSession
 from voxlive.web.recorder import StoredCheckpoint
 from voxlive.web.socket_writer import ConnectionState

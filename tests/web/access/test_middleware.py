@@ -11,7 +11,8 @@ from voxlive.web.access.middleware import find_rule
 from voxlive.web.protocols import PROTOCOLS
 
 STRANGERS = (None, "wrong-wrong-wrong-wrong")
-OPEN = {"/", "/health", "/health/live", "/health/ready", "/static"}
+READING = {"/read", "/read/events", "/read/state", "/overlay", "/overlay/{session}"}
+OPEN = {"/", "/health", "/health/live", "/health/ready", "/static", *READING}
 
 
 def websockets(server: Running) -> list[str]:
@@ -114,7 +115,9 @@ async def test_a_key_without_the_scope_is_refused(path):
         ("POST", "/v1/auth/grant", "live"),
         ("POST", "/v1/client/sessions", "live"),
         ("GET", "/captions", "captions"),
-        ("GET", "/overlay/abc", "captions"),
+        ("GET", "/v1/shares", "live"),
+        ("POST", "/v1/shares", "live"),
+        ("DELETE", "/v1/shares/abc", "live"),
         ("GET", "/metrics", "metrics"),
         ("GET", "/v1/sessions/abc", "history"),
     ],

@@ -41,6 +41,7 @@ _MARKDOWN = re.compile(r"[\\`*_\[\]#|~$]|^[-+=]|^\d+(?=[.)])")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Separators, what other systems have no file names with, and what turns the direction of text.
+_MADE_NAME = re.compile("page-[0-9a-f]{16}")  # a captions name that is nobody's choice
 _NOT_IN_NAMES = re.compile(
     r'["*/:<>?\\|\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+'
 )
@@ -356,7 +357,8 @@ def _joined(segments: Sequence[Segment]) -> str:
 
 def file_name(session: StoredSession) -> str:
     """A name for a session's file, without its ending, that is one on every system."""
-    name = safe_name(session.title or session.name or "")
+    named = "" if _MADE_NAME.fullmatch(session.name or "") else session.name
+    name = safe_name(session.title or named or "")
     return name or f"session {session.started_at.astimezone(UTC):%Y-%m-%d %H.%M}"
 
 

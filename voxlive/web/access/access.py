@@ -211,6 +211,10 @@ class Access:
         """Whether a key is needed."""
         return bool(self._keyring)
 
+    def has(self, owner: str) -> bool:
+        """Whether there is a key of this name, or clients without one are let in under it."""
+        return owner in self._accounts and (owner != ANYONE or not self.keyed)
+
     def identify(self, secret: str | None) -> Grant | None:
         """The grant of a secret, without counting a request; None for a wrong one."""
         ticket = self._tickets.find(secret) if secret else None

@@ -74,7 +74,9 @@ _RULES = {
     "/v1/client/sessions": RouteRule("live", error_response=mistral_error),
     "/v1/sessions": RouteRule("history", audited=True),
     "/captions": _CAPTIONS,
-    "/overlay": _CAPTIONS,
+    "/overlay": _OPEN,  # its page shows nothing without a key or a link
+    "/read": _OPEN,  # for those who have a link, which is checked there
+    "/v1/shares": RouteRule("live", audited=True),
     "/metrics": RouteRule("metrics"),
 }
 _DEFAULT = ("elsewhere", RouteRule())

@@ -68,7 +68,8 @@ from voxlive.store.contract import (
 from voxlive.values import samples
 from voxlive.web.access.access import Grant
 from voxlive.web.access.middleware import AuditLog, require_grant
-from voxlive.web.captions import KEEP_ALIVE
+from voxlive.web.captions.events import KEEP_ALIVE
+from voxlive.web.captions.feeds import CaptionFeeds, corrected_segments
 from voxlive.web.protocols.fields import (
     Json,
     check_fields,
@@ -148,7 +149,10 @@ class HistoryEndpoints:
         audit: AuditLog,
         closing: Callable[[], bool],
         refiner: Refiner | None = None,
+        feeds: CaptionFeeds | None = None,
     ) -> None:
+        """Readers of ``feeds`` are told of corrections."""
+        self._feeds = feeds
         self._store = store
         self._refiner = refiner
         self._audit = audit
@@ -208,6 +212,9 @@ class HistoryEndpoints:
             about["marks"] = len(changes.marks) + len(changes.unmarked)
         async with self._audit.recorded(request, "change", ident, begun=True, **about):
             changed = await self._change(grant, ident, store.patch, **vars(changes))
+        feed = self._feeds and self._feeds.find_owned(ident, changed.owner)
+        if feed and changes.corrections:
+            feed.correct(*await self._calls.run(_corrected, store, ident))
         return JSONResponse(session_json(changed), headers=_HEADERS)
 
     async def delete(self, request: Request) -> Response:
@@ -557,6 +564,12 @@ def _whole(store: SessionStore, ident: str, owners: Owners) -> StoredTranscript:
         message = f"the session has {count} words: read them in parts, by its events?from="
         raise RequestRefused("too_big", message)
     return store.transcript(ident, owners)
+
+
+def _corrected(store: SessionStore, ident: str) -> tuple[dict[int, tuple[str, int]], int]:
+    """For ``CaptionFeed.correct``."""
+    found = store.transcript(ident, None)
+    return corrected_segments(found), len(found.corrections)
 
 
 def _document(found: StoredTranscript, _suffix: str, layer: Layer) -> bytes:

@@ -23,6 +23,7 @@ import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
 import { load, save } from "./settings.js";
 import { Shell } from "./shell.js";
+import { Share } from "./share.js";
 import { setUpShortcuts } from "./shortcuts.js";
 import { Stage } from "./stage.js";
 import { BrowserStore, Store, StoreError } from "./store.js";
@@ -46,6 +47,7 @@ class App {
   #choice = new LanguageChoice(this.#settings);
   #engine = new Engine((health) => this.#met(health));
   #wakeLock = new WakeLock();
+  #share = new Share(this.#settings, () => this.#unlock());
   #stage;
   #store;
   #session;
@@ -162,7 +164,8 @@ class App {
     this.#continue.hide();
     this.#demo = true;
     this.#view.follow();
-    const alone = { together: false, keepSound: false, keepAudio: false, store: false };
+    const own = { together: false, keepSound: false, keepAudio: false };
+    const alone = { ...own, store: false, captions: "" };
     const english = { ...this.#settings, ...alone, language: "en", translate: false };
     this.#session.record({ ...english, ...spoken(english, this.#health), source: DEMO });
   }
@@ -175,12 +178,14 @@ class App {
     this.#notice.hide();
     this.#continue.hide();
     this.#view.follow();
-    this.#session.record({ ...this.#settings, ...spoken(this.#settings, this.#health) });
+    const { name: captions } = this.#share;
+    this.#session.record({ ...this.#settings, ...spoken(this.#settings, this.#health), captions });
     this.#wakeLock.hold(true);
   }
 
   #began() {
     this.#listSources();
+    this.#share.began(this.#session.recording?.captions ?? "");
     void this.#engine.ask();
   }
 
@@ -339,6 +344,7 @@ class App {
   #reset() {
     this.#demo = false;
     this.#session.reset();
+    this.#share.renew();
     this.#view.clear();
     this.#notice.hide();
     this.#render();

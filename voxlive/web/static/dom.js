@@ -32,3 +32,13 @@ export function clock(seconds) {
   const minutes = Math.floor(s / 60) % 60;
   return hours > 0 ? `${hours}:${two(minutes)}:${two(s % 60)}` : `${minutes}:${two(s % 60)}`;
 }
+
+/** Copies what stands in a field; whether the browser does so. @param {HTMLInputElement} field */
+export async function copied(field) {
+  field.select();
+  if (!navigator.clipboard) return document.execCommand("copy");
+  return navigator.clipboard.writeText(field.value).then(
+    () => true,
+    () => false,
+  );
+}

@@ -73,7 +73,6 @@ export function setUpSettings(settings, changed) {
       else if (field.name in LISTED) field.value = values[field.name];
     }
     byId("pause-text").textContent = say("seconds", { seconds: number(settings.pauseMs / 1000, 1) });
-    showAlong(settings.captions);
   };
   const take = (/** @type {any} */ { target }) => {
     if (!target.checkValidity()) return;
@@ -99,15 +98,6 @@ export function setUpSettings(settings, changed) {
     show();
     dialog.showModal();
   });
-}
-
-/** Where others read along. @param {string} name */
-function showAlong(name) {
-  const base = new URL("..", import.meta.url);
-  const part = encodeURIComponent(name);
-  byId("along").hidden = name === "";
-  byId("along-overlay").setAttribute("href", new URL(`overlay/${part}`, base).href);
-  byId("along-vtt").setAttribute("href", new URL(`captions/${part}.vtt`, base).href);
 }
 
 /**

@@ -71,6 +71,11 @@ export class Recording {
     return (/** @type {number} */ from) => link.soundFrom(from);
   }
 
+  /** The name under which others read along. */
+  get captions() {
+    return this.#settings.captions;
+  }
+
   /** Seconds since the server has sent anything. */
   get quiet() {
     return this.#link?.quiet ?? 0;

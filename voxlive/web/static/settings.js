@@ -18,7 +18,8 @@ const KEY = "voxlive";
  * @property {number} pauseMs a pause this long ends an utterance
  * @property {boolean} store the transcript, on a server that keeps them
  * @property {boolean} keep the transcript in this browser
- * @property {string} captions the name under which others may read along, "" none
+ * @property {string} captions the name under which others may read along, "" one made up
+ * @property {string} shareEnds when a link for them does: with the `session`, or after seconds
  * @property {number} stageSize of captions over the whole screen, in pixels
  * @property {number} stageLines
  * @property {number} stageWidth of the screen's, in per cent
@@ -50,6 +51,7 @@ const DEFAULTS = Object.freeze({
   store: true,
   keep: true,
   captions: "",
+  shareEnds: "86400",
   stageSize: 72,
   stageLines: 3,
   stageWidth: 96,

@@ -9,7 +9,7 @@
 import { LANGUAGES, languageOf, mark, release } from "./language.js";
 import { load } from "./settings.js";
 
-const ATTRIBUTES = ["aria-label", "title", "placeholder"];
+const ATTRIBUTES = ["aria-label", "title", "placeholder", "alt"];
 const FOLDER = new URL("./languages/", import.meta.url);
 
 /**

@@ -1,0 +1,1 @@
+"""Live captions: what sessions transcribe, for any number of readers over HTTP."""

@@ -1,0 +1,152 @@
+"""Captions as values, and as server-sent events. Pure.
+
+Times are samples on a session's clock, and seconds on the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from voxlive.streaming.events import Draft, Words
+from voxlive.values import Word, seconds
+
+KEEP_ALIVE = ": still here\n\n"
+DONE = "event: done\ndata: {}\n\n"
+
+_PLACE = re.compile(r"([\w:-]{1,64})/(\d{1,9})\.(\d{1,9})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedCaption:
+    """A segment that is complete. ``start``, ``end`` and ``received`` are in samples.
+
+    ``received``: how much audio the session had received then, None if that is not known.
+    """
+
+    id: int
+    start: int
+    end: int
+    text: str
+    words: tuple[Word, ...]
+    received: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCaption:
+    """The open segment of a source: its words, and the draft behind them.
+
+    ``text`` is that of the words with people's corrections, ``segment`` its id if it has any.
+    """
+
+    words: tuple[Word, ...]
+    draft: str
+    source: str = ""
+    segment: int | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSnapshot:
+    """What a new reader starts from: the last closed segments, the open one's words, the draft.
+
+    In a session with several sources each has an open segment, in ``sources``. ``opened`` are those
+    that have words. ``complete``: no segment that was asked for is missing.
+    """
+
+    segments: tuple[ClosedCaption, ...]
+    words: tuple[Word, ...]
+    draft: str
+    sources: tuple[OpenCaption, ...] = ()
+    opened: tuple[OpenCaption, ...] = ()
+    session: str = ""
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedCaption:
+    """The text that a segment has now, since people have corrected it."""
+
+    segment: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reader is: it has so many words of a session, with so many corrections."""
+
+    session: str
+    words: int
+    corrections: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """From the id of an event; None for anything else."""
+        found = _PLACE.fullmatch(text)
+        return cls(found[1], int(found[2]), int(found[3])) if found else None
+
+    def __str__(self) -> str:
+        return f"{self.session}/{self.words}.{self.corrections}"
+
+
+Caption = CaptionSnapshot | Words | Draft | ClosedCaption | CorrectedCaption
+
+
+def sse_event(caption: Caption, place: str = "") -> str:
+    """A caption as one server-sent event; times are seconds on the session's clock.
+
+    ``place`` is the event's id, by which a reader goes on.
+    """
+    match caption:
+        case CaptionSnapshot(segments, words, draft, sources, opened, session, complete):
+            closed = [_closed_event(segment) for segment in segments]
+            values = {"session": session, "segments": closed, "words": _words_event(words)}
+            several = [
+                {"source": each.source, "words": _words_event(each.words), "draft": each.draft}
+                for each in sources
+            ]
+            texts = [
+                {
+                    "segment": each.segment,
+                    "start": seconds(each.words[0].start),
+                    "text": each.text,
+                    **_of(each.source),
+                }
+                for each in opened
+            ]
+            values |= {"draft": draft, **({"sources": several} if several else {})}
+            return event("snapshot", {**values, "open": texts, "complete": complete}, place)
+        case Words(segment, words, source):
+            spoken = {"text": caption.text, "words": _words_event(words)}
+            return event("words", {"segment": segment, **spoken, **_of(source)}, place)
+        case Draft(segment, text, source):
+            return event("draft", {"segment": segment, "text": text, **_of(source)}, place)
+        case ClosedCaption():
+            return event("segment", _closed_event(caption), place)
+        case CorrectedCaption(segment, text):
+            return event("corrected", {"segment": segment, "text": text}, place)
+
+
+def _of(source: str) -> dict[str, str]:
+    return {"source": source} if source else {}
+
+
+def _closed_event(segment: ClosedCaption) -> dict[str, object]:
+    start, end = seconds(segment.start), seconds(segment.end)
+    times = {"start": start, "end": end}
+    return {"id": segment.id, **times, "text": segment.text, **_of(segment.source)}
+
+
+def _words_event(words: tuple[Word, ...]) -> list[dict[str, object]]:
+    return [{"text": w.text, "start": seconds(w.start), "end": seconds(w.end)} for w in words]
+
+
+def event(kind: str, values: Mapping[str, object], place: str = "") -> str:
+    """A server-sent event; ``place`` is its id."""
+    # JSON on one line: a line break in the data would be read as another field.
+    ident = f"id: {place}\n" if place else ""
+    return f"event: {kind}\n{ident}data: {json.dumps(values, ensure_ascii=False)}\n\n"
