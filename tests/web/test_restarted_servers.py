@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import httpx
 import numpy as np
+import psycopg
 import pytest
 from support.clips import clip
 from support.restarting import (
@@ -229,6 +230,40 @@ async def test_twenty_times_in_mid_word_of_a_minute(store, model, fault, capsys)
     with capsys.disabled():
         sys.stdout.write(f"\n{fault}, {model}: {differences}\n")
     assert differences.lost == 0
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(3600)
+async def test_a_late_store_s_server_is_killed_twenty_times(postgres_server, monkeypatch, capsys):
+    """What was sent and not stored is given back: with Voxtral no word comes twice."""
+    pcm = s16le(clip("minute").samples)
+    url, differences, waited = postgres_server.new_database(), Differences(), []
+    suffer = RestartedServer.suffer
+
+    async def kill_while_words_wait(running: RestartedServer, fault: str) -> None:
+        async with await psycopg.AsyncConnection.connect(url) as held, httpx.AsyncClient() as http:
+            await held.execute("LOCK TABLE words IN EXCLUSIVE MODE")
+            waiting = 0
+            while not waiting:
+                health = await http.get(f"{running.server.url}/health", timeout=60)
+                waiting = health.json()["store"]["waiting"]
+            waited.append(waiting)
+            running.server.process.kill()
+            running.server.process.wait(60)
+        await suffer(running, fault)
+
+    monkeypatch.setattr(RestartedServer, "suffer", kill_while_words_wait)
+    with restarted(*MODELS["voxtral"], "--store", url, *AT_ONCE) as running:
+        whole = await speak(running, pcm)
+        for seed in range(TIMES // A_SESSION):
+            places = in_words(whole, A_SESSION, random.Random(seed))
+            messages = await speak(running, pcm, [(at, KILL_SERVER) for at in places])
+            differences.count(messages, whole)
+            assert kept(messages) == kept(whole)
+            assert numbers(messages) == list(range(len(numbers(messages))))
+            assert "words_may_repeat" not in {m.get("code") for m in messages}
+    with capsys.disabled():
+        sys.stdout.write(f"\n{KILL_SERVER}, late, {waited} waiting: {differences}\n")
 
 
 @pytest.mark.timeout(180)
