@@ -63,3 +63,19 @@ def test_a_correction_is_in_force_until_a_later_one_has_a_word_in_common(made):
 def test_a_corrected_word_has_the_times_of_those_that_it_stands_for():
     word = transcript((1, 3, "red")).corrected()[1]
     assert (word.number, word.start, word.end, word.probability) == (1, 1000, 2900, None)
+
+
+def test_between_the_words_of_a_source_those_of_another_are_corrected_by_themselves():
+    sources = ("me", "them", "me", "them")
+    texts = ("I", "You", " do.", " don't.")
+    words = tuple(
+        StoredWord(n, n % 2, text, 1000 * n, 1000 * n + 900, source=source)
+        for n, (text, source) in enumerate(zip(texts, sources, strict=True))
+    )
+    made = (Correction(0, 3, "I did.", "ann", NOW), Correction(1, 2, "They", "ann", NOW))
+    found = StoredTranscript(SESSION, (), words, made).corrected()
+    assert [(word.source, word.text) for word in found] == [
+        ("me", "I did."),
+        ("them", "They"),
+        ("them", " don't."),
+    ]

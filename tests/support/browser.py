@@ -109,20 +109,26 @@ class Browsers:
         await self._playwright.__aexit__()
 
     @asynccontextmanager
-    async def browser(self, flags: tuple[str, ...]) -> AsyncIterator[Browser]:
+    async def browser(
+        self, flags: tuple[str, ...], *, muted: bool = True
+    ) -> AsyncIterator[Browser]:
         """A browser with these flags; what is opened in it is the caller's to close."""
-        if flags == _USUAL:
+        if flags == _USUAL and muted:
             self._usual = self._usual or await self._launch(flags)
             yield self._usual
         else:
-            browser = await self._launch(flags)
+            browser = await self._launch(flags, muted=muted)
             try:
                 yield browser
             finally:
                 await browser.close()
 
-    async def _launch(self, flags: tuple[str, ...]) -> Browser:
-        return await self._chromium.launch(executable_path=chromium(), args=flags)
+    async def _launch(self, flags: tuple[str, ...], *, muted: bool = True) -> Browser:
+        unmuted = None if muted else ["--mute-audio"]
+        path = chromium()
+        return await self._chromium.launch(
+            executable_path=path, args=flags, ignore_default_args=unmuted
+        )
 
 
 @asynccontextmanager
@@ -145,20 +151,21 @@ async def browsing(
     device: bool = True,
     args: tuple[str, ...] = (),
     settings: str = "{}",
+    muted: bool = True,
     ready: str = "body[data-toggle]",
     **context: object,
 ) -> AsyncIterator[WatchedPage]:
     """A page on ``url`` whose microphone plays a WAV file once; checked for errors at the end.
 
     ``settings`` is the JSON that the page finds in its storage; ``ready`` selects what shows that
-    it has started.
+    it has started. What a tab of a ``muted`` browser plays cannot be captured.
     """
     flags = (*_ALWAYS, *(_FAKE_DEVICE if device else ()), *(_GRANTED if granted else ()), *args)
     if microphone:
         flags += (f"--use-file-for-fake-audio-capture={microphone}%noloop",)
     async with AsyncExitStack() as stack:
         browsers = Browsers.current or await stack.enter_async_context(Browsers())
-        browser = await stack.enter_async_context(browsers.browser(flags))
+        browser = await stack.enter_async_context(browsers.browser(flags, muted=muted))
         # What is kept of the page for later would be fetched once more in each test.
         usual = {"viewport": {"width": 1280, "height": 800}, "service_workers": "block"}
         options = {**usual, **context}

@@ -20,7 +20,9 @@ caller decides, by what it gives as ``owners``. The methods without ``owners`` (
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
@@ -266,26 +268,39 @@ class StoredTranscript:
         word, with the number and the segment of its first word, from the start of that to the end
         of its last; nobody knows its probability. Words of another source stay.
         """
-        kept = {word.number: word for word in self.words}
-        later = bytearray(max((one.stop for one in self.corrections), default=0))
-        in_force: list[Correction] = []
-        for one in reversed(self.corrections):
-            if 1 not in later[one.first : one.stop]:
-                in_force.append(one)
-            later[one.first : one.stop] = b"\1" * (one.stop - one.first)
-        for one in in_force:
-            inside = [kept[n] for n in range(one.first, one.stop) if n in kept]
-            replaced = [word for word in inside if word.source == inside[0].source]
-            for word in replaced:
-                del kept[word.number]
-            if replaced and one.text.strip():
-                first = replaced[0]
-                text = first.text[: len(first.text) - len(first.text.lstrip())] + one.text.strip()
-                end, layer = replaced[-1].end, "corrected"
-                kept[first.number] = replace(
-                    first, text=text, end=end, probability=None, original=None, layer=layer
-                )
-        return tuple(kept[number] for number in sorted(kept))
+        return correct_words(self.words, self.corrections)
+
+
+def correct_words(
+    words: Iterable[StoredWord], corrections: Sequence[Correction]
+) -> tuple[StoredWord, ...]:
+    """Words with the corrections that are in force of these, as ``StoredTranscript.corrected``."""
+    kept = {word.number: word for word in words}
+    numbers, stop = sorted(kept), max((one.stop for one in corrections), default=0)
+    # Between the words of a source are those of others, which a correction has not in common.
+    later: defaultdict[str, bytearray] = defaultdict(lambda: bytearray(stop))
+    in_force: list[Correction] = []
+    for one in reversed(corrections):
+        at = bisect_left(numbers, one.first)
+        if at == len(numbers) or numbers[at] >= one.stop:
+            continue
+        mine = later[kept[numbers[at]].source]
+        if 1 not in mine[one.first : one.stop]:
+            in_force.append(one)
+        mine[one.first : one.stop] = b"\1" * (one.stop - one.first)
+    for one in in_force:
+        inside = [kept[n] for n in range(one.first, one.stop) if n in kept]
+        replaced = [word for word in inside if word.source == inside[0].source]
+        for word in replaced:
+            del kept[word.number]
+        if replaced and one.text.strip():
+            first = replaced[0]
+            text = first.text[: len(first.text) - len(first.text.lstrip())] + one.text.strip()
+            end, layer = replaced[-1].end, "corrected"
+            kept[first.number] = replace(
+                first, text=text, end=end, probability=None, original=None, layer=layer
+            )
+    return tuple(kept[number] for number in sorted(kept))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from websockets.asyncio.server import ServerConnection, serve
 import voxlive.web
 
 STATIC = Path(voxlive.web.__file__).parent / "static"
-FILES = ("link.js", "connection.js", "kept.js")
+FILES = ("link.js", "connection.js", "kept.js", "progress.js")
 READY = {"type": "ready", "seq": 0, "session": "one", "resume": "secret"}
 DONE = {"type": "done", "duration": 0.1, "text": ""}
 

@@ -102,7 +102,7 @@ async def test_a_draft_begins_where_the_engine_is_and_outlives_a_mark(server):
         t.words("a/2", [{text: " thr", start: 9.6, end: 9.9, p: null}]);
         const placed = t.items.map((item) => item.text);
         t.drafted("a/2", " three", 11.0);
-        t.keepDraft((text) => `not confirmed: ${text}`);
+        t.keepDrafts((text) => `not confirmed: ${text}`);
         const last = t.items.at(-1).text;
         return {late, now, before, after, placed, draft: t.draft, last};
         """,
@@ -219,7 +219,7 @@ async def test_files_say_what_was_said(server):
         t.mark(3663, "The connection was lost and is back. 4 s of sound are missing here.");
         t.words("a/1", [{text: " a --> b", start: 3670, end: 3671, p: null}]);
         const all = {};
-        for (const [name, {write}] of Object.entries(modules.FORMATS)) all[name] = write(t);
+        for (const [name, {write}] of Object.entries(modules.FORMATS)) all[name] = write(t, "Tea");
         return all;
         """,
         words,
@@ -429,6 +429,103 @@ async def test_words_that_come_late_stand_before_a_later_mark(server):
     texts = ["One two", "first", "three four", "second", "five six"]
     assert shown["texts"] == shown["again"] == texts
     assert shown["text"] == "One two three four five six"
+
+
+async def test_a_mark_waits_for_the_end_of_the_sentence(server):
+    shown = await run(
+        server,
+        """
+        const { Transcript } = modules;
+        const of = (marked, texts) => {
+          const t = new Transcript();
+          for (const [n, text] of texts.entries()) {
+            if (n === 2) t.mark(n, "mark", marked);
+            t.words("a/0", [{text, start: n, end: n + 0.5, p: null}]);
+          }
+          const again = Transcript.of(t.entries, {});
+          return [t, again].map(({items}) => items.map((item) => item.text));
+        };
+        const words = ["We", " bought", " apples", " and", " milk.", " Then", " we left."];
+        return [of(true, words), of(false, words), of(true, ["So", " it", " goes", " on"])];
+        """,
+    )
+    own, gap, unended = shown
+    assert own == [["We bought apples and milk.", "mark", "Then we left."]] * 2
+    # Where sound is missing, it parts what was said before and after.
+    assert gap == [["We bought", "mark", "apples and milk. Then we left."]] * 2
+    assert unended == [["So it goes on", "mark"]] * 2
+
+
+async def test_sources_that_speak_at_once_have_a_paragraph_each(server):
+    shown = await run(
+        server,
+        """
+        const t = new modules.Transcript();
+        const say = (source, key, text, start) =>
+          t.words(key, [{text, start, end: start + 0.4, p: null, source}]);
+        say("me", "s/0", "One", 1);
+        say("them", "s/1", "Hello", 1.2);
+        t.drafted("s/0", " two", 9, "me");
+        t.drafted("s/1", " you", 9, "them");
+        const drafts = [...t.drafts.values()].map(({ text, apart }) => [text, apart]);
+        say("me", "s/0", " two.", 1.5);
+        say("them", "s/1", " you.", 1.7);
+        say("them", "s/2", " More", 2.5);
+        say("me", "s/3", " Three", 2.4);
+        const texts = ({ items }) => items.map(({ source, text }) => [source, text]);
+        const again = modules.Transcript.of(t.entries, {});
+        const files = { txt: modules.toText(t, true), vtt: modules.FORMATS.vtt.write(t) };
+        return { drafts, items: texts(t), again: texts(again), text: t.text, files };
+        """,
+    )
+    assert shown["drafts"] == [[" two", False], [" you", False]]
+    items = [["me", "One two."], ["them", "Hello you. More"], ["me", "Three"]]
+    assert shown["items"] == shown["again"] == items
+    assert shown["text"] == "me: One two.\nthem: Hello you.\nthem: More\nme: Three\n"
+    assert (
+        shown["files"]["txt"]
+        == "0:01 me: One two.\n\n0:01 them: Hello you. More\n\n0:02 me: Three\n"
+    )
+    assert "00:00:01.000 --> 00:00:02.000\n<v me>One two.\n" in shown["files"]["vtt"]
+    assert "00:00:01.200 --> 00:00:02.200\n<v them>Hello you.\n" in shown["files"]["vtt"]
+
+
+async def test_a_text_that_is_edited_becomes_the_fewest_corrections(server):
+    spoken_words = ["We", " bought", " apples,", " and", " milk."]
+    cases = [
+        (spoken_words, "We bought pears, and milk.", [[2, 3, "pears,"]]),
+        (spoken_words, "We bought apples, and some milk.", [[3, 4, "and some"]]),
+        (spoken_words, "They bought apples and milk.", [[0, 1, "They"], [2, 3, "apples"]]),
+        (spoken_words, "bought apples,", [[0, 1, ""], [3, 5, ""]]),
+        (spoken_words, "", [[0, 5, ""]]),
+        (["我们", "买", "了", "苹果", "。"], "我们买了梨。", [[3, 4, "梨"]]),
+        (["我们", "买", "了", "苹果", "。"], "我们昨天买了苹果。", [[0, 1, "我们昨天"]]),
+    ]
+    shown = await run(
+        server,
+        """
+        const { changes } = await import("/static/correct.js");
+        return given.map(([texts, edited]) => {
+          const t = new modules.Transcript();
+          for (const [n, text] of texts.entries()) {
+            t.words("a/0", [{text, start: n, end: n + 1, p: 0.9}]);
+          }
+          const made = changes(modules.Transcript.placed(t.items[0]), edited);
+          const back = t.restoring(made);
+          for (const one of made) t.correct(one);
+          const after = t.items[0].text;
+          const again = modules.Transcript.of(t.entries, {}).items[0].text;
+          for (const one of back) t.correct(one);
+          const spans = made.map(({ first, stop, text }) => [first, stop, text]);
+          return { spans, after, again, undone: t.items[0].text };
+        });
+        """,
+        [case[:2] for case in cases],
+    )
+    for (texts, edited, spans), found in zip(cases, shown, strict=True):
+        assert found["spans"] == spans
+        assert found["after"] == found["again"] == edited
+        assert found["undone"] == "".join(texts)
 
 
 async def test_long_speech_is_parted_at_sentences_and_read_out_in_pieces(server):

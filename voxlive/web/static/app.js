@@ -19,6 +19,7 @@ import {
   showStore,
 } from "./panels.js";
 import { DEMO } from "./recording.js";
+import { Reading } from "./reading.js";
 import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
 import { load, save } from "./settings.js";
@@ -49,6 +50,7 @@ class App {
   #wakeLock = new WakeLock();
   #share = new Share(this.#settings, () => this.#unlock());
   #stage;
+  #reading;
   #store;
   #session;
   #keeper;
@@ -71,11 +73,12 @@ class App {
     this.#session = new Session(this.#store, () => this.#settings.keep && !this.#demo, {
       state: (state) => this.#enter(state),
       changed: () => this.#render(),
-      words: (text) => this.#view.announce(text),
+      words: (text, source) => this.#view.announce(text, source),
       closed: () => this.#view.readOut(),
       note: (text) => this.#note(text),
       notice: (advice) => this.#notice.show(advice),
       unheard: (kind) => this.#notice.show(captureAdvice(kind)),
+      shared: (shared) => (byId("share-again").hidden = shared),
       level: (peak) => this.#dock.level(peak),
       language: (tag) => this.#speak(tag),
       waiting: () => this.#tick(),
@@ -87,6 +90,12 @@ class App {
     this.#stage = new Stage(this.#settings, () => this.#session.transcript, () =>
       this.#notice.show({ title: say("window.none"), steps: [say("window.step")] }),
     );
+    this.#reading = new Reading(this.#session, this.#store, this.#view, {
+      busy: () => this.#session.recording?.paused === false,
+      note: (text) => this.#note(text),
+      notice: (advice) => this.#notice.show(advice),
+      reopen: (id, layer) => this.#open(id, layer),
+    });
     this.#list = new SessionList(this.#store, {
       open: (id) => void this.#open(id),
       go: (id) => void this.#goOn(id),
@@ -124,11 +133,14 @@ class App {
     byId("pause-sound").addEventListener("click", () => this.#pause());
     byId("mute").addEventListener("click", () => this.#mute());
     byId("mark").addEventListener("click", () => this.#mark());
+    byId("share-again").addEventListener("click", () => this.#shareAgain());
     setUpSettings(this.#settings, (name) => {
       dress(this.#settings);
       this.#view.announcing = this.#settings.announce;
       if (name === "model" || name === "store") this.#show();
       if (name === "pageLanguage") void speak(this.#settings.pageLanguage);
+      if (name === "unsure") this.#shadeUnsure();
+      if (name === "together") this.#dock.together(this.#settings.source);
     });
     this.#setUpFiles();
     setUpTheme(this.#settings);
@@ -139,6 +151,7 @@ class App {
     addEventListener("pagehide", () => this.#session.save());
     navigator.mediaDevices?.addEventListener("devicechange", () => this.#listSources());
     setInterval(() => this.#tick(), TICK_MS);
+    this.#shadeUnsure();
     this.#listSources();
     this.#enter(isSecureContext ? "idle" : "error");
     void this.#engine.ask();
@@ -177,6 +190,7 @@ class App {
     if (this.#session.interrupted) return void this.#goOn(this.#session.id);
     this.#notice.hide();
     this.#continue.hide();
+    this.#reading.hush();
     this.#view.follow();
     const { name: captions } = this.#share;
     this.#session.record({ ...this.#settings, ...spoken(this.#settings, this.#health), captions });
@@ -205,6 +219,7 @@ class App {
 
   #showSound() {
     const { paused = false, muted = false } = this.#session.recording ?? {};
+    if (!paused) this.#reading.hush();
     this.#dock.sound(paused, muted);
     this.#tick();
   }
@@ -222,6 +237,7 @@ class App {
   /** @param {import("./link.js").Failure | null} failure */
   #ended(failure) {
     this.#wakeLock.hold(false);
+    byId("share-again").hidden = true;
     this.#view.readOut();
     if (this.#demo) this.#session.copied = true;
     if (failure?.code === "invalid_api_key") forgetKey();
@@ -234,8 +250,22 @@ class App {
   async #chooseSource() {
     this.#settings.source = byId("source").value;
     save(this.#settings);
+    this.#dock.together(this.#settings.source);
+    await this.#tryUsing((recording) => recording.use(this.#settings));
+  }
+
+  async #shareAgain() {
+    await this.#tryUsing(async (recording) => {
+      await recording.share();
+      this.#notice.hide();
+    });
+  }
+
+  /** @param {(recording: import("./recording.js").Recording) => Promise<void>} use */
+  async #tryUsing(use) {
     try {
-      await this.#session.recording?.use(this.#settings);
+      const { recording } = this.#session;
+      if (recording) await use(recording);
     } catch (error) {
       if (!(error instanceof CaptureError)) throw error;
       this.#notice.show(captureAdvice(error.kind));
@@ -301,11 +331,11 @@ class App {
     if (this.#session.recording === null) this.#wakeLock.hold(false);
   }
 
-  /** @param {string} id */
-  async #open(id) {
+  /** @param {string} id @param {string} [layer] of the server's */
+  async #open(id, layer) {
     if (!(await this.#mayDrop(say("clear.lost"), say("clear.yes")))) return;
     try {
-      const saved = await this.#store.read(id);
+      const saved = await this.#store.read(id, layer);
       if (saved === null) return;
       this.#reset();
       this.#continue.hide();
@@ -346,6 +376,7 @@ class App {
     this.#session.reset();
     this.#share.renew();
     this.#view.clear();
+    this.#reading.reset();
     this.#notice.hide();
     this.#render();
   }
@@ -359,8 +390,14 @@ class App {
     this.#listSources();
     this.#speak(this.#tag);
     this.#continue.relabel();
+    this.#reading.render();
     if (this.#served) offerModels(this.#served, this.#settings.model);
     this.#show();
+  }
+
+  #shadeUnsure() {
+    this.#view.lights.unsure = this.#settings.unsure;
+    this.#view.relight();
   }
 
   /** @param {import("./recording.js").State} state */
@@ -376,6 +413,7 @@ class App {
   #render() {
     this.#stage.render();
     this.#view.show(this.#session.transcript);
+    this.#reading.render();
     this.#arm();
   }
 

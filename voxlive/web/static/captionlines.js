@@ -6,6 +6,7 @@
 import { make } from "./dom.js";
 
 const SHOWN_CHARS = 2000; // more than five lines of the smallest size on a wide screen
+const DASH = "\u2013 "; // where another source goes on, as in subtitles
 const MOVE_MS = 180;
 const REDUCED = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -44,10 +45,17 @@ export class CaptionLines {
     const shown = newest(items);
     /** @type {HTMLElement | null} */
     let last = null;
-    for (const item of shown) last = this.#put(item, last);
-    const apart = draft !== null && (draft.apart || last === null);
+    let speaking = shown[0]?.source ?? "";
+    for (const item of shown) {
+      last = this.#put(item, last, item.source === speaking ? "" : DASH);
+      speaking = item.source;
+    }
+    const said = shown.findLast(({ source }) => source === draft?.source);
+    const home = said ? this.#blocks.get(said)?.node : null;
+    const apart = draft !== null && (draft.apart || !home);
     const guess = draft?.text ?? "";
-    const text = apart ? guess.trimStart() : guess;
+    const turn = last !== null && draft?.source !== speaking ? DASH : "";
+    const text = apart ? turn + guess.trimStart() : guess;
     if (this.#draft.textContent !== text) this.#draft.textContent = text;
     if (apart) {
       this.#draftBlock.append(this.#draft);
@@ -55,7 +63,7 @@ export class CaptionLines {
     } else {
       this.#draftBlock.remove();
       if (draft === null) this.#draft.remove();
-      else last?.append(this.#draft);
+      else home?.append(this.#draft);
     }
     this.#move(before, draft !== null, this.#trim(shown));
   }
@@ -65,8 +73,8 @@ export class CaptionLines {
     this.#width = 0;
   }
 
-  /** @param {Paragraph} item @param {HTMLElement | null} last @returns {HTMLElement} */
-  #put(item, last) {
+  /** @param {Paragraph} item @param {HTMLElement | null} last @param {string} turn @returns {HTMLElement} */
+  #put(item, last, turn) {
     let block = this.#blocks.get(item);
     if (block === undefined) {
       const text = document.createTextNode("");
@@ -77,7 +85,8 @@ export class CaptionLines {
       if (last) last.after(node);
       else this.#roll.prepend(node);
     }
-    if (block.text.data !== item.text) block.text.data = item.text;
+    const said = turn + item.text;
+    if (block.text.data !== said) block.text.data = said;
     return block.node;
   }
 

@@ -1,4 +1,7 @@
-/** Sound from a microphone, a tab or the system, as mono s16 at 16 kHz. */
+/**
+ * Sound from a microphone, a tab or the system, as mono s16 at 16 kHz; or from a microphone and what is
+ * shared together: two channels, interleaved, of which the microphone is the first.
+ */
 
 const FLUSH_MS = 500;
 const RESUME_MS = 5000;
@@ -7,8 +10,10 @@ const WORKLET = new URL("./worklet.js", import.meta.url);
 /**
  * @typedef {import("./settings.js").Settings} Settings
  * @typedef {object} CaptureListener
- * @property {(pcm: Int16Array, peak: number) => void} audio about every 40 ms
+ * @property {(pcm: Int16Array, peak: number) => void} audio about every 40 ms; the peak is the first
+ *   channel's
  * @property {(kind: string) => void} ended the source is gone: a kind of CaptureError
+ * @property {(kind: string) => void} alone the microphone goes on without what is shared: why
  */
 
 /** No sound can be had; `kind` is a key of the advice in messages.js. */
@@ -28,6 +33,11 @@ export function canShare() {
   );
 }
 
+/** Whether that can be had beside a microphone: in Chromium alone. */
+export function canShareBeside() {
+  return canShare() && /Chrom(e|ium)\//.test(navigator.userAgent);
+}
+
 /** The microphones; they have names only once the page may use one. */
 export async function microphones() {
   const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
@@ -42,10 +52,8 @@ export class Capture {
   #listener;
   /** @type {AudioWorkletNode | undefined} */
   #node;
-  /** @type {MediaStream | undefined} */
-  #stream;
-  /** @type {MediaStreamAudioSourceNode | undefined} */
-  #source;
+  /** @type {({stream: MediaStream, source: MediaStreamAudioSourceNode} | undefined)[]} by input */
+  #inputs = [undefined];
   /** @type {() => void} */
   #flushed = () => {};
 
@@ -59,9 +67,19 @@ export class Capture {
     this.#context = new AudioContext({ latencyHint: "interactive" });
   }
 
-  /** Asks for the source and begins. @param {Settings} settings @throws {CaptureError} */
-  async open(settings) {
+  /**
+   * Asks for the source and begins.
+   * @param {Settings} settings
+   * @param {boolean} [again] a session goes on: what is shared may be missing
+   * @throws {CaptureError}
+   */
+  async open(settings, again = false) {
     try {
+      if (beside(settings)) {
+        this.#inputs = [undefined, undefined];
+        // First, since browsers let a page ask for it right after the click alone.
+        await this.#shareBeside(again);
+      }
       await this.use(settings);
       await this.#load();
       await this.#resume();
@@ -73,22 +91,52 @@ export class Capture {
   }
 
   /**
-   * Goes on with another source, in the same recording.
+   * Goes on with another source, or another microphone beside what is shared, in the same recording.
    * @param {Settings} settings
    * @throws {CaptureError}
    */
   async use(settings) {
-    const stream = await (settings.source === "display" ? shared() : microphone(settings));
+    const display = settings.source === "display" && this.#inputs.length === 1;
+    const stream = await (display ? shared() : microphone(settings));
+    this.#take(0, stream, () => this.#listener.ended(display ? "unshared" : "unplugged"));
+  }
+
+  /** Shares sound beside the microphone, once more. @throws {CaptureError} */
+  async share() {
+    const stream = await shared();
+    this.#take(1, stream, () => {
+      this.#drop(1);
+      this.#listener.alone("alone");
+    });
+  }
+
+  /** @param {boolean} again */
+  async #shareBeside(again) {
+    try {
+      await this.share();
+    } catch (error) {
+      if (!again || !(error instanceof CaptureError)) throw error;
+      this.#listener.alone("unshared-again");
+    }
+  }
+
+  /** @param {number} input @param {MediaStream} stream @param {() => void} ended */
+  #take(input, stream, ended) {
     if (this.#context.state === "closed") return stopTracks(stream);
     const [track] = stream.getAudioTracks();
-    const kind = settings.source === "display" ? "unshared" : "unplugged";
-    track.onended = () => this.#listener.ended(kind);
+    track.onended = ended;
     const source = this.#connect(stream);
-    this.#source?.disconnect();
-    if (this.#stream) stopTracks(this.#stream);
-    this.#source = source;
-    this.#stream = stream;
-    if (this.#node) source.connect(this.#node);
+    this.#drop(input);
+    this.#inputs[input] = { stream, source };
+    if (this.#node) source.connect(this.#node, 0, input);
+  }
+
+  /** @param {number} input */
+  #drop(input) {
+    const { stream, source } = this.#inputs[input] ?? {};
+    this.#inputs[input] = undefined;
+    source?.disconnect();
+    if (stream) stopTracks(stream);
   }
 
   /** The rest of the sound has been handed over when this resolves. */
@@ -98,7 +146,7 @@ export class Capture {
       const flushed = new Promise((resolve) => (this.#flushed = () => resolve(undefined)));
       // A context that the system has suspended answers nothing.
       const timeout = new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
-      this.#source?.disconnect();
+      for (const input of this.#inputs) input?.source.disconnect();
       node.port.postMessage("flush");
       await Promise.race([flushed, timeout]);
     }
@@ -122,12 +170,13 @@ export class Capture {
   }
 
   #begin() {
-    const node = new AudioWorkletNode(this.#context, "capture", { numberOfInputs: 1 });
-    node.port.onmessage = ({ data: { pcm, peak, last } }) => {
-      this.#listener.audio(pcm, peak);
+    const numberOfInputs = this.#inputs.length;
+    const node = new AudioWorkletNode(this.#context, "capture", { numberOfInputs });
+    node.port.onmessage = ({ data: { pcm, peaks, last } }) => {
+      this.#listener.audio(pcm, peaks[0]);
       if (last) this.#flushed();
     };
-    this.#source?.connect(node);
+    for (const [at, input] of this.#inputs.entries()) input?.source.connect(node, 0, at);
     // It writes silence; without a way to the output, not every browser runs it.
     node.connect(this.#context.destination);
     this.#node = node;
@@ -147,16 +196,21 @@ export class Capture {
   }
 
   #release() {
-    if (this.#stream) stopTracks(this.#stream);
+    for (const input of this.#inputs.keys()) this.#drop(input);
     this.#context.onstatechange = null;
     if (this.#context.state !== "closed") void this.#context.close();
   }
 }
 
+/** Whether what is shared is to be a source beside the microphone. @param {Settings} settings */
+export function beside({ source, together }) {
+  return together && source !== "display" && canShareBeside();
+}
+
 /** @param {Settings} settings */
 async function microphone({ source, echoCancellation, noiseSuppression, autoGainControl }) {
   const processing = { echoCancellation, noiseSuppression, autoGainControl };
-  const device = source ? { deviceId: { exact: source } } : {};
+  const device = source && source !== "display" ? { deviceId: { exact: source } } : {};
   try {
     return await navigator.mediaDevices.getUserMedia({
       audio: { channelCount: 1, ...processing, ...device },

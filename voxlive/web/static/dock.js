@@ -1,5 +1,5 @@
 /** The dock: state in words, the one button, the source and its level. */
-import { canShare, microphones } from "./capture.js";
+import { canShare, canShareBeside, microphones } from "./capture.js";
 import { byId, clock, make } from "./dom.js";
 import { number, say } from "./words.js";
 
@@ -123,6 +123,14 @@ export class Dock {
     }
     this.#source.replaceChildren(...options);
     this.#source.value = chosen;
+    this.together(chosen);
+  }
+
+  /** Offers shared sound beside a microphone. @param {string} chosen source */
+  together(chosen) {
+    const row = byId("together");
+    row.hidden = chosen === "display" || !canShareBeside();
+    byId("together-note").hidden = row.hidden || !row.querySelector("input").checked;
   }
 }
 

@@ -1,28 +1,36 @@
 /** The transcript as files, and as text for the clipboard. */
-import { cues, toSrt, toVtt } from "./subtitles.js";
-import { textOf } from "./transcript.js";
+import { toDocx, toMarkdown } from "./documents.js";
+import { clock } from "./dom.js";
+import { cues, toSrt, toVtt, voicedCues } from "./subtitles.js";
 
 /** @typedef {import("./transcript.js").Transcript} Transcript */
 
-/** Paragraphs between empty lines; marks stand in brackets. @param {Transcript} transcript */
-export function toText(transcript) {
-  const blocks = transcript.items.map((item) =>
-    item.kind === "mark" ? `[${item.text}]` : item.text,
-  );
+/**
+ * Paragraphs between empty lines; marks stand in brackets.
+ * @param {Transcript} transcript @param {boolean} [timed] with the time before each
+ */
+export function toText(transcript, timed = false) {
+  const blocks = transcript.items.map((item) => {
+    const time = timed ? `${clock(item.kind === "mark" ? item.at : item.start)} ` : "";
+    if (item.kind === "mark") return `${time}[${item.text}]`;
+    return `${time}${item.source === "" ? "" : `${item.source}: `}${item.text}`;
+  });
   return blocks.length === 0 ? "" : `${blocks.join("\n\n")}\n`;
 }
 
 /**
- * Everything that is known, as it came: times in seconds, p null where unknown.
+ * Everything that is known, as it came: times in seconds, p null where unknown; `heard` is what was
+ * recognised where a word is corrected.
  * @param {Transcript} transcript
  */
 export function toJson(transcript) {
-  const segments = transcript.segments.map((segment, id) => ({
+  const segments = spoken(transcript).map(({ source, words }, id) => ({
     id,
-    start: segment.words[0].start,
-    end: segment.words.at(-1)?.end,
-    text: textOf(segment),
-    words: segment.words,
+    start: words[0].start,
+    end: words.at(-1)?.end,
+    text: words.map(({ text }) => text).join(""),
+    ...(source && { source }),
+    words: words.map(({ first, stop, number, ...word }) => word),
   }));
   const marks = transcript.items.filter((item) => item.kind === "mark");
   const value = {
@@ -34,17 +42,37 @@ export function toJson(transcript) {
   return `${JSON.stringify(value, null, 2)}\n`;
 }
 
-/** @param {Transcript} transcript */
-function cuesOf({ segments, duration }) {
-  return cues(segments, duration);
+/** Its segments as they are corrected, in the order of their starts. @param {Transcript} transcript */
+function spoken({ segments, sourced }) {
+  const shown = segments.map((segment) => ({
+    source: segment.source,
+    whole: segment.whole,
+    words: segment.shown(),
+  }));
+  const said = shown.filter(({ words }) => words.length > 0);
+  return sourced ? said.sort((one, other) => one.words[0].start - other.words[0].start) : said;
 }
 
-/** @type {Record<string, {type: string, write: (transcript: Transcript) => string}>} */
+/** @param {Transcript} transcript */
+function cuesOf(transcript) {
+  const { sourced, duration } = transcript;
+  return (sourced ? voicedCues : cues)(spoken(transcript), duration);
+}
+
+/**
+ * `write` is given the transcript's title too.
+ * @type {Record<string, {type: string, write: (transcript: Transcript, title: string) => string | Blob}>}
+ */
 export const FORMATS = {
-  txt: { type: "text/plain", write: toText },
+  txt: { type: "text/plain", write: (transcript) => toText(transcript) },
   srt: { type: "application/x-subrip", write: (transcript) => toSrt(cuesOf(transcript)) },
   vtt: { type: "text/vtt", write: (transcript) => toVtt(cuesOf(transcript)) },
   json: { type: "application/json", write: toJson },
+  md: { type: "text/markdown", write: toMarkdown },
+  docx: {
+    type: "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    write: toDocx,
+  },
 };
 
 /**
@@ -55,7 +83,9 @@ export const FORMATS = {
  */
 export function download(transcript, format, name) {
   const { type, write } = FORMATS[format];
-  const url = URL.createObjectURL(new Blob([write(transcript)], { type: `${type};charset=utf-8` }));
+  const content = write(transcript, name);
+  const coded = typeof content === "string" ? `${type};charset=utf-8` : type;
+  const url = URL.createObjectURL(new Blob([content], { type: coded }));
   const link = document.createElement("a");
   link.href = url;
   link.download = `${name}.${format}`;

@@ -18,6 +18,7 @@ const RATE = 16_000;
  * @property {number} seconds
  * @property {string} language
  * @property {boolean} complete
+ * @property {import("./parts.js").Part[]} [parts] of the server's sessions
  * @property {Unfinished | null} unfinished
  * @property {(from: number) => {at: number, pcm: Int16Array}} [soundFrom] while the line is down
  */
@@ -119,7 +120,7 @@ export class Journal {
   }
 
   async #writeOnce() {
-    const { transcript, seconds, language, complete, unfinished, soundFrom } = this.#present();
+    const { transcript, seconds, language, complete, parts = [], unfinished, soundFrom } = this.#present();
     const { entries, about } = transcript;
     /** @type {[number, import("./transcript.js").Entry][]} */
     const rows = [];
@@ -131,7 +132,7 @@ export class Journal {
       this.#rows[at] = { entry, length };
     }
     this.#ahead = transcript.ahead;
-    const sound = soundFrom && unfinished ? this.#sound(unfinished.link.captured, soundFrom) : [];
+    const sound = soundFrom && unfinished ? this.#sound(unfinished.link, soundFrom) : [];
     Object.assign(this.#info, {
       updated: new Date().toISOString(),
       seconds,
@@ -139,19 +140,24 @@ export class Journal {
       preview: previewOf(transcript),
       language,
       complete,
+      parts: [...parts],
       running: unfinished !== null,
       unfinished,
     });
     await this.#store.write({ ...this.#info, about }, rows, sound);
   }
 
-  /** @param {number} captured @param {(from: number) => {at: number, pcm: Int16Array}} soundFrom */
-  #sound(captured, soundFrom) {
+  /**
+   * @param {import("./link.js").LinkState} link
+   * @param {(from: number) => {at: number, pcm: Int16Array}} soundFrom
+   */
+  #sound({ captured, channels = 1 }, soundFrom) {
     const { at, pcm } = soundFrom(Math.max(this.#soundUpto, captured - SOUND_MOST_S * RATE));
-    this.#soundUpto = at + pcm.length;
+    const samples = pcm.length / channels;
+    this.#soundUpto = at + samples;
     const rows = [];
-    for (let from = 0; from < pcm.length; from += RATE) {
-      rows.push({ at: at + from, pcm: pcm.slice(from, from + RATE) });
+    for (let from = 0; from < samples; from += RATE) {
+      rows.push({ at: at + from, pcm: pcm.slice(from * channels, (from + RATE) * channels) });
     }
     return rows;
   }

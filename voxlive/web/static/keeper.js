@@ -14,6 +14,7 @@ export class Keeper {
     this.#session = session;
     byId("copy").addEventListener("click", () => this.#copy());
     setUpMenu((format) => {
+      if (format === "timed") return void this.#copy(true);
       download(session.transcript, format, session.name);
       session.copied = true;
     });
@@ -24,9 +25,10 @@ export class Keeper {
     for (const id of ["copy", "download-open"]) byId(id).disabled = !wanted;
   }
 
-  async #copy() {
+  /** @param {boolean} [timed] with the time before each paragraph */
+  async #copy(timed = false) {
     try {
-      await copy(toText(this.#session.transcript));
+      await copy(toText(this.#session.transcript, timed));
       this.#session.copied = true;
       this.#say("tools.copied");
     } catch (error) {

@@ -5,6 +5,7 @@ export class KeptAudio {
   /** @type {Int16Array[]} of `#size` samples each; the last one is filled up to `end` */
   #blocks = [];
   #size = 16_000;
+  #channels; // of each sample, interleaved
   #first; // position of the first block
   #most;
   /** @type {Int16Array[]} whose position is not known yet */
@@ -16,9 +17,14 @@ export class KeptAudio {
   /** Position after the newest sample: the count of all samples ever captured. */
   end;
 
-  /** @param {number} most samples; beyond them the oldest go @param {number} [first] position */
-  constructor(most, first = 0) {
+  /**
+   * @param {number} most samples, each of all channels; beyond them the oldest go
+   * @param {number} [first] position
+   * @param {number} [channels]
+   */
+  constructor(most, first = 0, channels = 1) {
     this.#most = most;
+    this.#channels = channels;
     this.#first = this.start = this.end = first;
   }
 
@@ -29,14 +35,17 @@ export class KeptAudio {
 
   /** @param {Int16Array} pcm */
   push(pcm) {
+    const channels = this.#channels;
     for (let done = 0; done < pcm.length; ) {
       const at = this.end - this.#first;
-      if (at === this.#blocks.length * this.#size) this.#blocks.push(new Int16Array(this.#size));
-      const offset = at % this.#size;
-      const part = pcm.subarray(done, done + this.#size - offset);
+      if (at === this.#blocks.length * this.#size) {
+        this.#blocks.push(new Int16Array(this.#size * channels));
+      }
+      const offset = (at % this.#size) * channels;
+      const part = pcm.subarray(done, done + this.#size * channels - offset);
       this.#blocks[this.#blocks.length - 1].set(part, offset);
       done += part.length;
-      this.end += part.length;
+      this.end += part.length / channels;
     }
     this.drop(this.end - this.#most);
   }
@@ -47,8 +56,10 @@ export class KeptAudio {
    */
   hold(pcm) {
     this.#held.push(pcm);
-    this.held += pcm.length;
-    while (this.held > this.#most) this.held -= this.#held.shift()?.length ?? this.held;
+    this.held += pcm.length / this.#channels;
+    while (this.held > this.#most) {
+      this.held -= (this.#held.shift()?.length ?? this.held) / this.#channels;
+    }
   }
 
   /** What is held begins here. */
@@ -80,10 +91,11 @@ export class KeptAudio {
    * @param {number} most
    */
   read(from, most) {
-    const pcm = new Int16Array(Math.min(most, this.end - from));
+    const channels = this.#channels;
+    const pcm = new Int16Array(Math.min(most, this.end - from) * channels);
     for (let done = 0; done < pcm.length; ) {
-      const at = from + done - this.#first;
-      const offset = at % this.#size;
+      const at = from + done / channels - this.#first;
+      const offset = (at % this.#size) * channels;
       const block = this.#blocks[Math.floor(at / this.#size)];
       const part = block.subarray(offset, offset + pcm.length - done);
       pcm.set(part, done);

@@ -5,12 +5,13 @@
  *       event: (message) => console.log(message),
  *       ended: (failure, missing) => console.log(failure ?? "whole", missing),
  *     });
- *     link.push(pcm); // Int16Array, mono, 16 kHz, again and again
+ *     link.push(pcm); // Int16Array, 16 kHz, again and again
  *     link.stop(); // the last words come, then `ended`
  *
- * For browsers and Node 22; beside this file it needs connection.js and kept.js, nothing else. It
- * speaks WS /v1/live (docs/live-protocol.md). The session is resumable: audio is kept until it is acknowledged, and
- * when the line breaks the same session goes on over the next connection, every sample and every
+ * For browsers and Node 22; beside this file it needs connection.js, kept.js and progress.js, nothing
+ * else. It speaks WS /v1/live (docs/live-protocol.md), with `channels` and `sources` in `start` for several
+ * sources, whose samples are interleaved. The session is resumable: audio is kept until it is acknowledged,
+ * and when the line breaks the same session goes on over the next connection, every sample and every
  * message once. Where it cannot go on (a server that stores nothing was started again, or has waited too long) a new
  * session begins after the last word: audio is recognised again rather than lost.
  *
@@ -28,7 +29,8 @@ import {
   REFUSALS,
   RETRIES,
 } from "./connection.js";
-import { KeptAudio, UnstoredMessages } from "./kept.js";
+import { KeptAudio } from "./kept.js";
+import { Progress } from "./progress.js";
 
 const RATE = 16_000;
 const KEPT_S = 1800;
@@ -38,34 +40,34 @@ const FULL_S = 2; // waiting in the socket: send no more until it drains
 const STALL_MS = 10_000; // a socket that stays full this long is dead
 const SILENT_S = 15;
 const DONE_MS = 20_000; // without any message, after `stop`
-const MARGIN_S = 15; // what may have been under way before the last message came
 const ROUNDED_S = 0.02; // a session that ends with less than was sent has not had all of it
 const HEALTHY_MS = 10_000;
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 15_000;
 const FRUITLESS = 5; // connections in a row that bring nothing, after `stop`
 
-/** In a resumable session these have no number. */
-const UNNUMBERED = ["draft", "lag", "ack", "recovered", "resumed", "suspended"];
 /**
- * @typedef {{text: string, start: number, end: number, p: number | null}} Word
+ * @typedef {object} Word
+ * @property {string} text with its own leading space
+ * @property {number} start
+ * @property {number} end
+ * @property {number | null} p null where it is not known
+ * @property {string} [source] of several
+ * @property {number} [number] in the server's session
+ * @property {string} [original] what was recognised, where it was replaced
  * @typedef {{code: string, message: string, fatal?: boolean}} Failure
  * @typedef {object} Gap a new session, for the one that was lost
  * @property {number} at where it begins, in seconds
  * @property {number} lost seconds that were neither transcribed nor kept
  * @property {number} replayed seconds that are recognised again
  * @property {string} code why the other one was lost
- * @typedef {object} LinkState what another link needs to go on with this one's session
- * @property {string} name of the session
- * @property {string} token that it is resumed with, "" if it cannot be
- * @property {number} have number of the last message
- * @property {number} from position of the session's first sample, as all others in captured samples
- * @property {number} settled every word before it has come
+ * @typedef {object} SentState of the audio, in captured samples
  * @property {number} sent the next one to send
  * @property {number} kept the oldest one that may still be needed
  * @property {number} captured all of them
- * @property {boolean} open whether somebody was speaking
- * @property {any[]} [received] messages that the server may not have stored
+ * @property {number} [channels] of each
+ * @typedef {import("./progress.js").ProgressState & SentState} LinkState what another link needs to go
+ *   on with this one's session
  * @typedef {object} LinkListener each of them may be left out
  * @property {(message: any) => void} [ready] the first session is open
  * @property {(message: any) => void} [event] a server message, its times those of the captured
@@ -93,7 +95,8 @@ export class Link {
   #start;
   #listener;
   #rate;
-  #origin;
+  #frameBytes; // of a sample of all channels
+  #progress;
   #protocols;
   #giveUpMs;
   #silentMs;
@@ -101,18 +104,10 @@ export class Link {
   /** @type {Connection | null} */
   #connection = null;
   #resumable = true; // as far as known
-  #token = ""; // of the session, if it can be resumed
-  #name = ""; // of the session
-  #have = -1; // number of the last message
-  /** @type {UnstoredMessages | null} */
-  #unstored = null; // of a session that the server stores
-  #from = 0; // position of the session's first sample
   #next = 0; // position of the next sample to send
   #answered = 0; // what had been sent when the last message came
-  #settled = 0; // every word before this position has come
-  #speaking = false;
-  #drafted = false;
-  #behind = 0;
+  /** @type {Map<string, number>} seconds that each source is behind */
+  #behind = new Map();
   #stopping = false;
   #stopped = false; // `stop` has been sent over this connection
   #flowed = 0; // when the socket last took audio
@@ -143,14 +138,16 @@ export class Link {
     const { state, sound = [] } = options;
     this.#url = url;
     this.#rate = /** @type {number} */ (start.rate ?? RATE);
-    this.#start = { type: "start", rate: this.#rate, ...start, format: "s16le", channels: 1 };
+    const { channels = 1, sources = [] } = /** @type {{channels?: number, sources?: string[]}} */ (start);
+    this.#start = { type: "start", rate: this.#rate, channels, ...start, format: "s16le" };
+    this.#frameBytes = 2 * channels;
+    this.#progress = new Progress(this.#rate, origin, sources);
     this.#listener = listener;
-    this.#origin = origin;
     this.#protocols = protocols;
     this.#giveUpMs = giveUpS * 1000;
     this.#silentMs = silentS * 1000;
-    const before = sound.reduce((sum, pcm) => sum + pcm.length, 0);
-    this.#kept = new KeptAudio(keptS * this.#rate, state ? state.captured - before : 0);
+    const before = sound.reduce((sum, pcm) => sum + pcm.length / channels, 0);
+    this.#kept = new KeptAudio(keptS * this.#rate, state ? state.captured - before : 0, channels);
     for (const pcm of sound) this.#kept.push(pcm);
     if (state) this.#restore(state);
     globalThis.addEventListener?.("online", this.#retryNow);
@@ -160,29 +157,18 @@ export class Link {
   /** What another link goes on from, together with `sound`. @returns {LinkState} */
   get state() {
     return {
-      name: this.#name,
-      token: this.#token,
-      have: this.#have,
-      from: this.#from,
-      settled: this.#settled,
+      ...this.#progress.state,
       sent: this.#next,
       kept: this.#kept.start,
       captured: this.#kept.end,
-      open: this.#speaking || this.#drafted,
-      received: this.#unstored?.list,
+      channels: this.#frameBytes / 2,
     };
   }
 
   /** @param {LinkState} state */
-  #restore({ name, token, have, from, settled, sent, open, received }) {
-    this.#name = name;
-    this.#token = token;
-    this.#have = have;
-    this.#unstored = received ? new UnstoredMessages(received) : null;
-    this.#from = from;
-    this.#settled = Math.max(settled, from);
-    this.#next = this.#answered = this.#arrived = Math.max(sent, this.#settled);
-    this.#speaking = open;
+  #restore(state) {
+    this.#progress.restore(state);
+    this.#next = this.#answered = this.#arrived = Math.max(state.sent, this.#progress.settled);
     this.#sessions = 1;
     this.#restored = true;
   }
@@ -216,7 +202,7 @@ export class Link {
   get unsent() {
     const end = this.#kept.end + this.#kept.held;
     if (this.#servedAt === 0) return (end - Math.min(this.#answered, this.#next)) / this.#rate;
-    const waiting = (this.#connection?.buffered ?? 0) / 2;
+    const waiting = (this.#connection?.buffered ?? 0) / this.#frameBytes;
     return (end - this.#next + waiting) / this.#rate;
   }
 
@@ -227,10 +213,10 @@ export class Link {
 
   /** Seconds between what was captured and what the engine has been through, as far as known. */
   get behind() {
-    return this.#behind + this.unsent;
+    return Math.max(0, ...this.#behind.values()) + this.unsent;
   }
 
-  /** @param {Int16Array} pcm mono, at the rate of `start`; at most a second */
+  /** @param {Int16Array} pcm at the rate of `start`, its channels interleaved; at most a second */
   push(pcm) {
     if (this.#restored) return this.#kept.hold(pcm); // before the server has answered
     this.#kept.push(pcm);
@@ -266,12 +252,12 @@ export class Link {
 
   #connect() {
     // `from` is left out: of a gap the server need not be asked, it is in what `resumed` says.
-    const received = this.#unstored?.list ?? [];
+    const { token, have, received } = this.#progress;
     const more = received.length > 0 && { received };
     const first =
-      this.#token === ""
+      token === ""
         ? { ...this.#start, ...(this.#resumable && { resumable: true }) }
-        : { type: "resume", token: this.#token, have: this.#have, ...more };
+        : { type: "resume", token, have, ...more };
     this.#connection = new Connection(this.#url, this.#protocols, first, {
       message: (message) => this.#receive(message),
       closed: (failure) => this.#closed(failure),
@@ -284,8 +270,8 @@ export class Link {
     this.#arrivedAt = performance.now();
     if (type === "error" && message.fatal) return this.#connection?.fail(message);
     if (type === "error" && this.#servedAt === 0) return this.#connection?.ends(message);
-    const due = this.#token === "" ? "ready" : "resumed";
-    if ((this.#servedAt === 0 && type !== due) || !this.#counts(message)) {
+    const due = this.#progress.token === "" ? "ready" : "resumed";
+    if ((this.#servedAt === 0 && type !== due) || !this.#progress.counts(message)) {
       return this.#connection?.fail({ code: "bad_server", message: "" });
     }
     if (type === "ready") return this.#ready(message);
@@ -298,37 +284,25 @@ export class Link {
     if (type === "error" && ENDINGS.includes(message.code)) {
       return this.#connection?.ends(message);
     }
-    this.#follow(message);
-    this.#listener.event?.(this.#translate(message));
+    if (type === "lag") this.#behind.set(message.source ?? "", message.behind_s);
+    this.#progress.follow(message);
+    this.#listener.event?.(this.#progress.translate(message));
     if (type === "done") this.#done(message);
-  }
-
-  /** Whether it is the next numbered message, or one without a number. @param {any} message */
-  #counts(message) {
-    const { type, seq } = message;
-    if (seq === undefined) return this.#token !== "" && UNNUMBERED.includes(type);
-    if (seq !== (type === "ready" ? 0 : this.#have + 1)) return false;
-    this.#have = seq;
-    if (type === "ready") this.#unstored = message.store ? new UnstoredMessages() : null;
-    else this.#unstored?.push(message);
-    return true;
   }
 
   /** A new session. @param {any} message */
   #ready(message) {
-    const resume = this.#resumeAt();
+    const resume = this.#progress.resumeAt(this.#answered);
     const sent = this.#next;
     // On a line that is too slow, the next one would begin with a buffer that is full again.
     const late = this.#reason === "overrun" ? this.#kept.middle : this.#kept.start;
-    this.#from = this.#next = Math.max(resume, late);
-    this.#settled = this.#arrived = this.#from;
-    this.#name = message.session;
-    this.#token = message.resume ?? "";
-    this.#speaking = this.#drafted = false;
+    const from = Math.max(resume, late);
+    this.#next = this.#arrived = from;
+    this.#progress.begin(message.session, message.resume ?? "", from);
     const gap = {
-      at: this.#seconds(0),
-      lost: (this.#from - resume) / this.#rate,
-      replayed: Math.max(0, sent - this.#from) / this.#rate,
+      at: this.#progress.seconds(0),
+      lost: (from - resume) / this.#rate,
+      replayed: Math.max(0, sent - from) / this.#rate,
       code: this.#reason,
     };
     this.#serve();
@@ -339,9 +313,9 @@ export class Link {
 
   /** The same session goes on. @param {any} message */
   #resumed({ session, samples }) {
-    const next = this.#from + samples;
+    const next = this.#progress.from + samples;
     if (this.#restored) this.#kept.skipTo(next); // what was captured last, it may not know
-    if (session !== this.#name || next > this.#kept.end) {
+    if (session !== this.#progress.name || next > this.#kept.end) {
       return this.#connection?.fail({ code: "bad_server", message: "" });
     }
     this.#progressed = next > this.#arrived;
@@ -362,92 +336,36 @@ export class Link {
 
   /** Something has to come in time. */
   #expect() {
-    const silent = this.#token === "" ? 0 : this.#silentMs;
+    const silent = this.#progress.token === "" ? 0 : this.#silentMs;
     this.#connection?.expect(this.#stopped ? DONE_MS : silent);
   }
 
   /** @param {{samples: number, stored?: number}} message every word before is in a segment */
   #acknowledge({ samples, stored }) {
-    this.#unstored?.stored(stored);
-    this.#settled = Math.max(this.#settled, this.#from + samples);
-    this.#kept.drop(this.#from + samples);
-  }
-
-  /** Keeps what a new session would need to know. @param {any} message */
-  #follow(message) {
-    const settle = (/** @type {number} */ t) => {
-      this.#settled = Math.max(this.#settled, this.#from + Math.round(t * this.#rate));
-    };
-    switch (message.type) {
-      case "words":
-        return settle(message.words.at(-1)?.end ?? 0);
-      case "segment":
-        this.#drafted = false;
-        return settle(message.end);
-      case "draft":
-        this.#drafted = message.text !== "";
-        break;
-      case "lag":
-        this.#behind = message.behind_s;
-        break;
-      case "speech_started":
-        if (!this.#speaking && !this.#drafted) settle(message.t - 1);
-        this.#speaking = true;
-        break;
-      case "speech_stopped":
-        this.#speaking = false;
-    }
+    const at = this.#progress.from + samples;
+    this.#progress.settle(at);
+    this.#progress.stored(stored);
+    this.#kept.drop(at);
   }
 
   /** The session is over, after so many seconds of audio. @param {{duration: number}} message */
   #done({ duration }) {
-    const end = this.#from + Math.round(duration * this.#rate);
+    const end = this.#progress.from + Math.round(duration * this.#rate);
     const whole = this.#stopping && this.#stopped && end + ROUNDED_S * this.#rate >= this.#kept.end;
     if (whole) return this.#connection?.fail(null);
-    this.#token = "";
-    this.#settled = this.#next = Math.max(this.#settled, Math.min(end, this.#kept.end));
-    this.#answered = this.#next;
-    this.#speaking = this.#drafted = false;
+    this.#progress.finish(Math.min(end, this.#kept.end));
+    this.#next = this.#answered = this.#progress.settled;
     this.#connection?.end();
-  }
-
-  /** Where a new session has to begin so that nothing is missed and nothing comes twice. */
-  #resumeAt() {
-    if (this.#speaking || this.#drafted) return this.#settled;
-    return Math.max(this.#settled, this.#answered - MARGIN_S * this.#rate);
-  }
-
-  /** @param {number} t seconds in the session */
-  #seconds(t) {
-    return this.#origin + this.#from / this.#rate + t;
-  }
-
-  /** @param {any} message */
-  #translate(message) {
-    const moved = { ...message };
-    for (const key of ["t", "start", "end"]) {
-      if (key in message) moved[key] = this.#seconds(message[key]);
-    }
-    if ("words" in message) {
-      moved.words = message.words.map((/** @type {Word} */ word) => ({
-        ...word,
-        start: this.#seconds(word.start),
-        end: this.#seconds(word.end),
-      }));
-    }
-    const segment = message.type === "segment" ? message.id : message.segment;
-    if (segment !== undefined) moved.segment = `${this.#name}/${segment}`;
-    return moved;
   }
 
   #pump() {
     const connection = this.#connection;
     if (!connection?.open || this.#servedAt === 0 || this.#stopped) return;
     if (this.#next < this.#kept.start) return this.#finish("overrun");
-    while (this.#next < this.#kept.end && connection.buffered < 2 * FULL_S * this.#rate) {
+    while (this.#next < this.#kept.end && connection.buffered < this.#frameBytes * FULL_S * this.#rate) {
       const pcm = this.#kept.read(this.#next, BLOCK_S * this.#rate);
       connection.send(pcm);
-      this.#next += pcm.length;
+      this.#next += (2 * pcm.length) / this.#frameBytes;
       this.#flowed = performance.now();
     }
     if (this.#next < this.#kept.end) {
@@ -475,7 +393,7 @@ export class Link {
     const served = this.#servedAt > 0;
     const refused = !served && failure?.fatal;
     this.#connection = null;
-    this.#behind = 0;
+    this.#behind.clear();
     this.#stopped = false;
     if (served) {
       this.#lostAt = now;
@@ -485,13 +403,13 @@ export class Link {
     this.#servedAt = 0;
     this.#progressed = false;
     if (failure === null) return this.#end(null);
-    if (refused && this.#resumable && this.#token === "" && NOT_RESUMABLE.includes(failure.code)) {
+    if (refused && this.#resumable && this.#progress.token === "" && NOT_RESUMABLE.includes(failure.code)) {
       this.#resumable = false;
       return this.#connect();
     }
     if (!this.#retries(failure)) return this.#end(failure);
     if (failure.fatal && !(served ? ["slow_client"] : REFUSALS).includes(failure.code)) {
-      this.#token = "";
+      this.#progress.token = "";
     }
     this.#reason ||= failure.code;
     const delay = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.#tries++);
@@ -524,7 +442,7 @@ export class Link {
     this.#over = true;
     clearTimeout(this.#timer);
     globalThis.removeEventListener?.("online", this.#retryNow);
-    const missing = failure ? (this.#kept.end - this.#resumeAt()) / this.#rate : 0;
+    const missing = failure ? (this.#kept.end - this.#progress.resumeAt(this.#answered)) / this.#rate : 0;
     this.#listener.ended?.(failure, missing);
   }
 }

@@ -16,9 +16,13 @@ function advice(family, code) {
   return { title: say(`${family}.${key}`, { code }), steps };
 }
 
-/** @param {import("./link.js").Failure} failure @returns {Advice} */
-export function liveAdvice({ code, message }) {
-  const { title, steps } = advice("live", code);
+/**
+ * @param {import("./link.js").Failure} failure
+ * @param {number} [sources] of the session: each takes a place of the server
+ * @returns {Advice}
+ */
+export function liveAdvice({ code, message }, sources = 1) {
+  const { title, steps } = advice("live", code === "server_full" && sources > 1 ? "places" : code);
   return { title, steps: message ? [say("advice.server-says", { message }), ...steps] : steps };
 }
 

@@ -114,6 +114,7 @@ export function showStore(health, { store }) {
   const time = days === null ? say("keeping.always") : say("keeping.days", { count: days });
   const audio = kept.audio?.of === "all";
   byId("store-place").replaceChildren(...rich(say("settings.store-place", { place: kept.location, time })));
+  byId("keep-audio").hidden = kept.audio?.of !== "asked";
   const own = audio ? say("keeping.audio", { time }) : say("keeping.text", { time });
   const none = say(audio ? "keeping.audio-not" : "keeping.text-not");
   byId("keeping").textContent = store ? own : none;

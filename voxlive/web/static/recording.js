@@ -1,8 +1,9 @@
 /** One recording: the sound source, the link to the server and the state the reader sees. */
-import { Capture, CaptureError } from "./capture.js";
+import { beside, Capture, CaptureError } from "./capture.js";
 import { Demo } from "./demo.js";
 import { Link } from "./link.js";
 import { livePass, liveUrl } from "./live.js";
+import { say } from "./words.js";
 
 /**
  * @typedef {import("./settings.js").Settings} Settings
@@ -11,12 +12,15 @@ import { livePass, liveUrl } from "./live.js";
  * @typedef {object} RecordingListener
  * @property {(state: State) => void} state
  * @property {(peak: number) => void} level
+ * @property {(pcm: Int16Array, channels: number, at: number) => void} pcm what is recorded, its channels
+ *   interleaved, from this sample of the transcript on
  * @property {(message: any) => void} ready
  * @property {(message: any) => void} event
  * @property {(failure: import("./link.js").Failure) => void} waiting
  * @property {() => void} resumed
  * @property {(gap: import("./link.js").Gap, session: string) => void} restarted
  * @property {(kind: string) => void} unheard no sound, or no more: a kind of CaptureError
+ * @property {(shared: boolean) => void} shared whether sound is shared beside the microphone
  * @property {(failure: import("./link.js").Failure | null, missing: number) => void} ended
  *
  * @typedef {{link: import("./link.js").LinkState, sound: Int16Array[]}} Interrupted a recording of
@@ -40,9 +44,11 @@ export class Recording {
   #finishing = false;
   #connected = false;
   #interrupted;
+  /** Names of its sources, none where there is one alone. @type {string[]} */
+  #sources;
   /** No sound is taken, and its clock stands still. */
   paused = false;
-  /** Silence is taken in place of the sound. */
+  /** Silence is taken in place of the microphone's sound. */
   muted = false;
 
   /**
@@ -56,12 +62,29 @@ export class Recording {
     this.#origin = origin;
     this.#listener = listener;
     this.#interrupted = interrupted;
+    const together = settings.source !== DEMO && beside(settings);
+    this.#sources = together ? [say("source.microphone"), say("source.shared")] : [];
+  }
+
+  /** Whether its sound is kept in this browser too. */
+  get keepsSound() {
+    return this.#settings.keepSound;
+  }
+
+  /** How many sources it has, each of which takes a place of the server. */
+  get sources() {
+    return Math.max(1, this.#sources.length);
   }
 
   /** What another page would go on from. @returns {import("./store.js").Unfinished | null} */
   get unfinished() {
     if (this.#link === null || this.#over || this.#link.state.name === "") return null;
-    return { link: this.#link.state, origin: this.#origin, settings: { ...this.#settings } };
+    return { link: this.#link.state, origin: this.#origin, settings: this.#lasting };
+  }
+
+  /** How many sources it has, it has for good. */
+  get #lasting() {
+    return { ...this.#settings, together: this.#sources.length > 0 };
   }
 
   /** The sound from a position on that the server has not had, while there is more than usual. */
@@ -108,9 +131,13 @@ export class Recording {
       this.#capture = new Source({
         audio: (pcm, peak) => this.#heard(pcm, peak),
         ended: (kind) => (kind === "played" ? void this.stop() : this.#lose(kind)),
+        alone: (kind) => {
+          this.#listener.shared(false);
+          this.#listener.unheard(kind);
+        },
       });
       this.#listener.state("asking");
-      await this.#capture.open(this.#settings);
+      await this.#capture.open(this.#settings, this.#interrupted !== null);
     } catch (error) {
       if (!(error instanceof CaptureError)) throw error;
       if (!this.#over) this.#fail(error.kind);
@@ -142,7 +169,7 @@ export class Recording {
     const origin = this.#origin;
     const options = { origin, protocols: livePass, silentS: SILENT_S, state, sound };
     const url = liveUrl(this.#settings.captions);
-    this.#link = new Link(url, wanted(this.#settings), listener, options);
+    this.#link = new Link(url, wanted(this.#settings, this.#sources), listener, options);
   }
 
   /** Ends the sound, then waits for the last words. */
@@ -188,11 +215,22 @@ export class Recording {
     await this.#capture?.use(settings);
   }
 
+  /** Shares sound beside the microphone once more. @throws {CaptureError} */
+  async share() {
+    if (this.#capture instanceof Capture) await this.#capture.share();
+    this.#listener.shared(true);
+  }
+
   /** @param {Int16Array} pcm @param {number} peak */
   #heard(pcm, peak) {
     if (this.paused && !this.#finishing) return;
-    if (this.muted) pcm.fill(0);
-    this.#link?.push(pcm);
+    // The microphone's are the first channel's samples.
+    if (this.muted) for (let at = 0; at < pcm.length; at += this.sources) pcm[at] = 0;
+    if (this.#link) {
+      const at = Math.round((this.#origin + this.#link.captured) * RATE);
+      this.#link.push(pcm);
+      this.#listener.pcm(pcm, this.sources, at);
+    }
     if (!this.#finishing && !this.#over) this.#listener.level(this.muted ? 0 : peak);
   }
 
@@ -224,14 +262,15 @@ export class Recording {
   }
 }
 
-/** @param {Settings} settings */
-function wanted({ pauseMs, model, language, translate, store, speed }) {
+/** @param {Settings} settings @param {string[]} sources */
+function wanted({ pauseMs, model, language, translate, store, keepAudio, speed }, sources) {
   return {
+    ...(sources.length > 0 && { channels: sources.length, sources }),
     vad: { min_silence_ms: pauseMs },
     ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),
     ...(speed && (Number(speed) > 0 ? { delay_ms: Number(speed) } : { commit: speed })),
-    ...(!store && { store }),
+    ...(store ? keepAudio && { keep_audio: true } : { store }),
   };
 }

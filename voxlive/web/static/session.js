@@ -2,8 +2,11 @@
  * The session on the page: its transcript, the recording that makes it, and the journal that keeps
  * it. Pressing Start again goes on in the same one.
  */
+import { SessionAudio } from "./audio.js";
 import { Journal } from "./journal.js";
+import { LineState } from "./line.js";
 import { gapText, liveAdvice, warningAdvice } from "./messages.js";
+import { Parts } from "./parts.js";
 import { Recording } from "./recording.js";
 import { SessionLock } from "./tabs.js";
 import { Transcript } from "./transcript.js";
@@ -12,9 +15,6 @@ import { number, say, span, timeOf } from "./words.js";
 
 const STALE_MS = 5000; // of a draft, after the connection is back
 const SAVE_MS = 1000; // without words: the clock, and sound while the line is down
-const AWAY_MS = 3000; // without a connection, after which it is worth saying that all has come
-const NEAR_S = 2;
-const SILENT_MS = 10_000; // that a connection has been when it is given up for that
 
 /**
  * @typedef {import("./settings.js").Settings} Settings
@@ -24,11 +24,12 @@ const SILENT_MS = 10_000; // that a connection has been when it is given up for 
  * @typedef {object} SessionListener
  * @property {(state: State) => void} state
  * @property {() => void} changed the transcript
- * @property {(text: string) => void} words that have come, for those who hear the page
+ * @property {(text: string, source?: string) => void} words that have come, for those who hear the page
  * @property {() => void} closed an utterance
  * @property {(text: string) => void} note a word beside the clock, for a moment
  * @property {(advice: import("./messages.js").Advice) => void} notice
  * @property {(kind: string) => void} unheard a kind of CaptureError
+ * @property {(shared: boolean) => void} shared whether sound is shared beside the microphone
  * @property {(peak: number) => void} level
  * @property {(tag: string | null) => void} language
  * @property {() => void} waiting without a connection
@@ -41,12 +42,16 @@ export class Session {
   duration = 0; // of everything in the transcript, in seconds
   /** @type {Recording | null} */
   recording = null;
-  /** Why there is no connection. */
-  broken = "";
   /** Of the files. */
   name = "";
   /** The reader has a copy of it. */
   copied = true;
+  /** The server's sessions that it is made of. */
+  parts;
+  /** Of what the server keeps: which layers there are, and which one is shown. @type {SavedSession["layered"]} */
+  layered = undefined;
+  /** What of it can be heard. */
+  audio;
   #store;
   #listener;
   /** Whether it is kept in this browser. */
@@ -56,10 +61,8 @@ export class Session {
   #journal = null;
   #lock = new SessionLock(() => this.#letGo());
   #complete = true; // all parts of it are kept by the server
-  #behind = false; // there may be much to be sent after the connection is back
-  #awaySince = 0; // without a connection
+  #line = new LineState();
   #savedAt = 0;
-  #continued = false; // and not connected since
   /** @type {import("./store.js").Unfinished | null} of what is only read so far */
   #unfinished = null;
 
@@ -68,6 +71,8 @@ export class Session {
     this.#store = store;
     this.#keep = keep;
     this.#listener = listener;
+    this.parts = new Parts(store);
+    this.audio = this.#audioOf(this.parts);
   }
 
   get id() {
@@ -76,7 +81,7 @@ export class Session {
 
   /** Its id on the server, the last one if it has several; "" for none. */
   get served() {
-    return this.recording?.placeOf(0)?.session ?? this.#journal?.served.at(-1) ?? "";
+    return this.parts.last?.id ?? "";
   }
 
   /** Whether it can be left without losing anything. */
@@ -94,6 +99,11 @@ export class Session {
     return this.recording === null && this.#unfinished !== null;
   }
 
+  /** Why there is no connection. */
+  get broken() {
+    return this.#line.broken;
+  }
+
   get seconds() {
     return this.duration + (this.recording?.seconds ?? 0);
   }
@@ -101,20 +111,20 @@ export class Session {
   /** @param {Settings} settings @param {import("./recording.js").Interrupted | null} [interrupted] */
   record(settings, interrupted = null) {
     this.transcript.duration = Infinity;
-    const { state, level, unheard } = this.#listener;
+    const { state, level, unheard, shared } = this.#listener;
     this.recording = new Recording(
       settings,
       this.duration,
       {
         state,
         level,
+        pcm: (pcm, channels, at) => this.audio.push(pcm, channels, at),
         unheard,
+        shared,
         ready: (message) => this.#ready(message),
         event: (message) => this.#event(message),
         waiting: ({ code }) => {
-          this.broken = code;
-          const silent = code === "no_answer" ? SILENT_MS : 0;
-          this.#awaySince ||= performance.now() - silent;
+          this.#line.waiting(code);
           this.save();
           this.#listener.waiting();
         },
@@ -125,6 +135,7 @@ export class Session {
       interrupted,
     );
     void this.recording.start();
+    if (this.recording.keepsSound) this.audio.keep(this.id);
   }
 
   /** Goes on with one that was interrupted. @param {string} id @param {Settings} settings */
@@ -139,8 +150,8 @@ export class Session {
     const unfinished = saved?.info.unfinished;
     if (!browser || !saved || !unfinished) return this.#lock.release();
     const { info, about, entries, sound } = saved;
-    this.#show(entries, about, info.created);
-    this.#continued = true;
+    this.#show(entries, about, info);
+    this.#line.goesOn();
     this.duration = unfinished.origin;
     this.#complete = info.complete;
     this.#listen(browser, info);
@@ -150,13 +161,17 @@ export class Session {
     const at = unfinished.origin + link.captured / 16_000;
     this.transcript.mark(at, say("session.continued", { time, gap: span(gap) }));
     this.#listener.language(info.language || null);
-    this.record({ ...settings, ...unfinished.settings, source: settings.source }, { link, sound });
+    // The microphone may be another one; how many sources there are stays.
+    const together = Boolean(unfinished.settings.together);
+    const source = together && settings.source === "display" ? "" : settings.source;
+    this.record({ ...settings, ...unfinished.settings, together, source }, { link, sound });
     this.#changed();
   }
 
   /** Shows one from the store. @param {SavedSession} saved */
-  open({ info, about, entries }) {
-    this.#show(entries, about, info.created);
+  open({ info, about, entries, layered }) {
+    this.#show(entries, about, info);
+    this.layered = layered;
     this.duration = this.transcript.duration = info.seconds;
     this.#complete = info.complete;
     this.#unfinished = info.unfinished;
@@ -172,6 +187,7 @@ export class Session {
   take(file, answer, by) {
     const { duration, language = null } = answer;
     const created = new Date().toISOString();
+    this.audio.file = file;
     this.transcript.about = { created, file: file.name, duration, ...by, language };
     this.name = file.name.replace(/\.[^.]*$/, "");
     this.duration = this.transcript.duration = duration;
@@ -189,7 +205,7 @@ export class Session {
 
   /** The reader marks this moment. @returns {boolean} whether there is one */
   mark() {
-    if (this.recording === null || this.transcript.draft === undefined) return false;
+    if (this.recording === null) return false;
     const at = this.seconds;
     this.transcript.mark(at, say("session.marked"), true);
     const place = this.recording.placeOf(at);
@@ -199,6 +215,24 @@ export class Session {
     }
     this.#changed();
     return true;
+  }
+
+  /**
+   * Somebody corrects words, here and where the server keeps them.
+   * @param {import("./segment.js").Correction[]} corrections
+   * @returns {import("./segment.js").Correction[]} what takes them back
+   */
+  correct(corrections) {
+    const back = this.transcript.restoring(corrections);
+    for (const one of corrections) this.transcript.correct(one);
+    if (this.#journal !== null || !this.#complete) this.copied = false;
+    this.parts.correct(this.transcript, corrections).catch((error) => {
+      this.#complete = false;
+      const steps = [say("correct.unsent-step", { why: error.message })];
+      this.#listener.notice({ title: say("correct.unsent"), steps });
+    });
+    this.#changed();
+    return back;
   }
 
   /** @param {string} id @param {string} title */
@@ -212,6 +246,9 @@ export class Session {
     this.#journal = null;
     this.#lock.release();
     this.transcript = new Transcript();
+    this.parts = new Parts(this.#store);
+    this.audio = this.#audioOf(this.parts);
+    this.layered = undefined;
     this.duration = 0;
     this.copied = this.#complete = true;
     this.#unfinished = null;
@@ -220,6 +257,7 @@ export class Session {
 
   /** Writes the clock too, and what is needed to go on. */
   save() {
+    if (document.visibilityState === "hidden") this.audio.flush();
     if (this.#journal === null) return;
     this.#savedAt = performance.now();
     this.#journal.touch();
@@ -230,10 +268,7 @@ export class Session {
     const { recording } = this;
     if (recording === null) return;
     if (performance.now() - this.#savedAt > SAVE_MS) this.save();
-    if (this.#behind && recording.behind < NEAR_S && this.broken === "") {
-      this.#behind = false;
-      this.#listener.note(say("state.caught-up"));
-    }
+    if (this.#line.caughtUp(recording.behind)) this.#listener.note(say("state.caught-up"));
   }
 
   /** What has been written so far is whole. */
@@ -241,10 +276,23 @@ export class Session {
     await this.#journal?.flush();
   }
 
-  /** @param {import("./transcript.js").Entry[]} entries @param {any} about @param {string} created */
-  #show(entries, about, created) {
+  /**
+   * @param {import("./transcript.js").Entry[]} entries @param {any} about
+   * @param {import("./store.js").SessionInfo} info
+   */
+  #show(entries, about, { id, created, parts, place }) {
     this.transcript = Transcript.of(entries, about);
+    this.parts = new Parts(this.#store, parts);
     this.nameAfter(new Date(created));
+    this.audio = this.#audioOf(this.parts);
+    if (place === "browser") void this.audio.open(id).then(() => this.#listener.changed());
+  }
+
+  /** @param {Parts} parts */
+  #audioOf(parts) {
+    return new SessionAudio(this.#store, parts, ({ message: why }) => {
+      this.#listener.notice({ title: say("full.sound"), steps: [say("full.sound-step", { why })] });
+    });
   }
 
   /** Names the files after a moment. @param {Date} date */
@@ -270,6 +318,7 @@ export class Session {
       seconds: this.seconds,
       language: this.#tag,
       complete: this.#complete,
+      parts: this.parts.all,
       unfinished: this.recording?.unfinished ?? this.#unfinished,
       soundFrom: this.recording?.soundFrom,
     });
@@ -289,8 +338,9 @@ export class Session {
   }
 
   /** @param {any} ready */
-  #ready({ session, store = false, model, engine, device, language, languages }) {
+  #ready({ session, store = false, keep_audio = false, model, engine, device, language, languages }) {
     const now = new Date();
+    this.parts.add({ id: session, at: this.duration, stored: store, audio: keep_audio });
     if (this.transcript.empty) {
       this.nameAfter(now);
       this.transcript.about = { created: now.toISOString(), engine, model, device, language };
@@ -301,6 +351,7 @@ export class Session {
     this.#complete &&= store;
     this.#begin();
     this.#journal?.serves(session);
+    if (this.recording?.keepsSound) this.audio.keep(this.id);
     if (this.#journal) void this.#lock.take(this.id);
     // What is recognised nobody says; but where words can be in one language only, they are.
     this.#language(languages.length === 1 ? languages[0] : language);
@@ -311,19 +362,19 @@ export class Session {
   /** @param {any} message */
   #event(message) {
     const { transcript } = this;
-    this.broken = "";
+    this.#line.broken = "";
     if (message.type === "words") {
       transcript.words(message.segment, message.words);
       this.copied = false;
       const texts = message.words.map((/** @type {{text: string}} */ { text }) => text);
-      this.#listener.words(texts.join(""));
+      this.#listener.words(texts.join(""), message.source);
     } else if (message.type === "draft") {
-      transcript.drafted(message.segment, message.text, this.#reached());
+      transcript.drafted(message.segment, message.text, this.#reached(), message.source);
       return this.#listener.changed();
-    } else if (message.type === "speech_started") transcript.speechStarted(message.t);
+    } else if (message.type === "speech_started") transcript.speechStarted(message.t, message.source);
     else if (message.type === "language") this.#language(message.language);
     else if (message.type === "segment") {
-      if (transcript.draft?.key === message.segment) transcript.draft = null;
+      transcript.dropDrafts(message.segment);
       this.#listener.closed();
     } else if (message.type === "recovered") this.#listener.note(say("state.recovered"));
     else if (message.type === "warning") this.#complete &&= !message.code.startsWith("store");
@@ -344,34 +395,31 @@ export class Session {
   }
 
   #resumed() {
-    this.broken = "";
-    this.#reconnected();
-    const { draft } = this.transcript;
+    this.#reconnected(false);
+    const { drafts } = this.transcript;
+    const stale = [...drafts];
     setTimeout(() => {
-      // What replaced it came while there was no connection.
-      if (this.transcript.draft !== draft) return;
-      this.transcript.draft = null;
+      // What replaced them came while there was no connection.
+      for (const [source, draft] of stale) if (drafts.get(source) === draft) drafts.delete(source);
       this.#listener.changed();
     }, STALE_MS);
     this.save();
   }
 
-  /** @param {boolean} [lost] whether something is missing */
-  #reconnected(lost = false) {
-    this.#behind = performance.now() - (this.#awaySince || Infinity) > AWAY_MS;
-    this.#awaySince = 0;
-    if (!this.#continued && !lost) this.#listener.note(say("state.resumed"));
-    this.#continued = false;
+  /** @param {boolean} lost whether something is missing */
+  #reconnected(lost) {
+    if (this.#line.back(lost)) this.#listener.note(say("state.resumed"));
   }
 
   /** @param {import("./link.js").Gap} gap @param {string} session that begins */
   #restarted(gap, session) {
-    this.broken = "";
     if (gap.lost >= 0.5) {
-      this.transcript.keepDraft((text) => say("session.unconfirmed", { text }));
+      this.transcript.keepDrafts((text) => say("session.unconfirmed", { text }));
       this.transcript.mark(gap.at, gapText(gap));
     }
     this.#reconnected(gap.lost >= 0.5);
+    const { stored = false, audio = false } = this.parts.last ?? {};
+    this.parts.add({ id: session, at: gap.at, stored, audio });
     this.#journal?.serves(session);
     this.#listener.began();
     this.#changed();
@@ -379,16 +427,17 @@ export class Session {
 
   /** @param {import("./link.js").Failure | null} failure @param {number} missing */
   async #ended(failure, missing) {
-    const seconds = this.recording?.seconds ?? 0;
+    const { seconds = 0, sources = 1 } = this.recording ?? {};
     this.recording = null;
-    this.broken = "";
+    this.audio.stop();
+    this.#line.broken = "";
     this.duration += seconds;
     this.transcript.duration = this.duration;
     this.transcript.settle();
     this.#lock.release();
     const cancelled = failure?.code === "aborted";
-    if (failure === null || cancelled) this.transcript.draft = null;
-    else if (failure.code !== "capture") this.#fail(failure, missing);
+    if (failure === null || cancelled) this.transcript.dropDrafts();
+    else if (failure.code !== "capture") this.#fail(failure, missing, sources);
     this.#listener.ended(failure);
     this.#changed();
     await this.#finish(failure === null);
@@ -401,7 +450,7 @@ export class Session {
   async #finish(whole) {
     const journal = this.#journal;
     if (journal === null) return;
-    const kept = this.#complete && whole && journal.served.length > 0;
+    const kept = this.#complete && whole && journal.served.length > 0 && !this.audio.kept;
     await journal.flush();
     if (!kept && !this.transcript.empty) return;
     if (this.recording !== null || this.#journal !== journal) return;
@@ -411,11 +460,11 @@ export class Session {
     await this.#store.browser?.remove(journal.id);
   }
 
-  /** @param {import("./link.js").Failure} failure @param {number} missing */
-  #fail(failure, missing) {
-    const advice = liveAdvice(failure);
+  /** @param {import("./link.js").Failure} failure @param {number} missing @param {number} sources */
+  #fail(failure, missing, sources) {
+    const advice = liveAdvice(failure, sources);
     if (!this.transcript.empty || this.transcript.draft) {
-      this.transcript.keepDraft((text) => say("session.unconfirmed", { text }));
+      this.transcript.keepDrafts((text) => say("session.unconfirmed", { text }));
       const { title } = advice;
       const lost = say("session.failed-missing", { title, seconds: number(missing) });
       const text = missing >= 1 ? lost : say("session.failed", { title });
@@ -433,7 +482,7 @@ export class Session {
       this.duration = this.seconds;
       recording.leave();
       this.recording = null;
-      this.transcript.draft = null;
+      this.transcript.dropDrafts();
       this.#listener.notice({ title: say("moved.title"), steps: [say("moved.step")] });
       this.#listener.ended({ code: "aborted", message: "" });
       this.#listener.changed();

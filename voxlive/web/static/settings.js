@@ -11,15 +11,20 @@ const KEY = "voxlive";
  * @property {"easy" | "whole"} measure how long their lines are: easy to read, or all of the window
  * @property {"steady" | "sentences" | "off"} announce what screen readers get by themselves
  * @property {string} source device id of the microphone, "" the default one, "display" shared sound
+ * @property {boolean} together the microphone and shared sound, as two sources
  * @property {string} model by its name on the server, "" the default
  * @property {string} language that will be spoken, "" for the model to find out
  * @property {string} speed how certain a word has to be: a rule, or a delay in ms, "" the model's
  * @property {boolean} translate into English
  * @property {number} pauseMs a pause this long ends an utterance
  * @property {boolean} store the transcript, on a server that keeps them
+ * @property {boolean} keepAudio with it, where the server does for those who ask
  * @property {boolean} keep the transcript in this browser
  * @property {string} captions the name under which others may read along, "" one made up
  * @property {string} shareEnds when a link for them does: with the `session`, or after seconds
+ * @property {boolean} keepSound with it
+ * @property {boolean} unsure words of which the model was not sure are shaded
+ * @property {string} captions the name under which others may read along, "" none
  * @property {number} stageSize of captions over the whole screen, in pixels
  * @property {number} stageLines
  * @property {number} stageWidth of the screen's, in per cent
@@ -43,13 +48,17 @@ const DEFAULTS = Object.freeze({
   measure: "easy",
   announce: "steady",
   source: "",
+  together: false,
   model: "",
   language: "",
   speed: "",
   translate: false,
   pauseMs: 500,
   store: true,
+  keepAudio: false,
   keep: true,
+  keepSound: false,
+  unsure: false,
   captions: "",
   shareEnds: "86400",
   stageSize: 72,

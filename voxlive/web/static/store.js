@@ -5,15 +5,24 @@
  *
  * Bound: what the browser gives a site. Beyond it the page says so, and goes on unsaved.
  */
-import { keyHeaders } from "./key.js";
-import { textOf } from "./transcript.js";
+import { ServerStore, StoreError } from "./serverstore.js";
+
+export { ServerStore, StoreError };
 
 const NAME = "voxlive";
-const VERSION = 1;
+const VERSION = 2;
+/** Samples of a row of audio at most. */
+export const AUDIO_BLOCK = 4 * 16_000;
 const PREVIEW_CHARS = 160;
 const FOUND_CHARS = 60; // around what a search finds
-const PAGE = 50;
-const SESSIONS = new URL("../v1/sessions", import.meta.url);
+const MOST_AUDIO_S = 4 * 3600; // of all sessions
+/** What is kept, by its key. */
+const STORES = {
+  sessions: "id",
+  entries: ["session", "at"],
+  sound: ["session", "at"], // that the server has not had
+  audio: ["session", "at"], // to hear, as mu-law
+};
 
 /**
  * @typedef {import("./transcript.js").Entry} Entry
@@ -34,6 +43,7 @@ const SESSIONS = new URL("../v1/sessions", import.meta.url);
  * @property {boolean} running it is being written, or its end has not come
  * @property {boolean} complete the server keeps all of it
  * @property {string[]} served ids of the server's sessions that it is made of
+ * @property {import("./parts.js").Part[]} [parts] the same, with what the server has of them
  * @property {Unfinished | null} unfinished
  * @property {string} found what a search has found, and around it
  * @typedef {object} SavedSession
@@ -41,6 +51,8 @@ const SESSIONS = new URL("../v1/sessions", import.meta.url);
  * @property {Record<string, unknown>} about
  * @property {Entry[]} entries
  * @property {Int16Array[]} sound that has not been recognised, up to where recording ended
+ * @property {{layers: string[], layer: string, refinement: string, audio: boolean}} [layered] of the
+ *   server's: the layers that there are, the one that this is, how far refining it is
  * @typedef {{sessions: SessionInfo[], next: string | null, problem?: string}} SessionPage `next`:
  *   cursor of the next one; `problem`: why those of a place are not there
  * @typedef {object} Place where sessions are
@@ -50,9 +62,6 @@ const SESSIONS = new URL("../v1/sessions", import.meta.url);
  * @property {(id: string, title: string) => Promise<void>} rename
  * @property {(id: string) => Promise<void>} remove
  */
-
-/** A place cannot be used: there is no room, or no answer. */
-export class StoreError extends Error {}
 
 /** Sessions in this browser. @implements {Place} */
 export class BrowserStore {
@@ -71,9 +80,9 @@ export class BrowserStore {
       const request = indexedDB.open(NAME, VERSION);
       request.onupgradeneeded = () => {
         const database = request.result;
-        database.createObjectStore("sessions", { keyPath: "id" });
-        database.createObjectStore("entries", { keyPath: ["session", "at"] });
-        database.createObjectStore("sound", { keyPath: ["session", "at"] });
+        for (const [name, keyPath] of Object.entries(STORES)) {
+          if (!database.objectStoreNames.contains(name)) database.createObjectStore(name, { keyPath });
+        }
       };
       return new BrowserStore(await result(request));
     } catch {
@@ -120,7 +129,8 @@ export class BrowserStore {
     const info = await this.#get((of) => of("sessions").get(id));
     if (info === undefined) return null;
     const rows = await this.#get((of) => of("sound").getAll(range(id)));
-    const sound = upTo(info.unfinished?.link.captured ?? 0, rows);
+    const { captured = 0, channels = 1 } = info.unfinished?.link ?? {};
+    const sound = upTo(captured, rows, channels);
     return { info, about: info.about, entries: await this.#entries(id), sound };
   }
 
@@ -132,10 +142,47 @@ export class BrowserStore {
 
   /** @param {string} id */
   async remove(id) {
-    await this.#change(["sessions", "entries", "sound"], (of) => {
+    await this.#change(Object.keys(STORES), (of) => {
       of("sessions").delete(id);
-      for (const name of ["entries", "sound"]) of(name).delete(range(id));
+      for (const name of ["entries", "sound", "audio"]) of(name).delete(range(id));
     });
+  }
+
+  /**
+   * Keeps sound of a session to be heard again. Beyond the bound that of the session goes that was
+   * written to least lately, then the beginning of this one's.
+   * @param {string} session @param {number} at sample of its clock at 16 kHz
+   * @param {Uint8Array} mulaw a few seconds; the same place may be written again with more
+   * @throws {StoreError}
+   */
+  async keepAudio(session, at, mulaw) {
+    await this.#change(["audio"], (of) => of("audio").put({ session, at, mulaw }));
+    if (at + mulaw.length <= AUDIO_BLOCK) return;
+    const blocks = await this.#get((of) => of("audio").count());
+    if (blocks * AUDIO_BLOCK <= MOST_AUDIO_S * 16_000) return;
+    const others = newestFirst(await this.#get((of) => of("sessions").getAll())).reverse();
+    for (const { id } of others) {
+      if (id === session || !(await this.hasAudio(id))) continue;
+      return this.#change(["audio"], (of) => of("audio").delete(range(id)));
+    }
+    const first = at - MOST_AUDIO_S * 16_000;
+    const old = IDBKeyRange.bound([session, 0], [session, Math.max(0, first)]);
+    await this.#change(["audio"], (of) => of("audio").delete(old));
+  }
+
+  /** @param {string} session @returns {Promise<boolean>} */
+  async hasAudio(session) {
+    return (await this.#get((of) => of("audio").count(range(session)))) > 0;
+  }
+
+  /**
+   * The sound that is kept of a part of a session.
+   * @param {string} session @param {number} from @param {number} to samples
+   * @returns {Promise<{at: number, mulaw: Uint8Array}[]>} in order
+   */
+  async audio(session, from, to) {
+    const keys = IDBKeyRange.bound([session, Math.max(0, from - AUDIO_BLOCK)], [session, to], false, true);
+    return this.#get((of) => of("audio").getAll(keys));
   }
 
   /** @param {string} id @returns {Promise<Entry[]>} */
@@ -147,8 +194,7 @@ export class BrowserStore {
   /** @param {(of: (name: string) => IDBObjectStore) => IDBRequest} ask @returns {Promise<any>} */
   async #get(ask) {
     try {
-      const names = ["sessions", "entries", "sound"];
-      const transaction = this.#database.transaction(names, "readonly");
+      const transaction = this.#database.transaction(Object.keys(STORES), "readonly");
       return await result(ask((name) => transaction.objectStore(name)));
     } catch (error) {
       throw new StoreError(String(error));
@@ -168,83 +214,6 @@ export class BrowserStore {
     } catch (error) {
       throw new StoreError(String(error));
     }
-  }
-}
-
-/** Sessions that the server keeps. @implements {Place} */
-export class ServerStore {
-  /** @param {string} query @param {string | null} [cursor] @returns {Promise<SessionPage>} */
-  async list(query, cursor = null) {
-    const url = new URL(SESSIONS);
-    url.searchParams.set("limit", String(PAGE));
-    if (query.trim() !== "") url.searchParams.set("q", query);
-    if (cursor !== null) url.searchParams.set("cursor", cursor);
-    const { sessions, next } = await this.#ask(url);
-    return { sessions: sessions.map(infoOf), next };
-  }
-
-  /** @param {string} id @returns {Promise<SavedSession | null>} */
-  async read(id) {
-    const found = await this.#ask(this.#at(id));
-    const { model, languages, started_at, words, marks } = found;
-    const about = { created: started_at, model, language: languages[0] ?? null };
-    /** @type {Map<number, Entry & {kind: "words"}>} */
-    const runs = new Map();
-    for (const { segment, text, start, end, probability, original } of words) {
-      const key = `${id}/${segment}`;
-      if (!runs.has(segment)) runs.set(segment, { kind: "words", key, words: [], whole: false });
-      const word = { text, start, end, p: probability, ...(original && { original }) };
-      runs.get(segment)?.words.push(word);
-    }
-    /** @type {Entry[]} */
-    const noted = marks.map((/** @type {any} */ { at, text, kind }) => ({
-      kind: "mark",
-      at,
-      text: text || kind,
-      own: true,
-    }));
-    const startOf = (/** @type {Entry} */ entry) =>
-      entry.kind === "words" ? entry.words[0].start : entry.at;
-    const entries = [...runs.values(), ...noted].sort((a, b) => startOf(a) - startOf(b));
-    return { info: infoOf(found), about, entries, sound: [] };
-  }
-
-  /** @param {string} id @param {string} title */
-  async rename(id, title) {
-    await this.#ask(this.#at(id), { method: "PATCH", body: JSON.stringify({ title }) });
-  }
-
-  /** @param {string} id @param {number} at seconds @param {string} text */
-  async mark(id, at, text) {
-    await this.#ask(this.#at(id), {
-      method: "PATCH",
-      body: JSON.stringify({ marks: [{ at, text }] }),
-    });
-  }
-
-  /** @param {string} id */
-  async remove(id) {
-    await this.#ask(this.#at(id), { method: "DELETE" });
-  }
-
-  /** @param {string} id */
-  #at(id) {
-    return new URL(`${SESSIONS.href}/${encodeURIComponent(id)}`);
-  }
-
-  /** @param {URL} url @param {RequestInit} [options] @returns {Promise<any>} @throws {StoreError} */
-  async #ask(url, options = {}) {
-    let response;
-    try {
-      const headers = { "content-type": "application/json", ...keyHeaders() };
-      response = await fetch(url, { cache: "no-store", ...options, headers });
-    } catch (error) {
-      throw new StoreError(String(error));
-    }
-    if (response.status === 204) return null;
-    const body = await response.json().catch(() => null);
-    if (!response.ok) throw new StoreError(body?.error?.message ?? `status ${response.status}`);
-    return body;
   }
 }
 
@@ -287,9 +256,9 @@ export class Store {
     return { sessions: newestFirst(all), next: there?.next ?? null, problem };
   }
 
-  /** @param {string} id */
-  async read(id) {
-    return (await this.#browser?.read(id)) ?? (await this.server?.read(id)) ?? null;
+  /** @param {string} id @param {string} [layer] of the server's */
+  async read(id, layer) {
+    return (await this.#browser?.read(id)) ?? (await this.server?.read(id, layer)) ?? null;
   }
 
   /** @param {string} id @param {string} title */
@@ -312,28 +281,6 @@ export class Store {
   }
 }
 
-/** @param {any} found as /v1/sessions has it @returns {SessionInfo} */
-function infoOf(found) {
-  const { id, title, name, state, started_at, ended_at, duration, word_count, preview } = found;
-  const [snippet] = found.snippets ?? [];
-  return {
-    id,
-    place: "server",
-    title: title || name || "",
-    created: started_at,
-    updated: ended_at ?? started_at,
-    seconds: duration,
-    wordCount: word_count,
-    preview,
-    language: found.languages[0] ?? "",
-    running: state !== "ended",
-    complete: true,
-    served: [id],
-    unfinished: null,
-    found: snippet?.text ?? "",
-  };
-}
-
 /** @param {SessionInfo[]} sessions */
 function newestFirst(sessions) {
   return sessions.sort((one, other) => (one.updated < other.updated ? 1 : -1));
@@ -343,7 +290,7 @@ function newestFirst(sessions) {
 export function previewOf({ segments }) {
   let text = "";
   for (const segment of segments) {
-    text += textOf(segment);
+    text += segment.source === "" ? segment.text : ` ${segment.text.trim()}`;
     if (text.length > PREVIEW_CHARS) break;
   }
   return text.trim().slice(0, PREVIEW_CHARS);
@@ -351,7 +298,9 @@ export function previewOf({ segments }) {
 
 /** @param {Entry[]} entries */
 function textIn(entries) {
-  return entries.map((entry) => (entry.kind === "mark" ? ` ${entry.text} ` : textOf(entry))).join("");
+  const textOf = (/** @type {Entry} */ entry) =>
+    entry.kind === "words" ? entry.words.map(({ text }) => text).join("") : ` ${entry.text} `;
+  return entries.map(textOf).join("");
 }
 
 /** As it is compared, each character in its place. @param {string} text */
@@ -370,12 +319,13 @@ function around(text, at) {
 
 /**
  * The sound that goes without a gap up to a position.
- * @param {number} end @param {{at: number, pcm: Int16Array}[]} rows @returns {Int16Array[]}
+ * @param {number} end @param {{at: number, pcm: Int16Array}[]} rows @param {number} channels
+ * @returns {Int16Array[]}
  */
-function upTo(end, rows) {
+function upTo(end, rows, channels) {
   const sound = [];
   for (const { at, pcm } of rows.reverse()) {
-    if (at + pcm.length !== end) break;
+    if (at + pcm.length / channels !== end) break;
     sound.unshift(pcm);
     end = at;
   }

@@ -30,8 +30,22 @@ const ANYWHERE = 15;
  * @typedef {import("./link.js").Word} Word
  * @typedef {{words: Word[], whole?: boolean}} Segment `whole`: its one word is all that was said in
  *   it, by a model that knows no words' times, and stays as long as that took
- * @typedef {{start: number, end: number, lines: string[]}} Cue times in milliseconds
+ * @typedef {{start: number, end: number, lines: string[], voice?: string}} Cue times in milliseconds;
+ *   `voice`: who speaks, where there are several, whose cues may overlap
  */
+
+/**
+ * The cues of each source with its name as their voice, in the order of their starts.
+ * @param {(Segment & {source: string})[]} segments
+ * @param {number} [duration]
+ * @returns {Cue[]}
+ */
+export function voicedCues(segments, duration = Infinity) {
+  const bySource = Map.groupBy(segments, ({ source }) => source);
+  return [...bySource]
+    .flatMap(([voice, spoken]) => cues(spoken, duration).map((cue) => ({ ...cue, voice })))
+    .sort((one, other) => one.start - other.start);
+}
 
 /**
  * @param {Segment[]} segments
@@ -66,8 +80,8 @@ export function cues(segments, duration = Infinity) {
 /** Its text knows no escapes: an arrow in it loses its length. @param {Cue[]} found */
 export function toSrt(found) {
   return found
-    .map(({ start, end, lines }, index) => {
-      const text = lines.join("\n").replace(ARROW, "->");
+    .map(({ start, end, lines, voice = "" }, index) => {
+      const text = `${voice && `${voice}: `}${lines.join("\n")}`.replace(ARROW, "->");
       return `${index + 1}\n${clock(start, ",")} --> ${clock(end, ",")}\n${text}\n\n`;
     })
     .join("");
@@ -75,10 +89,11 @@ export function toSrt(found) {
 
 /** @param {Cue[]} found */
 export function toVtt(found) {
-  const blocks = found.map(({ start, end, lines }) => {
-    const text = lines.join("\n");
-    const escaped = text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-    return `${clock(start, ".")} --> ${clock(end, ".")}\n${escaped}\n\n`;
+  const escape = (/** @type {string} */ text) =>
+    text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  const blocks = found.map(({ start, end, lines, voice = "" }) => {
+    const spoken = `${voice && `<v ${escape(voice)}>`}${escape(lines.join("\n"))}`;
+    return `${clock(start, ".")} --> ${clock(end, ".")}\n${spoken}\n\n`;
   });
   return `WEBVTT\n\n${blocks.join("")}`;
 }

@@ -1,9 +1,13 @@
 /**
  * The transcript as data: segments of words with their times, and what is shown of them.
  *
- * Committed words are only ever appended. Memory grows by the words alone, some 100 bytes each: an
- * eight-hour day of speech is about 70,000 words.
+ * Committed words are only ever appended; corrections lie over them, and the words stay. Memory grows by
+ * the words alone, some 100 bytes each: an eight-hour day of speech is about 70,000 words.
+ *
+ * Of several sources each has its own open segment, paragraph and draft; paragraphs stand in the order of
+ * their starts.
  */
+import { Segment } from "./segment.js";
 
 export const PARAGRAPH_PAUSE_S = 1.5; // a pause this long begins a new paragraph
 const PARAGRAPH_CHARS = 300; // a longer paragraph ends with its sentence or segment
@@ -15,39 +19,54 @@ const UNWORDED = 100; // beginnings of speech that are remembered while no word 
 
 /**
  * @typedef {import("./link.js").Word} Word
- * @typedef {{key: string, words: Word[], whole: boolean}} Segment `whole`: its words' times are not
- *   known, and all of them stand as one
- * @typedef {{kind: "paragraph", start: number, end: number, text: string}} Paragraph
+ * @typedef {import("./segment.js").ShownWord} ShownWord
+ * @typedef {import("./segment.js").Correction} Correction
+ * @typedef {object} Paragraph
+ * @property {"paragraph"} kind
+ * @property {number} start
+ * @property {number} end
+ * @property {string} text
+ * @property {string} source "" where there is one alone
+ * @property {{segment: Segment, first: number, stop: number}[]} runs the words that it is made of
+ * @property {boolean} closed no word is added to it
+ * @property {number} version counts the changes that are more than words at its end
  * @typedef {{kind: "mark", at: number, text: string, own?: boolean}} Mark something that happened,
  *   in words; `own`: set by the reader
- * @typedef {{kind: "words", key: string, words: Word[], whole: boolean}} Run words of one segment
- *   without a mark between them
- * @typedef {Run | Mark} Entry
- * @typedef {{key: string, text: string, start: number, apart: boolean}} Draft
+ * @typedef {import("./segment.js").Span} Span
+ * @typedef {{kind: "words", key: string, words: Word[], whole: boolean, span?: Span}} Run words of one
+ *   segment with nothing between them
+ * @typedef {Correction & {kind: "correction"}} CorrectionEntry
+ * @typedef {Run | Mark | CorrectionEntry} Entry
+ * @typedef {{key: string, source: string, text: string, start: number, apart: boolean}} Draft
  *   `apart` when it will begin a paragraph of its own
+ * @typedef {ShownWord & {segment: Segment, from: number, to: number}} PlacedWord a word and where in
+ *   its paragraph's text it stands
  */
 
 export class Transcript {
   /** @type {Segment[]} */
   segments = [];
   /**
-   * What is shown, in order. The last one before the marks that are `ahead` grows, others come behind
-   * it.
+   * What is shown, in order. Those before the marks that are `ahead` may grow, others come behind them.
    * @type {(Paragraph | Mark)[]}
    */
   items = [];
-  /** @type {Entry[]} all that came, from which all else follows; it grows as `items` do */
+  /** @type {Entry[]} all that came, from which all else follows */
   entries = [];
   /** How many marks at the end of both may have words before them that have not come yet. */
   ahead = 0;
-  /** @type {Draft | null} what may still change */
-  draft = null;
+  /** What may still change, by source. @type {Map<string, Draft>} */
+  drafts = new Map();
   /** What it was made of and with, for the JSON file. @type {Record<string, unknown>} */
   about = {};
   /** Of its audio in seconds, once that is over: no subtitle outlasts it. */
   duration = Infinity;
-  /** @type {number[]} where speech began, since the last word */
-  #begun = [];
+  /** @type {Map<string, Segment>} */
+  #byKey = new Map();
+  /** The paragraph of each source to which its next words may be added. @type {Map<string, Paragraph>} */
+  #open = new Map();
+  /** Where speech began since the last word, by source. @type {Map<string, number[]>} */
+  #begun = new Map();
 
   /** From what another one had. @param {Entry[]} entries @param {Record<string, unknown>} about */
   static of(entries, about) {
@@ -55,8 +74,9 @@ export class Transcript {
     transcript.about = about;
     for (const entry of entries) {
       transcript.settle();
-      if (entry.kind === "words") transcript.words(entry.key, entry.words, entry.whole);
-      else transcript.mark(entry.at, entry.text, entry.own);
+      if (entry.kind === "words") transcript.words(entry.key, entry.words, entry.whole, entry.span);
+      else if (entry.kind === "mark") transcript.mark(entry.at, entry.text, entry.own);
+      else transcript.correct(entry);
     }
     return transcript;
   }
@@ -69,52 +89,88 @@ export class Transcript {
     return this.segments.reduce((sum, segment) => sum + segment.words.length, 0);
   }
 
-  /** All committed words: exactly their texts joined, segment by segment. */
+  /** All committed words, as they are corrected: their texts joined; of several sources a line each. */
   get text() {
-    return this.segments.map(textOf).join("");
+    if (!this.sourced) return this.segments.map(({ text }) => text).join("");
+    return this.segments.map(({ source, text }) => `${source}: ${text.trim()}\n`).join("");
   }
 
-  /** @param {number} t */
-  speechStarted(t) {
-    if (this.#begun.push(t) > UNWORDED) this.#begun.shift();
+  /** Whether it has several sources. */
+  get sourced() {
+    return this.segments.some(({ source }) => source !== "");
   }
 
-  /** @param {string} key the segment @param {Word[]} words @param {boolean} whole */
-  words(key, words, whole = false) {
-    let segment = this.segments.at(-1);
+  /** The newest draft. @returns {Draft | null} */
+  get draft() {
+    return [...this.drafts.values()].at(-1) ?? null;
+  }
+
+  /** @param {string} key */
+  segment(key) {
+    return this.#byKey.get(key);
+  }
+
+  /** @param {number} t @param {string} [source] */
+  speechStarted(t, source = "") {
+    const begun = this.#begun.get(source) ?? [];
+    if (begun.push(t) > UNWORDED) begun.shift();
+    this.#begun.set(source, begun);
+  }
+
+  /** @param {string} key the segment @param {Word[]} words @param {boolean} [whole] @param {Span} [span] */
+  words(key, words, whole = false, span) {
+    if (words.length === 0) return;
+    const source = words[0].source ?? "";
+    let segment = this.#byKey.get(key);
     for (const word of words) {
-      this.#pass(word.start);
+      const fresh = segment === undefined;
+      this.#pass(word, fresh);
       this.#log(key, word, whole);
-      const fresh = segment?.key !== key;
-      if (segment === undefined || segment.key !== key) {
-        segment = { key, words: [], whole };
+      if (segment === undefined) {
+        segment = new Segment(key, source, whole, span);
+        this.#byKey.set(key, segment);
         this.segments.push(segment);
       }
-      segment.words.push(word);
-      this.#show(word, fresh);
+      segment.add(word);
+      this.#show(word, segment, fresh);
     }
-    const heard = words.at(-1)?.end ?? 0;
-    this.#begun = this.#begun.filter((t) => t > heard);
-    if (this.draft?.key === key) this.#consume(words.map((word) => word.text).join(""));
+    const heard = words[words.length - 1].end;
+    this.#begun.set(source, (this.#begun.get(source) ?? []).filter((t) => t > heard));
+    if (this.drafts.get(source)?.key === key) this.#consume(source, words);
   }
 
   /**
-   * Replaces the draft.
+   * Replaces the draft of a source.
    * @param {string} key the segment
    * @param {string} text
    * @param {number} upto about where the engine is: speech that began later is not in the draft
+   * @param {string} source
    */
-  drafted(key, text, upto = Infinity) {
-    if (text.trim() === "") {
-      this.draft = null;
-      return;
+  drafted(key, text, upto = Infinity, source = "") {
+    this.drafts.delete(source);
+    if (text.trim() === "") return;
+    const last = this.#open.get(source);
+    const heard = last?.end ?? -Infinity;
+    const begun = this.#begun.get(source) ?? [];
+    const start = Math.max(begun.findLast((t) => t <= upto) ?? begun[0] ?? 0, heard);
+    const apart = last === undefined || !this.#goesOn(last, key, start);
+    this.drafts.set(source, { key, source, text, start, apart });
+  }
+
+  /** Nothing replaces these drafts any more: they go. @param {string} [key] of their segment; none: all */
+  dropDrafts(key) {
+    for (const [source, draft] of this.drafts) {
+      if (key === undefined || draft.key === key) this.drafts.delete(source);
     }
-    const last = this.#last(this.items);
-    const heard = last?.kind === "paragraph" ? last.end : -Infinity;
-    const begun = this.#begun.findLast((t) => t <= upto) ?? this.#begun[0] ?? 0;
-    const start = Math.max(begun, heard);
-    const apart = last?.kind !== "paragraph" || start - heard >= PARAGRAPH_PAUSE_S;
-    this.draft = { key, text, start, apart };
+  }
+
+  /**
+   * No words will replace the drafts any more: they stay, told apart from what was confirmed.
+   * @param {(text: string) => string} told as such, in words
+   */
+  keepDrafts(told) {
+    for (const { start, text } of this.drafts.values()) this.mark(start, told(text.trim()));
+    this.drafts.clear();
   }
 
   /** Something happened at this place. @param {number} at @param {string} text @param {boolean} own */
@@ -128,37 +184,86 @@ export class Transcript {
 
   /** Every word before the marks has come. */
   settle() {
+    if (this.ahead > 0) this.#part();
     this.ahead = 0;
   }
 
-  /** Nothing comes any more that is before this time. @param {number} t */
-  #pass(t) {
-    while (this.ahead > 0) {
-      const mark = this.items[this.items.length - this.ahead];
-      if (mark.kind === "mark" && mark.at > t) break;
-      this.ahead -= 1;
+  /** Words of a segment are other ones, as somebody who corrects it says. @param {Correction} correction */
+  correct(correction) {
+    const segment = this.#byKey.get(correction.key);
+    if (segment === undefined) return;
+    const { key, first, stop, text, made } = correction;
+    const entry = /** @type {CorrectionEntry} */ ({ kind: "correction", key, first, stop, text, made });
+    this.entries.splice(this.entries.length - this.ahead, 0, entry);
+    segment.correct(entry);
+    for (const item of this.items) {
+      if (item.kind !== "paragraph" || !item.runs.some((run) => run.segment === segment)) continue;
+      item.text = textIn(item);
+      item.version += 1;
     }
   }
 
-  /** What the next words are put behind. @template T @param {T[]} list @returns {T | undefined} */
-  #last(list) {
-    return list[list.length - this.ahead - 1];
+  /**
+   * What takes these corrections back.
+   * @param {Correction[]} corrections @returns {Correction[]}
+   */
+  restoring(corrections) {
+    return corrections.flatMap(({ key, first, stop }) => {
+      return this.#byKey.get(key)?.restoring(first, stop) ?? [];
+    });
+  }
+
+  /** Its words, and where in its text they stand. @param {Paragraph} paragraph @returns {PlacedWord[]} */
+  static placed(paragraph) {
+    const words = paragraph.runs.flatMap(({ segment, first, stop }) =>
+      segment.shown(first, stop).map((word) => ({ ...word, segment })),
+    );
+    let at = 0;
+    return words.map((word, index) => {
+      const text = index === 0 ? word.text.trimStart() : word.text;
+      const lead = text.length - text.trimStart().length;
+      const from = at + lead;
+      at += text.length;
+      return { ...word, from, to: at };
+    });
   }
 
   /**
-   * No words will replace the draft any more: it stays, told apart from what was confirmed.
-   * @param {(text: string) => string} told as such, in words
+   * Nothing comes any more that is before this word: marks that are go behind what came before. One of
+   * the reader's waits for the end of a sentence.
+   * @param {Word} word @param {boolean} fresh whether it begins a segment
    */
-  keepDraft(told) {
-    if (this.draft === null) return;
-    const { start, text } = this.draft;
-    this.draft = null;
-    this.mark(start, told(text.trim()));
+  #pass(word, fresh) {
+    while (this.ahead > 0) {
+      const mark = /** @type {Mark} */ (this.items[this.items.length - this.ahead]);
+      if (mark.at > word.start || (mark.own && this.#amid(word, fresh))) break;
+      this.ahead -= 1;
+      this.#part();
+    }
+  }
+
+  /** Whether a sentence is under way. @param {Word} word that comes @param {boolean} fresh */
+  #amid({ start, text, source = "" }, fresh) {
+    return [...this.#open].some(([of, paragraph]) => {
+      const { end, text: said, closed } = paragraph;
+      if (closed || start - end >= PARAGRAPH_PAUSE_S || SENTENCE_END.test(said)) return false;
+      return of !== source || !(fresh || isFull(said, false, text));
+    });
+  }
+
+  /** What follows begins new paragraphs. */
+  #part() {
+    for (const paragraph of this.#open.values()) paragraph.closed = true;
+  }
+
+  /** What the next entries are put behind. @returns {Entry | undefined} */
+  get #lastEntry() {
+    return this.entries[this.entries.length - this.ahead - 1];
   }
 
   /** @param {string} key @param {Word} word @param {boolean} whole */
   #log(key, word, whole) {
-    const last = this.#last(this.entries);
+    const last = this.#lastEntry;
     if (last?.kind === "words" && last.key === key) last.words.push(word);
     else {
       const run = /** @type {Run} */ ({ kind: "words", key, words: [word], whole });
@@ -166,32 +271,69 @@ export class Transcript {
     }
   }
 
-  /** @param {Word} word @param {boolean} fresh whether it begins a segment */
-  #show(word, fresh) {
-    const last = this.#last(this.items);
-    const goesOn =
-      last?.kind === "paragraph" &&
-      word.start - last.end < PARAGRAPH_PAUSE_S &&
-      !isFull(last.text, fresh, word.text);
-    if (goesOn) {
-      last.text += word.text;
-      last.end = Math.max(last.end, word.end);
-    } else {
-      const { start, end, text } = word;
-      const paragraph = /** @type {Paragraph} */ ({ kind: "paragraph", start, end, text: text.trimStart() });
-      this.items.splice(this.items.length - this.ahead, 0, paragraph);
-    }
+  /**
+   * Whether words of a segment that begin then are added to the paragraph.
+   * @param {Paragraph} paragraph @param {string} key @param {number} start
+   */
+  #goesOn(paragraph, key, start) {
+    if (paragraph.closed || start - paragraph.end >= PARAGRAPH_PAUSE_S) return false;
+    // Behind what another source has said since, an utterance goes on; the next one stands below.
+    if (paragraph.runs[paragraph.runs.length - 1].segment.key === key) return true;
+    return this.items[this.items.length - this.ahead - 1] === paragraph;
   }
 
-  /**
-   * The draft follows the committed words: what has been committed leaves it.
-   * @param {string} text
-   */
-  #consume(text) {
-    const draft = /** @type {Draft} */ (this.draft);
-    const rest = draft.text.startsWith(text) ? draft.text.slice(text.length) : "";
-    this.drafted(draft.key, rest, draft.start);
+  /** @param {Word} word the last one of the segment @param {Segment} segment @param {boolean} fresh */
+  #show(word, segment, fresh) {
+    const { source } = segment;
+    const index = segment.words.length - 1;
+    const last = this.#open.get(source);
+    if (last && this.#goesOn(last, segment.key, word.start) && !isFull(last.text, fresh, word.text)) {
+      const run = last.runs[last.runs.length - 1];
+      if (run.segment === segment) run.stop = index + 1;
+      else last.runs.push({ segment, first: index, stop: index + 1 });
+      last.text += word.text;
+      last.end = Math.max(last.end, word.end);
+      return;
+    }
+    const { start, end, text } = word;
+    /** @type {Paragraph} */
+    const paragraph = {
+      kind: "paragraph",
+      start,
+      end,
+      text: text.trimStart(),
+      source,
+      runs: [{ segment, first: index, stop: index + 1 }],
+      closed: false,
+      version: 0,
+    };
+    this.#open.set(source, paragraph);
+    this.items.splice(this.#placeFor(paragraph), 0, paragraph);
   }
+
+  /** Before what another source has said later. @param {Paragraph} paragraph */
+  #placeFor({ start, source }) {
+    let place = this.items.length - this.ahead;
+    for (; place > 0; place--) {
+      const before = this.items[place - 1];
+      if (before.kind === "mark" || before.source === source || before.start <= start) break;
+    }
+    return place;
+  }
+
+  /** The draft follows the committed words: what has been committed leaves it. @param {string} source @param {Word[]} words */
+  #consume(source, words) {
+    const draft = /** @type {Draft} */ (this.drafts.get(source));
+    const text = words.map((word) => word.text).join("");
+    const rest = draft.text.startsWith(text) ? draft.text.slice(text.length) : "";
+    this.drafted(draft.key, rest, draft.start, source);
+  }
+}
+
+/** @param {Paragraph} paragraph */
+function textIn({ runs }) {
+  const words = runs.flatMap(({ segment, first, stop }) => segment.shown(first, stop));
+  return words.map(({ text }) => text).join("").trimStart();
 }
 
 /**
@@ -206,9 +348,4 @@ function isFull(text, fresh, next) {
   if (text.length > LONG_CHARS && CLAUSE_END.test(text)) return true;
   // Scripts without spaces break anywhere.
   return text.length > LONGEST_CHARS && (/^\s/u.test(next) || text.length > 2 * LONGEST_CHARS);
-}
-
-/** @param {Segment} segment */
-export function textOf(segment) {
-  return segment.words.map((word) => word.text).join("");
 }

@@ -5,6 +5,7 @@
  * those out of sight unrendered (content-visibility), so hours of captions stay light and whole.
  */
 import { clock, make } from "./dom.js";
+import { WordLights } from "./lights.js";
 
 const NEAR_END_PX = 60;
 const ANNOUNCED = 3; // pieces kept for screen readers
@@ -15,7 +16,41 @@ const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;
 /**
  * @typedef {import("./transcript.js").Transcript} Transcript
  * @typedef {import("./transcript.js").Paragraph | import("./transcript.js").Mark} Item
+ * @typedef {{item: Item, node: HTMLElement, text: Text, version: number}} Row
  */
+
+/** What may still change of a source: behind its paragraph, or in a row of its own. */
+class DraftRow {
+  words = make("span", "draft");
+  space = document.createTextNode(""); // before them, so that their underline begins at a word
+  #time = document.createElement("time");
+  row;
+
+  /** @param {string} source */
+  constructor(source) {
+    this.row = paragraphRow(this.#time, source, "");
+  }
+
+  /**
+   * @param {import("./transcript.js").Draft} draft
+   * @param {HTMLElement | undefined} last row of the source
+   * @returns {boolean} whether its own row is to be shown
+   */
+  show({ text, start, apart }, last) {
+    const own = apart || last === undefined;
+    this.words.textContent = text.trimStart();
+    this.space.data = own ? "" : text.slice(0, text.length - text.trimStart().length);
+    if (own) this.#time.textContent = clock(start);
+    (own ? this.row : last).lastElementChild?.append(this.space, this.words);
+    return own;
+  }
+
+  remove() {
+    this.row.remove();
+    this.words.remove();
+    this.space.remove();
+  }
+}
 
 export class TranscriptView {
   #scroller;
@@ -25,15 +60,16 @@ export class TranscriptView {
   /** @type {import("./settings.js").Settings["announce"]} what screen readers get by themselves */
   announcing = "steady";
   #unread = ""; // words that they have not had
+  #speaking = ""; // their source
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #reading;
-  /** @type {{item: Item, node: HTMLElement, text: Text, shown: number}[]} one per item of the transcript */
+  /** @type {Row[]} one per item of the transcript */
   #rows = [];
-  #ahead = 0; // of the rows
-  #draft = make("span", "draft");
-  #space = document.createTextNode(""); // before the draft, so that its underline begins at a word
-  #draftTime = document.createElement("time");
-  #draftRow = make("div", "paragraph", this.#draftTime, make("p", ""));
+  /** @type {WeakMap<Node, Row>} by their elements */
+  #byNode = new WeakMap();
+  lights = new WordLights();
+  /** @type {Map<string, DraftRow>} by source */
+  #drafts = new Map();
   #following = true;
   #lastTop = 0;
   #scheduled = false;
@@ -51,11 +87,36 @@ export class TranscriptView {
     this.#list = list;
     this.#jump = jump;
     this.#announcer = announcer;
-    /** @type {HTMLElement} */ (this.#draftRow.lastElementChild).dir = "auto";
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     jump.addEventListener("click", () => this.follow());
     new ResizeObserver(() => this.#keepUp()).observe(list);
     new ResizeObserver(() => this.#keepUp()).observe(scroller);
+  }
+
+  /** The rows of paragraphs, in order. */
+  get paragraphs() {
+    return this.#rows.filter(({ item }) => item.kind === "paragraph");
+  }
+
+  /** The paragraph that a part of the page belongs to. @param {Node} node @returns {Row | null} */
+  rowAt(node) {
+    const element = node instanceof Element ? node : node.parentElement;
+    const row = this.#byNode.get(/** @type {Node} */ (element?.closest(".paragraph")));
+    return row ?? null;
+  }
+
+  /** Brings a row into sight, where it stays. @param {Row} row */
+  reveal({ node }) {
+    const { top, bottom } = node.getBoundingClientRect();
+    const box = this.#scroller.getBoundingClientRect();
+    if (top >= box.top && bottom <= box.bottom) return;
+    this.#following = false;
+    node.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Paints the lights of all words anew. */
+  relight() {
+    for (const row of this.#rows) this.lights.update(row);
   }
 
   /** Shows it as it is now, at the next frame. @param {Transcript} transcript */
@@ -72,10 +133,15 @@ export class TranscriptView {
   /**
    * Words for screen readers, which get them a sentence at a time, or what there is after 3 s;
    * whole sentences alone, or nothing, if the reader wants that.
-   * @param {string} text
+   * @param {string} text @param {string} [source] whose words they are, where there are several
    */
-  announce(text) {
+  announce(text, source = "") {
     if (this.announcing === "off") return;
+    if (source !== this.#speaking) {
+      this.readOut();
+      this.#speaking = source;
+      this.#unread = source === "" ? "" : `${source}:`;
+    }
     this.#unread += text;
     if (SENTENCE_END.test(this.#unread) || this.#unread.length > ANNOUNCE_CHARS) this.readOut();
     else if (this.announcing === "steady" && this.#reading === undefined && this.#unread !== "") {
@@ -102,27 +168,36 @@ export class TranscriptView {
 
   clear() {
     this.#rows = [];
-    this.#unread = "";
+    this.#drafts.clear();
+    this.lights.clear();
+    this.#unread = this.#speaking = "";
     this.#list.replaceChildren();
     this.#announcer.replaceChildren();
     this.follow();
   }
 
   /** @param {Transcript} transcript */
-  #render({ items, draft, ahead }) {
-    const first = Math.max(0, this.#rows.length - this.#ahead - 1);
-    for (let index = first; index < items.length; index++) {
-      if (this.#rows[index]?.item !== items[index]) {
-        const next = this.#rows[index]?.node ?? null;
-        this.#rows.splice(index, 0, this.#add(items[index], next));
+  #render({ items, drafts, ahead }) {
+    for (const [index, item] of items.entries()) {
+      let row = this.#rows[index];
+      if (row?.item !== item) {
+        row = this.#add(item, row?.node ?? null);
+        this.#rows.splice(index, 0, row);
       }
-      const row = this.#rows[index];
-      const text = items[index].text;
-      row.text.appendData(text.slice(row.shown));
-      row.shown = text.length;
+      const version = item.kind === "mark" ? 0 : item.version;
+      if (row.version === version && row.text.length === item.text.length) continue;
+      if (row.version !== version) row.text.data = item.text;
+      else row.text.appendData(item.text.slice(row.text.length));
+      row.version = version;
+      this.lights.update(row);
     }
-    this.#ahead = ahead;
-    this.#place(draft, this.#rows[items.length - ahead - 1]?.node, this.#rows[items.length - ahead]?.node);
+    for (const [source, shown] of this.#drafts) {
+      if (drafts.has(source)) continue;
+      shown.remove();
+      this.#drafts.delete(source);
+    }
+    const next = this.#rows[items.length - ahead]?.node ?? null;
+    for (const [source, draft] of drafts) this.#place(source, draft, next);
     this.#keepUp();
   }
 
@@ -131,31 +206,25 @@ export class TranscriptView {
     const text = document.createTextNode("");
     const isMark = item.kind === "mark";
     const at = make("time", "", clock(isMark ? item.at : item.start));
-    const words = make("p", "", text);
-    words.dir = "auto";
-    const node = make("div", isMark ? "mark" : "paragraph", at, words);
-    if (isMark && item.own) node.classList.add("own");
+    const node = isMark ? markRow(at, text, item.own) : paragraphRow(at, item.source, text);
     this.#list.insertBefore(node, next);
-    return { item, node, text, shown: 0 };
+    // A version that it has not: its text is still to come.
+    const row = { item, node, text, version: -1 };
+    this.#byNode.set(node, row);
+    return row;
   }
 
   /**
-   * @param {import("./transcript.js").Draft | null} draft
-   * @param {HTMLElement | undefined} last row before it
-   * @param {HTMLElement | undefined} next row behind it
+   * @param {string} source
+   * @param {import("./transcript.js").Draft} draft
+   * @param {HTMLElement | null} next row behind it
    */
-  #place(draft, last, next) {
-    const apart = draft !== null && (draft.apart || last === undefined);
-    const text = draft?.text ?? "";
-    this.#draft.textContent = text.trimStart();
-    this.#space.data = apart ? "" : text.slice(0, text.length - text.trimStart().length);
-    if (draft === null) this.#draft.remove();
-    else if (!apart) last?.lastElementChild?.append(this.#space, this.#draft);
-    if (apart) {
-      this.#draftTime.textContent = clock(draft.start);
-      this.#draftRow.lastElementChild?.append(this.#space, this.#draft);
-      this.#list.insertBefore(this.#draftRow, next ?? null);
-    } else this.#draftRow.remove();
+  #place(source, draft, next) {
+    const shown = this.#drafts.get(source) ?? new DraftRow(source);
+    this.#drafts.set(source, shown);
+    const last = this.#rows.findLast(({ item }) => item.kind === "paragraph" && item.source === source);
+    if (shown.show(draft, last?.node)) this.#list.insertBefore(shown.row, next);
+    else shown.row.remove();
   }
 
   #scrolled() {
@@ -171,4 +240,19 @@ export class TranscriptView {
     if (this.#following && this.#list.hasChildNodes()) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#jump.hidden = this.#following;
   }
+}
+
+/** @param {HTMLElement} at @param {string} source @param {Text | string} text */
+function paragraphRow(at, source, text) {
+  const words = make("p", "", text);
+  words.dir = "auto";
+  if (source === "") return make("div", "paragraph", at, words);
+  return make("div", "paragraph sourced", at, make("b", "who", source), words);
+}
+
+/** @param {HTMLElement} at @param {Text} text @param {boolean} [own] */
+function markRow(at, text, own = false) {
+  const words = make("p", "", text);
+  words.dir = "auto";
+  return make("div", own ? "mark own" : "mark", at, words);
 }
