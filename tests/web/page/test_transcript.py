@@ -309,8 +309,17 @@ async def test_captions_follow_until_the_reader_scrolls_back(server):
             """,
         )
         at_end = "Math.abs(place()[0] - place()[1]) < 2"
-        await page.evaluate("say(300)")
-        await page.wait_for_function(f"() => place()[1] > 1000 && {at_end}")
+        # What is opened shows its newest rows at once, and the others above them after that.
+        numbers = "p => +/[0-9]+/.exec(p.textContent)[0]"
+        order = f"[...document.querySelectorAll('#box p')].map({numbers})"
+        first = await page.evaluate(
+            f"new Promise((done) => {{ say(700); requestAnimationFrame(() => done({order})); }})"
+        )
+        assert first == list(range(500, 700))
+        await page.wait_for_function(
+            f"() => document.querySelectorAll('#box .paragraph').length === 700 && {at_end}"
+        )
+        assert await page.evaluate(order) == list(range(700))
         assert await page.is_hidden("#back")
         await page.hover("#box")
         await page.mouse.wheel(0, -500)
@@ -318,7 +327,7 @@ async def test_captions_follow_until_the_reader_scrolls_back(server):
         top = await page.evaluate("place()[0]")
         await page.evaluate("say(5)")
         await page.wait_for_function(
-            "() => document.querySelectorAll('#box .paragraph').length === 305"
+            "() => document.querySelectorAll('#box .paragraph').length === 705"
         )
         await page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         assert await page.evaluate("place()[0]") == pytest.approx(top, abs=2)
@@ -326,11 +335,11 @@ async def test_captions_follow_until_the_reader_scrolls_back(server):
         await page.wait_for_function(f"() => {at_end}")
         await page.evaluate("say(1)")
         await page.wait_for_function(
-            f"() => document.querySelectorAll('#box .paragraph').length === 306 && {at_end}"
+            f"() => document.querySelectorAll('#box .paragraph').length === 706 && {at_end}"
         )
         assert await page.is_hidden("#back")
         nodes = await page.evaluate("document.querySelectorAll('#box *').length")
-        assert nodes == 1 + 3 * 306
+        assert nodes == 1 + 3 * 706
 
 
 async def test_an_answer_becomes_segments_of_words(server):

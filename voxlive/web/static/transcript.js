@@ -46,6 +46,7 @@ const UNWORDED = 100; // beginnings of speech that are remembered while no word 
 export class Transcript {
   /** @type {Segment[]} */
   segments = [];
+  wordCount = 0;
   /**
    * What is shown, in order. Those before the marks that are `ahead` may grow, others come behind them.
    * @type {(Paragraph | Mark)[]}
@@ -83,10 +84,6 @@ export class Transcript {
 
   get empty() {
     return this.segments.length === 0 && this.items.length === 0;
-  }
-
-  get wordCount() {
-    return this.segments.reduce((sum, segment) => sum + segment.words.length, 0);
   }
 
   /** All committed words, as they are corrected: their texts joined; of several sources a line each. */
@@ -132,6 +129,7 @@ export class Transcript {
         this.segments.push(segment);
       }
       segment.add(word);
+      this.wordCount += 1;
       this.#show(word, segment, fresh);
     }
     const heard = words[words.length - 1].end;

@@ -8,6 +8,8 @@ import { clock, make } from "./dom.js";
 import { WordLights } from "./lights.js";
 
 const NEAR_END_PX = 60;
+const AT_ONCE = 200; // rows of a transcript that is opened; the older ones come above them after it is painted
+const MORE = 400; // of those at a time
 const ANNOUNCED = 3; // pieces kept for screen readers
 const ANNOUNCE_MS = 3000; // without the end of a sentence, a piece is read out after this time
 const ANNOUNCE_CHARS = 500; // and no longer one is waited for, where sentences are wanted whole
@@ -63,8 +65,11 @@ export class TranscriptView {
   #speaking = ""; // their source
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #reading;
-  /** @type {Row[]} one per item of the transcript */
+  /** @type {Row[]} one per item of the transcript, from the first that has one */
   #rows = [];
+  #above = 0; // items before that
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #filling;
   /** @type {WeakMap<Node, Row>} by their elements */
   #byNode = new WeakMap();
   lights = new WordLights();
@@ -167,6 +172,7 @@ export class TranscriptView {
   }
 
   clear() {
+    clearTimeout(this.#filling);
     this.#rows = [];
     this.#drafts.clear();
     this.lights.clear();
@@ -178,11 +184,13 @@ export class TranscriptView {
 
   /** @param {Transcript} transcript */
   #render({ items, drafts, ahead }) {
-    for (const [index, item] of items.entries()) {
-      let row = this.#rows[index];
+    if (this.#rows.length === 0) this.#above = Math.max(0, items.length - AT_ONCE);
+    for (let at = 0; at + this.#above < items.length; at++) {
+      const item = items[at + this.#above];
+      let row = this.#rows[at];
       if (row?.item !== item) {
         row = this.#add(item, row?.node ?? null);
-        this.#rows.splice(index, 0, row);
+        this.#rows.splice(at, 0, row);
       }
       const version = item.kind === "mark" ? 0 : item.version;
       if (row.version === version && row.text.length === item.text.length) continue;
@@ -196,9 +204,33 @@ export class TranscriptView {
       shown.remove();
       this.#drafts.delete(source);
     }
-    const next = this.#rows[items.length - ahead]?.node ?? null;
+    const next = this.#rows[items.length - this.#above - ahead]?.node ?? null;
     for (const [source, draft] of drafts) this.#place(source, draft, next);
     this.#keepUp();
+    if (this.#above > 0) this.#fillLater();
+  }
+
+  #fillLater() {
+    clearTimeout(this.#filling);
+    this.#filling = setTimeout(() => this.#fill());
+  }
+
+  /** Rows for items above the others. */
+  #fill() {
+    const { items } = /** @type {Transcript} */ (this.#transcript);
+    const from = Math.max(0, this.#above - MORE);
+    const first = this.#rows[0]?.node ?? null;
+    const added = items.slice(from, this.#above).map((item) => {
+      const row = this.#add(item, first);
+      row.text.data = item.text;
+      row.version = item.kind === "mark" ? 0 : item.version;
+      this.lights.update(row);
+      return row;
+    });
+    this.#rows.unshift(...added);
+    this.#above = from;
+    this.#keepUp();
+    if (from > 0) this.#fillLater();
   }
 
   /** @param {Item} item @param {HTMLElement | null} next */
