@@ -59,6 +59,7 @@ def test_a_few_seconds_without_speech_bring_no_word(tiny, name):
 
 
 @pytest.mark.endurance
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", SOUNDS)
 def test_ten_minutes_without_speech_bring_no_word(tiny, name):
     assert committed(tiny, name, 600) == []
