@@ -170,6 +170,7 @@ async def test_a_walk_by_keys_reaches_all_and_comes_back(server, tmp_path):
     async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
+        await page.wait_for_selector("#together")  # once the microphones are known
 
         async def walk(count):
             seen = []
