@@ -145,7 +145,8 @@ async def test_two_voices_have_their_source_on_every_word(keeping, tmp_path):
         value = json.loads((tmp_path / "json").read_text())
         for segment in value["segments"]:
             assert {word["source"] for word in segment["words"]} == {segment["source"]}
-        doctor, train = set(spelt(mine.text)), set(spelt(theirs.text))
+        # Short words may be misheard ones of the other voice.
+        doctor, train = ({w for w in spelt(one.text) if len(w) > 4} for one in (mine, theirs))
         words = [word for segment in value["segments"] for word in segment["words"]]
         for word in words:
             for other_voice, source in (
