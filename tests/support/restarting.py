@@ -79,7 +79,6 @@ async def speak(
     was spoken. What happens next waits until the session goes on.
     """
     goes_on = asyncio.Event()
-    goes_on.set()
     happening: list[asyncio.Task[None]] = []
     async with LiveClient(
         running.url + query, give_up_s=120, on_resumed=goes_on.set, **options
@@ -92,10 +91,10 @@ async def speak(
             for at in range(0, len(pcm), size):
                 while left and left[0][0] <= at / second:
                     fault = left.pop(0)[1]
-                    await goes_on.wait()
-                    if fault in (KILL_SERVER, END_SERVER):
-                        goes_on.clear()
+                    goes_on.clear()
                     happening.append(asyncio.create_task(running.suffer(fault)))
+                    if fault in (KILL_SERVER, END_SERVER) and left:
+                        await goes_on.wait()
                 await client.send(pcm[at : at + size])
                 await asyncio.sleep(_BLOCK_S / speed)
             await client.stop()
