@@ -43,7 +43,7 @@ check-page:
 	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
 	  echo "no Node on this machine (nodejs, npm): the types of the page are not checked"; \
 	elif test -x $(TYPESCRIPT)/node_modules/.bin/tsc || npm install --prefix $(TYPESCRIPT) --no-save \
-	  --no-package-lock --no-audit --no-fund --loglevel=error typescript@$(TYPESCRIPT_VERSION) >/dev/null; then \
+	  --no-package-lock --no-audit --no-fund --no-update-notifier --loglevel=error typescript@$(TYPESCRIPT_VERSION) >/dev/null; then \
 	  $(TYPESCRIPT)/node_modules/.bin/tsc -p tsconfig.json; \
 	else \
 	  echo "TypeScript cannot be fetched: the types of the page are not checked"; \
