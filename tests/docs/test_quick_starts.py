@@ -130,5 +130,5 @@ def test_the_server_starts(command, tmp_path):
         if option in arguments:
             arguments[arguments.index(option) + 1] = value
     with serving("--max-sessions", "1", *arguments, cache=tmp_path) as running:
-        assert running.url.startswith("https" if "--https" in arguments else "http:")
+        assert running.url.startswith("https" if {"--https", "--phone"} & {*arguments} else "http:")
         assert ("Wyoming" in running.others) == ("--wyoming-port" in arguments)

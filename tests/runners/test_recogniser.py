@@ -64,7 +64,8 @@ def word_errors(reference: str, text: str) -> float:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_clips_have_their_words(tiny, name):
-    assert transcribe(tiny, name)[0].text == GOLDEN[name]
+    """Processors round differently: commas and apostrophes may come and go."""
+    assert word_errors(GOLDEN[name], transcribe(tiny, name)[0].text) == 0
 
 
 @pytest.mark.parametrize(

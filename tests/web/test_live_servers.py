@@ -161,4 +161,4 @@ def test_a_model_that_cannot_be_loaded_is_named():
     wrong = CliRunner().invoke(app, [*args, "--live", f"quick={TINY},commit=fast"])
     assert wrong.exit_code == 1
     assert "--live quick: " in wrong.output
-    assert "leave out commit" in wrong.output
+    assert "leave out --commit" in wrong.output

@@ -520,7 +520,7 @@ async def test_the_reading_page_shows_what_is_said_whatever_the_line_does(tmp_pa
             await page.select_option("[name=colours]", "yellow")
             await page.select_option("#page-language", "de")
             await page.click("#look [value=done]")
-            await shows(page, "#newest", "Neueste Worte")
+            await shows(page, "#newest", "Neueste Wörter")
             style = "getComputedStyle(document.querySelector('#text'))"
             for _ in range(2):
                 assert await page.evaluate(f"{style}.fontSize") == "60px"
