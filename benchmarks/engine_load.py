@@ -47,9 +47,9 @@ class PacedStream:
         delay_s = (self._engine.info.default_delay_ms or 0) / 1000
 
         def sink(message: Message) -> None:
-            late = time.monotonic() - now - delay_s
+            moment = time.monotonic()
+            late = moment - now - delay_s
             if isinstance(message, Committed):
-                moment = time.monotonic()
                 self.beyond += [(moment, late - w.end / SAMPLE_RATE) for w in message.words]
             elif isinstance(message, Failed):
                 self.failed.append(message.code)

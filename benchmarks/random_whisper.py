@@ -1,6 +1,6 @@
 """Write a random Whisper of large-v3-turbo's shape in mlx-audio's layout, to load a server with.
 
-    python benchmarks/random_whisper.py /tmp/random-turbo TOKENIZER_JSON
+    PYTHONPATH=tests python benchmarks/random_whisper.py /tmp/random-turbo TOKENIZER_JSON
     voxlive serve --model /tmp/random-turbo --device gpu
 
 It says nothing sensible, at the real model's cost for a token: 1.6 GB in float16. What it writes
@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_audio.stt.models.whisper.whisper import Model, ModelDimensions
-from transformers import WhisperFeatureExtractor, WhisperTokenizerFast
+from support.mlx_whisper import write_tokenizer
 
 TURBO = {
     "n_mels": 128,
@@ -31,7 +31,6 @@ TURBO = {
     "n_text_layer": 4,
 }
 _ALIGNMENT_HEADS = [[2, 4], [2, 11], [3, 3], [3, 6], [3, 11], [3, 14]]
-_TIMES = 1501
 
 
 def write(folder: Path, tokenizer: Path, shape: dict[str, int]) -> None:
@@ -46,10 +45,7 @@ def write(folder: Path, tokenizer: Path, shape: dict[str, int]) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "whisper", **shape}))
     heads = [head for head in _ALIGNMENT_HEADS if head[0] < shape["n_text_layer"]]
     (folder / "generation_config.json").write_text(json.dumps({"alignment_heads": heads}))
-    words = WhisperTokenizerFast(tokenizer_file=str(tokenizer))
-    words.add_tokens([f"<|{at * 0.02:.2f}|>" for at in range(_TIMES)])
-    words.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=shape["n_mels"]).save_pretrained(folder)
+    write_tokenizer(folder, tokenizer, shape["n_mels"])
 
 
 def main() -> None:

@@ -198,6 +198,30 @@ async def state_is(page: Page, *states: str, timeout_s: float = 60) -> str:
     return await handle.json_value()
 
 
+async def speaking(page: Page) -> None:
+    """Start and wait until the server listens."""
+    await page.click("#toggle")
+    assert await state_is(page, "listening", "error") == "listening"
+
+
+async def heard(page: Page, seconds: float = 0) -> None:
+    """Wait until so much sound was taken; the page's clock counts samples."""
+    await page.wait_for_function(
+        """(seconds) => {
+          const text = document.querySelector("#detail").textContent;
+          const at = /^(?:(\\d+):)?(\\d+):(\\d+)/.exec(text);
+          return at && (at[1] ?? 0) * 3600 + at[2] * 60 + +at[3] >= seconds;
+        }""",
+        arg=seconds,
+    )
+
+
+async def stopped(page: Page) -> None:
+    """Stop and wait until the last words are there."""
+    await page.click("#toggle")
+    assert await state_is(page, "stopped", "error") == "stopped"
+
+
 class ProxiedLine:
     """A TCP relay to a server; once ``cut`` all is broken and refused, until ``mend``."""
 

@@ -44,7 +44,7 @@ def write_mlx_whisper(folder: Path, source: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(_config(tensors)))
     heads = json.loads((source / "config.json").read_text())["alignment_heads"]
     (folder / "generation_config.json").write_text(json.dumps({"alignment_heads": heads}))
-    _write_tokenizer(folder, source, tensors["encoder/conv1/weight"].shape[1])
+    write_tokenizer(folder, source / "tokenizer.json", tensors["encoder/conv1/weight"].shape[1])
     return folder
 
 
@@ -112,10 +112,11 @@ def _config(tensors: dict[str, np.ndarray]) -> dict[str, int | str]:
     }
 
 
-def _write_tokenizer(folder: Path, source: Path, mels: int) -> None:
+def write_tokenizer(folder: Path, source: Path, mels: int) -> None:
+    """The tokenizer of a file, and features of so many mel bins, as a conversion has them."""
     from transformers import WhisperFeatureExtractor, WhisperTokenizerFast
 
-    tokenizer = WhisperTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
+    tokenizer = WhisperTokenizerFast(tokenizer_file=str(source))
     tokenizer.add_tokens([f"<|{at * 0.02:.2f}|>" for at in range(_TIMES)])  # which some leave out
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=mels).save_pretrained(folder)

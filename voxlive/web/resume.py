@@ -160,9 +160,7 @@ class FoundSession:
         last = max((*closed, *(word.segment for word in transcript.words)), default=-1)
         for one in missing:
             match one.event:
-                case Words(segment, _, source):
-                    pass
-                case SegmentClosed(segment, source=source):
+                case Words(segment, source=source) | SegmentClosed(segment, source=source):
                     pass
                 case _:
                     continue

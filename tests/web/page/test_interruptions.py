@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.browser import browsing, line_to, state_is
+from support.browser import browsing, heard, line_to, speaking, state_is
 from support.clips import clip
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
@@ -40,29 +40,12 @@ def read(path):
     return Path(path).read_text().lower()
 
 
-async def speaking(page):
-    await page.click("#toggle")
-    assert await state_is(page, "listening", "error") == "listening"
-
-
 async def words_are_there(page, least):
     await page.wait_for_function(
         """(least) => [...document.querySelectorAll(".paragraph p")]
           .map((p) => [...p.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join(""))
           .join(" ").split(/\\s+/).filter(Boolean).length >= least""",
         arg=least,
-    )
-
-
-async def recorded(page, seconds):
-    """Wait until the page's clock is there."""
-    await page.wait_for_function(
-        """(seconds) => {
-          const { textContent } = document.querySelector("#detail");
-          const [, m, s] = /(\\d+):(\\d+)/.exec(textContent) ?? [];
-          return m * 60 + +s >= seconds;
-        }""",
-        arg=seconds,
     )
 
 
@@ -95,7 +78,7 @@ async def test_a_reload_in_mid_session_loses_no_word_and_brings_none_twice(keepi
         await page.wait_for_function("() => document.title.startsWith('●')")
         at = await page.locator("time").first.inner_text()
         assert at.startswith("0:0")
-        await recorded(page, 9)
+        await heard(page, 9)
         await page.keyboard.press("m")
         shown = await ended(page)
         marks = await page.locator(".mark p").all_inner_texts()
@@ -138,12 +121,12 @@ async def test_sound_of_an_outage_outlives_the_page(server, tmp_path):
         watched.expected = BROKEN
         page = watched.page
         await speaking(page)
-        await recorded(page, 1)
+        await heard(page, 1)
         await page.evaluate(DOWN)
         line.cut()
         await state_is(page, "reconnecting")
         line.mend()
-        await recorded(page, int(spoken.duration) + 2)
+        await heard(page, int(spoken.duration) + 2)
         assert re.search(r"\d s of sound kept here", await page.inner_text("#detail"))
         await page.wait_for_timeout(1200)  # the journal writes once a second
         await reload(page)
@@ -154,7 +137,7 @@ async def test_sound_of_an_outage_outlives_the_page(server, tmp_path):
         await state_is(page, "stopped")
         await page.click("#toggle")
         assert await state_is(page, "listening", "error") == "listening"
-        await recorded(page, int(spoken.duration) + 4)
+        await heard(page, int(spoken.duration) + 4)
         shown = spelt(" ".join(await ended(page)))
         # The words before, in and at the end of the outage, in order; behind them the clip again.
         at = [shown.index(word) for word in ("doctor", "call", "afternoon", "results")]
@@ -182,7 +165,7 @@ async def test_another_tab_goes_on_with_the_session(server, tmp_path):
         assert "goes on in another tab" in await page.inner_text("#notice-title")
         after = await other.inner_text("#paragraphs .paragraph p")
         assert after.startswith(before[: len(before) // 2])
-        await recorded(other, 8)
+        await heard(other, 8)
         assert len(" ".join(await ended(other))) >= len(after)
 
 
@@ -194,7 +177,7 @@ async def test_a_server_that_hangs_is_seen_and_what_was_said_comes_later(tmp_pat
             watched.expected = BROKEN
             page = watched.page
             await speaking(page)
-            await recorded(page, 1)
+            await heard(page, 1)
             paused(server.process.pid)
             await page.wait_for_function(
                 "() => /no answer for [5-9] s/.test(document.querySelector('#detail').textContent)"

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from support.browser import browsing, line_to, state_is
+from support.browser import browsing, heard, line_to, speaking, state_is, stopped
 from support.clips import clip
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
@@ -27,24 +27,6 @@ CLOCK = re.compile(r"^(\d+):(\d\d)\b")
 SPOKEN = "document.querySelector('#paragraphs').textContent"
 
 
-async def speaking(page):
-    """Start and wait until the server listens."""
-    await page.click("#toggle")
-    assert await state_is(page, "listening", "error") == "listening"
-
-
-async def heard(page, seconds=0):
-    """Wait until so much sound was taken; the page's clock counts samples."""
-    await page.wait_for_function(
-        """(seconds) => {
-          const text = document.querySelector("#detail").textContent;
-          const at = /^(?:(\\d+):)?(\\d+):(\\d+)/.exec(text);
-          return at && (at[1] ?? 0) * 3600 + at[2] * 60 + +at[3] >= seconds;
-        }""",
-        arg=seconds,
-    )
-
-
 async def some_words(page, least=2):
     """Wait until words are on screen; how much sound had been taken by then, in seconds."""
     await page.wait_for_function(
@@ -53,11 +35,6 @@ async def some_words(page, least=2):
     )
     minutes, seconds = CLOCK.match(await page.inner_text("#detail")).groups()
     return int(minutes) * 60 + int(seconds)
-
-
-async def stopped(page):
-    await page.click("#toggle")
-    assert await state_is(page, "stopped", "error") == "stopped"
 
 
 async def download(page, kind):

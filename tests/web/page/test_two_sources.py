@@ -8,7 +8,7 @@ import wave
 
 import httpx
 import pytest
-from support.browser import browsing, state_is
+from support.browser import browsing, heard, speaking, state_is, stopped
 from support.clips import clip
 from support.scoring import spelt, word_errors
 from support.server import AT_PAUSES, serving
@@ -68,22 +68,6 @@ async def share(page, name, folder):
     await page.evaluate(SHARING, base64.b64encode(wav(name, folder).read_bytes()).decode())
 
 
-async def speaking(page):
-    await page.click("#toggle")
-    assert await state_is(page, "listening", "error") == "listening"
-
-
-async def recorded(page, seconds):
-    await page.wait_for_function(
-        """(seconds) => {
-          const { textContent } = document.querySelector("#detail");
-          const [, m, s] = /(\\d+):(\\d+)/.exec(textContent) ?? [];
-          return m * 60 + +s >= seconds;
-        }""",
-        arg=seconds,
-    )
-
-
 async def said(page, source, words):
     """Wait until a source has said these words."""
     await page.wait_for_function(
@@ -92,11 +76,6 @@ async def said(page, source, words):
           .some((row) => row.lastElementChild.textContent.includes(words))""",
         arg=[source, words],
     )
-
-
-async def stopped(page):
-    await page.click("#toggle")
-    assert await state_is(page, "stopped", "error") == "stopped"
 
 
 # Its sound goes through a captured tab, of which not every run recognises the same words.
@@ -128,7 +107,7 @@ async def test_two_voices_have_their_source_on_every_word(keeping, tmp_path):
         await page.bring_to_front()
         await speaking(page)
         await other.evaluate("window.sound.play()")
-        await recorded(page, int(theirs.duration) + 2)
+        await heard(page, int(theirs.duration) + 2)
         await stopped(page)
         rows = await page.evaluate(
             """[...document.querySelectorAll(".paragraph")].map((row) =>
@@ -188,7 +167,7 @@ async def test_sharing_that_ends_mute_and_a_page_that_is_loaded_again(keeping, t
         assert await state_is(page, "listening", "error") == "listening"
         await page.keyboard.press("u")  # the microphone's clip is not heard, what is shared is
         await said(page, "Shared sound", "Yes")
-        await recorded(page, 11)
+        await heard(page, 11)
         sources = await page.locator(".who").all_inner_texts()
         assert set(sources) == {"Shared sound"}
         await page.keyboard.press("u")

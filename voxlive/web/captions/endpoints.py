@@ -20,6 +20,7 @@ from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
 from voxlive.web.pages import Pages
 
 if TYPE_CHECKING:
+    from voxlive.store.contract import StoredSession
     from voxlive.web.recorder import Recorder
 
 _VTT = ".vtt"
@@ -82,8 +83,7 @@ class CaptionEndpoints:
         found = self._recorder and await self._recorder.find_named(name)
         if not self._recorder or not found or not require_grant(request).may_read(found.owner):
             return None
-        transcript = await self._recorder.transcript(found.id)
-        return self._feeds.find(found.id) or self._feeds.wait(transcript, self._wait_s)
+        return await waiting_feed(self._feeds, self._recorder, found, self._wait_s)
 
     async def builder(self, request: Request) -> Response:
         """The page on which an overlay's address is made."""
@@ -92,6 +92,14 @@ class CaptionEndpoints:
     async def overlay(self, request: Request) -> Response:
         """The overlay's page, whose script reads the session from the URL."""
         return await reading_page(self._pages, "overlay.html", request)
+
+
+async def waiting_feed(
+    feeds: CaptionFeeds, recorder: Recorder, left: StoredSession, wait_s: float
+) -> CaptionFeed | None:
+    """The feed of a session that another server has left, which waits so long for its client."""
+    transcript = await recorder.transcript(left.id)
+    return feeds.find_owned(left.id, left.owner) or feeds.wait(transcript, wait_s)
 
 
 async def reading_page(pages: Pages, name: str, request: Request) -> Response:

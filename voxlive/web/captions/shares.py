@@ -33,7 +33,7 @@ from voxlive.store.contract import Share, StoredSession, StoreError
 from voxlive.web.access.access import Access
 from voxlive.web.access.keys import digest, find_credentials
 from voxlive.web.access.middleware import AuditLog, require_grant
-from voxlive.web.captions.endpoints import reading_page, streamed
+from voxlive.web.captions.endpoints import reading_page, streamed, waiting_feed
 from voxlive.web.captions.events import (
     DONE,
     KEEP_ALIVE,
@@ -95,8 +95,8 @@ class Shares:
         self._access = access
         self._store = recorder.store if recorder else None
         self._known: dict[str, _Known] = {}  # by the token's digest
-        self._readers: defaultdict[str, set[CaptionReader]] = defaultdict(set)
-        self._counted: defaultdict[str, set[CaptionReader]] = defaultdict(set)
+        # By the link's id, and whether each is counted.
+        self._readers: defaultdict[str, dict[CaptionReader, bool]] = defaultdict(dict)
         self._lookups = asyncio.Semaphore(_LOOKUPS)
         self._ending: set[asyncio.Task[None]] = set()
         feeds.on_over = self._on_over
@@ -168,8 +168,11 @@ class Shares:
 
     async def revoke(self, ident: str, owner: str) -> bool:
         """End a link of a key at once; whether there was one. Raises StoreError."""
-        found = [d for d, one in self._known.items() if one.share.id == ident]
-        mine = [d for d in found if self._known[d].share.owner == owner]
+        mine = [
+            presented
+            for presented, one in self._known.items()
+            if (one.share.id, one.share.owner) == (ident, owner)
+        ]
         revoked = bool(mine)
         if self._store:
             revoked = await asyncio.to_thread(self._store.revoke_share, ident, owner)
@@ -183,7 +186,7 @@ class Shares:
 
     def count(self, share: Share) -> int:
         """How many people read by a link now."""
-        return len(self._counted.get(share.id, ()))
+        return sum(self._readers.get(share.id, {}).values())
 
     @contextmanager
     def joined(self, share: Share, *, counted: bool) -> Iterator[CaptionReader]:
@@ -191,16 +194,13 @@ class Shares:
         reader, readers = CaptionReader(), self._readers[share.id]
         if len(readers) >= MAX_READERS:
             raise TooManyReaders
-        readers.add(reader)
-        if counted:
-            self._counted[share.id].add(reader)
+        readers[reader] = counted
         try:
             yield reader
         finally:
-            for members in (self._readers, self._counted):
-                members[share.id].discard(reader)
-                if not members[share.id]:
-                    del members[share.id]
+            del readers[reader]
+            if not readers:
+                del self._readers[share.id]
 
     def _wake(self, ident: str) -> None:
         """Have readers look at their link."""
@@ -359,9 +359,7 @@ class ShareEndpoints:
 
     async def _admit(self, request: Request) -> Share:
         """The link of a request's token. Raises RequestRefused."""
-        query = request.query_params
-        token = find_credentials(request.headers, (), query, key_params=("token",)).secret or ""
-        share = await self._shares.find(token)
+        share = await self._shares.find(_token(request))
         if share is None:
             message = "this link has ended, or is not whole: ask for a new one"
             raise RequestRefused("no_such_link", message)
@@ -384,12 +382,7 @@ class ShareEndpoints:
 
         ``told``: which session it knows to be over; "" if it knows that there was none.
         """
-        token = (
-            find_credentials(
-                request.headers, (), request.query_params, key_params=("token",)
-            ).secret
-            or ""
-        )
+        token = _token(request)
         told: str | None = None
         with self._shares.joined(share, counted=counted) as reader:
             while not reader.stopped and (found := await self._shares.find(token)):
@@ -445,9 +438,7 @@ class ShareEndpoints:
         waits = await self._recorder.find_named(stored.id)
         if waits is None or waits.owner != share.owner:
             return None
-        transcript = await self._recorder.transcript(stored.id)
-        here = self._feeds.find_owned(stored.id, share.owner)
-        return here or self._feeds.wait(transcript, self._wait_s)
+        return await waiting_feed(self._feeds, self._recorder, stored, self._wait_s)
 
     async def _look(self, share: Share) -> StoredSession | None:
         """The newest session of a link in the store, as it was some seconds ago."""
@@ -499,6 +490,11 @@ class ShareEndpoints:
                     feed.add_earlier(await asyncio.to_thread(closed_captions, transcript))
                 except (StoreError, RequestRefused) as error:  # it is not stored, or was deleted
                     log.debug("what was said before is not there: %s", error)
+
+
+def _token(request: Request) -> str:
+    query = request.query_params
+    return find_credentials(request.headers, (), query, key_params=("token",)).secret or ""
 
 
 def qr_svg(text: str) -> str:

@@ -38,6 +38,7 @@ class HealthEndpoints:
         self._models = models
         self._files = files
         self._recorder = recorder
+        self._command = command_name()
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
         self._faults: dict[str, str] = {}
@@ -74,7 +75,7 @@ class HealthEndpoints:
             "files": self._files.state(),
             "store": self._recorder.state if self._recorder else None,
             "version": version("voxlive"),
-            "command": command_name(),
+            "command": self._command,
         }
         if optional_grant(request):
             body |= details

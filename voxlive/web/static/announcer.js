@@ -1,13 +1,16 @@
-/** What screen readers are given of words that come: a sentence at a time, or what there is after 3 s. */
-import { make } from "./dom.js";
+/** What screen readers are given of words that come, in steady pieces. */
+import { make, SENTENCE_END } from "./dom.js";
 
 const KEPT = 3; // pieces
-const PATIENCE_MS = 3000; // without the end of a sentence
-const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;
+const PATIENCE_MS = 3000; // without the end of a sentence, a piece is read out after this time
+const LONGEST = 500; // characters, and no longer one is waited for, where sentences are wanted whole
 
 export class Announcer {
   #region;
-  #unread = "";
+  /** A sentence at a time, or what there is after 3 s; whole sentences alone; or nothing. @type {import("./settings.js").Settings["announce"]} */
+  mode = "steady";
+  #unread = ""; // words that readers have not had
+  #speaking = ""; // their source
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
 
@@ -16,11 +19,17 @@ export class Announcer {
     this.#region = region;
   }
 
-  /** @param {string} text */
-  add(text) {
+  /** @param {string} text @param {string} [source] whose words they are, where there are several */
+  add(text, source = "") {
+    if (this.mode === "off") return;
+    if (source !== this.#speaking) {
+      this.flush();
+      this.#speaking = source;
+      this.#unread = source === "" ? "" : `${source}:`;
+    }
     this.#unread += text;
-    if (SENTENCE_END.test(this.#unread)) this.flush();
-    else if (this.#timer === undefined && this.#unread !== "") {
+    if (SENTENCE_END.test(this.#unread) || this.#unread.length > LONGEST) this.flush();
+    else if (this.mode === "steady" && this.#timer === undefined && this.#unread !== "") {
       this.#timer = setTimeout(() => this.flush(), PATIENCE_MS);
     }
   }
@@ -37,7 +46,7 @@ export class Announcer {
   }
 
   clear() {
-    this.#unread = "";
+    this.#unread = this.#speaking = "";
     this.#region.replaceChildren();
   }
 }

@@ -2,7 +2,8 @@
  * The overlay's builder: its choices are the parameters of the overlay's address. Whose captions they
  * are stands in the fragment of this page's own: `name`, and the `token` and `until` of a link.
  */
-import { byId, copied } from "./dom.js";
+import { copyBy } from "./clipboard.js";
+import { byId } from "./dom.js";
 import { dressOverlay, OverlayText } from "./overlaylook.js";
 import { dateTime, onLanguage, say } from "./words.js";
 
@@ -104,8 +105,8 @@ class Builder {
   }
 
   async #copy() {
-    byId("copy").textContent = say((await copied(byId("address"))) ? "tools.copied" : "tools.refused");
-    setTimeout(() => (byId("copy").textContent = say("tools.copy")), 2000);
+    byId("address").select();
+    await copyBy(byId("copy"), byId("address").value);
   }
 
   /** The next word of a sample, again and again. */

@@ -3,12 +3,11 @@
  * at pauses, at another speaker, and where they are long, with a sentence. A segment whose text is
  * corrected changes in place.
  */
-import { make } from "./dom.js";
+import { make, SENTENCE_END } from "./dom.js";
 
 const PAUSE_S = 1.5; // a pause this long begins a new paragraph
 const LONG = 280; // characters, from which on one ends with its sentence
 const LONGEST = 900; // and with its word
-const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;
 const SENTENCES = /[^.!?…。！？؟।]*[.!?…。！？؟।]+["'”’»)\]]*\s*|[^.!?…。！？؟।]+$/gu;
 
 /**

@@ -1,11 +1,10 @@
 /** What a program would say to this very server: whole programs to copy, by language or client. */
+import { copyBy } from "./clipboard.js";
 import { byId, make } from "./dom.js";
-import { copy } from "./exports.js";
 import { hasKey } from "./key.js";
 import { say } from "./words.js";
 
 const KEY = "YOUR_KEY";
-const SAID_MS = 2000;
 
 /**
  * @typedef {object} Place
@@ -114,7 +113,8 @@ export class Developers {
       this.#show(this.#shown);
       byId("developers").showModal();
     });
-    byId("developers-copy").addEventListener("click", () => this.#copy());
+    const button = byId("developers-copy");
+    button.addEventListener("click", () => copyBy(button, byId("developers-code").textContent));
   }
 
   /** @param {string} name */
@@ -126,18 +126,6 @@ export class Developers {
     for (const button of byId("developers-choices").children) {
       button.setAttribute("aria-pressed", String(button.textContent === name));
     }
-  }
-
-  async #copy() {
-    const button = byId("developers-copy");
-    try {
-      await copy(byId("developers-code").textContent);
-      button.textContent = say("tools.copied");
-    } catch (error) {
-      if (!(error instanceof DOMException)) throw error;
-      button.textContent = say("tools.refused");
-    }
-    setTimeout(() => (button.textContent = say("tools.copy")), SAID_MS);
   }
 }
 

@@ -33,12 +33,5 @@ export function clock(seconds) {
   return hours > 0 ? `${hours}:${two(minutes)}:${two(s % 60)}` : `${minutes}:${two(s % 60)}`;
 }
 
-/** Copies what stands in a field; whether the browser does so. @param {HTMLInputElement} field */
-export async function copied(field) {
-  field.select();
-  if (!navigator.clipboard) return document.execCommand("copy");
-  return navigator.clipboard.writeText(field.value).then(
-    () => true,
-    () => false,
-  );
-}
+/** Where a sentence ends, in the scripts that have a sign for it. */
+export const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;

@@ -92,16 +92,3 @@ export function download(transcript, format, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
-
-/** To the clipboard. Off secure origins only the old command works. @param {string} text */
-export async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = document.createElement("textarea");
-  area.value = text;
-  area.className = "sr-only";
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand("copy");
-  area.remove();
-  if (!done) throw new DOMException("the browser refused to copy", "NotAllowedError");
-}

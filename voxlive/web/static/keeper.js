@@ -1,6 +1,7 @@
 /** Copying and downloading the transcript, and whether that has been done. */
+import { copy } from "./clipboard.js";
 import { byId } from "./dom.js";
-import { copy, download, toText } from "./exports.js";
+import { download, toText } from "./exports.js";
 import { say } from "./words.js";
 
 const SAID_MS = 2000;

@@ -1,6 +1,6 @@
 /** How a reader wants captions: kept in this browser, and set before the first paint. */
 import { hold, languageOf, mark } from "./language.js";
-import { load as loadPage } from "./settings.js";
+import { keep, kept, load as loadPage } from "./settings.js";
 
 const KEY = "voxlive-read";
 
@@ -25,24 +25,16 @@ const DEFAULTS = Object.freeze({
 /** @returns {Look} */
 export function loadLook() {
   const look = { ...DEFAULTS };
-  try {
-    const kept = JSON.parse(localStorage.getItem(KEY) ?? "{}") ?? {};
-    for (const [name, usual] of Object.entries(DEFAULTS)) {
-      if (typeof kept[name] === typeof usual) Object.assign(look, { [name]: kept[name] });
-    }
-  } catch {
-    // Storage is switched off for this page, or holds something else.
+  const found = kept(KEY) ?? {};
+  for (const [name, usual] of Object.entries(DEFAULTS)) {
+    if (typeof found[name] === typeof usual) Object.assign(look, { [name]: found[name] });
   }
   return look;
 }
 
 /** @param {Look} look */
 export function saveLook(look) {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(look));
-  } catch {
-    // The choice lasts until the page is closed.
-  }
+  keep(KEY, look);
 }
 
 /** @param {Look} look */

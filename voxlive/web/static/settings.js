@@ -78,7 +78,7 @@ const DEFAULTS = Object.freeze({
 /** What was kept; defaults for the rest, and where the browser keeps nothing for this page. */
 export function load() {
   const settings = { ...DEFAULTS };
-  for (const [key, value] of Object.entries(kept())) {
+  for (const [key, value] of Object.entries(kept(KEY) ?? {})) {
     if (key in DEFAULTS && typeof value === typeof DEFAULTS[/** @type {keyof Settings} */ (key)]) {
       Object.assign(settings, { [key]: value });
     }
@@ -88,18 +88,23 @@ export function load() {
 
 /** @param {Settings} settings */
 export function save(settings) {
+  keep(KEY, settings);
+}
+
+/** What this browser has kept under a name, null for nothing. @param {string} key */
+export function kept(key) {
   try {
-    localStorage.setItem(KEY, JSON.stringify(settings));
+    return JSON.parse(localStorage.getItem(key) ?? "null");
   } catch {
-    // Storage is switched off for this page: the choice lasts until it is closed.
+    return null; // Storage is switched off for this page, or holds something else.
   }
 }
 
-/** @returns {object} */
-function kept() {
+/** @param {string} key @param {unknown} value */
+export function keep(key, value) {
   try {
-    return JSON.parse(localStorage.getItem(KEY) ?? "{}") ?? {};
+    localStorage.setItem(key, JSON.stringify(value));
   } catch {
-    return {};
+    // Storage is switched off for this page: it lasts until that is closed.
   }
 }

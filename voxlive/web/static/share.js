@@ -3,9 +3,10 @@
  * name that nothing else has, unless one was given. Its token is kept in this browser, since
  * the server knows it no more; so a link can be shown again after a reload.
  */
-import { byId, copied } from "./dom.js";
+import { copyBy } from "./clipboard.js";
+import { byId } from "./dom.js";
 import { keyHeaders } from "./key.js";
-import { save } from "./settings.js";
+import { keep, kept, save } from "./settings.js";
 import { dateTime, onLanguage, say } from "./words.js";
 
 const SHARES = new URL("../v1/shares", import.meta.url);
@@ -13,7 +14,6 @@ const STATE = new URL("../read/state", import.meta.url);
 const KEPT = "voxlive-links";
 const NAME = "voxlive-captions";
 const COUNT_MS = 5000;
-const SAID_MS = 2000;
 const LONGEST_S = 30 * 86_400;
 const MAX_KEPT = 20;
 const HERE_ALONE = /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/;
@@ -164,11 +164,11 @@ export class Share {
   #keep(link) {
     this.#link = link;
     const others = links().filter(({ captions }) => captions !== link.captions);
-    keepLinks([link, ...others].slice(0, MAX_KEPT));
+    keep(KEPT, [link, ...others].slice(0, MAX_KEPT));
   }
 
   #drop() {
-    keepLinks(links().filter(({ id }) => id !== this.#link?.id));
+    keep(KEPT, links().filter(({ id }) => id !== this.#link?.id));
     this.#link = null;
   }
 
@@ -228,8 +228,8 @@ export class Share {
   }
 
   async #copy() {
-    byId("share-copy").textContent = say((await copied(byId("share-url"))) ? "tools.copied" : "tools.refused");
-    setTimeout(() => (byId("share-copy").textContent = say("tools.copy")), SAID_MS);
+    byId("share-url").select();
+    await copyBy(byId("share-copy"), byId("share-url").value);
   }
 }
 
@@ -254,19 +254,7 @@ function keptName() {
 
 /** Those of this browser that have not ended. @returns {Link[]} */
 function links() {
-  try {
-    const kept = JSON.parse(localStorage.getItem(KEPT) ?? "[]");
-    return kept.filter((/** @type {Link} */ link) => Date.parse(link.expires_at) > Date.now());
-  } catch {
-    return [];
-  }
-}
-
-/** @param {Link[]} kept */
-function keepLinks(kept) {
-  try {
-    localStorage.setItem(KEPT, JSON.stringify(kept));
-  } catch {
-    // Storage is switched off for this page: they are forgotten with it.
-  }
+  const found = kept(KEPT);
+  if (!Array.isArray(found)) return [];
+  return found.filter((/** @type {Link} */ link) => Date.parse(link?.expires_at) > Date.now());
 }

@@ -7,13 +7,13 @@
  * Of several sources each has its own open segment, paragraph and draft; paragraphs stand in the order of
  * their starts.
  */
+import { SENTENCE_END } from "./dom.js";
 import { Segment } from "./segment.js";
 
 export const PARAGRAPH_PAUSE_S = 1.5; // a pause this long begins a new paragraph
 const PARAGRAPH_CHARS = 300; // a longer paragraph ends with its sentence or segment
 const LONG_CHARS = 600; // a longer one ends with its clause
 const LONGEST_CHARS = 900; // a longer one ends with its word
-const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;
 const CLAUSE_END = /[,;:—、，；：،]["'”’»)\]]*\s*$/u;
 const UNWORDED = 100; // beginnings of speech that are remembered while no word comes
 

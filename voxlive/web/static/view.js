@@ -4,16 +4,13 @@
  * A paragraph is three elements and one text node, however long it is, and the style sheet leaves
  * those out of sight unrendered (content-visibility), so hours of captions stay light and whole.
  */
+import { Announcer } from "./announcer.js";
 import { clock, make } from "./dom.js";
 import { WordLights } from "./lights.js";
 
 const NEAR_END_PX = 60;
 const AT_ONCE = 200; // rows of a transcript that is opened; the older ones come above them after it is painted
 const MORE = 400; // of those at a time
-const ANNOUNCED = 3; // pieces kept for screen readers
-const ANNOUNCE_MS = 3000; // without the end of a sentence, a piece is read out after this time
-const ANNOUNCE_CHARS = 500; // and no longer one is waited for, where sentences are wanted whole
-const SENTENCE_END = /[.!?…。！？؟।]["'”’»)\]]*\s*$/u;
 
 /**
  * @typedef {import("./transcript.js").Transcript} Transcript
@@ -59,12 +56,6 @@ export class TranscriptView {
   #list;
   #jump;
   #announcer;
-  /** @type {import("./settings.js").Settings["announce"]} what screen readers get by themselves */
-  announcing = "steady";
-  #unread = ""; // words that they have not had
-  #speaking = ""; // their source
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #reading;
   /** @type {Row[]} one per item of the transcript, from the first that has one */
   #rows = [];
   #above = 0; // items before that
@@ -91,7 +82,7 @@ export class TranscriptView {
     this.#scroller = scroller;
     this.#list = list;
     this.#jump = jump;
-    this.#announcer = announcer;
+    this.#announcer = new Announcer(announcer);
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     jump.addEventListener("click", () => this.follow());
     new ResizeObserver(() => this.#keepUp()).observe(list);
@@ -135,34 +126,19 @@ export class TranscriptView {
     });
   }
 
-  /**
-   * Words for screen readers, which get them a sentence at a time, or what there is after 3 s;
-   * whole sentences alone, or nothing, if the reader wants that.
-   * @param {string} text @param {string} [source] whose words they are, where there are several
-   */
-  announce(text, source = "") {
-    if (this.announcing === "off") return;
-    if (source !== this.#speaking) {
-      this.readOut();
-      this.#speaking = source;
-      this.#unread = source === "" ? "" : `${source}:`;
-    }
-    this.#unread += text;
-    if (SENTENCE_END.test(this.#unread) || this.#unread.length > ANNOUNCE_CHARS) this.readOut();
-    else if (this.announcing === "steady" && this.#reading === undefined && this.#unread !== "") {
-      this.#reading = setTimeout(() => this.readOut(), ANNOUNCE_MS);
-    }
+  /** Words for screen readers. @param {string} text @param {string} [source] whose they are, where there are several */
+  announce(text, source) {
+    this.#announcer.add(text, source);
   }
 
   /** Nothing follows for now: screen readers get the rest. */
   readOut() {
-    clearTimeout(this.#reading);
-    this.#reading = undefined;
-    const text = this.#unread.trim();
-    this.#unread = "";
-    if (text === "") return;
-    this.#announcer.append(make("p", "", text));
-    while (this.#announcer.childElementCount > ANNOUNCED) this.#announcer.firstChild?.remove();
+    this.#announcer.flush();
+  }
+
+  /** What they get by themselves. @param {import("./settings.js").Settings["announce"]} mode */
+  set announcing(mode) {
+    this.#announcer.mode = mode;
   }
 
   /** Scrolls to the newest words and stays with them. */
@@ -176,9 +152,8 @@ export class TranscriptView {
     this.#rows = [];
     this.#drafts.clear();
     this.lights.clear();
-    this.#unread = this.#speaking = "";
     this.#list.replaceChildren();
-    this.#announcer.replaceChildren();
+    this.#announcer.clear();
     this.follow();
   }
 
