@@ -279,6 +279,10 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "refining": ErrorInfo(409, None, "another model refines this session now"),
         "no_audio": ErrorInfo(404, None, "the audio of this session is not kept"),
         "bad_range": ErrorInfo(416, None, "a range of bytes beyond the end of the audio"),
+        "no_device": ErrorInfo(404, None, "a device that is not here, or is none of the pool's"),
+        "device_busy": ErrorInfo(
+            409, None, "the last device in service, or one that is being taken out or put back"
+        ),
         "no_such_session": ErrorInfo(404, None, "no live session has this id or name now"),
         "model_not_found": ErrorInfo(
             404,

@@ -33,7 +33,7 @@ _OF_LINEAR = {
 def write_mlx_whisper(folder: Path, source: Path) -> Path:
     """The model of ``source``, a folder in CTranslate2's layout, in mlx-audio's layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = _read(source / MODEL_BIN)
+    tensors = read_tensors(source / MODEL_BIN)
     weights: dict[str, np.ndarray] = {}
     for name, value in tensors.items():
         weights |= _renamed(name, value)
@@ -48,7 +48,7 @@ def write_mlx_whisper(folder: Path, source: Path) -> Path:
     return folder
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Every tensor of a ``model.bin`` by name."""
     data = np.memmap(path, np.uint8, "r")
     return {

@@ -13,7 +13,7 @@ from support.storing import START, session, spoken
 from voxlive.store import schema
 from voxlive.store import writer as writing
 from voxlive.store.backends import open_store
-from voxlive.store.contract import SessionFilter, StoreBusy
+from voxlive.store.contract import AddSent, SessionFilter, StoreBusy
 from voxlive.store.writer import StoreWriter
 from voxlive.streaming.events import (
     LanguageDetected,
@@ -27,7 +27,7 @@ from voxlive.streaming.events import (
 from voxlive.values import Word
 from voxlive.web import recorder as recording_module
 from voxlive.web.config import ConfigError, ServeConfig
-from voxlive.web.recorder import Recorder, SessionRecording, keep_time
+from voxlive.web.recorder import Recorder, SessionRecording, keep_time, token_digest
 
 
 class Blockable:
@@ -238,6 +238,25 @@ async def test_what_waits_is_bounded_and_the_rest_is_counted(store, writer, monk
         (4, " five"),
         (5, " six"),
     ]
+
+
+async def test_messages_behind_a_dropped_one_are_not_kept(store, writer, monkeypatch):
+    """Another server's client gives them back from the first that is not there."""
+    monkeypatch.setattr(writing, "_RETRY_S", (0.02,))
+    recording = SessionRecording(writer, session("s"))
+    recording.make_resumable("token", "{}")
+    await recording.record(words(0, "one"), AddSent("s", 1, ("first",)))
+    store.error = StoreBusy("another program writes to it")
+    monkeypatch.setattr(writing, "MAX_WAITING", 0)
+    await recording.record(words(0, " two"), AddSent("s", 2, ("second", "third")))
+    store.error = None
+    monkeypatch.setattr(writing, "MAX_WAITING", 100)
+    await recording.record(words(0, " three"), AddSent("s", 4, ("fourth",)))
+    await until(lambda: not writer.waiting)
+    assert recording.sent_kept == 2
+    found = store.store.resumable(token_digest("token"))
+    assert (found.first, found.next) == (1, 2)
+    assert store.store.transcript("s", None).text == "one three"
 
 
 async def test_closing_writes_what_waits_and_says_what_is_lost(store, writer, monkeypatch):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeGuard
 
 from voxlive.checkpoints.files import select_files
 from voxlive.checkpoints.local_model import LocalModel
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import EngineOptions
+from voxlive.engines.pool import EnginePool
 from voxlive.engines.remote.host import ProcessEngine
 from voxlive.errors import EngineError
 from voxlive.recognisers import library_of
@@ -55,11 +56,18 @@ def load_engine(
     return load(model, options or EngineOptions())
 
 
-def load_apart(model: str | LocalModel, options: EngineOptions) -> Engine:
-    """The same in a process of its own, for a server, where it has a checkpoint."""
+def load_apart(
+    model: str | LocalModel, options: EngineOptions, out: Collection[str] = ()
+) -> Engine:
+    """The same in a process of its own, for a server, where it has a checkpoint.
+
+    One for each of several devices, of which those that are ``out`` are loaded later.
+    """
     if isinstance(model, str):
         return load_engine(model, options)
     _package(model)
+    if options.devices:
+        return EnginePool.start(model, options, out)
     return ProcessEngine.start(model, options)
 
 

@@ -3,8 +3,9 @@
 An engine owns a loaded model and a fixed number of slots. ``Engine.open`` takes a slot and returns
 a ``Stream``. A stream takes gated audio and answers with messages (``Committed``, ``Drafted``,
 ``LanguageFound``, ``Progressed``, ``Behind``, ``Reached``, ``Failed``) through its sink, which is
-called in order, as a rule on the engine's own thread, and must return at once. Nothing here depends
-on asyncio, so an engine serves a web session, the command line and an embedded processor alike.
+called in order, as a rule on the engine's own thread, and must return at once; a pool's engine may
+ask it to move (``Withdrawn``). Nothing here depends on asyncio, so an engine serves a web session,
+the command line and an embedded processor alike.
 
 Times are samples at 16 kHz on the session's clock. An engine never has more than ``capacity``
 streams; how much audio a stream may hold is stated by each engine.
@@ -36,7 +37,8 @@ class EngineOptions:
     that choose none. ``keep_quantized``: weights that are stored quantised are never unpacked.
     ``deadline_s``: a process of the engine that has work and makes no progress for so many seconds
     is ended and replaced. ``commit`` is the rule of streams that choose none, ``vocabulary`` is
-    added to that of every stream.
+    added to that of every stream. ``devices``: an engine on each of these (``pool``). ``cores``:
+    how many of the CPU's this engine may use; a part of one is shared with others.
     """
 
     max_sessions: int | None = None
@@ -47,6 +49,8 @@ class EngineOptions:
     keep_quantized: bool = False
     commit: str | None = None
     vocabulary: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    cores: float | None = None
 
     def require_no_rules(self, model: str) -> None:
         """For an engine without these. Raises UnsupportedOption where one is set."""
@@ -245,7 +249,23 @@ class Failed:
     message: str
 
 
-Message = Committed | Drafted | LanguageFound | Progressed | Behind | Reached | Failed
+MOVE_S = 10.0
+"""How long a session waits for a pause before it passes to another engine in mid-speech."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The engine goes out of service: open another stream at the next pause or within so many s.
+
+    The stream works until then.
+    """
+
+    within_s: float
+
+
+SessionMessage = Committed | Drafted | LanguageFound | Progressed | Behind | Reached | Failed
+"""What a session has to know, whichever engine its stream is of."""
+Message = SessionMessage | Withdrawn
 Sink = Callable[[Message], None]
 
 

@@ -42,9 +42,9 @@ from voxlive.engines.contract import (
     EngineInfo,
     Failed,
     LanguageFound,
-    Message,
     Progressed,
     Reached,
+    SessionMessage,
 )
 from voxlive.errors import CheckpointNotFound, DamagedFile, UnsupportedConfig
 from voxlive.values import Word
@@ -66,7 +66,7 @@ MAX_WAITING = 16 << 20
 _WRITE_EVERY_S = 0.1
 
 
-def message_fields(message: Message) -> dict[str, object]:
+def message_fields(message: SessionMessage) -> dict[str, object]:
     """A message as the fields of a line."""
     match message:
         case Committed(words):
@@ -85,7 +85,7 @@ def message_fields(message: Message) -> dict[str, object]:
             return {"failed": code, "message": text}
 
 
-def _read_message(line: dict[str, Any]) -> Message | None:
+def _read_message(line: dict[str, Any]) -> SessionMessage | None:
     """The message of a line; None for the death of an engine that was survived. Raises KeyError."""
     match line:
         case {"words": words}:
@@ -128,7 +128,7 @@ class RecordedAnswer(NamedTuple):
     """A message, ``delay_s`` after its input, and the number of words in the messages before."""
 
     delay_s: float
-    message: Message | None
+    message: SessionMessage | None
     words_before: int
 
 
@@ -270,7 +270,7 @@ class RecordingWriter:
         """The stream was given this."""
         self._line({"flush" if flush else "pause": marker, "at": at})
 
-    def on_message(self, message: Message) -> None:
+    def on_message(self, message: SessionMessage) -> None:
         """The stream has answered this."""
         self._line(message_fields(message))
 

@@ -40,7 +40,7 @@ from voxlive.processes.supervisor import Work
 from voxlive.values import SAMPLE_RATE, samples
 
 if TYPE_CHECKING:
-    from voxlive.engines.contract import EngineOptions, Message, Sink, StreamOptions
+    from voxlive.engines.contract import EngineOptions, SessionMessage, Sink, StreamOptions
     from voxlive.engines.recording import Recording
     from voxlive.values import Samples
 
@@ -434,7 +434,7 @@ class ReplayStream:
         self._ended = True
         self._engine.release(self)
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: SessionMessage) -> None:
         if isinstance(message, Progressed):
             self._processed = max(self._processed, message.upto)
         if self._ended:
@@ -444,6 +444,6 @@ class ReplayStream:
         else:
             self._deliver(message)
 
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: SessionMessage) -> None:
         if not self._closed:
             self._sink(message)

@@ -86,6 +86,10 @@ class StoreUnusable(StoreError):
     code = "store_unusable"
 
 
+class OperationDropped(StoreError):
+    """More waits for the store than may: this will never be written."""
+
+
 class SessionClaimed(StoreError):
     """Another server has claimed the session: this one writes no more of it."""
 

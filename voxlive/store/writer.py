@@ -18,6 +18,7 @@ from voxlive.store.contract import (
     AddWords,
     Guarded,
     Operation,
+    OperationDropped,
     SessionClaimed,
     SessionStore,
     StoreError,
@@ -103,7 +104,7 @@ class StoreWriter:
         with self._changed:
             if self._closing.is_set() or self._weight + weight > MAX_WAITING:
                 self.dropped += 1
-                return self._failure or StoreError("too much waits for the store")
+                return OperationDropped("too much waits for the store")
             self._waiting.append((operation, written))
             self._weight += weight
             self._changed.notify()

@@ -31,6 +31,8 @@ from voxlive.engines.contract import (
     PacedStream,
     Progressed,
     Reached,
+    SessionMessage,
+    Withdrawn,
 )
 from voxlive.errors import EngineError
 from voxlive.streaming.queues import Wakeup
@@ -184,7 +186,7 @@ class RecoverableStream:
     def __init__(
         self,
         open_stream: Callable[[Sink, str | None], Stream],
-        on_message: Callable[[Message], None],
+        on_message: Callable[[SessionMessage], None],
         on_recovered: Callable[[int], None],
         at: int = 0,
         committed: int | None = None,
@@ -380,6 +382,8 @@ class RecoverableStream:
                 self._on_message(message)
                 if self._moving:
                     self._move()
+            case Withdrawn(within_s):
+                self.move(within_s)
             case _:
                 self._on_message(message)
 

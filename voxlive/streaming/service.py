@@ -14,6 +14,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from voxlive.engines.contract import MOVE_S
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
@@ -46,9 +47,6 @@ _SHUTDOWN_MESSAGE = "the server is shutting down; what was heard so far is being
 _FILE_FORMAT = _SOURCE_FORMAT = AudioFormat("f32le", SAMPLE_RATE, 1)
 _READ_BYTES = 1 << 16
 _LOOK_S = 0.2
-
-MOVE_S = 10.0
-"""How long a session waits for a pause before it passes to another engine in mid-speech."""
 
 
 class Service:

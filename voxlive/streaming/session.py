@@ -56,7 +56,7 @@ from voxlive.values import SAMPLE_RATE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from voxlive.engines.contract import Message, Sink, Stream
+    from voxlive.engines.contract import SessionMessage, Sink, Stream
     from voxlive.engines.recording import RecordingWriter
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
@@ -362,7 +362,7 @@ class Session(LiveSession):
 
     # What the engine answers.
 
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: SessionMessage) -> None:
         if self._closed.is_set():
             return
         if self._recorder:

@@ -176,6 +176,8 @@ def _routes(
         Route("/v1/models", lists.index),
         Route("/v1/models/{name:path}", lists.get),
         Route("/v1/admin/reload", lists.reload, methods=["POST"]),
+        Route("/v1/admin/devices", lists.devices),
+        Route("/v1/admin/devices", lists.set_device, methods=["POST"]),
         Route("/v1/audio/transcriptions", Transcriptions(files).post, methods=["POST"]),
         Route("/v1/audio/translations", Transcriptions(files, "translate").post, methods=["POST"]),
         Route("/v1/chat/completions", ChatCompletions(files).post, methods=["POST"]),

@@ -87,6 +87,12 @@ def _check_terms(text: str) -> None:
         raise ValueError(error.message) from None
 
 
+def _check_devices(text: str) -> None:
+    from voxlive.engines.pool import read_devices
+
+    read_devices(text)
+
+
 def _check_live(text: str) -> None:
     from voxlive.web.live_models import LiveSpec
 
@@ -139,6 +145,13 @@ class ServeConfig:
     )
     device: Literal["gpu", "cpu"] | None = _option(
         None, "Where the model runs. Default: the best there is."
+    )
+    devices: str | None = _option(
+        None,
+        "An engine for each of several devices: all (GPUs), numbers of GPUs as 0,1, or cpu*4 for "
+        "so many processes on the CPU. --max-sessions is divided among them.",
+        metavar="DEVICES",
+        check=_check_devices,
     )
     delay_ms: int | None = _option(
         None, "The model's own delay, for models that have one: more is better.", low=1
@@ -342,6 +355,8 @@ class ServeConfig:
             raise ConfigError(
                 "--keep-audio is for stored sessions, --no-store keeps none: choose one of them"
             )
+        if self.device is not None and self.devices is not None:
+            raise ConfigError("--devices says where engines run, as --device does: choose one")
         if self.refine and self.keep_audio is None:
             raise ConfigError("--refine needs the audio of sessions: --keep-audio")
         if self.https and self.ssl_certfile is not None:
@@ -387,6 +402,7 @@ class ServeConfig:
     def engine(self) -> EngineOptions:
         """How the engine for live sessions is loaded. Raises BadVocabulary for too many terms."""
         from voxlive.engines.contract import EngineOptions
+        from voxlive.engines.pool import read_devices
         from voxlive.recognisers.vocabulary import read_vocabulary
 
         return EngineOptions(
@@ -398,6 +414,7 @@ class ServeConfig:
             self.keep_quantized,
             self.commit,
             read_vocabulary(self.vocabulary),
+            read_devices(self.devices) if self.devices else (),
         )
 
     @property

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
 from voxlive.checkpoints.resolve import aliases_of, resolve
 from voxlive.engines import load_apart, names_engine
+from voxlive.engines.pool import EnginePool
 from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.routing import is_hosted
 from voxlive.streaming.service import Service
@@ -34,9 +35,10 @@ _MAX_NAME = 100
 _MAX_QUOTED = 40
 _RETRY_S = 10.0
 
-LoadLive = Callable[[str | None, str | None], "Engine"]
+LoadLive = Callable[[str | None, str | None, Collection[str]], "Engine"]
 """Loads the engine of a live model by its given name (None: the default), from the model that it
-has or another one. Blocks; raises CheckpointError and EngineError."""
+has or another one, with these devices out of service. Blocks; raises CheckpointError and
+EngineError."""
 
 
 def _one_of(*known: str | int) -> Callable[[str], object]:
@@ -65,7 +67,7 @@ def _reader(field: str) -> Callable[[str], object]:
     return _one_of(*choices) if choices else _whole_number
 
 
-_FIELDS = ("max_sessions", "device", "delay_ms", "quantize", "commit", "vocabulary")
+_FIELDS = ("max_sessions", "device", "devices", "delay_ms", "quantize", "commit", "vocabulary")
 _OPTIONS = {field.replace("_", "-"): _reader(field) for field in _FIELDS}
 _SHARED = ("device",)
 """The server's own unless a live model has another; of the rest each has the default."""
@@ -210,23 +212,45 @@ class LiveModels:
         caller. Raises RequestRefused, also for a second reload at the same time, and what loading
         raises: then nothing has changed.
         """
-        if name is not None and name not in self._by_name:
-            raise self._unknown(name, "name")
+        service = self.named_or_default(name)
         if self._load is None:
             raise RequestRefused("unsupported_option", "this server's models are its host's")
         if self._reloads:
             message = "a model is being loaded already: wait until it is"
             raise RequestRefused("models_busy", message, retry_after_s=_RETRY_S)
-        service = self._by_name[name] if name is not None else self.default
         task = asyncio.create_task(self._reload(service, model, self._load))
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
         return service, await asyncio.shield(task)
 
+    def named_or_default(self, name: str | None) -> Service:
+        """The service that has this name, the default for None. Raises RequestRefused 404."""
+        if name is None:
+            return self.default
+        if name not in self._by_name:
+            raise self._unknown(name, "name")
+        return self._by_name[name]
+
+    async def set_device(self, name: str | None, device: str, *, in_service: bool) -> EnginePool:
+        """Take a device of a live model's pool out of service, or put it back.
+
+        It is done whatever becomes of the caller. Raises RequestRefused for a model without a pool,
+        and what ``EnginePool.take_out`` and ``put_back`` raise.
+        """
+        pool = self.named_or_default(name).engine
+        if not isinstance(pool, EnginePool):
+            message = "this model has one engine: --devices gives it several"
+            raise RequestRefused("unsupported_option", message, "device")
+        change = pool.put_back if in_service else pool.take_out
+        await asyncio.shield(asyncio.to_thread(change, device))
+        return pool
+
     async def _reload(self, service: Service, model: str | None, load: LoadLive) -> int:
         key = next((name for name, one in self.named.items() if one is service), None)
+        before = service.engine
+        out = before.out if isinstance(before, EnginePool) else ()
         try:
-            engine = await asyncio.to_thread(load, key, model)
+            engine = await asyncio.to_thread(load, key, model, out)
         except CheckpointNotFound as error:
             raise RequestRefused("model_not_found", error.message, "model") from error
         stay = await service.replace_engine(engine)
@@ -265,11 +289,11 @@ class Reloading:
         self._catalogue = catalogue
         self._options = options
 
-    def load(self, name: str | None, model: str | None) -> Engine:
+    def load(self, name: str | None, model: str | None, out: Collection[str] = ()) -> Engine:
         """See ``LoadLive``. What is loaded stays the model of that name."""
         options = self._options[name].with_model(model)
         found = find_model(options.model, options.offline)
-        engine = load_apart(found, options.engine)
+        engine = load_apart(found, options.engine, out)
         self._options[name] = options
         known = self._catalogue.knows(engine.info.model)
         if model is not None and not isinstance(found, str) and not known:

@@ -32,6 +32,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.engines.contract import DurationHistogram
+from voxlive.engines.pool import EnginePool
 from voxlive.streaming.events import (
     Event,
     Recovered,
@@ -272,6 +273,25 @@ class ServerCollector(Collector):
             _observe(steps, label, engine.steps.read())
             _observe(lags, label, self.sessions.lags[model].read())
         yield from (running, slots, in_use, worst, steps, lags)
+        yield from self._devices()
+
+    def _devices(self) -> Iterator[Metric]:
+        """Of models with several."""
+        label = ("model", "device")
+        up = GaugeMetricFamily("voxlive_device_up", "1 while it has an engine.", labels=label)
+        slots = GaugeMetricFamily("voxlive_device_slots", "Its live sessions.", labels=label)
+        in_use = GaugeMetricFamily("voxlive_device_slots_in_use", "Slots taken.", labels=label)
+        steps = HistogramMetricFamily(
+            "voxlive_device_step_seconds", "Time of its engine's steps.", labels=label
+        )
+        for model, service in self.models.labels.items():
+            engine = service.engine
+            for device in engine.devices if isinstance(engine, EnginePool) else ():
+                up.add_metric([model, device.name], device.state == "ok")
+                slots.add_metric([model, device.name], device.slots)
+                in_use.add_metric([model, device.name], device.in_use)
+                _observe(steps, [model, device.name], device.steps)
+        yield from (up, slots, in_use, steps)
 
     def _sessions(self) -> Iterator[Metric]:
         totals = self.sessions.read()

@@ -44,6 +44,7 @@ from voxlive.store.contract import (
     Guarded,
     KeepAlive,
     Operation,
+    OperationDropped,
     Refinement,
     SessionClaimed,
     SessionMark,
@@ -164,6 +165,7 @@ class SessionRecording:
         self._claimed = False
         self.sent_kept = self._sent = sent
         """Every message before this number is in the store."""
+        self._dropped = False  # a message, so that those behind it are of no use there
         self._error: str | None = None
         self._ended = False
         self.refine: str | None = None
@@ -340,10 +342,14 @@ class SessionRecording:
     def _write(self, *operations: SessionOperation, epoch: int = 0) -> Written:
         self._begin()
         if self.resumable:
-            for one in operations:
-                if isinstance(one, AddSent):
-                    self._sent = one.first + len(one.texts)
+            sent = [one for one in operations if isinstance(one, AddSent)]
+            if self._dropped:
+                operations = tuple(one for one in operations if one not in sent)
+            elif sent:
+                self._sent = sent[-1].first + len(sent[-1].texts)
             written = self._writer.write(Guarded(self._id, self._holder, operations, epoch))
+            if sent and written.done() and isinstance(written.result(), OperationDropped):
+                self._dropped, self._sent = True, min(self._sent, sent[0].first)
             # What is written has everything before it written.
             written.add_done_callback(partial(self._on_written, self._sent))
             return written

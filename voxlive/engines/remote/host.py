@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from itertools import count
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxlive.engines.contract import DurationHistogram, Failed, HistogramSnapshot
+from voxlive.engines.contract import DurationHistogram, Failed, HistogramSnapshot, Withdrawn
 from voxlive.engines.remote import (
     CheckEngine,
     CheckResult,
@@ -55,9 +55,11 @@ class EngineLink:
     They are counted on both sides: what has not been handled yet is work as well.
     """
 
-    def __init__(self, load: LoadEngine) -> None:
+    def __init__(self, load: LoadEngine, environment: Mapping[str, str]) -> None:
         """Start the process and have it load. Raises OSError."""
-        self.process: ChildProcess[EngineCommand] = ChildProcess(_MODULE, "engine")
+        self.process: ChildProcess[EngineCommand] = ChildProcess(
+            _MODULE, "engine", environment=environment
+        )
         self.progress = EngineProgress(0, False, 0, DurationHistogram().read())
         self._sent = 0
         self._closes: deque[int] = deque()
@@ -142,12 +144,21 @@ _CLOSING = 4
 
 
 class ProcessEngine:
-    """See the module and the contract. Of use once it is loaded; ``start`` waits for that."""
+    """See the module and the contract. Of use once it is loaded; ``start`` waits for that.
+
+    ``environment`` is what that of the process has besides this one's.
+    """
 
     info: EngineInfo
 
-    def __init__(self, model: LocalModel, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        options: EngineOptions,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._load = LoadEngine(model, options)
+        self._environment = environment or {}
         self._lock = threading.Lock()
         self._link: EngineLink | None = None
         self._streams: dict[int, ProcessStream] = {}
@@ -165,9 +176,14 @@ class ProcessEngine:
         self._supervisor = Supervisor([self], self.deadline_s)
 
     @classmethod
-    def start(cls, model: LocalModel, options: EngineOptions) -> ProcessEngine:
+    def start(
+        cls,
+        model: LocalModel,
+        options: EngineOptions,
+        environment: Mapping[str, str] | None = None,
+    ) -> ProcessEngine:
         """Start a process and load the model. Blocks; raises EngineError, CheckpointError."""
-        engine = cls(model, options)
+        engine = cls(model, options, environment)
         with ExitStack() as undo:
             undo.callback(engine.shutdown)
             engine.wait_until_loaded()
@@ -192,6 +208,11 @@ class ProcessEngine:
         """How long the engine's steps have taken, as it last reported."""
         link = self._link
         return link.progress.steps if link else DurationHistogram().read()
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is no engine now; None while there is one."""
+        return self._fault
 
     @property
     def pid(self) -> int | None:
@@ -229,6 +250,11 @@ class ProcessEngine:
         finally:
             with self._lock:
                 self._checks.pop(number, None)
+
+    def withdraw(self, within_s: float) -> None:
+        """Tell every stream to be replaced by one of another engine (``Withdrawn``)."""
+        for stream in tuple(self._streams.values()):
+            stream.sink(Withdrawn(within_s))
 
     def shutdown(self) -> None:
         """See the contract."""
@@ -287,7 +313,7 @@ class ProcessEngine:
     def _run_process(self) -> bool:
         """One process, from its start to its end; whether it came to serve."""
         try:
-            link = EngineLink(self._load)
+            link = EngineLink(self._load, self._environment)
         except OSError as failure:
             self._fault = f"the engine's process cannot be started: {failure}"
             return False

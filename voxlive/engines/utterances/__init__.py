@@ -51,8 +51,8 @@ class PassCost:
     draft_s: float
     last_s: float
 
-    def sessions(self, threads: int) -> int:
-        """How many sessions can speak at the same time; at least one."""
+    def sessions(self, threads: float) -> int:
+        """How many can speak at the same time on so many cores, or parts of one; at least one."""
         share = self.draft_s / SLOWEST_DRAFTS_S + self.last_s / UTTERANCE_S
         return max(1, min(_MOST_SLOTS, int(_MARGIN * threads / share)))
 
@@ -75,8 +75,9 @@ def load(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
     if library is None or family is None:
         message = f"{model.name} is no model that transcribes: `voxlive models health` has the why"
         raise EngineError("not_live", message)
+    shared = options.cores or cores()
     device = options.device if options.device in ("cpu", "gpu") else None
-    loading = LoadingOptions(device, threads=1, parallel=cores())  # type: ignore[arg-type]
+    loading = LoadingOptions(device, threads=1, parallel=max(1, int(shared)))  # type: ignore[arg-type]
     try:
         recogniser = load_recogniser(library, model, loading)
     except RequestRefused as error:
@@ -84,7 +85,7 @@ def load(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
     found = recogniser.info
     if options.max_sessions:
         warm_up(recogniser)
-    sessions = options.max_sessions or measure(recogniser).sessions(found.parallel)
+    sessions = options.max_sessions or measure(recogniser).sessions(min(found.parallel, shared))
     commit = options.commit or DEFAULT_RULE
     return UtteranceEngine(
         recogniser,

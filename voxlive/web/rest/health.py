@@ -1,4 +1,4 @@
-"""``GET /health`` and below, ``GET /v1/models``, ``POST /v1/admin/reload``: state and models.
+"""``GET /health`` and below, ``GET /v1/models``, ``/v1/admin``: state, models and devices.
 
 ``/health`` and ``/health/ready`` are 200 only while every engine can decode; ``/health/live`` is
 200 as long as the process answers. ``/v1/models`` lists the models for files, the live ones too.
@@ -13,6 +13,8 @@ from importlib.metadata import version
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from voxlive.engines.contract import Engine
+from voxlive.engines.pool import EnginePool
 from voxlive.errors import RequestRefused
 from voxlive.processes.process import command_name
 from voxlive.runners.catalogue import ModelCard
@@ -105,6 +107,23 @@ class HealthEndpoints:
         return "; ".join(f"{label}: {fault}" for label, fault in faults.items()) or None
 
 
+def devices_of(engine: Engine) -> list[dict[str, object]]:
+    """The devices of a pool; none of an engine that has one process."""
+    if not isinstance(engine, EnginePool):
+        return []
+    return [
+        {
+            "device": device.name,
+            "state": device.state,
+            "capacity": device.slots,
+            "in_use": device.in_use,
+            "error": device.fault,
+            "pid": device.pid,
+        }
+        for device in engine.devices
+    ]
+
+
 def _about(service: Service) -> dict[str, object]:
     info = service.engine.info
     return {
@@ -113,6 +132,7 @@ def _about(service: Service) -> dict[str, object]:
         "device": info.device,
         "capacity": info.capacity,
         "in_use": service.engine.in_use,
+        "devices": devices_of(service.engine),
         "weights": info.weights,
         "note": info.note,
         "languages": list(info.languages),
@@ -170,6 +190,33 @@ class ModelEndpoints:
         label = self._models.label(service)
         answer = {"name": label, **_about(service), "sessions_that_stay": stay}
         return JSONResponse(answer)
+
+    async def devices(self, _request: Request) -> JSONResponse:
+        """``GET /v1/admin/devices``: of every live model that has several."""
+        found = {
+            label: devices_of(service.engine) for label, service in self._models.labels.items()
+        }
+        return JSONResponse({"models": found}, headers=_NO_STORE)
+
+    async def set_device(self, request: Request) -> JSONResponse:
+        """``POST /v1/admin/devices``: ``device`` out of service, or back into it.
+
+        ``name`` is the live model's, the default's if it is left out. Answers when that is done:
+        when the device's sessions have passed to others and its process has ended, or when its
+        engine is loaded. Raises RequestRefused, and EngineError as ``LiveModels.set_device``.
+        """
+        body = await json_body(request)
+        if unknown := set(body) - {"name", "device", "in_service"}:
+            message = f"there is no field {min(unknown)!r}: use name, device and in_service"
+            raise RequestRefused("invalid_value", message)
+        name, device = (_text(body, field) for field in ("name", "device"))
+        in_service = body.get("in_service")
+        if device is None:
+            raise RequestRefused("invalid_value", "device must be a text such as gpu:1", "device")
+        if not isinstance(in_service, bool):
+            raise RequestRefused("invalid_value", "in_service must be true or false", "in_service")
+        pool = await self._models.set_device(name, device, in_service=in_service)
+        return JSONResponse({"devices": devices_of(pool)})
 
     def _replays(self) -> list[dict[str, object]]:
         return [
