@@ -80,10 +80,13 @@ export class Capture {
         // First, since browsers let a page ask for it right after the click alone.
         await this.#shareBeside(again);
       }
-      await this.use(settings);
+      const display = settings.source === "display";
+      if (display) await this.use(settings);
       await this.#load();
       await this.#resume();
       this.#begin();
+      // Last, since it runs at once: what is said before there is a way for it would be lost.
+      if (!display) await this.use(settings);
     } catch (error) {
       this.#release();
       throw error;
