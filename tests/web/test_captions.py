@@ -28,7 +28,7 @@ from voxlive.web.access.access import Access
 from voxlive.web.access.middleware import Authenticator, AuthMiddleware
 from voxlive.web.captions.cues import LiveCues
 from voxlive.web.captions.endpoints import CaptionEndpoints
-from voxlive.web.captions.events import CaptionSnapshot, ClosedCaption, sse_event
+from voxlive.web.captions.events import CaptionSnapshot, ClosedCaption, CorrectedCaption, sse_event
 from voxlive.web.captions.feeds import (
     MAX_READERS,
     MAX_SEGMENTS,
@@ -96,6 +96,41 @@ async def test_segments_and_readers_of_a_feed_are_bounded():
         await snapshot_of(feed)
     await readers[0].aclose()
     assert await snapshot_of(feed)
+
+
+async def test_what_a_client_corrects_reaches_the_readers_of_now_and_later():
+    feed = CaptionFeed("s1", "s1", "/v1/live")
+    for n in range(MAX_SEGMENTS + 1):
+        spoken(feed, n, GOOD, DAY)
+    feed.on_event(Words(MAX_SEGMENTS + 1, (GOOD,)))
+    reader = feed.read()
+    await anext(reader)
+    before = feed.place
+    last, opened = MAX_SEGMENTS, MAX_SEGMENTS + 1
+    assert feed.amend(last, 1, "Bad")  # its client did not have the second word yet
+    assert await anext(reader) == CorrectedCaption(last, "Bad day.")
+    assert feed.amend(last, 2, "Bad day.")
+    assert feed.amend(opened, 1, "Fine")
+    assert await anext(reader) == CorrectedCaption(opened, "Fine")
+    assert feed.amend(0, 2, "Gone")  # it is not kept any more
+    assert await anext(reader) == CorrectedCaption(0, "Gone")
+    assert not feed.amend(opened + 1, 1, "Never said")
+    feed.on_event(Words(opened, (DAY,)))
+    feed.on_event(SegmentClosed(opened, 1600, 16_000, "Good day."))
+    assert [caption.text async for caption in reader_until(reader, ClosedCaption)] == [
+        " day.",
+        "Fine day.",
+    ]
+    snapshot = await snapshot_of(feed)
+    assert [one.text for one in snapshot.segments[-2:]] == ["Bad day.", "Fine day."]
+    assert feed.place.corrections == before.corrections + 3
+
+
+async def reader_until(reader, kind):
+    async for caption in reader:
+        yield caption
+        if isinstance(caption, kind):
+            return
 
 
 async def test_a_silent_feed_yields_keep_alives():
@@ -227,6 +262,15 @@ async def test_server_sent_events_follow_a_session_to_its_end(server):
             followed = events(response)
             kind, snapshot = await anext(followed)
             assert kind == "snapshot"
+            first = snapshot["segments"][0]
+            count = len(first["text"].split())
+            correction = {"type": "correct", "segment": first["id"], "words": count, "text": " Hm."}
+            await send(socket, {**correction, "segment": 99}, correction)
+            assert "no such segment" in (await receive_until(socket, "error"))[-1]["message"]
+            async for kind, data in followed:
+                if kind == "corrected":
+                    assert data == {"segment": first["id"], "text": " Hm."}
+                    break
             audio = s16le(clip("yes").samples)
             await send(socket, audio, {"type": "stop"})
             heard = await listen(socket)
@@ -343,6 +387,14 @@ async def test_a_person_who_opens_the_overlay_sees_what_it_is():
         feed.on_event(Words(0, (Word("Good day", 0, 1),)))
         await shows(page, "Good day")
         assert await page.is_hidden("#hint [role=status]")
+        # What people correct is corrected there: of an open segment, and of one that is closed.
+        feed.amend(0, 1, "Good evening")
+        feed.on_event(Words(0, (Word(" all", 1, 2),)))
+        await shows(page, "Good evening all")
+        feed.on_event(SegmentClosed(0, 0, 2, "Good day all"))
+        feed.on_event(Words(1, (Word(" Welcome", 3, 4),)))
+        feed.amend(0, 2, "Good night all")
+        await shows(page, "Good night all Welcome")
 
 
 @asynccontextmanager

@@ -172,6 +172,9 @@ async def test_a_line_that_breaks_ends_the_session_in_the_store(endpoints, store
     [ready] = await line.until("ready")
     line.send(tone(1))
     words = await line.until("words")
+    # Its readers have the store's corrections; others would part them from it.
+    line.send({"type": "correct", "segment": 0, "words": 1, "text": "a"})
+    assert "/v1/sessions" in (await line.until("error"))[-1]["message"]
     await line.break_off()
     await settled(endpoints)
     kept = store.transcript(ready["session"], None)

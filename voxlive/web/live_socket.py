@@ -39,6 +39,7 @@ from voxlive.web.metrics import SessionMetrics
 from voxlive.web.protocols.contract import (
     Action,
     AudioFrame,
+    CorrectCaptions,
     EndConnection,
     FlushSession,
     OpenSession,
@@ -360,6 +361,8 @@ class LiveSocket:
             case ReconfigureSession(options, marker):
                 service = self._service_of(options)
                 await service.reconfigure(self._sessions[""], options, marker)
+            case CorrectCaptions():
+                await self._correct(action)
             case StopSession():
                 self._stopped = True
                 if self._resumable:
@@ -368,6 +371,16 @@ class LiveSocket:
                     await session.stop()
             case EndConnection(code, message):
                 await self._end_sessions(code, message)
+
+    async def _correct(self, action: CorrectCaptions) -> None:
+        """What the store keeps is corrected there, by whom it belongs to: readers have that too."""
+        feed, message = self._state.caption_feeds.get(""), "there has been no such segment"
+        if self._state.recordings:
+            message = "the server keeps this session: correct it at /v1/sessions"
+        elif feed and feed.amend(action.segment, action.words, action.text):
+            return
+        refused = partial(self._protocol.refused, "bad_message", message)
+        await self._state.outbox.put_notice(Notice(refused))
 
     async def _end_sessions(self, code: str, message: str) -> None:
         """Finish the sessions with an error event, unless the client has stopped them itself."""

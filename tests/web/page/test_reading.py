@@ -192,6 +192,17 @@ async def test_sound_that_the_browser_keeps_is_heard_from_any_word(server, tmp_p
         await page.wait_for_function(
             "() => document.querySelector('#detail').textContent.includes('pause or stop')"
         )
+        # No server stores it: those who read along get what is corrected all the same.
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            *_, one = (await client.get("/captions")).json()["sessions"]
+            async with client.stream("GET", f"/captions/{one['session']}") as captions:
+                lines = captions.aiter_lines()
+                await anext(line async for line in lines if "doctor" in line)
+                await click(page, "doctor", click_count=2)
+                await page.keyboard.type("nurse")
+                await page.keyboard.press("Enter")
+                told = await anext(line async for line in lines if "nurse" in line)
+                assert json.loads(told.removeprefix("data: "))["segment"] == 0
         await page.click("#toggle")
         assert await state_is(page, "stopped", "error") == "stopped"
         await page.reload()

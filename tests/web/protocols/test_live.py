@@ -23,6 +23,7 @@ from voxlive.web.protocols.contract import (
     MAX_TEXT,
     AudioFrame,
     CloseSocket,
+    CorrectCaptions,
     FlushSession,
     OpenSession,
     Refuse,
@@ -142,6 +143,10 @@ def test_a_bad_start_ends_the_session_with_a_reason(first, hint):
         '{"type": "flush", "id": "%s"}' % ("x" * 201),
         '{"type": "flush", "id": "\\udc80"}',
         '{"type": "flush", "id": "a", "wait": true}',
+        '{"type": "correct", "segment": 0, "words": 1}',
+        '{"type": "correct", "segment": 0, "words": 0, "text": "a"}',
+        '{"type": "correct", "segment": -1, "words": 1, "text": "a"}',
+        '{"type": "correct", "segment": 0, "words": 1, "text": "%s"}' % ("x" * 4001),
         '{"type": "stop", "now": true}',
         '{"type": "pause"}',
     ],
@@ -239,6 +244,9 @@ def test_commands_after_start():
     protocol = started()
     assert protocol.received(b"\1") == [AudioFrame(b"\1")]
     assert protocol.received('{"type": "flush", "id": "é1"}') == [FlushSession("é1")]
+    correct = '{"type": "correct", "segment": 3, "words": 2, "text": "%s"}'
+    assert protocol.received(correct % "ja") == [CorrectCaptions(3, 2, "ja")]
+    assert protocol.received(correct % "") == [CorrectCaptions(3, 2, "")]
     assert protocol.received('{"type": "stop"}') == [StopSession()]
     assert isinstance(protocol.received(b"\1")[0], Refuse)
     assert isinstance(protocol.received('{"type": "stop"}')[0], Refuse)

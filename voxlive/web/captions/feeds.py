@@ -247,6 +247,30 @@ class CaptionFeed:
                 self._earlier = deque(earlier, MAX_EARLIER)
             self._send(CorrectedCaption(segment, text))
 
+    def amend(self, segment: int, count: int, text: str) -> bool:
+        """The client of a session that nothing stores has corrected the segment of this id.
+
+        ``text`` stands for its first ``count`` words. Of a segment that is not kept any more only
+        the readers of now are told. False where there has been none.
+        """
+        words = {ident: self._rows[source] for source, ident in self._open.items()}
+        closed = {row[0]: row[4] for row in self._segments}
+        known = {*words, *closed}
+        if not 0 <= segment <= max(known, default=-1):
+            return False
+        if segment in closed:
+            text += "".join(row[0] for row in closed[segment][count:])
+            count = len(closed[segment])
+        if self._corrected.get(segment) == (text, count):
+            return True
+        if segment in known:
+            kept = {ident: one for ident, one in self._corrected.items() if ident in known}
+            self.correct({**kept, segment: (text, count)}, self._corrections + 1)
+        else:
+            self._corrections += 1
+            self._send(CorrectedCaption(segment, text))
+        return True
+
     def lacks(self, place: Place | None, *, start: bool) -> bool:
         """Whether a reader who is there, or begins at the start, needs more than is kept."""
         if self._earlier is not None or not self._dropped:

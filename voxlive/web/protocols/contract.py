@@ -132,6 +132,18 @@ class ReconfigureSession:
 
 
 @dataclass(frozen=True, slots=True)
+class CorrectCaptions:
+    """Tell readers of the captions what people have made of a segment.
+
+    ``text`` stands for its first ``words`` words. The session's own events stay what they were.
+    """
+
+    segment: int
+    words: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopSession:
     """The last audio has been sent."""
 
@@ -192,6 +204,7 @@ Action = (
     OpenSession
     | AudioFrame
     | FlushSession
+    | CorrectCaptions
     | ReconfigureSession
     | ResumeSession
     | StopSession

@@ -43,6 +43,7 @@ from voxlive.web.protocols.contract import (
     Action,
     AudioFrame,
     CloseSocket,
+    CorrectCaptions,
     FindEngine,
     FlushSession,
     OpenSession,
@@ -81,6 +82,7 @@ _ACK_EVERY_S = 2.0
 _VAD_FIELDS = tuple(field.name for field in fields(GateOptions))
 _MAX_ID_CHARS = 200
 _MAX_SOURCE_CHARS = 64
+_MAX_CORRECTED_CHARS = 4000
 
 
 class LiveProtocol(Protocol):
@@ -285,6 +287,18 @@ class LiveProtocol(Protocol):
                 if marker is None:
                     raise ValueError('flush needs an "id", which flushed will repeat')
                 return FlushSession(marker)
+            case "correct":
+                check_fields(message, ("type", "segment", "words", "text"), "correct")
+                segment = integer(message, "segment", 0, _MAX_SAMPLES, None)
+                words = integer(message, "words", 1, _MAX_SAMPLES, None)
+                text = message.get("text")
+                if text != "":
+                    text = string(message, "text", _MAX_CORRECTED_CHARS)
+                if segment is None or words is None or text is None:
+                    raise ValueError(
+                        'correct needs a "segment", how many "words" of it, and "text"'
+                    )
+                return CorrectCaptions(segment, words, text)
             case "stop":
                 check_fields(message, ("type",), "stop")
                 self._stopped = True
@@ -292,7 +306,9 @@ class LiveProtocol(Protocol):
             case "start":
                 raise ValueError("the session has started; connect again for another one")
             case _:
-                raise ValueError(f'{quoted(kind)} is not a message type: use "flush" or "stop"')
+                raise ValueError(
+                    f'{quoted(kind)} is not a message type: use "flush", "correct" or "stop"'
+                )
 
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
         """``ready``, with everything as it is in force."""

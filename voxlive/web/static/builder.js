@@ -53,7 +53,7 @@ class Builder {
     onLanguage(() => this.#show());
     this.#show();
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
-      this.#text.take("words", { text: say("builder.sample") });
+      this.#text.take("words", { segment: 0, text: say("builder.sample") });
     } else this.#speak();
   }
 
@@ -116,7 +116,7 @@ class Builder {
       this.#at = 0;
       this.#text.take("snapshot", { segments: [], open: [], draft: "" });
     }
-    this.#text.take("words", { text: words[this.#at] });
+    this.#text.take("words", { segment: 0, text: words[this.#at] });
     this.#text.take("draft", { text: words.slice(this.#at + 1, this.#at + 3).join("") });
     this.#at += 1;
     setTimeout(() => this.#speak(), this.#at >= words.length ? REST_MS : SAMPLE_MS);

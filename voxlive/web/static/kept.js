@@ -1,4 +1,33 @@
-/** What a link keeps for as long as its server may not have it: audio, and messages. */
+/** What a link keeps for as long as its server may not have it: audio, messages, and corrections. */
+
+const MOST_CORRECTED = 100; // segments, as many as a server has captions of
+
+/** What people have made of a session's segments, for those who read along. The newest of each. */
+export class KeptCorrections {
+  /** @type {Map<number, object>} */
+  #messages = new Map();
+
+  /** @param {number} segment @param {number} words of it, the first ones @param {string} text that stands for them */
+  put(segment, words, text) {
+    const message = { type: "correct", segment, words, text };
+    this.#messages.delete(segment);
+    this.#messages.set(segment, message);
+    if (this.#messages.size > MOST_CORRECTED) {
+      this.#messages.delete(/** @type {number} */ (this.#messages.keys().next().value));
+    }
+    return message;
+  }
+
+  /** Another session begins. */
+  clear() {
+    this.#messages.clear();
+  }
+
+  /** As messages, again and again: a server takes what it has already for nothing new. */
+  get all() {
+    return [...this.#messages.values()];
+  }
+}
 
 /** Captured audio by position, from the first sample that may still be needed on. */
 export class KeptAudio {

@@ -29,7 +29,7 @@ import {
   REFUSALS,
   RETRIES,
 } from "./connection.js";
-import { KeptAudio } from "./kept.js";
+import { KeptAudio, KeptCorrections } from "./kept.js";
 import { Progress } from "./progress.js";
 
 const RATE = 16_000;
@@ -101,6 +101,7 @@ export class Link {
   #giveUpMs;
   #silentMs;
   #kept;
+  #corrections = new KeptCorrections();
   /** @type {Connection | null} */
   #connection = null;
   #resumable = true; // as far as known
@@ -223,6 +224,18 @@ export class Link {
     this.#pump();
   }
 
+  /**
+   * Those who read the session's captions get what people have made of a segment. For sessions that the
+   * server stores, PATCH /v1/sessions does so.
+   * @param {string} segment as events have it @param {number} words the first ones @param {string} text for these
+   */
+  correct(segment, words, text) {
+    const session = `${this.#progress.name}/`;
+    if (this.#over || !segment.startsWith(session)) return;
+    const message = this.#corrections.put(Number(segment.slice(session.length)), words, text);
+    if (this.#servedAt > 0 && !this.#stopped) this.#connection?.say(message);
+  }
+
   /** No more audio comes: bring out the rest. */
   stop() {
     this.#stopping = true;
@@ -299,6 +312,7 @@ export class Link {
     const from = Math.max(resume, late);
     this.#next = this.#arrived = from;
     this.#progress.begin(message.session, message.resume ?? "", from);
+    this.#corrections.clear();
     const gap = {
       at: this.#progress.seconds(0),
       lost: (from - resume) / this.#rate,
@@ -331,6 +345,7 @@ export class Link {
     this.#servedAt = this.#flowed = performance.now();
     this.#answered = this.#next;
     if (this.#next >= this.#kept.start) this.#reason = "";
+    for (const message of this.#corrections.all) this.#connection?.say(message);
     this.#expect();
   }
 

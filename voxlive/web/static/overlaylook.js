@@ -64,15 +64,19 @@ export function dressOverlay(root, wishes) {
   root.lang = /^[a-z]{2,3}(-[a-z0-9]{2,8})*$/i.test(lang) ? lang : "";
 }
 
+/**
+ * Words of one segment with nothing between them. `gone`: they have faded; what is said next stands alone.
+ * @typedef {{segment: number, source: string, text: string, gone: boolean}} Run
+ */
+
 /** The last words, which go when nothing has come for a while. */
 export class OverlayText {
   #text;
-  #committed = "";
+  /** @type {Run[]} */
+  #runs = [];
   #draft = "";
   #withDrafts = true;
   #fadeMs = 0;
-  /** Where another source goes on, a dash stands, as in subtitles. */
-  #speaking = "";
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #fading;
 
@@ -97,49 +101,95 @@ export class OverlayText {
   take(kind, data) {
     if (kind === "snapshot") this.#restore(data);
     else if (kind === "words") {
-      const more = this.#turned(data.text, data.source ?? "");
-      const gone = this.#text.classList.contains("gone");
-      this.#committed = (gone ? more : this.#committed + more).slice(-MAX_CHARACTERS);
+      if (this.#text.classList.contains("gone")) for (const run of this.#runs) run.gone = true;
+      this.#add(data.segment, data.text, data.source ?? "");
       this.#draft = "";
     } else if (kind === "draft") {
       const { text, source = "" } = data;
       if (text === "" && source !== this.#speaking) return;
       this.#draft = text;
+    } else if (kind === "corrected") {
+      respread(this.#runs.filter(({ segment }) => segment === data.segment), data.text);
+      return this.#write();
     } else return;
     this.#show();
   }
 
   /** @param {any} snapshot */
   #restore({ segments, open = [], draft }) {
-    this.#speaking = "";
-    this.#committed = "";
-    for (const { text, source = "" } of [...segments.slice(-3), ...open]) {
-      this.#committed += this.#turned(text, source);
-    }
+    this.#runs = [];
+    for (const { id, text, source = "" } of segments.slice(-3)) this.#add(id, text, source);
+    for (const { segment, text, source = "" } of open) this.#add(segment, text, source);
     this.#draft = draft;
   }
 
-  /** @param {string} more @param {string} source */
-  #turned(more, source) {
-    if (source === this.#speaking) return more;
-    this.#speaking = source;
-    return ` \u2013 ${more.trimStart()}`;
+  /** @param {number} segment @param {string} more @param {string} source */
+  #add(segment, more, source) {
+    const last = this.#runs.at(-1);
+    if (last && last.segment === segment && !last.gone) last.text += more;
+    else this.#runs.push({ segment, source, text: more, gone: false });
+    let length = this.#runs.reduce((sum, { text }) => sum + text.length, 0);
+    while (length - this.#runs[0].text.length > MAX_CHARACTERS) {
+      length -= /** @type {Run} */ (this.#runs.shift()).text.length;
+    }
   }
 
-  #show() {
+  /** The source that spoke last. */
+  get #speaking() {
+    return this.#runs.at(-1)?.source ?? "";
+  }
+
+  /** Where another source goes on, a dash stands, as in subtitles. */
+  get #committed() {
+    let text = "";
+    let speaking = "";
+    for (const run of this.#runs) {
+      const turn = run.source !== speaking;
+      speaking = run.source;
+      if (!run.gone) text += turn ? ` \u2013 ${run.text.trimStart()}` : run.text;
+    }
+    return text.slice(-MAX_CHARACTERS).trimStart();
+  }
+
+  #write() {
+    const committed = this.#committed;
     const said = document.createElement("b");
-    said.textContent = this.#committed.trimStart();
+    said.textContent = committed;
     if (this.#withDrafts && this.#draft !== "") {
       const guess = document.createElement("i");
-      guess.textContent = this.#committed === "" ? this.#draft.trimStart() : this.#draft;
+      guess.textContent = committed === "" ? this.#draft.trimStart() : this.#draft;
       said.append(guess);
     }
     const line = document.createElement("span");
     line.dir = "auto";
     line.append(said);
     this.#text.replaceChildren(...(said.textContent === "" ? [] : [line]));
+  }
+
+  #show() {
+    this.#write();
     this.#text.classList.remove("gone");
     clearTimeout(this.#fading);
     if (this.#fadeMs > 0) this.#fading = setTimeout(() => this.#text.classList.add("gone"), this.#fadeMs);
   }
+}
+
+/**
+ * A segment has another text: runs at its ends that have not changed stay, the first of the others has
+ * what is left. @param {Run[]} runs of it, in order @param {string} text
+ */
+function respread(runs, text) {
+  let rest = text;
+  let from = 0;
+  let to = runs.length;
+  while (from < to && rest.startsWith(runs[from].text)) rest = rest.slice(runs[from++].text.length);
+  while (from < to && rest.endsWith(runs[to - 1].text)) rest = rest.slice(0, rest.length - runs[--to].text.length);
+  for (const run of runs.slice(from, to)) {
+    run.text = rest;
+    rest = "";
+  }
+  if (rest === "" || runs.length === 0) return;
+  // Words were added before, between or behind runs that have not changed.
+  if (from > 0) runs[from - 1].text += rest;
+  else runs[0].text = rest + runs[0].text;
 }

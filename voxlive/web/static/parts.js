@@ -30,16 +30,24 @@ export class Parts {
   }
 
   /**
-   * Passes corrections on to the server, for the sessions that it keeps.
+   * Passes corrections on to the server: to its store for the sessions that it keeps, else to those who
+   * read along.
    * @param {import("./transcript.js").Transcript} transcript that has them
    * @param {import("./segment.js").Correction[]} corrections
+   * @param {import("./recording.js").Recording | null} recording
    * @throws {import("./store.js").StoreError}
    */
-  async correct(transcript, corrections) {
+  async correct(transcript, corrections, recording) {
     const { server } = this.#store;
     for (const { id, stored } of this.all) {
-      if (!stored || server === null) continue;
       const mine = corrections.filter(({ key }) => key.startsWith(`${id}/`));
+      if (!stored) {
+        for (const key of new Set(mine.map((one) => one.key))) {
+          const segment = transcript.segment(key);
+          if (segment) recording?.correct(segment);
+        }
+      }
+      if (!stored || server === null) continue;
       const numbered = mine.flatMap((one) => numberedOf(transcript, one));
       if (numbered.length > 0) await server.correct(id, numbered);
     }

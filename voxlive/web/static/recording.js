@@ -195,6 +195,11 @@ export class Recording {
     this.#link?.giveUp();
   }
 
+  /** Those who read along get what a segment of the server's session has become. @param {import("./segment.js").Segment} segment */
+  correct({ key, words, text }) {
+    this.#link?.correct(key, words.length, text);
+  }
+
   /** A time of the transcript in the server's session. @param {number} seconds */
   placeOf(seconds) {
     const state = this.#link?.state;
