@@ -24,6 +24,9 @@ def test_no_markup_injection_and_no_external_resources():
         assert addresses <= {*names, "http://localhost:"}, path
         assert not re.search(r"<style|\sstyle=|<script>|\son\w+=", source), path
         # Every address is relative, so that the page works below any root path.
+        # Of two elements with one name a script finds the first alone.
+        ids = re.findall(r"<[^>]*\sid=\"([^\"]+)\"", source) if path.suffix == ".html" else []
+        assert len(ids) == len({*ids}), path
         assert not re.search(r"(href|src)=\"/|from \"/|(?<!Of)\(\"/|url\((?!fonts/)", source), path
 
 

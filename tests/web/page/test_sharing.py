@@ -80,6 +80,11 @@ async def test_a_second_browser_reads_what_the_first_speaks_over_a_restart(tmp_p
                 await page.click("#open-share")
                 await page.click("#share-stop")
                 await page.wait_for_selector("#share-none:not([hidden])")
+                await page.click("#share-make")
+                await page.wait_for_selector("#share-made:not([hidden])")
+                assert await page.input_value("#share-url") != link
+                await page.click("#share-stop")
+                await page.wait_for_selector("#share-none:not([hidden])")
                 await reader.wait_for_selector("#hint [data-when=closed]:not([hidden])")
                 await reader.goto(link)
                 await reader.wait_for_selector("body[data-state=invalid]")

@@ -41,7 +41,7 @@ export class Share {
     byId("share-ends").addEventListener("change", () => void this.#change());
     byId("share-copy").addEventListener("click", () => void this.#copy());
     byId("share-stop").addEventListener("click", () => void this.#stop());
-    byId("share-again").addEventListener("click", () => void this.#make());
+    byId("share-make").addEventListener("click", () => void this.#make());
     byId("share-others").addEventListener("click", () => void this.#stopOthers());
     byId("share-close").addEventListener("click", () => this.#dialog.close());
     onLanguage(() => this.#show());
