@@ -1,13 +1,12 @@
 /** Brings the parts of the page together. */
-import { CaptureError } from "./capture.js";
 import { Developers } from "./developers.js";
 import { Dock } from "./dock.js";
-import { byId, clock } from "./dom.js";
+import { byId } from "./dom.js";
 import { Engine, spoken, withModel } from "./engine.js";
 import { setUpFiles } from "./files.js";
 import { Keeper } from "./keeper.js";
 import { askForKey, forgetKey, hasKey } from "./key.js";
-import { captureAdvice, insecureAdvice, waitingText } from "./messages.js";
+import { captureAdvice, insecureAdvice } from "./messages.js";
 import {
   confirmed,
   EngineCard,
@@ -18,14 +17,16 @@ import {
   setUpSettings,
   showStore,
 } from "./panels.js";
+import { ProgressLine } from "./progressline.js";
 import { DEMO } from "./recording.js";
 import { Reading } from "./reading.js";
 import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
-import { load, save } from "./settings.js";
+import { load } from "./settings.js";
 import { Shell } from "./shell.js";
 import { Share } from "./share.js";
 import { setUpShortcuts } from "./shortcuts.js";
+import { Sources } from "./sources.js";
 import { Stage } from "./stage.js";
 import { BrowserStore, Store, StoreError } from "./store.js";
 import { SessionLock } from "./tabs.js";
@@ -33,10 +34,6 @@ import { dress, setUpTheme } from "./theme.js";
 import { TranscriptView } from "./view.js";
 import { WakeLock } from "./wakelock.js";
 import { languageName, onLanguage, say, setCommand, speak } from "./words.js";
-
-const TICK_MS = 250;
-const REMARK_MS = 6000;
-const QUIET_S = 5; // without any message from the server, worth saying
 
 class App {
   #settings = load();
@@ -49,6 +46,8 @@ class App {
   #engine = new Engine((health) => this.#met(health));
   #wakeLock = new WakeLock();
   #share = new Share(this.#settings, () => this.#unlock());
+  #sources;
+  #line;
   #stage;
   #reading;
   #store;
@@ -63,8 +62,6 @@ class App {
   /** @type {import("./recording.js").State} */
   #state = "idle";
   #tag = /** @type {string | null} */ (null); // of the language that is spoken
-  #language = ""; // its name
-  #remark = { text: "", until: 0 };
   #demo = false; // what is shown, or heard
 
   /** @param {BrowserStore | null} browser */
@@ -75,16 +72,18 @@ class App {
       changed: () => this.#render(),
       words: (text, source) => this.#view.announce(text, source),
       closed: () => this.#view.readOut(),
-      note: (text) => this.#note(text),
+      note: (text) => this.#line.note(text),
       notice: (advice) => this.#notice.show(advice),
       unheard: (kind) => this.#notice.show(captureAdvice(kind)),
-      shared: (shared) => (byId("share-again").hidden = shared),
+      shared: (shared) => this.#sources.shared(shared),
       level: (peak) => this.#dock.level(peak),
       language: (tag) => this.#speak(tag),
-      waiting: () => this.#tick(),
+      waiting: () => this.#line.show(),
       began: () => this.#began(),
       ended: (failure) => this.#ended(failure),
     });
+    this.#line = new ProgressLine(this.#session, this.#dock);
+    this.#sources = new Sources(this.#settings, () => this.#session.recording, this.#notice);
     this.#keeper = new Keeper(this.#session);
     this.#view.announcing = this.#settings.announce;
     this.#stage = new Stage(this.#settings, () => this.#session.transcript, () =>
@@ -92,7 +91,7 @@ class App {
     );
     this.#reading = new Reading(this.#session, this.#store, this.#view, {
       busy: () => this.#session.recording?.paused === false,
-      note: (text) => this.#note(text),
+      note: (text) => this.#line.note(text),
       notice: (advice) => this.#notice.show(advice),
       reopen: (id, layer) => this.#open(id, layer),
     });
@@ -129,18 +128,16 @@ class App {
       "?": () => byId("keys").showModal(),
     });
     byId("clear").addEventListener("click", () => this.#clear());
-    byId("source").addEventListener("change", () => this.#chooseSource());
     byId("pause-sound").addEventListener("click", () => this.#pause());
     byId("mute").addEventListener("click", () => this.#mute());
     byId("mark").addEventListener("click", () => this.#mark());
-    byId("share-again").addEventListener("click", () => this.#shareAgain());
     setUpSettings(this.#settings, (name) => {
       dress(this.#settings);
       this.#view.announcing = this.#settings.announce;
       if (name === "model" || name === "store") this.#show();
       if (name === "pageLanguage") void speak(this.#settings.pageLanguage);
       if (name === "unsure") this.#shadeUnsure();
-      if (name === "together") this.#dock.together(this.#settings.source);
+      if (name === "together") this.#sources.together();
     });
     this.#setUpFiles();
     setUpTheme(this.#settings);
@@ -149,10 +146,8 @@ class App {
       if (this.#session.recording !== null || !this.#session.saved) event.preventDefault();
     });
     addEventListener("pagehide", () => this.#session.save());
-    navigator.mediaDevices?.addEventListener("devicechange", () => this.#listSources());
-    setInterval(() => this.#tick(), TICK_MS);
     this.#shadeUnsure();
-    this.#listSources();
+    void this.#sources.list();
     this.#enter(isSecureContext ? "idle" : "error");
     void this.#engine.ask();
     if (!isSecureContext) this.#notice.show(insecureAdvice(location));
@@ -198,7 +193,7 @@ class App {
   }
 
   #began() {
-    this.#listSources();
+    void this.#sources.list();
     this.#share.began(this.#session.recording?.captions ?? "");
     void this.#engine.ask();
   }
@@ -221,23 +216,17 @@ class App {
     const { paused = false, muted = false } = this.#session.recording ?? {};
     if (!paused) this.#reading.hush();
     this.#dock.sound(paused, muted);
-    this.#tick();
+    this.#line.show();
   }
 
   #mark() {
-    if (this.#session.mark()) this.#note(say("remark.marked"));
-  }
-
-  /** A word beside the clock, for a moment. @param {string} text */
-  #note(text) {
-    this.#remark = { text, until: performance.now() + REMARK_MS };
-    this.#tick();
+    if (this.#session.mark()) this.#line.note(say("remark.marked"));
   }
 
   /** @param {import("./link.js").Failure | null} failure */
   #ended(failure) {
     this.#wakeLock.hold(false);
-    byId("share-again").hidden = true;
+    this.#sources.shared(true);
     this.#view.readOut();
     if (this.#demo) this.#session.copied = true;
     if (failure?.code === "invalid_api_key") forgetKey();
@@ -245,35 +234,6 @@ class App {
     this.#enter(failed ? "error" : this.#session.transcript.empty ? "idle" : "stopped");
     this.#showSound();
     void this.#engine.ask();
-  }
-
-  async #chooseSource() {
-    this.#settings.source = byId("source").value;
-    save(this.#settings);
-    this.#dock.together(this.#settings.source);
-    await this.#tryUsing((recording) => recording.use(this.#settings));
-  }
-
-  async #shareAgain() {
-    await this.#tryUsing(async (recording) => {
-      await recording.share();
-      this.#notice.hide();
-    });
-  }
-
-  /** @param {(recording: import("./recording.js").Recording) => Promise<void>} use */
-  async #tryUsing(use) {
-    try {
-      const { recording } = this.#session;
-      if (recording) await use(recording);
-    } catch (error) {
-      if (!(error instanceof CaptureError)) throw error;
-      this.#notice.show(captureAdvice(error.kind));
-    }
-  }
-
-  #listSources() {
-    void this.#dock.sources(this.#settings.source);
   }
 
   // Files
@@ -387,7 +347,7 @@ class App {
   #relabel() {
     this.#enter(this.#state);
     this.#showSound();
-    this.#listSources();
+    void this.#sources.list();
     this.#speak(this.#tag);
     this.#continue.relabel();
     this.#reading.render();
@@ -404,8 +364,7 @@ class App {
   #enter(state) {
     this.#state = state;
     this.#dock.show(state);
-    this.#dock.detail("");
-    this.#tick();
+    this.#line.enter(state);
     byId("upload").disabled = byId("browse").disabled = !this.#free;
     this.#arm();
   }
@@ -426,45 +385,6 @@ class App {
     byId("clear").disabled = transcript.empty || !this.#free;
   }
 
-  #tick() {
-    const { recording, transcript, duration, broken } = this.#session;
-    this.#session.tick();
-    if (this.#state === "listening" && recording) {
-      this.#dock.progress(recording.seconds, recording.behind, this.#beside(recording));
-      this.#dock.late(recording.quiet >= QUIET_S);
-    } else if ((this.#state === "reconnecting" || this.#state === "resending") && recording) {
-      const { seconds, unsent, dropped } = recording;
-      this.#dock.detail(`${clock(seconds)} · ${waitingText(broken, unsent, dropped)}`);
-    } else if (this.#state === "stopped") {
-      const words = transcript.wordCount;
-      this.#dock.detail(say("transcript.length", { count: words, clock: clock(duration) }));
-    }
-    this.#entitle();
-  }
-
-  /** What stands beside the clock. @param {import("./recording.js").Recording} recording */
-  #beside({ quiet, paused, muted }) {
-    if (quiet >= QUIET_S) return say("state.quiet", { seconds: Math.floor(quiet) });
-    if (paused) return say("remark.paused");
-    if (muted) return say("remark.muted");
-    return performance.now() < this.#remark.until ? this.#remark.text : this.#language;
-  }
-
-  #entitle() {
-    const at = clock(this.#session.seconds);
-    const paused = this.#session.recording?.paused;
-    /** @type {Partial<Record<import("./recording.js").State, string>>} */
-    const titles = {
-      listening: say(paused ? "title.paused" : "title.listening", { clock: at }),
-      reconnecting: say("title.waiting"),
-      resending: say("title.waiting"),
-      finishing: say("title.working"),
-      uploading: say("title.working"),
-    };
-    const title = titles[this.#state] ?? "voxlive";
-    if (document.title !== title) document.title = title;
-  }
-
   /** @param {import("./engine.js").Health | null} health */
   #met(health) {
     void this.#shell.met(health);
@@ -479,7 +399,7 @@ class App {
   /** The server with the model that is chosen. */
   #show() {
     this.#health = withModel(this.#served, this.#settings.model);
-    this.#card.show(this.#health, this.#language);
+    this.#card.show(this.#health, this.#line.language);
     this.#choice.offer(this.#health);
     offerSpeeds(this.#health, this.#settings.speed);
     showStore(this.#health, this.#settings);
@@ -500,9 +420,9 @@ class App {
    */
   #speak(tag) {
     this.#tag = tag;
-    this.#language = languageName(tag);
+    this.#line.language = languageName(tag);
     for (const id of ["paragraphs", "announcer", "stage-lines"]) byId(id).lang = tag ?? "";
-    this.#card.show(this.#health, this.#language);
+    this.#card.show(this.#health, this.#line.language);
   }
 }
 

@@ -1,6 +1,5 @@
-/** The dock: state in words, the one button, the source and its level. */
-import { canShare, canShareBeside, microphones } from "./capture.js";
-import { byId, clock, make } from "./dom.js";
+/** The dock: state in words, the one button, and the level of the sound. */
+import { byId, clock } from "./dom.js";
 import { number, say } from "./words.js";
 
 const FLOOR_DB = -60; // the meter's left end
@@ -34,7 +33,6 @@ export class Dock {
   #fill = byId("meter-fill");
   #meter = byId("meter");
   #clip = byId("clip");
-  #source = byId("source");
   #shown = 0;
   #clippedAt = -Infinity;
   #heardAt = 0;
@@ -110,33 +108,4 @@ export class Dock {
     this.#clip.hidden = !clipped;
     this.#meter.toggleAttribute("data-clipped", clipped);
   }
-
-  /** Fills the picker. @param {string} chosen */
-  async sources(chosen) {
-    const options = [option("", say("source.default"))];
-    for (const [index, { deviceId, label }] of (await microphones()).entries()) {
-      if (deviceId) options.push(option(deviceId, label || say("source.numbered", { number: index + 1 })));
-    }
-    if (canShare()) options.push(option("display", say("source.display")));
-    if (!options.some(({ value }) => value === chosen)) {
-      options.push(option(chosen, say("source.gone")));
-    }
-    this.#source.replaceChildren(...options);
-    this.#source.value = chosen;
-    this.together(chosen);
-  }
-
-  /** Offers shared sound beside a microphone. @param {string} chosen source */
-  together(chosen) {
-    const row = byId("together");
-    row.hidden = chosen === "display" || !canShareBeside();
-    byId("together-note").hidden = row.hidden || !row.querySelector("input").checked;
-  }
-}
-
-/** @param {string} value @param {string} label */
-function option(value, label) {
-  const element = /** @type {HTMLOptionElement} */ (make("option", "", label));
-  element.value = value;
-  return element;
 }

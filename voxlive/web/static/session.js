@@ -1,20 +1,18 @@
 /**
- * The session on the page: its transcript, the recording that makes it, and the journal that keeps
- * it. Pressing Start again goes on in the same one.
+ * The session on the page: its transcript, the recording that makes it, and what is kept of it.
+ * Pressing Start again goes on in the same one.
  */
 import { SessionAudio } from "./audio.js";
-import { Journal } from "./journal.js";
 import { LineState } from "./line.js";
 import { gapText, liveAdvice, warningAdvice } from "./messages.js";
 import { Parts } from "./parts.js";
 import { Recording } from "./recording.js";
-import { SessionLock } from "./tabs.js";
+import { Saving } from "./saving.js";
 import { Transcript } from "./transcript.js";
 import { segmentsOf } from "./upload.js";
 import { number, say, span, timeOf } from "./words.js";
 
 const STALE_MS = 5000; // of a draft, after the connection is back
-const SAVE_MS = 1000; // without words: the clock, and sound while the line is down
 
 /**
  * @typedef {import("./settings.js").Settings} Settings
@@ -57,12 +55,9 @@ export class Session {
   /** Whether it is kept in this browser. */
   #keep;
   #tag = "";
-  /** @type {Journal | null} */
-  #journal = null;
-  #lock = new SessionLock(() => this.#letGo());
+  #saving;
   #complete = true; // all parts of it are kept by the server
   #line = new LineState();
-  #savedAt = 0;
   /** @type {import("./store.js").Unfinished | null} of what is only read so far */
   #unfinished = null;
 
@@ -71,12 +66,18 @@ export class Session {
     this.#store = store;
     this.#keep = keep;
     this.#listener = listener;
+    this.#saving = new Saving(store, () => this.#present, {
+      taken: () => this.#letGo(),
+      failed: ({ message: why }) => {
+        listener.notice({ title: say("full.title"), steps: [say("full.step", { why })] });
+      },
+    });
     this.parts = new Parts(store);
     this.audio = this.#audioOf(this.parts);
   }
 
   get id() {
-    return this.#journal?.id ?? "";
+    return this.#saving.id;
   }
 
   /** Its id on the server, the last one if it has several; "" for none. */
@@ -91,7 +92,7 @@ export class Session {
 
   /** Whether all of it is in the store. */
   get kept() {
-    return this.#journal?.saved ?? (this.#complete && !this.transcript.empty);
+    return this.#saving.saved ?? (this.#complete && !this.transcript.empty);
   }
 
   /** Whether it is one that Start goes on with. */
@@ -140,21 +141,19 @@ export class Session {
 
   /** Goes on with one that was interrupted. @param {string} id @param {Settings} settings */
   async continue(id, settings) {
-    if (!(await this.#lock.take(id))) {
+    if (!(await this.#saving.take(id))) {
       const steps = [say("taken.step")];
       return this.#listener.notice({ title: say("taken.title"), steps });
     }
-    // What another tab wrote last is there now.
-    const { browser } = this.#store;
-    const saved = await browser?.read(id);
+    const saved = await this.#saving.read(id);
     const unfinished = saved?.info.unfinished;
-    if (!browser || !saved || !unfinished) return this.#lock.release();
+    if (!saved || !unfinished) return this.#saving.release();
     const { info, about, entries, sound } = saved;
     this.#show(entries, about, info);
     this.#line.goesOn();
     this.duration = unfinished.origin;
     this.#complete = info.complete;
-    this.#listen(browser, info);
+    this.#saving.begin(info, this.transcript.entries);
     const { link } = unfinished;
     const gap = (Date.now() - Date.parse(info.updated)) / 1000;
     const time = timeOf(new Date());
@@ -175,9 +174,7 @@ export class Session {
     this.duration = this.transcript.duration = info.seconds;
     this.#complete = info.complete;
     this.#unfinished = info.unfinished;
-    if (info.place === "browser" && this.#store.browser) {
-      this.#listen(this.#store.browser, info);
-    }
+    if (info.place === "browser") this.#saving.begin(info, this.transcript.entries);
     this.copied = true;
     this.#listener.language(info.language || null);
     this.#listener.changed();
@@ -199,7 +196,7 @@ export class Session {
     this.copied = this.#complete = false;
     this.#language(language);
     this.#begin();
-    this.#journal?.title(this.name);
+    this.#saving.title(this.name);
     this.#changed();
   }
 
@@ -225,8 +222,8 @@ export class Session {
   correct(corrections) {
     const back = this.transcript.restoring(corrections);
     for (const one of corrections) this.transcript.correct(one);
-    if (this.#journal !== null || !this.#complete) this.copied = false;
-    this.parts.correct(this.transcript, corrections).catch((error) => {
+    if (this.id !== "" || !this.#complete) this.copied = false;
+    this.parts.correct(this.transcript, corrections, this.recording).catch((error) => {
       this.#complete = false;
       const steps = [say("correct.unsent-step", { why: error.message })];
       this.#listener.notice({ title: say("correct.unsent"), steps });
@@ -237,14 +234,13 @@ export class Session {
 
   /** @param {string} id @param {string} title */
   rename(id, title) {
-    if (id === this.id) this.#journal?.title(title);
+    if (id === this.id) this.#saving.title(title);
   }
 
   /** Another one begins; this one stays in the store. */
   reset() {
-    void this.#journal?.close();
-    this.#journal = null;
-    this.#lock.release();
+    void this.#saving.close();
+    this.#saving.release();
     this.transcript = new Transcript();
     this.parts = new Parts(this.#store);
     this.audio = this.#audioOf(this.parts);
@@ -258,22 +254,20 @@ export class Session {
   /** Writes the clock too, and what is needed to go on. */
   save() {
     if (document.visibilityState === "hidden") this.audio.flush();
-    if (this.#journal === null) return;
-    this.#savedAt = performance.now();
-    this.#journal.touch();
+    this.#saving.save();
   }
 
   /** Now and then, without an event. */
   tick() {
     const { recording } = this;
     if (recording === null) return;
-    if (performance.now() - this.#savedAt > SAVE_MS) this.save();
+    if (this.#saving.due) this.save();
     if (this.#line.caughtUp(recording.behind)) this.#listener.note(say("state.caught-up"));
   }
 
   /** What has been written so far is whole. */
   async flush() {
-    await this.#journal?.flush();
+    await this.#saving.flush();
   }
 
   /**
@@ -303,17 +297,12 @@ export class Session {
 
   /** Keeps it from here on. */
   #begin() {
-    const { browser } = this.#store;
-    if (this.#journal || !browser || !this.#keep()) return;
-    this.#listen(browser);
+    if (this.#keep()) this.#saving.begin();
   }
 
-  /**
-   * @param {import("./store.js").BrowserStore} browser
-   * @param {import("./store.js").SessionInfo | null} [info] of what is shown
-   */
-  #listen(browser, info = null) {
-    const present = () => ({
+  /** What there is to be kept. @returns {import("./journal.js").Present} */
+  get #present() {
+    return {
       transcript: this.transcript,
       seconds: this.seconds,
       language: this.#tag,
@@ -321,15 +310,7 @@ export class Session {
       parts: this.parts.all,
       unfinished: this.recording?.unfinished ?? this.#unfinished,
       soundFrom: this.recording?.soundFrom,
-    });
-    const failed = (/** @type {Error} */ { message: why }) => {
-      if (this.#journal === journal) this.#journal = null;
-      const steps = [say("full.step", { why })];
-      this.#listener.notice({ title: say("full.title"), steps });
     };
-    const written = info ? this.transcript.entries : [];
-    const journal = new Journal(browser, present, failed, info, written);
-    this.#journal = journal;
   }
 
   #changed() {
@@ -350,9 +331,9 @@ export class Session {
     }
     this.#complete &&= store;
     this.#begin();
-    this.#journal?.serves(session);
+    this.#saving.serves(session);
     if (this.recording?.keepsSound) this.audio.keep(this.id);
-    if (this.#journal) void this.#lock.take(this.id);
+    void this.#saving.take();
     // What is recognised nobody says; but where words can be in one language only, they are.
     this.#language(languages.length === 1 ? languages[0] : language);
     this.#listener.began();
@@ -420,7 +401,7 @@ export class Session {
     this.#reconnected(gap.lost >= 0.5);
     const { stored = false, audio = false } = this.parts.last ?? {};
     this.parts.add({ id: session, at: gap.at, stored, audio });
-    this.#journal?.serves(session);
+    this.#saving.serves(session);
     this.#listener.began();
     this.#changed();
   }
@@ -434,30 +415,16 @@ export class Session {
     this.duration += seconds;
     this.transcript.duration = this.duration;
     this.transcript.settle();
-    this.#lock.release();
+    this.#saving.release();
     const cancelled = failure?.code === "aborted";
     if (failure === null || cancelled) this.transcript.dropDrafts();
     else if (failure.code !== "capture") this.#fail(failure, missing, sources);
     this.#listener.ended(failure);
     this.#changed();
-    await this.#finish(failure === null);
-  }
-
-  /**
-   * What the server keeps need not be kept here too, nor what has no words.
-   * @param {boolean} whole
-   */
-  async #finish(whole) {
-    const journal = this.#journal;
-    if (journal === null) return;
-    const kept = this.#complete && whole && journal.served.length > 0 && !this.audio.kept;
-    await journal.flush();
-    if (!kept && !this.transcript.empty) return;
-    if (this.recording !== null || this.#journal !== journal) return;
-    await journal.close();
-    this.#journal = null;
-    this.#lock.release();
-    await this.#store.browser?.remove(journal.id);
+    const kept = this.#complete && failure === null && !this.audio.kept;
+    await this.#saving.finish((served) => {
+      return this.recording !== null || !(this.transcript.empty || (served && kept));
+    });
   }
 
   /** @param {import("./link.js").Failure} failure @param {number} missing @param {number} sources */
@@ -478,7 +445,7 @@ export class Session {
     const { recording } = this;
     if (recording) {
       this.save();
-      await this.#journal?.close();
+      await this.#saving.close();
       this.duration = this.seconds;
       recording.leave();
       this.recording = null;
@@ -487,8 +454,7 @@ export class Session {
       this.#listener.ended({ code: "aborted", message: "" });
       this.#listener.changed();
     }
-    await this.#journal?.close();
-    this.#journal = null;
+    await this.#saving.close();
     this.copied = true;
   }
 }
