@@ -339,7 +339,21 @@ async def test_captions_follow_until_the_reader_scrolls_back(server):
         )
         assert await page.is_hidden("#back")
         nodes = await page.evaluate("document.querySelectorAll('#box *').length")
-        assert nodes == 1 + 3 * 706
+        blocks = await page.evaluate("document.querySelectorAll('#box .block').length")
+        assert nodes == 1 + blocks + 3 * 706
+        assert blocks == 8
+        # What is out of sight, and not rendered, can be searched and copied all the same.
+        rendered = "checkVisibility({contentVisibilityAuto: true})"
+        oldest = f"document.querySelector('#box .block p').{rendered}"
+        assert not await page.evaluate(oldest)
+        chosen = (
+            "(getSelection().selectAllChildren(document.querySelector('#box')), getSelection())"
+        )
+        text = await page.evaluate(f"{chosen}.toString()")
+        assert all(f"number {n} " in text for n in (0, 350, 705))
+        await page.evaluate("getSelection().empty()")
+        assert await page.evaluate("find('number 3 ', true, true)")
+        await page.wait_for_selector("#back", state="visible")
 
 
 async def test_an_answer_becomes_segments_of_words(server):

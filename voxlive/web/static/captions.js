@@ -3,6 +3,7 @@
  * at pauses, at another speaker, and where they are long, with a sentence. A segment whose text is
  * corrected changes in place.
  */
+import { Blocks } from "./blocks.js";
 import { make, SENTENCE_END } from "./dom.js";
 
 const PAUSE_S = 1.5; // a pause this long begins a new paragraph
@@ -21,7 +22,7 @@ const SENTENCES = /[^.!?…。！？؟।]*[.!?…。！？؟।]+["'”’»)\]
  */
 
 export class CaptionText {
-  #root;
+  #blocks;
   /** @type {Map<number, Shown>} */
   #segments = new Map();
   /** @type {Paragraph | null} the last one */
@@ -31,11 +32,11 @@ export class CaptionText {
 
   /** @param {HTMLElement} root */
   constructor(root) {
-    this.#root = root;
+    this.#blocks = new Blocks(root);
   }
 
   get empty() {
-    return this.#root.childElementCount === 0;
+    return this.#blocks.empty;
   }
 
   /** Another session begins behind this one. @param {string} text of the line between them */
@@ -43,7 +44,7 @@ export class CaptionText {
     this.#segments.clear();
     this.clearDrafts();
     this.#last = null;
-    if (!this.empty) this.#root.append(make("div", "again", text));
+    if (!this.empty) this.#blocks.insert(make("div", "again", text), null);
   }
 
   /**
@@ -79,7 +80,7 @@ export class CaptionText {
     if (this.#last?.source === source) return this.#last.node.append(node);
     const alone = make("p", "", node);
     alone.dir = "auto";
-    this.#root.append(alone);
+    this.#blocks.insert(alone, null);
   }
 
   clearDrafts() {
@@ -92,7 +93,7 @@ export class CaptionText {
     const around = node?.parentElement;
     this.#drafts.delete(source);
     node?.remove();
-    if (around?.childNodes.length === 0) around.remove();
+    if (around?.childNodes.length === 0) this.#blocks.remove(around);
   }
 
   /** @param {Shown} shown @param {number | undefined} start */
@@ -126,7 +127,7 @@ export class CaptionText {
       const node = make("p", "");
       node.dir = "auto";
       if (source !== "" && source !== last?.source) node.append(make("span", "speaker", source));
-      this.#root.append(node);
+      this.#blocks.insert(node, null);
       paragraph = { node, source, length: 0, end: start ?? last?.end ?? 0, sentence: false };
       this.#last = paragraph;
     }

@@ -1,10 +1,11 @@
 /**
  * The transcript on screen.
  *
- * A paragraph is three elements and one text node, however long it is, and the style sheet leaves
- * those out of sight unrendered (content-visibility), so hours of captions stay light and whole.
+ * A paragraph is three elements and one text node, however long it is, and blocks of those that are out
+ * of sight are not rendered, so hours of captions stay light and whole.
  */
 import { Announcer } from "./announcer.js";
+import { Blocks } from "./blocks.js";
 import { clock, make } from "./dom.js";
 import { WordLights } from "./lights.js";
 
@@ -45,7 +46,6 @@ class DraftRow {
   }
 
   remove() {
-    this.row.remove();
     this.words.remove();
     this.space.remove();
   }
@@ -53,7 +53,7 @@ class DraftRow {
 
 export class TranscriptView {
   #scroller;
-  #list;
+  #blocks;
   #jump;
   #announcer;
   /** @type {Row[]} one per item of the transcript, from the first that has one */
@@ -80,7 +80,7 @@ export class TranscriptView {
    */
   constructor(scroller, list, jump, announcer) {
     this.#scroller = scroller;
-    this.#list = list;
+    this.#blocks = new Blocks(list);
     this.#jump = jump;
     this.#announcer = new Announcer(announcer);
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -152,7 +152,7 @@ export class TranscriptView {
     this.#rows = [];
     this.#drafts.clear();
     this.lights.clear();
-    this.#list.replaceChildren();
+    this.#blocks.clear();
     this.#announcer.clear();
     this.follow();
   }
@@ -164,7 +164,9 @@ export class TranscriptView {
       const item = items[at + this.#above];
       let row = this.#rows[at];
       if (row?.item !== item) {
-        row = this.#add(item, row?.node ?? null);
+        const next = row?.node ?? null;
+        row = this.#rowOf(item);
+        this.#blocks.insert(row.node, next);
         this.#rows.splice(at, 0, row);
       }
       const version = item.kind === "mark" ? 0 : item.version;
@@ -177,6 +179,7 @@ export class TranscriptView {
     for (const [source, shown] of this.#drafts) {
       if (drafts.has(source)) continue;
       shown.remove();
+      this.#blocks.remove(shown.row);
       this.#drafts.delete(source);
     }
     const next = this.#rows[items.length - this.#above - ahead]?.node ?? null;
@@ -194,27 +197,26 @@ export class TranscriptView {
   #fill() {
     const { items } = /** @type {Transcript} */ (this.#transcript);
     const from = Math.max(0, this.#above - MORE);
-    const first = this.#rows[0]?.node ?? null;
     const added = items.slice(from, this.#above).map((item) => {
-      const row = this.#add(item, first);
+      const row = this.#rowOf(item);
       row.text.data = item.text;
       row.version = item.kind === "mark" ? 0 : item.version;
       this.lights.update(row);
       return row;
     });
+    this.#blocks.prepend(added.map(({ node }) => node));
     this.#rows.unshift(...added);
     this.#above = from;
     this.#keepUp();
     if (from > 0) this.#fillLater();
   }
 
-  /** @param {Item} item @param {HTMLElement | null} next */
-  #add(item, next) {
+  /** @param {Item} item @returns {Row} */
+  #rowOf(item) {
     const text = document.createTextNode("");
     const isMark = item.kind === "mark";
     const at = make("time", "", clock(isMark ? item.at : item.start));
     const node = isMark ? markRow(at, text, item.own) : paragraphRow(at, item.source, text);
-    this.#list.insertBefore(node, next);
     // A version that it has not: its text is still to come.
     const row = { item, node, text, version: -1 };
     this.#byNode.set(node, row);
@@ -230,8 +232,8 @@ export class TranscriptView {
     const shown = this.#drafts.get(source) ?? new DraftRow(source);
     this.#drafts.set(source, shown);
     const last = this.#rows.findLast(({ item }) => item.kind === "paragraph" && item.source === source);
-    if (shown.show(draft, last?.node)) this.#list.insertBefore(shown.row, next);
-    else shown.row.remove();
+    if (shown.show(draft, last?.node)) this.#blocks.insert(shown.row, next);
+    else this.#blocks.remove(shown.row);
   }
 
   #scrolled() {
@@ -244,7 +246,7 @@ export class TranscriptView {
 
   #keepUp() {
     // The empty page begins at its top, however small the window is.
-    if (this.#following && this.#list.hasChildNodes()) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    if (this.#following && !this.#blocks.empty) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#jump.hidden = this.#following;
   }
 }
