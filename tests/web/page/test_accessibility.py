@@ -86,7 +86,7 @@ async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_pat
         watched.expected = BROKEN
         page = watched.page
 
-        async def audit(state):
+        async def audit(state, page=page):
             for number, theme in enumerate(THEMES):
                 await page.emulate_media(**theme)
                 if violations := await page.evaluate(AUDIT, SEEN if number else None):
@@ -97,12 +97,12 @@ async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_pat
                 found[state, "right to left"] = violations
             await page.evaluate("document.documentElement.removeAttribute('dir')")
 
-        async def prepare():
-            await page.evaluate(f"{axe}; 0")
+        async def prepare(page, ready):
             await page.emulate_media(reduced_motion="reduce")
-            await page.wait_for_selector('#engine[data-health="ok"]')
+            await page.wait_for_selector(ready)
+            await page.evaluate(f"{axe}; 0")
 
-        await prepare()
+        await prepare(page, '#engine[data-health="ok"]')
         nameless = "document.querySelector('#toggle').lastElementChild.toggleAttribute('hidden')"
         await page.evaluate(nameless)
         assert "button-name" in [rule for rule, *_ in await page.evaluate(AUDIT, None)]
@@ -138,6 +138,17 @@ async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_pat
         await audit("captions")
         await page.keyboard.press("Escape")
         await page.wait_for_selector("#stage", state="hidden")
+        # Those who read along, and who make an overlay.
+        other = await page.context.new_page()
+        await other.goto(await page.input_value("#share-url"))
+        await prepare(other, "#text span")
+        await audit("reading page", other)
+        await other.click("#open-look")
+        await audit("look of the reading page", other)
+        await other.goto(await page.get_attribute("#share-overlay", "href"))
+        await prepare(other, "#text b")
+        await audit("overlay builder", other)
+        await other.close()
         line.cut()
         await state_is(page, "reconnecting")
         await audit("reconnecting")
