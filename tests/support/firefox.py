@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import json
 import os
@@ -157,20 +158,31 @@ class Firefox:
         async with asyncio.timeout(_LONG_S):
             await self.evaluate(waiting.replace("EXPRESSION", expression))
 
+    async def beside(self) -> Firefox:
+        """A window of another user, who has nothing of what this one's keeps."""
+        user = (await self.command("browser.createUserContext"))["userContext"]
+        made = await self.command("browsingContext.create", type="window", userContext=user)
+        other = copy.copy(self)
+        other._context = made["context"]
+        return other
+
     async def click(self, selector: str) -> None:
         """In the middle of an element, as a person does."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()"
-        at = await self.evaluate(box)
+        found = f"document.querySelector({json.dumps(selector)})"
+        await self.click_in(f"{found}.getBoundingClientRect()")
+
+    async def click_in(self, box: str, times: int = 1) -> None:
+        """In the middle of a rectangle of the page, which an expression has."""
+        at = await self.evaluate(f"{box}.toJSON()")
         place = {axis: round(at[axis] + at[size] / 2) for axis, size in _AXES}
-        actions = [
-            {"type": "pointerMove", **place},
-            {"type": "pointerDown", "button": 0},
-            {"type": "pointerUp", "button": 0},
-        ]
+        click = [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        actions = [{"type": "pointerMove", **place}, *click * times]
         await self._act({"type": "pointer", "id": "mouse", "actions": actions})
 
-    async def press(self, key: str) -> None:
-        actions = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+    async def press(self, *keys: str) -> None:
+        """One after the other."""
+        kinds = ("keyDown", "keyUp")
+        actions = [{"type": kind, "value": key} for key in keys for kind in kinds]
         await self._act({"type": "key", "id": "keyboard", "actions": actions})
 
     async def downloaded(self, ending: str) -> str:

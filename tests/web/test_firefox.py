@@ -1,4 +1,7 @@
-"""The main path in Firefox: start, speak, pause, a killed server, a reload, continue, export."""
+"""The main path in Firefox.
+
+Share, start, speak, pause, a killed server, a reload, continue, correct, export; and a reader.
+"""
 
 import asyncio
 import json
@@ -21,12 +24,25 @@ SURE = {
     "afternoon",
     "results",
     "bought",
-    "bread",
+    "toast",
     "milk",
     "market",
     "total",
     "yes",
 }
+# Where a word of the transcript stands.
+PLACE = """(() => {
+  for (const p of document.querySelectorAll(".paragraph p")) {
+    const at = p.firstChild.data.indexOf("WORD");
+    if (at < 0) continue;
+    const range = document.createRange();
+    range.setStart(p.firstChild, at);
+    range.setEnd(p.firstChild, at + "WORD".length);
+    return range.getBoundingClientRect();
+  }
+})()"""
+READ = "document.querySelector('#text').textContent"
+ENTER = "\ue007"
 VISIBLE = "document.querySelector('{}').checkVisibility()"
 
 pytestmark = pytest.mark.endurance
@@ -49,10 +65,19 @@ async def test_the_main_path_loses_no_word(tmp_path):
             await page.reload()
             await page.until("document.querySelector('#engine').dataset.health === 'ok'")
 
+            await page.click("#open-share")
+            await page.until(VISIBLE.format("#share-made"))
+            link = await page.evaluate("document.querySelector('#share-url').value")
+            await page.click("#share-close")
+            reader = await page.beside()
+            await reader.open(link)
+            await reader.until(f"{STATE} === 'waiting'")
+
             await page.click("#toggle")
             await heard(page, "listening")
             await card.play(wavs["doctor"])
             await page.until(f"{WORDS}.includes('afternoon')")
+            await reader.until(f"{READ}.includes('afternoon')")
 
             await page.click("#pause-sound")
             at = await page.evaluate(CLOCK)
@@ -73,8 +98,15 @@ async def test_the_main_path_loses_no_word(tmp_path):
             await heard(page, "listening")
             await card.play(wavs["doctor"])
             await page.until(f"{WORDS}.split('afternoon').length > 2")
+            await page.click_in(PLACE.replace("WORD", "bread"), times=2)
+            await page.until(VISIBLE.format(".correct-text"))
+            await page.press(*"toast", ENTER)
+            await page.until(f"{WORDS}.includes('toast')")
+            await reader.until(f"{READ}.includes('toast')")
             await page.click("#toggle")
             await heard(page, "stopped")
+            await reader.until(f"{STATE} === 'ended'")
+            read = await reader.evaluate(READ)
 
             await page.click("#download-open")
             await page.click("[data-format=txt]")
@@ -91,9 +123,11 @@ async def test_the_main_path_loses_no_word(tmp_path):
     # One session, in which nothing but the reload is marked; page, file and server have one text.
     assert [mark.split()[0] for mark in marks] == ["Continued"]
     assert " ".join(shown).split() == kept["text"].split()
+    assert spelt(read) == spelt(" ".join(shown))
     blocks = file.split("\n\n")
     assert [block.strip() for block in blocks if not block.startswith("[")] == shown
     # Every word that is recognised alike each time, once, in order; and nothing of the pause.
     said = [word for word in spelt(" ".join(shown)) if word in SURE]
     names = ("doctor", "market", "doctor")
-    assert said == [word for name in names for word in spelt(clip(name).text) if word in SURE]
+    text = " ".join(clip(name).text for name in names).replace("bread", "toast")
+    assert said == [word for word in spelt(text) if word in SURE]
