@@ -352,8 +352,10 @@ async def test_captions_follow_until_the_reader_scrolls_back(server):
         text = await page.evaluate(f"{chosen}.toString()")
         assert all(f"number {n} " in text for n in (0, 350, 705))
         await page.evaluate("getSelection().empty()")
-        assert await page.evaluate("find('number 3 ', true, true)")
+        assert await page.evaluate("find('number 3 ', true, false, true)")
+        await page.evaluate("document.querySelector('#box .paragraph').scrollIntoView()")
         await page.wait_for_selector("#back", state="visible")
+        assert await page.evaluate("place()[0]") < 100
 
 
 async def test_an_answer_becomes_segments_of_words(server):
