@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+_FOLDER = str(Path(__file__).parent)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # Beside the tests themselves, what gives way would hardly run at all.
@@ -29,11 +30,14 @@ _PARENT = (
     SAME_PRIORITY
     + """
 import atexit, json, os, sys, traceback
-import voxlive.web.server
+sys.path.append(sys.argv[1])
+import forking
 
 def become(args, out, err):
     for fd, path in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
+    if args[:1] == ["transcribe"] and hasattr(os, "pidfd_open"):
+        forking.with_spares()
     sys.argv = ["voxlive", *args]
     code = 1
     try:
@@ -63,7 +67,7 @@ def command_line() -> Iterator[Run]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with (
         TemporaryDirectory() as folder,
-        subprocess.Popen([sys.executable, "-c", _PARENT], **pipes) as parent,
+        subprocess.Popen([sys.executable, "-c", _PARENT, _FOLDER], **pipes) as parent,
     ):
         said = [Path(folder) / name for name in ("out", "err")]
 

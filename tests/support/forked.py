@@ -2,7 +2,7 @@
 
 Each is the server's own program with arguments, an environment, sockets, the test's folder and
 limits of its own: importing what it is made of takes most of its time until it is ready. Tests that
-are interrupted, or killed, end them.
+are interrupted, or killed, end them. ``forking.py`` is what they are forks of.
 """
 
 from __future__ import annotations
@@ -24,63 +24,7 @@ from typing import IO
 AVAILABLE = hasattr(os, "pidfd_open")
 """Not on macOS: there every server has a start of its own."""
 
-_LARGEST = 1 << 17
-"""Bytes of arguments and environment: what a socket of such packets takes by default."""
-
-# Nothing that it imports may start a thread. A fork leaves the loop, and ends as any program does.
-_PARENT = """
-import ctypes, gc, json, os, resource, selectors, signal, socket, sys
-import voxlive.cli.main, voxlive.web.server, uvloop, uvicorn.loops.auto, uvicorn.lifespan.off
-
-def next_arguments(requests):
-    waiting = selectors.DefaultSelector()
-    waiting.register(requests, selectors.EVENT_READ)
-    while True:
-        for key, _ in waiting.select():
-            if key.fileobj is not requests:
-                pid, answers = key.data
-                waiting.unregister(key.fd)
-                os.close(key.fd)
-                _, status = os.waitpid(pid, 0)
-                answers.sendall(b"%d\\n" % os.waitstatus_to_exitcode(status))
-                answers.close()
-                continue
-            request, fds, _, _ = socket.recv_fds(requests, LARGEST, 3)
-            if not request:
-                sys.exit()
-            answers = socket.socket(fileno=fds[0])
-            if pid := os.fork():
-                answers.sendall(b"%d\\n" % pid)
-                waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, answers))
-                for fd in fds[1:]:
-                    os.close(fd)
-                continue
-            for number, fd in enumerate(fds[1:], 1):
-                os.dup2(fd, number)
-                os.close(fd)
-            answers.close()
-            for key in list(waiting.get_map().values()):
-                if key.fileobj is requests:
-                    requests.close()
-                else:
-                    key.data[1].close()
-                    os.close(key.fd)
-            waiting.close()
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # when this parent goes: PR_SET_PDEATHSIG
-            arguments, environment, limits, folder = json.loads(request)
-            os.chdir(folder)
-            for name, limit in limits.items():
-                resource.setrlimit(getattr(resource, name), limit)
-            os.environ.clear()
-            os.environ.update(environment)
-            return arguments
-
-requests = socket.socket(fileno=int(sys.argv[1]))
-requests.set_inheritable(False)
-gc.freeze()
-sys.argv = ["voxlive", *next_arguments(requests)]
-voxlive.cli.main.app()
-""".replace("LARGEST", str(_LARGEST))
+_PROGRAM = str(Path(__file__).with_name("forking.py"))
 
 
 class ForkedProcess:
@@ -140,8 +84,9 @@ def _parent() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         fd = theirs.fileno()
+        room = " " * 200  # forks show command lines of their own where this one's stands
         process = subprocess.Popen(
-            [sys.executable, "-c", _PARENT, str(fd)], pass_fds=[fd], stdin=subprocess.DEVNULL
+            [sys.executable, "-P", _PROGRAM, str(fd), room], pass_fds=[fd], stdin=subprocess.DEVNULL
         )
 
     def end() -> None:
