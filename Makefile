@@ -22,9 +22,9 @@ serve: .venv/.installed
 	@$(if $(findstring --model,$(ARGS)),,$(MODELS) .venv/bin/voxlive models fetch whisper-$(STARTER))
 	@$(MODELS) .venv/bin/voxlive serve $(ARGS)
 
-# More processes than the two cores this is meant for: a third of its time a test waits.
+# More processes than the two cores this is meant for: half of its time a test waits.
 test: .venv/.installed-test
-	@$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 endurance: .venv/.installed-test
 	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder \

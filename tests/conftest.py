@@ -95,14 +95,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = str(fetch(config.cache.mkdir("starter"), TINY_EN))
 
 
-LONG = ("test_session_ends.py", "test_simulated_days.py")
+LONG = ("test_session_ends.py", "test_simulated_days.py", "test_recogniser.py")
 """Files without servers that take long, and would be among the last by their names."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with servers come first, so that what is left for the end is short."""
+    """Files of pages come first, then those with servers: what is left for the end is short."""
+    pages = {item.path for item in items if item.path.parent.name == "page"}
     slow = {item.path for item in items if item.path.name in LONG or has_a_server(item)}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in pages, item.path not in slow))
 
 
 def has_a_server(item: pytest.Item) -> bool:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import command_line
 from support.hub import hub_environment, serving_hub
 from support.model_shapes import SHAPES, Saved, mlx_whisper, write_shape
 
@@ -48,15 +49,20 @@ def files_of_whisper(hub):
 
 
 def models(home, *args, hub=None, **how):
+    """The command as a fork; one with a terminal or a pipe in a process of its own."""
+    env = os.environ | hub_environment(home, hub) | {"COLUMNS": "100"}
+    if not how:
+        with command_line() as voxlive:
+            return voxlive("models", *args, env=env)
     command = [sys.executable, "-m", "voxlive.cli.main", "models", *map(str, args)]
     return subprocess.run(
         command,
-        env=os.environ | hub_environment(home, hub) | {"COLUMNS": "100"},
+        env=env,
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        **{"stdin": subprocess.DEVNULL, **how},
+        **how,
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import pytest
@@ -90,13 +91,26 @@ class WatchedPage:
 
 
 class Browsers:
-    """One Playwright for a whole module, and one browser for what needs no flags of its own."""
+    """One Playwright on one event loop, and two browsers for what needs no flags of its own.
+
+    The microphone of one of them plays a file, which each recording reads anew from its place.
+    """
 
     current: Browsers | None = None
 
     def __init__(self) -> None:
         self._playwright = async_playwright()
-        self._usual: Browser | None = None
+        self._loop = asyncio.get_running_loop()
+        self._folder = TemporaryDirectory()
+        self._sound = Path(self._folder.name) / "microphone.wav"
+        self._plays = f"--use-file-for-fake-audio-capture={self._sound}%noloop"
+        self._shared: dict[tuple[str, ...], Browser] = {}
+
+    @classmethod
+    def here(cls) -> Browsers | None:
+        """Those that are shared on the running event loop."""
+        current = cls.current
+        return current if current and current._loop is asyncio.get_running_loop() else None
 
     async def __aenter__(self) -> Browsers:
         chromium()  # Without one Playwright's driver is not started: it needs libraries of its own.
@@ -104,18 +118,24 @@ class Browsers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._usual:
-            await self._usual.close()
+        for browser in self._shared.values():
+            await browser.close()
         await self._playwright.__aexit__()
+        self._folder.cleanup()
 
     @asynccontextmanager
     async def browser(
-        self, flags: tuple[str, ...], *, muted: bool = True
+        self, flags: tuple[str, ...], microphone: Path | None = None, *, muted: bool = True
     ) -> AsyncIterator[Browser]:
         """A browser with these flags; what is opened in it is the caller's to close."""
-        if flags == _USUAL and muted:
-            self._usual = self._usual or await self._launch(flags)
-            yield self._usual
+        if microphone:
+            shutil.copy(microphone, self._sound)
+        usual = flags == _USUAL and muted
+        flags += (self._plays,) if microphone else ()
+        if usual:
+            if flags not in self._shared:
+                self._shared[flags] = await self._launch(flags)
+            yield self._shared[flags]
         else:
             browser = await self._launch(flags, muted=muted)
             try:
@@ -133,7 +153,7 @@ class Browsers:
 
 @asynccontextmanager
 async def shared_browsers() -> AsyncIterator[None]:
-    """Until the end, ``browsing`` takes its browsers from here; all of it on one event loop."""
+    """Until the end, ``browsing`` on this event loop takes its browsers from here."""
     async with Browsers() as browsers:
         Browsers.current = browsers
         try:
@@ -161,11 +181,9 @@ async def browsing(
     it has started. What a tab of a ``muted`` browser plays cannot be captured.
     """
     flags = (*_ALWAYS, *(_FAKE_DEVICE if device else ()), *(_GRANTED if granted else ()), *args)
-    if microphone:
-        flags += (f"--use-file-for-fake-audio-capture={microphone}%noloop",)
     async with AsyncExitStack() as stack:
-        browsers = Browsers.current or await stack.enter_async_context(Browsers())
-        browser = await stack.enter_async_context(browsers.browser(flags, muted=muted))
+        browsers = Browsers.here() or await stack.enter_async_context(Browsers())
+        browser = await stack.enter_async_context(browsers.browser(flags, microphone, muted=muted))
         # What is kept of the page for later would be fetched once more in each test.
         usual = {"viewport": {"width": 1280, "height": 800}, "service_workers": "block"}
         options = {**usual, **context}

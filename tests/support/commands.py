@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,9 +36,12 @@ import atexit, json, os, sys, traceback
 sys.path.append(sys.argv[1])
 import forking
 
-def become(args, out, err):
+def become(args, folder, environment, out, err):
     for fd, path in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
     if args[:1] == ["transcribe"] and hasattr(os, "pidfd_open"):
         forking.with_spares()
     sys.argv = ["voxlive", *args]
@@ -52,9 +58,9 @@ def become(args, out, err):
     os._exit(code)
 
 for line in sys.stdin:
-    args, out, err = json.loads(line)
+    request = json.loads(line)
     if not (pid := os.fork()):
-        become(args, out, err)
+        become(*request)
     _, status = os.waitpid(pid, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
@@ -63,21 +69,38 @@ for line in sys.stdin:
 
 @contextmanager
 def command_line() -> Iterator[Run]:
-    """Runs ``voxlive`` with the arguments it is given, one command after another."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with (
-        TemporaryDirectory() as folder,
-        subprocess.Popen([sys.executable, "-c", _PARENT, _FOLDER], **pipes) as parent,
-    ):
+    """Runs ``voxlive`` with the arguments it is given, one command after another.
+
+    Each has the folder of its moment, and its environment unless ``env`` is another.
+    """
+    with TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("out", "err")]
 
-        def run(*args: object) -> subprocess.CompletedProcess[str]:
+        def run(
+            *args: object, env: Mapping[str, str] | None = None
+        ) -> subprocess.CompletedProcess[str]:
             command = [str(arg) for arg in args]
             for path in said:
                 path.write_text("")
-            print(json.dumps([command, *map(str, said)]), file=parent.stdin, flush=True)
+            request = [command, str(Path.cwd()), dict(env or os.environ), *map(str, said)]
+            parent = _parent()
+            print(json.dumps(request), file=parent.stdin, flush=True)
             code = int(parent.stdout.readline())
             out, err = (path.read_text() for path in said)
             return subprocess.CompletedProcess(command, code, out, err)
 
         yield run
+
+
+@cache
+def _parent() -> subprocess.Popen[str]:
+    """What commands are forks of; it ends with this process."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, _FOLDER], **pipes)
+
+    def end() -> None:
+        parent.stdin.close()
+        parent.wait()
+
+    atexit.register(end)
+    return parent

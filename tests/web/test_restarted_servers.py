@@ -82,13 +82,20 @@ def missing_s(found: np.ndarray, samples: np.ndarray) -> float:
     return 0.1 * int(((loud > 0.05) & (kept < 0.005)).sum())
 
 
+ONE, TWO = (), ("me", "them")
+ENDED, KILLED = ([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SERVER)], 4.0)
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("faults", "most_s"),
-    [([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SERVER)], 4.0)],
-    ids=["SIGTERM", "SIGKILL"],
+    ("sources", "faults", "most_s"),
+    [
+        pytest.param(TWO, *ENDED, id="two sources-SIGTERM"),
+        pytest.param(ONE, *KILLED, id="one source-SIGKILL"),
+        pytest.param(ONE, *ENDED, id="one source-SIGTERM", marks=pytest.mark.endurance),
+        pytest.param(TWO, *KILLED, id="two sources-SIGKILL", marks=pytest.mark.endurance),
+    ],
 )
-@pytest.mark.parametrize("sources", [(), ("me", "them")], ids=["one source", "two sources"])
 async def test_kept_audio_goes_on_over_restarts(tmp_path, faults, most_s, sources):
     """One file on the session's clock: what was written stays, what comes again is in it once.
 

@@ -7,7 +7,7 @@ from support.browser import browsing, line_to, state_is
 from support.clips import clip
 from support.javascript import FOLDER, ready
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 BROKEN = ["WebSocket connection", "Failed to load resource", "net::ERR"]

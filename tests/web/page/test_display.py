@@ -7,7 +7,7 @@ import pytest
 from support.browser import browsing, state_is
 from support.clips import clip
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 # Paragraphs of words on the page.

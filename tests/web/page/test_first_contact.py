@@ -10,7 +10,7 @@ from support.clips import clip
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 KEY = "the-key-of-the-first-page"
 PLAYED = "Welcome. You hear a short sentence, and you can read every word of it on this page."
 

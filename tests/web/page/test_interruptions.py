@@ -12,7 +12,7 @@ from support.clips import clip
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 # The browser's own processing would change the clips.
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})

@@ -13,7 +13,7 @@ from support.scoring import spelt
 from support.server import AT_PAUSES, serving
 from support.wire import dial, receive_until, s16le, send
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 RATE = 16_000
 BROKEN = ["WebSocket connection", "Failed to load resource", "net::ERR"]

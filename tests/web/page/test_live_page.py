@@ -17,7 +17,7 @@ from support.scoring import spelt
 from support.server import AT_PAUSES, serving
 from support.wire import START, dial, live, receive_until, send
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 # The browser's own processing would change the clips.
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})

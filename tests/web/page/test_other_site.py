@@ -13,7 +13,7 @@ from support.clips import clip
 from support.server import serving
 from support.wire import s16le
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 _PAGE = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,><h1>another site</h1>"
 _ANSWER = (

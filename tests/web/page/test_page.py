@@ -11,7 +11,7 @@ from support.server import serving
 
 TINY = Path(__file__).parents[2] / "models" / "tiny-voxtral"
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # The contrast of an element's text with what lies behind it (WCAG 2.2, 1.4.3).
 CONTRAST = """(element) => {

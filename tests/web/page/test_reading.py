@@ -14,7 +14,7 @@ from support.scoring import spelt
 from support.server import AT_PAUSES, serving
 from support.wire import live, s16le
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False}
 # The words that have a light.

@@ -9,7 +9,7 @@ from support.browser import browsing, state_is
 from support.clips import clip
 from support.restarting import restarted
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 KEY = "the-key-of-the-page"
 PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 

@@ -7,7 +7,7 @@ from support.storing import spoken
 
 from voxlive.store.backends import SqliteStore
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 SPOKEN = {
     "first": ["We bought apples,", "and a bottle of milk."],

@@ -13,7 +13,7 @@ from support.timed import timed_segment, timed_word
 from voxlive.runners.outputs import subtitles
 from voxlive.values import Segment
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script> & "--> end"'
 

@@ -13,7 +13,7 @@ from support.clips import clip
 from support.scoring import spelt, word_errors
 from support.server import AT_PAUSES, serving
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False}
 TOGETHER = json.dumps({**PLAIN, "together": True})

@@ -9,7 +9,7 @@ import pytest
 from support.browser import browsing, state_is
 from support.clips import clip
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 # Where nothing is kept, what would be lost is asked about.
 UNKEPT = '{"keep": false}'
