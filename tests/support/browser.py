@@ -240,6 +240,15 @@ async def stopped(page: Page) -> None:
     assert await state_is(page, "stopped", "error") == "stopped"
 
 
+async def reload(page: Page) -> None:
+    """As after a crash: without a question, and nothing is waited for.
+
+    Of what is not written yet the page asks, and Playwright would stay on it.
+    """
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.reload()
+
+
 class ProxiedLine:
     """A TCP relay to a server; once ``cut`` all is broken and refused, until ``mend``."""
 

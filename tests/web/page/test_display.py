@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from support.browser import browsing, state_is
+from support.browser import browsing, reload, state_is
 from support.clips import clip
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -122,7 +122,7 @@ async def test_speed_and_language_are_chosen_above_start(server):
         assert (start["commit"], start["language"]) == ("fast", "en")
         await page.click("#toggle")
         await state_is(page, "idle", "stopped")
-        await page.reload()
+        await reload(page)
         await page.wait_for_selector('#engine[data-health="ok"]')
         assert await page.input_value("#speed") == "fast"
         assert await page.input_value("#language") == "en"

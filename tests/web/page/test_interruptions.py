@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.browser import browsing, heard, line_to, speaking, state_is
+from support.browser import browsing, heard, line_to, reload, speaking, state_is
 from support.clips import clip
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
@@ -47,12 +47,6 @@ async def words_are_there(page, least):
           .join(" ").split(/\\s+/).filter(Boolean).length >= least""",
         arg=least,
     )
-
-
-async def reload(page):
-    """As after a crash: without a question, and nothing is waited for."""
-    page.once("dialog", lambda dialog: dialog.accept())
-    await page.reload()
 
 
 async def ended(page):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.browser import browsing, line_to, state_is
+from support.browser import browsing, line_to, reload, state_is
 from support.clips import clip
 from support.server import serving
 from support.weights import TINY_EN_ID
@@ -54,7 +54,7 @@ async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):
         assert not any(KEY in url for url in watched.requests)
         assert KEY not in await page.evaluate("JSON.stringify(localStorage) + document.cookie")
         assert await page.input_value("#key") == ""
-        await page.reload()
+        await reload(page)
         await shows(page, "#engine-name", TINY_EN_ID)
         assert not await page.is_visible("#ask-key")
 
