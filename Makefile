@@ -26,9 +26,14 @@ serve: .venv/.installed
 test: .venv/.installed-test
 	@$(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# What holds for one process holds for three, and while one of them is started again.
+PROTOCOLS = tests/web/protocols tests/web/clients tests/web/access tests/web/test_live_servers.py \
+  tests/web/test_live_sessions.py tests/web/test_metrics.py tests/web/test_shutdown.py
 endurance: .venv/.installed-test
 	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "endurance or hypothesis" --hypothesis-profile=endurance $(ARGS)
+	@for killed in 0 1; do VOXLIVE_TEST_WORKERS=3 VOXLIVE_TEST_KILLED=$$killed \
+	  $(RUN) pytest -n 2 --dist loadfile $(PROTOCOLS) || exit 1; done
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .

@@ -96,19 +96,21 @@ def _become(module: str, requests: socket.socket) -> None:
     """Wait for what the child is to be, and be it to the end."""
     ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
     try:
-        request, fds, _, _ = socket.recv_fds(requests, LARGEST, 4)
+        request, fds, _, _ = socket.recv_fds(requests, LARGEST, 5)
         if not request:
             os._exit(0)
         requests.close()
         os.setsid()
-        for number, fd in enumerate(fds[1:]):
+        passed, streams = fds[:-3], fds[-3:]
+        for number, fd in enumerate(streams):
             os.dup2(fd, number)
             os.close(fd)
         command, environment = json.loads(request)
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None  # read from the environment once more
-        sys.argv = [module, str(fds[0]), *command[-2:]]
+        _, niceness, level, *_ = command[command.index("-m") + 2 :]
+        sys.argv = [module, str(passed[0]), niceness, level, *map(str, passed[1:])]
         _show(command)
         process.run_child(import_module(module).serve)
     except BaseException:  # noqa: BLE001  # as Python does at the end

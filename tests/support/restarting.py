@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import os
 import random
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 from support.server import Server, serving
@@ -17,10 +20,12 @@ from voxlive.client import LiveClient
 
 KILL_ENGINE, STOP_ENGINE = "kill -9 of the engine", "SIGSTOP of the engine"
 KILL_SERVER, END_SERVER = "kill -9 of the server", "SIGTERM and restart"
+KILL_WORKER, BREAK_LINE = "kill -9 of the session's worker", "the line breaks"
 FAULTS = (KILL_ENGINE, STOP_ENGINE, KILL_SERVER, END_SERVER)
 
 _BLOCK_S = 0.1
 _ENGINE = "voxlive.engines.remote.child"
+_WORKER = "voxlive.web.workers.child"
 
 
 class RestartedServer:
@@ -45,8 +50,23 @@ class RestartedServer:
         port = self.server.url.rsplit(":", 1)[1]
         self.server = self._start("--port", port)
 
+    def _lines(self, process: psutil.Process) -> Iterator[Any]:
+        """Its connections with the server's port at one end, while they last."""
+        port = int(self.server.url.rsplit(":", 1)[1])
+        for one in process.net_connections("tcp"):
+            if one.status == "ESTABLISHED" and port in (one.laddr.port, one.raddr.port):
+                yield one
+
     async def suffer(self, fault: str) -> None:
-        if fault in (KILL_ENGINE, STOP_ENGINE):
+        if fault == BREAK_LINE:
+            own = next(self._lines(psutil.Process()))
+            with socket.socket(fileno=os.dup(own.fd)) as line:
+                line.shutdown(socket.SHUT_RDWR)
+        elif fault == KILL_WORKER:
+            for child in psutil.Process(self.server.process.pid).children():
+                if _WORKER in child.cmdline() and any(self._lines(child)):
+                    child.kill()
+        elif fault in (KILL_ENGINE, STOP_ENGINE):
             blow = signal.SIGKILL if fault == KILL_ENGINE else signal.SIGSTOP
             for child in psutil.Process(self.server.process.pid).children():
                 if _ENGINE in child.cmdline():
@@ -93,7 +113,7 @@ async def speak(
                     fault = left.pop(0)[1]
                     goes_on.clear()
                     happening.append(asyncio.create_task(running.suffer(fault)))
-                    if fault in (KILL_SERVER, END_SERVER) and left:
+                    if fault not in (KILL_ENGINE, STOP_ENGINE) and left:
                         await goes_on.wait()
                 await client.send(pcm[at : at + size])
                 await asyncio.sleep(_BLOCK_S / speed)

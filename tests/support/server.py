@@ -16,6 +16,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO
 
 import httpx
+import psutil
 from support.forked import AVAILABLE as FORKS
 from support.forked import ForkedProcess
 from support.weights import link
@@ -23,6 +24,11 @@ from support.weights import link
 _READY = re.compile(r"ready at (https?://\S+)")
 _ALSO = re.compile(r"voxlive: (\w+)'s clients at (\S+)")
 
+WORKERS = os.environ.get("VOXLIVE_TEST_WORKERS", "1")
+"""How many processes a server has that does not say so: the same tests hold for several."""
+KILLED = os.environ.get("VOXLIVE_TEST_KILLED") == "1"
+"""Whether one of several is killed once the server is ready."""
+_ONE_PROCESS = {"--workers", "--devices", "--keep-audio", "--record"}
 AT_PAUSES = ("--commit", "pause")
 """What starts a server that writes the same text for the same speech, however fast it comes."""
 
@@ -106,7 +112,9 @@ def serving(
     nice = () if "--file-niceness" in args else ("--file-niceness", "0")
     # What tests say is kept nowhere, unless they ask for it.
     store = () if "--store" in args else ("--no-store",)
-    command = ["serve", "--port", "0", *sessions, *nice, *store, *args]
+    alone = _ONE_PROCESS & {*args} or any(one.startswith("replay:") for one in args)
+    workers = () if alone else ("--workers", WORKERS)
+    command = ["serve", "--port", "0", *sessions, *nice, *store, *workers, *args]
     forked = FORKS and not (under or env)
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
@@ -126,11 +134,21 @@ def serving(
         try:
             others: dict[str, str] = {}
             url = _wait(process, log, others)
+            if KILLED:
+                workers = workers_of(process.pid)
+                if workers:
+                    workers[0].kill()
             yield Server(url, process, others, certificate, key, Path(log.name))
         finally:
             process.terminate()
             process.wait(60)
             process.stdout.close()
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The processes of a server that have its connections; none where it has them itself."""
+    children = psutil.Process(pid).children()
+    return [one for one in children if "voxlive.web.workers.child" in one.cmdline()]
 
 
 def _wait(process: subprocess.Popen[str] | ForkedProcess, log, others: dict[str, str]) -> str:

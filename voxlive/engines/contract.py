@@ -375,6 +375,12 @@ class HistogramSnapshot:
     count: int
     total_s: float
 
+    def __add__(self, other: HistogramSnapshot) -> HistogramSnapshot:
+        """Of both, whose bounds are the same."""
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        total_s = self.total_s + other.total_s
+        return HistogramSnapshot(self.bounds, counts, self.count + other.count, total_s)
+
 
 class HistogramSource(Protocol):
     """Whatever has a histogram of durations to read."""

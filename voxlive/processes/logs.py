@@ -71,9 +71,10 @@ class ForwardedRecord:
 
 
 def portable(record: logging.LogRecord) -> logging.LogRecord:
-    """A copy of a bounded size that can be pickled and says the same."""
+    """A copy of a bounded size that can be pickled and says the same, with the context here."""
     # Extra fields of libraries may be anything; those of this program are text.
-    fields = {name: value for name, value in vars(record).items() if type(value) in _PLAIN}
+    plain = {name: value for name, value in vars(record).items() if type(value) in _PLAIN}
+    fields = {**current_log_context(), **plain}
     made = logging.makeLogRecord(fields)
     made.msg, made.args = message_of(record), None
     made.exc_text, made.exc_info = traceback_of(record), None

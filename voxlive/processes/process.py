@@ -2,8 +2,8 @@
 
 The channel takes messages in batches over a socket. Batches are pickles, and whoever can write a
 pickle can run code where it is read. So they are read from one end of a socket pair alone whose
-other end a child of this process has, or its parent: the same program of the same user. What comes
-from a network or a file never gets here.
+other end a child of this process has, its parent, or another child of that: the same program of the
+same user. What comes from a network or a file never gets here.
 
 A child is run as a module of its own rather than through multiprocessing, which would import the
 parent's main module here too. However the parent ends, the child ends: its socket closes, and on
@@ -63,6 +63,9 @@ MAX_BYTES = 1 << 30
 PAUSE_S = 0.001
 """Between two batches. Each wakes a thread over there that takes the interpreter from the others,
 so thousands of messages a second must not be thousands of batches."""
+_LABEL = 32
+"""Bytes that go with a descriptor, of which one call reads one."""
+_HANDED_S = 10.0
 
 _Message = TypeVar("_Message")
 _Command = TypeVar("_Command")
@@ -74,8 +77,9 @@ class BatchedSender(Generic[_Message]):
     Nobody waits for it: how much waits is bounded by the callers, and by ``MAX_WAITING``.
     """
 
-    def __init__(self, end: socket.socket, name: str) -> None:
+    def __init__(self, end: socket.socket, name: str, pause_s: float = PAUSE_S) -> None:
         self._end = end
+        self._pause_s = pause_s
         self._connection = Connection(os.dup(end.fileno()), readable=False)
         self._waiting: deque[_Message] = deque()
         self._sending = threading.Lock()
@@ -122,7 +126,7 @@ class BatchedSender(Generic[_Message]):
                     self._notified = False
                     if self._waiting:
                         self._send_waiting()
-                        time.sleep(PAUSE_S)
+                        time.sleep(self._pause_s)
         finally:
             # Also after a message that cannot be pickled: the other end must not wait for it.
             self._closed = True
@@ -161,7 +165,8 @@ class ChildProcess(Generic[_Command]):
     It shares nothing with this one but a socket, whose end is its end (``child.run_child``). The
     thread that starts it has to live as long: on Linux the kernel kills the child with it. What the
     child logs is logged here, and what it and its own children print on stderr is a warning; where
-    ``quiet``, all of it is for diagnosis, at level debug.
+    ``quiet``, all of it is for diagnosis, at level debug. ``takes_descriptors``: it reads
+    ``handed_over``.
     """
 
     def __init__(
@@ -172,22 +177,31 @@ class ChildProcess(Generic[_Command]):
         niceness: int = 0,
         environment: Mapping[str, str] | None = None,
         quiet: bool = False,
+        takes_descriptors: bool = False,
     ) -> None:
         """Start it, as ``name`` in the log. Raises OSError."""
         self._name = name
         self._quiet = quiet
         self._last_line = ""
         self._socket, theirs = socket.socketpair()
-        fd = theirs.fileno()
-        command = [sys.executable, "-P", "-m", module, str(fd), str(niceness), str(_level(quiet))]
+        fds = [theirs.fileno()]
+        command = [sys.executable, "-P", "-m", module, str(fds[0]), str(niceness)]
+        command.append(str(_level(quiet)))
+        self._handing: socket.socket | None = None
         # A terminal shows how a download gets on. All else goes through the log here, which waits
         # for no reader: a process that writes to a full pipe stops.
         shown = os.isatty(2) and not quiet
         with ExitStack() as undo, theirs:
             undo.callback(self._socket.close)
+            if takes_descriptors:
+                self._handing, taking = socket.socketpair()
+                undo.callback(self._handing.close)
+                undo.enter_context(taking)
+                fds.append(taking.fileno())
+                command.append(str(taking.fileno()))
             self._process = subprocess.Popen(
                 command,
-                pass_fds=[fd],
+                pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if quiet else None,
                 stderr=None if shown else subprocess.PIPE,
@@ -195,6 +209,8 @@ class ChildProcess(Generic[_Command]):
                 env={**_ONE_THREAD, **os.environ, **(environment or {})},
             )
             undo.pop_all()
+            if takes_descriptors:
+                taking.close()
         self.pid = self._process.pid
         self.sender: BatchedSender[_Command] = BatchedSender(self._socket, f"{name}-sender")
         self._output = threading.Thread(
@@ -210,6 +226,17 @@ class ChildProcess(Generic[_Command]):
                     self._log(message.record)
                 else:
                     yield message
+
+    def hand_over(self, label: str, descriptor: int) -> None:
+        """Give it a descriptor, which the caller may close then, with up to 32 bytes about it.
+
+        Raises OSError where it is gone.
+        """
+        assert self._handing
+        socket.send_fds(self._handing, [label.encode().ljust(_LABEL)], [descriptor])
+        if sys.platform == "darwin":  # it loses what is closed here before it has arrived there
+            self._handing.settimeout(_HANDED_S)
+            self._handing.recv(1)
 
     @property
     def last_line(self) -> str:
@@ -251,6 +278,8 @@ class ChildProcess(Generic[_Command]):
         # Its own children may hold its stderr for a while longer.
         self._output.join(_STDERR_TIMEOUT_S)
         self._socket.close()
+        if self._handing:
+            self._handing.close()
         return code
 
     def _log(self, record: logging.LogRecord) -> None:
@@ -352,7 +381,7 @@ Serve = Callable[[socket.socket, "BatchedSender[Any]"], "Callable[[], object] | 
 
 def run_child(serve: Serve) -> NoReturn:
     """The main function of a child: serve its parent over the socket that its arguments name."""
-    fd, niceness, level = map(int, sys.argv[1:])
+    fd, niceness, level = map(int, sys.argv[1:4])
     # The parent ends its children itself, after it has answered for them.
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -371,6 +400,23 @@ def run_child(serve: Serve) -> NoReturn:
     if shutdown:
         shutdown()
     os._exit(0)
+
+
+def handed_over() -> Iterator[tuple[str, int]]:
+    """In a child: the descriptors that its parent hands over, with their labels. Blocks."""
+    with socket.socket(fileno=int(sys.argv[4])) as taking:
+        taking.set_inheritable(False)
+        while True:
+            try:
+                label, fds, _, _ = socket.recv_fds(taking, _LABEL, 1)
+            except OSError:
+                return
+            if not fds:
+                return
+            os.set_inheritable(fds[0], False)
+            if sys.platform == "darwin":
+                taking.send(b"\0")
+            yield label.decode().strip(), fds[0]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from voxlive.store import schema
 from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
+    EndResumable,
     Guarded,
     Operation,
     Owners,
@@ -30,6 +31,7 @@ from voxlive.store.contract import (
     StoreFull,
     StoreReadOnly,
     StoreUnusable,
+    UnknownSession,
 )
 from voxlive.store.database import DatabaseStore
 from voxlive.store.search import ONE_SEGMENT, SCAN, SearchQuery, owner_token
@@ -275,6 +277,48 @@ class SqliteStore(DatabaseStore):
 
     def _size(self, connection: sa.Connection) -> int:  # noqa: ARG002
         return sum(path.stat().st_size for path in self._folder.glob("sessions.*"))
+
+
+class MemoryStore(SqliteStore):
+    """A store in this process's memory, of sessions that are kept nowhere.
+
+    By it another process of the server may go on with them. One that cannot be resumed any more is
+    gone from it.
+    """
+
+    def __init__(self) -> None:
+        self._path, self._folder = Path(":memory:"), Path(os.devnull)
+        engine = self._engine("BEGIN IMMEDIATE", 1)
+        # No audio is kept; nothing is ever in this folder.
+        DatabaseStore.__init__(self, "memory", engine, engine, AudioFolder(self._folder))
+
+    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
+        """See ``SessionStore``."""
+        refused = DatabaseStore.apply(self, operations)
+        written = (one for one in operations if one not in refused)
+        parts = (one.operations if isinstance(one, Guarded) else (one,) for one in written)
+        for ended in (one for part in parts for one in part if isinstance(one, EndResumable)):
+            with contextlib.suppress(UnknownSession):
+                self.delete(ended.session, None)
+        return refused
+
+    def close(self) -> None:
+        """See ``SessionStore``."""
+        DatabaseStore.close(self)
+
+    def sweep(self, before: datetime) -> int:
+        """See ``SessionStore``."""
+        return DatabaseStore.sweep(self, before)
+
+    def _wipe(self) -> None:
+        """What was deleted is overwritten at once."""
+
+    def _size(self, connection: sa.Connection) -> int:
+        pages, size = (
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("page_count", "page_size")
+        )
+        return int(pages * size)
 
 
 class PostgresStore(DatabaseStore):

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from typing import Protocol
 
 from voxlive.store.contract import (
     AddWords,
@@ -38,6 +39,26 @@ _CLOSE_TIMEOUT_S = 5.0
 Written = asyncio.Future["StoreError | None"]
 """The outcome of an operation: None once it is written, else why it waits or never will be."""
 _Pending = tuple[Operation, Written | None]
+
+
+class SessionWriter(Protocol):
+    """What a session's recording writes by."""
+
+    late: int
+    passed_by: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is new is dropped."""
+        ...
+
+    def write(self, operation: Operation) -> Written:
+        """See ``StoreWriter``."""
+        ...
+
+    async def settle(self, written: Written, wait_s: float | None = None) -> bool:
+        """See ``StoreWriter``."""
+        ...
 
 
 class StoreWriter:
@@ -100,7 +121,7 @@ class StoreWriter:
 
     def put(self, operation: Operation, written: Written | None = None) -> StoreError | None:
         """As ``write``, in any thread; returns why it has to wait or is dropped."""
-        weight = _weight(operation)
+        weight = weight_of(operation)
         with self._changed:
             if self._closing.is_set() or self._weight + weight > MAX_WAITING:
                 self.dropped += 1
@@ -143,7 +164,7 @@ class StoreWriter:
         with self._changed:
             for _ in batch:
                 self._waiting.popleft()
-            self._weight -= sum(_weight(operation) for operation, _ in batch)
+            self._weight -= sum(weight_of(operation) for operation, _ in batch)
             recovered, self._failure = self._failure, None
             self.written += len(batch)
         if recovered:
@@ -162,9 +183,10 @@ class StoreWriter:
         _resolve((future for _, future in batch), error)
 
 
-def _weight(operation: Operation) -> int:
+def weight_of(operation: Operation) -> int:
+    """Of how many it counts towards ``MAX_WAITING``."""
     if isinstance(operation, Guarded):
-        return sum(map(_weight, operation.operations))
+        return sum(map(weight_of, operation.operations))
     return len(operation.words) if isinstance(operation, AddWords) else 1
 
 

@@ -480,8 +480,10 @@ def create_app(config: ServeConfig | None = None, *, model: str | None = None) -
 
     ``model``: instead of the one in ``config``. Without keys in ``config`` every client is admitted
     that addresses the server as localhost, by a name in ``allow_host`` or by its own addresses.
-    Raises BadKey for keys that cannot be used.
+    Raises BadKey for keys that cannot be used, ConfigError for several ``workers``.
     """
     chosen = (config or ServeConfig()).with_model(model)
+    if chosen.workers > 1:
+        raise ConfigError("workers: an application has the processes of the server that has it")
     keys = load_keys(chosen.api_key, chosen.api_key_file, chosen.keys, log.warning)
     return Application(chosen, keys)

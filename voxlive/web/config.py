@@ -128,6 +128,13 @@ class ServeConfig:
         "Serve phones in this network: on all addresses, https with a certificate made here, and a "
         "key made at each start, which is in a QR code to scan.",
     )
+    workers: int = _option(
+        1,
+        "Server processes that share the port and the models, for more sessions than one core has "
+        "time for: about 100.",
+        low=1,
+        high=64,
+    )
     model: str | None = _option(
         None,
         "A model's short name, a local path or a hub repository, or replay:FOLDER. Default: "
@@ -359,6 +366,8 @@ class ServeConfig:
             raise ConfigError("--devices says where engines run, as --device does: choose one")
         if self.refine and self.keep_audio is None:
             raise ConfigError("--refine needs the audio of sessions: --keep-audio")
+        if self.workers > 1:
+            self._check_workers()
         if self.https and self.ssl_certfile is not None:
             raise ConfigError(
                 "--https makes a certificate, --ssl-certfile brings one: choose one of them"
@@ -368,6 +377,12 @@ class ServeConfig:
         if self.wyoming_port is None and (self.wyoming_allow or self.zeroconf):
             unused = "--wyoming-allow" if self.wyoming_allow else "--zeroconf"
             raise ConfigError(f"{unused} needs --wyoming-port")
+
+    def _check_workers(self) -> None:
+        for name in ("devices", "keep_audio", "record"):
+            if getattr(self, name) is not None:
+                option = option_name(name)
+                raise ConfigError(f"{option} works with one server process: --workers 1")
 
     def with_model(self, model: str | None) -> Self:
         """The same options with another model; None changes nothing."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.websockets import WebSocket
 
 from voxlive.errors import RequestRefused
 from voxlive.processes.logs import log_context
-from voxlive.web.access.access import Access
+from voxlive.web.access.access import Access, Grant
 from voxlive.web.access.keys import find_credentials
 from voxlive.web.access.middleware import Authenticator, client_address
 from voxlive.web.captions.feeds import CaptionFeeds
@@ -19,11 +19,41 @@ from voxlive.web.errors import openai_error
 from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveSocket
 from voxlive.web.metrics import SessionMetrics
-from voxlive.web.protocols.contract import Protocol
+from voxlive.web.protocols.contract import Protocol as WireFormat
 from voxlive.web.recorder import Recorder
 from voxlive.web.resume import ResumableSessions
 
 _CLOSE_S = 2.0
+
+
+class Admission(Protocol):
+    """Decides whether a live client is admitted, and counts it while ``resources`` last."""
+
+    async def admit(
+        self, secret: str | None, address: str, captions: str | None, resources: ExitStack
+    ) -> Grant:
+        """Admit a client with this key and address, which may name its captions.
+
+        Raises RequestRefused.
+        """
+        ...
+
+
+class LocalAdmission:
+    """By the keys and captions of this process."""
+
+    def __init__(self, access: Access, feeds: CaptionFeeds) -> None:
+        self._access = access
+        self._feeds = feeds
+
+    async def admit(
+        self, secret: str | None, address: str, captions: str | None, resources: ExitStack
+    ) -> Grant:
+        """See ``Admission``."""
+        grant = self._access.admit(secret, "live", address)
+        resources.enter_context(grant.session())
+        resources.enter_context(self._feeds.claimed(captions, grant.name))
+        return grant
 
 
 class LiveEndpoints:
@@ -41,16 +71,19 @@ class LiveEndpoints:
         resume_s: float = 120.0,
         max_suspended: int = 64,
         recorder: Recorder | None = None,
+        feeds: CaptionFeeds | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._models = models
         self.authenticator = authenticator or Authenticator(Access())
         self.recorder = recorder
-        self.feeds = CaptionFeeds()
+        self.feeds = feeds or CaptionFeeds()
+        self.admission = admission or LocalAdmission(self.authenticator.access, self.feeds)
         self.metrics = SessionMetrics(self.authenticator.access.count_error)
         self.resumables = ResumableSessions(self.feeds, resume_s, max_suspended)
         self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
 
-    def endpoint(self, protocol: type[Protocol]) -> Callable[[WebSocket], Awaitable[None]]:
+    def endpoint(self, protocol: type[WireFormat]) -> Callable[[WebSocket], Awaitable[None]]:
         """The ASGI endpoint for one wire format."""
         for name in protocol.names or (protocol.name,):
             self.metrics.register(name)
@@ -68,7 +101,7 @@ class LiveEndpoints:
         return serve
 
     async def _serve(
-        self, socket: WebSocket, protocol: type[Protocol], resources: ExitStack
+        self, socket: WebSocket, protocol: type[WireFormat], resources: ExitStack
     ) -> None:
         query = socket.query_params
         presented = find_credentials(
@@ -93,14 +126,12 @@ class LiveEndpoints:
             self.metrics,
             self.resumables,
             presented.labels,
-            None if query.get("store") == "false" else self.recorder,
+            self.recorder if self._keeps(query.get("store")) else None,
         )
         try:
-            grant = self.authenticator.access.admit(
-                presented.secret, "live", client_address(socket)
+            grant = await self.admission.admit(
+                presented.secret, client_address(socket), query.get("captions"), resources
             )
-            resources.enter_context(grant.session())
-            resources.enter_context(self.feeds.claimed(query.get("captions"), grant.name))
             if unknown:
                 raise unknown
             for name in ("store", "keep_audio"):
@@ -122,11 +153,17 @@ class LiveEndpoints:
         if live.failure:
             self.authenticator.access.count_error(live.failure, wire_format.name)
 
+    def _keeps(self, asked: str | None) -> bool:
+        return asked != "false" or (self.recorder is not None and self.recorder.transient)
+
     async def leave(self, drain_s: float) -> None:
         """Leave the sessions that can outlive this server to the next one.
 
         Each when it is at rest, within ``drain_s`` seconds.
         """
+        if self.recorder and self.recorder.transient:
+            self.resumables.end_with_server()
+            return
         deadline = asyncio.get_running_loop().time() + drain_s
         leaving = [task for task, live in self._sockets.items() if task and live.outlives_server]
         for live in self._sockets.values():

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
@@ -154,6 +162,8 @@ class LiveModels:
         self.named = dict(named or {})
         self._load = load
         self._reloads: set[asyncio.Task[int]] = set()
+        self.elsewhere: Callable[[str | None, Engine], Awaitable[int]] | None = None
+        """Has the server's other processes go on with another engine, as ``go_on_with`` does."""
         self._register()
 
     def _register(self) -> None:
@@ -253,13 +263,19 @@ class LiveModels:
             engine = await asyncio.to_thread(load, key, model, out)
         except CheckpointNotFound as error:
             raise RequestRefused("model_not_found", error.message, "model") from error
-        stay = await service.replace_engine(engine)
-        self._register()
+        stay = await self.elsewhere(key, engine) if self.elsewhere else 0
+        stay += await self.go_on_with(service, engine)
         log.info(
             "%s is loaded in place of another engine, which %d sessions keep",
             engine.info.model,
             stay,
         )
+        return stay
+
+    async def go_on_with(self, service: Service, engine: Engine) -> int:
+        """Have one of these go on with another engine; how many of its sessions stay before."""
+        stay = await service.replace_engine(engine)
+        self._register()
         return stay
 
     @property

@@ -224,7 +224,7 @@ class LiveSocket:
             self._open_session(options, "")
         elif self._is_full and not (
             self._protocol.full_after_options
-            or (self._protocol.resumes and len(self._resumables) > 0)
+            or (self._protocol.resumes and self._resumables.may_have_one)
         ):
             raise EngineFull(self._service.engine.info.capacity)
         await self._writer.accept(self._protocol)
@@ -272,16 +272,18 @@ class LiveSocket:
         name = self._socket.query_params.get("captions")
         state.caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
         state.unfinished += 1
-        if store and self._recorder:
+        recorder = self._recorder
+        if recorder and (self._resumable if recorder.transient else store):
             language = service.engine.info.language_of(options.stream)
-            state.recordings[source] = self._recorder.open(
+            state.recordings[source] = recorder.open(
                 session.id, language, self._owner, self._protocol.name, path, label, name, source
             )
             asked = self._socket.query_params.get("keep_audio")
             if keep_audio is None and asked is not None:
                 keep_audio = asked == "true"
-            kept = self._recorder.keep_audio(session, keep_audio, state.recordings[source])
-            self._protocol.on_stored(audio=kept)
+            kept = recorder.keep_audio(session, keep_audio, state.recordings[source])
+            if not recorder.transient:
+                self._protocol.on_stored(audio=kept)
         return Notice(partial(self._protocol.opened, session.id, options))
 
     async def _receive_frames(self) -> None:
@@ -375,7 +377,8 @@ class LiveSocket:
     async def _correct(self, action: CorrectCaptions) -> None:
         """What the store keeps is corrected there, by whom it belongs to: readers have that too."""
         feed, message = self._state.caption_feeds.get(""), "there has been no such segment"
-        if self._state.recordings:
+        kept = self._recorder and not self._recorder.transient
+        if self._state.recordings and kept:
             message = "the server keeps this session: correct it at /v1/sessions"
         elif feed and feed.amend(action.segment, action.words, action.text):
             return
@@ -396,6 +399,10 @@ class LiveSocket:
         options, source, resumable = action.options, action.source, action.resumable
         if resumable and not self._resumables.enabled:
             raise ProtocolError("unsupported_option", "sessions are not resumable on this server")
+        kept = self._recorder and (action.store or self._recorder.transient)
+        if resumable and self._resumables.elsewhere and not kept:
+            message = "with several workers a session that is not kept is not resumable"
+            raise ProtocolError("unsupported_option", message)
         service = self._service_of(options)
         if self._protocol.resumes and service.full:  # the handshake was let in to resume one
             raise EngineFull(service.engine.info.capacity)
@@ -440,6 +447,8 @@ class LiveSocket:
         """Go on with the session of another connection, in place of a new one."""
         async with self._resumables.restoring:
             found = await self._resumables.claim(resume.token, self._owner, self._let_go)
+            if found is None and self._resumables.elsewhere:
+                await self._resumables.elsewhere(resume.token, self._owner)
             found = found or await self._restore(resume)
         before, self._resumable = self._state, found
         try:

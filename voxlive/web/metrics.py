@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from voxlive.engines.contract import HistogramSnapshot
+    from voxlive.store.writer import SessionWriter
     from voxlive.web.access.access import Access
     from voxlive.web.captions.feeds import CaptionFeeds
     from voxlive.web.live_models import LiveModels
@@ -57,8 +58,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LAG_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+_NO_LAGS = DurationHistogram(_LAG_BUCKETS_S).read()
 _NO_ROUTE = "elsewhere"
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 _Family = TypeVar("_Family", GaugeMetricFamily, HistogramMetricFamily)
 _Samples = Iterable[tuple[tuple[str, ...], float]]
 
@@ -76,6 +80,53 @@ class SessionTotals:
     samples: int = 0
     recoveries: int = 0
 
+    def __add__(self, other: SessionTotals) -> SessionTotals:
+        both = zip(astuple(self), astuple(other), strict=True)
+        return SessionTotals(*(one + another for one, another in both))
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFigures:
+    """What the live sessions of one process come to, or of several together.
+
+    ``totals`` are by wire format, ``lags`` and ``worst_lag_s`` by live model, ``errors`` by code
+    and place; ``late`` and ``passed_by`` are ``SessionWriter``'s.
+    """
+
+    totals: Mapping[str, SessionTotals] = field(default_factory=dict)
+    lags: Mapping[str, HistogramSnapshot] = field(default_factory=dict)
+    worst_lag_s: Mapping[str, float] = field(default_factory=dict)
+    errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    late: int = 0
+    passed_by: int = 0
+
+    def __add__(self, other: LiveFigures) -> LiveFigures:
+        return LiveFigures(
+            _merged(self.totals, other.totals, lambda a, b: a + b),
+            _merged(self.lags, other.lags, lambda a, b: a + b),
+            _merged(self.worst_lag_s, other.worst_lag_s, max),
+            _merged(self.errors, other.errors, lambda a, b: a + b),
+            self.late + other.late,
+            self.passed_by + other.passed_by,
+        )
+
+    @property
+    def ended(self) -> LiveFigures:
+        """What stays of them when their process has ended: no session is open."""
+        totals = {name: replace(one, open=0) for name, one in self.totals.items()}
+        return replace(self, totals=totals, worst_lag_s={})
+
+
+def _merged(
+    one: Mapping[_Key, _Value],
+    other: Mapping[_Key, _Value],
+    combine: Callable[[_Value, _Value], _Value],
+) -> dict[_Key, _Value]:
+    merged = dict(one)
+    for key, value in other.items():
+        merged[key] = combine(merged[key], value) if key in merged else value
+    return merged
+
 
 class SessionMetrics:
     """Counters of live sessions by wire format.
@@ -90,6 +141,8 @@ class SessionMetrics:
         self._count_error = count_error
         self._totals: defaultdict[str, SessionTotals] = defaultdict(SessionTotals)
         self._meters: set[SessionMeter] = set()
+        self.elsewhere: Callable[[], Awaitable[LiveFigures]] | None = None
+        """Reads those of the server's other processes."""
 
     def register(self, protocol: str) -> None:
         """Export this wire format from now on, with zeros until it has a session."""
@@ -112,9 +165,16 @@ class SessionMetrics:
             read[meter.protocol].samples += meter.session.received - meter.session.first
         return read
 
-    def worst_lag_s(self, model: str) -> float:
-        """The largest lag of all open sessions of a live model; 0 without any."""
-        return max((one.lag_s for one in self._meters if one.model == model), default=0.0)
+    def figures(
+        self, errors: Mapping[tuple[str, str], int], writer: SessionWriter | None = None
+    ) -> LiveFigures:
+        """Those of this process, in which there were these errors, and which writes by this."""
+        worst: defaultdict[str, float] = defaultdict(float)
+        for meter in self._meters:
+            worst[meter.model] = max(worst[meter.model], meter.lag_s)
+        lags = {model: lag.read() for model, lag in self.lags.items()}
+        late, passed_by = (writer.late, writer.passed_by) if writer else (0, 0)
+        return LiveFigures(self.read(), lags, worst, Counter(errors), late, passed_by)
 
     def on_event(self, meter: SessionMeter, event: Event) -> None:
         """Count an event of a session; called by its meter."""
@@ -211,9 +271,12 @@ class RequestCountMiddleware:
         await self._app(scope, receive, send_counted if scope["type"] == "http" else send)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ServerCollector(Collector):
-    """Reads the state of a server as metric families, on the event loop, anew for every scrape."""
+    """Reads the state of a server as metric families, on the event loop, anew for every scrape.
+
+    What live sessions come to is what ``read`` has found last.
+    """
 
     models: LiveModels
     sessions: SessionMetrics
@@ -222,6 +285,14 @@ class ServerCollector(Collector):
     files: FileService
     requests: RequestCounts
     recorder: Recorder | None = None
+    live: LiveFigures = field(default_factory=LiveFigures)
+
+    async def read(self) -> None:
+        """Read what live sessions come to, in the server's other processes too."""
+        writer = self.recorder.writer if self.recorder else None
+        self.live = self.sessions.figures(self.access.errors, writer)
+        if self.sessions.elsewhere:
+            self.live += await self.sessions.elsewhere()
 
     def collect(self) -> Iterator[Metric]:
         """All families, also those that have nothing to count yet."""
@@ -235,7 +306,7 @@ class ServerCollector(Collector):
             "voxlive_errors",
             "Refusals, and errors that ended a session.",
             ("code", "place"),
-            self.access.errors.items(),
+            self.live.errors.items(),
         )
         yield _counter(
             "voxlive_http_requests",
@@ -269,9 +340,9 @@ class ServerCollector(Collector):
             running.add_metric(label, build)
             slots.add_metric(label, info.capacity)
             in_use.add_metric(label, engine.in_use)
-            worst.add_metric(label, self.sessions.worst_lag_s(model))
+            worst.add_metric(label, self.live.worst_lag_s.get(model, 0.0))
             _observe(steps, label, engine.steps.read())
-            _observe(lags, label, self.sessions.lags[model].read())
+            _observe(lags, label, self.live.lags.get(model, _NO_LAGS))
         yield from (running, slots, in_use, worst, steps, lags)
         yield from self._devices()
 
@@ -294,7 +365,7 @@ class ServerCollector(Collector):
         yield from (up, slots, in_use, steps)
 
     def _sessions(self) -> Iterator[Metric]:
-        totals = self.sessions.read()
+        totals = self.live.totals
         label = ("protocol",)
         open_now = GaugeMetricFamily("voxlive_sessions", "Live sessions now.", labels=label)
         for protocol, figures in totals.items():
@@ -329,8 +400,8 @@ class ServerCollector(Collector):
             ("outcome",),
             (
                 (("written",), writer.written),
-                (("late",), writer.late),
-                (("failed",), writer.passed_by),
+                (("late",), self.live.late),
+                (("failed",), self.live.passed_by),
                 (("dropped",), writer.dropped),
             ),
         )
@@ -374,12 +445,14 @@ class MetricsEndpoint:
     """``GET /metrics``: the metrics of a server and of its process."""
 
     def __init__(self, state: ServerCollector) -> None:
+        self._state = state
         self._registry = CollectorRegistry()
         self._registry.register(state)
         ProcessCollector(registry=self._registry)
 
     async def get(self, request: Request) -> Response:
         """All families, in the format that the scraper's Accept header prefers."""
+        await self._state.read()
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         headers = {"content-type": media_type, "cache-control": "no-store"}
         return Response(encode(self._registry), headers=headers)

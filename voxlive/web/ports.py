@@ -18,11 +18,12 @@ import logging
 import resource
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import uvicorn
@@ -69,22 +70,34 @@ class Ports:
                 bound.close()
 
 
-def open_ports(host: str, port: int, whisper_live: int | None, wyoming: int | None) -> Ports:
-    """Bind them all, each to ``host``; 0 takes any free port, None none. Raises CannotListen."""
+def open_ports(
+    host: str,
+    port: int,
+    whisper_live: int | None,
+    wyoming: int | None,
+    *,
+    shared: bool = False,
+) -> Ports:
+    """Bind them all, each to ``host``; 0 takes any free port, None none. Raises CannotListen.
+
+    ``shared``: several processes listen on those that serve HTTP (``worker_sockets``).
+    """
     bound: list[socket.socket] = []
 
-    def bind_optional(number: int | None, option: str) -> socket.socket | None:
+    def bind_optional(
+        number: int | None, option: str, *, shared: bool = False
+    ) -> socket.socket | None:
         if number is None:
             return None
-        bound.append(bind(host, number, option))
+        bound.append(bind(host, number, option, shared=shared))
         return bound[-1]
 
     try:
-        main = bind(host, port)
+        main = bind(host, port, shared=shared)
         bound.append(main)
         return Ports(
             main,
-            bind_optional(whisper_live, "--whisper-live-port"),
+            bind_optional(whisper_live, "--whisper-live-port", shared=shared),
             bind_optional(wyoming, "--wyoming-port"),
         )
     except CannotListen:
@@ -93,28 +106,57 @@ def open_ports(host: str, port: int, whisper_live: int | None, wyoming: int | No
         raise
 
 
-def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) -> socket.socket:
     """A socket bound to the address. Raises CannotListen, whose message names ``option``.
+
+    ``shared``: others of this user may be bound to it later, as ``worker_sockets`` are.
 
     Where the system can (Linux), a connection whose other end has vanished without a word ends when
     what was sent to it is not acknowledged for a minute, instead of a quarter of an hour.
     """
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
+        family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
         raise CannotListen(f"{host} is not an address of this machine") from error
-    bound = socket.socket(family, kind, proto)
+    try:
+        bound = _bound(family, address)
+        if shared and _BALANCED:
+            # Now that nobody else has it: among those that share it, it would not be refused.
+            address = bound.getsockname()
+            bound.close()
+            bound = _bound(family, address, shared=True)
+    except OSError as error:
+        raise CannotListen(_reason(error, host, port, option)) from error
+    return bound
+
+
+_BALANCED = sys.platform == "linux"
+"""Whether connections are spread over all sockets of one address; elsewhere one gets them all."""
+
+
+def _bound(family: int, address: Any, *, shared: bool = False) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # what the socket accepts has it too
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
         bound.bind(address)
-    except OSError as error:
+    except OSError:
         bound.close()
-        raise CannotListen(_reason(error, host, port, option)) from error
+        raise
     return bound
+
+
+def worker_sockets(bound: socket.socket, count: int) -> list[socket.socket]:
+    """A socket for each of so many processes that accept at the address of a shared one."""
+    if not _BALANCED:
+        return [bound.dup() for _ in range(count)]
+    others = (_bound(bound.family, bound.getsockname(), shared=True) for _ in range(count - 1))
+    return [bound.dup(), *others]
 
 
 def _reason(error: OSError, host: str, port: int, option: str) -> str:

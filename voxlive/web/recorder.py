@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeGuard
+from typing import TYPE_CHECKING, Self, TypeGuard, cast
 
 import numpy as np
 
@@ -46,6 +46,7 @@ from voxlive.store.contract import (
     Operation,
     OperationDropped,
     Refinement,
+    ResumableStore,
     SessionClaimed,
     SessionMark,
     SessionOperation,
@@ -61,7 +62,7 @@ from voxlive.store.contract import (
     StoreError,
     StoreUnusable,
 )
-from voxlive.store.writer import StoreWriter, Written
+from voxlive.store.writer import SessionWriter, StoreWriter, Written
 from voxlive.streaming.events import (
     Event,
     LanguageDetected,
@@ -139,7 +140,7 @@ class SessionRecording:
 
     def __init__(
         self,
-        writer: StoreWriter,
+        writer: SessionWriter,
         session: StoredSession,
         running: set[str] | None = None,
         number: int = 0,
@@ -421,13 +422,16 @@ class Recorder:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         audio: KeptAudio | None = None,
         resume: timedelta = timedelta(),
+        writer: StoreWriter | None = None,
     ) -> None:
         self.audio = audio
         self.refine: str | None = None
         """The model by which sessions with audio are refined when they are over."""
+        self.transient = False
+        """Whether nothing is kept beyond what it takes to resume a session in this server."""
         self.store = store
         self.resume_time = resume + timedelta(seconds=_KEEP_ALIVE_S)
-        self.writer = StoreWriter(store)
+        self.writer = writer or StoreWriter(store)
         self.keep = keep
         self._now = now
         self._closing = threading.Event()
@@ -462,6 +466,25 @@ class Recorder:
             return None
         resume = timedelta(seconds=config.resume_seconds)
         return cls(store, keep_time(config.keep), audio=config.keep_audio, resume=resume)
+
+    @classmethod
+    def of_worker(cls, config: ServeConfig, store: ResumableStore, writer: SessionWriter) -> Self:
+        """That of another process of the server, for the sessions that it has.
+
+        The first process does what is done once.
+        """
+        resume = timedelta(seconds=config.resume_seconds)
+        return cls(cast("SessionStore", store), resume=resume, writer=cast("StoreWriter", writer))
+
+    @classmethod
+    def in_memory(cls, config: ServeConfig) -> Self:
+        """That of a server with several processes which keeps nothing: for resuming alone."""
+        from voxlive.store.backends import MemoryStore
+
+        resume = timedelta(seconds=config.resume_seconds)
+        recorder = cls(MemoryStore(), timedelta(hours=1), resume=resume)
+        recorder.transient = True
+        return recorder
 
     def __str__(self) -> str:
         days = "for ever"

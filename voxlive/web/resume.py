@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Self
+from typing import Protocol, Self
 
 from voxlive.errors import ProtocolError
 from voxlive.store.contract import ClaimedSession, StoredResumable, StoredTranscript, StoredWord
@@ -258,6 +258,23 @@ def _text_of(transcript: StoredTranscript, source: str) -> str:
     return "".join(word.text for word in transcript.words if word.source == source)
 
 
+async def _nobody() -> None:
+    """What has no connection lets go at once."""
+
+
+class SharedCount(Protocol):
+    """A number of each process of a server."""
+
+    @property
+    def in_use(self) -> int:
+        """Of all processes."""
+        ...
+
+    def set(self, count: int) -> None:
+        """That of this process."""
+        ...
+
+
 class ResumableSessions:
     """The sessions of a server that can be resumed; see the module. On one event loop."""
 
@@ -267,6 +284,10 @@ class ResumableSessions:
         self._most = most
         self.restoring = asyncio.Lock()
         """Held while a session of another server is looked for and taken over."""
+        self.elsewhere: Callable[[str, str], Awaitable[None]] | None = None
+        """Has the server's other processes leave the session of a token and owner, ``hand_on``."""
+        self.counts: SharedCount | None = None
+        """How many there are in all processes of the server, where there are several."""
         self._sessions: dict[str, ResumableSession] = {}
         self._ends: set[asyncio.Task[None]] = set()
 
@@ -275,9 +296,22 @@ class ResumableSessions:
         """Whether sessions can be resumed here."""
         return self.idle_s > 0 and self._most > 0
 
-    def __len__(self) -> int:
-        """Those with a connection too."""
-        return len(self._sessions)
+    @property
+    def may_have_one(self) -> bool:
+        """Whether this server has a session to resume, with a connection or not."""
+        return (self.counts.in_use if self.counts else len(self._sessions)) > 0
+
+    def _keep(self, session: ResumableSession) -> None:
+        self._sessions[session.token] = session
+        self._count()
+
+    def _drop(self, token: str) -> None:
+        self._sessions.pop(token, None)
+        self._count()
+
+    def _count(self) -> None:
+        if self.counts:
+            self.counts.set(len(self._sessions))
 
     @property
     def suspended(self) -> list[ResumableSession]:
@@ -295,12 +329,12 @@ class ResumableSessions:
         """Keep a new session, with its connection's ``detach``."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         session = ResumableSession(token, owner, state, sample_bytes, began_at, detach)
-        self._sessions[token] = session
+        self._keep(session)
         return session
 
     def adopt(self, session: ResumableSession) -> None:
         """Keep a session that another server began."""
-        self._sessions[session.token] = session
+        self._keep(session)
 
     async def claim(
         self, token: str, owner: str, detach: Callable[[], Awaitable[None]]
@@ -323,7 +357,7 @@ class ResumableSessions:
             self.suspend(found, detach)
             raise
         if not held:
-            self._sessions.pop(token, None)
+            self._drop(token)
             await found.state.close(self._feeds)
             return None
         found.state.on_state("running")
@@ -347,14 +381,33 @@ class ResumableSessions:
 
     def remove(self, session: ResumableSession) -> None:
         """The session can be resumed no more; its connection closes it."""
-        self._sessions.pop(session.token, None)
+        self._drop(session.token)
         session.state.end_resumable()
 
     async def leave(self, session: ResumableSession) -> None:
         """Leave the session to the next server."""
-        self._sessions.pop(session.token, None)
+        self._drop(session.token)
         await self._stop_waiting(session)
         await session.state.close(self._feeds, over=False)
+
+    async def hand_on(self, token: str, owner: str) -> bool:
+        """Leave a session, if it is here and kept, to another process of this server."""
+        kept = self._sessions.get(token)
+        if kept is None or not kept.outlives_server:
+            return False
+        found = await self.claim(token, owner, _nobody)
+        if found is None:
+            return False
+        await self.leave(found)
+        return True
+
+    def end_with_server(self) -> None:
+        """No other server can go on with them."""
+        for one in self._sessions.values():
+            for recording in one.state.recordings.values():
+                recording.end_resumable()
+            if one.session:
+                one.session.outlives_server = False
 
     async def leave_suspended(self) -> None:
         """Leave those that wait for their client to the next server, where it can have them."""

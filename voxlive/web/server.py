@@ -16,6 +16,7 @@ import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import FrameType
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -48,10 +49,13 @@ from voxlive.web.ports import (
     open_ports,
     url,
 )
-from voxlive.web.protocols.contract import Protocol
+from voxlive.web.protocols.contract import Protocol as WireFormat
 from voxlive.web.protocols.whisper_live import WhisperLiveProtocol
 from voxlive.web.protocols.wyoming.listener import WyomingListener, WyomingOptions
 from voxlive.web.recorder import Recorder
+
+if TYPE_CHECKING:
+    from voxlive.web.workers.host import Workers
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +89,15 @@ def serve(
     """
     secret = generate_secret()
     chosen = (config or ServeConfig()).with_model(model).for_phones(secret)
-    tls = _tls(chosen, on_info, on_warning)
+    tls = tls_context(chosen, on_info, on_warning)
     keys = load_keys(chosen.api_key, chosen.api_key_file, chosen.keys, on_warning)
     wyoming = WyomingOptions.of(chosen, keyed=bool(keys))
     with open_ports(
-        chosen.host, chosen.port, chosen.whisper_live_port, chosen.wyoming_port
+        chosen.host,
+        chosen.port,
+        chosen.whisper_live_port,
+        chosen.wyoming_port,
+        shared=chosen.workers > 1,
     ) as ports:
         check_exposure(
             chosen.host,
@@ -117,7 +125,9 @@ def serve(
         _run(ports, core, chosen, tls, wyoming, ready)
 
 
-def _tls(config: ServeConfig, on_info: Report, on_warning: Report) -> ssl.SSLContext | None:
+def tls_context(
+    config: ServeConfig, on_info: Report = log.debug, on_warning: Report = log.debug
+) -> ssl.SSLContext | None:
     """The context of a server with https."""
     if not (config.https or config.ssl_certfile):
         return None
@@ -142,6 +152,8 @@ def startup_lines(models: LiveModels, ports: Ports, config: ServeConfig, *, tls:
         lines.append(f"WhisperLive's clients at {url(ports.whisper_live, 'wss' if tls else 'ws')}")
     if ports.wyoming:
         lines.append(f"Wyoming's clients at {url(ports.wyoming, 'tcp')}")
+    if config.workers > 1:
+        lines.append(f"{config.workers} processes accept connections")
     scheme = "https" if tls else "http"
     lines.append(f"ready at {url(ports.main, scheme)}")
     lines += [
@@ -184,14 +196,55 @@ def _run(
     wyoming: WyomingOptions | None,
     ready: Callable[[], None],
 ) -> None:
-    app, live = core.app, core.live
-    if ports.whisper_live:
-        whisper_live = protocol_app(WhisperLiveProtocol, live)
-        app = PortRouter(app, {ports.whisper_live.getsockname()[1]: whisper_live})
+    live, wrapped = core.live, with_cors(_outer(core, ports, config), core.sites)
+    uvicorn_config = connection_config(wrapped, config, tls)
+
+    async def listen_wyoming() -> WyomingListener | None:
+        if not ports.wyoming or not wyoming:
+            return None
+        return await WyomingListener.start(
+            ports.wyoming,
+            core.models,
+            live.authenticator.access,
+            live.metrics,
+            wyoming,
+            uvicorn_config.connections,
+            live.recorder,
+        )
+
+    workers = None
+    if config.workers > 1:
+        from voxlive.web.workers.host import Workers
+
+        workers = Workers(wrapped, core, config, ports)
+    server = Server(uvicorn_config, core, ready, listen_wyoming, workers)
+    server.run([] if workers else ports.http)
+    if workers and workers.failure:
+        raise workers.failure
+
+
+def _outer(core: ServerCore, ports: Ports, config: ServeConfig) -> ASGIApp:
+    bound = ports.whisper_live
+    return outer_app(core.app, core.live, bound.getsockname()[1] if bound else None, config)
+
+
+def outer_app(
+    app: ASGIApp, live: LiveEndpoints, whisper_live: int | None, config: ServeConfig
+) -> ASGIApp:
+    """An application at all ports, of which WhisperLive's clients have ``whisper_live``."""
+    if whisper_live is not None:
+        app = PortRouter(app, {whisper_live: protocol_app(WhisperLiveProtocol, live)})
     if root_path := normalize_root_path(config.root_path):
         app = RootPathMiddleware(app, root_path)
+    return app
+
+
+def connection_config(
+    app: ASGIApp, config: ServeConfig, tls: ssl.SSLContext | None
+) -> UvicornConfig:
+    """How this process serves connections."""
     uvicorn_config = UvicornConfig(
-        with_cors(app, core.sites),
+        app,
         loop="auto",
         http=HttpConnection,
         ws=WebSocketConnection,
@@ -209,32 +262,38 @@ def _run(
         timeout_graceful_shutdown=3,
     )
     uvicorn_config.connections = Connections()
-
-    async def listen_wyoming() -> WyomingListener | None:
-        if not ports.wyoming or not wyoming:
-            return None
-        return await WyomingListener.start(
-            ports.wyoming,
-            core.models,
-            live.authenticator.access,
-            live.metrics,
-            wyoming,
-            uvicorn_config.connections,
-            live.recorder,
-        )
-
-    _Server(uvicorn_config, core, listen_wyoming, ready).run(ports.http)
+    return uvicorn_config
 
 
-class _Server(uvicorn.Server):
-    """Drains the service between the last new connection and the end of the open ones."""
+class Core(Protocol):
+    """What is served, whatever the sockets."""
+
+    def start(self) -> None:
+        """Begin what goes on in the background, on the running loop."""
+        ...
+
+    async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:
+        """End all sessions, then ``others`` in so many seconds, and free everything."""
+        ...
+
+
+async def _no_wyoming() -> None:
+    return None
+
+
+class Server(uvicorn.Server):
+    """Drains the service between the last new connection and the end of the open ones.
+
+    ``workers`` are other processes that have the connections of HTTP and WebSocket.
+    """
 
     def __init__(
         self,
         config: UvicornConfig,
-        core: ServerCore,
-        listen_wyoming: Callable[[], Awaitable[WyomingListener | None]],
+        core: Core,
         ready: Callable[[], None],
+        listen_wyoming: Callable[[], Awaitable[WyomingListener | None]] = _no_wyoming,
+        workers: Workers | None = None,
     ) -> None:
         super().__init__(config)
         self._config = config
@@ -243,6 +302,7 @@ class _Server(uvicorn.Server):
         self._listen_wyoming = listen_wyoming
         self._wyoming: WyomingListener | None = None
         self._ready = ready
+        self._workers = workers
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -257,6 +317,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on bound sockets, have the workers do so, and say that it is ready."""
         await super().startup([])
         for bound in sockets or ():
             listener = Listener(bound, self._config.connections, self._protocol, self._config.ssl)
@@ -264,12 +325,18 @@ class _Server(uvicorn.Server):
         self._wyoming = await self._listen_wyoming()
         tune_interpreter()
         self._core.start()
-        self._ready()
+        if self._workers and not await self._workers.start():
+            self.should_exit = True
+        else:
+            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, end the sessions, then everything else."""
         await asyncio.gather(*(listener.aclose() for listener in self._listeners))
         if self._wyoming:
             await self._wyoming.refuse()
+        if self._workers:
+            await self._workers.drain()
         await self._core.aclose(self._wyoming.aclose if self._wyoming else None)
         await super().shutdown(sockets)
 
@@ -294,7 +361,7 @@ class PortRouter:
 _UPGRADE_HEADERS = {"upgrade": "websocket", "connection": "Upgrade"}
 
 
-def protocol_app(protocol: type[Protocol], live: LiveEndpoints) -> ASGIApp:
+def protocol_app(protocol: type[WireFormat], live: LiveEndpoints) -> ASGIApp:
     """An application that serves one wire format over WebSocket, at every path."""
 
     async def upgrade(_request: Request) -> PlainTextResponse:

@@ -1,12 +1,18 @@
-"""Inside an engine's process: it loads one engine and serves it until its socket closes."""
+"""Inside an engine's process: it loads one engine and serves it until its socket closes.
+
+Where several processes of a server share it, each has a socket of its own to it, which the host
+hands over. When that closes, its streams end.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
+from socket import socket
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,15 +37,13 @@ from voxlive.errors import CheckpointError, EngineError
 from voxlive.processes.process import (
     BatchedSender,
     exiting_with_parent,
+    handed_over,
     read_messages,
     run_child,
     tune_interpreter,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from socket import socket
-
     from voxlive.engines.contract import Engine, Message, Stream, StreamOptions
 
 _REPORT_S = 0.25
@@ -60,12 +64,27 @@ def serve(end: socket, sender: BatchedSender[EngineReply]) -> Callable[[], None]
         next(incoming, None)  # the host disconnects once it has read why
         return None
     sender.put(EngineReady(engine.info))
+    threading.Thread(target=_serve_sharers, args=[engine], name="sharers", daemon=True).start()
     EngineServer(engine, sender).serve(incoming)
     return engine.shutdown
 
 
+def _serve_sharers(engine: Engine) -> None:
+    """Serve those whose sockets the host hands over, each on a thread of its own."""
+    for name, fd in handed_over():
+        threading.Thread(target=_serve_sharer, args=[engine, fd], name=name, daemon=True).start()
+
+
+def _serve_sharer(engine: Engine, fd: int) -> None:
+    with socket(fileno=fd) as end:
+        sender: BatchedSender[EngineReply] = BatchedSender(end, "sender")
+        sender.put(EngineReady(engine.info))
+        EngineServer(engine, sender).serve(chain.from_iterable(read_messages(end)))
+        sender.close()
+
+
 class EngineServer:
-    """Takes the host's commands to the engine. ``serve`` runs on the main thread."""
+    """Takes commands from one socket to the engine. ``serve`` runs on a thread of its own."""
 
     def __init__(self, engine: Engine, sender: BatchedSender[EngineReply]) -> None:
         self._engine = engine
@@ -74,15 +93,21 @@ class EngineServer:
         self._checks = ThreadPoolExecutor(1, thread_name_prefix="check")
         self._handled = 0
         self._changed = threading.Event()
+        self._over = False
 
     def serve(self, commands: Iterable[object]) -> None:
-        """Handle commands until there are no more."""
+        """Handle commands until there are no more, then close the streams."""
         threading.Thread(target=self._report_progress, name="progress", daemon=True).start()
         for command in commands:
             self._handle(command)
             self._handled += 1
             if not self._changed.is_set():
                 self._changed.set()
+        self._over = True
+        self._changed.set()
+        for stream in self._streams.values():
+            stream.close()
+        self._checks.shutdown(wait=False, cancel_futures=True)
 
     def _handle(self, command: object) -> None:
         match command:
@@ -112,7 +137,7 @@ class EngineServer:
     def _report_progress(self) -> None:
         """Send how far the engine has come, whenever that has changed."""
         reported: EngineProgress | None = None
-        while True:
+        while not self._over:
             self._changed.clear()
             handled = self._handled  # before what is left of it
             busy, done = self._engine.work

@@ -1,21 +1,25 @@
 """The server's end of an engine in a process of its own: an ``Engine`` like any other.
 
-A thread lives with the process: it starts it, reads what it sends and, when it has ended of itself,
-fails its streams and starts the next one. What streams hand over goes out as it comes. Nothing but
-``check`` waits for the process: what a stream needs to know is in the engine's info, and how far
-the engine has come is sent unasked. By that a supervisor sees when it hangs, and ends it.
+What streams hand over goes out as it comes. Nothing but ``check`` waits for the process: what a
+stream needs to know is in the engine's info, and how far the engine has come is sent unasked. By
+that a supervisor sees when it hangs.
+
+``ProcessEngine`` starts the process. A thread lives with it: it reads what that sends and, when it
+has ended of itself or was ended, fails its streams and starts the next one. Other processes of the
+server may share it (``shared.py``).
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -35,7 +39,7 @@ from voxlive.engines.remote import (
     StreamMessage,
 )
 from voxlive.errors import EngineError, EngineFull
-from voxlive.processes.process import ChildProcess, exit_status
+from voxlive.processes.process import BatchedSender, ChildProcess, exit_status
 from voxlive.processes.supervisor import Backoff, Supervisor, Work
 
 if TYPE_CHECKING:
@@ -50,21 +54,19 @@ log = logging.getLogger(__name__)
 
 
 class EngineLink:
-    """A process with an engine, and how far that is with the commands that it was sent.
+    """A socket to an engine's process, and how far that is with the commands that it was sent.
 
-    They are counted on both sides: what has not been handled yet is work as well.
+    They are counted on both sides: what has not been handled yet is work as well. ``number`` is the
+    process's, among those that the engine has had.
     """
 
-    def __init__(self, load: LoadEngine, environment: Mapping[str, str]) -> None:
-        """Start the process and have it load. Raises OSError."""
-        self.process: ChildProcess[EngineCommand] = ChildProcess(
-            _MODULE, "engine", environment=environment
-        )
+    def __init__(self, sender: BatchedSender[EngineCommand], number: int) -> None:
+        self.number = number
         self.progress = EngineProgress(0, False, 0, DurationHistogram().read())
+        self._sender = sender
         self._sent = 0
         self._closes: deque[int] = deque()
         self._lock = threading.Lock()
-        self.process.sender.put(load)
 
     def send(self, command: EngineCommand) -> None:
         """A command to the loaded engine; never blocks."""
@@ -72,7 +74,7 @@ class EngineLink:
             self._sent += 1
             if isinstance(command, CloseStream):
                 self._closes.append(self._sent)
-            self.process.sender.put(command)
+            self._sender.put(command)
 
     def update(self, progress: EngineProgress) -> None:
         """Take note of how far the engine has come."""
@@ -143,22 +145,34 @@ _CLOSING = 4
 """Streams for each slot that may be closed here and not there yet: their audio is on its way."""
 
 
-class ProcessEngine:
-    """See the module and the contract. Of use once it is loaded; ``start`` waits for that.
+class Slots(Protocol):
+    """The slots of an engine that several processes of a server share."""
 
-    ``environment`` is what that of the process has besides this one's.
+    @property
+    def in_use(self) -> int:
+        """How many are taken, by all of them."""
+        ...
+
+    def take(self, capacity: int) -> bool:
+        """Take one for this process; False if so many are taken. Never waits for a process."""
+        ...
+
+    def give_back(self, count: int = 1) -> None:
+        """This process has that many fewer."""
+        ...
+
+
+class RemoteEngine:
+    """An engine behind a link, whoever has started its process: see the module and the contract.
+
+    ``slots``: where they are counted if other processes have streams of this engine too.
     """
 
     info: EngineInfo
 
-    def __init__(
-        self,
-        model: LocalModel,
-        options: EngineOptions,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self._load = LoadEngine(model, options)
-        self._environment = environment or {}
+    def __init__(self, deadline_s: float, slots: Slots | None = None) -> None:
+        self.deadline_s = deadline_s
+        self._slots = slots
         self._lock = threading.Lock()
         self._link: EngineLink | None = None
         self._streams: dict[int, ProcessStream] = {}
@@ -166,41 +180,16 @@ class ProcessEngine:
         self._numbers = count(1)
         # Why there is no engine now; None while there is one.
         self._fault: str | None = "the engine is being loaded"
-        # Why its process has to end, where it does not end of itself.
-        self._closing_error: str | None = None
-        self.deadline_s = options.deadline_s
         self._closed = threading.Event()
-        self._loaded: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
         self._supervisor = Supervisor([self], self.deadline_s)
-
-    @classmethod
-    def start(
-        cls,
-        model: LocalModel,
-        options: EngineOptions,
-        environment: Mapping[str, str] | None = None,
-    ) -> ProcessEngine:
-        """Start a process and load the model. Blocks; raises EngineError, CheckpointError."""
-        engine = cls(model, options, environment)
-        with ExitStack() as undo:
-            undo.callback(engine.shutdown)
-            engine.wait_until_loaded()
-            undo.pop_all()
-        return engine
-
-    def wait_until_loaded(self) -> None:
-        """Blocks; raises EngineError or CheckpointError where the model cannot be loaded."""
-        self._loaded.result()
 
     @property
     def in_use(self) -> int:
         """See the contract."""
-        return len(self._streams)
+        return self._slots.in_use if self._slots else len(self._streams)
 
     @property
-    def steps(self) -> ProcessEngine:
+    def steps(self) -> RemoteEngine:
         """See the contract and ``read``."""
         return self
 
@@ -214,20 +203,19 @@ class ProcessEngine:
         """Why there is no engine now; None while there is one."""
         return self._fault
 
-    @property
-    def pid(self) -> int | None:
-        """The process, for diagnosis."""
-        return self._link.process.pid if self._link else None
+    def withdraw(self, within_s: float) -> None:
+        """Tell every stream to be replaced by one of another engine (``Withdrawn``)."""
+        for stream in tuple(self._streams.values()):
+            stream.sink(Withdrawn(within_s))
 
     def open(self, options: StreamOptions, sink: Sink) -> ProcessStream:
         """See the contract; EngineError ``engine_failed`` while there is no engine."""
         with self._lock:
             link = self._require_link()
             self.info.validate(options)
-            if len(self._streams) >= self.info.capacity:
-                raise EngineFull(self.info.capacity)
             if link.closing > _CLOSING * (self.info.capacity + 8):
                 raise EngineError("engine_failed", f"the engine does not get on; {_LATER}")
+            self._take_slot()
             ident, trail = next(self._numbers), self.info.trail(options)
             stream = ProcessStream(ident, trail, sink, link.send, self._release)
             self._streams[ident] = stream
@@ -251,23 +239,16 @@ class ProcessEngine:
             with self._lock:
                 self._checks.pop(number, None)
 
-    def withdraw(self, within_s: float) -> None:
-        """Tell every stream to be replaced by one of another engine (``Withdrawn``)."""
-        for stream in tuple(self._streams.values()):
-            stream.sink(Withdrawn(within_s))
-
-    def shutdown(self) -> None:
-        """See the contract."""
-        self._supervisor.close()
-        with self._lock:
-            self._closed.set()
-            if self._link:
-                self._link.process.disconnect()
-        self._thread.join()
+    def _take_slot(self) -> None:
+        capacity = self.info.capacity
+        full = len(self._streams) >= capacity
+        if full or (self._slots and not self._slots.take(capacity)):
+            raise EngineFull(capacity)
 
     def _release(self, ident: int) -> None:
         with self._lock:
-            self._streams.pop(ident, None)
+            if self._streams.pop(ident, None) and self._slots:
+                self._slots.give_back()
 
     def _require_link(self) -> EngineLink:
         if self._closed.is_set():
@@ -290,11 +271,163 @@ class ProcessEngine:
             link = self._link
             if not link or self._fault or link.work != work:
                 return
-            self._closing_error = self._fault = (
+            self._fault = (
                 f"the engine's process has not got on for {self.deadline_s:g} s and was ended"
             )
-        link.process.kill()
+        self._end_process(link, self._fault)
         self._fail_waiting()
+
+    def _end_process(self, link: EngineLink, fault: str) -> None:
+        """Have the process ended, which hangs."""
+        raise NotImplementedError
+
+    # What comes from the process.
+
+    def _receive(self, reply: object, link: EngineLink) -> None:
+        match reply:
+            case StreamMessage(ident, message):
+                self._deliver(ident, message)
+            case EngineProgress():
+                link.update(reply)
+            case CheckResult(number, fault):
+                self._finish_check(number, fault)
+
+    def _deliver(self, ident: int, message: Message) -> None:
+        stream = self._streams.get(ident)
+        if stream and isinstance(message, Failed):
+            stream.close()
+        if stream:
+            stream.sink(message)
+
+    def _finish_check(self, number: int, fault: str | None) -> None:
+        with self._lock:
+            check = self._checks.pop(number, None)
+        if check:
+            check.set_result(fault)
+
+    def _fail_waiting(self) -> None:
+        """There is no engine any more: fail all that waits for something from it."""
+        with self._lock:
+            streams, self._streams = self._streams, {}
+            checks, self._checks = self._checks, {}
+            if self._slots and streams:
+                self._slots.give_back(len(streams))
+        for check in checks.values():
+            check.set_result(f"{self._fault}; {_LATER}")
+        if not self._closed.is_set():
+            for stream in streams.values():
+                stream.sink(Failed("engine_failed", f"{self._fault}; start again in a moment"))
+
+
+class Sharer(Protocol):
+    """Another process of the server, which has streams of an engine too."""
+
+    def on_engine(self, end: socket.socket, number: int) -> None:
+        """There is a process, the ``number``-th; a socket to it, which is the caller's."""
+        ...
+
+    def on_engine_lost(self, number: int, fault: str) -> None:
+        """That process has ended."""
+        ...
+
+
+class ProcessEngine(RemoteEngine):
+    """See the module and the contract. Of use once it is loaded; ``start`` waits for that.
+
+    ``environment`` is what that of the process has besides this one's.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        options: EngineOptions,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(options.deadline_s)
+        self._load = LoadEngine(model, options)
+        self._environment = environment or {}
+        self._process: ChildProcess[EngineCommand] | None = None
+        self._sharers: list[Sharer] = []
+        self._started = count(1)
+        # Why its process has to end, where it does not end of itself.
+        self._closing_error: str | None = None
+        self._loaded: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(
+        cls,
+        model: LocalModel,
+        options: EngineOptions,
+        environment: Mapping[str, str] | None = None,
+    ) -> ProcessEngine:
+        """Start a process and load the model. Blocks; raises EngineError, CheckpointError."""
+        engine = cls(model, options, environment)
+        with ExitStack() as undo:
+            undo.callback(engine.shutdown)
+            engine.wait_until_loaded()
+            undo.pop_all()
+        return engine
+
+    def wait_until_loaded(self) -> None:
+        """Blocks; raises EngineError or CheckpointError where the model cannot be loaded."""
+        self._loaded.result()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, for diagnosis."""
+        return self._process.pid if self._process else None
+
+    def share(self, slots: Slots) -> None:
+        """Count slots there from now on. Before the first stream."""
+        self._slots = slots
+
+    def add_sharer(self, sharer: Sharer) -> None:
+        """Give it a socket to every process of the engine, from the present one on."""
+        with self._lock:
+            self._sharers.append(sharer)
+            if self._link and not self._fault:
+                self._connect(sharer, self._link.number)
+
+    def remove_sharer(self, sharer: Sharer) -> None:
+        """It is gone, or needs the engine no more."""
+        with self._lock, suppress(ValueError):
+            self._sharers.remove(sharer)
+
+    def end_process(self, number: int, fault: str) -> None:
+        """End that process, which a sharer has found hanging; nothing if it has ended already."""
+        with self._lock:
+            link = self._link
+            if not link or self._fault or link.number != number:
+                return
+            self._fault = fault
+        self._end_process(link, fault)
+        self._fail_waiting()
+
+    def shutdown(self) -> None:
+        """See the contract."""
+        self._supervisor.close()
+        with self._lock:
+            self._closed.set()
+            if self._process:
+                self._process.disconnect()
+        self._thread.join()
+
+    def _connect(self, sharer: Sharer, number: int) -> None:
+        """Under the lock. Where the process is gone, that is told next."""
+        ours, theirs = socket.socketpair()
+        with theirs, suppress(OSError):
+            assert self._process
+            self._process.hand_over("sharer", theirs.fileno())
+        sharer.on_engine(ours, number)
+
+    def _end_process(self, link: EngineLink, fault: str) -> None:
+        with self._lock:
+            process = self._process if self._link is link else None
+            self._closing_error = fault if process else None
+        if process:
+            process.kill()
 
     # The thread that lives with the process.
 
@@ -313,67 +446,54 @@ class ProcessEngine:
     def _run_process(self) -> bool:
         """One process, from its start to its end; whether it came to serve."""
         try:
-            link = EngineLink(self._load, self._environment)
+            process: ChildProcess[EngineCommand] = ChildProcess(
+                _MODULE, "engine", environment=self._environment, takes_descriptors=True
+            )
         except OSError as failure:
             self._fault = f"the engine's process cannot be started: {failure}"
             return False
+        process.sender.put(self._load)
+        link = EngineLink(process.sender, next(self._started))
         with self._lock:
-            self._link = link
+            self._process, self._link = process, link
             if self._closed.is_set():
-                link.process.disconnect()
+                process.disconnect()
         served = False
-        for reply in link.process.messages():
+        for reply in process.messages():
             match reply:
-                case StreamMessage(ident, message):
-                    self._deliver(ident, message)
-                case EngineProgress():
-                    link.update(reply)
-                case CheckResult(number, fault):
-                    self._finish_check(number, fault)
                 case EngineReady(info):
-                    self.info, self._fault, served = info, None, True
-                    if not self._loaded.done():
-                        self._loaded.set_result(None)
+                    self._on_ready(info, link)
+                    served = True
                 case EngineRefused(error):
-                    self._refuse(error, link)
-        self._on_exit(link.process.end(), served=served)
+                    self._refuse(error, process)
+                case _:
+                    self._receive(reply, link)
+        self._on_exit(process.end(), link, served=served)
         return served
 
-    def _refuse(self, error: EngineError | CheckpointError, link: EngineLink) -> None:
+    def _on_ready(self, info: EngineInfo, link: EngineLink) -> None:
+        with self._lock:
+            self.info, self._fault = info, None
+            for sharer in self._sharers:
+                self._connect(sharer, link.number)
+        if not self._loaded.done():
+            self._loaded.set_result(None)
+
+    def _refuse(
+        self, error: EngineError | CheckpointError, process: ChildProcess[EngineCommand]
+    ) -> None:
         self._closing_error = f"the engine cannot be loaded: {error}"
         if not self._loaded.done():
             self._loaded.set_exception(error)
-        link.process.disconnect()
+        process.disconnect()
 
-    def _deliver(self, ident: int, message: Message) -> None:
-        stream = self._streams.get(ident)
-        if stream and isinstance(message, Failed):
-            stream.close()
-        if stream:
-            stream.sink(message)
-
-    def _finish_check(self, number: int, fault: str | None) -> None:
-        with self._lock:
-            check = self._checks.pop(number, None)
-        if check:
-            check.set_result(fault)
-
-    def _on_exit(self, code: int, *, served: bool) -> None:
+    def _on_exit(self, code: int, link: EngineLink, *, served: bool) -> None:
         """The process has ended: so do its streams, and checks."""
         loading = "" if served else " while it was loading the model"
         with self._lock:
             ended = f"the engine's process {exit_status(code)}{loading}"
-            self._fault = self._closing_error or ended
-            self._link = self._closing_error = None
+            self._fault = fault = self._closing_error or ended
+            self._process = self._link = self._closing_error = None
+            for sharer in self._sharers:
+                sharer.on_engine_lost(link.number, fault)
         self._fail_waiting()
-
-    def _fail_waiting(self) -> None:
-        """There is no engine any more: fail all that waits for something from it."""
-        with self._lock:
-            streams, self._streams = self._streams, {}
-            checks, self._checks = self._checks, {}
-        for check in checks.values():
-            check.set_result(f"{self._fault}; {_LATER}")
-        if not self._closed.is_set():
-            for stream in streams.values():
-                stream.sink(Failed("engine_failed", f"{self._fault}; start again in a moment"))

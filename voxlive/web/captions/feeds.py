@@ -309,7 +309,7 @@ class CaptionFeed:
         """As ``read``, as server-sent events."""
         with self.reading(CaptionReader()) as reader:
             while True:
-                if reader.unread:
+                while reader.unread:  # more may come, and the end, while this is sent
                     yield reader.take()
                 if reader.ended:
                     break
@@ -463,11 +463,19 @@ class CaptionFeeds:
 
     def open(self, session: str, name: str | None, path: str, owner: str = ANYONE) -> CaptionFeed:
         """Make a feed for a session that begins."""
-        feed = CaptionFeed(session, name or session, path, owner)
-        feed.on_closed = self.close
-        self._feeds[session] = feed
-        _wake_in_turns([*self.waiting])
+        feed = self.make(session, name, path, owner)
+        self.add(feed)
         return feed
+
+    def add(self, feed: CaptionFeed) -> None:
+        """Have it among these, in place of another one of its session."""
+        feed.on_closed = self.close
+        self._feeds[feed.session] = feed
+        _wake_in_turns([*self.waiting])
+
+    def make(self, session: str, name: str | None, path: str, owner: str) -> CaptionFeed:
+        """A feed that is not among these yet."""
+        return CaptionFeed(session, name or session, path, owner)
 
     def wait(self, transcript: StoredTranscript, wait_s: float) -> CaptionFeed | None:
         """A feed for a session that another server has left, until it comes or is given up.

@@ -405,7 +405,7 @@ class ShareEndpoints:
                 await self._complete(feed, place, start=start)
                 with feed.reading(reader, place, start=start):
                     while not reader.stopped:
-                        if reader.unread:
+                        while reader.unread and not reader.stopped:
                             yield reader.take()
                         if reader.ended:
                             break

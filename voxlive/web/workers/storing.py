@@ -1,0 +1,137 @@
+"""A worker's end of the store, which the host alone opens: what is written, and what is resumed.
+
+What is written goes to the host's writer, so that the sessions of all workers are one batch. The
+contract is that of ``store.writer``: nobody waits for long, and what is late is caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from voxlive.store.contract import ResumableStore, StoreError
+from voxlive.store.writer import MAX_WAIT_S, MAX_WAITING, Written, weight_of
+from voxlive.web.workers import StoreCall, StoreWrite, StoreWritten
+from voxlive.web.workers.channel import WorkerChannel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from voxlive.store.contract import (
+        ClaimedSession,
+        Guarded,
+        Operation,
+        StoredResumable,
+    )
+
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class HostWriter:
+    """The ``StoreWriter`` of a worker: the host's. On the event loop, but for ``put``."""
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        self._channel = channel
+        self._numbers = count(1)
+        # By number: the operation's weight, when it was given, and who waits for it.
+        self._waiting: OrderedDict[int, tuple[int, float, Written | None]] = OrderedDict()
+        self._weight = 0
+        self._changed = threading.Condition()
+        self.late = self.passed_by = self.dropped = 0
+        channel.on(StoreWritten, self._on_written)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is new is dropped."""
+        return self._weight >= MAX_WAITING
+
+    @property
+    def is_late(self) -> bool:
+        """Whether nothing was written for longer than a client waits: it need not wait again."""
+        with self._changed:
+            oldest = next(iter(self._waiting.values()), None)
+        return oldest is not None and time.monotonic() - oldest[1] > MAX_WAIT_S
+
+    async def settle(self, written: Written, wait_s: float | None = None) -> bool:
+        """See ``StoreWriter``."""
+        if not (written.done() or self.is_late):
+            await asyncio.wait((written,), timeout=MAX_WAIT_S if wait_s is None else wait_s)
+        return written.done()
+
+    def write(self, operation: Operation) -> Written:
+        """See ``StoreWriter``."""
+        written: Written = asyncio.get_running_loop().create_future()
+        if failure := self.put(operation, written):
+            written.set_result(failure)
+        return written
+
+    def put(self, operation: Operation, written: Written | None = None) -> StoreError | None:
+        """See ``StoreWriter``."""
+        weight = weight_of(operation)
+        with self._changed:
+            if self._weight + weight > MAX_WAITING:
+                self.dropped += 1
+                return StoreError("too much waits for the store")
+            number = next(self._numbers)
+            self._waiting[number] = weight, time.monotonic(), written
+            self._weight += weight
+            self._channel.tell(StoreWrite(number, operation))
+        return None
+
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> int:
+        """See ``StoreWriter``: blocks until the host has written what waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, timeout_s)
+            return self._weight
+
+    def _on_written(self, done: StoreWritten) -> None:
+        with self._changed:
+            weight, _, written = self._waiting.pop(done.number)
+            self._weight -= weight
+            self._changed.notify_all()
+        if written and not written.done():
+            written.set_result(done.result)
+
+
+class HostStore(ResumableStore):
+    """The store of a worker, by calls of the host's."""
+
+    def __init__(self, channel: WorkerChannel, loop: asyncio.AbstractEventLoop) -> None:
+        self._channel = channel
+        self._loop = loop
+
+    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
+        """Not here: the host's writer does it."""
+        raise NotImplementedError
+
+    def resumable(self, token: str) -> StoredResumable | None:
+        """See ``ResumableStore``."""
+        found: StoredResumable | None = self._call("resumable", token)
+        return found
+
+    def resumable_named(self, name: str) -> StoredResumable | None:
+        """See ``ResumableStore``."""
+        found: StoredResumable | None = self._call("resumable_named", name)
+        return found
+
+    def claim(self, session: str, epoch: int, holder: str) -> ClaimedSession | None:
+        """See ``ResumableStore``."""
+        claimed: ClaimedSession | None = self._call("claim", session, epoch, holder)
+        return claimed
+
+    def expire(self, before: datetime) -> int:
+        """The host does that."""
+        del before
+        return 0
+
+    def close(self) -> None:
+        """The host does that."""
+
+    def _call(self, name: str, *args: object) -> Any:
+        call = self._channel.ask(StoreCall(name, args))
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
