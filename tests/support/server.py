@@ -33,6 +33,10 @@ AT_PAUSES = ("--commit", "pause")
 """What starts a server that writes the same text for the same speech, however fast it comes."""
 
 
+LATE = frozenset({"TMPDIR", "VOXLIVE_CONFIG"})
+"""What a server reads from its environment only when it has imported what it is made of."""
+
+
 @dataclass(frozen=True)
 class Server:
     """``url`` is http, ``ws`` the same for WebSockets; ``process`` may be signalled.
@@ -105,7 +109,7 @@ def serving(
     need, which ``args`` need not say. ``env``: more of its environment. ``under``: a command that
     becomes the server. ``stderr``: where its log goes instead of a file.
 
-    One with ``env`` or ``under`` starts as a user's does, all others are forks.
+    One with ``under`` or with ``env`` beyond ``LATE`` starts as a user's does, others are forks.
     """
     sessions = () if "--max-sessions" in args else ("--max-sessions", "2")
     # Beside the tests themselves, what gives way would hardly run at all.
@@ -115,7 +119,7 @@ def serving(
     alone = _ONE_PROCESS & {*args} or any(one.startswith("replay:") for one in args)
     workers = () if alone else ("--workers", WORKERS)
     command = ["serve", "--port", "0", *sessions, *nice, *store, *workers, *args]
-    forked = FORKS and not (under or env)
+    forked = FORKS and not under and LATE.issuperset(env or ())
     env = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {}), **(env or {})}
     env |= {"VOXLIVE_API_KEY": key} if key and not args.count("--keys") else {}
     secure = "--https" in args or "--phone" in args
