@@ -75,7 +75,9 @@ export class CaptionText {
   draft(text, source) {
     this.#lift(source);
     if (text.trim() === "") return;
-    const node = make("span", "draft", text);
+    // Its underline begins at a word.
+    const guess = text.trimStart();
+    const node = make("span", "", text.slice(0, text.length - guess.length), make("span", "draft", guess));
     this.#drafts.set(source, node);
     if (this.#last?.source === source) return this.#last.node.append(node);
     const alone = make("p", "", node);

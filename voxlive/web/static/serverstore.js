@@ -2,6 +2,7 @@
 import { hasKey, keyHeaders } from "./key.js";
 
 const PAGE = 50;
+const MADE_UP = /^page-[0-9a-f]{16}$/; // a name for links, which says nothing to people
 const SESSIONS = new URL("../v1/sessions", import.meta.url);
 
 /**
@@ -148,7 +149,7 @@ function infoOf(found) {
   return {
     id,
     place: "server",
-    title: title || name || "",
+    title: title || (MADE_UP.test(name ?? "") ? "" : name) || "",
     created: started_at,
     updated: ended_at ?? started_at,
     seconds: duration,
