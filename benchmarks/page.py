@@ -3,6 +3,7 @@
     PYTHONPATH=tests python benchmarks/page.py                          # 20,000 words, two hours
     PYTHONPATH=tests python benchmarks/page.py --words 20000 200000
     PYTHONPATH=tests python benchmarks/page.py --fill 1000 --watch 60
+    PYTHONPATH=tests python benchmarks/page.py --view --words 20000 200000   # what an update costs
 
 A server that speaks the native protocol and recognises nothing sends the words: most of them at
 ``--fill`` words a second, so that two hours of speech take a minute or so (its clock is in the
@@ -11,6 +12,9 @@ seconds, with a draft for every word. Frames are measured in both, as the time f
 and what of a core the page's own thread takes, which other programs on the machine hardly change.
 Memory is what is left after a collection, at each quarter. Then the page is loaded again in
 mid-session: until it offers to continue, until the newest words are painted, and until words come.
+
+``--view`` has no session: a transcript of so many words is shown, then a hundred words come one by
+one, each with a draft behind it.
 """
 
 from __future__ import annotations
@@ -53,6 +57,40 @@ FRAMES = """() => {
     requestAnimationFrame(next);
   };
   requestAnimationFrame(next);
+}"""
+VIEW = """async (count) => {
+  const { Transcript } = await import("/static/transcript.js");
+  const { TranscriptView } = await import("/static/view.js");
+  const found = (id) => document.getElementById(id);
+  const said = document.createElement("p");
+  const view = new TranscriptView(found("captions"), found("paragraphs"), found("jump"), said);
+  const transcript = new Transcript();
+  let n = 0;
+  const word = () => {
+    const start = n * 0.36 + 2 * Math.floor(n / 70);
+    const text = ` word${(n * 7919) % 2000}${n % 14 === 13 ? "." : ""}`;
+    transcript.words(`a/${Math.floor(n / 14)}`, [{ text, start, end: start + 0.3, p: null }]);
+    n++;
+  };
+  found("welcome").hidden = true;
+  while (n < count) word();
+  view.show(transcript);
+  window.more = () => {
+    word();
+    transcript.drafted(`a/${Math.floor(n / 14)}`, ` guess ${n}`);
+    view.show(transcript);
+  };
+  window.paragraphs = transcript.items.length;
+}"""
+UPDATES = """async (count) => {
+  const times = [];
+  for (let i = 0; i < count; i++) {
+    window.more();
+    const begun = performance.now();
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    times.push(performance.now() - begun);
+  }
+  return times;
 }"""
 SHOWN = "[...document.querySelectorAll('.paragraph')].at(-1)?.textContent ?? ''"
 
@@ -256,6 +294,25 @@ async def measure(url: str, talk: Talk, words: int, fill: float, watch: float) -
         await state_is(page, "stopped", "error")
 
 
+async def view(url: str, words: int) -> None:
+    """What a word that comes costs, with so many before it."""
+    async with browsing(url) as watched:
+        page = watched.page
+        session = await page.context.new_cdp_session(page)
+        await session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        await page.evaluate(VIEW, words)
+        await page.wait_for_function(
+            "() => document.querySelectorAll('.paragraph').length >= window.paragraphs"
+        )
+        await asyncio.sleep(1)
+        before, count = await busy(session), 100
+        times = sorted(await page.evaluate(UPDATES, count))
+        cost = 1000 * (await busy(session) - before) / count
+        p50, p95 = (times[int(count * q)] for q in (0.5, 0.95))
+        print(f"{words} words, {await page.evaluate('window.paragraphs')} paragraphs: an update")
+        print(f"  takes {cost:.1f} ms of a core; on screen in p50 {p50:.0f} ms, p95 {p95:.0f} ms")
+
+
 async def run(args: argparse.Namespace) -> None:
     pages = Pages()
     talks: list[Talk] = []
@@ -277,9 +334,13 @@ async def run(args: argparse.Namespace) -> None:
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="warning"))
     serving = asyncio.create_task(server.serve([listening]))
     port = listening.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
     for words in args.words:
         talks.append(Talk(args.fill, 0))
-        await measure(f"http://127.0.0.1:{port}/", talks[-1], words, args.fill, args.watch)
+        if args.view:
+            await view(url, words)
+        else:
+            await measure(url, talks[-1], words, args.fill, args.watch)
     server.should_exit = True
     await serving
 
@@ -287,6 +348,7 @@ async def run(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--words", type=int, nargs="+", default=[20_000])
+    parser.add_argument("--view", action="store_true")
     parser.add_argument("--fill", type=float, default=300.0)
     parser.add_argument("--watch", type=float, default=30.0)
     asyncio.run(run(parser.parse_args()))
