@@ -98,7 +98,8 @@ class CountingRecogniser:
         began = time.process_time()
         found = self._recogniser.recognise(samples, *given, how=how)
         took_s = time.process_time() - began
-        kind = next(name for name, of in _KINDS.items() if replace(how, max_tokens=None) == of)
+        plain_how = replace(how, max_tokens=None, before=None)
+        kind = next(name for name, of in _KINDS.items() if plain_how == of)
         self.made.append((kind, len(samples) / SAMPLE_RATE, found.tokens or 0, took_s))
         return found
 
@@ -119,8 +120,10 @@ class KeptPasses:
             self._kept = pickle.loads(path.read_bytes())  # noqa: S301 - this script wrote it
 
     def __call__(self, due: DuePass) -> tuple[Recognition, float]:
-        state = f"{due.final} {due.wide} {due.language} {due.task}".encode()
-        key = hashlib.sha256(state + due.audio.tobytes()).digest()
+        before = due.before
+        state = f"{due.final} {due.wide} {due.language} {due.task} {before and before.spoken}"
+        audio = (before.audio.tobytes() if before else b"") + due.audio.tobytes()
+        key = hashlib.sha256(state.encode() + audio).digest()
         if key not in self._kept:
             self._recogniser.made = []
             found = make_pass(self._recogniser, due)

@@ -20,8 +20,8 @@ import numpy as np
 from speech import errors, plain, versions
 
 from voxlive.checkpoints.resolve import resolve
+from voxlive.engines.utterances.checks import is_doubtful
 from voxlive.engines.utterances.engine import AGAIN, LAST
-from voxlive.engines.utterances.utterance import is_doubtful
 from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions, Recogniser
 from voxlive.recognisers.vocabulary import TermMatcher

@@ -101,12 +101,13 @@ class Segment:
     details: tuple[tuple[str, float | int | list[int]], ...] = ()
 
     def moved(self, by: int) -> Segment:
-        """The segment ``by`` samples later."""
+        """The segment ``by`` samples later; nothing begins before the first sample."""
         words = self.words and tuple(
-            replace(word, start=word.start + by, end=word.end + by) for word in self.words
+            replace(word, start=max(0, word.start + by), end=max(0, word.end + by))
+            for word in self.words
         )
-        start = None if self.start is None else self.start + by
-        end = None if self.end is None else self.end + by
+        start = None if self.start is None else max(0, self.start + by)
+        end = None if self.end is None else max(0, self.end + by)
         return replace(self, start=start, end=end, words=words)
 
 

@@ -23,7 +23,13 @@ from voxlive.checkpoints.local_model import read_model
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import RequestRefused
 from voxlive.recognisers import load_recogniser
-from voxlive.recognisers.contract import LoadingOptions, PassOptions, Recognition, split_tokens
+from voxlive.recognisers.contract import (
+    LoadingOptions,
+    PassOptions,
+    Recognition,
+    SpokenBefore,
+    split_tokens,
+)
 from voxlive.recognisers.faster_whisper import CUBLAS_EXTRA, FasterWhisper, open_cublas
 from voxlive.values import SAMPLE_RATE
 
@@ -122,6 +128,24 @@ def test_audio_of_several_windows_is_recognised_to_its_end(tiny, sentences):
     assert found.segments[-1].end > end - 2 * SAMPLE_RATE
     starts = [segment.start for segment in found.segments]
     assert starts == sorted(starts)
+
+
+def test_a_pass_goes_on_behind_what_is_known(tiny, base):
+    """It writes what follows, at its places, and its figures are those of what it wrote."""
+    one, two = clip("minute").sentences[:2]
+    samples = clip("minute").samples[: round((two.end + 0.5) * SAMPLE_RATE)]
+    start = round((two.start - 0.1) * SAMPLE_RATE)
+    before = SpokenBefore(one.text, round(one.end * SAMPLE_RATE), start)
+    how = PassOptions(margin_s=3.0, temperatures=(0.0,), before=before)
+    for recogniser in (tiny, base):
+        alone = recogniser.recognise(samples[start:], "en", how=replace(how, before=None))
+        found = recogniser.recognise(samples, "en", how=how)
+        assert errors(two.text, found.text) <= 1
+        assert abs(found.words[0].start - start) < SAMPLE_RATE // 2
+        assert abs(found.words[-1].end - alone.words[-1].end - start) < SAMPLE_RATE // 5
+        assert abs(found.tokens - alone.tokens) <= 4
+        assert abs(found.mean_logprob - alone.mean_logprob) < 0.2
+        assert not found.cut_short
 
 
 def test_audio_of_any_length_is_taken(tiny):

@@ -59,7 +59,7 @@ class ScriptedRecogniser:
     @property
     def info(self) -> RecogniserInfo:
         """English only."""
-        return RecogniserInfo("scripted", ("en",), 30.0, "cpu", "none")
+        return RecogniserInfo("scripted", ("en",), 30.0, "cpu", "none", continues=True)
 
     def recognise(
         self,
@@ -77,6 +77,8 @@ class ScriptedRecogniser:
             self.lengths.append(len(samples))
             self.languages.append(language)
         words = words_in(samples)
+        if how.before:
+            words = [word for word in words if word.start + word.end >= 2 * how.before.end]
         if self._script:
             words = self._script(words, number, how)
         text = "".join(word.text for word in words)

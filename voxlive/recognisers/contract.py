@@ -53,6 +53,18 @@ class LoadingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SpokenBefore:
+    """What is spoken at the beginning of a pass's audio, and is known: the pass goes on behind it.
+
+    Its ``text`` ends at sample ``end`` of the audio; what is asked for begins at ``start``.
+    """
+
+    text: str
+    end: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class PassOptions:
     """How one pass is made.
 
@@ -62,6 +74,7 @@ class PassOptions:
     in all: ``least_s`` at least. ``beam`` is how many hypotheses are kept, by a library that can.
     ``temperatures`` are tried in turn while the text repeats itself or is improbable. ``prompt`` is
     text that came before, ``words`` asks for words with times, and ``max_tokens`` ends the text.
+    ``before`` is part of the audio, for a recogniser that ``continues``: it is not written again.
     """
 
     margin_s: float | None = None
@@ -71,6 +84,7 @@ class PassOptions:
     prompt: str | None = None
     words: bool = True
     max_tokens: int | None = None
+    before: SpokenBefore | None = None
 
     def __post_init__(self) -> None:
         positive = self.beam >= 1 and self.temperatures and self.max_tokens != 0
@@ -131,6 +145,7 @@ class RecogniserInfo:
     may be made at a time, more of them wait. ``timed_words``: the times of words are the model's;
     without it a segment's time is spread over its words by their characters.
     ``takes_language``: naming a language has an effect. ``language_required``: a pass needs it.
+    ``continues``: a pass can go on behind what is known (``PassOptions.before``), in one window.
     ``warning`` concerns the model's files.
     """
 
@@ -144,6 +159,7 @@ class RecogniserInfo:
     timed_words: bool = True
     takes_language: bool = True
     language_required: bool = False
+    continues: bool = False
     warning: str | None = None
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,7 +40,7 @@ from voxlive.recognisers.contract import (
     Task,
     split_tokens,
 )
-from voxlive.values import Segment, Word, samples
+from voxlive.values import SAMPLE_RATE, Segment, Word, samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +57,7 @@ _LONGEST_REASON = 600
 
 _CONTEXT = 448  # tokens, with the prompt
 _BEST_OF = 5
+_TIMES_PER_S = 50
 
 _PADDING = 520  # samples of silence: every window of 400 that has some of the audio is whole
 
@@ -159,6 +161,7 @@ class FasterWhisper:
             model.model.compute_type,
             _no_translation(local, multilingual),
             parallel,
+            continues=True,
         )
 
     @property
@@ -260,12 +263,17 @@ class FasterWhisper:
         """Recognise one window: how many frames it settles, and where its last word ends."""
         model, tokenizer = self._model, passing.tokenizing.tokenizer
         frames = window.shape[1]
-        prompt = passing.prompt(model)
-        options = passing.options(len(prompt))
+        prompt, known = passing.prompt(model), passing.known()
+        options = passing.options(len(prompt), len(known))
         written, logprob, temperature, compression = model.generate_with_fallback(
-            encoded, prompt, tokenizer, options
+            encoded, prompt + known, tokenizer, options
         )
         tokens: list[int] = written.sequences_ids[0]
+        if known:
+            # The library gives them back, and counts them in its figures.
+            logprob *= (len(tokens) + 1) / (len(tokens) - len(known) + 1)
+            tokens = tokens[len(known) - 1 :]
+            compression = _compression(tokenizer.decode(tokens).strip())
         figures = {
             "temperature": temperature,
             "avg_logprob": logprob,
@@ -277,8 +285,9 @@ class FasterWhisper:
             return frames, last_word_s
         pieces, settled = split_tokens(tokens, tokenizer.timestamp_begin, seek, frames)
         if passing.how.words and any(token < tokenizer.eot for token in tokens):
+            aligned = [*passing.piece_before(known), *pieces]
             last_word_s = model.add_word_timestamps(
-                [pieces], tokenizer, encoded, frames, OPENING, CLOSING, last_word_s
+                [aligned], tokenizer, encoded, frames, OPENING, CLOSING, last_word_s
             )
             if settled < frames and (
                 ends := [word["end"] for piece in pieces for word in piece["words"]]
@@ -330,12 +339,30 @@ class _Pass:
         prompt: list[int] = model.get_prompt(tokenizer, before, hotwords=self._vocabulary)
         return prompt[-_CONTEXT + 1 :]
 
-    def options(self, prompt: int) -> Any:
-        """The library's options for a window whose prompt has so many tokens."""
+    def known(self) -> list[int]:
+        """The tokens of what is known of the window, with the times around it."""
+        before, tokenizer = self.how.before, self.tokenizing.tokenizer
+        if before is None:
+            return []
+        end, start = (round(_TIMES_PER_S * at / SAMPLE_RATE) for at in (before.end, before.start))
+        begin: int = tokenizer.timestamp_begin
+        text: list[int] = tokenizer.encode(f" {before.text.strip()}")
+        return [begin, *text[-_CONTEXT // 4 :], begin + end, begin + start]
+
+    def piece_before(self, known: Sequence[int]) -> list[dict[str, Any]]:
+        """What is known, as the library aligns words, so that others are not laid over it."""
+        before = self.how.before
+        if before is None:
+            return []
+        end_s = before.end / SAMPLE_RATE
+        return [{"seek": 0, "start": 0.0, "end": end_s, "tokens": list(known)}]
+
+    def options(self, prompt: int, known: int) -> Any:
+        """The library's options for a window with so many tokens of a prompt, and known ones."""
         from faster_whisper.transcribe import TranscriptionOptions
 
         most = min(_CONTEXT // 2, _CONTEXT - prompt)
-        wanted = most if self.left is None else min(self.left, most)
+        wanted = most if self.left is None else min(self.left + known, most)
         return TranscriptionOptions(
             beam_size=self.how.beam,
             best_of=_BEST_OF,
@@ -360,7 +387,7 @@ class _Pass:
             append_punctuations=CLOSING,
             multilingual=False,
             # CTranslate2 writes half of what is left to prompt and text, or what the prompt leaves.
-            max_new_tokens=max(2 * wanted - prompt, wanted),
+            max_new_tokens=min(max(2 * wanted - prompt, wanted), _CONTEXT - prompt - known),
             clip_timestamps="0",
             hallucination_silence_threshold=None,
             hotwords=self._vocabulary,
@@ -416,6 +443,11 @@ class _Pass:
             self._tokens,
             cut_short=self._cut_short,
         )
+
+
+def _compression(text: str) -> float:
+    """How many times smaller deflate makes a text."""
+    return len(text.encode()) / len(zlib.compress(text.encode()))
 
 
 def _no_translation(local: LocalModel, multilingual: bool) -> str | None:

@@ -14,9 +14,10 @@ from support.weights import TINY_EN
 
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import Committed, Progressed
+from voxlive.engines.utterances.checks import within_sound
 from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import LAST, make_pass
-from voxlive.engines.utterances.utterance import PassPlan, UtteranceStream, within_sound
+from voxlive.engines.utterances.utterance import PassPlan, UtteranceStream
 from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions
 from voxlive.values import SAMPLE_RATE

@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from voxlive.engines.contract import DurationHistogram, EngineInfo, Failed
-from voxlive.engines.utterances.commitment import RULES, CommitRule
-from voxlive.engines.utterances.utterance import (
-    Overrun,
-    PassPlan,
-    UtteranceStream,
+from voxlive.engines.utterances.checks import (
     is_doubtful,
+    is_unsure,
     leaves_out,
+    says_again,
+    sureness,
 )
+from voxlive.engines.utterances.commitment import RULES, CommitRule
+from voxlive.engines.utterances.utterance import Overrun, PassPlan, UtteranceStream
 from voxlive.errors import EngineError, EngineFull, VoxliveError
 from voxlive.processes.supervisor import Work
 from voxlive.recognisers.contract import PassOptions
@@ -40,7 +41,7 @@ from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from voxlive.engines.contract import Message, Sink, StreamOptions
-    from voxlive.engines.utterances.utterance import DuePass
+    from voxlive.engines.utterances.utterance import AudioBefore, DuePass
     from voxlive.recognisers.contract import Recogniser, Recognition
     from voxlive.values import Samples
 
@@ -119,18 +120,40 @@ class PassScheduler:
 
 
 def make_pass(recogniser: Recogniser, due: DuePass) -> Recognition:
-    """Make a pass that is due; a last one is made again where it is doubtful.
+    """Make a pass that is due; a last one is made again where it is unsure or doubtful.
 
-    Raises what the recogniser does.
+    One that is unsure is made behind what was said before, by a recogniser that can do that, and
+    the surer of the two holds. Raises what the recogniser does.
     """
     english = due.language == "en" or recogniser.info.languages == ("en",)
     most = _most_tokens(len(due.audio), english=english)
     recognise = partial(recogniser.recognise, due.audio, due.language, due.task)
     how = LAST if due.final else WIDE_DRAFT if due.wide else DRAFT
     found = recognise(how=replace(how, max_tokens=most))
-    if due.final and (is_doubtful(found) or leaves_out(found, len(due.audio))):
-        return recognise(how=AGAIN)
-    return found
+    if not due.final:
+        return found
+    if due.before and recogniser.info.continues and is_unsure(found):
+        behind = _recognise_behind(recogniser, due, due.before, most)
+        surer = 0.0 < sureness(behind) >= sureness(found)
+        again = says_again(behind, due.before.spoken.text)
+        if surer and not again and not _is_unfinished(behind, due):
+            return behind
+    return recognise(how=AGAIN) if _is_unfinished(found, due) else found
+
+
+def _is_unfinished(found: Recognition, due: DuePass) -> bool:
+    return is_doubtful(found) or leaves_out(found, len(due.audio))
+
+
+def _recognise_behind(
+    recogniser: Recogniser, due: DuePass, before: AudioBefore, most: int
+) -> Recognition:
+    """A last pass over the audio before and its own; times count from the first of its own."""
+    audio = np.concatenate((before.audio, due.audio))
+    how = replace(LAST, max_tokens=most, before=before.spoken)
+    found = recogniser.recognise(audio, due.language, due.task, how=how)
+    moved = (segment.moved(-len(before.audio)) for segment in found.segments)
+    return replace(found, segments=tuple(moved))
 
 
 def _most_tokens(samples: int, *, english: bool) -> int:

@@ -2,8 +2,8 @@
 
 A stream's audio is a row of utterances; the first of them is recognised. While it grows, short
 passes over all of it give drafts, from which words are committed (``commitment``). A mark ends it:
-a last pass over all of it, with the model's whole window, gives the words that are left. One that
-grows beyond ``longest_s`` is cut where it is quietest, and goes on.
+a last pass over all of it gives the words that are left, behind what was said before where it is
+short. One that grows beyond ``longest_s`` is cut where it is quietest, and goes on.
 
 While the utterance grows, a pass that is improbable or finds words where nobody speaks counts as
 none, and one that repeats itself up to where it does. In the last pass the recogniser has tried
@@ -13,7 +13,6 @@ passes are made by the engine, times are samples.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,16 +28,17 @@ from voxlive.engines.contract import (
     Reached,
     StreamOptions,
 )
-from voxlive.engines.utterances.commitment import Commitment, CommitRule, spelling
-from voxlive.recognisers.contract import (
-    IMPROBABLE,
-    NO_SPEECH,
-    REPETITIVE,
-    Recognition,
-    Task,
-    loudness,
-    quietest,
+from voxlive.engines.utterances.checks import (
+    before_loop,
+    is_guess,
+    is_loop,
+    is_silence,
+    spoken,
+    within_sound,
+    without_loops,
 )
+from voxlive.engines.utterances.commitment import Commitment, CommitRule
+from voxlive.recognisers.contract import NO_SPEECH, Recognition, SpokenBefore, Task, quietest
 from voxlive.recognisers.vocabulary import TermMatcher
 from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
 
@@ -53,26 +53,14 @@ VOTES_S = 10.0
 
 _MAJORITY = 0.5
 
-_LONGEST_LOOP = 12
-"""Words of a repeated phrase."""
+_SAME_TALK = 10 * SAMPLE_RATE
+"""A silence behind which what was said before tells nothing any more."""
 
-_NOBODY_SPEAKS, _UNLIKELY = 0.8, 0.6
-"""Whisper gives speech, in noise and quiet too, a probability of no speech below 0.4, and sounds
-that are none above 0.85; the words that it writes for those are less likely than this."""
+_PRE_ROLL = 3 * SAMPLE_RATE // 10
+"""What the gate feeds before speech."""
 
-_GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
-"""Mean log-probability, words' mean probability, and tokens from which such means are steady."""
-
-_LEFT_OUT = 3 * SAMPLE_RATE // 2
-"""More silence than the gate leaves behind speech."""
-
-_PUNCTUATION = re.compile(r"[\s.,;:!?\-\u2010-\u2015\u2026'\"\u3002\u3001\u266a\u266b]*")
-
-
-_FRAME = SAMPLE_RATE // 100
-_AROUND = SAMPLE_RATE // 20
-_CONTRAST = 30.0
-"""How loudness is measured where a word is cut to the sound, and what it keeps beyond."""
+_WINDOW = 28 * SAMPLE_RATE
+"""The most audio that a last pass has with that of the utterances before."""
 
 
 class Overrun(Exception):
@@ -85,12 +73,23 @@ class PassPlan:
 
     ``longest_s``: an utterance beyond this is cut, not before ``shortest_cut_s``. ``wide``: whether
     every other draft keeps more hypotheses. It errs less, and two passes of different kinds make
-    the same error less often than two of a kind.
+    the same error less often than two of a kind. The last pass over an utterance of less than
+    ``short_s`` has ``before_s`` of what was recognised before it as well.
     """
 
     longest_s: float = 24.0
     shortest_cut_s: float = 14.0
     wide: bool = True
+    short_s: float = 3.0
+    before_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBefore:
+    """Audio, float32 [n], that is recognised and goes before a pass's own; its text and times."""
+
+    audio: Samples
+    spoken: SpokenBefore
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,7 @@ class DuePass:
     """A pass to make: ``audio`` float32 [n]. ``final``: its words are all that will come of it.
 
     ``wide``: a draft for which more hypotheses are kept. ``language`` None: the pass finds it out.
+    ``before``: what a last pass may have beside it; times count from ``audio``'s first sample.
     """
 
     audio: Samples
@@ -106,6 +106,45 @@ class DuePass:
     wide: bool = False
     language: str | None = None
     task: Task = "transcribe"
+    before: AudioBefore | None = None
+
+
+class AudioRecognised:
+    """The last audio of a stream in which words were found. Bound: ``most`` samples.
+
+    Silence between utterances is left out. Pure.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._audio: Samples = np.zeros(0, np.float32)
+        self._words: list[Word] = []
+        self._end = 0  # on the session's clock
+
+    def add(self, audio: Samples, words: Sequence[Word], end: int) -> None:
+        """An utterance, or a part of it, up to ``end`` on the clock; times of words are its own."""
+        if not words or not self._most:
+            return
+        at = len(self._audio)
+        self._audio = np.concatenate((self._audio, audio))
+        self._words += [replace(w, start=w.start + at, end=w.end + at) for w in words]
+        self._end = end
+        if (more := len(self._audio) - self._most) > 0:
+            self._drop(quietest(self._audio, more, more + self._most // 2))
+
+    def _drop(self, count: int) -> None:
+        self._audio = self._audio[count:]
+        moved = [replace(w, start=w.start - count, end=w.end - count) for w in self._words]
+        self._words = [word for word in moved if word.start + word.end > 0]
+
+    def before(self, begin: int, length: int) -> AudioBefore | None:
+        """What goes before ``length`` samples from ``begin`` on the clock, if anything does."""
+        held = len(self._audio)
+        if not self._words or begin - self._end > _SAME_TALK or held + length > _WINDOW:
+            return None
+        text = "".join(word.text for word in self._words)
+        start = held + (_PRE_ROLL if begin > self._end else 0)
+        return AudioBefore(self._audio, SpokenBefore(text, min(self._words[-1].end, held), start))
 
 
 @dataclass(slots=True)
@@ -188,6 +227,9 @@ class UtteranceStream:
         self._passed = 0  # of the first utterance: samples that the last draft had
         self._wide = False  # whether that one kept more hypotheses
         self._under_way: DuePass | None = None
+        # At the pause alone, an utterance's words depend on nothing but its audio.
+        self._recognised = AudioRecognised(round(plan.before_s * SAMPLE_RATE) if rule.passes else 0)
+        self._said: list[Word] = []  # committed words of the first utterance
         self._draft = ""
         self._held = 0
 
@@ -252,7 +294,11 @@ class UtteranceStream:
     def _due(self, audio: Samples, *, final: bool, cut: bool = False) -> DuePass:
         other = self._passed > 0 and not self._wide
         self._wide = self._plan.wide and other and not final
-        return DuePass(audio, final, cut, self._wide, self._vote.language, self._task)
+        before = None
+        if final and 0 < len(audio) < self._plan.short_s * SAMPLE_RATE:
+            begin = self._utterances[0].timeline.clock(0, end=False)
+            before = self._recognised.before(begin, len(audio))
+        return DuePass(audio, final, cut, self._wide, self._vote.language, self._task, before)
 
     def prepare(self, found: Recognition) -> None:
         """Compare the words of a pass with the vocabulary, which remembers what it compared.
@@ -267,7 +313,7 @@ class UtteranceStream:
         assert due is not None
         first = self._utterances[0]
         length = len(due.audio)
-        words = [] if is_silence(found) or is_guess(found) else _spoken(found.words)
+        words = [] if is_silence(found) or is_guess(found) else spoken(found.words)
         begun = self._commitment.end > 0
         if due.final:
             words = without_loops(words)
@@ -284,11 +330,14 @@ class UtteranceStream:
         messages: list[Message] = [language] if language else []
         if new:
             new = within_sound(new, due.audio, first=not begun, last=due.final and not due.cut)
+            self._said += new
             messages.append(Committed(tuple(_placed(word, first, length) for word in new)))
         messages += self._drafted("" if due.final else self._commitment.draft)
         if length:
             messages.append(Progressed(first.timeline.clock(length)))
         if due.final:
+            self._recognised.add(due.audio, self._said, first.timeline.clock(length))
+            self._said = []
             self._forget(first, length, whole=not due.cut)
         else:
             self._passed = length
@@ -326,137 +375,3 @@ def _placed(word: Word, utterance: UtteranceAudio, length: int) -> Word:
     clock = utterance.timeline.clock
     begin = clock(start, end=False) if start < length else clock(start)
     return replace(word, start=begin, end=max(clock(end), begin))
-
-
-def within_sound(
-    words: Sequence[Word], audio: Samples, *, first: bool, last: bool
-) -> tuple[Word, ...]:
-    """The words of an utterance, the outer ones no longer than there is sound.
-
-    A Whisper's first word often begins with the audio and its last one ends in the silence behind.
-    ``first`` and ``last``: whether the utterance's first and last word are among them. Sound is
-    what is louder than the quiet parts of ``audio`` by a fiftieth of what loud ones are; where the
-    quiet ones are less than 15 dB below those, nothing is cut. Digital silence behind it is not
-    counted.
-    """
-    sounding = np.trim_zeros(audio, "b")
-    if not words or len(sounding) < 3 * _FRAME:
-        return tuple(words)
-    power = loudness(np.pad(sounding, (0, -len(sounding) % _FRAME)), _FRAME)
-    quiet, loud = np.percentile(power, (10, 95))
-    if loud <= _CONTRAST * quiet:
-        return tuple(words)
-    frames = np.flatnonzero(power > quiet + (loud - quiet) / 50)
-    placed = list(words)
-    if first:
-        start = max(placed[0].start, int(frames[0]) * _FRAME - _AROUND)
-        placed[0] = replace(placed[0], start=min(start, placed[0].end))
-    if last:
-        end = min(placed[-1].end, (int(frames[-1]) + 1) * _FRAME + _AROUND)
-        placed[-1] = replace(placed[-1], end=max(end, placed[-1].start))
-    return tuple(placed)
-
-
-def is_loop(found: Recognition) -> bool:
-    """Whether a pass repeats itself, or writes more than anybody speaks."""
-    if found.cut_short:
-        return True
-    if found.compression is not None and found.compression > REPETITIVE:
-        return True
-    words = list(found.words)
-    return len(without_loops(words)) < len(words)
-
-
-def is_doubtful(found: Recognition) -> bool:
-    """Whether an utterance's last pass had better be made again with all that the model can do."""
-    improbable = found.mean_logprob is not None and found.mean_logprob < IMPROBABLE
-    return improbable or is_loop(found)
-
-
-def leaves_out(found: Recognition, length: int) -> bool:
-    """Whether the text ends so long before audio of ``length`` samples that words may be missing.
-
-    A model may end its text at a pause; where a pass looks at one window, the rest is lost.
-    """
-    return bool(found.words) and length - found.words[-1].end > _LEFT_OUT
-
-
-def is_silence(found: Recognition) -> bool:
-    """Whether the model takes the audio for one in which nobody speaks.
-
-    Beside OpenAI's rule: where it is certain of that, it still writes a word of which it is not.
-    """
-    if found.no_speech is None or found.mean_logprob is None:
-        return False
-    if found.no_speech > _NOBODY_SPEAKS and _mean_probability(found) < _UNLIKELY:
-        return True
-    return found.no_speech > NO_SPEECH and found.mean_logprob < IMPROBABLE
-
-
-def is_guess(found: Recognition) -> bool:
-    """Whether a text is improbable and so are its words, as those for music and many voices are."""
-    logprob, probability = found.mean_logprob, _mean_probability(found)
-    if logprob is None:
-        return False
-    if (found.tokens or 0) >= _LONG_TEXT and logprob < _GUESSED and probability < _GUESSED_WORDS:
-        return True
-    return logprob < IMPROBABLE and probability < _UNLIKELY
-
-
-def _mean_probability(found: Recognition) -> float:
-    """Of the words that have one; 1 where none has."""
-    known = [word.probability for word in found.words if word.probability is not None]
-    return sum(known) / len(known) if known else 1.0
-
-
-def _spoken(words: Sequence[Word]) -> list[Word]:
-    """Without those that are only punctuation, which models write where they find no speech."""
-    return [word for word in words if not _PUNCTUATION.fullmatch(word.text)]
-
-
-def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:
-    """The words, with a phrase that comes more than ``most`` times in a row only once.
-
-    A single word may come twice as often: people do count and laugh. A phrase of several words that
-    comes again in less than a third of its time is the model's alone.
-    """
-    kept: list[Word] = list(words)
-    texts = [spelling(word.text) for word in kept]
-    at = 0
-    while at < len(kept):
-        for size in range(1, min(_LONGEST_LOOP, (len(kept) - at) // 2) + 1):
-            times = 1
-            while texts[at + times * size : at + (times + 1) * size] == texts[at : at + size]:
-                times += 1
-            hurried = size > 1 and times > 1 and _is_hurried(kept[at : at + 2 * size])
-            if hurried or times > (2 * most if size == 1 else most):
-                del kept[at + size : at + times * size]
-                del texts[at + size : at + times * size]
-                break
-        at += 1
-    return kept
-
-
-def before_loop(words: Sequence[Word], length: int) -> list[Word]:
-    """What holds of a pass over ``length`` samples that repeats itself or runs on.
-
-    The words before the first phrase that is repeated, without those in the audio's last second,
-    where models begin to.
-    """
-    once = without_loops(words)
-    end = next(
-        (i for i, pair in enumerate(zip(words, once, strict=False)) if pair[0] != pair[1]),
-        len(once),
-    )
-    if end < len(words):
-        texts = [spelling(word.text) for word in words]
-        sizes = range(1, min(_LONGEST_LOOP, end) + 1)
-        end -= next((n for n in sizes if texts[end - n : end] == texts[end : end + n]), 0)
-    return [word for word in words[:end] if word.end <= length - SAMPLE_RATE]
-
-
-def _is_hurried(twice: Sequence[Word]) -> bool:
-    """Whether the second half, which repeats the first, takes less than a third of its time."""
-    size = len(twice) // 2
-    first, again = twice[:size], twice[size:]
-    return 3 * (again[-1].end - again[0].start) < first[-1].end - first[0].start
