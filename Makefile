@@ -32,8 +32,9 @@ PROTOCOLS = tests/web/protocols tests/web/clients tests/web/access tests/web/tes
 endurance: .venv/.installed-test
 	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "endurance or hypothesis" --hypothesis-profile=endurance $(ARGS)
-	@for killed in 0 1; do VOXLIVE_TEST_WORKERS=3 VOXLIVE_TEST_KILLED=$$killed \
-	  $(RUN) pytest -n 2 --dist loadfile $(PROTOCOLS) || exit 1; done
+	@VOXLIVE_TEST_WORKERS=3 $(RUN) pytest -n 2 --dist loadfile $(PROTOCOLS)
+	@VOXLIVE_TEST_WORKERS=3 VOXLIVE_TEST_KILLED=1 \
+	  $(RUN) pytest -n 2 --dist loadfile $(firstword $(PROTOCOLS))
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .
