@@ -313,7 +313,7 @@ class CutDay:
             self._engine.in_use,
             self._detector.in_use,
             len(list(self.endpoints.feeds)),
-            len(self.endpoints.resumables),
+            len(self.endpoints.resumables._sessions),
             sum(client.cuts for client in self.clients),
             self._given_up,
             stats.words,
