@@ -13,7 +13,7 @@ from collections import OrderedDict
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from voxlive.store.contract import ResumableStore, StoreError
+from voxlive.store.contract import OperationDropped, ResumableStore, StoreError
 from voxlive.store.writer import MAX_WAIT_S, MAX_WAITING, Written, weight_of
 from voxlive.web.workers import StoreCall, StoreWrite, StoreWritten
 from voxlive.web.workers.channel import WorkerChannel
@@ -76,7 +76,7 @@ class HostWriter:
         with self._changed:
             if self._weight + weight > MAX_WAITING:
                 self.dropped += 1
-                return StoreError("too much waits for the store")
+                return OperationDropped("too much waits for the store")
             number = next(self._numbers)
             self._waiting[number] = weight, time.monotonic(), written
             self._weight += weight
