@@ -207,7 +207,24 @@ async def test_the_journal_writes_what_is_new_and_the_sound_that_may_be_needed(s
               journal.touch();
               await journal.flush();
               const apart = await browserStore.read(journal.id);
+              // As an older page has it: each entry is a row, and it goes on in their midst.
+              const many = Array.from({ length: 150 },
+                (_, at) => ({ kind: "mark", at, text: `${at}` }));
+              const open = indexedDB.open("voxlive");
+              await new Promise((done) => { open.onsuccess = done; });
+              const change = open.result.transaction("entries", "readwrite");
+              const rows = change.objectStore("entries");
+              for (const [at, entry] of many.slice(0, 100).entries()) {
+                rows.put({ session: "old", at, entry });
+              }
+              await new Promise((done) => { change.oncomplete = done; });
+              open.result.close();
+              const added = many.map((entry, at) => [at, entry]).slice(100);
+              await browserStore.write({ ...info, id: "old", about: {} }, added.slice(0, 20), []);
+              await browserStore.write({ ...info, id: "old", about: {} }, added.slice(20), []);
+              const old = (await browserStore.read("old")).entries;
               return {
+                old: JSON.stringify(old) === JSON.stringify(many),
                 written, have: info.unfinished.link.have, entries,
                 kept: kept.reduce((sum, pcm) => sum + pcm.length, 0),
                 first: kept[0][0], last: kept.at(-1).at(-1),
@@ -218,6 +235,7 @@ async def test_the_journal_writes_what_is_new_and_the_sound_that_may_be_needed(s
             }"""
         )
     assert seen["same"]
+    assert seen["old"]
     assert seen["have"] == 299
     assert seen["entries"][-1] == {"kind": "mark", "at": 10000, "text": "ahead", "own": True}
     assert len(seen["entries"]) == 31

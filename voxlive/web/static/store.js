@@ -16,10 +16,12 @@ export const AUDIO_BLOCK = 4 * 16_000;
 const PREVIEW_CHARS = 160;
 const FOUND_CHARS = 60; // around what a search finds
 const MOST_AUDIO_S = 4 * 3600; // of all sessions
+/** Entries of a row: the browser takes its time for each row, whatever is in it. */
+const ROW_ENTRIES = 64;
 /** What is kept, by its key. */
 const STORES = {
   sessions: "id",
-  entries: ["session", "at"],
+  entries: ["session", "at"], // the first of a row
   sound: ["session", "at"], // that the server has not had
   audio: ["session", "at"], // to hear, as mu-law
 };
@@ -101,7 +103,16 @@ export class BrowserStore {
     const session = info.id;
     await this.#change(["sessions", "entries", "sound"], (of) => {
       of("sessions").put(info);
-      for (const [at, entry] of entries) of("entries").put({ session, at, entry });
+      for (const [first, added] of byRow(entries)) {
+        const place = IDBKeyRange.bound([session, first], [session, first + ROW_ENTRIES], false, true);
+        const rows = of("entries").getAll(place);
+        rows.onsuccess = () => {
+          const all = entriesOf(rows.result, first);
+          for (const [at, entry] of added) all[at - first] = entry;
+          of("entries").delete(place);
+          of("entries").put({ session, at: first, json: JSON.stringify(all) });
+        };
+      }
       for (const { at, pcm } of sound) of("sound").put({ session, at, pcm });
       const needed = info.unfinished ? info.unfinished.link.kept - 16_000 : Infinity;
       if (needed > 0) of("sound").delete(IDBKeyRange.bound([session, 0], [session, needed]));
@@ -188,7 +199,7 @@ export class BrowserStore {
   /** @param {string} id @returns {Promise<Entry[]>} */
   async #entries(id) {
     const rows = await this.#get((of) => of("entries").getAll(range(id)));
-    return rows.map((/** @type {any} */ { entry }) => entry);
+    return entriesOf(rows, 0);
   }
 
   /** @param {(of: (name: string) => IDBObjectStore) => IDBRequest} ask @returns {Promise<any>} */
@@ -294,6 +305,32 @@ export function previewOf({ segments }) {
     if (text.length > PREVIEW_CHARS) break;
   }
   return text.trim().slice(0, PREVIEW_CHARS);
+}
+
+/** Entries by the first place of their row. @param {[number, Entry][]} entries */
+function byRow(entries) {
+  /** @type {Map<number, [number, Entry][]>} */
+  const rows = new Map();
+  for (const [at, entry] of entries) {
+    const first = at - (at % ROW_ENTRIES);
+    rows.set(first, [...(rows.get(first) ?? []), [at, entry]]);
+  }
+  return rows;
+}
+
+/**
+ * The entries of rows, the first of which has this place. A row of an older page has one, as it is.
+ * @param {{at: number, json?: string, entry?: Entry}[]} rows @param {number} first
+ * @returns {Entry[]}
+ */
+function entriesOf(rows, first) {
+  /** @type {Entry[]} */
+  const entries = [];
+  for (const { at, json, entry } of rows) {
+    const found = json === undefined ? [entry] : JSON.parse(json);
+    for (let n = 0; n < found.length; n++) entries[at - first + n] = found[n];
+  }
+  return entries;
 }
 
 /** @param {Entry[]} entries */
