@@ -10,10 +10,10 @@ import contextlib
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
-from typing import Protocol
 
 from voxlive.store.contract import (
     AddWords,
@@ -41,27 +41,48 @@ Written = asyncio.Future["StoreError | None"]
 _Pending = tuple[Operation, Written | None]
 
 
-class SessionWriter(Protocol):
-    """What a session's recording writes by."""
+class SessionWriter(ABC):
+    """What a session's recording writes by, on an event loop.
+
+    ``late`` and ``passed_by`` count operations that a client did not wait for, since the store was
+    late or failed.
+    """
 
     late: int
     passed_by: int
 
     @property
+    @abstractmethod
     def is_full(self) -> bool:
         """Whether what is new is dropped."""
-        ...
 
-    def write(self, operation: Operation) -> Written:
-        """See ``StoreWriter``."""
-        ...
+    @property
+    @abstractmethod
+    def is_late(self) -> bool:
+        """Whether nothing was written for longer than a client waits: it need not wait again."""
+
+    @abstractmethod
+    def put(self, operation: Operation, written: Written | None = None) -> StoreError | None:
+        """As ``write``, in any thread; returns why it has to wait or is dropped."""
 
     async def settle(self, written: Written, wait_s: float | None = None) -> bool:
-        """See ``StoreWriter``."""
-        ...
+        """Wait until it is written, or has failed; whether it came to that in time.
+
+        ``wait_s``: for so long at most, None: ``MAX_WAIT_S``. Not at all while the store is late.
+        """
+        if not (written.done() or self.is_late):
+            await asyncio.wait((written,), timeout=MAX_WAIT_S if wait_s is None else wait_s)
+        return written.done()
+
+    def write(self, operation: Operation) -> Written:
+        """Have it written, after those before it. The result is None, or why it has to wait."""
+        written: Written = asyncio.get_running_loop().create_future()
+        if failure := self.put(operation, written):
+            written.set_result(failure)
+        return written
 
 
-class StoreWriter:
+class StoreWriter(SessionWriter):
     """One thread that writes: at once, and then all that has come meanwhile, in one transaction.
 
     What fails is tried again, before anything newer, until it succeeds or the writer is closed.
@@ -102,22 +123,6 @@ class StoreWriter:
     def failure(self) -> StoreError | None:
         """Why nothing is written at the moment."""
         return self._failure
-
-    async def settle(self, written: Written, wait_s: float | None = None) -> bool:
-        """Wait until it is written, or has failed; whether it came to that in time.
-
-        ``wait_s``: for so long at most, None: ``MAX_WAIT_S``. Not at all while the store is late.
-        """
-        if not (written.done() or self.is_late):
-            await asyncio.wait((written,), timeout=MAX_WAIT_S if wait_s is None else wait_s)
-        return written.done()
-
-    def write(self, operation: Operation) -> Written:
-        """Have it written, after those before it. The result is None, or why it has to wait."""
-        written: Written = asyncio.get_running_loop().create_future()
-        if failure := self.put(operation, written):
-            written.set_result(failure)
-        return written
 
     def put(self, operation: Operation, written: Written | None = None) -> StoreError | None:
         """As ``write``, in any thread; returns why it has to wait or is dropped."""

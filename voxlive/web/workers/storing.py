@@ -14,7 +14,13 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from voxlive.store.contract import OperationDropped, ResumableStore, StoreError
-from voxlive.store.writer import MAX_WAIT_S, MAX_WAITING, Written, weight_of
+from voxlive.store.writer import (
+    MAX_WAIT_S,
+    MAX_WAITING,
+    SessionWriter,
+    Written,
+    weight_of,
+)
 from voxlive.web.workers import StoreCall, StoreWrite, StoreWritten
 from voxlive.web.workers.channel import WorkerChannel
 
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
 _CLOSE_TIMEOUT_S = 5.0
 
 
-class HostWriter:
+class HostWriter(SessionWriter):
     """The ``StoreWriter`` of a worker: the host's. On the event loop, but for ``put``."""
 
     def __init__(self, channel: WorkerChannel) -> None:
@@ -57,21 +63,8 @@ class HostWriter:
             oldest = next(iter(self._waiting.values()), None)
         return oldest is not None and time.monotonic() - oldest[1] > MAX_WAIT_S
 
-    async def settle(self, written: Written, wait_s: float | None = None) -> bool:
-        """See ``StoreWriter``."""
-        if not (written.done() or self.is_late):
-            await asyncio.wait((written,), timeout=MAX_WAIT_S if wait_s is None else wait_s)
-        return written.done()
-
-    def write(self, operation: Operation) -> Written:
-        """See ``StoreWriter``."""
-        written: Written = asyncio.get_running_loop().create_future()
-        if failure := self.put(operation, written):
-            written.set_result(failure)
-        return written
-
     def put(self, operation: Operation, written: Written | None = None) -> StoreError | None:
-        """See ``StoreWriter``."""
+        """See ``SessionWriter``."""
         weight = weight_of(operation)
         with self._changed:
             if self._weight + weight > MAX_WAITING:
