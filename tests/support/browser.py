@@ -38,6 +38,19 @@ _ALWAYS = (
 )
 _USUAL = (*_ALWAYS, *_FAKE_DEVICE, *_GRANTED)
 
+# The middle of a word on the screen.
+WHERE = """(word) => {
+  for (const p of document.querySelectorAll(".paragraph p")) {
+    const at = p.firstChild.data.indexOf(word);
+    if (at < 0) continue;
+    const range = document.createRange();
+    range.setStart(p.firstChild, at);
+    range.setEnd(p.firstChild, at + word.length);
+    const box = range.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  }
+}"""
+
 
 def chromium() -> str:
     """The browser's path; where none can be driven the test is skipped.

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import typer
 from playwright.async_api import Page
-from support.browser import browsing, heard, shared_browsers, speaking, state_is
+from support.browser import WHERE, browsing, heard, shared_browsers, speaking, state_is
 from support.clips import clip
 from support.server import Server, serving
 
@@ -144,16 +144,7 @@ async def history(studio: Studio) -> None:
 async def correct(studio: Studio) -> None:
     async with studio.page(ENOUGH_S) as page:
         await page.click("#pause-sound")
-        word = """(word) => {
-          const p = document.querySelector(".paragraph p");
-          const at = p.firstChild.data.indexOf(word);
-          const range = document.createRange();
-          range.setStart(p.firstChild, at);
-          range.setEnd(p.firstChild, at + word.length);
-          const box = range.getBoundingClientRect();
-          return [box.x + box.width / 2, box.y + box.height / 2];
-        }"""
-        await page.mouse.dblclick(*await page.evaluate(word, "river"))
+        await page.mouse.dblclick(*await page.evaluate(WHERE, "river"))
         await page.wait_for_selector(".correct-text")
         await studio.take(page, "correct")
 

@@ -25,11 +25,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from voxlive.engines.contract import (
-    BUCKETS_S,
     MOVE_S,
+    DurationHistogram,
     Engine,
     EngineInfo,
     HistogramSnapshot,
@@ -187,7 +189,7 @@ class _Device:
         return DeviceStatus(self.name, state, slots, engine.in_use, steps, engine.fault, engine.pid)
 
 
-_NO_STEPS = HistogramSnapshot(BUCKETS_S, (0,) * len(BUCKETS_S), 0, 0.0)
+_NO_STEPS = DurationHistogram().read()
 
 
 class EnginePool:
@@ -255,10 +257,7 @@ class EnginePool:
 
     def read(self) -> HistogramSnapshot:
         """The steps of all devices."""
-        found = [status.steps for status in self.devices]
-        counts = tuple(sum(row) for row in zip(*(one.counts for one in found), strict=True))
-        total_s = sum(one.total_s for one in found)
-        return HistogramSnapshot(found[0].bounds, counts, sum(one.count for one in found), total_s)
+        return reduce(add, (status.steps for status in self.devices))
 
     @property
     def work(self) -> Work:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import httpx
 import pytest
 from docx import Document
-from support.browser import browsing, state_is
+from support.browser import WHERE, browsing, state_is
 from support.clips import clip
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
@@ -20,18 +20,6 @@ PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl"
 # The words that have a light.
 LIT = """(name) => [...(CSS.highlights.get(name) ?? [])]
   .map((range) => range.startContainer.data.slice(range.startOffset, range.endOffset))"""
-# The middle of a word on the screen.
-WHERE = """(word) => {
-  for (const p of document.querySelectorAll(".paragraph p")) {
-    const at = p.firstChild.data.indexOf(word);
-    if (at < 0) continue;
-    const range = document.createRange();
-    range.setStart(p.firstChild, at);
-    range.setEnd(p.firstChild, at + word.length);
-    const box = range.getBoundingClientRect();
-    return [box.x + box.width / 2, box.y + box.height / 2];
-  }
-}"""
 
 
 @pytest.fixture(scope="module")

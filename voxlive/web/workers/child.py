@@ -254,9 +254,7 @@ class WorkerCore:
         channel.answer(PrepareEngine, self._prepare_engine)
         channel.answer(ReplaceEngine, self._replace_engine)
         channel.answer(LeaveSession, self._leave)
-        channel.on(
-            EngineLost, lambda lost: self._engines[lost.engine].lose(lost.number, lost.fault)
-        )
+        channel.on(EngineLost, self._lose_engine)
         channel.on(Drain, self._drain)
         loop = asyncio.get_running_loop()
         if self._stored:
