@@ -85,7 +85,9 @@ async def play(socket: ClientConnection, audio: bytes, pace: float | None, chunk
         await socket.send(audio[at : at + chunk])
 
 
-Condition = Callable[[ServerOutput], bool] | None
+Hold = tuple[int, Callable[[ServerOutput], bool]] | None
+"""From which byte on audio is sent once a condition holds. It lies in a pause: where no audio comes
+for two seconds in mid-speech, the utterance ends there."""
 
 
 async def live(
@@ -94,13 +96,13 @@ async def live(
     *,
     pace: float | None = None,
     chunk: int = 3200,
-    before_the_end: Condition = None,
+    hold: Hold = None,
     **start,
 ) -> ServerOutput:
-    """A whole session of ``/v1/live``; its last 5 s are sent once ``before_the_end`` holds."""
+    """A whole session of ``/v1/live``."""
     async with dial(f"{url}/v1/live") as socket:
         await send(socket, {**START, **start})
-        return await _converse(socket, audio, pace, chunk, {"type": "stop"}, before_the_end)
+        return await _converse(socket, audio, pace, chunk, {"type": "stop"}, hold)
 
 
 async def asr(
@@ -110,11 +112,11 @@ async def asr(
     pace: float | None = None,
     chunk: int = 3200,
     query: str = "",
-    before_the_end: Condition = None,
+    hold: Hold = None,
 ) -> ServerOutput:
     """A whole session of ``/asr``, as ``live`` is one."""
     async with dial(f"{url}/asr{query}") as socket:
-        return await _converse(socket, audio, pace, chunk, b"", before_the_end)
+        return await _converse(socket, audio, pace, chunk, b"", hold)
 
 
 async def _converse(
@@ -123,18 +125,18 @@ async def _converse(
     pace: float | None,
     chunk: int,
     end: dict | bytes,
-    before_the_end: Condition,
+    hold: Hold,
 ) -> ServerOutput:
     heard = ServerOutput()
     listening = asyncio.create_task(listen(socket, heard))
     try:
-        if before_the_end:
-            most = len(audio) - 5 * 32_000
-            await play(socket, audio[:most], pace, chunk)
+        if hold:
+            at, holds = hold
+            await play(socket, audio[:at], pace, chunk)
             # There is nothing to wait on but what is received.
-            while not (before_the_end(heard) or listening.done()):  # noqa: ASYNC110
+            while not (holds(heard) or listening.done()):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            audio = audio[most:]
+            audio = audio[at:]
         await play(socket, audio, pace, chunk)
         heard.while_playing = len(heard.messages)
         await send(socket, end)
