@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 import voxlive
 
 ROOT = Path(__file__).parent.parent
-BESIDE = {"tests", "docs"}
+BESIDE = {"tests", "docs", "deploy"}
 """What comes with the source, and is not installed."""
 
 MACHINES = {

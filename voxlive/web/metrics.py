@@ -33,6 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.engines.contract import DurationHistogram
 from voxlive.engines.pool import EnginePool
+from voxlive.engines.remote.host import RemoteEngine
 from voxlive.streaming.events import (
     Event,
     Recovered,
@@ -47,7 +48,7 @@ from voxlive.values import SAMPLE_RATE, seconds
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from voxlive.engines.contract import HistogramSnapshot
+    from voxlive.engines.contract import Engine, HistogramSnapshot
     from voxlive.store.writer import SessionWriter
     from voxlive.web.access.access import Access
     from voxlive.web.captions.feeds import CaptionFeeds
@@ -319,6 +320,7 @@ class ServerCollector(Collector):
         running = InfoMetricFamily("voxlive", "What is running.", labels=["model"])
         slots = _per_model(GaugeMetricFamily, "voxlive_slots", "Live sessions it can have.")
         in_use = _per_model(GaugeMetricFamily, "voxlive_slots_in_use", "Slots taken.")
+        up = _per_model(GaugeMetricFamily, "voxlive_engine_up", "1 while an engine is loaded.")
         worst = _per_model(
             GaugeMetricFamily,
             "voxlive_worst_lag_seconds",
@@ -340,10 +342,11 @@ class ServerCollector(Collector):
             running.add_metric(label, build)
             slots.add_metric(label, info.capacity)
             in_use.add_metric(label, engine.in_use)
+            up.add_metric(label, _is_up(engine))
             worst.add_metric(label, self.live.worst_lag_s.get(model, 0.0))
             _observe(steps, label, engine.steps.read())
             _observe(lags, label, self.live.lags.get(model, _NO_LAGS))
-        yield from (running, slots, in_use, worst, steps, lags)
+        yield from (running, slots, in_use, up, worst, steps, lags)
         yield from self._devices()
 
     def _devices(self) -> Iterator[Metric]:
@@ -421,6 +424,13 @@ class ServerCollector(Collector):
         for labels, figure in self.files.jobs.items():
             jobs.add_metric(labels, figure)
         yield jobs
+
+
+def _is_up(engine: Engine) -> bool:
+    """Whether it has a process that has loaded the model; nothing is decoded for it."""
+    if isinstance(engine, EnginePool):
+        return any(device.state == "ok" for device in engine.devices)
+    return not (isinstance(engine, RemoteEngine) and engine.fault)
 
 
 def _counter(name: str, help_text: str, labels: tuple[str, ...], samples: _Samples) -> Metric:
