@@ -67,6 +67,55 @@ def test_words_of_which_all_passes_are_sure_wait_less(before, now, certain):
     assert texts(commitment.update(words("a b c d e", probability=now), 5 * S // 2)) == certain
 
 
+def surely(text: str) -> list[Word]:
+    """As ``words``: a word for each fifth of a second of ``text/probability``, - for none."""
+    return [
+        Word(f" {word}", i * S // 5, (i + 1) * S // 5, float(p))
+        for i, (word, _, p) in enumerate(one.partition("/") for one in text.split())
+        if word != "-"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("passes", "last", "committed"),
+    [
+        # Two passes have a word and are surer of the next one with it; where it is does not matter.
+        (["and/.2 mister/.8", "and/.1 mister/.9"], "- mister/.3 john/1", "and mister john"),
+        (["in/1 the/.4 park/.9"] * 2, "in/1 - park/.6 now/1", "in the park now"),
+        (["- mister/.3", *["and/.2 mister/.8"] * 2], "- mister/.3 john/1", "and mister john"),
+        # One pass alone, or with two words for one; no surer; said twice; another neighbour.
+        (["and/.2 mister/.9", "- mister/.3"], "- mister/.3 john/1", "mister john"),
+        (["and/.2 mister/.9", "end/.2 mister/.9"], "- mister/.3 john/1", "mister john"),
+        (["and/.9 mister/.5"] * 2, "- mister/.3 john/1", "mister john"),
+        (["no/.9 no/.9 more/.9"] * 2, "no/.9 - more/.1", "no more"),
+        (["on/1 the/.4 park/.9"] * 2, "in/1 - park/.6 now/1", "in park now"),
+    ],
+)
+def test_a_word_of_two_passes_that_the_last_one_leaves_out_is_kept(passes, last, committed):
+    commitment = Commitment(CommitRule(2, 9.0, surer=0.2))
+    for text in passes:
+        assert not commitment.update(surely(text), S)
+    assert texts(commitment.finish(surely(last))) == committed
+    plain = Commitment(CommitRule(2, 9.0))
+    for text in passes:
+        plain.update(surely(text), S)
+    assert plain.finish(surely(last)) == tuple(surely(last))
+
+
+def test_a_word_that_is_kept_comes_once_and_before_the_pause_too():
+    commitment = Commitment(CommitRule(2, 0, patience_s=1.0, surer=0.2), TermMatcher(["mistral"]))
+    commitment.update(surely("and/.2 mister/.9"), S // 5)
+    commitment.update(surely("end/.2 mister/.2 john/.9"), S // 5)
+    commitment.update(surely("and/.1 mister/.8"), S // 5)
+    first = commitment.update(surely("- mister/.3 john/.9 was/.9"), 7 * S // 5)
+    assert texts(first) == "and mister"
+    assert [(word.start, word.end) for word in first] == [(0, S // 5), (S // 5, 2 * S // 5)]
+    assert commitment.draft == " john was"
+    assert (
+        texts(commitment.finish(surely("and/.2 mister/.9 john/1 was/1 here/1"))) == "john was here"
+    )
+
+
 def test_agreement_is_on_letters_and_stops_at_the_first_difference():
     assert run(CommitRule(2, 0), ["Yes, we go", "yes we do go"]) == ["", "yes we"]
     assert spelling(" Don\u2019t,") == spelling("dont")
@@ -152,6 +201,7 @@ _PASS = st.lists(st.sampled_from(["a", "b", "c", "A.", "d,"]), max_size=12).map(
             CommitRule(0),
             CommitRule(3, 0.5, patience_s=1.5),
             CommitRule(2, 2.0, patience_s=2.5, sure_lag_s=1.0),
+            CommitRule(2, 1.0, patience_s=1.5, surer=0.2),
         ]
     ),
 )

@@ -7,6 +7,10 @@ sample; less where all of those passes are sure of it. One on which they do not 
 as the last pass has it once it ends ``patience`` before that. The rest is committed at the pause,
 by a pass over the whole utterance.
 
+Passes leave out unstressed words more often than they invent any, and hesitate at the next word
+then. So one that two passes have, and the pass that is committed leaves out, is committed too where
+the word behind it is ``surer`` with it.
+
 LocalAgreement-n (Liu, Spanakis, Niehues: Low-Latency Sequence-to-Sequence Speech Recognition and
 Translation by Partial Hypothesis Selection, 2020) is the rule without a lag. Pure.
 """
@@ -31,6 +35,9 @@ _NEAR = 3 * SAMPLE_RATE // 2
 _MAX_JOINT = 6
 """The most words that are taken for a repetition of those before them."""
 
+_HEARD, _AGREEING = 6, 2
+"""Passes in which a word is looked for that the last one leaves out; so many must have it."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommitRule:
@@ -39,7 +46,9 @@ class CommitRule:
     ``lag_s``: seconds behind the newest sample at which a word's end must lie, ``sure_lag_s`` where
     each of the passes gives it a probability of ``sure`` or more. ``last``: whether the last word
     of a pass may be committed, although it may be half a word. ``patience_s``: seconds behind the
-    newest sample at which passes need not agree any more.
+    newest sample at which passes need not agree any more. ``surer``: by how much the probability of
+    a word must be higher in another pass, with a word before it that is left out otherwise, for
+    that one to be kept; two passes must have it.
     """
 
     passes: int = 2
@@ -48,11 +57,12 @@ class CommitRule:
     patience_s: float = inf
     sure_lag_s: float = inf
     sure: float = 0.8
+    surer: float = inf
 
 
 RULES = {
-    "fast": CommitRule(2, 0.5),
-    "steady": CommitRule(2, 1.2, patience_s=2.2, sure_lag_s=0.8),
+    "fast": CommitRule(2, 0.5, surer=0.2),
+    "steady": CommitRule(2, 1.2, patience_s=2.2, sure_lag_s=0.8, surer=0.2),
     "pause": CommitRule(0),
 }
 """The values of the option ``commit``."""
@@ -68,7 +78,7 @@ def spelling(word: str) -> str:
 
 class Commitment:
     """The words of one utterance: those that are committed, and what the last passes made of the
-    rest. Times are samples of the utterance's audio. Bound: the words of ``rule.passes`` passes.
+    rest. Times are samples of the utterance's audio. Bound: the words of ``_HEARD`` passes.
 
     Passes are aligned by their words as they were recognised, and agree on them as they are spelt
     with the terms of the ``vocabulary``, so that a term takes no part of what is committed.
@@ -79,6 +89,7 @@ class Commitment:
         self._vocabulary = vocabulary or TermMatcher(())
         self._tail: deque[Word] = deque(maxlen=_MAX_JOINT)  # of what is committed, as recognised
         self._passes: deque[list[Spelt]] = deque(maxlen=max(rule.passes, 1))
+        self._heard: deque[tuple[Word, ...]] = deque(maxlen=max(rule.passes, _HEARD))
 
     @property
     def end(self) -> int:
@@ -95,6 +106,7 @@ class Commitment:
         rest = self._behind(hypothesis)
         spelt = self._vocabulary.spell(rest)
         self._passes.append(spelt)
+        self._heard.append(tuple(hypothesis))
         if len(self._passes) < self._rule.passes or not self._rule.passes:
             return ()
         agreed = self._agreed()
@@ -105,7 +117,13 @@ class Commitment:
             if newest - spelt[certain].word.end < lag_s * SAMPLE_RATE:
                 break
             certain += 1
-        return self._commit(spelt[:certain], rest)
+        committed = self._commit(spelt[:certain], rest)
+        if certain:
+            older = list(self._heard)[-len(self._passes) : -1]
+            passes = [self._vocabulary.spell(self._behind(words)) for words in older]
+            self._passes.clear()
+            self._passes.extend([*passes, spelt[certain:]])
+        return committed
 
     def _lag_s(self, at: int) -> float:
         """For word ``at``, on which the passes agree."""
@@ -119,6 +137,7 @@ class Commitment:
         words = self._commit_all(hypothesis)
         self._tail.clear()
         self._passes.clear()
+        self._heard.clear()
         return words
 
     def cut(self, hypothesis: Sequence[Word], at: int) -> tuple[Word, ...]:
@@ -129,6 +148,7 @@ class Commitment:
         before = [word for word in hypothesis if (word.start + word.end) // 2 < at]
         words = self._commit_all(before)
         self._passes.clear()
+        self._heard.clear()
         moved = [replace(w, start=w.start - at, end=w.end - at) for w in self._tail]
         self._tail.clear()
         self._tail.extend(moved)
@@ -148,16 +168,56 @@ class Commitment:
 
     def _commit(self, spelt: Sequence[Spelt], rest: Sequence[Word]) -> tuple[Word, ...]:
         """``rest``: the words as they were recognised, of which ``spelt`` are the first ones."""
+        count = sum(one.count for one in spelt)
+        words = self._with_left_out(rest, count)
         committed = []
         at = 0
-        for one in spelt:
-            run = [self._append(word) for word in rest[at : at + one.count]]
+        for one in self._vocabulary.spell(words) if len(words) > count else spelt:
+            run = [self._append(word) for word in words[at : at + one.count]]
             committed.append(replace(one.word, start=run[0].start, end=run[-1].end))
             at += one.count
-        kept = [spelt_in_pass[len(spelt) :] for spelt_in_pass in self._passes]
-        self._passes.clear()
-        self._passes.extend(kept)
         return tuple(committed)
+
+    def _with_left_out(self, rest: Sequence[Word], count: int) -> list[Word]:
+        """The first words of a pass, and those between them that it leaves out."""
+        if not count or self._rule.surer == inf:
+            return list(rest[:count])
+        texts = [spelling(word.text) for word in rest[:count]]
+        others = []
+        for heard in self._heard:
+            behind = self._behind(heard)
+            others.append((behind, [spelling(word.text) for word in behind]))
+        words = []
+        for at, word in enumerate(rest[:count]):
+            words += self._left_out(word, texts[at - 1] if at else None, texts[at], others)
+            words.append(word)
+        return words
+
+    def _left_out(
+        self,
+        word: Word,
+        before: str | None,
+        text: str,
+        others: Sequence[tuple[Sequence[Word], Sequence[str]]],
+    ) -> list[Word]:
+        """What two passes have between a word, which is ``text``, and the one ``before`` it.
+
+        ``before`` None: the word is the first one. What is said twice is not looked for.
+        """
+        last = spelling(self._tail[-1].text) if before is None and self._tail else before
+        found: dict[str, list[tuple[float, Word]]] = {}
+        for words, texts in others:
+            for at in range(1, len(words)):
+                near = texts[at] == text and abs(words[at].end - word.end) <= _NEAR // 3
+                between = near and before == (texts[at - 2] if at > 1 else None)
+                if between and texts[at - 1] not in (text, last):
+                    sure = words[at].probability or 0.0
+                    found.setdefault(texts[at - 1], []).append((sure, words[at - 1]))
+        most = max(found.values(), key=len, default=[])
+        sure, left_out = max(most, key=lambda one: one[0], default=(0.0, word))
+        if len(most) < _AGREEING or sure <= (word.probability or 0.0) + self._rule.surer:
+            return []
+        return [replace(left_out, end=min(left_out.end, word.end))]
 
     def _append(self, word: Word) -> Word:
         """A word that is committed, behind those before it."""
