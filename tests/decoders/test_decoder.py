@@ -194,7 +194,10 @@ def test_half_precision_stays_half_precision():
     assert decoder._scale.dtype == mx.bfloat16
 
 
+# Where there is no GPU a C++ compiler takes half a minute for it, and nothing else is compiled.
+@pytest.mark.endurance
 def test_a_compiled_step_gives_the_same_tokens():
+    mx.enable_compile()
     clip = CLIPS[0][:60]
     assert decode(tiny_decoder(compiled=True), 0, clip) == decode(tiny_decoder(), 0, clip)
 

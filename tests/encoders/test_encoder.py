@@ -155,7 +155,10 @@ def test_a_step_takes_whole_tokens_within_its_chunk(frames):
         ENCODER.step([0], np.zeros((1, frames, 128), np.float32))
 
 
+# Where there is no GPU a C++ compiler takes half a minute for it, and nothing else is compiled.
+@pytest.mark.endurance
 def test_a_compiled_step_is_the_same():
+    mx.enable_compile()
     mel = MELS[0][: 12 * 8]
     plain, compiled = tiny_encoder(slots=2), tiny_encoder(slots=2, compiled=True)
     assert close(encode(compiled, 0, mel, (4,)), encode(plain, 0, mel, (4,)))

@@ -250,3 +250,6 @@ def _use_device(device: str | None) -> None:
             "the extra voxlive[cuda13]; or choose the CPU",
             "device",
         )
+    if mx.default_device() == mx.Device(mx.cpu):
+        # Each of the families' small kernels would take a C++ compiler seconds at its first use.
+        mx.disable_compile()
