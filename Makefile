@@ -24,7 +24,7 @@ serve: .venv/.installed
 
 # More processes than the two cores this is meant for: half of its time a test waits.
 test: .venv/.installed-test
-	@$(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What holds for one process holds for three, and while one of them is started again.
 PROTOCOLS = tests/web/protocols tests/web/clients tests/web/access tests/web/test_live_servers.py \

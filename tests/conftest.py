@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from voxlive.runners.process import ProcessOptions
 
 # Where this is set, each of the hundred processes of the tests compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Recognition is on one core for each pass; NumPy's own threads would only spin in between.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from support.clips import clip, names
-from support.held_out import TINY_VOXTRAL, recording, recording_names
+from support.clips import Clip, clip, names
+from support.held_out import TINY_VOXTRAL, HeldOutRecording, recording, recording_names
 
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines import load_engine
@@ -121,26 +121,20 @@ ENDS: dict[str, End] = {
 }
 
 
-def speech_clips() -> dict[str, Callable[[], Samples]]:
-    """Every clip in which somebody speaks, by name, up to the end of the speech."""
-
-    def of_clip(name: str) -> Callable[[], Samples]:
-        return lambda: _cut(clip(name).samples, clip(name).sentences[-1].end)
-
-    def of_recording(name: str) -> Callable[[], Samples]:
-        return lambda: _cut(recording(name).samples, recording(name).sentences[-1].end)
-
-    ours = {name: of_clip(name) for name in names() if clip(name).sentences}
-    return ours | {name: of_recording(name) for name in recording_names()}
+def speech_clips() -> dict[str, Clip | HeldOutRecording]:
+    """Every clip in which somebody speaks, by name."""
+    ours = {name: clip(name) for name in names() if clip(name).sentences}
+    return ours | {name: recording(name) for name in recording_names()}
 
 
-def _cut(samples: Samples, end_s: float) -> Samples:
-    return samples[: int(end_s * SAMPLE_RATE)]
+def up_to_the_end(spoken: Clip | HeldOutRecording) -> Samples:
+    """What is heard up to the end of the speech."""
+    return spoken.samples[: int(spoken.sentences[-1].end * SAMPLE_RATE)]
 
 
 def sample(engine: str) -> str:
     """The clip of the small run, another one for each engine."""
-    short = sorted(name for name, cut in speech_clips().items() if len(cut()) < 3 * SAMPLE_RATE)
+    short = sorted(name for name, one in speech_clips().items() if one.sentences[-1].end < 3)
     return random.Random(f"{SEED} {engine}").choice(short)
 
 
@@ -238,7 +232,7 @@ async def test_a_clip_of_a_sample_is_the_same_however_it_ends(
     engine: tuple[str, Engine], service: Service
 ) -> None:
     name, _ = engine
-    await check_clip(service, speech_clips()[sample(name)](), name, sampled_ends(name))
+    await check_clip(service, up_to_the_end(speech_clips()[sample(name)]), name, sampled_ends(name))
 
 
 @pytest.mark.endurance
@@ -247,4 +241,4 @@ async def test_a_clip_of_a_sample_is_the_same_however_it_ends(
 async def test_every_clip_is_the_same_however_it_ends(
     engine: tuple[str, Engine], service: Service, name: str
 ) -> None:
-    await check_clip(service, speech_clips()[name](), engine[0])
+    await check_clip(service, up_to_the_end(speech_clips()[name]), engine[0])

@@ -22,14 +22,16 @@ from playwright.async_api import Browser, Page, async_playwright
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FAKE_DEVICE = ("--use-fake-device-for-media-stream",)
 _GRANTED = ("--use-fake-ui-for-media-stream",)
-# A fifth of what a page costs is a page of the browser's own, its address bar's. Chromium takes the
-# last such list: the others are Playwright's.
+# A fifth of what a page costs is a page of the browser's own, its address bar's; a sixth is a
+# process that waits for another page. Chromium takes the last such list: the others are
+# Playwright's.
 _OFF = (
     "WebUIOmniboxPopup,AvoidUnnecessaryBeforeUnloadCheckSync,DestroyProfileOnBrowserClose,"
     "HttpsUpgrades,HttpsFirstBalancedModeAutoEnable,LensOverlay,MediaRouter,PaintHolding,"
     "ThirdPartyStoragePartitioning,AvoidCorsURLLoaderRestartOnRedirect,OptimizationHints,"
     "NetworkTimeServiceQuerying,AimEnabled,PreconnectToSearch,WebUIOmniboxAimPopup,"
-    "WebUIOmniboxFullPopup"
+    "WebUIOmniboxFullPopup,"
+    "SpareRendererForSitePerProcess"
 )
 _ALWAYS = (
     "--no-sandbox",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,15 @@ class HeldOutSentence:
 
 @dataclass(frozen=True)
 class HeldOutRecording:
-    """float32 [n] at 16 kHz and what is said in it."""
+    """A recording and what is said in it."""
 
     name: str
-    samples: NDArray[np.float32]
     sentences: tuple[HeldOutSentence, ...]
+
+    @cached_property
+    def samples(self) -> NDArray[np.float32]:
+        """float32 [n] at 16 kHz."""
+        return np.concatenate(list(read_file(MODELS / "held_out" / self.name)))
 
     @property
     def text(self) -> str:
@@ -50,13 +54,12 @@ def _said() -> dict[str, list[dict]]:
 
 
 def recording(name: str) -> HeldOutRecording:
-    """A file of tests/models/held_out, decoded."""
-    samples = np.concatenate(list(read_file(MODELS / "held_out" / name)))
+    """A file of tests/models/held_out."""
     sentences = (
         HeldOutSentence(said["text"], said["start"], said["end"], tuple(said["ends"]))
         for said in _said()[name]
     )
-    return HeldOutRecording(name, samples, tuple(sentences))
+    return HeldOutRecording(name, tuple(sentences))
 
 
 def recording_names() -> list[str]:
