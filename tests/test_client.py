@@ -285,7 +285,9 @@ async def test_a_session_that_a_limit_has_ended_takes_no_more():
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("fault", [KILL_SERVER, END_SERVER])
+@pytest.mark.parametrize(
+    "fault", [KILL_SERVER, pytest.param(END_SERVER, marks=pytest.mark.endurance)]
+)
 async def test_nothing_that_was_said_is_dropped_where_a_server_keeps_nothing(fault):
     """It dies or ends in mid-word; the next one recognises the rest in a session of its own."""
     pcm = s16le(clip("market").samples)

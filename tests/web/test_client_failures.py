@@ -259,6 +259,7 @@ async def flooding(server: Server, line: socket.socket) -> ServerOutput:
         return await listen(client)
 
 
+@pytest.mark.endurance
 async def test_a_slow_client_is_closed_and_its_slot_freed(small):
     with socket.socket() as line:
         # Little lies between the server and its client: the system would take megabytes.

@@ -112,6 +112,7 @@ async def hung(socket) -> str:
     return error["message"]
 
 
+@pytest.mark.endurance
 async def test_a_hanging_engine_is_replaced():
     audio = SPEECH
     with serving("--model", str(TINY), "--device", "cpu", "--engine-timeout", "4") as server:
@@ -145,6 +146,7 @@ async def test_a_hanging_engine_is_replaced():
         assert await holdings(server) == before
 
 
+@pytest.mark.endurance
 async def test_a_suspended_machine_ends_no_session():
     """Time in which the server did not run itself says nothing of its recognisers."""
     audio = s16le(clip("doctor").samples)

@@ -121,6 +121,7 @@ async def test_three_sessions_are_the_same_byte_for_byte(recorded, replay, pace,
         assert masked(await frames(replay, audio, pace=pace, chunk=chunk)) == masked(session)
 
 
+@pytest.mark.endurance
 async def test_voxtrals_sessions_are_the_same_byte_for_byte(tmp_path):
     """A word or a draft every 80 ms, and marks that are reached while audio comes."""
     with serving("--model", str(TINY), "--device", "cpu", "--record", str(tmp_path)) as server:

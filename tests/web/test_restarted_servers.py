@@ -55,7 +55,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("model", ["pause", "voxtral"])
+@pytest.mark.parametrize("model", ["pause", pytest.param("voxtral", marks=pytest.mark.endurance)])
 async def test_a_session_outlives_its_servers_in_mid_word(store, model):
     pcm = s16le(clip("market").samples)
     rng = random.Random(model)
@@ -98,7 +98,7 @@ ENDED, KILLED = ([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SER
     ("sources", "faults", "most_s"),
     [
         pytest.param(TWO, *ENDED, id="two sources-SIGTERM"),
-        pytest.param(ONE, *KILLED, id="one source-SIGKILL"),
+        pytest.param(ONE, *KILLED, id="one source-SIGKILL", marks=pytest.mark.endurance),
         pytest.param(ONE, *ENDED, id="one source-SIGTERM", marks=pytest.mark.endurance),
         pytest.param(TWO, *KILLED, id="two sources-SIGKILL", marks=pytest.mark.endurance),
     ],
@@ -283,6 +283,7 @@ async def test_a_late_store_s_server_is_killed_twenty_times(postgres_server, mon
         sys.stdout.write(f"\n{KILL_SERVER}, late, {waited} waiting: {differences}\n")
 
 
+@pytest.mark.endurance
 @pytest.mark.timeout(180)
 async def test_sources_that_leak_go_on_at_the_next_server(tmp_path):
     """It learns the room anew from the seconds before: no word is lost or in the wrong source."""

@@ -129,6 +129,7 @@ def test_a_block_that_every_sixth_session_leaves_is_seen_in_a_day(leak):
         is_flat_over_cuts(hours, 3, warm=2, last=4)
 
 
+@pytest.mark.endurance
 @pytest.mark.usefixtures("_no_log")
 def test_minutes_over_lines_that_break_leave_nothing_but_words(tmp_path, monkeypatch):
     """A quarter of an hour and more in four readings."""

@@ -393,6 +393,7 @@ async def kill_while_speaking(folder: Path, times: int) -> None:
         assert kept.text.startswith(text_of(promised))
 
 
+@pytest.mark.endurance
 async def test_a_killed_server_has_every_word_that_a_client_had(tmp_path):
     await kill_while_speaking(tmp_path / "store", KILLED)
 

@@ -107,6 +107,7 @@ async def test_words_come_during_speech(voxtral):
     assert said > 0.8 * len(spoken(heard).split())
 
 
+@pytest.mark.endurance
 def test_the_command_line_has_the_same_text(native):
     names = ("train", "doctor") if "minute" in native else ("doctor",)
     files = [str(clip(name).path) for name in (*names, "silence")]

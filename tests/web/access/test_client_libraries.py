@@ -162,7 +162,7 @@ async def test_a_session_that_expires_has_all_its_words(keyed):
 
 async def test_refusals_do_not_affect_other_sessions_and_take_no_slot(keyed):
     neighbour = asyncio.create_task(spoken(keyed, pace=2.0))
-    for n in range(40):
+    for n in range(4 * len(SPOKEN)):
         path, _ = SPOKEN[n % len(SPOKEN)]
         with contextlib.suppress(InvalidStatus):
             async with dial(f"{keyed.ws}{path}", additional_headers=bearer(WRONG)) as socket:

@@ -78,9 +78,8 @@ async def test_a_line_that_breaks_changes_nothing(server, talk, seed):
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.parametrize(
-    "fault", [KILL_SERVER, pytest.param(END_SERVER, marks=pytest.mark.endurance)]
-)
+@pytest.mark.endurance
+@pytest.mark.parametrize("fault", [KILL_SERVER, END_SERVER])
 async def test_another_server_goes_on_with_the_session(talk, tmp_path, fault):
     pcm = s16le(clip("market").samples)
     options = (*AT_PAUSES, "--store", str(tmp_path / "store"), "--drain-seconds", "0")
@@ -183,6 +182,7 @@ async def test_what_is_not_stored_is_given_back_to_the_next_server(talk):
     assert seen["failure"] is None
 
 
+@pytest.mark.endurance
 async def test_a_line_that_is_dead_without_a_word_is_left(talk):
     back = {"type": "resumed", "session": "one", "epoch": 2, "samples": 0}
     later = [back, "stop", {**DONE, "seq": 1, "duration": 6.0}]

@@ -258,6 +258,7 @@ def engine_of(server):
     return found
 
 
+@pytest.mark.endurance
 async def test_an_engine_that_is_killed_in_mid_word_is_a_word_beside_and_nothing_else():
     data = pcm("doctor")
     with serving(*AT_PAUSES) as server:

@@ -173,6 +173,7 @@ CAPTURED = """() => {
 }"""
 
 
+@pytest.mark.endurance
 async def test_cuts_in_mid_word_change_nothing_on_the_page(server, tmp_path):
     spoken = clip("market")
     wav = spoken.write_wav(tmp_path / "clip.wav")
