@@ -44,8 +44,8 @@ ABLE = EngineInfo(
     [
         (StreamOptions("fr"), "French"),
         (StreamOptions(task="translate"), r"plain \(model-a\) does not translate"),
-        (StreamOptions(commit="fast"), "leave out commit"),
-        (StreamOptions(delay_ms=80), "leave out delay_ms"),
+        (StreamOptions(commit="fast"), "no rule of commitment"),
+        (StreamOptions(delay_ms=80), "no delay to set"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_and_says_what_to_change(options, hint):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,6 +40,9 @@ _ALWAYS = (
     f"--disable-features={_OFF}",
 )
 _USUAL = (*_ALWAYS, *_FAKE_DEVICE, *_GRANTED)
+
+PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False}
+"""Settings of a page that takes its microphone's sound as it is."""
 
 # The middle of a word on the screen.
 WHERE = """(word) => {
@@ -186,16 +190,18 @@ async def browsing(
     granted: bool = True,
     device: bool = True,
     args: tuple[str, ...] = (),
-    settings: str = "{}",
+    settings: Mapping[str, object] | str = PLAIN,
     muted: bool = True,
     ready: str = "body[data-toggle]",
     **context: object,
 ) -> AsyncIterator[WatchedPage]:
     """A page on ``url`` whose microphone plays a WAV file once; checked for errors at the end.
 
-    ``settings`` is the JSON that the page finds in its storage; ``ready`` selects what shows that
-    it has started. What a tab of a ``muted`` browser plays cannot be captured.
+    ``settings`` are what the page finds in its storage beside ``PLAIN``, or that text as it is;
+    ``ready`` selects what shows that it has started. What a tab of a ``muted`` browser plays cannot
+    be captured.
     """
+    kept = settings if isinstance(settings, str) else json.dumps({**PLAIN, **settings})
     flags = (*_ALWAYS, *(_FAKE_DEVICE if device else ()), *(_GRANTED if granted else ()), *args)
     async with AsyncExitStack() as stack:
         browsers = Browsers.here() or await stack.enter_async_context(Browsers())
@@ -212,7 +218,7 @@ async def browsing(
             page.on("request", lambda request: watched.requests.append(request.url))
             page.on("websocket", lambda socket: watched.requests.append(socket.url))
             await page.add_init_script(
-                f"if (localStorage.voxlive === undefined) localStorage.voxlive = {settings!r};"
+                f"if (localStorage.voxlive === undefined) localStorage.voxlive = {kept!r};"
             )
             await page.goto(url)
             await page.wait_for_selector(ready)

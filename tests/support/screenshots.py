@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shutil
 import subprocess
 import tempfile
@@ -33,7 +32,6 @@ FILM = DOCS / "page.gif"
 MOST_BYTES = 150_000
 SIZE = {"width": 1120, "height": 700}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
-PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False}
 # Of the film: frames a second, how long it is, and how wide.
 FRAMES, FILM_S, FILM_WIDTH = 8, 16, 800
 ENOUGH_S = 27  # of the clip, for a page with some text on it
@@ -51,11 +49,8 @@ class Studio:
     @asynccontextmanager
     async def page(self, speaking_for: float = 0, **context: object) -> AsyncIterator[Page]:
         """A page, which has heard so many seconds."""
-        settings = {**PLAIN, **context.pop("settings", {})}
         options = {"viewport": SIZE, "color_scheme": "light", "locale": "en-GB", **context}
-        async with browsing(
-            self.server.url, microphone=self.voice, settings=json.dumps(settings), **options
-        ) as watched:
+        async with browsing(self.server.url, microphone=self.voice, **options) as watched:
             page = watched.page
             await page.wait_for_selector('#engine[data-health="ok"]')
             if speaking_for:

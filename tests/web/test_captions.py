@@ -211,6 +211,45 @@ def test_cues_of_a_long_segment_come_before_its_end():
     assert all(f"word{n}" in "".join(written) for n in range(40))
 
 
+@pytest.mark.parametrize(
+    ("heard", "text"),
+    [
+        (("on", " our", " no", " map"), "on our own map"),
+        (("on", " our", " no", " map"), "on our map"),
+        (("on", " our", " map"), "on our own map"),
+        (("map",), "maps. And"),
+        (("a", " b"), ""),
+        (("我們", "的", "地圖"), "我們地圖集"),
+    ],
+)
+def test_a_late_reader_of_cues_has_what_was_corrected(heard, text):
+    said = tuple(Word(one, n * 8000, (n + 1) * 8000) for n, one in enumerate(heard))
+    end = 8000 * len(said)
+    written = LiveCues().on_caption(ClosedCaption(0, 0, end, text, said))
+    found = re.findall(r"(\S+) --> (\S+)\n(.*)\n", written)
+    assert [(begin, words) for begin, _, words in found] == (
+        [("00:00:00.000", text)] if text else []
+    )
+
+
+def test_cues_have_the_corrections_that_come_before_they_are_complete():
+    cues = LiveCues()
+    heard = [Word(f" word{n}", n * 8000, (n + 1) * 8000) for n in range(40)]
+    written = [cues.on_caption(Words(0, (word,))) for word in heard]
+    told = "".join(written)
+    assert "word0" in told
+    assert "word39" not in told
+    text = "".join(word.text for word in heard)
+    text = text.replace(" word0", " first").replace(" word39", " the end")
+    assert cues.on_caption(CorrectedCaption(7, " of another segment")) == ""
+    assert cues.on_caption(CorrectedCaption(0, text)) == ""
+    more = Word(" more", 40 * 8000, 41 * 8000)
+    rest = cues.on_caption(Words(0, (more,)))
+    rest += cues.on_caption(ClosedCaption(0, 0, 41 * 8000, text + " more", (*heard, more)))
+    said = re.findall(r"^[a-z].*", told + rest, re.MULTILINE)
+    assert " ".join(said) == " ".join(f"word{n}" for n in range(39)) + " the end more"
+
+
 @pytest.mark.parametrize(("received", "end"), [(None, "00:00:02.000"), (20_000, "00:00:01.250")])
 def test_a_live_cue_does_not_outlast_the_audio(received, end):
     heard = (Word(" yes", 16_000, 19_200),)

@@ -8,13 +8,13 @@ import json
 
 import httpx
 import pytest
+from support.browser import PLAIN
 from support.clips import clip
 from support.firefox import firefox, firefox_with, sound_card
 from support.restarting import KILL_SERVER, restarted
 from support.scoring import spelt
 from support.server import AT_PAUSES
 
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 STATE = "document.body.dataset.state"
 WORDS = "document.querySelector('#paragraphs').textContent.toLowerCase()"
 CLOCK = "document.querySelector('#detail').textContent.split(' · ')[0]"
@@ -61,7 +61,7 @@ async def test_the_main_path_loses_no_word(tmp_path):
     with restarted(*store, *AT_PAUSES) as running:
         async with sound_card() as card, firefox_with(card, tmp_path) as page:
             await page.open(running.server.url)
-            await page.evaluate(f"void (localStorage.voxlive = {PLAIN!r})")
+            await page.evaluate(f"void (localStorage.voxlive = {json.dumps(PLAIN)!r})")
             await page.reload()
             await page.until("document.querySelector('#engine').dataset.health === 'ok'")
 

@@ -160,5 +160,5 @@ def test_a_model_that_cannot_be_loaded_is_named():
     assert "tiny-voxtral is the default model's name already" in same.output
     wrong = CliRunner().invoke(app, [*args, "--live", f"quick={TINY},commit=fast"])
     assert wrong.exit_code == 1
-    assert "--live quick: " in wrong.output
-    assert "leave out --commit" in wrong.output
+    assert "voxlive: --live quick: " in wrong.output
+    assert "no rule of commitment" in wrong.output

@@ -1,7 +1,6 @@
 """A server under a root path behind a reverse proxy: the page, HTTP and WebSockets."""
 
 import asyncio
-import json
 import re
 
 import httpx
@@ -12,14 +11,7 @@ from support.proxy import behind_a_proxy
 from support.server import serving
 from support.wire import live, s16le
 
-PLAIN = json.dumps(
-    {
-        "echoCancellation": False,
-        "noiseSuppression": False,
-        "autoGainControl": False,
-        "keep": False,  # so that a file asks before what was said goes
-    }
-)
+UNKEPT = {"keep": False}  # so that a file asks before what was said goes
 PATH = "/voxlive"
 
 
@@ -84,7 +76,7 @@ async def test_the_page_records_and_uploads_under_a_root_path(rooted, tmp_path):
     wav = spoken.write_wav(tmp_path / "clip.wav")
     async with (
         behind_a_proxy(rooted.url, PATH, forwarded="x-forwarded-proto: http") as site,
-        browsing(f"{site}/", microphone=wav, settings=PLAIN) as watched,
+        browsing(f"{site}/", microphone=wav, settings=UNKEPT) as watched,
     ):
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')

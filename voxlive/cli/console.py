@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 import select
 import sys
 import threading
@@ -25,6 +24,7 @@ from typing import NoReturn
 
 import typer
 
+from voxlive.errors import VoxliveError
 from voxlive.processes.logs import current_log_context, escaped, message_of, traceback_of
 from voxlive.processes.process import handling_ending_signals
 from voxlive.runners.scratch import exit_now
@@ -286,29 +286,30 @@ def _write(fd: int, line: bytes) -> bool:
     return True
 
 
-_SPOKEN = (
-    (re.compile(r"\bask for timestamp_granularities\[\]=segment"), "leave out --words"),
-    (re.compile(r"\banother response_format\b"), "another --format"),
-    (re.compile(r"\bdelay_ms\b"), "--delay-ms"),
-    (re.compile(r"\b(leave out|and) (quantize|commit|max_tokens|keep_quantized)\b"), r"\1 --\2"),
-    (re.compile(r"(?<![-\w])(prompt|temperature|language) has no effect\b"), r"--\1 has no effect"),
-)
-"""What errors call a field of a request, and what it is on the command line."""
+_OPTIONS = {
+    "response_format": "--format",
+    "timestamp_granularities[]": "--words",
+    **{name: f"--{name}" for name in ("commit", "language", "prompt", "quantize", "task")},
+    **{name: f"--{name}" for name in ("temperature", "vocabulary")},
+    "delay_ms": "--delay-ms",
+    "max_tokens": "--max-tokens",
+}
+"""What the command line calls the fields of a request that errors are about."""
 
 
-def in_options(message: str) -> str:
-    """A message that names fields of the API, with the command line's names for them."""
-    for field, option in _SPOKEN:
-        message = field.sub(option, message)
-    return re.sub(r"--[a-z]+_[a-z_]+", lambda found: found[0].replace("_", "-"), message)
+def told(error: VoxliveError) -> str:
+    """Its message, with the option that it is about if it is about one."""
+    option = _OPTIONS.get(error.param or "")
+    return f"{option}: {error.message}" if option else error.message
 
 
-def print_error(message: str) -> None:
+def print_error(message: str | VoxliveError) -> None:
     """One line on stderr."""
-    typer.echo(f"voxlive: {in_options(message)}", err=True)
+    text = message if isinstance(message, str) else told(message)
+    typer.echo(f"voxlive: {text}", err=True)
 
 
-def fail(message: str, code: int = FAILED) -> NoReturn:
+def fail(message: str | VoxliveError, code: int = FAILED) -> NoReturn:
     """One line on stderr, and the exit code."""
     print_error(message)
     raise typer.Exit(code)

@@ -22,7 +22,7 @@ from rich.progress import Task as Bar
 from rich.table import Table
 from rich.text import Text
 
-from voxlive.cli.console import print_error
+from voxlive.cli.console import print_error, told
 from voxlive.cli.transcribe import InputFile
 from voxlive.errors import VoxliveError
 from voxlive.runners.batch import Batch
@@ -257,7 +257,7 @@ def _finish(
     if isinstance(transcript, Transcript) and plan.output.folder is None:
         transcript = _written(plan, file, transcript)
     if isinstance(transcript, VoxliveError):
-        print_error(f"{file.title}: {transcript.message}")
+        print_error(f"{file.title}: {told(transcript)}")
         return Outcome(file.path, "failed")
     for warning in transcript.warnings:
         print_error(f"{file.title}: warning: {warning.message}")

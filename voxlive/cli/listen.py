@@ -174,7 +174,7 @@ def listen(
     try:
         terms = read_vocabulary(vocabulary or ())
     except BadVocabulary as error:
-        fail(error.message, MISUSED)
+        fail(error, MISUSED)
     if server:
         here = {
             "--device": device,
@@ -281,7 +281,7 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
         session = service.open(SessionOptions(AudioFormat("s16le", rate), stream=stream))
     except VoxliveError as error:
         await service.aclose(0)
-        fail(error.message)
+        fail(error)
     message = "this machine is more than 30 s behind: listening ends here"
     blocks = MicrophoneQueue(lambda: session.emit_error("too_slow", message))
     feeding = asyncio.create_task(_feed(session, blocks))
@@ -366,7 +366,7 @@ async def _listen_to_server(
             async with client:
                 await _show(events(), captions)
     except LiveError as error:
-        fail(error.message)
+        fail(error)
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)

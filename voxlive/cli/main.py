@@ -41,9 +41,9 @@ def serve(context: typer.Context, **given: Any) -> None:
             on_warning=lambda line: print_error(f"warning: {line}"),
         )
     except ConfigError as error:
-        fail(with_places(str(error), context), MISUSED)
+        fail(with_places(error, context), MISUSED)
     except VoxliveError as error:
-        fail(str(error), FAILED)
+        fail(error, FAILED)
 
 
 # What typer reads: an option for every field of ServeConfig.

@@ -175,7 +175,7 @@ def _bring(names: list[str], bring: Callable[[Repository], Path]) -> None:
         try:
             folder = bring(repository)
         except CheckpointError as error:
-            print_error(error.message)
+            print_error(error)
             bad = True
             continue
         except KeyboardInterrupt:
@@ -273,7 +273,7 @@ def _card(name: str, display_name: str | None = None) -> ModelCard:
     try:
         return _catalogue().card(name)
     except VoxliveError as refusal:
-        fail(refusal.message)
+        fail(refusal)
 
 
 def _repository(name: str) -> Repository:

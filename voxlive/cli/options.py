@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
@@ -31,7 +30,14 @@ import typer
 from typer.core import TyperGroup
 
 from voxlive.cli.console import MISUSED, fail
-from voxlive.web.config import OPTIONS, ServeConfig, option_name, section_of, variable_name
+from voxlive.web.config import (
+    OPTIONS,
+    ConfigError,
+    ServeConfig,
+    option_name,
+    section_of,
+    variable_name,
+)
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
@@ -137,16 +143,15 @@ def serve_config(given: Mapping[str, Any]) -> ServeConfig:
     return ServeConfig(**{name: _from_typer(hints[name], value) for name, value in given.items()})
 
 
-def with_places(message: str, context: typer.Context) -> str:
-    """A message about options, with where those were set that the command line has not."""
+def with_places(error: ConfigError, context: typer.Context) -> str:
+    """Its message, with where its options were set that the command line has not."""
     sources: Mapping[tuple[str | None, str], str] = context.meta.get(_SOURCES, {})
     places = []
-    for option in dict.fromkeys(re.findall(r"--[a-z][a-z-]*", message)):
-        name = option[2:].replace("-", "_")
+    for name in error.fields:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "DEFAULT_MAP":
             places.append(sources[context.command.name, name])
-    return f"{message} ({'; '.join(places)})" if places else message
+    return f"{error.message} ({'; '.join(places)})" if places else error.message
 
 
 def _many(hint: Any) -> bool:
@@ -271,7 +276,7 @@ def open_model(name: str | None, *, offline: bool) -> LocalModel:
     try:
         return resolve(name, offline=offline)
     except CheckpointError as error:
-        fail(str(error))
+        fail(error)
 
 
 def open_service(model: LocalModel, options: EngineOptions) -> Service:
@@ -284,4 +289,4 @@ def open_service(model: LocalModel, options: EngineOptions) -> Service:
     try:
         return Service(load_engine(model, options), VoiceDetector(Silero()))
     except (EngineError, CheckpointError, VadError) as error:
-        fail(str(error))
+        fail(error)

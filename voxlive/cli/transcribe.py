@@ -257,7 +257,7 @@ def _find_model(local: LocalModel, load: LoadOptions, requirements: Requirements
     try:
         return make_catalogue(local, (), load).find(None, requirements)
     except VoxliveError as refusal:
-        fail(refusal.message)
+        fail(refusal)
 
 
 def _format_key(name: OutputFormat) -> str:

@@ -55,9 +55,7 @@ class EngineOptions:
     def require_no_rules(self, model: str) -> None:
         """For an engine without these. Raises UnsupportedOption where one is set."""
         if self.commit is not None:
-            raise UnsupportedOption(
-                f"{model} has no rule of commitment: leave out commit", "commit"
-            )
+            raise UnsupportedOption(f"{model} has no rule of commitment: leave it out", "commit")
         if self.vocabulary:
             raise UnsupportedOption(f"{model} takes no vocabulary: leave it out", "vocabulary")
 
@@ -150,18 +148,19 @@ class EngineInfo:
         if commit is None or commit in self.commit_rules:
             return
         if not self.commit_rules:
-            message = f"{title} has no rule of commitment: leave out commit"
+            message = f"{title} has no rule of commitment: leave it out"
         else:
-            message = f"commit must be one of {', '.join(self.commit_rules)}, not {commit[:40]!r}"
+            rules = ", ".join(self.commit_rules)
+            message = f"the rule of commitment must be one of {rules}, not {commit[:40]!r}"
         raise UnsupportedOption(message, "commit")
 
     def _validate_delay(self, title: str, delay_ms: int | None) -> None:
         if delay_ms is None or delay_ms in self.delays_ms:
             return
         if not self.delays_ms:
-            raise UnsupportedOption(f"{title} has no delay to set: leave out delay_ms", "delay_ms")
+            raise UnsupportedOption(f"{title} has no delay to set: leave it out", "delay_ms")
         raise UnsupportedOption(
-            f"delay_ms must be a multiple of {self.delays_ms.step} up to {self.delays_ms[-1]}, "
+            f"the delay must be a multiple of {self.delays_ms.step} up to {self.delays_ms[-1]} ms, "
             f"not {delay_ms}",
             "delay_ms",
         )
@@ -181,10 +180,10 @@ class EngineInfo:
         warnings = []
         if options.language and len(self.languages) > 1 and not self.takes_language:
             reason = f"{self.model} finds out by itself which one is spoken"
-            message = f"language has no effect: {reason}"
+            message = f"the language has no effect: {reason}"
             warnings.append(CodedWarning("language_ignored", message))
         if options.vocabulary and self.vocabulary is None:
-            message = f"vocabulary has no effect: {self.model} takes none"
+            message = f"the vocabulary has no effect: {self.model} takes none"
             warnings.append(CodedWarning("vocabulary_ignored", message))
         return tuple(warnings)
 

@@ -112,8 +112,7 @@ def load(model: str, options: EngineOptions) -> ReplayEngine:
     options.require_no_rules("a replay")
     for name in ("quantize", "delay_ms"):
         if getattr(options, name) is not None:
-            message = f"a replay has no model to set this for: leave out {name}"
-            raise UnsupportedOption(message, name)
+            raise UnsupportedOption("a replay has no model to set this for: leave it out", name)
     spec = ReplaySpec.parse(model)
     recordings = read_recordings(spec.folder, spec.model)
     return ReplayEngine(recordings, spec, options.max_sessions or _CAPACITY)

@@ -46,7 +46,7 @@ def load_runner(
     """A runner for the model that ``load`` makes of the spec's folder. Raises RequestRefused."""
     if spec.quantize is not None or spec.delay_ms is not None:
         field = "quantize" if spec.quantize is not None else "delay_ms"
-        message = f"{spec.model} runs as it was stored: leave out {field}"
+        message = f"{spec.model} runs as it was stored: leave this out"
         raise RequestRefused("unsupported_option", message, field)
     local = replace(spec.local, name=spec.model)
     return FamilyRunner(FamilyModel.load(local, family, spec.device, load))

@@ -140,11 +140,11 @@ def _problem_message(case: Case, what: str, problems: tuple[object, ...]) -> str
 
 
 def _bad_option(case: Case) -> str | None:
-    options = ("quantize", case.load.quantize), ("delay_ms", case.load.delay_ms)
+    options = ("fewer bits", case.load.quantize), ("a delay", case.load.delay_ms)
     given = [name for name, value in options if value is not None]
     if not given or case.routing.backend == "voxtral_realtime":
         return None
-    return f"{case.title} runs as it is stored: leave out {' and '.join(given)}"
+    return f"{case.title} runs as it is stored: it cannot have {' or '.join(given)}"
 
 
 def _no_translation(case: Case) -> str | None:
@@ -158,13 +158,13 @@ def _no_translation(case: Case) -> str | None:
 
 def _no_speakers(case: Case) -> str | None:
     if case.requirements.speakers and "speakers" not in case.capabilities.features:
-        return f"{case.title} does not tell speakers apart: use another response_format"
+        return f"{case.title} does not tell speakers apart: use another format"
     return None
 
 
 def _no_word_times(case: Case) -> str | None:
     if case.requirements.words and "words" not in case.capabilities.features:
-        return f"{case.title} knows no word times: ask for timestamp_granularities[]=segment"
+        return f"{case.title} knows no word times: ask for those of segments"
     return None
 
 
@@ -210,8 +210,8 @@ def cannot_use(field: str, why: str) -> CodedWarning:
     """The warning for a field that a model cannot use, or RequestRefused by ``FIELDS``."""
     [known] = (one for one in FIELDS if one.name == field)
     if known.refused:
-        raise RequestRefused("unsupported_parameter", f"{why}: leave out {field}", field)
-    return CodedWarning(f"{field}_ignored", f"{field} has no effect: {why}")
+        raise RequestRefused("unsupported_parameter", f"{why}: leave it out", field)
+    return CodedWarning(f"{field}_ignored", f"the {field} has no effect: {why}")
 
 
 REFUSAL_RULES = (

@@ -313,7 +313,8 @@ class ServerCore:
             others: dict[str, tuple[LocalModel | str, ServeConfig]] = {}
             for spec in config.live_specs:
                 if not isinstance(model, str) and spec.name == model.name:
-                    raise ConfigError(f"live: {spec.name} is the default model's name already")
+                    message = f"live: {spec.name} is the default model's name already"
+                    raise ConfigError(message, "live")
                 with _named(spec.name):
                     found, options = find_model(spec.model, offline), spec.config(config)
                     others[spec.name] = found, options
@@ -410,7 +411,8 @@ def open_recordings(folder: Path | None) -> RecordingFolder | None:
     try:
         return RecordingFolder(folder.expanduser())
     except OSError as error:
-        raise ConfigError(f"record: {folder} cannot be used: {error}") from None
+        message = f"record: {folder} cannot be used: {error}"
+        raise ConfigError(message, "record") from None
 
 
 @contextmanager
@@ -421,6 +423,7 @@ def _named(name: str) -> Iterator[None]:
     except VoxliveError as error:
         error.message = f"--live {name}: {error.message}"
         error.args = (error.message,)
+        error.param = "live"
         raise
 
 

@@ -27,9 +27,16 @@ KeptAudio = Literal["asked", "all"]
 
 
 class ConfigError(CodedError, ValueError):
-    """An option of a server cannot be used. The message names it and says what to change."""
+    """An option of a server cannot be used. The message names it and says what to change.
+
+    ``fields`` are the options that it is about, as ``ServeConfig`` calls them.
+    """
 
     code = "bad_config"
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message, fields[0] if fields else None)
+        self.fields = fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,38 +358,46 @@ class ServeConfig:
             try:
                 option.check_value(getattr(self, name))
             except ValueError as error:
-                raise ConfigError(f"{name}: {error}") from None
+                raise ConfigError(f"{name}: {error}", name) from None
         self.live_specs  # noqa: B018 (names that come twice)
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:
         if self.no_store and self.store is not None:
-            raise ConfigError("--store keeps transcripts, --no-store none: choose one of them")
+            message = "--store keeps transcripts, --no-store none: choose one of them"
+            raise ConfigError(message, "store", "no_store")
         if self.no_store and self.keep_audio is not None:
             raise ConfigError(
-                "--keep-audio is for stored sessions, --no-store keeps none: choose one of them"
+                "--keep-audio is for stored sessions, --no-store keeps none: choose one of them",
+                "keep_audio",
+                "no_store",
             )
         if self.device is not None and self.devices is not None:
-            raise ConfigError("--devices says where engines run, as --device does: choose one")
+            message = "--devices says where engines run, as --device does: choose one"
+            raise ConfigError(message, "devices", "device")
         if self.refine and self.keep_audio is None:
-            raise ConfigError("--refine needs the audio of sessions: --keep-audio")
+            raise ConfigError("--refine needs the audio of sessions: --keep-audio", "refine")
         if self.workers > 1:
             self._check_workers()
         if self.https and self.ssl_certfile is not None:
             raise ConfigError(
-                "--https makes a certificate, --ssl-certfile brings one: choose one of them"
+                "--https makes a certificate, --ssl-certfile brings one: choose one of them",
+                "https",
+                "ssl_certfile",
             )
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
-            raise ConfigError("--ssl-keyfile needs the certificate too: --ssl-certfile")
+            message = "--ssl-keyfile needs the certificate too: --ssl-certfile"
+            raise ConfigError(message, "ssl_keyfile")
         if self.wyoming_port is None and (self.wyoming_allow or self.zeroconf):
-            unused = "--wyoming-allow" if self.wyoming_allow else "--zeroconf"
-            raise ConfigError(f"{unused} needs --wyoming-port")
+            unused = "wyoming_allow" if self.wyoming_allow else "zeroconf"
+            raise ConfigError(f"{option_name(unused)} needs --wyoming-port", unused)
 
     def _check_workers(self) -> None:
         for name in ("devices", "keep_audio", "record"):
             if getattr(self, name) is not None:
                 option = option_name(name)
-                raise ConfigError(f"{option} works with one server process: --workers 1")
+                message = f"{option} works with one server process: --workers 1"
+                raise ConfigError(message, name, "workers")
 
     def with_model(self, model: str | None) -> Self:
         """The same options with another model; None changes nothing."""
@@ -442,7 +457,7 @@ class ServeConfig:
         try:
             return read_specs(self.live)
         except ValueError as error:
-            raise ConfigError(f"live: {error}") from None
+            raise ConfigError(f"live: {error}", "live") from None
 
     @property
     def shares_model(self) -> bool:

@@ -196,13 +196,15 @@ def check_exposure(
     With ``insecure`` that is a warning only.
     """
     if keyed and insecure:
-        raise ConfigError("--insecure lets everyone in, and there are keys: choose one of them")
+        message = "--insecure lets everyone in, and there are keys: choose one of them"
+        raise ConfigError(message, "insecure", "api_key", "api_key_file", "keys")
     if keyed or is_loopback(bound):
         return
     if not insecure:
         raise ConfigError(
             f"others can reach {host}: give --api-key (or VOXLIVE_API_KEY, --api-key-file, "
-            "--keys), or --insecure to let everyone in"
+            "--keys), or --insecure to let everyone in",
+            "host",
         )
     on_warning(f"everyone who can reach {host} can use this server")
 

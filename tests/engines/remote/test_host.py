@@ -110,7 +110,7 @@ def test_its_steps_are_counted_there_and_read_here(engine):
 
 
 def test_refusals_are_those_of_the_engine(engine):
-    with pytest.raises(UnsupportedOption, match="delay_ms must be a multiple of 80"):
+    with pytest.raises(UnsupportedOption, match="the delay must be a multiple of 80"):
         engine.open(StreamOptions(delay_ms=100), StreamRecorder().sink)
     assert engine.in_use == 0
     streams = [engine.open(StreamOptions(), StreamRecorder().sink) for _ in range(2)]

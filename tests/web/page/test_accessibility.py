@@ -1,7 +1,5 @@
 """The page by axe in every state and theme, by keys alone, and in many scripts at 400 %."""
 
-import json
-
 import pytest
 from support.browser import browsing, line_to, state_is
 from support.clips import clip
@@ -9,7 +7,6 @@ from support.javascript import FOLDER, ready
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 BROKEN = ["WebSocket connection", "Failed to load resource", "net::ERR"]
 # What a theme or a direction can change; the other rules have the same answer in all of them.
 SEEN = ["color-contrast", "link-in-text-block", "target-size", "scrollable-region-focusable"]
@@ -81,7 +78,7 @@ async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_pat
     found = {}
     async with (
         line_to(server.url) as line,
-        browsing(line.url, microphone=wav, settings=PLAIN) as watched,
+        browsing(line.url, microphone=wav) as watched,
     ):
         watched.expected = BROKEN
         page = watched.page
@@ -178,7 +175,7 @@ async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_pat
 
 async def test_a_walk_by_keys_reaches_all_and_comes_back(server, tmp_path):
     wav = clip("yes").write_wav(tmp_path / "clip.wav")
-    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+    async with browsing(server.url, microphone=wav) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
         await page.wait_for_selector("#together")  # once the microphones are known

@@ -9,7 +9,6 @@ from support.clips import clip
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 # Paragraphs of words on the page.
 FILL = """async (count) => {
   const { Transcript } = await import("/static/transcript.js");
@@ -130,7 +129,7 @@ async def test_speed_and_language_are_chosen_above_start(server):
 
 async def test_pause_mute_and_marks_by_keys(server, tmp_path):
     wav = clip("minute").write_wav(tmp_path / "clip.wav")
-    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+    async with browsing(server.url, microphone=wav) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
         assert await page.title() == "voxlive"

@@ -1,6 +1,5 @@
 """A phone in the same network: the page over https with the certificate that was made at start."""
 
-import json
 import re
 import ssl
 from urllib.parse import urlsplit
@@ -13,7 +12,6 @@ from support.wire import START, dial, receive, send
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 # A name that is not this machine's, as a phone has to use one: localhost is secure without https.
 NAME = "voxlive.example"
@@ -34,7 +32,7 @@ async def test_a_phone_records_over_a_certificate_made_here(secure, tmp_path):
     wav = spoken.write_wav(tmp_path / "clip.wav")
     url = f"https://{NAME}:{urlsplit(secure.url).port}"
     flags = (ELSEWHERE, ACCEPTED)
-    async with browsing(url, microphone=wav, args=flags, settings=PLAIN, **PHONE) as watched:
+    async with browsing(url, microphone=wav, args=flags, **PHONE) as watched:
         page = watched.page
         assert await page.evaluate("isSecureContext")
         assert not await page.is_visible("#notice")

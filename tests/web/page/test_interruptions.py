@@ -1,6 +1,5 @@
 """Nothing that was said is lost: reloads, other tabs, a dead server; the list of transcripts."""
 
-import json
 import re
 import signal
 from pathlib import Path
@@ -14,8 +13,6 @@ from support.server import AT_PAUSES, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-# The browser's own processing would change the clips.
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 BROKEN = ["WebSocket connection", "Failed to load resource", "net::ERR"]
 # Connections that never open: the line is down, the page can still be loaded.
 DOWN = """() => {
@@ -57,7 +54,7 @@ async def ended(page):
 
 async def test_a_reload_in_mid_session_loses_no_word_and_brings_none_twice(keeping, tmp_path):
     wav = clip("market").write_wav(tmp_path / "clip.wav")
-    async with browsing(keeping.url, microphone=wav, settings=PLAIN) as watched:
+    async with browsing(keeping.url, microphone=wav) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
         await speaking(page)
@@ -111,7 +108,7 @@ async def test_sound_of_an_outage_outlives_the_page(server, tmp_path):
     wav = spoken.write_wav(tmp_path / "clip.wav")
     async with (
         line_to(server.url) as line,
-        browsing(line.url, microphone=wav, settings=PLAIN) as watched,
+        browsing(line.url, microphone=wav) as watched,
     ):
         watched.expected = BROKEN
         page = watched.page
@@ -143,7 +140,7 @@ async def test_sound_of_an_outage_outlives_the_page(server, tmp_path):
 
 async def test_another_tab_goes_on_with_the_session(server, tmp_path):
     wav = clip("market").write_wav(tmp_path / "clip.wav")
-    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+    async with browsing(server.url, microphone=wav) as watched:
         page = watched.page
         await speaking(page)
         await words_are_there(page, 3)
@@ -168,7 +165,7 @@ async def test_a_server_that_hangs_is_seen_and_what_was_said_comes_later(tmp_pat
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
     with serving(*AT_PAUSES) as server:
-        async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        async with browsing(server.url, microphone=wav) as watched:
             watched.expected = BROKEN
             page = watched.page
             await speaking(page)
@@ -204,7 +201,7 @@ async def test_a_line_that_breaks_again_and_again_leaves_no_mark(tmp_path):
     with serving("--resume-seconds", "0", *AT_PAUSES) as server:
         async with (
             line_to(server.url) as line,
-            browsing(line.url, microphone=wav, settings=PLAIN) as watched,
+            browsing(line.url, microphone=wav) as watched,
         ):
             watched.expected = BROKEN
             page = watched.page

@@ -1,7 +1,5 @@
 """The page of a server that needs a key: it asks once, and gives it to nobody else."""
 
-import json
-
 import pytest
 from support.browser import browsing, line_to, reload, state_is
 from support.clips import clip
@@ -10,7 +8,6 @@ from support.weights import TINY_EN_ID
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 KEY = "the-key-of-the-page"
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +31,7 @@ async def shows(page, where, text):
 
 async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "clip.wav")
-    async with browsing(keyed.url, microphone=wav, settings=PLAIN) as watched:
+    async with browsing(keyed.url, microphone=wav) as watched:
         watched.expected.append("401")
         page = watched.page
         await page.wait_for_selector("#ask-key[open]")
@@ -60,7 +57,7 @@ async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):
 
 
 async def test_the_session_goes_on_with_another_short_lived_one(keyed):
-    async with line_to(keyed.url) as line, browsing(line.url, settings=PLAIN) as watched:
+    async with line_to(keyed.url) as line, browsing(line.url) as watched:
         watched.expected = ["401", "WebSocket connection", "Failed to load", "net::ERR"]
         page = watched.page
         await give(page, KEY)

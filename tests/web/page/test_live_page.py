@@ -19,10 +19,8 @@ from support.wire import START, dial, live, receive_until, send
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-# The browser's own processing would change the clips.
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 # Where nothing is kept, what would be lost is asked about.
-UNKEPT = json.dumps({**json.loads(PLAIN), "keep": False})
+UNKEPT = {"keep": False}
 CLOCK = re.compile(r"^(\d+):(\d\d)\b")
 SPOKEN = "document.querySelector('#paragraphs').textContent"
 
@@ -58,7 +56,7 @@ async def test_words_come_while_one_speaks_and_the_files_hold_them(server, tmp_p
         file.setparams((spoken.channels, 2, spoken.rate, len(pcm), "NONE", ""))
         file.writeframes(pcm.tobytes())
     starts = [one.start - 7 * (one.start > 19) for one in spoken.sentences]
-    async with browsing(server.url, microphone=tmp_path / "clip.wav", settings=PLAIN) as watched:
+    async with browsing(server.url, microphone=tmp_path / "clip.wav") as watched:
         page = watched.page
         await speaking(page)
         assert await some_words(page) < starts[-1]
@@ -88,10 +86,44 @@ async def test_words_come_while_one_speaks_and_the_files_hold_them(server, tmp_p
         assert text.startswith("WEBVTT\n")
 
 
+# What readers of the session get, as it comes.
+READ = """() => {
+  window.read = [];
+  const source = new EventSource("/captions/turns");
+  for (const kind of ["segment", "corrected"]) {
+    source.addEventListener(kind, ({ data }) => window.read.push(JSON.parse(data).text));
+  }
+  source.addEventListener("done", () => source.close());
+}"""
+
+
+async def test_names_of_speakers_and_own_words_reach_the_readers(server, tmp_path):
+    wav = clip("doctor").write_wav(tmp_path / "clip.wav")
+    async with browsing(server.url, microphone=wav, settings={"captions": "turns"}) as watched:
+        page = watched.page
+        await page.click("#open-settings")
+        await page.fill("[name=terms]", "Dr. Ravensburger\n")
+        await page.fill("[name=replacements]", "afternoon = evening\nnot a rule\nabout =\n")
+        await page.fill("[name=speakers]", "Anna\nBen 2")
+        await page.keyboard.press("Escape")
+        await speaking(page)
+        await page.evaluate(READ)
+        await page.keyboard.press("2")
+        await page.wait_for_function(f"() => {SPOKEN}.includes('evening')", timeout=60_000)
+        await page.wait_for_function(
+            "() => window.read.some((text) => text.includes('Ben 2: The'))"
+        )
+        await stopped(page)
+        [said] = await page.locator("#paragraphs .paragraph p").all_inner_texts()
+        assert said.startswith("Ben 2: The")
+        assert "about" not in said
+        assert (await page.evaluate("window.read.at(-1)")).strip() == said
+
+
 async def test_the_tail_is_there_after_stop(server, tmp_path):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
-    async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+    async with browsing(server.url, microphone=wav) as watched:
         page = watched.page
         await speaking(page)
         await heard(page, 4)  # the last word ends at 3.9 s
@@ -179,7 +211,7 @@ async def test_cuts_in_mid_word_change_nothing_on_the_page(server, tmp_path):
     wav = spoken.write_wav(tmp_path / "clip.wav")
     async with (
         line_to(server.url) as line,
-        browsing(line.url, microphone=wav, settings=PLAIN) as watched,
+        browsing(line.url, microphone=wav) as watched,
     ):
         watched.expected = ["WebSocket connection", "Failed to load resource"]
         page = watched.page
@@ -215,7 +247,7 @@ async def test_stop_on_a_broken_line_waits_for_it_and_can_be_given_up(server, tm
     for mends in (True, False):
         async with (
             line_to(server.url) as line,
-            browsing(line.url, microphone=wav, settings=PLAIN) as watched,
+            browsing(line.url, microphone=wav) as watched,
         ):
             watched.expected = ["WebSocket connection", "Failed to load resource", "net::ERR"]
             page = watched.page
@@ -244,7 +276,7 @@ async def test_stop_on_a_broken_line_waits_for_it_and_can_be_given_up(server, tm
 async def test_recognition_that_is_interrupted_is_a_remark(tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "clip.wav")
     with serving(*AT_PAUSES) as server:
-        async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        async with browsing(server.url, microphone=wav) as watched:
             watched.expected = ["status of 503"]  # /health, until the next engine is there
             page = watched.page
             await speaking(page)
@@ -264,7 +296,7 @@ async def test_recognition_that_is_interrupted_is_a_remark(tmp_path):
 async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
     wav = clip("train").write_wav(tmp_path / "clip.wav")
     with serving() as server:
-        async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+        async with browsing(server.url, microphone=wav) as watched:
             watched.expected = ["WebSocket connection", "Failed to load resource"]
             page = watched.page
             await speaking(page)
@@ -284,7 +316,7 @@ async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
 
 
 async def test_a_full_server_says_so_and_serves_when_there_is_a_place(small):
-    async with browsing(small.url, settings=PLAIN) as watched:
+    async with browsing(small.url) as watched:
         page = watched.page
         async with dial(f"{small.ws}/v1/live") as socket:
             await send(socket, START)
@@ -307,7 +339,7 @@ async def test_a_full_server_says_so_and_serves_when_there_is_a_place(small):
 async def test_an_unreachable_server_is_told(server):
     async with (
         line_to(server.url) as line,
-        browsing(line.url, settings=PLAIN) as watched,
+        browsing(line.url) as watched,
     ):
         watched.expected = ["WebSocket connection", "Failed to load resource", "net::ERR"]
         line.cut()
@@ -340,19 +372,49 @@ async def test_the_microphone_can_be_changed_while_listening(server):
         await state_is(page, "idle", "stopped")
 
 
-async def test_a_clipping_microphone_is_told(server, tmp_path):
-    with wave.open(str(tmp_path / "loud.wav"), "wb") as file:
+def tone(folder, amplitude):
+    """Ten seconds of 200 Hz as a WAV."""
+    with wave.open(str(folder / "tone.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        tone = np.sin(2 * np.pi * 200 * np.arange(16_000 * 5) / 16_000)
-        file.writeframes((tone * 32767).astype("<i2").tobytes())
-    async with browsing(server.url, microphone=tmp_path / "loud.wav", settings=PLAIN) as watched:
+        samples = np.sin(2 * np.pi * 200 * np.arange(16_000 * 10) / 16_000)
+        file.writeframes((amplitude * samples * 32767).astype("<i2").tobytes())
+    return folder / "tone.wav"
+
+
+async def test_where_nothing_was_heard_stop_says_what_to_check(server, tmp_path):
+    async with browsing(server.url, microphone=tone(tmp_path, 0.005)) as watched:
+        page = watched.page
+        await speaking(page)
+        await heard(page, 2)
+        await page.click("#toggle")
+        await page.wait_for_selector("#notice[role=alert]", state="visible")
+        title = await page.inner_text("#notice-title")
+        assert title == "Nothing was heard: the sound was very quiet"
+        assert "raise its level" in await page.inner_text("#notice-steps")
+        assert await state_is(page, "idle") == "idle"
+
+        await speaking(page)
+        assert await page.is_hidden("#notice")
+        await page.keyboard.press("u")
+        await heard(page, 6)
+        await page.click("#toggle")
+        await page.wait_for_selector("#notice", state="visible")
+        title = await page.inner_text("#notice-title")
+        assert title == "Nothing was heard: the microphone was muted here"
+
+
+async def test_a_clipping_microphone_is_told(server, tmp_path):
+    async with browsing(server.url, microphone=tone(tmp_path, 1)) as watched:
         page = watched.page
         await speaking(page)
         await page.wait_for_selector("#clip", state="visible")
         filled = "new DOMMatrix(document.querySelector('#meter-fill').style.transform).a"
         assert await page.evaluate(filled) > 0.95
+        await heard(page, 2)
         await page.click("#toggle")
-        await state_is(page, "idle", "stopped")
+        await page.wait_for_selector("#notice", state="visible")
+        title = await page.inner_text("#notice-title")
+        assert title == "Nothing was heard: there was sound, but no speech was found in it"
         assert await page.is_hidden("#clip")
         assert await page.evaluate(filled) == 0
 
@@ -373,7 +435,7 @@ async def test_a_server_that_keeps_transcripts_says_so_and_one_may_leave_ones_ow
     folder = tmp_path / "store"
     with serving("--store", str(folder), "--keep", "7d", *AT_PAUSES) as server:
         for kept in (False, True):
-            async with browsing(server.url, microphone=wav, settings=PLAIN) as watched:
+            async with browsing(server.url, microphone=wav) as watched:
                 page = watched.page
                 await page.wait_for_selector("#keeping")
                 assert "keeps transcripts for 7 days" in await page.inner_text("#keeping")

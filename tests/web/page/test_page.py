@@ -1,5 +1,6 @@
 """The page as it stands before anyone speaks: what it loads, shows, fits and explains."""
 
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -103,7 +104,9 @@ async def test_one_of_several_models_is_chosen(server, tmp_path):
             await page.wait_for_selector('#engine[data-health="ok"]')
             assert "first" in await page.inner_text("#engine-name")
             offered = await page.locator("#model option").all_inner_texts()
-            assert offered == ["first", "quick"]
+            # The choice says what each is good for.
+            assert [text.split(":")[0] for text in offered] == ["first", "quick"]
+            assert all(re.search(r": \d+ languages$|: .* only$", text) for text in offered)
             await page.select_option("#model", "quick")
             assert "second" in await page.inner_text("#engine-name")
             await page.click("#toggle")
@@ -190,7 +193,7 @@ async def test_light_and_dark_are_remembered(server):
 
 @pytest.mark.browser
 async def test_settings_are_remembered(server):
-    async with browsing(server.url) as watched:
+    async with browsing(server.url, settings="{}") as watched:
         page = watched.page
         await page.click("#open-settings")
         await page.fill("#pause", "900")
@@ -236,7 +239,7 @@ async def test_missing_microphone_is_explained(server):
 
 @pytest.mark.browser
 async def test_vanished_microphone_is_explained(server):
-    gone = '{"source": "0123456789abcdef"}'
+    gone = {"source": "0123456789abcdef"}
     async with browsing(server.url, settings=gone) as watched:
         await watched.page.click("#toggle")
         await state_is(watched.page, "error")

@@ -16,7 +16,6 @@ from support.wire import live, s16le
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False}
 # The words that have a light.
 LIT = """(name) => [...(CSS.highlights.get(name) ?? [])]
   .map((range) => range.startContainer.data.slice(range.startOffset, range.endOffset))"""
@@ -169,7 +168,7 @@ async def test_words_are_heard_and_corrected_by_pointer_and_by_keys(server, tmp_
 
 async def test_sound_that_the_browser_keeps_is_heard_from_any_word(server, tmp_path):
     spoken = clip("doctor")
-    settings = json.dumps({**PLAIN, "keepSound": True, "unsure": True})
+    settings = {"keepSound": True, "unsure": True}
     wav = spoken.write_wav(tmp_path / "clip.wav")
     async with browsing(server.url, microphone=wav, settings=settings) as watched:
         page = watched.page

@@ -1,7 +1,6 @@
 """Sharing what one says: a link, its readers in another browser, and the overlay, with a key."""
 
 import asyncio
-import json
 import signal
 
 import pytest
@@ -11,7 +10,6 @@ from support.restarting import restarted
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 KEY = "the-key-of-the-page"
-PLAIN = json.dumps({"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False})
 
 
 async def shows(page, where, text):
@@ -30,7 +28,7 @@ async def test_a_second_browser_reads_what_the_first_speaks_over_a_restart(tmp_p
     args = ("--store", str(tmp_path / "store"), "--api-key", KEY)
     with restarted(*args) as running:
         url = running.server.url
-        async with browsing(url, microphone=wav, settings=PLAIN) as watched:
+        async with browsing(url, microphone=wav) as watched:
             watched.expected = ["401", "WebSocket connection", "Failed to load", "net::ERR"]
             page = watched.page
             await page.wait_for_selector("#ask-key[open]")

@@ -515,6 +515,42 @@ async def test_sources_that_speak_at_once_have_a_paragraph_each(server):
     assert "00:00:01.200 --> 00:00:02.200\n<v them>Hello you.\n" in shown["files"]["vtt"]
 
 
+async def test_who_speaks_begins_a_paragraph_before_the_first_word(server):
+    shown = await run(
+        server,
+        """
+        const { Transcript } = modules;
+        const t = new Transcript();
+        const named = () => {
+          const found = t.named();
+          if (found) t.correct(found);
+          return found !== null;
+        };
+        const found = [];
+        t.words("a/0", given.slice(0, 4));
+        t.turn("Anna", 1.5);
+        found.push(named());
+        t.speechStarted(2.1);
+        t.turn("Ben", 2.8);
+        found.push(named());
+        t.words("a/1", given.slice(4, 6));
+        found.push(named());
+        t.words("a/1", given.slice(6));
+        const seen = (one) => one.items.map(({ text, start, end }) => [text, start, end]);
+        return { found, seen: seen(t), again: seen(Transcript.of(t.entries, {})), text: t.text };
+        """,
+        [*spoken("One two three four"), *spoken(" I am next", start=2.0)],
+    )
+    assert shown["found"] == [True, False, True]
+    assert shown["seen"] == [
+        ["One two", 0, 0.8],
+        ["Anna: three four", 0.8, 1.6],
+        ["Ben: I am next", 2.0, 3.2],
+    ]
+    assert shown["again"] == shown["seen"]
+    assert shown["text"] == "One two Anna: three four Ben: I am next"
+
+
 async def test_a_text_that_is_edited_becomes_the_fewest_corrections(server):
     spoken_words = ["We", " bought", " apples,", " and", " milk."]
     cases = [

@@ -15,8 +15,7 @@ from support.server import AT_PAUSES, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-PLAIN = {"echoCancellation": False, "noiseSuppression": False, "autoGainControl": False}
-TOGETHER = json.dumps({**PLAIN, "together": True})
+TOGETHER = {"together": True}
 # The tab with this title is shared, without a question.
 SHARED_TAB = ("--auto-select-tab-capture-source-by-title=Meeting",)
 # What is shared is a file of ours; it may be refused, and may end.

@@ -12,7 +12,7 @@ from support.clips import clip
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 # Where nothing is kept, what would be lost is asked about.
-UNKEPT = '{"keep": false}'
+UNKEPT = {"keep": False}
 
 DROP = """async ([name, base64]) => {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));

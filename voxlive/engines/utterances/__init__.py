@@ -64,10 +64,10 @@ def load(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
     that it does not work with.
     """
     if options.delay_ms is not None:
-        raise UnsupportedOption(f"{model.name} has no delay to set: leave out delay_ms", "delay_ms")
+        raise UnsupportedOption(f"{model.name} has no delay to set: leave it out", "delay_ms")
     if options.quantize is not None:
         raise UnsupportedOption(
-            f"{model.name} has its weights in the type that is fastest here: leave out quantize",
+            f"{model.name} has its weights in the type that is fastest here, not in fewer bits",
             "quantize",
         )
     library = library_of(model)

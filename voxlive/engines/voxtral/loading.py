@@ -328,7 +328,8 @@ def _delay_ms(checkpoint: Checkpoint, asked: int | None) -> int:
     config = checkpoint.config
     token_ms = round(1000 * config.token_seconds)
     if asked is not None and (asked % token_ms or asked <= 0):
-        raise UnsupportedOption(f"the delay must be a multiple of {token_ms} ms, not {asked}")
+        message = f"the delay must be a multiple of {token_ms} ms, not {asked}"
+        raise UnsupportedOption(message, "delay_ms")
     return asked or config.delay_tokens * token_ms
 
 

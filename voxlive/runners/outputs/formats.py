@@ -109,7 +109,7 @@ def verbose_json(transcript: Transcript, options: OutputOptions) -> str:
 def diarized_json(transcript: Transcript, options: OutputOptions) -> str:
     """Who said what. Raises RequestRefused unless the model labelled every speaker."""
     if any(segment.speaker is None or segment.start is None for segment in transcript.segments):
-        message = f"{options.model} does not tell speakers apart; use another response_format"
+        message = f"{options.model} does not tell speakers apart; use another format"
         raise RequestRefused("no_speakers", message, "response_format")
     listed = [
         {
@@ -409,7 +409,7 @@ def _segment(segment: Segment) -> dict[str, Any]:
 
 def _words(segment: Segment) -> list[dict[str, Any]]:
     if segment.words is None:
-        message = "this model knows no word times; ask for timestamp_granularities[]=segment"
+        message = "this model knows no word times; ask for those of segments"
         raise RequestRefused("no_word_times", message, "timestamp_granularities[]")
     return [
         {"word": word.text.strip(), "start": seconds(word.start), "end": seconds(word.end)}

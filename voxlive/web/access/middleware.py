@@ -108,7 +108,8 @@ class AuditLog:
         try:
             self._append(b"")
         except OSError as error:
-            raise ConfigError(f"audit_log: cannot write {path}: {error.strerror}") from None
+            message = f"audit_log: cannot write {path}: {error.strerror}"
+            raise ConfigError(message, "audit_log") from None
 
     @asynccontextmanager
     async def recorded(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 from voxlive.runners.outputs.subtitles import Cue, CueStyle, cues, vtt_cue
 from voxlive.streaming.events import Words
 from voxlive.values import Segment, Word, seconds
-from voxlive.web.captions.events import Caption, CaptionSnapshot, ClosedCaption
+from voxlive.web.captions.events import Caption, CaptionSnapshot, ClosedCaption, CorrectedCaption
 
 HEADER = "WEBVTT\n\n"
 
@@ -16,7 +18,8 @@ HEADER = "WEBVTT\n\n"
 class LiveCues:
     """Words in, WebVTT cues out. A cue is complete once the words after it cannot join it.
 
-    Those of several sources have the source as their voice, and may overlap.
+    Those of several sources have the source as their voice, and may overlap. What people have
+    corrected stands in the cues that are complete after it; a cue that was written stays.
     """
 
     def __init__(self, style: CueStyle | None = None) -> None:
@@ -26,14 +29,21 @@ class LiveCues:
     def on_caption(self, caption: Caption) -> str:
         """The cues that a caption completes, as WebVTT blocks."""
         match caption:
-            case CaptionSnapshot(segments, words, _, sources):
+            case CaptionSnapshot(segments, _, _, _, opened):
                 closed = "".join(map(self.on_caption, segments))
-                more = (self._of(each.source).add_words(each.words) for each in sources)
-                return closed + self._of("").add_words(words) + "".join(more)
-            case Words(_, words, source):
-                return self._of(source).add_words(words)
-            case ClosedCaption(_, _, _, _, words, received, source):
-                return self._of(source).close(words, received)
+                more = (
+                    self._of(each.source).add_words(each.segment, each.words, each.text)
+                    for each in opened
+                )
+                return closed + "".join(more)
+            case Words(segment, words, source):
+                return self._of(source).add_words(segment, words)
+            case ClosedCaption(_, _, _, text, words, received, source):
+                return self._of(source).close(words, text, received)
+            case CorrectedCaption(segment, text):
+                for one in self._sources.values():
+                    one.correct(segment, text)
+                return ""
             case _:
                 return ""
 
@@ -49,19 +59,33 @@ class _SourceCues:
     def __init__(self, source: str, style: CueStyle | None) -> None:
         self._source = source
         self._style = style
+        self._segment: int | None = None
+        # Of the open segment.
         self._words: list[Word] = []
-        self._in_cues = 0  # words of the open segment that are in cues already
+        self._corrected: tuple[str, int] | None = None  # the text of so many of the words
+        self._in_cues = 0  # words that are in cues already
         self._until_ms = 0
 
-    def add_words(self, words: Iterable[Word]) -> str:
-        """Add words to the open segment."""
+    def add_words(self, segment: int | None, words: Iterable[Word], text: str = "") -> str:
+        """Add words to the open segment; ``text`` is what all of its words have become, if any."""
+        self._segment = segment
         self._words += words
+        if text:
+            self.correct(segment, text)
         return self._take_cues(whole=False)
 
-    def close(self, words: Iterable[Word], received: int | None) -> str:
-        """The segment is closed; ``words`` are all of it."""
+    def correct(self, segment: int | None, text: str) -> None:
+        """The words of a segment so far have become this text."""
+        if segment == self._segment:
+            self._corrected = text, len(self._words)
+
+    def close(self, words: Iterable[Word], text: str, received: int | None) -> str:
+        """The segment is closed; ``words`` are all of it, ``text`` is what they have become."""
         self._words = [*words]
-        return self._take_cues(None if received is None else seconds(received), whole=True)
+        self._corrected = text, len(self._words)
+        blocks = self._take_cues(None if received is None else seconds(received), whole=True)
+        self._words, self._in_cues, self._segment, self._corrected = [], 0, None, None
+        return blocks
 
     def _take_cues(self, received_s: float | None = None, *, whole: bool) -> str:
         """The complete cues of the words that are in none; ``whole``: the segment is closed.
@@ -69,15 +93,21 @@ class _SourceCues:
         The last cue is complete with its segment. ``received_s``: seconds of audio received, which
         no cue outlasts.
         """
-        left = tuple(self._words[self._in_cues :])
-        text = "".join(word.text for word in left)
-        found = cues([Segment(0, text, words=left)], self._style, received_s) if left else []
+        left = [one for one in self._shown() if one.stop > self._in_cues]
+        words = tuple(one.word for one in left)
+        text = "".join(word.text for word in words)
+        found = cues([Segment(0, text, words=words)], self._style, received_s) if left else []
         if not whole:
             found = found[:-1]
-            self._in_cues += sum(cue.words for cue in found)
-        else:
-            self._words, self._in_cues = [], 0
+            if taken := sum(cue.words for cue in found):
+                self._in_cues = left[taken - 1].stop
         return "".join(map(self._write, found))
+
+    def _shown(self) -> list[_ShownWord]:
+        text, covered = self._corrected or ("", 0)
+        shown = _retold(self._words[:covered], text)
+        rest = range(covered, len(self._words))
+        return shown + [_ShownWord(self._words[at], at + 1) for at in rest]
 
     def _write(self, cue: Cue) -> str:
         """A cue as its block; it begins no earlier than the one before it ends."""
@@ -85,3 +115,59 @@ class _SourceCues:
         self._until_ms = max(cue.end_ms, start + 1)
         placed = replace(cue, start_ms=start, end_ms=self._until_ms, voice=self._source)
         return vtt_cue(placed)
+
+
+@dataclass(frozen=True, slots=True)
+class _ShownWord:
+    """A word, and behind which of those that were recognised it ends."""
+
+    word: Word
+    stop: int
+
+
+def _retold(words: Sequence[Word], text: str) -> list[_ShownWord]:
+    """What words have become: those that are still there with their times.
+
+    What stands in place of others has the time of these, each word of it a part by its length.
+    """
+    said = [word.text for word in words]
+    if not words or text.strip() == "".join(said).strip():
+        return [_ShownWord(word, at + 1) for at, word in enumerate(words)]
+    same = SequenceMatcher(None, said, now := _pieces(said, text), autojunk=False)
+    shown = []
+    for kind, first, stop, low, high in same.get_opcodes():
+        if kind == "equal":
+            shown += [_ShownWord(words[at], at + 1) for at in range(first, stop)]
+            continue
+        start = words[first].start if first < len(words) else words[-1].end
+        end = words[stop - 1].end if stop > first else start
+        length, before = sum(map(len, now[low:high])), 0
+        for piece in now[low:high]:
+            after = before + len(piece)
+            begin, over = (start + (end - start) * part // length for part in (before, after))
+            at = first + -(-(stop - first) * after // length)
+            shown.append(_ShownWord(Word(piece, begin, over), max(at, first + 1)))
+            before = after
+    return shown
+
+
+def _pieces(said: Sequence[str], text: str) -> list[str]:
+    """A text as words: where it begins and ends as was said, in those; else by its spaces."""
+    front: list[str] = []
+    head = 0
+    for word in said:
+        if not text.startswith(word, head):
+            break
+        front.append(word)
+        head += len(word)
+    spaced = len(said) == 1 or any(word[0].isspace() for word in said)
+    if front and spaced and text[head:] and not text[head].isspace():
+        head -= len(front.pop())  # the last one is the beginning of another word
+    back: list[str] = []
+    stop = len(text)
+    for word in reversed(said[len(front) :]):
+        if stop - len(word) < head or not text.endswith(word, 0, stop):
+            break
+        back.insert(0, word)
+        stop -= len(word)
+    return [*front, *re.findall(r"\s*\S+", text[head:stop]), *back]

@@ -22,7 +22,7 @@ import { DEMO } from "./recording.js";
 import { Reading } from "./reading.js";
 import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
-import { load } from "./settings.js";
+import { linesOf, load } from "./settings.js";
 import { Shell } from "./shell.js";
 import { Share } from "./share.js";
 import { setUpShortcuts } from "./shortcuts.js";
@@ -34,6 +34,8 @@ import { dress, setUpTheme } from "./theme.js";
 import { TranscriptView } from "./view.js";
 import { WakeLock } from "./wakelock.js";
 import { languageName, onLanguage, say, setCommand, speak } from "./words.js";
+
+const DIGITS = "123456789"; // the keys of speakers
 
 class App {
   #settings = load();
@@ -122,6 +124,7 @@ class App {
       p: () => this.#pause(),
       u: () => this.#mute(),
       m: () => this.#mark(),
+      ...Object.fromEntries([...DIGITS].map((digit) => [digit, () => this.#turn(Number(digit))])),
       f: () => (this.#stage.shown ? this.#stage.close() : this.#stage.open()),
       i: () => void this.#stage.float(),
       t: () => this.#list.show(),
@@ -217,6 +220,12 @@ class App {
     if (!paused) this.#reading.hush();
     this.#dock.sound(paused, muted);
     this.#line.show();
+  }
+
+  /** @param {number} number of the one who speaks now */
+  #turn(number) {
+    const name = linesOf(this.#settings.speakers)[number - 1] ?? say("speaker.numbered", { number });
+    if (this.#session.turn(name)) this.#line.note(say("speaker.speaks", { name }));
   }
 
   #mark() {

@@ -5,6 +5,12 @@ import { cues, toSrt, toVtt, voicedCues } from "./subtitles.js";
 
 /** @typedef {import("./transcript.js").Transcript} Transcript */
 
+/** What files of a transcript are called. @param {Date} begun */
+export function fileName(begun) {
+  const local = new Date(begun.getTime() - begun.getTimezoneOffset() * 60_000).toISOString();
+  return `voxlive-${local.slice(0, 16).replace("T", "-").replace(":", "")}`;
+}
+
 /**
  * Paragraphs between empty lines; marks stand in brackets.
  * @param {Transcript} transcript @param {boolean} [timed] with the time before each

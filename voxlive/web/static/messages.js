@@ -1,19 +1,23 @@
 /**
  * What went wrong, in plain sentences that say what to do. Parts in `backticks` are to be typed. Texts
  * by code: `live.CODE` for a live session's failure by the protocol's codes, `capture.KIND` for that
- * to get sound by the kinds of CaptureError, `upload.STATUS` for a refused file; the steps to take are
- * `live.CODE.1` and so on.
+ * to get sound by the kinds of CaptureError, `wordless.KIND` for sound without a word, `upload.STATUS` for a
+ * refused file; the steps to take are `live.CODE.1` and so on.
  *
  * @typedef {{title: string, steps: string[]}} Advice
  */
-import { known, number, say } from "./words.js";
+import { known, number, say, span, timeOf } from "./words.js";
 
-/** @param {"live" | "capture"} family @param {string} code @returns {Advice} */
-function advice(family, code) {
+/**
+ * @param {"live" | "capture" | "wordless"} family @param {string} code
+ * @param {Record<string, string>} [values] that its title names
+ * @returns {Advice}
+ */
+function advice(family, code, values = {}) {
   const key = known(`${family}.${code}`) ? code : "other";
   const steps = [];
   for (let at = 1; known(`${family}.${key}.${at}`); at++) steps.push(say(`${family}.${key}.${at}`));
-  return { title: say(`${family}.${key}`, { code }), steps };
+  return { title: say(`${family}.${key}`, { code, ...values }), steps };
 }
 
 /**
@@ -29,6 +33,14 @@ export function liveAdvice({ code, message }, sources = 1) {
 /** @param {string} kind @returns {Advice} */
 export function captureAdvice(kind) {
   return advice(kind === "unreachable" ? "live" : "capture", kind);
+}
+
+/**
+ * Why a recording has no words, and what to check.
+ * @param {import("./recording.js").Wordless} kind @param {number} recorded seconds @returns {Advice}
+ */
+export function wordlessAdvice(kind, recorded) {
+  return advice("wordless", kind, { seconds: number(recorded, 1) });
 }
 
 /**
@@ -89,6 +101,23 @@ export function waitingText(code, unsent, dropped) {
   return dropped < 0.5
     ? say("waiting.kept", { why, seconds })
     : say("waiting.lost", { why, seconds, lost: number(dropped) });
+}
+
+/** What the server does not have of corrections. @param {string} why @returns {Advice} */
+export function unsentAdvice(why) {
+  return { title: say("correct.unsent"), steps: [say("correct.unsent-step", { why })] };
+}
+
+/** The mark where a session goes on. @param {string} updated when it was heard of last, ISO 8601 */
+export function continuedText(updated) {
+  const gap = (Date.now() - Date.parse(updated)) / 1000;
+  return say("session.continued", { time: timeOf(new Date()), gap: span(gap) });
+}
+
+/** The mark where a session failed. @param {string} title of the advice @param {number} missing seconds of sound */
+export function failureText(title, missing) {
+  if (missing < 1) return say("session.failed", { title });
+  return say("session.failed-missing", { title, seconds: number(missing) });
 }
 
 /** The mark where sound is missing. @param {import("./link.js").Gap} gap */

@@ -127,13 +127,19 @@ const OTHERS = ["ar", "de", "es", "fr", "hi", "it", "ja", "ko", "nl", "pl", "pt"
 export function offerModels(health, chosen) {
   const models = health?.models ?? [];
   byId("model-row").hidden = models.length < 2;
-  const options = models.map(({ name }, at) => {
-    const option = make("option", "", name);
+  const options = models.map(({ name, languages = [] }, at) => {
+    const option = make("option", "", goodFor(name, languages));
     option.setAttribute("value", at === 0 ? "" : name);
     return option;
   });
   byId("model").replaceChildren(...options);
   byId("model").value = models.some(({ name }, at) => at > 0 && name === chosen) ? chosen : "";
+}
+
+/** @param {string} name of a model @param {string[]} languages that it knows */
+function goodFor(name, languages) {
+  if (languages.length === 1) return say("choices.model-language", { name, language: languageName(languages[0]) });
+  return languages.length > 1 ? say("choices.model-languages", { name, count: languages.length }) : name;
 }
 
 /** Words for each rule of commitment. @type {Record<string, Parameters<typeof say>[0]>} */

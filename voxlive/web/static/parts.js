@@ -53,6 +53,15 @@ export class Parts {
     }
   }
 
+  /**
+   * A moment of what is recorded is marked on the server too; it stands on the page all the same.
+   * @param {import("./recording.js").Recording} recording @param {number} at @param {string} text
+   */
+  mark(recording, at, text) {
+    const place = recording.placeOf(at);
+    if (place) this.#store.server?.mark(place.session, place.at, text).catch(() => {});
+  }
+
   /** The sound that the server has of a moment. @param {number} t @returns {Promise<import("./player.js").Piece | null>} */
   async soundAt(t) {
     const at = this.all.findLastIndex((part) => part.at <= t);

@@ -3,6 +3,7 @@ import { beside, Capture, CaptureError } from "./capture.js";
 import { Demo } from "./demo.js";
 import { Link } from "./link.js";
 import { livePass, liveUrl } from "./live.js";
+import { linesOf } from "./settings.js";
 import { say } from "./words.js";
 
 /**
@@ -22,6 +23,8 @@ import { say } from "./words.js";
  * @property {(kind: string) => void} unheard no sound, or no more: a kind of CaptureError
  * @property {(shared: boolean) => void} shared whether sound is shared beside the microphone
  * @property {(failure: import("./link.js").Failure | null, missing: number) => void} ended
+ * @typedef {"short" | "muted" | "shared" | "silent" | "quiet" | "speech"} Wordless why a recording has no
+ *   words, as its sound tells; `speech`: there was sound
  *
  * @typedef {{link: import("./link.js").LinkState, sound: Int16Array[]}} Interrupted a recording of
  *   another page, or of this one before it was loaded again
@@ -30,6 +33,9 @@ import { say } from "./words.js";
 /** The source that is no microphone. */
 export const DEMO = "demo";
 const RATE = 16_000;
+const SHORT_S = 1; // too short for a word
+const SILENT = 0.0005; // amplitudes: no microphone that works is as still; speech is louder
+const QUIET = 0.02;
 const SILENT_S = 10; // without any message the line is taken for dead
 
 export class Recording {
@@ -46,6 +52,8 @@ export class Recording {
   #interrupted;
   /** Names of its sources, none where there is one alone. @type {string[]} */
   #sources;
+  #loudest = 0; // amplitude of the sound that came, up to 1
+  #muted = 0; // samples
   /** No sound is taken, and its clock stands still. */
   paused = false;
   /** Silence is taken in place of the microphone's sound. */
@@ -107,6 +115,17 @@ export class Recording {
   /** Seconds recorded so far. */
   get seconds() {
     return this.#link?.captured ?? 0;
+  }
+
+  /** Why it may have brought no words; null where it did not begin, or plays a clip. @returns {Wordless | null} */
+  get wordless() {
+    const { source } = this.#settings;
+    if (this.#link === null || source === DEMO) return null;
+    if (this.seconds < SHORT_S) return "short";
+    if (this.#muted > (this.seconds * RATE) / 2) return "muted";
+    if (this.#loudest >= QUIET) return "speech";
+    if (source === "display") return "shared";
+    return this.#loudest < SILENT ? "silent" : "quiet";
   }
 
   /** Seconds the transcript is behind the sound. */
@@ -229,6 +248,8 @@ export class Recording {
   /** @param {Int16Array} pcm @param {number} peak */
   #heard(pcm, peak) {
     if (this.paused && !this.#finishing) return;
+    this.#loudest = Math.max(this.#loudest, peakOf(pcm));
+    if (this.muted) this.#muted += pcm.length / this.sources;
     // The microphone's are the first channel's samples.
     if (this.muted) for (let at = 0; at < pcm.length; at += this.sources) pcm[at] = 0;
     if (this.#link) {
@@ -267,14 +288,26 @@ export class Recording {
   }
 }
 
+/** @param {Int16Array} pcm */
+function peakOf(pcm) {
+  let peak = 0;
+  for (const sample of pcm) peak = Math.max(peak, Math.abs(sample));
+  return peak / 32_768;
+}
+
 /** @param {Settings} settings @param {string[]} sources */
-function wanted({ pauseMs, model, language, translate, store, keepAudio, speed }, sources) {
+function wanted({ pauseMs, model, language, translate, store, keepAudio, speed, ...own }, sources) {
+  const vocabulary = linesOf(own.terms);
+  const pairs = linesOf(own.replacements).map((line) => line.split("=", 2).map((part) => part.trim()));
+  const replacements = Object.fromEntries(pairs.filter(([heard, text]) => heard && text !== undefined));
   return {
     ...(sources.length > 0 && { channels: sources.length, sources }),
     vad: { min_silence_ms: pauseMs },
     ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),
+    ...(vocabulary.length > 0 && { vocabulary }),
+    ...(Object.keys(replacements).length > 0 && { replacements }),
     ...(speed && (Number(speed) > 0 ? { delay_ms: Number(speed) } : { commit: speed })),
     ...(store ? keepAudio && { keep_audio: true } : { store }),
   };

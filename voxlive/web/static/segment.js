@@ -8,6 +8,7 @@
  * @property {number} stop behind the last one
  * @property {string} text that stands for them; "" takes them out
  * @property {string} made when, ISO 8601
+ * @property {string} [speaker] who speaks from here on, whose name it adds
  * @typedef {{first: number, stop: number}} Span numbers of the live words that a refined segment stands
  *   for: a correction of it is one of all of them
  * @typedef {Word & {first: number, stop: number, heard?: string}} ShownWord a word, or what stands for

@@ -3,14 +3,16 @@
  * Pressing Start again goes on in the same one.
  */
 import { SessionAudio } from "./audio.js";
+import { fileName } from "./exports.js";
 import { LineState } from "./line.js";
-import { gapText, liveAdvice, warningAdvice } from "./messages.js";
+import { continuedText, failureText, gapText, liveAdvice, unsentAdvice, warningAdvice, wordlessAdvice } from "./messages.js";
 import { Parts } from "./parts.js";
 import { Recording } from "./recording.js";
 import { Saving } from "./saving.js";
+import { goneOnWith } from "./settings.js";
 import { Transcript } from "./transcript.js";
-import { segmentsOf } from "./upload.js";
-import { number, say, span, timeOf } from "./words.js";
+import { fill } from "./upload.js";
+import { say, timeOf } from "./words.js";
 
 const STALE_MS = 5000; // of a draft, after the connection is back
 
@@ -19,6 +21,7 @@ const STALE_MS = 5000; // of a draft, after the connection is back
  * @typedef {import("./recording.js").State} State
  * @typedef {import("./store.js").SavedSession} SavedSession
  * @typedef {import("./store.js").Store} Store
+ * @typedef {import("./segment.js").Correction} Correction
  * @typedef {object} SessionListener
  * @property {(state: State) => void} state
  * @property {() => void} changed the transcript
@@ -55,6 +58,7 @@ export class Session {
   /** Whether it is kept in this browser. */
   #keep;
   #tag = "";
+  #before = 0; // words that it had before the recording
   #saving;
   #complete = true; // all parts of it are kept by the server
   #line = new LineState();
@@ -112,6 +116,7 @@ export class Session {
   /** @param {Settings} settings @param {import("./recording.js").Interrupted | null} [interrupted] */
   record(settings, interrupted = null) {
     this.transcript.duration = Infinity;
+    this.#before = this.transcript.wordCount;
     const { state, level, unheard, shared } = this.#listener;
     this.recording = new Recording(
       settings,
@@ -142,8 +147,7 @@ export class Session {
   /** Goes on with one that was interrupted. @param {string} id @param {Settings} settings */
   async continue(id, settings) {
     if (!(await this.#saving.take(id))) {
-      const steps = [say("taken.step")];
-      return this.#listener.notice({ title: say("taken.title"), steps });
+      return this.#listener.notice({ title: say("taken.title"), steps: [say("taken.step")] });
     }
     const saved = await this.#saving.read(id);
     const unfinished = saved?.info.unfinished;
@@ -155,15 +159,9 @@ export class Session {
     this.#complete = info.complete;
     this.#saving.begin(info, this.transcript.entries);
     const { link } = unfinished;
-    const gap = (Date.now() - Date.parse(info.updated)) / 1000;
-    const time = timeOf(new Date());
-    const at = unfinished.origin + link.captured / 16_000;
-    this.transcript.mark(at, say("session.continued", { time, gap: span(gap) }));
+    this.transcript.mark(unfinished.origin + link.captured / 16_000, continuedText(info.updated));
     this.#listener.language(info.language || null);
-    // The microphone may be another one; how many sources there are stays.
-    const together = Boolean(unfinished.settings.together);
-    const source = together && settings.source === "display" ? "" : settings.source;
-    this.record({ ...settings, ...unfinished.settings, together, source }, { link, sound });
+    this.record(goneOnWith(unfinished.settings, settings), { link, sound });
     this.#changed();
   }
 
@@ -182,19 +180,14 @@ export class Session {
 
   /** @param {File} file @param {import("./upload.js").Answer} answer @param {Record<string, unknown>} by */
   take(file, answer, by) {
-    const { duration, language = null } = answer;
-    const created = new Date().toISOString();
     this.audio.file = file;
-    this.transcript.about = { created, file: file.name, duration, ...by, language };
     this.name = file.name.replace(/\.[^.]*$/, "");
-    this.duration = this.transcript.duration = duration;
-    for (const [index, { words, whole }] of segmentsOf(answer).entries()) {
-      this.transcript.words(`file/${index}`, words, whole);
-    }
+    this.duration = answer.duration;
+    fill(this.transcript, file.name, answer, by);
     if (answer.warnings?.length) this.#listener.notice(warningAdvice(file.name, answer.warnings));
     if (this.transcript.empty) this.transcript.mark(0, say("session.silent-file", { name: file.name }));
     this.copied = this.#complete = false;
-    this.#language(language);
+    this.#language(answer.language ?? null);
     this.#begin();
     this.#saving.title(this.name);
     this.#changed();
@@ -205,28 +198,34 @@ export class Session {
     if (this.recording === null) return false;
     const at = this.seconds;
     this.transcript.mark(at, say("session.marked"), true);
-    const place = this.recording.placeOf(at);
-    if (place && this.#store.server) {
-      const noted = this.#store.server.mark(place.session, place.at, say("session.marked"));
-      noted.catch(() => {}); // It stands on the page and in its files all the same.
-    }
+    this.parts.mark(this.recording, at, say("session.marked"));
     this.#changed();
     return true;
   }
 
-  /**
-   * Somebody corrects words, here and where the server keeps them.
-   * @param {import("./segment.js").Correction[]} corrections
-   * @returns {import("./segment.js").Correction[]} what takes them back
-   */
+  /** Another one speaks from about now on. @param {string} name @returns {boolean} whether it is recorded */
+  turn(name) {
+    if (this.recording === null) return false;
+    this.transcript.turn(name, this.seconds);
+    this.#name();
+    return true;
+  }
+
+  /** Who speaks stands before the first word, for everyone who reads it. @returns {string} the name, if it does now */
+  #name() {
+    const named = this.transcript.named();
+    if (named) this.correct([named]);
+    return named?.speaker ?? "";
+  }
+
+  /** Somebody corrects words, here and on the server. @param {Correction[]} corrections @returns what takes them back */
   correct(corrections) {
     const back = this.transcript.restoring(corrections);
     for (const one of corrections) this.transcript.correct(one);
     if (this.id !== "" || !this.#complete) this.copied = false;
     this.parts.correct(this.transcript, corrections, this.recording).catch((error) => {
       this.#complete = false;
-      const steps = [say("correct.unsent-step", { why: error.message })];
-      this.#listener.notice({ title: say("correct.unsent"), steps });
+      this.#listener.notice(unsentAdvice(error.message));
     });
     this.#changed();
     return back;
@@ -277,7 +276,7 @@ export class Session {
   #show(entries, about, { id, created, parts, place }) {
     this.transcript = Transcript.of(entries, about);
     this.parts = new Parts(this.#store, parts);
-    this.nameAfter(new Date(created));
+    this.name = fileName(new Date(created));
     this.audio = this.#audioOf(this.parts);
     if (place === "browser") void this.audio.open(id).then(() => this.#listener.changed());
   }
@@ -287,12 +286,6 @@ export class Session {
     return new SessionAudio(this.#store, parts, ({ message: why }) => {
       this.#listener.notice({ title: say("full.sound"), steps: [say("full.sound-step", { why })] });
     });
-  }
-
-  /** Names the files after a moment. @param {Date} date */
-  nameAfter(date) {
-    const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString();
-    this.name = `voxlive-${local.slice(0, 16).replace("T", "-").replace(":", "")}`;
   }
 
   /** Keeps it from here on. */
@@ -323,7 +316,7 @@ export class Session {
     const now = new Date();
     this.parts.add({ id: session, at: this.duration, stored: store, audio: keep_audio });
     if (this.transcript.empty) {
-      this.nameAfter(now);
+      this.name = fileName(now);
       this.transcript.about = { created: now.toISOString(), engine, model, device, language };
     } else {
       const time = timeOf(now);
@@ -348,7 +341,8 @@ export class Session {
       transcript.words(message.segment, message.words);
       this.copied = false;
       const texts = message.words.map((/** @type {{text: string}} */ { text }) => text);
-      this.#listener.words(texts.join(""), message.source);
+      const name = this.#name();
+      this.#listener.words((name && ` ${name}:`) + texts.join(""), message.source);
     } else if (message.type === "draft") {
       transcript.drafted(message.segment, message.text, this.#reached(), message.source);
       return this.#listener.changed();
@@ -358,8 +352,10 @@ export class Session {
       transcript.dropDrafts(message.segment);
       this.#listener.closed();
     } else if (message.type === "recovered") this.#listener.note(say("state.recovered"));
-    else if (message.type === "warning") this.#complete &&= !message.code.startsWith("store");
-    else if (message.type === "error") this.#listener.notice(liveAdvice(message));
+    else if (message.type === "warning") {
+      this.#complete &&= !message.code.startsWith("store");
+      if (message.code === "vocabulary_ignored") this.#listener.note(say("terms.ignored"));
+    } else if (message.type === "error") this.#listener.notice(liveAdvice(message));
     else return;
     this.#changed();
   }
@@ -377,11 +373,9 @@ export class Session {
 
   #resumed() {
     this.#reconnected(false);
-    const { drafts } = this.transcript;
-    const stale = [...drafts];
+    const dropStale = this.transcript.staleDrafts(); // What replaces them may have come meanwhile.
     setTimeout(() => {
-      // What replaced them came while there was no connection.
-      for (const [source, draft] of stale) if (drafts.get(source) === draft) drafts.delete(source);
+      dropStale();
       this.#listener.changed();
     }, STALE_MS);
     this.save();
@@ -408,7 +402,7 @@ export class Session {
 
   /** @param {import("./link.js").Failure | null} failure @param {number} missing */
   async #ended(failure, missing) {
-    const { seconds = 0, sources = 1 } = this.recording ?? {};
+    const { seconds = 0, sources = 1, wordless = null } = this.recording ?? {};
     this.recording = null;
     this.audio.stop();
     this.#line.broken = "";
@@ -420,6 +414,9 @@ export class Session {
     if (failure === null || cancelled) this.transcript.dropDrafts();
     else if (failure.code !== "capture") this.#fail(failure, missing, sources);
     this.#listener.ended(failure);
+    if (failure === null && wordless && this.transcript.wordCount === this.#before) {
+      this.#listener.notice(wordlessAdvice(wordless, seconds));
+    }
     this.#changed();
     const kept = this.#complete && failure === null && !this.audio.kept;
     await this.#saving.finish((served) => {
@@ -432,10 +429,7 @@ export class Session {
     const advice = liveAdvice(failure, sources);
     if (!this.transcript.empty || this.transcript.draft) {
       this.transcript.keepDrafts((text) => say("session.unconfirmed", { text }));
-      const { title } = advice;
-      const lost = say("session.failed-missing", { title, seconds: number(missing) });
-      const text = missing >= 1 ? lost : say("session.failed", { title });
-      this.transcript.mark(this.duration, text);
+      this.transcript.mark(this.duration, failureText(advice.title, missing));
     }
     this.#listener.notice(advice);
   }

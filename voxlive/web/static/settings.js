@@ -16,6 +16,9 @@ const KEY = "voxlive";
  * @property {string} language that will be spoken, "" for the model to find out
  * @property {string} speed how certain a word has to be: a rule, or a delay in ms, "" the model's
  * @property {boolean} translate into English
+ * @property {string} terms names and terms to expect, one on each line
+ * @property {string} replacements what to write for what is heard, on lines such as `um =`
+ * @property {string} speakers their names, one on each line, for the keys 1 to 9
  * @property {number} pauseMs a pause this long ends an utterance
  * @property {boolean} store the transcript, on a server that keeps them
  * @property {boolean} keepAudio with it, where the server does for those who ask
@@ -24,7 +27,6 @@ const KEY = "voxlive";
  * @property {string} shareEnds when a link for them does: with the `session`, or after seconds
  * @property {boolean} keepSound with it
  * @property {boolean} unsure words of which the model was not sure are shaded
- * @property {string} captions the name under which others may read along, "" none
  * @property {number} stageSize of captions over the whole screen, in pixels
  * @property {number} stageLines
  * @property {number} stageWidth of the screen's, in per cent
@@ -53,6 +55,9 @@ const DEFAULTS = Object.freeze({
   language: "",
   speed: "",
   translate: false,
+  terms: "",
+  replacements: "",
+  speakers: "",
   pauseMs: 500,
   store: true,
   keepAudio: false,
@@ -84,6 +89,21 @@ export function load() {
     }
   }
   return settings;
+}
+
+/**
+ * Those of a session that goes on: the microphone may be another one; how many sources there are stays.
+ * @param {Partial<Settings>} before @param {Settings} now @returns {Settings}
+ */
+export function goneOnWith(before, now) {
+  const together = Boolean(before.together);
+  const source = together && now.source === "display" ? "" : now.source;
+  return { ...now, ...before, together, source };
+}
+
+/** What stands on the lines of a text, without those that are empty. @param {string} text */
+export function linesOf(text) {
+  return text.split("\n").map((line) => line.trim()).filter(Boolean);
 }
 
 /** @param {Settings} settings */

@@ -1,6 +1,6 @@
 /** The keys of the page. */
 
-const TYPED = 'input:not([type="range"]), select';
+const TYPED = 'input:not([type="range"]), select, textarea';
 const OPENING = ["t", "?"]; // not over captions on the whole screen
 
 /**

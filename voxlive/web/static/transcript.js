@@ -15,6 +15,10 @@ const PARAGRAPH_CHARS = 300; // a longer paragraph ends with its sentence or seg
 const LONG_CHARS = 600; // a longer one ends with its clause
 const LONGEST_CHARS = 900; // a longer one ends with its word
 const CLAUSE_END = /[,;:—、，；：،]["'”’»)\]]*\s*$/u;
+const REACTION_S = 0.7; // after which somebody who listens says that another one speaks
+const ONSET_S = 0.3; // by which a first word may begin before its speech was detected
+const TURN_S = 2.5; // an utterance that began so long before may be the other one's
+const NEWEST = 4; // utterances in which the first word of somebody who speaks now may be
 const UNWORDED = 100; // beginnings of speech that are remembered while no word comes
 
 /**
@@ -66,6 +70,8 @@ export class Transcript {
   #byKey = new Map();
   /** The paragraph of each source to which its next words may be added. @type {Map<string, Paragraph>} */
   #open = new Map();
+  /** Who speaks from a time on, until there is a word. @type {{name: string, at: number} | null} */
+  #turn = null;
   /** Where speech began since the last word, by source. @type {Map<string, number[]>} */
   #begun = new Map();
 
@@ -155,6 +161,16 @@ export class Transcript {
     this.drafts.set(source, { key, source, text, start, apart });
   }
 
+  /** What takes away the drafts of now that are still there then. */
+  staleDrafts() {
+    const stale = [...this.drafts];
+    return () => {
+      for (const [source, draft] of stale) {
+        if (this.drafts.get(source) === draft) this.drafts.delete(source);
+      }
+    };
+  }
+
   /** Nothing replaces these drafts any more: they go. @param {string} [key] of their segment; none: all */
   dropDrafts(key) {
     for (const [source, draft] of this.drafts) {
@@ -186,12 +202,36 @@ export class Transcript {
     this.ahead = 0;
   }
 
+  /** Another one speaks from about now on. @param {string} name @param {number} now */
+  turn(name, now) {
+    const begun = [...this.#begun.values()].flat().filter((t) => t <= now && t > now - TURN_S);
+    this.#turn = { name, at: begun.length > 0 ? Math.max(...begun) - ONSET_S : now - REACTION_S };
+  }
+
+  /** What puts the name before the first word, once that is there. @returns {Correction | null} */
+  named() {
+    if (this.#turn === null) return null;
+    const { name, at } = this.#turn;
+    for (const { key, words } of this.segments.slice(-NEWEST)) {
+      const first = words.findIndex(({ start }) => start >= at);
+      if (first < 0) continue;
+      this.#turn = null;
+      const text = `${name}: ${words[first].text.trim()}`;
+      return { key, first, stop: first + 1, text, made: new Date().toISOString(), speaker: name };
+    }
+    return null;
+  }
+
   /** Words of a segment are other ones, as somebody who corrects it says. @param {Correction} correction */
   correct(correction) {
     const segment = this.#byKey.get(correction.key);
     if (segment === undefined) return;
-    const { key, first, stop, text, made } = correction;
+    const { key, first, stop, text, made, speaker } = correction;
     const entry = /** @type {CorrectionEntry} */ ({ kind: "correction", key, first, stop, text, made });
+    if (speaker) {
+      entry.speaker = speaker;
+      this.#divide(segment, first);
+    }
     this.entries.splice(this.entries.length - this.ahead, 0, entry);
     segment.correct(entry);
     for (const item of this.items) {
@@ -307,6 +347,35 @@ export class Transcript {
     };
     this.#open.set(source, paragraph);
     this.items.splice(this.#placeFor(paragraph), 0, paragraph);
+  }
+
+  /** A word of a segment begins a paragraph. @param {Segment} segment @param {number} index */
+  #divide(segment, index) {
+    const place = this.items.findIndex(
+      (item) =>
+        item.kind === "paragraph" &&
+        item.runs.some((run) => run.segment === segment && run.first <= index && index < run.stop),
+    );
+    const before = /** @type {Paragraph | undefined} */ (this.items[place]);
+    if (before === undefined) return;
+    const at = before.runs.findIndex((run) => run.segment === segment && index < run.stop);
+    const [run, ...later] = before.runs.slice(at);
+    const earlier = before.runs.slice(0, at);
+    if (run.first < index) earlier.push({ ...run, stop: index });
+    const last = earlier.at(-1);
+    if (last === undefined) return;
+    const runs = [{ ...run, first: index }, ...later];
+    /** @type {Paragraph} */
+    const after = { ...before, start: segment.words[index].start, runs };
+    before.runs = earlier;
+    before.end = last.segment.words[last.stop - 1].end;
+    for (const one of [before, after]) {
+      one.text = textIn(one);
+      one.version += 1;
+    }
+    before.closed = true;
+    this.items.splice(place + 1, 0, after);
+    if (this.#open.get(segment.source) === before) this.#open.set(segment.source, after);
   }
 
   /** Before what another source has said later. @param {Paragraph} paragraph */

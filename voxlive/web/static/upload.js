@@ -71,6 +71,20 @@ function said(body) {
 }
 
 /**
+ * A transcript has what the server made of a file.
+ * @param {import("./transcript.js").Transcript} transcript @param {string} file its name
+ * @param {Answer} answer @param {Record<string, unknown>} by what made it
+ */
+export function fill(transcript, file, answer, by) {
+  const { duration, language = null } = answer;
+  transcript.about = { created: new Date().toISOString(), file, duration, ...by, language };
+  transcript.duration = duration;
+  for (const [index, { words, whole }] of segmentsOf(answer).entries()) {
+    transcript.words(`file/${index}`, words, whole);
+  }
+}
+
+/**
  * The words of each segment as they stand in the text, spaces and punctuation included. A segment
  * without words of its own is taken as one word, as it has no finer times: it is `whole` then.
  * @param {Answer} answer

@@ -15,7 +15,7 @@ const FOLDER = new URL("./languages/", import.meta.url);
 /**
  * @typedef {import("./language.js").Language} Language
  * @typedef {keyof typeof import("./languages/en.json")} Known
- * @typedef {"live" | "capture" | "upload" | "broken"} Family of keys that end with a code
+ * @typedef {"live" | "capture" | "wordless" | "upload" | "broken"} Family of keys that end with a code
  * @typedef {Known | `${Family}.${string}`} Key
  * @typedef {string | Record<string, string>} Text by plural form
  */

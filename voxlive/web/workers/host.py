@@ -435,7 +435,8 @@ class Workers:
 
     def _shared(self, name: str | None, engine: Engine) -> SharedLive:
         if not isinstance(engine, ProcessEngine):
-            raise ConfigError(f"--workers is for models with files: {engine.info.model} has none")
+            message = f"--workers is for models with files: {engine.info.model} has none"
+            raise ConfigError(message, "workers")
         return SharedLive(name, next(self._numbers), engine, self.config.workers)
 
     async def start(self) -> bool:

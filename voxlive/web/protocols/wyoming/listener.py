@@ -59,7 +59,9 @@ class WyomingOptions:
             allowed += THIS_MACHINE
         if not allowed:
             raise ConfigError(
-                "Wyoming's clients send no key: say with --wyoming-allow which addresses may use it"
+                "Wyoming's clients send no key: say with --wyoming-allow which addresses may use "
+                "it",
+                "wyoming_port",
             )
         return cls(allowed, config.zeroconf)
 
