@@ -312,6 +312,42 @@ def test_at_the_pause_alone_an_utterance_is_recognised_by_itself():
     assert talk.text == "w1 w2 w3 w4 w5 w6 w7 x"
 
 
+@pytest.mark.parametrize(
+    ("last", "first", "gap", "said"),
+    [
+        ((" w3...", 0.5), (" W3", 0.6), 1, "w1 w2 w3... w4"),
+        ((" w3\u2026", None), (" w3,", None), 1, "w1 w2 w3\u2026 w4"),
+        ((" w3.", 0.5), (" W3", 0.6), 1, "w1 w2 w3. W3 w4"),
+        ((" w3...", 0.9), (" W3", 0.6), 1, "w1 w2 w3... W3 w4"),
+        ((" w3...", 0.5), (" W3", 0.9), 1, "w1 w2 w3... W3 w4"),
+        ((" w3...", 0.5), (" w5", 0.5), 1, "w1 w2 w3... w5 w4"),
+        ((" w3...", 0.5), (" W3", 0.6), 3, "w1 w2 w3... W3 w4"),
+    ],
+)
+@pytest.mark.parametrize("passes", [2, 0])
+def test_a_word_at_which_an_utterance_breaks_off_comes_once(last, first, gap, said, passes):
+    """But for utterances that are recognised by themselves."""
+
+    def script(words, _number, how):
+        found = []
+        for word in words:
+            if word.text == " w3":
+                text, probability = last if word is words[-1] else first
+                word = replace(word, text=text, probability=probability)
+            found.append(word)
+        return found
+
+    talk = Talk(CommitRule(passes, 9.0), PassPlan(before_s=0), script=script, drafts=False)
+    talk.feed(1, 2, 3)
+    talk.mark(1)
+    talk.feed(3, 4, gap=gap * WORD)
+    talk.mark(2)
+    talk.passes()
+    both = f"w1 w2{last[0]}{first[0]} w4"
+    assert talk.text == (said if passes else both)
+    assert talk.reached == [1, 2]
+
+
 def test_what_goes_before_is_no_longer_than_the_plan_has_it():
     talk = Talk(CommitRule(2, 2.0), PassPlan(before_s=4.0), script=unsure, drafts=False)
     for number in range(1, 60, 10):

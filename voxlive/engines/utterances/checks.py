@@ -34,6 +34,9 @@ _GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
 _SURE, _SURE_WORDS = -0.6, 0.8
 """Mean log-probability, and words' mean probability, below which a last pass is unsure."""
 
+_BROKEN_OFF = ("...", "\u2026")
+"""How a model ends a text that it takes to go on."""
+
 _LEFT_OUT = 3 * SAMPLE_RATE // 2
 """More silence than the gate leaves behind speech."""
 
@@ -116,6 +119,18 @@ def says_again(found: Recognition, before: str) -> bool:
     known = [spelling(word) for word in split_words(before)]
     places = range(len(known) - len(said) + 1)
     return any(known[at : at + len(said)] == said for at in places)
+
+
+def is_said_twice(last: Word, word: Word) -> bool:
+    """Whether an utterance begins with the word at which the one before it broke off.
+
+    Where a pause parts a sentence a model may add the word that is likely next ("to see if..."),
+    and hear it behind the pause ("If there was"); it is sure of neither. Times are the session's.
+    """
+    unsure = all((one.probability or 0.0) < _SURE_WORDS for one in (last, word))
+    near = word.start - last.end < 3 * SAMPLE_RATE // 2
+    broken_off = last.text.rstrip().endswith(_BROKEN_OFF)
+    return unsure and near and broken_off and spelling(last.text) == spelling(word.text)
 
 
 def is_silence(found: Recognition) -> bool:

@@ -32,6 +32,7 @@ from voxlive.engines.utterances.checks import (
     before_loop,
     is_guess,
     is_loop,
+    is_said_twice,
     is_silence,
     spoken,
     within_sound,
@@ -230,6 +231,8 @@ class UtteranceStream:
         # At the pause alone, an utterance's words depend on nothing but its audio.
         self._recognised = AudioRecognised(round(plan.before_s * SAMPLE_RATE) if rule.passes else 0)
         self._said: list[Word] = []  # committed words of the first utterance
+        self._joined = rule.passes > 0
+        self._last: Word | None = None  # that was committed, on the session's clock
         self._draft = ""
         self._held = 0
 
@@ -331,7 +334,11 @@ class UtteranceStream:
         if new:
             new = within_sound(new, due.audio, first=not begun, last=due.final and not due.cut)
             self._said += new
-            messages.append(Committed(tuple(_placed(word, first, length) for word in new)))
+            placed = tuple(_placed(word, first, length) for word in new)
+            again = not begun and self._last is not None and is_said_twice(self._last, placed[0])
+            self._last = placed[-1] if self._joined else None
+            if placed := placed[again:]:
+                messages.append(Committed(placed))
         messages += self._drafted("" if due.final else self._commitment.draft)
         if length:
             messages.append(Progressed(first.timeline.clock(length)))
