@@ -241,36 +241,36 @@ async def test_cuts_in_mid_word_change_nothing_on_the_page(server, tmp_path):
         assert await page.locator(".mark").count() == 0
 
 
-async def test_stop_on_a_broken_line_waits_for_it_and_can_be_given_up(server, tmp_path):
+@pytest.mark.parametrize("mends", [False, pytest.param(True, marks=pytest.mark.endurance)])
+async def test_stop_on_a_broken_line_waits_for_it_and_can_be_given_up(server, tmp_path, mends):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
-    for mends in (True, False):
-        async with (
-            line_to(server.url) as line,
-            browsing(line.url, microphone=wav) as watched,
-        ):
-            watched.expected = ["WebSocket connection", "Failed to load resource", "net::ERR"]
-            page = watched.page
-            await speaking(page)
-            await some_words(page)
-            line.cut()
-            await state_is(page, "reconnecting")
-            await heard(page, int(spoken.duration) + 1)
+    async with (
+        line_to(server.url) as line,
+        browsing(line.url, microphone=wav) as watched,
+    ):
+        watched.expected = ["WebSocket connection", "Failed to load resource", "net::ERR"]
+        page = watched.page
+        await speaking(page)
+        await some_words(page)
+        line.cut()
+        await state_is(page, "reconnecting")
+        await heard(page, int(spoken.duration) + 1)
+        await page.click("#toggle")
+        await state_is(page, "resending")
+        assert await page.inner_text("#toggle-text") == "Give up"
+        assert "s of sound kept here" in await page.inner_text("#detail")
+        if mends:
+            line.mend()
+            assert await state_is(page, "stopped", "error") == "stopped"
+            found = spelt(await page.inner_text("#paragraphs p"))
+            assert found[-1] == spelt(spoken.text)[-1]
+            assert await page.locator(".mark").count() == 0
+        else:
             await page.click("#toggle")
-            await state_is(page, "resending")
-            assert await page.inner_text("#toggle-text") == "Give up"
-            assert "s of sound kept here" in await page.inner_text("#detail")
-            if mends:
-                line.mend()
-                assert await state_is(page, "stopped", "error") == "stopped"
-                found = spelt(await page.inner_text("#paragraphs p"))
-                assert found[-1] == spelt(spoken.text)[-1]
-                assert await page.locator(".mark").count() == 0
-            else:
-                await page.click("#toggle")
-                assert await state_is(page, "stopped", "error") == "error"
-                marks = await page.locator(".mark p").all_inner_texts()
-                assert re.search(r"Up to \d s of sound are missing here\.$", marks[-1])
+            assert await state_is(page, "stopped", "error") == "error"
+            marks = await page.locator(".mark p").all_inner_texts()
+            assert re.search(r"Up to \d s of sound are missing here\.$", marks[-1])
 
 
 async def test_recognition_that_is_interrupted_is_a_remark(tmp_path):
