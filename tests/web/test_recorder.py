@@ -25,9 +25,10 @@ from voxlive.streaming.events import (
     Words,
 )
 from voxlive.values import Word
-from voxlive.web import recorder as recording_module
+from voxlive.web import recorder as recorders
 from voxlive.web.config import ConfigError, ServeConfig
-from voxlive.web.recorder import Recorder, SessionRecording, keep_time, token_digest
+from voxlive.web.recorder import Recorder, keep_time
+from voxlive.web.recording import SessionRecording, token_digest
 
 
 class Blockable:
@@ -276,13 +277,13 @@ def test_a_recorder_deletes_what_is_older_than_is_wanted(tmp_path):
     store = open_store(tmp_path / "store")
     store.apply(spoken("old", ["hello"]))
     recorder = Recorder(store, timedelta(days=30), now=lambda: START + timedelta(days=31))
-    recorder._sweeper.join(1)
+    recorder._tending.join(1)
     assert store.sessions(SessionFilter(None)).sessions == ()
     recorder.close()
 
 
 async def test_a_recorder_notes_which_sessions_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording_module, "_KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr(recorders, "_KEEP_ALIVE_S", 0.02)
     monkeypatch.setattr(schema, "INTERRUPTED_AFTER", timedelta(seconds=1))
     store = open_store(tmp_path / "store")
     recorder = Recorder(store)

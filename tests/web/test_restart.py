@@ -26,7 +26,8 @@ from voxlive.values import SAMPLE_RATE, seconds
 from voxlive.web.captions.events import ClosedCaption
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
-from voxlive.web.recorder import Recorder, token_digest
+from voxlive.web.recorder import Recorder
+from voxlive.web.recording import token_digest
 
 PASSING = ("draft", "lag", "ack", "recovered", "resumed", "suspended")
 MOST = 4

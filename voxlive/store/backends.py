@@ -77,14 +77,90 @@ def open_store(location: str | Path, audio: str | Path | None = None) -> Session
     return SqliteStore(Path(text).expanduser(), sound)
 
 
-class SqliteStore(DatabaseStore):
+class _SqliteDatabase(DatabaseStore):
+    """What a store in SQLite is, in a file or not; ``_path`` is set before anything else.
+
+    Who writes takes the database's lock before it reads, so that it cannot fail in between.
+    """
+
+    _path: Path
+
+    def _engine(self, begin: str, size: int, *pragmas: str) -> sa.Engine:
+        engine = sa.create_engine(
+            "sqlite://",
+            creator=lambda: self._connect(*pragmas),
+            poolclass=sa.QueuePool,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=2 * _BUSY_S,
+            hide_parameters=True,
+        )
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        return engine
+
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        for pragma in (*_PRAGMAS, *pragmas):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def _lock_schema(self, connection: sa.Connection) -> None:
+        """Its transaction has the lock."""
+
+    def _index(self, connection: sa.Connection, texts: Mapping[int, list[str]]) -> None:
+        numbers = [(number,) for number in texts]
+        connection.exec_driver_sql("DELETE FROM search WHERE rowid = ?", numbers)
+        rows = [(number, " ".join(tokens)) for number, tokens in texts.items() if tokens]
+        if rows:
+            connection.exec_driver_sql("INSERT INTO search (rowid, terms) VALUES (?, ?)", rows)
+
+    def _unindex(self, connection: sa.Connection, first: int, stop: int) -> None:
+        connection.exec_driver_sql(
+            "DELETE FROM search WHERE rowid >= ? AND rowid < ?", (first, stop)
+        )
+
+    def _matching(
+        self, connection: sa.Connection, query: SearchQuery, owners: Owners, below: int
+    ) -> list[int]:
+        parts = [f'"{" ".join(one.tokens)}"{"*" * one.prefix}' for one in query.phrases]
+        if owners is not None:
+            names = sorted(map(owner_token, owners))
+            parts.append(f"({' OR '.join(names)})")
+        found = connection.exec_driver_sql(
+            "SELECT rowid FROM search WHERE search MATCH ? AND rowid < ? "
+            "ORDER BY rowid DESC LIMIT ?",
+            (" AND ".join(parts), below, SCAN),
+        )
+        return list(found.scalars().all())
+
+    def _error_of(self, error: BaseException) -> StoreError:
+        reason = f"{self._path}: {getattr(error, 'strerror', None) or error}"
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_IOERR_WRITE:
+            return StoreFull(f"{reason}: a quota is used up, or the disk fails")
+        match code & 0xFF:
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return StoreBusy(f"{reason}: another program writes to it")
+            case sqlite3.SQLITE_FULL:
+                return StoreFull(f"{reason}: make room")
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+                return StoreReadOnly(f"{reason}: its user has to be this server's")
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                return StoreUnusable(f"{reason}: move it away")
+        if isinstance(error, PermissionError) or getattr(error, "errno", 0) == 30:
+            return StoreReadOnly(f"{reason}: its user has to be this server's")
+        return StoreError(reason)
+
+
+class SqliteStore(_SqliteDatabase):
     """A store in a file of a folder of its own, which nobody else may enter.
 
-    One connection writes; that takes the file's lock before it reads, so that it cannot fail in
-    between. After a deletion the search index is merged to one piece and the log of changes is cut
-    off, so that no file has the words any more: what is freed is overwritten with zeros at once.
-    Copies from before a migration go with the first deletion. Beyond a mark the log of changes is
-    written into the file by a thread of its own, and the rest by whoever writes next.
+    One connection writes. After a deletion the search index is merged to one piece and the log of
+    changes is cut off, so that no file has the words any more: what is freed is overwritten with
+    zeros at once. Copies from before a migration go with the first deletion. Beyond a mark the log
+    is written into the file by a thread of its own, and the rest by whoever writes next.
     """
 
     def __init__(self, folder: Path, audio: AudioFolder | None = None) -> None:
@@ -153,30 +229,6 @@ class SqliteStore(DatabaseStore):
             )
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
 
-    def _engine(self, begin: str, size: int, *pragmas: str) -> sa.Engine:
-        engine = sa.create_engine(
-            "sqlite://",
-            creator=lambda: self._connect(*pragmas),
-            poolclass=sa.QueuePool,
-            pool_size=size,
-            max_overflow=0,
-            pool_timeout=2 * _BUSY_S,
-            hide_parameters=True,
-        )
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
-        return engine
-
-    def _connect(self, *pragmas: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        for pragma in (*_PRAGMAS, *pragmas):
-            connection.execute(f"PRAGMA {pragma}")
-        return connection
-
-    def _lock_schema(self, connection: sa.Connection) -> None:
-        """Its transaction has the lock."""
-
     def _copy(self, version: int) -> None:
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         path = self._folder / f"sessions.v{version}.{now}.copy"
@@ -184,50 +236,6 @@ class SqliteStore(DatabaseStore):
         with closing(sqlite3.connect(self._path)) as source, closing(sqlite3.connect(path)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
-
-    def _index(self, connection: sa.Connection, texts: Mapping[int, list[str]]) -> None:
-        numbers = [(number,) for number in texts]
-        connection.exec_driver_sql("DELETE FROM search WHERE rowid = ?", numbers)
-        rows = [(number, " ".join(tokens)) for number, tokens in texts.items() if tokens]
-        if rows:
-            connection.exec_driver_sql("INSERT INTO search (rowid, terms) VALUES (?, ?)", rows)
-
-    def _unindex(self, connection: sa.Connection, first: int, stop: int) -> None:
-        connection.exec_driver_sql(
-            "DELETE FROM search WHERE rowid >= ? AND rowid < ?", (first, stop)
-        )
-
-    def _matching(
-        self, connection: sa.Connection, query: SearchQuery, owners: Owners, below: int
-    ) -> list[int]:
-        parts = [f'"{" ".join(one.tokens)}"{"*" * one.prefix}' for one in query.phrases]
-        if owners is not None:
-            names = sorted(map(owner_token, owners))
-            parts.append(f"({' OR '.join(names)})")
-        found = connection.exec_driver_sql(
-            "SELECT rowid FROM search WHERE search MATCH ? AND rowid < ? "
-            "ORDER BY rowid DESC LIMIT ?",
-            (" AND ".join(parts), below, SCAN),
-        )
-        return list(found.scalars().all())
-
-    def _error_of(self, error: BaseException) -> StoreError:
-        reason = f"{self._path}: {getattr(error, 'strerror', None) or error}"
-        code = getattr(error, "sqlite_errorcode", 0)
-        if code == sqlite3.SQLITE_IOERR_WRITE:
-            return StoreFull(f"{reason}: a quota is used up, or the disk fails")
-        match code & 0xFF:
-            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return StoreBusy(f"{reason}: another program writes to it")
-            case sqlite3.SQLITE_FULL:
-                return StoreFull(f"{reason}: make room")
-            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-                return StoreReadOnly(f"{reason}: its user has to be this server's")
-            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                return StoreUnusable(f"{reason}: move it away")
-        if isinstance(error, PermissionError) or getattr(error, "errno", 0) == 30:
-            return StoreReadOnly(f"{reason}: its user has to be this server's")
-        return StoreError(reason)
 
     def sweep(self, before: datetime) -> int:
         """See ``SessionStore``; copies from before a migration expire like sessions."""
@@ -279,7 +287,7 @@ class SqliteStore(DatabaseStore):
         return sum(path.stat().st_size for path in self._folder.glob("sessions.*"))
 
 
-class MemoryStore(SqliteStore):
+class MemoryStore(_SqliteDatabase):
     """A store in this process's memory, of sessions that are kept nowhere.
 
     By it another process of the server may go on with them. One that cannot be resumed any more is
@@ -287,14 +295,14 @@ class MemoryStore(SqliteStore):
     """
 
     def __init__(self) -> None:
-        self._path, self._folder = Path(":memory:"), Path(os.devnull)
+        self._path = Path(":memory:")
         engine = self._engine("BEGIN IMMEDIATE", 1)
         # No audio is kept; nothing is ever in this folder.
-        DatabaseStore.__init__(self, "memory", engine, engine, AudioFolder(self._folder))
+        super().__init__("memory", engine, engine, AudioFolder(Path(os.devnull)))
 
     def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
         """See ``SessionStore``."""
-        refused = DatabaseStore.apply(self, operations)
+        refused = super().apply(operations)
         written = (one for one in operations if one not in refused)
         parts = (one.operations if isinstance(one, Guarded) else (one,) for one in written)
         for ended in (one for part in parts for one in part if isinstance(one, EndResumable)):
@@ -302,13 +310,8 @@ class MemoryStore(SqliteStore):
                 self.delete(ended.session, None)
         return refused
 
-    def close(self) -> None:
-        """See ``SessionStore``."""
-        DatabaseStore.close(self)
-
-    def sweep(self, before: datetime) -> int:
-        """See ``SessionStore``."""
-        return DatabaseStore.sweep(self, before)
+    def _copy(self, version: int) -> None:
+        """It begins with the newest version."""
 
     def _wipe(self) -> None:
         """What was deleted is overwritten at once."""

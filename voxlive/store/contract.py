@@ -580,15 +580,6 @@ class ResumableStore(ABC):
     """
 
     @abstractmethod
-    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
-        """Write all of them, in order, or none.
-
-        An operation that was applied before changes nothing, so that what failed with an unknown
-        outcome may be tried again. One of a session that is not there is dropped: it was deleted.
-        Returns those that were refused, since another server has claimed their sessions.
-        """
-
-    @abstractmethod
     def resumable(self, token: str) -> StoredResumable | None:
         """The session with the token of this SHA-256; None where there is none."""
 
@@ -603,10 +594,6 @@ class ResumableStore(ABC):
         None where it has another epoch or is gone.
         """
 
-    @abstractmethod
-    def expire(self, before: datetime) -> int:
-        """End the resumable sessions that no server has written of since; returns how many."""
-
 
 class SessionStore(ResumableStore):
     """Every method blocks, may be called in any thread, and raises StoreError.
@@ -619,6 +606,19 @@ class SessionStore(ResumableStore):
     """Where the store is, for people: a path, or a URL without its password."""
     audio: AudioFolder
     """The audio of its sessions, which is deleted with them."""
+
+    @abstractmethod
+    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
+        """Write all of them, in order, or none.
+
+        An operation that was applied before changes nothing, so that what failed with an unknown
+        outcome may be tried again. One of a session that is not there is dropped: it was deleted.
+        Returns those that were refused, since another server has claimed their sessions.
+        """
+
+    @abstractmethod
+    def expire(self, before: datetime) -> int:
+        """End the resumable sessions that no server has written of since; returns how many."""
 
     @abstractmethod
     def session(self, session: str, owners: Owners) -> StoredSession:

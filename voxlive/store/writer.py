@@ -34,7 +34,7 @@ MAX_WAITING = 200_000
 new is dropped and counted; the numbers of words tell where some are missing."""
 _MAX_BATCH = 2000
 _RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
-_CLOSE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
 
 Written = asyncio.Future["StoreError | None"]
 """The outcome of an operation: None once it is written, else why it waits or never will be."""
@@ -64,6 +64,10 @@ class SessionWriter(ABC):
     @abstractmethod
     def put(self, operation: Operation, written: Written | None = None) -> StoreError | None:
         """As ``write``, in any thread; returns why it has to wait or is dropped."""
+
+    @abstractmethod
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
+        """Write what waits, for this long at most; returns how much is lost. Blocks."""
 
     async def settle(self, written: Written, wait_s: float | None = None) -> bool:
         """Wait until it is written, or has failed; whether it came to that in time.
@@ -136,7 +140,7 @@ class StoreWriter(SessionWriter):
             self._changed.notify()
             return self._failure
 
-    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> int:
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
         """Write what waits, for this long at most; returns how much is lost."""
         with self._changed:
             self._closing.set()

@@ -115,16 +115,18 @@ def make_app(
     files: FileService,
     store: SessionStore | None = None,
     refiner: Refiner | None = None,
+    recorder: Recorder | None = None,
 ) -> Starlette:
-    """The ASGI application around live models and a store, which the caller starts and ends."""
+    """The ASGI application around live models and a store, which the caller starts and ends.
+
+    ``recorder``: that of ``live``, where there is one.
+    """
     access = live.authenticator.access
     if store and not refiner:
         refiner = Refiner(store, files)
-    routes = _routes(models, live, files, store, refiner)
+    routes = _routes(models, live, files, store, refiner, recorder)
     requests = RequestCounts(routes)
-    state = ServerCollector(
-        models, live.metrics, live.feeds, access, files, requests, live.recorder
-    )
+    state = ServerCollector(models, live.metrics, live.feeds, access, files, requests, recorder)
     routes.append(Route("/metrics", MetricsEndpoint(state).get))
     app = Starlette(
         routes=routes,
@@ -151,22 +153,23 @@ def _routes(
     files: FileService,
     store: SessionStore | None,
     refiner: Refiner | None,
+    recorder: Recorder | None,
 ) -> list[BaseRoute]:
     """All but that of the metrics, which are about the others too."""
     lists = ModelEndpoints(models, files)
     pages = Pages()
-    captions = CaptionEndpoints(live.feeds, pages, live.recorder, live.resumables.idle_s)
+    captions = CaptionEndpoints(live.feeds, pages, recorder, live.resumables.idle_s)
     access, audit = live.authenticator.access, live.authenticator.audit
     reading = ShareEndpoints(
-        Shares(access, live.feeds, live.recorder),
+        Shares(access, live.feeds, recorder),
         live.feeds,
         pages,
         audit,
-        live.recorder,
+        recorder,
         live.resumables.idle_s,
     )
     tickets = TicketEndpoints(access)
-    health = HealthEndpoints(models, files, live.recorder)
+    health = HealthEndpoints(models, files, recorder)
     history = HistoryEndpoints(store, audit, lambda: models.closing, refiner, live.feeds)
     return [
         Route("/", pages.index),
@@ -280,6 +283,7 @@ class ServerCore:
     recordings: RecordingFolder | None = None
     refiner: Refiner | None = None
     drain_s: float = 10.0
+    recorder: Recorder | None = None
 
     @property
     def service(self) -> Service:
@@ -372,8 +376,9 @@ class ServerCore:
         if recorder:
             store = recorder.store
             refiner = Refiner(store, files, lambda: not any(one.engine.in_use for one in models))
-        app = make_app(models, live, files, store, refiner)
-        return cls(app, sites, models, live, batch, recordings, refiner, config.drain_seconds)
+        app = make_app(models, live, files, store, refiner, recorder)
+        drain_s = config.drain_seconds
+        return cls(app, sites, models, live, batch, recordings, refiner, drain_s, recorder)
 
     def start(self) -> None:
         """Begin what goes on in the background, on the running loop."""
@@ -396,8 +401,8 @@ class ServerCore:
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
         if others:
             await others(CLOSE_TIMEOUT_S)
-        if self.live.recorder:
-            await asyncio.to_thread(self.live.recorder.close)
+        if self.recorder:
+            await asyncio.to_thread(self.recorder.close)
         if self.recordings:
             await asyncio.to_thread(self.recordings.close)
 

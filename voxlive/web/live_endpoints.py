@@ -20,7 +20,7 @@ from voxlive.web.live_models import LiveModels
 from voxlive.web.live_socket import LiveSocket
 from voxlive.web.metrics import SessionMetrics
 from voxlive.web.protocols.contract import Protocol as WireFormat
-from voxlive.web.recorder import Recorder
+from voxlive.web.recorder import SessionRecorder
 from voxlive.web.resume import ResumableSessions
 
 _CLOSE_S = 2.0
@@ -70,7 +70,7 @@ class LiveEndpoints:
         *,
         resume_s: float = 120.0,
         max_suspended: int = 64,
-        recorder: Recorder | None = None,
+        recorder: SessionRecorder | None = None,
         feeds: CaptionFeeds | None = None,
         admission: Admission | None = None,
     ) -> None:

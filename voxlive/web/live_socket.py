@@ -50,7 +50,8 @@ from voxlive.web.protocols.contract import (
     ResumeSession,
     StopSession,
 )
-from voxlive.web.recorder import Recorder, new_holder
+from voxlive.web.recorder import SessionRecorder
+from voxlive.web.recording import new_holder
 from voxlive.web.resume import (
     FoundSession,
     ResumableSession,
@@ -89,7 +90,7 @@ class LiveSocket:
         metrics: SessionMetrics,
         resumables: ResumableSessions,
         offered: Sequence[str] = (),
-        recorder: Recorder | None = None,
+        recorder: SessionRecorder | None = None,
     ) -> None:
         self._socket = socket
         self._models = models

@@ -33,7 +33,7 @@ from voxlive.vad.gate import GateState
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.protocols.contract import ReceivedMessage, RestoredProtocol, ResumeSession
-from voxlive.web.recorder import StoredCheckpoint
+from voxlive.web.recording import StoredCheckpoint
 from voxlive.web.socket_writer import ConnectionState
 
 _RELEASE_S = 10.0

@@ -29,7 +29,7 @@ from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.ports import ABORT
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
-from voxlive.web.recorder import SessionRecording, StoredCheckpoint
+from voxlive.web.recording import SessionRecording, StoredCheckpoint
 
 # A client may leave what it is sent unread for this long, and then has this long for the error.
 _SEND_TIMEOUT_S = 10.0

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.protocols import PROTOCOLS
-from voxlive.web.recorder import Recorder
+from voxlive.web.recorder import SessionRecorder
 from voxlive.web.server import Server, connection_config, outer_app, tls_context
 from voxlive.web.workers import (
     RESUMABLE,
@@ -259,8 +260,8 @@ class WorkerCore:
         loop = asyncio.get_running_loop()
         if self._stored:
             writer, store = HostWriter(channel), HostStore(channel, loop)
-            self.live.recorder = Recorder.of_worker(self._config, store, writer)
-            self.live.recorder.transient = self._transient
+            resume = timedelta(seconds=self._config.resume_seconds)
+            self.live.recorder = SessionRecorder(store, writer, resume, transient=self._transient)
         threading.Thread(target=self._read, args=[loop], name="host", daemon=True).start()
 
     async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:

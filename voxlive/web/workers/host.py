@@ -390,7 +390,7 @@ class Workers:
         self.config = config
         self.deadline_s = config.engine_timeout
         self.keyed = core.live.authenticator.access.keyed
-        self.recorder = core.live.recorder
+        self.recorder = core.recorder
         """Of the sessions of all workers; of a server that keeps nothing, one for resuming."""
         if self.recorder is None and config.resume_seconds:
             self.recorder = Recorder.in_memory(config)

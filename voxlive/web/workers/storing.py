@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxlive.store.contract import OperationDropped, ResumableStore, StoreError
 from voxlive.store.writer import (
+    CLOSE_TIMEOUT_S,
     MAX_WAIT_S,
     MAX_WAITING,
     SessionWriter,
@@ -25,17 +26,11 @@ from voxlive.web.workers import StoreCall, StoreWrite, StoreWritten
 from voxlive.web.workers.channel import WorkerChannel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
     from voxlive.store.contract import (
         ClaimedSession,
-        Guarded,
         Operation,
         StoredResumable,
     )
-
-_CLOSE_TIMEOUT_S = 5.0
 
 
 class HostWriter(SessionWriter):
@@ -76,8 +71,8 @@ class HostWriter(SessionWriter):
             self._channel.tell(StoreWrite(number, operation))
         return None
 
-    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> int:
-        """See ``StoreWriter``: blocks until the host has written what waits."""
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
+        """See ``SessionWriter``: the host writes what waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, timeout_s)
             return self._weight
@@ -98,10 +93,6 @@ class HostStore(ResumableStore):
         self._channel = channel
         self._loop = loop
 
-    def apply(self, operations: Sequence[Operation]) -> frozenset[Guarded]:
-        """Not here: the host's writer does it."""
-        raise NotImplementedError
-
     def resumable(self, token: str) -> StoredResumable | None:
         """See ``ResumableStore``."""
         found: StoredResumable | None = self._call("resumable", token)
@@ -116,14 +107,6 @@ class HostStore(ResumableStore):
         """See ``ResumableStore``."""
         claimed: ClaimedSession | None = self._call("claim", session, epoch, holder)
         return claimed
-
-    def expire(self, before: datetime) -> int:
-        """The host does that."""
-        del before
-        return 0
-
-    def close(self) -> None:
-        """The host does that."""
 
     def _call(self, name: str, *args: object) -> Any:
         call = self._channel.ask(StoreCall(name, args))

@@ -21,7 +21,8 @@ from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import MAX_BINARY, AudioFrame, OpenSession, StopSession
 from voxlive.web.protocols.fields import Json, integer, parse_message, parse_object
 from voxlive.web.protocols.wyoming import Action, SendEvent, WyomingProtocol, error_event
-from voxlive.web.recorder import Recorder, SessionRecording
+from voxlive.web.recorder import SessionRecorder
+from voxlive.web.recording import SessionRecording
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class WyomingConnection:
         models: LiveModels,
         access: Access,
         metrics: SessionMetrics,
-        recorder: Recorder | None = None,
+        recorder: SessionRecorder | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer

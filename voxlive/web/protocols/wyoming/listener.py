@@ -23,7 +23,7 @@ from voxlive.web.metrics import SessionMetrics
 from voxlive.web.ports import CannotListen, Connections, lan_addresses
 from voxlive.web.protocols.wyoming import WyomingProtocol
 from voxlive.web.protocols.wyoming.connection import MAX_LINE, WyomingConnection
-from voxlive.web.recorder import Recorder
+from voxlive.web.recorder import SessionRecorder
 
 if TYPE_CHECKING:
     from zeroconf.asyncio import AsyncZeroconf
@@ -114,7 +114,7 @@ class WyomingListener:
         metrics: SessionMetrics,
         options: WyomingOptions,
         open_connections: Connections,
-        recorder: Recorder | None = None,
+        recorder: SessionRecorder | None = None,
     ) -> None:
         self._server: asyncio.Server | None = None
         self._announcement: Announcement | None = None
@@ -136,7 +136,7 @@ class WyomingListener:
         metrics: SessionMetrics,
         options: WyomingOptions,
         open_connections: Connections,
-        recorder: Recorder | None = None,
+        recorder: SessionRecorder | None = None,
     ) -> Self:
         """Take connections, and announce the port if the options ask for it."""
         listener = cls(models, access, metrics, options, open_connections, recorder)
