@@ -10,11 +10,12 @@ import psutil
 import pytest
 from support.clips import clip
 from support.server import AT_PAUSES, Server, serving
-from support.wire import START, dial, listen, live, receive, receive_until, s16le, send
+from support.wire import START, dial, listen, live, play, receive, receive_until, s16le, send
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 SPEECH = s16le(clip("doctor").samples[: 3 * 16_000])
 """Some words: each second of them costs the small Voxtral a third of a core's."""
+
 MIDDLE = 32_000 * 3 // 2
 """Bytes of it after which there are words and more are to come."""
 
@@ -35,11 +36,14 @@ async def test_sessions_of_a_dead_engine_go_on_with_the_next_one(server):
     audio = SPEECH
     whole = await live(server.ws, audio)
     async with dial(server.ws + "/v1/live") as socket:
-        await send(socket, START, audio[:MIDDLE])
+        await send(socket, START)
+        # At the speed of speech: were it to wait for the words, it might end an utterance by that.
+        speaking = asyncio.create_task(play(socket, audio, 1.0, 3200))
         before = await receive_until(socket, "words")
         engine = engine_of(server)
         engine.kill()
-        await send(socket, audio[MIDDLE:], {"type": "stop"})
+        await speaking
+        await send(socket, {"type": "stop"})
         heard = await listen(socket)
     assert heard.errors == []
     assert len(heard.of("recovered")) == 1
