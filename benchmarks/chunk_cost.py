@@ -3,6 +3,7 @@
     python benchmarks/chunk_cost.py                              # 64 sessions
     python benchmarks/chunk_cost.py --sessions 160 --vad
     python benchmarks/chunk_cost.py --against ../before --pairs 10
+    python benchmarks/chunk_cost.py --traced --pairs 10          # what traces of sessions cost
 
 Sessions of ``/v1/live`` run in one process over an ASGI harness, on the server's event loop. A null
 engine answers on a thread of its own: progress for every chunk, a word for every fourth. Every
@@ -11,7 +12,9 @@ nothing is behind. The figure is the CPU of the process, harness included, which
 sides.
 
 ``--against`` names another checkout of this repository. Then each measurement is a process of its
-own and the two take turns: on a shared machine only the ratios within pairs say much.
+own and the two take turns: on a shared machine only the ratios within pairs say much. With
+``--traced`` the other side is this checkout, in which sessions are traced: an utterance ends every
+40 chunks on both sides, and a collector in another process gets the spans.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +53,11 @@ from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.protocols.live import LiveProtocol
 
+FLUSH = '{"type": "flush", "id": "end"}'
 CHUNK = bytes(2560)  # 80 ms of 16-bit PCM at 16 kHz
 GROUP = 8  # chunks that arrive in one turn of the loop
 EVERY = 4  # chunks for a word
+UTTERANCE = 40  # chunks, where utterances end
 
 
 class NullEngine:
@@ -144,11 +151,19 @@ class SocketClient:
         self._incoming.put_nowait(message)
 
 
-async def measure(sessions: int, rounds: int, *, vad: bool) -> float:
+async def measure(
+    sessions: int, rounds: int, *, vad: bool, flush: bool = False, trace: str | None = None
+) -> float:
     """CPU for each chunk in microseconds."""
     engine = NullEngine(sessions)
     detector = VoiceDetector(AllSpeech())  # type: ignore[arg-type]
-    serve = LiveEndpoints(LiveModels(Service(engine, detector))).endpoint(LiveProtocol)  # type: ignore[arg-type]
+    endpoints = LiveEndpoints(LiveModels(Service(engine, detector)))  # type: ignore[arg-type]
+    serve = endpoints.endpoint(LiveProtocol)
+    if trace:
+        from voxlive.streaming.traces import TraceExporter
+
+        os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "200"
+        endpoints.metrics.traces = TraceExporter(trace)
     start = '{"type": "start", "format": "s16le", "rate": 16000, "channels": 1%s}'
     clients = [
         SocketClient(serve, start % ("" if vad else ', "vad": false')) for _ in range(sessions)
@@ -160,6 +175,7 @@ async def measure(sessions: int, rounds: int, *, vad: bool) -> float:
     chunk: dict[str, object] = {"type": "websocket.receive", "bytes": CHUNK}
     for number in range(warm + rounds):
         if number == warm:
+            await asyncio.sleep(1 if trace else 0)  # what is loaded for the first spans
             began = time.process_time()
         before = engine.answered
         for first in range(0, sessions, GROUP):
@@ -167,6 +183,9 @@ async def measure(sessions: int, rounds: int, *, vad: bool) -> float:
                 client.receive(chunk)
             await asyncio.sleep(0.0005)
         # The gate keeps the first chunks of speech until it is sure of it.
+        if flush:  # each in its turn, as speakers pause
+            for client in clients[number % UTTERANCE :: UTTERANCE]:
+                client.receive({"type": "websocket.receive", "text": FLUSH})
         patience = 200
         while engine.answered < before + sessions and (patience := patience - 1):  # noqa: ASYNC110
             await asyncio.sleep(0.0005)
@@ -179,21 +198,45 @@ async def measure(sessions: int, rounds: int, *, vad: bool) -> float:
     return spent / (sessions * rounds) * 1e6
 
 
-def compare(other: Path, pairs: int, options: list[str]) -> None:
-    """Print each side's figures and the ratio of each pair."""
-    roots = {"before": other.resolve(), "after": Path(__file__).resolve().parent.parent}
-    found: dict[str, list[float]] = {name: [] for name in roots}
+@contextmanager
+def collecting() -> Iterator[str]:
+    """The URL of a collector that throws away what it gets."""
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def compare(other: Path | None, trace: str, pairs: int, options: list[str]) -> None:
+    """Print each side's figures and the ratio of each pair; without another, of tracing."""
+    here = Path(__file__).resolve().parent.parent
+    sides = {"before": (other.resolve(), []), "after": (here, [])} if other else {
+        "plain": (here, ["--flush"]), "traced": (here, ["--flush", "--trace", trace])
+    }  # fmt: skip
+    found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(pairs):
-        for name in list(roots)[:: 1 if number % 2 else -1]:
-            environment = {**os.environ, "PYTHONPATH": str(roots[name])}
-            command = [sys.executable, __file__, "--bare", *options]
+        for name in list(sides)[:: 1 if number % 2 else -1]:
+            root, more = sides[name]
+            environment = {**os.environ, "PYTHONPATH": str(root)}
+            command = [sys.executable, __file__, "--bare", *options, *more]
             run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
             found[name].append(float(run.stdout))
     ratios = [after / before for before, after in zip(*found.values(), strict=True)]
     for name, values in found.items():
         print(f"{name}: median {statistics.median(values):.1f} us, least {min(values):.1f} us")
     low, *_, high = sorted(ratios)
-    print(f"after / before: median {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})")
+    first, second = sides
+    print(f"{second} / {first}: median {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})")
 
 
 def main() -> None:
@@ -203,14 +246,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--vad", action="store_true", help="through the voice detector's thread")
     parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--traced", action="store_true", help="against sessions with traces")
+    parser.add_argument("--flush", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--trace", help=argparse.SUPPRESS)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--bare", action="store_true", help="print nothing but the figure")
     args = parser.parse_args()
-    if args.against:
+    if args.against or args.traced:
         options = ["--sessions", str(args.sessions), "--rounds", str(args.rounds)]
-        compare(args.against, args.pairs, options + ["--vad"] * args.vad)
+        with ExitStack() as ending:
+            url = ending.enter_context(collecting()) if args.traced else ""
+            compare(args.against, url, args.pairs, options + ["--vad"] * args.vad)
         return
-    cost = uvloop.run(measure(args.sessions, args.rounds, vad=args.vad))
+    asked = {"vad": args.vad, "flush": args.flush, "trace": args.trace}
+    cost = uvloop.run(measure(args.sessions, args.rounds, **asked))
     print(f"{cost:.2f}" if args.bare else f"{cost:.1f} us of CPU for each chunk")
 
 

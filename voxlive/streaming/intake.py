@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from voxlive.store.audio import AudioWriter
     from voxlive.streaming.events import Event, SourceCheckpoint
     from voxlive.streaming.ingest.live import Ingest
+    from voxlive.streaming.traces import PipelineTrace
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +205,8 @@ class LiveSession(ABC):
         self._source = source
         self._stopped = False
         self._closed = asyncio.Event()
+        self.trace: PipelineTrace | None = None
+        """What it is followed by, where sessions are traced."""
         self._audio: AudioWriter | None = None
         self._task: asyncio.Task[None] | None = None
 

@@ -250,6 +250,8 @@ class Session(LiveSession):
         return await self._inbox.take()
 
     async def _process(self, audio: AsyncIterator[Samples]) -> None:
+        if self.trace:
+            audio = self.trace.ingesting(audio)
         async for samples in audio:
             at = 0
             while at < len(samples):
@@ -273,7 +275,8 @@ class Session(LiveSession):
         if self._audio:
             self._audio.put(samples, self.received)
         self.received += len(samples)
-        probabilities = await self._vad.push(samples)
+        detected = self._vad.push(samples)
+        probabilities = await (self.trace.detecting(detected) if self.trace else detected)
         # Before anything is fed: the engine has had no time to process what is fed just now.
         self._emit_lag()
         if self._recorder:
@@ -289,6 +292,8 @@ class Session(LiveSession):
                 case Feed(start, end):
                     self._stream.feed(self._vad.audio.take(start, end), start)
                     self.fed += end - start
+                    if self.trace:
+                        self.trace.on_fed(end - start)
                 case Skip(start, end):
                     self._vad.audio.drop(end)
                     self.skipped += end - start
@@ -330,6 +335,8 @@ class Session(LiveSession):
         self._last_marker += 1
         self._markers[self._last_marker] = then
         self._fed_before[self._last_marker] = self.fed, self.fed + self.skipped
+        if self.trace:
+            self.trace.on_marker(self._last_marker)
         return self._last_marker
 
     def _flush(self, actions: Iterable[Action], *then: Event) -> int:
@@ -371,11 +378,15 @@ class Session(LiveSession):
             case Committed(words):
                 ready = self._replacer.push(words) if self._replacer else words
                 self._emit(self._transcript.commit(ready))
+                if self.trace:
+                    self.trace.on_words()
             case Drafted(text):
                 draft = self._replacer.draft(text) if self._replacer else text
                 self._emit(self._transcript.set_draft(draft))
             case Progressed(upto):
                 self.processed = max(self.processed, upto)
+                if self.trace:
+                    self.trace.on_progress()
                 if self._replacer:
                     self._emit(self._transcript.commit(self._replacer.progress(upto)))
                 self._engine_progressed.set()
@@ -404,6 +415,8 @@ class Session(LiveSession):
         if self._covered >= self._open_from or marker == self._final_marker:
             self._open_from = 0
             self._emit(self._transcript.close_segment(self.received))
+        if self.trace:
+            self.trace.on_reached(marker)
         for event in self._markers.pop(marker):
             self._emit(event)
         self._engine_progressed.set()

@@ -38,6 +38,7 @@ from voxlive.runners.process import ProcessOptions
 from voxlive.store.contract import SessionStore
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
+from voxlive.streaming.traces import TraceExporter
 from voxlive.web.access.access import Access
 from voxlive.web.access.keys import Key, load_keys, redact_logs
 from voxlive.web.access.middleware import (
@@ -299,11 +300,13 @@ class ServerCore:
         ``recorder`` keeps transcripts; it is closed with the server, or if this fails.
 
         Raises EngineError, CheckpointError, VadError and BadReplacement; ConfigError for two models
-        of one name and for an audit log that cannot be written.
+        of one name and for an audit log that cannot be written; TracesUnavailable.
         """
         with ExitStack() as cleanup:
             if recorder:
                 cleanup.callback(recorder.close)
+            if traces := TraceExporter.of(config.trace, workers=config.workers):
+                cleanup.callback(traces.close)
             audit = AuditLog(config.audit_log)
             redact_logs()
             dictionary = Replacements.read(config.replacements) if config.replacements else None
@@ -344,7 +347,8 @@ class ServerCore:
             catalogue.add_aliases(default.engine.info.model)
         reloading = Reloading(catalogue, {None: config, **{n: c for n, (_, c) in others.items()}})
         loaded = LiveModels(default, named, reloading.load)
-        return cls.from_models(loaded, catalogue, config, keys, recorder, recordings, audit)
+        own = (recorder, recordings, audit, traces)
+        return cls.from_models(loaded, catalogue, config, keys, *own)
 
     @classmethod
     def from_models(
@@ -356,6 +360,7 @@ class ServerCore:
         recorder: Recorder | None = None,
         recordings: RecordingFolder | None = None,
         audit: AuditLog | None = None,
+        traces: TraceExporter | None = None,
     ) -> ServerCore:
         """With models that are loaded already; their sessions are in ``recordings``."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
@@ -366,6 +371,7 @@ class ServerCore:
             resume_s=config.resume_seconds,
             max_suspended=config.max_suspended,
             recorder=recorder,
+            traces=traces,
         )
         process = ProcessOptions(niceness=config.file_niceness)
         options = BatchOptions(
@@ -405,6 +411,8 @@ class ServerCore:
             await asyncio.to_thread(self.recorder.close)
         if self.recordings:
             await asyncio.to_thread(self.recordings.close)
+        if traces := self.live.metrics.traces:
+            await asyncio.to_thread(traces.close)
 
 
 def open_recordings(folder: Path | None) -> RecordingFolder | None:

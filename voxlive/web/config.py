@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from voxlive.errors import CodedError
 from voxlive.processes.supervisor import DEADLINE_S
@@ -118,6 +119,11 @@ def _check_site(text: str) -> None:
 
     if text != ANY and Origin.parse(text) is None:
         raise ValueError(f"{text}: write a site as https://name, or https://name:8443")
+
+
+def _check_url(text: str) -> None:
+    if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname:
+        raise ValueError(f"{text}: write a URL as http://collector:4318")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +353,13 @@ class ServeConfig:
         "Record who read, changed or deleted stored sessions in this file, as JSON lines.",
         metavar="FILE",
     )
+    trace: str | None = _option(
+        None,
+        "Send a trace of every live session to this OpenTelemetry collector, by OTLP over HTTP; "
+        "needs the extra: trace. Default: the one that OTEL_EXPORTER_OTLP_ENDPOINT names, if any.",
+        metavar="URL",
+        check=_check_url,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _option(
         "warning", "How much is logged."
     )
@@ -393,7 +406,7 @@ class ServeConfig:
             raise ConfigError(f"{option_name(unused)} needs --wyoming-port", unused)
 
     def _check_workers(self) -> None:
-        for name in ("devices", "keep_audio", "record"):
+        for name in ("devices", "keep_audio", "record", "trace"):
             if getattr(self, name) is not None:
                 option = option_name(name)
                 message = f"{option} works with one server process: --workers 1"

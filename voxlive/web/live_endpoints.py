@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket
 
 from voxlive.errors import RequestRefused
 from voxlive.processes.logs import log_context
+from voxlive.streaming.traces import TraceExporter
 from voxlive.web.access.access import Access, Grant
 from voxlive.web.access.keys import find_credentials
 from voxlive.web.access.middleware import Authenticator, client_address
@@ -60,7 +61,7 @@ class LiveEndpoints:
     """See the module. Without an authenticator every client is admitted.
 
     A resumable session waits ``resume_s`` seconds for its client, ``max_suspended`` at a time.
-    Transcripts are kept by ``recorder``, where there is one.
+    Transcripts are kept by ``recorder``, where there is one. Sessions are followed by ``traces``.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class LiveEndpoints:
         recorder: SessionRecorder | None = None,
         feeds: CaptionFeeds | None = None,
         admission: Admission | None = None,
+        traces: TraceExporter | None = None,
     ) -> None:
         self._models = models
         self.authenticator = authenticator or Authenticator(Access())
@@ -80,6 +82,7 @@ class LiveEndpoints:
         self.feeds = feeds or CaptionFeeds()
         self.admission = admission or LocalAdmission(self.authenticator.access, self.feeds)
         self.metrics = SessionMetrics(self.authenticator.access.count_error)
+        self.metrics.traces = traces
         self.resumables = ResumableSessions(self.feeds, resume_s, max_suspended)
         self._sockets: dict[asyncio.Task[Any] | None, LiveSocket] = {}
 

@@ -269,7 +269,8 @@ class LiveSocket:
         path, state, session = self._socket.url.path, self._state, self._sessions[source]
         service = self._service_of(options)
         label = self._models.label(service)
-        state.meters[source] = self._metrics.open(self._protocol.name, session, label)
+        headers, opened = self._socket.headers, self._metrics.open
+        state.meters[source] = opened(self._protocol.name, session, label, headers)
         name = self._socket.query_params.get("captions")
         state.caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
         state.unfinished += 1
@@ -516,7 +517,8 @@ class LiveSocket:
                 session.emit_warning("words_may_repeat", message)
             state.sessions[""] = session
             label = self._models.label(service)
-            state.meters[""] = self._metrics.open(protocol.name, session, label)
+            headers, opened = self._socket.headers, self._metrics.open
+            state.meters[""] = opened(protocol.name, session, label, headers)
             state.caption_feeds[""] = self._feeds.go_on(claimed.transcript)
             state.unfinished = 1
         state.recordings[""] = recording
@@ -559,7 +561,9 @@ class LiveSocket:
         """Send events and notices, until the protocol closes or all sessions have ended."""
         while True:
             outs, ended = await self._state.next()
-            if await self._writer.send(outs) or ended:
+            closed = await self._writer.send(outs)
+            self._state.on_sent()
+            if closed or ended:
                 return
 
     async def _tick(self, every_s: float) -> None:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from voxlive.engines.contract import Engine, HistogramSnapshot
     from voxlive.store.writer import SessionWriter
+    from voxlive.streaming.traces import PipelineTrace, SessionTrace, TraceExporter
     from voxlive.web.access.access import Access
     from voxlive.web.captions.feeds import CaptionFeeds
     from voxlive.web.live_models import LiveModels
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 _LAG_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 _NO_LAGS = DurationHistogram(_LAG_BUCKETS_S).read()
 _NO_ROUTE = "elsewhere"
+_NO_HEADERS: Mapping[str, str] = {}
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -144,14 +146,29 @@ class SessionMetrics:
         self._meters: set[SessionMeter] = set()
         self.elsewhere: Callable[[], Awaitable[LiveFigures]] | None = None
         """Reads those of the server's other processes."""
+        self.traces: TraceExporter | None = None
+        """Has sessions followed as traces."""
 
     def register(self, protocol: str) -> None:
         """Export this wire format from now on, with zeros until it has a session."""
         self._totals[protocol]
 
-    def open(self, protocol: str, session: LiveSession, model: str) -> SessionMeter:
-        """Count a session that begins on this live model, until its meter is closed."""
+    def open(
+        self,
+        protocol: str,
+        session: LiveSession,
+        model: str,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> SessionMeter:
+        """Count a session that begins on this live model, until its meter is closed.
+
+        ``headers``: its client's, which may name a trace.
+        """
         meter = SessionMeter(session, protocol, model, self)
+        if self.traces:
+            about = {"session.id": session.id, "protocol": protocol, "model": model}
+            named = {f"voxlive.{name}": value for name, value in about.items()}
+            meter.trace = self.traces.open(session, named, headers)
         self._meters.add(meter)
         totals = self._totals[protocol]
         totals.opened += 1
@@ -193,7 +210,7 @@ class SessionMetrics:
                 fields = {**meter.fields, "code": code}
                 log.warning("session %s: %s", meter.session.id, message, extra=fields)
             case SessionClosed():
-                self.on_closed(meter)
+                meter.close()
 
     def on_closed(self, meter: SessionMeter) -> None:
         """Add a session that is over to the totals, once; called by its meter."""
@@ -220,6 +237,7 @@ class SessionMeter:
         self.protocol = protocol
         self.model = model
         self.fields = {"session": session.id, "protocol": protocol}
+        self.trace: SessionTrace | None = None
         self._metrics = metrics
         self._sampled_at = 0  # samples received at the last lag
 
@@ -233,10 +251,18 @@ class SessionMeter:
         if self.session.received - self._sampled_at >= SAMPLE_RATE:
             self._sampled_at = self.session.received
             self._metrics.lags[self.model].observe(self.lag_s)
+        if self.trace:
+            self.trace.on_event(event)
         self._metrics.on_event(self, event)
 
-    def close(self) -> None:
-        """The session is over. May be called twice, and after a SessionClosed event."""
+    def tracing(self, event: Event | None) -> PipelineTrace | None:
+        """What follows the source of an event; None where nothing does."""
+        return self.trace.of(event) if self.trace and event else None
+
+    def close(self, error: str | None = None) -> None:
+        """The session is over, for this reason. May be called twice, after SessionClosed too."""
+        if self.trace:
+            self.trace.close(error)
         self._metrics.on_closed(self)
 
 

@@ -25,6 +25,7 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.intake import LiveSession
 from voxlive.streaming.queues import Outbox, Timeout
+from voxlive.streaming.traces import PipelineTrace
 from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.ports import ABORT
@@ -63,6 +64,7 @@ class ConnectionState:
         """The number of the next message, where they are kept."""
         self.speech_events: Counter[str] = Counter()
         """How many there were, by the session's source."""
+        self._sending: tuple[PipelineTrace, Event] | None = None
 
     async def next(self) -> tuple[list[Out], bool]:
         """The frames of the next event or notice, and whether all sessions have ended with it.
@@ -70,6 +72,7 @@ class ConnectionState:
         Where the session is kept its store has the event by then, or is late. Raises ProtocolError
         if another server goes on with the session.
         """
+        self._sending = None
         source, entry = await self.outbox.take()
         recording = self.recordings.get(source)
         if recording:
@@ -80,15 +83,24 @@ class ConnectionState:
             event, outs = None, entry.translate()
         else:
             event, outs = entry, self._translate(source, entry)
+        trace = self.meters[source].tracing(event) if event else None
         ended = isinstance(event, SessionClosed)
         self.unfinished -= ended
         # Whoever cancels this here does not lose the event: the protocol has it already.
         if recording:
-            warning = await recording.record(event, self._take_sent())
+            recorded = recording.record(event, self._take_sent())
+            warning = await (trace.storing(recorded) if trace else recorded)
             if warning and not ended:
                 outs = outs + self._translate(source, warning)
                 await recording.record(None, self._take_sent())
+        self._sending = (trace, event) if trace and event else None
         return outs, ended and not self.unfinished
+
+    def on_sent(self) -> None:
+        """What ``next`` has returned is on its way to the client."""
+        if self._sending:
+            trace, event = self._sending
+            trace.on_sent(event)
 
     def _translate(self, source: str, event: Event) -> list[Out]:
         self.caption_feeds[source].on_event(event)
@@ -146,7 +158,7 @@ class ConnectionState:
             source, session = self.sessions.popitem()
             await session.close()
             if source in self.meters:
-                self.meters[source].close()
+                self.meters[source].close(error)
 
 
 class SocketWriter:

@@ -223,9 +223,13 @@ class WyomingConnection:
         async for event in session.events():
             if self._meter:
                 self._meter.on_event(event)
+            trace = self._meter.tracing(event) if self._meter else None
             if self._recording:
-                await self._recording.record(event)
+                recorded = self._recording.record(event)
+                await (trace.storing(recorded) if trace else recorded)
             await self._send(*self._protocol.on_event(event))
+            if trace:
+                trace.on_sent(event)
         self._session = self._events_task = None
         await self._close(session)
         if self._models.closing:
