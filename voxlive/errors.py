@@ -372,6 +372,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
             503, None, "the database of the sessions is held by another program: try again"
         ),
         "shutting_down": ErrorInfo(503, 1012, "the server is going down"),
+        "state_unavailable": ErrorInfo(
+            503, 1013, "what the replicas of the server share cannot be reached: try again"
+        ),
         "timeout": ErrorInfo(503, None, "it took longer than audio of this length may take"),
         # Memory and disk.
         "insufficient_memory": ErrorInfo(

@@ -40,7 +40,7 @@ from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
 from voxlive.streaming.traces import TraceExporter
 from voxlive.web.access.access import Access
-from voxlive.web.access.keys import Key, load_keys, redact_logs
+from voxlive.web.access.keys import Key, load_keys, load_ticket_key, redact_logs
 from voxlive.web.access.middleware import (
     AuditLog,
     Authenticator,
@@ -74,6 +74,8 @@ from voxlive.web.rest.transcriptions import Transcriptions
 
 if TYPE_CHECKING:
     from voxlive.engines.recording import RecordingFolder
+    from voxlive.web.captions.relay import CaptionRelay
+    from voxlive.web.redis_state import RedisState
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +275,7 @@ class ServerCore:
     """Everything of a server but its sockets: the models and the application that serves them.
 
     ``app`` has neither a root path nor CORS headers yet. ``drain_s``: how long sessions may go on
-    at the end of the server.
+    at the end of the server. ``relay`` is between this server and its replicas, if it has any.
     """
 
     app: ASGIApp
@@ -285,6 +287,7 @@ class ServerCore:
     refiner: Refiner | None = None
     drain_s: float = 10.0
     recorder: Recorder | None = None
+    relay: CaptionRelay | None = None
 
     @property
     def service(self) -> Service:
@@ -365,9 +368,12 @@ class ServerCore:
         """With models that are loaded already; their sessions are in ``recordings``."""
         hosts = None if keys else frozenset(config.allow_host) | host_names(config.host)
         sites = Sites(config.allow_origin, hosts)
+        ticket_key = load_ticket_key(config.ticket_key, config.ticket_key_file, log.warning)
+        state = open_state(config.state) if config.state else None
+        access = Access(keys, config.limits, ticket_key=ticket_key, state=state)
         live = LiveEndpoints(
             models,
-            Authenticator(Access(keys, config.limits), sites, audit),
+            Authenticator(access, sites, audit),
             resume_s=config.resume_seconds,
             max_suspended=config.max_suspended,
             recorder=recorder,
@@ -382,14 +388,21 @@ class ServerCore:
         if recorder:
             store = recorder.store
             refiner = Refiner(store, files, lambda: not any(one.engine.in_use for one in models))
+        relay = None
+        if state:
+            from voxlive.web.captions.relay import CaptionRelay
+
+            relay = CaptionRelay(live.feeds, state)
         app = make_app(models, live, files, store, refiner, recorder)
         drain_s = config.drain_seconds
-        return cls(app, sites, models, live, batch, recordings, refiner, drain_s, recorder)
+        return cls(app, sites, models, live, batch, recordings, refiner, drain_s, recorder, relay)
 
     def start(self) -> None:
         """Begin what goes on in the background, on the running loop."""
         if self.refiner:
             self.refiner.start()
+        if self.relay:
+            self.relay.start()
 
     async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:
         """Drain all sessions for up to ``drain_s``, and free the models.
@@ -413,6 +426,19 @@ class ServerCore:
             await asyncio.to_thread(self.recordings.close)
         if traces := self.live.metrics.traces:
             await asyncio.to_thread(traces.close)
+        if self.relay:
+            await self.relay.aclose()
+
+
+def open_state(url: str) -> RedisState:
+    """What replicas share. Raises ConfigError where no Redis answers. Blocks."""
+    try:
+        from voxlive.web.redis_state import RedisState, check_state
+    except ModuleNotFoundError as error:
+        message = "state: Redis needs its library: pip install 'voxlive[cluster]'"
+        raise ConfigError(message, "state") from error
+    check_state(url)
+    return RedisState(url)
 
 
 def open_recordings(folder: Path | None) -> RecordingFolder | None:

@@ -113,6 +113,17 @@ def _check_keep(text: str) -> None:
     keep_time(text)
 
 
+def _check_secret(text: str) -> None:
+    from voxlive.web.access.keys import validate_secret
+
+    validate_secret(text)
+
+
+def _check_state(text: str) -> None:
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("write it as redis://HOST:6379/0, rediss:// with TLS, or unix://PATH")
+
+
 def _check_site(text: str) -> None:
     """Refuse a misspelt site at the start: later its pages would only be refused."""
     from voxlive.web.access.sites import ANY, Origin
@@ -311,6 +322,25 @@ class ServeConfig:
     keys: Path | None = _option(
         None, "A TOML file of keys with names, scopes and limits: see docs/access.md."
     )
+    ticket_key: str | None = _option(
+        None,
+        "What short-lived keys are signed with, so that they outlast this server and are good at "
+        "others that have it. Default: made at each start.",
+        shown_variable=True,
+        secret=True,
+        check=_check_secret,
+    )
+    ticket_key_file: Path | None = _option(None, "A file with that, on one line.")
+    state: str | None = _option(
+        None,
+        "A Redis that this server shares with its replicas, by a URL: redis://HOST:6379/0. Keys' "
+        "limits and captions are then those of all of them: see docs/replicas.md. Needs the extra: "
+        "cluster.",
+        metavar="URL",
+        shown_variable=True,
+        secret=True,
+        check=_check_state,
+    )
     insecure: bool = _option(False, "Let everyone in who can reach the address, without a key.")
     max_session_minutes: float | None = _option(
         None, "How long one live session may last.", low=0.01
@@ -388,6 +418,15 @@ class ServeConfig:
         if self.device is not None and self.devices is not None:
             message = "--devices says where engines run, as --device does: choose one"
             raise ConfigError(message, "devices", "device")
+        if self.ticket_key is not None and self.ticket_key_file is not None:
+            message = "--ticket-key is in the file of --ticket-key-file: choose one"
+            raise ConfigError(message, "ticket_key", "ticket_key_file")
+        if self.state is not None and self.ticket_key is None and self.ticket_key_file is None:
+            raise ConfigError(
+                "--state is for several servers, which sign short-lived keys with the same: "
+                "--ticket-key-file",
+                "state",
+            )
         if self.refine and self.keep_audio is None:
             raise ConfigError("--refine needs the audio of sessions: --keep-audio", "refine")
         if self.workers > 1:
@@ -406,10 +445,16 @@ class ServeConfig:
             raise ConfigError(f"{option_name(unused)} needs --wyoming-port", unused)
 
     def _check_workers(self) -> None:
-        for name in ("devices", "keep_audio", "record", "trace"):
+        instead = {
+            "devices": "or a server for each (CUDA_VISIBLE_DEVICES): see docs/replicas.md",
+            "keep_audio": "or several servers with one --audio-folder: see docs/replicas.md",
+            "record": "or several servers, each with a folder of its own: see docs/replicas.md",
+            "trace": "or several servers: see docs/replicas.md",
+        }
+        for name, other in instead.items():
             if getattr(self, name) is not None:
                 option = option_name(name)
-                message = f"{option} works with one server process: --workers 1"
+                message = f"{option} works with one server process: --workers 1, {other}"
                 raise ConfigError(message, name, "workers")
 
     def with_model(self, model: str | None) -> Self:

@@ -41,20 +41,27 @@ class Admission(Protocol):
 
 
 class LocalAdmission:
-    """By the keys and captions of this process."""
+    """By the keys of this process, and what they share with those of its replicas."""
 
-    def __init__(self, access: Access, feeds: CaptionFeeds) -> None:
+    def __init__(self, access: Access) -> None:
         self._access = access
-        self._feeds = feeds
 
     async def admit(
         self, secret: str | None, address: str, captions: str | None, resources: ExitStack
     ) -> Grant:
         """See ``Admission``."""
-        grant = self._access.admit(secret, "live", address)
-        resources.enter_context(grant.session())
-        resources.enter_context(self._feeds.claimed(captions, grant.name))
+        grant = await self._access.admit(secret, "live", address)
+        await self._access.take_session(grant, resources)
+        if captions is not None:
+            await self._claim(captions, grant.name, resources)
         return grant
+
+    async def _claim(self, name: str, owner: str, resources: ExitStack) -> None:
+        """Reserve a captions name for a key while a connection of that key uses it."""
+        if not await self._access.state.claim_name(name, owner):
+            message = "a session of another key has this captions name now: choose another"
+            raise RequestRefused("name_in_use", message)
+        resources.callback(self._access.state.free_name, name)
 
 
 class LiveEndpoints:
@@ -80,7 +87,7 @@ class LiveEndpoints:
         self.authenticator = authenticator or Authenticator(Access())
         self.recorder = recorder
         self.feeds = feeds or CaptionFeeds()
-        self.admission = admission or LocalAdmission(self.authenticator.access, self.feeds)
+        self.admission = admission or LocalAdmission(self.authenticator.access)
         self.metrics = SessionMetrics(self.authenticator.access.count_error)
         self.metrics.traces = traces
         self.resumables = ResumableSessions(self.feeds, resume_s, max_suspended)

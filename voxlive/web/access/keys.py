@@ -237,6 +237,13 @@ def load_keys(
     return keys
 
 
+def load_ticket_key(
+    plain: str | None, file: Path | None, warn: Callable[[str], object]
+) -> str | None:
+    """What tickets are signed with, if it is given; ``warn`` as for keys. Raises BadKey."""
+    return _read(file, read_secrets, warn)[0] if file else plain
+
+
 def _read(
     file: Path, parse: Callable[[str], tuple[_T, ...]], warn: Callable[[str], object]
 ) -> tuple[_T, ...]:

@@ -248,7 +248,7 @@ class AuthMiddleware:
             grant = (
                 access.identify(secret)
                 if rule.open
-                else access.admit(secret, rule.scope, client_address(request))
+                else await access.admit(secret, rule.scope, client_address(request))
             )
         except RequestRefused as refusal:
             known = access.identify(secret)
@@ -261,7 +261,7 @@ class AuthMiddleware:
         scope = {**request.scope, _GRANT: grant}
         with ExitStack() as resources:
             if grant and rule.counted:
-                resources.enter_context(grant.session())
+                await access.take_session(grant, resources)
             limit = grant.limits.upload_bytes if grant else 0
             await self._app(scope, _limit_body(request.headers, receive, limit), send)
 

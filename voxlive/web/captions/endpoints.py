@@ -45,7 +45,8 @@ class CaptionEndpoints:
 
     async def index(self, request: Request) -> JSONResponse:
         """The sessions that the client may read, the oldest first."""
-        grant = require_grant(request)
+        grant, relay = require_grant(request), self._feeds.relay
+        elsewhere = await relay.listed() if relay else []
         listed = [
             {
                 "session": feed.session,
@@ -53,7 +54,7 @@ class CaptionEndpoints:
                 "path": feed.path,
                 "readers": feed.readers,
             }
-            for feed in self._feeds
+            for feed in (*elsewhere, *self._feeds)
             if grant.may_read(feed.owner)
         ]
         return JSONResponse({"sessions": listed}, headers={"cache-control": "no-store"})
@@ -61,10 +62,10 @@ class CaptionEndpoints:
     async def follow(self, request: Request) -> Response:
         """A session's captions as server-sent events, or WebVTT by ``.vtt`` or an Accept header."""
         name = request.path_params["session"]
-        feed = self._readable(request, name)
+        feed = await self._readable(request, name)
         as_vtt = "text/vtt" in request.headers.get("accept", "")
         if feed is None and name.endswith(_VTT):
-            feed, as_vtt = self._readable(request, name.removesuffix(_VTT)), True
+            feed, as_vtt = await self._readable(request, name.removesuffix(_VTT)), True
         if feed is None:
             feed = await self._waiting(request, name.removesuffix(_VTT) if as_vtt else name)
         if feed is None:
@@ -73,9 +74,9 @@ class CaptionEndpoints:
         media_type = "text/vtt" if as_vtt else "text/event-stream"
         return await streamed(_vtt(feed.read()) if as_vtt else feed.events(), media_type)
 
-    def _readable(self, request: Request, name: str) -> CaptionFeed | None:
+    async def _readable(self, request: Request, name: str) -> CaptionFeed | None:
         """The feed of a session id or name; None where the client may not read it, either."""
-        feed = self._feeds.find(name)
+        feed = await self._feeds.locate(name)
         return feed if feed and require_grant(request).may_read(feed.owner) else None
 
     async def _waiting(self, request: Request, name: str) -> CaptionFeed | None:

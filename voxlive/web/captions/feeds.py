@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from voxlive.errors import RequestRefused
 from voxlive.store.contract import Layer, StoredTranscript, StoredWord
@@ -34,6 +34,9 @@ from voxlive.web.captions.events import (
     Place,
     sse_event,
 )
+
+if TYPE_CHECKING:
+    from voxlive.web.captions.relay import CaptionRelay
 
 MAX_SEGMENTS = 100
 MAX_EARLIER = 20_000
@@ -128,6 +131,8 @@ class CaptionFeed:
         """Whether it is left to another server."""
         self.on_closed: Callable[[CaptionFeed], object] = lambda _: None
         """Called when the session is over: its client may still ask for what it was sent."""
+        self.on_caption: Callable[[Caption], object] | None = None
+        """Called with what readers get, whether there are any or not."""
         self.loading = asyncio.Lock()
         """Held while what the feed does not have any more is read from the store."""
         self._segments: deque[_SegmentRow] = deque()
@@ -271,6 +276,43 @@ class CaptionFeed:
             self._send(CorrectedCaption(segment, text))
         return True
 
+    def correction_of(self, segment: int) -> tuple[int, int, str, int]:
+        """How many corrections there are, and what ``correct`` gets for this one."""
+        return (self._corrections, segment, *self._corrected.get(segment, ("", 0)))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that readers may need, in JSON's values; ``restore_state`` has another feed have it.
+
+        What was said before the segments that are kept is not in it.
+        """
+        return {
+            "segments": list(self._segments),
+            "dropped": self._dropped,
+            "open": [[source, self._open.get(source), rows] for source, rows in self._rows.items()],
+            "drafts": self._drafts,
+            "number": self._number,
+            "corrections": self._corrections,
+            "corrected": [[segment, *one] for segment, one in self._corrected.items()],
+        }
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """See ``state``. Those who read already get all of it."""
+        self._segments = deque(
+            (*row[:4], tuple(_row(word) for word in row[4]), *row[5:]) for row in state["segments"]
+        )
+        self._dropped, self._earlier = state["dropped"], None
+        self._rows.clear()
+        self._open.clear()
+        for source, segment, rows in state["open"]:
+            self._rows[source] = [_row(word) for word in rows]
+            if segment is not None:
+                self._open[source] = segment
+        self._drafts = dict(state["drafts"])
+        self._number, self._corrections = state["number"], state["corrections"]
+        self._corrected = {segment: (text, count) for segment, text, count in state["corrected"]}
+        self._send(self._captions(None, start=True))
+
     def lacks(self, place: Place | None, *, start: bool) -> bool:
         """Whether a reader who is there, or begins at the start, needs more than is kept."""
         if self._earlier is not None or not self._dropped:
@@ -348,11 +390,11 @@ class CaptionFeed:
     def _snapshot(self, place: Place | None, start: bool) -> SentCaption:
         found = self._snapshots.get((start, place))
         if found is None:
-            found = SentCaption(self._captions(place, start), self.place)
+            found = SentCaption(self._captions(place, start=start), self.place)
             self._snapshots[start, place] = found
         return found
 
-    def _captions(self, place: Place | None, start: bool) -> CaptionSnapshot:
+    def _captions(self, place: Place | None, *, start: bool) -> CaptionSnapshot:
         segments: tuple[ClosedCaption, ...] = ()
         complete = True
         if place or start:
@@ -375,6 +417,8 @@ class CaptionFeed:
 
     def _send(self, caption: Caption) -> None:
         self._snapshots.clear()
+        if self.on_caption:
+            self.on_caption(caption)
         if not self._readers:
             return
         self._pending.append(SentCaption(caption, self.place))
@@ -430,8 +474,8 @@ def _wake_in_turns(readers: list[CaptionReader]) -> None:
 class CaptionFeeds:
     """The feeds of all live sessions, by session id and by name.
 
-    A name is reserved for one key while a connection of that key uses it; it stands for the newest
-    session that has it.
+    A name is reserved for one key while a connection of that key uses it (``SharedState``); it
+    stands for the newest session that has it.
     """
 
     def __init__(self) -> None:
@@ -439,27 +483,10 @@ class CaptionFeeds:
         """Readers that want to know of every session that begins."""
         self.on_over: Callable[[CaptionFeed], object] = lambda _: None
         """Called with the feed of every session that is over."""
+        self.relay: CaptionRelay | None = None
+        """Knows the sessions of the server's other replicas, where there are any."""
         self._feeds: dict[str, CaptionFeed] = {}
         self._over: deque[str] = deque(maxlen=_MAX_OVER)  # sessions; the store may not know it yet
-        self._claims: dict[str, tuple[str, int]] = {}  # by name: the owner and its connections
-
-    @contextmanager
-    def claimed(self, name: str | None, owner: str) -> Iterator[None]:
-        """Reserve a name for a key. Raises RequestRefused if another key has it."""
-        if name is None:
-            yield
-            return
-        holder, uses = self._claims.get(name, (owner, 0))
-        if holder != owner:
-            message = "a session of another key has this captions name now: choose another"
-            raise RequestRefused("name_in_use", message)
-        self._claims[name] = owner, uses + 1
-        try:
-            yield
-        finally:
-            _, uses = self._claims.pop(name)
-            if uses > 1:
-                self._claims[name] = owner, uses - 1
 
     def open(self, session: str, name: str | None, path: str, owner: str = ANYONE) -> CaptionFeed:
         """Make a feed for a session that begins."""
@@ -471,6 +498,12 @@ class CaptionFeeds:
         """Have it among these, in place of another one of its session."""
         feed.on_closed = self.close
         self._feeds[feed.session] = feed
+        if self.relay and not feed.waits:
+            self.relay.on_opened(feed)
+        self.wake_waiting()
+
+    def wake_waiting(self) -> None:
+        """A session has begun, here or elsewhere."""
         _wake_in_turns([*self.waiting])
 
     def make(self, session: str, name: str | None, path: str, owner: str) -> CaptionFeed:
@@ -485,9 +518,10 @@ class CaptionFeeds:
         session = transcript.session
         if self.is_over(session.id):
             return None
-        feed = self.open(session.id, session.name, session.path, session.owner)
-        feed.restore(transcript)
+        feed = self.make(session.id, session.name, session.path, session.owner)
         feed.waits = True
+        self.add(feed)
+        feed.restore(transcript)
         asyncio.get_running_loop().call_later(wait_s, self._give_up, feed)
         return feed
 
@@ -501,6 +535,8 @@ class CaptionFeeds:
         feed = self._feeds.get(session.id)
         if feed is None or not feed.waits:
             feed = self.open(session.id, session.name, session.path, session.owner)
+        elif self.relay:
+            self.relay.on_opened(feed)
         feed.restore(transcript)
         feed.waits = False
         return feed
@@ -514,6 +550,8 @@ class CaptionFeeds:
             return
         del self._feeds[feed.session]
         feed.close(over=over)
+        if self.relay:
+            self.relay.on_closed(feed, over=over)
         if over:
             self._over.append(feed.session)
             self.on_over(feed)
@@ -531,6 +569,22 @@ class CaptionFeeds:
         """As ``find``, among the sessions of one key."""
         mine = (feed for feed in reversed(self._feeds.values()) if feed.owner == owner)
         return next((feed for feed in mine if name in (feed.session, feed.name)), None)
+
+    async def locate(self, name: str, owner: str | None = None) -> CaptionFeed | None:
+        """As ``find``, or ``find_owned`` for one key, among the sessions of all replicas."""
+        found = self.find(name) if owner is None else self.find_owned(name, owner)
+        if self.relay and (found is None or found.waits):
+            return await self.relay.find(name, owner) or found
+        return found
+
+    def correct(
+        self, session: str, owner: str, corrected: Mapping[int, tuple[str, int]], corrections: int
+    ) -> None:
+        """People have corrected a stored session, which may be live here or elsewhere."""
+        if feed := self.find_owned(session, owner):
+            feed.correct(corrected, corrections)
+        elif self.relay:
+            self.relay.correct(session, corrected, corrections)
 
     def __iter__(self) -> Iterator[CaptionFeed]:
         return iter(tuple(self._feeds.values()))
@@ -581,6 +635,11 @@ def corrected_segments(transcript: StoredTranscript) -> dict[int, tuple[str, int
         if word.segment in texts:
             texts[word.segment] += word.text
     return {segment: (text, count[segment]) for segment, text in texts.items()}
+
+
+def _row(word: Sequence[Any]) -> _WordRow:
+    text, start, end, probability = word
+    return text, start, end, probability
 
 
 def _words(rows: Iterable[_WordRow]) -> tuple[Word, ...]:

@@ -336,7 +336,7 @@ class ShareEndpoints:
     async def state(self, request: Request) -> JSONResponse:
         """``GET /read/state``: whether the session is live, and how many read by the link."""
         share = await self._admit(request)
-        live = self._feeds.find_owned(share.name, share.owner)
+        live = await self._feeds.locate(share.name, share.owner)
         shown = {**self._listed(share), "live": live is not None}
         return JSONResponse(shown, headers=_NO_STORE)
 
@@ -429,7 +429,7 @@ class ShareEndpoints:
 
     async def _feed(self, share: Share) -> CaptionFeed | None:
         """The feed of a live session, or of one that waits for its client to come here."""
-        feed = self._feeds.find_owned(share.name, share.owner)
+        feed = await self._feeds.locate(share.name, share.owner)
         if feed or not self._recorder:
             return feed
         stored = await self._look(share)

@@ -260,7 +260,7 @@ class Protocol(_Protocol):
         """
         return
 
-    def apply_settings(self, _settings: object) -> None:
+    def apply_settings(self, _settings: Json | None) -> None:
         """Take the settings of the client's short-lived key; those of other formats are ignored."""
         return
 

@@ -212,7 +212,7 @@ class RealtimeProtocol(Protocol):
         for protocol in (self._vllm, self._active):
             protocol.offer_engines(find)
 
-    def apply_settings(self, settings: object) -> None:
+    def apply_settings(self, settings: Json | None) -> None:
         """As OpenAI's: it has client secrets."""
         self._active.apply_settings(settings)
 

@@ -107,13 +107,14 @@ class ClientSecrets:
             lifetime_s = integer(
                 expires_after, "seconds", _MIN_SECRET_S, _MAX_SECRET_S, _SECRET_LIFETIME_S
             )
-            config = Config().updated(_object(body, "session"), self._find)
+            settings = _object(body, "session")
+            config = Config().updated(settings, self._find)
         except ValueError as error:
             param = error.param if isinstance(error, BadField) else None
             raise RequestRefused("invalid_value", str(error), param) from error
         info = self._find(config.model)
         session = config.nested(f"sess_{secrets.token_hex(12)}", info)
-        value, ticket = self._access.issue(require_grant(request), lifetime_s, config)
+        value, ticket = self._access.issue(require_grant(request), lifetime_s, settings)
         expires_at = int(ticket.expires_at)
         return JSONResponse({"value": value, "expires_at": expires_at, "session": session})
 

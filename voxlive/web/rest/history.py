@@ -212,9 +212,9 @@ class HistoryEndpoints:
             about["marks"] = len(changes.marks) + len(changes.unmarked)
         async with self._audit.recorded(request, "change", ident, begun=True, **about):
             changed = await self._change(grant, ident, store.patch, **vars(changes))
-        feed = self._feeds and self._feeds.find_owned(ident, changed.owner)
-        if feed and changes.corrections:
-            feed.correct(*await self._calls.run(_corrected, store, ident))
+        if self._feeds and changes.corrections and changed.state != "ended":
+            corrected = await self._calls.run(_corrected, store, ident)
+            self._feeds.correct(ident, changed.owner, *corrected)
         return JSONResponse(session_json(changed), headers=_HEADERS)
 
     async def delete(self, request: Request) -> Response:

@@ -23,7 +23,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from voxlive.engines.remote.shared import SharedEngine, SlotTable
 from voxlive.errors import VoxliveError
 from voxlive.processes.process import handed_over, read_messages, run_child
-from voxlive.streaming.events import Draft, Event, SegmentClosed, Words
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import Silero, VoiceDetector
@@ -32,7 +31,6 @@ from voxlive.web.access.keys import redact_logs
 from voxlive.web.access.middleware import Authenticator
 from voxlive.web.access.sites import Sites, host_names
 from voxlive.web.app import CLOSE_TIMEOUT_S
-from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.protocols import PROTOCOLS
@@ -45,11 +43,6 @@ from voxlive.web.workers import (
     Drain,
     EngineHangs,
     EngineLost,
-    FeedAmended,
-    FeedClosed,
-    FeedEvent,
-    FeedGoesOn,
-    FeedOpened,
     LeaveSession,
     Ping,
     PrepareEngine,
@@ -60,13 +53,13 @@ from voxlive.web.workers import (
     WorkerFailed,
     WorkerReady,
 )
+from voxlive.web.workers.captions import RelayedFeeds
 from voxlive.web.workers.channel import WorkerChannel
 from voxlive.web.workers.forwarding import ForwardRequests
 from voxlive.web.workers.storing import HostStore, HostWriter
 
 if TYPE_CHECKING:
     from voxlive.processes.process import BatchedSender
-    from voxlive.store.contract import StoredTranscript
     from voxlive.web.metrics import LiveFigures
 
 
@@ -105,61 +98,6 @@ class HostAdmission:
         grant = await self._channel.ask(AdmitClient(client, secret, address, captions))
         assert isinstance(grant, Grant)
         return grant
-
-
-class RelayedFeed(CaptionFeed):
-    """A feed whose readers are the host's: what it gets, theirs gets too."""
-
-    tell: Callable[[object], object]
-
-    def on_event(self, event: Event) -> None:
-        """See ``CaptionFeed``."""
-        if isinstance(event, Words | Draft | SegmentClosed):
-            self.tell(FeedEvent(self.session, event))
-        super().on_event(event)
-
-    def amend(self, segment: int, count: int, text: str) -> bool:
-        """See ``CaptionFeed``."""
-        amended = super().amend(segment, count, text)
-        if amended:
-            self.tell(FeedAmended(self.session, segment, count, text))
-        return amended
-
-
-def _told_already(_message: object) -> None:
-    """The host's feed gets this otherwise."""
-
-
-class RelayedFeeds(CaptionFeeds):
-    """The feeds of a worker's sessions."""
-
-    def __init__(self, tell: Callable[[object], object]) -> None:
-        super().__init__()
-        self._tell = tell
-
-    def make(self, session: str, name: str | None, path: str, owner: str) -> CaptionFeed:
-        """See ``CaptionFeeds``."""
-        self._tell(FeedOpened(session, name, path, owner))
-        feed = RelayedFeed(session, name or session, path, owner)
-        feed.tell = self._tell
-        return feed
-
-    def go_on(self, transcript: StoredTranscript) -> CaptionFeed:
-        """See ``CaptionFeeds``."""
-        self._tell(FeedGoesOn(transcript))
-        session = transcript.session
-        feed = RelayedFeed(session.id, session.name or session.id, session.path, session.owner)
-        feed.tell = _told_already
-        feed.restore(transcript)
-        feed.tell = self._tell
-        self.add(feed)
-        return feed
-
-    def close(self, feed: CaptionFeed, *, over: bool = True) -> None:
-        """See ``CaptionFeeds``."""
-        if self.find(feed.session) is feed:
-            self._tell(FeedClosed(feed.session, over))
-        super().close(feed, over=over)
 
 
 class WorkerApp:

@@ -30,11 +30,6 @@ from voxlive.web.workers import (
     Drain,
     EngineHangs,
     EngineLost,
-    FeedAmended,
-    FeedClosed,
-    FeedEvent,
-    FeedGoesOn,
-    FeedOpened,
     LeaveSession,
     Ping,
     PrepareEngine,
@@ -42,14 +37,13 @@ from voxlive.web.workers import (
     ReplaceEngine,
     SharedModel,
     StartWorker,
-    StoreCall,
-    StoreWrite,
-    StoreWritten,
     WorkerFailed,
     WorkerReady,
 )
+from voxlive.web.workers.captions import ServeFeeds
 from voxlive.web.workers.channel import WorkerChannel
 from voxlive.web.workers.forwarding import ServeForwarded
+from voxlive.web.workers.storing import serve_store
 
 if TYPE_CHECKING:
     import socket
@@ -57,10 +51,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from voxlive.engines.contract import Engine
-    from voxlive.store.writer import Written
     from voxlive.web.access.access import Grant
     from voxlive.web.app import ServerCore
-    from voxlive.web.captions.feeds import CaptionFeed
     from voxlive.web.config import ServeConfig
     from voxlive.web.ports import Ports
 
@@ -134,7 +126,7 @@ class Worker:
         self._clients: dict[int, ExitStack] = {}
         self._last_client = 0
         self._gone: set[int] = set()
-        self._feeds: dict[str, CaptionFeed] = {}
+        self._feeds: ServeFeeds | None = None
         self._forwarded: ServeForwarded | None = None
         self._draining = threading.Event()
         # For the supervisor: pings that were sent and answered.
@@ -290,13 +282,9 @@ class Worker:
         channel.on(EngineHangs, self._server.end_engine)
         channel.on(ClientGone, self._release)
         channel.answer(LeaveSession, partial(self._server.leave_session, self))
-        channel.answer(StoreCall, self._call_store)
-        channel.on(StoreWrite, self._write)
-        channel.on(FeedOpened, self._open_feed)
-        channel.on(FeedGoesOn, self._go_on_feed)
-        channel.on(FeedEvent, self._on_feed_event)
-        channel.on(FeedAmended, self._amend_feed)
-        channel.on(FeedClosed, self._close_feed)
+        if self._server.recorder:
+            serve_store(self._server.recorder, channel)
+        self._feeds = ServeFeeds(self._server.core.live.feeds, channel)
         if self._draining.is_set():
             channel.tell(Drain())
 
@@ -315,10 +303,9 @@ class Worker:
             self._clients.popitem()[1].close()
         self._last_client = 0
         self._gone.clear()
-        # Other workers go on with what is stored, where its clients come back.
-        over = self._server.recorder is None
-        for session in tuple(self._feeds):
-            self._close_feed(FeedClosed(session, over))
+        if self._feeds:
+            # Other workers go on with what is stored, where its clients come back.
+            self._feeds.close(over=self._server.recorder is None)
         self.figures = self.figures.ended
         self._server.keep(self.figures)
         self.figures = LiveFigures()
@@ -339,43 +326,6 @@ class Worker:
             counted.close()
         elif gone.client > self._last_client:
             self._gone.add(gone.client)
-
-    async def _call_store(self, call: StoreCall) -> object:
-        recorder = self._server.recorder
-        assert recorder
-        return await asyncio.to_thread(getattr(recorder.store, call.name), *call.args)
-
-    def _write(self, write: StoreWrite) -> None:
-        recorder, channel = self._server.recorder, self.channel
-        assert recorder
-        assert channel
-
-        def on_written(written: Written) -> None:
-            channel.tell(StoreWritten(write.number, written.result()))
-
-        recorder.writer.write(write.operation).add_done_callback(on_written)
-
-    def _open_feed(self, opened: FeedOpened) -> None:
-        feeds = self._server.core.live.feeds
-        self._feeds[opened.session] = feeds.open(
-            opened.session, opened.name, opened.path, opened.owner
-        )
-
-    def _go_on_feed(self, goes_on: FeedGoesOn) -> None:
-        feed = self._server.core.live.feeds.go_on(goes_on.transcript)
-        self._feeds[feed.session] = feed
-
-    def _on_feed_event(self, event: FeedEvent) -> None:
-        if feed := self._feeds.get(event.session):
-            feed.on_event(event.event)
-
-    def _amend_feed(self, amended: FeedAmended) -> None:
-        if feed := self._feeds.get(amended.session):
-            feed.amend(amended.segment, amended.words, amended.text)
-
-    def _close_feed(self, closed: FeedClosed) -> None:
-        if feed := self._feeds.pop(closed.session, None):
-            self._server.core.live.feeds.close(feed, over=closed.over)
 
 
 class Workers:

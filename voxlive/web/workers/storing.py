@@ -1,4 +1,4 @@
-"""A worker's end of the store, which the host alone opens: what is written, and what is resumed.
+"""The store, which the host alone opens, for a worker: what is written, and what is resumed.
 
 What is written goes to the host's writer, so that the sessions of all workers are one batch. The
 contract is that of ``store.writer``: nobody waits for long, and what is late is caught up.
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Operation,
         StoredResumable,
     )
+    from voxlive.web.recorder import Recorder
 
 
 class HostWriter(SessionWriter):
@@ -111,3 +112,19 @@ class HostStore(ResumableStore):
     def _call(self, name: str, *args: object) -> Any:
         call = self._channel.ask(StoreCall(name, args))
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
+def serve_store(recorder: Recorder, channel: WorkerChannel) -> None:
+    """At the host: have a worker's calls and writes done."""
+
+    async def call(asked: StoreCall) -> object:
+        return await asyncio.to_thread(getattr(recorder.store, asked.name), *asked.args)
+
+    def write(asked: StoreWrite) -> None:
+        def on_written(written: Written) -> None:
+            channel.tell(StoreWritten(asked.number, written.result()))
+
+        recorder.writer.write(asked.operation).add_done_callback(on_written)
+
+    channel.answer(StoreCall, call)
+    channel.on(StoreWrite, write)

@@ -103,11 +103,17 @@ class OpenAIRealtimeProtocol(Protocol):
         """Browsers offer the protocol's name and a key; the name is selected."""
         return HandshakeResponse(SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
-    def apply_settings(self, settings: object) -> None:
-        """The session that a client secret was made for is in force from the start."""
-        if isinstance(settings, Config):
-            self._config = settings
-            self._intake = self._turns = self._new_turns(settings)
+    def apply_settings(self, settings: Json | None) -> None:
+        """The session that a client secret was made for is in force from the start.
+
+        Raises RequestRefused where this server, unlike the one that made it, does not have it.
+        """
+        if settings is not None:
+            try:
+                self._config = Config().updated(settings, self._find)
+            except BadField as error:
+                raise RequestRefused("invalid_value", error.message, error.param) from error
+            self._intake = self._turns = self._new_turns(self._config)
 
     def denied(self, code: str, message: str) -> Denial | None:
         """An HTTP error for those who may not connect; all else is reported on the socket."""

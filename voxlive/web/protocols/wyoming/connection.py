@@ -187,7 +187,7 @@ class WyomingConnection:
 
     async def _open(self, action: OpenSession, tasks: asyncio.TaskGroup) -> None:
         options = action.options
-        limits = self._access.admit_without_key().limits
+        limits = (await self._access.admit_without_key()).limits
         service = self._models.find(options.model)
         self._session = session = service.open(options)
         label = self._models.label(service)

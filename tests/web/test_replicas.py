@@ -1,0 +1,236 @@
+"""Two servers behind HAProxy are one: what they count, show and keep, and when one is killed."""
+
+import asyncio
+import json
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from support.clips import clip
+from support.replicas import (
+    END_REPLICA,
+    KILL_REPLICA,
+    RESTART_REDIS,
+    STOP_REPLICA,
+    Replicas,
+    replicas,
+)
+from support.restarting import in_words, numbers, speak, words_of
+from support.server import Server
+from support.wire import START, asr, dial, listen, receive_until, s16le, send, text_of_lines
+
+TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
+SPEECH = s16le(clip("doctor").samples[: 3 * 16_000])
+KEYS = """
+[talker]
+key = "the-talkers-own-key"
+sessions = 3
+[fast]
+key = "the-key-of-a-hurried-one"
+rate = 4
+[other]
+key = "the-key-of-others"
+"""
+OTHERS = "the-key-of-others"
+TALKER = {"authorization": "Bearer the-talkers-own-key"}
+FAST = {"authorization": "Bearer the-key-of-a-hurried-one"}
+OTHER = {"authorization": f"Bearer {OTHERS}"}
+OTHER_FAULTS = (STOP_REPLICA, END_REPLICA, RESTART_REDIS)
+MODEL = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "4")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, postgres_server):
+    folder = tmp_path_factory.mktemp("replicas")
+    keys = folder / "keys.toml"
+    keys.write_text(KEYS)
+    keys.chmod(0o600)
+    store = postgres_server.new_database()
+    with replicas(folder, store, *MODEL, "--keys", str(keys), key=OTHERS) as found:
+        yield found
+
+
+async def opened(stack: AsyncExitStack, ws: str, headers=TALKER, query: str = "", **start):
+    socket = await stack.enter_async_context(
+        dial(f"{ws}/v1/live{query}", additional_headers=headers)
+    )
+    await send(socket, {**START, **start})
+    return socket, (await receive_until(socket, "ready"))[-1]
+
+
+async def client(stack: AsyncExitStack, url: str, headers=TALKER) -> httpx.AsyncClient:
+    return await stack.enter_async_context(
+        httpx.AsyncClient(base_url=url, headers=headers, timeout=60)
+    )
+
+
+async def at_each(stack: AsyncExitStack, running: Replicas, path: str) -> list[httpx.Response]:
+    return [await (await client(stack, one.url)).get(path) for one in running.servers]
+
+
+async def refusal(server: Server, headers, query: str = "") -> list[str]:
+    async with dial(f"{server.ws}/v1/live{query}", additional_headers=headers) as beyond:
+        return (await listen(beyond)).errors
+
+
+async def test_limits_rates_and_names_are_those_of_both(running):
+    one, two = running.servers
+    ws = running.url.removesuffix("/v1/live")
+    async with AsyncExitStack() as stack:
+        for _ in range(3):  # HAProxy gives the next one to the server with fewer
+            await opened(stack, ws)
+        assert sorted([one.health()["in_use"], two.health()["in_use"]]) == [1, 2]
+        assert [await refusal(server, TALKER) for server in (one, two)] == [
+            ["too_many_sessions"]
+        ] * 2
+        await opened(stack, one.ws, OTHER, "?captions=stage")
+        assert await refusal(two, FAST, "?captions=stage") == ["name_in_use"]
+        hurried = await client(stack, running.http, FAST)
+        answers = [(await hurried.get("/v1/models")).status_code for _ in range(5)]
+        assert answers == [200, 200, 200, 429, 429]
+    await asyncio.gather(one.until(in_use=0), two.until(in_use=0))
+    async with AsyncExitStack() as stack:  # all of that is free
+        for server in (one, two, one):
+            while True:
+                async with AsyncExitStack() as trying:
+                    socket = await trying.enter_async_context(
+                        dial(f"{server.ws}/v1/live?captions=stage", additional_headers=TALKER)
+                    )
+                    await send(socket, START)
+                    if (await receive_until(socket, "ready"))[-1]["type"] == "ready":
+                        stack.push_async_exit(trying.pop_all())
+                        break
+
+
+async def test_captions_corrections_links_tickets_and_history_come_from_either(running):
+    one, two = running.servers
+    async with AsyncExitStack() as stack:
+        here, there = await client(stack, one.url), await client(stack, two.url)
+        granted = (await there.post("/v1/auth/grant", json={"ttl_seconds": 60})).json()
+        ticket = {"authorization": f"Bearer {granted['access_token']}"}
+        socket, ready = await opened(stack, one.ws, ticket, "?captions=hall")
+        await send(socket, SPEECH, {"type": "flush", "id": 1})
+        *_, first = await receive_until(socket, "segment")
+        link = await there.post("/v1/shares", json={"captions": "hall"})
+        token = {"authorization": f"Bearer {link.json()['token']}"}
+        readers = {
+            "/captions/hall": TALKER,
+            f"/captions/{ready['session']}": TALKER,
+            "/captions/hall.vtt": TALKER,
+            "/read/events": token,
+        }
+        feeds = [
+            await stack.enter_async_context(there.stream("GET", path, headers=headers))
+            for path, headers in readers.items()
+        ]
+        assert [feed.status_code for feed in feeds] == [200] * 4
+        listed = await at_each(stack, running, "/captions")
+        assert [[s["name"] for s in a.json()["sessions"]] for a in listed] == [["hall"]] * 2
+        assert (
+            await (await client(stack, two.url, OTHER)).get("/captions/hall")
+        ).status_code == 404
+        fixed = {"corrections": [{"first": 0, "stop": 1, "text": "Corrected"}]}
+        patched = await there.patch(f"/v1/sessions/{ready['session']}", json=fixed)
+        assert patched.status_code == 200, patched.text
+        await send(socket, SPEECH, {"type": "stop"})
+        text = (await listen(socket)).of("done")[0]["text"]
+        rest = text.removeprefix(first["text"])
+        read = [aiter(feed.aiter_text()) for feed in feeds[:3]]
+        said = ["".join([part async for part in one]) for one in read]
+        for captions in said[:2]:
+            assert f'"text": "{rest}"' in captions
+            assert "event: corrected" in captions
+            assert captions.endswith("event: done\ndata: {}\n\n")
+        assert rest.split()[-1] in said[2]
+        linked = ""
+        async for part in feeds[3].aiter_text():  # a link lasts longer than its session
+            linked += part
+            if "event: done" in linked:
+                break
+        assert f'"text": "{rest}"' in linked
+        for answer in await at_each(stack, running, f"/v1/sessions/{ready['session']}"):
+            assert answer.json()["text"].split()[1:] == text.split()[1:]
+        assert (await here.get("/captions")).json()["sessions"] == []
+
+
+async def test_other_wire_formats_pass_through_as_well(running):
+    ws = running.url.removesuffix("/v1/live")
+    async with AsyncExitStack() as stack:
+        socket, _ = await opened(stack, ws, OTHER)
+        await send(socket, SPEECH, {"type": "stop"})
+        text = (await listen(socket)).of("done")[0]["text"].strip()
+    heard = await asr(ws, SPEECH, query=f"?token={OTHERS}")
+    assert text_of_lines(heard.of(None)[-1]["lines"]).split() == text.split()
+    url = f"{ws}/v1/listen?encoding=linear16&sample_rate=16000"
+    async with dial(url, subprotocols=["token", OTHERS]) as socket:
+        await send(socket, SPEECH, {"type": "CloseStream"})
+        finals = [m for m in (await listen(socket)).of("Results") if m["is_final"]]
+    said = [final["channel"]["alternatives"][0]["transcript"] for final in finals]
+    assert " ".join(filter(None, said)) == text
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        KILL_REPLICA,
+        *(pytest.param(fault, marks=pytest.mark.endurance) for fault in OTHER_FAULTS),
+    ],
+)
+async def test_a_client_and_its_readers_go_on_whatever_happens(fault, tmp_path, postgres_server):
+    """The reader comes to the replica that does not have the session, and once more when cut."""
+    pcm = s16le(clip("market").samples)
+    store = postgres_server.new_database()
+    begun: list[dict] = []
+    with replicas(tmp_path, store, *MODEL) as running:
+        whole = await speak(running, pcm)
+        for server in running.servers:
+            await server.until(in_use=0)
+        [at] = in_words(whole, 1, random.Random(7))
+        async with AsyncExitStack() as stack:
+            http = await client(stack, running.http)
+            faults = [(at, fault)]
+            speaking = asyncio.create_task(
+                speak(running, pcm, faults, query="?captions=stage", on_ready=begun.append)
+            )
+            read = await read_along(http, begun, speaking)
+            messages = await speaking
+            for server in running.servers:
+                await server.until(in_use=0)
+            found = (await http.get("/v1/sessions")).json()["sessions"]
+    assert words_of(messages) == words_of(whole)
+    assert numbers(messages) == list(range(len(numbers(messages))))
+    assert [m for m in messages if m["type"] == "error"] == []
+    assert [one["state"] for one in found] == ["ended", "ended"]
+    assert read == [m["text"] for m in messages if m["type"] == "segment"]
+
+
+async def read_along(http: httpx.AsyncClient, begun: list[dict], speaking) -> list[str]:
+    """The texts of the segments, as a reader of captions has them in the end."""
+    texts: dict[int, str] = {}
+    while not begun:  # noqa: ASYNC110, the client says so
+        await asyncio.sleep(0.02)
+    while True:
+        try:
+            async with http.stream("GET", "/captions/stage") as feed:
+                kind = ""
+                async for line in feed.aiter_lines() if feed.status_code == 200 else _nothing():
+                    name, _, value = line.partition(": ")
+                    kind = value if name == "event" else kind
+                    if name == "data" and kind in ("segment", "snapshot"):
+                        found = json.loads(value)
+                        for one in found["segments"] if kind == "snapshot" else [found]:
+                            texts[one["id"]] = one["text"]
+                    elif name == "data" and kind == "done":
+                        return [texts[one] for one in sorted(texts)]
+        except httpx.TransportError:
+            pass  # as a browser does
+        if speaking.done():
+            return [texts[one] for one in sorted(texts)]
+        await asyncio.sleep(0.1)
+
+
+async def _nothing():
+    for line in ():
+        yield line
