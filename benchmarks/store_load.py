@@ -42,7 +42,7 @@ from voxlive.store.database import DatabaseStore
 from voxlive.store.writer import MAX_WAIT_S, StoreWriter
 from voxlive.streaming.events import SegmentClosed, Words
 from voxlive.values import Word
-from voxlive.web.recorder import SessionRecording
+from voxlive.web.recording import SessionRecording
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SEGMENT_WORDS = 10

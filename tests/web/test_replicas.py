@@ -17,7 +17,7 @@ from support.replicas import (
     Replicas,
     replicas,
 )
-from support.restarting import in_words, numbers, speak, words_of
+from support.restarting import in_words, kept, numbers, speak
 from support.server import Server
 from support.wire import START, asr, dial, listen, receive_until, s16le, send, text_of_lines
 
@@ -199,7 +199,7 @@ async def test_a_client_and_its_readers_go_on_whatever_happens(fault, tmp_path, 
             for server in running.servers:
                 await server.until(in_use=0)
             found = (await http.get("/v1/sessions")).json()["sessions"]
-    assert words_of(messages) == words_of(whole)
+    assert kept(messages) == kept(whole)
     assert numbers(messages) == list(range(len(numbers(messages))))
     assert [m for m in messages if m["type"] == "error"] == []
     assert [one["state"] for one in found] == ["ended", "ended"]
