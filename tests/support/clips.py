@@ -116,3 +116,12 @@ def clip(name: str) -> Clip:
         pauses=tuple(tuple(pause) for pause in entry["pauses"]),
         sentences=sentences,
     )
+
+
+def late(name: str, seconds: int, folder: Path) -> Path:
+    """A clip of one channel behind so much silence, as a WAV in a folder."""
+    spoken = clip(name)
+    with wave.open(str(folder / "late.wav"), "wb") as file:
+        file.setparams((1, 2, spoken.rate, 0, "NONE", ""))
+        file.writeframes(bytes(2 * spoken.rate * seconds) + spoken.pcm.tobytes())
+    return folder / "late.wav"

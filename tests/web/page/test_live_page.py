@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from support.browser import browsing, heard, line_to, speaking, state_is, stopped
-from support.clips import clip
+from support.clips import clip, late
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
 from support.wire import START, dial, live, receive_until, send
@@ -98,7 +98,7 @@ READ = """() => {
 
 
 async def test_names_of_speakers_and_own_words_reach_the_readers(server, tmp_path):
-    wav = clip("doctor").write_wav(tmp_path / "clip.wav")
+    wav = late("doctor", 5, tmp_path)
     async with browsing(server.url, microphone=wav, settings={"captions": "turns"}) as watched:
         page = watched.page
         await page.click("#open-settings")

@@ -4,12 +4,11 @@ import base64
 import json
 import re
 import shutil
-import wave
 
 import httpx
 import pytest
 from support.browser import browsing, heard, speaking, state_is, stopped
-from support.clips import clip
+from support.clips import clip, late
 from support.scoring import spelt, word_errors
 from support.server import AT_PAUSES, serving
 
@@ -52,15 +51,6 @@ def keeping(tmp_path_factory):
 
 def wav(name, folder):
     return clip(name).write_wav(folder / f"{name}.wav")
-
-
-def late(name, seconds, folder):
-    """A clip behind so much silence."""
-    spoken = clip(name)
-    with wave.open(str(folder / "late.wav"), "wb") as file:
-        file.setparams((1, 2, spoken.rate, 0, "NONE", ""))
-        file.writeframes(bytes(2 * spoken.rate * seconds) + spoken.pcm.tobytes())
-    return folder / "late.wav"
 
 
 async def share(page, name, folder):

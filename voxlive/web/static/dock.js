@@ -84,14 +84,15 @@ export class Dock {
    * @param {number} seconds
    * @param {number} behind
    * @param {string} remark
+   * @param {string} language where there is nothing to remark
    */
-  progress(seconds, behind, remark) {
+  progress(seconds, behind, remark, language) {
     const silent = !this.#still && performance.now() - this.#heardAt > SILENT_MS;
     const lag = say("lag.behind", { seconds: number(behind, 1) });
     const parts = [
       clock(seconds),
       behind > LATE_S ? say("lag.late", { lag }) : lag,
-      silent ? say("level.silent") : remark,
+      remark || (silent ? say("level.silent") : language),
     ];
     this.detail(parts.filter(Boolean).join(" · "));
   }

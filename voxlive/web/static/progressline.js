@@ -42,7 +42,8 @@ export class ProgressLine {
     const { recording, transcript, duration, broken } = this.#session;
     this.#session.tick();
     if (this.#state === "listening" && recording) {
-      this.#dock.progress(recording.seconds, recording.behind, this.#beside(recording));
+      const { seconds, behind } = recording;
+      this.#dock.progress(seconds, behind, this.#beside(recording), this.language);
       this.#dock.late(recording.quiet >= QUIET_S);
     } else if ((this.#state === "reconnecting" || this.#state === "resending") && recording) {
       const { seconds, unsent, dropped } = recording;
@@ -59,7 +60,7 @@ export class ProgressLine {
     if (quiet >= QUIET_S) return say("state.quiet", { seconds: Math.floor(quiet) });
     if (paused) return say("remark.paused");
     if (muted) return say("remark.muted");
-    return performance.now() < this.#remark.until ? this.#remark.text : this.language;
+    return performance.now() < this.#remark.until ? this.#remark.text : "";
   }
 
   #entitle() {
