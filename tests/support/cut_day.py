@@ -292,12 +292,14 @@ class CutDay:
         while True:
             await asyncio.sleep(self._rng.uniform(1, 2 * self._give_up_s))
             line = Line(self.endpoints)
-            line.send(START)
-            await line.until("ready")
-            for _ in range(self._rng.randrange(4)):
-                line.send(pcm(np.full(SAMPLE_RATE, 0.5, np.float32)))
-                await asyncio.sleep(self._rng.uniform(0, 1))
-            await line.break_off()
+            try:
+                line.send(START)
+                await line.until("ready")
+                for _ in range(self._rng.randrange(4)):
+                    line.send(pcm(np.full(SAMPLE_RATE, 0.5, np.float32)))
+                    await asyncio.sleep(self._rng.uniform(0, 1))
+            finally:  # also where the hour ends in between
+                await line.break_off()
             self._given_up += 1
 
     def _read(self, hour: float) -> CutHour:
