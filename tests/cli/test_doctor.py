@@ -3,6 +3,7 @@
 import socket
 
 from support.commands import command_line
+from support.server import free_port
 
 
 def test_a_port_in_use_is_one_line(voxlive, failed):
@@ -12,11 +13,6 @@ def test_a_port_in_use_is_one_line(voxlive, failed):
         done = voxlive("doctor", "--port", port)
         assert done.returncode == 1
         assert f"port {port} is in use" in done.stdout
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def test_doctor_finds_the_engine_and_the_voice_detector_working(real_weights):

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from support.redis_server import RedisServer, free_port, redis_serving
-from support.server import Server, serving
+from support.redis_server import RedisServer, redis_serving
+from support.server import Server, free_port, serving
 
 KILL_REPLICA, STOP_REPLICA = "kill -9 of the replica", "SIGSTOP until another one has the session"
 END_REPLICA, RESTART_REDIS = "SIGTERM of the replica", "Redis is restarted, empty"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -35,6 +36,11 @@ AT_PAUSES = ("--commit", "pause")
 
 LATE = frozenset({"TMPDIR", "VOXLIVE_CONFIG"})
 """What a server reads from its environment only when it has imported what it is made of."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @dataclass(frozen=True)

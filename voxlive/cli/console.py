@@ -286,13 +286,13 @@ def _write(fd: int, line: bytes) -> bool:
     return True
 
 
-_OPTIONS = {
+_SAME = (
+    *("commit", "delay_ms", "language", "max_tokens", "prompt"),
+    *("quantize", "task", "temperature", "vocabulary"),
+)
+_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME} | {
     "response_format": "--format",
     "timestamp_granularities[]": "--words",
-    **{name: f"--{name}" for name in ("commit", "language", "prompt", "quantize", "task")},
-    **{name: f"--{name}" for name in ("temperature", "vocabulary")},
-    "delay_ms": "--delay-ms",
-    "max_tokens": "--max-tokens",
 }
 """What the command line calls the fields of a request that errors are about."""
 

@@ -35,7 +35,7 @@ from voxlive.web.access.keys import Limits
 from voxlive.web.captions.feeds import MAX_NAME_LENGTH, CaptionFeeds, is_valid_name
 from voxlive.web.errors import error_headers
 from voxlive.web.live_models import LiveModels
-from voxlive.web.metrics import SessionMetrics
+from voxlive.web.metrics import SessionMeter, SessionMetrics
 from voxlive.web.protocols.contract import (
     Action,
     AudioFrame,
@@ -269,8 +269,7 @@ class LiveSocket:
         path, state, session = self._socket.url.path, self._state, self._sessions[source]
         service = self._service_of(options)
         label = self._models.label(service)
-        headers, opened = self._socket.headers, self._metrics.open
-        state.meters[source] = opened(self._protocol.name, session, label, headers)
+        state.meters[source] = self._open_meter(session, label)
         name = self._socket.query_params.get("captions")
         state.caption_feeds[source] = self._feeds.open(session.id, name, path, self._owner)
         state.unfinished += 1
@@ -287,6 +286,9 @@ class LiveSocket:
             if not recorder.transient:
                 self._protocol.on_stored(audio=kept)
         return Notice(partial(self._protocol.opened, session.id, options))
+
+    def _open_meter(self, session: LiveSession, label: str) -> SessionMeter:
+        return self._metrics.open(self._protocol.name, session, label, self._socket.headers)
 
     async def _receive_frames(self) -> None:
         """Pass frames to the protocol and perform its actions, until the client disconnects."""
@@ -517,8 +519,7 @@ class LiveSocket:
                 session.emit_warning("words_may_repeat", message)
             state.sessions[""] = session
             label = self._models.label(service)
-            headers, opened = self._socket.headers, self._metrics.open
-            state.meters[""] = opened(protocol.name, session, label, headers)
+            state.meters[""] = self._open_meter(session, label)
             state.caption_feeds[""] = self._feeds.go_on(claimed.transcript)
             state.unfinished = 1
         state.recordings[""] = recording
