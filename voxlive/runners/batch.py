@@ -226,7 +226,8 @@ class Batch:
             self._changed.clear()
             # Memory becomes free without a notification.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _POLL_S)
+                async with asyncio.timeout(_POLL_S):
+                    await self._changed.wait()
 
     def _refusal_now(self, queue: ModelQueue, memory: Memory) -> RequestRefused | None:
         retry = self._options.retry_after_s

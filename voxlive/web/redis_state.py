@@ -15,7 +15,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -148,16 +148,19 @@ class RedisState(LocalState):
             "socket_connect_timeout": _TIMEOUT_S,
             "retry": Retry(NoBackoff(), 1),  # a connection may have been closed meanwhile
         }
-        self._redis: Any = Redis.from_url(url, socket_timeout=_TIMEOUT_S, **options)
+        # No socket_timeout, but _within: the library has it by asyncio.wait_for, which swallows a
+        # cancellation at times before Python 3.12, and a task would not end.
+        self._redis: Any = Redis.from_url(url, socket_timeout=None, **options)
         self._listening: Any = Redis.from_url(url, socket_timeout=None, **options)
         self._hold, self._beat, self._token, self._renew, self._remove = (
             self._redis.register_script(text) for text in (_HOLD, _BEAT, _BUCKET, _RENEW, _REMOVE)
         )
         self._lock = asyncio.Lock()
         """Held by what writes the fields of this replica."""
-        self._stale: set[str] = set()  # keys with such a field, which is to be written
-        self._announced: list[SessionPlace] = []
-        self._withdrawn: list[SessionPlace] = []
+        self._stale: set[str] = set()  # keys that may have such a field, which is to be written
+        # By session. What is written leaves them, unless it has changed meanwhile.
+        self._announced: dict[str, SessionPlace] = {}
+        self._withdrawn: dict[str, SessionPlace] = {}
         self._changed = asyncio.Event()
         self._unsent: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_MAX_UNSENT)
         self._down_until = 0.0
@@ -169,6 +172,8 @@ class RedisState(LocalState):
         loop = asyncio.get_running_loop()
         work = (self._keep(), self._send(), self._receive())
         self._tasks = [loop.create_task(one) for one in work]
+        for task in self._tasks:
+            task.add_done_callback(_report)
 
     async def aclose(self) -> None:
         """Give everything back."""
@@ -180,8 +185,8 @@ class RedisState(LocalState):
             self._sessions.clear()
             self._names.clear()
             self._stale.update(held)
-            await self._write(())
-            await self._redis.zrem(_key("replicas"), self.replica)
+            await self._write(whole=False)
+            await _within(self._redis.zrem(_key("replicas"), self.replica))
         except (RedisError, OSError) as error:
             log.warning("what this server has in Redis ends by itself: %s", error)
         await self._redis.aclose()
@@ -225,16 +230,14 @@ class RedisState(LocalState):
         """Set this replica's field, if the others' allow it."""
         self._stale.add(key)  # whatever happens meanwhile
         arguments = [self.replica, value, limit, _milliseconds(LEASE_S)]
-        taken = bool(await self._ask(self._hold, [_key("replicas"), key], arguments))
-        self._stale.discard(key)
-        return taken
+        return bool(await self._ask(self._hold, [_key("replicas"), key], arguments))
 
     async def _ask(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
         """A script's answer. Raises RequestRefused ``state_unavailable``, soon."""
         try:
             if time.monotonic() < self._down_until:
                 raise RedisError("it did not answer before")
-            return await script(keys, arguments)
+            return await _within(script(keys, arguments))
         except (RedisError, OSError) as error:
             self._on_down(error)
             message = "the server cannot count sessions now: try again in a moment"
@@ -244,13 +247,13 @@ class RedisState(LocalState):
 
     def announce(self, place: SessionPlace) -> None:
         """A session has begun here, or goes on here, whoever had it before."""
-        self._announced.append(place)
+        self._announced[place.session] = place
         self._changed.set()
 
     def withdraw(self, place: SessionPlace) -> None:
         """It is over, or left to another replica."""
-        self._announced = [one for one in self._announced if one.session != place.session]
-        self._withdrawn.append(place)
+        self._announced.pop(place.session, None)
+        self._withdrawn[place.session] = place
         self._changed.set()
 
     async def find_place(self, name: str, owner: str | None = None) -> SessionPlace | None:
@@ -259,8 +262,9 @@ class RedisState(LocalState):
         None too while no Redis answers.
         """
         try:
-            ids = await self._redis.zrevrange(_key("named", name), 0, -1)
-            rows = await self._redis.mget([_key("session", one) for one in (name, *ids)])
+            ids = await _within(self._redis.zrevrange(_key("named", name), 0, -1))
+            keys = [_key("session", one) for one in (name, *ids)]
+            rows = await _within(self._redis.mget(keys))
         except (RedisError, OSError) as error:
             self._on_down(error)
             return None
@@ -271,11 +275,12 @@ class RedisState(LocalState):
         """Those of all replicas, the oldest first; none while no Redis answers."""
         index = _key("all-sessions")
         try:
-            ids = await self._redis.smembers(index)
-            rows = await self._redis.mget([_key("session", one) for one in ids]) if ids else []
+            ids = await _within(self._redis.smembers(index))
+            keys = [_key("session", one) for one in ids]
+            rows = await _within(self._redis.mget(keys)) if ids else []
             dead = [one for one, row in zip(ids, rows, strict=True) if not row]
             if dead:
-                await self._redis.srem(index, *dead)
+                await _within(self._redis.srem(index, *dead))
         except (RedisError, OSError) as error:
             self._on_down(error)
             return []
@@ -289,17 +294,14 @@ class RedisState(LocalState):
     # Messages.
 
     def tell(self, replica: str, message: Mapping[str, Any]) -> None:
-        """To one replica. Dropped if too many wait."""
-        self._put(replica, json.dumps(message))
+        """To one replica, with the ``from`` of this one. The oldest is dropped if too many wait."""
+        if self._unsent.full():
+            self._unsent.get_nowait()
+        self._unsent.put_nowait((replica, json.dumps({**message, "from": self.replica})))
 
     def tell_all(self, message: Mapping[str, Any]) -> None:
         """To all other replicas."""
-        self._put(_ALL, json.dumps({**message, "from": self.replica}))
-
-    def _put(self, replica: str, text: str) -> None:
-        if self._unsent.full():
-            self._unsent.get_nowait()
-        self._unsent.put_nowait((replica, text))
+        self.tell(_ALL, message)
 
     async def _send(self) -> None:
         while True:
@@ -310,7 +312,7 @@ class RedisState(LocalState):
             for replica, text in batch:
                 pipe.publish(_channel(replica), text)
             try:
-                await pipe.execute()
+                await _within(pipe.execute())
             except (RedisError, OSError) as error:
                 self._on_down(error)
                 await asyncio.sleep(_RETRY_S)
@@ -322,12 +324,19 @@ class RedisState(LocalState):
                     await pubsub.subscribe(_channel(self.replica), _channel(_ALL))
                     while True:
                         sent = await pubsub.get_message(timeout=BEAT_S)
-                        message = json.loads(sent["data"]) if sent else None
-                        if message and message.get("from") != self.replica:
-                            self.on_message(message)
+                        if sent:
+                            self._on_sent(sent["data"])
             except (RedisError, OSError) as error:
                 self._on_down(error)
                 await asyncio.sleep(_RETRY_S)
+
+    def _on_sent(self, text: str) -> None:
+        try:
+            message = json.loads(text)
+            if message["from"] != self.replica:
+                self.on_message(message)
+        except (LookupError, TypeError, ValueError) as error:  # from a replica of another version
+            log.warning("a message of another server is not understood: %r", error)
 
     # Leases.
 
@@ -342,7 +351,7 @@ class RedisState(LocalState):
             self._changed.clear()
             now = time.monotonic()
             try:
-                await self._write(tuple(self.places()) if now >= beat_at else ())
+                await self._write(whole=now >= beat_at)
                 beat_at = now + BEAT_S if now >= beat_at else beat_at
             except (RedisError, OSError) as error:
                 self._on_down(error)
@@ -355,41 +364,43 @@ class RedisState(LocalState):
                     self._down = False
                     log.warning("Redis answers again")
 
-    async def _write(self, places: tuple[SessionPlace, ...]) -> None:
-        """What this replica has: all of it, but of the directory these places."""
+    async def _write(self, *, whole: bool) -> None:
+        """What this replica has; of the directory what has changed, if not the ``whole``."""
         lease = _milliseconds(LEASE_S)
-        await self._beat([_key("replicas")], [self.replica, lease])
+        await _within(self._beat([_key("replicas")], [self.replica, lease]))
         async with self._lock:
-            fields = dict(self._fields())
-            pipe, stale = self._redis.pipeline(transaction=False), set(self._stale)
+            fields, pipe = dict(self._fields()), self._redis.pipeline(transaction=False)
             for key, value in fields.items():
                 pipe.hset(key, self.replica, value)
                 pipe.pexpire(key, lease)
-            for key in stale - fields.keys():
+            for key in self._stale - fields.keys():
                 pipe.hdel(key, self.replica)
-            await pipe.execute()
-            self._stale -= stale
-        # In order: a session may come back.
-        while self._withdrawn:
-            place = self._withdrawn[0]
-            await self._remove([_key("session", place.session)], [self.replica])
-            await self._redis.zrem(_key("named", place.name), place.session)
-            self._withdrawn.pop(0)
-        while self._announced:
-            place = self._announced[0]
+            stale, self._stale = self._stale, set()  # what is given back meanwhile comes next time
+            try:
+                await _within(pipe.execute())
+            except BaseException:
+                self._stale |= stale
+                raise
+        # In this order: a session may come back.
+        for place in tuple(self._withdrawn.values()):
+            await _within(self._remove([_key("session", place.session)], [self.replica]))
+            await _within(self._redis.zrem(_key("named", place.name), place.session))
+            _discard(self._withdrawn, place)
+        for place in tuple(self._announced.values()):
             pipe = self._redis.pipeline(transaction=False)
             pipe.set(_key("session", place.session), self._row(place), px=lease)
             _index(pipe, place)
-            await pipe.execute()
-            self._announced.pop(0)
+            await _within(pipe.execute())
+            _discard(self._announced, place)
+        places = tuple(self.places()) if whole else ()
         for at in range(0, len(places), _AT_ONCE):
             some = places[at : at + _AT_ONCE]
             keys = [_key("session", place.session) for place in some]
-            lost = await self._renew(keys, [lease, *map(self._row, some)])
+            lost = await _within(self._renew(keys, [lease, *map(self._row, some)]))
             pipe = self._redis.pipeline(transaction=False)
             for place in some:
                 _index(pipe, place)
-            await pipe.execute()
+            await _within(pipe.execute())
             for number in lost:
                 self.on_lost(some[number - 1].session)
 
@@ -403,6 +414,24 @@ class RedisState(LocalState):
         if not self._down:
             self._down = True
             log.error("Redis does not answer: %s", error)
+
+
+async def _within(command: Awaitable[Any]) -> Any:
+    """What Redis answers. Raises TimeoutError, which is an OSError."""
+    async with asyncio.timeout(_TIMEOUT_S):
+        return await command
+
+
+def _discard(places: dict[str, SessionPlace], place: SessionPlace) -> None:
+    if places.get(place.session) is place:
+        del places[place.session]
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A task that never ends by itself has ended: log why."""
+    if not task.cancelled() and (error := task.exception()):
+        context = {"message": "a server's work with Redis has failed", "exception": error}
+        task.get_loop().call_exception_handler({**context, "task": task})
 
 
 def _index(pipe: Any, place: SessionPlace) -> None:

@@ -153,7 +153,8 @@ class Refiner:
             if found is None:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._changed.wait()
 
     async def finish(self, session: str) -> None:
         """Refine this session alone, which waits, here or see it refined by a server.

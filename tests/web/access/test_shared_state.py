@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import asynccontextmanager
 
 import pytest
@@ -150,3 +151,35 @@ async def test_redis_may_be_restarted(redis, short_leases):
         await until(told)
         assert await two.take_session("hall", 2)
         assert not await two.take_session("hall", 2)
+
+
+async def test_nothing_stays_behind_however_sessions_come_and_go(redis):
+    """Everything is given back while some of it is on its way to Redis."""
+    seeded = random.Random(15)
+    async with replicas(redis.url, 3) as states:
+        for state in states:
+            state.places = tuple
+
+        async def come_and_go(state: RedisState, number: int) -> None:
+            place = SessionPlace(f"s{number}", f"name{number % 5}", "/v1/live", "hall", number)
+            if not await state.take_session("hall", 8):
+                return
+            named = await state.claim_name(place.name, "hall")
+            state.announce(place)
+            await asyncio.sleep(seeded.choice((0, 0.001, 0.004)))
+            state.withdraw(place)
+            if named:
+                state.free_name(place.name)
+            state.give_session_back("hall")
+
+        for number in range(0, 600, 12):
+            some = enumerate(seeded.choices(states, k=12), number)
+            await asyncio.gather(*(come_and_go(state, n) for n, state in some))
+        await until(lambda: _all_free(states))
+        assert not any(task.done() for state in states for task in state._tasks)
+
+
+async def _all_free(states: list[RedisState]) -> bool:
+    keys = [key async for key in states[0]._redis.scan_iter("{voxlive}:[sn]*")]
+    found = [key for key in keys if not key.endswith(":replicas")]
+    return not found and not await states[0].all_places()

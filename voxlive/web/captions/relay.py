@@ -1,9 +1,10 @@
 """Captions of sessions that another replica of the server has: readers may come to any of them.
 
-A replica that has readers for such a session **follows** it: it asks the other one for the state of
-the feed, and then gets what comes, as long as it goes on asking. So a session that has no readers
-elsewhere costs nothing there, and one that has costs a message for each replica. What a replica
-does not get leaves a gap in the numbers, and it asks again.
+A replica that has readers for such a session **follows** it: it tells the other one the number of
+the caption that it wants next, and gets the state of the feed if that is not what comes next there,
+and then what comes, as long as it goes on asking. So a session that has no readers elsewhere costs
+nothing there, and one that has costs a message for each replica. Any message may be lost: what is
+not there soon is asked for again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
 from voxlive.web.redis_state import BEAT_S, RedisState, SessionPlace
 
 _FOLLOWED_S = 3 * BEAT_S
-_LOADED_S = 2.0
+_LOADED_S = 5.0
+_ASKED_S = 0.5
+_NONE = -1  # the number that stands for no state
 _UNREAD_BEATS, _LOST_BEATS = 2, 2
 
 
@@ -33,13 +36,16 @@ class FollowedFeed(CaptionFeed):
         super().__init__(place.session, place.name, place.path, place.owner)
         self.replica = place.replica
         self.loaded = asyncio.Event()
-        self.next = 0
+        self.next = _NONE
         """The number of what comes next."""
+        self.asked_at = float("-inf")
         self.unread = self.lost = 0
         """For so many beats it had no reader, or no replica had it."""
 
     def load(self, number: int, state: Mapping[str, Any]) -> None:
         """The state that it had before the caption of this number; readers get all of it."""
+        if number <= self.next:
+            return  # what was missing was on its way
         self.next = number
         self.restore_state(state)
         self.loaded.set()
@@ -164,13 +170,16 @@ class CaptionRelay:
         feed = self._followed.get(place.session)
         if feed is None:
             feed = self._followed[place.session] = FollowedFeed(place)
-            self._follow(feed, whole=True)
         feed.unread = 0
-        try:
-            async with asyncio.timeout(_LOADED_S):
-                await feed.loaded.wait()
-        except TimeoutError:
-            return None
+        until = time.monotonic() + _LOADED_S
+        while not feed.loaded.is_set():
+            self._ask(feed)
+            try:
+                async with asyncio.timeout(_ASKED_S):
+                    await feed.loaded.wait()
+            except TimeoutError:
+                if time.monotonic() >= until:
+                    return None
         return feed
 
     async def listed(self) -> list[SessionPlace]:
@@ -186,9 +195,15 @@ class CaptionRelay:
         message = {"kind": "corrected", "session": session, "segments": segments}
         self._state.tell_all({**message, "corrections": corrections})
 
-    def _follow(self, feed: FollowedFeed, *, whole: bool) -> None:
-        message = {"kind": "follow", "session": feed.session, "by": self._state.replica}
-        self._state.tell(feed.replica, {**message, "whole": whole})
+    def _ask(self, feed: FollowedFeed) -> None:
+        """For what is missing; not for each caption that comes behind it."""
+        if time.monotonic() >= feed.asked_at + _ASKED_S:
+            self._follow(feed)
+
+    def _follow(self, feed: FollowedFeed) -> None:
+        feed.asked_at = time.monotonic()
+        message = {"kind": "follow", "session": feed.session, "next": feed.next}
+        self._state.tell(feed.replica, message)
 
     async def _look_after(self) -> None:
         """What is followed: as long as somebody reads it, and wherever it is."""
@@ -202,8 +217,9 @@ class CaptionRelay:
                 if here or feed.unread >= _UNREAD_BEATS or feed.lost >= _LOST_BEATS:
                     self._drop(feed, over=False)
                 else:
-                    before, feed.replica = feed.replica, place.replica if place else feed.replica
-                    self._follow(feed, whole=feed.replica != before)
+                    if place and place.replica != feed.replica:
+                        feed.replica, feed.next = place.replica, _NONE  # it counts anew
+                    self._follow(feed)
             for waiting in [one for one in self._feeds if one.waits]:
                 if await self._state.find_place(waiting.session):
                     self._feeds.close(waiting, over=False)
@@ -223,22 +239,24 @@ class CaptionRelay:
             case "over":
                 self._feeds.on_over(CaptionFeed(*message["feed"]))
             case "follow":
-                self._on_follow(session, message["by"], whole=message["whole"])
+                self._on_follow(session, message["from"], message["next"])
             case "corrected":
                 corrected = {one[0]: (one[1], one[2]) for one in message["segments"]}
                 if session in self._places and (feed := self._feeds.find(session)):
                     feed.correct(corrected, message["corrections"])
-            case kind if followed := self._followed.get(session):
-                self._on_followed(followed, kind, message)
+            case kind:
+                followed = self._followed.get(session)
+                if followed and followed.replica == message["from"]:
+                    self._on_followed(followed, kind, message)
 
-    def _on_follow(self, session: str, by: str, *, whole: bool) -> None:
+    def _on_follow(self, session: str, by: str, wanted: int) -> None:
         feed = self._feeds.find(session) if session in self._places else None
         if feed is None:
             return
         self._followers.setdefault(session, {})[by] = time.monotonic() + _FOLLOWED_S
-        if whole:
-            state = {"kind": "state", "session": session, "number": self._numbers[session]}
-            self._state.tell(by, {**state, "state": feed.state})
+        if (number := self._numbers[session]) != wanted:
+            state = {"kind": "state", "session": session, "number": number, "state": feed.state}
+            self._state.tell(by, state)
 
     def _on_followed(self, feed: FollowedFeed, kind: str, message: Mapping[str, Any]) -> None:
         match kind:
@@ -248,7 +266,7 @@ class CaptionRelay:
                 self._drop(feed, over=message["over"])
             case "caption" if feed.loaded.is_set():
                 if not feed.take(message["number"], message["caption"]):
-                    self._follow(feed, whole=True)
+                    self._ask(feed)
 
 
 def _plain(feed: CaptionFeed, caption: Caption) -> list[Any]:
