@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -279,6 +280,26 @@ async def test_a_stall_in_mid_speech_brings_the_words_so_far(service: Service) -
     assert session.text == "w1 w2 w3"
     [started] = of(SpeechStarted, after)
     assert started.at >= stopped.at
+
+
+async def test_a_server_that_stood_still_takes_what_came_before_it_ends_an_utterance(
+    service: Service,
+) -> None:
+    """As when its machine was suspended: what has come is some turns of the loop away."""
+    session = service.open(SessionOptions(PCM, GateOptions(), stall_s=1.0))
+    await session.push(pcm(tone(2.2)))
+    async for event in session.events():
+        if isinstance(event, Words) and event.text == " w2":
+            break
+    await asyncio.sleep(0.2)  # it waits for more
+    time.sleep(1.3)  # noqa: ASYNC251, everything stands still
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await session.push(pcm(tone(1.0)))
+    await session.stop()
+    events = [event async for event in session.events()]
+    assert [event.text for event in of(Words, events)] == [" w3"]
+    assert len(of(SegmentClosed, events)) == 1
 
 
 async def test_push_waits_while_the_engine_is_behind(

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_EVERY = 30 * SAMPLE_RATE
+_STOOD_STILL_S = 0.05  # a timer that is later than that: the process or its event loop did
 
 
 class Session(LiveSession):
@@ -238,15 +239,24 @@ class Session(LiveSession):
             self._finish()
 
     async def _next(self) -> Command:
-        """The next command; when none comes in mid-speech, the utterance ends there."""
-        if self._gate.speaking:
+        """The next command; when none comes in mid-speech, the utterance ends there.
+
+        What has come while the server itself stood still is waited for until it is read.
+        """
+        wait_s = self._stall_s
+        while self._gate.speaking:
+            deadline = self._loop.time() + wait_s
             try:
-                with self._stall_timeout.within(self._stall_s):
+                with self._stall_timeout.within(wait_s):
                     return await self._inbox.take()
             except TimeoutError:
+                wait_s = min(self._loop.time() - deadline, self._stall_s)
+                if wait_s > _STOOD_STILL_S:
+                    continue
                 if not self._suspended:
                     await self._stream.settle()
                     self._flush(self._gate.pause(self.received))
+                break
         return await self._inbox.take()
 
     async def _process(self, audio: AsyncIterator[Samples]) -> None:
