@@ -29,15 +29,14 @@ from voxlive.web.access.middleware import Authenticator, AuthMiddleware
 from voxlive.web.captions.cues import LiveCues
 from voxlive.web.captions.endpoints import CaptionEndpoints
 from voxlive.web.captions.events import CaptionSnapshot, ClosedCaption, CorrectedCaption, sse_event
-from voxlive.web.captions.feeds import (
+from voxlive.web.captions.feed import (
     MAX_READERS,
     MAX_SEGMENTS,
     MAX_UNREAD,
     CaptionFeed,
-    CaptionFeeds,
     TooManyReaders,
-    is_valid_name,
 )
+from voxlive.web.captions.feeds import CaptionFeeds, is_valid_name
 from voxlive.web.pages import Pages
 
 GOOD, DAY = Word("Good", 1600, 8000), Word(" day.", 8000, 16_000)

@@ -28,7 +28,8 @@ from voxlive.web.access.access import Access
 from voxlive.web.access.keys import Key, digest
 from voxlive.web.access.middleware import AuditLog, Authenticator, AuthMiddleware
 from voxlive.web.captions import shares as shares_module
-from voxlive.web.captions.feeds import CaptionFeeds, corrected_segments
+from voxlive.web.captions.events import corrected_segments
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.captions.shares import ShareEndpoints, Shares
 from voxlive.web.errors import openai_error
 from voxlive.web.pages import Pages

@@ -26,7 +26,8 @@ from voxlive.streaming.events import (
 from voxlive.streaming.intake import LiveSession
 from voxlive.streaming.queues import Outbox, Timeout
 from voxlive.streaming.traces import PipelineTrace
-from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
+from voxlive.web.captions.feed import CaptionFeed
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.ports import ABORT
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol

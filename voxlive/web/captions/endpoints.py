@@ -16,7 +16,8 @@ from voxlive.errors import RequestRefused
 from voxlive.web.access.middleware import require_grant
 from voxlive.web.captions.cues import HEADER, LiveCues
 from voxlive.web.captions.events import Caption
-from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
+from voxlive.web.captions.feed import CaptionFeed
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.pages import Pages
 
 if TYPE_CHECKING:

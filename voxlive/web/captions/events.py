@@ -1,4 +1,4 @@
-"""Captions as values, and as server-sent events. Pure.
+"""Captions as values, of a live session or a stored one, and as server-sent events. Pure.
 
 Times are samples on a session's clock, and seconds on the wire.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from voxlive.store.contract import Layer, StoredTranscript, StoredWord
 from voxlive.streaming.events import Draft, Words
 from voxlive.values import Word, seconds
 
@@ -150,3 +152,37 @@ def event(kind: str, values: Mapping[str, object], place: str = "") -> str:
     # JSON on one line: a line break in the data would be read as another field.
     ident = f"id: {place}\n" if place else ""
     return f"event: {kind}\n{ident}data: {json.dumps(values, ensure_ascii=False)}\n\n"
+
+
+def closed_captions(
+    transcript: StoredTranscript, layer: Layer = "corrected"
+) -> tuple[ClosedCaption, ...]:
+    """The segments of a session in the store without their words, in order; open ones too."""
+    spoken: dict[int, list[StoredWord]] = {}
+    for word in transcript.shown(layer):
+        spoken.setdefault(word.segment, []).append(word)
+    closed = {one.id: one for one in transcript.segments}
+    found = []
+    for segment, words in spoken.items():
+        start, end = words[0].start, words[-1].end
+        if segment in closed:
+            start, end = closed[segment].start, closed[segment].end
+        text = "".join(word.text for word in words)
+        found.append(ClosedCaption(segment, start, end, text, (), source=words[0].source))
+    return tuple(found)
+
+
+def corrected_segments(transcript: StoredTranscript) -> dict[int, tuple[str, int]]:
+    """The texts of the segments in which people have corrected words, and how many words of each.
+
+    A segment that is open may get more words behind those.
+    """
+    if not transcript.corrections:
+        return {}
+    changed = {n for one in transcript.corrections for n in range(one.first, one.stop)}
+    texts = {word.segment: "" for word in transcript.words if word.number in changed}
+    count = Counter(word.segment for word in transcript.words)
+    for word in transcript.corrected():
+        if word.segment in texts:
+            texts[word.segment] += word.text
+    return {segment: (text, count[segment]) for segment, text in texts.items()}

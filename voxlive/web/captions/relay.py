@@ -19,7 +19,8 @@ from typing import Any
 from voxlive.streaming.events import Draft, SegmentClosed, Words
 from voxlive.values import Word
 from voxlive.web.captions.events import Caption, CaptionSnapshot, ClosedCaption, CorrectedCaption
-from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
+from voxlive.web.captions.feed import CaptionFeed
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.redis_state import BEAT_S, RedisState, SessionPlace
 
 _FOLLOWED_S = 3 * BEAT_S

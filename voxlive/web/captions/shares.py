@@ -39,18 +39,12 @@ from voxlive.web.captions.events import (
     KEEP_ALIVE,
     CaptionSnapshot,
     Place,
+    closed_captions,
     event,
     sse_event,
 )
-from voxlive.web.captions.feeds import (
-    MAX_READERS,
-    CaptionFeed,
-    CaptionFeeds,
-    CaptionReader,
-    TooManyReaders,
-    closed_captions,
-    is_valid_name,
-)
+from voxlive.web.captions.feed import MAX_READERS, CaptionFeed, CaptionReader, TooManyReaders
+from voxlive.web.captions.feeds import CaptionFeeds, is_valid_name
 from voxlive.web.pages import Pages
 from voxlive.web.protocols.fields import Json, check_fields, flag, integer, string
 from voxlive.web.rest.grants import json_body

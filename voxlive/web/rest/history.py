@@ -68,8 +68,8 @@ from voxlive.store.contract import (
 from voxlive.values import samples
 from voxlive.web.access.access import Grant
 from voxlive.web.access.middleware import AuditLog, require_grant
-from voxlive.web.captions.events import KEEP_ALIVE
-from voxlive.web.captions.feeds import CaptionFeeds, corrected_segments
+from voxlive.web.captions.events import KEEP_ALIVE, corrected_segments
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.protocols.fields import (
     Json,
     check_fields,

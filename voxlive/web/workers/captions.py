@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from voxlive.streaming.events import Draft, Event, SegmentClosed, Words
-from voxlive.web.captions.feeds import CaptionFeed, CaptionFeeds
+from voxlive.web.captions.feed import CaptionFeed
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.workers import FeedAmended, FeedClosed, FeedEvent, FeedGoesOn, FeedOpened
 from voxlive.web.workers.channel import WorkerChannel
 
