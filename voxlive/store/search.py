@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -196,21 +196,26 @@ def scan(
     places = found.places
     for _ in range(_MAX_SCANS):
         numbers = matching(below)
-        keys = {number // ONE_SEGMENT for number in numbers}
-        fitting = sa.select(sessions).where(sessions.c.key.in_(keys), *schema.conditions(chosen))
-        found.rows |= {row.key: row for row in connection.execute(fitting)} if keys else {}
-        for number in numbers:
-            key, segment = divmod(number, ONE_SEGMENT)
-            if key in found.rows and (key in places or len(places) <= limit):
-                places.setdefault(key, []).append(segment)
-        if len(places) > limit:
-            del places[min(places)]
-            found.more = str(min(places))
-            return found
+        listed = groupby(numbers, lambda number: number // ONE_SEGMENT)
+        by_session = {key: [number % ONE_SEGMENT for number in some] for key, some in listed}
+        keys = list(by_session)
+        for at in range(0, len(keys), limit + 1):
+            some = keys[at : at + limit + 1]
+            fitting = sa.select(sessions).where(
+                sessions.c.key.in_(some), *schema.conditions(chosen)
+            )
+            found.rows |= {row.key: row for row in connection.execute(fitting)}
+            for key in some:
+                if key in found.rows and (key in places or len(places) <= limit):
+                    places.setdefault(key, []).extend(by_session[key])
+            if len(places) > limit:
+                del places[min(places)]
+                found.more = str(min(places))
+                return found
         if len(numbers) < SCAN:
             return found
         # Of a session that fills a scan, enough was seen.
-        below = numbers[-1] if len(keys) > 1 else min(keys) * ONE_SEGMENT
+        below = numbers[-1] if len(keys) > 1 else keys[0] * ONE_SEGMENT
     found.more = str(below // ONE_SEGMENT)
     return found
 
