@@ -198,7 +198,9 @@ async def test_what_is_not_stored_is_given_back_to_the_next_server():
     assert "received" not in asked[1]
 
 
-@pytest.mark.parametrize("code", ["server_full", "too_many_sessions", "slow_client"])
+@pytest.mark.parametrize(
+    "code", ["server_full", "too_many_sessions", "slow_client", "state_unavailable", "store_failed"]
+)
 async def test_a_refused_connection_leaves_the_session_as_it_is(code):
     error = {"type": "error", "seq": 0, "code": code, "message": "", "fatal": True}
     messages, asked, calls = await scripted([READY], [error], [RESUMED, {**DONE, "seq": 1}])

@@ -45,6 +45,9 @@ _PASSING = (
     "rate_limit_exceeded",
     "slow_client",
     "shutting_down",
+    "state_unavailable",
+    "store_busy",
+    "store_failed",
 )
 """Errors that end a connection and leave the session as it is."""
 _GONE = ("unknown_session", "resume_gap")

@@ -369,7 +369,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "runner_replaced": ErrorInfo(503, None, "the model is being loaded anew"),
         "server_full": ErrorInfo(503, 1013, "every session of the server is in use"),
         "store_busy": ErrorInfo(
-            503, None, "the database of the sessions is held by another program: try again"
+            503, 1013, "the database of the sessions is held by another program: try again"
         ),
         "shutting_down": ErrorInfo(503, 1012, "the server is going down"),
         "state_unavailable": ErrorInfo(
@@ -403,7 +403,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
             500, None, "the model's process ended; the next request gets a fresh one"
         ),
         "runner_hung": ErrorInfo(500, None, "the model's process made no progress"),
-        "store_failed": ErrorInfo(500, None, "the store of the sessions failed; its log says why"),
+        "store_failed": ErrorInfo(500, 1013, "the store of the sessions failed; its log says why"),
         "store_read_only": ErrorInfo(500, None, "the store of the sessions cannot be written to"),
         "store_unusable": ErrorInfo(
             500, None, "the store of the sessions is damaged, or of a newer version"

@@ -228,7 +228,7 @@ async def test_a_session_that_cannot_go_on_is_followed_by_another(talk, code):
     assert [(gap["code"], gap["lost"]) for gap in seen["restarted"]] == [("lost", 0)]
 
 
-@pytest.mark.parametrize("code", ["server_full", "too_many_sessions"])
+@pytest.mark.parametrize("code", ["server_full", "too_many_sessions", "store_failed"])
 async def test_a_refused_connection_leaves_the_session_as_it_is(talk, code):
     error = {"type": "error", "seq": 0, "code": code, "message": "", "fatal": True}
     seen, server = await scripted(

@@ -12,6 +12,9 @@ export const RETRIES = new Map([
   ["idle", Infinity],
   ["rate_limit_exceeded", Infinity],
   ["too_many_sessions", Infinity],
+  ["state_unavailable", Infinity],
+  ["store_busy", Infinity],
+  ["store_failed", Infinity],
   ["overrun", Infinity],
   ["unknown_session", Infinity],
   ["resume_gap", Infinity],
@@ -23,7 +26,15 @@ export const RETRIES = new Map([
   ["internal", 3],
 ]);
 /** Fatal errors that refuse a connection and leave the session that it asks for as it is. */
-export const REFUSALS = ["server_full", "shutting_down", "rate_limit_exceeded", "too_many_sessions"];
+export const REFUSALS = [
+  "server_full",
+  "shutting_down",
+  "rate_limit_exceeded",
+  "too_many_sessions",
+  "state_unavailable",
+  "store_busy",
+  "store_failed",
+];
 /** The server is there, and has no session to go on with: a new one is tried at once. */
 export const GONE = ["unknown_session", "resume_gap"];
 /** What a server says that has no resumable sessions, or is older than they are. */
