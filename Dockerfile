@@ -24,11 +24,11 @@ COPY voxlive ./voxlive/
 
 FROM build AS build-cpu
 RUN /opt/uv/bin/uv pip install --python /opt/voxlive/bin/python --no-cache --compile-bytecode \
-  -c constraints.txt ".[postgres,trace]"
+  -c constraints.txt ".[postgres,redis,trace]"
 
 FROM build AS build-cuda
 RUN /opt/uv/bin/uv pip install --python /opt/voxlive/bin/python --no-cache --compile-bytecode \
-  -c constraints.txt ".[postgres,trace,cuda13,cuda12]"
+  -c constraints.txt ".[postgres,redis,trace,cuda13,cuda12]"
 
 # /models: what is downloaded or compiled once; /data: transcripts, with --store /data. All else may
 # be read-only, but for /tmp.

@@ -435,7 +435,7 @@ def open_state(url: str) -> RedisState:
     try:
         from voxlive.web.redis_state import RedisState, check_state
     except ModuleNotFoundError as error:
-        message = "state: Redis needs its library: pip install 'voxlive[cluster]'"
+        message = "state: Redis needs its library: pip install 'voxlive[redis]'"
         raise ConfigError(message, "state") from error
     check_state(url)
     return RedisState(url)

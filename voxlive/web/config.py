@@ -335,7 +335,7 @@ class ServeConfig:
         None,
         "A Redis that this server shares with its replicas, by a URL: redis://HOST:6379/0. Keys' "
         "limits and captions are then those of all of them: see docs/replicas.md. Needs the extra: "
-        "cluster.",
+        "redis.",
         metavar="URL",
         shown_variable=True,
         secret=True,
