@@ -29,7 +29,7 @@ WORKERS = os.environ.get("VOXLIVE_TEST_WORKERS", "1")
 """How many processes a server has that does not say so: the same tests hold for several."""
 KILLED = os.environ.get("VOXLIVE_TEST_KILLED") == "1"
 """Whether one of several is killed once the server is ready."""
-_ONE_PROCESS = {"--workers", "--devices", "--keep-audio", "--record"}
+_ONE_PROCESS = {"--workers", "--devices", "--keep-audio"}
 AT_PAUSES = ("--commit", "pause")
 """What starts a server that writes the same text for the same speech, however fast it comes."""
 

@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from support.clips import clip
+from support.collector import Collector, collecting
 from support.server import AT_PAUSES, serving
 from support.weights import TINY_EN
 from support.wire import START, dial, listen, live, s16le, send
@@ -21,59 +19,14 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 STAGES = {"ingest", "detection", "step", "emission", "store"}
 
 
-class Collector:
-    """A receiver of OTLP over HTTP: ``spans`` and ``resources``, ``bodies`` as they came."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.paths: set[str] = set()
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                import gzip
-
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                collector.bodies.append(body)
-                collector.paths.add(self.path)
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def resources(self) -> list:
-        return [one for body in self.bodies for one in _parsed(body).resource_spans]
-
-    @property
-    def spans(self) -> list:
-        return [span for r in self.resources for scope in r.scope_spans for span in scope.spans]
-
-
-def _parsed(body: bytes) -> ExportTraceServiceRequest:
-    request = ExportTraceServiceRequest()
-    request.ParseFromString(body)
-    return request
-
-
 def about(span) -> dict:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    receiver = Collector()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    with collecting() as receiver:
+        yield receiver
 
 
 async def test_a_session_is_a_trace_with_its_stages(collector, real_weights, tmp_path):

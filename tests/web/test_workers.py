@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 from support.clips import clip
+from support.collector import collecting
 from support.restarting import (
     BREAK_LINE,
     KILL_WORKER,
@@ -28,6 +29,7 @@ from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.ports import bind, worker_sockets
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
+MODEL = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "4")
 SPEECH = s16le(clip("doctor").samples[: 3 * 16_000])
 MIDDLE = 32_000 * 3 // 2
 KEYS = """
@@ -50,8 +52,9 @@ def server(tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "keys.toml"
     keys.write_text(KEYS)
     keys.chmod(0o600)
-    options = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "4", "--workers", "2")
-    with serving(*options, "--keys", str(keys), "--log-level", "info", key=OTHERS_KEY) as running:
+    with serving(
+        *MODEL, "--workers", "2", "--keys", str(keys), "--log-level", "info", key=OTHERS_KEY
+    ) as running:
         yield running
 
 
@@ -284,5 +287,26 @@ def test_slots_are_counted_once():
 
 
 def test_what_one_process_has_alone_needs_one():
-    with pytest.raises(ConfigError, match="--record works with one server process: --workers 1"):
-        ServeConfig(workers=2, record="here")
+    with pytest.raises(ConfigError, match="--keep-audio works with one server process: --workers"):
+        ServeConfig(workers=2, keep_audio="all")
+
+
+async def test_sessions_of_every_worker_are_traced_and_recorded(tmp_path):
+    folder = tmp_path / "recordings"
+    with collecting() as collector:
+        kept = ("--record", str(folder), "--trace", collector.url)
+        with serving(*MODEL, "--workers", "2", *kept) as running:
+            async with AsyncExitStack() as stack:
+                for socket in await at_both_workers(running, stack):
+                    await send(socket, SPEECH, {"type": "stop"})
+                    assert (await listen(socket)).of("done")[0]["text"]
+        roots = [span for span in collector.spans if span.name == "session"]
+        opened = {
+            one.value.string_value
+            for span in roots
+            for one in span.attributes
+            if one.key == "voxlive.session.id"
+        }
+    assert len(roots) == len(opened) >= 2
+    recorded = {one.name.rpartition("-")[2] for one in folder.iterdir()}
+    assert recorded == opened

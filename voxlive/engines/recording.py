@@ -24,6 +24,7 @@ without it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -64,6 +65,7 @@ MAX_SESSION = 512 << 20
 MAX_FOLDER = 20 << 30
 MAX_WAITING = 16 << 20
 _WRITE_EVERY_S = 0.1
+_COUNT_EVERY_S = 60.0
 
 
 def message_fields(message: SessionMessage) -> dict[str, object]:
@@ -313,10 +315,10 @@ class RecordingFolder:
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(f"{path} cannot be written to")
         self.path = path.absolute()
-        self._bytes = sum(one.stat().st_size for one in path.glob("*/*") if one.is_file())
         self._waiting: deque[RecordingWriter] = deque()
         self._waiting_bytes = 0
         self._lock = threading.Condition()
+        self._count()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
         self._thread.start()
@@ -395,7 +397,17 @@ class RecordingFolder:
                 time.sleep(_WRITE_EVERY_S)  # what comes meanwhile is written with it
             self._write_waiting()
 
+    def _count(self) -> None:
+        """How many bytes there are, with those of other processes that record here."""
+        files = sum(one.stat().st_size for one in self.path.glob("*/*") if one.is_file())
+        with self._lock:
+            self._bytes = files + self._waiting_bytes
+        self._count_at = time.monotonic() + _COUNT_EVERY_S
+
     def _write_waiting(self) -> None:
+        if time.monotonic() >= self._count_at:
+            with contextlib.suppress(OSError):  # one was deleted just now
+                self._count()
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
         for recorder in waiting:

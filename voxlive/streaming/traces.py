@@ -304,7 +304,7 @@ class TraceExporter:
         self._thread.start()
 
     @classmethod
-    def of(cls, url: str | None, workers: int = 1) -> TraceExporter | None:
+    def of(cls, url: str | None) -> TraceExporter | None:
         """One for this URL or what the environment names; None where neither asks for traces.
 
         Raises TracesUnavailable where the option asks for them; what the environment asks for,
@@ -312,9 +312,6 @@ class TraceExporter:
         """
         named = [name for name in _ENDPOINTS if environ.get(name)]
         if url is None and (not named or _is_off()):
-            return None
-        if workers > 1:
-            log.warning("sessions are traced by a server with one process: not with --workers")
             return None
         try:
             return cls(url)

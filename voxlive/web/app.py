@@ -308,7 +308,7 @@ class ServerCore:
         with ExitStack() as cleanup:
             if recorder:
                 cleanup.callback(recorder.close)
-            if traces := TraceExporter.of(config.trace, workers=config.workers):
+            if traces := TraceExporter.of(config.trace):
                 cleanup.callback(traces.close)
             audit = AuditLog(config.audit_log)
             redact_logs()

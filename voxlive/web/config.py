@@ -448,8 +448,6 @@ class ServeConfig:
         instead = {
             "devices": "or a server for each (CUDA_VISIBLE_DEVICES): see docs/replicas.md",
             "keep_audio": "or several servers with one --audio-folder: see docs/replicas.md",
-            "record": "or several servers, each with a folder of its own: see docs/replicas.md",
-            "trace": "or several servers: see docs/replicas.md",
         }
         for name, other in instead.items():
             if getattr(self, name) is not None:

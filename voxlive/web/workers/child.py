@@ -25,12 +25,13 @@ from voxlive.errors import VoxliveError
 from voxlive.processes.process import handed_over, read_messages, run_child
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
+from voxlive.streaming.traces import TraceExporter
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.web.access.access import Access, Grant
 from voxlive.web.access.keys import redact_logs
 from voxlive.web.access.middleware import Authenticator
 from voxlive.web.access.sites import Sites, host_names
-from voxlive.web.app import CLOSE_TIMEOUT_S
+from voxlive.web.app import CLOSE_TIMEOUT_S, open_recordings
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.protocols import PROTOCOLS
@@ -127,7 +128,7 @@ class WorkerCore:
         descriptors: Iterator[tuple[str, int]],
         tell: Callable[[object], object],
     ) -> None:
-        """Raises what the voice detector and the certificate raise."""
+        """Raises what the voice detector and the certificate raise; ConfigError."""
         redact_logs()
         # As in the host: a session's lines say what matters about a connection.
         if logging.getLogger().getEffectiveLevel() > logging.DEBUG:
@@ -144,8 +145,11 @@ class WorkerCore:
             self._take(*next(descriptors))
         config = start.config
         dictionary = Replacements.read(config.replacements) if config.replacements else None
+        self._recordings = open_recordings(config.record)
         services = {
-            model.name: Service(self._engine(model), VoiceDetector(Silero()), dictionary)
+            model.name: Service(
+                self._engine(model), VoiceDetector(Silero()), dictionary, self._recordings
+            )
             for model in start.models
         }
         named = {name: service for name, service in services.items() if name}
@@ -160,6 +164,7 @@ class WorkerCore:
             max_suspended=-(-config.max_suspended // config.workers),
             feeds=RelayedFeeds(tell),
             admission=HostAdmission(self._channel),
+            traces=TraceExporter.of(config.trace),
         )
         self._stored, self._transient = start.stored, start.transient
         self.live.resumables.elsewhere = self._leave_elsewhere
@@ -211,6 +216,10 @@ class WorkerCore:
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
         if self.live.recorder:
             await asyncio.to_thread(self.live.recorder.close)
+        if self._recordings:
+            await asyncio.to_thread(self._recordings.close)
+        if traces := self.live.metrics.traces:
+            await asyncio.to_thread(traces.close)
 
     async def _leave_elsewhere(self, token: str, owner: str) -> None:
         await self._channel.ask(LeaveSession(token, owner))
