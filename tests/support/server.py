@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import psutil
@@ -30,6 +30,9 @@ WORKERS = os.environ.get("VOXLIVE_TEST_WORKERS", "1")
 KILLED = os.environ.get("VOXLIVE_TEST_KILLED") == "1"
 """Whether one of several is killed once the server is ready."""
 _ONE_PROCESS = {"--workers", "--devices", "--keep-audio"}
+REPLICAS = int(os.environ.get("VOXLIVE_TEST_REPLICAS", "1"))
+"""How many servers behind HAProxy stand for one: the same tests hold for them."""
+_ONE_SERVER = {"--store", "--port", "--https", "--phone", "--root-path", "--state"}
 AT_PAUSES = ("--commit", "pause")
 """What starts a server that writes the same text for the same speech, however fast it comes."""
 
@@ -49,15 +52,16 @@ class Server:
 
     ``others`` are the addresses of protocols with their own port, by the protocol's name;
     ``certificate`` is what to trust a server by that was started with --https; ``key`` what its
-    own requests are let in with.
+    own requests are let in with; ``replicas`` are the servers that this one stands for.
     """
 
     url: str
-    process: subprocess.Popen[str] | ForkedProcess
+    process: subprocess.Popen[str] | ForkedProcess | Processes
     others: dict[str, str]
     certificate: Path | None = None
     key: str | None = None
     log: Path | None = None
+    replicas: tuple[Server, ...] = ()
 
     @property
     def ws(self) -> str:
@@ -85,22 +89,59 @@ class Server:
     ) -> None:
         """Wait until so many slots are in use, exactly or at most, or so many files are read."""
         tls = self.tls or True
-        async with httpx.AsyncClient(
-            base_url=self.url, timeout=60, verify=tls, headers=self.headers
-        ) as client:
+        places = [f"{one.url}/health" for one in self.replicas or (self,)]
+        async with httpx.AsyncClient(timeout=60, verify=tls, headers=self.headers) as client:
             # The other side is another process: there is nothing to wait on but its answers.
             while True:
-                health = (await client.get("/health")).json()
-                running = sum(one["running"] for one in health["files"])
-                used = health["in_use"]
+                found = [(await client.get(place)).json() for place in places]
+                running = sum(one["running"] for health in found for one in health["files"])
+                used = sum(health["in_use"] for health in found)
                 few = at_most is None or used <= at_most
                 if few and in_use in (None, used) and files in (None, running):
                     return
                 await asyncio.sleep(0.02)
 
 
+@dataclass(frozen=True)
+class Processes:
+    """Those of several servers, as one: what the tests use of a ``Popen``."""
+
+    those: tuple[subprocess.Popen[str] | ForkedProcess, ...]
+
+    @property
+    def pid(self) -> int:
+        return self.those[0].pid
+
+    def send_signal(self, number: int) -> None:
+        for one in self.those:
+            one.send_signal(number)
+
+    def wait(self, timeout: float | None = None) -> int:
+        return max(one.wait(timeout) for one in self.those)
+
+
 @contextmanager
-def serving(
+def serving(*args: str, **more: Any) -> Iterator[Server]:
+    """As ``one_serving``; with ``REPLICAS`` as many of it, where what it shares allows that.
+
+    One with a single session stays one behind HAProxy: another one would have room.
+    """
+    own = (
+        _ONE_SERVER & {*args} or more.get("under") or any(one.startswith("replay:") for one in args)
+    )
+    if REPLICAS == 1 or own:
+        with one_serving(*args, **more) as server:
+            yield server
+        return
+    from support.replicas import replicas_serving
+
+    single = "--max-sessions" in args and args[args.index("--max-sessions") + 1] == "1"
+    with replicas_serving(1 if single else REPLICAS, *args, **more) as server:
+        yield server
+
+
+@contextmanager
+def one_serving(
     *args: str,
     cache: Path | None = None,
     key: str | None = None,

@@ -3,23 +3,28 @@
 import asyncio
 import json
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from support.clips import clip
 from support.replicas import (
+    DOWNSCALE,
     END_REPLICA,
+    KILL_IN_OUTAGE,
     KILL_REPLICA,
+    REDEPLOY,
+    RESTART_POSTGRES,
     RESTART_REDIS,
     STOP_REPLICA,
     Replicas,
     replicas,
 )
-from support.restarting import in_words, kept, numbers, speak
+from support.restarting import in_words, kept, numbers, speak, words_of
 from support.server import Server
 from support.wire import START, asr, dial, listen, receive_until, s16le, send, text_of_lines
+from websockets.exceptions import ConnectionClosed
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
 SPEECH = s16le(clip("doctor").samples[: 3 * 16_000])
@@ -34,22 +39,37 @@ rate = 4
 key = "the-key-of-others"
 """
 OTHERS = "the-key-of-others"
-TALKER = {"authorization": "Bearer the-talkers-own-key"}
+TALKERS = "the-talkers-own-key"
+TALKER = {"authorization": f"Bearer {TALKERS}"}
 FAST = {"authorization": "Bearer the-key-of-a-hurried-one"}
 OTHER = {"authorization": f"Bearer {OTHERS}"}
-OTHER_FAULTS = (STOP_REPLICA, END_REPLICA, RESTART_REDIS)
+FAULTS = (
+    KILL_REPLICA,
+    STOP_REPLICA,
+    END_REPLICA,
+    REDEPLOY,
+    DOWNSCALE,
+    RESTART_REDIS,
+    RESTART_POSTGRES,
+    KILL_IN_OUTAGE,
+)
+LONG = {REDEPLOY: ("minute", 1.5), DOWNSCALE: ("minute", 4.0)}
+"""What is said, and how fast, where much happens meanwhile."""
 MODEL = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "4")
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory, postgres_server):
     folder = tmp_path_factory.mktemp("replicas")
+    with replicas(folder, postgres_server.new_database(), *options(folder), key=OTHERS) as found:
+        yield found
+
+
+def options(folder: Path) -> tuple[str, ...]:
     keys = folder / "keys.toml"
     keys.write_text(KEYS)
     keys.chmod(0o600)
-    store = postgres_server.new_database()
-    with replicas(folder, store, *MODEL, "--keys", str(keys), key=OTHERS) as found:
-        yield found
+    return (*MODEL, "--keys", str(keys))
 
 
 async def opened(stack: AsyncExitStack, ws: str, headers=TALKER, query: str = "", **start):
@@ -58,6 +78,17 @@ async def opened(stack: AsyncExitStack, ws: str, headers=TALKER, query: str = ""
     )
     await send(socket, {**START, **start})
     return socket, (await receive_until(socket, "ready"))[-1]
+
+
+async def admitted(stack: AsyncExitStack, ws: str, query: str = "") -> None:
+    """A session of the talker's, as soon as it is let in."""
+    while True:
+        async with AsyncExitStack() as trying:
+            with suppress(ConnectionClosed):
+                await opened(trying, ws, TALKER, query)
+                stack.push_async_exit(trying.pop_all())
+                return
+        await asyncio.sleep(0.1)
 
 
 async def client(stack: AsyncExitStack, url: str, headers=TALKER) -> httpx.AsyncClient:
@@ -93,15 +124,7 @@ async def test_limits_rates_and_names_are_those_of_both(running):
     await asyncio.gather(one.until(in_use=0), two.until(in_use=0))
     async with AsyncExitStack() as stack:  # all of that is free
         for server in (one, two, one):
-            while True:
-                async with AsyncExitStack() as trying:
-                    socket = await trying.enter_async_context(
-                        dial(f"{server.ws}/v1/live?captions=stage", additional_headers=TALKER)
-                    )
-                    await send(socket, START)
-                    if (await receive_until(socket, "ready"))[-1]["type"] == "ready":
-                        stack.push_async_exit(trying.pop_all())
-                        break
+            await admitted(stack, server.ws, "?captions=stage")
 
 
 async def test_captions_corrections_links_tickets_and_history_come_from_either(running):
@@ -111,7 +134,7 @@ async def test_captions_corrections_links_tickets_and_history_come_from_either(r
         granted = (await there.post("/v1/auth/grant", json={"ttl_seconds": 60})).json()
         ticket = {"authorization": f"Bearer {granted['access_token']}"}
         socket, ready = await opened(stack, one.ws, ticket, "?captions=hall")
-        await send(socket, SPEECH, {"type": "flush", "id": 1})
+        await send(socket, SPEECH, {"type": "flush", "id": "1"})
         *_, first = await receive_until(socket, "segment")
         link = await there.post("/v1/shares", json={"captions": "hall"})
         token = {"authorization": f"Bearer {link.json()['token']}"}
@@ -171,39 +194,60 @@ async def test_other_wire_formats_pass_through_as_well(running):
     assert " ".join(filter(None, said)) == text
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        KILL_REPLICA,
-        *(pytest.param(fault, marks=pytest.mark.endurance) for fault in OTHER_FAULTS),
-    ],
-)
-async def test_a_client_and_its_readers_go_on_whatever_happens(fault, tmp_path, postgres_server):
+async def go_on(running: Replicas, fault: str, seed: int) -> None:
     """The reader comes to the replica that does not have the session, and once more when cut."""
-    pcm = s16le(clip("market").samples)
-    store = postgres_server.new_database()
+    name, speed = LONG.get(fault, ("market", 4.0))
+    pcm = s16le(clip(name).samples)
     begun: list[dict] = []
-    with replicas(tmp_path, store, *MODEL) as running:
-        whole = await speak(running, pcm)
-        for server in running.servers:
-            await server.until(in_use=0)
-        [at] = in_words(whole, 1, random.Random(7))
-        async with AsyncExitStack() as stack:
-            http = await client(stack, running.http)
-            faults = [(at, fault)]
-            speaking = asyncio.create_task(
-                speak(running, pcm, faults, query="?captions=stage", on_ready=begun.append)
-            )
-            read = await read_along(http, begun, speaking)
-            messages = await speaking
-            for server in running.servers:
-                await server.until(in_use=0)
-            found = (await http.get("/v1/sessions")).json()["sessions"]
+    whole = await speak(running, pcm, key=TALKERS)
+    await running.until_at_rest()
+    early = [m for m in whole if m["type"] == "words" and m["words"][-1]["end"] < 10]
+    [at] = in_words(early, 1, random.Random(seed))
+    async with AsyncExitStack() as stack:
+        http = await client(stack, running.http)
+        said = {"query": "?captions=stage", "on_ready": begun.append, "key": TALKERS}
+        speaking = asyncio.create_task(speak(running, pcm, [(at, fault)], speed, **said))
+        read = await read_along(http, begun, speaking)
+        messages = await speaking
+        await running.until_at_rest()
+        found = (await http.get("/v1/sessions")).json()["sessions"]
+        stored = (await http.get(f"/v1/sessions/{begun[0]['session']}")).json()["words"]
     assert kept(messages) == kept(whole)
     assert numbers(messages) == list(range(len(numbers(messages))))
     assert [m for m in messages if m["type"] == "error"] == []
     assert [one["state"] for one in found] == ["ended", "ended"]
     assert read == [m["text"] for m in messages if m["type"] == "segment"]
+    heard = [(w["text"], w["start"], w["end"]) for w in words_of(messages)]
+    assert [(w["text"], w["start"], w["end"]) for w in stored] == heard
+    if fault == RESTART_POSTGRES:
+        assert {m["code"] for m in messages if m["type"] == "warning"} & {
+            "store_failed",
+            "store_late",
+        }
+
+
+async def test_a_client_and_its_readers_go_on_when_a_replica_is_killed(tmp_path, postgres_server):
+    store = postgres_server.new_database()
+    with replicas(tmp_path, store, *options(tmp_path), key=OTHERS) as running:
+        await go_on(running, KILL_REPLICA, 7)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_client_and_its_readers_go_on_whatever_happens(
+    fault, seed, tmp_path, postgres_server
+):
+    """What the key had at a replica that is gone is free again, too."""
+    store = postgres_server.new_database()
+    with replicas(
+        tmp_path, store, *options(tmp_path), key=OTHERS, postgres=postgres_server
+    ) as running:
+        await go_on(running, fault, seed)
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                await admitted(stack, running.url.removesuffix("/v1/live"))
 
 
 async def read_along(http: httpx.AsyncClient, begun: list[dict], speaking) -> list[str]:
@@ -221,7 +265,7 @@ async def read_along(http: httpx.AsyncClient, begun: list[dict], speaking) -> li
                     if name == "data" and kind in ("segment", "snapshot"):
                         found = json.loads(value)
                         for one in found["segments"] if kind == "snapshot" else [found]:
-                            texts[one["id"]] = one["text"]
+                            assert texts.setdefault(one["id"], one["text"]) == one["text"]
                     elif name == "data" and kind == "done":
                         return [texts[one] for one in sorted(texts)]
         except httpx.TransportError:

@@ -147,7 +147,7 @@ async def test_captions_and_the_page_come_from_any_worker(server):
             await stack.enter_async_context(client.stream("GET", "/captions/hall"))
             for _ in range(3)
         ]
-        await send(socket, SPEECH, {"type": "flush", "id": 1})
+        await send(socket, SPEECH, {"type": "flush", "id": "1"})
         *_, segment = await receive_until(socket, "segment")
         correction = {"type": "correct", "segment": segment["id"], "words": 1, "text": "A"}
         await send(socket, correction, {"type": "stop"})
