@@ -26,7 +26,8 @@ serve: .venv/.installed
 test: .venv/.installed-test
 	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# What holds for one process holds for three, and while one of them is started again.
+# What holds for one process holds for three, while one of them is started again, and for two servers
+# behind HAProxy.
 PROTOCOLS = tests/web/protocols tests/web/clients tests/web/access tests/web/test_live_servers.py \
   tests/web/test_live_sessions.py tests/web/test_metrics.py tests/web/test_shutdown.py
 endurance: .venv/.installed-test
@@ -35,6 +36,7 @@ endurance: .venv/.installed-test
 	@VOXLIVE_TEST_WORKERS=3 $(RUN) pytest -n 2 --dist loadfile $(PROTOCOLS)
 	@VOXLIVE_TEST_WORKERS=3 VOXLIVE_TEST_KILLED=1 \
 	  $(RUN) pytest -n 2 --dist loadfile $(firstword $(PROTOCOLS))
+	@VOXLIVE_TEST_REPLICAS=2 $(RUN) pytest -n 2 --dist loadfile $(firstword $(PROTOCOLS))
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .
