@@ -1,4 +1,7 @@
-"""Two servers behind HAProxy are one: what they count, show and keep, and when one is killed."""
+"""Two servers behind HAProxy are one: what they count, show and keep, and when one is killed.
+
+The same of two replicas on Ray Serve, where Ray is installed.
+"""
 
 import asyncio
 import json
@@ -8,7 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import soxr
 from support.clips import clip
+from support.openai_realtime import COMMIT, MANUAL, TRANSCRIPTION, append, update
+from support.ray_replicas import RayReplicas, ray_replicas
 from support.replicas import (
     DOWNSCALE,
     END_REPLICA,
@@ -58,10 +64,15 @@ LONG = {REDEPLOY: ("minute", 1.5), DOWNSCALE: ("minute", 4.0)}
 MODEL = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "4")
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory, postgres_server):
-    folder = tmp_path_factory.mktemp("replicas")
-    with replicas(folder, postgres_server.new_database(), *options(folder), key=OTHERS) as found:
+WAYS = [replicas, ray_replicas]
+
+pytestmark = pytest.mark.timeout(600)  # Ray takes a while to start, and to end
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def running(request, tmp_path_factory, postgres_server):
+    folder, store = tmp_path_factory.mktemp("replicas"), postgres_server.new_database()
+    with request.param(folder, store, *options(folder), key=OTHERS) as found:
         yield found
 
 
@@ -192,6 +203,24 @@ async def test_other_wire_formats_pass_through_as_well(running):
         finals = [m for m in (await listen(socket)).of("Results") if m["is_final"]]
     said = [final["channel"]["alternatives"][0]["transcript"] for final in finals]
     assert " ".join(filter(None, said)) == text
+    async with dial(f"{ws}/v1/realtime?intent=transcription", additional_headers=OTHER) as socket:
+        pcm = s16le(soxr.resample(clip("doctor").samples[: 3 * 16_000], 16_000, 24_000))
+        await send(socket, update(MANUAL), append(pcm), COMMIT)
+        completed = (await receive_until(socket, f"{TRANSCRIPTION}.completed"))[-1]
+    assert completed["transcript"].split()[:3] == text.split()[:3]
+
+
+async def test_no_client_guesses_keys_from_many_addresses(running):
+    if not isinstance(running, RayReplicas):
+        pytest.skip("servers believe what this machine's own clients say")
+    async with AsyncExitStack() as stack:
+        for number in range(100):
+            guess = {"authorization": "Bearer a-guess", "x-forwarded-for": f"10.0.0.{number}"}
+            http = await client(stack, running.http, guess)
+            if (await http.get("/v1/models")).status_code == 429:
+                break
+        else:
+            pytest.fail("a hundred wrong keys were answered")
 
 
 async def go_on(running: Replicas, fault: str, seed: int) -> None:
@@ -226,9 +255,12 @@ async def go_on(running: Replicas, fault: str, seed: int) -> None:
         }
 
 
-async def test_a_client_and_its_readers_go_on_when_a_replica_is_killed(tmp_path, postgres_server):
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_and_its_readers_go_on_when_a_replica_is_killed(
+    way, tmp_path, postgres_server
+):
     store = postgres_server.new_database()
-    with replicas(tmp_path, store, *options(tmp_path), key=OTHERS) as running:
+    with way(tmp_path, store, *options(tmp_path), key=OTHERS) as running:
         await go_on(running, KILL_REPLICA, 7)
 
 

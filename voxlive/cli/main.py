@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from voxlive import __version__
+from voxlive.cli.cluster import cluster
 from voxlive.cli.console import FAILED, MISUSED, fail, print_error, start_logging
 from voxlive.cli.doctor import doctor
 from voxlive.cli.listen import listen
@@ -90,6 +91,7 @@ for _command in (serve, transcribe, listen, doctor, key):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(sessions, name="sessions")
+app.add_typer(cluster, name="cluster")
 
 
 def _version(shown: bool) -> None:
@@ -115,7 +117,9 @@ def main(
     ] = False,
 ) -> None:
     """Options of every command."""
-    context.default_map = load_defaults(file, context)
+    defaults = load_defaults(file, context)
+    # What replicas are given is what a server is.
+    context.default_map = {**defaults, "cluster": {"up": defaults.get("serve", {})}}
 
 
 if __name__ == "__main__":

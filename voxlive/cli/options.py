@@ -150,7 +150,7 @@ def with_places(error: ConfigError, context: typer.Context) -> str:
     for name in error.fields:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "DEFAULT_MAP":
-            places.append(sources[context.command.name, name])
+            places.append(sources["serve", name])
     return f"{error.message} ({'; '.join(places)})" if places else error.message
 
 

@@ -404,18 +404,22 @@ class ServerCore:
         if self.relay:
             self.relay.start()
 
-    async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:
-        """Drain all sessions for up to ``drain_s``, and free the models.
+    async def drain(self) -> None:
+        """End all sessions, for up to ``drain_s``; there are no more new ones.
 
-        Resumable ones that are stored are left to the next server. ``others`` ends connections that
-        ``live`` does not know, in so many seconds. The store is closed after them, when there are
-        no more words.
+        Resumable ones that are stored are left to the next server.
+        """
+        await asyncio.gather(self.live.leave(self.drain_s), self.models.drain(self.drain_s))
+
+    async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:
+        """``drain``, if that was not done, and free the models.
+
+        ``others`` ends connections that ``live`` does not know, in so many seconds. The store is
+        closed after them, when there are no more words.
         """
         if self.refiner:
             await self.refiner.aclose()
-        await asyncio.gather(
-            self.live.leave(self.drain_s), self.models.drain(self.drain_s), self.batch.aclose()
-        )
+        await asyncio.gather(self.drain(), self.batch.aclose())
         await self.models.aclose()
         await self.live.wait_closed(CLOSE_TIMEOUT_S)
         if others:
@@ -502,6 +506,16 @@ class Application:
             core, self._core, self._app = self._core, None, None
             if core:
                 await core.aclose()
+
+    async def drain(self) -> None:
+        """End the sessions as at the end of a server, while everything else goes on."""
+        if self._core:
+            await self._core.drain()
+
+    def slots(self) -> tuple[int, int]:
+        """How many slots of the engines are in use, and how many there are."""
+        engines = [service.engine for service in self._core.models] if self._core else []
+        return sum(one.in_use for one in engines), sum(one.info.capacity for one in engines)
 
     def _load_core(self) -> ServerCore:
         """Who can connect is not known here: transcripts are kept only where a store is given."""
