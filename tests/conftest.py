@@ -5,15 +5,17 @@ import signal
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import pytest_asyncio
 from hypothesis import settings
-from support.browser import chromium
+from support.browser import chromium, shared_browsers
 from support.examples import PART
+from support.forked import children_are_forks
 from support.mlx_whisper import write_mlx_whisper
 from support.postgres import PostgresServer
 from support.server import AT_PAUSES, Server, serving
@@ -69,6 +71,13 @@ def small(_small: Server) -> Iterator[Server]:
     asyncio.run(_small.until(in_use=0))
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browsers() -> AsyncIterator[None]:
+    """Browsers for all tests of a worker that are on the session's event loop."""
+    async with shared_browsers():
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL of the system's, for all tests of a worker."""
@@ -95,6 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
     data = tempfile.TemporaryDirectory()
     config.add_cleanup(data.cleanup)
     os.environ["XDG_DATA_HOME"] = data.name
+    children_are_forks()
     os.environ["XDG_CACHE_HOME"] = str(fetch(config.cache.mkdir("starter"), TINY_EN))
 
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FAKE_DEVICE = ("--use-fake-device-for-media-stream",)
@@ -114,6 +114,8 @@ class Browsers:
     """One Playwright on one event loop, and two browsers for what needs no flags of its own.
 
     The microphone of one of them plays a file, which each recording reads anew from its place.
+    A profile of theirs with nothing special serves one page after the other: making one is a third
+    of what a page costs.
     """
 
     current: Browsers | None = None
@@ -125,6 +127,7 @@ class Browsers:
         self._sound = Path(self._folder.name) / "microphone.wav"
         self._plays = f"--use-file-for-fake-audio-capture={self._sound}%noloop"
         self._shared: dict[tuple[str, ...], Browser] = {}
+        self._free: dict[Browser, BrowserContext] = {}
 
     @classmethod
     def here(cls) -> Browsers | None:
@@ -145,7 +148,11 @@ class Browsers:
 
     @asynccontextmanager
     async def browser(
-        self, flags: tuple[str, ...], microphone: Path | None = None, *, muted: bool = True
+        self,
+        flags: tuple[str, ...] = _USUAL,
+        microphone: Path | None = None,
+        *,
+        muted: bool = True,
     ) -> AsyncIterator[Browser]:
         """A browser with these flags; what is opened in it is the caller's to close."""
         if microphone:
@@ -162,6 +169,34 @@ class Browsers:
                 yield browser
             finally:
                 await browser.close()
+
+    @asynccontextmanager
+    async def page(
+        self, browser: Browser, url: str, options: Mapping[str, object]
+    ) -> AsyncIterator[Page]:
+        """An empty page; its profile has nothing of the address where it goes."""
+        profile = None if options else self._free.pop(browser, None)
+        if profile:
+            page = await profile.new_page()
+            session = await profile.new_cdp_session(page)
+            everything = {"origin": "/".join(url.split("/")[:3]), "storageTypes": "all"}
+            await session.send("Storage.clearDataForOrigin", everything)
+            await session.detach()
+            await profile.clear_cookies()
+        else:
+            # What is kept of the page for later would be fetched once more in each test.
+            usual = {"viewport": {"width": 1280, "height": 800}, "service_workers": "block"}
+            profile = await browser.new_context(**{**usual, **options})
+            page = await profile.new_page()
+        try:
+            yield page
+        finally:
+            if options or browser in self._free or browser not in self._shared.values():
+                await profile.close()
+            else:
+                for one in profile.pages:
+                    await one.close()
+                self._free[browser] = profile
 
     async def _launch(self, flags: tuple[str, ...], *, muted: bool = True) -> Browser:
         unmuted = None if muted else ["--mute-audio"]
@@ -206,26 +241,30 @@ async def browsing(
     async with AsyncExitStack() as stack:
         browsers = Browsers.here() or await stack.enter_async_context(Browsers())
         browser = await stack.enter_async_context(browsers.browser(flags, microphone, muted=muted))
-        # What is kept of the page for later would be fetched once more in each test.
-        usual = {"viewport": {"width": 1280, "height": 800}, "service_workers": "block"}
-        options = {**usual, **context}
-        opened = await browser.new_context(**options)
-        try:
-            page = await opened.new_page()
-            watched = WatchedPage(page, urlsplit(url).netloc)
-            page.on("console", lambda m: m.type == "error" and watched.errors.append(m.text))
-            page.on("pageerror", lambda error: watched.errors.append(str(error)))
-            page.on("request", lambda request: watched.requests.append(request.url))
-            page.on("websocket", lambda socket: watched.requests.append(socket.url))
-            await page.add_init_script(
-                f"if (localStorage.voxlive === undefined) localStorage.voxlive = {kept!r};"
-            )
-            await page.goto(url)
-            await page.wait_for_selector(ready)
-            yield watched
-        finally:
-            await opened.close()
+        page = await stack.enter_async_context(browsers.page(browser, url, context))
+        watched = WatchedPage(page, urlsplit(url).netloc)
+        page.on("console", lambda m: m.type == "error" and watched.errors.append(m.text))
+        page.on("pageerror", lambda error: watched.errors.append(str(error)))
+        page.on("request", lambda request: watched.requests.append(request.url))
+        page.on("websocket", lambda socket: watched.requests.append(socket.url))
+        await page.add_init_script(
+            f"if (localStorage.voxlive === undefined) localStorage.voxlive = {kept!r};"
+        )
+        await page.goto(url)
+        await page.wait_for_selector(ready)
+        yield watched
     watched.check()
+
+
+@asynccontextmanager
+async def without_the_page(url: str) -> AsyncIterator[WatchedPage]:
+    """A document of the server's into which modules of the page can be imported.
+
+    Starting the page takes two thirds of a visit's time.
+    """
+    async with browsing(f"{url}/health", ready="pre") as watched:
+        watched.expected.append("404")  # it has no icon
+        yield watched
 
 
 async def state_is(page: Page, *states: str, timeout_s: float = 60) -> str:

@@ -43,7 +43,7 @@ def become(args, folder, environment, out, err):
     os.environ.clear()
     os.environ.update(environment)
     if args[:1] == ["transcribe"] and hasattr(os, "pidfd_open"):
-        forking.with_spares()
+        forking.with_quick_children()
     sys.argv = ["voxlive", *args]
     code = 1
     try:

@@ -16,10 +16,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO
+
+from support.quick_children import CLONE, starting_children_by
 
 AVAILABLE = hasattr(os, "pidfd_open")
 """Not on macOS: there every server has a start of its own."""
@@ -41,7 +44,7 @@ class ForkedProcess:
         limits = {name: resource.getrlimit(getattr(resource, name)) for name in names}
         asked = list(args), dict(environment), limits, str(Path.cwd())
         request = json.dumps(asked).encode()
-        socket.send_fds(_parent(), [request], [theirs.fileno(), write, err])
+        socket.send_fds(_parent()[0], [request], [theirs.fileno(), write, err])
         theirs.close()
         os.close(write)
         self.stdout = os.fdopen(read)
@@ -78,20 +81,33 @@ class ForkedProcess:
         return self.returncode
 
 
+def children_are_forks() -> None:
+    """What this process starts itself, as a server does, is a fork of theirs from now on."""
+
+    def ask() -> socket.socket | None:
+        # The kernel ends what a thread has started when that ends: the parent is the main one's.
+        main = threading.current_thread() is threading.main_thread()
+        return _parent()[1] if main or _parent.cache_info().currsize else None
+
+    if AVAILABLE and CLONE:
+        starting_children_by(ask)
+
+
 @cache
-def _parent() -> socket.socket:
-    """Where to ask for a fork; the process ends with this one."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        fd = theirs.fileno()
-        room = " " * 200  # forks show command lines of their own where this one's stands
-        process = subprocess.Popen(
-            [sys.executable, "-P", _PROGRAM, str(fd), room], pass_fds=[fd], stdin=subprocess.DEVNULL
-        )
+def _parent() -> tuple[socket.socket, socket.socket]:
+    """Where to ask for a server, and for a process of this one's; it ends with this one."""
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+    fds = [theirs.fileno() for _, theirs in pairs]
+    room = " " * 200  # forks show command lines of their own where this one's stands
+    program = [sys.executable, "-P", _PROGRAM, *map(str, fds), room]
+    process = subprocess.Popen(program, pass_fds=fds, stdin=subprocess.DEVNULL)
+    for _, theirs in pairs:
+        theirs.close()
 
     def end() -> None:
-        ours.close()
+        for ours, _ in pairs:
+            ours.close()
         process.wait()
 
     atexit.register(end)
-    return ours
+    return pairs[0][0], pairs[1][0]

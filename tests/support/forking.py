@@ -1,10 +1,9 @@
-"""The program whose forks are the servers of ``forked.py``; its argument is a socket's number.
+"""The program whose forks are the servers of ``forked.py``; its arguments are sockets' numbers.
 
 Commands of ``commands.py`` are forks of one that has imported this.
 
-A server has two forks of its own in store, for the first process of an engine and the first one of
-a model for files that it starts: importing what these are made of takes most of their start too.
-What replaces them, or stands beside them, has a start of Python.
+The processes that a server starts are forks too, of one of its own from before it had any threads:
+importing what they are made of takes most of their start.
 """
 
 import ctypes
@@ -15,14 +14,12 @@ import resource
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 # Nothing that is imported here may start a thread, or keep what the environment says. Some of it is
 # what the hub's client, which does, is made of.
@@ -44,72 +41,60 @@ import voxlive.store.database
 import voxlive.web.server
 from voxlive.processes import process
 
-LARGEST = 1 << 17
-"""Bytes of arguments and environment: what a socket of such packets takes by default."""
-CHILDREN = ("voxlive.engines.remote.child", "voxlive.runners.child")
+sys.path.append(str(Path(__file__).parent))
+from quick_children import CLONE, LARGEST, starting_children_by
 
 PDEATHSIG = 1  # prctl's number of it
 
 
-class Spare:
-    """A fork of a server that waits to be one of the processes that it starts."""
-
-    def __init__(self, module: str, others: "list[Spare]") -> None:
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
-        if not self.pid:
-            self.close()
-            for other in others:
-                other.close()
-            _become(module, theirs)
-        theirs.close()
-
-    def close(self) -> None:
-        """It ends, if it is nothing else yet."""
-        self._requests.close()
-
-    def start(
-        self, command: list[str], pass_fds: list[int], stdout: int | None, stderr: int | None, env
-    ) -> subprocess.Popen[bytes]:
-        """What ``Popen`` would give."""
-        read, write = os.pipe()
-        with Path(os.devnull).open("r+b") as null:
-            out = null.fileno() if stdout == subprocess.DEVNULL else 1
-            err = write if stderr == subprocess.PIPE else 2
-            request = json.dumps([command, env]).encode()
-            fds = [*pass_fds, null.fileno(), out, err]
-            socket.send_fds(self._requests, [request], fds)
-        self.close()
-        os.close(write)
-        started: subprocess.Popen[bytes] = subprocess.Popen.__new__(subprocess.Popen)
-        started.args, started.pid, started.returncode = command, self.pid, None
-        started.stdin = started.stdout = None
-        started.stderr = os.fdopen(read, "rb")
-        if stderr != subprocess.PIPE:
-            started.stderr.close()
-            started.stderr = None
-        started._child_created, started._waitpid_lock = True, threading.Lock()
-        return started
+CLONE_PARENT = 0x8000
 
 
-def _become(module: str, requests: socket.socket) -> None:
-    """Wait for what the child is to be, and be it to the end."""
-    ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+def fork_beside() -> int:
+    """``os.fork``, but the new process is a child of this one's parent. This has one thread."""
+    python = ctypes.PyDLL(None)  # it keeps the interpreter
+    python.syscall.restype = ctypes.c_long
+    python.PyOS_BeforeFork()
+    pid = python.syscall(CLONE, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+    python.PyOS_AfterFork_Parent() if pid else python.PyOS_AfterFork_Child()
+    if pid < 0:
+        raise OSError("no process can be started")
+    return pid
+
+
+def answer_request(requests: socket.socket, others: Sequence[socket.socket] = ()) -> None:
+    """Start one process for this one's parent; end when nobody can ask for one any more.
+
+    What is started has none of the ``others``.
+    """
+    request, fds, _, _ = socket.recv_fds(requests, LARGEST, 5)
+    if not request:
+        os._exit(0)
+    if pid := fork_beside():
+        for fd in fds:
+            os.close(fd)
+        requests.send(b"%d" % pid)
+        return
+    for one in (requests, *others):
+        one.close()
+    _become(request, fds)
+
+
+def _become(request: bytes, fds: list[int]) -> None:
+    """Be the child that is asked for, to the end."""
     try:
-        request, fds, _, _ = socket.recv_fds(requests, LARGEST, 5)
-        if not request:
-            os._exit(0)
-        requests.close()
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
         os.setsid()
         passed, streams = fds[:-3], fds[-3:]
         for number, fd in enumerate(streams):
             os.dup2(fd, number)
             os.close(fd)
-        command, environment = json.loads(request)
+        command, environment, folder = json.loads(request)
+        os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None  # read from the environment once more
-        _, niceness, level, *_ = command[command.index("-m") + 2 :]
+        module, _, niceness, level, *_ = command[command.index("-m") + 1 :]
         sys.argv = [module, str(passed[0]), niceness, level, *map(str, passed[1:])]
         _show(command)
         process.run_child(import_module(module).serve)
@@ -127,12 +112,20 @@ def _show(command: list[str]) -> None:
     ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)
 
 
-def _next_arguments(requests: socket.socket) -> list[str]:
-    """In a fork: what the server is started with; everything else of it is in place."""
+def _next_arguments(requests: socket.socket, children: socket.socket) -> list[str]:
+    """In a fork: what the server is started with; everything else of it is in place.
+
+    What ``children`` asks for are processes of the tests' own, as a server starts them.
+    """
     waiting = selectors.DefaultSelector()
     waiting.register(requests, selectors.EVENT_READ)
+    waiting.register(children, selectors.EVENT_READ)
     while True:
         for key, _ in waiting.select():
+            if key.fileobj is children:
+                servers = (one.data for one in waiting.get_map().values() if one.data)
+                answer_request(children, [requests, *(answers for _, answers in servers)])
+                continue
             if key.fileobj is not requests:
                 pid, answers = key.data
                 waiting.unregister(key.fd)
@@ -156,8 +149,8 @@ def _next_arguments(requests: socket.socket) -> list[str]:
                 os.close(fd)
             answers.close()
             for key in list(waiting.get_map().values()):
-                if key.fileobj is requests:
-                    requests.close()
+                if key.fileobj in (requests, children):
+                    key.fileobj.close()
                 else:
                     key.data[1].close()
                     os.close(key.fd)
@@ -173,27 +166,29 @@ def _next_arguments(requests: socket.socket) -> list[str]:
             return arguments
 
 
-def with_spares() -> None:
-    """Have this process start its first children without a start of Python."""
-    spares: dict[str, Spare] = {}
-    for module in CHILDREN:
-        spares[module] = Spare(module, list(spares.values()))
+def with_quick_children() -> None:
+    """Have this process start its children without a start of Python for each.
 
-    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        spare = spares.pop(command[command.index("-m") + 1], None)
-        if spare is None:
-            return subprocess.Popen(command, **options)
-        known = ("pass_fds", "stdout", "stderr", "env")
-        return spare.start(command, **{name: options[name] for name in known})
-
-    process.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": start})
+    A fork of it, from before it has any threads, forks them.
+    """
+    if CLONE is None:
+        return
+    requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not os.fork():
+        requests.close()
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+        while True:
+            answer_request(theirs)
+    theirs.close()
+    starting_children_by(lambda: requests)
 
 
 if __name__ == "__main__":
-    requests = socket.socket(fileno=int(sys.argv[1]))
+    requests, children = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:3])
     requests.set_inheritable(False)
+    children.set_inheritable(False)
     gc.freeze()
-    arguments = _next_arguments(requests)
-    with_spares()
+    arguments = _next_arguments(requests, children)
+    with_quick_children()
     sys.argv = ["voxlive", *arguments]
     voxlive.cli.main.app()

@@ -13,11 +13,10 @@ import pytest
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.async_api import async_playwright
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
-from support.browser import chromium
+from support.browser import Browsers
 from support.clips import clip
 from support.wire import START, dial, listen, receive_until, s16le, send
 
@@ -369,20 +368,15 @@ async def test_a_reader_that_disconnects_is_removed(server):
 
 @asynccontextmanager
 async def overlay(url, *, source=True):
-    path = chromium()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        try:
-            page = await browser.new_page(viewport={"width": 1280, "height": 720})
-            if source:
-                await page.add_init_script("window.obsstudio = {}")
-            errors = []
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            await page.goto(url)
-            yield page
-            assert errors == []
-        finally:
-            await browser.close()
+    browsers, options = Browsers.here(), {"viewport": {"width": 1280, "height": 720}}
+    async with browsers.browser() as browser, browsers.page(browser, url, options) as page:
+        if source:
+            await page.add_init_script("window.obsstudio = {}")
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.goto(url)
+        yield page
+        assert errors == []
 
 
 async def shows(page, text):
@@ -392,6 +386,8 @@ async def shows(page, text):
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.usefixtures("browsers")
 async def test_the_overlay_follows_a_name_from_session_to_session(server):
     async with overlay(f"{server.url}/overlay/stage?size=60&color=ffcc00&position=top") as page:
         for _ in range(2):
@@ -415,6 +411,8 @@ async def test_the_overlay_follows_a_name_from_session_to_session(server):
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.usefixtures("browsers")
 async def test_a_person_who_opens_the_overlay_sees_what_it_is():
     async with feeding() as (feeds, url), overlay(f"{url}/overlay/s1", source=False) as page:
         await page.wait_for_selector("#hint [data-when=waiting]:not([hidden])")
@@ -464,6 +462,8 @@ async def feeding():
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.usefixtures("browsers")
 async def test_markup_is_shown_as_text():
     wishes = {
         "size": f"1px;}}</style>{EVIL}",
@@ -493,6 +493,8 @@ async def test_markup_is_shown_as_text():
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.usefixtures("browsers")
 async def test_the_overlay_shows_the_last_lines_and_fades():
     async with feeding() as (feeds, url):
         feed = feeds.open("s1", "s1", "/v1/live")

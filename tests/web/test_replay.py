@@ -110,8 +110,8 @@ def test_the_recordings_are_worth_a_replay(recorded):
 @pytest.mark.parametrize(
     ("pace", "chunk"),
     [
-        (20, 8000),
         (None, 1000),
+        pytest.param(20, 8000, marks=pytest.mark.endurance),
         pytest.param(PACE, 3200, marks=pytest.mark.endurance),
         pytest.param(None, 3200, marks=pytest.mark.endurance),
     ],

@@ -71,6 +71,8 @@ async def test_only_trusted_proxies_set_the_client_and_the_scheme(rooted):
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.usefixtures("browsers")
 async def test_the_page_records_and_uploads_under_a_root_path(rooted, tmp_path):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")

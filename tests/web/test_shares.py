@@ -468,6 +468,8 @@ async def test_the_beginning_of_a_long_session_comes_from_the_store(tmp_path):
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.usefixtures("browsers")
 async def test_the_reading_page_shows_what_is_said_whatever_the_line_does(tmp_path):
     async with reading() as at:
         token, share = await at.shares.make("ann", "stage", 3600, with_session=False)

@@ -36,6 +36,7 @@ def is_flat(played: Played, warm: int, last: int) -> None:
         assert reading.in_use == reading.lanes == reading.feeds == played.lasting
 
 
+@pytest.mark.endurance
 def test_minutes_with_abandoned_connections_leak_nothing():
     """A quarter of an hour in four readings; captions are full after ten minutes."""
     played = play(lambda: Day(Loud(), seed=5, every_s=2, period_s=6), 4, 240, lambda _: None)

@@ -199,6 +199,7 @@ async def test_an_engine_that_dies_is_replaced_under_the_sessions_of_all_workers
     await server.until(in_use=0)
 
 
+@pytest.mark.endurance
 async def test_another_engine_by_plan_takes_over_the_sessions_of_all_workers(server):
     whole = await said(server)
     [before] = children(server, "engines.remote.child")
@@ -238,7 +239,7 @@ async def test_at_the_end_of_the_server_every_worker_finishes_its_sessions(serve
     assert psutil.wait_procs(processes, timeout=60)[1] == []
 
 
-@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("stored", [False, pytest.param(True, marks=pytest.mark.endurance)])
 async def test_a_session_goes_on_at_whichever_worker_its_client_comes_back_to(stored, tmp_path):
     """Its line breaks, its worker is killed: nothing that the client gets is different."""
     options = ("--model", str(TINY), "--device", "cpu", "--workers", "3", "--max-sessions", "1")

@@ -27,9 +27,17 @@ FILL = """async (count) => {
 }"""
 
 
-async def test_all_of_it_is_printed_and_nothing_else(server, tmp_path):
+async def test_the_newest_line_does_not_creep_and_all_is_printed_and_nothing_else(server, tmp_path):
     async with browsing(server.url) as watched:
         page = watched.page
+        bottoms = []
+        for count in (1, 2, 4):
+            await page.evaluate("document.querySelector('#paragraphs').replaceChildren()")
+            await page.evaluate(FILL, count)
+            box = await page.locator(".paragraph").last.bounding_box()
+            bottoms.append(box["y"] + box["height"])
+        assert max(bottoms) - min(bottoms) < 2
+        await page.evaluate("document.querySelector('#paragraphs').replaceChildren()")
         await page.evaluate(FILL, 60)
         pdf = await page.pdf(path=tmp_path / "print.pdf", format="A4")
         pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
@@ -90,20 +98,7 @@ async def fits(page):
             assert a >= g - 1 or e >= c - 1 or b >= h - 1 or f >= d - 1, (one, other)
 
 
-async def test_a_browser_that_never_begins_to_record_is_told(server):
-    async with browsing(server.url) as watched:
-        page = watched.page
-        await page.evaluate(
-            "() => { AudioContext.prototype.resume = () => new Promise(() => {}); }"
-        )
-        await page.click("#toggle")
-        await state_is(page, "error")
-        assert await page.inner_text("#notice-title") == "The browser does not begin to record"
-        assert "audio output" in await page.inner_text("#notice-steps")
-        assert await page.is_enabled("#toggle")
-
-
-async def test_speed_and_language_are_chosen_above_start(server):
+async def test_speed_and_language_are_chosen_above_start_which_may_be_in_vain(server):
     async with browsing(server.url) as watched:
         page = watched.page
         sent = []
@@ -125,6 +120,15 @@ async def test_speed_and_language_are_chosen_above_start(server):
         await page.wait_for_selector('#engine[data-health="ok"]')
         assert await page.input_value("#speed") == "fast"
         assert await page.input_value("#language") == "en"
+        # A browser that never begins to record is told.
+        await page.evaluate(
+            "() => { AudioContext.prototype.resume = () => new Promise(() => {}); }"
+        )
+        await page.click("#toggle")
+        await state_is(page, "error")
+        assert await page.inner_text("#notice-title") == "The browser does not begin to record"
+        assert "audio output" in await page.inner_text("#notice-steps")
+        assert await page.is_enabled("#toggle")
 
 
 async def test_pause_mute_and_marks_by_keys(server, tmp_path):
@@ -331,15 +335,3 @@ async def test_captions_in_a_small_window_over_other_programs(server):
         await page.keyboard.press("i")
         await page.wait_for_function("() => window.taken.length === 2")
         assert await page.evaluate("window.taken") == [1440, 1]
-
-
-async def test_the_newest_line_does_not_creep(server):
-    async with browsing(server.url) as watched:
-        page = watched.page
-        bottoms = []
-        for count in (1, 2, 4):
-            await page.evaluate("document.querySelector('#paragraphs').replaceChildren()")
-            await page.evaluate(FILL, count)
-            box = await page.locator(".paragraph").last.bounding_box()
-            bottoms.append(box["y"] + box["height"])
-        assert max(bottoms) - min(bottoms) < 2

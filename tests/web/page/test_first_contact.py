@@ -96,7 +96,9 @@ async def run(program: str, folder) -> str:
     return out.decode()
 
 
-async def test_a_program_for_this_server_is_there_to_be_copied(keyed, tmp_path):
+# Programs of other libraries are run by the tests of the quick starts too.
+@pytest.mark.parametrize("others", [False, pytest.param(True, marks=pytest.mark.endurance)])
+async def test_a_program_for_this_server_is_there_to_be_copied(keyed, tmp_path, others):
     """The key is in the address, as it is in the code of --phone: it leaves no trace."""
     wav = clip("doctor").write_wav(tmp_path / "speech.wav")
     async with browsing(f"{keyed.url}/#key={KEY}") as watched:
@@ -116,14 +118,16 @@ async def test_a_program_for_this_server_is_there_to_be_copied(keyed, tmp_path):
             assert KEY not in shown
             programs[name] = shown.replace("YOUR_KEY", KEY)
         await page.screenshot(path=tmp_path / "developers.png")
+        assert set(programs) == {"JavaScript", "Python", "curl", "Deepgram", "OpenAI"}
         for_page = programs.pop("JavaScript")
+        if not others:
+            programs = {name: programs[name] for name in ("Python", "curl")}
         printed = asyncio.gather(*(run(program, tmp_path) for program in programs.values()))
         await page.route("**/speech.wav", lambda route: route.fulfill(path=wav))
         async with page.expect_console_message(lambda one: "afternoon" in one.text):
             await page.evaluate(f"() => {{ {for_page} }}")
         for name, text in zip(programs, await printed, strict=True):
             assert {"doctor", "afternoon"} <= set(spelt(text)), (name, text)
-        assert set(programs) == {"Python", "curl", "Deepgram", "OpenAI"}
 
 
 async def test_without_its_server_it_starts_says_so_and_has_what_is_kept(server, tmp_path):

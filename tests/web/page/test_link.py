@@ -7,7 +7,7 @@ import random
 
 import psutil
 import pytest
-from support.browser import browsing, line_to
+from support.browser import line_to, without_the_page
 from support.clips import clip
 from support.scoring import spelt
 from support.server import AT_PAUSES, serving
@@ -97,7 +97,7 @@ async def text(page):
 
 async def uncut(server, data, **options):
     """The words and segments of a line that holds, without the session's name."""
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         await opened(watched.page, **options)
         await speak(watched.page, data)
         await whole(watched.page)
@@ -122,7 +122,7 @@ async def what_was_said(page):
 
 
 async def test_times_are_those_of_the_transcript(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         page = watched.page
         await opened(page, origin=100)
         await page.evaluate("silence(7)")
@@ -141,7 +141,7 @@ async def test_cuts_in_mid_word_change_nothing(server):
     data = pcm("market")
     expected = await uncut(server, data)
     chance = random.Random(5)
-    async with line_to(server.url) as line, browsing(line.url) as watched:
+    async with line_to(server.url) as line, without_the_page(line.url) as watched:
         watched.expected = BROKEN
         page = watched.page
         [ready] = await opened(page)
@@ -166,7 +166,7 @@ async def test_cuts_in_mid_word_change_nothing(server):
 
 
 async def test_audio_beyond_the_bound_is_a_gap_and_the_rest_is_sent(server):
-    async with line_to(server.url) as line, browsing(line.url) as watched:
+    async with line_to(server.url) as line, without_the_page(line.url) as watched:
         watched.expected = BROKEN
         page = watched.page
         await opened(page, keptS=30)
@@ -197,7 +197,7 @@ async def test_audio_beyond_the_bound_is_a_gap_and_the_rest_is_sent(server):
 
 
 async def test_stopping_on_a_broken_line_waits_for_it(server):
-    async with line_to(server.url) as line, browsing(line.url) as watched:
+    async with line_to(server.url) as line, without_the_page(line.url) as watched:
         watched.expected = BROKEN
         page = watched.page
         await opened(page)
@@ -217,7 +217,7 @@ async def test_stopping_on_a_broken_line_waits_for_it(server):
 
 
 async def test_stopping_on_a_line_that_stays_broken_says_what_is_missing(server):
-    async with line_to(server.url) as line, browsing(line.url) as watched:
+    async with line_to(server.url) as line, without_the_page(line.url) as watched:
         watched.expected = BROKEN
         page = watched.page
         await opened(page, giveUpS=1)
@@ -234,7 +234,7 @@ async def test_stopping_on_a_line_that_stays_broken_says_what_is_missing(server)
 
 
 async def test_another_client_that_takes_over_does_not_end_the_recording(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         page = watched.page
         [ready] = await opened(page)
         await page.evaluate("silence(2)")
@@ -263,7 +263,7 @@ async def test_an_engine_that_is_killed_in_mid_word_is_a_word_beside_and_nothing
     data = pcm("doctor")
     with serving(*AT_PAUSES) as server:
         expected = await uncut(server, data)
-        async with browsing(server.url) as watched:
+        async with without_the_page(server.url) as watched:
             watched.expected = ["status of 503"]  # /health, until the next engine is there
             page = watched.page
             await opened(page)
@@ -280,7 +280,7 @@ async def test_an_engine_that_is_killed_in_mid_word_is_a_word_beside_and_nothing
 async def test_a_server_that_is_started_again_gets_what_the_other_had_not_said(server):
     data = pcm("doctor")
     with serving(*AT_PAUSES) as first:
-        async with line_to(first.url) as line, browsing(line.url) as watched:
+        async with line_to(first.url) as line, without_the_page(line.url) as watched:
             watched.expected = BROKEN
             page = watched.page
             await opened(page, origin=5)
@@ -308,7 +308,7 @@ async def test_a_server_that_is_started_again_gets_what_the_other_had_not_said(s
 
 async def test_without_resumable_sessions_an_open_utterance_is_recognised_again(server):
     with serving(*AT_PAUSES, "--resume-seconds", "0") as plain:
-        async with line_to(plain.url) as line, browsing(line.url) as watched:
+        async with line_to(plain.url) as line, without_the_page(line.url) as watched:
             watched.expected = BROKEN
             page = watched.page
             [ready] = await opened(page)
@@ -331,7 +331,7 @@ async def test_without_resumable_sessions_an_open_utterance_is_recognised_again(
 
 async def test_a_session_that_the_server_has_given_up_is_followed_by_another(server):
     with serving(*AT_PAUSES, "--resume-seconds", "0.5") as brief:
-        async with line_to(brief.url) as line, browsing(line.url) as watched:
+        async with line_to(brief.url) as line, without_the_page(line.url) as watched:
             watched.expected = BROKEN
             page = watched.page
             await opened(page)

@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from support.browser import browsing
+from support.browser import without_the_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -62,7 +62,7 @@ def rms(x):
 
 
 async def test_tones_pass_or_vanish(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         for rate in RATES:
             edge = min(rate, RATE) / 2
             passed = [0.01 * edge, 0.1 * edge, 0.5 * edge, 0.89 * edge]
@@ -83,7 +83,7 @@ async def test_tones_pass_or_vanish(server):
     [(44_100, 1), (48_000, 1), pytest.param(44_100, 10, marks=pytest.mark.endurance)],
 )
 async def test_no_drift(server, rate, minutes):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         n = rate * 60 * minutes + 77
         before, total = await watched.page.evaluate(COUNTS, [rate, n])
         assert total == n * RATE // rate
@@ -91,7 +91,7 @@ async def test_no_drift(server, rate, minutes):
 
 
 async def test_cuts_leave_no_trace(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         n = 44_100
         (whole,) = await tones(watched.page, 44_100, n, [1000], n)
         for block in (1, 127, 128, 1024, 5000):

@@ -1,7 +1,7 @@
 """Where the page keeps transcripts: one interface to this browser and to the server's history."""
 
 import pytest
-from support.browser import browsing
+from support.browser import without_the_page
 from support.server import serving
 from support.storing import spoken
 
@@ -108,7 +108,7 @@ async def check_place(page):
 
 
 async def test_this_browser_keeps_sessions(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         await in_browser(watched.page)
         await check_place(watched.page)
 
@@ -126,13 +126,13 @@ def history(tmp_path_factory):
 
 
 async def test_the_server_keeps_sessions(history):
-    async with browsing(history.url) as watched:
+    async with without_the_page(history.url) as watched:
         await at_server(watched.page)
         await check_place(watched.page)
 
 
 async def test_both_places_are_one_list(history):
-    async with browsing(history.url) as watched:
+    async with without_the_page(history.url) as watched:
         page = watched.page
         await in_browser(page)
         listed = await page.evaluate(
@@ -169,7 +169,7 @@ async def test_both_places_are_one_list(history):
 
 
 async def test_the_journal_writes_what_is_new_and_the_sound_that_may_be_needed(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         page = watched.page
         await page.evaluate(SETUP)
         seen = await page.evaluate(
@@ -249,7 +249,7 @@ async def test_the_journal_writes_what_is_new_and_the_sound_that_may_be_needed(s
 
 
 async def test_a_browser_that_takes_no_more_says_so_once(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         page = watched.page
         await page.evaluate(SETUP)
         await page.evaluate(
@@ -266,10 +266,10 @@ async def test_a_browser_that_takes_no_more_says_so_once(server):
 
 
 async def test_one_tab_has_a_session_and_another_one_may_ask_for_it(server):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         page = watched.page
         other = await page.context.new_page()
-        await other.goto(server.url)
+        await other.goto(page.url)
         for one in (page, other):
             await one.evaluate(SETUP)
             await one.evaluate(

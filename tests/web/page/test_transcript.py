@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.browser import browsing
+from support.browser import browsing, without_the_page
 from support.timed import timed_segment, timed_word
 
 from voxlive.runners.outputs import subtitles
@@ -35,7 +35,7 @@ async def evaluate(page, body, given=None):
 
 
 async def run(server, body, given=None):
-    async with browsing(server.url) as watched:
+    async with without_the_page(server.url) as watched:
         return await evaluate(watched.page, body, given)
 
 

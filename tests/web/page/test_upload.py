@@ -30,8 +30,9 @@ def read_json(path):
     return json.loads(Path(path).read_text())
 
 
-async def test_a_chosen_file_is_transcribed(server):
-    async with browsing(server.url) as watched:
+async def test_a_chosen_file_is_transcribed_and_copied(server):
+    access = ["clipboard-read", "clipboard-write"]
+    async with browsing(server.url, permissions=access) as watched:
         page = watched.page
         async with page.expect_file_chooser() as chooser:
             await page.click("#upload")
@@ -54,6 +55,11 @@ async def test_a_chosen_file_is_transcribed(server):
         spoken = re.findall(r"[a-z]+", clip("market").text.lower())
         found = re.findall(r"[a-z]+", value["text"].lower())
         assert len(set(spoken) & set(found)) > 0.7 * len(set(spoken))
+        await page.click("#copy")
+        await page.wait_for_function(
+            "() => document.querySelector('#copy-text').textContent === 'Copied'"
+        )
+        assert await page.evaluate("navigator.clipboard.readText()") == f"{paragraphs[0]}\n"
 
 
 async def test_a_dropped_file_replaces_the_text_after_a_question(server):
@@ -69,69 +75,6 @@ async def test_a_dropped_file_replaces_the_text_after_a_question(server):
             await state_is(page, "stopped")
         assert "doctor" not in (await page.inner_text("#paragraphs")).lower()
         assert "airport" in (await page.inner_text("#paragraphs")).lower()
-
-
-async def test_a_file_can_be_cancelled(server):
-    async with browsing(server.url) as watched:
-        page = watched.page
-        await page.set_input_files("#file", clip("minute").path)
-        await state_is(page, "uploading")
-        await page.click("#job-cancel")
-        await state_is(page, "idle")
-        assert await page.is_visible("#welcome")
-        assert await page.is_hidden("#notice")
-        assert await page.is_enabled("#toggle")
-
-
-async def test_a_file_without_sound_is_refused_in_words(server, tmp_path):
-    (tmp_path / "notes.txt").write_text("these are only words on paper")
-    async with browsing(server.url) as watched:
-        watched.expected = ["status of 400"]
-        page = watched.page
-        await page.set_input_files("#file", tmp_path / "notes.txt")
-        await page.wait_for_selector("#notice", state="visible")
-        assert await page.inner_text("#notice-title") == "notes.txt was not transcribed"
-        said = await page.inner_text("#notice-steps")
-        assert "it is text" in said
-        assert "audio or video file" in said
-        await state_is(page, "idle")
-
-
-async def test_what_of_a_file_does_not_decode_is_said_beside_its_text(server, tmp_path):
-    whole = clip("market").path.read_bytes()
-    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) * 3 // 4])
-    async with browsing(server.url) as watched:
-        page = watched.page
-        await page.set_input_files("#file", tmp_path / "cut.flac")
-        await state_is(page, "stopped")
-        assert await page.inner_text("#paragraphs .paragraph p")
-        assert await page.inner_text("#notice-title") == (
-            "cut.flac was transcribed, with a warning"
-        )
-        assert "The FLAC was cut off after" in await page.inner_text("#notice-steps")
-        await page.click("#notice-close")
-        assert await page.is_hidden("#notice")
-
-
-async def test_a_silent_file_says_that_it_is_silent(server):
-    async with browsing(server.url) as watched:
-        await watched.page.set_input_files("#file", clip("silence").path)
-        await state_is(watched.page, "stopped")
-        assert await watched.page.inner_text(".mark p") == "No speech was found in silence.flac."
-
-
-async def test_copy(server):
-    access = ["clipboard-read", "clipboard-write"]
-    async with browsing(server.url, permissions=access) as watched:
-        page = watched.page
-        await page.set_input_files("#file", clip("doctor").path)
-        await state_is(page, "stopped")
-        await page.click("#copy")
-        await page.wait_for_function(
-            "() => document.querySelector('#copy-text').textContent === 'Copied'"
-        )
-        copied = await page.evaluate("navigator.clipboard.readText()")
-        assert copied == await page.inner_text("#paragraphs p") + "\n"
 
 
 async def test_leaving_with_unsaved_words_asks_first(server):
@@ -165,3 +108,42 @@ async def test_several_files_are_transcribed_one_after_the_other(server):
         await page.keyboard.press("t")
         await page.wait_for_selector(".session")
         assert await page.locator(".session-title").all_inner_texts() == ["doctor", "yes"]
+
+
+async def test_files_are_cancelled_refused_doubted_and_silent(server, tmp_path):
+    whole = clip("market").path.read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) * 3 // 4])
+    (tmp_path / "notes.txt").write_text("these are only words on paper")
+    async with browsing(server.url) as watched:
+        watched.expected = ["status of 400"]
+        page = watched.page
+        await page.set_input_files("#file", clip("minute").path)
+        await state_is(page, "uploading")
+        await page.click("#job-cancel")
+        await state_is(page, "idle")
+        assert await page.is_visible("#welcome")
+        assert await page.is_hidden("#notice")
+        assert await page.is_enabled("#toggle")
+
+        await page.set_input_files("#file", tmp_path / "notes.txt")
+        await page.wait_for_selector("#notice", state="visible")
+        assert await page.inner_text("#notice-title") == "notes.txt was not transcribed"
+        said = await page.inner_text("#notice-steps")
+        assert "it is text" in said
+        assert "audio or video file" in said
+        await state_is(page, "idle")
+
+        await page.set_input_files("#file", tmp_path / "cut.flac")
+        await state_is(page, "stopped")
+        assert await page.inner_text("#paragraphs .paragraph p")
+        assert await page.inner_text("#notice-title") == (
+            "cut.flac was transcribed, with a warning"
+        )
+        assert "The FLAC was cut off after" in await page.inner_text("#notice-steps")
+        await page.click("#notice-close")
+        assert await page.is_hidden("#notice")
+
+        await page.set_input_files("#file", clip("silence").path)
+        await page.wait_for_selector(".mark p")
+        await state_is(page, "stopped")
+        assert await page.inner_text(".mark p") == "No speech was found in silence.flac."

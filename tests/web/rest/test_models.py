@@ -59,7 +59,7 @@ def lines(subtitles):
 @pytest.mark.parametrize(
     "formats",
     [
-        pytest.param(("json", "verbose_json", "srt"), id="some"),
+        pytest.param(("json", "verbose_json"), id="some"),
         pytest.param(
             tuple(name for name in FORMATS if "diarized" not in name),
             id="all",
