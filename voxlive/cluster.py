@@ -129,14 +129,13 @@ def check_options(config: ServeConfig, replicas: int | None, *, exposed: bool = 
 
 def read_options(args: Mapping[str, object], environment: Mapping[str, str]) -> ServeConfig:
     """See ``app``. Values may be texts, as they are in the environment."""
-    own = dict(args)
+    own, hints = dict(args), get_type_hints(ServeConfig)
     given = _table(own.pop("config", environment.get("VOXLIVE_CONFIG")))
     for field in OPTIONS:
         text = environment.get(variable_name(field))
         if text and field not in _ADDRESS:
-            given[field] = text.split() if _is_many(field) else text
+            given[field] = text.split() if get_origin(hints[field]) is tuple else text
     given |= {name.replace("-", "_"): value for name, value in own.items()}
-    hints = get_type_hints(ServeConfig)
     for field in given:
         if field not in hints or field in _ADDRESS:
             raise ConfigError(f"{field} is not an option of replicas")
@@ -154,10 +153,6 @@ def _table(file: object) -> dict[str, object]:
         raise ConfigError(f"config: {file}: [serve] is not a table")
     given = {name.replace("-", "_"): value for name, value in table.items()}
     return {field: value for field, value in given.items() if field not in _ADDRESS}
-
-
-def _is_many(field: str) -> bool:
-    return get_origin(get_type_hints(ServeConfig)[field]) is tuple
 
 
 def _value(field: str, hint: Any, given: object) -> Any:

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from support.redis_server import RedisServer, redis_serving
-from support.replicas import END_REPLICA, Replicas
+from support.replicas import END_REPLICA, Replicas, is_ready, shared_options
 from support.server import Server, free_port
 
 _PORTS = range(30_000, 31_001)  # of replicas, where Ray's HAProxy reaches them
@@ -34,13 +33,9 @@ class RayReplicas(Replicas):
         key: str | None,
         redis: RedisServer,
     ) -> None:
-        signing = folder / "ticket-key"
-        signing.write_text("what-both-of-them-sign-with\n")
-        signing.chmod(0o600)
         port = free_port()
-        shared = ("--store", store, "--state", redis.url, "--ticket-key-file", str(signing))
         self._up = ("up", "--replicas", "2", "--port", str(port), "--file-niceness", "0")
-        self._up += (*options, *shared)
+        self._up += (*options, "--store", store, *shared_options(folder, redis))
         self._env = {
             **os.environ,
             "XDG_STATE_HOME": str(folder / "state"),
@@ -94,15 +89,8 @@ def ray_replicas(
         running = RayReplicas(folder, store, options, key, redis)
         try:
             running.up()
-            while not _is_ready(running.http):
+            while not is_ready(running.http):
                 time.sleep(0.05)
             yield running
         finally:
             running.run("down")
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False

@@ -140,7 +140,9 @@ def replicas(
     """``postgres`` has the store, and may be restarted. ``key``: one that clients need."""
     with ExitStack() as stack:
         redis = stack.enter_context(redis_serving())
-        running = Replicas(stack, (*options, "--store", store, *_shared(folder, redis)), key, redis)
+        running = Replicas(
+            stack, (*options, "--store", store, *shared_options(folder, redis)), key, redis
+        )
         running.postgres = postgres
         yield running
 
@@ -150,14 +152,14 @@ def replicas_serving(count: int, *args: str, **more: Any) -> Iterator[Server]:
     """So many servers behind HAProxy as one; ports of protocols of their own are the first's."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        shared = _shared(folder, stack.enter_context(redis_serving()))
+        shared = shared_options(folder, stack.enter_context(redis_serving()))
         found = [stack.enter_context(one_serving(*args, *shared, **more)) for _ in range(count)]
         url, _ = start_haproxy(stack, [one.url for one in found])
         processes = Processes(tuple(one.process for one in found))
         yield replace(found[0], url=url, process=processes, replicas=tuple(found))
 
 
-def _shared(folder: Path, redis: RedisServer) -> tuple[str, ...]:
+def shared_options(folder: Path, redis: RedisServer) -> tuple[str, ...]:
     """The options for what they share, but for the store."""
     signing = folder / "ticket-key"
     signing.write_text("what-both-of-them-sign-with\n")
@@ -182,7 +184,7 @@ def start_haproxy(stack: ExitStack, servers: Sequence[str]) -> tuple[str, str]:
         proxy = subprocess.Popen(command, env={**os.environ, **env})
         stack.callback(proxy.wait, 60)
         stack.callback(proxy.kill)
-        while not _is_ready(f"http://{binds[0]}"):
+        while not is_ready(f"http://{binds[0]}"):
             assert proxy.poll() is None
             time.sleep(0.05)
     return f"http://{binds[0]}", f"http://{binds[1]}"
@@ -200,7 +202,7 @@ def _has_refused(server: Server, code: str) -> bool:
     return f'code="{code}"' in metrics.text
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
     except httpx.TransportError:

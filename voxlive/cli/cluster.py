@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,24 +158,20 @@ def _deploy(config: ServeConfig, replicas: int) -> None:
     node = LocalNode.find()
     if node and node.url != url:
         fail(f"replicas run at {node.url}: voxlive cluster down", MISUSED)
-    new = node is None
-    node = node or LocalNode.start(url, replicas)
-    try:
-        with _connected(node):
-            from ray import serve
+    with ExitStack() as unless_started:
+        if node is None:
+            node = LocalNode.start(url, replicas)
+            unless_started.callback(node.end)
+        try:
+            with _connected(node):
+                from ray import serve
 
-            serve.start(
-                proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port}
-            )
-            serve.run(application(config, replicas), name=NAME, route_prefix="/")
-    except RayFailed as error:
-        if new:
-            node.end()
-        fail(f"the replicas do not start: {error}", FAILED)
-    except BaseException:
-        if new:
-            node.end()
-        raise
+                address = {"host": config.host, "port": config.port}
+                serve.start(proxy_location="HeadOnly", http_options=address)
+                serve.run(application(config, replicas), name=NAME, route_prefix="/")
+        except RayFailed as error:
+            fail(f"the replicas do not start: {error}", FAILED)
+        unless_started.pop_all()
     typer.echo(f"voxlive: {replicas} replicas, ready at {url}")
     typer.echo("voxlive: to end them: voxlive cluster down")
 

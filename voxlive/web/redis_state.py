@@ -15,7 +15,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -167,10 +167,10 @@ class RedisState(LocalState):
         self._down = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Renew leases and receive messages, on the running loop."""
+    def start(self, *others: Coroutine[Any, Any, None]) -> None:
+        """Renew leases and receive messages, on the running loop; ``others`` run as long."""
         loop = asyncio.get_running_loop()
-        work = (self._keep(), self._send(), self._receive())
+        work = (self._keep(), self._send(), self._receive(), *others)
         self._tasks = [loop.create_task(one) for one in work]
         for task in self._tasks:
             task.add_done_callback(_report)

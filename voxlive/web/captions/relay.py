@@ -82,7 +82,6 @@ class CaptionRelay:
         self._numbers: dict[str, int] = {}
         self._followers: dict[str, dict[str, float]] = {}
         self._followed: dict[str, FollowedFeed] = {}
-        self._task: asyncio.Task[None] | None = None
         feeds.relay = self
         state.places = self._present
         state.on_message = self._receive
@@ -90,14 +89,10 @@ class CaptionRelay:
 
     def start(self) -> None:
         """Begin, on the running loop."""
-        self._state.start()
-        self._task = asyncio.get_running_loop().create_task(self._look_after())
+        self._state.start(self._look_after())
 
     async def aclose(self) -> None:
         """End, after all sessions."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
         for feed in self._followed.values():
             feed.close(over=False)
         await self._state.aclose()
