@@ -24,6 +24,7 @@ KILL_WORKER, BREAK_LINE = "kill -9 of the session's worker", "the line breaks"
 FAULTS = (KILL_ENGINE, STOP_ENGINE, KILL_SERVER, END_SERVER)
 
 _BLOCK_S = 0.1
+_HAPPENS_S = 120.0
 _ENGINE = "voxlive.engines.remote.child"
 _WORKER = "voxlive.web.workers.child"
 
@@ -96,7 +97,8 @@ async def speak(
     """A session's messages; at these seconds of its audio something happens to the server.
 
     Audio, of which a sample of all channels has ``frame_bytes``, is ``speed`` times as fast as it
-    was spoken. What happens next waits until the session goes on.
+    was spoken. What happens next waits until the session goes on. What has not come to its end two
+    minutes after the session never will: TimeoutError.
     """
     goes_on = asyncio.Event()
     happening: list[asyncio.Task[None]] = []
@@ -126,7 +128,8 @@ async def speak(
             if message["type"] == "ready":
                 on_ready(message)
         await sending
-        await asyncio.gather(*happening)
+        async with asyncio.timeout(_HAPPENS_S):
+            await asyncio.gather(*happening)
     return messages
 
 

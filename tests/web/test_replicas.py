@@ -59,8 +59,13 @@ FAULTS = (
     RESTART_POSTGRES,
     KILL_IN_OUTAGE,
 )
-LONG = {REDEPLOY: ("minute", 1.5), DOWNSCALE: ("minute", 4.0)}
-"""What is said, and how fast, where much happens meanwhile."""
+LONG = {
+    REDEPLOY: ("minute", 1.5),
+    DOWNSCALE: ("minute", 4.0),
+    RESTART_POSTGRES: ("minute", 4.0),
+    KILL_IN_OUTAGE: ("minute", 4.0),
+}
+"""What is said, and how fast, where much happens meanwhile: the session has to outlast it."""
 MODEL = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "4")
 
 
