@@ -55,7 +55,7 @@ def test_the_deployed_config_is_about_this_server():
 
 def test_options_come_from_a_file_the_environment_and_the_arguments(tmp_path):
     file = tmp_path / "config.toml"
-    file.write_text('[serve]\nport = 8123\nmax-sessions = 2\nrate = 30\nlive = ["a=b"]\n')
+    file.write_text('[serve]\nport = 8123\nmax-sessions = 2\nrate = 30\nlive = { a = "b" }\n')
     environment = {
         "VOXLIVE_RATE": "20",
         "VOXLIVE_PORT": "tcp://10.0.0.1",
@@ -67,8 +67,8 @@ def test_options_come_from_a_file_the_environment_and_the_arguments(tmp_path):
         max_sessions=4, rate=20.0, live=("a=b",), also=("c=d", "e=f"), no_store=True, quantize=8
     )
     for wrong, named in (
-        ({"max-sessions": "four"}, "max_sessions"),
-        ({"no-store": "perhaps"}, "no_store"),
+        ({"max-sessions": "four"}, "max-sessions: 'four'"),
+        ({"no-store": "perhaps"}, "no-store"),
         ({"quantize": 5}, "quantize"),
         ({"port": 8000}, "port is not an option"),
         ({"modle": "voxtral"}, "modle is not an option"),
@@ -76,6 +76,8 @@ def test_options_come_from_a_file_the_environment_and_the_arguments(tmp_path):
     ):
         with pytest.raises(ConfigError, match=named):
             read_options(wrong, {})
+    with pytest.raises(ConfigError, match="VOXLIVE_RATE: 'often'"):
+        read_options({}, {"VOXLIVE_RATE": "often"})
 
 
 def test_what_replicas_cannot_be_is_refused_before_they_start():

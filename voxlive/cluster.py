@@ -16,17 +16,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.web.app import create_app
-from voxlive.web.config import OPTIONS, ConfigError, ServeConfig, option_name, variable_name
+from voxlive.web.config import OPTIONS, ConfigError, ServeConfig, option_name
+from voxlive.web.option_sources import (
+    GivenOption,
+    from_environment,
+    from_table,
+    read_tables,
+    to_config,
+)
 
 if TYPE_CHECKING:
     from ray.serve import Application as ServeApplication
@@ -129,51 +134,23 @@ def check_options(config: ServeConfig, replicas: int | None, *, exposed: bool = 
 
 def read_options(args: Mapping[str, object], environment: Mapping[str, str]) -> ServeConfig:
     """See ``app``. Values may be texts, as they are in the environment."""
-    own, hints = dict(args), get_type_hints(ServeConfig)
-    given = _table(own.pop("config", environment.get("VOXLIVE_CONFIG")))
-    for field in OPTIONS:
-        text = environment.get(variable_name(field))
-        if text and field not in _ADDRESS:
-            given[field] = text.split() if get_origin(hints[field]) is tuple else text
-    given |= {name.replace("-", "_"): value for name, value in own.items()}
-    for field in given:
-        if field not in hints or field in _ADDRESS:
-            raise ConfigError(f"{field} is not an option of replicas")
-    return ServeConfig(**{field: _value(field, hints[field], one) for field, one in given.items()})
-
-
-def _table(file: object) -> dict[str, object]:
-    if file is None:
-        return {}
-    try:
-        table = tomllib.loads(Path(str(file)).expanduser().read_text()).get("serve", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"config: cannot read {file}: {error}") from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"config: {file}: [serve] is not a table")
-    given = {name.replace("-", "_"): value for name, value in table.items()}
-    return {field: value for field, value in given.items() if field not in _ADDRESS}
-
-
-def _value(field: str, hint: Any, given: object) -> Any:
-    """What the option takes, if it is that or a text of it. Raises ConfigError."""
-    if get_origin(hint) in (Union, UnionType):
-        if given is None:
-            return None
-        [hint] = [one for one in get_args(hint) if one is not type(None)]
-    try:
-        if get_origin(hint) is tuple and not isinstance(given, dict):
-            listed = given if isinstance(given, list | tuple) else [given]
-            return tuple(map(str, listed))
-        if get_origin(hint) is Literal:
-            return next(one for one in get_args(hint) if str(one) == str(given))
-        if hint is bool:
-            return {"true": True, "false": False}[str(given).lower()]
-        if isinstance(given, str | int | float) and not isinstance(given, bool):
-            return hint(given)
-    except (KeyError, StopIteration, ValueError):
-        pass
-    raise ConfigError(f"{field}: {given!r} cannot be used for {option_name(field)}", field)
+    own, fields = dict(args), {option_name(field)[2:]: field for field in OPTIONS}
+    given: dict[str, GivenOption] = {}
+    if file := own.pop("config", environment.get("VOXLIVE_CONFIG")):
+        path = Path(str(file)).expanduser()
+        table = read_tables(path).get("serve", {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: [serve] is not a table")
+        given = from_table(path, "serve", table, fields)
+    given |= from_environment(environment)
+    for field in _ADDRESS:
+        given.pop(field, None)
+    for name, value in own.items():
+        field = name.replace("-", "_")
+        if field not in OPTIONS or field in _ADDRESS:
+            raise ConfigError(f"{name} is not an option of replicas")
+        given[field] = GivenOption(name, value)
+    return to_config(given)
 
 
 class Replica:

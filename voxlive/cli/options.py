@@ -1,18 +1,13 @@
-"""Options on the command line, in the config file and in the environment.
+"""Options on the command line, and where it does not say them: ``web/option_sources.py``.
 
-    [serve]
-    port = 8123
-    max-sessions = 4
-
-The config file is TOML: a table per command, with the same names as the options. The options of
-``serve`` and those that others share with it are made from the table in ``web/config.py``.
+The options of ``serve`` and those that others share with it are made from the table in
+``web/config.py``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -21,7 +16,6 @@ from typing import (
     Annotated,
     Any,
     Literal,
-    NamedTuple,
     get_origin,
     get_type_hints,
 )
@@ -38,6 +32,7 @@ from voxlive.web.config import (
     section_of,
     variable_name,
 )
+from voxlive.web.option_sources import GivenOption, from_environment, from_table, read_tables
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
@@ -171,13 +166,6 @@ def _from_typer(hint: Any, value: Any) -> Any:
     return int(value) if value is not None and hint == Literal[4, 8] | None else value
 
 
-class _ConfiguredValue(NamedTuple):
-    """A value that is no option of the command line. ``where`` is what a message calls it."""
-
-    where: str
-    value: object
-
-
 def load_defaults(file: Path | None, context: typer.Context) -> dict[str, dict[str, Any]]:
     """What every command's options are where its command line does not say them.
 
@@ -185,11 +173,16 @@ def load_defaults(file: Path | None, context: typer.Context) -> dict[str, dict[s
     be there. A value that cannot be ends the process with one line that says where it stands.
     """
     assert isinstance(context.command, TyperGroup)
-    given: dict[tuple[str, str], _ConfiguredValue] = {}
+    given: dict[tuple[str, str], GivenOption] = {}
     path = file or Path(os.environ.get("VOXLIVE_CONFIG", DEFAULT_FILE)).expanduser()
-    if file is not None or path.exists():
-        given |= _from_file(path, context.command)
-    given |= _from_environment()
+    try:
+        if file is not None or path.exists():
+            given |= _from_file(path, context.command)
+    except ConfigError as error:
+        fail(error.message, MISUSED)
+    for field, one in from_environment(os.environ).items():
+        if not OPTIONS[field].shown_variable:  # typer reads those
+            given["serve", field] = one
     context.meta[_SOURCES] = {key: one.where for key, one in given.items()}
     defaults: dict[str, dict[str, Any]] = {}
     for (name, field), one in given.items():
@@ -200,57 +193,24 @@ def load_defaults(file: Path | None, context: typer.Context) -> dict[str, dict[s
     return defaults
 
 
-def _from_file(path: Path, group: TyperGroup) -> dict[tuple[str, str], _ConfiguredValue]:
-    try:
-        tables = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        fail(f"cannot read {path}: {error}", MISUSED)
+def _from_file(path: Path, group: TyperGroup) -> dict[tuple[str, str], GivenOption]:
+    """By command and field. Raises ConfigError."""
     found = {}
-    for name, table in tables.items():
+    for name, table in read_tables(path).items():
         if name not in group.commands or not isinstance(table, dict):
             commands = ", ".join(group.commands)
-            fail(f"{path}: [{name}] is not a table of a command: {commands}", MISUSED)
-        parameters = {
+            raise ConfigError(f"{path}: [{name}] is not a table of a command: {commands}")
+        fields = {
             option.removeprefix("--"): str(parameter.name)
             for parameter in group.commands[name].params
             for option in parameter.opts
         }
-        for option, value in table.items():
-            where = f"{path}: [{name}] {option}"
-            if option not in parameters:
-                fail(f"{where} is not one of {', '.join(parameters)}", MISUSED)
-            if option == "live" and isinstance(value, dict):
-                where = f"{path}: [{name}.{option}]"
-                value = [_live_text(where, *entry) for entry in value.items()]
-            found[name, parameters[option]] = _ConfiguredValue(where, value)
+        for field, one in from_table(path, name, table, fields).items():
+            found[name, field] = one
     return found
 
 
-def _live_text(where: str, name: str, value: object) -> str:
-    """A key of the table of live models as the command line has it: a model, or also options."""
-    fields = dict(value) if isinstance(value, dict) else {"model": value}
-    model = fields.pop("model", None)
-    if not isinstance(model, str):
-        fail(f'{where} {name} is "MODEL", or {{ model = "MODEL", max-sessions = 4 }}', MISUSED)
-    return ",".join((f"{name}={model}", *(f"{option}={one}" for option, one in fields.items())))
-
-
-def _from_environment() -> dict[tuple[str, str], _ConfiguredValue]:
-    found = {}
-    hints = get_type_hints(ServeConfig)
-    for field, option in OPTIONS.items():
-        variable = variable_name(field)
-        text = os.environ.get(variable)
-        # Kubernetes sets VOXLIVE_PORT=tcp://... where a service is called voxlive.
-        if not text or option.shown_variable or (field == "port" and "://" in text):
-            continue
-        found["serve", field] = _ConfiguredValue(
-            variable, text.split() if _many(hints[field]) else text
-        )
-    return found
-
-
-def _validated(given: _ConfiguredValue, parameter: Any, context: typer.Context) -> Any:
+def _validated(given: GivenOption, parameter: Any, context: typer.Context) -> Any:
     """The value, for the option; one line and an exit code for what the option does not take."""
     where, value = given
     if isinstance(value, dict):
