@@ -335,6 +335,30 @@ async def test_a_session_may_end_while_there_is_no_engine() -> None:
     await service.aclose()
 
 
+@pytest.mark.parametrize("spoken_s", [0, 1.3])
+@pytest.mark.parametrize("silent_s", [0, 2])
+async def test_a_session_without_a_slot_ends_with_its_last_words(spoken_s, silent_s) -> None:
+    """As a server ends, or a client does not come back in time."""
+    options = SessionOptions(PCM, GateOptions(min_silence_ms=64))
+    data = pcm(np.concatenate([silence(1), tone(spoken_s), silence(silent_s)]))
+    expected = kept(await events_of(ClockEngine(), data, [], options))
+    engine = ClockEngine()
+    service = Service(engine, VoiceDetector(LoudnessModel()))
+    session = service.open(options)
+    await session.push(data)
+    while session.received < len(data) // 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    session.suspend()
+    while not session.release():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    assert engine.in_use == 0
+    async with asyncio.timeout(60):
+        await session.drain()
+        assert kept([event async for event in session.events()]) == expected
+    assert engine.in_use == 0
+    await service.aclose()
+
+
 ENTRIES = st.lists(st.one_of(st.integers(1, 50), st.just("mark")), max_size=60)
 
 

@@ -320,6 +320,26 @@ class RecoverableStream:
         self._journal.add(entry)
         if self._stream and current:
             self._give(self._stream)
+        elif isinstance(entry, Mark) and self._released:
+            # Nobody comes back for it: the session ends, or its client has gone for good.
+            self._loop.call_soon(self._reach_without_slot)
+
+    @property
+    def _released(self) -> bool:
+        return self._stream is None and self._recovery is None and not self._closed
+
+    def _reach_without_slot(self) -> None:
+        """Have the marks reached that a stream without a slot was given since it was released.
+
+        Only what was fed before them needs a slot again.
+        """
+        if not self._released:
+            return
+        if next(self._journal.audio(), None) is not None:
+            self._start_recovery(Failed("server_full", "no slot became free for the last words"))
+            return
+        for marker in tuple(self._journal.marks()):
+            self._receive(self._generation, Reached(marker))
 
     def _give(self, stream: Stream) -> None:
         """Give the stream the next entry."""
