@@ -87,9 +87,9 @@ async def endpoints(store):
     await asyncio.to_thread(recorder.close)
 
 
-async def spoken(line: Line, **more: object) -> list[dict]:
+async def spoken(line: Line, sound: bytes | None = None, **more: object) -> list[dict]:
     line.send(START | {"resumable": False} | more)
-    line.send(tone(2))
+    line.send(sound or tone(2))
     line.send({"type": "stop"})
     messages = await line.until("done")
     await line.end()
@@ -98,6 +98,13 @@ async def spoken(line: Line, **more: object) -> list[dict]:
 
 def text_of(messages: list[dict]) -> str:
     return "".join(w["text"] for m in messages if m["type"] == "words" for w in m["words"])
+
+
+async def ended(store: Failing, ident: str) -> None:
+    """Until the store has all of the session."""
+    async with asyncio.timeout(60):
+        while store.session(ident, None).state != "ended":  # noqa: ASYNC110, a thread writes it
+            await asyncio.sleep(0.01)
 
 
 async def settled(endpoints: LiveEndpoints) -> None:
@@ -166,6 +173,22 @@ async def test_a_suspended_session_is_kept_as_one_that_goes_on(endpoints, store)
     assert kept.session.state == "ended"
 
 
+async def test_a_client_that_does_not_come_back_has_all_its_words_in_the_store(endpoints, store):
+    """The last one of 1.3 s has no end before the session is finished."""
+    whole = await spoken(Line(endpoints), tone(1.3))
+    endpoints.resumables.idle_s = 0.05
+    for resumable in (False, True):
+        line = Line(endpoints)
+        line.send(START | {"resumable": resumable})
+        [ready] = await line.until("ready")
+        line.send(tone(1.3))
+        await line.until("words")
+        await line.read(100)
+        await line.break_off()
+        await ended(store, ready["session"])
+        assert store.transcript(ready["session"], None).text == whole[-1]["text"]
+
+
 async def test_a_line_that_breaks_ends_the_session_in_the_store(endpoints, store):
     line = Line(endpoints)
     line.send(START | {"resumable": False})
@@ -176,10 +199,8 @@ async def test_a_line_that_breaks_ends_the_session_in_the_store(endpoints, store
     line.send({"type": "correct", "segment": 0, "words": 1, "text": "a"})
     assert "/v1/sessions" in (await line.until("error"))[-1]["message"]
     await line.break_off()
-    await settled(endpoints)
-    kept = store.transcript(ready["session"], None)
-    assert kept.session.state == "ended"
-    assert kept.text.startswith(text_of(words))
+    await ended(store, ready["session"])
+    assert store.transcript(ready["session"], None).text.startswith(text_of(words))
 
 
 async def test_the_error_that_ends_a_connection_is_kept(endpoints, store):

@@ -597,7 +597,7 @@ class LiveSocket:
         if self._resumable:
             self._resumables.suspend(self._resumable, self._let_go)
         else:
-            await self._state.close(self._feeds)
+            await self._resumables.finish(self._state)
 
     @property
     def _session_ids(self) -> str:

@@ -7,6 +7,9 @@ protocol's journal, which the client gets when it resumes.
 Bounds: ``idle_s`` without a client, then the session ends; ``most`` suspended at a time, beyond
 which the one that was suspended first ends, of the key that has most of them. After ``_RELEASE_S``
 a suspended session gives its slot back.
+
+What a client has sent that does not come back is recognised to its end where somebody has the
+words: the store, or readers of its captions.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import asyncio
 import json
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol, Self
@@ -258,6 +261,13 @@ def _text_of(transcript: StoredTranscript, source: str) -> str:
     return "".join(word.text for word in transcript.words if word.source == source)
 
 
+async def _read(state: ConnectionState) -> None:
+    """Take all events, to the end. Raises ProtocolError if another server goes on."""
+    ended = state.unfinished == 0
+    while not ended:
+        _, ended = await state.next()
+
+
 async def _nobody() -> None:
     """What has no connection lets go at once."""
 
@@ -415,18 +425,26 @@ class ResumableSessions:
             if session.outlives_server:
                 await self.leave(session)
 
+    async def finish(self, state: ConnectionState) -> None:
+        """Close the sessions of a client that is gone; with all words where somebody has those.
+
+        The server goes on with that by itself; what was sent far ahead is dropped.
+        """
+        if state.sessions and state.has_audience:
+            self._run(self._finish(state, asyncio.ensure_future(_read(state))))
+        else:
+            await state.close(self._feeds)
+
     async def aclose(self) -> None:
-        """End all that are suspended."""
+        """End all that are suspended, and what ``finish`` goes on with."""
         for session in self.suspended:
             self._end(session)
         await asyncio.gather(*self._ends)
 
     async def _read(self, session: ResumableSession) -> None:
         """Have the protocol keep what its client will get when it resumes."""
-        ended = session.state.unfinished == 0
         try:
-            while not ended:
-                _, ended = await session.state.next()
+            await _read(session.state)
         except ProtocolError:  # another server goes on with it
             self._end(session)
 
@@ -445,13 +463,28 @@ class ResumableSessions:
 
     def _end(self, session: ResumableSession) -> None:
         self.remove(session)
-        task = asyncio.get_running_loop().create_task(self._close(session))
+        self._run(self._close(session))
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)
 
     async def _close(self, session: ResumableSession) -> None:
+        if session.reader and not session.reader.done() and session.state.has_audience:
+            reader, session.reader = session.reader, None
+            await self._finish(session.state, reader)
         await self._stop_waiting(session)
         await session.state.close(self._feeds)
+
+    async def _finish(self, state: ConnectionState, reader: asyncio.Future[None]) -> None:
+        """Wait for the last words, which ``reader`` takes."""
+        try:
+            await asyncio.gather(*(one.drain() for one in tuple(state.sessions.values())))
+            await asyncio.gather(reader, return_exceptions=True)
+        finally:
+            reader.cancel()
+            await state.close(self._feeds)
 
     async def _stop_waiting(self, session: ResumableSession) -> None:
         if session.timer:

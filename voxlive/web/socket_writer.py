@@ -131,6 +131,11 @@ class ConnectionState:
             if session := self.sessions.get(source):
                 recording.on_state(state, session.received, error)
 
+    @property
+    def has_audience(self) -> bool:
+        """Whether words have somebody beside the client: the store, or readers of the captions."""
+        return bool(self.recordings) or any(one.readers for one in self.caption_feeds.values())
+
     def _leave(self) -> None:
         for source, recording in self.recordings.items():
             if session := self.sessions.get(source):
