@@ -21,6 +21,10 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Debian's Chromium without what is around a page takes a third less of the processor.
+_SHELL = "chromium-headless-shell"
+PATIENCE_MS = 120_000
+"""How long a page may take for what it is waited for: a busy machine says nothing of it."""
 _FAKE_DEVICE = ("--use-fake-device-for-media-stream",)
 _GRANTED = ("--use-fake-ui-for-media-stream",)
 # A fifth of what a page costs is a page of the browser's own, its address bar's; a sixth is a
@@ -153,15 +157,16 @@ class Browsers:
         microphone: Path | None = None,
         *,
         muted: bool = True,
+        whole: bool = False,
     ) -> AsyncIterator[Browser]:
         """A browser with these flags; what is opened in it is the caller's to close."""
         if microphone:
             shutil.copy(microphone, self._sound)
-        usual = flags == _USUAL and muted
+        usual = flags == _USUAL and muted and not whole
         flags += (self._plays,) if microphone else ()
         if usual:
             if flags not in self._shared:
-                self._shared[flags] = await self._launch(flags)
+                self._shared[flags] = await self._launch(flags, shutil.which(_SHELL))
             yield self._shared[flags]
         else:
             browser = await self._launch(flags, muted=muted)
@@ -187,6 +192,7 @@ class Browsers:
             # What is kept of the page for later would be fetched once more in each test.
             usual = {"viewport": {"width": 1280, "height": 800}, "service_workers": "block"}
             profile = await browser.new_context(**{**usual, **options})
+            profile.set_default_timeout(PATIENCE_MS)
             page = await profile.new_page()
         try:
             yield page
@@ -198,11 +204,12 @@ class Browsers:
                     await one.close()
                 self._free[browser] = profile
 
-    async def _launch(self, flags: tuple[str, ...], *, muted: bool = True) -> Browser:
+    async def _launch(
+        self, flags: tuple[str, ...], path: str | None = None, *, muted: bool = True
+    ) -> Browser:
         unmuted = None if muted else ["--mute-audio"]
-        path = chromium()
         return await self._chromium.launch(
-            executable_path=path, args=flags, ignore_default_args=unmuted
+            executable_path=path or chromium(), args=flags, ignore_default_args=unmuted
         )
 
 
@@ -227,6 +234,7 @@ async def browsing(
     args: tuple[str, ...] = (),
     settings: Mapping[str, object] | str = PLAIN,
     muted: bool = True,
+    whole: bool = False,
     ready: str = "body[data-toggle]",
     **context: object,
 ) -> AsyncIterator[WatchedPage]:
@@ -234,13 +242,15 @@ async def browsing(
 
     ``settings`` are what the page finds in its storage beside ``PLAIN``, or that text as it is;
     ``ready`` selects what shows that it has started. What a tab of a ``muted`` browser plays cannot
-    be captured.
+    be captured. ``whole``: with what a browser has around a page, which one with flags always is.
     """
     kept = settings if isinstance(settings, str) else json.dumps({**PLAIN, **settings})
     flags = (*_ALWAYS, *(_FAKE_DEVICE if device else ()), *(_GRANTED if granted else ()), *args)
     async with AsyncExitStack() as stack:
         browsers = Browsers.here() or await stack.enter_async_context(Browsers())
-        browser = await stack.enter_async_context(browsers.browser(flags, microphone, muted=muted))
+        browser = await stack.enter_async_context(
+            browsers.browser(flags, microphone, muted=muted, whole=whole)
+        )
         page = await stack.enter_async_context(browsers.page(browser, url, context))
         watched = WatchedPage(page, urlsplit(url).netloc)
         page.on("console", lambda m: m.type == "error" and watched.errors.append(m.text))
@@ -267,7 +277,7 @@ async def without_the_page(url: str) -> AsyncIterator[WatchedPage]:
         yield watched
 
 
-async def state_is(page: Page, *states: str, timeout_s: float = 60) -> str:
+async def state_is(page: Page, *states: str, timeout_s: float = PATIENCE_MS / 1000) -> str:
     """Wait until the page is in one of the states."""
     handle = await page.wait_for_function(
         "states => states.includes(document.body.dataset.state) && document.body.dataset.state",

@@ -170,7 +170,7 @@ async def test_without_its_server_it_starts_says_so_and_has_what_is_kept(server,
 
 
 async def test_it_can_be_installed(server):
-    async with browsing(server.url) as watched:
+    async with browsing(server.url, whole=True) as watched:
         page = watched.page
         manifest = json.loads(
             await page.evaluate(

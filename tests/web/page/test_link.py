@@ -46,9 +46,7 @@ async def opened(page, **options):
 
 async def told(page, kind):
     """Wait for an event of the link; its values."""
-    await page.wait_for_function(
-        "(kind) => window.told.some(([k]) => k === kind)", arg=kind, timeout=60_000
-    )
+    await page.wait_for_function("(kind) => window.told.some(([k]) => k === kind)", arg=kind)
     return await page.evaluate("(kind) => told.find(([k]) => k === kind).slice(1)", kind)
 
 

@@ -110,7 +110,7 @@ async def test_names_of_speakers_and_own_words_reach_the_readers(server, tmp_pat
         await speaking(page)
         await page.evaluate(READ)
         await page.keyboard.press("2")
-        await page.wait_for_function(f"() => {SPOKEN}.includes('evening')", timeout=60_000)
+        await page.wait_for_function(f"() => {SPOKEN}.includes('evening')")
         await page.wait_for_function(
             "() => window.read.some((text) => text.includes('Ben 2: The'))"
         )
@@ -324,7 +324,7 @@ async def test_an_unreachable_server_is_told(server):
 
 
 async def test_the_source_can_be_changed_the_screen_stays_on_and_nothing_is_said_to_be_kept(server):
-    async with browsing(server.url) as watched:
+    async with browsing(server.url, whole=True) as watched:
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
         assert not await page.is_visible("#keeping")

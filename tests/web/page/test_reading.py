@@ -274,7 +274,6 @@ async def test_what_the_server_keeps_is_heard_corrected_and_recognised_again(kee
         await page.click("#refine")
         await page.wait_for_function(
             "() => document.querySelector('#refine-state').textContent === 'recognised again'",
-            timeout=60_000,
         )
         options = await page.locator("#layer option").all_inner_texts()
         assert options == ["Best", "As heard live", "As corrected", "Recognised again"]
