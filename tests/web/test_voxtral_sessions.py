@@ -104,7 +104,7 @@ async def test_words_come_during_speech(voxtral):
     kinds = [m["type"] for m in playing]
     assert kinds.index("words") < kinds.index("speech_stopped")
     said = sum(len(m["words"]) for m in playing if m["type"] == "words")
-    assert said > 0.8 * len(spoken(heard).split())
+    assert said > 0.5 * len(spoken(heard).split())
 
 
 @pytest.mark.endurance

@@ -142,6 +142,13 @@ class Shares:
             return None
         return known.share
 
+    async def expired(self, share: Share) -> bool:
+        """Whether a link that has ended did so at its time, which may have changed."""
+        known = self._known.get(share.digest)
+        if known is None and self._store:
+            share = await asyncio.to_thread(self._store.share, share.digest) or share
+        return _has_expired(known.share if known else share)
+
     async def change(
         self, ident: str, owner: str, lifetime_s: float, *, with_session: bool
     ) -> Share | None:
@@ -412,7 +419,7 @@ class ShareEndpoints:
                 if reader.ended:
                     told, place, start = feed.session, None, True
                     yield DONE
-            expired = not reader.stopped and _has_expired(share)
+            expired = not reader.stopped and await self._shares.expired(share)
             yield event("over", {"reason": "expired" if expired else "revoked"})
 
     @staticmethod
