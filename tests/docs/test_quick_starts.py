@@ -54,7 +54,9 @@ def commands(*start: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving("--wyoming-port", "0", "--max-sessions", "2") as running:
+    # The default here is the larger model, whose words are no other ones.
+    args = ("--model", "whisper-tiny.en", "--wyoming-port", "0", "--max-sessions", "2")
+    with serving(*args) as running:
         yield running
 
 

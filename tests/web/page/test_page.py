@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from support.browser import PLAIN, browsing, state_is
 from support.clips import clip
-from support.server import serving
+from support.server import AT_PAUSES, serving
 
 TINY = Path(__file__).parents[2] / "models" / "tiny-voxtral"
 
@@ -99,7 +99,7 @@ async def test_says_what_is_running_and_remembers_what_is_chosen(server, tmp_pat
 @pytest.mark.browser
 async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
-    with serving("--model", "whisper-base") as server:
+    with serving("--model", "whisper-base", *AT_PAUSES) as server:
         async with browsing(server.url, microphone=wav) as watched:
             page = watched.page
             await page.wait_for_selector('#engine[data-health="ok"]')
