@@ -103,6 +103,12 @@ class BadAudio(CodedError, ValueError):
         super().__init__(message, "file")
 
 
+class BadInput(CodedError):
+    """There is no such file to transcribe; the message says so."""
+
+    code = "bad_input"
+
+
 class EngineError(VoxliveError):
     """An engine refuses or fails."""
 
@@ -414,6 +420,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "ended": ErrorInfo(None, None, "a client's session was ended by the server"),
         "bad_config": ErrorInfo(None, None, "an option of a server that cannot be"),
         "bad_input": ErrorInfo(None, None, "a file to transcribe that is not there"),
+        "ray_failed": ErrorInfo(None, None, "a cluster of Ray's that is not reached"),
         "bad_key": ErrorInfo(None, None, "a key, or a file of keys, that cannot be in force"),
         "cannot_listen": ErrorInfo(None, None, "the address or the port cannot be had"),
         "cannot_write": ErrorInfo(None, None, "a transcript cannot be written to its file"),

@@ -16,7 +16,7 @@ from voxlive.web.captions import relay
 from voxlive.web.captions.events import CaptionSnapshot, ClosedCaption
 from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.captions.relay import CaptionRelay
-from voxlive.web.redis_state import RedisState
+from voxlive.web.redis_state import RedisState, SessionPlace
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,27 @@ async def test_a_reader_gets_every_segment_whatever_is_lost(redis, seed):
         feed.on_event(SessionClosed(640_000))
         async for _ in reading:
             pass  # it ends
+
+
+@pytest.mark.parametrize("where", ["where it is read", "elsewhere"])
+async def test_who_waits_for_a_replica_that_is_gone_reads_the_session_where_it_goes_on(
+    redis, where
+):
+    async with AsyncExitStack() as stack:
+        there, other = [await replica(stack, redis.url) for _ in "ab"]
+        gone = RedisState(redis.url)  # it answers nobody
+        stack.push_async_callback(gone.aclose)
+        gone.start()
+        gone.announce(SessionPlace(where, "stage", "/v1/live", "", 0.0))
+        reading = asyncio.create_task(located(there, where))
+        while where not in there.relay._followed:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        now = there if where == "where it is read" else other
+        say(now.open(where, "stage", "/v1/live"), 0, closed=True)
+        async with asyncio.timeout(30):
+            feed = await reading
+        snapshot = await anext(feed.read())
+        assert [one.text for one in snapshot.segments] == [" word0"]
 
 
 async def test_what_a_session_sends_is_that_of_where_it_is(redis):

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
@@ -25,12 +25,15 @@ from rich.text import Text
 from voxlive.cli.console import print_error, told
 from voxlive.cli.transcribe import InputFile
 from voxlive.errors import VoxliveError
+from voxlive.runners.archive import RayBatch, fetch
 from voxlive.runners.batch import Batch
-from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript
+from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript, Update
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
 from voxlive.runners.refusals import Requirements
+from voxlive.runners.scratch import SCRATCH
 
 _MOST_AT_ONCE = 8
+_MOST_OVER_CLUSTER = 1000  # a cluster that grows by what waits has to see that
 ReportProgress = Callable[[float, "float | None"], None]
 TrackFile = Callable[[str], AbstractContextManager[ReportProgress]]
 
@@ -44,8 +47,11 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def progress(files: int) -> Iterator[TrackFile]:
-    """Yields a function that shows one file's progress, given in seconds done and total."""
+def progress(files: int, *, waiting: bool = True) -> Iterator[TrackFile]:
+    """Yields a function that shows one file's progress, given in seconds done and total.
+
+    ``waiting``: files are shown before they have any.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -63,10 +69,11 @@ def progress(files: int) -> Iterator[TrackFile]:
         @contextmanager
         def track(name: str) -> Iterator[ReportProgress]:
             nonlocal finished
-            bar = bars.add_task(name, total=None, done="")
+            bar = bars.add_task(name, total=None, done="", visible=waiting)
 
             def report(done_s: float, total_s: float | None) -> None:
-                bars.update(bar, completed=done_s, total=total_s, done=clock(done_s))
+                done = clock(done_s)
+                bars.update(bar, completed=done_s, total=total_s, done=done, visible=True)
 
             try:
                 yield report
@@ -134,7 +141,7 @@ class OutputTarget:
         if self.folder is None or self.overwrite:
             return False
         written = [self._target(file, name, self.folder) for name in self.formats]
-        changed_ns = file.path.stat().st_mtime_ns
+        changed_ns = file.changed_ns or file.path.stat().st_mtime_ns
         return all(file.exists() and file.stat().st_mtime_ns >= changed_ns for file in written)
 
     def write(self, file: InputFile, transcript: Transcript) -> None:
@@ -169,12 +176,13 @@ class Hints:
 
 @dataclass(frozen=True, slots=True)
 class TranscribePlan:
-    """What is done with every file."""
+    """What is done with every file, here or ``over`` a cluster."""
 
     spec: RunnerSpec
     requirements: Requirements
     hints: Hints
     output: OutputTarget
+    over: Callable[[], RayBatch] | None = None
 
     def job(self, path: Path) -> Job:
         """One file's."""
@@ -192,9 +200,14 @@ class TranscribePlan:
 
 async def run(plan: TranscribePlan, inputs: Sequence[InputFile]) -> bool:
     """Transcribe all files that are not done, in order on stdout; False if one failed."""
-    batch, limit = Batch(), asyncio.Semaphore(_MOST_AT_ONCE)
     try:
-        with progress(len(inputs)) as track:
+        batch = plan.over() if plan.over else Batch()
+    except VoxliveError as refusal:
+        print_error(told(refusal))
+        return False
+    limit = asyncio.Semaphore(_MOST_OVER_CLUSTER if plan.over else _MOST_AT_ONCE)
+    try:
+        with progress(len(inputs), waiting=plan.over is None) as track:
             tasks = [
                 asyncio.create_task(_transcribe(batch, plan, file, track, limit)) for file in inputs
             ]
@@ -208,7 +221,11 @@ async def run(plan: TranscribePlan, inputs: Sequence[InputFile]) -> bool:
 
 
 async def _transcribe(
-    batch: Batch, plan: TranscribePlan, file: InputFile, track: TrackFile, limit: asyncio.Semaphore
+    batch: Batch | RayBatch,
+    plan: TranscribePlan,
+    file: InputFile,
+    track: TrackFile,
+    limit: asyncio.Semaphore,
 ) -> tuple[Transcript | VoxliveError | None, float]:
     """The transcript and the seconds that it took; None: it is there already."""
     async with limit:
@@ -216,21 +233,39 @@ async def _transcribe(
             return None, 0.0
         began = time.monotonic()
         with track(file.name or file.path.name) as report:
+
+            def on_update(update: Update) -> None:
+                if isinstance(update, JobProgress):
+                    report(update.done_s, update.total_s)
+
             try:
-                transcript = await batch.transcribe(
-                    plan.spec,
-                    plan.job(file.path),
-                    lambda update: (
-                        report(update.done_s, update.total_s)
-                        if isinstance(update, JobProgress)
-                        else None
-                    ),
-                )
+                transcript = await _recognise(batch, plan, file, on_update)
             except VoxliveError as refusal:
                 return refusal, 0.0
         if plan.output.folder is not None:
-            return _written(plan, file, transcript), time.monotonic() - began
+            written = _written(plan, file, transcript)
+            if isinstance(written, Transcript):  # of an archive there are many
+                written = replace(written, text="", segments=())
+            return written, time.monotonic() - began
         return transcript, time.monotonic() - began
+
+
+async def _recognise(
+    batch: Batch | RayBatch,
+    plan: TranscribePlan,
+    file: InputFile,
+    on_update: Callable[[Update], None],
+) -> Transcript:
+    """Raises VoxliveError."""
+    job = plan.job(file.path.absolute())
+    if isinstance(batch, RayBatch):
+        return await batch.transcribe(job, file.url, on_update)
+    if not file.url:
+        return await batch.transcribe(plan.spec, job, on_update)
+    with SCRATCH.file("fetched") as copy:
+        await asyncio.to_thread(fetch, file.url, copy)
+        job = replace(job, path=Path(copy.name))
+        return await batch.transcribe(plan.spec, job, on_update)
 
 
 def _written(

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
@@ -26,7 +27,7 @@ from voxlive.cli.options import (
     Quantize,
     open_model,
 )
-from voxlive.errors import CodedError
+from voxlive.errors import BadInput
 from voxlive.runners.scratch import SCRATCH
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ _PIECE = 1 << 20
 class InputFile:
     """A file, and its place below the folder that it was found in.
 
-    ``name`` is what the user called it, where that is not the file.
+    ``name`` is what the user called it, where that is not the file. One of an object store has a
+    ``url``, and the time of its last change, since the epoch.
     """
 
     path: Path
     place: Path
     name: str = ""
+    url: str = ""
+    changed_ns: int | None = None
 
     @property
     def title(self) -> str:
@@ -62,25 +66,21 @@ class InputFile:
         return folder / self.place.with_name(f"{self.place.stem}.{suffix}")
 
 
-class BadInput(CodedError):
-    """There is no such file; the message says so."""
-
-    code = "bad_input"
-
-
 def find_inputs(named: Iterable[str], keep: ExitStack) -> list[InputFile]:
     """Every file once, in the order in which they were named. Raises BadInput.
 
     ``-`` is standard input; it and pipes are read to their ends, into files that ``keep`` removes.
     """
-    found: dict[Path, InputFile] = {}
+    found: dict[Path | str, InputFile] = {}
     for name in dict.fromkeys(named):
         for one in _inputs(name, keep):
-            found.setdefault(one.path, one)
+            found.setdefault(one.url or one.path, one)
     return list(found.values())
 
 
 def _inputs(name: str, keep: ExitStack) -> list[InputFile]:
+    if "://" in name:
+        return _stored_inputs(name)
     path = Path(name)
     if name == "-":
         if sys.stdin.isatty():
@@ -107,6 +107,19 @@ def _inputs(name: str, keep: ExitStack) -> list[InputFile]:
     return matched
 
 
+def _stored_inputs(url: str) -> list[InputFile]:
+    from voxlive.runners.archive import list_files
+
+    found = [
+        InputFile(Path(one.place), Path(one.place), one.url, one.url, one.changed_ns)
+        for one in list_files(url)
+        if one.url == url or _has_ending(Path(one.place))
+    ]
+    if not found:
+        raise BadInput(f"{url}: there are no audio or video files")
+    return found
+
+
 def _spooled(stream: BinaryIO, name: str, keep: ExitStack) -> Path:
     """A file with all that a stream has: only a file can be measured and cut."""
     file = keep.enter_context(SCRATCH.file("stream"))
@@ -131,10 +144,13 @@ def _single_input(file: Path) -> InputFile:
 
 def _is_media(file: Path) -> bool:
     """What a folder is searched for; a file that is named is tried whatever its name."""
+    return _has_ending(file) and file.is_file()
+
+
+def _has_ending(file: Path) -> bool:
     from voxlive.streaming.ingest.sniff import ENDINGS
 
-    hidden = file.name.startswith(".")
-    return not hidden and file.suffix[1:].lower() in ENDINGS and file.is_file()
+    return not file.name.startswith(".") and file.suffix[1:].lower() in ENDINGS
 
 
 class OutputFormat(StrEnum):
@@ -158,7 +174,9 @@ _CUE = "Subtitles: "
 
 Files = Annotated[
     list[str],
-    typer.Argument(help="Audio or video files, folders of them, patterns, or - for stdin."),
+    typer.Argument(
+        help="Audio or video files, folders of them, patterns, s3://BUCKET/…, or - for stdin."
+    ),
 ]
 Formats = Annotated[
     list[OutputFormat] | None, typer.Option("--format", "-f", help="May be given several times.")
@@ -194,6 +212,23 @@ MaxLines = Annotated[int, typer.Option(min=1, help=f"{_CUE}the most lines at a t
 MinSeconds = Annotated[float, typer.Option(min=0.1, help=f"{_CUE}how long one stays.")]
 MaxSeconds = Annotated[float, typer.Option(min=0.1, help=f"{_CUE}at most.")]
 
+_RAY = "A Ray cluster"
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        rich_help_panel=_RAY,
+        help="Have its machines do the files, this one among them: auto, or HOST:PORT of its head.",
+    ),
+]
+RayCpus = Annotated[
+    float, typer.Option(min=0.01, rich_help_panel=_RAY, help="Cores that a file takes there.")
+]
+RayGpus = Annotated[
+    float, typer.Option(min=0, rich_help_panel=_RAY, help="GPUs that a file takes there.")
+]
+
 
 def transcribe(
     files: Files,
@@ -216,12 +251,16 @@ def transcribe(
     quantize: Quantize = None,
     keep_quantized: KeepQuantized = False,
     offline: Offline = False,
+    ray: RayAddress = None,
+    ray_cpus: RayCpus = 1,
+    ray_gpus: RayGpus = 0,
 ) -> None:
-    """Transcribe files as fast as the machine can.
+    """Transcribe files as fast as the machine can, or the machines of a cluster (--ray).
 
     With --output-dir, files that are done already are skipped: a run that was ended can go on.
     """
     from voxlive.cli.jobs import Hints, OutputTarget, TranscribePlan
+    from voxlive.runners.archive import ChosenModel, RayBatch, RayOptions
     from voxlive.runners.outputs.formats import OutputOptions
     from voxlive.runners.refusals import LoadOptions, Requirements
 
@@ -237,8 +276,21 @@ def transcribe(
         options = OutputOptions(spec.model, words=words, cues=cues)
         output = OutputTarget(tuple(map(_format_key, named)), output_dir, options, overwrite)
         hints = Hints(prompt, temperature, max_tokens)
-        if code := asyncio.run(_run(TranscribePlan(spec, requirements, hints, output), inputs)):
+        over = None
+        if ray:
+            chosen = ChosenModel(_name_anywhere(model), load, requirements, offline)
+            over = partial(RayBatch, ray, chosen, RayOptions(ray_cpus, ray_gpus))
+        plan = TranscribePlan(spec, requirements, hints, output, over)
+        if code := asyncio.run(_run(plan, inputs)):
             raise typer.Exit(code)
+
+
+def _name_anywhere(model: str | None) -> str:
+    """What means the same model in another process: this one's default, or a whole path."""
+    from voxlive.checkpoints.resolve import default_model
+
+    path = Path(model or "").expanduser()
+    return str(path.resolve()) if model and path.is_dir() else model or default_model()
 
 
 def _cue_style(line: int, lines: int, min_s: float, max_s: float) -> CueStyle:

@@ -120,10 +120,13 @@ class CaptionFeeds:
 
     async def locate(self, name: str, owner: str | None = None) -> CaptionFeed | None:
         """As ``find``, or ``find_owned`` for one key, among the sessions of all replicas."""
-        found = self.find(name) if owner is None else self.find_owned(name, owner)
+        found = self._find(name, owner)
         if self.relay and (found is None or found.waits):
-            return await self.relay.find(name, owner) or found
+            return await self.relay.find(name, owner) or self._find(name, owner)
         return found
+
+    def _find(self, name: str, owner: str | None) -> CaptionFeed | None:
+        return self.find(name) if owner is None else self.find_owned(name, owner)
 
     def correct(
         self, session: str, owner: str, corrected: Mapping[int, tuple[str, int]], corrections: int

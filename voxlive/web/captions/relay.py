@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,6 +38,8 @@ class FollowedFeed(CaptionFeed):
         super().__init__(place.session, place.name, place.path, place.owner)
         self.replica = place.replica
         self.loaded = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Whether it may be loaded, or may be looked for elsewhere."""
         self.next = _NONE
         """The number of what comes next."""
         self.asked_at = float("-inf")
@@ -50,6 +53,12 @@ class FollowedFeed(CaptionFeed):
         self.next = number
         self.restore_state(state)
         self.loaded.set()
+        self.changed.set()
+
+    def close(self, *, over: bool = True) -> None:
+        """See ``CaptionFeed``."""
+        super().close(over=over)
+        self.changed.set()
 
     def take(self, number: int, caption: list[Any]) -> bool:
         """A caption; False if one before it is missing."""
@@ -108,7 +117,7 @@ class CaptionRelay:
         if followed := self._followed.pop(feed.session, None):
             followed.close(over=False)
         self._state.announce(place)
-        self._state.tell_all({"kind": "opened"})
+        self._state.tell_all({"kind": "opened", "session": feed.session})
 
     def on_closed(self, feed: CaptionFeed, *, over: bool) -> None:
         """A session is over, or left to another replica."""
@@ -159,24 +168,32 @@ class CaptionRelay:
     # For readers here.
 
     async def find(self, name: str, owner: str | None = None) -> CaptionFeed | None:
-        """The feed of a session that another replica has: see ``RedisState.find_place``."""
-        place = await self._state.find_place(name, owner)
-        if place is None or place.replica == self._state.replica:
-            return None
-        feed = self._followed.get(place.session)
-        if feed is None:
-            feed = self._followed[place.session] = FollowedFeed(place)
-        feed.unread = 0
+        """The feed of a session that another replica has: see ``RedisState.find_place``.
+
+        None too once it is here: a replica that is gone does not answer, and its client goes on at
+        any other one meanwhile.
+        """
         until = time.monotonic() + _LOADED_S
-        while not feed.loaded.is_set():
+        while True:
+            place = await self._state.find_place(name, owner)
+            if place is None or self._state.replica == place.replica:
+                return None
+            if place.session in self._places:  # which Redis does not know yet
+                return None
+            feed = self._followed.get(place.session)
+            if feed is None:
+                feed = self._followed[place.session] = FollowedFeed(place)
+            feed.unread = 0
+            self._move(feed, place.replica)
+            if feed.loaded.is_set():
+                return feed
+            if time.monotonic() >= until:
+                return None
             self._ask(feed)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_ASKED_S):
-                    await feed.loaded.wait()
-            except TimeoutError:
-                if time.monotonic() >= until:
-                    return None
-        return feed
+                    await feed.changed.wait()
+            feed.changed.clear()
 
     async def listed(self) -> list[SessionPlace]:
         """The sessions of other replicas, with the readers that they have there and here."""
@@ -190,6 +207,12 @@ class CaptionRelay:
         segments = [[segment, *one] for segment, one in corrected.items()]
         message = {"kind": "corrected", "session": session, "segments": segments}
         self._state.tell_all({**message, "corrections": corrections})
+
+    def _move(self, feed: FollowedFeed, replica: str) -> None:
+        """Another replica has its session, which counts anew, and is asked at once."""
+        if feed.replica != replica:
+            feed.replica, feed.next, feed.asked_at = replica, _NONE, float("-inf")
+            feed.changed.set()
 
     def _ask(self, feed: FollowedFeed) -> None:
         """For what is missing; not for each caption that comes behind it."""
@@ -213,8 +236,8 @@ class CaptionRelay:
                 if here or feed.unread >= _UNREAD_BEATS or feed.lost >= _LOST_BEATS:
                     self._drop(feed, over=False)
                 else:
-                    if place and place.replica != feed.replica:
-                        feed.replica, feed.next = place.replica, _NONE  # it counts anew
+                    if place:
+                        self._move(feed, place.replica)
                     self._follow(feed)
             for waiting in [one for one in self._feeds if one.waits]:
                 if await self._state.find_place(waiting.session):
@@ -232,6 +255,9 @@ class CaptionRelay:
         match message["kind"]:
             case "opened":
                 self._feeds.wake_waiting()
+                if (moved := self._followed.get(session)) and moved.replica != message["from"]:
+                    self._move(moved, message["from"])
+                    self._ask(moved)
             case "over":
                 self._feeds.on_over(CaptionFeed(*message["feed"]))
             case "follow":
