@@ -1,19 +1,27 @@
 """Replicas on Ray Serve without Ray: their options, what is told to Ray, and how one is drained."""
 
 import asyncio
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
+from fsspec.core import url_to_fs
 from support.clips import clip
+from support.object_store import BUCKET, s3_serving
 from support.ray_replicas import ray_replicas
 from support.wire import START, dial, listen, receive_until, s16le, send
 
+from voxlive.cli.cluster import LocalNode
 from voxlive.cluster import (
     NODE_ENVIRONMENT,
     Ingress,
@@ -167,3 +175,74 @@ async def test_the_end_of_the_replicas_is_told_as_that_of_a_server(tmp_path, pos
     assert len(heard.of("done")) == 1
     assert heard.code == 1012
     assert not await asyncio.to_thread(Path(node["folder"]).exists)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_every_file_of_an_archive_is_done_once_though_a_worker_is_killed(
+    tmp_path, monkeypatch, kind
+):
+    """And the command, which goes on where it was."""
+    if not find_spec("ray"):
+        pytest.skip("Ray is not installed: pip install 'voxlive[cluster]'")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    files, out = tmp_path / "heard", tmp_path / "out"
+    files.mkdir()
+    texts = {}
+    for number in range(200):
+        name = ("yes", "doctor")[number % 20 == 0]
+        texts[f"{number}.txt"] = name
+        (files / f"{number}.flac").write_bytes(clip(name).path.read_bytes())
+    with ExitStack() as stack:
+        url = str(files)
+        if kind == "s3":
+            for name, value in stack.enter_context(s3_serving()).items():
+                monkeypatch.setenv(name, value)
+            url = f"s3://{BUCKET}/heard"
+            store, root = url_to_fs(url)
+            store.put(f"{files}/", root, recursive=True)
+        node = LocalNode.start("http://127.0.0.1:0", 2)
+        stack.callback(node.end)
+        for name, value in node.token.items():
+            monkeypatch.setenv(name, value)
+        command = [sys.executable, "-m", "voxlive.cli.main", "transcribe", url, "-o", str(out)]
+        command += ["--model", "whisper-tiny.en", "--offline", "--ray", node.address]
+
+        def run(until: int, then: Callable[[subprocess.Popen[str]], object]) -> str:
+            """What it says last; ``then`` is called when so many files are done."""
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            with subprocess.Popen(command, **pipes) as process:
+                while len([*out.glob("*.txt")]) < until:
+                    assert process.poll() is None, process.stderr.read()
+                    time.sleep(0.1)
+                then(process)
+                printed, said = process.communicate(timeout=600)
+                assert printed == ""
+                return said.splitlines()[-1]
+
+        ended = run(30, lambda process: process.send_signal(signal.SIGTERM))
+        assert ended == "voxlive: ended by SIGTERM"
+        before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.txt")}
+        assert 30 <= len(before) < 150
+        said = run(len(before) + 20, lambda _: next(workers_of(node)).kill())
+        skipped, done = len(before), 200 - len(before)
+        assert {*said.removeprefix("voxlive: ").split(", ")} == {
+            f"{skipped} skipped",
+            f"{done} done",
+        }
+    written = {path.name: path for path in out.iterdir()}
+    assert written.keys() == texts.keys()
+    assert {name: written[name].stat().st_mtime_ns for name in before} == before
+    read: dict[str, set[str]] = {"yes": set(), "doctor": set()}
+    for name, kind_of in texts.items():
+        read[kind_of].add(written[name].read_text())
+    assert read["yes"] == {"Yes.\n"}
+    assert len(read["doctor"]) == 1
+
+
+def workers_of(node: LocalNode) -> Iterator[psutil.Process]:
+    """Those that do files now."""
+    for process in psutil.Process(node.pid).children(recursive=True):
+        if "transcribe_file" in " ".join(process.cmdline()):
+            yield process

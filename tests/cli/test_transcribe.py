@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fsspec.core import url_to_fs
 from support.clips import clip
 from support.commands import SAME_PRIORITY
 from support.held_out import TINY_VOXTRAL
+from support.object_store import BUCKET, s3_serving
 
 from voxlive.cli import transcribe as inputs
 
@@ -91,6 +93,38 @@ def test_a_folder_is_transcribed_below_the_output_folder_and_not_twice(voxlive, 
     (out / "one" / "yes.srt").unlink()
     assert voxlive(*asked).stderr == "voxlive: 2 skipped, 1 done\n"
     assert voxlive(*asked, "--overwrite").stderr == "voxlive: 3 done\n"
+
+
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_files_of_an_object_store_are_those_of_a_folder(voxlive, tmp_path, monkeypatch, kind):
+    with ExitStack() as stack:
+        url = f"file://{tmp_path}/talks"
+        if kind == "s3":
+            url = f"s3://{BUCKET}/talks"
+            for name, value in stack.enter_context(s3_serving()).items():
+                monkeypatch.setenv(name, value)
+        files, root = url_to_fs(url)
+        yes, out = clip("yes").path.read_bytes(), tmp_path / "out"
+        files.makedirs(f"{root}/one", exist_ok=True)
+        files.pipe(f"{root}/one/yes.flac", yes)
+        files.pipe(f"{root}/doctor.flac", clip("doctor").path.read_bytes())
+        files.pipe(f"{root}/notes.txt", b"no audio")
+        first = voxlive("transcribe", url, "-o", out)
+        assert (first.returncode, first.stderr) == (0, "voxlive: 2 done\n")
+        assert (out / "one" / "yes.txt").read_text() == "Yes.\n"
+        later = time.time() + 60
+        os.utime(out / "one" / "yes.txt", (later, later))
+        files.pipe(f"{root}/doctor.flac", yes)
+        assert voxlive("transcribe", url, "-o", out).stderr == "voxlive: 1 done, 1 skipped\n"
+        assert (out / "doctor.txt").read_text() == "Yes.\n"
+        for name, reason in (
+            ("notes.txt", "notes.txt: "),
+            ("none.flac", "there is no such file"),
+        ):
+            done = voxlive("transcribe", f"{url}/{name}")
+            assert (done.returncode > 0, done.stdout) == (True, "")
+            assert f"voxlive: {url}/{name}: " in done.stderr
+            assert reason in done.stderr
 
 
 def test_a_pattern_is_all_that_it_matches(voxlive, failed):

@@ -120,6 +120,11 @@ class LocalNode:
             time.sleep(0.1)
         return node
 
+    @property
+    def token(self) -> dict[str, str]:
+        """The environment of who may use it: its ports are open to all on this machine."""
+        return _token(self.folder)
+
     def end(self) -> None:
         """End it and everything that it has started, and forget it."""
         import psutil
@@ -234,7 +239,7 @@ def down() -> None:
 
 @contextmanager
 def _connected(node: LocalNode) -> Iterator[None]:
-    os.environ.update(_token(node.folder))
+    os.environ.update(node.token)
     import ray
     from ray.exceptions import RayError
 
@@ -248,7 +253,6 @@ def _connected(node: LocalNode) -> Iterator[None]:
 
 
 def _token(folder: str) -> dict[str, str]:
-    """What opens the node, whose ports are this machine's: the folder is its user's alone."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{folder}/token"}
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
 
 import typer
 from rich.console import Console
@@ -129,12 +131,13 @@ def _figures(outcome: Outcome) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class OutputTarget:
-    """In which formats, and where: ``folder`` None is stdout."""
+    """In which formats, and where: ``folder`` None is ``stdout``."""
 
     formats: tuple[str, ...]
     folder: Path | None
     options: OutputOptions
     overwrite: bool = False
+    stdout: TextIO = field(default_factory=lambda: sys.stdout)
 
     def is_done(self, file: InputFile) -> bool:
         """Whether all its results are there and newer than the file."""
@@ -149,7 +152,7 @@ class OutputTarget:
         for name in self.formats:
             body = FORMATS[name].write(transcript, self.options)
             if self.folder is None:
-                typer.echo(body.removesuffix("\n"))
+                typer.echo(body.removesuffix("\n"), self.stdout)
                 continue
             target = self._target(file, name, self.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,11 +203,18 @@ class TranscribePlan:
 
 async def run(plan: TranscribePlan, inputs: Sequence[InputFile]) -> bool:
     """Transcribe all files that are not done, in order on stdout; False if one failed."""
-    try:
-        batch = plan.over() if plan.over else Batch()
-    except VoxliveError as refusal:
-        print_error(told(refusal))
-        return False
+    if not plan.over:
+        return await _run(Batch(), plan, inputs)
+    with redirect_stdout(sys.stderr):  # where Ray prints what happens in the cluster
+        try:
+            batch = plan.over()
+        except VoxliveError as refusal:
+            print_error(told(refusal))
+            return False
+        return await _run(batch, plan, inputs)
+
+
+async def _run(batch: Batch | RayBatch, plan: TranscribePlan, inputs: Sequence[InputFile]) -> bool:
     limit = asyncio.Semaphore(_MOST_OVER_CLUSTER if plan.over else _MOST_AT_ONCE)
     try:
         with progress(len(inputs), waiting=plan.over is None) as track:

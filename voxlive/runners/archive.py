@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -30,14 +32,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import BadInput, RequestRefused, VoxliveError
-from voxlive.runners.batch import Batch
+from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.catalogue import make_catalogue
 from voxlive.runners.contract import JobProgress, Transcript
+from voxlive.runners.process import ProcessOptions
 from voxlive.runners.refusals import LoadOptions, Requirements
 from voxlive.runners.scratch import SCRATCH
 
 if TYPE_CHECKING:
     from voxlive.runners.contract import Job, RunnerSpec, Update
+
+log = logging.getLogger(__name__)
 
 _TRIES = 3
 _REPORT_S = 1.0
@@ -61,9 +66,8 @@ def list_files(url: str) -> list[StoredFile]:
     """
     with _opened(url) as (files, root):
         found = files.find(root, detail=True)
-        scheme = url.partition("://")[0]
         listed = [
-            StoredFile(f"{scheme}://{path.lstrip('/')}", _place(path, root), _changed_ns(about))
+            StoredFile(files.unstrip_protocol(path), _place(path, root), _changed_ns(about))
             for path, about in sorted(found.items())
         ]
     if not listed:
@@ -107,7 +111,8 @@ def _place(path: str, root: str) -> PurePosixPath:
 
 def _changed_ns(about: dict[str, Any]) -> int:
     at = next(about[name] for name in _CHANGED if about.get(name))
-    return int(1e9 * (at.timestamp() if isinstance(at, datetime) else at))
+    at = at.timestamp() if isinstance(at, datetime) else at
+    return int(1e9 * (at if at % 1 else at + 1))  # of whole seconds it is the beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,9 @@ class RayBatch:
         try:
             import ray
 
+            ended = signal.getsignal(signal.SIGTERM)
             ray.init(address, log_to_driver=False, configure_logging=False, namespace="voxlive")
+            signal.signal(signal.SIGTERM, ended)  # Ray's would end the process at once
         except ModuleNotFoundError as error:
             message = "Ray is not installed: pip install 'voxlive[cluster]'"
             raise VoxliveError("ray_failed", message) from error
@@ -179,6 +186,7 @@ class RayBatch:
                 if not left or isinstance(error, RayTaskError):
                     message = f"a worker of Ray's failed with this file: {error}"
                     raise RequestRefused("runner_crashed", message) from error
+                log.warning("%s: its worker died; it is done again", url or job.path)
         raise AssertionError
 
     async def aclose(self) -> None:
@@ -234,6 +242,6 @@ def _batch() -> tuple[asyncio.AbstractEventLoop, Batch]:
     threading.Thread(target=loop.run_forever, name="batch", daemon=True).start()
 
     async def make() -> Batch:
-        return Batch()
+        return Batch(BatchOptions(process=ProcessOptions(niceness=0)))  # Ray's worker has one
 
     return loop, asyncio.run_coroutine_threadsafe(make(), loop).result()
