@@ -65,6 +65,18 @@ NODE_ENVIRONMENT = {
 }
 """What the nodes of the cluster have to be started with: Ray reads these there alone."""
 
+_SCALING = {
+    "policy": {
+        "policy_function": "voxlive.cluster:SessionsPolicy",
+        "policy_kwargs": {"target": 0.7},
+    },
+    "metrics_interval_s": 1,
+    "look_back_period_s": 3,
+    "upscale_delay_s": 3,
+    "downscale_delay_s": 20,
+}
+"""To look on; a service wants that of deploy/ray/serve.yaml."""
+
 _MARGIN_S = 3.0
 _ASK_S = 0.5
 _REST_S = 3.0  # what is no session may then take
@@ -98,8 +110,13 @@ def app(args: Mapping[str, object]) -> ServeApplication:
     return application(config, None)
 
 
-def application(config: ServeConfig, replicas: int | None) -> ServeApplication:
-    """So many replicas with these options, or as many as Serve's config says."""
+def application(
+    config: ServeConfig, replicas: int | None, most: int | None = None
+) -> ServeApplication:
+    """So many replicas with these options, or as many as Serve's config says.
+
+    ``most``: from ``replicas`` up to that, as many as the sessions want.
+    """
     from ray import serve
 
     replica = serve.ingress()(Replica)
@@ -109,9 +126,17 @@ def application(config: ServeConfig, replicas: int | None) -> ServeApplication:
         max_ongoing_requests=_MAX_REQUESTS,
         graceful_shutdown_timeout_s=config.drain_seconds + 30,
         max_constructor_retry_count=_TRIES,
-        **({} if replicas is None else {"num_replicas": replicas}),
+        **_number(replicas, most),
     )
     return deployed.bind(config)
+
+
+def _number(replicas: int | None, most: int | None) -> dict[str, Any]:
+    if replicas is None:
+        return {}
+    if most is None:
+        return {"num_replicas": replicas}
+    return {"autoscaling_config": {**_SCALING, "min_replicas": replicas, "max_replicas": most}}
 
 
 def check_options(config: ServeConfig, replicas: int | None, *, exposed: bool = True) -> None:

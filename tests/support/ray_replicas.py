@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,9 +32,10 @@ class RayReplicas(Replicas):
         options: tuple[str, ...],
         key: str | None,
         redis: RedisServer,
+        number: tuple[str, ...],
     ) -> None:
         port = free_port()
-        self._up = ("up", "--replicas", "2", "--port", str(port), "--file-niceness", "0")
+        self._up = ("up", *number, "--port", str(port), "--file-niceness", "0")
         self._up += (*options, "--store", store, *shared_options(folder, redis))
         self._env = {
             **os.environ,
@@ -57,6 +58,10 @@ class RayReplicas(Replicas):
 
     def up(self) -> None:
         self.run(*self._up, check=True)
+        self.find()
+
+    def find(self) -> None:
+        """Those that are there now."""
         self.servers = [*self._found()]
 
     @property
@@ -66,11 +71,12 @@ class RayReplicas(Replicas):
 
     def _found(self) -> Iterator[Server]:
         for process in psutil.Process(self.node["pid"]).children(recursive=True):
-            if "ServeReplica" in " ".join(process.cmdline()):
-                for one in process.net_connections("tcp"):
-                    if one.status == "LISTEN" and one.laddr.port in _PORTS:
-                        url = f"http://127.0.0.1:{one.laddr.port}"
-                        yield Server(url, process, {}, key=self._key)
+            with suppress(psutil.NoSuchProcess):
+                if "ServeReplica" in " ".join(process.cmdline()):
+                    for one in process.net_connections("tcp"):
+                        if one.status == "LISTEN" and one.laddr.port in _PORTS:
+                            url = f"http://127.0.0.1:{one.laddr.port}"
+                            yield Server(url, process, {}, key=self._key)
 
     async def suffer(self, fault: str) -> None:
         if fault == END_REPLICA:  # both of them: one after the other, for new ones
@@ -81,12 +87,16 @@ class RayReplicas(Replicas):
 
 @contextmanager
 def ray_replicas(
-    folder: Path, store: str, *options: str, key: str | None = None
+    folder: Path,
+    store: str,
+    *options: str,
+    key: str | None = None,
+    number: tuple[str, ...] = ("--replicas", "2"),
 ) -> Iterator[RayReplicas]:
     if not find_spec("ray"):
         pytest.skip("Ray is not installed: pip install 'voxlive[cluster]'")
     with redis_serving() as redis:
-        running = RayReplicas(folder, store, options, key, redis)
+        running = RayReplicas(folder, store, options, key, redis, number)
         try:
             running.up()
             while not is_ready(running.http):

@@ -96,12 +96,12 @@ async def opened(stack: AsyncExitStack, ws: str, headers=TALKER, query: str = ""
     return socket, (await receive_until(socket, "ready"))[-1]
 
 
-async def admitted(stack: AsyncExitStack, ws: str, query: str = "") -> None:
+async def admitted(stack: AsyncExitStack, ws: str, query: str = "", headers=TALKER) -> None:
     """A session of the talker's, as soon as it is let in."""
     while True:
         async with AsyncExitStack() as trying:
             with suppress(ConnectionClosed):
-                await opened(trying, ws, TALKER, query)
+                await opened(trying, ws, headers, query)
                 stack.push_async_exit(trying.pop_all())
                 return
         await asyncio.sleep(0.1)
@@ -286,6 +286,31 @@ async def test_a_client_and_its_readers_go_on_whatever_happens(
         async with AsyncExitStack() as stack:
             for _ in range(3):
                 await admitted(stack, running.url.removesuffix("/v1/live"))
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(1200)
+async def test_replicas_are_as_many_as_the_sessions_want_and_none_is_cut(tmp_path, postgres_server):
+    """One speaks all the time, three others come and leave; a replica has two slots."""
+    store, three = postgres_server.new_database(), ("--replicas", "1", "--most-replicas", "3")
+    few = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "2")
+    with ray_replicas(tmp_path, store, *few, number=three) as running:
+
+        async def until_there_are(count: int) -> None:
+            while len(running.servers) != count:
+                await asyncio.sleep(0.5)
+                await asyncio.to_thread(running.find)
+
+        pcm = 3 * s16le(clip("minute").samples)
+        whole = await speak(running, pcm, speed=8.0)
+        speaking = asyncio.create_task(speak(running, pcm, speed=1.0))
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                await admitted(stack, running.url.removesuffix("/v1/live"), headers={})
+            await until_there_are(3)
+        await until_there_are(1)
+        assert not speaking.done()
+        assert kept(await speaking) == kept(whole)
 
 
 async def read_along(http: httpx.AsyncClient, begun: list[dict], speaking) -> list[str]:

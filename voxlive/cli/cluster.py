@@ -143,29 +143,34 @@ class LocalNode:
 
 
 def up(context: typer.Context, **given: Any) -> None:
-    """Start so many replicas with the options of `serve`, or replace those that run."""
+    """Start so many replicas with the options of `serve`, or replace those that run.
+
+    With --most-replicas as many as the sessions want.
+    """
     _need_ray()
     from voxlive.web.config import ConfigError
 
     start_logging(given["log_level"], as_json=given["log_json"])
-    replicas = given.pop("replicas")
+    replicas, most = given.pop("replicas"), given.pop("most_replicas")
+    if most is not None and most < replicas:
+        fail("--most-replicas must not be less than --replicas", MISUSED)
     try:
-        _deploy(serve_config(given), replicas)
+        _deploy(serve_config(given), replicas, most)
     except ConfigError as error:
         fail(with_places(error, context), MISUSED)
 
 
-def _deploy(config: ServeConfig, replicas: int) -> None:
+def _deploy(config: ServeConfig, replicas: int, most: int | None) -> None:
     from voxlive.cluster import NAME, application, check_options
 
-    check_options(config, replicas, exposed=config.host not in (_HERE, "localhost"))
+    check_options(config, most or replicas, exposed=config.host not in (_HERE, "localhost"))
     url = f"http://{config.host}:{config.port}"
     node = LocalNode.find()
     if node and node.url != url:
         fail(f"replicas run at {node.url}: voxlive cluster down", MISUSED)
     with ExitStack() as unless_started:
         if node is None:
-            node = LocalNode.start(url, replicas)
+            node = LocalNode.start(url, most or replicas)
             unless_started.callback(node.end)
         try:
             with _connected(node):
@@ -173,11 +178,12 @@ def _deploy(config: ServeConfig, replicas: int) -> None:
 
                 address = {"host": config.host, "port": config.port}
                 serve.start(proxy_location="HeadOnly", http_options=address)
-                serve.run(application(config, replicas), name=NAME, route_prefix="/")
+                serve.run(application(config, replicas, most), name=NAME, route_prefix="/")
         except RayFailed as error:
             fail(f"the replicas do not start: {error}", FAILED)
         unless_started.pop_all()
-    typer.echo(f"voxlive: {replicas} replicas, ready at {url}")
+    number = f"{replicas} to {most}" if most else replicas
+    typer.echo(f"voxlive: {number} replicas, ready at {url}")
     typer.echo("voxlive: to end them: voxlive cluster down")
 
 
@@ -189,7 +195,15 @@ _replicas = _context.replace(
     default=2,
     annotation=Annotated[int, typer.Option(min=1, help="How many.")],
 )
-vars(up)["__signature__"] = _signature.replace(parameters=[_context, _replicas, *_options])
+_most = _replicas.replace(
+    name="most_replicas",
+    default=None,
+    annotation=Annotated[
+        int | None,
+        typer.Option(min=1, help="Up to so many, while more than 70 % of the slots are in use."),
+    ],
+)
+vars(up)["__signature__"] = _signature.replace(parameters=[_context, _replicas, _most, *_options])
 cluster.command()(up)
 
 

@@ -146,7 +146,8 @@ class Shares:
         """Whether a link that has ended did so at its time, which may have changed."""
         known = self._known.get(share.digest)
         if known is None and self._store:
-            share = await asyncio.to_thread(self._store.share, share.digest) or share
+            found = await asyncio.to_thread(self._store.share, share.digest)
+            share = found or share
         return _has_expired(known.share if known else share)
 
     async def change(
