@@ -1,7 +1,7 @@
 /** Brings the parts of the page together. */
 import { Developers } from "./developers.js";
 import { Dock } from "./dock.js";
-import { byId } from "./dom.js";
+import { byId, hide } from "./dom.js";
 import { Engine, spoken, withModel } from "./engine.js";
 import { setUpFiles } from "./files.js";
 import { Keeper } from "./keeper.js";
@@ -388,8 +388,8 @@ class App {
   #arm() {
     const { transcript, recording } = this.#session;
     const bare = transcript.empty && transcript.draft === null;
-    byId("welcome").hidden = !bare || recording !== null;
-    byId("waiting").hidden = !bare || this.#state !== "listening";
+    hide(byId("welcome"), !bare || recording !== null);
+    hide(byId("waiting"), !bare || this.#state !== "listening");
     this.#keeper.enable(!transcript.empty);
     byId("clear").disabled = transcript.empty || !this.#free;
   }

@@ -1,5 +1,5 @@
 /** The dock: state in words, the one button, and the level of the sound. */
-import { byId, clock } from "./dom.js";
+import { byId, clock, hide } from "./dom.js";
 import { number, say } from "./words.js";
 
 const FLOOR_DB = -60; // the meter's left end
@@ -106,7 +106,7 @@ export class Dock {
     if (peak > SILENT) this.#heardAt = now;
     if (peak >= CLIPPED) this.#clippedAt = now;
     const clipped = !reset && now - this.#clippedAt < CLIP_SHOWN_MS;
-    this.#clip.hidden = !clipped;
+    hide(this.#clip, !clipped);
     this.#meter.toggleAttribute("data-clipped", clipped);
   }
 }

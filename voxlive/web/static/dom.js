@@ -19,6 +19,16 @@ export function make(tag, className, ...children) {
   return element;
 }
 
+/**
+ * As `element.hidden = hidden`, for what is called for every word: that has Chromium compute styles
+ * anew where nothing changes.
+ * @param {HTMLElement} element
+ * @param {boolean} hidden
+ */
+export function hide(element, hidden) {
+  if (element.hidden !== hidden) element.hidden = hidden;
+}
+
 /** Text whose parts in `backticks` become code. @param {string} text */
 export function rich(text) {
   return text.split("`").map((part, index) => (index % 2 ? make("code", "", part) : part));

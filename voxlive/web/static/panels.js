@@ -22,11 +22,17 @@ export class Notice {
   show({ title, steps }) {
     byId("notice-title").textContent = title;
     byId("notice-steps").replaceChildren(...steps.map((step) => make("li", "", ...rich(step))));
-    this.#box.hidden = false;
+    this.#show(true);
   }
 
   hide() {
-    this.#box.hidden = true;
+    this.#show(false);
+  }
+
+  /** @param {boolean} shown */
+  #show(shown) {
+    this.#box.hidden = !shown;
+    document.body.toggleAttribute("data-noticed", shown);
   }
 }
 

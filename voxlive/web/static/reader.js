@@ -4,7 +4,7 @@
  */
 import { Announcer } from "./announcer.js";
 import { CaptionText } from "./captions.js";
-import { byId } from "./dom.js";
+import { byId, hide } from "./dom.js";
 import { Follower } from "./follow.js";
 import { LANGUAGES } from "./language.js";
 import { dressReader, loadLook, saveLook } from "./readerlook.js";
@@ -145,7 +145,7 @@ class ReadingPage {
     if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.#following = true;
     else if (scrollTop < this.#lastTop) this.#following = false;
     this.#lastTop = scrollTop;
-    byId("newest").hidden = this.#following;
+    hide(byId("newest"), this.#following);
   }
 
   #follow() {
@@ -155,7 +155,7 @@ class ReadingPage {
 
   #keepUp() {
     if (this.#following) scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
-    byId("newest").hidden = this.#following;
+    hide(byId("newest"), this.#following);
   }
 
   // How it looks

@@ -4,7 +4,7 @@
  */
 import { Corrector } from "./correct.js";
 import { boxesOf, spokenAs, WordCursor } from "./cursor.js";
-import { byId, make } from "./dom.js";
+import { byId, hide, make } from "./dom.js";
 import { Player } from "./player.js";
 import { StoreError } from "./store.js";
 import { Transcript } from "./transcript.js";
@@ -84,7 +84,7 @@ export class Reading {
   render() {
     const { layered, audio } = this.#session;
     document.body.toggleAttribute("data-audible", audio.audible && !this.#listener.busy());
-    byId("layers").hidden = layered === undefined || (layered.layers.length < 2 && !layered.audio);
+    hide(byId("layers"), layered === undefined || (layered.layers.length < 2 && !layered.audio));
     this.#showBar();
     if (layered === undefined) return;
     const names = layered.layers.includes("refined") ? ["best", ...layered.layers] : layered.layers;
@@ -170,7 +170,7 @@ export class Reading {
 
   #showBar() {
     const parts = /** @type {HTMLElement[]} */ ([...this.#bar.children]);
-    this.#bar.hidden = parts.every(({ hidden }) => hidden);
+    hide(this.#bar, parts.every(({ hidden }) => hidden));
   }
 
   // Choosing and correcting words

@@ -6,7 +6,7 @@
  */
 import { Announcer } from "./announcer.js";
 import { Blocks } from "./blocks.js";
-import { clock, make } from "./dom.js";
+import { clock, hide, make } from "./dom.js";
 import { WordLights } from "./lights.js";
 
 const NEAR_END_PX = 60;
@@ -16,7 +16,8 @@ const MORE = 400; // of those at a time
 /**
  * @typedef {import("./transcript.js").Transcript} Transcript
  * @typedef {import("./transcript.js").Paragraph | import("./transcript.js").Mark} Item
- * @typedef {{item: Item, node: HTMLElement, text: Text, version: number}} Row
+ * @typedef {{item: Item, node: HTMLElement, text: Text, shown: number, version: number}} Row `shown`: how
+ *   many characters there are of its text, which its node says more slowly
  */
 
 /** What may still change of a source: behind its paragraph, or in a row of its own. */
@@ -170,9 +171,10 @@ export class TranscriptView {
         this.#rows.splice(at, 0, row);
       }
       const version = item.kind === "mark" ? 0 : item.version;
-      if (row.version === version && row.text.length === item.text.length) continue;
+      if (row.version === version && row.shown === item.text.length) continue;
       if (row.version !== version) row.text.data = item.text;
-      else row.text.appendData(item.text.slice(row.text.length));
+      else row.text.appendData(item.text.slice(row.shown));
+      row.shown = item.text.length;
       row.version = version;
       this.lights.update(row);
     }
@@ -200,6 +202,7 @@ export class TranscriptView {
     const added = items.slice(from, this.#above).map((item) => {
       const row = this.#rowOf(item);
       row.text.data = item.text;
+      row.shown = item.text.length;
       row.version = item.kind === "mark" ? 0 : item.version;
       this.lights.update(row);
       return row;
@@ -218,7 +221,7 @@ export class TranscriptView {
     const at = make("time", "", clock(isMark ? item.at : item.start));
     const node = isMark ? markRow(at, text, item.own) : paragraphRow(at, item.source, text);
     // A version that it has not: its text is still to come.
-    const row = { item, node, text, version: -1 };
+    const row = { item, node, text, shown: 0, version: -1 };
     this.#byNode.set(node, row);
     return row;
   }
@@ -241,13 +244,13 @@ export class TranscriptView {
     if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.#following = true;
     else if (scrollTop < this.#lastTop) this.#following = false;
     this.#lastTop = scrollTop;
-    this.#jump.hidden = this.#following;
+    hide(this.#jump, this.#following);
   }
 
   #keepUp() {
     // The empty page begins at its top, however small the window is.
     if (this.#following && !this.#blocks.empty) this.#scroller.scrollTop = this.#scroller.scrollHeight;
-    this.#jump.hidden = this.#following;
+    hide(this.#jump, this.#following);
   }
 }
 
