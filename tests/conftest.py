@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import psutil
@@ -142,12 +143,19 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """Files of pages come first, then those with servers: what is left for the end is short."""
+    """Files of pages come first, then those with servers: what is left for the end is short.
+
+    Each of pages is followed by another one: four browsers at a time would wait for each other.
+    """
     items.sort(key=lambda item: item.path)
     yield
-    pages = {item.path for item in items if item.path.parent.name == "page"}
+    pages = [*dict.fromkeys(item.path for item in items if item.path.parent.name == "page")]
     slow = {item.path for item in items if item.path.name in LONG or has_a_server(item)}
-    items.sort(key=lambda item: (item.path not in pages, item.path not in slow))
+    others = [*dict.fromkeys(item.path for item in items if item.path not in pages)]
+    others.sort(key=lambda path: path not in slow)
+    files = [path for pair in zip_longest(pages, others) for path in pair if path]
+    place = {path: number for number, path in enumerate(files)}
+    items.sort(key=lambda item: place[item.path])
 
 
 def has_a_server(item: pytest.Item) -> bool:
