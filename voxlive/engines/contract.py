@@ -96,7 +96,8 @@ class EngineInfo:
     effect. ``vocabulary`` are the terms of every stream, None where it takes none. ``commit_rules``
     are the names of the rules that a stream may choose, ``no_translation`` is why it does not
     translate, None if it does. ``language_required``: no stream without a language. ``names``:
-    other names that clients may choose it by. ``drop_at``: a fault on demand, the sample at which
+    other names that clients may choose it by. ``step``: samples in which it takes audio, 0 for
+    any (``Progressed.wanted``). ``drop_at``: a fault on demand, the sample at which
     every session's connection is cut; None: never.
     """
 
@@ -118,6 +119,7 @@ class EngineInfo:
     no_translation: str | None = "choose a multilingual Whisper"
     language_required: bool = False
     names: tuple[str, ...] = ()
+    step: int = 0
     drop_at: int | None = None
 
     def trail(self, options: StreamOptions) -> int:
@@ -215,9 +217,14 @@ class LanguageFound:
 
 @dataclass(frozen=True, slots=True)
 class Progressed(QuicklyPickled):
-    """All audio before sample ``upto`` has been processed."""
+    """All audio before sample ``upto`` has been processed.
+
+    ``wanted``: what is fed next is of no use before all up to this sample is, and then before
+    ``EngineInfo.step`` more; 0: it is not known.
+    """
 
     upto: int
+    wanted: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +325,14 @@ class PacedStream(Stream, Protocol):
     def advance(self, received: int) -> None:
         """The session has received everything before this sample, and feeds what it will of it."""
         ...
+
+
+@runtime_checkable
+class BatchEngine(Protocol):
+    """An engine that works in rounds, each with messages for many streams."""
+
+    after_round: Callable[[], object]
+    """Called on the engine's thread when all messages of a round are in their sinks."""
 
 
 class Engine(Protocol):

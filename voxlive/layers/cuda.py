@@ -37,6 +37,7 @@ _SOURCES = ("half", "attention", "projection", "step")
 _RUNTIME = 13
 """CUDA's major version, whose libraries are looked for."""
 _WORKSPACE = 32 << 20
+_NOT_READY = 600
 _OVERLAP = 6
 """CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION."""
 _R_32F, _R_16F, _R_16BF = 0, 2, 14
@@ -166,6 +167,11 @@ class Event:
     def wait(self) -> None:
         """Until the device has come so far."""
         self._gpu.call("cuEventSynchronize", self._event)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the device has come so far, or has failed: ``wait`` tells."""
+        return bool(self._gpu.driver.cuEventQuery(self._event) != _NOT_READY)
 
     def __del__(self) -> None:
         self._gpu.driver.cuEventDestroy_v2(self._event)

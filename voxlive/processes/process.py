@@ -89,15 +89,23 @@ class BatchedSender(Generic[_Message]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, message: _Message) -> None:
-        """Take a message; never blocks. What is put when the other end is gone is lost."""
+    def put(self, message: _Message, *, soon: bool = True) -> None:
+        """Take a message; never blocks. What is put when the other end is gone is lost.
+
+        Unless ``soon`` it waits for the next one that is, or for ``notify``.
+        """
         if self._closed:
             return
         self._waiting.append(message)
         if len(self._waiting) > MAX_WAITING:
             self._closed = True
             disconnect(self._end)
-        if not self._notified:
+        if soon:
+            self.notify()
+
+    def notify(self) -> None:
+        """Have sent what waits."""
+        if self._waiting and not self._notified:
             self._notified = True
             self._wakeup.release()
 

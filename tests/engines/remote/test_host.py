@@ -26,7 +26,8 @@ from voxlive.engines.contract import (
     Reached,
     StreamOptions,
 )
-from voxlive.engines.remote.host import ProcessEngine
+from voxlive.engines.remote import FeedStream, MarkStream
+from voxlive.engines.remote.host import ProcessEngine, ProcessStream
 from voxlive.errors import EngineError, EngineFull, IncompleteCheckpoint, UnsupportedOption
 from voxlive.values import Word
 
@@ -97,6 +98,33 @@ def test_it_says_what_the_engine_says_in_place(engine, folder, options):
         assert apart == transcribe(there, [480, 960], 320)
         assert there.info == engine.info
         there.shutdown()
+
+
+def test_audio_goes_there_when_it_is_wanted():
+    """A message for each position that is complete; all of it before a mark and before a gap."""
+    sent: list[object] = []
+    stream = ProcessStream(1, 0, print, sent.append, print, step=1280)
+    audio = np.arange(320, dtype=np.float32)
+
+    def ends(*starts: int) -> list[int]:
+        sent.clear()
+        for at in starts:
+            stream.feed(audio, at)
+        return [one.at + len(one.pcm) // 4 for one in sent if isinstance(one, FeedStream)]
+
+    assert ends(0, 320) == [320, 640]  # not known yet
+    assert stream.progress(Progressed(640, 1320)) == Progressed(640)
+    assert ends(640, 960, 1280, 1600, 1920, 2240, 2560) == [1600, 2880]
+    assert stream.progress(Progressed(640, 1320)) == Progressed(640)  # from before
+    assert ends(2880) == []
+    assert stream.progress(Progressed(2880, 3880)) == Progressed(3200)  # held, of no use there
+    stream.flush(7)
+    assert [type(one) for one in sent] == [FeedStream, MarkStream]
+    stream.progress(Progressed(3200, 3880))  # from before the mark
+    assert ends(3200, 3520) == [3520, 3840]
+    stream.reached(7)
+    stream.progress(Progressed(3840, 5160))
+    assert ends(3840, 90_000, 90_320) == [4160, 90_320, 90_640]
 
 
 def test_its_steps_are_counted_there_and_read_here(engine):

@@ -2,8 +2,10 @@
 
 import queue
 import threading
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +302,58 @@ def test_a_backlog_leaves_others_their_turns(
     assert transcribe(engine, audio) == alone
     assert max(most) == STEPS
     other.close()
+
+
+def test_what_comes_while_a_gpu_works_is_prepared_and_changes_nothing(
+    engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows in the round and of others, with a flush and a silence that resets in between."""
+    parts = [(AUDIO[:50_000], 0), (AUDIO[50_000:90_000], 50_000), (AUDIO[:60_000], 150_000)]
+    calls: deque[Callable[[], None]] = deque()
+    calling = threading.Lock()
+
+    def call() -> None:
+        with calling:
+            if calls:
+                calls.popleft()()
+
+    def talk() -> list[Message]:
+        streams = [(engine.open(StreamOptions(), one := MessageCollector()), one) for _ in range(3)]
+        for audio, at in parts:
+            for start in range(0, len(audio), 320):
+                for number, (stream, _) in enumerate(streams):
+                    calls.append(partial(stream.feed, audio[start : start + 320], at + start))
+                    if number == 1 and at + start == 19_200:
+                        calls.append(partial(stream.flush, 9))
+        calls.extend(partial(stream.flush, 1) for stream, _ in streams)
+        while calls:
+            if not engine.work.busy:
+                call()
+        heard: list[Message] = []
+        for stream, one in streams:
+            while one.end() != Reached(1):
+                pass
+            heard += [
+                message for message in one.messages if isinstance(message, Committed | Reached)
+            ]
+            stream.close()
+        return heard
+
+    whole, rows = engine._model.decode, Counter[bool]()
+    alone = talk()
+
+    def decode(penalties, most, meanwhile):
+        for step in whole(penalties, most):
+            for _ in range(24):
+                call()
+                meanwhile()
+            for stream, row in engine._rows.items():
+                rows[stream in engine._in_round] += len(row.mels)
+            yield step
+
+    monkeypatch.setattr(engine._model, "decode", decode)
+    assert talk() == alone
+    assert rows[True] > 100
 
 
 def test_a_check_takes_nothing_from_a_backlog(engine: VoxtralEngine) -> None:

@@ -49,7 +49,10 @@ class RowDriver:
         while self.row.waiting:
             if self.row.ready:
                 n = min(self.row.ready, 8)
-                assert self.row.take(n).shape == (FRONT_END.span(n),)
+                audio = self.row.read(n)
+                assert audio.shape == (FRONT_END.span(n),)
+                self.row.mels += [*FRONT_END(audio).reshape(n, FRONT_END.frames, -1)]
+                assert self.row.take(n).shape[0] == n * FRONT_END.frames
                 self.encoded += n
                 while self.encoded - self.options.prompt >= self.heard:
                     self.row.on_token(self.outputs.get(self.heard, PAD))
@@ -247,7 +250,9 @@ class Listening:
         row, prompt = self.row, self.row.options.prompt
         taken = min(row.ready, 8)
         if taken:
-            heard = row.take(taken)[FRONT_END.config.n_fft // 2 :]
+            heard = row.read(taken)[FRONT_END.config.n_fft // 2 :]
+            row.mels += [heard] * taken
+            row.take(taken)
             self._loud += [round(float(heard[n * TOKEN + TOKEN // 2])) for n in range(taken)]
         for _ in range(self._steps):
             if len(self._loud) < prompt + self._outputs:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voxlive.engines import load_engine
-from voxlive.engines.contract import Failed
+from voxlive.engines.contract import BatchEngine, Failed
 from voxlive.engines.remote import (
     CheckEngine,
     CheckResult,
@@ -64,22 +64,55 @@ def serve(end: socket, sender: BatchedSender[EngineReply]) -> Callable[[], None]
         next(incoming, None)  # the host disconnects once it has read why
         return None
     sender.put(EngineReady(engine.info))
-    threading.Thread(target=_serve_sharers, args=[engine], name="sharers", daemon=True).start()
+    senders = Senders(engine)
+    senders.add(sender)
+    sharers = threading.Thread(
+        target=_serve_sharers, args=[engine, senders], name="sharers", daemon=True
+    )
+    sharers.start()
     EngineServer(engine, sender).serve(incoming)
     return engine.shutdown
 
 
-def _serve_sharers(engine: Engine) -> None:
+class Senders:
+    """All that messages of an engine go to, which are sent together where it works in rounds."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._senders: tuple[BatchedSender[EngineReply], ...] = ()
+        self._lock = threading.Lock()
+        if isinstance(engine, BatchEngine):
+            engine.after_round = self._notify
+
+    def add(self, sender: BatchedSender[EngineReply]) -> None:
+        """From now on."""
+        with self._lock:
+            self._senders = (*self._senders, sender)
+
+    def remove(self, sender: BatchedSender[EngineReply]) -> None:
+        """It is gone."""
+        with self._lock:
+            self._senders = tuple(one for one in self._senders if one is not sender)
+
+    def _notify(self) -> None:
+        for sender in self._senders:
+            sender.notify()
+
+
+def _serve_sharers(engine: Engine, senders: Senders) -> None:
     """Serve those whose sockets the host hands over, each on a thread of its own."""
     for name, fd in handed_over():
-        threading.Thread(target=_serve_sharer, args=[engine, fd], name=name, daemon=True).start()
+        threading.Thread(
+            target=_serve_sharer, args=[engine, senders, fd], name=name, daemon=True
+        ).start()
 
 
-def _serve_sharer(engine: Engine, fd: int) -> None:
+def _serve_sharer(engine: Engine, senders: Senders, fd: int) -> None:
     with socket(fileno=fd) as end:
         sender: BatchedSender[EngineReply] = BatchedSender(end, "sender")
         sender.put(EngineReady(engine.info))
+        senders.add(sender)
         EngineServer(engine, sender).serve(chain.from_iterable(read_messages(end)))
+        senders.remove(sender)
         sender.close()
 
 
@@ -94,6 +127,7 @@ class EngineServer:
         self._handled = 0
         self._changed = threading.Event()
         self._over = False
+        self._in_rounds = isinstance(engine, BatchEngine)
 
     def serve(self, commands: Iterable[object]) -> None:
         """Handle commands until there are no more, then close the streams."""
@@ -132,7 +166,8 @@ class EngineServer:
         self._sender.put(CheckResult(number, self._engine.check(timeout)))
 
     def _reply(self, ident: int, message: Message) -> None:
-        self._sender.put(StreamMessage(ident, message))
+        late = self._in_rounds and not isinstance(message, Failed)
+        self._sender.put(StreamMessage(ident, message), soon=not late)
 
     def _report_progress(self) -> None:
         """Send how far the engine has come, whenever that has changed."""

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from voxlive.engines.contract import DurationHistogram, Failed, HistogramSnapshot, Withdrawn
+from voxlive.engines.contract import (
+    DurationHistogram,
+    Failed,
+    HistogramSnapshot,
+    Progressed,
+    Reached,
+    Withdrawn,
+)
 from voxlive.engines.remote import (
     CheckEngine,
     CheckResult,
@@ -98,7 +105,11 @@ class EngineLink:
 
 
 class ProcessStream:
-    """One stream of the engine: ``send`` takes its commands, ``release`` its number at its end."""
+    """One stream of the engine: ``send`` takes its commands, ``release`` its number at its end.
+
+    Audio that the engine has no use for before more of it comes (``Progressed.wanted``) is held
+    here until it has: so a chunk of 20 ms is no message of its own. ``step`` is that of its info.
+    """
 
     def __init__(
         self,
@@ -107,6 +118,7 @@ class ProcessStream:
         sink: Sink,
         send: Callable[[EngineCommand], None],
         release: Callable[[int], None],
+        step: int = 0,
     ) -> None:
         self.sink = sink
         self.trail = trail
@@ -114,18 +126,45 @@ class ProcessStream:
         self._send = send
         self._release = release
         self._closed = False
+        self._held: list[bytes] = []
+        self._held_at = self._fed_upto = self._given_upto = 0
+        self._wanted = 0
+        self._awaited: int | None = None
+        self._step = step
 
     def feed(self, audio: Samples, at: int) -> None:
         """See the contract."""
-        self._put(FeedStream(self._ident, np.asarray(audio, np.float32).tobytes(), at))
+        if at != self._fed_upto:
+            self._give_held()
+        if not self._held:
+            self._held_at = at
+        self._held.append(np.asarray(audio, np.float32).tobytes())
+        self._fed_upto = at + len(audio)
+        if self._fed_upto >= self._wanted:
+            self._give()
 
     def end_utterance(self, marker: int) -> None:
         """See the contract."""
-        self._put(MarkStream(self._ident, marker, flush=False))
+        self._mark(marker, flush=False)
 
     def flush(self, marker: int) -> None:
         """See the contract."""
-        self._put(MarkStream(self._ident, marker, flush=True))
+        self._mark(marker, flush=True)
+
+    def progress(self, message: Progressed) -> Progressed:
+        """How far the engine has come, with what is held, of which it would have no use.
+
+        As ``reached``, from the thread that reads from the process.
+        """
+        if self._awaited is None:
+            self._wanted = self._next(message.wanted)
+        done = bool(self._held) and message.upto == self._given_upto
+        return Progressed(self._fed_upto) if done else message
+
+    def reached(self, marker: int) -> None:
+        """What the engine wants next is not from before this marker any more."""
+        if marker == self._awaited:
+            self._awaited = None
 
     def close(self) -> None:
         """See the contract."""
@@ -133,6 +172,28 @@ class ProcessStream:
             self._put(CloseStream(self._ident))
             self._closed = True
             self._release(self._ident)
+
+    def _mark(self, marker: int, *, flush: bool) -> None:
+        self._awaited = marker
+        self._give_held()
+        self._put(MarkStream(self._ident, marker, flush))
+
+    def _give_held(self) -> None:
+        """What is held, before a gap or a mark: then what the engine wants next is not known."""
+        self._wanted = 0
+        if self._held:
+            self._give()
+
+    def _give(self) -> None:
+        held, self._held = self._held, []
+        self._given_upto = self._fed_upto
+        self._wanted = self._next(self._wanted)
+        self._put(FeedStream(self._ident, b"".join(held), self._held_at))
+
+    def _next(self, wanted: int) -> int:
+        """The first that is wanted behind what was given; 0 if that is not known."""
+        steps = self._given_upto - wanted + self._step
+        return wanted + max(0, steps // self._step) * self._step if wanted and self._step else 0
 
     def _put(self, command: EngineCommand) -> None:
         if not self._closed:
@@ -217,7 +278,7 @@ class RemoteEngine:
                 raise EngineError("engine_failed", f"the engine does not get on; {_LATER}")
             self._take_slot()
             ident, trail = next(self._numbers), self.info.trail(options)
-            stream = ProcessStream(ident, trail, sink, link.send, self._release)
+            stream = ProcessStream(ident, trail, sink, link.send, self._release, self.info.step)
             self._streams[ident] = stream
             link.send(OpenStream(ident, options))
         return stream
@@ -294,10 +355,15 @@ class RemoteEngine:
 
     def _deliver(self, ident: int, message: Message) -> None:
         stream = self._streams.get(ident)
-        if stream and isinstance(message, Failed):
+        if not stream:
+            return
+        if isinstance(message, Failed):
             stream.close()
-        if stream:
-            stream.sink(message)
+        elif isinstance(message, Progressed):
+            message = stream.progress(message)
+        elif isinstance(message, Reached):
+            stream.reached(message.marker)
+        stream.sink(message)
 
     def _finish_check(self, number: int, fault: str | None) -> None:
         with self._lock:

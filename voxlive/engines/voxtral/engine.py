@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
@@ -36,6 +37,11 @@ log = logging.getLogger(__name__)
 STEPS = 2
 """Positions that a stream decodes in one round beside others, whose next words wait for the end of
 the round."""
+MANY = 16
+"""Rows in a round from which on it is one position: a second step is for the few that are behind,
+and would cost everybody as much as the first."""
+_PAUSE_S = 0.0003
+"""Between looks for input while the device works: shorter than anybody notices."""
 MAX_WAITING_S = 120
 """Seconds of audio, silence put in included, that may wait in a stream until they are encoded. A
 session stops feeding long before."""
@@ -50,6 +56,10 @@ class Vocabulary:
     word: int
 
 
+def _nothing() -> None:
+    """After a round, where nobody asks."""
+
+
 class VoxtralEngine:
     """See the module. ``thread`` is the one on which ``model`` was loaded."""
 
@@ -62,6 +72,7 @@ class VoxtralEngine:
         free_bytes: Callable[[], int],
     ) -> None:
         self.info = info
+        self.after_round: Callable[[], object] = _nothing
         self.rounds = 0
         self.steps = DurationHistogram()
         self._model = model
@@ -72,8 +83,8 @@ class VoxtralEngine:
         self._lock = threading.Lock()
         self._max_waiting = MAX_WAITING_S * model.config.audio.sample_rate
         self._streams: set[VoxtralStream] = set()
-        # Who brought something to work on; who has left.
-        self._with_input: dict[VoxtralStream, None] = {}
+        # Who brought something to work on, perhaps more than once; who has left.
+        self._came: deque[VoxtralStream] = deque()
         self._left: list[VoxtralStream] = []
         self._working = False
         self._checking: Future[None] | None = None
@@ -82,8 +93,9 @@ class VoxtralEngine:
         self._failing = False
         # Of the engine's thread alone: slot capacity is the health check's own.
         self._rows: dict[VoxtralStream, Row] = {}
-        self._in_round: list[VoxtralStream] = []  # streams that took input
+        self._in_round: dict[VoxtralStream, None] = {}  # streams that took input
         self._busy: list[VoxtralStream] = []  # whose rows have more to do than the last round did
+        self._prepared: list[VoxtralStream] = []  # who came meanwhile, for the next round
         self._free = list(range(info.capacity))
         self._penalties: dict[int, float] = {}
 
@@ -113,30 +125,33 @@ class VoxtralEngine:
             if len(self._streams) >= self.info.capacity:
                 raise EngineFull(self.info.capacity)
             missing = self._model.missing_nbytes(len(self._streams))
-            if missing is None or missing > max(0, self._free_bytes()):
+            # To ask a GPU for its memory takes long, and every stream waits.
+            if missing is None or (missing and missing > self._free_bytes()):
                 raise EngineError(
                     "server_full",
                     "there is no memory for one more session; try again when one has ended",
                 )
             self._streams.add(stream)
-            self._with_input[stream] = None  # the silence on its left, with the next round
+            self._came.append(stream)  # the silence on its left, with the next round
         return stream
 
     def give(self, stream: VoxtralStream, item: RowAudio | RowMark) -> None:
-        """Hand an item to the stream's row."""
-        with self._lock:
-            if stream.closed or self._down:
-                return
-            stream.audio.append(item)
-            overrun = stream.audio.samples > self._max_waiting
-            # Audio that completes no token waits for what does.
-            if not overrun and (
-                isinstance(item, RowMark) or stream.audio.waiting >= stream.missing
-            ):
-                self._with_input[stream] = None
-                self._wake()
-        if overrun:
+        """Hand an item to the stream's row.
+
+        Without the lock, for which thousands of calls a second from several threads would queue:
+        what is written here is read by the engine's thread after it has written what is read here.
+        """
+        if stream.closed or self._down:
+            return
+        stream.audio.append(item)
+        if stream.audio.samples > self._max_waiting:
             self._fail(stream, "overrun", f"more than {MAX_WAITING_S} s of audio wait")
+        # Audio that completes no token waits for what does.
+        elif isinstance(item, RowMark) or stream.audio.waiting >= stream.missing:
+            self._came.append(stream)
+            if not self._working:
+                with self._lock:
+                    self._wake()
 
     def release(self, stream: VoxtralStream) -> bool:
         """Count the stream's slot free at once; its memory follows with the next round.
@@ -148,10 +163,8 @@ class VoxtralEngine:
                 return False
             stream.closed = True
             self._streams.discard(stream)
-            self._with_input.pop(stream, None)
             self._left.append(stream)
-            if not self._down:
-                self._wake()
+            self._wake()
         return True
 
     def _fail(self, stream: VoxtralStream, code: str, message: str) -> None:
@@ -184,7 +197,7 @@ class VoxtralEngine:
     # The rounds. ``_wake`` is called under the lock, the rest on the engine's thread.
 
     def _wake(self) -> None:
-        if not self._working:
+        if not (self._working or self._down):
             self._working = True
             self._submit()
 
@@ -197,17 +210,20 @@ class VoxtralEngine:
         if error is not None:
             self._recover(error)
         self._failing = error is not None
+        self.after_round()
         with self._lock:
             for stream in self._in_round:
                 stream.missing = self._rows[stream].missing
                 came = stream.audio.waiting
-                if came and came >= stream.missing and not stream.closed:
-                    self._with_input[stream] = None
+                if came and came >= stream.missing:
+                    self._came.append(stream)
             self._in_round.clear()
-            waiting = self._left or self._with_input or self._busy
+            waiting = self._left or self._came or self._prepared or self._busy
             self._working = bool(waiting) and not self._down
             if self._working:
                 self._submit()
+            elif self._came:  # since it was looked, and before this was said not to work
+                self._wake()
 
     def _round(self) -> None:
         if threading.get_ident() != self._owner:
@@ -216,11 +232,13 @@ class VoxtralEngine:
         streams = self._drain_input()
         rows = self._with_room(streams.values())
         for tokens, group in plan_rounds(rows, CHUNK):
-            audio = np.stack([row.take(tokens) for row in group])
-            self._model.encode([row.slot for row in group], self._model.front_end(audio))
+            self._prepare(group)
+            mel = np.stack([row.take(tokens) for row in group])
+            self._model.encode([row.slot for row in group], mel)
         # The words of others must not wait for all of a backlog.
-        most = STEPS if len(rows) < len(self._rows) else sys.maxsize
-        for slots, outputs in self._model.decode(self._penalties, most):
+        alone = len(rows) == len(self._rows)
+        most = sys.maxsize if alone else STEPS if len(rows) < MANY else 1
+        for slots, outputs in self._model.decode(self._penalties, most, self._prepare_next):
             for slot, token in zip(slots, outputs, strict=True):
                 self._on_token(streams[slot], token)
         for row in rows:
@@ -235,22 +253,57 @@ class VoxtralEngine:
         """Let streams leave and join and take what they brought; by slot, who has work to do."""
         with self._lock:
             left, self._left = self._left, []
-            new, self._with_input = self._with_input, {}
             # What follows a flush waits in its row: who is busy takes in, too.
-            brought = [
-                stream for stream in dict.fromkeys((*self._busy, *new)) if stream in self._streams
-            ]
+            some = (*self._busy, *self._prepared, *self._take_who_came())
+            brought = {stream: None for stream in some if stream in self._streams}
+            self._prepared = []
         for stream in left:
             self._drop(stream)
         for stream in brought:
             if stream not in self._rows:
                 self._rows[stream] = self._assign_slot(stream)
-            row = self._rows[stream]
-            if row.absorb():
-                self._model.join(row.slot, row.options.delay_tokens)
+            self._absorb(self._rows[stream])
         self._in_round = brought
         rows = ((self._rows[stream], stream) for stream in brought)
         return {row.slot: stream for row, stream in rows if row.waiting}
+
+    def _take_who_came(self) -> list[VoxtralStream]:
+        return [self._came.popleft() for _ in range(len(self._came))]
+
+    def _absorb(self, row: Row) -> None:
+        if row.absorb():
+            self._model.join(row.slot, row.options.delay_tokens)
+
+    def _prepare_next(self) -> None:
+        """While the device works: what the next round needs of those who have come meanwhile.
+
+        Of a row that is in this round, no more than what does not depend on how that ends. Returns
+        soon, and pauses where nobody has come.
+        """
+        came = self._take_who_came()
+        if not came:
+            time.sleep(_PAUSE_S)
+            return
+        self._prepared += came
+        streams = [stream for stream in dict.fromkeys(came) if stream in self._rows]
+        for stream in streams:
+            row = self._rows[stream]
+            if stream in self._in_round:
+                row.absorb_audio()
+            else:
+                self._absorb(row)
+        self._prepare([self._rows[stream] for stream in streams])
+
+    def _prepare(self, rows: Iterable[Row]) -> None:
+        """The mel of all that each row may encode in one round, of as many as possible at once."""
+        missing: defaultdict[int, list[Row]] = defaultdict(list)
+        for row in rows:
+            missing[min(row.complete, CHUNK) - len(row.mels)].append(row)
+        for tokens, group in missing.items():
+            if tokens > 0:
+                mels = self._model.front_end(np.stack([row.read(tokens) for row in group]))
+                for row, mel in zip(group, mels, strict=True):
+                    row.mels.extend(mel.reshape(tokens, -1, mel.shape[-1]))
 
     def _with_room(self, streams: Collection[VoxtralStream]) -> list[Row]:
         """The streams' rows but for those whose caches can grow no more: these fail.

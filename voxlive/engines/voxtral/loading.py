@@ -306,6 +306,7 @@ def load_engine(local: LocalModel, options: EngineOptions) -> VoxtralEngine:
             delays_ms=_delays_ms(model),
             trail_margin=model.trail_margin,
             weights=weights,
+            step=model.front_end.samples,
         )
         if info.warning:
             log.warning("%s: %s", local.name, info.warning)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from voxlive.decoders.decoder import MAX_DELAY_TOKENS, TextDecoder, prompt_length
 from voxlive.encoders.encoder import AudioEncoder, EmbeddingQueue, Floats, MelFrontEnd
-from voxlive.engines.voxtral.nvidia import CudaDecoder, CudaEncoder, CudaQueue
+from voxlive.engines.voxtral.nvidia import ComingTokens, CudaDecoder, CudaEncoder, CudaQueue
 from voxlive.layers.cuda_layers import Operations
 from voxlive.layers.rings import ring_positions
 from voxlive.layers.transformer import padded_size
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
     from voxlive.checkpoints.config import VoxtralConfig
-    from voxlive.engines.voxtral.nvidia import ComingTokens
     from voxlive.layers.cuda import Gpu
     from voxlive.layers.transformer import Weights
 
@@ -52,6 +51,10 @@ class ReadyRow(Protocol):
 
 
 R = TypeVar("R", bound=ReadyRow)
+
+
+def _nothing() -> None:
+    """While there is nothing to do."""
 
 
 def most_rows(tokens: int) -> int:
@@ -274,25 +277,29 @@ class VoxtralModel:
         self.advances += 1
 
     def decode(
-        self, penalties: Mapping[int, float], most: int = sys.maxsize
+        self,
+        penalties: Mapping[int, float],
+        most: int = sys.maxsize,
+        meanwhile: Callable[[], object] = _nothing,
     ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         """Decode positions that have their audio: slots and their tokens, at most ``most`` a slot.
 
         A step is on its way before the tokens of the one before are read. ``penalties`` is asked
         for each step's rows and may change between two steps; while it is empty none waits.
+        ``meanwhile`` is called again and again while a GPU works for which nothing can be done.
         """
         sent: list[tuple[Sequence[int], TokensOnTheirWay]] = []
         for _ in range(most):
             steps = [*self._prefill(), *self._step(penalties)]
             if not steps:
                 break
-            yield from _read(sent)
+            yield from _read(sent, meanwhile)
             self.advances += 1
             sent = steps
             if penalties:
-                yield from _read(sent)
+                yield from _read(sent, meanwhile)
                 sent = []
-        yield from _read(sent)
+        yield from _read(sent, meanwhile)
 
     def compile_steps(self, rows: int) -> None:
         """Run all that a round may do for ``rows`` streams, so that everything is compiled."""
@@ -370,7 +377,9 @@ class VoxtralModel:
 
 
 def _read(
-    steps: Sequence[tuple[Sequence[int], TokensOnTheirWay]],
+    steps: Sequence[tuple[Sequence[int], TokensOnTheirWay]], meanwhile: Callable[[], object]
 ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
     for slots, tokens in steps:
+        while isinstance(tokens, ComingTokens) and not tokens.ready:
+            meanwhile()
         yield slots, np.array(tokens).tolist()

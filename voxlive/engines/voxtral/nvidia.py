@@ -334,6 +334,11 @@ class ComingTokens:
     _free: list[Pinned]
     _read: NDArray[np.int32] | None = field(default=None)
 
+    @property
+    def ready(self) -> bool:
+        """Whether they are there."""
+        return self._read is not None or self._pinned.event.passed
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.int32]:
         if self._read is None:
             self._pinned.event.wait()
@@ -361,6 +366,7 @@ class CudaDecoder(PromptedDecoder):
         self._scales = self._ffn_scales(weights)
         self._ops = ops
         longest = prompt_length(config.left_pad_tokens, MAX_DELAY_TOKENS)
+        self._usual_prompt = prompt_length(config.left_pad_tokens, config.delay_tokens)
         self._stack = CudaStack(
             ops, weights, "decoder", StackShape.of(part), chunk=longest, slots=slots
         )
@@ -439,9 +445,9 @@ class CudaDecoder(PromptedDecoder):
             penalties[:count] = pad_penalty
         starts[:count], blocks[:count] = self.rings.rows(rows, n)
         self._inputs.send()
-        if forced is None:
-            self._recorded.launch(batch, lambda: self._send(batch, n, *places))
-        else:  # once a stream, in many lengths
+        if forced is None or n == self._usual_prompt:
+            self._recorded.launch((batch, n), lambda: self._send(batch, n, *places))
+        else:  # in many lengths
             self._send(batch, n, *places)
         self.rings.count(rows, n)
         return self._tokens.read(self._ops.scratch("tokens", batch, 4), batch, count)

@@ -98,6 +98,11 @@ class AudioBuffer:
         """Samples that complete a token where none is."""
         return self._front_end.span(1) - self._framed
 
+    @property
+    def rest(self) -> int:
+        """Samples that complete the next token behind those that are."""
+        return self._front_end.span(self.ready + 1) - self._framed
+
     def append(self, item: RowAudio | RowMark) -> None:
         """Add an item, whose samples must not change any more."""
         self._items.append(item)
@@ -122,7 +127,7 @@ class AudioBuffer:
         self._admitted += 1
         self._framed += len(audio)
 
-    def take(self, tokens: int) -> Floats:
+    def read(self, tokens: int) -> Floats:
         """The audio of the next ``tokens``, float32 [span(tokens)]; ValueError beyond ``ready``."""
         if tokens > self.ready:
             raise ValueError(f"{self.ready} tokens are complete, not {tokens}")
@@ -132,11 +137,15 @@ class AudioBuffer:
             parts.append(self._items.popleft())
             found += len(parts[-1])
         audio = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        gone = tokens * self._front_end.samples
-        self._items.appendleft(audio[gone:])
+        self._items.appendleft(audio)
         self._admitted += 1 - len(parts)
-        self._framed -= gone
         return audio[:need]
+
+    def drop(self, tokens: int) -> None:
+        """Drop the next ``tokens``, which were read."""
+        gone = tokens * self._front_end.samples
+        self._items.appendleft(self._items.popleft()[gone:])
+        self._framed -= gone
 
     def restart(self) -> None:
         """Drop the audio that is admitted: the next item is that of a new stream."""
@@ -236,6 +245,8 @@ class Row:
         self._decoded = 0
         self._timeline = Timeline()
         self._unmarked = False
+        self.mels: list[Floats] = []
+        """Mel of the next tokens, one by one, as far as the front end is."""
         self._begin()
 
     @property
@@ -296,10 +307,30 @@ class Row:
         self._blocked = item is not None
         return restart
 
+    def absorb_audio(self) -> None:
+        """Admit audio that simply goes on: also while positions of the row are being decoded."""
+        while isinstance(item := self._audio.next, RowAudio):
+            if self._due or self._silent_before(item):
+                return
+            self._admit(item)
+
+    @property
+    def complete(self) -> int:
+        """Tokens of audio that are there, whether or not they may be encoded now."""
+        return self._audio.ready
+
+    def read(self, tokens: int) -> Floats:
+        """The audio of the next tokens without ``mels``, for the front end."""
+        known = len(self.mels)
+        return self._audio.read(known + tokens)[known * self.options.per_token :]
+
     def take(self, tokens: int) -> Floats:
-        """The audio of the next tokens, for the front end; from now on counted as encoded."""
+        """The mel of the next tokens, from ``mels``; from now on they count as encoded."""
+        taken = self.mels[:tokens]
+        del self.mels[:tokens]
         self._encoded += tokens
-        return self._audio.take(tokens)
+        self._audio.drop(tokens)
+        return np.concatenate(taken) if tokens > 1 else taken[0]
 
     def on_token(self, token: int) -> None:
         """The decoder's next output; the first one is that of the whole prompt."""
@@ -315,7 +346,8 @@ class Row:
             restart = self._reach(due) or restart
         self._send_draft(self._words.draft)
         if self._timeline.length:
-            self._send(Progressed(self._progress()))
+            wanted = 0 if self._due or self._blocked else self._fed_upto + self._audio.rest
+            self._send(Progressed(self._progress(), wanted))
         return restart
 
     def reset(self) -> None:
@@ -423,6 +455,7 @@ class Row:
         """As a stream that was fed nothing but the silence on its left."""
         self._encoded = 0
         self._decoded = 0
+        self.mels.clear()
         self._audio.restart()
         self._timeline = Timeline()
         self._word_end = 0
