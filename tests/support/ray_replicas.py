@@ -78,11 +78,17 @@ class RayReplicas(Replicas):
                             url = f"http://127.0.0.1:{one.laddr.port}"
                             yield Server(url, process, {}, key=self._key)
 
+    async def until_at_rest(self) -> None:
+        """Of those there are: Ray replaces one that is gone or stood still."""
+        await asyncio.to_thread(self.find)
+        await super().until_at_rest()
+
     async def suffer(self, fault: str) -> None:
         if fault == END_REPLICA:  # both of them: one after the other, for new ones
             await asyncio.to_thread(self.up)
         else:
-            await super().suffer(fault)
+            with suppress(psutil.NoSuchProcess):  # Ray ends one that stands still
+                await super().suffer(fault)
 
 
 @contextmanager

@@ -43,15 +43,16 @@ frontend statistics
 class Replicas:
     """``url`` is HAProxy's; it also has what ``support.restarting.speak`` needs.
 
-    ``servers`` are those that are there.
+    ``servers`` are those that are there; ``postgres`` has the store, where that is to be restarted.
     """
+
+    postgres: PostgresServer
 
     def __init__(
         self, stack: ExitStack, options: tuple[str, ...], key: str | None, redis: RedisServer
     ) -> None:
         self._stack, self._options, self._key = stack, options, key
         self.redis = redis
-        self.postgres: PostgresServer | None = None
         self.servers = [self._start() for _ in range(2)]
         self.http, self._statistics = start_haproxy(stack, [one.url for one in self.servers])
         self.url = f"{self.http.replace('http', 'ws', 1)}/v1/live"
@@ -130,21 +131,12 @@ class Replicas:
 
 
 @contextmanager
-def replicas(
-    folder: Path,
-    store: str,
-    *options: str,
-    key: str | None = None,
-    postgres: PostgresServer | None = None,
-) -> Iterator[Replicas]:
-    """``postgres`` has the store, and may be restarted. ``key``: one that clients need."""
+def replicas(folder: Path, store: str, *options: str, key: str | None = None) -> Iterator[Replicas]:
+    """``key``: one that clients need."""
     with ExitStack() as stack:
         redis = stack.enter_context(redis_serving())
-        running = Replicas(
-            stack, (*options, "--store", store, *shared_options(folder, redis)), key, redis
-        )
-        running.postgres = postgres
-        yield running
+        options = (*options, "--store", store, *shared_options(folder, redis))
+        yield Replicas(stack, options, key, redis)
 
 
 @contextmanager

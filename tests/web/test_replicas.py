@@ -66,6 +66,9 @@ LONG = {
     KILL_IN_OUTAGE: ("minute", 4.0),
 }
 """What is said, and how fast, where much happens meanwhile: the session has to outlast it."""
+LONG_ON_RAY = {**LONG, END_REPLICA: ("minute", 1.0)}
+PLAIN = (REDEPLOY, DOWNSCALE, KILL_IN_OUTAGE)
+"""On Ray the first two are the end of replicas, by Ray."""
 MODEL = ("--model", str(TINY), "--device", "cpu", "--max-sessions", "4")
 
 
@@ -230,7 +233,8 @@ async def test_no_client_guesses_keys_from_many_addresses(running):
 
 async def go_on(running: Replicas, fault: str, seed: int) -> None:
     """The reader comes to the replica that does not have the session, and once more when cut."""
-    name, speed = LONG.get(fault, ("market", 2.0))
+    long = LONG_ON_RAY if isinstance(running, RayReplicas) else LONG
+    name, speed = long.get(fault, ("market", 2.0))
     pcm = s16le(clip(name).samples)
     begun: list[dict] = []
     whole = await speak(running, pcm, key=TALKERS)
@@ -273,15 +277,20 @@ async def test_a_client_and_its_readers_go_on_when_a_replica_is_killed(
 @pytest.mark.endurance
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        *((replicas, fault) for fault in FAULTS),
+        *((ray_replicas, fault) for fault in FAULTS if fault not in PLAIN),
+    ],
+)
 async def test_a_client_and_its_readers_go_on_whatever_happens(
-    fault, seed, tmp_path, postgres_server
+    way, fault, seed, tmp_path, postgres_server
 ):
     """What the key had at a replica that is gone is free again, too."""
     store = postgres_server.new_database()
-    with replicas(
-        tmp_path, store, *options(tmp_path), key=OTHERS, postgres=postgres_server
-    ) as running:
+    with way(tmp_path, store, *options(tmp_path), key=OTHERS) as running:
+        running.postgres = postgres_server
         await go_on(running, fault, seed)
         async with AsyncExitStack() as stack:
             for _ in range(3):
