@@ -86,7 +86,8 @@ class Unanchored:
         self._buffer.push(audio)
         parts = []
         while self._buffer.ready >= _CHUNK:
-            mel = self._front_end(self._buffer.take(_CHUNK)[None])
+            mel = self._front_end(self._buffer.read(_CHUNK)[None])
+            self._buffer.drop(_CHUNK)
             parts.append(self._encoder.step([0], mel))
         self._embeddings = mx.concatenate([self._embeddings, *parts], axis=1)
         mx.eval(self._embeddings)

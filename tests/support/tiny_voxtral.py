@@ -68,7 +68,7 @@ def mel_of(audio, through=None):
     through = through or front_end()
     buffer = AudioBuffer(through)
     buffer.push(audio)
-    return through(buffer.take(buffer.ready))
+    return through(buffer.read(buffer.ready))
 
 
 def mel_tokens(tokens, seed=0, left_pad=TINY.left_pad_tokens):
