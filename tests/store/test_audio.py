@@ -96,6 +96,17 @@ def test_every_length_is_kept(tmp_path_factory, first, more, ended):
         assert at - (0 if ended else 960 + 104) <= len(decoded(path)) <= at
 
 
+@pytest.mark.parametrize("frames", range(13, 19))
+@pytest.mark.parametrize("more", [0, 1, 900])
+def test_the_last_page_says_where_the_audio_ends(tmp_path, frames, more):
+    """Also where its last packet fills a page, which has sixteen."""
+    length = 960 * frames + more
+    path = keep(AudioFolder(tmp_path), "s", (0, SPEECH[:length]), end=length)
+    data = path.read_bytes()
+    assert data[data.rfind(b"OggS") + 5] & 4
+    assert len(decoded(path)) == length
+
+
 def test_what_was_not_kept_is_silence(tmp_path):
     folder = AudioFolder(tmp_path / "audio")
     half = SPEECH[:32_000]

@@ -244,11 +244,11 @@ class OpusFile:
         return b"".join(map(bytes, self._encoder.encode(audio)))
 
     def _add(self, packet: bytes) -> None:
-        """Add a packet; a full page is written."""
-        self._packets.append(packet)
-        self._encoded += _FRAME
+        """Add a packet. A full page is written before the next one: the last page needs some."""
         if len(self._packets) == _PAGE_FRAMES:
             self._write_page(_GRANULE * self._encoded)
+        self._packets.append(packet)
+        self._encoded += _FRAME
 
     def _write_page(self, granule: int, flags: int = 0) -> None:
         if self._packets:
