@@ -242,7 +242,7 @@ async def measure(url: str, talk: Talk, words: int, fill: float, watch: float) -
     print(
         f"{words} words, {talk.begin(words) / 3600:.1f} h of speech, filled at {fill:.0f} a second"
     )
-    async with browsing(url) as watched:
+    async with browsing(url, whole=True) as watched:
         page = watched.page
         session = await page.context.new_cdp_session(page)
         await session.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -296,7 +296,7 @@ async def measure(url: str, talk: Talk, words: int, fill: float, watch: float) -
 
 async def view(url: str, words: int) -> None:
     """What a word that comes costs, with so many before it."""
-    async with browsing(url) as watched:
+    async with browsing(url, whole=True) as watched:
         page = watched.page
         session = await page.context.new_cdp_session(page)
         await session.send("Performance.enable", {"timeDomain": "threadTicks"})
