@@ -190,10 +190,14 @@ async def test_clients_that_disconnect_in_any_state_do_not_affect_another_sessio
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("laps", "count"), [(1, 20), pytest.param(2, 200, marks=pytest.mark.endurance)]
+    ("laps", "count", "most_mb"),
+    [(1, 20, 60), pytest.param(2, 200, 20, marks=pytest.mark.endurance)],
 )
-async def test_disconnected_sessions_leak_nothing(laps, count):
-    """``laps`` through every state before any is counted, for what is kept from then on."""
+async def test_disconnected_sessions_leak_nothing(laps, count, most_mb):
+    """``laps`` through every state before any is counted, for what is kept from then on.
+
+    A thread of the engine's whose first pass comes late takes 40 MB by it, once.
+    """
     with serving(*PORTS, "--max-sessions", "2") as server:
         process = psutil.Process(server.process.pid)
 
@@ -213,7 +217,7 @@ async def test_disconnected_sessions_leak_nothing(laps, count):
         after = footprint()
         assert after[0] == before[0]
         assert after[1] <= before[1] + 5
-        assert after[2] <= before[2] + 20
+        assert after[2] <= before[2] + most_mb
         assert (await live(server.ws, SPEECH)).of("done")
 
 
