@@ -277,12 +277,11 @@ async def without_the_page(url: str) -> AsyncIterator[WatchedPage]:
         yield watched
 
 
-async def state_is(page: Page, *states: str, timeout_s: float = PATIENCE_MS / 1000) -> str:
+async def state_is(page: Page, *states: str) -> str:
     """Wait until the page is in one of the states."""
     handle = await page.wait_for_function(
         "states => states.includes(document.body.dataset.state) && document.body.dataset.state",
         arg=list(states),
-        timeout=timeout_s * 1000,
     )
     return await handle.json_value()
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
@@ -27,12 +27,11 @@ from rich.text import Text
 from voxlive.cli.console import print_error, told
 from voxlive.cli.transcribe import InputFile
 from voxlive.errors import VoxliveError
-from voxlive.runners.archive import RayBatch, fetch
+from voxlive.runners.archive import RayBatch, fetched
 from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript, Update
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
 from voxlive.runners.refusals import Requirements
-from voxlive.runners.scratch import SCRATCH
 
 _MOST_AT_ONCE = 8
 _MOST_OVER_CLUSTER = 1000  # a cluster that grows by what waits has to see that
@@ -272,9 +271,8 @@ async def _recognise(
         return await batch.transcribe(job, file.url, on_update)
     if not file.url:
         return await batch.transcribe(plan.spec, job, on_update)
-    with SCRATCH.file("fetched") as copy:
-        await asyncio.to_thread(fetch, file.url, copy)
-        job = replace(job, path=Path(copy.name))
+    with ExitStack() as keep:
+        job = await asyncio.to_thread(keep.enter_context, fetched(job, file.url))
         return await batch.transcribe(plan.spec, job, on_update)
 
 

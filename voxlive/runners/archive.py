@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import BadInput, RequestRefused, VoxliveError
@@ -75,11 +75,14 @@ def list_files(url: str) -> list[StoredFile]:
     return listed
 
 
-def fetch(url: str, copy: IO[bytes]) -> None:
-    """Write what is at a URL into a file of this machine. Blocks. Raises BadInput."""
-    with _opened(url) as (files, path), files.open(path, "rb") as source:
-        shutil.copyfileobj(source, copy, _PIECE)
-    copy.flush()
+@contextmanager
+def fetched(job: Job, url: str) -> Iterator[Job]:
+    """The job with a copy of what is at the URL, on this machine. Blocks. Raises BadInput."""
+    with SCRATCH.file("fetched") as copy:
+        with _opened(url) as (files, path), files.open(path, "rb") as source:
+            shutil.copyfileobj(source, copy, _PIECE)
+        copy.flush()
+        yield replace(job, path=Path(copy.name))
 
 
 @contextmanager
@@ -207,9 +210,8 @@ def transcribe_file(
                 raise BadInput(f"{job.path}: does not exist {where}")
             yield from _follow(_find_runner(model), job)
             return
-        with SCRATCH.file("fetched") as copy:
-            fetch(url, copy)
-            yield from _follow(_find_runner(model), replace(job, path=Path(copy.name)))
+        with fetched(job, url) as copied:
+            yield from _follow(_find_runner(model), copied)
     except VoxliveError as error:
         yield error
 

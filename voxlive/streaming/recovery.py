@@ -305,7 +305,7 @@ class RecoverableStream:
 
     def reclaim(self, failure: Failed) -> None:
         """Take a slot again, if it was released; ``failure`` comes where none is to be had."""
-        if self._stream is None and self._recovery is None and not self._closed:
+        if self._released:
             self._start_recovery(failure)
 
     def close(self) -> None:

@@ -261,11 +261,17 @@ def _text_of(transcript: StoredTranscript, source: str) -> str:
     return "".join(word.text for word in transcript.words if word.source == source)
 
 
-async def _read(state: ConnectionState) -> None:
+async def _take_events(state: ConnectionState) -> None:
     """Take all events, to the end. Raises ProtocolError if another server goes on."""
     ended = state.unfinished == 0
     while not ended:
         _, ended = await state.next()
+
+
+async def _last_words(state: ConnectionState, reader: asyncio.Task[None]) -> None:
+    """Have all words come of what was received; ``reader`` takes the events."""
+    await asyncio.gather(*(one.drain() for one in tuple(state.sessions.values())))
+    await asyncio.gather(reader, return_exceptions=True)
 
 
 async def _nobody() -> None:
@@ -431,7 +437,7 @@ class ResumableSessions:
         The server goes on with that by itself; what was sent far ahead is dropped.
         """
         if state.sessions and state.has_audience:
-            self._run(self._finish(state, asyncio.ensure_future(_read(state))))
+            self._run(self._finish(state))
         else:
             await state.close(self._feeds)
 
@@ -444,7 +450,7 @@ class ResumableSessions:
     async def _read(self, session: ResumableSession) -> None:
         """Have the protocol keep what its client will get when it resumes."""
         try:
-            await _read(session.state)
+            await _take_events(session.state)
         except ProtocolError:  # another server goes on with it
             self._end(session)
 
@@ -472,19 +478,13 @@ class ResumableSessions:
 
     async def _close(self, session: ResumableSession) -> None:
         if session.reader and not session.reader.done() and session.state.has_audience:
-            reader, session.reader = session.reader, None
-            await self._finish(session.state, reader)
+            await _last_words(session.state, session.reader)
         await self._stop_waiting(session)
         await session.state.close(self._feeds)
 
-    async def _finish(self, state: ConnectionState, reader: asyncio.Future[None]) -> None:
-        """Wait for the last words, which ``reader`` takes."""
-        try:
-            await asyncio.gather(*(one.drain() for one in tuple(state.sessions.values())))
-            await asyncio.gather(reader, return_exceptions=True)
-        finally:
-            reader.cancel()
-            await state.close(self._feeds)
+    async def _finish(self, state: ConnectionState) -> None:
+        await _last_words(state, asyncio.create_task(_take_events(state)))
+        await state.close(self._feeds)
 
     async def _stop_waiting(self, session: ResumableSession) -> None:
         if session.timer:

@@ -170,13 +170,7 @@ export class TranscriptView {
         this.#blocks.insert(row.node, next);
         this.#rows.splice(at, 0, row);
       }
-      const version = item.kind === "mark" ? 0 : item.version;
-      if (row.version === version && row.shown === item.text.length) continue;
-      if (row.version !== version) row.text.data = item.text;
-      else row.text.appendData(item.text.slice(row.shown));
-      row.shown = item.text.length;
-      row.version = version;
-      this.lights.update(row);
+      this.#write(row);
     }
     for (const [source, shown] of this.#drafts) {
       if (drafts.has(source)) continue;
@@ -201,10 +195,7 @@ export class TranscriptView {
     const from = Math.max(0, this.#above - MORE);
     const added = items.slice(from, this.#above).map((item) => {
       const row = this.#rowOf(item);
-      row.text.data = item.text;
-      row.shown = item.text.length;
-      row.version = item.kind === "mark" ? 0 : item.version;
-      this.lights.update(row);
+      this.#write(row);
       return row;
     });
     this.#blocks.prepend(added.map(({ node }) => node));
@@ -212,6 +203,18 @@ export class TranscriptView {
     this.#above = from;
     this.#keepUp();
     if (from > 0) this.#fillLater();
+  }
+
+  /** Has a row say what its item does by now. @param {Row} row */
+  #write(row) {
+    const { item, text } = row;
+    const version = item.kind === "mark" ? 0 : item.version;
+    if (row.version === version && row.shown === item.text.length) return;
+    if (row.version !== version) text.data = item.text;
+    else text.appendData(item.text.slice(row.shown));
+    row.shown = item.text.length;
+    row.version = version;
+    this.lights.update(row);
   }
 
   /** @param {Item} item @returns {Row} */
