@@ -204,6 +204,36 @@ def test_a_process_that_is_killed_loses_a_few_seconds_at_most(tmp_path, after):
     assert alike(found, speech[: len(found)]) > 0.9
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_who_opened_a_file_last_is_its_only_writer(tmp_path, deleted):
+    """What the one before was given by then stays; it may wake late, and may not end the file."""
+    folder, warnings = AudioFolder(tmp_path / "audio"), []
+    first = folder.open("one", lambda code, _: warnings.append(code))
+    first.put(SPEECH[:60_000], 0)
+    second = folder.open("one", lambda code, _: warnings.append(code))
+    if deleted:
+        folder.delete(["one"])
+    first.put(np.zeros(40_000, np.float32), 60_000)
+    second.put(SPEECH[50_000:100_000], 50_000)
+    first.close(100_000)
+    second.put(SPEECH[100_000:], 100_000)
+    settled(folder)
+    assert folder.is_written("one")
+    second.close(len(SPEECH))
+    while folder.is_written("one"):
+        time.sleep(0.005)
+    path = folder.find("one")
+    folder.close()
+    assert warnings == []
+    if deleted:
+        assert path is None
+    else:
+        found = decoded(path)
+        assert len(found) == len(SPEECH)
+        assert alike(found[50_000:70_000], SPEECH[50_000:70_000]) > 0.9
+        assert alike(found, SPEECH) > 0.9
+
+
 def test_a_deleted_session_leaves_nothing_though_it_goes_on(tmp_path):
     folder = AudioFolder(tmp_path / "audio")
     writer = folder.open("s", lambda *_: None)

@@ -17,9 +17,11 @@ import psycopg
 import pytest
 from support.clips import clip
 from support.restarting import (
+    BREAK_LINE,
     END_SERVER,
     FAULTS,
     KILL_SERVER,
+    KILL_WORKER,
     STOP_ENGINE,
     Differences,
     RestartedServer,
@@ -91,6 +93,7 @@ def missing_s(found: np.ndarray, samples: np.ndarray) -> float:
 
 ONE, TWO = (), ("me", "them")
 ENDED, KILLED = ([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SERVER)], 4.0)
+WORKERS = ([(5.0, KILL_WORKER), (9.0, BREAK_LINE), (13.0, KILL_WORKER)], 1.0)
 
 
 @pytest.mark.timeout(180)
@@ -98,6 +101,7 @@ ENDED, KILLED = ([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SER
     ("sources", "faults", "most_s"),
     [
         pytest.param(TWO, *ENDED, id="two sources-SIGTERM"),
+        pytest.param(TWO, *WORKERS, id="two sources-SIGKILL of workers"),
         pytest.param(ONE, *KILLED, id="one source-SIGKILL", marks=pytest.mark.endurance),
         pytest.param(ONE, *ENDED, id="one source-SIGTERM", marks=pytest.mark.endurance),
         pytest.param(TWO, *KILLED, id="two sources-SIGKILL", marks=pytest.mark.endurance),
@@ -106,11 +110,12 @@ ENDED, KILLED = ([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SER
 async def test_kept_audio_goes_on_over_restarts(tmp_path, faults, most_s, sources):
     """One file on the session's clock: what was written stays, what comes again is in it once.
 
-    What a killed server had not written yet is missing, where its client need not send it again.
+    What a killed process had not written yet is missing, where its client need not send it again.
     """
     samples = clip("minute").samples[: 18 * 16_000]
     pcm = s16le(samples if not sources else np.stack((samples, samples), axis=1).ravel())
     options = ("--store", str(tmp_path / "store"), "--keep-audio", "asked", *AT_ONCE, *AT_PAUSES)
+    options += ("--workers", "3") if (faults, most_s) == WORKERS else ()
     more = {"sources": sources, "channels": 2, "suppress_leaks": False} if sources else {}
     with restarted(*options) as running:
         messages = await speak(

@@ -288,8 +288,8 @@ def test_slots_are_counted_once():
 
 
 def test_what_one_process_has_alone_needs_one():
-    with pytest.raises(ConfigError, match="--keep-audio works with one server process: --workers"):
-        ServeConfig(workers=2, keep_audio="all")
+    with pytest.raises(ConfigError, match="--devices works with one server process: --workers"):
+        ServeConfig(workers=2, devices="0,1")
 
 
 async def test_sessions_of_every_worker_are_traced_and_recorded(tmp_path):

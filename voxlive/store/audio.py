@@ -5,7 +5,8 @@ A session of several sources has a file of each source beside its own (``source_
 A file is on its session's clock: sample t of the session is sample t of the file at 16 kHz. What
 was not kept in between is silence. A page of a second is written whole, so that a file is playable
 at any moment, and after a crash without its last second or two; every ``SYNC_S`` seconds it is
-flushed to the disk. A session that goes on in another process goes on in its file.
+flushed to the disk. A session that goes on in another process goes on in its file; whoever opens it
+again in this one is its only writer from then on.
 
 Files are for their owner alone (0600, in a folder 0700). One thread encodes and writes for all
 sessions, and nobody waits for it. Bounds: ``MAX_WAITING`` bytes that are not encoded yet, and the
@@ -30,7 +31,7 @@ import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -65,6 +66,34 @@ _CONTINUED, _FIRST, _LAST = 1, 2, 4
 
 Report = Callable[[str, str], object]
 """Takes the code and the message of a warning, in any thread."""
+
+
+class SessionAudio(Protocol):
+    """Takes the audio of one session, on its loop."""
+
+    def put(self, samples: Samples, at: int) -> None:
+        """Keep float32 samples [n], of which the first is sample ``at`` of the session."""
+        ...
+
+    def close(self, end: int | None) -> None:
+        """The session has ended at this sample, or goes on in another process (None)."""
+        ...
+
+
+class AudioStore(Protocol):
+    """Where the audio of sessions is kept."""
+
+    def open(self, session: str, report: Report) -> SessionAudio:
+        """Keep a session's audio, behind what of it there is already.
+
+        ``report`` is called with what is not kept, in any thread. Raises StoreError.
+        """
+        ...
+
+
+def to_16_bits(samples: Samples) -> NDArray[np.int16]:
+    """Float32 samples [n] as they are kept."""
+    return np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16)
 
 
 def source_name(session: str, source: str) -> str:
@@ -283,19 +312,21 @@ class AudioWriter:
         self.file: OpusFile | None = None
         self.counted = 0
         """Bytes of the file that are among the folder's."""
+        self.before: AudioWriter | None = None
+        """Who had the file until this one was opened."""
         self.lock = threading.Lock()
-        """Held while the file is opened, written or deleted."""
+        """Held while the file is opened, written or deleted; one for all that have the file."""
         self.retry_at = 0.0
         self._folder = folder
         self._report = report
         self._reported: set[str] = set()
 
     def put(self, samples: Samples, at: int) -> None:
-        """Keep float32 samples [n], of which the first is sample ``at`` of the session."""
-        self._folder.put(self, at, np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16))
+        """See ``SessionAudio``."""
+        self._folder.put(self, at, to_16_bits(samples))
 
     def close(self, end: int | None) -> None:
-        """The session has ended at this sample, or goes on in another process (None)."""
+        """See ``SessionAudio``."""
         self._folder.finish(self, end)
 
     def report(self, code: str, message: str) -> None:
@@ -339,15 +370,15 @@ class AudioFolder:
         return any(name.partition(":")[0] == session for name in tuple(self._writers))
 
     def open(self, session: str, report: Report) -> AudioWriter:
-        """Keep a session's audio, behind what of it there is already.
-
-        ``report`` is called with what is not kept, in any thread. Raises StoreError.
-        """
+        """See ``AudioStore``. Of what an earlier writer is given from now on nothing is kept."""
         if not _ID.fullmatch(session):
             raise StoreError(f"{session[:64]!r} cannot be the name of a file")
         self.make_folder()
         writer = AudioWriter(self, session, report)
         with self._changed:
+            if before := self._writers.get(session):
+                writer.before, writer.lock = before, before.lock
+                self._finish(before, None)  # before anything of the new one
             self._writers[session] = writer
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="audio", daemon=True)
@@ -386,8 +417,8 @@ class AudioFolder:
         with self._changed:
             writer = self._writers.get(name)
         with writer.lock if writer else contextlib.nullcontext():
-            if writer:
-                writer.deleted = True
+            while writer:
+                writer.deleted, writer = True, writer.before
             self._unlink(self.path / f"{name}{SUFFIX}")
 
     def _unlink(self, path: Path) -> None:
@@ -418,7 +449,7 @@ class AudioFolder:
     def put(self, writer: AudioWriter, at: int, samples: NDArray[np.int16]) -> None:
         """Have this encoded and written. It never waits."""
         with self._changed:
-            if writer.deleted or self._closed:
+            if writer.deleted or writer.closed or self._closed:
                 return
             if self._waiting_bytes + samples.nbytes > MAX_WAITING:
                 late = True
@@ -435,6 +466,10 @@ class AudioFolder:
     def finish(self, writer: AudioWriter, end: int | None) -> None:
         """Nothing more comes: see ``AudioWriter.close``."""
         with self._changed:
+            self._finish(writer, end)
+
+    def _finish(self, writer: AudioWriter, end: int | None) -> None:
+        if not writer.closed:
             writer.end, writer.closed = end, True
             self._notify(writer)
 
@@ -492,7 +527,9 @@ class AudioFolder:
                 self._release(writer)
         if closed:
             with self._changed:
-                self._writers.pop(writer.session, None)
+                writer.before = None
+                if self._writers.get(writer.session) is writer:
+                    del self._writers[writer.session]
 
     def _write(
         self, writer: AudioWriter, blocks: list[tuple[int, NDArray[np.int16]]], closed: bool

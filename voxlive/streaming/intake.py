@@ -28,7 +28,7 @@ from voxlive.values import Samples, Word
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from voxlive.store.audio import AudioWriter
+    from voxlive.store.audio import SessionAudio
     from voxlive.streaming.events import Event, SourceCheckpoint
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.traces import PipelineTrace
@@ -207,10 +207,10 @@ class LiveSession(ABC):
         self._closed = asyncio.Event()
         self.trace: PipelineTrace | None = None
         """What it is followed by, where sessions are traced."""
-        self._audio: AudioWriter | None = None
+        self._audio: SessionAudio | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def keep_audio(self, writer: AudioWriter) -> None:
+    def keep_audio(self, writer: SessionAudio) -> None:
         """Give everything that is received to this writer too, from now on, as one channel."""
         self._audio = writer
 

@@ -447,7 +447,6 @@ class ServeConfig:
     def _check_workers(self) -> None:
         instead = {
             "devices": "or a server for each (CUDA_VISIBLE_DEVICES): see docs/replicas.md",
-            "keep_audio": "or several servers with one --audio-folder: see docs/replicas.md",
         }
         for name, other in instead.items():
             if getattr(self, name) is not None:

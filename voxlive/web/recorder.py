@@ -34,7 +34,7 @@ from voxlive.store.writer import SessionWriter, StoreWriter
 from voxlive.web.recording import SessionRecording, token_digest
 
 if TYPE_CHECKING:
-    from voxlive.store.audio import AudioFolder
+    from voxlive.store.audio import AudioStore
     from voxlive.streaming.intake import LiveSession
     from voxlive.web.config import KeptAudio, ServeConfig
 
@@ -54,6 +54,8 @@ class SessionRecorder:
 
     audio: KeptAudio | None = None
     """Whose audio is kept too; None: nobody's."""
+    audio_store: AudioStore | None = None
+    """Where that is kept, if it is."""
     refine: str | None = None
     """The model by which sessions with audio are refined when they are over."""
 
@@ -128,7 +130,7 @@ class SessionRecorder:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(session.emit_warning, code, message)
 
-        folder = self._audio_folder
+        folder = self.audio_store
         if folder is None:
             report("audio_not_kept", "this server keeps no audio; the session goes on")
             return False
@@ -190,11 +192,6 @@ class SessionRecorder:
         if lost := self._writer.close():
             log.error("%d words and other operations are not in the store", lost)
 
-    @property
-    def _audio_folder(self) -> AudioFolder | None:
-        """Where audio is kept, if it is."""
-        return None
-
     def _tend(self) -> None:
         """Every minute note which sessions go on."""
         for minute in count():
@@ -226,6 +223,7 @@ class Recorder(SessionRecorder):
         transient: bool = False,
     ) -> None:
         self.audio = audio
+        self.audio_store = store.audio if audio else None
         self.store = store
         self.keep = keep
         self._store_writer = StoreWriter(store)
@@ -305,10 +303,6 @@ class Recorder(SessionRecorder):
         """Write what waits, and close the store. Blocks for some seconds at most."""
         super().close()
         self.store.close()
-
-    @property
-    def _audio_folder(self) -> AudioFolder | None:
-        return self.store.audio if self.audio else None
 
     def _delete_old(self, minute: int) -> None:
         """What is not resumed in time at once, and hourly what has been kept long enough."""

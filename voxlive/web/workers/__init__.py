@@ -42,6 +42,7 @@ class StartWorker:
     """The first message to a worker, the ``member``-th. ``listening``: sockets that it gets.
 
     ``keyed``: clients need a key. ``stored``: there is a store; ``transient``: for resuming alone.
+    ``refine``: by which model sessions with audio are refined when they are over.
     """
 
     member: int
@@ -51,6 +52,7 @@ class StartWorker:
     keyed: bool
     stored: bool
     transient: bool
+    refine: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,41 @@ class StoreCall(NamedTuple):
 
     name: str
     args: tuple[object, ...]
+
+
+class AudioOpened(NamedTuple):
+    """The audio of a session is kept; what is about it has this number."""
+
+    number: int
+    session: str
+
+
+class AudioGiven(NamedTuple):
+    """16-bit samples to keep, each piece with its place on the session's clock."""
+
+    number: int
+    pieces: tuple[tuple[int, bytes], ...]
+
+
+class AudioClosed(NamedTuple):
+    """No more audio comes: see ``SessionAudio.close``."""
+
+    number: int
+    end: int | None
+
+
+class AudioTaken(NamedTuple):
+    """The host has taken so many bytes of audio."""
+
+    size: int
+
+
+class AudioReported(NamedTuple):
+    """Audio of this number is not kept, at the moment or at all."""
+
+    number: int
+    code: str
+    message: str
 
 
 class FeedOpened(NamedTuple):

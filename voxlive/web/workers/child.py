@@ -57,7 +57,7 @@ from voxlive.web.workers import (
 from voxlive.web.workers.captions import RelayedFeeds
 from voxlive.web.workers.channel import WorkerChannel
 from voxlive.web.workers.forwarding import ForwardRequests
-from voxlive.web.workers.storing import HostStore, HostWriter
+from voxlive.web.workers.storing import HostAudio, HostStore, HostWriter
 
 if TYPE_CHECKING:
     from voxlive.processes.process import BatchedSender
@@ -167,6 +167,7 @@ class WorkerCore:
             traces=TraceExporter.of(config.trace),
         )
         self._stored, self._transient = start.stored, start.transient
+        self._refine = start.refine
         self.live.resumables.elsewhere = self._leave_elsewhere
         self.live.resumables.counts = self._slots[RESUMABLE]
         self._incoming: Iterator[object] = iter(())
@@ -204,7 +205,11 @@ class WorkerCore:
         if self._stored:
             writer, store = HostWriter(channel), HostStore(channel, loop)
             resume = timedelta(seconds=self._config.resume_seconds)
-            self.live.recorder = SessionRecorder(store, writer, resume, transient=self._transient)
+            recorder = SessionRecorder(store, writer, resume, transient=self._transient)
+            if self._config.keep_audio:
+                recorder.audio, recorder.audio_store = self._config.keep_audio, HostAudio(channel)
+                recorder.refine = self._refine
+            self.live.recorder = recorder
         threading.Thread(target=self._read, args=[loop], name="host", daemon=True).start()
 
     async def aclose(self, others: Callable[[float], Awaitable[None]] | None = None) -> None:

@@ -43,7 +43,7 @@ from voxlive.web.workers import (
 from voxlive.web.workers.captions import ServeFeeds
 from voxlive.web.workers.channel import WorkerChannel
 from voxlive.web.workers.forwarding import ServeForwarded
-from voxlive.web.workers.storing import serve_store
+from voxlive.web.workers.storing import ServeAudio, serve_store
 
 if TYPE_CHECKING:
     import socket
@@ -127,6 +127,7 @@ class Worker:
         self._last_client = 0
         self._gone: set[int] = set()
         self._feeds: ServeFeeds | None = None
+        self._audio: ServeAudio | None = None
         self._forwarded: ServeForwarded | None = None
         self._draining = threading.Event()
         # For the supervisor: pings that were sent and answered.
@@ -244,6 +245,7 @@ class Worker:
                 self._server.keyed,
                 recorder is not None,
                 recorder is not None and recorder.transient,
+                recorder.refine if recorder else None,
             )
         )
         for live in models:
@@ -284,6 +286,7 @@ class Worker:
         channel.answer(LeaveSession, partial(self._server.leave_session, self))
         if self._server.recorder:
             serve_store(self._server.recorder, channel)
+            self._audio = ServeAudio(self._server.recorder.store.audio, channel)
         self._feeds = ServeFeeds(self._server.core.live.feeds, channel)
         if self._draining.is_set():
             channel.tell(Drain())
@@ -306,6 +309,8 @@ class Worker:
         if self._feeds:
             # Other workers go on with what is stored, where its clients come back.
             self._feeds.close(over=self._server.recorder is None)
+        if self._audio:
+            self._audio.close()
         self.figures = self.figures.ended
         self._server.keep(self.figures)
         self.figures = LiveFigures()
