@@ -29,7 +29,7 @@ WORKERS = os.environ.get("VOXLIVE_TEST_WORKERS", "1")
 """How many processes a server has that does not say so: the same tests hold for several."""
 KILLED = os.environ.get("VOXLIVE_TEST_KILLED") == "1"
 """Whether one of several is killed once the server is ready."""
-_ONE_PROCESS = {"--workers", "--devices"}
+_ONE_PROCESS = {"--workers"}
 REPLICAS = int(os.environ.get("VOXLIVE_TEST_REPLICAS", "1"))
 """How many servers behind HAProxy stand for one: the same tests hold for them."""
 _ONE_SERVER = {"--store", "--port", "--https", "--phone", "--root-path", "--state"}

@@ -1,6 +1,7 @@
 """``--devices``: an engine on each of several, of which any may die or be taken out of service."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -8,7 +9,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.clips import clip
-from support.server import serving
+from support.server import serving, workers_of
 from support.wire import START, dial, listen, live, play, receive_until, s16le, send
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
@@ -17,9 +18,11 @@ SECOND = 32_000
 ENGINE = "voxlive.engines.remote.child"
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serving("--model", str(TINY), "--devices", "cpu*2", "--max-sessions", "3") as running:
+@pytest.fixture(scope="module", params=[pytest.param("1", marks=pytest.mark.endurance), "2"])
+def server(request):
+    """Of one process, or with workers, each of which has a pool of the same engines."""
+    options = ("--devices", "cpu*2", "--max-sessions", "3", "--workers", request.param)
+    with serving("--model", str(TINY), *options) as running:
         yield running
 
 
@@ -78,8 +81,10 @@ async def test_sessions_of_a_killed_engine_go_on_at_its_sister(server):
         # It goes on before there is a new engine in the killed one's place.
         while not (there := await devices(server))[name]["error"]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        other = next(one for device, one in there.items() if device != name)
-        assert (other["state"], other["in_use"]) == ("ok", 1)
+        other = next(device for device in there if device != name)
+        assert there[other]["state"] == "ok"
+        while not (await devices(server))[other]["in_use"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
     messages, whole = await speak_through(server, kill)
     assert words(messages) == words(whole)
@@ -110,9 +115,20 @@ async def test_sessions_of_a_device_that_is_taken_out_go_on_at_another(server):
     # Another engine in place of all of them leaves it out.
     assert (await ask(server, "/v1/admin/reload", name=None)).status_code == 200
     assert (await devices(server))[taken[0]]["state"] == "out"
+    for worker in workers_of(server.process.pid)[:1]:  # the next one is told what is out
+        worker.kill()
+        while worker.is_running() or len(workers_of(server.process.pid)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     back = await ask(server, "/v1/admin/devices", device=taken[0], in_service=True)
     assert [one["state"] for one in back.json()["devices"]] == ["ok", "ok"]
     assert (await ask(server, "/health")).json()["capacity"] == 3
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            socket = await stack.enter_async_context(dial(server.ws + "/v1/live"))
+            await send(socket, START)
+            await receive_until(socket, "ready")
+        assert sorted(one["in_use"] for one in (await devices(server)).values()) == [1, 2]
+    await server.until(in_use=0)
 
 
 async def test_sessions_are_spread_and_metrics_are_those_of_each_device(server):

@@ -25,7 +25,6 @@ from support.wire import START, dial, listen, receive_until, s16le, send
 
 from voxlive.engines.remote.shared import SlotTable
 from voxlive.errors import CodedError
-from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.ports import bind, worker_sockets
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
@@ -285,11 +284,6 @@ def test_slots_are_counted_once():
     assert third.take(3)
     first.clear(2)  # its process is gone
     assert first.in_use == 2
-
-
-def test_what_one_process_has_alone_needs_one():
-    with pytest.raises(ConfigError, match="--devices works with one server process: --workers"):
-        ServeConfig(workers=2, devices="0,1")
 
 
 async def test_sessions_of_every_worker_are_traced_and_recorded(tmp_path):

@@ -8,7 +8,8 @@ started again as ever, while its sessions take slots of its sisters at once
 
 A device is taken out of service, for maintenance, and put back at any time: its sessions pass to
 the others at their next pause. A child sees its own GPU alone; the environment of this process
-stays as it is.
+stays as it is. Where a server has several processes, each has such a pool of the same engines: the
+first one's, which has started them, leads.
 """
 
 from __future__ import annotations
@@ -208,6 +209,9 @@ class EnginePool:
         self._lock = threading.Lock()
         self._devices = {name: _Device(name, out=name in out) for name in names}
         self._closed = False
+        self.on_loaded: Callable[[str, DeviceEngine], Callable[[], object]] = _ignore
+        """Called with a device's new engine before it gets sessions. What it returns is called when
+        it does, and may block."""
         loading = [device for device in self._devices.values() if not device.out]
         with ExitStack() as undo, ThreadPoolExecutor(max(1, len(loading))) as threads:
             undo.callback(self.shutdown)
@@ -271,6 +275,13 @@ class EnginePool:
         return tuple(device.status() for device in self._devices.values())
 
     @property
+    def engines(self) -> dict[str, DeviceEngine]:
+        """Those of the devices in service, by their names."""
+        return {
+            one.name: one.engine for one in self._devices.values() if one.engine and not one.out
+        }
+
+    @property
     def out(self) -> frozenset[str]:
         """The devices that are out of service."""
         return frozenset(device.name for device in self._devices.values() if device.out)
@@ -313,16 +324,19 @@ class EnginePool:
                 message = f"{name} is the only device in service: put another one back first"
                 raise EngineError("device_busy", message)
             device.out = device.changing = True
+        engine = device.engine
+        assert engine
         try:
-            engine = device.engine
-            assert engine
             engine.withdraw(MOVE_S)
             until = time.monotonic() + _EMPTY_S
             while engine.in_use and time.monotonic() < until:
                 time.sleep(_LOOK_S)
             engine.shutdown()
         finally:
-            device.engine, device.changing = None, False
+            with self._lock:
+                device.changing = False
+                if device.engine is engine:  # no other one has joined
+                    device.engine = None
         log.info("%s is out of service", name)
 
     def put_back(self, name: str) -> None:
@@ -337,10 +351,20 @@ class EnginePool:
             device.changing = True
         try:
             engine = self._load(device)
+            then = self.on_loaded(name, engine)
+            self.join(name, engine)
+            then()
         finally:
             device.changing = False
+
+    def join(self, name: str, engine: DeviceEngine) -> None:
+        """Have a device in service with an engine that is loaded; it is shut down if this is.
+
+        Raises EngineError ``shutting_down`` then.
+        """
         with self._lock:
             if not self._closed:
+                device = self._devices.setdefault(name, _Device(name))
                 device.engine, device.out = engine, False
                 log.info("%s is in service", name)
                 return
@@ -356,7 +380,7 @@ class EnginePool:
             list(threads.map(lambda engine: engine.shutdown(), engines))
 
     def _serving(self) -> list[DeviceEngine]:
-        return [one.engine for one in self._devices.values() if one.engine and not one.out]
+        return [*self.engines.values()]
 
     def _require(self, name: str) -> _Device:
         device = self._devices.get(name)
@@ -386,6 +410,11 @@ def _shares(sessions: int | None, names: Sequence[str]) -> dict[str, int | None]
         raise EngineError("unsupported_option", message)
     each, more = divmod(sessions, len(names))
     return {name: each + (n < more) for n, name in enumerate(names)}
+
+
+def _ignore(_name: str, _engine: DeviceEngine) -> Callable[[], object]:
+    """Nobody else has to know."""
+    return lambda: None
 
 
 def _share_in_use(engine: DeviceEngine) -> float:

@@ -429,8 +429,6 @@ class ServeConfig:
             )
         if self.refine and self.keep_audio is None:
             raise ConfigError("--refine needs the audio of sessions: --keep-audio", "refine")
-        if self.workers > 1:
-            self._check_workers()
         if self.https and self.ssl_certfile is not None:
             raise ConfigError(
                 "--https makes a certificate, --ssl-certfile brings one: choose one of them",
@@ -443,16 +441,6 @@ class ServeConfig:
         if self.wyoming_port is None and (self.wyoming_allow or self.zeroconf):
             unused = "wyoming_allow" if self.wyoming_allow else "zeroconf"
             raise ConfigError(f"{option_name(unused)} needs --wyoming-port", unused)
-
-    def _check_workers(self) -> None:
-        instead = {
-            "devices": "or a server for each (CUDA_VISIBLE_DEVICES): see docs/replicas.md",
-        }
-        for name, other in instead.items():
-            if getattr(self, name) is not None:
-                option = option_name(name)
-                message = f"{option} works with one server process: --workers 1, {other}"
-                raise ConfigError(message, name, "workers")
 
     def with_model(self, model: str | None) -> Self:
         """The same options with another model; None changes nothing."""

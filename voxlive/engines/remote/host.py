@@ -396,6 +396,10 @@ class Sharer(Protocol):
         """That process has ended."""
         ...
 
+    def on_withdraw(self) -> None:
+        """The engine is to end for good: streams are to be replaced by those of another one."""
+        ...
+
 
 class ProcessEngine(RemoteEngine):
     """See the module and the contract. Of use once it is loaded; ``start`` waits for that.
@@ -460,6 +464,14 @@ class ProcessEngine(RemoteEngine):
         """It is gone, or needs the engine no more."""
         with self._lock, suppress(ValueError):
             self._sharers.remove(sharer)
+
+    def withdraw(self, within_s: float) -> None:
+        """See ``RemoteEngine``; the sharers' streams too."""
+        super().withdraw(within_s)
+        with self._lock:
+            sharers = tuple(self._sharers)
+        for sharer in sharers:
+            sharer.on_withdraw()
 
     def end_process(self, number: int, fault: str) -> None:
         """End that process, which a sharer has found hanging; nothing if it has ended already."""

@@ -130,6 +130,11 @@ class SharedEngine(RemoteEngine):
         self._told = threading.Condition()
         super().__init__(deadline_s, slots)
 
+    @property
+    def pid(self) -> int | None:
+        """The first process knows it."""
+        return None
+
     def link(self, end: socket, number: int) -> None:
         """There is a process, the ``number``-th: the socket to it. From one thread."""
         before = self._serving

@@ -29,12 +29,14 @@ RESUMABLE = -1
 class SharedModel:
     """A live model of a worker: its given name (None: the default) and its engine.
 
-    ``engine`` numbers it; with this number come its slots, and sockets to its process.
+    ``engine`` numbers it; with this number come its slots, and sockets to its process. Of a pool
+    there is one of these for each device in service.
     """
 
     name: str | None
     engine: int
     info: EngineInfo
+    device: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,13 @@ class EngineHangs:
     fault: str
 
 
+@dataclass(frozen=True, slots=True)
+class EngineWithdrawn:
+    """The device of this engine goes out of service."""
+
+    engine: int
+
+
 class Question(NamedTuple):
     """Something that is answered, by its number."""
 
@@ -120,10 +129,16 @@ class PrepareEngine(NamedTuple):
 
 
 class ReplaceEngine(NamedTuple):
-    """A question for how many sessions stay with the engine before, when this is the model's."""
+    """A question for how many sessions stay with the engine before, when these are the model's."""
 
     name: str | None
-    engine: int
+    engines: tuple[SharedModel, ...]
+
+
+class JoinEngine(NamedTuple):
+    """A question that is answered once the device of this engine is in service."""
+
+    model: SharedModel
 
 
 class AdmitClient(NamedTuple):

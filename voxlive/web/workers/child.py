@@ -10,18 +10,20 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from itertools import chain, count
+from functools import partial
+from itertools import chain, count, groupby
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from voxlive.engines.pool import EnginePool
 from voxlive.engines.remote.shared import SharedEngine, SlotTable
-from voxlive.errors import VoxliveError
+from voxlive.errors import EngineError, VoxliveError
 from voxlive.processes.process import handed_over, read_messages, run_child
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
@@ -44,6 +46,8 @@ from voxlive.web.workers import (
     Drain,
     EngineHangs,
     EngineLost,
+    EngineWithdrawn,
+    JoinEngine,
     LeaveSession,
     Ping,
     PrepareEngine,
@@ -60,6 +64,7 @@ from voxlive.web.workers.forwarding import ForwardRequests
 from voxlive.web.workers.storing import HostAudio, HostStore, HostWriter
 
 if TYPE_CHECKING:
+    from voxlive.engines.contract import Engine
     from voxlive.processes.process import BatchedSender
     from voxlive.web.metrics import LiveFigures
 
@@ -147,10 +152,10 @@ class WorkerCore:
         dictionary = Replacements.read(config.replacements) if config.replacements else None
         self._recordings = open_recordings(config.record)
         services = {
-            model.name: Service(
-                self._engine(model), VoiceDetector(Silero()), dictionary, self._recordings
+            name: Service(
+                self._shared(tuple(models)), VoiceDetector(Silero()), dictionary, self._recordings
             )
-            for model in start.models
+            for name, models in groupby(start.models, lambda model: model.name)
         }
         named = {name: service for name, service in services.items() if name}
         self.models = LiveModels(services[None], named)
@@ -198,8 +203,10 @@ class WorkerCore:
         channel.answer(ReadFigures, self._read_figures)
         channel.answer(PrepareEngine, self._prepare_engine)
         channel.answer(ReplaceEngine, self._replace_engine)
+        channel.answer(JoinEngine, self._join_engine)
         channel.answer(LeaveSession, self._leave)
         channel.on(EngineLost, self._lose_engine)
+        channel.on(EngineWithdrawn, self._withdraw_engine)
         channel.on(Drain, self._drain)
         loop = asyncio.get_running_loop()
         if self._stored:
@@ -265,14 +272,40 @@ class WorkerCore:
         self._engines[model.engine] = engine
         return engine
 
+    def _shared(self, models: Sequence[SharedModel]) -> Engine:
+        """The engine of a live model: its only one, or a pool of those on its devices. Blocks."""
+        engines = {model.device or "": self._engine(model) for model in models}
+        return engines.get("") or EnginePool(tuple(engines), engines.__getitem__)
+
     async def _prepare_engine(self, prepare: PrepareEngine) -> None:
         await asyncio.to_thread(self._engine, prepare.model)
 
     async def _replace_engine(self, replace: ReplaceEngine) -> int:
-        engine = self._engines[replace.engine]
+        engines = {one.device or "": await self._linked(one) for one in replace.engines}
+        engine = engines.get("") or EnginePool(tuple(engines), engines.__getitem__)
+        return await self.models.go_on_with(self._service(replace.name), engine)
+
+    async def _join_engine(self, joined: JoinEngine) -> None:
+        model, pool = joined.model, self._service(joined.model.name).engine
+        engine = await self._linked(model)
+        if isinstance(pool, EnginePool) and model.device:
+            pool.join(model.device, engine)
+
+    def _withdraw_engine(self, withdrawn: EngineWithdrawn) -> None:
+        engine = self._engines[withdrawn.engine]
+        used = [service.engine for service in self.models]
+        for pool in (one for one in used if isinstance(one, EnginePool)):
+            for device in [device for device, one in pool.engines.items() if one is engine]:
+                take = partial(_take_out, pool, device)
+                threading.Thread(target=take, name="take-out", daemon=True).start()
+
+    async def _linked(self, model: SharedModel) -> SharedEngine:
+        engine = self._engines[model.engine]
         await asyncio.to_thread(engine.wait_until_linked, _LINKED_S)
-        service = self.models.named[replace.name] if replace.name else self.models.default
-        return await self.models.go_on_with(service, engine)
+        return engine
+
+    def _service(self, name: str | None) -> Service:
+        return self.models.named[name] if name else self.models.default
 
     def _take_all(self) -> None:
         for label, fd in self._descriptors:
@@ -289,6 +322,13 @@ class WorkerCore:
                 self._listening.append(socket.socket(fileno=fd))
             case ["engine", engine, number]:
                 self._engines[int(engine)].link(socket.socket(fileno=fd), int(number))
+
+
+def _take_out(pool: EnginePool, device: str) -> None:
+    try:
+        pool.take_out(device)
+    except EngineError as error:  # it has come back meanwhile
+        logging.getLogger(__name__).warning("%s", error.message)
 
 
 async def _pong(_ping: Ping) -> None:

@@ -11,10 +11,8 @@ import logging
 import threading
 from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from voxlive.engines.remote.host import ProcessEngine
 from voxlive.engines.remote.shared import SlotTable
 from voxlive.errors import EngineError, VoxliveError
 from voxlive.processes.process import ChildProcess, exit_status
@@ -29,19 +27,19 @@ from voxlive.web.workers import (
     ClientGone,
     Drain,
     EngineHangs,
-    EngineLost,
+    JoinEngine,
     LeaveSession,
     Ping,
     PrepareEngine,
     ReadFigures,
     ReplaceEngine,
-    SharedModel,
     StartWorker,
     WorkerFailed,
     WorkerReady,
 )
 from voxlive.web.workers.captions import ServeFeeds
 from voxlive.web.workers.channel import WorkerChannel
+from voxlive.web.workers.engines import EngineSharing, SharedEngines
 from voxlive.web.workers.forwarding import ServeForwarded
 from voxlive.web.workers.storing import ServeAudio, serve_store
 
@@ -55,6 +53,7 @@ if TYPE_CHECKING:
     from voxlive.web.app import ServerCore
     from voxlive.web.config import ServeConfig
     from voxlive.web.ports import Ports
+    from voxlive.web.workers.engines import SharedLive
 
 _MODULE = "voxlive.web.workers.child"
 _CLOSE_S = 10.0
@@ -62,39 +61,6 @@ _CLOSE_S = 10.0
 _FIGURES_S = 2.0
 
 log = logging.getLogger(__name__)
-
-
-class SharedLive:
-    """A live model's engine and slots, as the workers share them."""
-
-    def __init__(self, name: str | None, number: int, engine: ProcessEngine, workers: int) -> None:
-        self.name = name
-        self.number = number
-        self.engine = engine
-        self.slots = SlotTable.create(workers)
-        engine.share(self.slots)
-
-    @property
-    def model(self) -> SharedModel:
-        """As a worker is told of it."""
-        return SharedModel(self.name, self.number, self.engine.info)
-
-
-class EngineSharing:
-    """Hands the sockets of an engine's processes on to a worker: a ``Sharer``."""
-
-    def __init__(self, process: ChildProcess[object], live: SharedLive) -> None:
-        self._process = process
-        self._live = live
-
-    def on_engine(self, end: socket.socket, number: int) -> None:
-        """See ``Sharer``."""
-        with end, suppress(OSError):
-            self._process.hand_over(f"engine {self._live.number} {number}", end.fileno())
-
-    def on_engine_lost(self, number: int, fault: str) -> None:
-        """See ``Sharer``."""
-        self._process.sender.put(EngineLost(self._live.number, number, fault))
 
 
 class Worker:
@@ -121,7 +87,7 @@ class Worker:
         self._listening = listening
         self._loop = loop
         self._process: ChildProcess[object] | None = None
-        self._sharing: list[tuple[ProcessEngine, EngineSharing]] = []
+        self._sharing: list[tuple[SharedLive, EngineSharing]] = []
         # What is counted for each client; the last that was asked for, and who left before it was.
         self._clients: dict[int, ExitStack] = {}
         self._last_client = 0
@@ -135,19 +101,35 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=f"worker-{member}", daemon=True)
         self._thread.start()
 
-    async def replace_engine(self, live: SharedLive) -> int:
-        """Have it go on with another engine; how many of its sessions stay with the one before."""
+    async def replace_engine(self, lives: list[SharedLive]) -> int:
+        """Have it go on with other engines of a live model.
+
+        Returns how many of its sessions stay with those before.
+        """
+        models = tuple(live.model for live in lives)
+        stay: int | None = await self._with_engines(lives, ReplaceEngine(models[0].name, models))
+        return stay or 0
+
+    async def join_engine(self, live: SharedLive) -> None:
+        """Have it use the engine of a device that is in service again."""
+        await self._with_engines([live], JoinEngine(live.model))
+
+    async def _with_engines(self, lives: list[SharedLive], question: object) -> Any:
+        """The answer to a question about engines that are new to it; None if it is to be replaced.
+
+        The next one is started with them.
+        """
         process, channel = self._process, self.channel
         if not (process and channel and self.ready.is_set()):
-            self.kill()  # it was started with the one before; the next is not
-            return 0
+            self.kill()
+            return None
         with suppress(EngineError, OSError):  # it has died
-            process.hand_over(f"slots {live.number}", live.slots.fd)
-            await channel.ask(PrepareEngine(live.model))
-            self._share(process, live)
-            stay: int = await channel.ask(ReplaceEngine(live.name, live.number))
-            return stay
-        return 0
+            for live in lives:
+                process.hand_over(f"slots {live.number}", live.slots.fd)
+                await channel.ask(PrepareEngine(live.model))
+                self._share(process, live)
+            return await channel.ask(question)
+        return None
 
     async def read_figures(self) -> LiveFigures:
         """What its live sessions come to, and came to in those before it."""
@@ -217,7 +199,7 @@ class Worker:
                 continue
             served = self._serve(process)
             ended = exit_status(process.end())
-            for table in (self._server.resumable, *(one.slots for one in self._server.engines)):
+            for table in (self._server.resumable, *(one.slots for one in self._server.engines.all)):
                 table.clear(self._member)
             if not served:
                 self._call(self._server.on_not_served, self._member, ended)
@@ -229,7 +211,7 @@ class Worker:
     def _serve(self, process: ChildProcess[object]) -> bool:
         """One process, until it ends or hangs up; whether it came to serve."""
         self._process = process
-        models, recorder = self._server.models, self._server.recorder
+        models, recorder = self._server.engines.serving, self._server.recorder
         with suppress(OSError):  # it is gone already
             process.hand_over(f"slots {RESUMABLE}", self._server.resumable.fd)
             for live in models:
@@ -259,14 +241,14 @@ class Worker:
             self._call(self._receive, message)
         self._process = None
         while self._sharing:
-            engine, sharer = self._sharing.pop()
-            engine.remove_sharer(sharer)
+            live, sharer = self._sharing.pop()
+            live.engine.remove_sharer(sharer)
         self._call(self._on_end)
         return served
 
     def _share(self, process: ChildProcess[object], live: SharedLive) -> None:
         sharer = EngineSharing(process, live)
-        self._sharing.append((live.engine, sharer))
+        self._sharing.append((live, sharer))
         live.engine.add_sharer(sharer)
 
     def _call(self, what: Any, *args: object) -> None:
@@ -352,11 +334,9 @@ class Workers:
         self.failure: VoxliveError | None = None
         """Why the first workers could not start."""
         self.resumable = SlotTable.create(config.workers)
-        self._numbers = count()
-        self.models: list[SharedLive] = []
-        self._retired: list[SharedLive] = []
-        for name, service in ((None, core.models.default), *core.models.named.items()):
-            self.models.append(self._shared(name, service.engine))
+        services = ((None, core.models.default), *core.models.named.items())
+        engines = ((name, service.engine) for name, service in services)
+        self.engines = SharedEngines(engines, config.workers, self._join)
         core.models.elsewhere = self.replace_engine
         self._sockets = [worker_sockets(bound, config.workers) for bound in ports.http]
         self._workers: list[Worker] = []
@@ -364,12 +344,8 @@ class Workers:
         self._ended = LiveFigures()
         self._failed = asyncio.Event()
         self._started = False
+        self._loop: asyncio.AbstractEventLoop
         core.live.metrics.elsewhere = self.read_figures
-
-    @property
-    def engines(self) -> list[SharedLive]:
-        """Those of the models, and those before them that still have sessions."""
-        return self.models + self._retired
 
     async def replace_engine(self, name: str | None, engine: Engine) -> int:
         """Have all workers go on with another engine; how many sessions stay with the one before.
@@ -377,26 +353,22 @@ class Workers:
         Raises ConfigError for one that cannot be shared, which is shut down.
         """
         try:
-            live = self._shared(name, engine)
+            lives = self.engines.replace(name, engine)
         except ConfigError:
             await asyncio.to_thread(engine.shutdown)
             raise
-        for one in [one for one in self._retired if not one.slots.in_use]:
-            self._retired.remove(one)
-            one.slots.close()
-        self._retired += [one for one in self.models if one.name == name]
-        self.models = [live if one.name == name else one for one in self.models]
-        return sum(await asyncio.gather(*(one.replace_engine(live) for one in self._workers)))
+        return sum(await asyncio.gather(*(one.replace_engine(lives) for one in self._workers)))
 
-    def _shared(self, name: str | None, engine: Engine) -> SharedLive:
-        if not isinstance(engine, ProcessEngine):
-            message = f"--workers is for models with files: {engine.info.model} has none"
-            raise ConfigError(message, "workers")
-        return SharedLive(name, next(self._numbers), engine, self.config.workers)
+    def _join(self, live: SharedLive) -> None:
+        """A device is in service again. In a thread, which waits until the workers use it."""
+        asyncio.run_coroutine_threadsafe(self._join_all(live), self._loop).result()
+
+    async def _join_all(self, live: SharedLive) -> None:
+        await asyncio.gather(*(one.join_engine(live) for one in self._workers))
 
     async def start(self) -> bool:
         """Start them all; whether they serve. Else there is a ``failure``, or a signal has come."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         for member, sockets in enumerate(zip(*self._sockets, strict=True), 1):
             self._workers.append(Worker(member, self, list(sockets), loop))
         self._supervisor = Supervisor(self._workers, self.deadline_s)
@@ -459,7 +431,7 @@ class Workers:
 
     def end_engine(self, hangs: EngineHangs) -> None:
         """An engine's process hangs, a worker says."""
-        for live in self.engines:
+        for live in self.engines.all:
             if live.number == hangs.engine:
                 end = partial(live.engine.end_process, hangs.number, hangs.fault)
                 threading.Thread(target=end, name="engine-end", daemon=True).start()
