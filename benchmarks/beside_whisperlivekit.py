@@ -14,6 +14,14 @@ on all servers at once: each has cores of its own. ``/asr`` is the protocol that
 Prints for each: errors in 100 words with and without the film, the difference to the first server
 with its 95 % interval, seconds from a word's end to its commitment and to the first text with it.
 Where a word ends is what the library's own pass over the whole file has for the word at its place.
+
+    PYTHONPATH=tests python benchmarks/beside_whisperlivekit.py DIR WEIGHTS \
+        --server voxlive=ws://127.0.0.1:8002/v1/live --sessions 1 6 9 12
+
+finds how many sessions one server keeps up with: for each number so many at once, each of the clips
+as they are, one behind another from another one on, for ``--seconds``. Prints the words' commitment
+and how long after a word's end the text on the screen next changes: for a reader that is how far
+drafts are apart. Run it with a server that has the machine's cores for itself.
 """
 
 from __future__ import annotations
@@ -45,7 +53,10 @@ class PacedSession:
 
     committed: list[float] = field(default_factory=list)
     shown: list[float] = field(default_factory=list)
+    changed: list[float] = field(default_factory=list)
+    """When the text on the screen was another one."""
     text: str = ""
+    screen: str = ""
 
     def add(self, message: dict, now: float) -> None:
         """A message of either protocol."""
@@ -61,6 +72,10 @@ class PacedSession:
     def _show(self, count: int, draft: str | None, now: float) -> None:
         self.committed += [now] * (count - len(self.committed))
         self.shown += [now] * (count + len((draft or "").split()) - len(self.shown))
+        screen = f"{self.text} {draft or ''}".strip()
+        if screen != self.screen:
+            self.screen = screen
+            self.changed.append(now)
 
 
 async def play(url: str, audio: Samples) -> PacedSession:
@@ -80,7 +95,7 @@ async def play(url: str, audio: Samples) -> PacedSession:
                 async for text in socket:
                     message = json.loads(text)
                     if message.get("type") == "error":
-                        raise SystemExit(text)
+                        raise RuntimeError(text)
                     session.add(message, time.monotonic() - began)
                     if message.get("type") in ("ready_to_stop", "done"):
                         return
@@ -173,6 +188,58 @@ async def hear(server: str, url: str, clips: list[Clip]) -> Heard:
     return heard
 
 
+def joined(clips: list[Clip], first: int, seconds: float) -> Clip:
+    """The clips one behind another with a second between, from one on, for so long."""
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    parts: list[Samples] = []
+    words: list[tuple[str, float]] = []
+    upto, last = 0, int(seconds * SAMPLE_RATE)
+    for clip in clips[first:] + clips[:first]:
+        if upto >= last:
+            break
+        words += [(word, upto / SAMPLE_RATE + end) for word, end in clip.words]
+        parts += [clip.audio, pause]
+        upto += len(clip.audio) + len(pause)
+    audio = np.concatenate(parts)[:last]
+    return Clip("", "", audio, "", [(word, end) for word, end in words if end < seconds - 1])
+
+
+async def capacity(
+    folder: Path, weights: Path, servers: dict[str, str], counts: list[int], seconds: float
+) -> None:
+    """Of each server, with each number of sessions."""
+    references = json.loads((folder / "references.json").read_text())
+    names = [name for name, one in references.items() if one["lang"] == "en"]
+    clips = all_clips(folder, names, weights, plain_only=True)
+    print(
+        "| server | sessions | lost | commitment p50 / p95, s | next change of the text p50 / p95 "
+        "/ p99 / most, s |\n|---|---|---|---|---|"
+    )
+    for name, url in servers.items():
+        await play(url, clips[0].audio)  # warms it up
+        for count in counts:
+            given = [joined(clips, n % len(clips), seconds) for n in range(count)]
+
+            async def one(n: int, url: str = url, given: list[Clip] = given) -> PacedSession:
+                await asyncio.sleep(3 * n / len(given))
+                return await play(url, given[n].audio)
+
+            found = await asyncio.gather(*(one(n) for n in range(count)), return_exceptions=True)
+            late, apart, lost = [], [], 0
+            for clip, session in zip(given, found, strict=True):
+                if not isinstance(session, PacedSession):
+                    lost += 1
+                    continue
+                late += delays(session, clip.words, session.committed)
+                for _, end in clip.words:
+                    following = (at - end for at in session.changed if at > end)
+                    apart.append(next(following, len(clip.audio) / SAMPLE_RATE - end))
+            late_p = " / ".join(f"{v:.2f}" for v in np.percentile(late or [np.nan], (50, 95)))
+            rows = np.percentile(apart or [np.nan], (50, 95, 99, 100))
+            apart_p = " / ".join(f"{v:.2f}" for v in rows)
+            print(f"| {name} | {count} | {lost} | {late_p} | {apart_p} |", flush=True)
+
+
 async def measure(
     folder: Path, weights: Path, servers: dict[str, str], *, plain_only: bool
 ) -> None:
@@ -203,8 +270,14 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--server", action="append", required=True, metavar="NAME=URL")
     parser.add_argument("--plain", action="store_true", help="the clips as they are, alone")
+    parser.add_argument("--sessions", type=int, nargs="+", metavar="N", help="so many at once")
+    parser.add_argument("--seconds", type=float, default=60, help="of each of those")
     options = parser.parse_args()
     servers = dict(one.split("=", 1) for one in options.server)
+    if options.sessions:
+        how_many, length = options.sessions, options.seconds
+        asyncio.run(capacity(options.folder, options.weights, servers, how_many, length))
+        return
     asyncio.run(measure(options.folder, options.weights, servers, plain_only=options.plain))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,10 +12,11 @@ CLIP_SAMPLES = 1_000_123
 """62.5 s and no whole number of positions."""
 
 
+@cache
 def synthetic_audio(samples: int = CLIP_SAMPLES, seed: int = 0) -> NDArray[np.float32]:
     """Gliding buzzes under syllable-like envelopes, noise bursts and true silence.
 
-    float32 [samples] within [-1, 1], 16 kHz. A longer clip begins with the shorter one.
+    float32 [samples] within [-1, 1], 16 kHz, read-only. A longer clip begins with the shorter one.
     """
     t = np.arange(samples, dtype=np.int64)
     bend = _triangle(t * 7 + seed * 991, 1 << 17)
@@ -26,7 +29,9 @@ def synthetic_audio(samples: int = CLIP_SAMPLES, seed: int = 0) -> NDArray[np.fl
     bursts = np.maximum(_triangle(t * 5 + (1 << 15), 1 << 18) - (1 << 14), 0)
     mixed = (voice * syllables >> 15) + (noise * bursts >> 17) + (noise >> 9)
     mixed[(t // 20_000) % 6 == 4] = 0
-    return (np.clip(mixed, -32768, 32767) / 32768).astype(np.float32)
+    audio = (np.clip(mixed, -32768, 32767) / 32768).astype(np.float32)
+    audio.setflags(write=False)
+    return audio
 
 
 def _triangle(phase: NDArray[np.int64], period: int) -> NDArray[np.int64]:

@@ -4,20 +4,28 @@ import json
 
 import numpy as np
 import pytest
-from mlx_audio.stt.models.base import STTOutput
-from mlx_audio.stt.models.granite_speech.granite_speech import _parse_timestamps
-from mlx_audio.stt.models.nemo.alignment import (
-    AlignedToken,
-    sentences_to_result,
-    tokens_to_sentences,
-)
-from mlx_audio.stt.models.vibevoice_asr import Model as VibeVoice
 from support.timed import timed_segment, timed_word
 
 from voxlive.recognisers.mlx_audio import outputs
 from voxlive.recognisers.mlx_audio.families import FAMILIES
 from voxlive.recognisers.mlx_audio.family import CallOptions, FamilyRequest
 from voxlive.values import samples
+
+# The library is imported where it is used: it brings Transformers with it, a fifth of what it takes
+# to collect all tests, in each of their processes.
+
+
+def stt_output(*args, **more):
+    from mlx_audio.stt.models.base import STTOutput
+
+    return STTOutput(*args, **more)
+
+
+def aligned_result(tokens):
+    from mlx_audio.stt.models.nemo import alignment
+
+    tokens = [alignment.AlignedToken(0, *token) for token in tokens]
+    return alignment.sentences_to_result(alignment.tokens_to_sentences(tokens))
 
 
 def request_for(seconds=10.0, max_tokens=100, **options):
@@ -27,13 +35,13 @@ def request_for(seconds=10.0, max_tokens=100, **options):
 
 
 def test_meaningless_times_become_the_bounds_of_the_stretch():
-    output = STTOutput(" Hello there. ", [{"text": "Hello there.", "start": 0.0, "end": 0.0}])
+    output = stt_output(" Hello there. ", [{"text": "Hello there.", "start": 0.0, "end": 0.0}])
     (segment,) = outputs.whole(output, request_for()).segments
     assert segment == timed_segment(0, "Hello there.", 0.0, 10.0)
 
 
 def test_an_empty_text_is_no_segment():
-    assert outputs.whole(STTOutput(" "), request_for()).segments == ()
+    assert outputs.whole(stt_output(" "), request_for()).segments == ()
 
 
 @pytest.mark.parametrize(
@@ -52,11 +60,11 @@ def test_an_empty_text_is_no_segment():
     ],
 )
 def test_languages_become_codes_or_stay_unknown(language, code):
-    assert outputs.whole(STTOutput("a", language=language), request_for()).language == code
+    assert outputs.whole(stt_output("a", language=language), request_for()).language == code
 
 
 def test_a_text_at_its_limit_is_cut_short():
-    at, below = (STTOutput("a", generation_tokens=n, prompt_tokens=3) for n in (100, 99))
+    at, below = (stt_output("a", generation_tokens=n, prompt_tokens=3) for n in (100, 99))
     assert outputs.whole(at, request_for()).cut_short
     recognised = outputs.whole(below, request_for())
     assert (recognised.cut_short, recognised.prompt_tokens, recognised.tokens) == (
@@ -67,7 +75,7 @@ def test_a_text_at_its_limit_is_cut_short():
 
 
 def test_models_without_tokens_count_none():
-    recognised = outputs.whole(STTOutput("a"), request_for(max_tokens=None))
+    recognised = outputs.whole(stt_output("a"), request_for(max_tokens=None))
     assert (recognised.prompt_tokens, recognised.tokens, recognised.cut_short) == (
         None,
         None,
@@ -83,30 +91,28 @@ def test_sentences_of_tokens_become_segments_of_words():
         (" By", 2.0, 0.4),
         ("e", 9.9, 1),
     ]
-    tokens = [AlignedToken(0, *piece) for piece in pieces]
-    result = sentences_to_result(tokens_to_sentences(tokens))
-    first, second = outputs.aligned(result, request_for()).segments
+    first, second = outputs.aligned(aligned_result(pieces), request_for()).segments
     assert first.text == " Hello."
     assert first.words == (timed_word(" Hello.", 0.2, 0.6),)
     assert (second.text, second.start, second.end) == (" Bye", samples(2.0), samples(10.0))
 
 
 def test_sentences_in_a_script_without_spaces_keep_their_text():
-    tokens = [AlignedToken(0, "今", 0.0, 0.2), AlignedToken(0, "日", 0.2, 0.2)]
-    (segment,) = outputs.aligned(
-        sentences_to_result(tokens_to_sentences(tokens)), request_for()
-    ).segments
+    result = aligned_result([("今", 0.0, 0.2), ("日", 0.2, 0.2)])
+    (segment,) = outputs.aligned(result, request_for()).segments
     assert segment.text == "今日"
     assert "".join(word.text for word in segment.words) == segment.text
 
 
 def test_an_empty_alignment_has_no_segments():
-    assert outputs.aligned(sentences_to_result([]), request_for()).segments == ()
+    assert outputs.aligned(aligned_result([]), request_for()).segments == ()
 
 
 def vibevoice(text, tokens=5):
-    segments = VibeVoice.parse_transcription(None, text)
-    return outputs.diarised(STTOutput(text, segments, generation_tokens=tokens), request_for())
+    from mlx_audio.stt.models.vibevoice_asr import Model
+
+    segments = Model.parse_transcription(None, text)
+    return outputs.diarised(stt_output(text, segments, generation_tokens=tokens), request_for())
 
 
 SPOKEN = [
@@ -138,13 +144,15 @@ def test_plain_text_of_vibevoice_is_one_segment():
 
 def test_moss_labels_are_taken_out_of_the_text():
     output = {"start": 0.5, "end": 2.0, "text": "[S01] Hello.", "speaker_id": "S01"}
-    recognised = outputs.diarised(STTOutput("[0.5][S01] Hello.[2.0]", [output]), request_for())
+    recognised = outputs.diarised(stt_output("[0.5][S01] Hello.[2.0]", [output]), request_for())
     assert recognised.segments == (timed_segment(0, "Hello.", 0.5, 2.0, speaker="S01"),)
 
 
 def test_granite_plus_times_its_words():
+    from mlx_audio.stt.models.granite_speech.granite_speech import _parse_timestamps
+
     segments = _parse_timestamps("_ [T:50] hello [T:90] world [T:140]")
-    output = STTOutput("raw", segments, generation_tokens=9)
+    output = stt_output("raw", segments, generation_tokens=9)
     recognised = FAMILIES["granite_speech_plus"].parse_output(output, request_for(words=True))
     (segment,) = recognised.segments
     assert segment.text == " hello world"
@@ -162,8 +170,8 @@ def test_whisper_drops_figures_that_are_not_finite():
         "compression_ratio": 0.5,
         "no_speech_prob": 0.1,
     }
-    recognised = outputs.whisper(STTOutput(" Hi.", [segment], "en"), request_for())
+    recognised = outputs.whisper(stt_output(" Hi.", [segment], "en"), request_for())
     assert recognised.segments[0].end == samples(10.0)
     assert "avg_logprob" not in dict(recognised.segments[0].details)
     assert (recognised.tokens, recognised.cut_short) == (2, False)
-    assert outputs.whisper(STTOutput(" Hi.", [segment], "en"), request_for(max_tokens=2)).cut_short
+    assert outputs.whisper(stt_output(" Hi.", [segment], "en"), request_for(max_tokens=2)).cut_short

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import cache
 from itertools import pairwise
 from threading import Thread
 
@@ -20,7 +21,12 @@ from voxlive.streaming.ingest.live import MAX_DECODED, DecoderPipe, open_ingest
 CONTAINER = AudioFormat("container")
 SPEECH = clip("yes").samples
 WEBM = encode(SPEECH, "webm", "libopus", seekable=False, live="1")
-SILENCE = encode(np.zeros(16_000 * 600, np.float32), "flac", "flac", 16_000)
+
+
+@cache
+def silence():
+    """Ten minutes of it."""
+    return encode(np.zeros(16_000 * 600, np.float32), "flac", "flac", 16_000)
 
 
 def threads():
@@ -87,10 +93,10 @@ async def test_pushes_of_one_recording_give_sound_evenly():
 
 async def test_much_audio_from_few_bytes_comes_in_bounded_pieces():
     """A small FLAC holds ten minutes of silence: they come out in bounded pieces."""
-    assert len(SILENCE) < 16_000 * 600 / 50
+    assert len(silence()) < 16_000 * 600 / 50
     ingest = open_ingest(CONTAINER)
     total = largest = 0
-    async for samples in ingest.push(SILENCE):
+    async for samples in ingest.push(silence()):
         largest = max(largest, len(samples))
         total += len(samples)
     async for samples in ingest.finish():
@@ -102,7 +108,7 @@ async def test_much_audio_from_few_bytes_comes_in_bounded_pieces():
 
 async def test_the_loop_runs_while_the_decoder_works():
     ingest = open_ingest(CONTAINER)
-    pushing = asyncio.create_task(collect(ingest.push(SILENCE)))
+    pushing = asyncio.create_task(collect(ingest.push(silence())))
     turns = 0
     while not pushing.done():
         turns += 1
@@ -164,7 +170,7 @@ async def test_close_between_pushes_frees_the_thread(bytes_in):
 
 async def test_close_in_the_middle_of_a_push_frees_the_thread():
     ingest = open_ingest(CONTAINER)
-    pieces = ingest.push(SILENCE)
+    pieces = ingest.push(silence())
     assert len(await anext(pieces)) > 0
     ingest.close()
     with pytest.raises(StopAsyncIteration):
@@ -173,7 +179,7 @@ async def test_close_in_the_middle_of_a_push_frees_the_thread():
 
 async def test_a_push_that_is_cancelled_frees_the_thread_on_close():
     ingest = open_ingest(CONTAINER)
-    pushing = asyncio.create_task(collect(ingest.push(SILENCE)))
+    pushing = asyncio.create_task(collect(ingest.push(silence())))
     await asyncio.sleep(0)
     pushing.cancel()
     with pytest.raises(asyncio.CancelledError):
