@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.clips import clip
-from support.server import AT_PAUSES, Server, serving
+from support.server import AT_PAUSES, Server, serving, workers_of
 from support.wire import START, dial, listen, receive, receive_until, s16le, send, text_of_lines
 
 SPEECH = s16le(clip("doctor").samples)[: 32_000 * 4]
@@ -50,7 +50,9 @@ async def test_a_signal_notifies_drains_and_closes_every_client(number):
 @contextlib.contextmanager
 def frozen(server: Server):
     """Its recogniser stands still meanwhile: no session can be drained."""
-    processes = psutil.Process(server.process.pid).children(recursive=True)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    workers = workers_of(server.process.pid)
+    processes = [process for process in children if process not in workers]
     for process in processes:
         process.suspend()
     try:

@@ -83,6 +83,7 @@ async def test_a_file_becomes_a_transcript_and_subtitles(
 async def test_chunks_become_partial_and_committed_segments(small, client_module):
     audio = s16le(clip("doctor").samples)
     expected = await text_of(small, audio)
+    await small.until(in_use=0)
     committed, partial, started, closed = [], [], threading.Event(), threading.Event()
     stream = client_module.StreamingTranscriptionClient(
         *address(small),
