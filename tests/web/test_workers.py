@@ -25,6 +25,7 @@ from support.wire import START, dial, listen, receive_until, s16le, send
 
 from voxlive.engines.remote.shared import SlotTable
 from voxlive.errors import CodedError
+from voxlive.web.config import ConfigError, ServeConfig
 from voxlive.web.ports import bind, worker_sockets
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-voxtral"
@@ -273,6 +274,12 @@ def test_one_port_is_shared_by_one_server_alone():
                 assert one.getsockname() == bound.getsockname()
         with sockets.create_connection(bound.getsockname(), timeout=10):
             bound.accept()[0].close()
+
+
+def test_what_one_process_has_alone_needs_one():
+    for models in ({"model": "replay:recordings"}, {"live": ("order=replay:recordings",)}):
+        with pytest.raises(ConfigError, match="replay:recordings: a replay works with one"):
+            ServeConfig(workers=2, **models)
 
 
 def test_slots_are_counted_once():

@@ -429,6 +429,8 @@ class ServeConfig:
             )
         if self.refine and self.keep_audio is None:
             raise ConfigError("--refine needs the audio of sessions: --keep-audio", "refine")
+        if self.workers > 1:
+            self._check_workers()
         if self.https and self.ssl_certfile is not None:
             raise ConfigError(
                 "--https makes a certificate, --ssl-certfile brings one: choose one of them",
@@ -441,6 +443,15 @@ class ServeConfig:
         if self.wyoming_port is None and (self.wyoming_allow or self.zeroconf):
             unused = "wyoming_allow" if self.wyoming_allow else "zeroconf"
             raise ConfigError(f"{option_name(unused)} needs --wyoming-port", unused)
+
+    def _check_workers(self) -> None:
+        """A session keeps its place in a recording with the engine that is in its process."""
+        from voxlive.engines import names_engine
+
+        models = (self.model, *(spec.model for spec in self.live_specs))
+        if replayed := next((model for model in models if names_engine(model)), None):
+            message = f"{replayed}: a replay works with one server process: --workers 1"
+            raise ConfigError(message, "workers", "model")
 
     def with_model(self, model: str | None) -> Self:
         """The same options with another model; None changes nothing."""

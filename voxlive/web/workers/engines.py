@@ -138,7 +138,7 @@ class SharedEngines:
         device: str | None = None,
     ) -> SharedLive:
         if not isinstance(engine, ProcessEngine):
-            message = f"--workers is for models with files: {engine.info.model} has none"
+            message = "a replay works with one server process: --workers 1"
             raise ConfigError(message, "workers")
         return SharedLive(name, next(self._numbers), engine, self._workers, pool, device)
 
