@@ -23,6 +23,7 @@ PROTOCOLS = {
     "vLLM": "vLLM's dialect of `WS /v1/realtime`",
     "Mistral": "Mistral realtime, `WS /v1/audio/transcriptions/realtime?model=`",
     "Deepgram": "Deepgram live, `WS /v1/listen`",
+    "Flux": "Deepgram's Flux, `WS /v2/listen`",
     "Deepgram's files": "Deepgram with a file, `POST /v1/listen`",
     "WhisperLive": "WhisperLive, a port of its own (`--whisper-live-port 9090`), any path",
     "EchoPanel": "EchoPanel, `WS /ws/live-listener`",

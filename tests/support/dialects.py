@@ -180,6 +180,13 @@ def _deepgram(reading: Reading, message: Message) -> None:
         reading.answers += message["from_finalize"]
 
 
+def _flux(reading: Reading, message: Message) -> None:
+    """Each message has all of its turn's text."""
+    if message.get("event") == "EndOfTurn":
+        reading.delta(message["transcript"])
+        reading.final(message["transcript"])
+
+
 def _whisper(reading: Reading, message: Message) -> None:
     """Every update repeats the complete segments, one of them as incomplete once."""
     done = [s["text"] for s in message.get("segments", []) if s["completed"]]
@@ -266,6 +273,11 @@ DIALECTS: Mapping[str, Dialect] = {
         _at("/v1/listen", encoding="linear16", sample_rate="16000", interim_results="true"),
         _some(_json("Finalize"), _json("KeepAlive"), _json("CloseStream"), audio=bytes),
         _deepgram,
+    ),
+    "/v2/listen": Dialect(
+        _at("/v2/listen", encoding="linear16", sample_rate="16000"),
+        _some(_json("Configure", thresholds={}), _json("CloseStream"), audio=bytes),
+        _flux,
     ),
     "/ws/live-listener": Dialect(
         _at("/ws/live-listener"),

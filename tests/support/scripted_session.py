@@ -25,11 +25,13 @@ from voxlive.streaming.events import (
     SessionError,
     SpeechStarted,
     SpeechStopped,
+    TurnClosed,
     UtteranceEnded,
     Words,
 )
 from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
+from voxlive.turns.tracker import TurnEnded, TurnStarted
 from voxlive.values import SAMPLE_RATE, Word
 from voxlive.web.protocols.contract import (
     Action,
@@ -57,6 +59,8 @@ class _Source:
     received: int = 0
     words_end: int = 0
     speaking: bool = False
+    turns: int | None = None  # how many there were; None: the session has none
+    turn_start: int = 0
 
     def samples(self, data: bytes) -> int:
         if self.audio.encoding == CONTAINER:
@@ -205,7 +209,7 @@ class ScriptedSession:
 
     def _open(self, options: SessionOptions, source: str) -> None:
         assert source not in self._sources, "a session opens once"
-        self._sources[source] = _Source(options.audio)
+        self._sources[source] = _Source(options.audio, turns=0 if options.turns else None)
         self._begun = True
         self._send(self.protocol.opened("id", options))
 
@@ -214,7 +218,7 @@ class ScriptedSession:
             isinstance(action, ReconfigureSession) for action in before
         ):
             self.between.add(len(self.outs))
-        self._send([reply.frame])
+        self._send([reply.frame() if callable(reply.frame) else reply.frame])
 
     def _on_audio(self, source: str, samples: int) -> None:
         state = self._sources[source]
@@ -224,12 +228,16 @@ class ScriptedSession:
             if samples > _PAUSE and self._chance("pause"):
                 state.speaking = False
                 self._emit(source, SpeechStopped(state.received - _PAUSE))
+                self._end_turn(source, state.received - _PAUSE)
                 # A pause may be too short for the engine's trail: then the utterance goes on.
                 if self._chance("end"):
                     self._engine.append((source, UtteranceEnded(state.received)))
         elif samples and self._chance("speech"):
             state.speaking = True
             self._emit(source, SpeechStarted(begin))
+            if state.turns is not None:
+                state.turn_start = begin
+                self._emit(source, TurnStarted(state.turns, begin))
             self._add_words(source, begin)
         if self._chance("lag"):
             self._emit(source, Lag(samples / SAMPLE_RATE))
@@ -250,7 +258,17 @@ class ScriptedSession:
         if state.speaking:
             state.speaking = False
             self._emit(source, SpeechStopped(state.received))
+            self._end_turn(source, state.received)
         self._engine.append((source, UtteranceEnded(state.received)))
+
+    def _end_turn(self, source: str, at: int) -> None:
+        """A turn is what a pause ends, here; its words come through the engine."""
+        state = self._sources[source]
+        if state.turns is not None:
+            at = max(at, state.turn_start)
+            self._emit(source, TurnEnded(state.turns, at, state.received, 0.9))
+            self._engine.append((source, TurnClosed(state.turns, state.turn_start, at)))
+            state.turns += 1
 
     def _flush(self, source: str, marker: str, *, reconfiguration: bool) -> None:
         self._flushing.append(reconfiguration)

@@ -23,6 +23,8 @@ PORTS = ("--whisper-live-port", "0", "--wyoming-port", "0")
 Frame = dict | str | bytes
 
 DEEPGRAM = "/v1/listen?encoding=linear16&sample_rate=16000"
+FORCE_END = {"type": "ForceEndTurn"}
+FLUX = "/v2/listen?model=flux-general-en&encoding=linear16&sample_rate=16000"
 FINALIZE = {"type": "Finalize"}
 CLOSE = {"type": "CloseStream"}
 

@@ -18,6 +18,7 @@ from support.talk import (
     CLOSE,
     DEEPGRAM,
     END,
+    FLUX,
     MISTRAL,
     OPTIONS,
     OVER,
@@ -161,6 +162,13 @@ async def mistral(server: Server) -> ReceivedText:
 @way("/v1/listen", "live")
 async def deepgram(server: Server) -> ReceivedText:
     return ReceivedText(deepgram_finals(await outcome(server, DEEPGRAM, SPEECH, CLOSE)))
+
+
+@way("/v2/listen")
+async def flux(server: Server) -> ReceivedText:
+    heard = await outcome(server, FLUX, SPEECH, CLOSE)
+    ends = [turn for turn in heard.of("TurnInfo") if turn["event"] == "EndOfTurn"]
+    return ReceivedText(" ".join(turn["transcript"] for turn in ends))
 
 
 @way("/v1/listen", "with a file")

@@ -9,6 +9,7 @@ TINY_EN = "whisper-tiny.en"
 TINY_EN_ID = "Systran/faster-whisper-tiny.en"
 """The name by which answers and lists have it."""
 BASE = "whisper-base"
+TURNS = "smart-turn"
 
 
 def fetch(home: Path, *names: str) -> Path:

@@ -24,6 +24,8 @@ from support.talk import (
     END,
     FINALIZE,
     FLUSH,
+    FLUX,
+    FORCE_END,
     MISTRAL,
     OPTIONS,
     OVER,
@@ -126,6 +128,15 @@ ways(
     },
     deepgram,
 )
+
+
+async def flux(server: Server, *frames: Frame) -> list[str]:
+    heard = await outcome(server, FLUX, SPEECH, *frames)
+    ends = [m for m in heard.of("TurnInfo") if m["event"] == "EndOfTurn"]
+    return [turn["transcript"] for turn in ends]
+
+
+ways("/v2/listen", {"CloseStream": [CLOSE], "ForceEndTurn": [FORCE_END, CLOSE]}, flux)
 
 
 async def mistral(server: Server, *frames: Frame) -> list[str]:

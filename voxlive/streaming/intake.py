@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from voxlive.engines.contract import StreamOptions
-from voxlive.errors import BadAudio, EngineError, VadError
+from voxlive.errors import BadAudio, EngineError, UnsupportedOption, VadError
 from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.events import SessionClosed, SessionError, SessionWarning
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.queues import MAX_AUDIO_BYTES, Inbox, Outbox
 from voxlive.streaming.replacements import Replacements
+from voxlive.turns.tracker import TurnLane, TurnOptions
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
 from voxlive.values import Samples, Word
 
@@ -45,7 +46,8 @@ class SessionOptions:
     ``replacements``: the client's dictionary, beside the server's. ``model``: the live model that
     the client names, where a server has several; None: that of its connection. ``sources``: names
     of the channels, where each is a source of its own; none: they are mixed. ``suppress_leaks``:
-    what one of the sources has of another's speech is taken out of it.
+    what one of the sources has of another's speech is taken out of it. ``turns``: when somebody
+    has finished speaking is found out too; None: it is not.
     """
 
     audio: AudioFormat
@@ -56,8 +58,11 @@ class SessionOptions:
     model: str | None = None
     sources: tuple[str, ...] = ()
     suppress_leaks: bool = True
+    turns: TurnOptions | None = None
 
     def __post_init__(self) -> None:
+        if self.turns and not self.gate:
+            raise UnsupportedOption("turns need the voice detector: leave out vad", "turns")
         if not self.sources:
             return
         if self.audio.encoding == CONTAINER:
@@ -146,6 +151,7 @@ class Intake(NamedTuple):
     ingest: Ingest
     vad: SpeechProbabilities
     gate: Gate | OpenGate
+    turns: TurnLane | None = None
 
 
 OpenIntake = Callable[[int, int], Intake]
@@ -154,9 +160,17 @@ OpenIntake = Callable[[int, int], Intake]
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Commit all words so far, then emit ``Flushed(marker)``."""
+    """Commit all words so far, then emit ``Flushed(marker)``; ``ends_turn``: and end the turn."""
 
     marker: str
+    ends_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeTurns:
+    """End turns by these options from here on."""
+
+    options: TurnOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +188,7 @@ class Stop:
     reason: SessionError | None = None
 
 
-Command = bytes | Flush | Reconfigure | Stop
+Command = bytes | Flush | ChangeTurns | Reconfigure | Stop
 
 
 class LiveSession(ABC):
@@ -224,10 +238,18 @@ class LiveSession(ABC):
         if not self._stopped and data:
             await self._inbox.put(data)
 
-    async def flush(self, marker: str) -> None:
-        """Commit all words so far; ``Flushed(marker)`` follows them. The session goes on."""
+    async def flush(self, marker: str, *, ends_turn: bool = False) -> None:
+        """Commit all words so far; ``Flushed(marker)`` follows them. The session goes on.
+
+        ``ends_turn``: what was said so far is a whole turn, where there are turns.
+        """
         if not self._stopped:
-            await self._inbox.put(Flush(marker))
+            await self._inbox.put(Flush(marker, ends_turn))
+
+    async def change_turns(self, options: TurnOptions) -> None:
+        """End turns by these options from here on, where there are turns."""
+        if not self._stopped:
+            await self._inbox.put(ChangeTurns(options))
 
     async def reconfigure(self, open_intake: OpenIntake, marker: str) -> None:
         """End the speech so far as ``stop`` does, and take what follows through a new intake.

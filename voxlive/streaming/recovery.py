@@ -286,6 +286,11 @@ class RecoverableStream:
         if self.empty:
             self._move()
 
+    def reopen(self, open_stream: Callable[[Sink, str | None], Stream], within_s: float) -> None:
+        """``move``, to a stream that this opens, as do those that follow."""
+        self._open_stream = open_stream
+        self.move(within_s)
+
     def _move(self) -> None:
         self.release()
         self._start_recovery(Failed("server_full", "the engine that follows has no slot left"))

@@ -29,6 +29,8 @@ from voxlive.streaming.intake import (
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.session import Session
 from voxlive.streaming.sources import MultiSourceSession
+from voxlive.turns.detector import TurnDetector
+from voxlive.turns.tracker import TurnLane
 from voxlive.vad.gate import Gate, OpenGate
 from voxlive.values import SAMPLE_RATE
 
@@ -54,6 +56,7 @@ class Service:
 
     It owns the engine and the detector: ``aclose`` shuts both down. ``replacements`` apply to every
     session, unless it has others for the same phrases. Every session is recorded in ``recordings``.
+    ``turns``: what sessions find out by when somebody has finished; by default Smart Turn.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class Service:
         detector: VoiceDetector,
         replacements: Replacements | None = None,
         recordings: RecordingFolder | None = None,
+        turns: TurnDetector | None = None,
     ) -> None:
         self.engine = engine
+        self._turns = turns or TurnDetector()
         self._recordings = recordings
         self._replacements = replacements or Replacements()
         self._detector = detector
@@ -169,9 +174,10 @@ class Service:
                 partial(self._record, ident, options) if self._recordings and not resumed else None,
                 segment_ids,
                 resumed,
+                self._open_turns(options, resumed.first if resumed else 0),
             )
             undo.pop_all()
-        self._sessions[session] = options.stream
+        self._sessions[session] = stream
         return session
 
     def _forget(self, session: Session) -> None:
@@ -186,7 +192,7 @@ class Service:
 
     def _open_intake(self, options: SessionOptions, trail: int, at: int) -> Intake:
         ingest, vad = open_ingest(options.audio), self._open_vad(options, at)
-        return Intake(ingest, vad, _open_gate(options, trail, at))
+        return Intake(ingest, vad, _open_gate(options, trail, at), self._open_turns(options, at))
 
     def _open_stream(self, options: StreamOptions, sink: Sink, language: str | None) -> Stream:
         """``language``: what was found in the session before, if an engine failed meanwhile."""
@@ -203,6 +209,16 @@ class Service:
             "model": options.model,
         }
         return self._recordings.open(ident, self.engine.info, trail, asked)
+
+    def change_vocabulary(self, session: LiveSession, terms: tuple[str, ...]) -> None:
+        """Expect these names and terms in a session of one source, from its next pause on.
+
+        Within ``MOVE_S``. An engine that takes none ignores them.
+        """
+        if isinstance(session, Session) and session in self._sessions:
+            options = replace(self._sessions[session], vocabulary=terms)
+            self._sessions[session] = options
+            session.reopen(partial(self._open_stream, options))
 
     async def replace_engine(self, engine: Engine) -> int:
         """Go on with another engine, which this service owns from now on.
@@ -233,6 +249,11 @@ class Service:
 
     def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
         return NoVad(at) if options.gate is None else self._detector.lane(at)
+
+    def _open_turns(self, options: SessionOptions, at: int) -> TurnLane | None:
+        if options.turns is None or options.gate is None:
+            return None
+        return TurnLane(self._turns, options.turns, options.gate, at)
 
     def _resumed_vad(self, options: SessionOptions, state: SourceState) -> SpeechProbabilities:
         network, window = state.checkpoint.network, state.checkpoint.gate.end
@@ -284,6 +305,7 @@ class Service:
         for engine in (self.engine, *self._retiring):
             await asyncio.to_thread(engine.shutdown)
         self._detector.close()
+        self._turns.close()
 
 
 def _fits(engine: Engine, session: Session, options: StreamOptions) -> bool:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import (
+    MOVE_S,
     Behind,
     Committed,
     Drafted,
@@ -40,9 +42,17 @@ from voxlive.streaming.events import (
     SourceCheckpoint,
     SpeechStarted,
     SpeechStopped,
+    TurnClosed,
     UtteranceEnded,
 )
-from voxlive.streaming.intake import Flush, LiveSession, Reconfigure, SourceState, Stop
+from voxlive.streaming.intake import (
+    ChangeTurns,
+    Flush,
+    LiveSession,
+    Reconfigure,
+    SourceState,
+    Stop,
+)
 from voxlive.streaming.queues import (
     Inbox,
     Outbox,
@@ -50,6 +60,7 @@ from voxlive.streaming.queues import (
 )
 from voxlive.streaming.recovery import MAX_BACKLOG, RecoverableStream
 from voxlive.streaming.replacements import Replacer
+from voxlive.turns.tracker import TurnEnded, TurnStarted
 from voxlive.vad.gate import Feed, GateState, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
 
@@ -62,6 +73,7 @@ if TYPE_CHECKING:
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
     from voxlive.streaming.replacements import Replacements
+    from voxlive.turns.tracker import EndedBy, TurnEvent, TurnLane
     from voxlive.vad.gate import Action, Gate, OpenGate
     from voxlive.values import Samples, Word
 
@@ -78,7 +90,8 @@ class Session(LiveSession):
     back-pressure on the client; when ``outbox`` is full the session ends with ``slow_client``. Its
     events carry ``source`` there. ``stall_s`` is that of SessionOptions. ``record`` starts a
     recording, of a stream with this trail. ``segment_ids``: see LiveTranscript. It may go on with
-    one of another server's (``resumed``). Raises what ``open_stream`` raises.
+    one of another server's (``resumed``). ``turns`` finds out when somebody has finished: it ends
+    the utterance then, if a pause has not. Raises what ``open_stream`` raises.
     """
 
     received = 0
@@ -99,6 +112,7 @@ class Session(LiveSession):
         record: Callable[[int], RecordingWriter] | None = None,
         segment_ids: Iterator[int] | None = None,
         resumed: SourceState | None = None,
+        turns: TurnLane | None = None,
     ) -> None:
         state = resumed or SourceState(ident, SourceCheckpoint(GateState()), 0)
         super().__init__(ident, state.first, inbox, outbox, source)
@@ -109,6 +123,8 @@ class Session(LiveSession):
         self.processed = at
         self._ingest = ingest
         self._vad = vad
+        self._turns = turns
+        self._turn_start = self._turns_before = 0
         self._stall_timeout, self._stall_s = Timeout(), stall_s
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
@@ -152,7 +168,9 @@ class Session(LiveSession):
 
     def outlive_server(self) -> bool:
         """See LiveSession."""
-        self.outlives_server = self._vad.keeps_states = not self._stream.paced
+        # A turn goes on through pauses, which is where another server would go on.
+        self.outlives_server = not self._stream.paced and self._turns is None
+        self._vad.keeps_states = self.outlives_server
         return self.outlives_server
 
     @property
@@ -185,6 +203,10 @@ class Session(LiveSession):
     def move(self, within_s: float) -> None:
         """Go on with a stream that is opened anew: at the next pause, else after ``within_s``."""
         self._stream.move(within_s)
+
+    def reopen(self, open_stream: Callable[[Sink, str | None], Stream]) -> None:
+        """``move``, to a stream that this opens, within ``MOVE_S``."""
+        self._stream.reopen(open_stream, MOVE_S)
 
     @property
     def waits_for_slot(self) -> bool:
@@ -223,9 +245,15 @@ class Session(LiveSession):
                 match command:
                     case bytes(data):
                         await self._process(self._ingest.push(data))
-                    case Flush(marker):
+                    case Flush(marker, ends_turn):
                         await self._stream.settle()
-                        self._flush(self._gate.flush(self.received), Flushed(marker))
+                        if ends_turn and self._turns:
+                            self._pause("client", Flushed(marker))
+                        else:
+                            self._flush(self._gate.flush(self.received), Flushed(marker))
+                    case ChangeTurns(options):
+                        if self._turns:
+                            self._turns.tracker.options = options
                     case Reconfigure(open_intake, marker):
                         await self._process_rest()
                         await self._reconfigure(open_intake, Flushed(marker))
@@ -244,7 +272,7 @@ class Session(LiveSession):
         What has come while the server itself stood still is waited for until it is read.
         """
         wait_s = self._stall_s
-        while self._gate.speaking:
+        while self._gate.speaking or (self._turns and self._turns.tracker.open):
             deadline = self._loop.time() + wait_s
             try:
                 with self._stall_timeout.within(wait_s):
@@ -255,7 +283,7 @@ class Session(LiveSession):
                     continue
                 if not self._suspended:
                     await self._stream.settle()
-                    self._flush(self._gate.pause(self.received))
+                    self._pause("stalled")
                 break
         return await self._inbox.take()
 
@@ -292,7 +320,11 @@ class Session(LiveSession):
         if self._recorder:
             self._recorder.on_received(self.received)
         self._stream.advance(self.received)
-        self._apply(self._gate.process(probabilities, self.received))
+        if self._turns:
+            self._turns.receive(samples)
+            await self._take_turns(self._turns, probabilities)
+        else:
+            self._apply(self._gate.process(probabilities, self.received))
         if self.received - self._checkpoint_at >= _CHECKPOINT_EVERY and self._stream.empty:
             self._emit_checkpoint()
 
@@ -319,6 +351,48 @@ class Session(LiveSession):
                     if self._recorder:
                         self._recorder.on_mark(marker, at, flush=False)
                     self._stream.end_utterance(marker)
+
+    async def _take_turns(self, turns: TurnLane, probabilities: Iterable[float]) -> None:
+        """A window after the other, since a turn may end behind each of them."""
+        for probability in probabilities:
+            self._apply(self._gate.push(float(probability)))
+            self._emit_turns(await turns.push(float(probability)), turns.tracker.end)
+        self._apply(self._gate.feed_ahead(self.received))
+
+    def _emit_turns(self, events: Iterable[TurnEvent], end: int) -> None:
+        """Emit them. Where a turn ends its words are brought out, up to sample ``end``."""
+        for event in events:
+            self._emit(event)
+            if isinstance(event, TurnStarted):
+                self._turn_start = event.at
+            elif isinstance(event, TurnEnded):
+                closed = TurnClosed(event.turn, self._turn_start, event.at)
+                if self._gate.in_utterance:
+                    self._flush(self._gate.pause(end), closed, at=end)
+                else:
+                    self._emit_behind_words(closed)
+
+    def _emit_behind_words(self, closed: TurnClosed) -> None:
+        """Emit it once the words are out of what was fed so far, of which a mark is the last."""
+        if self._last_marker in self._markers:
+            self._markers[self._last_marker] += (closed,)
+        else:
+            self._emit(self._with_text(closed))
+
+    def _end_turn(self, by: EndedBy) -> tuple[TurnClosed, ...]:
+        """The turn ends here, if there is one; what to emit when its words are out."""
+        closed = []
+        for event in self._turns.tracker.interrupt(self.received, by) if self._turns else ():
+            self._emit(event)
+            if isinstance(event, TurnStarted):
+                self._turn_start = event.at
+            elif isinstance(event, TurnEnded):
+                closed.append(TurnClosed(event.turn, self._turn_start, event.at))
+        return tuple(closed)
+
+    def _with_text(self, closed: TurnClosed) -> TurnClosed:
+        assert self._turns
+        return replace(closed, text=self._turns.text.take())
 
     def _emit_speech(self, event: SpeechStarted | SpeechStopped) -> None:
         """Emit it, unless another server has."""
@@ -349,33 +423,48 @@ class Session(LiveSession):
             self.trace.on_marker(self._last_marker)
         return self._last_marker
 
-    def _flush(self, actions: Iterable[Action], *then: Event) -> int:
+    def _pause(self, by: EndedBy, *then: Event) -> None:
+        """End the utterance and the turn here."""
+        self._flush(self._gate.pause(self.received), *self._end_turn(by), *then)
+
+    def _flush(self, actions: Iterable[Action], *then: Event, at: int | None = None) -> int:
         """Apply the gate's ``actions``, then flush the stream; the marker of the flush.
 
+        ``at``: the sample up to which the stream has been fed, if not all that was received.
         An utterance that ends here has no trail behind it, so the flush ends it: a marker for the
         pause alone would be reached before its last words.
         """
         last = list(actions)
-        ended = [UtteranceEnded(self.received)] if Paused() in last else []
+        at = self.received if at is None else at
+        ended = [UtteranceEnded(at)] if Paused() in last else []
         self._apply(action for action in last if not isinstance(action, Paused))
         marker = self._add_marker(*ended, *then, *self._checkpoint(self._gate.state))
         if self._recorder:
-            self._recorder.on_mark(marker, self.received, flush=True)
+            self._recorder.on_mark(marker, at, flush=True)
         self._stream.flush(marker)
         return marker
 
     async def _reconfigure(self, open_intake: OpenIntake, then: Event) -> None:
-        marker = self._flush(self._gate.finish(self.received), then)
+        closed = self._end_turn("client")
+        marker = self._flush(self._gate.finish(self.received), *closed, then)
         while marker in self._markers:
             self._engine_progressed.clear()
             await self._engine_progressed.wait()
         self._ingest.close()
         self._vad.close()
-        self._ingest, self._vad, self._gate = open_intake(self._stream.trail, self.received)
+        before = self._turns
+        self._ingest, self._vad, self._gate, self._turns = open_intake(
+            self._stream.trail, self.received
+        )
+        if before:
+            self._turns_before = before.tracker.turn
+        if self._turns:
+            self._turns.tracker.turn = self._turns_before
 
     def _finish(self) -> None:
         self._stopped = True
-        self._final_marker = self._flush(self._gate.finish(self.received))
+        closed = self._end_turn("audio_end")
+        self._final_marker = self._flush(self._gate.finish(self.received), *closed)
 
     # What the engine answers.
 
@@ -386,19 +475,22 @@ class Session(LiveSession):
             self._recorder.on_message(message)
         match message:
             case Committed(words):
-                ready = self._replacer.push(words) if self._replacer else words
-                self._emit(self._transcript.commit(ready))
+                self._commit(self._replacer.push(words) if self._replacer else words)
                 if self.trace:
                     self.trace.on_words()
             case Drafted(text):
                 draft = self._replacer.draft(text) if self._replacer else text
                 self._emit(self._transcript.set_draft(draft))
+                if self._turns:
+                    self._turns.text.draft = draft
             case Progressed(upto):
                 self.processed = max(self.processed, upto)
                 if self.trace:
                     self.trace.on_progress()
                 if self._replacer:
-                    self._emit(self._transcript.commit(self._replacer.progress(upto)))
+                    self._commit(self._replacer.progress(upto))
+                if self._turns:
+                    self._turns.hear(upto)
                 self._engine_progressed.set()
                 self._emit_lag()
             case Behind(seconds):
@@ -410,6 +502,12 @@ class Session(LiveSession):
             case Failed(code, text):
                 self._end(SessionError(code, text))
 
+    def _commit(self, words: tuple[Word, ...]) -> None:
+        event = self._transcript.commit(words)
+        self._emit(event)
+        if self._turns and event:
+            self._turns.text.words.append(event.text)
+
     def _on_recovered(self, at: int) -> None:
         if self._recorder:
             self._recorder.on_recovered()
@@ -420,7 +518,7 @@ class Session(LiveSession):
         self._covered_fed, self._covered = self._fed_before.pop(marker)
         self._emit(self._transcript.set_draft(""))
         if self._replacer:
-            self._emit(self._transcript.commit(self._replacer.flush()))
+            self._commit(self._replacer.flush())
         # Another server was through the pauses before what it has in its open segment.
         if self._covered >= self._open_from or marker == self._final_marker:
             self._open_from = 0
@@ -428,7 +526,7 @@ class Session(LiveSession):
         if self.trace:
             self.trace.on_reached(marker)
         for event in self._markers.pop(marker):
-            self._emit(event)
+            self._emit(self._with_text(event) if isinstance(event, TurnClosed) else event)
         self._engine_progressed.set()
         self.on_rest()
         if marker == self._final_marker:

@@ -33,7 +33,7 @@ from voxlive.streaming.events import (
     SourceCheckpoint,
 )
 from voxlive.streaming.ingest.formats import ChannelDecoder
-from voxlive.streaming.intake import Flush, LiveSession, Reconfigure, Stop
+from voxlive.streaming.intake import ChangeTurns, Flush, LiveSession, Reconfigure, Stop
 from voxlive.streaming.queues import Outbox
 from voxlive.streaming.session import Session
 from voxlive.vad.gate import GateState
@@ -180,11 +180,14 @@ class MultiSourceSession(LiveSession):
             match command:
                 case bytes(data):
                     await self._process(memoryview(data))
-                case Flush(marker):
+                case Flush(marker, ends_turn):
                     await self._process_rest()
                     self._merger.expect(Flushed(marker))
                     for session in self.sessions:
-                        await session.flush(marker)
+                        await session.flush(marker, ends_turn=ends_turn)
+                case ChangeTurns(options):
+                    for session in self.sessions:
+                        await session.change_turns(options)
                 case Stop(reason):
                     if reason:
                         self._emit(reason)

@@ -154,6 +154,11 @@ class _GateBase(ABC):
         return self._phase is _Phase.SPEECH
 
     @property
+    def in_utterance(self) -> bool:
+        """Whether speech has started and ``Paused`` has not followed."""
+        return self._phase in (_Phase.SPEECH, _Phase.TRAIL)
+
+    @property
     def state(self) -> GateState | None:
         """What another gate can go on from; None while an utterance may begin or end."""
         match self._phase:

@@ -48,6 +48,7 @@ from voxlive.web.protocols.contract import (
     Refuse,
     Reply,
     ResumeSession,
+    SetTurns,
     StopSession,
 )
 from voxlive.web.recorder import SessionRecorder
@@ -361,9 +362,16 @@ class LiveSocket:
                     Notice(partial(self._protocol.refused, code, message))
                 )
             case Reply(frame):
-                await self._state.outbox.put_notice(Notice(lambda: [frame]))
-            case FlushSession(marker):
-                await self._sessions[""].flush(marker)
+                await self._state.outbox.put_notice(
+                    Notice(lambda: [frame() if callable(frame) else frame])
+                )
+            case FlushSession(marker, ends_turn):
+                await self._sessions[""].flush(marker, ends_turn=ends_turn)
+            case SetTurns(turns, vocabulary):
+                session = self._sessions[""]
+                await session.change_turns(turns)
+                if vocabulary is not None:
+                    self._service.change_vocabulary(session, vocabulary)
             case ReconfigureSession(options, marker):
                 service = self._service_of(options)
                 await service.reconfigure(self._sessions[""], options, marker)

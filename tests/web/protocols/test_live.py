@@ -15,7 +15,16 @@ from voxlive.streaming.events import (
     SessionError,
     SessionWarning,
     SpeechStarted,
+    TurnClosed,
     Words,
+)
+from voxlive.turns.tracker import (
+    EAGERNESS,
+    TurnEnded,
+    TurnLikelyEnded,
+    TurnOptions,
+    TurnResumed,
+    TurnStarted,
 )
 from voxlive.vad.gate import GateOptions
 from voxlive.values import Word
@@ -28,6 +37,7 @@ from voxlive.web.protocols.contract import (
     OpenSession,
     Refuse,
     ResumeSession,
+    SetTurns,
     StopSession,
 )
 from voxlive.web.protocols.live import LiveProtocol
@@ -158,6 +168,42 @@ def test_a_bad_message_is_refused_and_the_session_goes_on(frame):
     [error] = decoded(protocol.refused(refusal.code, refusal.message))
     assert (error["code"], error["fatal"]) == ("bad_message", False)
     assert protocol.received(b"\0\0") == [AudioFrame(b"\0\0")]
+
+
+def test_turns_are_asked_for_changed_and_reported():
+    assert options().turns is None
+    assert options(turns=True).turns == EAGERNESS["auto"]
+    asked = options(turns={"eagerness": "low", "max_wait_ms": 900}).turns
+    assert asked == EAGERNESS["low"].changed(max_wait_ms=900)
+    protocol = started(turns={"eagerness": "high"})
+    change = {"type": "turns", "threshold": 0.6, "eager_threshold": 0.4}
+    [action] = protocol.received(json.dumps(change))
+    assert action == SetTurns(TurnOptions(0.6, 0.4, 2000, None))
+    [action] = protocol.received(json.dumps({"type": "flush", "id": "f", "turn": True}))
+    assert action == FlushSession("f", ends_turn=True)
+    events = (
+        TurnStarted(0, 1600),
+        TurnLikelyEnded(0, 16_000, 18_000, 0.7),
+        TurnResumed(0, 20_000),
+        TurnEnded(0, 32_000, 34_000, 0.9, "confidence"),
+        TurnClosed(0, 1600, 32_000, "Well."),
+    )
+    sent = decoded(out for event in events for out in protocol.on_event(event))
+    assert [{k: v for k, v in one.items() if k != "seq"} for one in sent] == [
+        {"type": "turn_started", "turn": 0, "t": 0.1},
+        {"type": "turn_likely_ended", "turn": 0, "t": 1.0, "p": 0.7},
+        {"type": "turn_resumed", "turn": 0, "t": 1.25},
+        {"type": "turn_ended", "turn": 0, "t": 2.0, "p": 0.9, "by": "confidence"},
+        {"type": "turn", "turn": 0, "start": 0.1, "end": 2.0, "text": "Well."},
+    ]
+    for bad in ({"type": "turns", "eagerness": "very"}, {"type": "turns", "threshold": 2}):
+        [refusal] = protocol.received(json.dumps(bad))
+        assert isinstance(refusal, Refuse)
+    [refusal] = started().received(json.dumps(change))
+    assert "no turns" in refusal.message
+    for bad in ({"turns": "yes"}, {"turns": {"eager": 1}}, {"turns": True, "vad": False}):
+        with pytest.raises(ProtocolError, match="turns"):
+            options(**bad)
 
 
 def resume(have: int, *received: object) -> ResumeSession:

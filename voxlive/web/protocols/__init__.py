@@ -5,6 +5,7 @@ from __future__ import annotations
 from voxlive.web.protocols.asr import AsrProtocol
 from voxlive.web.protocols.contract import Protocol
 from voxlive.web.protocols.deepgram import DeepgramProtocol
+from voxlive.web.protocols.deepgram.flux import FluxProtocol
 from voxlive.web.protocols.echopanel import EchoPanelProtocol
 from voxlive.web.protocols.live import LiveProtocol
 from voxlive.web.protocols.mistral import MistralProtocol
@@ -20,5 +21,6 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "/v1/realtime": RealtimeProtocol,
     "/v1/audio/transcriptions/realtime": MistralProtocol,
     "/v1/listen": DeepgramProtocol,
+    "/v2/listen": FluxProtocol,
     "/ws/live-listener": EchoPanelProtocol,
 }

@@ -22,6 +22,7 @@ from voxlive.streaming.events import (
     Words,
 )
 from voxlive.streaming.intake import SessionOptions
+from voxlive.turns.tracker import TurnOptions
 from voxlive.web.protocols.fields import Json, decode_base64
 
 MAX_BINARY = 8_000_000
@@ -115,9 +116,21 @@ class AudioFrame:
 
 @dataclass(frozen=True, slots=True)
 class FlushSession:
-    """Bring out every word so far."""
+    """Bring out every word so far; ``ends_turn``: it is a whole turn, where there are turns."""
 
     marker: str
+    ends_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetTurns:
+    """End turns by these options from here on.
+
+    ``vocabulary``: names and terms to expect from the next pause on; None: those of before.
+    """
+
+    options: TurnOptions
+    vocabulary: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +182,9 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer the client at once with a text frame."""
+    """Answer the client at once with a text frame; it may be made when its turn comes."""
 
-    frame: str
+    frame: str | Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +217,7 @@ Action = (
     OpenSession
     | AudioFrame
     | FlushSession
+    | SetTurns
     | CorrectCaptions
     | ReconfigureSession
     | ResumeSession

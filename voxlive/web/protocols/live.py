@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
-from voxlive.errors import ProtocolError, close_code
+from voxlive.errors import ProtocolError, UnsupportedOption, close_code
 from voxlive.recognisers.contract import Task
 from voxlive.recognisers.vocabulary import BadVocabulary, vocabulary_of
 from voxlive.store.contract import AddSent
@@ -28,12 +28,22 @@ from voxlive.streaming.events import (
     SessionWarning,
     SpeechStarted,
     SpeechStopped,
+    TurnClosed,
     UtteranceEnded,
     Words,
 )
 from voxlive.streaming.ingest.formats import CONTAINER, ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
+from voxlive.turns.tracker import (
+    EAGERNESS,
+    TurnEnded,
+    TurnEvent,
+    TurnLikelyEnded,
+    TurnOptions,
+    TurnResumed,
+    TurnStarted,
+)
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, seconds
 from voxlive.web.protocols.contract import (
@@ -52,6 +62,7 @@ from voxlive.web.protocols.contract import (
     Refuse,
     RestoredProtocol,
     ResumeSession,
+    SetTurns,
     StopSession,
 )
 from voxlive.web.protocols.fields import (
@@ -62,6 +73,7 @@ from voxlive.web.protocols.fields import (
     integer,
     is_json,
     language,
+    number,
     parse_message,
     quoted,
     string,
@@ -73,8 +85,9 @@ _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
     *("task", "vocabulary", "commit", "model"),
     *("vad", "words", "drafts", "delay_ms", "replacements", "resumable", "store"),
-    *("keep_audio", "sources", "suppress_leaks"),
+    *("keep_audio", "sources", "suppress_leaks", "turns"),
 )
+_TURN_FIELDS = ("eagerness", "threshold", "eager_threshold", "max_wait_ms")
 _RESUME_FIELDS = ("type", "session", "token", "have", "from", "received")
 _MAX_RESUME = 256_000  # characters; other messages have MAX_TEXT
 _MAX_SAMPLES = 1 << 53
@@ -114,6 +127,7 @@ class LiveProtocol(Protocol):
         self._kept = 1  # before which it has them: ``ready`` it does not need
         self._restored = False
         self._close: CloseSocket | None = None
+        self._turns: TurnOptions | None = None
 
     def offer_engines(self, find: FindEngine) -> None:
         """``start`` may name one."""
@@ -153,7 +167,7 @@ class LiveProtocol(Protocol):
             raise ValueError(
                 f'the first message must be of type "start" or "resume", not {quoted(kind)}'
             )
-        except (ValueError, BadReplacement, BadVocabulary) as error:
+        except (ValueError, BadReplacement, BadVocabulary, UnsupportedOption) as error:
             raise ProtocolError("bad_start", str(error)) from error
 
     def _resume(self, message: Json) -> ResumeSession:
@@ -177,7 +191,9 @@ class LiveProtocol(Protocol):
             model=string(message, "model", _MAX_ID_CHARS),
             sources=sources,
             suppress_leaks=flag(message, "suppress_leaks", len(sources) <= MAX_SOURCES),
+            turns=_turns(message.get("turns")),
         )
+        self._turns = options.turns
         self._rate = options.audio.rate
         self._texts = {source: LongText() for source in sources}
         self._words = flag(message, "words", True)
@@ -282,11 +298,18 @@ class LiveProtocol(Protocol):
         kind, message = parse_message(frame)
         match kind:
             case "flush":
-                check_fields(message, ("type", "id"), "flush")
+                check_fields(message, ("type", "id", "turn"), "flush")
                 marker = string(message, "id", _MAX_ID_CHARS)
                 if marker is None:
                     raise ValueError('flush needs an "id", which flushed will repeat')
-                return FlushSession(marker)
+                return FlushSession(marker, flag(message, "turn", False))
+            case "turns":
+                check_fields(message, ("type", *_TURN_FIELDS), "turns")
+                if self._turns is None:
+                    raise ValueError('the session has no turns: "turns" in start asks for them')
+                chosen = {name: value for name, value in message.items() if name != "type"}
+                self._turns = _turn_options(chosen, self._turns)
+                return SetTurns(self._turns)
             case "correct":
                 check_fields(message, ("type", "segment", "words", "text"), "correct")
                 segment = integer(message, "segment", 0, _MAX_SAMPLES, None)
@@ -307,7 +330,8 @@ class LiveProtocol(Protocol):
                 raise ValueError("the session has started; connect again for another one")
             case _:
                 raise ValueError(
-                    f'{quoted(kind)} is not a message type: use "flush", "correct" or "stop"'
+                    f'{quoted(kind)} is not a message type: use "flush", "turns", "correct" or '
+                    '"stop"'
                 )
 
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
@@ -322,6 +346,8 @@ class LiveProtocol(Protocol):
         if options.sources:
             more["sources"] = list(options.sources)
             more["suppress_leaks"] = options.suppress_leaks
+        if options.turns:
+            more["turns"] = asdict(options.turns)
         if self._keeps_audio:
             more["keep_audio"] = True
         ready: list[Out] = [
@@ -413,6 +439,8 @@ class LiveProtocol(Protocol):
             SpeechStarted
             | SpeechStopped
             | SegmentClosed
+            | TurnEvent
+            | TurnClosed
             | Flushed
             | LanguageDetected
             | Recovered
@@ -430,6 +458,19 @@ class LiveProtocol(Protocol):
             case SegmentClosed(ident, start, end, text):
                 times = {"start": seconds(start), "end": seconds(end)}
                 return self._encode("segment", id=ident, **times, text=text, **source)
+            case TurnStarted(turn, at):
+                return self._encode("turn_started", turn=turn, t=seconds(at), **source)
+            case TurnLikelyEnded(turn, at, _, confidence):
+                what = {"turn": turn, "t": seconds(at), "p": confidence}
+                return self._encode("turn_likely_ended", **what, **source)
+            case TurnResumed(turn, at):
+                return self._encode("turn_resumed", turn=turn, t=seconds(at), **source)
+            case TurnEnded(turn, at, _, confidence, by):
+                ended = {"turn": turn, "t": seconds(at), "p": confidence, "by": by}
+                return self._encode("turn_ended", **ended, **source)
+            case TurnClosed(turn, start, end, text):
+                times = {"start": seconds(start), "end": seconds(end)}
+                return self._encode("turn", turn=turn, **times, text=text, **source)
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
             case Recovered(at):
@@ -523,6 +564,31 @@ def _replacements(message: Json) -> Replacements:
     if not isinstance(entries, dict) or not all(isinstance(t, str) for t in entries.values()):
         raise ValueError('"replacements" must be an object of phrases and what to write for them')
     return Replacements.of(entries)
+
+
+def _turns(asked: object) -> TurnOptions | None:
+    if asked is None or asked is False:
+        return None
+    if asked is True:
+        return EAGERNESS["auto"]
+    if not isinstance(asked, dict):
+        raise ValueError(f'"turns" must be true, false or an object, not {quoted(asked)}')
+    check_fields(asked, _TURN_FIELDS, "turns")
+    return _turn_options(asked, EAGERNESS["auto"])
+
+
+def _turn_options(asked: Json, before: TurnOptions) -> TurnOptions:
+    if (eagerness := asked.get("eagerness")) is not None:
+        chosen = next((made for name, made in EAGERNESS.items() if name == eagerness), None)
+        if chosen is None:
+            known = ", ".join(EAGERNESS)
+            raise ValueError(f'"eagerness" must be one of {known}, not {quoted(eagerness)}')
+        before = chosen
+    return before.changed(
+        number(asked, "threshold", 0.1, 0.99, None),
+        number(asked, "eager_threshold", 0.1, 0.99, None),
+        integer(asked, "max_wait_ms", 200, 30_000, None),
+    )
 
 
 def _gate(message: Json) -> GateOptions | None:

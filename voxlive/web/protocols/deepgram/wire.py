@@ -22,6 +22,7 @@ from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
+from voxlive.turns.tracker import TurnOptionError, TurnOptions
 from voxlive.vad.gate import GateOptions
 from voxlive.values import Word, seconds
 from voxlive.web.protocols.contract import Denial
@@ -49,6 +50,7 @@ _UNSUPPORTED = {
     "custom_intent": "this server does not find intents",
 }
 
+_DECIMAL = re.compile(r"\d{0,2}\.?\d{1,9}")
 _BOOST = re.compile(r":-?[\d.]*$")
 _T = TypeVar("_T")
 _Params = Mapping[str, str]
@@ -94,9 +96,7 @@ def read_query(params: _Params) -> DeepgramQuery:
     Hints on formatting have no effect, names that nobody knows are ignored.
     """
     try:
-        for name, reason in _UNSUPPORTED.items():
-            if params.get(name, "false").lower() not in ("", "false"):
-                raise ProtocolError("unsupported_option", f"{reason}: leave out {name}")
+        _refuse_unsupported(params)
         audio = _audio(params)
         multichannel = _flag(params, "multichannel")
         if multichannel and audio.encoding == CONTAINER:
@@ -125,6 +125,68 @@ def read_query(params: _Params) -> DeepgramQuery:
         )
     except (BadAudio, BadReplacement, UnknownLanguage) as error:
         raise ProtocolError("bad_parameter", str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class FluxQuery:
+    """A query of Flux, read."""
+
+    audio: AudioFormat
+    language: str | None
+    turns: TurnOptions
+    vocabulary: tuple[str, ...] = ()
+
+    def options(self, info: EngineInfo) -> SessionOptions:
+        """The live session; key terms are a hint, without effect on an engine that takes none."""
+        terms = () if info.vocabulary is None else self.vocabulary
+        stream = StreamOptions(self.language, vocabulary=terms)
+        return SessionOptions(self.audio, stream=stream, turns=self.turns)
+
+
+def read_flux_query(params: _Params) -> FluxQuery:
+    """As ``read_query``. Unless it has ``eager_eot_threshold`` no turn ends eagerly."""
+    try:
+        _refuse_unsupported(params)
+        hints = {language_of(hint) for hint in _values(params, "language_hint")}
+        return FluxQuery(
+            _audio(params),
+            hints.pop() if len(hints) == 1 else None,
+            TurnOptions(
+                _threshold(params, "eot_threshold", 0.5, 0.7),
+                _threshold(params, "eager_eot_threshold", 0.3, None),
+                _integer(params, "eot_timeout_ms", 500, 10_000, 5000),
+                eagerness=None,
+            ),
+            usable_terms(_values(params, "keyterm")),
+        )
+    except TurnOptionError as error:
+        raise ProtocolError("bad_parameter", TOO_EAGER) from error
+    except (BadAudio, UnknownLanguage) as error:
+        raise ProtocolError("bad_parameter", str(error)) from error
+
+
+def key_terms(value: object) -> tuple[str, ...]:
+    """Key terms of a message: one, or a list. Raises ValueError."""
+    terms = [value] if isinstance(value, str) else value
+    if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
+        raise ValueError('"keyterms" must be a list of terms')
+    return usable_terms(terms)
+
+
+def _threshold(params: _Params, name: str, low: float, default: _T) -> float | _T:
+    value = params.get(name)
+    if value is None:
+        return default
+    if not _DECIMAL.fullmatch(value) or not low <= float(value) <= 0.9:
+        message = f"{name} must be a number from {low:g} to 0.9, not {quoted(value)}"
+        raise ProtocolError("bad_parameter", message)
+    return float(value)
+
+
+def _refuse_unsupported(params: _Params) -> None:
+    for name, reason in _UNSUPPORTED.items():
+        if params.get(name, "false").lower() not in ("", "false"):
+            raise ProtocolError("unsupported_option", f"{reason}: leave out {name}")
 
 
 def _values(params: _Params, name: str) -> list[str]:
@@ -198,6 +260,7 @@ def _number(value: str) -> int | None:
     return int(value) if value.isdecimal() and len(value) < 10 else None
 
 
+TOO_EAGER = "eager_eot_threshold must be at most eot_threshold"
 _RETRY_AFTER_S = 5
 _EDGES = re.compile(r"^\W+|\W+$")
 _NAMES = {

@@ -24,11 +24,13 @@ from voxlive.streaming.events import (
     SessionError,
     SpeechStarted,
     SpeechStopped,
+    TurnClosed,
     UtteranceEnded,
     Words,
 )
 from voxlive.streaming.ingest.formats import ENCODINGS
 from voxlive.streaming.intake import SessionOptions
+from voxlive.turns.tracker import TurnEnded, TurnStarted
 from voxlive.values import SAMPLE_RATE
 from voxlive.web.protocols.contract import (
     DENIAL_CODES,
@@ -241,10 +243,11 @@ class OpenAIRealtimeProtocol(Protocol):
 
     def _apply_change(self, before: Config, config: Config, audio_end: int) -> list[Action]:
         """Take what follows as it is configured now, if that makes a difference."""
-        if (config.audio, config.turns) == (before.audio, before.turns):
+        turns, turns_before = (config.turns, config.semantic), (before.turns, before.semantic)
+        if (config.audio, turns) == (before.audio, turns_before):
             return []
         old = self._intake
-        if config.turns != before.turns:
+        if turns != turns_before:
             self._intake, self._buffer_start = self._new_turns(config), audio_end
         if self._options is None:
             self._turns = self._intake
@@ -255,7 +258,7 @@ class OpenAIRealtimeProtocol(Protocol):
 
     def _new_turns(self, config: Config) -> VadTurns | CommittedTurns:
         if config.turns:
-            return VadTurns(self._conversation, config.turns)
+            return VadTurns(self._conversation, config.turns, semantic=config.semantic is not None)
         return CommittedTurns(self._conversation, self._audio_end)
 
     def _switch_turns(
@@ -282,9 +285,15 @@ class OpenAIRealtimeProtocol(Protocol):
         """An event as messages about the items."""
         turns = self._turns
         match event:
-            case SpeechStarted(at):
+            case TurnStarted(_, at) if turns.semantic:
                 return self._encode_all(turns.on_speech_started(at))
-            case SpeechStopped(at):
+            case TurnEnded(_, at, upto) if turns.semantic:
+                return self._encode_all(turns.on_speech_stopped(at, upto))
+            case TurnClosed(_, _, end) if turns.semantic:
+                return self._encode_all(turns.on_utterance_ended(end))
+            case SpeechStarted(at) if not turns.semantic:
+                return self._encode_all(turns.on_speech_started(at))
+            case SpeechStopped(at) if not turns.semantic:
                 return self._encode_all(turns.on_speech_stopped(at, self._audio_end))
             case Words(_, words):
                 return self._encode_all(turns.on_words(words))

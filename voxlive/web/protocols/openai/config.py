@@ -15,6 +15,8 @@ from voxlive.errors import BadAudio, CodedError, RequestRefused
 from voxlive.recognisers.vocabulary import usable_terms, vocabulary_in
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
+from voxlive.turns.detector import find_model
+from voxlive.turns.tracker import EAGERNESS, TurnOptions
 from voxlive.vad.gate import GateOptions
 from voxlive.web.protocols.contract import FindEngine
 from voxlive.web.protocols.fields import Json, quoted
@@ -37,7 +39,7 @@ _MAX_SILENCE_MS = 10_000
 _MAX_PROMPT = 10_000  # characters
 _MAX_NAME = 200
 _MAX_PADDING_MS = 2_000
-# No model here predicts the end of a turn: higher eagerness waits for less silence.
+# Where there is no model for the end of a turn, higher eagerness waits for less silence.
 _EAGERNESS_MS = {"low": 1000, "medium": 500, "auto": 500, "high": 300}
 _DELAYS_MS = {"minimal": 80, "low": 240, "medium": 480, "high": 960, "xhigh": 2400}
 
@@ -55,12 +57,14 @@ class BadField(CodedError, ValueError):
 class Config:
     """A session as it is in force. ``turns`` None: the client takes the turns, by its commits.
 
+    ``semantic``: a turn ends when its speaker has finished, not in any pause.
     ``prompt`` and ``keywords``: as the client has sent them, where the engine takes a vocabulary.
     ``model``: the name that the client has sent, whatever it stands for.
     """
 
     audio: AudioFormat = _DEFAULT_AUDIO
     turns: GateOptions | None = _DEFAULT_GATE
+    semantic: TurnOptions | None = None
     noise_reduction: str | None = None
     language: str | None = None
     delay: str | None = None
@@ -80,7 +84,8 @@ class Config:
             drafts=False,
             vocabulary=usable_terms((*self.keywords, *vocabulary_in(self.prompt or ""))),
         )
-        return SessionOptions(self.audio, self.turns or _DEFAULT_GATE, stream, model=self.model)
+        gate = self.turns or _DEFAULT_GATE
+        return SessionOptions(self.audio, gate, stream, model=self.model, turns=self.semantic)
 
     def updated(self, session: Json, find: FindEngine) -> Config:
         """With the fields that these set. Unknown ones are ignored; raises BadField.
@@ -126,14 +131,18 @@ class Config:
                 **keywords,
                 "delay": self.delay,
             },
-            "turn_detection": turns
-            and {
-                "type": "server_vad",
-                "threshold": turns.threshold,
-                "prefix_padding_ms": turns.pre_roll_ms,
-                "silence_duration_ms": turns.min_silence_ms,
-                "idle_timeout_ms": None,
-            },
+            "turn_detection": turns and self._turn_detection(turns),
+        }
+
+    def _turn_detection(self, turns: GateOptions) -> dict[str, object]:
+        if self.semantic:
+            return {"type": "semantic_vad", "eagerness": self.semantic.eagerness}
+        return {
+            "type": "server_vad",
+            "threshold": turns.threshold,
+            "prefix_padding_ms": turns.pre_roll_ms,
+            "silence_duration_ms": turns.min_silence_ms,
+            "idle_timeout_ms": None,
         }
 
 
@@ -224,12 +233,16 @@ def _hinted(config: Config, fields: Json, param: str) -> Config:
 def _turn_detection(config: Config, value: object, param: str, _find: FindEngine) -> Config:
     """Always whole: what is left out has its default, and what goes too far is held back."""
     if value is None:
-        return replace(config, turns=None)
+        return replace(config, turns=None, semantic=None)
     fields = _object(value, param)
     kind = _one_of(("server_vad", "semantic_vad"), fields.get("type", "server_vad"), param)
     if kind == "semantic_vad":
         eagerness = _one_of(_EAGERNESS_MS, fields.get("eagerness") or "auto", param)
-        return replace(config, turns=GateOptions(min_silence_ms=_EAGERNESS_MS[eagerness]))
+        if find_model():
+            semantic = next(made for name, made in EAGERNESS.items() if name == eagerness)
+            return replace(config, turns=_DEFAULT_GATE, semantic=semantic)
+        gate = GateOptions(min_silence_ms=_EAGERNESS_MS[eagerness])
+        return replace(config, turns=gate, semantic=None)
     asked = _number(fields, "threshold", param, _DEFAULT_GATE.threshold)
     threshold = min(max(asked, _MIN_THRESHOLD), _MAX_THRESHOLD)
     silence = _number(fields, "silence_duration_ms", param, _DEFAULT_GATE.min_silence_ms)
@@ -240,7 +253,7 @@ def _turn_detection(config: Config, value: object, param: str, _find: FindEngine
         min_silence_ms=min(round(silence), _MAX_SILENCE_MS),
         pre_roll_ms=min(round(padding), _MAX_PADDING_MS),
     )
-    return replace(config, turns=gate)
+    return replace(config, turns=gate, semantic=None)
 
 
 _PARSERS: dict[str, Callable[[Config, object, str, FindEngine], Config]] = {

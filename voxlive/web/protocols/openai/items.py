@@ -103,9 +103,15 @@ def _item_fields(item: Item, transcript: str | None) -> dict[str, object]:
 
 
 class VadTurns:
-    """The voice detector takes the turns. Items wait for their words in order."""
+    """The voice detector takes the turns. Items wait for their words in order.
 
-    def __init__(self, conversation: Conversation, gate: GateOptions) -> None:
+    ``semantic``: the turn detector does, so that an item goes on through pauses.
+    """
+
+    def __init__(
+        self, conversation: Conversation, gate: GateOptions, *, semantic: bool = False
+    ) -> None:
+        self.semantic = semantic
         self._conversation = conversation
         self._padding = gate.pre_roll_ms * _PER_MS
         self._silence = gate.min_silence_ms * _PER_MS
@@ -200,6 +206,8 @@ class VadTurns:
 
 class CommittedTurns:
     """The client takes the turns: words are the oldest item's, until its flush has come through."""
+
+    semantic = False
 
     def __init__(self, conversation: Conversation, start: int) -> None:
         self._conversation = conversation
