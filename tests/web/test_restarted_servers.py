@@ -93,15 +93,15 @@ def missing_s(found: np.ndarray, samples: np.ndarray) -> float:
 
 ONE, TWO = (), ("me", "them")
 ENDED, KILLED = ([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SERVER)], 4.0)
-WORKERS = ([(5.0, KILL_WORKER), (9.0, BREAK_LINE), (13.0, KILL_WORKER)], 1.0)
+WORKERS = ([(4.0, KILL_WORKER), (8.0, BREAK_LINE), (12.0, END_SERVER)], 1.0)
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("sources", "faults", "most_s"),
     [
-        pytest.param(TWO, *ENDED, id="two sources-SIGTERM"),
-        pytest.param(TWO, *WORKERS, id="two sources-SIGKILL of workers"),
+        pytest.param(TWO, *WORKERS, id="two sources-SIGKILL of a worker, SIGTERM"),
+        pytest.param(TWO, *ENDED, id="two sources-SIGTERM", marks=pytest.mark.endurance),
         pytest.param(ONE, *KILLED, id="one source-SIGKILL", marks=pytest.mark.endurance),
         pytest.param(ONE, *ENDED, id="one source-SIGTERM", marks=pytest.mark.endurance),
         pytest.param(TWO, *KILLED, id="two sources-SIGKILL", marks=pytest.mark.endurance),
