@@ -21,7 +21,7 @@ from support.mlx_whisper import write_mlx_whisper
 from support.postgres import PostgresServer
 from support.server import AT_PAUSES, Server, serving
 from support.talk import PORTS
-from support.weights import BASE, TINY_EN, TURNS, fetch, link
+from support.weights import BASE, SPEAKERS, TINY_EN, TURNS, fetch, link
 
 from voxlive.runners import batch
 from voxlive.runners.process import ProcessOptions
@@ -93,7 +93,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 def pytest_configure(config: pytest.Config) -> None:
     """Whisper tiny.en is the model of all tests that name none, here and in what they start.
 
-    The network for the end of a turn is beside it.
+    The networks for the end of a turn and for voices are beside it.
 
     Servers that tests start without ``serving`` keep transcripts in a folder of the tests.
 
@@ -108,7 +108,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(data.cleanup)
     os.environ["XDG_DATA_HOME"] = data.name
     children_are_forks()
-    os.environ["XDG_CACHE_HOME"] = str(fetch(config.cache.mkdir("starter"), TINY_EN, TURNS))
+    os.environ["XDG_CACHE_HOME"] = str(
+        fetch(config.cache.mkdir("starter"), TINY_EN, TURNS, SPEAKERS)
+    )
 
 
 LONG = ("test_session_ends.py", "test_simulated_days.py", "test_recogniser.py")

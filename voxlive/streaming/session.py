@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 
     from voxlive.engines.contract import SessionMessage, Sink, Stream
     from voxlive.engines.recording import RecordingWriter
+    from voxlive.speakers.tracker import SpeakerLane
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
     from voxlive.streaming.intake import Command, OpenIntake, SpeechProbabilities
@@ -91,7 +92,8 @@ class Session(LiveSession):
     events carry ``source`` there. ``stall_s`` is that of SessionOptions. ``record`` starts a
     recording, of a stream with this trail. ``segment_ids``: see LiveTranscript. It may go on with
     one of another server's (``resumed``). ``turns`` finds out when somebody has finished: it ends
-    the utterance then, if a pause has not. Raises what ``open_stream`` raises.
+    the utterance then, if a pause has not. ``speakers`` finds out whose words they are. Raises what
+    ``open_stream`` raises.
     """
 
     received = 0
@@ -113,6 +115,7 @@ class Session(LiveSession):
         segment_ids: Iterator[int] | None = None,
         resumed: SourceState | None = None,
         turns: TurnLane | None = None,
+        speakers: SpeakerLane | None = None,
     ) -> None:
         state = resumed or SourceState(ident, SourceCheckpoint(GateState()), 0)
         super().__init__(ident, state.first, inbox, outbox, source)
@@ -123,7 +126,7 @@ class Session(LiveSession):
         self.processed = at
         self._ingest = ingest
         self._vad = vad
-        self._turns = turns
+        self._turns, self._speakers = turns, speakers
         self._turn_start = self._turns_before = 0
         self._stall_timeout, self._stall_s = Timeout(), stall_s
         self._on_closed = on_closed
@@ -168,8 +171,9 @@ class Session(LiveSession):
 
     def outlive_server(self) -> bool:
         """See LiveSession."""
-        # A turn goes on through pauses, which is where another server would go on.
-        self.outlives_server = not self._stream.paced and self._turns is None
+        # Turns and speakers go on through pauses, which is where another server would go on.
+        alone = self._turns is not None or self._speakers is not None
+        self.outlives_server = not self._stream.paced and not alone
         self._vad.keeps_states = self.outlives_server
         return self.outlives_server
 
@@ -260,6 +264,9 @@ class Session(LiveSession):
                     case Stop(reason):
                         self._emit(reason)
                         await self._process_rest()
+                        if self._speakers:
+                            await self._speakers.finish()
+                            self._emit(self._speakers.found())
                         self._finish()
                 self.on_rest()
         except BadAudio as error:
@@ -320,6 +327,9 @@ class Session(LiveSession):
         if self._recorder:
             self._recorder.on_received(self.received)
         self._stream.advance(self.received)
+        if self._speakers:
+            await self._speakers.push(samples, probabilities)
+            self._emit(self._speakers.found())
         if self._turns:
             self._turns.receive(samples)
             await self._take_turns(self._turns, probabilities)
@@ -507,6 +517,9 @@ class Session(LiveSession):
         self._emit(event)
         if self._turns and event:
             self._turns.text.words.append(event.text)
+        if self._speakers and event:
+            self._speakers.add(event.segment, event.words)
+            self._emit(self._speakers.found())
 
     def _on_recovered(self, at: int) -> None:
         if self._recorder:

@@ -165,7 +165,7 @@ class TurnEnded:
 TurnEvent = TurnStarted | TurnLikelyEnded | TurnResumed | TurnEnded
 
 
-class _Phase(Enum):
+class _TurnPhase(Enum):
     NONE = "none"
     SPEECH = "speech"
     PAUSE = "pause"
@@ -186,7 +186,7 @@ class TurnTracker:
         self._exit_threshold = gate.exit_threshold
         self._min_speech = gate.min_speech_ms * _PER_MS
         self._end = at  # of the last window
-        self._phase = _Phase.NONE
+        self._phase = _TurnPhase.NONE
         self._onset: int | None = None  # of what may be speech
         self._voiced_end = at
         self._likely = False
@@ -196,7 +196,7 @@ class TurnTracker:
     @property
     def open(self) -> bool:
         """Whether a turn has begun and not ended."""
-        return self._phase is not _Phase.NONE
+        return self._phase is not _TurnPhase.NONE
 
     @property
     def end(self) -> int:
@@ -207,11 +207,11 @@ class TurnTracker:
         """Take the probability of speech in the next window of 512 samples."""
         start = self._end
         self._end += WINDOW
-        if self._phase is _Phase.SPEECH:
+        if self._phase is _TurnPhase.SPEECH:
             if probability >= self._exit_threshold:
                 self._voiced_end = self._end
             elif self._end - self._voiced_end >= PAUSE:
-                self._phase, self.asks = _Phase.PAUSE, True
+                self._phase, self.asks = _TurnPhase.PAUSE, True
             return []
         if self._onset is None and probability >= self._threshold:
             self._onset = start
@@ -219,11 +219,11 @@ class TurnTracker:
             self._onset = None
         if self._onset is not None and self._end - self._onset >= self._min_speech:
             return self._speak(self._onset)
-        return self._decide() if self._phase is _Phase.PAUSE else []
+        return self._decide() if self._phase is _TurnPhase.PAUSE else []
 
     def _speak(self, onset: int) -> list[TurnEvent]:
         begins, resumes = not self.open, self._likely
-        self._phase, self._onset, self._likely = _Phase.SPEECH, None, False
+        self._phase, self._onset, self._likely = _TurnPhase.SPEECH, None, False
         self._voiced_end = self._end
         if begins:
             return [TurnStarted(self.turn, onset)]
@@ -243,7 +243,7 @@ class TurnTracker:
     @property
     def confidence(self) -> float:
         """That the turn has ended with the speech so far; 0 while somebody speaks."""
-        if self._phase is not _Phase.PAUSE:
+        if self._phase is not _TurnPhase.PAUSE:
             return 0.0
         odds = self._sound + (self._end - self._voiced_end - PAUSE) / (_PAUSE_S * SAMPLE_RATE)
         # A text that lacks the last words says nothing of how the turn ends.
@@ -274,14 +274,14 @@ class TurnTracker:
             # The gate counts it as a word.
             started, self._voiced_end = TurnStarted(self.turn, begun), total
             return [started, self._finish(0.0, by, total)]
-        if self._phase is _Phase.SPEECH and self._voiced_end == self._end:
+        if self._phase is _TurnPhase.SPEECH and self._voiced_end == self._end:
             self._voiced_end = total
         return [self._finish(self.confidence, by, total)]
 
     def _finish(self, confidence: float, by: EndedBy, upto: int | None = None) -> TurnEnded:
         upto = self._end if upto is None else upto
         ended = TurnEnded(self.turn, self._voiced_end, upto, confidence, by)
-        self._phase, self._likely, self.asks = _Phase.NONE, False, False
+        self._phase, self._likely, self.asks = _TurnPhase.NONE, False, False
         self._text, self._text_upto = "", upto
         self.turn += 1
         return ended
@@ -384,13 +384,13 @@ class TurnLane:
             self._kept -= len(self._blocks.popleft())
 
     async def push(self, probability: float) -> list[TurnEvent]:
-        """Take the next window's probability of speech. Raises TurnsFailed."""
+        """Take the next window's probability of speech. Raises NetworkFailed."""
         events = self.tracker.push(probability)
         if self.tracker.asks:
             behind = self._received - self.tracker.end
             audio = np.concatenate(self._blocks)
             audio = audio[: len(audio) - behind][-CONTEXT:]
-            events += self.tracker.judge(await self._detector.judge(audio))
+            events += self.tracker.judge(await self._detector.ask(audio))
         return events
 
     def hear(self, upto: int) -> None:

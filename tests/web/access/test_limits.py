@@ -80,6 +80,7 @@ AUDIO = {
     "/v1/realtime": APPEND % "input_audio_buffer.append",
     "/v1/audio/transcriptions/realtime": APPEND % "input_audio.append",
     "/v1/listen": SILENCE,
+    "/v2/listen": SILENCE,
     "/ws/live-listener": SILENCE,
 }
 FIRST = {

@@ -7,6 +7,7 @@ from support.conversations import ENGLISH, POLYGLOT, conversations
 
 from voxlive.engines.contract import StreamOptions
 from voxlive.errors import ProtocolError
+from voxlive.speakers.tracker import SpeakerOptions, SpeakerRange, SpeakersFound
 from voxlive.streaming.events import (
     Draft,
     LanguageDetected,
@@ -203,6 +204,22 @@ def test_turns_are_asked_for_changed_and_reported():
     assert "no turns" in refusal.message
     for bad in ({"turns": "yes"}, {"turns": {"eager": 1}}, {"turns": True, "vad": False}):
         with pytest.raises(ProtocolError, match="turns"):
+            options(**bad)
+
+
+def test_speakers_are_asked_for_and_reported():
+    assert options().speakers is None
+    assert options(diarize=True).speakers == SpeakerOptions()
+    protocol = started(diarize={"max_speakers": 3, "speakers": 2, "min_speech_ms": None})
+    found = SpeakersFound((SpeakerRange(3, 0, 5, 1), SpeakerRange(4, 0, 0, 0)), 2)
+    [sent] = decoded(protocol.on_event(found))
+    assert (sent["type"], sent["speakers"]) == ("speakers", 2)
+    assert sent["ranges"] == [
+        {"segment": 3, "words": [0, 5], "speaker": 1},
+        {"segment": 4, "words": [0, 0], "speaker": 0},
+    ]
+    for bad in ({"diarize": 2}, {"diarize": {"max": 1}}, {"diarize": {"max_speakers": 0}}):
+        with pytest.raises(ProtocolError, match=r"diarize|max_speakers"):
             options(**bad)
 
 

@@ -11,6 +11,7 @@ from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, UnsupportedOption, close_code
 from voxlive.recognisers.contract import Task
 from voxlive.recognisers.vocabulary import BadVocabulary, vocabulary_of
+from voxlive.speakers.tracker import SpeakerOptions, SpeakersFound
 from voxlive.store.contract import AddSent
 from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.events import (
@@ -85,8 +86,9 @@ _START_FIELDS = (
     *("type", "format", "rate", "channels", "language"),
     *("task", "vocabulary", "commit", "model"),
     *("vad", "words", "drafts", "delay_ms", "replacements", "resumable", "store"),
-    *("keep_audio", "sources", "suppress_leaks", "turns"),
+    *("keep_audio", "sources", "suppress_leaks", "turns", "diarize"),
 )
+_SPEAKER_FIELDS = ("max_speakers", "min_speech_ms", "speakers")
 _TURN_FIELDS = ("eagerness", "threshold", "eager_threshold", "max_wait_ms")
 _RESUME_FIELDS = ("type", "session", "token", "have", "from", "received")
 _MAX_RESUME = 256_000  # characters; other messages have MAX_TEXT
@@ -192,6 +194,7 @@ class LiveProtocol(Protocol):
             sources=sources,
             suppress_leaks=flag(message, "suppress_leaks", len(sources) <= MAX_SOURCES),
             turns=_turns(message.get("turns")),
+            speakers=_speakers(message.get("diarize")),
         )
         self._turns = options.turns
         self._rate = options.audio.rate
@@ -348,6 +351,8 @@ class LiveProtocol(Protocol):
             more["suppress_leaks"] = options.suppress_leaks
         if options.turns:
             more["turns"] = asdict(options.turns)
+        if options.speakers:
+            more["diarize"] = asdict(options.speakers)
         if self._keeps_audio:
             more["keep_audio"] = True
         ready: list[Out] = [
@@ -441,6 +446,7 @@ class LiveProtocol(Protocol):
             | SegmentClosed
             | TurnEvent
             | TurnClosed
+            | SpeakersFound
             | Flushed
             | LanguageDetected
             | Recovered
@@ -471,6 +477,12 @@ class LiveProtocol(Protocol):
             case TurnClosed(turn, start, end, text):
                 times = {"start": seconds(start), "end": seconds(end)}
                 return self._encode("turn", turn=turn, **times, text=text, **source)
+            case SpeakersFound(ranges, speakers):
+                named = [
+                    {"segment": one.segment, "words": [one.first, one.last], "speaker": one.speaker}
+                    for one in ranges
+                ]
+                return self._encode("speakers", ranges=named, speakers=speakers, **source)
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
             case Recovered(at):
@@ -575,6 +587,17 @@ def _turns(asked: object) -> TurnOptions | None:
         raise ValueError(f'"turns" must be true, false or an object, not {quoted(asked)}')
     check_fields(asked, _TURN_FIELDS, "turns")
     return _turn_options(asked, EAGERNESS["auto"])
+
+
+def _speakers(asked: object) -> SpeakerOptions | None:
+    if asked is None or asked is False:
+        return None
+    if asked is True:
+        return SpeakerOptions()
+    if not isinstance(asked, dict):
+        raise ValueError(f'"diarize" must be true, false or an object, not {quoted(asked)}')
+    check_fields(asked, _SPEAKER_FIELDS, "diarize")
+    return SpeakerOptions(**{name: value for name, value in asked.items() if value is not None})
 
 
 def _turn_options(asked: Json, before: TurnOptions) -> TurnOptions:

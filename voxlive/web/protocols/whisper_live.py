@@ -81,7 +81,7 @@ _GATE = {
 _HYSTERESIS = 0.15
 _UNSUPPORTED = {
     "enable_translation": "this server does not translate: there will be no translated segments",
-    "enable_diarization": "this server does not tell speakers apart",
+    "enable_diarization": "speakers are told apart at /v1/live alone",
 }
 _Segment = dict[str, object]
 

@@ -35,8 +35,8 @@ _MIN_PAUSE_MS = 300
 _MAX_PAUSE_MS = 10_000
 # What changes or marks the text. A client that asks for it would take our text for what it is not.
 _UNSUPPORTED = {
-    "diarize": "this server does not tell speakers apart",
-    "diarize_model": "this server does not tell speakers apart",
+    "diarize": "speakers are told apart at /v1/live alone",
+    "diarize_model": "speakers are told apart at /v1/live alone",
     "redact": "this server does not redact",
     "profanity_filter": "this server does not filter words",
     "search": "this server does not search in what it hears",

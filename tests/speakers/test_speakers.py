@@ -1,0 +1,208 @@
+"""The speakers of a stream: the pure tracker, whose words they are, the real encoder."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import pickle
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.clips import clip
+from support.counting import PCM, CountingEngine, LoudnessModel, of, pcm
+from support.examples import examples
+from support.wire import live, s16le
+
+from voxlive.errors import EngineError
+from voxlive.speakers.encoder import SpeakerDetector, SpeakerEncoder, SpeakersMissing, read_weights
+from voxlive.speakers.tracker import (
+    SETTLED,
+    WINDOW,
+    SpeakerOptionError,
+    SpeakerOptions,
+    SpeakersFound,
+    SpeakerTracker,
+)
+from voxlive.streaming.events import Event, SessionError, Words
+from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.service import Service
+from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.gate import WINDOW as STEP
+from voxlive.vad.gate import GateOptions
+from voxlive.values import SAMPLE_RATE, Samples
+
+
+class Levels:
+    """An encoder by which a voice is how loud it is: vectors between two voices for both."""
+
+    def embed(self, audio: Samples) -> Samples:
+        levels = np.rint(np.abs(audio) * 10).astype(int)
+        vector = np.bincount(levels[levels > 1], minlength=12)[:12].astype(np.float32)
+        return vector / max(float(np.linalg.norm(vector)), 1e-6)
+
+
+def voice(level: float, seconds: float) -> Samples:
+    return np.full(int(seconds * SAMPLE_RATE), level, np.float32)
+
+
+def quiet(seconds: float) -> Samples:
+    return np.zeros(int(seconds * SAMPLE_RATE), np.float32)
+
+
+def track(audio: Samples, options: SpeakerOptions | None = None) -> SpeakerTracker:
+    tracker = SpeakerTracker(options or SpeakerOptions(), GateOptions())
+    network, loud = Levels(), LoudnessModel()
+
+    def answer() -> None:
+        if asked := tracker.ask:
+            assert 0 < asked.end - asked.start <= WINDOW
+            assert asked.end <= tracker.end
+            tracker.hear(network.embed(audio[asked.start : asked.end]))
+
+    for at in range(0, len(audio) - STEP + 1, STEP):
+        [found], _ = loud.step(audio[None, at : at + STEP], None)
+        tracker.push(float(found))
+        answer()
+    tracker.finish()
+    answer()
+    return tracker
+
+
+A, B, C = (lambda s: voice(0.3, s)), (lambda s: voice(0.5, s)), (lambda s: voice(0.8, s))
+
+
+def test_voices_get_numbers_in_the_order_in_which_they_are_heard():
+    audio = np.concatenate([A(3), quiet(0.6), B(3), quiet(0.6), A(1.2), quiet(0.6), C(0.9)])
+    tracker = track(audio)
+    assert tracker.count == 3
+    at = (1.5, 5.1, 7.8, 9.4)
+    assert [tracker.speaker_at(int(s * SAMPLE_RATE)) for s in at] == [0, 1, 0, 2]
+    parts = [*tracker.parts]
+    assert all(one.end <= after.start for one, after in pairwise(parts))
+    # What is too short for a voice of its own is the speaker's of before.
+    short = track(np.concatenate([A(3), quiet(0.6), B(0.4)]))
+    assert (short.count, short.speaker_at(len(audio))) == (1, 0)
+    assert track(audio, SpeakerOptions(max_speakers=2)).count == 2
+    assert track(audio, SpeakerOptions(speakers=1)).count == 1
+    assert track(quiet(5)).speaker_at(SAMPLE_RATE) is None
+
+
+def test_a_speaker_who_takes_over_without_a_pause_is_found_with_the_second_vector():
+    tracker = track(np.concatenate([A(4), B(4), quiet(1)]))
+    assert tracker.count == 2
+    assert [tracker.speaker_at(int(s * SAMPLE_RATE)) for s in (1.0, 3.0, 5.5, 7.0)] == [0, 0, 1, 1]
+
+
+def test_bad_options_are_refused():
+    for bad in ({"max_speakers": 0}, {"min_speech_ms": 50}, {"speakers": 9}, {"speakers": True}):
+        with pytest.raises(SpeakerOptionError, match=next(iter(bad))):
+            SpeakerOptions(**bad)
+    with pytest.raises(EngineError, match="leave out vad"):
+        SessionOptions(PCM, gate=None, speakers=SpeakerOptions())
+
+
+TALK = np.concatenate([A(3), quiet(0.8), B(2.5), quiet(0.8), A(2), B(3), quiet(1), C(2)])
+
+
+def run(audio: Samples, cuts: Sequence[int], network: object) -> list[Event]:
+    async def talk() -> list[Event]:
+        speakers = SpeakerDetector(network)
+        service = Service(CountingEngine(), VoiceDetector(LoudnessModel()), speakers=speakers)
+        session = service.open(SessionOptions(PCM, speakers=SpeakerOptions(), stall_s=60))
+        data = pcm(audio)
+
+        async def send() -> None:
+            at = 0
+            for cut in (*cuts, len(audio)):
+                await session.push(data[2 * at : 2 * cut])
+                at = cut
+            await session.stop()
+
+        sending = asyncio.create_task(send())
+        events = [event async for event in session.events()]
+        await sending
+        await service.aclose()
+        return events
+
+    return asyncio.run(talk())
+
+
+@examples(15)
+@given(st.lists(st.integers(1, len(TALK) - 1), unique=True, max_size=30))
+def test_words_never_change_and_their_speakers_only_for_a_while(cuts: list[int]):
+    events = run(TALK, sorted(cuts), Levels())
+    said: dict[tuple[int, int], int] = {}  # where each word is, by its middle
+    labels: dict[tuple[int, int], list[int]] = {}
+    counts: dict[int, int] = {}
+    for event in events:
+        if isinstance(event, Words):
+            for word in event.words:
+                number = counts.get(event.segment, 0)
+                counts[event.segment] = number + 1
+                said[event.segment, number] = (word.start + word.end) // 2
+        if isinstance(event, SpeakersFound):
+            for segment, first, last, speaker in event.ranges:
+                assert speaker < event.speakers
+                for number in range(first, last + 1):
+                    labels.setdefault((segment, number), []).append(speaker)
+    assert labels.keys() == said.keys()
+    assert all(len(told) <= 2 for told in labels.values())
+    # However the audio was cut, in the end each word has the speaker that the tracker has there.
+    tracker = track(TALK)
+    for word, told in labels.items():
+        assert told[-1] == tracker.speaker_at(said[word])
+    assert {told[-1] for told in labels.values()} == {0, 1, 2}
+    assert len(TALK) > SETTLED
+
+
+def test_an_encoder_that_fails_ends_the_session_and_one_that_is_missing_refuses_it(
+    tmp_path, monkeypatch
+):
+    [error] = of(SessionError, run(TALK, (), object()))
+    assert (error.code, error.fatal) == ("vad_failed", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(SpeakersMissing, match="voxlive models fetch speaker-encoder"):
+        SpeakerDetector().prepare()
+
+
+def test_a_pickle_makes_nothing_but_arrays():
+    class Harm:
+        def __reduce__(self):
+            return (print, ("harm",))
+
+    file = io.BytesIO()
+    for _ in range(4):
+        pickle.dump(Harm(), file)
+    with pytest.raises(pickle.UnpicklingError, match="no array"):
+        read_weights(file.getvalue())
+
+
+async def test_a_server_tells_two_voices_apart(server):
+    """The real encoder: the same voice twice is one speaker, another one is another."""
+    network = SpeakerEncoder()
+    first, other = clip("doctor"), clip("market")
+    assert np.linalg.norm(network.embed(first.samples[:WINDOW])) == pytest.approx(1, abs=1e-3)
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    audio = np.concatenate([first.samples, pause, other.samples, pause, first.samples])
+    heard = await live(server.ws, s16le(audio), diarize=True)
+    [ready] = heard.of("ready")
+    assert ready["diarize"] == {"max_speakers": 8, "min_speech_ms": 500, "speakers": None}
+    words = {}
+    for message in heard.of("words"):
+        for word in message["words"]:
+            words.setdefault(message["segment"], []).append(word)
+    speakers = {}
+    for message in heard.of("speakers"):
+        for named in message["ranges"]:
+            begin, end = named["words"]
+            for number in range(begin, end + 1):
+                speakers[named["segment"], number] = named["speaker"]
+    assert len(speakers) == sum(map(len, words.values()))
+    said = [(words[s][n]["start"], speaker) for (s, n), speaker in sorted(speakers.items())]
+    of_first = {speaker for start, speaker in said if start < first.duration}
+    last = (len(audio) - len(first.samples)) / SAMPLE_RATE
+    assert of_first == {speaker for start, speaker in said if start >= last} == {0}

@@ -1,0 +1,339 @@
+"""The speakers of one stream: from voices' vectors to who speaks when.
+
+While somebody speaks a vector is made of the last 1.6 s, every 0.8 s and where the speech ends. A
+vector that is near to a speaker's mean is that speaker's. One that is near to none may be of two
+voices, so that a new speaker needs two that agree, or one of a whole stretch of speech. Until then
+the stretch has the speaker that is nearest; within ``SETTLED`` samples it may be changed.
+
+``SpeakerTracker`` is pure. Positions are samples on the session's clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from voxlive.errors import CodedError
+from voxlive.vad.gate import WINDOW as STEP
+from voxlive.vad.gate import GateOptions
+from voxlive.values import SAMPLE_RATE, Samples
+
+if TYPE_CHECKING:
+    from voxlive.speakers.encoder import SpeakerDetector
+    from voxlive.values import Word
+
+WINDOW = SAMPLE_RATE * 8 // 5
+"""Samples that a vector is made of, at the most: 1.6 s."""
+SETTLED = 5 * SAMPLE_RATE
+"""Samples behind which what was said of speakers stands."""
+
+_HOP = WINDOW // 2
+_SAME = 0.66  # cosine: a vector nearer than this to a speaker's mean is that speaker's
+_AGREE = 0.66  # two vectors that are near to no speaker are of a new one
+_PAUSE = 10 * STEP  # so much silence ends a stretch of speech: 320 ms
+_FORGET = 10 * SAMPLE_RATE  # the vectors that may agree lie within
+_NEAR = SAMPLE_RATE // 4
+_FOREVER = 1 << 62
+_MAX_PARTS = 512
+_MAX_SPEAKERS = 20
+_SURE = 50  # vectors of a speaker's mean; later ones count as one of so many
+
+
+class SpeakerOptionError(CodedError, ValueError):
+    """An option of speakers is out of its range; ``param`` names it."""
+
+    code = "bad_parameter"
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerOptions:
+    """How voices are told apart: at most ``max_speakers``, 1 to 20.
+
+    Speech shorter than ``min_speech_ms`` (200 to 1600) says too little of a voice: it has the
+    speaker of before. ``speakers``: how many there are, where that is known. Raises
+    SpeakerOptionError.
+    """
+
+    max_speakers: int = 8
+    min_speech_ms: int = 500
+    speakers: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("max_speakers", self.max_speakers, 1, _MAX_SPEAKERS)
+        _check("min_speech_ms", self.min_speech_ms, 200, 1600)
+        if self.speakers is not None:
+            _check("speakers", self.speakers, 1, self.max_speakers)
+
+
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SpeakerOptionError(f"{name} must be a whole number from {low} to {high}", name)
+
+
+class Ask(NamedTuple):
+    """A vector of samples ``start`` to ``end`` is wanted."""
+
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class SpeakerPart:
+    """``speaker`` speaks from sample ``start`` to ``end``. None: it is not known yet."""
+
+    start: int
+    end: int
+    speaker: int | None
+    vector: Samples | None = None
+
+
+class SpeakerTracker:
+    """The speakers of one stream from sample ``at`` on.
+
+    After every ``push`` the vector that ``ask`` wants is to be given to ``hear``. ``parts`` are in
+    order and do not overlap; ``known`` is the sample before which there are no more to come.
+    """
+
+    def __init__(self, options: SpeakerOptions, gate: GateOptions, at: int = 0) -> None:
+        self.ask: Ask | None = None
+        self.parts: deque[SpeakerPart] = deque(maxlen=_MAX_PARTS)
+        self._most = options.speakers or options.max_speakers
+        self._shortest = options.min_speech_ms * SAMPLE_RATE // 1000
+        self._threshold, self._exit = gate.threshold, gate.exit_threshold
+        self._end = at
+        self._finished = False
+        self._start: int | None = None  # of the stretch of speech
+        self._voiced_end = at
+        self._told = at  # the end of the last part
+        self._asked = 0  # vectors of this stretch
+        self._last = False  # the vector that is asked for is the stretch's last
+        self._means: list[Samples] = []
+        self._counts: list[int] = []
+
+    @property
+    def known(self) -> int:
+        """The sample before which every part is there, though it may change for a while."""
+        if self._start is None:
+            return _FOREVER if self._finished else self._end
+        return max(self._told, self._start)
+
+    @property
+    def end(self) -> int:
+        """The sample after the last window."""
+        return self._end
+
+    @property
+    def count(self) -> int:
+        """How many speakers there were."""
+        return len(self._means)
+
+    def speaker_at(self, sample: int) -> int | None:
+        """Whose part it lies in or behind, or before within 0.25 s; None where nobody has spoken.
+
+        It does not depend on what is further behind ``known`` than that.
+        """
+        following = None
+        for part in reversed(self.parts):
+            if part.end <= sample:
+                near = following and following.start - sample < sample - part.end
+                return following.speaker if following and near else part.speaker
+            if part.start <= sample:
+                return part.speaker
+            following = part if part.start - sample < _NEAR else None
+        return following.speaker if following else None
+
+    def push(self, probability: float) -> None:
+        """Take the probability of speech in the next window of 512 samples."""
+        begin, self._end = self._end, self._end + STEP
+        if self._start is None:
+            if probability >= self._threshold:
+                self._start, self._told, self._asked = begin, begin, 0
+                self._voiced_end = self._end
+            return
+        if probability >= self._exit:
+            self._voiced_end = self._end
+        elif self._end - self._voiced_end >= _PAUSE:
+            self._stop()
+            return
+        if self._voiced_end == self._end and self._end - self._start >= WINDOW + _HOP * self._asked:
+            self.ask = Ask(self._end - WINDOW, self._end)
+
+    def finish(self) -> None:
+        """There is no more audio: the stretch ends here."""
+        self._finished = True
+        if self._start is not None:
+            self._stop()
+
+    def _stop(self) -> None:
+        """The stretch of speech has ended."""
+        assert self._start is not None
+        left = self._voiced_end - self._told
+        if left > 0:
+            if self._voiced_end - self._start >= self._shortest:
+                begin = max(self._start, self._voiced_end - WINDOW)
+                self.ask, self._last = Ask(begin, self._voiced_end), True
+                return
+            self._tell(self._voiced_end, self._before, None)
+        self._start = None
+
+    @property
+    def _before(self) -> int | None:
+        return self.parts[-1].speaker if self.parts else None
+
+    def hear(self, vector: Samples) -> None:
+        """Take the vector that was asked for, of length 1."""
+        asked, self.ask = self.ask, None
+        assert asked
+        self._asked += 1
+        last, self._last = self._last, False
+        # It says most of its middle.
+        upto = asked.end if last else asked.end - _HOP // 2
+        whole = asked.end - asked.start >= WINDOW // 2
+        alone = last and self._asked == 1
+        self._tell(upto, self._speaker_of(vector, asked, whole, alone=alone), vector)
+        if last:
+            self._start = None
+
+    def _tell(self, upto: int, speaker: int | None, vector: Samples | None) -> None:
+        self.parts.append(SpeakerPart(self._told, upto, speaker, vector))
+        self._told = upto
+
+    def _speaker_of(self, vector: Samples, asked: Ask, whole: bool, *, alone: bool) -> int | None:
+        near = [float(vector @ mean) / float(np.linalg.norm(mean)) for mean in self._means]
+        best = int(np.argmax(near)) if near else None
+        if best is not None and near[best] >= _SAME:
+            if whole:
+                self._learn(best, vector)
+            return best
+        if len(self._means) >= self._most or not whole:
+            return best
+        if best is None or alone:
+            return self._new(vector)
+        for part in reversed(self.parts):
+            if part.end < asked.end - _FORGET:
+                break
+            other = part.vector
+            if other is not None and float(other @ vector) >= _AGREE and self._stray(part):
+                speaker = self._new(vector)
+                self._learn(speaker, other)
+                if part.end >= asked.end - SETTLED:
+                    part.speaker = speaker
+                return speaker
+        return best
+
+    def _stray(self, part: SpeakerPart) -> bool:
+        """Whether it is far from the speaker that it was given to."""
+        if part.vector is None or part.speaker is None:
+            return part.vector is not None
+        mean = self._means[part.speaker]
+        return float(part.vector @ mean) / float(np.linalg.norm(mean)) < _SAME
+
+    def _new(self, vector: Samples) -> int:
+        self._means.append(vector.copy())
+        self._counts.append(1)
+        return len(self._means) - 1
+
+    def _learn(self, speaker: int, vector: Samples) -> None:
+        count = self._counts[speaker] = min(self._counts[speaker] + 1, _SURE)
+        share = np.float32(1 / count)
+        self._means[speaker] = self._means[speaker] * (1 - share) + vector * share
+
+
+class SpeakerRange(NamedTuple):
+    """Words ``first`` to ``last`` of a segment, counted from 0, are ``speaker``'s."""
+
+    segment: int
+    first: int
+    last: int
+    speaker: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakersFound:
+    """Whose words these are. What was said of a word within the last 5 s may be changed once more.
+
+    ``speakers``: how many there are so far.
+    """
+
+    ranges: tuple[SpeakerRange, ...]
+    speakers: int
+    source: str = ""
+
+
+@dataclass(slots=True)
+class _HeardWord:
+    segment: int
+    number: int
+    middle: int
+    speaker: int | None = None
+
+
+class SpeakerLane:
+    """The speakers of one stream and of its words: a tracker, the last audio, the vectors.
+
+    Raises SpeakersMissing. At most 4 s of audio are kept, and the words whose speaker may change.
+    """
+
+    def __init__(
+        self, detector: SpeakerDetector, options: SpeakerOptions, gate: GateOptions, at: int = 0
+    ) -> None:
+        detector.prepare()
+        self.tracker = SpeakerTracker(options, gate, at)
+        self._detector = detector
+        self._audio = np.zeros(0, np.float32)
+        self._received = at
+        self._words: deque[_HeardWord] = deque()
+        self._segment = self._number = -1
+
+    async def push(self, samples: Samples, probabilities: Iterable[float]) -> None:
+        """Take float32 samples [n] at 16 kHz, a second at the most, and the windows they complete.
+
+        Raises NetworkFailed.
+        """
+        self._audio = np.concatenate((self._audio[-3 * SAMPLE_RATE :], samples))
+        self._received += len(samples)
+        for probability in probabilities:
+            self.tracker.push(float(probability))
+            await self._answer()
+
+    async def finish(self) -> None:
+        """There is no more audio."""
+        self.tracker.finish()
+        await self._answer()
+
+    async def _answer(self) -> None:
+        if asked := self.tracker.ask:
+            first = self._received - len(self._audio)
+            audio = self._audio[asked.start - first : asked.end - first]
+            self.tracker.hear(await self._detector.ask(audio))
+
+    def add(self, segment: int, words: Iterable[Word]) -> None:
+        """Words that were committed to a segment."""
+        for word in words:
+            self._number = self._number + 1 if segment == self._segment else 0
+            self._segment = segment
+            self._words.append(_HeardWord(segment, self._number, (word.start + word.end) // 2))
+
+    def found(self) -> SpeakersFound | None:
+        """Whose words are newly known, or changed; None where nothing is."""
+        tracker, ranges = self.tracker, list[SpeakerRange]()
+        settled = tracker.end - SETTLED
+        for word in self._words:
+            if word.middle + _NEAR > tracker.known:
+                break
+            speaker = tracker.speaker_at(word.middle)
+            if speaker is None or speaker == word.speaker:
+                continue
+            word.speaker = speaker
+            last = ranges[-1] if ranges else None
+            if last and last.last + 1 == word.number and last[::3] == (word.segment, speaker):
+                ranges[-1] = last._replace(last=word.number)
+            else:
+                ranges.append(SpeakerRange(word.segment, word.number, word.number, speaker))
+        while self._words and self._words[0].middle + _NEAR < min(settled, tracker.known):
+            self._words.popleft()
+        return SpeakersFound(tuple(ranges), tracker.count) if ranges else None
