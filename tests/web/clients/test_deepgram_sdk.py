@@ -3,6 +3,7 @@
 import asyncio
 from functools import partial
 
+import numpy as np
 import pytest
 from deepgram import AsyncDeepgramClient, DeepgramClient, DeepgramClientEnvironment
 from deepgram.core.api_error import ApiError
@@ -193,7 +194,7 @@ async def test_configure_is_answered(client):
 
 @pytest.mark.parametrize(
     "options",
-    [{"diarize": "true"}, {"language": "xx"}, {"endpointing": "soon"}, {"encoding": "amr-nb"}],
+    [{"redact": "pci"}, {"language": "xx"}, {"endpointing": "soon"}, {"encoding": "amr-nb"}],
 )
 async def test_unsupported_options_refuse_the_handshake(client, options):
     with pytest.raises(ApiError) as refused:
@@ -295,3 +296,19 @@ async def test_undecodable_files_and_unsupported_options(client):
         assert refused.value.body["err_code"] == "Bad Request"
         assert hint in refused.value.body["err_msg"]
         assert refused.value.body["request_id"] == refused.value.headers["dg-request-id"]
+
+
+async def test_voices_are_told_apart(client):
+    """The same voice twice is one speaker, the first."""
+    first, other = clip("doctor"), clip("market")
+    pause = np.zeros(16_000, np.float32)
+    audio = np.concatenate([first.samples, pause, other.samples, pause, first.samples, pause])
+    async with client.listen.v1.connect(**PCM, diarize="true") as connection:
+        await send_all(connection, s16le(audio), chunk=16_000)
+        await connection.send_close_stream()
+        messages = await collect(connection)
+    words = [word for r in finals(messages) for word in r.channel.alternatives[0].words]
+    begin = (len(audio) - len(pause) - len(first.samples)) / 16_000
+    ends = [w.speaker for w in words if w.start < first.duration or w.start >= begin]
+    assert len(ends) > 15
+    assert set(ends) == {0}

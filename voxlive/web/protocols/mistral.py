@@ -160,7 +160,7 @@ class MistralProtocol(Protocol):
     def _configured(self, session: Json) -> _Config:
         """The configuration with these fields set; null is the default, and hints are ignored."""
         if session.get("diarize") or session.get("speaker_references"):
-            raise ValueError("speakers are told apart at /v1/live alone: leave out diarize")
+            raise ValueError("speakers are not told apart here: leave out diarize")
         changes: dict[str, Any] = {}
         if "audio_format" in session:
             changes["audio"] = _audio(session["audio_format"])

@@ -81,7 +81,7 @@ _GATE = {
 _HYSTERESIS = 0.15
 _UNSUPPORTED = {
     "enable_translation": "this server does not translate: there will be no translated segments",
-    "enable_diarization": "speakers are told apart at /v1/live alone",
+    "enable_diarization": "speakers are not told apart here",
 }
 _Segment = dict[str, object]
 

@@ -50,6 +50,9 @@ class ListenEndpoint:
         if query.replacements:
             message = "this server does not replace words in files: leave out replace"
             raise RequestRefused("unsupported_option", message, "replace")
+        if query.diarize:
+            message = "speakers of files are not told apart: leave out diarize"
+            raise RequestRefused("unsupported_option", message, "diarize")
         if query.sources:
             message = "channels of files are mixed, not told apart: leave out multichannel"
             raise RequestRefused("unsupported_option", message, "multichannel")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
 from voxlive.errors import ProtocolError
+from voxlive.speakers.tracker import SpeakerOptions, SpeakerRange, SpeakersFound
 from voxlive.streaming.events import (
     Draft,
     Flushed,
@@ -74,7 +75,7 @@ def transcript(result) -> str:
 )
 @pytest.mark.conforms(
     "Deepgram",
-    "`multichannel` with a container; `diarize`, `diarize_model`, `redact`, "
+    "`multichannel` with a container; `diarize_model`, `redact`, "
     "`search`, `profanity_filter`, `detect_entities`, `callback`",
     "refused: HTTP 400",
 )
@@ -95,7 +96,6 @@ def transcript(result) -> str:
         ({**PCM, "vad_events": ""}, "bad_parameter", "vad_events"),
         ({**PCM, "channels": "2", "multichannel": "2"}, "bad_parameter", "multichannel"),
         ({"multichannel": "true"}, "unsupported_option", "multichannel"),
-        ({**PCM, "diarize": "true"}, "unsupported_option", "speakers"),
         ({**PCM, "diarize_model": "latest"}, "unsupported_option", "speakers"),
         ({**PCM, "redact": "pci"}, "unsupported_option", "redact"),
         ({**PCM, "replace": "a b c d e f:b"}, "bad_parameter", "too long"),
@@ -550,3 +550,27 @@ def test_leaks_are_suppressed_among_few_channels_and_when_the_client_agrees():
     with pytest.raises(ProtocolError, match="leaks") as refused:
         opened(channels="8", multichannel="true", suppress_leaks="true")
     assert refused.value.code == "bad_parameter"
+
+
+@pytest.mark.conforms(
+    "Deepgram",
+    "`diarize`",
+    "works: each word's `speaker`, by its voice; one that is not known when the result is final is "
+    "that of the word before. Needs `voxlive models fetch speaker-encoder`",
+)
+def test_words_have_speakers_where_they_are_asked_for():
+    protocol = DeepgramProtocol({**PCM, "diarize": "true"}, ENGLISH)
+    assert protocol.options_from_handshake().speakers == SpeakerOptions()
+    words = [Word(f" w{n}", 1600 * n, 1600 * n + 800) for n in range(5)]
+
+    def speakers(*events: object) -> list[int | None]:
+        outs = [json.loads(out) for event in events for out in protocol.on_event(event)]
+        heard = [out["channel"]["alternatives"][0]["words"] for out in outs]
+        return [word.get("speaker") for words in heard for word in words]
+
+    assert speakers(Words(0, (words[0],)), UtteranceEnded(1600)) == [None]
+    # It comes too late for the first, which is final.
+    late = SpeakersFound((SpeakerRange(0, 0, 1, 1),), 2)
+    assert speakers(Words(0, (*words[1:3],)), late, UtteranceEnded(4800)) == [1, 1]
+    found = SpeakersFound((SpeakerRange(1, 1, 1, 0),), 2)
+    assert speakers(Words(1, (*words[3:],)), found, UtteranceEnded(8000)) == [1, 0]

@@ -18,6 +18,7 @@ from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import BadAudio, ProtocolError
 from voxlive.recognisers.vocabulary import usable_terms
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.intake import SessionOptions
@@ -35,8 +36,7 @@ _MIN_PAUSE_MS = 300
 _MAX_PAUSE_MS = 10_000
 # What changes or marks the text. A client that asks for it would take our text for what it is not.
 _UNSUPPORTED = {
-    "diarize": "speakers are told apart at /v1/live alone",
-    "diarize_model": "speakers are told apart at /v1/live alone",
+    "diarize_model": "speakers are told apart by one model, with diarize",
     "redact": "this server does not redact",
     "profanity_filter": "this server does not filter words",
     "search": "this server does not search in what it hears",
@@ -75,6 +75,7 @@ class DeepgramQuery:
     replacements: Replacements = field(default_factory=Replacements)
     sources: tuple[str, ...] = ()
     suppress_leaks: bool = True
+    diarize: bool = False
 
     def options(self, info: EngineInfo) -> SessionOptions:
         """The live session; key terms are a hint, without effect on an engine that takes none."""
@@ -87,6 +88,7 @@ class DeepgramQuery:
             replacements=self.replacements,
             sources=self.sources,
             suppress_leaks=self.suppress_leaks,
+            speakers=SpeakerOptions() if self.diarize else None,
         )
 
 
@@ -122,6 +124,7 @@ def read_query(params: _Params) -> DeepgramQuery:
             replacements=_replacements(params),
             sources=tuple(map(str, sources)),
             suppress_leaks=suppress_leaks,
+            diarize=_flag(params, "diarize"),
         )
     except (BadAudio, BadReplacement, UnknownLanguage) as error:
         raise ProtocolError("bad_parameter", str(error)) from error
@@ -281,13 +284,25 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def alternative(text: str, words: Sequence[Word], language: str | None = None) -> dict[str, object]:
+def alternative(
+    text: str,
+    words: Sequence[Word],
+    language: str | None = None,
+    speakers: Sequence[int | None] = (),
+) -> dict[str, object]:
     """One alternative: a text and those of its words whose times are known.
 
-    ``language``: what the model has found out is spoken.
+    ``language``: what the model has found out is spoken; ``speakers``: of each word, where voices
+    are told apart.
     """
     languages = {"languages": [language]} if language else {}
-    return {"transcript": text.strip(), **_rated(words), **languages}
+    rated = _rated(words)
+    if speakers:
+        rated["words"] = [
+            _word(word) if speaker is None else {**_word(word), "speaker": speaker}
+            for word, speaker in zip(words, speakers, strict=True)
+        ]
+    return {"transcript": text.strip(), **rated, **languages}
 
 
 def utterance(text: str, words: Sequence[Word], start: int, end: int) -> dict[str, object]:
