@@ -159,3 +159,25 @@ def on_a_terminal(home, answer):
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_networks_beside_the_models_are_fetched_checked_and_removed(home, tmp_path):
+    """Links in a cache of their own to what the tests have fetched."""
+    place = tmp_path / "cache" / "voxlive" / "models" / "smart-turn"
+    here = Path(os.environ["XDG_CACHE_HOME"]) / "voxlive" / "models" / "smart-turn"
+    missing = models(tmp_path, "health", "smart-turn")
+    assert (missing.returncode, "models fetch smart-turn" in missing.stderr) == (1, True)
+    place.mkdir(parents=True)
+    [file] = here.iterdir()
+    (place / file.name).write_bytes(file.read_bytes())
+    listed = {one["id"]: one for one in json.loads(models(tmp_path, "list", "--json").stdout)}
+    assert listed["smart-turn"]["healthy"] is True
+    assert listed["speaker-encoder"]["folder"] is None
+    assert models(tmp_path, "fetch", "smart-turn").stdout == f"smart-turn: {place}\n"
+    (place / file.name).write_bytes(b"another")
+    damaged = models(tmp_path, "health")
+    assert (damaged.returncode, "smart-turn: damaged" in damaged.stderr) == (1, True)
+    assert "damaged" in models(tmp_path, "show", "smart-turn").stdout
+    assert models(tmp_path, "rm", "smart-turn").returncode == 0
+    assert not place.exists()
+    assert models(tmp_path, "rm", "smart-turn").returncode == 1

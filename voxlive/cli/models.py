@@ -158,7 +158,15 @@ def list_models(as_json: Json = False) -> None:
 @models.command()
 def show(name: Name, as_json: Json = False) -> None:
     """Show all that is known of one model, and by what it was told. Nothing is loaded."""
+    from voxlive.checkpoints.packages import PARTS
 
+    if name in PARTS:
+        part = _part(name)
+        if as_json:
+            write_json(part)
+        else:
+            print_table(None, [(field, str(value)) for field, value in part.items() if value])
+        return
     card = _card(name)
     if as_json:
         write_json(card.document())
@@ -232,17 +240,26 @@ def health(
     as_json: Json = False,
 ) -> None:
     """Check whether models are whole and could be loaded; exit code 1 if one could not."""
-    cards = [_card(name) for name in names] if names else _catalogue().cards()
+    from voxlive.checkpoints.packages import PARTS
+
+    asked = [name for name in names or () if name not in PARTS]
+    cards = [_card(name) for name in asked] if names else _catalogue().cards()
+    parts = [_part(name) for name in PARTS if not names or name in names]
+    # One that nobody has fetched is missed where it is asked for alone.
+    parts = [part for part in parts if part["folder"] or names]
+    bad = not all(part["healthy"] for part in parts)
     if as_json:
-        write_json(
-            [
-                {key: card.document()[key] for key in ("id", "folder", "healthy", "problems")}
-                for card in cards
-            ]
-        )
-        bad = not all(card.inspection.health.healthy for card in cards)
+        keys = ("id", "folder", "healthy", "problems")
+        documents = [*(card.document() for card in cards), *parts]
+        write_json([{key: document[key] for key in keys} for document in documents])
+        bad |= not all(card.inspection.health.healthy for card in cards)
     else:
-        bad = False
+        for part in parts:
+            if part["healthy"]:
+                typer.echo(f"{part['id']}: healthy")
+            else:
+                problem = part["problems"] or [f"not here: voxlive models fetch {part['id']}"]
+                print_error(f"{part['id']}: {problem[0]}")
         for card in cards:
             if card.inspection.health.healthy:
                 typer.echo(f"{card.id}: healthy")

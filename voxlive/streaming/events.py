@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from voxlive.speakers.tracker import SpeakersFound
-from voxlive.turns.tracker import TurnEvent
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from voxlive.speakers.tracker import SpeakersFound
+    from voxlive.turns.tracker import TurnEvent
     from voxlive.vad.gate import GateState
 
 _LOOK_BACK = SAMPLE_RATE // 4
@@ -209,25 +209,12 @@ class SessionClosed:
     samples: int
 
 
-Event = (
-    SpeechStarted
-    | SpeechStopped
-    | Words
-    | Draft
-    | SegmentClosed
-    | UtteranceEnded
-    | TurnEvent
-    | TurnClosed
-    | SpeakersFound
-    | Flushed
-    | LanguageDetected
-    | Recovered
-    | Lag
-    | SessionWarning
-    | SessionCheckpoint
-    | SessionError
-    | SessionClosed
+Event: TypeAlias = (
+    "SpeechStarted | SpeechStopped | Words | Draft | SegmentClosed | UtteranceEnded | TurnEvent | "
+    "TurnClosed | SpeakersFound | Flushed | LanguageDetected | Recovered | Lag | "
+    "SessionWarning | SessionCheckpoint | SessionError | SessionClosed"
 )
+"""All that protocols see. A text: a command that needs no audio does not wait for numpy."""
 
 
 class LongText:
