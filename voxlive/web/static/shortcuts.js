@@ -15,9 +15,11 @@ export function setUpShortcuts(staged, actions) {
     if (!act || repeat || ctrlKey || altKey || metaKey) return;
     const over = document.querySelector("dialog[open]");
     if (over && (!staged() || OPENING.includes(key.toLowerCase()))) return;
-    const bare = target === document.body || target === over;
+    const focused = /** @type {HTMLElement} */ (target);
+    // A dialog that has just closed keeps the focus until the next frame.
+    const bare = target === document.body || target === over || !focused.checkVisibility();
     // Space is the key of whatever has the focus.
-    if (!bare && (key === " " || /** @type {HTMLElement} */ (target).matches(TYPED))) return;
+    if (!bare && (key === " " || focused.matches(TYPED))) return;
     event.preventDefault();
     act();
   });
