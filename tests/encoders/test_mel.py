@@ -7,8 +7,8 @@ from support.tiny_voxtral import front_end, mel_of
 
 from training.golden.audio import synthetic_audio
 from training.golden.weights import TINY
-from voxlive.encoders.encoder import mel_filters
 from voxlive.engines.voxtral.stream import AudioBuffer
+from voxlive.layers.mel import mel_filters
 
 TOKEN = TINY.samples_per_token
 LOOKAHEAD = TINY.audio.n_fft // 2 - TINY.audio.hop
@@ -85,7 +85,7 @@ def test_silence_lies_on_the_floor_and_nothing_above_the_clamp():
 
 
 def test_a_tone_rings_in_the_filter_around_its_frequency():
-    filters = mel_filters(TINY.audio)
+    filters = mel_filters(TINY.audio.mel_bins, TINY.audio.n_fft, TINY.audio.sample_rate)
     centre = filters.argmax(axis=0) * 40.0
     for hz in (300.0, 1000.0, 3400.0, 7000.0):
         tone = 0.5 * np.sin(2 * np.pi * hz * np.arange(8 * TOKEN) / 16_000)
@@ -94,7 +94,7 @@ def test_a_tone_rings_in_the_filter_around_its_frequency():
 
 
 def test_filters_have_the_same_area_and_cover_every_frequency():
-    filters = mel_filters(TINY.audio)
+    filters = mel_filters(TINY.audio.mel_bins, TINY.audio.n_fft, TINY.audio.sample_rate)
     assert filters.shape == (201, 128)
     # Slaney's norm: each triangle has area 1 Hz; 40 Hz bins measure it coarsely.
     assert filters[:, 60:].sum(axis=0) * 40 == pytest.approx(1.0, rel=0.1)

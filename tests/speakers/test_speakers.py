@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clips import clip
-from support.counting import PCM, CountingEngine, LoudnessModel, of, pcm
+from support.counting import PCM, CountingEngine, LoudnessModel, events_of, of
 from support.examples import examples
 from support.wire import live, s16le
 
@@ -112,21 +112,8 @@ def run(audio: Samples, cuts: Sequence[int], network: object) -> list[Event]:
     async def talk() -> list[Event]:
         speakers = SpeakerDetector(network)
         service = Service(CountingEngine(), VoiceDetector(LoudnessModel()), speakers=speakers)
-        session = service.open(SessionOptions(PCM, speakers=SpeakerOptions(), stall_s=60))
-        data = pcm(audio)
-
-        async def send() -> None:
-            at = 0
-            for cut in (*cuts, len(audio)):
-                await session.push(data[2 * at : 2 * cut])
-                at = cut
-            await session.stop()
-
-        sending = asyncio.create_task(send())
-        events = [event async for event in session.events()]
-        await sending
-        await service.aclose()
-        return events
+        options = SessionOptions(PCM, speakers=SpeakerOptions(), stall_s=60)
+        return await events_of(service, options, audio, cuts)
 
     return asyncio.run(talk())
 

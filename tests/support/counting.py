@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,11 +18,10 @@ from voxlive.engines.contract import (
     StreamOptions,
 )
 from voxlive.errors import EngineFull
-from voxlive.streaming.events import (
-    Event,
-)
+from voxlive.streaming.events import Event
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.streaming.intake import SessionOptions
+from voxlive.streaming.service import Service
 from voxlive.values import SAMPLE_RATE, Samples, Word
 
 PCM = AudioFormat("s16le", SAMPLE_RATE, 1)
@@ -103,3 +104,24 @@ def silence(seconds: float) -> Samples:
 
 def of(kind: type, events: list[Event]) -> list[Event]:
     return [event for event in events if isinstance(event, kind)]
+
+
+async def events_of(
+    service: Service, options: SessionOptions, audio: Samples, cuts: Sequence[int]
+) -> list[Event]:
+    """A session's events, for audio in pieces that end at these samples; the service ends too."""
+    session = service.open(options)
+    data = pcm(audio)
+
+    async def send() -> None:
+        at = 0
+        for cut in (*cuts, len(audio)):
+            await session.push(data[2 * at : 2 * cut])
+            at = cut
+        await session.stop()
+
+    sending = asyncio.create_task(send())
+    events = [event async for event in session.events()]
+    await sending
+    await service.aclose()
+    return events

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clips import clip
-from support.counting import PCM, CountingEngine, LoudnessModel, of, pcm, silence, tone
+from support.counting import PCM, CountingEngine, LoudnessModel, events_of, of, pcm, silence, tone
 from support.examples import examples
 from support.scoring import spelt
 from support.wire import live, s16le
@@ -182,21 +182,8 @@ def run(
         engine = CountingEngine()
         turns = TurnDetector(network)
         service = Service(engine, VoiceDetector(LoudnessModel()), turns=turns)
-        session = service.open(SessionOptions(PCM, turns=AUTO, stall_s=60, **more))
-        data = pcm(audio)
-
-        async def send() -> None:
-            at = 0
-            for cut in (*cuts, len(audio)):
-                await session.push(data[2 * at : 2 * cut])
-                at = cut
-            await session.stop()
-
-        sending = asyncio.create_task(send())
-        events = [event async for event in session.events()]
-        await sending
-        await service.aclose()
-        return events, engine
+        options = SessionOptions(PCM, turns=AUTO, stall_s=60, **more)
+        return await events_of(service, options, audio, cuts), engine
 
     return asyncio.run(talk())
 

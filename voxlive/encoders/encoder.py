@@ -8,7 +8,6 @@ it needs samples up to ``hop * k + n_fft / 2``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -16,38 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxlive.checkpoints.config import CONV_STRIDE, AudioConfig, VoxtralConfig
+from voxlive.layers.mel import mel_filters
 from voxlive.layers.rings import BLOCK, View
 from voxlive.layers.transformer import Stack, StackShape, Weights, compiles, gelu, on_device, padded
 
 Floats = NDArray[np.float32]
-
-_LINEAR_TOP_HZ = 1000.0
-_HZ_PER_MEL = 200.0 / 3.0
-_LOG_STEP = math.log(6.4) / 27.0
-
-
-def _hz_to_mel(hz: float) -> float:
-    """Slaney's scale (Auditory Toolbox): linear up to 1 kHz, logarithmic above."""
-    if hz < _LINEAR_TOP_HZ:
-        return hz / _HZ_PER_MEL
-    return _LINEAR_TOP_HZ / _HZ_PER_MEL + math.log(hz / _LINEAR_TOP_HZ) / _LOG_STEP
-
-
-def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    top = _LINEAR_TOP_HZ / _HZ_PER_MEL
-    above = _LINEAR_TOP_HZ * np.exp(_LOG_STEP * (np.maximum(mel, top) - top))
-    return np.where(mel < top, mel * _HZ_PER_MEL, above)
-
-
-def mel_filters(config: AudioConfig) -> NDArray[np.float64]:
-    """Triangles of equal area [n_fft / 2 + 1, mel_bins] from 0 Hz to half the sample rate."""
-    nyquist = config.sample_rate / 2
-    edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(nyquist), config.mel_bins + 2))
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    hz = np.linspace(0.0, nyquist, config.n_fft // 2 + 1)[:, None]
-    rise, fall = (hz - low) / (centre - low), (high - hz) / (high - centre)
-    triangles: NDArray[np.float64] = np.maximum(0.0, np.minimum(rise, fall))
-    return triangles * (2.0 / (high - low))
 
 
 class MelFrontEnd:
@@ -60,7 +32,9 @@ class MelFrontEnd:
         self.samples = frames * config.hop
         turn = 2.0 * np.pi * np.arange(config.n_fft) / config.n_fft
         self._window = 0.5 - 0.5 * np.cos(turn)
-        self._filters = mel_filters(config).astype(np.float32)
+        self._filters = mel_filters(config.mel_bins, config.n_fft, config.sample_rate).astype(
+            np.float32
+        )
 
     def __call__(self, audio: Floats) -> Floats:
         """``audio [..., m * samples + n_fft - hop] -> [..., m * frames, mel_bins]``, no padding.

@@ -16,10 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from voxlive.checkpoints.packages import is_known, part_file
-from voxlive.errors import UnsupportedOption
-from voxlive.vad.mel import FFT, HOP, mel_power
-from voxlive.vad.network import Array, Network, NetworkFailed, SharedNetwork
+from voxlive.checkpoints.packages import part_file
+from voxlive.layers.mel import FFT, HOP, mel_power
+from voxlive.vad.network import Array, Network, NetworkMissing, SharedNetwork, read_network
 
 MODEL = "speaker-encoder"
 """What ``voxlive models`` calls the network."""
@@ -30,7 +29,7 @@ _LOUDNESS = 10 ** (-30 / 20)
 _HALF = np.float32(0.5)
 
 
-class SpeakersMissing(UnsupportedOption):
+class SpeakersMissing(NetworkMissing):
     """The network's file is not on this machine."""
 
     def __init__(self) -> None:
@@ -97,13 +96,7 @@ class SpeakerEncoder:
     """The loaded network. Raises SpeakersMissing, and NetworkFailed for another file."""
 
     def __init__(self, path: Path | None = None) -> None:
-        path = path or part_file(MODEL)
-        if path is None:
-            raise SpeakersMissing
-        content = path.read_bytes()
-        if not is_known(MODEL, content):
-            raise NetworkFailed(f"{path} is damaged: voxlive models fetch {MODEL} repairs it")
-        weights = read_weights(content)
+        weights = read_weights(read_network(MODEL, SpeakersMissing, path))
         self._layers = [
             (
                 weights[f"lstm.weight_ih_l{layer}"].T.copy(),

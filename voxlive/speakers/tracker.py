@@ -203,7 +203,7 @@ class SpeakerTracker:
         self._told = upto
 
     def _speaker_of(self, vector: Samples, asked: Ask, whole: bool, *, alone: bool) -> int | None:
-        near = [float(vector @ mean) / float(np.linalg.norm(mean)) for mean in self._means]
+        near = [self._cosine(vector, speaker) for speaker in range(len(self._means))]
         best = int(np.argmax(near)) if near else None
         if best is not None and near[best] >= _SAME:
             if whole:
@@ -229,8 +229,12 @@ class SpeakerTracker:
         """Whether it is far from the speaker that it was given to."""
         if part.vector is None or part.speaker is None:
             return part.vector is not None
-        mean = self._means[part.speaker]
-        return float(part.vector @ mean) / float(np.linalg.norm(mean)) < _SAME
+        return self._cosine(part.vector, part.speaker) < _SAME
+
+    def _cosine(self, vector: Samples, speaker: int) -> float:
+        """Of a vector of length 1 to a speaker's mean."""
+        mean = self._means[speaker]
+        return float(vector @ mean) / float(np.linalg.norm(mean))
 
     def _new(self, vector: Samples) -> int:
         self._means.append(vector.copy())

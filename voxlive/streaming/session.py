@@ -371,16 +371,20 @@ class Session(LiveSession):
 
     def _emit_turns(self, events: Iterable[TurnEvent], end: int) -> None:
         """Emit them. Where a turn ends its words are brought out, up to sample ``end``."""
+        for closed in self._ended_turns(events):
+            if self._gate.in_utterance:
+                self._flush(self._gate.pause(end), closed, at=end)
+            else:
+                self._emit_behind_words(closed)
+
+    def _ended_turns(self, events: Iterable[TurnEvent]) -> Iterator[TurnClosed]:
+        """Emit these; what is to follow the words of each turn that has ended."""
         for event in events:
             self._emit(event)
             if isinstance(event, TurnStarted):
                 self._turn_start = event.at
             elif isinstance(event, TurnEnded):
-                closed = TurnClosed(event.turn, self._turn_start, event.at)
-                if self._gate.in_utterance:
-                    self._flush(self._gate.pause(end), closed, at=end)
-                else:
-                    self._emit_behind_words(closed)
+                yield TurnClosed(event.turn, self._turn_start, event.at)
 
     def _emit_behind_words(self, closed: TurnClosed) -> None:
         """Emit it once the words are out of what was fed so far, of which a mark is the last."""
@@ -391,14 +395,8 @@ class Session(LiveSession):
 
     def _end_turn(self, by: EndedBy) -> tuple[TurnClosed, ...]:
         """The turn ends here, if there is one; what to emit when its words are out."""
-        closed = []
-        for event in self._turns.tracker.interrupt(self.received, by) if self._turns else ():
-            self._emit(event)
-            if isinstance(event, TurnStarted):
-                self._turn_start = event.at
-            elif isinstance(event, TurnEnded):
-                closed.append(TurnClosed(event.turn, self._turn_start, event.at))
-        return tuple(closed)
+        events = self._turns.tracker.interrupt(self.received, by) if self._turns else ()
+        return tuple(self._ended_turns(events))
 
     def _with_text(self, closed: TurnClosed) -> TurnClosed:
         assert self._turns

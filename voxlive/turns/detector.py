@@ -17,11 +17,10 @@ from typing import Protocol
 import numpy as np
 import onnxruntime
 
-from voxlive.checkpoints.packages import is_known, part_file
-from voxlive.errors import UnsupportedOption
+from voxlive.checkpoints.packages import part_file
+from voxlive.layers.mel import FFT, HOP, mel_power
 from voxlive.turns.tracker import CONTEXT
-from voxlive.vad.mel import FFT, HOP, mel_power
-from voxlive.vad.network import Array, Network, NetworkFailed, SharedNetwork
+from voxlive.vad.network import Array, Network, NetworkMissing, SharedNetwork, read_network
 
 MODEL = "smart-turn"
 """What ``voxlive models`` calls the network."""
@@ -30,7 +29,7 @@ _BANDS = 80
 _FLOOR = 1e-10
 
 
-class TurnsMissing(UnsupportedOption):
+class TurnsMissing(NetworkMissing):
     """The network's file is not on this machine."""
 
     def __init__(self) -> None:
@@ -55,12 +54,7 @@ class SmartTurn:
     """The loaded network. Raises TurnsMissing, and NetworkFailed where the file is another one."""
 
     def __init__(self, path: Path | None = None) -> None:
-        path = path or find_model()
-        if path is None:
-            raise TurnsMissing
-        content = path.read_bytes()
-        if not is_known(MODEL, content):
-            raise NetworkFailed(f"{path} is damaged: voxlive models fetch {MODEL} repairs it")
+        content = read_network(MODEL, TurnsMissing, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -101,7 +101,7 @@ def _check(name: str, value: float, low: float, high: float) -> None:
         raise TurnOptionError(f"{name} must be a number from {low:g} to {high:g}", name)
 
 
-EAGERNESS: Mapping[Eagerness, TurnOptions] = {
+EAGERNESS: Mapping[str, TurnOptions] = {
     "low": TurnOptions(0.95, 0.8, 5000, "low"),
     "medium": TurnOptions(eagerness="medium"),
     "high": TurnOptions(0.7, 0.5, 2000, "high"),

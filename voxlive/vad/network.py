@@ -10,12 +10,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxlive.errors import VadError
+from voxlive.checkpoints.packages import is_known, part_file
+from voxlive.errors import UnsupportedOption, VadError
 
 Array = NDArray[np.float32]
 Answer = TypeVar("Answer")
@@ -26,6 +28,24 @@ _MAX_BATCH = 8
 
 class NetworkFailed(VadError):
     """The network cannot be loaded, or failed; or it was closed."""
+
+
+class NetworkMissing(UnsupportedOption):
+    """The network's file is not on this machine."""
+
+
+def read_network(name: str, missing: Callable[[], NetworkMissing], path: Path | None) -> bytes:
+    """The file of a part (``checkpoints.packages``), or another one that holds the same.
+
+    Raises what is ``missing``, and NetworkFailed where it holds something else.
+    """
+    path = path or part_file(name)
+    if path is None:
+        raise missing()
+    content = path.read_bytes()
+    if not is_known(name, content):
+        raise NetworkFailed(f"{path} is damaged: voxlive models fetch {name} repairs it")
+    return content
 
 
 class SharedNetwork(Generic[Answer]):

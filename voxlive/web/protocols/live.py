@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, UnsupportedOption, close_code
@@ -193,8 +193,8 @@ class LiveProtocol(Protocol):
             model=string(message, "model", _MAX_ID_CHARS),
             sources=sources,
             suppress_leaks=flag(message, "suppress_leaks", len(sources) <= MAX_SOURCES),
-            turns=_turns(message.get("turns")),
-            speakers=_speakers(message.get("diarize")),
+            turns=_turns(message),
+            speakers=_speakers(message),
         )
         self._turns = options.turns
         self._rate = options.audio.rate
@@ -578,26 +578,27 @@ def _replacements(message: Json) -> Replacements:
     return Replacements.of(entries)
 
 
-def _turns(asked: object) -> TurnOptions | None:
+def _turns(message: Json) -> TurnOptions | None:
+    asked = _asked(message, "turns", _TURN_FIELDS)
+    return None if asked is None else _turn_options(asked, EAGERNESS["auto"])
+
+
+def _speakers(message: Json) -> SpeakerOptions | None:
+    asked = _asked(message, "diarize", _SPEAKER_FIELDS)
+    return None if asked is None else SpeakerOptions(**asked)
+
+
+def _asked(message: Json, name: str, known: Sequence[str]) -> dict[str, Any] | None:
+    """Options of something that ``start`` may ask for, by true or by some of them; else None."""
+    asked = message.get(name)
     if asked is None or asked is False:
         return None
     if asked is True:
-        return EAGERNESS["auto"]
+        return {}
     if not isinstance(asked, dict):
-        raise ValueError(f'"turns" must be true, false or an object, not {quoted(asked)}')
-    check_fields(asked, _TURN_FIELDS, "turns")
-    return _turn_options(asked, EAGERNESS["auto"])
-
-
-def _speakers(asked: object) -> SpeakerOptions | None:
-    if asked is None or asked is False:
-        return None
-    if asked is True:
-        return SpeakerOptions()
-    if not isinstance(asked, dict):
-        raise ValueError(f'"diarize" must be true, false or an object, not {quoted(asked)}')
-    check_fields(asked, _SPEAKER_FIELDS, "diarize")
-    return SpeakerOptions(**{name: value for name, value in asked.items() if value is not None})
+        raise ValueError(f'"{name}" must be true, false or an object, not {quoted(asked)}')
+    check_fields(asked, known, name)
+    return {option: value for option, value in asked.items() if value is not None}
 
 
 def _turn_options(asked: Json, before: TurnOptions) -> TurnOptions:

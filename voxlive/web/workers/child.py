@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -274,15 +274,13 @@ class WorkerCore:
 
     def _shared(self, models: Sequence[SharedModel]) -> Engine:
         """The engine of a live model: its only one, or a pool of those on its devices. Blocks."""
-        engines = {model.device or "": self._engine(model) for model in models}
-        return engines.get("") or EnginePool(tuple(engines), engines.__getitem__)
+        return _as_one({model.device or "": self._engine(model) for model in models})
 
     async def _prepare_engine(self, prepare: PrepareEngine) -> None:
         await asyncio.to_thread(self._engine, prepare.model)
 
     async def _replace_engine(self, replace: ReplaceEngine) -> int:
-        engines = {one.device or "": await self._linked(one) for one in replace.engines}
-        engine = engines.get("") or EnginePool(tuple(engines), engines.__getitem__)
+        engine = _as_one({one.device or "": await self._linked(one) for one in replace.engines})
         return await self.models.go_on_with(self._service(replace.name), engine)
 
     async def _join_engine(self, joined: JoinEngine) -> None:
@@ -322,6 +320,11 @@ class WorkerCore:
                 self._listening.append(socket.socket(fileno=fd))
             case ["engine", engine, number]:
                 self._engines[int(engine)].link(socket.socket(fileno=fd), int(number))
+
+
+def _as_one(engines: Mapping[str, SharedEngine]) -> Engine:
+    """The only engine of a model, which has no device's name, or a pool of those that have one."""
+    return engines.get("") or EnginePool(tuple(engines), engines.__getitem__)
 
 
 def _take_out(pool: EnginePool, device: str) -> None:

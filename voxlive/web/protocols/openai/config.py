@@ -239,8 +239,7 @@ def _turn_detection(config: Config, value: object, param: str, _find: FindEngine
     if kind == "semantic_vad":
         eagerness = _one_of(_EAGERNESS_MS, fields.get("eagerness") or "auto", param)
         if find_model():
-            semantic = next(made for name, made in EAGERNESS.items() if name == eagerness)
-            return replace(config, turns=_DEFAULT_GATE, semantic=semantic)
+            return replace(config, turns=_DEFAULT_GATE, semantic=EAGERNESS[eagerness])
         gate = GateOptions(min_silence_ms=_EAGERNESS_MS[eagerness])
         return replace(config, turns=gate, semantic=None)
     asked = _number(fields, "threshold", param, _DEFAULT_GATE.threshold)
