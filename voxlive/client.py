@@ -168,6 +168,9 @@ class JoinedSessions:
         self._sources = tuple(sources) or ("",)
         self._joined = False
         self._first_segment = self._next_segment = 0
+        # By source: a session that goes on for another one knows none of its voices.
+        self._first_speaker = dict.fromkeys(self._sources, 0)
+        self._speakers = dict.fromkeys(self._sources, 0)
         self._open: dict[int, dict[str, Any]] = {}  # by number, as they would close
         self._begins = dict.fromkeys(self._sources, False)  # behind a joint
         self._ends = dict.fromkeys(self._sources, 0.0)
@@ -188,6 +191,17 @@ class JoinedSessions:
                 self._add_words(moved, source)
             case "draft":
                 moved["segment"] = self._number(message["segment"])
+            case "speakers":
+                first = self._first_speaker[source]
+                moved["ranges"] = [
+                    one
+                    | {
+                        "segment": self._number(one["segment"]),
+                        "speaker": first + one["speaker"],
+                    }
+                    for one in message["ranges"]
+                ]
+                moved["speakers"] = self._speakers[source] = first + message["speakers"]
             case "segment":
                 moved["id"] = self._number(message["id"])
                 self._close(moved, source)
@@ -202,6 +216,7 @@ class JoinedSessions:
             self._close(segment, segment.get("source", ""))
         self.at = settled
         self._first_segment = self._next_segment
+        self._first_speaker = dict(self._speakers)
         said = {source for source, _ in self._closed}
         self._begins = {source: source in said for source in self._sources}
         self._joined = True

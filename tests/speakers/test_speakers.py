@@ -19,12 +19,12 @@ from support.wire import live, s16le
 
 from voxlive.errors import EngineError
 from voxlive.speakers.encoder import SpeakerDetector, SpeakerEncoder, SpeakersMissing, read_weights
+from voxlive.speakers.labels import SpeakersFound
 from voxlive.speakers.tracker import (
     SETTLED,
     WINDOW,
     SpeakerOptionError,
     SpeakerOptions,
-    SpeakersFound,
     SpeakerTracker,
 )
 from voxlive.streaming.events import Event, SessionError, Words

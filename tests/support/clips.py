@@ -79,10 +79,15 @@ class Clip:
 
     def write_wav(self, path: Path) -> Path:
         """Write the clip as 16-bit WAV, for a browser's fake microphone and the like."""
-        with wave.open(str(path), "wb") as file:
-            file.setparams((self.channels, 2, self.rate, self.frames, "NONE", ""))
-            file.writeframes(self.pcm.tobytes())
-        return path
+        return write_wav(path, self.pcm.tobytes(), self.rate, self.channels)
+
+
+def write_wav(path: Path, s16le: bytes, rate: int = 16_000, channels: int = 1) -> Path:
+    """A file for a browser's fake microphone and the like."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, rate, len(s16le) // 2 // channels, "NONE", ""))
+        file.writeframes(s16le)
+    return path
 
 
 @cache

@@ -26,6 +26,13 @@ from voxlive.cli.options import (
     open_model,
     open_service,
 )
+from voxlive.speakers.labels import (
+    SpeakerRange,
+    SpeakersFound,
+    WordLabels,
+    by_speaker,
+    speaker_name,
+)
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from voxlive.engines.contract import StreamOptions
+    from voxlive.speakers.tracker import SpeakerOptions
     from voxlive.streaming.service import Service
     from voxlive.streaming.session import Session
 
@@ -52,9 +60,14 @@ MOST_BLOCKS = 30 * _BLOCKS_A_SECOND
 
 
 class TerminalCaptions:
-    """Finished lines to print, and the line in the making. Pure."""
+    """Finished lines to print, and the line in the making. Pure.
+
+    Where speakers are told apart a line is printed once it is known whose it is: each has its own.
+    """
 
     def __init__(self) -> None:
+        self._words: list[Word] = []
+        self._labels = WordLabels()
         self.committed = ""
         self.draft = ""
         self.behind_s = 0.0
@@ -63,15 +76,27 @@ class TerminalCaptions:
     def on_event(self, event: Event) -> list[str]:
         """The lines that an event finishes."""
         match event:
-            case Words():
+            case Words(segment, words):
                 self.committed += event.text
+                self._words += words
+                self._labels.add(segment, len(words))
+            case SpeakersFound(ranges):
+                self._labels.on_found(ranges)
             case Draft(_, text):
                 self.draft = text
             case Lag(behind_s):
                 self.behind_s = behind_s
             case SegmentClosed(_, start, _, text):
                 self.committed = ""
-                return [f"{_clock(start)}  {text.strip()}"]
+                parts = by_speaker(self._words, self._labels.speakers)
+                self._words = []
+                self._labels.forget()
+                if all(part.speaker is None for part in parts):
+                    return [f"{_clock(start)}  {text.strip()}"]
+                return [
+                    f"{_clock(part.start)}  {speaker_name('', part.speaker)}: {part.text.strip()}"
+                    for part in parts
+                ]
             case SessionError(_, message):
                 return [f"voxlive: {message}"]
             case SessionWarning(_, message):
@@ -96,6 +121,8 @@ def event_of(message: dict[str, Any]) -> Event | None:
                     Word(w["text"], samples(w["start"]), samples(w["end"]), w["p"]) for w in words
                 ),
             )
+        case {"type": "speakers", "ranges": ranges, "speakers": int(count)}:
+            return SpeakersFound(tuple(map(_range, ranges)), count)
         case {"type": "draft", "segment": int(segment), "text": str(text)}:
             return Draft(segment, text)
         case {"type": "segment", "id": int(ident), "start": start, "end": end, "text": str(text)}:
@@ -107,6 +134,11 @@ def event_of(message: dict[str, Any]) -> Event | None:
         case {"type": "warning", "code": str(code), "message": str(text)}:
             return SessionWarning(code, text)
     return None
+
+
+def _range(named: dict[str, Any]) -> SpeakerRange:
+    first, last = named["words"]
+    return SpeakerRange(named["segment"], first, last, named["speaker"])
 
 
 def live_url(server: str) -> str:
@@ -150,6 +182,13 @@ def listen(
     ] = None,
     device: Device = None,
     delay_ms: DelayMs = None,
+    diarize: Annotated[
+        bool,
+        typer.Option(
+            "--diarize",
+            help="Say who speaks, by their voices. Needs: voxlive models fetch speaker-encoder.",
+        ),
+    ] = False,
     quantize: Quantize = None,
     keep_quantized: KeepQuantized = False,
     offline: Offline = False,
@@ -169,6 +208,7 @@ def listen(
     """Captions from the microphone in this terminal, until Ctrl-C."""
     from voxlive.engines.contract import EngineOptions, StreamOptions
     from voxlive.recognisers.vocabulary import BadVocabulary, read_vocabulary
+    from voxlive.speakers.tracker import SpeakerOptions
 
     start_logging("warning")
     try:
@@ -195,6 +235,7 @@ def listen(
             "commit": commit,
             "vocabulary": terms,
             "delay_ms": delay_ms,
+            "diarize": diarize,
         }
         start = {name: value for name, value in wanted.items() if value}
         asyncio.run(_listen_to_server(url, api_key, _find(microphone), start))
@@ -212,7 +253,8 @@ def listen(
         vocabulary=terms,
         commit=commit,
     )
-    asyncio.run(_listen(service, source, stream))
+    speakers = SpeakerOptions() if diarize else None
+    asyncio.run(_listen(service, source, stream, speakers))
 
 
 def microphone_obstacle() -> str | None:
@@ -269,7 +311,12 @@ class MicrophoneQueue:
             yield block
 
 
-async def _listen(service: Service, source: dict[str, Any], stream: StreamOptions) -> None:
+async def _listen(
+    service: Service,
+    source: dict[str, Any],
+    stream: StreamOptions,
+    speakers: SpeakerOptions | None,
+) -> None:
     from voxlive.cli.console import on_first_signal
     from voxlive.errors import VoxliveError
     from voxlive.streaming.ingest.formats import AudioFormat
@@ -278,7 +325,8 @@ async def _listen(service: Service, source: dict[str, Any], stream: StreamOption
     rate = int(source["default_samplerate"])
     loop = asyncio.get_running_loop()
     try:
-        session = service.open(SessionOptions(AudioFormat("s16le", rate), stream=stream))
+        audio = AudioFormat("s16le", rate)
+        session = service.open(SessionOptions(audio, stream=stream, speakers=speakers))
     except VoxliveError as error:
         await service.aclose(0)
         fail(error)

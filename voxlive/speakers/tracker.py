@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from voxlive.errors import CodedError
+from voxlive.speakers.labels import SpeakerRange, SpeakersFound
 from voxlive.vad.gate import WINDOW as STEP
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples
@@ -39,7 +40,8 @@ _FORGET = 10 * SAMPLE_RATE  # the vectors that may agree lie within
 _NEAR = SAMPLE_RATE // 4
 _FOREVER = 1 << 62
 _MAX_PARTS = 512
-_MAX_SPEAKERS = 20
+MAX_SPEAKERS = 20
+"""More are not told apart."""
 _SURE = 50  # vectors of a speaker's mean; later ones count as one of so many
 
 
@@ -63,7 +65,7 @@ class SpeakerOptions:
     speakers: int | None = None
 
     def __post_init__(self) -> None:
-        _check("max_speakers", self.max_speakers, 1, _MAX_SPEAKERS)
+        _check("max_speakers", self.max_speakers, 1, MAX_SPEAKERS)
         _check("min_speech_ms", self.min_speech_ms, 200, 1600)
         if self.speakers is not None:
             _check("speakers", self.speakers, 1, self.max_speakers)
@@ -245,27 +247,6 @@ class SpeakerTracker:
         count = self._counts[speaker] = min(self._counts[speaker] + 1, _SURE)
         share = np.float32(1 / count)
         self._means[speaker] = self._means[speaker] * (1 - share) + vector * share
-
-
-class SpeakerRange(NamedTuple):
-    """Words ``first`` to ``last`` of a segment, counted from 0, are ``speaker``'s."""
-
-    segment: int
-    first: int
-    last: int
-    speaker: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpeakersFound:
-    """Whose words these are. What was said of a word within the last 5 s may be changed once more.
-
-    ``speakers``: how many there are so far.
-    """
-
-    ranges: tuple[SpeakerRange, ...]
-    speakers: int
-    source: str = ""
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from voxlive.values import SAMPLE_RATE, Samples, Word
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from voxlive.speakers.tracker import SpeakersFound
+    from voxlive.speakers.labels import SpeakerNamed, SpeakersFound
     from voxlive.turns.tracker import TurnEvent
     from voxlive.vad.gate import GateState
 
@@ -211,7 +211,7 @@ class SessionClosed:
 
 Event: TypeAlias = (
     "SpeechStarted | SpeechStopped | Words | Draft | SegmentClosed | UtteranceEnded | TurnEvent | "
-    "TurnClosed | SpeakersFound | Flushed | LanguageDetected | Recovered | Lag | "
+    "TurnClosed | SpeakersFound | SpeakerNamed | Flushed | LanguageDetected | Recovered | Lag | "
     "SessionWarning | SessionCheckpoint | SessionError | SessionClosed"
 )
 """All that protocols see. A text: a command that needs no audio does not wait for numpy."""

@@ -29,12 +29,15 @@ from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.checkpoints.local_model import LocalModel
+from voxlive.checkpoints.packages import part_file
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.catalogue import Catalogue, make_catalogue
 from voxlive.runners.process import ProcessOptions
+from voxlive.speakers.encoder import MODEL as SPEAKER_MODEL
+from voxlive.speakers.encoder import SpeakersMissing
 from voxlive.store.contract import SessionStore
 from voxlive.streaming.replacements import Replacements
 from voxlive.streaming.service import Service
@@ -314,6 +317,8 @@ class ServerCore:
             redact_logs()
             dictionary = Replacements.read(config.replacements) if config.replacements else None
             offline = config.offline
+            if config.diarize and part_file(SPEAKER_MODEL) is None:
+                raise ConfigError(SpeakersMissing().message, "diarize")
             model = find_model(config.model, offline)
             file_model = model
             if not config.shares_model:
@@ -378,6 +383,7 @@ class ServerCore:
             max_suspended=config.max_suspended,
             recorder=recorder,
             traces=traces,
+            diarize=config.diarize,
         )
         process = ProcessOptions(niceness=config.file_niceness)
         options = BatchOptions(

@@ -192,6 +192,11 @@ class ServeConfig:
         "When a word counts as certain in sessions that choose no rule: soon, later with fewer "
         "errors, at the speaker's pause. Not for Voxtral. Default: steady.",
     )
+    diarize: bool = _option(
+        False,
+        "Tell voices apart in sessions of clients that cannot ask for it, as WhisperLiveKit's. "
+        "Needs: voxlive models fetch speaker-encoder.",
+    )
     vocabulary: tuple[str, ...] = _option(
         (),
         "Names and terms to expect in every live session: with commas between, or a file of "

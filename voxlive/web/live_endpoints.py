@@ -69,6 +69,7 @@ class LiveEndpoints:
 
     A resumable session waits ``resume_s`` seconds for its client, ``max_suspended`` at a time.
     Transcripts are kept by ``recorder``, where there is one. Sessions are followed by ``traces``.
+    ``diarize``: see ``Protocol.tell_speakers``.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class LiveEndpoints:
         feeds: CaptionFeeds | None = None,
         admission: Admission | None = None,
         traces: TraceExporter | None = None,
+        diarize: bool = False,
     ) -> None:
         self._models = models
+        self._diarize = diarize
         self.authenticator = authenticator or Authenticator(Access())
         self.recorder = recorder
         self.feeds = feeds or CaptionFeeds()
@@ -127,6 +130,8 @@ class LiveEndpoints:
         except RequestRefused as error:
             service, unknown = models.default, error
         wire_format = protocol(query, service.engine.info)
+        if self._diarize:
+            wire_format.tell_speakers()
         live = LiveSocket(
             socket,
             models,

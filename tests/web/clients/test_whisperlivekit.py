@@ -1,14 +1,24 @@
-"""WhisperLiveKit's own test client against ``/asr``, in both modes."""
+"""WhisperLiveKit's own test client and its page against ``/asr``."""
 
 import asyncio
 import importlib.util
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import distribution
+from itertools import groupby
+from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
-from support.clips import clip
+from support.browser import browsing
+from support.clips import clip, write_wav
 from support.scoring import spelt
+from support.server import serving
 from support.wire import live, s16le
+
+from voxlive.values import SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +54,55 @@ async def test_it_gets_every_word_once_in_both_modes(server, client, monkeypatch
         assert result.responses[-1]["status"] == "active_transcription"
         assert not any("error" in update for update in result.responses)
     assert full.lines == diff.lines
+
+
+class ItsFiles(SimpleHTTPRequestHandler):
+    """Its page's files at ``/web/``, where its own server has them."""
+
+    def translate_path(self, path: str) -> str:
+        name = path.rpartition("/web/")[2] or "live_transcription.html"
+        return str(distribution("whisperlivekit").locate_file(f"whisperlivekit/web/{name}"))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def its_page():
+    with ThreadingHTTPServer(("127.0.0.1", 0), ItsFiles) as files:
+        threading.Thread(target=files.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{files.server_port}"
+        files.shutdown()
+
+
+async def test_its_client_and_its_page_show_who_speaks(server, client, monkeypatch, tmp_path):
+    """Two people, as far as it can tell from speakers' numbers: the first, the other, the first."""
+    first, other = clip("doctor").samples, clip("market").samples
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    samples = np.concatenate([first, pause, other, pause, first])
+    monkeypatch.setattr(client, "load_audio_pcm", lambda path: s16le(samples))
+    url = f"{server.ws}/asr?language=en&diarize=true"
+    full, diff = await asyncio.gather(
+        *(
+            client.transcribe_audio("two", url, speed=0, timeout=150, mode=mode)
+            for mode in ("full", "diff")
+        )
+    )
+    for result in (full, diff):
+        assert [one for one, _ in groupby(line["speaker"] for line in result.lines)] == [1, 2, 1]
+    assert full.lines == diff.lines
+
+    wav = write_wav(tmp_path / "two.wav", s16le(samples))
+    with its_page() as address, serving("--allow-origin", address, "--diarize") as telling:
+        async with browsing(f"{address}/web/", ready="#recordButton", microphone=wav) as watched:
+            watched.expected.append("404")  # it has no icon
+            watched.others.add(urlsplit(telling.url).netloc)
+            page = watched.page
+            await page.click("#settingsToggle")
+            await page.fill("#websocketInput", f"{telling.ws}/asr?language=en")
+            await page.press("#websocketInput", "Tab")
+            await page.click("#recordButton")
+            badges = "[...document.querySelectorAll('.speaker-badge')].map((one) => one.innerText)"
+            await page.wait_for_function(
+                f"{badges}.filter((badge, at, all) => badge !== all[at - 1]).join() === '1,2,1'"
+            )

@@ -7,7 +7,8 @@ from support.conversations import ENGLISH, POLYGLOT, conversations
 
 from voxlive.engines.contract import StreamOptions
 from voxlive.errors import ProtocolError
-from voxlive.speakers.tracker import SpeakerOptions, SpeakerRange, SpeakersFound
+from voxlive.speakers.labels import SpeakerRange, SpeakersFound
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.events import (
     Draft,
     LanguageDetected,

@@ -104,11 +104,11 @@ def test_vad_parameters_are_those_of_faster_whisper():
 
 @pytest.mark.conforms(
     "WhisperLive",
-    "`enable_translation`, `enable_diarization`",
+    "`enable_translation`, `known_speakers`",
     "a `WARNING`, and the session goes on without",
 )
 def test_unsupported_options_are_warnings_after_ready():
-    ready = opened(enable_translation=True, enable_diarization=True).ready
+    ready = opened(enable_translation=True, known_speakers=[{"name": "Anna"}]).ready
     assert [message.get("status") for message in ready[:3]] == [None, "WARNING", "WARNING"]
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from itertools import groupby
 
 from voxlive.runners.outputs.subtitles import Cue, CueStyle, cues, vtt_cue
+from voxlive.speakers.labels import SpeakerNamed, speaker_name
 from voxlive.streaming.events import Words
 from voxlive.values import Segment, Word, seconds
-from voxlive.web.captions.events import Caption, CaptionSnapshot, ClosedCaption, CorrectedCaption
+from voxlive.web.captions.events import (
+    Caption,
+    CaptionSnapshot,
+    ClosedCaption,
+    CorrectedCaption,
+    SpokenCaption,
+    SpokenText,
+)
 
 HEADER = "WEBVTT\n\n"
 
@@ -18,28 +27,39 @@ HEADER = "WEBVTT\n\n"
 class LiveCues:
     """Words in, WebVTT cues out. A cue is complete once the words after it cannot join it.
 
-    Those of several sources have the source as their voice, and may overlap. What people have
-    corrected stands in the cues that are complete after it; a cue that was written stays.
+    Those of several sources or speakers have these as their voices; sources may overlap. What
+    people have corrected stands in the cues that are complete after it, and so do the names of
+    speakers; a cue that was written stays.
     """
 
     def __init__(self, style: CueStyle | None = None) -> None:
         self._style = style
         self._sources: dict[str, _SourceCues] = {}
+        self._names: dict[tuple[str, int], str] = {}
 
     def on_caption(self, caption: Caption) -> str:
         """The cues that a caption completes, as WebVTT blocks."""
         match caption:
-            case CaptionSnapshot(segments, _, _, _, opened):
+            case CaptionSnapshot(segments, _, _, _, opened, names=names):
+                for named in names:
+                    self.on_caption(named)
                 closed = "".join(map(self.on_caption, segments))
                 more = (
-                    self._of(each.source).add_words(each.segment, each.words, each.text)
+                    self._of(each.source).add_words(
+                        each.segment, each.words, each.text, each.speakers
+                    )
                     for each in opened
                 )
                 return closed + "".join(more)
+            case SpokenCaption(segment, speakers, _, source):
+                return self._of(source).label(segment, speakers)
+            case SpeakerNamed(speaker, name, source):
+                self._names[source, speaker] = name
+                return ""
             case Words(segment, words, source):
                 return self._of(source).add_words(segment, words)
-            case ClosedCaption(_, _, _, text, words, received, source):
-                return self._of(source).close(words, text, received)
+            case ClosedCaption(_, _, _, text, words, received, source, speakers):
+                return self._of(source).close(words, text, received, speakers)
             case CorrectedCaption(segment, text):
                 for one in self._sources.values():
                     one.correct(segment, text)
@@ -49,29 +69,49 @@ class LiveCues:
 
     def _of(self, source: str) -> _SourceCues:
         if source not in self._sources:
-            self._sources[source] = _SourceCues(source, self._style)
+            self._sources[source] = _SourceCues(source, self._style, self._names)
         return self._sources[source]
 
 
 class _SourceCues:
     """The cues of one source."""
 
-    def __init__(self, source: str, style: CueStyle | None) -> None:
+    def __init__(
+        self, source: str, style: CueStyle | None, names: Mapping[tuple[str, int], str]
+    ) -> None:
         self._source = source
         self._style = style
+        self._names = names
         self._segment: int | None = None
         # Of the open segment.
         self._words: list[Word] = []
+        self._speakers: tuple[int | None, ...] = ()  # of the first words; none: none are known
+        self._diarized = False  # words wait for their speaker
         self._corrected: tuple[str, int] | None = None  # the text of so many of the words
         self._in_cues = 0  # words that are in cues already
         self._until_ms = 0
 
-    def add_words(self, segment: int | None, words: Iterable[Word], text: str = "") -> str:
-        """Add words to the open segment; ``text`` is what all of its words have become, if any."""
+    def add_words(
+        self,
+        segment: int | None,
+        words: Iterable[Word],
+        text: str = "",
+        speakers: tuple[int | None, ...] = (),
+    ) -> str:
+        """Add words to the open segment.
+
+        ``text`` is what all of its words have become, if any, and ``speakers`` whose they are.
+        """
         self._segment = segment
         self._words += words
         if text:
             self.correct(segment, text)
+        return self.label(segment, speakers)
+
+    def label(self, segment: int | None, speakers: tuple[int | None, ...]) -> str:
+        """Whose the first words of a segment are; its cues are complete once that is known."""
+        if speakers and segment == self._segment:
+            self._speakers, self._diarized = speakers, True
         return self._take_cues(whole=False)
 
     def correct(self, segment: int | None, text: str) -> None:
@@ -79,12 +119,20 @@ class _SourceCues:
         if segment == self._segment:
             self._corrected = text, len(self._words)
 
-    def close(self, words: Iterable[Word], text: str, received: int | None) -> str:
+    def close(
+        self,
+        words: Iterable[Word],
+        text: str,
+        received: int | None,
+        speakers: tuple[int | None, ...] = (),
+    ) -> str:
         """The segment is closed; ``words`` are all of it, ``text`` is what they have become."""
-        self._words = [*words]
+        self._words, self._speakers = [*words], speakers
+        self._diarized |= bool(speakers)
         self._corrected = text, len(self._words)
         blocks = self._take_cues(None if received is None else seconds(received), whole=True)
         self._words, self._in_cues, self._segment, self._corrected = [], 0, None, None
+        self._speakers = ()
         return blocks
 
     def _take_cues(self, received_s: float | None = None, *, whole: bool) -> str:
@@ -94,14 +142,25 @@ class _SourceCues:
         no cue outlasts.
         """
         left = [one for one in self._shown() if one.stop > self._in_cues]
-        words = tuple(one.word for one in left)
-        text = "".join(word.text for word in words)
-        found = cues([Segment(0, text, words=words)], self._style, received_s) if left else []
-        if not whole:
-            found = found[:-1]
-            if taken := sum(cue.words for cue in found):
-                self._in_cues = left[taken - 1].stop
-        return "".join(map(self._write, found))
+        if self._diarized and not whole:
+            left = [one for one in left if one.stop <= len(self._speakers)]
+        voices = [self._voice(one.stop - 1) for one in left]
+        parts = []
+        for _, group in groupby(zip(left, voices, strict=True), key=lambda pair: pair[1]):
+            words = tuple(one.word for one, _ in group)
+            parts.append(Segment(0, "".join(word.text for word in words), words=words))
+        found = cues(parts, self._style, received_s)
+        found = found if whole else found[:-1]
+        taken, blocks = 0, ""
+        for cue in found:
+            taken += cue.words
+            blocks += self._write(cue, voices[taken - 1])
+        if taken and not whole:
+            self._in_cues = left[taken - 1].stop
+        return blocks
+
+    def _voice(self, word: int) -> str:
+        return speaker_name(self._source, _speaker_of(word, self._speakers), self._names)
 
     def _shown(self) -> list[_ShownWord]:
         text, covered = self._corrected or ("", 0)
@@ -109,12 +168,29 @@ class _SourceCues:
         rest = range(covered, len(self._words))
         return shown + [_ShownWord(self._words[at], at + 1) for at in rest]
 
-    def _write(self, cue: Cue) -> str:
+    def _write(self, cue: Cue, voice: str) -> str:
         """A cue as its block; it begins no earlier than the one before it ends."""
         start = max(cue.start_ms, self._until_ms)
         self._until_ms = max(cue.end_ms, start + 1)
-        placed = replace(cue, start_ms=start, end_ms=self._until_ms, voice=self._source)
+        placed = replace(cue, start_ms=start, end_ms=self._until_ms, voice=voice)
         return vtt_cue(placed)
+
+
+def spoken_texts(
+    words: Sequence[Word], speakers: Sequence[int | None], text: str
+) -> tuple[SpokenText, ...]:
+    """The text that words have become, by their ``speakers``: those of the first words, or none."""
+    if not speakers:
+        return ()
+    shown = groupby(_retold(words, text), key=lambda one: _speaker_of(one.stop - 1, speakers))
+    return tuple(
+        SpokenText(speaker, "".join(one.word.text for one in said)) for speaker, said in shown
+    )
+
+
+def _speaker_of(word: int, speakers: Sequence[int | None]) -> int | None:
+    """The speaker of a word; behind those that are known it is the last one's."""
+    return speakers[min(word, len(speakers) - 1)] if speakers else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
+from voxlive.speakers.labels import SpeakerNamed
 from voxlive.store.contract import Layer, StoredTranscript, StoredWord
 from voxlive.streaming.events import Draft, Words
 from voxlive.values import Word, seconds
@@ -22,11 +23,19 @@ DONE = "event: done\ndata: {}\n\n"
 _PLACE = re.compile(r"([\w:-]{1,64})/(\d{1,9})\.(\d{1,9})", re.ASCII)
 
 
+class SpokenText(NamedTuple):
+    """What one speaker says of a segment."""
+
+    speaker: int | None
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class ClosedCaption:
     """A segment that is complete. ``start``, ``end`` and ``received`` are in samples.
 
     ``received``: how much audio the session had received then, None if that is not known.
+    ``speakers``: of each word, and ``parts`` the text by them, where any are known.
     """
 
     id: int
@@ -36,6 +45,8 @@ class ClosedCaption:
     words: tuple[Word, ...]
     received: int | None = None
     source: str = ""
+    speakers: tuple[int | None, ...] = ()
+    parts: tuple[SpokenText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class OpenCaption:
     """The open segment of a source: its words, and the draft behind them.
 
     ``text`` is that of the words with people's corrections, ``segment`` its id if it has any.
+    ``speakers`` and ``parts`` are as in ``ClosedCaption``.
     """
 
     words: tuple[Word, ...]
@@ -50,6 +62,8 @@ class OpenCaption:
     source: str = ""
     segment: int | None = None
     text: str = ""
+    speakers: tuple[int | None, ...] = ()
+    parts: tuple[SpokenText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,8 @@ class CaptionSnapshot:
     """What a new reader starts from: the last closed segments, the open one's words, the draft.
 
     In a session with several sources each has an open segment, in ``sources``. ``opened`` are those
-    that have words. ``complete``: no segment that was asked for is missing.
+    that have words. ``complete``: no segment that was asked for is missing. ``names``: what people
+    call the speakers.
     """
 
     segments: tuple[ClosedCaption, ...]
@@ -67,6 +82,7 @@ class CaptionSnapshot:
     opened: tuple[OpenCaption, ...] = ()
     session: str = ""
     complete: bool = True
+    names: tuple[SpeakerNamed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,16 @@ class CorrectedCaption:
 
     segment: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenCaption:
+    """Whose the words of a segment are so far: ``speakers`` of each, ``parts`` the text by them."""
+
+    segment: int
+    speakers: tuple[int | None, ...]
+    parts: tuple[SpokenText, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +121,15 @@ class Place:
         return f"{self.session}/{self.words}.{self.corrections}"
 
 
-Caption = CaptionSnapshot | Words | Draft | ClosedCaption | CorrectedCaption
+Caption = (
+    CaptionSnapshot
+    | Words
+    | Draft
+    | ClosedCaption
+    | CorrectedCaption
+    | SpokenCaption
+    | SpeakerNamed
+)
 
 
 def sse_event(caption: Caption, place: str = "") -> str:
@@ -116,10 +150,13 @@ def sse_event(caption: Caption, place: str = "") -> str:
                     "segment": each.segment,
                     "start": seconds(each.words[0].start),
                     "text": each.text,
+                    **_parts(each.parts),
                     **_of(each.source),
                 }
                 for each in opened
             ]
+            if caption.names:
+                values["speakers"] = [_name(one) for one in caption.names]
             values |= {"draft": draft, **({"sources": several} if several else {})}
             return event("snapshot", {**values, "open": texts, "complete": complete}, place)
         case Words(segment, words, source):
@@ -131,16 +168,29 @@ def sse_event(caption: Caption, place: str = "") -> str:
             return event("segment", _closed_event(caption), place)
         case CorrectedCaption(segment, text):
             return event("corrected", {"segment": segment, "text": text}, place)
+        case SpokenCaption(segment, _, parts, source):
+            return event("speakers", {"segment": segment, **_parts(parts), **_of(source)}, place)
+        case SpeakerNamed():
+            return event("named", _name(caption), place)
 
 
 def _of(source: str) -> dict[str, str]:
     return {"source": source} if source else {}
 
 
+def _parts(parts: tuple[SpokenText, ...]) -> dict[str, object]:
+    return {"parts": [part._asdict() for part in parts]} if parts else {}
+
+
+def _name(named: SpeakerNamed) -> dict[str, object]:
+    return {"speaker": named.speaker, "name": named.name, **_of(named.source)}
+
+
 def _closed_event(segment: ClosedCaption) -> dict[str, object]:
     start, end = seconds(segment.start), seconds(segment.end)
     times = {"start": start, "end": end}
-    return {"id": segment.id, **times, "text": segment.text, **_of(segment.source)}
+    spoken = {"text": segment.text, **_parts(segment.parts), **_of(segment.source)}
+    return {"id": segment.id, **times, **spoken}
 
 
 def _words_event(words: tuple[Word, ...]) -> list[dict[str, object]]:

@@ -14,13 +14,16 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, TypeGuard
 
 from voxlive.errors import RequestRefused
+from voxlive.speakers.labels import SpeakerNamed, SpeakerRange, SpeakersFound
 from voxlive.store.contract import StoredTranscript, StoredWord
 from voxlive.streaming.events import Draft, Event, SegmentClosed, SessionClosed, Words
 from voxlive.values import Word
 from voxlive.web.access.access import ANYONE
+from voxlive.web.captions.cues import spoken_texts
 from voxlive.web.captions.events import (
     DONE,
     KEEP_ALIVE,
@@ -30,6 +33,7 @@ from voxlive.web.captions.events import (
     CorrectedCaption,
     OpenCaption,
     Place,
+    SpokenCaption,
     corrected_segments,
     sse_event,
 )
@@ -44,7 +48,7 @@ _READER_PACE_S = 0.0005  # more between two batches of events for every reader
 _AT_ONCE = 50  # readers that are woken in one turn of the event loop
 
 # Words and segments as they are kept: plain tuples, which the garbage collector does not visit.
-_WordRow = tuple[str, int, int, float | None]
+_WordRow = tuple[str, int, int, float | None, int | None]  # the last is the speaker
 # Behind those of a ClosedCaption: how many words the session had by its end.
 _SegmentRow = tuple[int, int, int, str, tuple[_WordRow, ...], int | None, str, int]
 
@@ -141,6 +145,7 @@ class CaptionFeed:
         self._corrections = 0
         # By segment: the text that people have given to its first words, and how many those are.
         self._corrected: dict[int, tuple[str, int]] = {}
+        self._names: dict[tuple[str, int], str] = {}
         self._readers: set[CaptionReader] = set()
         self._pending: list[SentCaption] = []
         self._flushing: asyncio.TimerHandle | None = None
@@ -158,7 +163,7 @@ class CaptionFeed:
         return Place(self.session, self._number, self._corrections)
 
     def on_event(self, event: Event) -> None:
-        """Pass words, drafts and closed segments on to the readers, and that the session is over.
+        """Pass words, drafts, segments and speakers on to readers, and that the session is over.
 
         Other events are ignored.
         """
@@ -169,8 +174,16 @@ class CaptionFeed:
                 self._number += len(words)
                 self._open[source] = segment
                 self._rows[source].extend(
-                    (word.text, word.start, word.end, word.probability) for word in words
+                    (word.text, word.start, word.end, word.probability, None) for word in words
                 )
+                self._send(event)
+            case SpeakersFound(ranges, _, source):
+                for segment in dict.fromkeys(one.segment for one in ranges):
+                    self._label(segment, [one for one in ranges if one.segment == segment], source)
+            case SpeakerNamed(speaker, name, source):
+                self._names[source, speaker] = name
+                if not name:
+                    del self._names[source, speaker]
                 self._send(event)
             case Draft(_, text, source):
                 self._drafts[source] = text
@@ -186,6 +199,27 @@ class CaptionFeed:
                 if len(self._segments) > MAX_SEGMENTS:
                     self._drop(self._segments.popleft())
                 self._send(_closed(*row))
+
+    def _label(self, segment: int, ranges: Sequence[SpeakerRange], source: str) -> None:
+        """Words of a segment have these speakers, unless it is not kept any more."""
+        if self._open.get(source) == segment:
+            self._rows[source] = _labelled(self._rows[source], ranges)
+        for place, row in enumerate(self._segments):
+            if row[0] == segment:
+                self._segments[place] = (*row[:4], tuple(_labelled(row[4], ranges)), *row[5:])
+        self._tell_speakers(segment)
+
+    def _tell_speakers(self, segment: int) -> None:
+        """Readers get whose words those of a segment are, where that is known."""
+        kept = [(row[4], row[3], row[6]) for row in self._segments if row[0] == segment]
+        for source, ident in self._open.items():
+            if ident == segment:
+                rows = tuple(self._rows[source])
+                kept.append((rows, self._text(segment, rows), source))
+        for rows, text, source in kept:
+            if speakers := _speakers(rows):
+                parts = spoken_texts(_words(rows), speakers, text)
+                self._send(SpokenCaption(segment, speakers, parts, source))
 
     def _drop(self, row: _SegmentRow) -> None:
         self._dropped = row[-1]
@@ -245,6 +279,7 @@ class CaptionFeed:
                 )
                 self._earlier = deque(earlier, MAX_EARLIER)
             self._send(CorrectedCaption(segment, text))
+            self._tell_speakers(segment)
 
     def amend(self, segment: int, count: int, text: str) -> bool:
         """The client of a session that nothing stores has corrected the segment of this id.
@@ -288,6 +323,7 @@ class CaptionFeed:
             "number": self._number,
             "corrections": self._corrections,
             "corrected": [[segment, *one] for segment, one in self._corrected.items()],
+            "names": [[*speaker, name] for speaker, name in self._names.items()],
         }
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
@@ -305,6 +341,7 @@ class CaptionFeed:
         self._drafts = dict(state["drafts"])
         self._number, self._corrections = state["number"], state["corrections"]
         self._corrected = {segment: (text, count) for segment, text, count in state["corrected"]}
+        self._names = {(source, speaker): name for source, speaker, name in state["names"]}
         self._send(self._captions(None, start=True))
 
     def lacks(self, place: Place | None, *, start: bool) -> bool:
@@ -402,11 +439,21 @@ class CaptionFeed:
             rows, segment = self._rows.get(source, ()), self._open.get(source)
             text = "" if segment is None else self._text(segment, rows)
             draft = self._drafts.get(source, "")
-            found[source] = OpenCaption(_words(rows), draft, source, segment, text)
+            words, speakers = _words(rows), _speakers(rows)
+            parts = spoken_texts(words, speakers, text)
+            found[source] = OpenCaption(words, draft, source, segment, text, speakers, parts)
         opened = tuple(one for one in found.values() if one.words)
         alone = found.pop("", OpenCaption((), ""))
+        several, names = (*found.values(),), self._names.items()
         return CaptionSnapshot(
-            segments, alone.words, alone.draft, (*found.values(),), opened, self.session, complete
+            segments,
+            alone.words,
+            alone.draft,
+            several,
+            opened,
+            self.session,
+            complete,
+            tuple(SpeakerNamed(speaker, name, source) for (source, speaker), name in names),
         )
 
     def _send(self, caption: Caption) -> None:
@@ -476,13 +523,34 @@ def _closed(
     source: str,
     _stop: int,
 ) -> ClosedCaption:
-    return ClosedCaption(ident, start, end, text, _words(rows), received, source)
+    words, speakers = _words(rows), _speakers(rows)
+    parts = spoken_texts(words, speakers, text)
+    return ClosedCaption(ident, start, end, text, words, received, source, speakers, parts)
 
 
 def _row(word: Sequence[Any]) -> _WordRow:
-    text, start, end, probability = word
-    return text, start, end, probability
+    text, start, end, probability, speaker = word
+    return text, start, end, probability, speaker
 
 
 def _words(rows: Iterable[_WordRow]) -> tuple[Word, ...]:
-    return tuple(Word(*row) for row in rows)
+    return tuple(Word(*row[:4]) for row in rows)
+
+
+def _labelled(rows: Sequence[_WordRow], ranges: Iterable[SpeakerRange]) -> list[_WordRow]:
+    labelled = [*rows]
+    for _, first, last, speaker in ranges:
+        for number in range(first, min(last + 1, len(labelled))):
+            labelled[number] = (*labelled[number][:4], speaker)
+    return labelled
+
+
+def _speakers(rows: Sequence[_WordRow]) -> tuple[int | None, ...]:
+    """Those of the words up to the last that has one; where one is not known, the one before."""
+    told = [number for number, row in enumerate(rows) if row[4] is not None]
+    if not told:
+        return ()
+    first = rows[told[0]][4]
+    known = (row[4] for row in rows[: told[-1] + 1])
+    carried = accumulate(known, lambda before, now: before if now is None else now, initial=first)
+    return tuple(carried)[1:]

@@ -17,9 +17,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from voxlive.speakers.labels import SpeakerNamed, SpeakerRange, SpeakersFound
 from voxlive.streaming.events import Draft, SegmentClosed, Words
 from voxlive.values import Word
-from voxlive.web.captions.events import Caption, CaptionSnapshot, ClosedCaption, CorrectedCaption
+from voxlive.web.captions.events import (
+    Caption,
+    CaptionSnapshot,
+    ClosedCaption,
+    CorrectedCaption,
+    SpokenCaption,
+)
 from voxlive.web.captions.feed import CaptionFeed
 from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.redis_state import BEAT_S, RedisState, SessionPlace
@@ -75,6 +82,12 @@ class FollowedFeed(CaptionFeed):
                 self.on_event(Draft(segment, text, source))
             case ["closed", *fields]:
                 self.on_event(SegmentClosed(*fields))
+            case ["speakers", segment, speakers, source]:
+                known = enumerate(speakers)
+                ranges = tuple(SpeakerRange(segment, n, n, one) for n, one in known)
+                self.on_event(SpeakersFound(ranges, 0, source))
+            case ["named", speaker, name, source]:
+                self.on_event(SpeakerNamed(speaker, name, source))
             case ["corrected", corrections, segment, text, covered]:
                 self.correct({**self._corrected, segment: (text, covered)}, corrections)
         return True
@@ -300,6 +313,10 @@ def _plain(feed: CaptionFeed, caption: Caption) -> list[Any]:
             return ["draft", segment, text, source]
         case ClosedCaption(ident, start, end, text, _, received, source):
             return ["closed", ident, start, end, text, received, source]
+        case SpokenCaption(segment, speakers, _, source):
+            return ["speakers", segment, speakers, source]
+        case SpeakerNamed(speaker, name, source):
+            return ["named", speaker, name, source]
         case CorrectedCaption(segment):
             return ["corrected", *feed.correction_of(segment)]
         case CaptionSnapshot():  # that of a feed that is no other's

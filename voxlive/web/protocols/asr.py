@@ -3,16 +3,23 @@
 A line is one closed segment, and stays as it is. In full mode the open segment's committed words
 are the last, growing line. In diff mode they stand at the head of ``buffer_transcription`` until
 the segment closes, so ``new_lines`` only ever appends and no client has to guess what to drop.
+
+With speakers a segment is a line for each stretch of one speaker, and words of whom nothing is said
+yet stand in ``buffer_diarization``. A line may get another speaker until that stands, some seconds
+later; a diff has it only then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 from voxlive.checkpoints.languages import UnknownLanguage, language_of
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code
+from voxlive.speakers.labels import SpeakersFound, WordLabels, by_speaker
+from voxlive.speakers.tracker import SETTLED, SpeakerOptions
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -43,15 +50,30 @@ from voxlive.web.protocols.fields import encode_json, is_container
 _LONG_PAUSE = 5 * SAMPLE_RATE
 _SILENCE = -2
 _SPEAKER = 1
+_TICK_S = 0.05
+_SETTLED_TICKS = round(SETTLED / SAMPLE_RATE / _TICK_S)
 # The protocol leaves the last close to the client; one that does not close is closed after this.
 _CLOSE_WAIT_S = 30.0
+
+
+class _ClosedSegment(NamedTuple):
+    """A segment whose speakers may change until tick ``settles``."""
+
+    start: int
+    end: int
+    words: tuple[Word, ...]
+    settles: int
+
+    @property
+    def text(self) -> str:
+        return "".join(word.text for word in self.words)
 
 
 class AsrProtocol(Protocol):
     """One client of ``/asr``."""
 
     name = "asr"
-    tick_s: ClassVar[float | None] = 0.05
+    tick_s: ClassVar[float | None] = _TICK_S
     key_params: ClassVar[tuple[str, ...]] = ("token",)
 
     def __init__(self, params: Mapping[str, str], _info: EngineInfo) -> None:
@@ -61,7 +83,11 @@ class AsrProtocol(Protocol):
         self._detected: str | None = None
         self._head = b""
         self._started = self._ended = False
-        self._lines: list[str] = []
+        self._diarizes = False
+        self._labels: WordLabels | None = None
+        self._ticks = 0
+        self._closed: deque[_ClosedSegment] = deque()  # those that may change
+        self._lines: list[str] = []  # of segments that do not
         self._sent = 0
         self._seq = 0
         self._lines_end = 0
@@ -72,8 +98,16 @@ class AsrProtocol(Protocol):
         self._ending: str | None = None
         self._changed = False
 
+    def tell_speakers(self) -> None:
+        """They are told apart unless the query says otherwise."""
+        self._diarizes = True
+
     def connected(self) -> list[Out]:
         """``config``: this server takes PCM, and a container if that is what comes."""
+        if (asked := self._params.get("diarize")) is not None:
+            if asked not in ("true", "false"):
+                raise ProtocolError("bad_parameter", "diarize must be true or false")
+            self._diarizes = asked == "true"
         if self._mode not in ("full", "diff"):
             raise ProtocolError("bad_parameter", 'mode must be "full" or "diff"')
         if self._params.get("target_language"):
@@ -104,8 +138,10 @@ class AsrProtocol(Protocol):
         audio = AudioFormat(CONTAINER) if container else AudioFormat("s16le", SAMPLE_RATE, 1)
         stream = StreamOptions(self._language)
         head, self._head = self._head, b""
+        speakers = SpeakerOptions() if self._diarizes else None
+        self._labels = WordLabels() if self._diarizes else None
         return [
-            OpenSession(SessionOptions(audio, stream=stream)),
+            OpenSession(SessionOptions(audio, stream=stream, speakers=speakers)),
             *([AudioFrame(head)] if head else []),
             *([StopSession()] if self._ended else []),
         ]
@@ -118,14 +154,19 @@ class AsrProtocol(Protocol):
     def on_event(self, event: Event) -> list[Out]:
         """Keep the state that updates are made of; the end and errors are sent at once."""
         match event:
-            case Words(_, words):
+            case Words(segment, words):
                 self._open_words.extend(words)
+                if self._labels:
+                    self._labels.add(segment, len(words))
             case Draft(_, text):
                 self._draft = text
-            case SegmentClosed(_, start, end, text):
-                self._lines.extend(self._closed_lines(start, end, text))
-                self._lines_end = end
+            case SegmentClosed(_, start, end):
+                settles = self._ticks + (_SETTLED_TICKS if self._labels else 0)
+                self._closed.append(_ClosedSegment(start, end, tuple(self._open_words), settles))
                 self._open_words.clear()
+                self._settle()
+            case SpeakersFound(ranges) if self._labels:
+                self._labels.on_found(ranges)
             case LanguageDetected(language):
                 self._detected = language
             case Lag(behind_s):
@@ -134,9 +175,11 @@ class AsrProtocol(Protocol):
                 self._ending = code if code in ENDING_CODES else self._ending
                 return self.failed(code, message) if fatal else self.refused(code, message)
             case SessionClosed():
-                self._changed |= self._behind_s > 0
+                self._changed |= self._behind_s > 0 or bool(self._closed)
                 self._behind_s = 0.0
-                return [*self.tick(), encode_json({"type": "ready_to_stop"}), self._close_socket()]
+                self._settle(whole=True)
+                ready = encode_json({"type": "ready_to_stop"})
+                return [*self._updates(), ready, self._close_socket()]
             case _:
                 return []
         self._changed = True
@@ -149,39 +192,72 @@ class AsrProtocol(Protocol):
 
     def tick(self) -> list[Out]:
         """An update, if anything has changed since the last."""
+        self._ticks += 1
+        self._settle()
+        return self._updates()
+
+    def _updates(self) -> list[Out]:
         if not self._changed:
             return []
         self._changed = False
         return [self._full() if self._mode == "full" else self._diff()]
 
+    def _settle(self, *, whole: bool = False) -> None:
+        """Closed segments whose speakers do not change any more become lines; ``whole``: all."""
+        while self._closed and (whole or self._closed[0].settles <= self._ticks):
+            segment = self._closed.popleft()
+            speakers = self._speakers(0, segment)
+            self._lines.extend(self._lines_of(self._lines_end, segment, speakers))
+            self._lines_end = segment.end
+            if self._labels:
+                self._labels.forget(len(segment.words))
+            self._changed |= self._mode == "diff"
+
+    def _speakers(self, at: int, segment: _ClosedSegment) -> list[int | None]:
+        """Those of a segment's words, which begin with word ``at`` of those that may change."""
+        return self._labels.speakers[at : at + len(segment.words)] if self._labels else []
+
     def _full(self) -> str:
-        lines = self._lines
-        if self._open_words:
-            first, last = self._open_words[0], self._open_words[-1]
-            lines = [*lines, *self._closed_lines(first.start, last.end, self._open_text())]
-        return self._update({}, self._draft, lines)
+        lines, before, at = self._lines, self._lines_end, 0
+        for segment in self._closed:
+            lines = [*lines, *self._lines_of(before, segment, self._speakers(at, segment))]
+            before, at = segment.end, at + len(segment.words)
+        words, waiting = tuple(self._open_words), ""
+        if self._labels and lines:
+            words = words[: max(0, self._labels.told - at)]
+            waiting = "".join(word.text for word in self._open_words[len(words) :])
+        if words:
+            opened = _ClosedSegment(words[0].start, words[-1].end, words, 0)
+            lines = [*lines, *self._lines_of(before, opened, self._speakers(at, opened))]
+        return self._update({}, self._draft, lines, waiting)
 
     def _diff(self) -> str:
         self._seq += 1
         new, self._lines = self._lines, []  # in diff mode each is sent once
         self._sent += len(new)
-        tail = self._open_text() + self._draft
+        closed = "".join(segment.text for segment in self._closed)
+        tail = closed + "".join(word.text for word in self._open_words) + self._draft
         if self._seq == 1:
             return self._update({"type": "snapshot", "seq": 1}, tail, new)
         numbers = {"type": "diff", "seq": self._seq, "n_lines": self._sent}
-        return self._update(numbers, tail, new, "new_lines")
+        return self._update(numbers, tail, new, name="new_lines")
 
     def _update(
-        self, head: dict[str, object], tail: str, lines: list[str], name: str = "lines"
+        self,
+        head: dict[str, object],
+        tail: str,
+        lines: list[str],
+        waiting: str = "",
+        name: str = "lines",
     ) -> str:
-        has_text = bool(self._sent or self._lines or self._open_words or tail)
+        has_text = bool(self._sent or lines or self._open_words or tail)
         status = "active_transcription" if has_text else "no_audio_detected"
         fields = encode_json(
             {
                 **head,
                 "status": "error" if self._error else status,
                 "buffer_transcription": tail,
-                "buffer_diarization": "",
+                "buffer_diarization": waiting,
                 "buffer_translation": "",
                 "remaining_time_transcription": self._behind_s,
                 "remaining_time_transcription_processing": self._behind_s,
@@ -193,17 +269,15 @@ class AsrProtocol(Protocol):
         listed = f',"{name}":[{",".join(lines)}]' if lines or name == "lines" else ""
         return f"{fields[:-1]}{listed}}}"
 
-    def _closed_lines(self, start: int, end: int, text: str) -> list[str]:
-        """A line, after one for the long pause before it if there was one."""
-        pause = (
-            [_line(_SILENCE, self._lines_end, start, "")]
-            if start - self._lines_end > _LONG_PAUSE
-            else []
-        )
-        return [*pause, _line(_SPEAKER, start, end, text.strip(), self._detected)]
-
-    def _open_text(self) -> str:
-        return "".join(word.text for word in self._open_words)
+    def _lines_of(
+        self, before: int, segment: _ClosedSegment, speakers: Sequence[int | None]
+    ) -> Iterator[str]:
+        """A line for each speaker, after one for a long pause since sample ``before``."""
+        if segment.start - before > _LONG_PAUSE:
+            yield _line(_SILENCE, before, segment.start, "")
+        for part in by_speaker(segment.words, speakers):
+            speaker = _SPEAKER if part.speaker is None else part.speaker + 1
+            yield _line(speaker, part.start, part.end, part.text.strip(), self._detected)
 
     def refused(self, code: str, message: str) -> list[Out]:
         """A typed error; the session goes on."""

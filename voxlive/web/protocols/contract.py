@@ -274,6 +274,13 @@ class Protocol(_Protocol):
         """
         return
 
+    def tell_speakers(self) -> None:
+        """The server tells voices apart for clients that do not say: called before ``connected``.
+
+        For formats whose clients cannot ask for it themselves.
+        """
+        return
+
     def apply_settings(self, _settings: Json | None) -> None:
         """Take the settings of the client's short-lived key; those of other formats are ignored."""
         return

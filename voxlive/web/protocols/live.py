@@ -11,7 +11,8 @@ from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, UnsupportedOption, close_code
 from voxlive.recognisers.contract import Task
 from voxlive.recognisers.vocabulary import BadVocabulary, vocabulary_of
-from voxlive.speakers.tracker import SpeakerOptions, SpeakersFound
+from voxlive.speakers.labels import SpeakerNamed, SpeakersFound
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.store.contract import AddSent
 from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.events import (
@@ -447,6 +448,7 @@ class LiveProtocol(Protocol):
             | TurnEvent
             | TurnClosed
             | SpeakersFound
+            | SpeakerNamed
             | Flushed
             | LanguageDetected
             | Recovered
@@ -483,6 +485,8 @@ class LiveProtocol(Protocol):
                     for one in ranges
                 ]
                 return self._encode("speakers", ranges=named, speakers=speakers, **source)
+            case SpeakerNamed(speaker, name):
+                return self._encode("named", speaker=speaker, name=name, **source)
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
             case Recovered(at):

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code, status_of
 from voxlive.recognisers.vocabulary import usable_terms, vocabulary_in
+from voxlive.speakers.labels import SpeakersFound, SpokenWords, WordLabels, by_speaker
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.events import (
     Event,
     Flushed,
@@ -30,7 +32,7 @@ from voxlive.streaming.events import (
 from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptionError, GateOptions
-from voxlive.values import seconds
+from voxlive.values import Word, seconds
 from voxlive.web.protocols.contract import (
     DENIAL_CODES,
     ENDING_CODES,
@@ -52,6 +54,7 @@ from voxlive.web.protocols.contract import (
 from voxlive.web.protocols.fields import (
     Json,
     encode_message,
+    flag,
     integer,
     language,
     may_be_json,
@@ -75,13 +78,15 @@ class _Config:
     language: str | None = None
     turns: GateOptions | None = None
     vocabulary: tuple[str, ...] = ()
+    speakers: SpeakerOptions | None = None
 
     @property
     def options(self) -> SessionOptions:
         stream = StreamOptions(
             self.language, self.delay_ms, drafts=False, vocabulary=self.vocabulary
         )
-        return SessionOptions(self.audio, self.turns or GateOptions(), stream)
+        gate = self.turns or GateOptions()
+        return SessionOptions(self.audio, gate, stream, speakers=self.speakers)
 
 
 class MistralProtocol(Protocol):
@@ -102,6 +107,8 @@ class MistralProtocol(Protocol):
         self._language: str | None = None
         self._text: list[str] = []
         self._segments: list[dict[str, object]] = []
+        self._words: list[Word] = []  # of the open segment
+        self._labels = WordLabels()
 
     def denied(self, code: str, message: str) -> Denial | None:
         """An HTTP error for those who may not connect; all else is reported on the socket."""
@@ -159,9 +166,11 @@ class MistralProtocol(Protocol):
 
     def _configured(self, session: Json) -> _Config:
         """The configuration with these fields set; null is the default, and hints are ignored."""
-        if session.get("diarize") or session.get("speaker_references"):
-            raise ValueError("speakers are not told apart here: leave out diarize")
+        if session.get("speaker_references"):
+            raise ValueError("nobody is known here by their voice: leave out speaker_references")
         changes: dict[str, Any] = {}
+        if "diarize" in session:
+            changes["speakers"] = SpeakerOptions() if flag(session, "diarize", False) else None
         if "audio_format" in session:
             changes["audio"] = _audio(session["audio_format"])
         if "target_streaming_delay_ms" in session:
@@ -192,6 +201,7 @@ class MistralProtocol(Protocol):
             },
             "target_streaming_delay_ms": config.delay_ms or self._info.default_delay_ms,
             "language": config.language,
+            "diarize": config.speakers is not None,
             "turn_detection": turns
             and {
                 "start_threshold": turns.threshold,
@@ -207,13 +217,16 @@ class MistralProtocol(Protocol):
             case LanguageDetected(language):
                 self._language = language
                 return [encode_message("transcription.language", audio_language=language)]
-            case Words():
+            case Words(segment, words):
                 self._text.append(event.text)
+                self._words.extend(words)
+                self._labels.add(segment, len(words))
                 return [encode_message("transcription.text.delta", text=event.text)]
-            case SegmentClosed(_, start, end, text):
-                segment = {"text": text, "start": seconds(start), "end": seconds(end)}
-                self._segments.append({**segment, "type": "transcription_segment"})
-                return [encode_message("transcription.segment", **segment)]
+            case SpeakersFound(ranges):
+                self._labels.on_found(ranges)
+                return []
+            case SegmentClosed():
+                return self._closed()
             case SpeechStarted(at) if self._config.turns:
                 return [encode_message("turn.start", time_s=seconds(at))]
             case SpeechStopped(at) if self._config.turns:
@@ -231,6 +244,20 @@ class MistralProtocol(Protocol):
                 return [self._done(self._received_bytes), *close_session(ending, self.failed)]
             case _:
                 return []
+
+    def _closed(self) -> list[Out]:
+        """The segment that has closed, or what each speaker says in it."""
+        parts = by_speaker(self._words, self._labels.speakers)
+        self._words = []
+        self._labels.forget()
+        return [self._segment(part) for part in parts]
+
+    def _segment(self, part: SpokenWords) -> str:
+        segment = {"text": part.text, "start": seconds(part.start), "end": seconds(part.end)}
+        if part.speaker is not None:
+            segment["speaker_id"] = f"speaker_{part.speaker + 1}"
+        self._segments.append({**segment, "type": "transcription_segment"})
+        return encode_message("transcription.segment", **segment)
 
     def _done(self, received: int) -> str:
         """Everything since the last one. Whole seconds of audio add up over a session's dones."""

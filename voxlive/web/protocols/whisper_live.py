@@ -15,6 +15,8 @@ from typing import ClassVar
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code, status_of
 from voxlive.recognisers.vocabulary import vocabulary_in
+from voxlive.speakers.labels import SpeakersFound, WordLabels, by_speaker
+from voxlive.speakers.tracker import MAX_SPEAKERS, SpeakerOptions
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -81,7 +83,7 @@ _GATE = {
 _HYSTERESIS = 0.15
 _UNSUPPORTED = {
     "enable_translation": "this server does not translate: there will be no translated segments",
-    "enable_diarization": "speakers are not told apart here",
+    "known_speakers": "nobody is known here by their voice: speakers have numbers",
 }
 _Segment = dict[str, object]
 
@@ -114,14 +116,13 @@ def parse_options(
     model = string(message, "model", _MAX_NAME_CHARS) if find else None
     info = find(model) if find else info
     audio, gate, stream = _audio(message), _gate(message), _stream(message, info)
+    speakers = _speakers(message)
     return WhisperLiveOptions(
         uid=string(message, "uid", _MAX_UID_CHARS),
-        options=SessionOptions(audio, gate, stream, model=model),
+        options=SessionOptions(audio, gate, stream, model=model, speakers=speakers),
         last=integer(message, "send_last_n_segments", 1, _MAX_REPEATED, 10),
         words=flag(message, "word_timestamps", False),
-        warnings=tuple(
-            reason for name, reason in _UNSUPPORTED.items() if flag(message, name, False)
-        ),
+        warnings=tuple(reason for name, reason in _UNSUPPORTED.items() if message.get(name)),
     )
 
 
@@ -142,6 +143,12 @@ def _audio(message: Json) -> AudioFormat:
     if not isinstance(asked, str) or asked not in _AUDIO:
         raise ValueError(f'"audio_format" must be one of {", ".join(_AUDIO)}, not {quoted(asked)}')
     return AudioFormat(_AUDIO[asked])
+
+
+def _speakers(message: Json) -> SpeakerOptions | None:
+    if not flag(message, "enable_diarization", False):
+        return None
+    return SpeakerOptions(integer(message, "max_speakers", 1, MAX_SPEAKERS, 10))
 
 
 def _gate(message: Json) -> GateOptions | None:
@@ -183,6 +190,7 @@ class WhisperLiveProtocol(Protocol):
         self._speech: int | None = None  # where the open segment's speech began
         self._closed_end = 0
         self._open_words: list[Word] = []
+        self._labels: WordLabels | None = None
         self._draft = ""
         self._complete: deque[_Segment] = deque()
 
@@ -226,6 +234,7 @@ class WhisperLiveProtocol(Protocol):
             raise ProtocolError("bad_start", str(error)) from error
         self._uid = self._settings.uid
         self._complete = deque(maxlen=self._settings.last)
+        self._labels = WordLabels() if self._settings.options.speakers else None
         return OpenSession(self._settings.options)
 
     def opened(self, _session: str, _options: SessionOptions) -> list[Out]:
@@ -247,8 +256,11 @@ class WhisperLiveProtocol(Protocol):
                 self._speech = at if self._speech is None else self._speech
             case LanguageDetected(language, probability):
                 return [self._encode(language=language, language_prob=probability)]
-            case Words(_, words):
-                return self._on_words(words)
+            case Words(segment, words):
+                return self._on_words(segment, words)
+            case SpeakersFound(ranges) if self._labels:
+                self._labels.on_found(ranges)
+                self._changed = bool(self._open_words)
             case Draft(_, text):
                 self._changed |= text != self._draft
                 self._draft = text
@@ -264,23 +276,35 @@ class WhisperLiveProtocol(Protocol):
                 return self._finish()
         return []
 
-    def _on_words(self, words: Sequence[Word]) -> list[Out]:
+    def _on_words(self, segment: int, words: Sequence[Word]) -> list[Out]:
         outs: list[Out] = []
         for word in words:
             if self._open_words and word.end - self._open_words[0].start > _MAX_SEGMENT:
                 outs += self._close_segment()
             self._open_words.append(word)
+            if self._labels:
+                self._labels.add(segment, 1)
         self._changed = True
         return outs
 
     def _close_segment(self) -> list[Out]:
-        segment = self._segment(self._open_words, "")
-        draft = self._update(segment)
-        self._complete.append({**segment, "completed": True})
-        self._closed_end = self._open_words[-1].end
+        """The open words are complete: a segment, or one for each speaker."""
+        outs: list[Out] = []
+        for speaker, words in by_speaker(self._open_words, self._speakers):
+            segment = self._segment(words, "", speaker)
+            outs.append(self._update(segment))
+            self._complete.append({**segment, "completed": True})
+            self._closed_end = words[-1].end
+            outs.append(self._update())
         self._open_words = []
+        if self._labels:
+            self._labels.forget()
         self._changed = bool(self._draft)
-        return [draft, self._update()]
+        return outs
+
+    @property
+    def _speakers(self) -> list[int | None]:
+        return self._labels.speakers if self._labels else []
 
     def tick(self) -> list[Out]:
         """What may still change, if it has. A draft that has become empty is replaced."""
@@ -288,7 +312,8 @@ class WhisperLiveProtocol(Protocol):
             return []
         self._changed = False
         if self._open_words or self._draft:
-            return [self._update(self._segment(self._open_words, self._draft))]
+            speaker = next(reversed(self._speakers), None)
+            return [self._update(self._segment(self._open_words, self._draft, speaker))]
         if not self._complete:
             return [self._update(self._segment((), ""))]
         last = self._complete.pop()
@@ -296,7 +321,7 @@ class WhisperLiveProtocol(Protocol):
         self._complete.append(last)
         return [update]
 
-    def _segment(self, words: Sequence[Word], draft: str) -> _Segment:
+    def _segment(self, words: Sequence[Word], draft: str, speaker: int | None = None) -> _Segment:
         """An incomplete one. A draft has no times: it ends with the audio."""
         start = max(self._closed_end, words[0].start if words else self._speech or 0)
         end = max(start, self._received_samples if draft or not words else words[-1].end)
@@ -308,6 +333,8 @@ class WhisperLiveProtocol(Protocol):
         }
         if self._settings and self._settings.words and words:
             segment["words"] = [_word(word) for word in words]
+        if speaker is not None:
+            segment["speaker"] = f"SPEAKER_{speaker:02}"
         return segment
 
     @property

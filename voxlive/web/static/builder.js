@@ -22,6 +22,7 @@ const DEFAULTS = {
   fade: "10",
   lang: "",
   drafts: "1",
+  names: "0",
   case: "",
 };
 /** What the builder begins with. @type {Record<string, string>} */
@@ -65,7 +66,7 @@ class Builder {
     for (const [name, usual] of Object.entries(DEFAULTS)) {
       let value = String(data.get(name) ?? "").replace(/^#/, "");
       if (name === "background") value = ground === "none" ? "" : value + ALPHA[ground];
-      else if (name === "drafts") value = data.has("drafts") ? "1" : "0";
+      else if (name === "drafts" || name === "names") value = data.has(name) ? "1" : "0";
       else if (name === "case") value = data.has("upper") ? "upper" : "";
       if (value !== usual) wishes.set(name, value);
     }

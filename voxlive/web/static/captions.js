@@ -1,10 +1,12 @@
 /**
- * The captions of a session as a reader sees them: a span for each segment, in paragraphs that end
- * at pauses, at another speaker, and where they are long, with a sentence. A segment whose text is
- * corrected changes in place.
+ * The captions of a session as a reader sees them: a span for each segment and speaker, in paragraphs
+ * that end at pauses, at another speaker, and where they are long, with a sentence. A segment whose text
+ * is corrected changes in place; one that turns out to be another speaker's is shown anew, with what
+ * follows it.
  */
 import { Blocks } from "./blocks.js";
 import { make, SENTENCE_END } from "./dom.js";
+import { colourOf, SpeakerNames } from "./speakers.js";
 
 const PAUSE_S = 1.5; // a pause this long begins a new paragraph
 const LONG = 280; // characters, from which on one ends with its sentence
@@ -12,26 +14,38 @@ const LONGEST = 900; // and with its word
 const SENTENCES = /[^.!?…。！？؟।]*[.!?…。！？؟।]+["'”’»)\]]*\s*|[^.!?…。！？؟।]+$/gu;
 
 /**
- * @typedef {{id: number, text: string, source?: string, start?: number, end?: number}} Segment
+ * @typedef {import("./speakers.js").Part} Part
+ * @typedef {import("./speakers.js").Speaker} Speaker
+ * @typedef {{id: number, text: string, source?: string, start?: number, end?: number, parts?: Part[]}} Segment
  * @typedef {object} Shown
- * @property {string} text
+ * @property {Part[]} parts
  * @property {string} source
+ * @property {number | undefined} start
  * @property {number} end
- * @property {HTMLElement[]} spans one for each piece
- * @typedef {{node: HTMLElement, source: string, length: number, end: number, sentence: boolean}} Paragraph
+ * @property {{node: HTMLElement, speaker: Speaker}[]} spans one for each piece
+ * @typedef {object} Paragraph
+ * @property {HTMLElement} node
+ * @property {HTMLElement | null} label who speaks, where that is another one than before
+ * @property {string} source
+ * @property {Speaker} speaker
+ * @property {number} length
+ * @property {number} end
+ * @property {boolean} sentence whether it ends with one
  */
 
 export class CaptionText {
+  names;
   #blocks;
   /** @type {Map<number, Shown>} */
   #segments = new Map();
-  /** @type {Paragraph | null} the last one */
-  #last = null;
-  /** @type {Map<string, HTMLElement>} by source */
+  /** @type {Paragraph[]} */
+  #paragraphs = [];
+  /** @type {Map<string, {node: HTMLElement, text: string}>} by source */
   #drafts = new Map();
 
-  /** @param {HTMLElement} root */
-  constructor(root) {
+  /** @param {HTMLElement} root @param {SpeakerNames} [names] */
+  constructor(root, names = new SpeakerNames()) {
+    this.names = names;
     this.#blocks = new Blocks(root);
   }
 
@@ -43,32 +57,47 @@ export class CaptionText {
   divide(text) {
     this.#segments.clear();
     this.clearDrafts();
-    this.#last = null;
+    this.#paragraphs = [];
     if (!this.empty) this.#blocks.insert(make("div", "again", text), null);
   }
 
   /**
-   * A segment is there, or has another text.
+   * A segment is there, or has another text, or other speakers.
    * @param {Segment} segment
    * @returns {string} what is new at its end, "" if it has changed otherwise
    */
-  put({ id, text, source = "", start, end }) {
+  put({ id, text, source = "", start, end, parts }) {
     const before = this.#segments.get(id);
-    const shown = before ?? { text: "", source, end: 0, spans: [] };
-    const grown = text.startsWith(shown.text) ? text.slice(shown.text.length) : "";
-    shown.text = text;
+    const shown = before ?? { parts: [], source, start, end: 0, spans: [] };
+    const old = textOf(shown.parts);
+    const grown = text.startsWith(old) ? text.slice(old.length) : "";
+    shown.parts = parts ?? retold(shown.parts, text, grown);
     if (before === undefined) this.#segments.set(id, shown);
-    this.#show(shown, start);
-    shown.end = end ?? shown.end;
-    if (this.#last?.source === source) this.#last.end = Math.max(this.#last.end, shown.end);
+    if (this.#fits(shown)) this.#show(shown, shown.spans.length === 0 ? shown.start : undefined);
+    else this.#showAgain(id);
+    this.#endAt(shown, end ?? shown.end);
     return grown;
   }
 
   /** @param {number} id @param {string} more @param {string} source @param {{start: number, end: number}[]} words */
   append(id, more, source, words) {
-    const text = (this.#segments.get(id)?.text ?? "") + more;
+    const text = textOf(this.#segments.get(id)?.parts ?? []) + more;
     this.#lift(source);
     this.put({ id, text, source, start: words[0]?.start, end: words.at(-1)?.end });
+  }
+
+  /** Whose the words of a segment are. @param {number} id @param {Part[]} parts */
+  label(id, parts) {
+    const shown = this.#segments.get(id);
+    if (shown) this.put({ id, text: textOf(parts), source: shown.source, parts });
+  }
+
+  /** Speakers may have other names, or the page another language. */
+  rename() {
+    for (const { label, source, speaker } of this.#paragraphs) {
+      const name = this.names.of(source, speaker);
+      if (label && label.textContent !== name) label.textContent = name;
+    }
   }
 
   /** Words behind a source's last that may still change. @param {string} text @param {string} source */
@@ -78,8 +107,9 @@ export class CaptionText {
     // Its underline begins at a word.
     const guess = text.trimStart();
     const node = make("span", "", text.slice(0, text.length - guess.length), make("span", "draft", guess));
-    this.#drafts.set(source, node);
-    if (this.#last?.source === source) return this.#last.node.append(node);
+    this.#drafts.set(source, { node, text });
+    const last = this.#last;
+    if (last?.source === source) return last.node.append(node);
     const alone = make("p", "", node);
     alone.dir = "auto";
     this.#blocks.insert(alone, null);
@@ -89,53 +119,101 @@ export class CaptionText {
     for (const source of [...this.#drafts.keys()]) this.#lift(source);
   }
 
+  get #last() {
+    return this.#paragraphs.at(-1);
+  }
+
   /** Takes a source's draft away. @param {string} source */
   #lift(source) {
-    const node = this.#drafts.get(source);
+    const node = this.#drafts.get(source)?.node;
     const around = node?.parentElement;
     this.#drafts.delete(source);
     node?.remove();
     if (around?.childNodes.length === 0) this.#blocks.remove(around);
   }
 
-  /** @param {Shown} shown @param {number | undefined} start */
-  #show(shown, start) {
-    const pieces = piecesOf(shown.text);
-    const growing = shown.spans.at(-1)?.parentElement === this.#last?.node;
-    pieces.forEach((piece, at) => {
-      const span = shown.spans[at];
-      if (span) {
-        const length = span.textContent?.length ?? 0;
-        if (span.textContent !== piece) span.textContent = piece;
-        if (this.#last?.node === span.parentElement) this.#measure(piece, piece.length - length);
-      } else if (shown.spans.length > 0 && !growing) {
-        // A correction is in its place: what follows it stays where it is.
-        /** @type {HTMLElement} */ (shown.spans.at(-1)).append(piece);
-      } else shown.spans.push(this.#add(piece, shown, at === 0 ? start : undefined));
-    });
-    for (const span of shown.spans.slice(pieces.length)) span.textContent = "";
+  /** Whether what is shown of it has the speakers that it has now. @param {Shown} shown */
+  #fits({ parts, spans }) {
+    const pieces = piecesOfParts(parts);
+    return spans.every(({ speaker }, at) => at >= pieces.length || pieces[at].speaker === speaker);
   }
 
-  /** @param {string} piece @param {Shown} shown @param {number | undefined} start */
-  #add(piece, shown, start) {
+  /** A segment and all behind it, which are put where they belong by now. @param {number} id */
+  #showAgain(id) {
+    const ids = [...this.#segments.keys()];
+    const again = ids.slice(ids.indexOf(id)).map((one) => /** @type {Shown} */ (this.#segments.get(one)));
+    const drafts = [...this.#drafts];
+    this.clearDrafts();
+    for (const { spans } of again) for (const { node } of spans.splice(0)) node.remove();
+    for (let last = this.#last; last && last.node.querySelector(".said") === null; last = this.#last) {
+      this.#blocks.remove(last.node);
+      this.#paragraphs.pop();
+    }
+    const last = this.#last;
+    const rest = last ? [...last.node.querySelectorAll(".said")].map(({ textContent }) => textContent ?? "") : [];
+    if (last) {
+      last.length = rest.join("").length;
+      last.sentence = SENTENCE_END.test(rest.at(-1) ?? "");
+      const before = ids.slice(0, ids.indexOf(id)).findLast((one) => this.#segments.get(one)?.source === last.source);
+      last.end = before === undefined ? 0 : (this.#segments.get(before)?.end ?? 0);
+    }
+    for (const shown of again) {
+      this.#show(shown, shown.start);
+      this.#endAt(shown, shown.end);
+    }
+    for (const [source, { text }] of drafts) this.draft(text, source);
+  }
+
+  /** @param {Shown} shown @param {number} end */
+  #endAt(shown, end) {
+    shown.end = end;
+    const last = this.#last;
+    if (last?.source === shown.source) last.end = Math.max(last.end, end);
+  }
+
+  /** @param {Shown} shown @param {number | undefined} start */
+  #show(shown, start) {
+    const pieces = piecesOfParts(shown.parts);
+    const last = this.#last;
+    const growing = shown.spans.at(-1)?.node.parentElement === last?.node;
+    pieces.forEach(({ text, speaker }, at) => {
+      const span = shown.spans[at]?.node;
+      if (span) {
+        const length = span.textContent?.length ?? 0;
+        if (span.textContent !== text) span.textContent = text;
+        if (last?.node === span.parentElement) this.#measure(text, text.length - length);
+      } else if (shown.spans.length > 0 && !growing) {
+        // A correction is in its place: what follows it stays where it is.
+        /** @type {{node: HTMLElement}} */ (shown.spans.at(-1)).node.append(text);
+      } else shown.spans.push({ node: this.#add(text, speaker, shown, at === 0 ? start : undefined), speaker });
+    });
+    for (const { node } of shown.spans.slice(pieces.length)) node.textContent = "";
+  }
+
+  /** @param {string} text @param {Speaker} speaker @param {Shown} shown @param {number | undefined} start */
+  #add(text, speaker, shown, start) {
     const { source } = shown;
     this.#lift(source);
-    const last = this.#last;
-    const pause = start !== undefined && last !== null && start - last.end >= PAUSE_S;
-    const full =
-      last !== null && (last.length > LONGEST || (last.length > LONG && last.sentence));
-    let paragraph = last;
-    if (paragraph === null || paragraph.source !== source || pause || full) {
+    let last = this.#last;
+    const pause = start !== undefined && last !== undefined && start - last.end >= PAUSE_S;
+    const full = last !== undefined && (last.length > LONGEST || (last.length > LONG && last.sentence));
+    const same = last !== undefined && last.source === source && last.speaker === speaker;
+    if (last === undefined || !same || pause || full) {
       const node = make("p", "");
       node.dir = "auto";
-      if (source !== "" && source !== last?.source) node.append(make("span", "speaker", source));
+      const name = same ? "" : this.names.of(source, speaker);
+      const label = name === "" ? null : make("span", "speaker", name);
+      if (label) {
+        label.dataset.colour = colourOf(speaker);
+        node.append(label);
+      }
       this.#blocks.insert(node, null);
-      paragraph = { node, source, length: 0, end: start ?? last?.end ?? 0, sentence: false };
-      this.#last = paragraph;
+      last = { node, label, source, speaker, length: 0, end: start ?? last?.end ?? 0, sentence: false };
+      this.#paragraphs.push(last);
     }
-    const span = make("span", "", piece);
-    paragraph.node.append(span);
-    this.#measure(piece, piece.length);
+    const span = make("span", "said", text);
+    last.node.append(span);
+    this.#measure(text, text.length);
     return span;
   }
 
@@ -145,6 +223,27 @@ export class CaptionText {
     last.length += more;
     last.sentence = SENTENCE_END.test(piece);
   }
+}
+
+/** @param {Part[]} parts */
+function textOf(parts) {
+  return parts.map(({ text }) => text).join("");
+}
+
+/**
+ * Parts of a segment with another text. @param {Part[]} parts @param {string} text
+ * @param {string} grown what is new at its end; "": it has changed otherwise
+ */
+function retold(parts, text, grown) {
+  const last = parts.at(-1);
+  if (last === undefined) return [{ speaker: null, text }];
+  if (grown === "" && textOf(parts) !== text) return [{ speaker: parts[0].speaker, text }];
+  return [...parts.slice(0, -1), { speaker: last.speaker, text: last.text + grown }];
+}
+
+/** @param {Part[]} parts @returns {Part[]} in pieces for paragraphs */
+function piecesOfParts(parts) {
+  return parts.flatMap(({ speaker, text }) => piecesOf(text).map((piece) => ({ speaker, text: piece })));
 }
 
 /** A text in pieces for paragraphs; those before the last stay what they are when it grows. @param {string} text */

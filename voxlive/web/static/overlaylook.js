@@ -3,6 +3,8 @@
  * itself and for the preview where its address is made.
  */
 
+import { speakerKey, SpeakerNames } from "./speakers.js";
+
 const MAX_CHARACTERS = 2000;
 
 /** @param {string} value @param {number} low @param {number} high */
@@ -65,8 +67,10 @@ export function dressOverlay(root, wishes) {
 }
 
 /**
- * Words of one segment with nothing between them. `gone`: they have faded; what is said next stands alone.
- * @typedef {{segment: number, source: string, text: string, gone: boolean}} Run
+ * Words of one speaker in a segment with nothing between them. `gone`: they have faded; what is said next
+ * stands alone.
+ * @typedef {import("./speakers.js").Part} Part
+ * @typedef {{segment: number, source: string, speaker: Part["speaker"], text: string, gone: boolean}} Run
  */
 
 /** The last words, which go when nothing has come for a while. */
@@ -76,6 +80,8 @@ export class OverlayText {
   #runs = [];
   #draft = "";
   #withDrafts = true;
+  #withNames = false;
+  #names = new SpeakerNames();
   #fadeMs = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #fading;
@@ -89,6 +95,7 @@ export class OverlayText {
   /** @param {URLSearchParams} wishes */
   wish(wishes) {
     this.#withDrafts = wishes.get("drafts") !== "0";
+    this.#withNames = wishes.get("names") === "1";
     this.#fadeMs = Number(within(wishes.get("fade") ?? "", 0, 3600) ?? 10) * 1000;
     this.#show();
   }
@@ -111,23 +118,62 @@ export class OverlayText {
     } else if (kind === "corrected") {
       respread(this.#runs.filter(({ segment }) => segment === data.segment), data.text);
       return this.#write();
+    } else if (kind === "speakers") {
+      this.#label(data.segment, data.parts ?? []);
+      return this.#write();
+    } else if (kind === "named") {
+      this.#names.set(data.source ?? "", data.speaker, data.name);
+      return this.#write();
     } else return;
     this.#show();
   }
 
   /** @param {any} snapshot */
-  #restore({ segments, open = [], draft }) {
+  #restore({ segments, open = [], draft, speakers = [] }) {
     this.#runs = [];
-    for (const { id, text, source = "" } of segments.slice(-3)) this.#add(id, text, source);
-    for (const { segment, text, source = "" } of open) this.#add(segment, text, source);
+    this.#names.restore(speakers);
+    const closed = segments.slice(-3).map((/** @type {any} */ one) => ({ ...one, segment: one.id }));
+    for (const { segment, text, source = "", parts = [] } of [...closed, ...open]) {
+      this.#add(segment, text, source);
+      this.#label(segment, parts);
+    }
     this.#draft = draft;
+  }
+
+  /** Whose the words of a segment are. @param {number} segment @param {Part[]} parts */
+  #label(segment, parts) {
+    const first = this.#runs.findIndex((run) => run.segment === segment);
+    const runs = this.#runs.filter((run) => run.segment === segment);
+    const last = parts.at(-1);
+    if (first < 0 || last === undefined) return;
+    if (this.#runs[first + runs.length - 1]?.segment !== segment) {
+      // Another source has spoken in between: each run stays in its place.
+      for (const run of runs) run.speaker = last.speaker;
+      return;
+    }
+    const whole = parts.reduce((sum, { text }) => sum + text.length, 0);
+    const shown = runs.reduce((sum, { text }) => sum + text.length, 0);
+    const gone = runs.reduce((sum, run) => sum + (run.gone ? run.text.length : 0), whole - shown);
+    const { source } = this.#runs[first];
+    let at = 0;
+    const labelled = parts.flatMap(({ speaker, text }) => {
+      const split = Math.min(Math.max(0, gone - at), text.length);
+      at += text.length;
+      const run = { segment, source, speaker };
+      return [
+        { ...run, text: text.slice(0, split), gone: true },
+        { ...run, text: text.slice(split), gone: false },
+      ].filter((one) => one.text !== "");
+    });
+    this.#runs.splice(first, runs.length, ...labelled);
   }
 
   /** @param {number} segment @param {string} more @param {string} source */
   #add(segment, more, source) {
     const last = this.#runs.at(-1);
+    const speaker = this.#runs.findLast((run) => run.source === source)?.speaker ?? null;
     if (last && last.segment === segment && !last.gone) last.text += more;
-    else this.#runs.push({ segment, source, text: more, gone: false });
+    else this.#runs.push({ segment, source, speaker, text: more, gone: false });
     let length = this.#runs.reduce((sum, { text }) => sum + text.length, 0);
     while (length - this.#runs[0].text.length > MAX_CHARACTERS) {
       length -= /** @type {Run} */ (this.#runs.shift()).text.length;
@@ -139,14 +185,21 @@ export class OverlayText {
     return this.#runs.at(-1)?.source ?? "";
   }
 
-  /** Where another source goes on, a dash stands, as in subtitles. */
+  /** Where another one goes on, a dash stands, as in subtitles, and the name if that is wanted. */
   get #committed() {
     let text = "";
-    let speaking = "";
+    /** @type {string | null} */
+    let speaking = this.#runs[0]?.source === "" ? speakerKey("", this.#runs[0].speaker) : "";
+    let told = false;
     for (const run of this.#runs) {
-      const turn = run.source !== speaking;
-      speaking = run.source;
-      if (!run.gone) text += turn ? ` \u2013 ${run.text.trimStart()}` : run.text;
+      const key = speakerKey(run.source, run.speaker);
+      const turn = key !== speaking;
+      speaking = key;
+      if (run.gone) continue;
+      const name = this.#withNames && (turn || !told) ? this.#names.of(run.source, run.speaker) : "";
+      const said = name || turn ? run.text.trimStart() : run.text;
+      text += `${turn ? " \u2013 " : ""}${name && `${name}: `}${said}`;
+      told = true;
     }
     return text.slice(-MAX_CHARACTERS).trimStart();
   }

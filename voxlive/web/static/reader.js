@@ -9,6 +9,7 @@ import { Follower } from "./follow.js";
 import { LANGUAGES } from "./language.js";
 import { dressReader, loadLook, saveLook } from "./readerlook.js";
 import { load, save } from "./settings.js";
+import { SpeakerNames } from "./speakers.js";
 import { onLanguage, say, speak } from "./words.js";
 
 const NEAR_END_PX = 80;
@@ -21,7 +22,8 @@ const NEAR_END_PX = 80;
 class ReadingPage {
   #look = loadLook();
   #settings = load();
-  #text = new CaptionText(byId("text"));
+  #names = new SpeakerNames((number) => say("speaker.numbered", { number }));
+  #text = new CaptionText(byId("text"), this.#names);
   #announcer = new Announcer(byId("announcer"));
   /** @type {Follower | null} */
   #follower = null;
@@ -39,7 +41,10 @@ class ReadingPage {
     addEventListener("hashchange", () => location.reload());
     new ResizeObserver(() => this.#keepUp()).observe(document.body);
     byId("newest").addEventListener("click", () => this.#follow());
-    onLanguage(() => this.#render());
+    onLanguage(() => {
+      this.#text.rename();
+      this.#render();
+    });
     this.#connect();
   }
 
@@ -78,6 +83,11 @@ class ReadingPage {
       this.#text.put(data);
       this.#announcer.flush();
     } else if (kind === "corrected") this.#text.put({ id: data.segment, text: data.text });
+    else if (kind === "speakers") this.#text.label(data.segment, data.parts ?? []);
+    else if (kind === "named") {
+      this.#names.set(data.source ?? "", data.speaker, data.name);
+      this.#text.rename();
+    }
     else if (kind === "done") {
       this.#text.clearDrafts();
       this.#announcer.flush();
@@ -88,18 +98,20 @@ class ReadingPage {
   }
 
   /** What there is by now: all of it, or what has come since this page had the line. @param {any} data */
-  #restore({ session, segments, open, draft, complete }) {
+  #restore({ session, segments, open, draft, complete, speakers = [] }) {
     const fresh = session !== this.#session;
     if (fresh) this.#text.divide(say("read.again"));
     this.#text.clearDrafts();
+    this.#names.restore(speakers);
+    this.#text.rename();
     this.#session = session;
     byId("missing").hidden = complete || !fresh;
     for (const segment of segments) {
       const more = this.#text.put(segment);
       if (!fresh) this.#announce(more);
     }
-    for (const { segment: id, text, source, start } of open) {
-      const more = this.#text.put({ id, text, source, start });
+    for (const { segment: id, ...opened } of open) {
+      const more = this.#text.put({ id, ...opened });
       if (!fresh) this.#announce(more);
     }
     if (this.#look.drafts) this.#text.draft(draft, "");

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from voxlive.engines.contract import EngineInfo
 from voxlive.errors import VoxliveError
+from voxlive.speakers.labels import SpeakerNamed, SpeakersFound
 from voxlive.store.contract import Operation, StoredTranscript, StoreError
 from voxlive.streaming.events import Draft, SegmentClosed, Words
 from voxlive.web.config import ServeConfig
@@ -265,10 +266,10 @@ class FeedGoesOn(NamedTuple):
 
 
 class FeedEvent(NamedTuple):
-    """Words, a draft or a closed segment of a session."""
+    """Words, a draft, a closed segment or speakers of a session."""
 
     session: str
-    event: Words | Draft | SegmentClosed
+    event: Words | Draft | SegmentClosed | SpeakersFound | SpeakerNamed
 
 
 class FeedAmended(NamedTuple):

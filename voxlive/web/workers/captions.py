@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from voxlive.speakers.labels import SpeakerNamed, SpeakersFound
 from voxlive.streaming.events import Draft, Event, SegmentClosed, Words
 from voxlive.web.captions.feed import CaptionFeed
 from voxlive.web.captions.feeds import CaptionFeeds
@@ -26,7 +27,7 @@ class RelayedFeed(CaptionFeed):
 
     def on_event(self, event: Event) -> None:
         """See ``CaptionFeed``."""
-        if isinstance(event, Words | Draft | SegmentClosed):
+        if isinstance(event, Words | Draft | SegmentClosed | SpeakersFound | SpeakerNamed):
             self.tell(FeedEvent(self.session, event))
         super().on_event(event)
 

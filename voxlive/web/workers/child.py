@@ -170,6 +170,7 @@ class WorkerCore:
             feeds=RelayedFeeds(tell),
             admission=HostAdmission(self._channel),
             traces=TraceExporter.of(config.trace),
+            diarize=config.diarize,
         )
         self._stored, self._transient = start.stored, start.transient
         self._refine = start.refine

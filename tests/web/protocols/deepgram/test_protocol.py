@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.conversations import ENGLISH, conversations
 
 from voxlive.errors import ProtocolError
-from voxlive.speakers.tracker import SpeakerOptions, SpeakerRange, SpeakersFound
+from voxlive.speakers.labels import SpeakerRange, SpeakersFound
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.events import (
     Draft,
     Flushed,

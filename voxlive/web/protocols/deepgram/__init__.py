@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from voxlive.engines.contract import EngineInfo
 from voxlive.errors import close_code, status_of
-from voxlive.speakers.tracker import SpeakerRange, SpeakersFound
+from voxlive.speakers.labels import SpeakersFound, WordLabels
 from voxlive.streaming.events import (
     Draft,
     Event,
@@ -116,50 +116,6 @@ class UtteranceGap:
         return last
 
 
-class WordLabels:
-    """The speakers of the words that are not final, one for each.
-
-    One that is not known yet is the word's before; None where there is none. Once a word is final
-    nothing changes it.
-    """
-
-    def __init__(self) -> None:
-        self._places: list[tuple[int, int]] = []  # segment, number in it
-        self._known: dict[tuple[int, int], int] = {}
-        self._before: int | None = None
-        self._segment = -1
-        self._number = 0
-
-    def add(self, segment: int, count: int) -> None:
-        """So many words were committed to a segment."""
-        if segment != self._segment:
-            self._segment, self._number = segment, 0
-        self._places += [(segment, self._number + at) for at in range(count)]
-        self._number += count
-
-    def on_found(self, ranges: Sequence[SpeakerRange]) -> None:
-        """Whose words these are; those of words that are final by now do not count."""
-        waiting = set(self._places)
-        for segment, first, last, speaker in ranges:
-            places = ((segment, number) for number in range(first, last + 1))
-            self._known.update((place, speaker) for place in places if place in waiting)
-
-    @property
-    def speakers(self) -> list[int | None]:
-        """Of each word."""
-        speakers, before = [], self._before
-        for place in self._places:
-            before = self._known.get(place, before)
-            speakers.append(before)
-        return speakers
-
-    def forget(self) -> None:
-        """The words are final."""
-        if speakers := self.speakers:
-            self._before = speakers[-1]
-        self._places, self._known = [], {}
-
-
 class DeepgramChannel:
     """The results of one channel: ``index`` of ``count``, in ``channel_index``.
 
@@ -174,7 +130,7 @@ class DeepgramChannel:
         self._metadata = metadata
         self._gap = UtteranceGap(query.utterance_end_ms)
         self._words: list[Word] = []  # committed and not yet in a final result
-        self._labels = WordLabels()
+        self._labels = WordLabels() if query.diarize else None
         self._draft = ""
         self._language: str | None = None
         self._changed = False
@@ -188,12 +144,13 @@ class DeepgramChannel:
         match event:
             case Words(segment, words):
                 self._words.extend(words)
-                self._labels.add(segment, len(words))
+                if self._labels:
+                    self._labels.add(segment, len(words))
                 self._changed = self._has_words = True
             case Draft(_, text):
                 self._draft = text
                 self._changed = True
-            case SpeakersFound(ranges):
+            case SpeakersFound(ranges) if self._labels:
                 self._labels.on_found(ranges)
                 self._changed = True
             case LanguageDetected(language):
@@ -245,7 +202,8 @@ class DeepgramChannel:
             speech_final=speech_final,
             from_finalize=from_finalize,
         )
-        self._labels.forget()
+        if self._labels:
+            self._labels.forget()
         if words:
             self._final_end = max(self._final_end, words[-1].end)
             self._gap.on_final_word(words[-1].end)
@@ -266,7 +224,7 @@ class DeepgramChannel:
     def _results(self, text: str, words: Sequence[Word], **flags: bool) -> str:
         """A result for the audio after the last final one, up to the end of the last word."""
         end = max(self._final_end, words[-1].end) if words else self._final_end
-        speakers = self._labels.speakers if self._query.diarize else ()
+        speakers = self._labels.speakers if self._labels else ()
         return encode_message(
             "Results",
             channel_index=self._index,
