@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.clips import clip
 from support.counting import PCM, CountingEngine, LoudnessModel, events_of, of
 from support.examples import examples
+from support.voices import Levels
 from support.wire import live, s16le
 
 from voxlive.errors import EngineError
@@ -34,15 +35,6 @@ from voxlive.vad.detector import VoiceDetector
 from voxlive.vad.gate import WINDOW as STEP
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples
-
-
-class Levels:
-    """An encoder by which a voice is how loud it is: vectors between two voices for both."""
-
-    def embed(self, audio: Samples) -> Samples:
-        levels = np.rint(np.abs(audio) * 10).astype(int)
-        vector = np.bincount(levels[levels > 1], minlength=12)[:12].astype(np.float32)
-        return vector / max(float(np.linalg.norm(vector)), 1e-6)
 
 
 def voice(level: float, seconds: float) -> Samples:

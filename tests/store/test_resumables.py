@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from support.storing import START, session, word
 
 from voxlive.store import schema
@@ -11,6 +12,7 @@ from voxlive.store.contract import (
     AddResumable,
     AddSent,
     AddSession,
+    AddTurn,
     AddWords,
     CloseSegment,
     EndResumable,
@@ -19,8 +21,10 @@ from voxlive.store.contract import (
     Operation,
     SessionStore,
     SetCheckpoint,
+    SetSpeakers,
     SetState,
     StoredSegment,
+    StoredTurn,
 )
 
 OPENED: list[Operation] = [AddSession(session("s")), AddResumable("s", "digest", "start", "A")]
@@ -146,3 +150,28 @@ def test_a_store_of_the_first_version_has_resumable_sessions_too(
     store.apply([*OPENED, said(0, "one")])
     assert store.claim("s", 1, "B").sent == ('"one"',)
     assert store.session("before", None).id == "before"
+
+
+def test_words_have_their_speakers_and_sessions_their_turns(location, opened, monkeypatch):
+    """Of a store of before, too, whose words had none."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "STEPS", schema.STEPS[:3])
+        before = opened(location)
+        before.apply([AddSession(session("s")), AddWords("s", (word(0, "old"),))])
+        with before._writing() as connection:
+            connection.execute(sa.text("ALTER TABLE words DROP COLUMN speaker"))
+    store = opened(location)
+    store.apply([AddWords("s", (word(1, "one"), word(2, "two")))])
+    first, second = StoredTurn(0, 0, 9, 0, 2), StoredTurn(1, 10, 19, 2, 3)
+    batch = [
+        SetSpeakers("s", ((1, 0), (2, 0))),
+        SetSpeakers("s", ((2, 1),)),
+        AddTurn("s", first),
+        AddTurn("s", second),
+    ]
+    for _ in range(2):
+        store.apply(batch)
+    found = store.transcript("s", None)
+    assert [one.speaker for one in found.words] == [None, 0, 1]
+    assert found.turns == (first, second)
+    assert [one.speaker for one in store.since("s", None, 1).words] == [0, 1]

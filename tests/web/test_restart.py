@@ -14,13 +14,25 @@ import pytest
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
 from support.line import START, Line
+from support.voices import (
+    WHO_AND_WHEN,
+    Levels,
+    Onsets,
+    check_turns,
+    labels_of,
+    turns_of,
+    words_by_place,
+)
 
 from voxlive.client import UnstoredMessages
+from voxlive.speakers.encoder import SpeakerDetector
 from voxlive.store import writer
 from voxlive.store.backends import open_store
 from voxlive.store.contract import Guarded, Operation, SessionStore, StoreError
 from voxlive.streaming.events import Words
 from voxlive.streaming.service import Service
+from voxlive.turns import tracker
+from voxlive.turns.detector import TurnDetector
 from voxlive.vad.detector import VoiceDetector
 from voxlive.values import SAMPLE_RATE, seconds
 from voxlive.web.captions.events import ClosedCaption
@@ -78,7 +90,9 @@ class Servers:
 
     async def start(self) -> LiveEndpoints:
         writer.MAX_WAIT_S = PATIENT_S
-        self.service = Service(ClockEngine(), VoiceDetector(LoudnessModel()))
+        turns, speakers = TurnDetector(Onsets()), SpeakerDetector(Levels())
+        detector = VoiceDetector(LoudnessModel())
+        self.service = Service(ClockEngine(), detector, turns=turns, speakers=speakers)
         self.store = LateStore(open_store(self._folder))
         self.endpoints = LiveEndpoints(LiveModels(self.service), recorder=Recorder(self.store))
         return self.endpoints
@@ -116,13 +130,17 @@ async def servers(tmp_path: Path) -> Servers:
     return Servers(tmp_path / "store")
 
 
-def audio(rng: random.Random, rate: int, channels: int = 1) -> bytes:
-    """Tones and silences of random lengths, on each channel."""
+def audio(
+    rng: random.Random, rate: int, channels: int = 1, voices: Sequence[float] = (0.5,)
+) -> bytes:
+    """Tones, as loud as one of these voices, and silences of random lengths, on each channel."""
     spoken = [
         np.concatenate(
             [
-                np.full(rng.randrange(rate // 10, 2 * rate), 0.5 * (n % 2), np.float32)
-                for n in range(rng.randrange(3, 9))
+                np.full(
+                    rng.randrange(rate // 10, 2 * rate), rng.choice(voices) * (n % 2), np.float32
+                )
+                for n in range(rng.randrange(3, 9) * len(voices))
             ]
         )
         for _ in range(channels)
@@ -135,8 +153,10 @@ def audio(rng: random.Random, rate: int, channels: int = 1) -> bytes:
 class RestartedClient:
     """What a client does that outlives its lines: it keeps what it was sent, and what it sends."""
 
-    def __init__(self, rate: int, data: bytes, sources: tuple[str, ...] = ()) -> None:
-        self.start = START | {"rate": rate}
+    def __init__(
+        self, rate: int, data: bytes, sources: tuple[str, ...] = (), **more: object
+    ) -> None:
+        self.start = START | {"rate": rate} | more
         if sources:
             self.start |= {"sources": sources, "suppress_leaks": False}
         self.frame = 2 * max(len(sources), 1)
@@ -198,6 +218,7 @@ async def spoken(
     chance: float,
     sources: tuple[str, ...] = (),
     late: float = 0,
+    voices: Sequence[float] = (0.5,),
 ) -> tuple[list[dict], int, int]:
     """A session over servers that end or die at random, some (``late``) with stores that are late.
 
@@ -205,7 +226,9 @@ async def spoken(
     """
     rng = random.Random(seed)
     rate = rng.choice(RATES)
-    client, count = RestartedClient(rate, audio(rng, rate, len(sources) or 1), sources), 1
+    more = WHO_AND_WHEN if len(voices) > 1 else {}
+    data = audio(rng, rate, len(sources) or 1, voices)
+    client, count = RestartedClient(rate, data, sources, **more), 1
     rng = random.Random(seed + 1)
     await client.connect(await servers.start())
     await servers.written()
@@ -308,6 +331,65 @@ def check_sources(cut: list[dict], whole: list[dict]) -> None:
         assert {m["source"] for m in said} == {segment["source"]}
     lines = cut[-1]["text"].splitlines()
     assert sorted(lines) == sorted(f"{m['source']}: {m['text'].strip()}" for m in segments)
+
+
+VOICES = (0.3, 0.5, 0.8)
+
+
+@pytest.mark.parametrize("sources", [(), SOURCES], ids=["one source", "two sources"])
+@pytest.mark.parametrize(
+    ("how", "late"), [("die", 0.0), ("end", 0.0), ("die", 0.6)], ids=["die", "end", "late"]
+)
+@pytest.mark.parametrize(
+    "seed", [*range(2), *(pytest.param(n, marks=pytest.mark.endurance) for n in range(2, 52))]
+)
+async def test_turns_and_speakers_go_on_at_another_server(
+    tmp_path, monkeypatch, how, late, sources, seed
+):
+    # Otherwise where a turn ends depends on whether its last word is known by then.
+    monkeypatch.setattr(tracker, "_NUMBER_ODDS", 0.0)
+    whole, *_ = await spoken(Servers(tmp_path / "one"), seed, how, 0, sources, 0, VOICES)
+    cut, count, _ = await spoken(Servers(tmp_path / "many"), seed, how, 0.2, sources, late, VOICES)
+    assert count > 1
+    assert turns_of(whole, *sources[:1])
+    for source in sources or (None,):
+        assert turns_of(cut, source) == turns_of(whole, source)
+        check_turns(turns_of(cut, source), said_by(cut, source))
+    if sources:
+        check_sources(cut, whole)
+    else:
+        assert kept(cut) == kept(whole)
+    words, expected = words_by_place(cut), words_by_place(whole)
+    labels, whole_labels = labels_of(cut), labels_of(whole)
+    assert labels.keys() <= words.keys()
+    assert all(len(told) <= 2 for told in labels.values())
+    last = {place: labels.get(place, [None])[-1] for place in words}
+    # What is short and comes first is nobody's.
+    assert sorted((str(word), str(last[place])) for place, word in words.items()) == sorted(
+        (str(word), str(whole_labels.get(place, [None])[-1])) for place, word in expected.items()
+    )
+    assert len({*last.values()}) > 1 or seed not in (0, 1)
+    # The store has what the client has.
+    store = open_store(tmp_path / "many")
+    stored = store.transcript(cut[0]["session"], None)
+    store.close()
+    assert [one.speaker for one in stored.words] == [*last.values()]
+    texts = {
+        (turn.source or None, turn.number): "".join(
+            word.text
+            for word in stored.words
+            if word.source == turn.source and turn.first <= word.number < turn.stop
+        ).strip()
+        for turn in stored.turns
+    }
+    told = [one for source in sources or (None,) for one in turns_of(cut, source)]
+    closed = [one for one in told if one["type"] == "turn"]
+    assert texts == {(one.get("source"), one["turn"]): one["text"] for one in closed}
+
+
+def said_by(messages: list[dict], source: str | None) -> str:
+    done = messages[-1]
+    return done["text"] if source is None else done["sources"][source]
 
 
 LATE = 0.6

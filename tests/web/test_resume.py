@@ -14,8 +14,12 @@ from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
 from support.line import START, Line
 from support.simulated import SimulatedDetector, simulate
+from support.voices import WHO_AND_WHEN, Levels, Onsets, check_turns, labels_of, turns_of
 
+from voxlive.speakers.encoder import SpeakerDetector
 from voxlive.streaming.service import Service
+from voxlive.turns import tracker
+from voxlive.turns.detector import TurnDetector
 from voxlive.vad.detector import VoiceDetector
 from voxlive.web import resume
 from voxlive.web.access.access import Access
@@ -88,7 +92,9 @@ async def talk(
 
 
 async def served(data: bytes, cuts: Cuts, engine: ClockEngine, start: dict = START) -> list[dict]:
-    service = Service(engine, VoiceDetector(LoudnessModel()))
+    turns, speakers = TurnDetector(Onsets()), SpeakerDetector(Levels())
+    detector = VoiceDetector(LoudnessModel())
+    service = Service(engine, detector, turns=turns, speakers=speakers)
     endpoints = LiveEndpoints(LiveModels(service))
     try:
         return await talk(endpoints, data, cuts, start)
@@ -138,6 +144,29 @@ def check_cuts(spans: list[tuple[bool, int]], seed: int, chance: float) -> None:
     assert kept(cut) == kept(whole)
     assert [message["seq"] for message in cut] == list(range(len(cut)))
     assert cut[-1]["duration"] == whole[-1]["duration"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(SPANS, st.integers(0, 2**32), st.floats(0.02, 0.4))
+def test_cuts_anywhere_change_no_turn_and_no_speaker(
+    spans: list[tuple[bool, int]], seed: int, chance: float
+) -> None:
+    levels = [(0.3, 0.5, 0.8)[n % 3] * loud for n, (loud, _) in enumerate(spans)]
+    parts = zip(levels, spans, strict=True)
+    data = pcm(np.concatenate([np.full(n, level, np.float32) for level, (_, n) in parts]))
+    start = START | WHO_AND_WHEN
+    with pytest.MonkeyPatch.context() as patch:
+        # Otherwise where a turn ends depends on whether its last word is known by then.
+        patch.setattr(tracker, "_NUMBER_ODDS", 0.0)
+        whole = asyncio.run(served(data, Cuts(0, 0.0), ClockEngine(), start))
+        cut = asyncio.run(served(data, Cuts(seed, chance), ClockEngine(), start))
+    assert kept(cut) == kept(whole)
+    assert turns_of(cut) == turns_of(whole)
+    check_turns(turns_of(cut), cut[-1]["text"])
+    told, expected = labels_of(cut), labels_of(whole)
+    assert {place: said[-1] for place, said in told.items()} == {
+        place: said[-1] for place, said in expected.items()
+    }
 
 
 @pytest.fixture

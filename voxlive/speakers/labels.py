@@ -30,12 +30,13 @@ class SpeakerRange(NamedTuple):
 class SpeakersFound:
     """Whose words these are. What was said of a word within the last 5 s may be changed once more.
 
-    ``speakers``: how many there are so far.
+    ``speakers``: how many there are so far. It follows from the audio before sample ``upto``.
     """
 
     ranges: tuple[SpeakerRange, ...]
     speakers: int
     source: str = ""
+    upto: int = 0
 
 
 class SpokenWords(NamedTuple):

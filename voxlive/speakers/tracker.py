@@ -10,10 +10,11 @@ the stretch has the speaker that is nearest; within ``SETTLED`` samples it may b
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -93,6 +94,54 @@ class SpeakerPart:
     vector: Samples | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeakerState:
+    """A tracker's state behind the window that ends at sample ``end``, for another one to go on.
+
+    ``stretch``: of the speech that goes on then, where it started and how many vectors it has had;
+    None where nobody speaks. ``means``: float32 [speakers, width], each of so many vectors
+    (``counts``). ``parts``: those of the last 10 s, and one before.
+    """
+
+    end: int
+    stretch: tuple[int, int] | None
+    voiced_end: int
+    told: int
+    means: Samples
+    counts: tuple[int, ...]
+    parts: tuple[SpeakerPart, ...]
+
+    def dump(self) -> list[object]:
+        """As JSON."""
+        parts = [(one.start, one.end, one.speaker, _text(one.vector)) for one in self.parts]
+        means = _text(self.means if len(self.counts) else None)
+        return [self.end, self.stretch, self.voiced_end, self.told, means, self.counts, parts]
+
+    @classmethod
+    def load(cls, dumped: Sequence[Any]) -> Self:
+        """From JSON."""
+        end, stretch, voiced_end, told, means, counts, parts = dumped
+        found = _vector(means)
+        found = np.zeros(0, np.float32) if found is None else found
+        return cls(
+            end,
+            stretch and tuple(stretch),
+            voiced_end,
+            told,
+            found.reshape(len(counts), -1) if counts else found,
+            tuple(counts),
+            tuple(SpeakerPart(a, b, who, _vector(text)) for a, b, who, text in parts),
+        )
+
+
+def _text(vector: Samples | None) -> str | None:
+    return None if vector is None else b64encode(vector.tobytes()).decode()
+
+
+def _vector(text: str | None) -> Samples | None:
+    return None if text is None else np.frombuffer(b64decode(text), np.float32)
+
+
 class SpeakerTracker:
     """The speakers of one stream from sample ``at`` on.
 
@@ -132,6 +181,29 @@ class SpeakerTracker:
     def count(self) -> int:
         """How many speakers there were."""
         return len(self._means)
+
+    @property
+    def state(self) -> SpeakerState:
+        """What another tracker goes on from; not while a vector is asked for."""
+        parts = [*self.parts]
+        first = sum(part.end <= self._end - _FORGET for part in parts)
+        older = [replace(part, vector=None) for part in parts[:first]][-1:]
+        return SpeakerState(
+            self._end,
+            None if self._start is None else (self._start, self._asked),
+            self._voiced_end,
+            self._told,
+            np.array(self._means, np.float32),
+            tuple(self._counts),
+            (*older, *map(replace, parts[first:])),
+        )
+
+    def resume(self, state: SpeakerState) -> None:
+        """Go on from there: windows before ``state.end`` are not to be pushed again."""
+        self._start, self._asked = state.stretch or (None, 0)
+        self._end, self._voiced_end, self._told = state.end, state.voiced_end, state.told
+        self._means, self._counts = [*state.means], [*state.counts]
+        self.parts.extend(replace(part) for part in state.parts)
 
     def speaker_at(self, sample: int) -> int | None:
         """Whose part it lies in or behind, or before within 0.25 s; None where nobody has spoken.
@@ -250,7 +322,9 @@ class SpeakerTracker:
 
 
 @dataclass(slots=True)
-class _HeardWord:
+class HeardWord:
+    """Word ``number`` of a segment, counted from 0, and whose it was said to be."""
+
     segment: int
     number: int
     middle: int
@@ -271,8 +345,28 @@ class SpeakerLane:
         self._detector = detector
         self._audio = np.zeros(0, np.float32)
         self._received = at
-        self._words: deque[_HeardWord] = deque()
+        self._words: deque[HeardWord] = deque()
         self._segment = self._number = -1
+        self._told = 0  # windows that the tracker has had at another server
+        self._told_upto = at
+
+    def resume(
+        self, state: SpeakerState | None, words: Iterable[HeardWord], window: int, told_upto: int
+    ) -> None:
+        """Go on from a checkpoint, None: from the beginning, behind these words.
+
+        ``window`` is where the next window begins. What was said of the words follows from the
+        audio before sample ``told_upto``: until that has come again nothing else is said of them.
+        """
+        self._told_upto = told_upto
+        if state:
+            self._told = (state.end - window) // STEP
+            self.tracker.resume(state)
+        for word in words:
+            self._segment, self._number = word.segment, word.number
+            # What was said of others stands.
+            if not state or word.middle + _NEAR >= state.end - SETTLED:
+                self._words.append(word)
 
     async def push(self, samples: Samples, probabilities: Iterable[float]) -> None:
         """Take float32 samples [n] at 16 kHz, a second at the most, and the windows they complete.
@@ -282,8 +376,11 @@ class SpeakerLane:
         self._audio = np.concatenate((self._audio[-3 * SAMPLE_RATE :], samples))
         self._received += len(samples)
         for probability in probabilities:
-            self.tracker.push(float(probability))
-            await self._answer()
+            if self._told:
+                self._told -= 1
+            else:
+                self.tracker.push(float(probability))
+                await self._answer()
 
     async def finish(self) -> None:
         """There is no more audio."""
@@ -301,7 +398,7 @@ class SpeakerLane:
         for word in words:
             self._number = self._number + 1 if segment == self._segment else 0
             self._segment = segment
-            self._words.append(_HeardWord(segment, self._number, (word.start + word.end) // 2))
+            self._words.append(HeardWord(segment, self._number, (word.start + word.end) // 2))
 
     def found(self) -> SpeakersFound | None:
         """Whose words are newly known, or changed; None where nothing is."""
@@ -313,6 +410,8 @@ class SpeakerLane:
             speaker = tracker.speaker_at(word.middle)
             if speaker is None or speaker == word.speaker:
                 continue
+            if word.speaker is not None and tracker.end < self._told_upto:
+                continue
             word.speaker = speaker
             last = ranges[-1] if ranges else None
             if last and last.last + 1 == word.number and last[::3] == (word.segment, speaker):
@@ -321,4 +420,4 @@ class SpeakerLane:
                 ranges.append(SpeakerRange(word.segment, word.number, word.number, speaker))
         while self._words and self._words[0].middle + _NEAR < min(settled, tracker.known):
             self._words.popleft()
-        return SpeakersFound(tuple(ranges), tracker.count) if ranges else None
+        return SpeakersFound(tuple(ranges), tracker.count, upto=tracker.end) if ranges else None

@@ -140,7 +140,8 @@ class StoredWord:
 
     ``original`` is what was recognised where a dictionary replaced it. ``source``: the source that
     it is from, in a session that has several. ``layer`` is live, refined (whose words have numbers
-    of their own, in the live segments) or corrected.
+    of their own, in the live segments) or corrected. ``speaker``: whose voice, counted from 0
+    within the source; None where that is not known.
     """
 
     number: int
@@ -152,6 +153,22 @@ class StoredWord:
     original: str | None = None
     source: str = ""
     layer: str = "live"
+    speaker: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """Somebody has spoken from ``start`` to ``end``, and finished: turn ``number`` of a source.
+
+    Its words are those of the source from number ``first`` to before ``stop``.
+    """
+
+    number: int
+    start: int
+    end: int
+    first: int
+    stop: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +247,7 @@ class StoredTranscript:
     marks: tuple[SessionMark, ...] = ()
     refined: tuple[StoredWord, ...] = ()
     refinement: Refinement | None = None
+    turns: tuple[StoredTurn, ...] = ()
 
     def shown(self, layer: Layer = "best") -> tuple[StoredWord, ...]:
         """The words of a layer.
@@ -429,6 +447,22 @@ class CloseSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class SetSpeakers:
+    """Whose words these are, the last that was said of each: its number and the speaker."""
+
+    session: str
+    speakers: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddTurn:
+    """A turn has ended, and its words are there."""
+
+    session: str
+    turn: StoredTurn
+
+
+@dataclass(frozen=True, slots=True)
 class AddLanguage:
     """A language has become known."""
 
@@ -532,6 +566,8 @@ class Guarded:
 SessionOperation = (
     AddWords
     | CloseSegment
+    | SetSpeakers
+    | AddTurn
     | AddLanguage
     | AddMark
     | SetState

@@ -33,6 +33,7 @@ from voxlive.store.contract import (
     AddRefinement,
     AddResumable,
     AddSession,
+    AddTurn,
     AddWords,
     ClaimedSession,
     CloseSegment,
@@ -48,6 +49,7 @@ from voxlive.store.contract import (
     SessionMark,
     SessionPage,
     SessionStore,
+    SetSpeakers,
     SetState,
     Share,
     StoreBusy,
@@ -84,7 +86,7 @@ from voxlive.store.search import (
 
 _SWEPT_AT_ONCE = 100
 _ABANDONED = timedelta(days=1)
-_ONE_BY_ONE = AddLanguage | AddMark | AddRefinement | SetState
+_ONE_BY_ONE = AddLanguage | AddMark | AddRefinement | AddTurn | SetState
 
 
 class DatabaseStore(SessionStore):
@@ -194,6 +196,13 @@ class DatabaseStore(SessionStore):
             spoken = [one for one in spoken if one.words and one.session in known]
             if spoken:
                 self._add_words(connection, known, spoken, now)
+            if labels := [
+                {"session": known[one.session].key, "number": number, "speaker": speaker}
+                for one in by_kind.pop(SetSpeakers, ())
+                if one.session in known
+                for number, speaker in one.speakers
+            ]:
+                connection.execute(schema.SET_SPEAKER, labels)
             closed = [one for one in by_kind.pop(CloseSegment, ()) if one.session in known]
             if closed:
                 self._close_segments(connection, known, closed, now)
@@ -277,6 +286,8 @@ class DatabaseStore(SessionStore):
             case AddRefinement(_, made):
                 row = schema.refinement_row(key, made, now)
                 connection.execute(schema.ADD_REFINEMENT, [row])
+            case AddTurn(_, turn):
+                connection.execute(schema.ADD_TURN, [schema.turn_row(key, turn)])
             case AddMark(_, mark):
                 connection.execute(schema.ADD_MARK, [schema.mark_row(key, mark)])
             case SetState(_, state, samples, at, error):
@@ -359,6 +370,7 @@ class DatabaseStore(SessionStore):
             tuple(map(schema.mark_of, connection.execute(noted))),
             tuple(sorted(again[row.key], key=lambda word: word.number)),
             later,
+            schema.turns_of(connection, row.key),
         )
 
     def since(self, session: str, owners: Owners, number: int, limit: int = 1000) -> TranscriptPart:

@@ -27,6 +27,7 @@ from voxlive.store.contract import (
     SessionMark,
     StoredSegment,
     StoredSession,
+    StoredTurn,
     StoredWord,
     UnknownSession,
 )
@@ -82,6 +83,20 @@ words = sa.Table(
     sa.Column("probability", sa.Double),
     sa.Column("original", sa.Text),
     sa.Column("source", sa.Text, nullable=False),
+    sa.Column("speaker", sa.Integer),
+    sqlite_with_rowid=False,
+)
+
+turns = sa.Table(
+    "turns",
+    metadata,
+    _session(primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("end", sa.BigInteger, nullable=False),
+    sa.Column("first", sa.Integer, nullable=False),
+    sa.Column("stop", sa.Integer, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -218,7 +233,20 @@ def _add_third(connection: sa.Connection) -> None:
     metadata.create_all(connection, [shares])
 
 
-STEPS: tuple[Callable[[sa.Connection], None], ...] = (_create, _add_second, _add_third)
+def _add_fourth(connection: sa.Connection) -> None:
+    if not any(
+        column["name"] == "speaker" for column in sa.inspect(connection).get_columns("words")
+    ):
+        connection.execute(sa.text("ALTER TABLE words ADD COLUMN speaker INTEGER"))
+    metadata.create_all(connection, [turns])
+
+
+STEPS: tuple[Callable[[sa.Connection], None], ...] = (
+    _create,
+    _add_second,
+    _add_third,
+    _add_fourth,
+)
 """Step n makes version n into n + 1. A step is never changed once it has been released."""
 
 
@@ -316,6 +344,7 @@ def word_row(session: int, word: StoredWord) -> dict[str, object]:
         "probability": word.probability,
         "original": _clean_or_none(word.original),
         "source": clean(word.source),
+        "speaker": word.speaker,
     }
 
 
@@ -330,6 +359,29 @@ def word_of(row: sa.Row[Any]) -> StoredWord:
         row.probability,
         row.original,
         row.source,
+        speaker=row.speaker,
+    )
+
+
+def turn_row(session: int, turn: StoredTurn) -> dict[str, object]:
+    """A turn as a row."""
+    return {
+        "session": session,
+        "source": clean(turn.source),
+        "number": turn.number,
+        "start": turn.start,
+        "end": turn.end,
+        "first": turn.first,
+        "stop": turn.stop,
+    }
+
+
+def turns_of(connection: sa.Connection, key: int) -> tuple[StoredTurn, ...]:
+    """The turns of a session, in order."""
+    chosen = sa.select(turns).where(turns.c.session == key)
+    rows = connection.execute(chosen.order_by(turns.c.start, turns.c.source, turns.c.number))
+    return tuple(
+        StoredTurn(row.number, row.start, row.end, row.first, row.stop, row.source) for row in rows
     )
 
 
@@ -512,6 +564,10 @@ def _add(table: sa.Table) -> sa.TextClause:
 
 
 ADD_SESSION, ADD_WORD, ADD_SEGMENT, ADD_MARK = map(_add, (sessions, words, segments, marks))
+ADD_TURN = _add(turns)
+SET_SPEAKER = sa.text(
+    "UPDATE words SET speaker = :speaker WHERE session = :session AND number = :number"
+)
 ADD_REFINEMENT = _add(refinements)
 ADD_RESUMABLE, ADD_SENT = map(_add, (resumables, sent))
 ALIVE = (

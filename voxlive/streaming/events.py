@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from voxlive.speakers.labels import SpeakerNamed, SpeakersFound
-    from voxlive.turns.tracker import TurnEvent
+    from voxlive.speakers.tracker import SpeakerState
+    from voxlive.turns.tracker import TurnEvent, TurnState
     from voxlive.vad.gate import GateState
 
 _LOOK_BACK = SAMPLE_RATE // 4
+_TURNS_LOOK_BACK, _SPEAKERS_LOOK_BACK = 9 * SAMPLE_RATE, 2 * SAMPLE_RATE
 _LEARN_LEAKS = 4 * SAMPLE_RATE
 _LAG_EVERY_S = 1.0
 _LAG_STEP_S = 0.1
@@ -161,20 +163,25 @@ class SourceCheckpoint:
     Another server can go on with the source from here: with the gate's state, the number of
     samples ``fed`` and of ``speech_events`` (SpeechStarted, SpeechStopped) so far, and what the
     voice detector's ``network`` remembers at ``gate.end``: float32 [2, 128], None without one.
+    Where there are ``turns`` or ``speakers``, also from their states there or behind.
     """
 
     gate: GateState
     fed: int = 0
     speech_events: int = 0
     network: Samples | None = None
+    turns: TurnState | None = None
+    speakers: SpeakerState | None = None
 
     def first(self, rate: int) -> int:
         """The sample from which a server that goes on needs audio; also a whole one at ``rate``.
 
-        It lies before the gate's by what a resampler and the voice detector look back.
+        It lies before the gate's by what a resampler and all detectors look back.
         """
         whole = SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE)
-        return max(0, min(self.gate.done, self.gate.end) - _LOOK_BACK) // whole * whole
+        back = _SPEAKERS_LOOK_BACK if self.speakers else _LOOK_BACK
+        back = _TURNS_LOOK_BACK if self.turns else back
+        return max(0, min(self.gate.done, self.gate.end) - back) // whole * whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from voxlive.engines.contract import StreamOptions
 from voxlive.errors import BadAudio, EngineError, UnsupportedOption, VadError
-from voxlive.speakers.tracker import SpeakerOptions
+from voxlive.speakers.tracker import HeardWord, SpeakerOptions
 from voxlive.streaming.crosstalk import MAX_SOURCES
 from voxlive.streaming.events import SessionClosed, SessionError, SessionWarning
 from voxlive.streaming.ingest.formats import CONTAINER, AudioFormat
 from voxlive.streaming.queues import MAX_AUDIO_BYTES, Inbox, Outbox
 from voxlive.streaming.replacements import Replacements
+from voxlive.turns.told import TurnsTold
 from voxlive.turns.tracker import TurnLane, TurnOptions
 from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
 from voxlive.values import Samples, Word
@@ -85,7 +86,9 @@ class SourceState:
 
     Its audio comes again from sample ``first`` on. ``text``: of its closed segments; ``words``: of
     the open one, which is number ``segment``, ``committed``: the end of the last word of all.
-    ``speech_events``: how many its client has. ``language``: that was found.
+    ``speech_events``: how many its client has. ``language``: that was found. ``heard``: the words,
+    and whose they were said to be as of sample ``heard_upto``. ``told``: what its client was told
+    of turns, ``turn_words``: the words since the last of them that is closed.
     """
 
     id: str
@@ -97,6 +100,10 @@ class SourceState:
     committed: int | None = None
     speech_events: int = 0
     language: str | None = None
+    heard: tuple[HeardWord, ...] = ()
+    heard_upto: int = 0
+    told: TurnsTold = field(default_factory=TurnsTold)
+    turn_words: tuple[str, ...] = ()
 
 
 class SpeechProbabilities(Protocol):

@@ -60,8 +60,8 @@ from voxlive.streaming.queues import (
 )
 from voxlive.streaming.recovery import MAX_BACKLOG, RecoverableStream
 from voxlive.streaming.replacements import Replacer
-from voxlive.turns.tracker import TurnEnded, TurnStarted
-from voxlive.vad.gate import Feed, GateState, Paused, Skip, Started, Stopped
+from voxlive.turns.tracker import TurnEnded
+from voxlive.vad.gate import WINDOW, Feed, GateState, Paused, Skip, Started, Stopped
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Session(LiveSession):
         self._ingest = ingest
         self._vad = vad
         self._turns, self._speakers = turns, speakers
-        self._turn_start = self._turns_before = 0
+        self._turns_before = 0
         self._stall_timeout, self._stall_s = Timeout(), stall_s
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
@@ -163,17 +163,28 @@ class Session(LiveSession):
         self._keeps_all = self._stream.paced or self._recorder is not None
         self._gate = open_gate(self._stream.trail)
         if resumed:
-            self._gate.resume(state.checkpoint.gate)
+            self._resume(resumed)
         with log_context(session=self.id):
             self._start()
+
+    def _resume(self, state: SourceState) -> None:
+        """Go on as another server left the gate, the turns and the speakers."""
+        checkpoint = state.checkpoint
+        gate = checkpoint.gate
+        self._gate.resume(gate)
+        if self._speakers:
+            self._speakers.resume(checkpoint.speakers, state.heard, gate.end, state.heard_upto)
+        if self._turns:
+            words = state.turn_words
+            told = self._turns.resume(checkpoint.turns, state.told, words, gate.end, gate.done)
+            for end in told:
+                self._emit(self._with_text(TurnClosed(end.turn, end.began, end.at)))
 
     # What a client does: see also ``LiveSession``.
 
     def outlive_server(self) -> bool:
         """See LiveSession."""
-        # Turns and speakers go on through pauses, which is where another server would go on.
-        alone = self._turns is not None or self._speakers is not None
-        self.outlives_server = not self._stream.paced and not alone
+        self.outlives_server = not self._stream.paced
         self._vad.keeps_states = self.outlives_server
         return self.outlives_server
 
@@ -254,7 +265,7 @@ class Session(LiveSession):
                         if ends_turn and self._turns:
                             self._pause("client", Flushed(marker))
                         else:
-                            self._flush(self._gate.flush(self.received), Flushed(marker))
+                            self._flush(self._decide(self._gate.flush), Flushed(marker))
                     case ChangeTurns(options):
                         if self._turns:
                             self._turns.tracker.options = options
@@ -327,6 +338,7 @@ class Session(LiveSession):
         if self._recorder:
             self._recorder.on_received(self.received)
         self._stream.advance(self.received)
+        self._drop_known()
         if self._speakers:
             await self._speakers.push(samples, probabilities)
             self._emit(self._speakers.found())
@@ -337,6 +349,12 @@ class Session(LiveSession):
             self._apply(self._gate.process(probabilities, self.received))
         if self.received - self._checkpoint_at >= _CHECKPOINT_EVERY and self._stream.empty:
             self._emit_checkpoint()
+
+    def _drop_known(self) -> None:
+        """Drop audio that another server has decided about: what came only for the detectors."""
+        audio = self._vad.audio
+        if audio.start < (decided := min(self.fed + self.skipped, audio.end)):
+            audio.drop(decided)
 
     def _apply(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -364,10 +382,28 @@ class Session(LiveSession):
 
     async def _take_turns(self, turns: TurnLane, probabilities: Iterable[float]) -> None:
         """A window after the other, since a turn may end behind each of them."""
+        self._emit_turns(await turns.answer(), turns.tracker.end)
         for probability in probabilities:
+            self._repeat_ends(turns, self._gate.end + WINDOW - 1)
+            # Where the gate pauses, the checkpoint is one behind the same window of both.
+            events = turns.push(float(probability))
             self._apply(self._gate.push(float(probability)))
-            self._emit_turns(await turns.push(float(probability)), turns.tracker.end)
+            self._emit_turns(events, turns.tracker.end)
+            self._emit_turns(await turns.answer(), turns.tracker.end)
+        self._repeat_ends(turns, self.received)
         self._apply(self._gate.feed_ahead(self.received))
+
+    def _repeat_ends(self, turns: TurnLane, upto: int) -> None:
+        """End turns, up to sample ``upto``, that the client knows to be over."""
+        while turns.told_ends and turns.told_ends[0].upto <= upto:
+            end = turns.told_ends.popleft()
+            closed = (TurnClosed(end.turn, end.began, end.at),)
+            interrupted = end.by not in ("confidence", "timeout")
+            if self._gate.in_utterance or interrupted:
+                actions = self._gate.pause(end.upto)
+                self._flush(actions, *(() if end.closed else closed), at=end.upto)
+            elif not end.closed:
+                self._emit_behind_words(*closed)
 
     def _emit_turns(self, events: Iterable[TurnEvent], end: int) -> None:
         """Emit them. Where a turn ends its words are brought out, up to sample ``end``."""
@@ -381,10 +417,9 @@ class Session(LiveSession):
         """Emit these; what is to follow the words of each turn that has ended."""
         for event in events:
             self._emit(event)
-            if isinstance(event, TurnStarted):
-                self._turn_start = event.at
-            elif isinstance(event, TurnEnded):
-                yield TurnClosed(event.turn, self._turn_start, event.at)
+            if isinstance(event, TurnEnded):
+                assert self._turns
+                yield TurnClosed(event.turn, self._turns.tracker.began, event.at)
 
     def _emit_behind_words(self, closed: TurnClosed) -> None:
         """Emit it once the words are out of what was fed so far, of which a mark is the last."""
@@ -395,8 +430,21 @@ class Session(LiveSession):
 
     def _end_turn(self, by: EndedBy) -> tuple[TurnClosed, ...]:
         """The turn ends here, if there is one; what to emit when its words are out."""
-        events = self._turns.tracker.interrupt(self.received, by) if self._turns else ()
-        return tuple(self._ended_turns(events))
+        if not (turns := self._turns):
+            return ()
+        known = [
+            TurnClosed(one.turn, one.began, one.at) for one in turns.told_ends if not one.closed
+        ]
+        turns.told_ends.clear()
+        events = turns.tracker.interrupt(max(self.received, turns.tracker.end), by)
+        return (*known, *self._ended_turns(events))
+
+    def _decide(self, decide: Callable[[int], list[Action]]) -> list[Action]:
+        """What the gate decides of all that was received.
+
+        Nothing of audio that comes again, and that another server has decided about.
+        """
+        return decide(self.received) if self.received >= self._gate.least else []
 
     def _with_text(self, closed: TurnClosed) -> TurnClosed:
         assert self._turns
@@ -413,7 +461,9 @@ class Session(LiveSession):
         if not self.outlives_server or gate is None:
             return ()
         network = self._vad.state_at(gate.end)
-        source = SourceCheckpoint(gate, self.fed, self._speech_events, network)
+        turns = self._turns.tracker.state if self._turns else None
+        speakers = self._speakers.tracker.state if self._speakers else None
+        source = SourceCheckpoint(gate, self.fed, self._speech_events, network, turns, speakers)
         return (SessionCheckpoint((source,)),)
 
     def _emit_checkpoint(self) -> None:
@@ -433,7 +483,8 @@ class Session(LiveSession):
 
     def _pause(self, by: EndedBy, *then: Event) -> None:
         """End the utterance and the turn here."""
-        self._flush(self._gate.pause(self.received), *self._end_turn(by), *then)
+        closed = self._end_turn(by)
+        self._flush(self._decide(self._gate.pause), *closed, *then)
 
     def _flush(self, actions: Iterable[Action], *then: Event, at: int | None = None) -> int:
         """Apply the gate's ``actions``, then flush the stream; the marker of the flush.
@@ -454,7 +505,7 @@ class Session(LiveSession):
 
     async def _reconfigure(self, open_intake: OpenIntake, then: Event) -> None:
         closed = self._end_turn("client")
-        marker = self._flush(self._gate.finish(self.received), *closed, then)
+        marker = self._flush(self._decide(self._gate.finish), *closed, then)
         while marker in self._markers:
             self._engine_progressed.clear()
             await self._engine_progressed.wait()
@@ -472,7 +523,7 @@ class Session(LiveSession):
     def _finish(self) -> None:
         self._stopped = True
         closed = self._end_turn("audio_end")
-        self._final_marker = self._flush(self._gate.finish(self.received), *closed)
+        self._final_marker = self._flush(self._decide(self._gate.finish), *closed)
 
     # What the engine answers.
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -25,9 +25,10 @@ from voxlive.vad.gate import WINDOW, GateOptions
 from voxlive.values import SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from voxlive.turns.detector import TurnDetector
+    from voxlive.turns.told import ToldEnd, TurnsTold
 
 Eagerness = Literal["low", "medium", "high", "auto"]
 
@@ -165,28 +166,86 @@ class TurnEnded:
 TurnEvent = TurnStarted | TurnLikelyEnded | TurnResumed | TurnEnded
 
 
-class _TurnPhase(Enum):
+class TurnPhase(Enum):
+    """Whether a turn has begun and not ended, and whether somebody speaks then."""
+
     NONE = "none"
     SPEECH = "speech"
     PAUSE = "pause"
+
+
+_PHASE = 2  # its place among the fields of a state
+
+
+@dataclass(frozen=True, slots=True)
+class TurnState:
+    """A tracker's state behind the window that ends at sample ``end``, for another one to go on.
+
+    ``turn`` is the number of the turn that goes on, which ``began`` there, or of the next one.
+    ``onset``: of what may be speech. ``sound``: see ``TurnTracker``.
+    """
+
+    turn: int
+    end: int
+    phase: TurnPhase = TurnPhase.NONE
+    began: int = 0
+    onset: int | None = None
+    voiced_end: int = 0
+    likely: bool = False
+    asks: bool = False
+    sound: float = 0.0
+    options: TurnOptions = field(default_factory=TurnOptions)
+
+    def after(self, event: TurnEvent, began: int) -> TurnState:
+        """The state behind an event that followed, of a turn that ``began`` there.
+
+        How the pause sounds is to be asked again. It ends with a window.
+        """
+        end = event.upto if isinstance(event, TurnEnded | TurnLikelyEnded) else event.at
+        end = self.end + max(0, end - self.end) // WINDOW * WINDOW
+        known = replace(
+            self, turn=event.turn, end=end, began=began, onset=None, voiced_end=event.at
+        )
+        match event:
+            case TurnEnded():
+                ended = TurnPhase.NONE
+                return replace(known, turn=event.turn + 1, phase=ended, likely=False, asks=False)
+            case TurnLikelyEnded():
+                return replace(known, phase=TurnPhase.PAUSE, likely=True, asks=True)
+        return replace(known, phase=TurnPhase.SPEECH, likely=False, asks=False)
+
+    def dump(self) -> list[object]:
+        """As JSON."""
+        *fields, options = astuple(self)
+        fields[_PHASE] = self.phase.value
+        return [*fields, options]
+
+    @classmethod
+    def load(cls, dumped: Sequence[Any]) -> Self:
+        """From JSON."""
+        fields: list[Any] = [*dumped]
+        fields[_PHASE] = TurnPhase(fields[_PHASE])
+        fields[-1] = TurnOptions(*fields[-1])
+        return cls(*fields)
 
 
 class TurnTracker:
     """The turns of one stream from sample ``at`` on, the next of which has the number ``turn``.
 
     ``gate`` has what counts as speech. Where ``asks`` is true, ``judge`` is to be called before the
-    next ``push``.
+    next ``push``. ``began``: where the last turn did.
     """
 
     def __init__(self, options: TurnOptions, gate: GateOptions, at: int = 0, turn: int = 0) -> None:
         self.options = options
         self.turn = turn
         self.asks = False
+        self.began = at
         self._threshold = gate.threshold
         self._exit_threshold = gate.exit_threshold
         self._min_speech = gate.min_speech_ms * _PER_MS
         self._end = at  # of the last window
-        self._phase = _TurnPhase.NONE
+        self._phase = TurnPhase.NONE
         self._onset: int | None = None  # of what may be speech
         self._voiced_end = at
         self._likely = False
@@ -196,22 +255,50 @@ class TurnTracker:
     @property
     def open(self) -> bool:
         """Whether a turn has begun and not ended."""
-        return self._phase is not _TurnPhase.NONE
+        return self._phase is not TurnPhase.NONE
+
+    @property
+    def state(self) -> TurnState:
+        """What another tracker goes on from."""
+        return TurnState(
+            self.turn,
+            self._end,
+            self._phase,
+            self.began,
+            self._onset,
+            self._voiced_end,
+            self._likely,
+            self.asks,
+            self._sound,
+            self.options,
+        )
+
+    def resume(self, state: TurnState) -> None:
+        """Go on from there: windows before ``state.end`` are not to be pushed again."""
+        self.options, self.turn, self.asks = state.options, state.turn, state.asks
+        self.began, self._phase, self._likely = state.began, state.phase, state.likely
+        self._end, self._onset, self._voiced_end = state.end, state.onset, state.voiced_end
+        self._sound = state.sound
 
     @property
     def end(self) -> int:
         """The sample after the last window."""
         return self._end
 
+    @property
+    def asked_end(self) -> int:
+        """The sample before which the network hears what ``asks`` is about."""
+        return min(self._end, self._voiced_end + PAUSE)
+
     def push(self, probability: float) -> list[TurnEvent]:
         """Take the probability of speech in the next window of 512 samples."""
         start = self._end
         self._end += WINDOW
-        if self._phase is _TurnPhase.SPEECH:
+        if self._phase is TurnPhase.SPEECH:
             if probability >= self._exit_threshold:
                 self._voiced_end = self._end
             elif self._end - self._voiced_end >= PAUSE:
-                self._phase, self.asks = _TurnPhase.PAUSE, True
+                self._phase, self.asks = TurnPhase.PAUSE, True
             return []
         if self._onset is None and probability >= self._threshold:
             self._onset = start
@@ -219,13 +306,14 @@ class TurnTracker:
             self._onset = None
         if self._onset is not None and self._end - self._onset >= self._min_speech:
             return self._speak(self._onset)
-        return self._decide() if self._phase is _TurnPhase.PAUSE else []
+        return self._decide() if self._phase is TurnPhase.PAUSE else []
 
     def _speak(self, onset: int) -> list[TurnEvent]:
         begins, resumes = not self.open, self._likely
-        self._phase, self._onset, self._likely = _TurnPhase.SPEECH, None, False
+        self._phase, self._onset, self._likely = TurnPhase.SPEECH, None, False
         self._voiced_end = self._end
         if begins:
+            self.began = onset
             return [TurnStarted(self.turn, onset)]
         return [TurnResumed(self.turn, onset)] if resumes else []
 
@@ -243,7 +331,7 @@ class TurnTracker:
     @property
     def confidence(self) -> float:
         """That the turn has ended with the speech so far; 0 while somebody speaks."""
-        if self._phase is not _TurnPhase.PAUSE:
+        if self._phase is not TurnPhase.PAUSE:
             return 0.0
         odds = self._sound + (self._end - self._voiced_end - PAUSE) / (_PAUSE_S * SAMPLE_RATE)
         # A text that lacks the last words says nothing of how the turn ends.
@@ -273,15 +361,16 @@ class TurnTracker:
                 return []
             # The gate counts it as a word.
             started, self._voiced_end = TurnStarted(self.turn, begun), total
+            self.began = begun
             return [started, self._finish(0.0, by, total)]
-        if self._phase is _TurnPhase.SPEECH and self._voiced_end == self._end:
+        if self._phase is TurnPhase.SPEECH and self._voiced_end == self._end:
             self._voiced_end = total
         return [self._finish(self.confidence, by, total)]
 
     def _finish(self, confidence: float, by: EndedBy, upto: int | None = None) -> TurnEnded:
         upto = self._end if upto is None else upto
         ended = TurnEnded(self.turn, self._voiced_end, upto, confidence, by)
-        self._phase, self._likely, self.asks = _TurnPhase.NONE, False, False
+        self._phase, self._likely, self.asks = TurnPhase.NONE, False, False
         self._text, self._text_upto = "", upto
         self.turn += 1
         return ended
@@ -374,6 +463,26 @@ class TurnLane:
         self._blocks: deque[Samples] = deque()
         self._kept = 0  # samples in them
         self._received = at
+        self._told = 0  # windows that the tracker has had at another server
+        self.told_ends: deque[ToldEnd] = deque()
+        """Turns that end once more, of which the client was told by another server."""
+
+    def resume(
+        self, state: TurnState | None, told: TurnsTold, words: Iterable[str], window: int, upto: int
+    ) -> list[ToldEnd]:
+        """Go on from a checkpoint, None: from the beginning, and from what a client was told.
+
+        ``window`` is where the next window begins. ``words``: those since the last turn that is
+        closed, of the audio before sample ``upto``. Returns the turns that had ended before the
+        window and are not closed.
+        """
+        behind = told.state(state or self.tracker.state)
+        self._told = (behind.end - window) // WINDOW
+        self.tracker.resume(behind)
+        self.text.words += words
+        self.tracker.hear(self.text.tail, upto)
+        self.told_ends.extend(one for one in told.ended if one.upto > window)
+        return [one for one in told.ended if one.upto <= window and not one.closed]
 
     def receive(self, samples: Samples) -> None:
         """Keep float32 samples [n] at 16 kHz, a second at the most."""
@@ -383,15 +492,21 @@ class TurnLane:
         while self._kept - len(self._blocks[0]) >= CONTEXT + SAMPLE_RATE:
             self._kept -= len(self._blocks.popleft())
 
-    async def push(self, probability: float) -> list[TurnEvent]:
-        """Take the next window's probability of speech. Raises NetworkFailed."""
-        events = self.tracker.push(probability)
-        if self.tracker.asks:
-            behind = self._received - self.tracker.end
-            audio = np.concatenate(self._blocks)
-            audio = audio[: len(audio) - behind][-CONTEXT:]
-            events += self.tracker.judge(await self._detector.ask(audio))
-        return events
+    def push(self, probability: float) -> list[TurnEvent]:
+        """Take the next window's probability of speech; ``answer`` follows."""
+        if self._told:
+            self._told -= 1
+            return []
+        return self.tracker.push(probability)
+
+    async def answer(self) -> list[TurnEvent]:
+        """Ask the network, if that is wanted. Raises NetworkFailed."""
+        if self._told or not self.tracker.asks:
+            return []
+        behind = self._received - self.tracker.asked_end
+        audio = np.concatenate(self._blocks)
+        audio = audio[: len(audio) - behind][-CONTEXT:]
+        return self.tracker.judge(await self._detector.ask(audio))
 
     def hear(self, upto: int) -> None:
         """The text has changed, or the audio is recognised before sample ``upto``."""

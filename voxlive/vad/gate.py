@@ -169,6 +169,16 @@ class _GateBase(ABC):
         return None
 
     @property
+    def end(self) -> int:
+        """The end of the last window."""
+        return self._end
+
+    @property
+    def least(self) -> int:
+        """The samples that it knows of: it decides about no fewer."""
+        return max(self._end, self._done)
+
+    @property
     def _last_voiced(self) -> int:
         return self._end
 
@@ -232,8 +242,7 @@ class _GateBase(ABC):
 
     def _check_total(self, total: int) -> None:
         self._check_open()
-        least = max(self._end, self._done)
-        if not least <= total < self._end + WINDOW:
+        if not self.least <= total < self._end + WINDOW:
             raise ValueError(
                 f"{total} samples do not go with windows up to {self._end} and "
                 f"{self._done} samples dealt with: push every complete window first"

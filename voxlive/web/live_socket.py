@@ -508,6 +508,7 @@ class LiveSocket:
         restored_protocol = found.protocol(claimed, resume.token, resume.have)
         protocol.restore(restored_protocol)
         state.sent, state.speech_events = restored_protocol.next, found.speech_events(claimed)
+        state.turns = found.turns(claimed)
         if not stored.ended:
             named = replace(opening.options, model=start.model)
             inbox: Inbox[Command] = Inbox(MAX_SOCKET_BYTES)

@@ -170,17 +170,11 @@ class SessionRecorder:
     def go_on(self, claimed: ClaimedSession, holder: str) -> SessionRecording:
         """Go on to record a session that was another server's."""
         found, transcript = claimed.resumable, claimed.transcript
-        number = transcript.words[-1].number + 1 if transcript.words else 0
-        ranges: dict[int, tuple[int, int]] = {}
-        for word in transcript.open_words:
-            first, _ = ranges.get(word.segment, (word.number, 0))
-            ranges[word.segment] = first, word.number + 1
         return SessionRecording(
             self._writer,
             found.session,
             self._running,
-            number,
-            ranges,
+            transcript,
             found.epoch,
             holder,
             found.next,

@@ -10,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from array import array
 from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from voxlive.errors import ProtocolError
+from voxlive.speakers.labels import SpeakersFound
+from voxlive.speakers.tracker import SpeakerState
 from voxlive.store.contract import (
     AddLanguage,
     AddMark,
@@ -28,6 +31,7 @@ from voxlive.store.contract import (
     AddResumable,
     AddSent,
     AddSession,
+    AddTurn,
     AddWords,
     ClaimedSession,
     CloseSegment,
@@ -40,10 +44,13 @@ from voxlive.store.contract import (
     SessionMark,
     SessionOperation,
     SetCheckpoint,
+    SetSpeakers,
     SetState,
     State,
     StoredSegment,
     StoredSession,
+    StoredTranscript,
+    StoredTurn,
     StoredWord,
 )
 from voxlive.store.writer import SessionWriter, Written
@@ -57,53 +64,82 @@ from voxlive.streaming.events import (
     SessionError,
     SessionWarning,
     SourceCheckpoint,
+    TurnClosed,
     Words,
+)
+from voxlive.turns.told import TurnsTold
+from voxlive.turns.tracker import (
+    TurnEnded,
+    TurnLikelyEnded,
+    TurnResumed,
+    TurnStarted,
+    TurnState,
 )
 from voxlive.vad.gate import GateState
 from voxlive.values import Word
 from voxlive.web.protocols.contract import ENDING_CODES, ReceivedMessage
 
 _CHECK_S = 1.0
-_NO_RANGES: Mapping[int, tuple[int, int]] = {}
+_PLACES = 64  # segments of whose words speakers become known, or others
+_NONE = array("l")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredCheckpoint:
     """A checkpoint as it is kept: with the number of the next message when it was reached.
 
-    ``speech_events``: how many were among the messages by then, by source.
+    ``speech_events``: how many were among the messages by then, by source. ``turns``: what was told
+    of them by then, by source.
     """
 
     checkpoint: SessionCheckpoint
     number: int = 0
     speech_events: Mapping[str, int] = field(default_factory=dict)
+    turns: Mapping[str, TurnsTold] = field(default_factory=dict)
 
     def dump(self) -> str:
         """As text."""
         sources = [_dump_source(one) for one in self.checkpoint.sources]
-        return json.dumps([sources, self.number, self.speech_events])
+        turns = {source: told.dump() for source, told in self.turns.items()}
+        return json.dumps([sources, self.number, self.speech_events, turns])
 
     @classmethod
     def load(cls, text: str) -> Self:
         """From text."""
-        sources, number, sent = json.loads(text)
+        sources, number, sent, *more = json.loads(text)
         checkpoint = SessionCheckpoint(tuple(_load_source(*one) for one in sources))
-        return cls(checkpoint, number, sent)
+        turns = {name: TurnsTold.load(told) for one in more for name, told in one.items()}
+        return cls(checkpoint, number, sent, turns)
 
 
 def _dump_source(at: SourceCheckpoint) -> list[object]:
     gate, network = at.gate, at.network
     kept = None if network is None else b64encode(network.tobytes()).decode()
-    return [gate.end, gate.done, gate.voiced, at.fed, at.speech_events, kept]
+    turns, speakers = (one and one.dump() for one in (at.turns, at.speakers))
+    return [gate.end, gate.done, gate.voiced, at.fed, at.speech_events, kept, turns, speakers]
 
 
 def _load_source(
-    end: int, done: int, voiced: int | None, fed: int, speech: int, kept: str | None
+    end: int,
+    done: int,
+    voiced: int | None,
+    fed: int,
+    speech: int,
+    kept: str | None,
+    turns: Sequence[Any] | None = None,
+    speakers: Sequence[Any] | None = None,
 ) -> SourceCheckpoint:
     network = None
     if kept is not None:
         network = np.frombuffer(b64decode(kept), np.float32).reshape(2, -1)
-    return SourceCheckpoint(GateState(end, done, voiced), fed, speech, network)
+    return SourceCheckpoint(
+        GateState(end, done, voiced),
+        fed,
+        speech,
+        network,
+        TurnState.load(turns) if turns else None,
+        SpeakerState.load(speakers) if speakers else None,
+    )
 
 
 class SessionRecording:
@@ -118,24 +154,26 @@ class SessionRecording:
         writer: SessionWriter,
         session: StoredSession,
         running: set[str] | None = None,
-        number: int = 0,
-        ranges: Mapping[int, tuple[int, int]] = _NO_RANGES,
+        before: StoredTranscript | None = None,
         epoch: int | None = None,
         holder: str = "",
         sent: int = 1,
     ) -> None:
         """``epoch``: of a session that another server began, which was claimed as ``holder``.
 
-        ``number`` is its next word's, ``ranges`` are the numbers of the words of open segments,
-        ``sent`` is the number of its next message.
+        ``before`` is what it has of it, ``sent`` is the number of its next message.
         """
         self._writer = writer
         self._running = set() if running is None else running
         self._running.add(session.id)
         self._id = session.id
         self._unwritten: list[Operation] = [] if epoch else [AddSession(session)]
-        self._number = number
-        self._ranges = dict(ranges)
+        self._number = 0  # of the next word
+        self._ranges: dict[int, tuple[int, int]] = {}  # of the words of open segments
+        self._places: dict[int, array[int]] = {}  # the words' numbers, by segment
+        self._turns_stop: dict[str, int] = {}  # behind the words of the last turn, by source
+        if before:
+            self._go_on(before)
         self._epoch = epoch
         self._holder = holder
         self._claimed = False
@@ -147,6 +185,24 @@ class SessionRecording:
         self.refine: str | None = None
         self._warned: set[str] = set()
         self._begin()
+
+    def _go_on(self, before: StoredTranscript) -> None:
+        """Go on behind these words and turns."""
+        for word in before.words:
+            self._place(word)
+        self._number = before.words[-1].number + 1 if before.words else 0
+        for word in before.open_words:
+            first, _ = self._ranges.get(word.segment, (word.number, 0))
+            self._ranges[word.segment] = first, word.number + 1
+        self._turns_stop = {turn.source: turn.stop for turn in before.turns}
+
+    def _place(self, word: StoredWord) -> None:
+        """Note where in its segment it is, of the last segments."""
+        if word.segment not in self._places:
+            self._places[word.segment] = array("l")
+            if len(self._places) > _PLACES:
+                del self._places[next(iter(self._places))]
+        self._places[word.segment].append(word.number)
 
     @property
     def resumable(self) -> bool:
@@ -201,21 +257,31 @@ class SessionRecording:
         self._write(*operations, AddSent(self._id, found.next, texts))
         languages = [*found.session.languages]
         words, segments = [*transcript.words], [*transcript.segments]
+        turns, speakers = [*transcript.turns], dict[int, int]()
         for one in operations:
             match one:
                 case AddWords(_, said):
                     words += said
+                case SetSpeakers(_, found_of):
+                    speakers |= found_of
+                case AddTurn(_, turn):
+                    turns.append(turn)
                 case CloseSegment(_, closed):
                     segments.append(closed)
                 case AddLanguage(_, language) if language not in languages:
                     languages.append(language)
         segments.sort(key=lambda segment: segment.id)
         session = replace(found.session, languages=tuple(languages))
-        return ClaimedSession(
-            replace(found, session=session, next=found.next + len(texts)),
-            replace(transcript, session=session, segments=tuple(segments), words=tuple(words)),
-            claimed.sent + texts,
+        words = [replace(one, speaker=speakers.get(one.number, one.speaker)) for one in words]
+        whole = replace(
+            transcript,
+            session=session,
+            segments=tuple(segments),
+            words=tuple(words),
+            turns=tuple(turns),
         )
+        resumable = replace(found, session=session, next=found.next + len(texts))
+        return ClaimedSession(resumable, whole, claimed.sent + texts)
 
     async def set_checkpoint(self, checkpoint: str) -> bool:
         """Write where another server would go on, and whether that is done, at most a moment later.
@@ -294,7 +360,21 @@ class SessionRecording:
                     )
                     for n, w in enumerate(words, number)
                 )
+                for word in kept:
+                    self._place(word)
                 return [AddWords(self._id, kept)], True
+            case SpeakersFound(named):
+                speakers = tuple(
+                    (number, one.speaker)
+                    for one in named
+                    for number in self._places.get(one.segment, _NONE)[one.first : one.last + 1]
+                )
+                return [SetSpeakers(self._id, speakers)], False
+            case TurnClosed(turn, start, end, _, source):
+                first = self._turns_stop.get(source, 0)
+                self._turns_stop[source] = self._number
+                ended = StoredTurn(turn, start, end, first, self._number, source)
+                return [AddTurn(self._id, ended)], False
             case SegmentClosed(ident, start, end, _, received):
                 nothing = self._number, self._number
                 closed = StoredSegment(ident, start, end, *self._ranges.pop(ident, nothing))
@@ -349,9 +429,7 @@ class SessionRecording:
         return SessionWarning(code, message)
 
 
-def _whole(
-    opened: Sequence[StoredWord], received: Iterable[ReceivedMessage]
-) -> Iterator[Words | SegmentClosed | LanguageDetected]:
+def _whole(opened: Sequence[StoredWord], received: Iterable[ReceivedMessage]) -> Iterator[Event]:
     """The events of messages, of a session with these words in open segments.
 
     A client that gets no words has a segment's text alone: what is not among its words is one.
@@ -369,8 +447,17 @@ def _whole(
                 if text.startswith(before) and text != before:
                     yield Words(ident, (Word(text.removeprefix(before), start, end),), source)
                 yield one.event
-            case LanguageDetected():
+            case LanguageDetected() | SpeakersFound() | TurnClosed():
                 yield one.event
+
+
+def tell_of_turns(told: dict[str, TurnsTold], event: Event | None) -> None:
+    """Note what a client is told of turns, by source."""
+    match event:
+        case TurnStarted() | TurnLikelyEnded() | TurnResumed() | TurnEnded():
+            told.setdefault(event.source, TurnsTold()).tell(event)
+        case TurnClosed(turn, source=source):
+            told.setdefault(source, TurnsTold()).close(turn)
 
 
 def new_holder() -> str:

@@ -18,25 +18,30 @@ import asyncio
 import json
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol, Self
 
 from voxlive.errors import ProtocolError
+from voxlive.speakers.tracker import SETTLED, HeardWord
 from voxlive.store.contract import ClaimedSession, StoredResumable, StoredTranscript, StoredWord
 from voxlive.streaming.events import (
     SegmentClosed,
     SessionCheckpoint,
     SourceCheckpoint,
+    TurnClosed,
     Words,
 )
 from voxlive.streaming.intake import LiveSession, SessionOptions, SourceState
+from voxlive.turns.told import TurnsTold
 from voxlive.vad.gate import GateState
-from voxlive.values import SAMPLE_RATE, Word
+from voxlive.values import SAMPLE_RATE, Word, samples
 from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.protocols.contract import ReceivedMessage, RestoredProtocol, ResumeSession
-from voxlive.web.recording import StoredCheckpoint
+from voxlive.web.protocols.fields import Json
+from voxlive.web.protocols.sent import turn_event
+from voxlive.web.recording import StoredCheckpoint, tell_of_turns
 from voxlive.web.socket_writer import ConnectionState
 
 _RELEASE_S = 10.0
@@ -165,6 +170,8 @@ class FoundSession:
             match one.event:
                 case Words(segment, source=source) | SegmentClosed(segment, source=source):
                     pass
+                case TurnClosed(source=source) if source not in self._sources:
+                    return ()
                 case _:
                     continue
             # Each source has an open segment, whose number it got when the one before closed.
@@ -183,6 +190,13 @@ class FoundSession:
         ids = {segment.id for segment in transcript.segments} | opened
         free = count(max(ids, default=-1) + 1)
         speech, languages = self.speech_events(claimed), self._languages(claimed)
+        turns = self.turns(claimed)
+        heard_upto = {
+            one.get("source", ""): samples(one["upto"])
+            for one in map(json.loads, claimed.sent if self._options.speakers else ())
+            if one["type"] == "speakers"
+        }
+        stops = {turn.source: turn.stop for turn in transcript.turns}
         states = []
         for source, checkpoint in zip(self._sources, self._kept.checkpoint.sources, strict=True):
             words = [word for word in transcript.words if word.source == source]
@@ -200,17 +214,32 @@ class FoundSession:
                 words[-1].end if words else None,
                 speech[source],
                 languages.get(source),
+                _heard(words, checkpoint.gate.end - 2 * SETTLED),
+                heard_upto.get(source, 0),
+                turns.get(source, TurnsTold()),
+                tuple(word.text for word in words if word.number >= stops.get(source, 0)),
             )
             states.append(state)
         return states
 
+    def _since(self, claimed: ClaimedSession) -> Iterator[Json]:
+        """The messages since the checkpoint."""
+        since = claimed.sent[max(0, self._kept.number - claimed.resumable.first) :]
+        return map(json.loads, since)
+
     def speech_events(self, claimed: ClaimedSession) -> Counter[str]:
         """How many messages there were about where speech begins and ends, by source."""
-        since = claimed.sent[max(0, self._kept.number - claimed.resumable.first) :]
-        messages = map(json.loads, since)
         counted = Counter(self._kept.speech_events)
-        counted.update(one.get("source", "") for one in messages if one["type"] in _SPEECH)
+        speech = (one for one in self._since(claimed) if one["type"] in _SPEECH)
+        counted.update(str(one.get("source", "")) for one in speech)
         return counted
+
+    def turns(self, claimed: ClaimedSession) -> dict[str, TurnsTold]:
+        """What its client was told of turns, by source."""
+        told = dict(self._kept.turns)
+        for message in self._since(claimed) if self._options.turns else ():
+            tell_of_turns(told, turn_event(message))
+        return told
 
     def _languages(self, claimed: ClaimedSession) -> dict[str, str]:
         """What was found, by source: of several, while the message for the client is kept."""
@@ -255,6 +284,18 @@ class FoundSession:
         return "".join(
             f"{source}: {''.join(word.text for word in words).strip()}\n" for source, words in lines
         )
+
+
+def _heard(words: Sequence[StoredWord], since: int) -> tuple[HeardWord, ...]:
+    """Whose the words of a source are that end behind sample ``since``, and its last one."""
+    places: Counter[int] = Counter()
+    heard = []
+    for word in words:
+        if word.end >= since or word is words[-1]:
+            place, middle = places[word.segment], (word.start + word.end) // 2
+            heard.append(HeardWord(word.segment, place, middle, word.speaker))
+        places[word.segment] += 1
+    return tuple(heard)
 
 
 def _text_of(transcript: StoredTranscript, source: str) -> str:

@@ -26,12 +26,13 @@ from voxlive.streaming.events import (
 from voxlive.streaming.intake import LiveSession
 from voxlive.streaming.queues import Outbox, Timeout
 from voxlive.streaming.traces import PipelineTrace
+from voxlive.turns.told import TurnsTold
 from voxlive.web.captions.feed import CaptionFeed
 from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.metrics import SessionMeter
 from voxlive.web.ports import ABORT
 from voxlive.web.protocols.contract import CloseSocket, Out, Protocol
-from voxlive.web.recording import SessionRecording, StoredCheckpoint
+from voxlive.web.recording import SessionRecording, StoredCheckpoint, tell_of_turns
 
 # A client may leave what it is sent unread for this long, and then has this long for the error.
 _SEND_TIMEOUT_S = 10.0
@@ -65,6 +66,8 @@ class ConnectionState:
         """The number of the next message, where they are kept."""
         self.speech_events: Counter[str] = Counter()
         """How many there were, by the session's source."""
+        self.turns: dict[str, TurnsTold] = {}
+        """What was told of them, by the session's source."""
         self._sending: tuple[PipelineTrace, Event] | None = None
 
     async def next(self) -> tuple[list[Out], bool]:
@@ -108,6 +111,8 @@ class ConnectionState:
         self.meters[source].on_event(event)
         if isinstance(event, SpeechStarted | SpeechStopped):
             self.speech_events[event.source] += 1
+        elif source in self.recordings and self.recordings[source].resumable:
+            tell_of_turns(self.turns, event)
         return self.protocol.on_source_event(source, event)
 
     def _take_sent(self) -> AddSent | None:
@@ -119,7 +124,9 @@ class ConnectionState:
         self, checkpoint: SessionCheckpoint, recording: SessionRecording | None
     ) -> list[Out]:
         """The frames for a checkpoint, which only counts once it is stored."""
-        kept = StoredCheckpoint(checkpoint, self.sent, {**self.speech_events})
+        for told in self.turns.values():
+            told.forget(min(at.gate.end for at in checkpoint.sources))
+        kept = StoredCheckpoint(checkpoint, self.sent, {**self.speech_events}, self.turns)
         if recording and await recording.set_checkpoint(kept.dump()):
             self.protocol.on_sent_kept(recording.sent_kept)
             return self.protocol.on_event(checkpoint)

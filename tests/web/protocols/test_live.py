@@ -191,11 +191,12 @@ def test_turns_are_asked_for_changed_and_reported():
         TurnClosed(0, 1600, 32_000, "Well."),
     )
     sent = decoded(out for event in events for out in protocol.on_event(event))
+    ended = {"type": "turn_ended", "turn": 0, "t": 2.0, "upto": 2.125, "p": 0.9, "by": "confidence"}
     assert [{k: v for k, v in one.items() if k != "seq"} for one in sent] == [
         {"type": "turn_started", "turn": 0, "t": 0.1},
-        {"type": "turn_likely_ended", "turn": 0, "t": 1.0, "p": 0.7},
+        {"type": "turn_likely_ended", "turn": 0, "t": 1.0, "upto": 1.125, "p": 0.7},
         {"type": "turn_resumed", "turn": 0, "t": 1.25},
-        {"type": "turn_ended", "turn": 0, "t": 2.0, "p": 0.9, "by": "confidence"},
+        ended,
         {"type": "turn", "turn": 0, "start": 0.1, "end": 2.0, "text": "Well."},
     ]
     for bad in ({"type": "turns", "eagerness": "very"}, {"type": "turns", "threshold": 2}):

@@ -206,6 +206,7 @@ async def test_a_session_whole(one, store):
         "original": None,
         "source": None,
         "layer": "corrected",
+        "speaker": None,
     }
     assert found["segments"] == original["segments"]
     assert found["segments"][1] == {"id": 1, "start": 0.4, "end": 0.594, "first": 4, "stop": 6}

@@ -274,6 +274,7 @@ def word_json(word: StoredWord) -> dict[str, Any]:
         "original": word.original,
         "source": word.source or None,
         "layer": word.layer,
+        "speaker": word.speaker,
     }
 
 
@@ -303,6 +304,15 @@ def transcript_json(found: StoredTranscript, layer: Layer = "best") -> dict[str,
         "marks": [
             {**asdict(one), "at": seconds(one.at), "made_at": one.made_at.isoformat()}
             for one in found.marks
+        ],
+        "turns": [
+            {
+                **asdict(one),
+                "start": seconds(one.start),
+                "end": seconds(one.end),
+                "source": one.source or None,
+            }
+            for one in found.turns
         ],
     }
 

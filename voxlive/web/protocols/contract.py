@@ -16,10 +16,7 @@ from voxlive.errors import close_code
 from voxlive.store.contract import AddSent
 from voxlive.streaming.events import (
     Event,
-    LanguageDetected,
-    SegmentClosed,
     SessionError,
-    Words,
 )
 from voxlive.streaming.intake import SessionOptions
 from voxlive.turns.tracker import TurnOptions
@@ -67,7 +64,7 @@ class ReceivedMessage:
 
     number: int
     text: str
-    event: Words | SegmentClosed | LanguageDetected | None
+    event: Event | None
 
 
 @dataclass(frozen=True, slots=True)

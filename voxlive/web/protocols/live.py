@@ -468,23 +468,24 @@ class LiveProtocol(Protocol):
                 return self._encode("segment", id=ident, **times, text=text, **source)
             case TurnStarted(turn, at):
                 return self._encode("turn_started", turn=turn, t=seconds(at), **source)
-            case TurnLikelyEnded(turn, at, _, confidence):
-                what = {"turn": turn, "t": seconds(at), "p": confidence}
+            case TurnLikelyEnded(turn, at, upto, confidence):
+                what = {"turn": turn, "t": seconds(at), "upto": seconds(upto), "p": confidence}
                 return self._encode("turn_likely_ended", **what, **source)
             case TurnResumed(turn, at):
                 return self._encode("turn_resumed", turn=turn, t=seconds(at), **source)
-            case TurnEnded(turn, at, _, confidence, by):
-                ended = {"turn": turn, "t": seconds(at), "p": confidence, "by": by}
-                return self._encode("turn_ended", **ended, **source)
+            case TurnEnded(turn, at, upto, confidence, by):
+                ended = {"turn": turn, "t": seconds(at), "upto": seconds(upto), "p": confidence}
+                return self._encode("turn_ended", **ended, by=by, **source)
             case TurnClosed(turn, start, end, text):
                 times = {"start": seconds(start), "end": seconds(end)}
                 return self._encode("turn", turn=turn, **times, text=text, **source)
-            case SpeakersFound(ranges, speakers):
+            case SpeakersFound(ranges, speakers, upto=upto):
                 named = [
                     {"segment": one.segment, "words": [one.first, one.last], "speaker": one.speaker}
                     for one in ranges
                 ]
-                return self._encode("speakers", ranges=named, speakers=speakers, **source)
+                found = {"ranges": named, "speakers": speakers, "upto": seconds(upto)}
+                return self._encode("speakers", **found, **source)
             case SpeakerNamed(speaker, name):
                 return self._encode("named", speaker=speaker, name=name, **source)
             case Flushed(marker):

@@ -10,8 +10,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from typing import get_args
 
-from voxlive.streaming.events import LanguageDetected, SegmentClosed, Words
+from voxlive.speakers.labels import SpeakerRange, SpeakersFound
+from voxlive.streaming.events import (
+    Event,
+    LanguageDetected,
+    SegmentClosed,
+    TurnClosed,
+    Words,
+)
+from voxlive.turns.tracker import (
+    EndedBy,
+    TurnEnded,
+    TurnEvent,
+    TurnLikelyEnded,
+    TurnResumed,
+    TurnStarted,
+)
 from voxlive.values import Word, samples
 from voxlive.web.protocols.contract import ReceivedMessage
 from voxlive.web.protocols.fields import Json, encode_json, integer, language, number, quoted
@@ -20,6 +36,7 @@ MAX_SENT = 4 << 20
 """Characters of messages that a resumable session keeps: those of some 15 hours of speech."""
 _MOST_S = 1e9
 _MAX_SEGMENTS = 1 << 20
+_MAX_SPEAKERS = 1000
 
 
 class SentMessages:
@@ -72,8 +89,47 @@ def _received(count: int, message: Json) -> ReceivedMessage:
     return ReceivedMessage(count, text, _event_of(message))
 
 
-def _event_of(message: Json) -> Words | SegmentClosed | LanguageDetected | None:
+def turn_event(message: Json) -> TurnEvent | TurnClosed | None:
+    """What a message says of turns; None for others. Raises ValueError."""
+    kind = message.get("type")
+    if kind not in ("turn_started", "turn_likely_ended", "turn_resumed", "turn_ended", "turn"):
+        return None
+    source, turn = _text(message, "source", ""), _segment(message, "turn")
+    if kind == "turn":
+        return TurnClosed(turn, *_range(message), _text(message, "text"), source)
+    at = _time(message, "t")
+    if kind == "turn_started":
+        return TurnStarted(turn, at, source)
+    if kind == "turn_resumed":
+        return TurnResumed(turn, at, source)
+    upto, confidence = _time(message, "upto"), number(message, "p", 0.0, 1.0, 0.0)
+    if kind == "turn_likely_ended":
+        return TurnLikelyEnded(turn, at, upto, confidence, source)
+    by: EndedBy = next((one for one in get_args(EndedBy) if one == message.get("by")), "stalled")
+    return TurnEnded(turn, at, upto, confidence, by, source)
+
+
+def _speakers(message: Json, source: str) -> SpeakersFound:
+    ranges = message.get("ranges")
+    if not isinstance(ranges, list) or not all(isinstance(one, dict) for one in ranges):
+        raise ValueError('"ranges" must be a list of ranges of words')
+    count = integer(message, "speakers", 0, _MAX_SPEAKERS, 0)
+    upto = _time(message, "upto")
+    return SpeakersFound(tuple(map(_speaker_range, ranges)), count, source, upto)
+
+
+def _speaker_range(given: Json) -> SpeakerRange:
+    match given.get("words"):
+        case [int(first), int(last)] if 0 <= first <= last < _MAX_SEGMENTS:
+            speaker = integer(given, "speaker", 0, _MAX_SPEAKERS, 0)
+            return SpeakerRange(_segment(given, "segment"), first, last, speaker)
+    raise ValueError('a range of "speakers" has the first and the last of its "words"')
+
+
+def _event_of(message: Json) -> Event | None:
     """What the message was sent for, as far as a store has to know it."""
+    if event := turn_event(message):
+        return event
     source = _text(message, "source", "")
     match message.get("type"):
         case "words":
@@ -89,6 +145,8 @@ def _event_of(message: Json) -> Words | SegmentClosed | LanguageDetected | None:
         case "language":
             found = language(message)
             return LanguageDetected(found, source=source) if found else None
+        case "speakers":
+            return _speakers(message, source)
         case "done":
             raise ValueError('the session is over: its client has "done"')
         case str():
@@ -103,10 +161,17 @@ def _word(word: Json) -> Word:
 
 
 def _range(message: Json) -> tuple[int, int]:
-    start, end = (number(message, name, 0.0, _MOST_S, None) for name in ("start", "end"))
-    if start is None or end is None or end < start:
+    start, end = _time(message, "start"), _time(message, "end")
+    if end < start:
         raise ValueError('a word or a segment has a "start", and an "end" behind it')
-    return samples(start), samples(end)
+    return start, end
+
+
+def _time(message: Json, name: str) -> int:
+    at = number(message, name, 0.0, _MOST_S, None)
+    if at is None:
+        raise ValueError(f'"{name}" must be a time in seconds')
+    return samples(at)
 
 
 def _segment(message: Json, name: str) -> int:
