@@ -7,8 +7,8 @@ them take 20 turns: a clip of at most 8 s, or 0.8 to 3 s of one, 0.1 to 1 s afte
 over its end. All are equally loud. What is speech in a clip is told by how loud it is. Errors are
 in per cent of the speech, leaving out 0.25 s around where anybody begins or ends: missed, where
 nobody speaks, of another speaker, by the best assignment of numbers to people; their sum is the
-diarisation error rate. ``known``: the number of people is given. ``afterwards``: the same vectors
-clustered when all are there (average linkage, number of people given).
+diarisation error rate. ``known``: the number of people is given. ``afterwards``: as in a file,
+where the same vectors are clustered when all are there; ``afterwards known`` with the number given.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from voxlive.speakers.clustering import cluster
 from voxlive.speakers.encoder import SpeakerEncoder
 from voxlive.speakers.tracker import SpeakerOptions, SpeakerPart, SpeakerTracker
 from voxlive.streaming.ingest.media import read_file
@@ -171,55 +172,50 @@ def errors(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.array([missed, nobody, both - right, speaking.sum()])
 
 
-def afterwards(parts: list[SpeakerPart], people: int) -> list[int | None]:
-    """The parts' vectors, clustered by average linkage."""
-    known = [number for number, part in enumerate(parts) if part.vector is not None]
-    groups = [[number] for number in known]
-    vectors = {number: parts[number].vector for number in known}
-    near = {(a, b): float(vectors[a] @ vectors[b]) for a, b in itertools.combinations(known, 2)}
-    while len(groups) > people:
-        best = max(
-            itertools.combinations(range(len(groups)), 2),
-            key=lambda pair: np.mean(
-                [near[min(a, b), max(a, b)] for a in groups[pair[0]] for b in groups[pair[1]]]
-            ),
-        )
-        groups[best[0]] += groups.pop(best[1])
-    label = {number: group for group, numbers in enumerate(groups) for number in numbers}
-    return [label.get(number) for number in range(len(parts))]
+def afterwards(parts: list[SpeakerPart], speakers: int | None) -> list[int | None]:
+    """The parts as those of a file, whose vectors are all there."""
+    vectors = [part.vector for part in parts if part.vector is not None]
+    found = iter(cluster(np.stack(vectors), speakers, SpeakerOptions().max_speakers))
+    return [None if part.vector is None else next(found) for part in parts]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rooms", type=int, default=8)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first room")
     options = parser.parse_args()
     everybody, pipeline = clips(options.folder), Pipeline()
     audio_s = 0.0
     print(
-        "| people | overlap | noise | missed | nobody | wrong | DER | known | afterwards | found |"
+        "| people | overlap | noise | missed | nobody | wrong | DER | known | found |"
+        " afterwards | afterwards known | found afterwards |"
     )
     for people, overlap, noise in (
-        *((1, 0, None), (2, 0, None), (3, 0, None)),
+        *((1, 0, None), (2, 0, None), (3, 0, None), (4, 0, None), (6, 0, None)),
         *((2, 0.1, None), (3, 0.1, None), (3, 0.2, None), (3, 0, 20), (3, 0, 10)),
     ):
-        live, known, later, found = np.zeros(4), np.zeros(4), np.zeros(4), []
-        for number in range(options.rooms):
+        live, known, later, told, found, counted = *np.zeros((4, 4)), [], []
+        for number in range(options.first, options.first + options.rooms):
             audio, truth = room(everybody, people, overlap, noise, 100 * people + number)
             audio_s += len(audio) / SAMPLE_RATE
             tracker = pipeline.follow(audio, SpeakerOptions())
             parts = [*tracker.parts]
             live += errors(truth, cells_of(parts, [p.speaker for p in parts], len(truth)))
-            later += errors(truth, cells_of(parts, afterwards(parts, people), len(truth)))
+            clustered = afterwards(parts, None)
+            later += errors(truth, cells_of(parts, clustered, len(truth)))
+            told += errors(truth, cells_of(parts, afterwards(parts, people), len(truth)))
+            counted.append(len({*clustered} - {None}))
             given = pipeline.follow(audio, SpeakerOptions(speakers=people))
             labels = [part.speaker for part in given.parts]
             known += errors(truth, cells_of([*given.parts], labels, len(truth)))
             found.append(tracker.count)
         missed, nobody, wrong = 100 * live[:3] / live[3]
-        der = [f"{100 * one[:3].sum() / one[3]:.1f}" for one in (live, known, later)]
-        shares = f"{missed:.1f} | {nobody:.1f} | {wrong:.1f} | {' | '.join(der)}"
+        der = [f"{100 * one[:3].sum() / one[3]:.1f}" for one in (live, known, later, told)]
+        shares = f"{missed:.1f} | {nobody:.1f} | {wrong:.1f} | {' | '.join(der[:2])}"
         where = f"{people} | {overlap:.0%} | {noise or '-'}"
-        print(f"| {where} | {shares} | {sorted(found)} |", flush=True)
+        after = f"{' | '.join(der[2:])} | {sorted(counted)}"
+        print(f"| {where} | {shares} | {sorted(found)} | {after} |", flush=True)
     print(
         f"{1000 * pipeline.spent / pipeline.asked:.0f} ms of CPU a vector, "
         f"{50 * pipeline.spent / audio_s:.2f} % of a core a session"

@@ -310,7 +310,10 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
             "a text that the model does not bring to an end, however short the audio is cut",
         ),
         "no_speakers": ErrorInfo(
-            422, None, "`diarized_json` from a model that does not tell speakers apart"
+            422,
+            None,
+            "speakers from a model that does not tell them apart, where "
+            "`voxlive models fetch speaker-encoder` has not brought what tells voices",
         ),
         "no_times": ErrorInfo(
             422, None, "subtitles or segments with times from a model that knows none"

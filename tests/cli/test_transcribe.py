@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 from fsspec.core import url_to_fs
-from support.clips import clip
+from support.clips import clip, two_people, write_wav
 from support.commands import SAME_PRIORITY
 from support.held_out import TINY_VOXTRAL
 from support.object_store import BUCKET, s3_serving
+from support.wire import s16le
 
 from voxlive.cli import transcribe as inputs
 
@@ -45,6 +46,16 @@ def test_text_goes_to_stdout(voxlive):
     two = voxlive("transcribe", doctor.path, market.path)
     assert len(two.stdout.splitlines()) == 2
     assert two.stdout.startswith(one.stdout)
+
+
+def test_speakers_are_told_apart(voxlive, tmp_path):
+    path = write_wav(tmp_path / "two.wav", s16le(two_people()))
+    done = voxlive("transcribe", path, "--diarize")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        *("Speaker 1", "Speaker 2", "Speaker 1")
+    ]
+    bad = voxlive("transcribe", path, "--diarize", "--speakers", 9)
+    assert (bad.returncode, "speakers must be" in bad.stderr) == (2, True)
 
 
 def test_transcribe_writes_every_format(voxlive, tmp_path):

@@ -63,7 +63,6 @@ def test_a_missing_package_is_501_with_a_remedy(tmp_path, shape, installed, code
         (whisper(tokens=51864), Requirements("translate"), "unsupported_task", "task"),
         (whisper(tokens=51864), Requirements(language="de"), "unsupported_language", "language"),
         (whisper(tokens=51864), Requirements(language="en"), None, None),
-        (whisper(), Requirements(speakers=True), "no_speakers", "response_format"),
         (whisper(), Requirements(language="tlh"), "unsupported_language", "language"),
         (whisper(), Requirements("summarise"), "bad_task", "task"),
         ({"model_type": "moonshine"}, Requirements("translate"), "unsupported_task", "task"),

@@ -82,6 +82,14 @@ class Clip:
         return write_wav(path, self.pcm.tobytes(), self.rate, self.channels)
 
 
+@cache
+def two_people() -> NDArray[np.float32]:
+    """``doctor``, ``market`` in another voice, and ``doctor`` again, as ``Clip.samples``."""
+    first, other = clip("doctor").samples, clip("market").samples
+    pause = np.zeros(16_000, np.float32)
+    return np.concatenate([first, pause, other, pause, first])
+
+
 def write_wav(path: Path, s16le: bytes, rate: int = 16_000, channels: int = 1) -> Path:
     """A file for a browser's fake microphone and the like."""
     with wave.open(str(path), "wb") as file:

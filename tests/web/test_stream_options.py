@@ -145,16 +145,13 @@ def test_deepgrams_replacements():
 
 @pytest.mark.conforms(
     "Deepgram's files",
-    "`replace`, `diarize`",
-    "refused: words of files are not replaced, their speakers not told apart",
+    "`replace`",
+    "refused: words of files are not replaced",
 )
 def test_deepgrams_replacements_are_refused_for_a_file(server):
     answer = httpx.post(f"{server.url}/v1/listen?replace=a:b", content=b"RIFF", timeout=60)
     assert answer.status_code == 400
     assert "leave out replace" in answer.json()["err_msg"]
-    answer = httpx.post(f"{server.url}/v1/listen?diarize=true", content=b"RIFF", timeout=60)
-    assert answer.status_code == 400
-    assert "leave out diarize" in answer.json()["err_msg"]
 
 
 @pytest.mark.conforms(

@@ -55,6 +55,9 @@ class PackagedModel:
         return sum(file.size for file in self.files.values())
 
 
+SPEAKER_MODEL = "speaker-encoder"
+"""The part that knows voices."""
+
 PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
     {
         "Systran/faster-whisper-tiny.en": PackagedModel(
@@ -127,7 +130,7 @@ PARTS: Mapping[str, PackagedModel] = MappingProxyType(
             },
             "when somebody has finished speaking",
         ),
-        "speaker-encoder": PackagedModel(
+        SPEAKER_MODEL: PackagedModel(
             ("Resemblyzer==0.1.4",),
             {
                 "pretrained.pt": PackagedFile(

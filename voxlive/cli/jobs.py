@@ -32,6 +32,7 @@ from voxlive.runners.batch import Batch
 from voxlive.runners.contract import Job, JobProgress, RunnerSpec, Transcript, Update
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions
 from voxlive.runners.refusals import Requirements
+from voxlive.speakers.tracker import SpeakerOptions
 
 _MOST_AT_ONCE = 8
 _MOST_OVER_CLUSTER = 1000  # a cluster that grows by what waits has to see that
@@ -185,6 +186,7 @@ class TranscribePlan:
     hints: Hints
     output: OutputTarget
     over: Callable[[], RayBatch] | None = None
+    speakers: SpeakerOptions | None = None
 
     def job(self, path: Path) -> Job:
         """One file's."""
@@ -196,7 +198,8 @@ class TranscribePlan:
             self.hints.prompt,
             self.hints.temperature,
             self.hints.max_tokens,
-            words=self.requirements.words or timed,
+            words=self.requirements.words or timed or self.speakers is not None,
+            speakers=self.speakers,
         )
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from voxlive.runners.contract import RunnerSpec
     from voxlive.runners.outputs.subtitles import CueStyle
     from voxlive.runners.refusals import LoadOptions, Requirements
+    from voxlive.speakers.tracker import SpeakerOptions
 
 MOST_SPOOLED = 4 << 30
 """Bytes of a stream that are kept while it is transcribed: six hours of stereo CD sound."""
@@ -204,6 +205,21 @@ TaskName = Annotated[
 WordTimes = Annotated[
     bool, typer.Option("--words", help="List words with their times in verbose_json.")
 ]
+Diarize = Annotated[
+    bool,
+    typer.Option(
+        "--diarize",
+        help="Say who speaks, in every format. Needs: voxlive models fetch "
+        "speaker-encoder, or a model that tells speakers itself.",
+    ),
+]
+Speakers = Annotated[
+    int | None, typer.Option(min=1, help="--diarize: how many there are, where that is known.")
+]
+MaxSpeakers = Annotated[int, typer.Option(min=1, max=20, help="--diarize: there are never more.")]
+MinSpeechMs = Annotated[
+    int, typer.Option(min=200, max=1600, help="--diarize: shorter speech has the nearest speaker.")
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Do files again whose results are there and newer.")
 ]
@@ -241,6 +257,10 @@ def transcribe(
     max_tokens: MaxTokens = None,
     task: TaskName = "transcribe",
     words: WordTimes = False,
+    diarize: Diarize = False,
+    speakers: Speakers = None,
+    max_speakers: MaxSpeakers = 8,
+    min_speech_ms: MinSpeechMs = 500,
     overwrite: Overwrite = False,
     line_length: LineLength = 42,
     max_lines: MaxLines = 2,
@@ -267,20 +287,22 @@ def transcribe(
     start_logging("warning")
     cues = _cue_style(line_length, max_lines, min_seconds, max_seconds)
     named = list(dict.fromkeys(formats or [OutputFormat.txt]))
-    requirements = Requirements(task, language, words, OutputFormat.diarized_json in named)
+    told = _speaker_options(max_speakers, min_speech_ms, speakers)
+    diarize = diarize or OutputFormat.diarized_json in named
+    requirements = Requirements(task, language, words, diarize)
     bits = int(quantize) if quantize else None
     load = LoadOptions(device, bits, delay_ms, keep_quantized)
     with ExitStack() as keep:
         inputs = _check_inputs(files, named, output_dir, words, keep)
         spec = _find_model(open_model(model, offline=offline), load, requirements)
-        options = OutputOptions(spec.model, words=words, cues=cues)
+        options = OutputOptions(spec.model, words=words, cues=cues, voices=diarize)
         output = OutputTarget(tuple(map(_format_key, named)), output_dir, options, overwrite)
         hints = Hints(prompt, temperature, max_tokens)
         over = None
         if ray:
             chosen = ChosenModel(_name_anywhere(model), load, requirements, offline)
             over = partial(RayBatch, ray, chosen, RayOptions(ray_cpus, ray_gpus))
-        plan = TranscribePlan(spec, requirements, hints, output, over)
+        plan = TranscribePlan(spec, requirements, hints, output, over, told if diarize else None)
         if code := asyncio.run(_run(plan, inputs)):
             raise typer.Exit(code)
 
@@ -291,6 +313,15 @@ def _name_anywhere(model: str | None) -> str:
 
     path = Path(model or "").expanduser()
     return str(path.resolve()) if model and path.is_dir() else model or default_model()
+
+
+def _speaker_options(most: int, min_speech_ms: int, number: int | None) -> SpeakerOptions:
+    from voxlive.speakers.tracker import SpeakerOptionError, SpeakerOptions
+
+    try:
+        return SpeakerOptions(most, min_speech_ms, number)
+    except SpeakerOptionError as error:
+        fail(error, MISUSED)
 
 
 def _cue_style(line: int, lines: int, min_s: float, max_s: float) -> CueStyle:

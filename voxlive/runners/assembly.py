@@ -59,9 +59,9 @@ def stretches(
     job: Job, silero: Silero, options: CutOptions, cancelled: Callable[[], bool]
 ) -> Iterator[Stretch]:
     """Decode a measured file, detect speech and cut. Ends early once ``cancelled()``."""
-    detector, cutter = _WindowProbabilities(silero), Cutter(options)
+    detector, cutter = WindowProbabilities(silero), Cutter(options)
     rest = np.zeros(0, np.float32)
-    for block in _raw(job.path, job.raw) if job.raw else read_file(job.path):
+    for block in blocks_of(job):
         if cancelled():
             return
         audio = np.concatenate([rest, block])
@@ -69,6 +69,11 @@ def stretches(
         windows, rest = audio[:complete], audio[complete:]
         yield from cutter.push(windows, detector.of(windows))
     yield from cutter.finish(rest)
+
+
+def blocks_of(job: Job) -> Iterator[Samples]:
+    """The file's audio, decoded block after block."""
+    return _raw(job.path, job.raw) if job.raw else read_file(job.path)
 
 
 def _measure_raw(path: Path, audio: AudioFormat) -> Measured:
@@ -87,7 +92,7 @@ def _raw(path: Path, audio: AudioFormat) -> Iterator[Samples]:
     yield decoder.finish()
 
 
-class _WindowProbabilities:
+class WindowProbabilities:
     """The voice detector on one stream."""
 
     def __init__(self, silero: Silero) -> None:

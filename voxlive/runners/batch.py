@@ -59,6 +59,7 @@ from voxlive.runners.process import (
 from voxlive.runners.queue import ModelQueue, QueuedJob
 from voxlive.runners.refusals import LoadOptions, Requirements
 from voxlive.runners.scratch import SCRATCH, sweep
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.values import SAMPLE_RATE
 
@@ -278,6 +279,7 @@ def transcribe(
     task: Task = "transcribe",
     words: bool = False,
     prompt: str | None = None,
+    diarize: SpeakerOptions | bool = False,
     device: Literal["gpu", "cpu"] | None = None,
     offline: bool = False,
 ) -> Transcript:
@@ -287,13 +289,15 @@ def transcribe(
     Whisper base if it is here, else tiny.en. It is loaded in a process of its own for this call. An
     engine of ``load_engine`` is used as it is and stays loaded: ``device`` and ``offline`` do not
     apply to it. ``language`` is a code, a locale or an English name; ``words`` asks for word times
-    where a model needs extra work for them.
+    where a model needs extra work for them. ``diarize``: segments have speakers, by their voices
+    unless the model tells them itself; it needs ``voxlive models fetch speaker-encoder``.
 
     Blocks, in an event loop's thread too. Raises OSError for a file that cannot be read,
     VoxliveError for what the model or the audio cannot do and for a model that is not there.
     """
-    requirements = Requirements(task, language_of(language), words)
-    with _as_job(audio, requirements, prompt) as job:
+    speakers = (SpeakerOptions() if diarize is True else diarize) or None
+    requirements = Requirements(task, language_of(language), words, speakers is not None)
+    with _as_job(audio, requirements, prompt, speakers) as job:
         if model is not None and not isinstance(model, str):
             return _with_engine(model, job)
         catalogue = make_catalogue(resolve(model, offline=offline), (), LoadOptions(device))
@@ -305,12 +309,17 @@ def transcribe(
 
 @contextmanager
 def _as_job(
-    audio: str | Path | Samples, requirements: Requirements, prompt: str | None
+    audio: str | Path | Samples,
+    requirements: Requirements,
+    prompt: str | None,
+    speakers: SpeakerOptions | None,
 ) -> Iterator[Job]:
+    words = requirements.words or requirements.speakers
+    asked = requirements.task, requirements.language, prompt
     if isinstance(audio, str | Path):
         path = Path(audio)
         path.open("rb").close()
-        yield Job(path, requirements.task, requirements.language, prompt, words=requirements.words)
+        yield Job(path, *asked, words=words, speakers=speakers)
         return
     if audio.dtype != np.float32 or audio.ndim != 1:
         found = f"{audio.dtype} {list(audio.shape)}"
@@ -318,15 +327,7 @@ def _as_job(
     with SCRATCH.file("samples") as file:
         file.write(audio.astype("<f4", copy=False).tobytes())
         file.flush()
-        path = Path(file.name)
-        yield Job(
-            path,
-            requirements.task,
-            requirements.language,
-            prompt,
-            words=requirements.words,
-            raw=_SAMPLES,
-        )
+        yield Job(Path(file.name), *asked, words=words, raw=_SAMPLES, speakers=speakers)
 
 
 async def _with_process(spec: RunnerSpec, job: Job) -> Transcript:
@@ -339,12 +340,14 @@ async def _with_process(spec: RunnerSpec, job: Job) -> Transcript:
 
 def _with_engine(engine: Engine, job: Job) -> Transcript:
     from voxlive.runners.live import LiveRunner
+    from voxlive.runners.speakers import run_with_speakers
     from voxlive.vad.detector import Silero, VoiceDetector
 
     detector = VoiceDetector(Silero())
     try:
         runner = LiveRunner(engine, detector)
         with ThreadPoolExecutor(1, "transcribe") as thread:
-            return thread.submit(runner.run, job, lambda _update: None, lambda: False).result()
+            ignored = (lambda _update: None), (lambda: False)
+            return thread.submit(run_with_speakers, runner, job, *ignored).result()
     finally:
         detector.close()

@@ -98,11 +98,20 @@ class RunnerServer:
         return loader(self._spec.backend)(self._spec)
 
     def _work(self, ident: int, job: Job, cancelled: threading.Event) -> None:
-        assert self._runner
-        run = partial(self._runner.run, job, self._report_to(ident), cancelled.is_set)
+        run = partial(self._transcribe, job, self._report_to(ident), cancelled.is_set)
         outcome: Transcript | VoxliveError = self._run(ident, VoxliveError, run)
         del self._running[ident]
         self._sender.put(JobEnded(ident, outcome))
+
+    def _transcribe(
+        self, job: Job, on_update: Callable[[Update], None], cancelled: Callable[[], bool]
+    ) -> Transcript:
+        assert self._runner
+        if job.speakers is None:
+            return self._runner.run(job, on_update, cancelled)
+        from voxlive.runners.speakers import run_with_speakers
+
+        return run_with_speakers(self._runner, job, on_update, cancelled)
 
     def _run(self, ident: int | None, refusal: type[_E], work: Callable[[], _T]) -> _T | _E:
         """What ``work`` returns, or the refusal that it raises; anything else ends the process."""

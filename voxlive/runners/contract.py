@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 from voxlive.checkpoints.local_model import LocalModel
 from voxlive.errors import VoxliveError
 from voxlive.recognisers.contract import Task
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.ingest.formats import AudioFormat
 from voxlive.values import CodedWarning, Segment
 
@@ -45,7 +46,8 @@ class Job:
     ``language`` is a code (``checkpoints.languages``); it, ``prompt`` and ``max_tokens`` may be
     None. ``words`` asks for word times where the model needs extra work for them. Audio longer than
     ``longest_s`` is refused before any is recognised, whatever its container says. ``instruction``
-    is for a model that follows instructions, and replaces the one to transcribe.
+    is for a model that follows instructions, and replaces the one to transcribe. ``speakers``: how
+    segments get speakers by their voices, unless the model tells them itself; None: they do not.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Job:
     raw: AudioFormat | None = None
     longest_s: float | None = None
     instruction: str | None = None
+    speakers: SpeakerOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

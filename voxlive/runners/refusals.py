@@ -12,6 +12,7 @@ from typing import Literal
 
 from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
+from voxlive.checkpoints.packages import SPEAKER_MODEL, part_file
 from voxlive.errors import ERRORS, RequestRefused, status_of
 from voxlive.recognisers.contract import Task
 from voxlive.runners.contract import RunnerSpec
@@ -157,9 +158,14 @@ def _no_translation(case: Case) -> str | None:
 
 
 def _no_speakers(case: Case) -> str | None:
-    if case.requirements.speakers and "speakers" not in case.capabilities.features:
-        return f"{case.title} does not tell speakers apart: use another format"
-    return None
+    if not case.requirements.speakers or "speakers" in case.capabilities.features:
+        return None
+    if part_file(SPEAKER_MODEL) is not None:
+        return None  # by their voices, whatever the model is
+    return (
+        f"{case.title} does not tell speakers apart; voxlive models fetch {SPEAKER_MODEL} brings "
+        "what does it by their voices, for every model that knows times"
+    )
 
 
 def _no_word_times(case: Case) -> str | None:

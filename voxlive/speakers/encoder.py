@@ -16,12 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from voxlive.checkpoints.packages import part_file
+from voxlive.checkpoints.packages import SPEAKER_MODEL, part_file
 from voxlive.layers.mel import FFT, HOP, mel_power
 from voxlive.vad.network import Array, Network, NetworkMissing, SharedNetwork, read_network
-
-MODEL = "speaker-encoder"
-"""What ``voxlive models`` calls the network."""
 
 _BANDS = 40
 _LAYERS, _WIDTH = 3, 256
@@ -33,7 +30,9 @@ class SpeakersMissing(NetworkMissing):
     """The network's file is not on this machine."""
 
     def __init__(self) -> None:
-        message = f"this server has no model that knows voices: voxlive models fetch {MODEL}"
+        message = (
+            f"this server has no model that knows voices: voxlive models fetch {SPEAKER_MODEL}"
+        )
         super().__init__(message, "diarize")
 
 
@@ -96,7 +95,7 @@ class SpeakerEncoder:
     """The loaded network. Raises SpeakersMissing, and NetworkFailed for another file."""
 
     def __init__(self, path: Path | None = None) -> None:
-        weights = read_weights(read_network(MODEL, SpeakersMissing, path))
+        weights = read_weights(read_network(SPEAKER_MODEL, SpeakersMissing, path))
         self._layers = [
             (
                 weights[f"lstm.weight_ih_l{layer}"].T.copy(),
@@ -144,7 +143,7 @@ class SpeakerDetector(SharedNetwork[Array]):
 
     def prepare(self) -> None:
         """Have the network loaded, on its thread. Raises SpeakersMissing where it is not here."""
-        if not self._known and part_file(MODEL) is None:
+        if not self._known and part_file(SPEAKER_MODEL) is None:
             raise SpeakersMissing
         super().prepare()
 

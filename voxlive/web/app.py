@@ -29,14 +29,13 @@ from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.checkpoints.local_model import LocalModel
-from voxlive.checkpoints.packages import part_file
+from voxlive.checkpoints.packages import SPEAKER_MODEL, part_file
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
 from voxlive.runners.batch import Batch, BatchOptions
 from voxlive.runners.catalogue import Catalogue, make_catalogue
 from voxlive.runners.process import ProcessOptions
-from voxlive.speakers.encoder import MODEL as SPEAKER_MODEL
 from voxlive.speakers.encoder import SpeakersMissing
 from voxlive.store.contract import SessionStore
 from voxlive.streaming.replacements import Replacements

@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from deepgram.listen.v1.types import (
     ListenV1SpeechStarted,
     ListenV1UtteranceEnd,
 )
-from support.clips import clip
+from support.clips import clip, two_people, write_wav
 from support.encode import encode
 from support.scoring import spelt
 from support.wire import START, dial, live, receive, s16le, send
@@ -285,7 +286,6 @@ async def test_undecodable_files_and_unsupported_options(client):
     for call, hint in [
         (partial(media.transcribe_file, request=b"not audio at all, not even close"), "none of"),
         (partial(media.transcribe_file, request=good[:1000]), "cut off"),
-        (partial(media.transcribe_file, request=good, diarize=True), "speakers"),
         (partial(media.transcribe_file, request=good, language="fr"), "does not know French"),
         (partial(media.transcribe_file, request=good, summarize="v2"), "summarize"),
         (partial(media.transcribe_file, request=good, multichannel=True), "multichannel"),
@@ -300,9 +300,8 @@ async def test_undecodable_files_and_unsupported_options(client):
 
 async def test_voices_are_told_apart(client):
     """The same voice twice is one speaker, the first."""
-    first, other = clip("doctor"), clip("market")
-    pause = np.zeros(16_000, np.float32)
-    audio = np.concatenate([first.samples, pause, other.samples, pause, first.samples, pause])
+    first, pause = clip("doctor"), np.zeros(16_000, np.float32)
+    audio = np.concatenate([two_people(), pause])
     async with client.listen.v1.connect(**PCM, diarize="true") as connection:
         await send_all(connection, s16le(audio), chunk=16_000)
         await connection.send_close_stream()
@@ -312,3 +311,21 @@ async def test_voices_are_told_apart(client):
     ends = [w.speaker for w in words if w.start < first.duration or w.start >= begin]
     assert len(ends) > 15
     assert set(ends) == {0}
+
+
+@pytest.mark.conforms(
+    "Deepgram's files",
+    "`diarize`",
+    "works: `speaker` of each word and of `utterances`, by all of the file. Needs "
+    "`voxlive models fetch speaker-encoder`, or a model that tells speakers itself",
+)
+async def test_voices_of_a_file_are_told_apart(client, tmp_path):
+    wav = write_wav(tmp_path / "two.wav", s16le(two_people()))
+    answer = await client.listen.v1.media.transcribe_file(
+        request=wav.read_bytes(), diarize=True, utterances=True
+    )
+    spoken = [(one.speaker, one.transcript) for one in answer.results.utterances]
+    assert [speaker for speaker, _ in spoken] == [0, 1, 0]
+    assert spoken[0] == spoken[2]
+    words = answer.results.channels[0].alternatives[0].words
+    assert [one for one, _ in groupby(word.speaker for word in words)] == [0, 1, 0]

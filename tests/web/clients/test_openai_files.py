@@ -7,11 +7,12 @@ import re
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from support.clips import clip
+from support.clips import clip, two_people, write_wav
 from support.encode import encode
 from support.scoring import spelt
 from support.server import serving
 from support.weights import TINY_EN_ID
+from support.wire import s16le
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +72,29 @@ def test_every_format(client, text):
     assert all(0 <= w.start < w.end <= verbose.duration for w in verbose.words)
 
 
-def test_speakers_are_refused_by_a_model_without_diarisation(client):
-    with pytest.raises(openai.UnprocessableEntityError) as refused:
-        transcribed(client, response_format="diarized_json")
-    assert (refused.value.code, refused.value.param) == ("no_speakers", "response_format")
+def test_speakers_are_told_apart_in_every_format(client, tmp_path):
+    """The same voice twice is one speaker, whatever the model is."""
+    wav = write_wav(tmp_path / "two.wav", s16le(two_people()))
+
+    def asked(**more):
+        create = client.audio.transcriptions.create
+        return create(file=wav, model="gpt-4o-transcribe-diarize", **more)
+
+    told = asked(response_format="diarized_json")
+    assert [one.speaker for one in told.segments] == ["Speaker 1", "Speaker 2", "Speaker 1"]
+    assert "".join(f" {one.text}" for one in told.segments).strip() == told.text
+    diarize = {"extra_body": {"diarize": "true", "speakers": "2", "max_speakers": "4"}}
+    verbose = asked(response_format="verbose_json", **diarize)
+    assert [one.speaker for one in verbose.segments] == [one.speaker for one in told.segments]
+    assert re.findall("<v (.*?)>", asked(response_format="vtt", **diarize))[0] == "Speaker 1"
+    assert "\nSpeaker 2: " in asked(response_format="srt", **diarize)
+    lines = asked(response_format="text", **diarize).splitlines()
+    assert [line.split(":")[0] for line in lines] == [one.speaker for one in told.segments]
+    assert lines[0] == lines[2]
+    for bad in ({"speakers": "9"}, {"max_speakers": "0"}, {"min_speech_ms": "x"}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            asked(response_format="json", extra_body={"diarize": "true", **bad})
+        assert refused.value.param == next(iter(bad))
 
 
 def test_a_stream_has_the_text_as_it_is_recognised(client):

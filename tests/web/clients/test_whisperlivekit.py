@@ -10,15 +10,12 @@ from importlib.metadata import distribution
 from itertools import groupby
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 from support.browser import browsing
-from support.clips import clip, write_wav
+from support.clips import clip, two_people, write_wav
 from support.scoring import spelt
 from support.server import serving
 from support.wire import live, s16le
-
-from voxlive.values import SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +74,7 @@ def its_page():
 
 async def test_its_client_and_its_page_show_who_speaks(server, client, monkeypatch, tmp_path):
     """Two people, as far as it can tell from speakers' numbers: the first, the other, the first."""
-    first, other = clip("doctor").samples, clip("market").samples
-    pause = np.zeros(SAMPLE_RATE, np.float32)
-    samples = np.concatenate([first, pause, other, pause, first])
+    samples = two_people()
     monkeypatch.setattr(client, "load_audio_pcm", lambda path: s16le(samples))
     url = f"{server.ws}/asr?language=en&diarize=true"
     full, diff = await asyncio.gather(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import groupby
 
 import pytest
@@ -12,8 +14,10 @@ from support.conversations import ENGLISH
 
 from voxlive.cli.listen import TerminalCaptions
 from voxlive.errors import ProtocolError
+from voxlive.runners.outputs.formats import export
 from voxlive.speakers.labels import SpeakerNamed, SpeakerRange, SpeakersFound
 from voxlive.speakers.tracker import SpeakerOptions
+from voxlive.store.contract import StoredSegment, StoredSession, StoredTranscript, StoredWord
 from voxlive.streaming.events import Event, SegmentClosed, SessionClosed, UtteranceEnded, Words
 from voxlive.values import Word
 from voxlive.web.captions.cues import LiveCues
@@ -184,6 +188,43 @@ def live_cues(events: Iterable[Event], read_from: int = 0) -> Said:
     return joined(re.findall(r"<v ([^>]*)>(.*)", text))
 
 
+def stored(events: Iterable[Event], *, refined: bool = False) -> StoredTranscript:
+    """What a store keeps of them."""
+    kept: list[StoredWord] = []
+    closed = []
+    for event in events:
+        match event:
+            case Words(segment, said, source):
+                for one in said:
+                    row = (len(kept), segment, one.text, one.start, one.end, None, None, source)
+                    kept.append(StoredWord(*row))
+            case SpeakersFound(ranges):
+                for segment, first, last, speaker in ranges:
+                    own = [n for n, one in enumerate(kept) if one.segment == segment]
+                    for n in own[first : last + 1]:
+                        kept[n] = replace(kept[n], speaker=speaker)
+            case SegmentClosed(ident, start, end):
+                own = [one.number for one in kept if one.segment == ident]
+                closed.append(StoredSegment(ident, start, end, own[0], own[-1] + 1))
+    about = StoredSession("s1", "me", datetime.now(UTC), "live", "/v1/live", "m", samples=100_000)
+    again = [replace(one, speaker=None, layer="refined") for one in kept]
+    transcript = StoredTranscript(about, tuple(closed), tuple(kept))
+    return replace(transcript, refined=tuple(again)) if refined else transcript
+
+
+def exported(suffix: str, pattern: str, *, refined: bool = False) -> Callable[[], Said]:
+    def said() -> Said:
+        text = export(stored(TALK, refined=refined), suffix).decode()
+        return [(who, text.strip()) for who, text in re.findall(pattern, text)]
+
+    return said
+
+
+def exported_json() -> Said:
+    answer = json.loads(export(stored(TALK), "json"))
+    return [(one["speaker"], one["text"]) for one in answer["segments"]]
+
+
 def terminal() -> Said:
     shown = TerminalCaptions()
     lines = [line for event in TALK for line in shown.on_event(event)]
@@ -203,6 +244,11 @@ def terminal() -> Said:
         (lambda: live_cues(TALK, 3), ("Speaker 1", "Speaker 2")),
         (lambda: live_cues(TALK, len(TALK)), ("Speaker 1", "Speaker 2")),
         (terminal, ("Speaker 1", "Speaker 2")),
+        (exported("vtt", r"<v (.*?)>(.*)"), ("Speaker 1", "Speaker 2")),
+        (exported("vtt", r"<v (.*?)>(.*)", refined=True), ("Speaker 1", "Speaker 2")),
+        (exported("srt", r"(Speaker \d): (.*)"), ("Speaker 1", "Speaker 2")),
+        (exported("md", r"\*\*[\d:]+ (Speaker \d)\*\* (.*)"), ("Speaker 1", "Speaker 2")),
+        (exported_json, ("Speaker 1", "Speaker 2")),
     ],
 )
 def test_words_have_their_speakers_in_every_wire_format(said, labels):
@@ -236,6 +282,10 @@ async def test_readers_of_captions_get_speakers_and_their_names():
     text = snapshot_of(feed)
     corrected = json.loads(text.partition("data: ")[2])["segments"][0]
     assert spoken(corrected["parts"]) == [(0, "Hello there."), (1, "High you.")]
+    gone_on = CaptionFeed("s1", "s1", "/v1/live")
+    gone_on.restore(stored(TALK))
+    parts = json.loads(snapshot_of(gone_on).partition("data: ")[2])["segments"][0]["parts"]
+    assert spoken(parts) == [(0, "Hello there."), (1, "Hi you.")], "another server has it"
     again = CaptionFeed("s1", "s1", "/v1/live")
     again.restore_state(json.loads(json.dumps(feed.state)))
     assert snapshot_of(again) == text, "another replica has the same"
@@ -258,6 +308,14 @@ async def by_source_in_captions() -> Said:
 
 async def by_source_in_cues() -> Said:
     return live_cues(SOURCES)
+
+
+async def by_source_in_files() -> Said:
+    files = [export(stored(SOURCES), suffix).decode() for suffix in ("vtt", "srt", "md")]
+    patterns = (r"<v (.*?)>(.*)", r"(\w+): (.*)", r"\*\*[\d:]+ (\w+)\*\* (.*)")
+    [said, *others] = map(re.findall, patterns, files)
+    assert all(other == said for other in others)
+    return said
 
 
 async def by_source_natively() -> Said:
@@ -286,7 +344,10 @@ def fields(event: Event) -> dict:
 
 @pytest.mark.parametrize(
     "said",
-    [by_source_in_captions, by_source_in_cues, by_source_natively, by_source_in_deepgram],
+    [
+        *(by_source_in_captions, by_source_in_cues, by_source_in_files),
+        *(by_source_natively, by_source_in_deepgram),
+    ],
 )
 async def test_words_have_their_source_exactly(said):
     assert await said() == [("me", "Hello"), ("them", "Hi")]

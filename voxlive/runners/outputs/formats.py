@@ -23,6 +23,7 @@ from voxlive.errors import RequestRefused
 from voxlive.runners.contract import Transcript
 from voxlive.runners.outputs import subtitles
 from voxlive.runners.outputs.subtitles import CueStyle
+from voxlive.speakers.labels import speaker_name
 from voxlive.store.contract import (
     Layer,
     Refinement,
@@ -57,7 +58,7 @@ class OutputOptions:
     """What a writer is to list: ``model`` is the name that answers carry.
 
     ``title`` and ``began``, the moment of the first sample, are for documents. ``voices``: speakers
-    are named in subtitles, where they may overlap.
+    are named in plain text and in subtitles, where they may overlap.
     """
 
     model: str
@@ -69,8 +70,12 @@ class OutputOptions:
     voices: bool = False
 
 
-def text(transcript: Transcript, _options: OutputOptions) -> str:
-    """The words alone."""
+def text(transcript: Transcript, options: OutputOptions) -> str:
+    """The words alone; with ``voices`` a line for each speaker's."""
+    if options.voices and any(segment.speaker for segment in transcript.segments):
+        spoken = groupby(transcript.segments, key=lambda segment: segment.speaker)
+        lines = ((name, "".join(segment.text for segment in said)) for name, said in spoken)
+        return "".join(f"{name}: {line.strip()}\n" for name, line in lines)
     return f"{transcript.text.strip()}\n"
 
 
@@ -348,14 +353,39 @@ def _segments_of(found: StoredTranscript, words: Sequence[StoredWord]) -> list[S
     segments = []
     if any(word.source for word in words):
         words = sorted(words, key=lambda word: word.segment)
-    for (ident, source), group in groupby(words, key=lambda word: (word.segment, word.source)):
-        spoken = tuple(Word(w.text, w.start, w.end, w.probability, w.original) for w in group)
+    spoken_by = [(word, *key) for word, key in zip(words, _spoken_by(found, words), strict=True)]
+    parts = groupby(spoken_by, key=lambda one: one[1:])
+    for (ident, source, speaker), group in parts:
+        spoken = tuple(Word(w.text, w.start, w.end, w.probability, w.original) for w, *_ in group)
         text = "".join(word.text for word in spoken)
-        times = closed.get(ident, Segment(ident, text, spoken[0].start, spoken[-1].end))
-        segments.append(Segment(ident, text, times.start, times.end, spoken, source or None))
+        known = closed.get(ident) if speaker is None else None
+        start, end = (known.start, known.end) if known else (spoken[0].start, spoken[-1].end)
+        name = speaker_name(source, speaker) or None
+        segments.append(Segment(ident, text, start, end, spoken, name))
     if any(one.speaker for one in segments):
         segments.sort(key=lambda one: one.start or 0)
     return segments
+
+
+def _spoken_by(
+    found: StoredTranscript, words: Sequence[StoredWord]
+) -> Iterator[tuple[int, str, int | None]]:
+    """Segment, source and speaker of each word.
+
+    One of which that is not known, as of those that were recognised again, has the speaker of the
+    word that was heard nearest to it in its segment.
+    """
+    heard: dict[int, list[tuple[int, int]]] = {}
+    for word in found.words:
+        if word.speaker is not None:
+            middle = (word.start + word.end) // 2
+            heard.setdefault(word.segment, []).append((middle, word.speaker))
+    for word in words:
+        speaker, known = word.speaker, heard.get(word.segment)
+        if speaker is None and known:
+            at = (word.start + word.end) // 2
+            _, speaker = min(known, key=lambda one: abs(one[0] - at))
+        yield word.segment, word.source, speaker
 
 
 def _joined(segments: Sequence[Segment]) -> str:
@@ -421,8 +451,10 @@ def _words(segment: Segment) -> list[dict[str, Any]]:
     if segment.words is None:
         message = "this model knows no word times; ask for those of segments"
         raise RequestRefused("no_word_times", message, "timestamp_granularities[]")
+    speaker = {} if segment.speaker is None else {"speaker": segment.speaker}
     return [
         {"word": word.text.strip(), "start": seconds(word.start), "end": seconds(word.end)}
+        | speaker
         for word in segment.words
     ]
 

@@ -259,6 +259,10 @@ class CaptionFeed:
                 self._number = one.number
                 word = Word(one.text, one.start, one.end, one.probability)
                 self.on_event(Words(one.segment, (word,), one.source))
+                if one.speaker is not None:
+                    at = len(self._rows[one.source]) - 1
+                    named = SpeakerRange(one.segment, at, at, one.speaker)
+                    self._label(one.segment, [named], one.source)
 
     def correct(self, corrected: Mapping[int, tuple[str, int]], corrections: int) -> None:
         """People have made so many corrections; ``corrected`` is of ``corrected_segments``."""

@@ -50,9 +50,6 @@ class ListenEndpoint:
         if query.replacements:
             message = "this server does not replace words in files: leave out replace"
             raise RequestRefused("unsupported_option", message, "replace")
-        if query.diarize:
-            message = "speakers of files are not told apart: leave out diarize"
-            raise RequestRefused("unsupported_option", message, "diarize")
         if query.sources:
             message = "channels of files are mixed, not told apart: leave out multichannel"
             raise RequestRefused("unsupported_option", message, "multichannel")
@@ -60,7 +57,8 @@ class ListenEndpoint:
             message = "this server fetches nothing: send the audio itself, not its URL"
             raise RequestRefused("unsupported_option", message)
         spec = await self._files.find(
-            request.query_params.get("model"), Requirements(language=query.language)
+            request.query_params.get("model"),
+            Requirements(language=query.language, speakers=query.diarize),
         )
         created = wire.now()
         with upload_file() as file:
@@ -72,6 +70,7 @@ class ListenEndpoint:
                 words=True,
                 raw=None if query.audio.encoding == CONTAINER else query.audio,
                 longest_s=max_duration_s(request),
+                speakers=query.speakers,
             )
             transcript = await run_until_disconnect(request, self._files.transcribe(spec, job))
         if transcript is None:
@@ -85,13 +84,18 @@ class ListenEndpoint:
 
 def _results(transcript: Transcript, query: DeepgramQuery) -> dict[str, object]:
     words = [word for segment in transcript.segments for word in segment.words or ()]
+    labels = dict.fromkeys(segment.speaker for segment in transcript.segments)
+    numbers = {label: number for number, label in enumerate(labels)} if query.diarize else {}
+    speakers = [
+        numbers.get(segment.speaker) for segment in transcript.segments for _ in segment.words or ()
+    ]
     found = None if query.language else transcript.language
     channel: dict[str, object] = {"detected_language": found} if found else {}
-    channel["alternatives"] = [wire.alternative(transcript.text, words, found)]
+    channel["alternatives"] = [wire.alternative(transcript.text, words, found, speakers)]
     results: dict[str, object] = {"channels": [channel]}
     if query.utterances:
         results["utterances"] = [
-            wire.utterance(segment.text, segment.words or (), segment.start, segment.end)
+            wire.utterance(segment, numbers.get(segment.speaker))
             for segment in transcript.segments
             if segment.start is not None and segment.end is not None
         ]

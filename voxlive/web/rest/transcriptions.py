@@ -33,6 +33,7 @@ from voxlive.runners.contract import (
 )
 from voxlive.runners.outputs.formats import FORMATS, OutputOptions, usage, warnings
 from voxlive.runners.refusals import TASKS, Requirements
+from voxlive.speakers.tracker import SpeakerOptionError, SpeakerOptions
 from voxlive.values import CodedWarning
 from voxlive.web.errors import error_body, run_until_disconnect
 from voxlive.web.rest.files import (
@@ -67,11 +68,13 @@ _REFUSED_FIELDS = {
     "known_speaker_references": "speakers cannot be told by their voice here",
 }
 
+_SPEAKER_FIELDS = ("speakers", "max_speakers", "min_speech_ms")
+
 # What has an effect, or is done anyway: files are cut at pauses, as chunking_strategy asks for.
 _KNOWN_FIELDS = (
     *("file", "model", "language", "languages", "prompt", "keywords", "context_bias", "task"),
     *("response_format", "temperature", "max_tokens", "stream", "diarize", "include"),
-    *(_GRANULARITIES, "chunking_strategy", *_REFUSED_FIELDS),
+    *(_GRANULARITIES, "chunking_strategy", *_SPEAKER_FIELDS, *_REFUSED_FIELDS),
 )
 
 
@@ -241,6 +244,7 @@ class _TranscriptionRequest:
     output: OutputOptions
     stream: bool
     warnings: tuple[CodedWarning, ...]
+    speakers: SpeakerOptions | None = None
 
     def job(self, path: Path, *, words: bool, max_duration_s: float | None) -> Job:
         """The job for the file."""
@@ -251,8 +255,9 @@ class _TranscriptionRequest:
             self.prompt,
             self.temperature,
             self.max_tokens,
-            words,
+            words or self.speakers is not None,
             longest_s=max_duration_s,
+            speakers=self.speakers,
         )
 
 
@@ -312,18 +317,35 @@ def _read(fields: FormFields, task: Task) -> _TranscriptionRequest:
     granularities = _granularities(fields, response_format)
     # The path for translations has no language; a client that sends one may mean the output's.
     language = _language(fields) if task == "transcribe" else None
-    speakers = response_format == "diarized_json" or fields.flag("diarize")
+    speakers = _speakers(fields, response_format)
     return _TranscriptionRequest(
         fields.text("model"),
-        Requirements(requested_task, language, "word" in granularities, speakers),
+        Requirements(requested_task, language, "word" in granularities, speakers is not None),
         _prompt(fields),
         fields.number("temperature", 0, 1) or 0.0,
         fields.whole("max_tokens", 1, _MAX_TOKENS),
         response_format,
-        OutputOptions("", segments="segment" in granularities, words="word" in granularities),
+        OutputOptions(
+            "",
+            segments="segment" in granularities,
+            words="word" in granularities,
+            voices=speakers is not None,
+        ),
         stream,
         _ignored(fields, task),
+        speakers,
     )
+
+
+def _speakers(fields: FormFields, response_format: str) -> SpeakerOptions | None:
+    """How speakers are told apart, where that is asked for."""
+    if response_format != "diarized_json" and not fields.flag("diarize"):
+        return None
+    asked = {name: fields.whole(name, 1, 10_000) for name in _SPEAKER_FIELDS}
+    try:
+        return SpeakerOptions(**{name: value for name, value in asked.items() if value is not None})
+    except SpeakerOptionError as error:
+        raise RequestRefused("bad_field", error.message, error.param) from error
 
 
 def _check_refused(fields: FormFields) -> None:

@@ -25,7 +25,7 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
 from voxlive.turns.tracker import TurnOptionError, TurnOptions
 from voxlive.vad.gate import GateOptions
-from voxlive.values import Word, seconds
+from voxlive.values import Segment, Word, seconds
 from voxlive.web.protocols.contract import Denial
 from voxlive.web.protocols.fields import quoted
 
@@ -88,8 +88,13 @@ class DeepgramQuery:
             replacements=self.replacements,
             sources=self.sources,
             suppress_leaks=self.suppress_leaks,
-            speakers=SpeakerOptions() if self.diarize else None,
+            speakers=self.speakers,
         )
+
+    @property
+    def speakers(self) -> SpeakerOptions | None:
+        """How voices are told apart, where that is asked for."""
+        return SpeakerOptions() if self.diarize else None
 
 
 def read_query(params: _Params) -> DeepgramQuery:
@@ -305,14 +310,16 @@ def alternative(
     return {"transcript": text.strip(), **rated, **languages}
 
 
-def utterance(text: str, words: Sequence[Word], start: int, end: int) -> dict[str, object]:
-    """One entry of ``utterances``."""
+def utterance(segment: Segment, speaker: int | None) -> dict[str, object]:
+    """One entry of ``utterances``, of a segment with times."""
+    words = segment.words or ()
     return {
         "id": str(uuid.uuid4()),
-        "start": seconds(start),
-        "end": seconds(end),
+        "start": seconds(segment.start or 0),
+        "end": seconds(segment.end or 0),
         "channel": 0,
-        **alternative(text, words),
+        **({} if speaker is None else {"speaker": speaker}),
+        **alternative(segment.text, words, speakers=[speaker] * len(words)),
     }
 
 
