@@ -40,7 +40,8 @@ from support.simulated_cores import SimulatedCores, SimulatedStream
 
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import Committed, Drafted, Message, StreamOptions
-from voxlive.engines.utterances.commitment import DEFAULT_RULE, RULES, CommitRule
+from voxlive.engines.utterances import timing as timing_of
+from voxlive.engines.utterances.commitment import DEFAULT_RULE, CommitRule
 from voxlive.engines.utterances.engine import AGAIN, DRAFT, LAST, WIDE_DRAFT, make_pass
 from voxlive.engines.utterances.utterance import DuePass, PassPlan, UtteranceStream
 from voxlive.recognisers import load_recogniser
@@ -71,11 +72,10 @@ what they take beside plain ones over the same audio: 1.31 of it."""
 _AGREEMENT = "LocalAgreement-2"
 _PLAIN, _MIXED = PassPlan(wide=False), PassPlan()
 _WAS = CommitRule(2, 2.0, patience_s=2.2)
-_CURVE: dict[str, tuple[PassPlan, CommitRule]] = {
+Plans = dict[str, tuple[PassPlan, CommitRule]]
+_CURVE: Plans = {
     f"{_AGREEMENT}, plain drafts": (_PLAIN, CommitRule(2, 0.0)),
     "2 passes, 2.0 s, alone after 2.2 s, plain drafts": (_PLAIN, _WAS),
-    "`steady`, plain drafts": (_PLAIN, RULES["steady"]),
-    "at the pause, plain drafts": (_PLAIN, RULES["pause"]),
     _AGREEMENT: (_MIXED, CommitRule(2, 0.0)),
     **{f"2 passes, {lag} s": (_MIXED, CommitRule(2, lag)) for lag in (0.8, 1.2, 2.0)},
     **{f"1 pass, {lag} s": (_MIXED, CommitRule(1, lag)) for lag in (1.0, 2.0)},
@@ -83,9 +83,28 @@ _CURVE: dict[str, tuple[PassPlan, CommitRule]] = {
         f"2 passes, {lag} s, alone after 2.2 s": (_MIXED, CommitRule(2, lag, patience_s=2.2))
         for lag in (0.8, 1.2, 1.6, 2.0)
     },
-    "`steady` without words left out": (_MIXED, replace(RULES["steady"], surer=inf)),
-    **{f"`{name}`": (_MIXED, rule) for name, rule in RULES.items()},
 }
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A model's rules and its pause, as its engine has them."""
+
+    rules: dict[str, CommitRule]
+    pause_ms: int
+
+    @property
+    def default(self) -> CommitRule:
+        return self.rules[DEFAULT_RULE]
+
+    def curve(self) -> Plans:
+        """All that is replayed."""
+        return _CURVE | {
+            "`steady`, plain drafts": (_PLAIN, self.default),
+            "at the pause, plain drafts": (_PLAIN, self.rules["pause"]),
+            "`steady` without words left out": (_MIXED, replace(self.default, surer=inf)),
+            **{f"`{name}`": (_MIXED, rule) for name, rule in self.rules.items()},
+        }
 
 
 class CountingRecogniser:
@@ -192,7 +211,8 @@ def measure(folder: Path, name: str, kept: Path | None, minutes: float) -> None:
     loading = LoadingOptions("cpu", threads=1, parallel=1)
     recogniser = load_recogniser("faster_whisper", resolve(name), loading)
     passes = KeptPasses(recogniser, _COSTS.get(name), kept)
-    curves = {rule: Curve() for rule in _CURVE}
+    timing = Timing(*timing_of(resolve(name)))
+    curves = {rule: Curve() for rule in timing.curve()}
     rng = np.random.default_rng(0)
     detector = VoiceDetector(Silero())
     for clip in clips:
@@ -200,9 +220,9 @@ def measure(folder: Path, name: str, kept: Path | None, minutes: float) -> None:
         lang = references[clip]["lang"]
         for version, samples, times in more_versions(original, rng):
             samples = samples.astype(np.float32)
-            decisions = gated(detector, samples)
+            decisions = gated(detector, samples, timing.pause_ms)
             reference = " ".join([references[clip]["text"]] * times)
-            for rule, stream, cpu_s in sessions(passes, decisions, samples, lang):
+            for rule, stream, cpu_s in sessions(passes, timing, decisions, samples, lang):
                 curve = curves[rule]
                 curve.add(clip, version, stream, reference, lang)
                 curve.tally.cpu_s += cpu_s
@@ -218,7 +238,7 @@ def measure(folder: Path, name: str, kept: Path | None, minutes: float) -> None:
             lang, reference = references[clip]["lang"], references[clip]["text"]
             texts = {
                 "whole": whole(folder, samples, lang),
-                "live": live_text(passes, detector, samples, lang),
+                "live": live_text(passes, timing, detector, samples, lang),
             }
             for way, text in texts.items():
                 missing, count = deletions(reference, text, lang)
@@ -226,7 +246,7 @@ def measure(folder: Path, name: str, kept: Path | None, minutes: float) -> None:
             words += count
         print(f"| {version} | {words} | {left_out['whole']} | {left_out['live']} |", flush=True)
     if english and minutes:
-        print_joints(folder, clips, passes, detector, whole, minutes)
+        print_joints(folder, clips, passes, timing, detector, whole, minutes)
     passes.save()
     detector.close()
 
@@ -287,19 +307,19 @@ class NotedStream(UtteranceStream):
 
 
 def sessions(
-    passes: KeptPasses, decisions: Decisions, samples: Samples, lang: str
+    passes: KeptPasses, timing: Timing, decisions: Decisions, samples: Samples, lang: str
 ) -> Iterator[tuple[str, SimulatedStream, float]]:
     """The curve's rules, what each makes of a session, and the CPU seconds of its passes."""
     default: dict[PassPlan, tuple[SimulatedStream, float]] = {}
-    for name, (plan, rule) in _CURVE.items():
+    for name, (plan, rule) in timing.curve().items():
         passes.cpu_s = 0.0
         if plan not in default:
-            stream = session(passes, decisions, samples, lang, plan, RULES[DEFAULT_RULE])
+            stream = session(passes, decisions, samples, lang, plan, timing.default)
             default[plan] = stream, passes.cpu_s
         noted, cpu_s = default[plan]
-        if rule == RULES[DEFAULT_RULE]:
+        if rule == timing.default:
             yield name, noted, cpu_s
-        elif rule in RULES.values() and plan == _MIXED:
+        elif rule in timing.rules.values() and plan == _MIXED:
             passes.cpu_s = 0.0
             stream = session(passes, decisions, samples, lang, plan, rule)
             yield name, stream, passes.cpu_s
@@ -340,10 +360,12 @@ def fed_s(decisions: Decisions) -> float:
     return sum(one.end - one.start for one in feeds) / SAMPLE_RATE
 
 
-def live_text(passes: KeptPasses, detector: VoiceDetector, samples: Samples, lang: str) -> str:
+def live_text(
+    passes: KeptPasses, timing: Timing, detector: VoiceDetector, samples: Samples, lang: str
+) -> str:
     """What the default rule commits."""
-    decisions = gated(detector, samples)
-    stream = session(passes, decisions, samples, lang, _MIXED, RULES[DEFAULT_RULE])
+    decisions = gated(detector, samples, timing.pause_ms)
+    stream = session(passes, decisions, samples, lang, _MIXED, timing.default)
     messages = (message for _, message in stream.messages)
     return "".join(w.text for one in messages if isinstance(one, Committed) for w in one.words)
 
@@ -371,6 +393,7 @@ def print_joints(
     folder: Path,
     clips: list[str],
     passes: KeptPasses,
+    timing: Timing,
     detector: VoiceDetector,
     whole: Transcribe,
     minutes: float,
@@ -386,7 +409,7 @@ def print_joints(
             pause = np.zeros(round(float(rng.uniform(0.2, 3)) * SAMPLE_RATE), np.float32)
             pieces += [audio[clip], pause]
             expected += repeated[clip]
-    text = live_text(passes, detector, np.concatenate(pieces), "en")
+    text = live_text(passes, timing, detector, np.concatenate(pieces), "en")
     print(
         f"\n{sum(map(len, pieces)) / 60 / SAMPLE_RATE:.1f} min, {len(text.split())} words: "
         f"{repetitions(text)} repetitions, {expected} in whole files' texts",

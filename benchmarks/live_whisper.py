@@ -26,7 +26,7 @@ from support.simulated_cores import SimulatedCores, SimulatedStream
 
 from voxlive.checkpoints.resolve import resolve
 from voxlive.engines.contract import Committed, StreamOptions
-from voxlive.engines.utterances import measure
+from voxlive.engines.utterances import measure, timing
 from voxlive.engines.utterances.commitment import RULES
 from voxlive.engines.utterances.engine import make_pass
 from voxlive.engines.utterances.utterance import DuePass, PassPlan, UtteranceStream
@@ -35,7 +35,7 @@ from voxlive.recognisers.contract import LoadingOptions, Recogniser, Recognition
 from voxlive.streaming.ingest.media import read_file
 from voxlive.vad.detector import Silero, VoiceDetector
 from voxlive.vad.gate import Action, Feed, Gate, GateOptions, Paused
-from voxlive.values import SAMPLE_RATE, Samples
+from voxlive.values import PAUSE_MS, SAMPLE_RATE, Samples
 
 _PAUSE = np.zeros(SAMPLE_RATE, np.float32)
 _CHUNK = SAMPLE_RATE // 10
@@ -48,9 +48,11 @@ def english_clips(folder: Path) -> list[Samples]:
     return [np.concatenate(list(read_file(folder / f"{name}.flac"))) for name in names]
 
 
-def gated(detector: VoiceDetector, audio: Samples) -> list[tuple[int, list[Action]]]:
+def gated(
+    detector: VoiceDetector, audio: Samples, pause_ms: int = PAUSE_MS
+) -> list[tuple[int, list[Action]]]:
     """What the gate decides once it has audio up to a sample, chunk by chunk."""
-    gate, lane = Gate(GateOptions(), 0), detector.lane()
+    gate, lane = Gate(GateOptions(min_silence_ms=pause_ms), 0), detector.lane()
     decisions = []
     for end in range(_CHUNK, len(audio) + 1, _CHUNK):
         probabilities = lane.push_blocking(audio[end - _CHUNK : end])
@@ -117,6 +119,7 @@ def run(recogniser: Recogniser, clips: list[Samples], sessions: int, args) -> di
     """So many sessions, each ``args.seconds`` long."""
     rng = random.Random(args.seed)
     detector = VoiceDetector(Silero())
+    rules, pause_ms = timing(resolve(args.model))
     passes = Passes(recogniser)
     cores = SimulatedCores(args.threads, passes)
     phases, fed = [], 0.0
@@ -127,9 +130,9 @@ def run(recogniser: Recogniser, clips: list[Samples], sessions: int, args) -> di
         audio = np.concatenate(order)
         if sessions > 1:
             audio = audio[: round(args.seconds * SAMPLE_RATE)]
-        stream = cores.add(UtteranceStream(RULES[args.rule], PassPlan(), StreamOptions("en")))
+        stream = cores.add(UtteranceStream(rules[args.rule], PassPlan(), StreamOptions("en")))
         phases.append(rng.uniform(0, 5))
-        fed += play(cores, stream, audio, gated(detector, audio), phases[-1])
+        fed += play(cores, stream, audio, gated(detector, audio, pause_ms), phases[-1])
     cores.run()
     detector.close()
     late = [d for s, phase in zip(cores.streams, phases, strict=True) for d in delays(s, phase)]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 
+PAUSE_MS = 500
+"""A pause this long ends an utterance, where neither the client nor the engine says another."""
+
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Characters of scripts that put no spaces between words, for a regular expression."""
 _WORD = re.compile(rf"\s*(?:[{SPACELESS}]|[^\s{SPACELESS}]+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -247,6 +247,23 @@ async def test_every_pause_ends_an_utterance_with_words_or_without(service: Serv
     stops = [event.at for event in of(SpeechStopped, events)]
     ends = [event.upto for event in of(UtteranceEnded, events)]
     assert stops[0] <= ends[0] < stops[1] <= ends[1]
+
+
+@pytest.mark.parametrize(("chosen_ms", "utterances"), [(None, 1), (500, 2)])
+async def test_the_pause_is_the_engine_s_unless_the_client_chooses_one(
+    service: Service, engine: CountingEngine, chosen_ms: int | None, utterances: int
+) -> None:
+    engine.info = replace(engine.info, pause_ms=900)
+    options = SessionOptions(PCM, GateOptions(min_silence_ms=chosen_ms))
+    for before in (0, 5 * SAMPLE_RATE):  # as it is opened, and as it goes on
+        session = service.open(SessionOptions(PCM, None) if before else options)
+        await session.push(pcm(silence(before / SAMPLE_RATE)))
+        if before:
+            await service.reconfigure(session, options, "on")
+        await session.push(pcm(np.concatenate([tone(2), silence(0.7), tone(2), silence(2)])))
+        await session.stop()
+        events = [event async for event in session.events()]
+        assert sum(one.at >= before for one in of(SpeechStarted, events)) == utterances
 
 
 async def test_silence_is_never_fed(service: Service, engine: CountingEngine) -> None:

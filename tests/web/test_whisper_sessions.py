@@ -27,6 +27,7 @@ async def test_spoken_words_come_once_before_the_pause_and_are_right(whisper):
         await send(socket, START)
         ready = await receive(socket)
         assert (ready["engine"], ready["languages"]) == ("whisper", ["en"])
+        assert ready["vad"]["min_silence_ms"] == 500
         pcm = spoken.pcm.tobytes()
         for at in range(0, len(pcm), CHUNK):
             await send(socket, pcm[at : at + CHUNK])
@@ -50,6 +51,7 @@ def test_it_is_what_a_server_runs_that_is_given_no_model(real_weights, tmp_path)
     with serving(env={"VOXLIVE_CONFIG": str(nothing)}) as server:
         health = server.health()
     assert (health["engine"], health["model"]) == ("whisper", "Systran/faster-whisper-base")
+    assert health["pause_ms"] == 900
     assert health["note"] is None
 
 

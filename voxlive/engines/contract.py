@@ -24,7 +24,7 @@ from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.errors import UnsupportedOption
 from voxlive.processes.supervisor import DEADLINE_S, Work
 from voxlive.recognisers.contract import Task
-from voxlive.values import SAMPLE_RATE, CodedWarning, QuicklyPickled, Samples, Word
+from voxlive.values import PAUSE_MS, SAMPLE_RATE, CodedWarning, QuicklyPickled, Samples, Word
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -98,7 +98,8 @@ class EngineInfo:
     translate, None if it does. ``language_required``: no stream without a language. ``names``:
     other names that clients may choose it by. ``step``: samples in which it takes audio, 0 for
     any (``Progressed.wanted``). ``drop_at``: a fault on demand, the sample at which
-    every session's connection is cut; None: never.
+    every session's connection is cut; None: never. ``pause_ms``: milliseconds of silence that end
+    an utterance where the client says nothing of it.
     """
 
     engine: str
@@ -121,6 +122,7 @@ class EngineInfo:
     names: tuple[str, ...] = ()
     step: int = 0
     drop_at: int | None = None
+    pause_ms: int = PAUSE_MS
 
     def trail(self, options: StreamOptions) -> int:
         """``Stream.trail`` of a stream with these options, in samples."""

@@ -159,6 +159,7 @@ class Service:
         resumed: SourceState | None = None,
     ) -> Session:
         stream = replace(options.stream, session=ident, name=options.model)
+        options = self._with_pause(options)
         with ExitStack() as undo:
             ingest = open_ingest(options.audio)
             undo.callback(ingest.close)
@@ -197,6 +198,7 @@ class Service:
         await session.reconfigure(partial(self._open_intake, options), marker)
 
     def _open_intake(self, options: SessionOptions, trail: int, at: int) -> Intake:
+        options = self._with_pause(options)
         ingest, vad = open_ingest(options.audio), self._open_vad(options, at)
         return Intake(ingest, vad, _open_gate(options, trail, at), self._open_turns(options, at))
 
@@ -252,6 +254,11 @@ class Service:
         if not self._closing:
             self._retiring.remove(engine)
             await asyncio.to_thread(engine.shutdown)
+
+    def _with_pause(self, options: SessionOptions) -> SessionOptions:
+        """The pause that suits the engine, where the client has chosen none."""
+        gate = options.gate and options.gate.with_pause(self.engine.info.pause_ms)
+        return replace(options, gate=gate)
 
     def _open_vad(self, options: SessionOptions, at: int = 0) -> SpeechProbabilities:
         return NoVad(at) if options.gate is None else self._detector.lane(at)

@@ -13,13 +13,13 @@ import math
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
 from voxlive.errors import CodedError
-from voxlive.values import SAMPLE_RATE, Samples
+from voxlive.values import PAUSE_MS, SAMPLE_RATE, Samples
 
 WINDOW = 512
 """Samples to a probability: 32 ms."""
@@ -42,13 +42,13 @@ class GateOptions:
     """What counts as speech: probabilities from 0.01 to 0.99 and whole milliseconds.
 
     ``pre_roll_ms`` of audio before the onset are fed as well, so that no first syllable is clipped.
-    Raises GateOptionError.
+    ``min_silence_ms`` None: what suits the engine (``with_pause``). Raises GateOptionError.
     """
 
     threshold: float = 0.5
     exit_threshold: float = 0.35
     min_speech_ms: int = 96
-    min_silence_ms: int = 500
+    min_silence_ms: int | None = None
     pre_roll_ms: int = 300
 
     def __post_init__(self) -> None:
@@ -56,8 +56,17 @@ class GateOptions:
         most = f"threshold ({self.threshold:g})"
         _check_probability("exit_threshold", self.exit_threshold, self.threshold, most)
         _check_ms("min_speech_ms", self.min_speech_ms, 2_000)
-        _check_ms("min_silence_ms", self.min_silence_ms, 10_000)
+        _check_ms("min_silence_ms", self.pause_ms, 10_000)
         _check_ms("pre_roll_ms", self.pre_roll_ms, 2_000)
+
+    @property
+    def pause_ms(self) -> int:
+        """The pause that ends an utterance, in milliseconds."""
+        return PAUSE_MS if self.min_silence_ms is None else self.min_silence_ms
+
+    def with_pause(self, pause_ms: int) -> GateOptions:
+        """The same with a pause of ``pause_ms``, where none was chosen."""
+        return self if self.min_silence_ms is not None else replace(self, min_silence_ms=pause_ms)
 
 
 def _check_probability(field: str, value: float, most: float, name: str) -> None:
@@ -273,7 +282,7 @@ class Gate(_GateBase):
         self._threshold = options.threshold
         self._exit_threshold = options.exit_threshold
         self._min_speech = options.min_speech_ms * _PER_MS
-        self._min_silence = options.min_silence_ms * _PER_MS
+        self._min_silence = options.pause_ms * _PER_MS
         self._pre_roll = options.pre_roll_ms * _PER_MS
         self._trail = trail
         self._onset: int | None = None  # the candidate's

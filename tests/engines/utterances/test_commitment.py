@@ -67,6 +67,16 @@ def test_words_of_which_all_passes_are_sure_wait_less(before, now, certain):
     assert texts(commitment.update(words("a b c d e", probability=now), 5 * S // 2)) == certain
 
 
+@pytest.mark.parametrize(("now", "certain"), [(0.2, ""), (0.3, "a"), (None, "a")])
+@pytest.mark.parametrize("agreeing", [True, False])
+def test_a_word_that_the_last_pass_hardly_believes_waits_longest(now, certain, agreeing):
+    commitment = Commitment(CommitRule(2, 1.0, patience_s=1.0, unsure_lag_s=2.5))
+    commitment.update(words("a b" if agreeing else "x b", probability=0.9), S)
+    assert texts(commitment.update(words("a b", probability=now), 7 * S // 4)) == certain
+    rest = commitment.update(words("a b", probability=now), 15 * S // 4)
+    assert f"{certain} {texts(rest)}".strip() == "a b"
+
+
 def surely(text: str) -> list[Word]:
     """As ``words``: a word for each fifth of a second of ``text/probability``, - for none."""
     return [
@@ -202,6 +212,7 @@ _PASS = st.lists(st.sampled_from(["a", "b", "c", "A.", "d,"]), max_size=12).map(
             CommitRule(3, 0.5, patience_s=1.5),
             CommitRule(2, 2.0, patience_s=2.5, sure_lag_s=1.0),
             CommitRule(2, 1.0, patience_s=1.5, surer=0.2),
+            CommitRule(2, 1.0, patience_s=1.5, unsure=0.5, unsure_lag_s=2.0),
         ]
     ),
 )

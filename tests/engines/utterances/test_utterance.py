@@ -498,10 +498,11 @@ def test_whatever_a_recogniser_finds_times_are_in_order_and_marks_behind_words(s
 
 
 def recognition(
-    text: str, no_speech: float, logprob: float, p: float, tokens: int = 5
+    text: str, no_speech: float, logprob: float, p: float, tokens: int = 5, length: int = 1
 ) -> Recognition:
-    words = tuple(Word(f" {word}", i, i + 1, p) for i, word in enumerate(text.split()))
-    segment = Segment(0, text, 0, len(words), words)
+    texts = text.split()
+    words = tuple(Word(f" {w}", i * length, (i + 1) * length, p) for i, w in enumerate(texts))
+    segment = Segment(0, text, 0, len(words) * length, words)
     return Recognition((segment,), None, None, no_speech, logprob, 1.0, 0.0, tokens)
 
 
@@ -512,10 +513,12 @@ def recognition(
         (recognition("I'm going to do", 0.84, -0.92, 0.24), 0),  # white noise, base
         (recognition("Thanks for watching", 0.38, -1.21, 0.51), 0),  # music, base
         (recognition("The truth has been", 0.31, -0.96, 0.4, tokens=61), 0),  # eight voices
+        (recognition("Thank you", 0.79, -0.8, 0.67, length=5 * SAMPLE_RATE), 0),  # chords, tiny.en
         (recognition(". ... -", 0.3, -0.3, 0.9), 0),
         (recognition("The place has been", 0.37, -0.79, 0.73), 4),  # speech in noise
         (recognition("It's green", 0.16, -0.92, 0.45), 2),
         (recognition("We are here", 0.9, -0.3, 0.9), 3),  # behind a long silence
+        (recognition("Thank you", 0.79, -0.8, 0.67), 2),
         (recognition("50 %", 0.1, -0.3, 0.9), 2),
     ],
 )

@@ -337,7 +337,7 @@ def test_ready_has_the_options_in_force():
         "format": "s16le",
         "rate": 16_000,
         "channels": 1,
-        "vad": asdict(GateOptions(threshold=0.7)),
+        "vad": asdict(GateOptions(threshold=0.7, min_silence_ms=500)),
     }
     protocol = LiveProtocol({}, ENGLISH)
     [action] = protocol.received('{"type": "start", "format": "container", "vad": false}')

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voxlive.engines.contract import EngineInfo
-from voxlive.engines.utterances.commitment import DEFAULT_RULE, RULES
+from voxlive.engines.utterances.commitment import DEFAULT_RULE, PATIENT_RULES, RULES, CommitRule
 from voxlive.engines.utterances.engine import DRAFT, LAST, WIDE_DRAFT, UtteranceEngine
 from voxlive.errors import EngineError, RequestRefused, UnsupportedOption
 from voxlive.processes.process import command_name, cores
 from voxlive.recognisers import library_of, load_recogniser
 from voxlive.recognisers.contract import LoadingOptions
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import PAUSE_MS, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
@@ -35,6 +35,12 @@ SLOWEST_DRAFTS_S = 1.2
 them agree, and come late where drafts are rarer."""
 UTTERANCE_S = 6.0
 """How long people speak between two pauses, for the measurement of capacity."""
+
+_SMALL = 100_000_000
+"""Bytes of weights below which a model (Whisper tiny) errs more where there are pauses in its
+audio; larger ones err less, as what is said around a word tells them more (benchmarks/SPEED.md)."""
+_LONG_PAUSE_MS = 900
+"""What ends an utterance for larger ones."""
 
 _MARGIN = 0.8  # of the cores' time: sessions do not spread evenly over it
 _MOST_SLOTS = 256
@@ -87,6 +93,7 @@ def load(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
         warm_up(recogniser)
     sessions = options.max_sessions or measure(recogniser).sessions(min(found.parallel, shared))
     commit = options.commit or DEFAULT_RULE
+    rules, pause_ms = timing(model)
     return UtteranceEngine(
         recogniser,
         EngineInfo(
@@ -99,14 +106,23 @@ def load(model: LocalModel, options: EngineOptions) -> UtteranceEngine:
             warning=found.warning,
             takes_language=found.takes_language,
             vocabulary=options.vocabulary,
-            commit_rules=tuple(RULES),
+            commit_rules=tuple(rules),
             default_commit=commit,
             no_translation=found.no_translation,
             language_required=found.language_required,
+            pause_ms=pause_ms,
         ),
-        RULES[commit],
+        rules[commit],
+        rules=rules,
         threads=found.parallel,
     )
+
+
+def timing(model: LocalModel) -> tuple[dict[str, CommitRule], int]:
+    """When such a model's words are committed, and the pause in ms that ends its utterances."""
+    if model.capabilities.weights_bytes < _SMALL:
+        return RULES, PAUSE_MS
+    return PATIENT_RULES, _LONG_PAUSE_MS
 
 
 def measure(recogniser: Recogniser) -> PassCost:

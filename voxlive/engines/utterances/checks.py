@@ -28,6 +28,9 @@ _NOBODY_SPEAKS, _UNLIKELY = 0.8, 0.6
 """Whisper gives speech, in noise and quiet too, a probability of no speech below 0.4, and sounds
 that are none above 0.85; the words that it writes for those are less likely than this."""
 
+_LONGEST_WORD = 4 * SAMPLE_RATE
+"""Nobody holds a word for longer: a model that finds one there has a sound before it."""
+
 _GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
 """Mean log-probability, words' mean probability, and tokens from which such means are steady."""
 
@@ -136,13 +139,15 @@ def is_said_twice(last: Word, word: Word) -> bool:
 def is_silence(found: Recognition) -> bool:
     """Whether the model takes the audio for one in which nobody speaks.
 
-    Beside OpenAI's rule: where it is certain of that, it still writes a word of which it is not.
+    Beside OpenAI's rule: where it is certain of that, it still writes a word of which it is not,
+    and where it doubts, one that would last for seconds.
     """
     if found.no_speech is None or found.mean_logprob is None:
         return False
     if found.no_speech > _NOBODY_SPEAKS and _mean_probability(found) < _UNLIKELY:
         return True
-    return found.no_speech > NO_SPEECH and found.mean_logprob < IMPROBABLE
+    held = any(word.end - word.start > _LONGEST_WORD for word in found.words)
+    return found.no_speech > NO_SPEECH and (held or found.mean_logprob < IMPROBABLE)
 
 
 def is_guess(found: Recognition) -> bool:

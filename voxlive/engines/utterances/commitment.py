@@ -3,9 +3,9 @@
 A recogniser of whole utterances is asked again and again while somebody speaks; each pass gives
 words for all of the utterance so far, and the newest of them may be wrong. A word is committed when
 the last passes agree on it and on all words before it, and it ends ``lag`` before the newest
-sample; less where all of those passes are sure of it. One on which they do not agree is committed
-as the last pass has it once it ends ``patience`` before that. The rest is committed at the pause,
-by a pass over the whole utterance.
+sample; less where all of those passes are sure of it, and more where the last one hardly believes
+it. One on which they do not agree is committed as the last pass has it once it ends ``patience``
+before that. The rest is committed at the pause, by a pass over the whole utterance.
 
 Passes leave out unstressed words more often than they invent any, and hesitate at the next word
 then. So one that two passes have, and the pass that is committed leaves out, is committed too where
@@ -48,7 +48,8 @@ class CommitRule:
     of a pass may be committed, although it may be half a word. ``patience_s``: seconds behind the
     newest sample at which passes need not agree any more. ``surer``: by how much the probability of
     a word must be higher in another pass, with a word before it that is left out otherwise, for
-    that one to be kept; two passes must have it.
+    that one to be kept; two passes must have it. ``unsure_lag_s``: seconds for a word to which the
+    last pass gives a probability below ``unsure``, whatever the passes before it have.
     """
 
     passes: int = 2
@@ -58,6 +59,8 @@ class CommitRule:
     sure_lag_s: float = inf
     sure: float = 0.8
     surer: float = inf
+    unsure: float = 0.3
+    unsure_lag_s: float = 0.0
 
 
 RULES = {
@@ -67,6 +70,11 @@ RULES = {
 }
 """The values of the option ``commit``."""
 DEFAULT_RULE = "steady"
+
+PATIENT_RULES = RULES | {
+    "steady": replace(RULES["steady"], lag_s=1.6, unsure_lag_s=3.0),
+}
+"""Those of models whose passes over more audio are the better ones."""
 
 
 def spelling(word: str) -> str:
@@ -114,7 +122,10 @@ class Commitment:
         certain = 0
         while certain < count:
             lag_s = self._lag_s(certain) if certain < agreed else self._rule.patience_s
-            if newest - spelt[certain].word.end < lag_s * SAMPLE_RATE:
+            word = spelt[certain].word
+            if word.probability is not None and word.probability < self._rule.unsure:
+                lag_s = max(lag_s, self._rule.unsure_lag_s)
+            if newest - word.end < lag_s * SAMPLE_RATE:
                 break
             certain += 1
         committed = self._commit(spelt[:certain], rest)

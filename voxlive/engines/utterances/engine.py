@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -204,11 +204,13 @@ class UtteranceEngine:
         rule: CommitRule,
         plan: PassPlan | None = None,
         *,
+        rules: Mapping[str, CommitRule] = RULES,
         threads: int = 1,
     ) -> None:
         self._recogniser = recogniser
         self._info = info
         self._rule = rule
+        self._rules = rules
         self._plan = plan or PassPlan()
         self._scheduler = PassScheduler(threads)
         self._steps = DurationHistogram()
@@ -249,7 +251,7 @@ class UtteranceEngine:
     def open(self, options: StreamOptions, sink: Sink) -> RecogniserStream:
         """Take a slot; raises EngineFull or UnsupportedOption."""
         self._info.validate(options)
-        rule = RULES[options.commit] if options.commit else self._rule
+        rule = self._rules[options.commit] if options.commit else self._rule
         options = replace(options, vocabulary=self._info.terms(options))
         utterances = UtteranceStream(rule, self._plan, options)
         stream = RecogniserStream(self, sink, utterances)

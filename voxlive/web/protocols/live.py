@@ -372,7 +372,7 @@ class LiveProtocol(Protocol):
                 format=audio.encoding,
                 rate=audio.rate if pcm else None,
                 channels=audio.channels if pcm else None,
-                vad=asdict(options.gate) if options.gate else False,
+                vad=asdict(options.gate.with_pause(info.pause_ms)) if options.gate else False,
                 **more,
             )
         ]

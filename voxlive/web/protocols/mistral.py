@@ -32,7 +32,7 @@ from voxlive.streaming.events import (
 from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
 from voxlive.vad.gate import GateOptionError, GateOptions
-from voxlive.values import Word, seconds
+from voxlive.values import PAUSE_MS, Word, seconds
 from voxlive.web.protocols.contract import (
     DENIAL_CODES,
     ENDING_CODES,
@@ -206,7 +206,7 @@ class MistralProtocol(Protocol):
             and {
                 "start_threshold": turns.threshold,
                 "end_threshold": turns.exit_threshold,
-                "min_silence_ms": turns.min_silence_ms,
+                "min_silence_ms": turns.pause_ms,
             },
         }
         return encode_message(kind, session=session)
@@ -318,7 +318,7 @@ def _turns(value: object) -> GateOptions | None:
         return GateOptions(
             threshold=value.get("start_threshold", 0.5),
             exit_threshold=value.get("end_threshold", 0.33),
-            min_silence_ms=value.get("min_silence_ms", 500),
+            min_silence_ms=value.get("min_silence_ms", PAUSE_MS),
         )
     except GateOptionError as error:
         raise ValueError(f"turn_detection: {error}") from error

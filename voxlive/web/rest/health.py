@@ -140,6 +140,7 @@ def _about(service: Service) -> dict[str, object]:
         "translates": info.no_translation is None,
         "commit_rules": list(info.commit_rules),
         "commit": info.default_commit,
+        "pause_ms": info.pause_ms,
         "delays_ms": list(info.delays_ms),
         "delay_ms": info.default_delay_ms,
     }

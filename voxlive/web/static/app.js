@@ -134,14 +134,15 @@ class App {
     byId("pause-sound").addEventListener("click", () => this.#pause());
     byId("mute").addEventListener("click", () => this.#mute());
     byId("mark").addEventListener("click", () => this.#mark());
-    setUpSettings(this.#settings, (name) => {
+    const changed = (/** @type {string} */ name) => {
       dress(this.#settings);
       this.#view.announcing = this.#settings.announce;
       if (name === "model" || name === "store") this.#show();
       if (name === "pageLanguage") void speak(this.#settings.pageLanguage);
       if (name === "unsure") this.#shadeUnsure();
       if (name === "together") this.#sources.together();
-    });
+    };
+    setUpSettings(this.#settings, changed, () => this.#health?.pause_ms ?? 500);
     this.#setUpFiles();
     setUpTheme(this.#settings);
     onLanguage(() => this.#relabel());

@@ -26,6 +26,7 @@ const ENGLISH_ONLY = new RegExp(`^English only: (${COMMAND.source}) knows 99 lan
  * @property {boolean} translates into English
  * @property {string[]} commit_rules that a session may choose
  * @property {string | null} commit the rule unless one is chosen
+ * @property {number} pause_ms that ends an utterance unless one is chosen
  * @property {number[]} delays_ms that a session may choose
  * @property {number | null} delay_ms unless one is chosen
  * @property {{ location: string, keep_days: number | null, audio?: { of: string } } | null} [store] where transcripts are kept

@@ -62,8 +62,9 @@ const LISTED = {
  * The settings dialog and the row above the start: every change counts and is kept at once.
  * @param {Settings} settings
  * @param {(name: string) => void} changed
+ * @param {() => number} usualPause of the model, in ms
  */
-export function setUpSettings(settings, changed) {
+export function setUpSettings(settings, changed, usualPause) {
   const dialog = byId("settings");
   const forms = [byId("choices"), dialog.querySelector("form")];
   const values = /** @type {Record<string, any>} */ (settings);
@@ -78,7 +79,9 @@ export function setUpSettings(settings, changed) {
       else if (field.name && field.tagName !== "SELECT") field.value = values[field.name];
       else if (field.name in LISTED) field.value = values[field.name];
     }
-    byId("pause-text").textContent = say("seconds", { seconds: number(settings.pauseMs / 1000, 1) });
+    const pauseMs = settings.pauseMs || usualPause();
+    byId("pause").value = String(pauseMs);
+    byId("pause-text").textContent = say("seconds", { seconds: number(pauseMs / 1000, 1) });
   };
   const take = (/** @type {any} */ { target }) => {
     if (!target.checkValidity()) return;

@@ -302,7 +302,7 @@ function wanted({ pauseMs, model, language, translate, store, keepAudio, speed, 
   const replacements = Object.fromEntries(pairs.filter(([heard, text]) => heard && text !== undefined));
   return {
     ...(sources.length > 0 && { channels: sources.length, sources }),
-    vad: { min_silence_ms: pauseMs },
+    ...(pauseMs && { vad: { min_silence_ms: pauseMs } }),
     ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),

@@ -19,7 +19,7 @@ const KEY = "voxlive";
  * @property {string} terms names and terms to expect, one on each line
  * @property {string} replacements what to write for what is heard, on lines such as `um =`
  * @property {string} speakers their names, one on each line, for the keys 1 to 9
- * @property {number} pauseMs a pause this long ends an utterance
+ * @property {number} pauseMs a pause this long ends an utterance; 0: what suits the model
  * @property {boolean} store the transcript, on a server that keeps them
  * @property {boolean} keepAudio with it, where the server does for those who ask
  * @property {boolean} keep the transcript in this browser
@@ -58,7 +58,7 @@ const DEFAULTS = Object.freeze({
   terms: "",
   replacements: "",
   speakers: "",
-  pauseMs: 500,
+  pauseMs: 0,
   store: true,
   keepAudio: false,
   keep: true,

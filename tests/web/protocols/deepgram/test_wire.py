@@ -70,12 +70,12 @@ def test_language_and_interim_results_reach_the_engine():
 @pytest.mark.conforms(
     "Deepgram",
     "`endpointing`",
-    "the pause that ends an utterance: 500 ms unless given, from 300 ms up; with `false` "
-    "no result is `speech_final`",
+    "the pause that ends an utterance: what suits the model unless given, from 300 ms up; with "
+    "`false` no result is `speech_final`",
 )
 @pytest.mark.parametrize(
     ("value", "pause_ms"),
-    [("true", 500), ("false", 500), ("10", 300), ("25", 300), ("300", 300), ("1200", 1200)],
+    [("true", None), ("false", None), ("10", 300), ("25", 300), ("300", 300), ("1200", 1200)],
 )
 def test_endpointing_is_the_pause_that_ends_an_utterance(value, pause_ms):
     assert options(**PCM, endpointing=value).gate == GateOptions(min_silence_ms=pause_ms)

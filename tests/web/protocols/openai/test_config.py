@@ -52,9 +52,12 @@ def test_the_subprotocol_is_the_protocols_name_and_never_the_key():
     )
 
 
-def test_the_defaults_are_those_of_every_other_protocol():
+USUAL = GateOptions(min_silence_ms=500)
+
+
+def test_the_defaults_are_those_of_every_other_protocol_but_for_the_pause_which_is_openai_s():
     options = opened_with(client())
-    assert options.gate == GateOptions()
+    assert options.gate == USUAL
     assert (options.audio.encoding, options.audio.rate) == ("s16le", 24_000)
     assert options.stream.drafts is False
 
@@ -95,9 +98,9 @@ def test_formats(given_format, encoding, rate):
 @pytest.mark.parametrize(
     ("vad", "gate"),
     [
-        ({"threshold": 0.7}, GateOptions(threshold=0.7, exit_threshold=0.55)),
-        ({"threshold": 0}, GateOptions(threshold=0.01, exit_threshold=0.01)),
-        ({"threshold": 1}, GateOptions(threshold=0.99, exit_threshold=0.84)),
+        ({"threshold": 0.7}, replace(USUAL, threshold=0.7, exit_threshold=0.55)),
+        ({"threshold": 0}, replace(USUAL, threshold=0.01, exit_threshold=0.01)),
+        ({"threshold": 1}, replace(USUAL, threshold=0.99, exit_threshold=0.84)),
         (
             {"prefix_padding_ms": 600, "silence_duration_ms": 350},
             GateOptions(pre_roll_ms=600, min_silence_ms=350),
@@ -114,7 +117,7 @@ def test_server_vad_sets_the_gate_and_is_returned_as_in_force(vad, gate):
     protocol = client()
     effective = in_force(protocol, turn_detection={"type": "server_vad", **vad})["turn_detection"]
     options = opened_with(protocol).gate
-    assert options == (gate or GateOptions())
+    assert options == (gate or USUAL)
     assert effective == {
         "type": "server_vad",
         "threshold": options.threshold,
@@ -139,7 +142,7 @@ def test_semantic_vad_is_in_force_where_it_can_be_else_a_server_vad_which_is_sai
         effective = in_force(protocol, turn_detection=vad)["turn_detection"]
         assert effective == {"type": "semantic_vad", "eagerness": eagerness}
         asked = opened_with(protocol)
-        assert (asked.turns, asked.gate) == (EAGERNESS[eagerness], GateOptions())
+        assert (asked.turns, asked.gate) == (EAGERNESS[eagerness], USUAL)
         in_force(protocol, turn_detection={"type": "server_vad"})
         assert protocol._config.options(protocol._info).turns is None
     monkeypatch.setattr(config, "find_model", lambda: None)

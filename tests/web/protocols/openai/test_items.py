@@ -129,7 +129,7 @@ def test_a_commit_in_mid_speech_ends_the_turn():
     item = one(protocol.on_event(SpeechStarted(0)))["item_id"]
     [reconfiguration] = protocol.received(COMMIT)
     assert isinstance(reconfiguration, ReconfigureSession)
-    assert reconfiguration.options.gate == GateOptions()
+    assert reconfiguration.options.gate == GateOptions(min_silence_ms=500)
     outs = [
         *protocol.on_event(SpeechStopped(samples(2))),
         *protocol.on_event(word(" so far", 1)),

@@ -18,12 +18,13 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.turns.detector import find_model
 from voxlive.turns.tracker import EAGERNESS, TurnOptions
 from voxlive.vad.gate import GateOptions
+from voxlive.values import PAUSE_MS
 from voxlive.web.protocols.contract import FindEngine
 from voxlive.web.protocols.fields import Json, quoted
 
 _DEFAULT_AUDIO = AudioFormat("s16le", 24_000)
 _RATE_OF_G711 = 8_000
-_DEFAULT_GATE = GateOptions()
+_DEFAULT_GATE = GateOptions(min_silence_ms=PAUSE_MS)
 _FORMATS = {"audio/pcm": "s16le", "audio/pcmu": "mulaw", "audio/pcma": "alaw"}
 _FLAT_FORMATS = {"pcm16": "s16le", "g711_ulaw": "mulaw", "g711_alaw": "alaw"}
 _FLAT = {
@@ -141,7 +142,7 @@ class Config:
             "type": "server_vad",
             "threshold": turns.threshold,
             "prefix_padding_ms": turns.pre_roll_ms,
-            "silence_duration_ms": turns.min_silence_ms,
+            "silence_duration_ms": turns.pause_ms,
             "idle_timeout_ms": None,
         }
 
@@ -244,7 +245,7 @@ def _turn_detection(config: Config, value: object, param: str, _find: FindEngine
         return replace(config, turns=gate, semantic=None)
     asked = _number(fields, "threshold", param, _DEFAULT_GATE.threshold)
     threshold = min(max(asked, _MIN_THRESHOLD), _MAX_THRESHOLD)
-    silence = _number(fields, "silence_duration_ms", param, _DEFAULT_GATE.min_silence_ms)
+    silence = _number(fields, "silence_duration_ms", param, PAUSE_MS)
     padding = _number(fields, "prefix_padding_ms", param, _DEFAULT_GATE.pre_roll_ms)
     gate = GateOptions(
         threshold=threshold,

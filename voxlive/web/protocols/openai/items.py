@@ -114,7 +114,7 @@ class VadTurns:
         self.semantic = semantic
         self._conversation = conversation
         self._padding = gate.pre_roll_ms * _PER_MS
-        self._silence = gate.min_silence_ms * _PER_MS
+        self._silence = gate.pause_ms * _PER_MS
         self._items: deque[Item] = deque()
         self._end = 0  # of the last item, with the silence that ended it
         self._committed = 0  # items since the client's last commit
