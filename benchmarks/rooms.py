@@ -1,25 +1,42 @@
-"""Who speaks, live, in rooms made of recordings: how much of the speech has a wrong speaker.
+"""Who speaks, in rooms made of recordings and of synthetic voices, live and afterwards.
 
     PYTHONPATH=tests python benchmarks/rooms.py DIR
 
-DIR holds ``NAME.flac`` of the people in ``PEOPLE``, as for ``speech.py``. In a room up to three of
-them take 20 turns: a clip of at most 8 s, or 0.8 to 3 s of one, 0.1 to 1 s after the one before, or
-over its end. All are equally loud. What is speech in a clip is told by how loud it is. Errors are
-in per cent of the speech, leaving out 0.25 s around where anybody begins or ends: missed, where
-nobody speaks, of another speaker, by the best assignment of numbers to people; their sum is the
-diarisation error rate. ``known``: the number of people is given. ``afterwards``: as in a file,
-where the same vectors are clustered when all are there; ``afterwards known`` with the number given.
+DIR holds ``references.json`` and ``NAME.flac`` of the people in ``PEOPLE``, as for ``speech.py``;
+the synthetic voices are those of flite and espeak-ng. In a room some of them take turns: of people
+a clip of at most 8 s, or 0.8 to 3 s of one, of voices one to six sentences (0.8 to 20 s); 0.1 to
+1 s after the one before, or over its end. All are equally loud. What is speech in a clip is told by
+how loud it is.
+
+Errors are in per cent of the speech, leaving out 0.25 s around where anybody begins or ends:
+missed, where nobody speaks, of another speaker, by the best assignment of numbers to people; their
+sum is the diarisation error rate. ``known``: the number of people is given. ``afterwards``: as in a
+file, where the same vectors are clustered when all are there; ``oracle``: with the number given.
+
+With ``--words`` rooms of whole clips go through a server with ``--model`` instead. WER is that of
+all that was said; cpWER is that of each person's words against those of a speaker, by the best
+assignment: words that have the wrong speaker count twice. One room of each kind is sent at real
+speed: how long behind a word's end its text and its first speaker come.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
+import json
 import random
+import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from support.scoring import spelt, word_errors
+from support.server import Server, serving
+from support.wire import dial, live, s16le, send
 
 from voxlive.speakers.clustering import cluster
 from voxlive.speakers.encoder import SpeakerEncoder
@@ -46,6 +63,53 @@ _CELL = SAMPLE_RATE // 100
 _COLLAR = 25  # cells
 _BRIDGE = 30  # cells: shorter pauses within a turn are speech
 _LEVEL = 0.05
+# Of espeak-ng, with its pitch and speed, and of flite.
+VOICES = {
+    "m1": ("en-us+m1", "38", "165"),
+    "m3": ("en-gb+m3", "25", "150"),
+    "f2": ("en-us+f2", "65", "170"),
+    "f4": ("en-gb+f4", "55", "155"),
+    "awb": None,
+    "rms": None,
+    "slt": None,
+    "kal": None,
+}
+SENTENCES = """
+Yes, of course.
+No, I do not think so.
+That is a good question.
+Let me see.
+We met the new neighbours on Sunday afternoon.
+The train to the coast leaves at a quarter past nine.
+Nobody had told me that the meeting was moved to the large room.
+Could you send the figures again?
+I would rather wait until the results of the second test are in.
+It rained all week.
+The garden behind the old house has been empty for years.
+She wrote a long letter to her brother.
+Most of the money went into repairs of the roof and the windows.
+Then we should ask them.
+He opened the door and found a box with three small keys in it.
+They sold bread and fresh cheese.
+The doctor said that walking for half an hour every day would help.
+Thank you very much.
+There are two ways to do this, and neither of them is cheap.
+We lost the map near the river.
+Please bring the blue folder and a pencil to the first lesson.
+My sister plays the piano.
+"""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What somebody may say in a turn: audio, the cells of 10 ms with speech, the text if known."""
+
+    audio: Samples
+    cells: np.ndarray
+    text: str | None = None
+
+
+Everybody = dict[str, list[Piece]]
 
 
 def speech_of(audio: Samples) -> np.ndarray:
@@ -60,36 +124,69 @@ def speech_of(audio: Samples) -> np.ndarray:
     return cells
 
 
-def clips(folder: Path) -> dict[str, list[tuple[Samples, np.ndarray]]]:
-    found = {}
+def level(audio: Samples) -> Samples:
+    return (audio * (_LEVEL / np.sqrt((audio**2).mean()))).astype(np.float32)
+
+
+def clips(folder: Path, *, whole: bool) -> Everybody:
+    """What people say; ``whole``: clips of English as they are, with their texts."""
+    references = json.loads((folder / "references.json").read_text("utf-8"))
+    found: Everybody = {}
     for person, names in PEOPLE.items():
-        found[person] = []
         for name in names:
-            audio = np.concatenate(list(read_file(folder / f"{name}.flac")))
-            audio = (audio * (_LEVEL / np.sqrt((audio**2).mean()))).astype(np.float32)
-            for at in range(0, max(1, len(audio) - 3 * SAMPLE_RATE), 8 * SAMPLE_RATE):
-                piece = audio[at : at + 8 * SAMPLE_RATE]
-                found[person].append((piece, speech_of(piece)))
+            audio = level(np.concatenate(list(read_file(folder / f"{name}.flac"))))
+            if whole and references[name]["lang"] == "en":
+                pieces = [Piece(audio, speech_of(audio), references[name]["text"])]
+            else:
+                starts = range(0, max(1, len(audio) - 3 * SAMPLE_RATE), 8 * SAMPLE_RATE)
+                parts = [] if whole else [audio[at : at + 8 * SAMPLE_RATE] for at in starts]
+                pieces = [Piece(part, speech_of(part)) for part in parts]
+            if pieces:
+                found.setdefault(person, []).extend(pieces)
+    return found
+
+
+def voices() -> Everybody:
+    """What synthetic voices say: turns of one to six sentences."""
+    sentences, rng = SENTENCES.strip().split("\n"), random.Random(1)
+    found: Everybody = {}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "said.wav"
+        for voice, how in VOICES.items():
+            found[voice] = []
+            for count in (1, 1, 1, 2, 2, 3, 4, 6):
+                text = " ".join(rng.sample(sentences, count))
+                if how:
+                    name, pitch, speed = how
+                    command = ["espeak-ng", "-v", name, "-p", pitch, "-s", speed, "-w", path]
+                else:
+                    command = ["flite", "-voice", voice, "-o", path, "-t"]
+                subprocess.run([*command, text], check=True, capture_output=True)
+                audio = level(np.concatenate(list(read_file(path))))
+                found[voice].append(Piece(audio, speech_of(audio), text))
     return found
 
 
 def room(
-    everybody: dict[str, list[tuple[Samples, np.ndarray]]],
+    everybody: Everybody,
     people: int,
     overlap: float,
     noise_db: float | None,
     seed: int,
     turns: int = 20,
-) -> tuple[Samples, np.ndarray]:
-    """Audio, and by cell and person whether they speak."""
+) -> tuple[Samples, np.ndarray, list[tuple[int, str]]]:
+    """Audio, by cell and person whether they speak, and who says what, where that is known."""
     rng = random.Random(seed)
     names = rng.sample(sorted(everybody), people)
     pieces, at, last = [], SAMPLE_RATE // 2, None
+    said: list[tuple[int, str]] = []
     for _ in range(turns):
         person = rng.choice([name for name in names if name != last or people == 1])
         last = person
-        audio, cells = rng.choice(everybody[person])
-        if rng.random() < 0.4:
+        piece = rng.choice(everybody[person])
+        audio, cells = piece.audio, piece.cells
+        said.append((names.index(person), piece.text or ""))
+        if piece.text is None and rng.random() < 0.4:
             count = min(len(cells), round(rng.uniform(0.8, 3) * 100))
             first = rng.randrange(len(cells) - count + 1)
             cells = cells[first : first + count]
@@ -108,7 +205,7 @@ def room(
         whole[start : start + len(audio)] += audio
         cell = start // _CELL
         truth[cell : cell + len(cells), person] |= cells
-    return whole, truth
+    return whole, truth, said
 
 
 class Pipeline:
@@ -179,39 +276,121 @@ def afterwards(parts: list[SpeakerPart], speakers: int | None) -> list[int | Non
     return [None if part.vector is None else next(found) for part in parts]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rooms", type=int, default=8)
-    parser.add_argument("--first", type=int, default=0, help="the number of the first room")
-    options = parser.parse_args()
-    everybody, pipeline = clips(options.folder), Pipeline()
+@dataclass(frozen=True)
+class SaidWord:
+    """A word as the server has it, and when its text and its first speaker came, in seconds."""
+
+    text: str
+    start: float
+    end: float
+    came: float
+    labelled: float | None = None
+    speaker: int | None = None
+
+
+async def heard(server: Server, audio: Samples, *, paced: bool) -> list[SaidWord]:
+    """What a session with ``diarize`` makes of a room."""
+    words: dict[tuple[int, int], SaidWord] = {}
+    if not paced:
+        output = await live(server.ws, s16le(audio), diarize=True)
+        for message in output.messages:
+            take(words, message, 0.0)
+        return [*words.values()]
+    async with dial(f"{server.ws}/v1/live") as socket:
+        start = {"type": "start", "format": "s16le", "rate": SAMPLE_RATE, "diarize": True}
+        await send(socket, start)
+        data, size = s16le(audio), SAMPLE_RATE // 10
+        json.loads(await socket.recv())
+        began = time.monotonic()
+
+        async def speak() -> None:
+            for at in range(0, len(data) // 2, size):
+                # A piece is there once it was spoken.
+                await asyncio.sleep(began + (at + size) / SAMPLE_RATE - time.monotonic())
+                await socket.send(data[2 * at : 2 * (at + size)])
+            await send(socket, {"type": "stop"})
+
+        speaking = asyncio.create_task(speak())
+        async for text in socket:
+            take(words, json.loads(text), time.monotonic() - began)
+        await speaking
+    return [*words.values()]
+
+
+def take(words: dict[tuple[int, int], SaidWord], message: dict, now: float) -> None:
+    if message["type"] == "words":
+        place = sum(segment == message["segment"] for segment, _ in words)
+        for number, word in enumerate(message["words"], place):
+            one = SaidWord(word["text"], word["start"], word["end"], now)
+            words[message["segment"], number] = one
+    elif message["type"] == "speakers":
+        for found in message["ranges"]:
+            for number in range(found["words"][0], found["words"][1] + 1):
+                place = found["segment"], number
+                word = words[place]
+                first = now if word.labelled is None else word.labelled
+                words[place] = SaidWord(
+                    word.text, word.start, word.end, word.came, first, found["speaker"]
+                )
+
+
+def cp_errors(said: list[str], words: list[tuple[str, int | None]]) -> int:
+    """Errors in words by the best assignment of speakers to people; some may have none."""
+    speakers = sorted({-1 if speaker is None else speaker for _, speaker in words})
+    texts = [" ".join(w for w, s in words if (-1 if s is None else s) == one) for one in speakers]
+    size = max(len(said), len(texts))
+    people = [*said, *[""] * (size - len(said))]
+    texts += [""] * (size - len(texts))
+    costs = np.array([[edits(one, other) for other in texts] for one in people])
+    rows, columns = linear_sum_assignment(costs)
+    return int(costs[rows, columns].sum())
+
+
+def label_at(parts: list[SpeakerPart], labels: list[int | None], word: SaidWord) -> int | None:
+    """Of the part in which a word has its middle, or of the nearest."""
+    middle = (word.start + word.end) / 2 * SAMPLE_RATE
+    known = [(part, label) for part, label in zip(parts, labels, strict=True) if label is not None]
+    near = [(max(part.start - middle, middle - part.end, 0), label) for part, label in known]
+    return min(near, key=lambda pair: pair[0])[1] if near else None
+
+
+def edits(said: str, text: str) -> int:
+    return word_errors(said, text) if spelt(said) else len(spelt(text))
+
+
+def diarisation(everybody: Everybody, kind: str, rooms: range) -> None:
+    pipeline = Pipeline()
     audio_s = 0.0
+    print(f"\n{kind}")
     print(
-        "| people | overlap | noise | missed | nobody | wrong | DER | known | found |"
-        " afterwards | afterwards known | found afterwards |"
+        "| people | overlap | noise | missed | nobody | wrong | DER | known | found | afterwards "
+        "| oracle | found |"
     )
-    for people, overlap, noise in (
-        *((1, 0, None), (2, 0, None), (3, 0, None), (4, 0, None), (6, 0, None)),
-        *((2, 0.1, None), (3, 0.1, None), (3, 0.2, None), (3, 0, 20), (3, 0, 10)),
-    ):
-        live, known, later, told, found, counted = *np.zeros((4, 4)), [], []
-        for number in range(options.first, options.first + options.rooms):
-            audio, truth = room(everybody, people, overlap, noise, 100 * people + number)
+    conditions = [(people, 0.0, None) for people in range(1, 7)]
+    conditions += [(people, overlap, None) for people in (2, 3, 4, 6) for overlap in (0.1, 0.2)]
+    conditions += [(3, 0, 20), (3, 0, 10)]
+    for people, overlap, noise in conditions:
+        if kind == "people" and people > 3:
+            continue
+        live_, known, later, oracle = (np.zeros(4) for _ in range(4))
+        found, counted = [], []
+        for number in rooms:
+            audio, truth, _ = room(everybody, people, overlap, noise, 100 * people + number)
             audio_s += len(audio) / SAMPLE_RATE
             tracker = pipeline.follow(audio, SpeakerOptions())
             parts = [*tracker.parts]
-            live += errors(truth, cells_of(parts, [p.speaker for p in parts], len(truth)))
+            count = len(truth)
+            live_ += errors(truth, cells_of(parts, [p.speaker for p in parts], count))
             clustered = afterwards(parts, None)
-            later += errors(truth, cells_of(parts, clustered, len(truth)))
-            told += errors(truth, cells_of(parts, afterwards(parts, people), len(truth)))
             counted.append(len({*clustered} - {None}))
+            later += errors(truth, cells_of(parts, clustered, count))
+            oracle += errors(truth, cells_of(parts, afterwards(parts, people), count))
             given = pipeline.follow(audio, SpeakerOptions(speakers=people))
             labels = [part.speaker for part in given.parts]
-            known += errors(truth, cells_of([*given.parts], labels, len(truth)))
+            known += errors(truth, cells_of([*given.parts], labels, count))
             found.append(tracker.count)
-        missed, nobody, wrong = 100 * live[:3] / live[3]
-        der = [f"{100 * one[:3].sum() / one[3]:.1f}" for one in (live, known, later, told)]
+        missed, nobody, wrong = 100 * live_[:3] / live_[3]
+        der = [f"{100 * one[:3].sum() / one[3]:.1f}" for one in (live_, known, later, oracle)]
         shares = f"{missed:.1f} | {nobody:.1f} | {wrong:.1f} | {' | '.join(der[:2])}"
         where = f"{people} | {overlap:.0%} | {noise or '-'}"
         after = f"{' | '.join(der[2:])} | {sorted(counted)}"
@@ -221,7 +400,13 @@ def main() -> None:
         f"{50 * pipeline.spent / audio_s:.2f} % of a core a session"
     )
     print(f"from the middle of a part to its speaker: {np.median(pipeline.delays):.2f} s, median")
-    one = np.concatenate([everybody["german"][n % len(everybody["german"])][0] for n in range(75)])
+
+
+def alone(everybody: Everybody) -> None:
+    """One voice for long, and what is none."""
+    pipeline = Pipeline()
+    german = [piece.audio for piece in everybody["german"]]
+    one = np.concatenate([german[n % len(german)] for n in range(75)])
     print(f"one voice for {len(one) / SAMPLE_RATE / 60:.0f} min: ", end="")
     print(pipeline.follow(one, SpeakerOptions()).count)
     rng = np.random.default_rng(0)
@@ -232,8 +417,63 @@ def main() -> None:
         ("noise", rng.standard_normal(len(t)) * 0.05),
         ("chords", chord),
     ):
-        heard = pipeline.follow(sound.astype(np.float32), SpeakerOptions())
-        print(f"a minute of {name}: {heard.count}")
+        followed = pipeline.follow(sound.astype(np.float32), SpeakerOptions())
+        print(f"a minute of {name}: {followed.count}")
+
+
+def transcripts(everybody: Everybody, kind: str, rooms: range, server: Server) -> None:
+    pipeline = Pipeline()
+    print(f"\n{kind}: words")
+    print("| people | overlap | words | WER | cpWER live | afterwards | oracle |")
+    conditions = [(2, 0.0), (3, 0.0), (3, 0.1), (3, 0.2)]
+    conditions += [(4, 0.0), (4, 0.1), (6, 0.0), (6, 0.2)] if kind == "voices" else []
+    for people, overlap in conditions:
+        total, counts = 0, np.zeros(4)
+        for number in rooms:
+            audio, _, turns = room(everybody, people, overlap, None, 100 * people + number, 10)
+            said = [" ".join(t for who, t in turns if who == one) for one in range(people)]
+            words = asyncio.run(heard(server, audio, paced=False))
+            parts = [*pipeline.follow(audio, SpeakerOptions()).parts]
+            total += sum(len(spelt(one)) for one in said)
+            whole = " ".join(text for _, text in turns)
+            counts[0] += edits(whole, " ".join(word.text for word in words))
+            counts[1] += cp_errors(said, [(word.text, word.speaker) for word in words])
+            for at, known in ((2, None), (3, people)):
+                labels = afterwards(parts, known)
+                named = [(word.text, label_at(parts, labels, word)) for word in words]
+                counts[at] += cp_errors(said, named)
+        rates = " | ".join(f"{100 * one / total:.1f}" for one in counts)
+        print(f"| {people} | {overlap:.0%} | {total} | {rates} |", flush=True)
+    audio, *_ = room(everybody, 3, 0, None, 300, 10)
+    words = asyncio.run(heard(server, audio, paced=True))
+    came = np.array([word.came - word.end for word in words])
+    named = np.array([word.labelled - word.end for word in words if word.labelled is not None])
+    print(
+        f"at real speed, {len(words)} words, {len(named)} with a speaker: text "
+        f"{np.median(came):.2f} / {np.quantile(came, 0.95):.2f} s behind a word's end (p50 / p95), "
+        f"speaker {np.median(named):.2f} / {np.quantile(named, 0.95):.2f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rooms", type=int, default=6)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first room")
+    parser.add_argument("--words", action="store_true")
+    parser.add_argument("--model", default="whisper-tiny.en")
+    options = parser.parse_args()
+    rooms = range(options.first, options.first + options.rooms)
+    everybody = clips(options.folder, whole=options.words)
+    kinds = {"people": everybody, "voices": voices()}
+    if options.words:
+        with serving("--model", options.model) as server:
+            for kind, pieces in kinds.items():
+                transcripts(pieces, kind, rooms, server)
+        return
+    for kind, pieces in kinds.items():
+        diarisation(pieces, kind, rooms)
+    alone(everybody)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class Cut:
     windows: Samples
     text: str
     probability: float | None = None
+    asked: int = 0  # the sample before which the network heard the pause
 
     def wait(self, options: TurnOptions, *, text: bool = True) -> float | None:
         """Seconds from the end of speech to the end of the turn."""
@@ -64,8 +65,8 @@ class Cut:
         for window in self.windows:
             events = tracker.push(float(window))
             if tracker.asks:
-                # Silence in mid-clip: the question of the pause is the last one.
-                last = tracker.end > len(self.windows) * WINDOW - _PAUSE_S * SAMPLE_RATE
+                # The question of the pause is the last one; others are of silence in mid-clip.
+                last = tracker.end >= self.asked
                 events += tracker.judge(self.probability if last and self.probability else 0.02)
             ended = next((e for e in events if isinstance(e, TurnEnded)), ended)
         return (ended.upto - ended.at) / SAMPLE_RATE if ended else None
@@ -160,7 +161,7 @@ def load(folder: Path) -> Iterator[Cut]:
                         began = time.process_time()
                         [found] = network.judge([whole[: tracker.end]])
                         spent, asked = spent + time.process_time() - began, asked + 1
-                        cut.probability = float(found)
+                        cut.probability, cut.asked = float(found), tracker.end
                         tracker.judge(0.02)
                 if cut.probability is not None:
                     yield cut

@@ -28,18 +28,27 @@ class Speech:
 
 
 def load(name: str) -> Speech:
-    samples, rate = soundfile.read(AUDIO / f"{name}.flac", dtype="int16")
+    """A clip of tests/audio, or any recording at 16 kHz with its text beside it (.txt)."""
+    file = Path(name) if Path(name).suffix else AUDIO / f"{name}.flac"
+    samples, rate = soundfile.read(file, dtype="int16")
     assert rate == RATE, f"{name} is not at {RATE} Hz"
     silence = np.zeros(2 * RATE, np.int16)
-    text = json.loads((AUDIO / "clips.json").read_text())[name]["text"]
+    if Path(name).suffix:
+        text = file.with_suffix(".txt").read_text()
+    else:
+        text = json.loads((AUDIO / "clips.json").read_text())[name]["text"]
     return Speech(np.concatenate([samples, silence]).tobytes(), text)
 
 
-def report(service: str, finals: list[str], interims: int, speech: Speech) -> bool:
-    """Print how many of the words said were heard, in how many finals; whether most were."""
+def report(service: str, finals: list[str], interims: int, turns: int, speech: Speech) -> bool:
+    """Print how many of the words said were heard, in how many finals; whether most were.
+
+    ``turns``: how often the client has learnt that somebody has finished speaking.
+    """
     said, heard = _words(speech.text), _words(" ".join(finals))
     found = len(said & heard)
-    print(f"{service:34} {found:2}/{len(said):2} words, {len(finals)} finals, {interims} interims")
+    counts = f"{len(finals)} finals, {interims} interims, {turns} turns"
+    print(f"{service:34} {found:2}/{len(said):2} words, {counts}")
     print(f"{'':34} {' | '.join(finals)}")
     sys.stdout.flush()
     return found > 0.7 * len(said)

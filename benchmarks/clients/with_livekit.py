@@ -1,6 +1,6 @@
 """livekit-agents' speech-to-text plugins against a running voxlive server, at real speed.
 
-python with_livekit.py [http://127.0.0.1:8000] [market]
+python with_livekit.py [http://127.0.0.1:8000] [market or FILE]
 """
 
 from __future__ import annotations
@@ -35,6 +35,19 @@ def services(url: str, session: aiohttp.ClientSession) -> dict[str, Callable[[],
         "deepgram": lambda: deepgram.STT(
             base_url=f"{url}/v1/listen", api_key=KEY, http_session=session
         ),
+        "openai semantic_vad": lambda: openai.STT(
+            base_url=f"{url}/v1",
+            api_key=KEY,
+            use_realtime=True,
+            model="gpt-4o-transcribe",
+            turn_detection={"type": "semantic_vad", "eagerness": "high"},
+        ),
+        "deepgram flux": lambda: deepgram.STTv2(
+            base_url=f"{url.replace('http', 'ws', 1)}/v2/listen",
+            api_key=KEY,
+            eager_eot_threshold=0.5,
+            http_session=session,
+        ),
         "mistral realtime": lambda: mistralai.STT(
             client=mistral, model="voxtral-mini-transcribe-realtime-2602"
         ),
@@ -46,11 +59,11 @@ def frame(pcm: bytes) -> rtc.AudioFrame:
     return rtc.AudioFrame(pcm, RATE, 1, len(pcm) // 2)
 
 
-async def hear(service: stt.STT, speech: Speech) -> tuple[list[str], int]:
-    """The final transcripts, and how many interim ones came before them."""
+async def hear(service: stt.STT, speech: Speech) -> tuple[list[str], int, int]:
+    """The final transcripts, how many interim ones came before them, and how many turns ended."""
     if not service.capabilities.streaming:
         event = await service.recognize(frame(speech.pcm))
-        return [event.alternatives[0].text], 0
+        return [event.alternatives[0].text], 0, 0
     events: list[stt.SpeechEvent] = []
     async with service.stream() as stream:
         hearing = asyncio.create_task(_collect(stream, events))
@@ -60,7 +73,8 @@ async def hear(service: stt.STT, speech: Speech) -> tuple[list[str], int]:
     hearing.cancel()
     kinds = [event.type for event in events]
     finals = [e.alternatives[0].text for e in events if e.type == FINAL]
-    return finals, kinds.count(stt.SpeechEventType.INTERIM_TRANSCRIPT)
+    turns = kinds.count(stt.SpeechEventType.END_OF_SPEECH)
+    return finals, kinds.count(stt.SpeechEventType.INTERIM_TRANSCRIPT), turns
 
 
 async def _collect(stream: stt.RecognizeStream, events: list[stt.SpeechEvent]) -> None:
@@ -83,8 +97,8 @@ async def main(url: str, name: str) -> None:
     async with http_context.open(), aiohttp.ClientSession() as session:
         for title, make in services(url, session).items():
             service = make()
-            finals, interims = await asyncio.wait_for(hear(service, speech), 90)
-            good &= report(f"livekit {title}", finals, interims, speech)
+            heard = await asyncio.wait_for(hear(service, speech), 90)
+            good &= report(f"livekit {title}", *heard, speech)
             await service.aclose()
     sys.exit(not good)
 

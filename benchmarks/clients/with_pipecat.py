@@ -1,6 +1,6 @@
 """Pipecat's speech-to-text services against a running voxlive server, at real speed.
 
-python with_pipecat.py [http://127.0.0.1:8000] [market]
+python with_pipecat.py [http://127.0.0.1:8000] [market or FILE]
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InterimTranscriptionFrame,
+    ProposedUserStoppedSpeakingFrame,
     TranscriptionFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.deepgram.flux.stt import DeepgramFluxSTTService
 from pipecat.services.deepgram.stt import DeepgramSTTService
 from pipecat.services.mistral.stt import MistralSTTService
 from pipecat.services.openai.stt import OpenAIRealtimeSTTService, OpenAISTTService
@@ -37,13 +39,14 @@ class TranscriptCollector(FrameProcessor):
     def __init__(self) -> None:
         super().__init__()
         self.finals: list[str] = []
-        self.interims = 0
+        self.interims = self.turns = 0
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
         if isinstance(frame, TranscriptionFrame):
             self.finals.append(frame.text)
         self.interims += isinstance(frame, InterimTranscriptionFrame)
+        self.turns += isinstance(frame, ProposedUserStoppedSpeakingFrame)
         await self.push_frame(frame, direction)
 
 
@@ -59,6 +62,14 @@ def services(url: str) -> dict[str, tuple[Callable[[], FrameProcessor], bool]]:
         "openai realtime, default turns": (lambda: realtime(turn_detection=None), False),
         "openai realtime, server_vad": (
             lambda: realtime(turn_detection={"type": "server_vad"}),
+            False,
+        ),
+        "openai realtime, semantic_vad": (
+            lambda: realtime(turn_detection={"type": "semantic_vad", "eagerness": "high"}),
+            False,
+        ),
+        "deepgram flux": (
+            lambda: DeepgramFluxSTTService(api_key=KEY, url=f"{ws}/v2/listen"),
             False,
         ),
         "openai REST": (lambda: OpenAISTTService(api_key=KEY, base_url=f"{url}/v1"), True),
@@ -103,7 +114,7 @@ async def main(url: str, name: str) -> None:
     good = True
     for title, (make, local_turns) in services(url).items():
         heard = await asyncio.wait_for(hear(make(), local_turns, speech), 90)
-        good &= report(f"pipecat {title}", heard.finals, heard.interims, speech)
+        good &= report(f"pipecat {title}", heard.finals, heard.interims, heard.turns, speech)
     sys.exit(not good)
 
 

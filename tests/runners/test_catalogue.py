@@ -69,6 +69,7 @@ def refused(catalogue, name, requirements=None):
         ("served", "served", "voxtral_realtime"),
         ("whisper-1", "served", "voxtral_realtime"),
         ("gpt-4o-mini-transcribe", "served", "voxtral_realtime"),
+        ("gpt-transcribe", "served", "voxtral_realtime"),
         ("gpt-4o-transcribe-diarize", "served", "voxtral_realtime"),
         ("nova-3", "served", "voxtral_realtime"),
         ("voxtral-mini-latest", "served", "voxtral_realtime"),

@@ -97,6 +97,8 @@ def test_a_turn_ends_the_sooner_the_surer_it_is_by_sound_text_and_eagerness():
     by_text = [waited(0.3, text) for text in ("Yes.", "yes", "yes,", "yes and")]
     assert by_text == sorted(set(by_text))
     assert waited(0.3, "my number is 5 5") > waited(0.3, "my number")
+    assert waited(0.3, "ruf mich an.") < waited(0.3, "such an")
+    assert waited(0.3, "c'est la dictée numéro 1.") < waited(0.3, "call me at 5 5 1.")
     eager = [waited(0.3, options=EAGERNESS[name]) for name in ("high", "auto", "low")]
     assert eager == sorted(set(eager))
     assert waited(0.02, "yes and", AUTO.changed(max_wait_ms=1000)) == pytest.approx(1, abs=0.04)

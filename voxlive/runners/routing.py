@@ -105,7 +105,7 @@ def _version(distribution: str) -> str | None:
 
 
 HOSTED = {
-    "OpenAI": ("whisper-1", "gpt-4o*transcribe*", "gpt-realtime*", "gpt-4o*audio*", "gpt-audio*"),
+    "OpenAI": ("whisper-1", "gpt-*transcribe*", "gpt-realtime*", "gpt-4o*audio*", "gpt-audio*"),
     "Deepgram": ("nova", "nova-*", "enhanced*", "base", "base-*", "flux-*", "whisper-cloud"),
     "Mistral": ("voxtral-mini-*", "voxtral-small-*"),
     "Groq": ("whisper-large-v3", "whisper-large-v3-turbo", "distil-whisper-large-v3-en"),

@@ -388,15 +388,22 @@ cero uno dos tres cuatro cinco seis siete ocho nueve
 _NUMBER = re.compile(rf"\b(\d[\d\s,-]*|({'|'.join(_DIGITS.split())}))$")
 # Words that hardly ever end what somebody says, in English, German, French and Spanish.
 _HANGING_WORDS = """
-a an the and or but because so if when while although that which who whose my your his their our of
-to in on at with from for by as than is are was were be been has have had will would can could
-should um uh er
-und oder aber weil dass ob wenn als der die das eine einen einem einer mein meine für von zu mit bei
-nach äh ähm
-et ou mais parce que qui le la les une des du de à dans pour avec sur euh
-y o pero porque el los las una del al con por para
+a the and or but because if when while although which who whose my your their our than um uh er
+und oder aber weil dass ob wenn als der die das eine einen einem einer mein meine ihrem ihren ihrer
+unserem unseren äh ähm
+et ou mais parce que qui le la les une des du de à euh
+y o pero porque el los las una del al
+"""
+# Words that may ("turn it on", "ruf mich an"): those count where no full stop is behind them.
+_MAY_HANG_WORDS = """
+an that so his of to in on at with from for by as is are was were be been has have had will would
+can could should
+für von zu mit bei nach
+dans pour avec sur
+con por para
 """
 _HANGING = frozenset(_HANGING_WORDS.split())
+_MAY_HANG = frozenset(_MAY_HANG_WORDS.split())
 _SENTENCE_ODDS, _OPEN_ODDS, _NUMBER_ODDS, _HANGING_ODDS = 0.3, -0.7, -0.7, -1.5
 
 
@@ -414,9 +421,14 @@ def text_odds(text: str) -> float:
         return _HANGING_ODDS
     if _OPEN.search(text):
         return _OPEN_ODDS
-    if _NUMBER.search(text.rstrip(".!?")):
-        return _NUMBER_ODDS
-    return _SENTENCE_ODDS if _SENTENCE.search(text) else 0.0
+    ends = _SENTENCE.search(text) is not None
+    if words[-1] in _MAY_HANG:
+        return 0.0 if ends else _HANGING_ODDS
+    if number := _NUMBER.search(text.rstrip(".!?")):
+        # One number ends a sentence often, several are of one that is read out.
+        alone = not _NUMBER.search(text[: number.start()].rstrip(" ,"))
+        return 0.0 if ends and alone and " " not in number[0] else _NUMBER_ODDS
+    return _SENTENCE_ODDS if ends else 0.0
 
 
 @dataclass(slots=True)

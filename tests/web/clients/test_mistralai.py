@@ -16,7 +16,9 @@ from mistralai.client.models import (
     TranscriptionStreamSegmentDelta,
     TranscriptionStreamTextDelta,
     TurnDetectionConfig,
+    TurnDetectionEagerEndEvent,
     TurnDetectionEndEvent,
+    TurnDetectionResumeEvent,
     TurnDetectionStartEvent,
 )
 from mistralai.extra.exceptions import RealtimeTranscriptionWSError
@@ -162,6 +164,17 @@ async def test_turns_are_sent_if_requested(realtime):
     starts, ends = of(TurnDetectionStartEvent, events), of(TurnDetectionEndEvent, events)
     assert [event.time_s for event in starts] == pytest.approx([t[0] for t in times], abs=0.3)
     assert [event.time_s for event in ends] == pytest.approx([t[1] for t in times], abs=0.3)
+    # With a timeout they end when somebody has finished, here without the words of the pause.
+    turns = TurnDetectionConfig(end_timeout_ms=3000)
+    stream = realtime.transcribe_stream(chunks(audio), MODEL, turn_detection=turns)
+    events = [event async for event in stream]
+    starts, ends = of(TurnDetectionStartEvent, events), of(TurnDetectionEndEvent, events)
+    assert len(starts) == len(ends) <= len(times)
+    assert starts[0].time_s == pytest.approx(times[0][0], abs=0.3)
+    assert ends[-1].time_s == pytest.approx(times[-1][1], abs=0.3)
+    assert {end.end_reason for end in ends} <= {"threshold", "timeout"}
+    likely, resumed = of(TurnDetectionEagerEndEvent, events), of(TurnDetectionResumeEvent, events)
+    assert len(resumed) <= len(likely)
 
 
 @pytest.mark.conforms(
@@ -171,11 +184,11 @@ async def test_turns_are_sent_if_requested(realtime):
     "engine does not know: `error` 422 and close 4400 at the first audio",
 )
 async def test_unsupported_options_are_errors(realtime):
-    refused = [
-        e async for e in realtime.transcribe_stream(chunks(bytes(32_000)), MODEL, diarize=True)
-    ]
+    known = {"me": "UklGRg=="}
+    stream = realtime.transcribe_stream(chunks(bytes(32_000)), MODEL, speaker_references=known)
+    refused = [event async for event in stream]
     assert isinstance(refused[-1], RealtimeTranscriptionError)
-    assert "speakers" in refused[-1].error.message
+    assert "by their voice" in refused[-1].error.message
     unknown = [
         e async for e in realtime.transcribe_stream(chunks(bytes(32_000)), MODEL, language="fr")
     ]

@@ -181,8 +181,9 @@ def test_updates_add_up_and_null_is_the_default():
 @pytest.mark.conforms(
     "Mistral",
     "`turn_detection`",
-    "`turn.start` and `turn.end` from this server's voice detector; no `turn.eager_end`, "
-    "`turn.resume` or timeout",
+    "`turn.start` and `turn.end` from this server's voice detector; with `end_timeout_ms`, and "
+    "`voxlive models fetch smart-turn`, turns end by what was said and how, at the latest then, "
+    "with `turn.eager_end` and `turn.resume`",
 )
 def test_turns_are_the_voice_detectors_and_sent_if_requested():
     protocol = connected()

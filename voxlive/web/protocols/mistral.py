@@ -31,6 +31,16 @@ from voxlive.streaming.events import (
 )
 from voxlive.streaming.ingest.formats import ENCODINGS, AudioFormat
 from voxlive.streaming.intake import SessionOptions
+from voxlive.turns.detector import find_model
+from voxlive.turns.tracker import (
+    EAGERNESS,
+    TurnEnded,
+    TurnLikelyEnded,
+    TurnOptionError,
+    TurnOptions,
+    TurnResumed,
+    TurnStarted,
+)
 from voxlive.vad.gate import GateOptionError, GateOptions
 from voxlive.values import PAUSE_MS, Word, seconds
 from voxlive.web.protocols.contract import (
@@ -71,12 +81,16 @@ _ERROR_NUMBERS = {"name_in_use": 500}
 
 @dataclass(frozen=True, slots=True)
 class _Config:
-    """What ``session.update`` sets. ``turns`` None: the client gets no turn events."""
+    """What ``session.update`` sets. ``turns`` None: the client gets no turn events.
+
+    ``semantic``: a turn ends when its speaker has finished, not in any pause.
+    """
 
     audio: AudioFormat = _DEFAULT_AUDIO
     delay_ms: int | None = None
     language: str | None = None
     turns: GateOptions | None = None
+    semantic: TurnOptions | None = None
     vocabulary: tuple[str, ...] = ()
     speakers: SpeakerOptions | None = None
 
@@ -86,7 +100,7 @@ class _Config:
             self.language, self.delay_ms, drafts=False, vocabulary=self.vocabulary
         )
         gate = self.turns or GateOptions()
-        return SessionOptions(self.audio, gate, stream, speakers=self.speakers)
+        return SessionOptions(self.audio, gate, stream, turns=self.semantic, speakers=self.speakers)
 
 
 class MistralProtocol(Protocol):
@@ -180,7 +194,7 @@ class MistralProtocol(Protocol):
         if "context_bias" in session and self._info.vocabulary is not None:
             changes["vocabulary"] = _terms(session["context_bias"])
         if "turn_detection" in session:
-            changes["turns"] = _turns(session["turn_detection"])
+            changes["turns"], changes["semantic"] = _turns(session["turn_detection"])
         return replace(self._config, **changes)
 
     def _nearest_delay(self, session: Json) -> int | None:
@@ -192,6 +206,7 @@ class MistralProtocol(Protocol):
     def _session_message(self, kind: str) -> str:
         """A message with the session as it is in force."""
         config, turns = self._config, self._config.turns
+        timeout = {"end_timeout_ms": config.semantic.max_wait_ms} if config.semantic else {}
         session = {
             "request_id": self._request_id,
             "model": self._info.model,
@@ -207,6 +222,7 @@ class MistralProtocol(Protocol):
                 "start_threshold": turns.threshold,
                 "end_threshold": turns.exit_threshold,
                 "min_silence_ms": turns.pause_ms,
+                **timeout,
             },
         }
         return encode_message(kind, session=session)
@@ -227,10 +243,19 @@ class MistralProtocol(Protocol):
                 return []
             case SegmentClosed():
                 return self._closed()
-            case SpeechStarted(at) if self._config.turns:
+            case SpeechStarted() | SpeechStopped() if self._config.semantic:
+                return []
+            case SpeechStarted(at) | TurnStarted(_, at) if self._config.turns:
                 return [encode_message("turn.start", time_s=seconds(at))]
             case SpeechStopped(at) if self._config.turns:
                 return [encode_message("turn.end", time_s=seconds(at), end_reason="threshold")]
+            case TurnLikelyEnded(_, at):
+                return [encode_message("turn.eager_end", time_s=seconds(at))]
+            case TurnResumed(_, at):
+                return [encode_message("turn.resume", time_s=seconds(at))]
+            case TurnEnded(_, at, by=by):
+                reason = "threshold" if by == "confidence" else "timeout"
+                return [encode_message("turn.end", time_s=seconds(at), end_reason=reason)]
             case Flushed(marker):
                 return [self._done(int(marker))]
             case SessionError(code, _, fatal=False) if code in ENDING_CODES:
@@ -308,17 +333,25 @@ def _terms(value: object) -> tuple[str, ...]:
     return usable_terms(value) if isinstance(value, list) else ()
 
 
-def _turns(value: object) -> GateOptions | None:
-    """Turns begin and end where the voice detector says so."""
+def _turns(value: object) -> tuple[GateOptions | None, TurnOptions | None]:
+    """Turns begin and end where the voice detector says so.
+
+    With a time after which any pause ends one they end when the speaker has finished, where this
+    server has a network for that.
+    """
     if value is None:
-        return None
+        return None, None
     if not isinstance(value, dict):
         raise ValueError('"turn_detection" must be an object')
     try:
-        return GateOptions(
+        gate = GateOptions(
             threshold=value.get("start_threshold", 0.5),
             exit_threshold=value.get("end_threshold", 0.33),
             min_silence_ms=value.get("min_silence_ms", PAUSE_MS),
         )
-    except GateOptionError as error:
+        longest = value.get("end_timeout_ms")
+        if longest is None or find_model() is None:
+            return gate, None
+        return gate, EAGERNESS["auto"].changed(max_wait_ms=longest)
+    except (GateOptionError, TurnOptionError) as error:
         raise ValueError(f"turn_detection: {error}") from error

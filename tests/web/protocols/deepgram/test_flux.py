@@ -72,11 +72,13 @@ def test_a_turn_is_told_with_all_of_its_text():
     assert (eager["event"], eager["end_of_turn_confidence"]) == ("EagerEndOfTurn", 0.6)
     assert (eager["audio_window_start"], eager["audio_window_end"]) == (0.1, 1.128)
     assert resumed["event"] == "TurnResumed"
-    # Another turn may begin before all words of the one before are out.
+    # Another turn may begin before all words of the one before are out: it is told behind them.
     ended = TurnEnded(0, 30_000, 32_000, 0.9, "confidence")
-    [next_start] = told(protocol, ended, TurnStarted(1, 33_000))
-    assert (next_start["turn_index"], next_start["transcript"]) == (1, "")
-    [end] = told(protocol, Words(0, (world,)), TurnClosed(0, 1600, 30_000, "Hello world."))
+    assert told(protocol, ended, TurnStarted(1, 33_000)) == []
+    closed = TurnClosed(0, 1600, 30_000, "Hello world.")
+    end, next_start = told(protocol, Words(0, (world,)), closed)
+    assert (next_start["event"], next_start["turn_index"]) == ("StartOfTurn", 1)
+    assert next_start["transcript"] == ""
     assert (end["event"], end["turn_index"], end["trigger"]) == ("EndOfTurn", 0, "model")
     assert (end["transcript"], end["end_of_turn_confidence"]) == ("Hello world.", 0.9)
     assert protocol.received('{"type": "CloseStream"}')

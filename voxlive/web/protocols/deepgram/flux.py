@@ -73,12 +73,16 @@ _TRIGGERS = {"confidence": "model", "timeout": "timeout", "client": "manual", "s
 
 @dataclass
 class FluxTurn:
-    """A turn whose words are not all out: number, first sample, its words and how it ended."""
+    """A turn whose words are not all out: number, first sample, its words and how it ended.
+
+    ``held``: what is told of it once the turn before has its words, and up to where it was heard.
+    """
 
     turn: int
     start: int
     words: list[Word] = field(default_factory=list)
     ended: TurnEnded | None = None
+    held: list[tuple[str, int, float]] = field(default_factory=list)
 
 
 class FluxProtocol(Protocol):
@@ -194,7 +198,7 @@ class FluxProtocol(Protocol):
             case TurnStarted(turn, at):
                 self._turns.append(FluxTurn(turn, at, self._early))
                 self._early, self._heard = [], max(self._heard, at)
-                return [self._info_of(self._turns[-1], "StartOfTurn", at)]
+                return self._tell("StartOfTurn", at)
             case Words(_, words):
                 (self._turns[0].words if self._turns else self._early).extend(words)
                 self._heard = max(self._heard, words[-1].end)
@@ -204,13 +208,13 @@ class FluxProtocol(Protocol):
             case LanguageDetected(language):
                 self._languages = (language,)
             case TurnLikelyEnded(_, _, upto, confidence):
-                return [self._info_of(self._turns[-1], "EagerEndOfTurn", upto, confidence)]
+                return self._tell("EagerEndOfTurn", upto, confidence)
             case TurnResumed(_, at):
-                return [self._info_of(self._turns[-1], "TurnResumed", at)]
+                return self._tell("TurnResumed", at)
             case TurnEnded():
                 self._turns[-1].ended = event
             case TurnClosed():
-                return [self._end_of_turn()]
+                return self._end_of_turn()
             case SessionError(code, _, fatal=False) if code in ENDING_CODES:
                 self._ending = event  # reported after the last words
             case SessionError(code, message, fatal):
@@ -220,14 +224,25 @@ class FluxProtocol(Protocol):
                 return close_session(ending, self.failed)
         return []
 
-    def _end_of_turn(self) -> str:
+    def _tell(self, event: str, upto: int, confidence: float = 0.0) -> list[Out]:
+        """An event of the last turn. Clients know one at a time: the one before ends first."""
+        turn = self._turns[-1]
+        if turn is not self._turns[0]:
+            turn.held.append((event, upto, confidence))
+            return []
+        return [self._info_of(turn, event, upto, confidence)]
+
+    def _end_of_turn(self) -> list[Out]:
         """All words of the first turn are out."""
         turn = self._turns.popleft()
         ended = turn.ended
         assert ended
         self._draft, self._changed = "", False
         trigger = {"trigger": _TRIGGERS.get(ended.by, ended.by)}
-        return self._info_of(turn, "EndOfTurn", ended.upto, ended.confidence, trigger)
+        told: list[Out] = [self._info_of(turn, "EndOfTurn", ended.upto, ended.confidence, trigger)]
+        if self._turns:
+            told += [self._info_of(self._turns[0], *held) for held in self._turns[0].held]
+        return told
 
     def tick(self) -> list[Out]:
         """The turn's text, if it has changed."""
