@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import io
 import pickle
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clips import clip
+from support.clock_engine import ClockEngine
 from support.counting import PCM, CountingEngine, LoudnessModel, events_of, of
 from support.examples import examples
-from support.voices import Levels
+from support.server import serving
+from support.tiny_speech import write_sortformer
+from support.voices import Levels, labels_of
 from support.wire import live, s16le
 
 from voxlive.errors import EngineError
 from voxlive.speakers.encoder import SpeakerDetector, SpeakerEncoder, SpeakersMissing, read_weights
 from voxlive.speakers.labels import SpeakersFound
+from voxlive.speakers.sortformer import FRAME, SortformerProcess, SpokenFrames
 from voxlive.speakers.tracker import (
     SETTLED,
     WINDOW,
@@ -101,9 +107,19 @@ TALK = np.concatenate([A(3), quiet(0.8), B(2.5), quiet(0.8), A(2), B(3), quiet(1
 
 
 def run(audio: Samples, cuts: Sequence[int], network: object) -> list[Event]:
+    return heard_by(SpeakerDetector(network), audio, cuts)
+
+
+def heard_by(
+    speakers: SpeakerDetector | SortformerProcess,
+    audio: Samples,
+    cuts: Sequence[int],
+    engine: CountingEngine | ClockEngine | None = None,
+) -> list[Event]:
     async def talk() -> list[Event]:
-        speakers = SpeakerDetector(network)
-        service = Service(CountingEngine(), VoiceDetector(LoudnessModel()), speakers=speakers)
+        service = Service(
+            engine or CountingEngine(), VoiceDetector(LoudnessModel()), speakers=speakers
+        )
         options = SessionOptions(PCM, speakers=SpeakerOptions(), stall_s=60)
         return await events_of(service, options, audio, cuts)
 
@@ -113,8 +129,21 @@ def run(audio: Samples, cuts: Sequence[int], network: object) -> list[Event]:
 @examples(15)
 @given(st.lists(st.integers(1, len(TALK) - 1), unique=True, max_size=30))
 def test_words_never_change_and_their_speakers_only_for_a_while(cuts: list[int]):
-    events = run(TALK, sorted(cuts), Levels())
-    said: dict[tuple[int, int], int] = {}  # where each word is, by its middle
+    said, labels = said_by_whom(run(TALK, sorted(cuts), Levels()))
+    assert labels.keys() == said.keys()
+    # However the audio was cut, in the end each word has the speaker that the tracker has there.
+    tracker = track(TALK)
+    for word, told in labels.items():
+        assert told[-1] == tracker.speaker_at(said[word])
+    assert {told[-1] for told in labels.values()} == {0, 1, 2}
+    assert len(TALK) > SETTLED
+
+
+def said_by_whom(
+    events: list[Event],
+) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], list[int]]]:
+    """Where each word has its middle, and whose it was said to be: what holds for any speakers."""
+    said: dict[tuple[int, int], int] = {}
     labels: dict[tuple[int, int], list[int]] = {}
     counts: dict[int, int] = {}
     for event in events:
@@ -127,15 +156,43 @@ def test_words_never_change_and_their_speakers_only_for_a_while(cuts: list[int])
             for segment, first, last, speaker in event.ranges:
                 assert speaker < event.speakers
                 for number in range(first, last + 1):
+                    assert event.upto - said[segment, number] <= SETTLED + SAMPLE_RATE
                     labels.setdefault((segment, number), []).append(speaker)
-    assert labels.keys() == said.keys()
+    assert labels.keys() <= said.keys()
     assert all(len(told) <= 2 for told in labels.values())
-    # However the audio was cut, in the end each word has the speaker that the tracker has there.
-    tracker = track(TALK)
-    for word, told in labels.items():
-        assert told[-1] == tracker.speaker_at(said[word])
-    assert {told[-1] for told in labels.values()} == {0, 1, 2}
-    assert len(TALK) > SETTLED
+    return said, labels
+
+
+def test_sortformer_hears_speakers_in_a_process_of_its_own(tmp_path):
+    """The same contract, with random weights, however the audio is cut; it may die, and fail."""
+    folder = str(write_sortformer(tmp_path / "sortformer"))
+    whole = said_by_whom(heard_by(SortformerProcess(folder), TALK, (), ClockEngine()))
+    cuts = [*range(3000, len(TALK), 17_001)]
+    cut = heard_by(SortformerProcess(folder), TALK, cuts, ClockEngine())
+    assert said_by_whom(cut) == whole
+    said, labels = whole
+    assert labels.keys() == said.keys()
+    assert all(len(told) == 1 for told in labels.values())
+    assert {told[0] for told in labels.values()} <= {0, 1, 2, 3}
+    events = heard_by(SortformerProcess(str(tmp_path)), TALK, ())
+    [error] = of(SessionError, events)
+    assert (error.code, error.fatal) == ("vad_failed", True)
+    assert not any(thread.name.startswith("sortformer") for thread in threading.enumerate())
+
+
+def test_frames_of_sortformer_are_parts_of_speakers():
+    heard = SpokenFrames(SpeakerOptions(max_speakers=2), at=1000)
+    heard.advance(8 * FRAME)
+    rows = [[0, 0.1, 0.9, 0], [0, 0, 0.8, 0.7], [0.6, 0, 0.2, 0], [0, 0.4, 0, 0], [0, 0.9, 0, 0]]
+    heard.hear(1000, 1000 + 5 * FRAME, np.array(rows, np.float32))
+    heard.hear(1000 + 5 * FRAME, 1000 + 8 * FRAME, None)
+    # Numbers are in the order of being heard; a third voice is the likelier one of two.
+    assert [(part.start - 1000, part.end - 1000, part.speaker) for part in heard.parts] == [
+        (0, 2 * FRAME, 0),
+        (2 * FRAME, 3 * FRAME, 1),
+        (4 * FRAME, 5 * FRAME, 0),
+    ]
+    assert (heard.known, heard.end, heard.count) == (1000 + 8 * FRAME, 1000 + 8 * FRAME, 2)
 
 
 def test_an_encoder_that_fails_ends_the_session_and_one_that_is_missing_refuses_it(
@@ -185,3 +242,23 @@ async def test_a_server_tells_two_voices_apart(server):
     of_first = {speaker for start, speaker in said if start < first.duration}
     last = (len(audio) - len(first.samples)) / SAMPLE_RATE
     assert of_first == {speaker for start, speaker in said if start >= last} == {0}
+
+
+async def test_a_server_starts_sortformer_for_the_first_session_that_asks(tmp_path):
+    folder = str(write_sortformer(tmp_path / "sortformer"))
+    audio = s16le(np.concatenate([clip("doctor").samples, np.zeros(SAMPLE_RATE, np.float32)]))
+    with serving("--speaker-model", folder) as running:
+        children = psutil.Process(running.process.pid).children
+
+        def processes() -> int:
+            return sum("voxlive.speakers.sortformer_child" in one.cmdline() for one in children())
+
+        await live(running.ws, audio)
+        assert processes() == 0
+        heard = await live(running.ws, audio, diarize=True)
+        assert processes() == 1
+        count = sum(len(message["words"]) for message in heard.of("words"))
+        assert len(labels_of(heard.messages)) == count > 0
+    refused = pytest.raises(AssertionError, match="no Sortformer")
+    with refused, serving("--speaker-model", str(tmp_path)):
+        pass

@@ -17,6 +17,35 @@ WIDTH = 32
 _SEED = 3
 
 
+def write_sortformer(folder: Path) -> Path:
+    """Streaming Sortformer for four voices, which hears one of them at any time."""
+    from mlx_audio.vad.models.sortformer import Model, ModelConfig
+
+    config = {
+        "model_type": "sortformer",
+        "fc_encoder_config": {
+            "hidden_size": WIDTH,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": WIDTH,
+            "subsampling_conv_channels": 8,
+        },
+        "tf_encoder_config": {
+            "d_model": WIDTH,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": WIDTH,
+        },
+        "modules_config": {"fc_d_model": WIDTH, "tf_d_model": WIDTH},
+    }
+    mx.random.seed(_SEED)
+    model = Model(ModelConfig.from_dict(config))
+    out = model.sortformer_modules.single_hidden_to_spks
+    out.weight, out.bias = out.weight * 20, out.bias + 3
+    return _write(folder, config, dict(tree_flatten(model.parameters())))
+
+
 def write_parakeet(folder: Path) -> Path:
     """A TDT model as NeMo's conversions are: no model_type, the vocabulary in the config."""
     from mlx_audio.stt.models.parakeet import Model, ModelConfig

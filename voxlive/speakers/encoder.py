@@ -18,6 +18,8 @@ import numpy as np
 
 from voxlive.checkpoints.packages import SPEAKER_MODEL, part_file
 from voxlive.layers.mel import FFT, HOP, mel_power
+from voxlive.speakers.tracker import EncodedSpeakers, SpeakerOptions, Speakers
+from voxlive.vad.gate import GateOptions
 from voxlive.vad.network import Array, Network, NetworkMissing, SharedNetwork, read_network
 
 _BANDS = 40
@@ -146,6 +148,10 @@ class SpeakerDetector(SharedNetwork[Array]):
         if not self._known and part_file(SPEAKER_MODEL) is None:
             raise SpeakersMissing
         super().prepare()
+
+    def speakers(self, options: SpeakerOptions, gate: GateOptions, at: int) -> Speakers:
+        """Those of a stream. Raises SpeakersMissing."""
+        return EncodedSpeakers(self, options, gate, at)
 
 
 def _embed(model: SpeakerModel) -> Network[Array]:

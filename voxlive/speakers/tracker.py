@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -142,16 +142,38 @@ def _vector(text: str | None) -> Samples | None:
     return None if text is None else np.frombuffer(b64decode(text), np.float32)
 
 
-class SpeakerTracker:
+class SpeakerParts:
+    """Who speaks when: ``parts`` are in order and do not overlap."""
+
+    def __init__(self) -> None:
+        self.parts: deque[SpeakerPart] = deque(maxlen=_MAX_PARTS)
+
+    def speaker_at(self, sample: int) -> int | None:
+        """Whose part it lies in or behind, or before within 0.25 s; None where nobody has spoken.
+
+        It does not depend on what is further behind ``known`` than that.
+        """
+        following = None
+        for part in reversed(self.parts):
+            if part.end <= sample:
+                near = following and following.start - sample < sample - part.end
+                return following.speaker if following and near else part.speaker
+            if part.start <= sample:
+                return part.speaker
+            following = part if part.start - sample < _NEAR else None
+        return following.speaker if following else None
+
+
+class SpeakerTracker(SpeakerParts):
     """The speakers of one stream from sample ``at`` on.
 
-    After every ``push`` the vector that ``ask`` wants is to be given to ``hear``. ``parts`` are in
-    order and do not overlap; ``known`` is the sample before which there are no more to come.
+    After every ``push`` the vector that ``ask`` wants is to be given to ``hear``. ``known`` is the
+    sample before which there are no more parts to come.
     """
 
     def __init__(self, options: SpeakerOptions, gate: GateOptions, at: int = 0) -> None:
+        super().__init__()
         self.ask: Ask | None = None
-        self.parts: deque[SpeakerPart] = deque(maxlen=_MAX_PARTS)
         self._most = options.speakers or options.max_speakers
         self._shortest = options.min_speech_ms * SAMPLE_RATE // 1000
         self._threshold, self._exit = gate.threshold, gate.exit_threshold
@@ -204,21 +226,6 @@ class SpeakerTracker:
         self._end, self._voiced_end, self._told = state.end, state.voiced_end, state.told
         self._means, self._counts = [*state.means], [*state.counts]
         self.parts.extend(replace(part) for part in state.parts)
-
-    def speaker_at(self, sample: int) -> int | None:
-        """Whose part it lies in or behind, or before within 0.25 s; None where nobody has spoken.
-
-        It does not depend on what is further behind ``known`` than that.
-        """
-        following = None
-        for part in reversed(self.parts):
-            if part.end <= sample:
-                near = following and following.start - sample < sample - part.end
-                return following.speaker if following and near else part.speaker
-            if part.start <= sample:
-                return part.speaker
-            following = part if part.start - sample < _NEAR else None
-        return following.speaker if following else None
 
     def push(self, probability: float) -> None:
         """Take the probability of speech in the next window of 512 samples."""
@@ -331,23 +338,109 @@ class HeardWord:
     speaker: int | None = None
 
 
-class SpeakerLane:
-    """The speakers of one stream and of its words: a tracker, the last audio, the vectors.
+class Speakers(Protocol):
+    """The speakers of one stream of audio, by an encoder or by another network.
 
-    Raises SpeakersMissing. At most 4 s of audio are kept, and the words whose speaker may change.
+    ``known`` is the sample before which it is known who speaks, ``end`` that before which audio was
+    heard, ``count`` how many speakers there were.
     """
+
+    @property
+    def known(self) -> int: ...  # noqa: D102
+    @property
+    def end(self) -> int: ...  # noqa: D102
+    @property
+    def count(self) -> int: ...  # noqa: D102
+
+    def speaker_at(self, sample: int) -> int | None:
+        """See SpeakerParts."""
+        ...
+
+    async def receive(self, samples: Samples, probabilities: Iterable[float]) -> None:
+        """Take float32 samples [n] at 16 kHz, a second at the most, and the windows they complete.
+
+        Raises NetworkFailed.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """There is no more audio. Raises NetworkFailed."""
+        ...
+
+    keeps_states: bool
+    """Whether another server can go on with them, from ``state``."""
+
+    @property
+    def state(self) -> SpeakerState | None:
+        """What the ones at another server go on from, not while ``receive`` runs."""
+        ...
+
+    def go_on(self, state: SpeakerState | None, window: int) -> None:
+        """Go on from there, None: from the beginning. ``window``: where the next window begins."""
+        ...
+
+    def close(self) -> None:
+        """Free what they hold. May be called twice."""
+        ...
+
+
+class EncodedSpeakers(SpeakerTracker):
+    """Those of an encoder: a tracker, the last audio, the vectors. At most 4 s of audio are kept.
+
+    Raises SpeakersMissing.
+    """
+
+    keeps_states = True
 
     def __init__(
         self, detector: SpeakerDetector, options: SpeakerOptions, gate: GateOptions, at: int = 0
     ) -> None:
         detector.prepare()
-        self.tracker = SpeakerTracker(options, gate, at)
+        super().__init__(options, gate, at)
         self._detector = detector
         self._audio = np.zeros(0, np.float32)
         self._received = at
+        self._before_state = 0  # windows that those of another server have had
+
+    def go_on(self, state: SpeakerState | None, window: int) -> None:
+        """See Speakers."""
+        if state:
+            self._before_state = (state.end - window) // STEP
+            self.resume(state)
+
+    async def receive(self, samples: Samples, probabilities: Iterable[float]) -> None:
+        """See Speakers."""
+        self._audio = np.concatenate((self._audio[-3 * SAMPLE_RATE :], samples))
+        self._received += len(samples)
+        for probability in probabilities:
+            if self._before_state:
+                self._before_state -= 1
+            else:
+                self.push(float(probability))
+                await self._answer()
+
+    async def flush(self) -> None:
+        """See Speakers."""
+        self.finish()
+        await self._answer()
+
+    async def _answer(self) -> None:
+        if asked := self.ask:
+            first = self._received - len(self._audio)
+            audio = self._audio[asked.start - first : asked.end - first]
+            self.hear(await self._detector.ask(audio))
+
+    def close(self) -> None:
+        """Nothing is shared that had to be freed."""
+
+
+class SpeakerLane:
+    """The speakers of one stream and of its words, of which those are kept that may change."""
+
+    def __init__(self, speakers: Speakers, at: int = 0) -> None:
+        self.speakers = speakers
         self._words: deque[HeardWord] = deque()
         self._segment = self._number = -1
-        self._told = 0  # windows that the tracker has had at another server
         self._told_upto = at
 
     def resume(
@@ -359,39 +452,12 @@ class SpeakerLane:
         audio before sample ``told_upto``: until that has come again nothing else is said of them.
         """
         self._told_upto = told_upto
-        if state:
-            self._told = (state.end - window) // STEP
-            self.tracker.resume(state)
+        self.speakers.go_on(state, window)
         for word in words:
             self._segment, self._number = word.segment, word.number
             # What was said of others stands.
             if not state or word.middle + _NEAR >= state.end - SETTLED:
                 self._words.append(word)
-
-    async def push(self, samples: Samples, probabilities: Iterable[float]) -> None:
-        """Take float32 samples [n] at 16 kHz, a second at the most, and the windows they complete.
-
-        Raises NetworkFailed.
-        """
-        self._audio = np.concatenate((self._audio[-3 * SAMPLE_RATE :], samples))
-        self._received += len(samples)
-        for probability in probabilities:
-            if self._told:
-                self._told -= 1
-            else:
-                self.tracker.push(float(probability))
-                await self._answer()
-
-    async def finish(self) -> None:
-        """There is no more audio."""
-        self.tracker.finish()
-        await self._answer()
-
-    async def _answer(self) -> None:
-        if asked := self.tracker.ask:
-            first = self._received - len(self._audio)
-            audio = self._audio[asked.start - first : asked.end - first]
-            self.tracker.hear(await self._detector.ask(audio))
 
     def add(self, segment: int, words: Iterable[Word]) -> None:
         """Words that were committed to a segment."""
@@ -402,7 +468,7 @@ class SpeakerLane:
 
     def found(self) -> SpeakersFound | None:
         """Whose words are newly known, or changed; None where nothing is."""
-        tracker, ranges = self.tracker, list[SpeakerRange]()
+        tracker, ranges = self.speakers, list[SpeakerRange]()
         settled = tracker.end - SETTLED
         for word in self._words:
             if word.middle + _NEAR > tracker.known:

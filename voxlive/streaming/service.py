@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from voxlive.engines.contract import MOVE_S
 from voxlive.errors import EngineError, EngineFull, UnsupportedOption
 from voxlive.speakers.encoder import SpeakerDetector
+from voxlive.speakers.sortformer import SortformerProcess
 from voxlive.speakers.tracker import SpeakerLane
 from voxlive.streaming.ingest.formats import AudioFormat, Report
 from voxlive.streaming.ingest.live import open_ingest
@@ -69,7 +70,7 @@ class Service:
         replacements: Replacements | None = None,
         recordings: RecordingFolder | None = None,
         turns: TurnDetector | None = None,
-        speakers: SpeakerDetector | None = None,
+        speakers: SpeakerDetector | SortformerProcess | None = None,
     ) -> None:
         self.engine = engine
         self._speakers = speakers or SpeakerDetector()
@@ -271,7 +272,7 @@ class Service:
     def _open_speakers(self, options: SessionOptions, at: int) -> SpeakerLane | None:
         if options.speakers is None or options.gate is None:
             return None
-        return SpeakerLane(self._speakers, options.speakers, options.gate, at)
+        return SpeakerLane(self._speakers.speakers(options.speakers, options.gate, at), at)
 
     def _resumed_vad(self, options: SessionOptions, state: SourceState) -> SpeechProbabilities:
         network, window = state.checkpoint.network, state.checkpoint.gate.end

@@ -184,7 +184,8 @@ class Session(LiveSession):
 
     def outlive_server(self) -> bool:
         """See LiveSession."""
-        self.outlives_server = not self._stream.paced
+        alone = self._speakers is not None and not self._speakers.speakers.keeps_states
+        self.outlives_server = not self._stream.paced and not alone
         self._vad.keeps_states = self.outlives_server
         return self.outlives_server
 
@@ -276,7 +277,7 @@ class Session(LiveSession):
                         self._emit(reason)
                         await self._process_rest()
                         if self._speakers:
-                            await self._speakers.finish()
+                            await self._speakers.speakers.flush()
                             self._emit(self._speakers.found())
                         self._finish()
                 self.on_rest()
@@ -340,7 +341,7 @@ class Session(LiveSession):
         self._stream.advance(self.received)
         self._drop_known()
         if self._speakers:
-            await self._speakers.push(samples, probabilities)
+            await self._speakers.speakers.receive(samples, probabilities)
             self._emit(self._speakers.found())
         if self._turns:
             self._turns.receive(samples)
@@ -462,7 +463,7 @@ class Session(LiveSession):
             return ()
         network = self._vad.state_at(gate.end)
         turns = self._turns.tracker.state if self._turns else None
-        speakers = self._speakers.tracker.state if self._speakers else None
+        speakers = self._speakers.speakers.state if self._speakers else None
         source = SourceCheckpoint(gate, self.fed, self._speech_events, network, turns, speakers)
         return (SessionCheckpoint((source,)),)
 
@@ -612,6 +613,8 @@ class Session(LiveSession):
         self._stream.close()
         self._ingest.close()
         self._vad.close()
+        if self._speakers:
+            self._speakers.speakers.close()
         self._on_closed(self)
 
 

@@ -316,7 +316,7 @@ class ServerCore:
             redact_logs()
             dictionary = Replacements.read(config.replacements) if config.replacements else None
             offline = config.offline
-            if config.diarize and part_file(SPEAKER_MODEL) is None:
+            if config.diarize and not config.speaker_model and part_file(SPEAKER_MODEL) is None:
                 raise ConfigError(SpeakersMissing().message, "diarize")
             model = find_model(config.model, offline)
             file_model = model

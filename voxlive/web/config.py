@@ -197,6 +197,11 @@ class ServeConfig:
         "Tell voices apart in sessions of clients that cannot ask for it, as WhisperLiveKit's. "
         "Needs: voxlive models fetch speaker-encoder.",
     )
+    speaker_model: str | None = _option(
+        None,
+        "What tells voices apart live: a streaming Sortformer of mlx-audio, a folder or a hub "
+        "repository, in a process of its own, for up to four voices. Default: the speaker-encoder.",
+    )
     vocabulary: tuple[str, ...] = _option(
         (),
         "Names and terms to expect in every live session: with commas between, or a file of "

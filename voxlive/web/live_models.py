@@ -7,6 +7,7 @@ of its own; replacements, limits and the engines' deadline are the server's.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import (
     Awaitable,
@@ -19,16 +20,18 @@ from collections.abc import (
 )
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
-from voxlive.checkpoints.resolve import aliases_of, resolve
+from voxlive.checkpoints.resolve import aliases_of, cached, fetch, parse_repository, resolve
 from voxlive.engines import load_apart, names_engine
 from voxlive.engines.pool import EnginePool
 from voxlive.errors import CheckpointNotFound, RequestRefused
 from voxlive.runners.routing import is_hosted
+from voxlive.speakers.sortformer import SortformerProcess
 from voxlive.streaming.service import Service
 from voxlive.vad.detector import Silero, VoiceDetector
-from voxlive.web.config import OPTIONS, ServeConfig
+from voxlive.web.config import OPTIONS, ConfigError, ServeConfig
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
@@ -334,4 +337,33 @@ def load_service(
     cleanup.callback(engine.shutdown)
     detector = VoiceDetector(Silero())
     cleanup.callback(detector.close)
-    return Service(engine, detector, dictionary, recordings)
+    speakers = speakers_of(config)
+    return Service(engine, detector, dictionary, recordings, speakers=speakers)
+
+
+def speakers_of(config: ServeConfig) -> SortformerProcess | None:
+    """What tells a service's voices apart; None: the encoder.
+
+    Raises ConfigError, and CheckpointNotFound or NotDownloaded.
+    """
+    if config.speaker_model is None:
+        return None
+    folder = Path(config.speaker_model).expanduser()
+    if not folder.is_dir():
+        repository = parse_repository(config.speaker_model)
+        if repository is None:
+            message = f"{config.speaker_model} is no folder and no hub repository (owner/name)"
+            raise ConfigError(message, "speaker_model")
+        here = cached(repository)
+        if here is None and config.offline:
+            message = f"{config.speaker_model} is not on this machine, and downloads are off"
+            raise ConfigError(message, "speaker_model")
+        folder = here or fetch(repository)
+    try:
+        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    except (OSError, ValueError):
+        kind = None
+    if kind != "sortformer":
+        message = f"{config.speaker_model} is no Sortformer in mlx-audio's layout"
+        raise ConfigError(message, "speaker_model")
+    return SortformerProcess(str(folder))

@@ -35,7 +35,7 @@ from voxlive.web.access.middleware import Authenticator
 from voxlive.web.access.sites import Sites, host_names
 from voxlive.web.app import CLOSE_TIMEOUT_S, open_recordings
 from voxlive.web.live_endpoints import LiveEndpoints
-from voxlive.web.live_models import LiveModels
+from voxlive.web.live_models import LiveModels, speakers_of
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.recorder import SessionRecorder
 from voxlive.web.server import Server, connection_config, outer_app, tls_context
@@ -153,7 +153,11 @@ class WorkerCore:
         self._recordings = open_recordings(config.record)
         services = {
             name: Service(
-                self._shared(tuple(models)), VoiceDetector(Silero()), dictionary, self._recordings
+                self._shared(tuple(models)),
+                VoiceDetector(Silero()),
+                dictionary,
+                self._recordings,
+                speakers=speakers_of(config),
             )
             for name, models in groupby(start.models, lambda model: model.name)
         }
