@@ -37,7 +37,7 @@ from voxlive.speakers.tracker import (
 from voxlive.streaming.events import Event, SessionError, Words
 from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.service import Service
-from voxlive.vad.detector import VoiceDetector
+from voxlive.vad.detector import CONTEXT, STATE, Silero, VoiceDetector
 from voxlive.vad.gate import WINDOW as STEP
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples
@@ -262,3 +262,27 @@ async def test_a_server_starts_sortformer_for_the_first_session_that_asks(tmp_pa
     refused = pytest.raises(AssertionError, match="no Sortformer")
     with refused, serving("--speaker-model", str(tmp_path)):
         pass
+
+
+@pytest.mark.endurance
+def test_one_voice_for_ten_minutes_is_one_speaker_and_no_voice_is_none():
+    silero, encoder = Silero(), SpeakerEncoder()
+
+    def speakers(audio: Samples) -> int:
+        tracker = SpeakerTracker(SpeakerOptions(), GateOptions())
+        padded = np.concatenate([np.zeros(CONTEXT, np.float32), audio])
+        state = np.zeros((2, 1, STATE), np.float32)
+        for at in range(0, len(audio) - STEP + 1, STEP):
+            probability, state = silero.step(padded[None, at : at + CONTEXT + STEP], state)
+            tracker.push(float(probability[0]))
+            if asked := tracker.ask:
+                tracker.hear(encoder.embed(audio[asked.start : asked.end]))
+        return tracker.count
+
+    voice_alone = np.concatenate([clip("doctor").samples, clip("train").samples])
+    ten_minutes = np.tile(voice_alone, 600 * SAMPLE_RATE // len(voice_alone) + 1)
+    assert speakers(ten_minutes) == 1
+    t = np.arange(60 * SAMPLE_RATE) / SAMPLE_RATE
+    chords = sum(np.sin(2 * np.pi * f * t) for f in (220, 277, 330)) * (1 + np.sin(4 * t)) / 20
+    noise = np.random.default_rng(0).standard_normal(len(t)) / 20
+    assert [speakers(one.astype(np.float32)) for one in (0 * t, noise, chords)] == [0, 0, 0]

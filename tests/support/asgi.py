@@ -28,6 +28,7 @@ from voxlive.web.access.keys import Key, Limits
 from voxlive.web.access.middleware import AuditLog, Authenticator
 from voxlive.web.access.sites import Sites, with_cors
 from voxlive.web.app import make_app
+from voxlive.web.captions.feeds import CaptionFeeds
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels
 from voxlive.web.rest.files import FileService
@@ -134,6 +135,7 @@ class Running:
     http: httpx.AsyncClient
     access: Access
     clock: list[float]
+    feeds: CaptionFeeds
 
     @asynccontextmanager
     async def dial(
@@ -199,5 +201,5 @@ async def running(
     app = make_app(models, endpoints, files, store)
     transport = httpx.ASGITransport(with_cors(app, sites))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as http:
-        yield Running(app, http, access, clock)
+        yield Running(app, http, access, clock, endpoints.feeds)
     await models.aclose(0)

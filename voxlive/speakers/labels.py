@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from voxlive.values import Word
 
+MAX_SPEAKERS = 20
+"""More are not told apart."""
 MAX_NAME_CHARS = 64
 
 

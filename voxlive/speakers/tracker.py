@@ -1,7 +1,7 @@
 """The speakers of one stream: from voices' vectors to who speaks when.
 
 While somebody speaks a vector is made of the last 1.6 s, every 0.8 s and where the speech ends. A
-vector that is near to a speaker's mean is that speaker's. One that is near to none may be of two
+vector that is near to a speaker's is that speaker's. One that is near to none may be of two
 voices, so that a new speaker needs two that agree, or one of a whole stretch of speech. Until then
 the stretch has the speaker that is nearest; within ``SETTLED`` samples it may be changed.
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from voxlive.errors import CodedError
-from voxlive.speakers.labels import SpeakerRange, SpeakersFound
+from voxlive.speakers.labels import MAX_SPEAKERS, SpeakerRange, SpeakersFound
 from voxlive.vad.gate import WINDOW as STEP
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples
@@ -34,15 +34,14 @@ SETTLED = 5 * SAMPLE_RATE
 """Samples behind which what was said of speakers stands."""
 
 _HOP = WINDOW // 2
-_SAME = 0.66  # cosine: a vector nearer than this to a speaker's mean is that speaker's
+_SAME = 0.66  # cosine: a vector nearer than this to a speaker's, on average, is that speaker's
+_OTHER = 0.6  # so far from all speakers one vector of a whole stretch is a new one's
 _AGREE = 0.66  # two vectors that are near to no speaker are of a new one
 _PAUSE = 10 * STEP  # so much silence ends a stretch of speech: 320 ms
 _FORGET = 10 * SAMPLE_RATE  # the vectors that may agree lie within
 _NEAR = SAMPLE_RATE // 4
 _FOREVER = 1 << 62
 _MAX_PARTS = 512
-MAX_SPEAKERS = 20
-"""More are not told apart."""
 _SURE = 50  # vectors of a speaker's mean; later ones count as one of so many
 
 
@@ -284,7 +283,7 @@ class SpeakerTracker(SpeakerParts):
         self._told = upto
 
     def _speaker_of(self, vector: Samples, asked: Ask, whole: bool, *, alone: bool) -> int | None:
-        near = [self._cosine(vector, speaker) for speaker in range(len(self._means))]
+        near = [self._near(vector, speaker) for speaker in range(len(self._means))]
         best = int(np.argmax(near)) if near else None
         if best is not None and near[best] >= _SAME:
             if whole:
@@ -292,7 +291,7 @@ class SpeakerTracker(SpeakerParts):
             return best
         if len(self._means) >= self._most or not whole:
             return best
-        if best is None or alone:
+        if best is None or (alone and near[best] < _OTHER):
             return self._new(vector)
         for part in reversed(self.parts):
             if part.end < asked.end - _FORGET:
@@ -310,12 +309,15 @@ class SpeakerTracker(SpeakerParts):
         """Whether it is far from the speaker that it was given to."""
         if part.vector is None or part.speaker is None:
             return part.vector is not None
-        return self._cosine(part.vector, part.speaker) < _SAME
+        return self._near(part.vector, part.speaker) < _SAME
 
-    def _cosine(self, vector: Samples, speaker: int) -> float:
-        """Of a vector of length 1 to a speaker's mean."""
-        mean = self._means[speaker]
-        return float(vector @ mean) / float(np.linalg.norm(mean))
+    def _near(self, vector: Samples, speaker: int) -> float:
+        """The cosine of a vector of length 1 to those of a speaker, on average over them.
+
+        The less these are alike the shorter their mean is. By the cosine to that alone, two people
+        who were taken for one would stay so: whoever comes lies between them.
+        """
+        return float(vector @ self._means[speaker])
 
     def _new(self, vector: Samples) -> int:
         self._means.append(vector.copy())

@@ -157,6 +157,15 @@ class StoredWord:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredName:
+    """What people call speaker number ``speaker`` of a source; ``name`` "": nothing."""
+
+    speaker: int
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTurn:
     """Somebody has spoken from ``start`` to ``end``, and finished: turn ``number`` of a source.
 
@@ -248,6 +257,7 @@ class StoredTranscript:
     refined: tuple[StoredWord, ...] = ()
     refinement: Refinement | None = None
     turns: tuple[StoredTurn, ...] = ()
+    names: tuple[StoredName, ...] = ()
 
     def shown(self, layer: Layer = "best") -> tuple[StoredWord, ...]:
         """The words of a layer.
@@ -700,8 +710,9 @@ class SessionStore(ResumableStore):
         corrections: Sequence[Correction] = (),
         marks: Sequence[SessionMark] = (),
         unmarked: Sequence[int] = (),
+        names: Sequence[StoredName] = (),
     ) -> StoredSession:
-        """Set the title (None: as it is; "": none), and add corrections and marks.
+        """Set the title (None: as it is; "": none) and ``names``, and add corrections and marks.
 
         A mark with an ``id`` replaces time, kind and text of that one; ``unmarked`` are ids of
         those to delete. The server's own cannot be changed.

@@ -53,6 +53,7 @@ from voxlive.store.contract import (
     SetState,
     Share,
     StoreBusy,
+    StoredName,
     StoredResumable,
     StoredSegment,
     StoredSession,
@@ -371,6 +372,7 @@ class DatabaseStore(SessionStore):
             tuple(sorted(again[row.key], key=lambda word: word.number)),
             later,
             schema.turns_of(connection, row.key),
+            schema.names_of(connection, row.key),
         )
 
     def since(self, session: str, owners: Owners, number: int, limit: int = 1000) -> TranscriptPart:
@@ -452,6 +454,7 @@ class DatabaseStore(SessionStore):
         corrections: Sequence[Correction] = (),
         marks: Sequence[SessionMark] = (),
         unmarked: Sequence[int] = (),
+        names: Sequence[StoredName] = (),
     ) -> StoredSession:
         """See ``SessionStore``."""
         schema.check_change(title, corrections, marks)
@@ -465,6 +468,7 @@ class DatabaseStore(SessionStore):
                 self._correct(connection, row, corrections)
             if marks or unmarked:
                 self._mark(connection, row.key, marks, unmarked)
+            schema.set_names(connection, row.key, names)
             return self._session_of(schema.find(connection, session, owners))
 
     def _correct(

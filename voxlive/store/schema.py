@@ -25,6 +25,7 @@ from voxlive.store.contract import (
     Refinement,
     SessionFilter,
     SessionMark,
+    StoredName,
     StoredSegment,
     StoredSession,
     StoredTurn,
@@ -122,6 +123,16 @@ corrections = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("who", sa.Text, nullable=False),
     sa.Column("made_at", sa.BigInteger, nullable=False),
+)
+
+names = sa.Table(
+    "names",
+    metadata,
+    _session(primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("speaker", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 marks = sa.Table(
@@ -241,11 +252,16 @@ def _add_fourth(connection: sa.Connection) -> None:
     metadata.create_all(connection, [turns])
 
 
+def _add_fifth(connection: sa.Connection) -> None:
+    metadata.create_all(connection, [names])
+
+
 STEPS: tuple[Callable[[sa.Connection], None], ...] = (
     _create,
     _add_second,
     _add_third,
     _add_fourth,
+    _add_fifth,
 )
 """Step n makes version n into n + 1. A step is never changed once it has been released."""
 
@@ -361,6 +377,23 @@ def word_of(row: sa.Row[Any]) -> StoredWord:
         row.source,
         speaker=row.speaker,
     )
+
+
+def set_names(connection: sa.Connection, key: int, given: Sequence[StoredName]) -> None:
+    """Speakers of a session have these names from now on."""
+    for one in given:
+        whose = {"session": key, "source": clean(one.source), "speaker": one.speaker}
+        chosen = [names.c[column] == value for column, value in whose.items()]
+        connection.execute(names.delete().where(*chosen))
+        if one.name:
+            connection.execute(names.insert(), [{**whose, "name": clean(one.name)}])
+
+
+def names_of(connection: sa.Connection, key: int) -> tuple[StoredName, ...]:
+    """The names that people have given to a session's speakers."""
+    chosen = sa.select(names).where(names.c.session == key)
+    rows = connection.execute(chosen.order_by(names.c.source, names.c.speaker))
+    return tuple(StoredName(row.speaker, row.name, row.source) for row in rows)
 
 
 def turn_row(session: int, turn: StoredTurn) -> dict[str, object]:

@@ -26,6 +26,7 @@ from voxlive.errors import (
     VoxliveError,
 )
 from voxlive.processes.logs import log_context
+from voxlive.speakers.labels import SpeakerNamed
 from voxlive.streaming.events import SessionError
 from voxlive.streaming.intake import Command, LiveSession, SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
@@ -42,6 +43,7 @@ from voxlive.web.protocols.contract import (
     CorrectCaptions,
     EndConnection,
     FlushSession,
+    NameSpeaker,
     OpenSession,
     Protocol,
     ReconfigureSession,
@@ -377,6 +379,8 @@ class LiveSocket:
                 await service.reconfigure(self._sessions[""], options, marker)
             case CorrectCaptions():
                 await self._correct(action)
+            case NameSpeaker(speaker, name, source):
+                await self._name(SpeakerNamed(speaker, name, source))
             case StopSession():
                 self._stopped = True
                 if self._resumable:
@@ -396,6 +400,16 @@ class LiveSocket:
             return
         refused = partial(self._protocol.refused, "bad_message", message)
         await self._state.outbox.put_notice(Notice(refused))
+
+    async def _name(self, named: SpeakerNamed) -> None:
+        """As a correction: in a session that is kept it is the store's, and what readers get."""
+        feed = self._state.caption_feeds.get("")
+        if self._state.recordings and self._recorder and not self._recorder.transient:
+            message = "the server keeps this session: name its speakers at /v1/sessions"
+            refused = partial(self._protocol.refused, "bad_message", message)
+            await self._state.outbox.put_notice(Notice(refused))
+        elif feed:
+            feed.on_event(named)
 
     async def _end_sessions(self, code: str, message: str) -> None:
         """Finish the sessions with an error event, unless the client has stopped them itself."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from support.browser import without_the_page
+import json
+
+from support.browser import browsing, speaking, stopped, without_the_page
+from support.clips import two_people, write_wav
+from support.wire import s16le
 
 DASH = "\u2013"
 
@@ -83,3 +87,76 @@ async def test_readers_see_who_speaks(server):
             f"Speaker 1: Hello there. {DASH} Anna: Hi you. Bye.",
             f"Tom: Hello there. {DASH} Speaker 2: Hi you. and",
         ]
+
+
+_TRANSCRIPT = """async () => {
+  const { Transcript } = await import('/static/transcript.js');
+  const { FORMATS } = await import('/static/exports.js');
+  const word = (text, start) => ({ text, start, end: start + 0.5, p: null });
+  const transcript = new Transcript();
+  const label = (key, first, last, speaker) => {
+    const number = transcript.voices.number(key, '', speaker);
+    transcript.label({ key, first, last, speaker: number });
+  };
+  const said = [];
+  const show = () => said.push(transcript.items.map(({ who, text }) => `${who}: ${text}`));
+  transcript.words('a/0', [word('Hello', 0), word(' there.', 0.5)]);
+  label('a/0', 0, 1, 0);
+  transcript.words('a/0', [word(' Hi', 1), word(' you.', 1.5)]);
+  show();
+  label('a/0', 2, 3, 1);
+  transcript.words('a/1', [word(' Bye.', 2)]);
+  label('a/1', 0, 0, 0);
+  show();
+  transcript.name({ source: '', speaker: 1, name: 'Anna <A>' });
+  transcript.correct({ key: 'a/0', first: 3, stop: 4, text: 'all.', made: '' });
+  // Another session knows none of these voices.
+  transcript.words('b/0', [word(' Again.', 3)]);
+  label('b/0', 0, 0, 0);
+  show();
+  said.push([JSON.stringify(transcript.voices.placeOf('', 2))]);
+  const again = Transcript.of(JSON.parse(JSON.stringify(transcript.entries)), {});
+  said.push(again.items.map(({ who, text }) => `${who}: ${text}`));
+  const files = ['txt', 'srt', 'vtt', 'md', 'json'];
+  return [said, Object.fromEntries(files.map((name) => [name, FORMATS[name].write(again, 'T')]))];
+}"""
+
+
+async def test_the_transcript_parts_where_somebody_else_speaks(server):
+    async with without_the_page(server.url) as watched:
+        said, files = await watched.page.evaluate(_TRANSCRIPT)
+    whole = ["Speaker 1: Hello there.", "Anna <A>: Hi all.", "Speaker 1: Bye.", "Speaker 3: Again."]
+    assert said == [
+        ["Speaker 1: Hello there. Hi you."],
+        ["Speaker 1: Hello there.", "Speaker 2: Hi you.", "Speaker 1: Bye."],
+        whole,
+        ['{"session":"b","speaker":0}'],
+        whole,
+    ]
+    assert files["txt"] == "\n\n".join(whole) + "\n"
+    assert "<v Anna &lt;A&gt;>Hi all." in files["vtt"]
+    assert "\nAnna <A>: Hi all." in files["srt"]
+    assert "Anna &lt;A&gt;** Hi all." in files["md"]
+    segments = json.loads(files["json"])["segments"]
+    assert [one["speaker"] for one in segments] == [line.split(": ")[0] for line in whole]
+
+
+async def test_a_session_on_the_page_tells_voices_apart_and_names_them(server, tmp_path):
+    wav = write_wav(tmp_path / "two.wav", s16le(two_people()))
+    settings = {"diarize": True, "speakers": "Anna\nBen"}
+    async with browsing(server.url, microphone=wav, settings=settings) as watched:
+        page = watched.page
+        await speaking(page)
+        names = "[...document.querySelectorAll('button.who')].map((one) => one.textContent).join()"
+        await page.wait_for_function(f"() => {names} === 'Speaker 1,Speaker 2,Speaker 1'")
+        await page.keyboard.press("2")  # whoever speaks now is the second one of the settings
+        await page.wait_for_function(f"() => {names} === 'Ben,Speaker 2,Ben'")
+        await page.click("button.who >> nth=1")
+        await page.keyboard.type("Ms Jones, 2 b")  # which are keys of the page elsewhere
+        await page.keyboard.press("Enter")
+        await page.wait_for_function(f"() => {names} === 'Ben,Ms Jones, 2 b,Ben'")
+        assert await page.evaluate("document.activeElement.className") == "who"
+        await page.click("button.who >> nth=0")
+        await page.keyboard.press("Escape")
+        await stopped(page)
+        assert await page.evaluate(names) == "Ben,Ms Jones, 2 b,Ben"

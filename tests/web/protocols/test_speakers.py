@@ -9,8 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 
+import httpx
 import pytest
 from support.conversations import ENGLISH
+from websockets.asyncio.client import connect
 
 from voxlive.cli.listen import TerminalCaptions
 from voxlive.errors import ProtocolError
@@ -23,7 +25,7 @@ from voxlive.values import Word
 from voxlive.web.captions.cues import LiveCues
 from voxlive.web.captions.feed import CaptionFeed, CaptionReader
 from voxlive.web.protocols.asr import AsrProtocol
-from voxlive.web.protocols.contract import OpenSession, Protocol
+from voxlive.web.protocols.contract import NameSpeaker, OpenSession, Protocol, Refuse
 from voxlive.web.protocols.deepgram import DeepgramProtocol
 from voxlive.web.protocols.live import LiveProtocol
 from voxlive.web.protocols.mistral import MistralProtocol
@@ -289,6 +291,27 @@ async def test_readers_of_captions_get_speakers_and_their_names():
     again = CaptionFeed("s1", "s1", "/v1/live")
     again.restore_state(json.loads(json.dumps(feed.state)))
     assert snapshot_of(again) == text, "another replica has the same"
+
+
+async def test_a_client_names_speakers_of_a_session_that_nothing_keeps(server):
+    protocol = LiveProtocol({}, ENGLISH)
+    protocol.received('{"type": "start", "format": "s16le", "diarize": true}')
+    [action] = protocol.received('{"type": "name", "speaker": 1, "name": " Anna ", "source": null}')
+    assert action == NameSpeaker(1, "Anna")
+    [refused] = protocol.received('{"type": "name", "speaker": 1}')
+    assert isinstance(refused, Refuse)
+    url = f"{server.ws}/v1/live?captions=named"
+    async with connect(url) as socket, httpx.AsyncClient(timeout=60) as http:
+        await socket.send('{"type": "start", "format": "s16le", "store": false}')
+        assert json.loads(await socket.recv())["type"] == "ready"
+        async with http.stream("GET", f"{server.url}/captions/named") as captions:
+            lines = captions.aiter_lines()
+            assert await anext(lines) == "event: snapshot"
+            await socket.send('{"type": "name", "speaker": 0, "name": "Anna"}')
+            while await anext(lines) != "event: named":
+                pass
+            await anext(lines)  # its id
+            assert await anext(lines) == 'data: {"speaker": 0, "name": "Anna"}'
 
 
 SOURCES: list[Event] = [

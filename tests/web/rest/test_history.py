@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from support.storing import START, session, spoken, word
 
 from voxlive.errors import RequestRefused
 from voxlive.runners.outputs.formats import EXPORTS
+from voxlive.speakers.labels import SpeakerNamed
 from voxlive.store.backends import open_store
 from voxlive.store.contract import (
     MAX_CORRECTION,
@@ -34,6 +36,7 @@ from voxlive.store.contract import (
     SessionFilter,
     SessionMark,
     SessionStore,
+    SetSpeakers,
     SetState,
     StoredSegment,
     StoredWord,
@@ -297,10 +300,40 @@ async def test_title_and_corrections_are_changed(one, store):
     assert [(one.first, one.text, one.who) for one in kept.corrections] == [(0, "A", ANYONE)]
 
 
+async def test_speakers_get_names_for_readers_files_and_history(one, store):
+    store.apply([SetSpeakers("s1", ((0, 0), (1, 0), (2, 1), (3, 1)))])
+    async with running(store=store) as server:
+        reader = server.feeds.open("s1", None, "/v1/live", ANYONE).read()
+        await anext(reader)
+        both = [{"speaker": 1, "name": "Anna <A>"}, {"speaker": 0, "name": "x"}]
+        store.apply([SetState("s1", "running", 0, datetime.now(UTC))])
+        assert (
+            await server.http.patch("/v1/sessions/s1", json={"speakers": both})
+        ).status_code == 200
+        named = [await anext(reader), await anext(reader)]
+        assert named == [SpeakerNamed(1, "Anna <A>"), SpeakerNamed(0, "x")]
+        back = {"speakers": [{"speaker": 0, "name": None}]}
+        assert (await server.http.patch("/v1/sessions/s1", json=back)).status_code == 200
+        assert await anext(reader) == SpeakerNamed(0, "")
+        found = (await server.http.get("/v1/sessions/s1")).json()
+        assert found["speakers"] == [{"speaker": 1, "name": "Anna <A>", "source": None}]
+        assert [word["speaker"] for word in found["words"]][:4] == [0, 0, 1, 1]
+        file = (await server.http.get("/v1/sessions/s1.vtt")).text
+        assert re.findall("<v (.*?)>", file) == ["Speaker 1", "Anna &lt;A&gt;"]
+        assert "Anna &lt;A&gt;**" in (await server.http.get("/v1/sessions/s1.md")).text
+
+
 @pytest.mark.parametrize(
     "body",
     [
         {},
+        {"speakers": {}},
+        {"speakers": [{"speaker": 1}]},
+        {"speakers": [{"speaker": 20, "name": "x"}]},
+        {"speakers": [{"speaker": True, "name": "x"}]},
+        {"speakers": [{"speaker": 0, "name": "x" * 65}]},
+        {"speakers": [{"speaker": 0, "name": "two\nlines"}]},
+        {"speakers": [{"speaker": 0, "name": "x", "voice": "y"}]},
         {"titel": "x"},
         {"title": 5},
         {"title": "x" * (MAX_TITLE + 1)},

@@ -310,6 +310,7 @@ def transcript_json(found: StoredTranscript, layer: Layer = "best") -> dict[str,
             {**asdict(one), "at": seconds(one.at), "made_at": one.made_at.isoformat()}
             for one in found.marks
         ],
+        "speakers": [{**asdict(one), "source": one.source or None} for one in found.names],
         "turns": [
             {
                 **asdict(one),
@@ -350,6 +351,7 @@ def _segments_of(found: StoredTranscript, words: Sequence[StoredWord]) -> list[S
     Those of several sources overlap, and so do the numbers of their words.
     """
     closed = {one.id: one for one in found.segments}
+    names = {(one.source, one.speaker): one.name for one in found.names}
     segments = []
     if any(word.source for word in words):
         words = sorted(words, key=lambda word: word.segment)
@@ -360,7 +362,7 @@ def _segments_of(found: StoredTranscript, words: Sequence[StoredWord]) -> list[S
         text = "".join(word.text for word in spoken)
         known = closed.get(ident) if speaker is None else None
         start, end = (known.start, known.end) if known else (spoken[0].start, spoken[-1].end)
-        name = speaker_name(source, speaker) or None
+        name = speaker_name(source, speaker, names) or None
         segments.append(Segment(ident, text, start, end, spoken, name))
     if any(one.speaker for one in segments):
         segments.sort(key=lambda one: one.start or 0)

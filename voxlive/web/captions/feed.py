@@ -236,6 +236,9 @@ class CaptionFeed:
         Called again with more of it, readers get what is new.
         """
         self.correct(corrected_segments(transcript), len(transcript.corrections))
+        for one in transcript.names:
+            if self._names.get((one.source, one.speaker)) != one.name:
+                self.on_event(SpeakerNamed(one.speaker, one.name, one.source))
         last = sorted(transcript.segments, key=lambda one: one.end)
         last, before = last[-MAX_SEGMENTS:], last[:-MAX_SEGMENTS]
         self._dropped = max(self._dropped, before[-1].stop if before else 0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from voxlive.speakers.labels import SpeakerNamed
 from voxlive.store.contract import StoredTranscript
 from voxlive.web.access.access import ANYONE
 from voxlive.web.captions.feed import CaptionFeed, CaptionReader, wake_in_turns
@@ -136,6 +137,14 @@ class CaptionFeeds:
             feed.correct(corrected, corrections)
         elif self.relay:
             self.relay.correct(session, corrected, corrections)
+
+    def name(self, session: str, owner: str, named: Iterable[SpeakerNamed]) -> None:
+        """People have named speakers of a session, which may be live here or elsewhere."""
+        for one in named:
+            if feed := self.find_owned(session, owner):
+                feed.on_event(one)
+            elif self.relay:
+                self.relay.name(session, one)
 
     def __iter__(self) -> Iterator[CaptionFeed]:
         return iter(tuple(self._feeds.values()))

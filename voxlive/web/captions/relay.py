@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
@@ -221,6 +221,11 @@ class CaptionRelay:
         message = {"kind": "corrected", "session": session, "segments": segments}
         self._state.tell_all({**message, "corrections": corrections})
 
+    def name(self, session: str, named: SpeakerNamed) -> None:
+        """People have named a speaker of a session, which another replica may have."""
+        message = {"kind": "named", "session": session, "named": astuple(named)}
+        self._state.tell_all(message)
+
     def _move(self, feed: FollowedFeed, replica: str) -> None:
         """Another replica has its session, which counts anew, and is asked at once."""
         if feed.replica != replica:
@@ -279,6 +284,9 @@ class CaptionRelay:
                 corrected = {one[0]: (one[1], one[2]) for one in message["segments"]}
                 if session in self._places and (feed := self._feeds.find(session)):
                     feed.correct(corrected, message["corrections"])
+            case "named":
+                if session in self._places and (feed := self._feeds.find(session)):
+                    feed.on_event(SpeakerNamed(*message["named"]))
             case kind:
                 followed = self._followed.get(session)
                 if followed and followed.replica == message["from"]:

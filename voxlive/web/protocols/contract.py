@@ -154,6 +154,15 @@ class CorrectCaptions:
 
 
 @dataclass(frozen=True, slots=True)
+class NameSpeaker:
+    """Tell readers of the captions what people call a speaker; ``name`` "" takes that back."""
+
+    speaker: int
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StopSession:
     """The last audio has been sent."""
 
@@ -216,6 +225,7 @@ Action = (
     | FlushSession
     | SetTurns
     | CorrectCaptions
+    | NameSpeaker
     | ReconfigureSession
     | ResumeSession
     | StopSession

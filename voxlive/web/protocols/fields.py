@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from voxlive.checkpoints.languages import language_of
+from voxlive.speakers.labels import MAX_NAME_CHARS, MAX_SPEAKERS
 from voxlive.streaming.ingest.frames import mp3_header
 
 Json = Mapping[str, object]
@@ -128,6 +129,16 @@ def line(fields: Json, name: str, longest: int) -> str:
     if any(unicodedata.category(char) in _NOT_TEXT for char in value):
         raise ValueError(f'"{name}" must be one line, without control characters')
     return value.strip()
+
+
+def speaker_named(fields: Json) -> tuple[int, str, str]:
+    """A speaker's number, the name that it gets, "" for none, and its source. Raises ValueError."""
+    check_fields(fields, ("type", "speaker", "name", "source"), "the name of a speaker")
+    speaker = integer(fields, "speaker", 0, MAX_SPEAKERS - 1, None)
+    if speaker is None or "name" not in fields:
+        raise ValueError('a speaker has a number, "speaker", and "name"')
+    source = line(fields, "source", MAX_NAME_CHARS) if fields.get("source") else ""
+    return speaker, line(fields, "name", MAX_NAME_CHARS), source
 
 
 def language(fields: Json, name: str = "language") -> str | None:

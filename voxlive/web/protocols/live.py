@@ -58,6 +58,7 @@ from voxlive.web.protocols.contract import (
     CorrectCaptions,
     FindEngine,
     FlushSession,
+    NameSpeaker,
     OpenSession,
     Out,
     Protocol,
@@ -78,6 +79,7 @@ from voxlive.web.protocols.fields import (
     number,
     parse_message,
     quoted,
+    speaker_named,
     string,
 )
 from voxlive.web.protocols.sent import SentMessages, received_messages
@@ -326,6 +328,8 @@ class LiveProtocol(Protocol):
                         'correct needs a "segment", how many "words" of it, and "text"'
                     )
                 return CorrectCaptions(segment, words, text)
+            case "name":
+                return NameSpeaker(*speaker_named(message))
             case "stop":
                 check_fields(message, ("type",), "stop")
                 self._stopped = True
@@ -334,8 +338,8 @@ class LiveProtocol(Protocol):
                 raise ValueError("the session has started; connect again for another one")
             case _:
                 raise ValueError(
-                    f'{quoted(kind)} is not a message type: use "flush", "turns", "correct" or '
-                    '"stop"'
+                    f'{quoted(kind)} is not a message type: use "flush", "turns", "correct", '
+                    '"name" or "stop"'
                 )
 
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
@@ -399,7 +403,7 @@ class LiveProtocol(Protocol):
                 return [self._encode("warning", code=code, message=message[:MAX_ERROR_CHARS])]
             case SessionClosed(samples):
                 return self._done(samples)
-            case UtteranceEnded():
+            case UtteranceEnded() | SpeakerNamed():
                 return []
             case SessionCheckpoint():
                 self._acknowledged = event.first(self._rate) * self._rate // SAMPLE_RATE
@@ -448,7 +452,6 @@ class LiveProtocol(Protocol):
             | TurnEvent
             | TurnClosed
             | SpeakersFound
-            | SpeakerNamed
             | Flushed
             | LanguageDetected
             | Recovered
@@ -486,8 +489,6 @@ class LiveProtocol(Protocol):
                 ]
                 found = {"ranges": named, "speakers": speakers, "upto": seconds(upto)}
                 return self._encode("speakers", **found, **source)
-            case SpeakerNamed(speaker, name):
-                return self._encode("named", speaker=speaker, name=name, **source)
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
             case Recovered(at):

@@ -15,8 +15,8 @@ from typing import ClassVar
 from voxlive.engines.contract import EngineInfo, StreamOptions
 from voxlive.errors import ProtocolError, close_code, status_of
 from voxlive.recognisers.vocabulary import vocabulary_in
-from voxlive.speakers.labels import SpeakersFound, WordLabels, by_speaker
-from voxlive.speakers.tracker import MAX_SPEAKERS, SpeakerOptions
+from voxlive.speakers.labels import MAX_SPEAKERS, SpeakersFound, WordLabels, by_speaker
+from voxlive.speakers.tracker import SpeakerOptions
 from voxlive.streaming.events import (
     Draft,
     Event,

@@ -48,6 +48,7 @@ from voxlive.runners.outputs.formats import (
     transcript_json,
     word_json,
 )
+from voxlive.speakers.labels import SpeakerNamed
 from voxlive.store.contract import (
     MAX_CORRECTION,
     MAX_PAGE,
@@ -59,6 +60,7 @@ from voxlive.store.contract import (
     SessionMark,
     SessionStore,
     StoreBusy,
+    StoredName,
     StoredTranscript,
     StoredWord,
     StoreError,
@@ -77,6 +79,7 @@ from voxlive.web.protocols.fields import (
     integer,
     line,
     number,
+    speaker_named,
     string,
 )
 from voxlive.web.refiner import Refiner
@@ -210,11 +213,16 @@ class HistoryEndpoints:
         about: dict[str, object] = {"title": changes.title is not None, "corrections": ranges}
         if changes.marks or changes.unmarked:
             about["marks"] = len(changes.marks) + len(changes.unmarked)
+        if changes.names:
+            about["speakers"] = len(changes.names)
         async with self._audit.recorded(request, "change", ident, begun=True, **about):
             changed = await self._change(grant, ident, store.patch, **vars(changes))
         if self._feeds and changes.corrections and changed.state != "ended":
             corrected = await self._calls.run(_corrected, store, ident)
             self._feeds.correct(ident, changed.owner, *corrected)
+        if self._feeds and changes.names and changed.state != "ended":
+            named = (SpeakerNamed(one.speaker, one.name, one.source) for one in changes.names)
+            self._feeds.name(ident, changed.owner, named)
         return JSONResponse(session_json(changed), headers=_HEADERS)
 
     async def delete(self, request: Request) -> Response:
@@ -501,12 +509,13 @@ class SessionChanges:
     corrections: tuple[Correction, ...] = ()
     marks: tuple[SessionMark, ...] = ()
     unmarked: tuple[int, ...] = ()
+    names: tuple[StoredName, ...] = ()
 
 
 def parse_changes(body: Json, who: str, now: datetime) -> SessionChanges:
     """The changes of a PATCH. Raises RequestRefused."""
     try:
-        check_fields(body, ("title", "corrections", "marks"), "a change")
+        check_fields(body, ("title", "corrections", "marks", "speakers"), "a change")
         title = line(body, "title", MAX_TITLE) if "title" in body else None
         given = [_objects(body, name) for name in ("corrections", "marks")]
         made = tuple(_correction(one, who, now) for one in given[0])
@@ -516,9 +525,11 @@ def parse_changes(body: Json, who: str, now: datetime) -> SessionChanges:
             made,
             tuple(one for one in marks if isinstance(one, SessionMark)),
             tuple(one for one in marks if isinstance(one, int)),
+            tuple(StoredName(*speaker_named(one)) for one in _objects(body, "speakers")),
         )
         if changes == SessionChanges():
-            raise ValueError('there is nothing to change: give "title", "corrections" or "marks"')
+            known = '"title", "corrections", "marks" or "speakers"'
+            raise ValueError(f"there is nothing to change: give {known}")
     except ValueError as error:
         raise RequestRefused("invalid_value", str(error)) from error
     return changes

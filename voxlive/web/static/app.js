@@ -33,6 +33,7 @@ import { SessionLock } from "./tabs.js";
 import { dress, setUpTheme } from "./theme.js";
 import { TranscriptView } from "./view.js";
 import { WakeLock } from "./wakelock.js";
+import { askName } from "./naming.js";
 import { languageName, onLanguage, say, setCommand, speak } from "./words.js";
 
 const DIGITS = "123456789"; // the keys of speakers
@@ -134,6 +135,7 @@ class App {
     byId("pause-sound").addEventListener("click", () => this.#pause());
     byId("mute").addEventListener("click", () => this.#mute());
     byId("mark").addEventListener("click", () => this.#mark());
+    byId("paragraphs").addEventListener("click", (/** @type {Event} */ event) => this.#askName(event));
     const changed = (/** @type {string} */ name) => {
       dress(this.#settings);
       this.#view.announcing = this.#settings.announce;
@@ -227,6 +229,15 @@ class App {
   #turn(number) {
     const name = linesOf(this.#settings.speakers)[number - 1] ?? say("speaker.numbered", { number });
     if (this.#session.turn(name)) this.#line.note(say("speaker.speaks", { name }));
+  }
+
+  /** @param {Event} event a click on somebody's name */
+  #askName({ target }) {
+    const label = /** @type {Element} */ (target).closest("button.who");
+    const item = label && this.#view.rowAt(label)?.item;
+    if (!(label instanceof HTMLButtonElement) || item?.kind !== "paragraph" || item.speaker === null) return;
+    const { source, speaker } = item;
+    askName(label, (name) => this.#session.call({ source, speaker, name }));
   }
 
   #mark() {
@@ -355,6 +366,7 @@ class App {
 
   /** In another language. */
   #relabel() {
+    this.#session.transcript.rename();
     this.#enter(this.#state);
     this.#showSound();
     void this.#sources.list();

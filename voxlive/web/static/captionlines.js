@@ -45,16 +45,16 @@ export class CaptionLines {
     const shown = newest(items);
     /** @type {HTMLElement | null} */
     let last = null;
-    let speaking = shown[0]?.source ?? "";
+    let speaking = shown[0]?.who ?? "";
     for (const item of shown) {
-      last = this.#put(item, last, item.source === speaking ? "" : DASH);
-      speaking = item.source;
+      last = this.#put(item, last, item.who === speaking ? "" : DASH);
+      speaking = item.who;
     }
     const said = shown.findLast(({ source }) => source === draft?.source);
     const home = said ? this.#blocks.get(said)?.node : null;
     const apart = draft !== null && (draft.apart || !home);
     const guess = draft?.text ?? "";
-    const turn = last !== null && draft?.source !== speaking ? DASH : "";
+    const turn = last !== null && (said?.who ?? draft?.source) !== speaking ? DASH : "";
     const text = apart ? turn + guess.trimStart() : guess;
     if (this.#draft.textContent !== text) this.#draft.textContent = text;
     if (apart) {

@@ -55,7 +55,7 @@ function blocksOf({ items }) {
     .filter(({ text }) => text.trim() !== "")
     .map((item) => {
       if (item.kind === "mark") return { label: clock(item.at), text: `[${item.text}]` };
-      return { label: `${clock(item.start)} ${item.source}`.trim(), text: item.text.trim() };
+      return { label: `${clock(item.start)} ${item.who}`.trim(), text: item.text.trim() };
     });
 }
 

@@ -1,6 +1,7 @@
 /** The transcript as files, and as text for the clipboard. */
 import { toDocx, toMarkdown } from "./documents.js";
 import { clock } from "./dom.js";
+import { partsOf } from "./speakers.js";
 import { cues, toSrt, toVtt, voicedCues } from "./subtitles.js";
 
 /** @typedef {import("./transcript.js").Transcript} Transcript */
@@ -19,7 +20,7 @@ export function toText(transcript, timed = false) {
   const blocks = transcript.items.map((item) => {
     const time = timed ? `${clock(item.kind === "mark" ? item.at : item.start)} ` : "";
     if (item.kind === "mark") return `${time}[${item.text}]`;
-    return `${time}${item.source === "" ? "" : `${item.source}: `}${item.text}`;
+    return `${time}${item.who === "" ? "" : `${item.who}: `}${item.text}`;
   });
   return blocks.length === 0 ? "" : `${blocks.join("\n\n")}\n`;
 }
@@ -30,13 +31,14 @@ export function toText(transcript, timed = false) {
  * @param {Transcript} transcript
  */
 export function toJson(transcript) {
-  const segments = spoken(transcript).map(({ source, words }, id) => ({
+  const segments = spoken(transcript).map(({ source, who, words }, id) => ({
     id,
     start: words[0].start,
     end: words.at(-1)?.end,
     text: words.map(({ text }) => text).join(""),
     ...(source && { source }),
-    words: words.map(({ first, stop, number, ...word }) => word),
+    ...(who !== source && { speaker: who }),
+    words: words.map(({ first, stop, number, speaker, ...word }) => word),
   }));
   const marks = transcript.items.filter((item) => item.kind === "mark");
   const value = {
@@ -48,21 +50,26 @@ export function toJson(transcript) {
   return `${JSON.stringify(value, null, 2)}\n`;
 }
 
-/** Its segments as they are corrected, in the order of their starts. @param {Transcript} transcript */
-function spoken({ segments, sourced }) {
-  const shown = segments.map((segment) => ({
-    source: segment.source,
-    whole: segment.whole,
-    words: segment.shown(),
-  }));
-  const said = shown.filter(({ words }) => words.length > 0);
-  return sourced ? said.sort((one, other) => one.words[0].start - other.words[0].start) : said;
+/**
+ * Its segments as they are corrected, parted where somebody else speaks, in the order of their starts.
+ * @param {Transcript} transcript
+ */
+function spoken({ segments, voiced, names }) {
+  const said = segments.flatMap((segment) =>
+    partsOf(segment.shown(), ({ first }) => segment.speakerAt(first)).map(({ speaker, words }) => ({
+      source: segment.source,
+      who: names.of(segment.source, speaker),
+      whole: segment.whole,
+      words,
+    })),
+  );
+  return voiced ? said.sort((one, other) => one.words[0].start - other.words[0].start) : said;
 }
 
 /** @param {Transcript} transcript */
 function cuesOf(transcript) {
-  const { sourced, duration } = transcript;
-  return (sourced ? voicedCues : cues)(spoken(transcript), duration);
+  const { voiced, duration } = transcript;
+  return (voiced ? voicedCues : cues)(spoken(transcript), duration);
 }
 
 /**

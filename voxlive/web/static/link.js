@@ -53,6 +53,7 @@ const FRUITLESS = 5; // connections in a row that bring nothing, after `stop`
  * @property {number} end
  * @property {number | null} p null where it is not known
  * @property {string} [source] of several
+ * @property {number} [speaker] from 0, where that is known as it comes
  * @property {number} [number] in the server's session
  * @property {string} [original] what was recognised, where it was replaced
  * @typedef {{code: string, message: string, fatal?: boolean}} Failure
@@ -234,6 +235,12 @@ export class Link {
     if (this.#over || !segment.startsWith(session)) return;
     const message = this.#corrections.put(Number(segment.slice(session.length)), words, text);
     if (this.#servedAt > 0 && !this.#stopped) this.#connection?.say(message);
+  }
+
+  /** Those who read the session's captions get a speaker's name. @param {string} session @param {object} named */
+  name(session, named) {
+    if (this.#over || session !== this.#progress.name || this.#servedAt === 0 || this.#stopped) return;
+    this.#connection?.say({ type: "name", ...named });
   }
 
   /** No more audio comes: bring out the rest. */

@@ -54,6 +54,22 @@ export class Parts {
   }
 
   /**
+   * Passes a speaker's name on: to the server's store, or else to those who read along.
+   * @param {import("./transcript.js").Transcript} transcript
+   * @param {import("./transcript.js").Named} named
+   * @param {import("./recording.js").Recording | null} recording
+   * @throws {import("./store.js").StoreError}
+   */
+  async name(transcript, { source, speaker: number, name }, recording) {
+    const place = transcript.voices.placeOf(source, number);
+    const part = place && this.all.find(({ id }) => id === place.session);
+    if (!part) return;
+    const named = { speaker: place.speaker, name, ...(source && { source }) };
+    if (!part.stored) recording?.name(part.id, named);
+    else await this.#store.server?.name(part.id, named);
+  }
+
+  /**
    * A moment of what is recorded is marked on the server too; it stands on the page all the same.
    * @param {import("./recording.js").Recording} recording @param {number} at @param {string} text
    */

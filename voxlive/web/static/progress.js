@@ -173,7 +173,10 @@ export class Progress {
     for (const key of ["t", "start", "end"]) {
       if (key in message) moved[key] = this.seconds(message[key]);
     }
-    if ("words" in message) moved.words = this.#translateWords(message);
+    if (message.type === "words") moved.words = this.#translateWords(message);
+    if (message.type === "speakers") {
+      moved.ranges = message.ranges.map((/** @type {any} */ one) => ({ ...one, key: `${this.name}/${one.segment}` }));
+    }
     const segment = message.type === "segment" ? message.id : message.segment;
     if (segment !== undefined) moved.segment = `${this.name}/${segment}`;
     return moved;

@@ -219,6 +219,11 @@ export class Recording {
     this.#link?.correct(key, words.length, text);
   }
 
+  /** Those who read along get what a speaker is called. @param {string} session @param {object} named */
+  name(session, named) {
+    this.#link?.name(session, named);
+  }
+
   /** A time of the transcript in the server's session. @param {number} seconds */
   placeOf(seconds) {
     const state = this.#link?.state;
@@ -303,6 +308,7 @@ function wanted({ pauseMs, model, language, translate, store, keepAudio, speed, 
   return {
     ...(sources.length > 0 && { channels: sources.length, sources }),
     ...(pauseMs && { vad: { min_silence_ms: pauseMs } }),
+    ...(own.diarize && { diarize: true }),
     ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),

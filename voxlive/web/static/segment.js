@@ -20,6 +20,8 @@ export class Segment {
   words = [];
   /** @type {Correction[]} in the order in which they were made */
   corrections = [];
+  /** @type {(number | undefined)[]} of the words whose speaker is known */
+  #speakers = [];
 
   /**
    * @param {string} key
@@ -41,7 +43,19 @@ export class Segment {
 
   /** @param {Word} word */
   add(word) {
+    if (word.speaker !== undefined) this.#speakers[this.words.length] = word.speaker;
     this.words.push(word);
+  }
+
+  /** Words from one to another are a speaker's. @param {number} first @param {number} last @param {number} speaker */
+  label(first, last, speaker) {
+    for (let at = first; at <= last && at < this.words.length; at++) this.#speakers[at] = speaker;
+  }
+
+  /** Whose a word is; where nobody knows yet, that of the one before. @param {number} at @returns {number | null} */
+  speakerAt(at) {
+    const before = this.#speakers.findLast((speaker, index) => index <= at && speaker !== undefined);
+    return before ?? this.#speakers.find((speaker) => speaker !== undefined) ?? null;
   }
 
   /** One that has a word in common with an older one replaces it. @param {Correction} correction */

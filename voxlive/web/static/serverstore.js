@@ -69,7 +69,11 @@ export class ServerStore {
     if (found.corrections.length > 0) layers.push("corrected");
     if (refined !== null) layers.push("refined");
     const layered = { layers, layer, refinement: state, audio: Boolean(found.audio) };
-    return { info: infoOf(found), about, entries: [...said, ...corrections], sound: [], layered };
+    /** @type {Entry[]} */
+    const named = (found.speakers ?? []).map((/** @type {any} */ one) => {
+      return { kind: "name", ...one, source: one.source ?? "" };
+    });
+    return { info: infoOf(found), about, entries: [...named, ...said, ...corrections], sound: [], layered };
   }
 
   /** @param {string} id @param {string} title */
@@ -87,6 +91,11 @@ export class ServerStore {
   async correct(id, corrections) {
     const body = JSON.stringify({ corrections });
     await this.#ask(this.#at(id), { method: "PATCH", body });
+  }
+
+  /** @param {string} id @param {object} named a speaker of the session */
+  async name(id, named) {
+    await this.#ask(this.#at(id), { method: "PATCH", body: JSON.stringify({ speakers: [named] }) });
   }
 
   /** It is recognised again from its audio, by the default model for files. @param {string} id */
@@ -169,11 +178,12 @@ function infoOf(found) {
 function runsOf(id, words) {
   /** @type {Map<string, Run>} */
   const runs = new Map();
-  for (const { number, segment, text, start, end, probability, original, source } of words) {
+  for (const { number, segment, text, start, end, probability, original, source, speaker } of words) {
     const key = `${id}/${segment}`;
     const run = runs.get(key) ?? { kind: "words", key, words: [], whole: false };
     runs.set(key, run);
-    const more = { ...(original && { original }), ...(source && { source }) };
+    const voice = typeof speaker === "number" ? { speaker } : {};
+    const more = { ...(original && { original }), ...(source && { source }), ...voice };
     run.words.push({ text, start, end, p: probability, number, ...more });
   }
   return runs;

@@ -10,10 +10,12 @@ import { Parts } from "./parts.js";
 import { Recording } from "./recording.js";
 import { Saving } from "./saving.js";
 import { goneOnWith } from "./settings.js";
+import { SpeakerNames } from "./speakers.js";
 import { Transcript } from "./transcript.js";
 import { fill } from "./upload.js";
 import { say, timeOf } from "./words.js";
 
+const speakerNames = () => new SpeakerNames((number) => say("speaker.numbered", { number }));
 const STALE_MS = 5000; // of a draft, after the connection is back
 
 /**
@@ -39,7 +41,7 @@ const STALE_MS = 5000; // of a draft, after the connection is back
  */
 
 export class Session {
-  transcript = new Transcript();
+  transcript = new Transcript(speakerNames());
   duration = 0; // of everything in the transcript, in seconds
   /** @type {Recording | null} */
   recording = null;
@@ -206,6 +208,11 @@ export class Session {
   /** Another one speaks from about now on. @param {string} name @returns {boolean} whether it is recorded */
   turn(name) {
     if (this.recording === null) return false;
+    const { speaking } = this.transcript;
+    if (speaking) {
+      this.call({ ...speaking, name });
+      return true;
+    }
     this.transcript.turn(name, this.seconds);
     this.#name();
     return true;
@@ -216,6 +223,25 @@ export class Session {
     const named = this.transcript.named();
     if (named) this.correct([named]);
     return named?.speaker ?? "";
+  }
+
+  /** Whose words are, as the server says. @param {any} message */
+  #label({ ranges, source = "" }) {
+    for (const { key, words, speaker } of ranges) {
+      const number = this.transcript.voices.number(key, source, speaker);
+      this.transcript.label({ key, first: words[0], last: words[1], speaker: number });
+    }
+  }
+
+  /** What a speaker is called, for everyone who reads it. @param {import("./transcript.js").Named} named */
+  call(named) {
+    this.transcript.name(named);
+    if (this.id !== "" || !this.#complete) this.copied = false;
+    this.parts.name(this.transcript, named, this.recording).catch((error) => {
+      this.#complete = false;
+      this.#listener.notice(unsentAdvice(error.message));
+    });
+    this.#changed();
   }
 
   /** Somebody corrects words, here and on the server. @param {Correction[]} corrections @returns what takes them back */
@@ -240,7 +266,7 @@ export class Session {
   reset() {
     void this.#saving.close();
     this.#saving.release();
-    this.transcript = new Transcript();
+    this.transcript = new Transcript(speakerNames());
     this.parts = new Parts(this.#store);
     this.audio = this.#audioOf(this.parts);
     this.layered = undefined;
@@ -274,7 +300,7 @@ export class Session {
    * @param {import("./store.js").SessionInfo} info
    */
   #show(entries, about, { id, created, parts, place }) {
-    this.transcript = Transcript.of(entries, about);
+    this.transcript = Transcript.of(entries, about, speakerNames());
     this.parts = new Parts(this.#store, parts);
     this.name = fileName(new Date(created));
     this.audio = this.#audioOf(this.parts);
@@ -347,6 +373,7 @@ export class Session {
       transcript.drafted(message.segment, message.text, this.#reached(), message.source);
       return this.#listener.changed();
     } else if (message.type === "speech_started") transcript.speechStarted(message.t, message.source);
+    else if (message.type === "speakers") this.#label(message);
     else if (message.type === "language") this.#language(message.language);
     else if (message.type === "segment") {
       transcript.dropDrafts(message.segment);

@@ -36,6 +36,59 @@ export class SpeakerNames {
   }
 }
 
+/**
+ * Numbers of speakers over all sessions that a transcript is made of: none of these knows the voices of
+ * another one, and each counts from 0 as they are first heard.
+ */
+export class VoiceNumbers {
+  /** @type {{session: string, source: string, first: number}[]} in order */
+  #sessions = [];
+  /** How many there are, by source. @type {Map<string, number>} */
+  #counts = new Map();
+
+  /** @param {string} key of a segment @param {string} source @param {number} speaker there @returns {number} here */
+  number(key, source, speaker) {
+    const number = this.#of(key, source, this.#counts.get(source) ?? 0).first + speaker;
+    return this.learn(key, source, number);
+  }
+
+  /** Somebody has this number here already. @param {string} key @param {string} source @param {number} number */
+  learn(key, source, number) {
+    this.#of(key, source, number);
+    this.#counts.set(source, Math.max(this.#counts.get(source) ?? 0, number + 1));
+    return number;
+  }
+
+  /** Where it is whose. @param {string} source @param {number} number @returns {{session: string, speaker: number} | null} */
+  placeOf(source, number) {
+    const found = this.#sessions.findLast((one) => one.source === source && one.first <= number);
+    return found ? { session: found.session, speaker: number - found.first } : null;
+  }
+
+  /** @param {string} key @param {string} source @param {number} first where it is a new one */
+  #of(key, source, first) {
+    const session = key.slice(0, key.lastIndexOf("/"));
+    const known = this.#sessions.find((one) => one.session === session && one.source === source);
+    if (known) return known;
+    const added = { session, source, first };
+    this.#sessions.push(added);
+    return added;
+  }
+}
+
+/** Words as parts of one speaker each. @template T @param {T[]} words @param {(word: T) => Speaker} speakerOf */
+export function partsOf(words, speakerOf) {
+  /** @type {{speaker: Speaker, words: T[]}[]} */
+  const parts = [];
+  for (const word of words) {
+    const speaker = speakerOf(word);
+    const last = parts.at(-1);
+    if (last?.speaker === speaker) last.words.push(word);
+    else parts.push({ speaker, words: [word] });
+  }
+  return parts;
+}
+
 /** Tells speakers apart. @param {string} source @param {Speaker} speaker */
 export function speakerKey(source, speaker) {
   return speaker === null ? source : `${source}\n${speaker}`;

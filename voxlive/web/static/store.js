@@ -335,8 +335,10 @@ function entriesOf(rows, first) {
 
 /** @param {Entry[]} entries */
 function textIn(entries) {
-  const textOf = (/** @type {Entry} */ entry) =>
-    entry.kind === "words" ? entry.words.map(({ text }) => text).join("") : ` ${entry.text} `;
+  const textOf = (/** @type {Entry} */ entry) => {
+    if (entry.kind === "words") return entry.words.map(({ text }) => text).join("");
+    return "text" in entry ? ` ${entry.text} ` : "";
+  };
   return entries.map(textOf).join("");
 }
 

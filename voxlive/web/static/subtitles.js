@@ -35,14 +35,14 @@ const ANYWHERE = 15;
  */
 
 /**
- * The cues of each source with its name as their voice, in the order of their starts.
- * @param {(Segment & {source: string})[]} segments
+ * The cues of everyone who speaks with their name as their voice, in the order of their starts.
+ * @param {(Segment & {who: string})[]} segments
  * @param {number} [duration]
  * @returns {Cue[]}
  */
 export function voicedCues(segments, duration = Infinity) {
-  const bySource = Map.groupBy(segments, ({ source }) => source);
-  return [...bySource]
+  const byVoice = Map.groupBy(segments, ({ who }) => who);
+  return [...byVoice]
     .flatMap(([voice, spoken]) => cues(spoken, duration).map((cue) => ({ ...cue, voice })))
     .sort((one, other) => one.start - other.start);
 }

@@ -8,17 +8,16 @@
  * their starts.
  */
 import { SENTENCE_END } from "./dom.js";
+import { isFull, textIn } from "./paragraph.js";
 import { Segment } from "./segment.js";
+import { SpeakerNames, VoiceNumbers } from "./speakers.js";
 
 export const PARAGRAPH_PAUSE_S = 1.5; // a pause this long begins a new paragraph
-const PARAGRAPH_CHARS = 300; // a longer paragraph ends with its sentence or segment
-const LONG_CHARS = 600; // a longer one ends with its clause
-const LONGEST_CHARS = 900; // a longer one ends with its word
-const CLAUSE_END = /[,;:—、，；：،]["'”’»)\]]*\s*$/u;
 const REACTION_S = 0.7; // after which somebody who listens says that another one speaks
 const ONSET_S = 0.3; // by which a first word may begin before its speech was detected
 const TURN_S = 2.5; // an utterance that began so long before may be the other one's
 const NEWEST = 4; // utterances in which the first word of somebody who speaks now may be
+const NEAR = 60; // paragraphs at the end, in which words may get another speaker
 const UNWORDED = 100; // beginnings of speech that are remembered while no word comes
 
 /**
@@ -31,6 +30,8 @@ const UNWORDED = 100; // beginnings of speech that are remembered while no word 
  * @property {number} end
  * @property {string} text
  * @property {string} source "" where there is one alone
+ * @property {number | null} speaker within the source; null: not known
+ * @property {string} who speaks, by name; "" where nothing is known
  * @property {{segment: Segment, first: number, stop: number}[]} runs the words that it is made of
  * @property {boolean} closed no word is added to it
  * @property {number} version counts the changes that are more than words at its end
@@ -40,7 +41,9 @@ const UNWORDED = 100; // beginnings of speech that are remembered while no word 
  * @typedef {{kind: "words", key: string, words: Word[], whole: boolean, span?: Span}} Run words of one
  *   segment with nothing between them
  * @typedef {Correction & {kind: "correction"}} CorrectionEntry
- * @typedef {Run | Mark | CorrectionEntry} Entry
+ * @typedef {{key: string, first: number, last: number, speaker: number}} Label whose words of a segment are
+ * @typedef {{source: string, speaker: number, name: string}} Named what a speaker is called
+ * @typedef {Run | Mark | CorrectionEntry | (Label & {kind: "speaker"}) | (Named & {kind: "name"})} Entry
  * @typedef {{key: string, source: string, text: string, start: number, apart: boolean}} Draft
  *   `apart` when it will begin a paragraph of its own
  * @typedef {ShownWord & {segment: Segment, from: number, to: number}} PlacedWord a word and where in
@@ -62,6 +65,10 @@ export class Transcript {
   ahead = 0;
   /** What may still change, by source. @type {Map<string, Draft>} */
   drafts = new Map();
+  names;
+  voices = new VoiceNumbers();
+  /** The one who spoke last. @type {{source: string, speaker: number} | null} */
+  speaking = null;
   /** What it was made of and with, for the JSON file. @type {Record<string, unknown>} */
   about = {};
   /** Of its audio in seconds, once that is over: no subtitle outlasts it. */
@@ -75,14 +82,21 @@ export class Transcript {
   /** Where speech began since the last word, by source. @type {Map<string, number[]>} */
   #begun = new Map();
 
+  /** @param {SpeakerNames} [names] */
+  constructor(names = new SpeakerNames()) {
+    this.names = names;
+  }
+
   /** From what another one had. @param {Entry[]} entries @param {Record<string, unknown>} about */
-  static of(entries, about) {
-    const transcript = new Transcript();
+  static of(entries, about, names = new SpeakerNames()) {
+    const transcript = new Transcript(names);
     transcript.about = about;
     for (const entry of entries) {
       transcript.settle();
       if (entry.kind === "words") transcript.words(entry.key, entry.words, entry.whole, entry.span);
       else if (entry.kind === "mark") transcript.mark(entry.at, entry.text, entry.own);
+      else if (entry.kind === "speaker") transcript.label(entry);
+      else if (entry.kind === "name") transcript.name(entry);
       else transcript.correct(entry);
     }
     return transcript;
@@ -101,6 +115,11 @@ export class Transcript {
   /** Whether it has several sources. */
   get sourced() {
     return this.segments.some(({ source }) => source !== "");
+  }
+
+  /** Whether it says who speaks. */
+  get voiced() {
+    return this.sourced || this.speaking !== null;
   }
 
   /** The newest draft. @returns {Draft | null} */
@@ -232,13 +251,55 @@ export class Transcript {
       entry.speaker = speaker;
       this.#divide(segment, first);
     }
-    this.entries.splice(this.entries.length - this.ahead, 0, entry);
+    this.#note(entry);
     segment.correct(entry);
     for (const item of this.items) {
       if (item.kind !== "paragraph" || !item.runs.some((run) => run.segment === segment)) continue;
       item.text = textIn(item);
       item.version += 1;
     }
+  }
+
+  /** Words of a segment are a speaker's, as it turns out. @param {Label} label */
+  label({ key, first, last, speaker }) {
+    const segment = this.#byKey.get(key);
+    if (segment === undefined) return;
+    const { source } = segment;
+    this.#note({ kind: "speaker", key, first, last, speaker });
+    segment.label(first, last, speaker);
+    this.speaking = { source, speaker: this.voices.learn(key, source, speaker) };
+    for (let at = 0; at < segment.words.length; at++) {
+      if (at === 0 || segment.speakerAt(at) !== segment.speakerAt(at - 1)) this.#divide(segment, at, true);
+    }
+    for (const item of this.items.slice(-NEAR)) {
+      if (item.kind === "paragraph" && item.runs.some((run) => run.segment === segment)) this.#attribute(item);
+    }
+  }
+
+  /** A speaker is called that. @param {Named} named */
+  name({ source, speaker, name }) {
+    this.#note({ kind: "name", source, speaker, name });
+    this.names.set(source, speaker, name);
+    this.rename();
+  }
+
+  /** Speakers may have other names, or the page another language. */
+  rename() {
+    for (const item of this.items) if (item.kind === "paragraph") this.#attribute(item);
+  }
+
+  /** Says who speaks in a paragraph: whoever has its first word. @param {Paragraph} item */
+  #attribute(item) {
+    const [{ segment, first }] = item.runs;
+    const speaker = segment.speakerAt(first);
+    const who = this.names.of(item.source, speaker);
+    if (item.speaker === speaker && item.who === who) return;
+    Object.assign(item, { speaker, who, version: item.version + 1 });
+  }
+
+  /** @param {Entry} entry that stands behind what has come */
+  #note(entry) {
+    this.entries.splice(this.entries.length - this.ahead, 0, entry);
   }
 
   /**
@@ -304,8 +365,7 @@ export class Transcript {
     const last = this.#lastEntry;
     if (last?.kind === "words" && last.key === key) last.words.push(word);
     else {
-      const run = /** @type {Run} */ ({ kind: "words", key, words: [word], whole });
-      this.entries.splice(this.entries.length - this.ahead, 0, run);
+      this.#note(/** @type {Run} */ ({ kind: "words", key, words: [word], whole }));
     }
   }
 
@@ -325,7 +385,12 @@ export class Transcript {
     const { source } = segment;
     const index = segment.words.length - 1;
     const last = this.#open.get(source);
-    if (last && this.#goesOn(last, segment.key, word.start) && !isFull(last.text, fresh, word.text)) {
+    const speaker = segment.speakerAt(index);
+    if (word.speaker !== undefined) {
+      this.speaking = { source, speaker: this.voices.learn(segment.key, source, word.speaker) };
+    }
+    const other = last && speaker !== null && last.speaker !== null && last.speaker !== speaker;
+    if (last && !other && this.#goesOn(last, segment.key, word.start) && !isFull(last.text, fresh, word.text)) {
       const run = last.runs[last.runs.length - 1];
       if (run.segment === segment) run.stop = index + 1;
       else last.runs.push({ segment, first: index, stop: index + 1 });
@@ -341,6 +406,8 @@ export class Transcript {
       end,
       text: text.trimStart(),
       source,
+      speaker,
+      who: this.names.of(source, speaker),
       runs: [{ segment, first: index, stop: index + 1 }],
       closed: false,
       version: 0,
@@ -349,8 +416,11 @@ export class Transcript {
     this.items.splice(this.#placeFor(paragraph), 0, paragraph);
   }
 
-  /** A word of a segment begins a paragraph. @param {Segment} segment @param {number} index */
-  #divide(segment, index) {
+  /**
+   * A word of a segment begins a paragraph. @param {Segment} segment @param {number} index
+   * @param {boolean} [heard] only where another one speaks before it
+   */
+  #divide(segment, index, heard = false) {
     const place = this.items.findIndex(
       (item) =>
         item.kind === "paragraph" &&
@@ -364,12 +434,15 @@ export class Transcript {
     if (run.first < index) earlier.push({ ...run, stop: index });
     const last = earlier.at(-1);
     if (last === undefined) return;
+    const voice = last.segment.speakerAt(last.stop - 1);
+    if (heard && (voice === null || voice === segment.speakerAt(index))) return;
     const runs = [{ ...run, first: index }, ...later];
     /** @type {Paragraph} */
     const after = { ...before, start: segment.words[index].start, runs };
     before.runs = earlier;
     before.end = last.segment.words[last.stop - 1].end;
     for (const one of [before, after]) {
+      this.#attribute(one);
       one.text = textIn(one);
       one.version += 1;
     }
@@ -395,24 +468,4 @@ export class Transcript {
     const rest = draft.text.startsWith(text) ? draft.text.slice(text.length) : "";
     this.drafted(draft.key, rest, draft.start, source);
   }
-}
-
-/** @param {Paragraph} paragraph */
-function textIn({ runs }) {
-  const words = runs.flatMap(({ segment, first, stop }) => segment.shown(first, stop));
-  return words.map(({ text }) => text).join("").trimStart();
-}
-
-/**
- * Whether a paragraph ends before the next word.
- * @param {string} text
- * @param {boolean} fresh whether the word begins a segment
- * @param {string} next the word
- */
-function isFull(text, fresh, next) {
-  if (text.length <= PARAGRAPH_CHARS) return false;
-  if (fresh || SENTENCE_END.test(text)) return true;
-  if (text.length > LONG_CHARS && CLAUSE_END.test(text)) return true;
-  // Scripts without spaces break anywhere.
-  return text.length > LONGEST_CHARS && (/^\s/u.test(next) || text.length > 2 * LONGEST_CHARS);
 }

@@ -8,6 +8,8 @@ import { Announcer } from "./announcer.js";
 import { Blocks } from "./blocks.js";
 import { clock, hide, make } from "./dom.js";
 import { WordLights } from "./lights.js";
+import { colourOf } from "./speakers.js";
+import { say } from "./words.js";
 
 const NEAR_END_PX = 60;
 const AT_ONCE = 200; // rows of a transcript that is opened; the older ones come above them after it is painted
@@ -210,6 +212,7 @@ export class TranscriptView {
     const { item, text } = row;
     const version = item.kind === "mark" ? 0 : item.version;
     if (row.version === version && row.shown === item.text.length) return;
+    if (row.version !== version && item.kind === "paragraph") showWho(row.node, item);
     if (row.version !== version) text.data = item.text;
     else text.appendData(item.text.slice(row.shown));
     row.shown = item.text.length;
@@ -263,6 +266,27 @@ function paragraphRow(at, source, text) {
   words.dir = "auto";
   if (source === "") return make("div", "paragraph", at, words);
   return make("div", "paragraph sourced", at, make("b", "who", source), words);
+}
+
+/**
+ * Who speaks, before a paragraph's words: a speaker can be given a name there.
+ * @param {HTMLElement} node @param {import("./transcript.js").Paragraph} item
+ */
+function showWho(node, { who, speaker }) {
+  let shown = node.querySelector(".who");
+  if (who === "") return;
+  if (shown === null || (speaker !== null && shown.tagName === "B")) {
+    const made = speaker === null ? make("b", "who") : make("button", "who");
+    if (shown) shown.replaceWith(made);
+    else node.querySelector("time")?.after(made);
+    node.classList.add("sourced");
+    shown = made;
+  }
+  shown.textContent = who;
+  if (!(shown instanceof HTMLButtonElement)) return;
+  shown.type = "button";
+  shown.dataset.colour = colourOf(speaker);
+  shown.title = say("speaker.rename", { name: who });
 }
 
 /** @param {HTMLElement} at @param {Text} text @param {boolean} [own] */
