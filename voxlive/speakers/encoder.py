@@ -140,14 +140,11 @@ class SpeakerDetector(SharedNetwork[Array]):
     """The one of a process. ``model`` None: the encoder, loaded for the first session."""
 
     def __init__(self, model: SpeakerModel | None = None) -> None:
-        self._known = model is not None
-        super().__init__("speaker detector", lambda: _embed(model or SpeakerEncoder()))
-
-    def prepare(self) -> None:
-        """Have the network loaded, on its thread. Raises SpeakersMissing where it is not here."""
-        if not self._known and part_file(SPEAKER_MODEL) is None:
-            raise SpeakersMissing
-        super().prepare()
+        super().__init__(
+            "speaker detector",
+            lambda: _embed(model or SpeakerEncoder()),
+            lambda: None if model or part_file(SPEAKER_MODEL) else SpeakersMissing(),
+        )
 
     def speakers(self, options: SpeakerOptions, gate: GateOptions, at: int) -> Speakers:
         """Those of a stream. Raises SpeakersMissing."""

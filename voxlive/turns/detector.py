@@ -92,14 +92,11 @@ class TurnDetector(SharedNetwork[float]):
     """The one of a process. ``model`` None: Smart Turn, loaded for the first session."""
 
     def __init__(self, model: TurnModel | None = None) -> None:
-        self._known = model is not None
-        super().__init__("turn detector", lambda: _judge(model or SmartTurn()))
-
-    def prepare(self) -> None:
-        """Have the network loaded, on its thread. Raises TurnsMissing where it is not here."""
-        if not self._known and find_model() is None:
-            raise TurnsMissing
-        super().prepare()
+        super().__init__(
+            "turn detector",
+            lambda: _judge(model or SmartTurn()),
+            lambda: None if model or find_model() else TurnsMissing(),
+        )
 
 
 def _judge(model: TurnModel) -> Network[float]:

@@ -34,14 +34,16 @@ Eagerness = Literal["low", "medium", "high", "auto"]
 
 CONTEXT = 8 * SAMPLE_RATE
 """Samples before the moment in question that the network takes."""
+WAIT_MS = (200, 30_000)
+"""The range of ``TurnOptions.max_wait_ms``."""
+THRESHOLD = (0.1, 0.99)
+"""The range of the thresholds."""
 PAUSE = 4 * WINDOW
 """Samples of silence at which the network is asked: 128 ms.
 
 The voice detector hears speech for some 70 ms more, and the network was trained with 0.2 s.
 """
 
-_MIN_WAIT_MS, _MAX_WAIT_MS = 200, 30_000
-_MIN_THRESHOLD, _MAX_THRESHOLD = 0.1, 0.99
 _PAUSE_S = 0.5  # the mean of what a pause within a turn lasts longer than PAUSE
 # The network's odds count by their root, since it is often sure and wrong (benchmarks/SPEED.md).
 _SOUND = 0.5
@@ -71,10 +73,10 @@ class TurnOptions:
     eagerness: Eagerness | None = "auto"
 
     def __post_init__(self) -> None:
-        _check("threshold", self.threshold, _MIN_THRESHOLD, _MAX_THRESHOLD)
+        _check("threshold", self.threshold, *THRESHOLD)
         if self.eager_threshold is not None:
-            _check("eager_threshold", self.eager_threshold, _MIN_THRESHOLD, self.threshold)
-        _check("max_wait_ms", self.max_wait_ms, _MIN_WAIT_MS, _MAX_WAIT_MS)
+            _check("eager_threshold", self.eager_threshold, THRESHOLD[0], self.threshold)
+        _check("max_wait_ms", self.max_wait_ms, *WAIT_MS)
 
     def changed(
         self,

@@ -54,8 +54,15 @@ class SharedNetwork(Generic[Answer]):
     Bound: what its sessions ask, one question of each at a time. ``name`` is for messages.
     """
 
-    def __init__(self, name: str, load: Callable[[], Network[Answer]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Network[Answer]],
+        missing: Callable[[], NetworkMissing | None],
+    ) -> None:
+        """``missing``: why it cannot be loaded, None where its file is here."""
         self._name = name
+        self._missing = missing
         self._load = load
         self._network: Network[Answer] | None = None
         self._waiting: list[tuple[Array, Future[Answer]]] = []
@@ -65,7 +72,12 @@ class SharedNetwork(Generic[Answer]):
         self._closed = False
 
     def prepare(self) -> None:
-        """Have the network loaded, on its thread. Raises NetworkFailed after ``close``."""
+        """Have the network loaded, on its thread. Raises what is ``missing``.
+
+        After ``close`` it raises NetworkFailed.
+        """
+        if self._network is None and (problem := self._missing()):
+            raise problem
         self._submit()
 
     async def ask(self, audio: Array) -> Answer:

@@ -39,6 +39,8 @@ from voxlive.streaming.intake import SessionOptions
 from voxlive.streaming.replacements import BadReplacement, Replacements
 from voxlive.turns.tracker import (
     EAGERNESS,
+    THRESHOLD,
+    WAIT_MS,
     TurnEnded,
     TurnEvent,
     TurnLikelyEnded,
@@ -615,9 +617,9 @@ def _turn_options(asked: Json, before: TurnOptions) -> TurnOptions:
             raise ValueError(f'"eagerness" must be one of {known}, not {quoted(eagerness)}')
         before = chosen
     return before.changed(
-        number(asked, "threshold", 0.1, 0.99, None),
-        number(asked, "eager_threshold", 0.1, 0.99, None),
-        integer(asked, "max_wait_ms", 200, 30_000, None),
+        number(asked, "threshold", *THRESHOLD, None),
+        number(asked, "eager_threshold", *THRESHOLD, None),
+        integer(asked, "max_wait_ms", *WAIT_MS, None),
     )
 
 
