@@ -236,7 +236,7 @@ class FoundSession:
 
     def turns(self, claimed: ClaimedSession) -> dict[str, TurnsTold]:
         """What its client was told of turns, by source."""
-        told = dict(self._kept.turns)
+        told = {source: replace(one) for source, one in self._kept.turns.items()}
         for message in self._since(claimed) if self._options.turns else ():
             tell_of_turns(told, turn_event(message))
         return told
