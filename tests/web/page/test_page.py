@@ -97,6 +97,7 @@ async def test_says_what_is_running_and_remembers_what_is_chosen(server, tmp_pat
 
 
 @pytest.mark.browser
+@pytest.mark.endurance
 async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
     with serving("--model", "whisper-base", *AT_PAUSES) as server:
