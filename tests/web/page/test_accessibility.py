@@ -57,6 +57,8 @@ SAY = """async (texts) => {
   for (const [n, text] of texts.entries()) {
     t.words(`a/${n}`, [{ text, start: n * 10, end: n * 10 + 1, p: null }]);
   }
+  t.label({ key: "a/0", first: 0, last: 0, speaker: 0 });
+  t.name({ source: "", speaker: 0, name: "x".repeat(64) });
   t.drafted("a/99", texts[0]);
   document.querySelector("#welcome").hidden = true;
   const found = (id) => document.getElementById(id);
@@ -86,7 +88,7 @@ async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_pat
     found, others, turns = {}, cycle(OTHERS), cycle((1, 0))
     async with (
         line_to(server.url) as line,
-        browsing(line.url, microphone=wav) as watched,
+        browsing(line.url, microphone=wav, settings={"diarize": True}) as watched,
     ):
         watched.expected = BROKEN
         page = watched.page
