@@ -33,8 +33,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import speech
 from scipy.optimize import linear_sum_assignment
-from support.scoring import spelt, word_errors
 from support.server import Server, serving
 from support.wire import dial, live, s16le, send
 
@@ -355,7 +355,12 @@ def label_at(parts: list[SpeakerPart], labels: list[int | None], word: SaidWord)
 
 
 def edits(said: str, text: str) -> int:
-    return word_errors(said, text) if spelt(said) else len(spelt(text))
+    return speech.errors(said, text, "en")[0] if said.strip() else count(text)
+
+
+def count(text: str) -> int:
+    """Its words, as ``edits`` counts them."""
+    return len(speech.plain(text, "en", digits=True).split())
 
 
 def diarisation(everybody: Everybody, kind: str, rooms: range) -> None:
@@ -434,7 +439,7 @@ def transcripts(everybody: Everybody, kind: str, rooms: range, server: Server) -
             said = [" ".join(t for who, t in turns if who == one) for one in range(people)]
             words = asyncio.run(heard(server, audio, paced=False))
             parts = [*pipeline.follow(audio, SpeakerOptions()).parts]
-            total += sum(len(spelt(one)) for one in said)
+            total += sum(map(count, said))
             whole = " ".join(text for _, text in turns)
             counts[0] += edits(whole, " ".join(word.text for word in words))
             counts[1] += cp_errors(said, [(word.text, word.speaker) for word in words])
