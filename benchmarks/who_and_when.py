@@ -4,9 +4,9 @@
 
 DIR holds recordings, as for ``rooms.py``. A server with ``--model`` has so many sessions at real
 speed, each a room of three people of its own: without, with ``turns``, with ``diarize`` and with
-both, in turn, in every round the other way round. All processes of the server count. A session's
-share of a core says how many two cores could hold if nothing else ran; the longest lag that was
-reported says whether they kept up.
+both, in turn, in every round the other way round. All processes of the server count. Drafts are
+made as long as there is time, so that a session's share of a core says nothing of how many a
+machine holds; the longest lag that was reported says whether these kept up.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ def main() -> None:
             ways = [*WAYS] if number % 2 == 0 else [*reversed(WAYS)]
             for way in ways:
                 found[way].append(asyncio.run(measure(server, audios, WAYS[way])))
-    print("| | % of a core a session, by round | mean | sessions of two cores | longest lag |")
+    print("| | % of a core a session, by round | mean | longest lag |")
     for way, measured in found.items():
         shares = [share for share, _ in measured]
         mean, lag = float(np.mean(shares)), max(lag for _, lag in measured)
         listed = ", ".join(f"{share:.1f}" for share in shares)
-        print(f"| {way} | {listed} | {mean:.1f} | {200 / mean:.0f} | {lag:.1f} s |")
+        print(f"| {way} | {listed} | {mean:.1f} | {lag:.1f} s |")
 
 
 if __name__ == "__main__":

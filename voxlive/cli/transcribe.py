@@ -29,6 +29,7 @@ from voxlive.cli.options import (
 )
 from voxlive.errors import BadInput
 from voxlive.runners.scratch import SCRATCH
+from voxlive.speakers.labels import MAX_SPEAKERS
 
 if TYPE_CHECKING:
     from voxlive.checkpoints.local_model import LocalModel
@@ -216,7 +217,9 @@ Diarize = Annotated[
 Speakers = Annotated[
     int | None, typer.Option(min=1, help="--diarize: how many there are, where that is known.")
 ]
-MaxSpeakers = Annotated[int, typer.Option(min=1, max=20, help="--diarize: there are never more.")]
+MaxSpeakers = Annotated[
+    int, typer.Option(min=1, max=MAX_SPEAKERS, help="--diarize: there are never more.")
+]
 MinSpeechMs = Annotated[
     int, typer.Option(min=200, max=1600, help="--diarize: shorter speech has the nearest speaker.")
 ]

@@ -64,11 +64,10 @@ class ForgetStream(NamedTuple):
 
 
 class ChunkHeard(NamedTuple):
-    """Float32 [frames, speakers] for the question of this number; None: ``error`` says why."""
+    """Float32 [frames, speakers] for the question of this number."""
 
     number: int
-    answer: Array | None
-    error: str = ""
+    answer: Array
 
 
 class SpokenFrames(SpeakerParts):
@@ -266,7 +265,4 @@ class SortformerProcess:
         with self._lock:
             done = self._waiting.pop(heard.number, None)
         if done and done.set_running_or_notify_cancel():
-            if heard.answer is None:
-                done.set_exception(NetworkFailed(f"the speakers' network failed: {heard.error}"))
-            else:
-                done.set_result(heard.answer)
+            done.set_result(heard.answer)

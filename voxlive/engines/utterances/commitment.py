@@ -121,11 +121,8 @@ class Commitment:
         count = len(spelt) if self._rule.last else len(spelt) - 1
         certain = 0
         while certain < count:
-            lag_s = self._lag_s(certain) if certain < agreed else self._rule.patience_s
-            word = spelt[certain].word
-            if word.probability is not None and word.probability < self._rule.unsure:
-                lag_s = max(lag_s, self._rule.unsure_lag_s)
-            if newest - word.end < lag_s * SAMPLE_RATE:
+            lag_s = self._lag_s(certain, agreed=certain < agreed)
+            if newest - spelt[certain].word.end < lag_s * SAMPLE_RATE:
                 break
             certain += 1
         committed = self._commit(spelt[:certain], rest)
@@ -136,12 +133,16 @@ class Commitment:
             self._passes.extend([*passes, spelt[certain:]])
         return committed
 
-    def _lag_s(self, at: int) -> float:
-        """For word ``at``, on which the passes agree."""
-        probabilities = (spelt[at].word.probability for spelt in self._passes)
-        if all(p is not None and p >= self._rule.sure for p in probabilities):
-            return min(self._rule.lag_s, self._rule.sure_lag_s)
-        return self._rule.lag_s
+    def _lag_s(self, at: int, *, agreed: bool) -> float:
+        """For word ``at`` of the last pass; ``agreed``: the passes have it in common."""
+        rule, last = self._rule, self._passes[-1][at].word.probability
+        lag_s = rule.lag_s if agreed else rule.patience_s
+        if agreed:
+            probabilities = (spelt[at].word.probability for spelt in self._passes)
+            if all(p is not None and p >= rule.sure for p in probabilities):
+                lag_s = min(lag_s, rule.sure_lag_s)
+        doubted = last is not None and last < rule.unsure
+        return max(lag_s, rule.unsure_lag_s) if doubted else lag_s
 
     def finish(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
         """Take the pass over all of the utterance: the words that are left. It begins anew then."""
