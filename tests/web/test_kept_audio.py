@@ -228,8 +228,8 @@ async def test_captions_go_on_while_the_disk_of_the_audio_is_full(
     messages += await line.until("done")
     await line.end()
     await service.aclose()
-    kept = recorder.store.transcript(ready["session"], None)
     await asyncio.to_thread(recorder.close)
+    kept = recorder.store.transcript(ready["session"], None)
     assert warnings(messages) == ["audio_full"]
     assert kept.text == messages[-1]["text"] != ""
     found = decoded(small_disk / "audio" / f"{ready['session']}.ogg")

@@ -688,6 +688,7 @@ async def test_a_server_that_only_seemed_dead_speaks_no_more(servers, tmp_path):
     back.send({"type": "stop"})
     *_, done = await back.until("done")
     assert done["text"] == "0 1 2 3"
+    await others.written()
     kept = second.recorder.store.transcript(ready["session"], None)
     assert (kept.text, kept.session.error) == ("0 1 2 3", None)
     await back.end()

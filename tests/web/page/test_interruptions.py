@@ -46,6 +46,11 @@ async def words_are_there(page, least):
     )
 
 
+async def painted(page):
+    """Until the transcript that was opened has been painted: before that it has no inner text."""
+    await page.wait_for_function("() => document.querySelector('.paragraph p')?.innerText")
+
+
 async def ended(page):
     await page.click("#toggle")
     assert await state_is(page, "stopped", "error") == "stopped"
@@ -99,6 +104,7 @@ async def test_a_reload_in_mid_session_loses_no_word_and_brings_none_twice(keepi
         await page.click("#open-sessions")
         await page.get_by_role("button", name="Open").click()
         await state_is(page, "stopped")
+        await painted(page)
         opened = await page.locator(".paragraph p").all_inner_texts()
         assert " ".join(opened) == " ".join(shown)
 
@@ -259,7 +265,9 @@ async def test_transcripts_are_found_renamed_downloaded_and_deleted(server):
         await page.wait_for_function("() => document.querySelectorAll('.session').length === 1")
         await page.get_by_role("button", name="Open").click()
         await state_is(page, "stopped")
+        await painted(page)
         assert "afternoon" in (await page.inner_text("#paragraphs")).lower()
         await page.reload()
         await page.click("#open-sessions")
+        await page.wait_for_selector(".session")
         assert await page.locator(".session-title").all_inner_texts() == ["At the doctor's"]

@@ -66,7 +66,18 @@ async def test_a_second_browser_reads_what_the_first_speaks_over_a_restart(tmp_p
                 said = await page.locator("#paragraphs .paragraph p").all_text_contents()
                 assert " ".join(await words(reader, "#text")) == " ".join(" ".join(said).split())
                 # The overlay opens with the link as well, and no longer once that is over.
-                await reader.goto(overlay_link)
+                arrived = asyncio.Event()
+
+                async def late(route):
+                    await arrived.wait()
+                    await route.continue_()
+
+                # Nothing can be chosen before it counts.
+                await reader.route("**/languages/*.json", late)
+                await reader.goto(overlay_link, wait_until="commit")
+                await reader.wait_for_selector("html[inert] [name=size]")
+                arrived.set()
+                await reader.wait_for_selector("html:not([inert])")
                 await reader.fill("[name=size]", "80")
                 await reader.select_option("[name=position]", "top")
                 address = await reader.input_value("#address")

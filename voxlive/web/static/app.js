@@ -6,6 +6,7 @@ import { Engine, spoken, withModel } from "./engine.js";
 import { setUpFiles } from "./files.js";
 import { Keeper } from "./keeper.js";
 import { askForKey, forgetKey, hasKey } from "./key.js";
+import { enable } from "./language.js";
 import { captureAdvice, insecureAdvice } from "./messages.js";
 import {
   confirmed,
@@ -449,3 +450,4 @@ class App {
 }
 
 new App(await BrowserStore.open()).start();
+enable();

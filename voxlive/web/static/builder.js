@@ -4,7 +4,9 @@
  */
 import { copyBy } from "./clipboard.js";
 import { byId } from "./dom.js";
+import { enable } from "./language.js";
 import { dressOverlay, OverlayText } from "./overlaylook.js";
+import "./theme.js"; // which holds the page, before this
 import { dateTime, onLanguage, say } from "./words.js";
 
 const SAMPLE_MS = 380; // for a word
@@ -125,3 +127,4 @@ class Builder {
 }
 
 new Builder().start();
+enable();

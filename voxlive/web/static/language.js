@@ -33,8 +33,12 @@ export function mark(language) {
   document.documentElement.dir = LANGUAGES[language].dir;
 }
 
-/** Nothing is painted in English, which the page has by itself, before the texts are there. */
+/**
+ * Nothing is painted in English, which the page has by itself, before the texts are there, and nothing
+ * can be pressed or chosen before `enable`: it would be lost.
+ */
 export function hold() {
+  document.documentElement.inert = true;
   if (document.documentElement.lang === "en") return;
   document.documentElement.toggleAttribute("data-untranslated", true);
   setTimeout(release, PATIENCE_MS);
@@ -42,4 +46,9 @@ export function hold() {
 
 export function release() {
   document.documentElement.toggleAttribute("data-untranslated", false);
+}
+
+/** The page answers from now on. */
+export function enable() {
+  document.documentElement.inert = false;
 }

@@ -6,7 +6,7 @@ import { Announcer } from "./announcer.js";
 import { CaptionText } from "./captions.js";
 import { byId, hide } from "./dom.js";
 import { Follower } from "./follow.js";
-import { LANGUAGES } from "./language.js";
+import { enable, LANGUAGES } from "./language.js";
 import { dressReader, loadLook, saveLook } from "./readerlook.js";
 import { load, save } from "./settings.js";
 import { SpeakerNames } from "./speakers.js";
@@ -204,3 +204,4 @@ class ReadingPage {
 }
 
 new ReadingPage().start();
+enable();
