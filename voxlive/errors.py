@@ -273,6 +273,7 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "no_such_link": ErrorInfo(
             404, None, "a link for reading along that is not whole, has expired or was revoked"
         ),
+        "no_such_profile": ErrorInfo(404, None, "no voice profile of the key has this id"),
         "too_many_links": ErrorInfo(409, None, "the key has as many links as it may have"),
         "rate_limit_exceeded": ErrorInfo(429, 4429, "more requests than the key or server allows"),
         "too_many_sessions": ErrorInfo(429, 4429, "more sessions at a time than the key allows"),
@@ -356,6 +357,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         ),
         "no_store": ErrorInfo(
             501, None, "the server keeps no sessions; `--store` has it keep them"
+        ),
+        "no_profiles": ErrorInfo(
+            501, None, "the server remembers no voices: it needs a store and a key to seal them"
         ),
         "unsupported_checkpoint": ErrorInfo(
             501,

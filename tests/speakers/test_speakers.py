@@ -229,7 +229,12 @@ async def test_a_server_tells_two_voices_apart(server):
     audio = np.concatenate([first.samples, pause, other.samples, pause, first.samples])
     heard = await live(server.ws, s16le(audio), diarize=True)
     [ready] = heard.of("ready")
-    assert ready["diarize"] == {"max_speakers": 8, "min_speech_ms": 500, "speakers": None}
+    assert ready["diarize"] == {
+        "max_speakers": 8,
+        "min_speech_ms": 500,
+        "speakers": None,
+        "profiles": False,
+    }
     words = {}
     for message in heard.of("words"):
         for word in message["words"]:

@@ -51,10 +51,10 @@ class Line:
             text = json.dumps(message)
             self._incoming.put_nowait({"type": "websocket.receive", "text": text})
 
-    async def until(self, kind: str) -> list[dict]:
-        """All messages up to the first of this kind; ConnectionError at a close before it."""
+    async def until(self, *kinds: str) -> list[dict]:
+        """All messages up to the first of these kinds; ConnectionError at a close before it."""
         got: list[dict] = []
-        while not got or got[-1]["type"] != kind:
+        while not got or got[-1]["type"] not in kinds:
             while not self.received:
                 if self.closed is not None:
                     raise ConnectionError(self.closed, got)

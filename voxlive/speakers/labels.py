@@ -65,11 +65,15 @@ class SpokenWords(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SpeakerNamed:
-    """A person has said who a speaker is; ``name`` "" takes that back."""
+    """A person has said who a speaker is; ``name`` "" takes that back.
+
+    ``by_voice``: the voice was recognised, which gives way to what people say.
+    """
 
     speaker: int
     name: str
     source: str = ""
+    by_voice: bool = False
 
 
 SpeakerNames = Mapping[tuple[str, int], str]

@@ -23,6 +23,7 @@ import numpy as np
 
 from voxlive.processes.process import ChildProcess
 from voxlive.speakers.tracker import (
+    SpeakerOptionError,
     SpeakerOptions,
     SpeakerPart,
     SpeakerParts,
@@ -173,6 +174,10 @@ class SortformerSpeakers(SpokenFrames):
     def go_on(self, state: SpeakerState | None, window: int) -> None:
         """There is no state to go on from: they begin anew."""
 
+    def voice(self, speaker: int) -> Samples | None:  # noqa: ARG002
+        """None: the network has no vectors of voices."""
+        return None
+
     def close(self) -> None:
         """See Speakers."""
         self._process.forget(self._stream)
@@ -196,7 +201,10 @@ class SortformerProcess:
         self._closed = False
 
     def speakers(self, options: SpeakerOptions, gate: GateOptions, at: int) -> Speakers:
-        """Those of a stream. Raises NetworkFailed after ``close``."""
+        """Those of a stream. Raises NetworkFailed after ``close``, SpeakerOptionError."""
+        if options.profiles:
+            message = "voices are known again by the speaker-encoder: this server has another model"
+            raise SpeakerOptionError(message, "profiles")
         return SortformerSpeakers(self, options, gate, at)
 
     def open(self) -> int:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from voxlive.errors import CodedError
-from voxlive.speakers.labels import MAX_SPEAKERS, SpeakerRange, SpeakersFound
+from voxlive.speakers.labels import MAX_SPEAKERS, SpeakerNamed, SpeakerRange, SpeakersFound
+from voxlive.speakers.profiles import LEAST_VECTORS, VoiceProfile, nearest_profile
 from voxlive.vad.gate import WINDOW as STEP
 from voxlive.vad.gate import GateOptions
 from voxlive.values import SAMPLE_RATE, Samples
@@ -56,13 +57,14 @@ class SpeakerOptions:
     """How voices are told apart: at most ``max_speakers``, 1 to 20.
 
     Speech shorter than ``min_speech_ms`` (200 to 1600) says too little of a voice: it has the
-    speaker of before. ``speakers``: how many there are, where that is known. Raises
-    SpeakerOptionError.
+    speaker of before. ``speakers``: how many there are, where that is known. ``profiles``: whose
+    voice was remembered is called by name. Raises SpeakerOptionError.
     """
 
     max_speakers: int = 8
     min_speech_ms: int = 500
     speakers: int | None = None
+    profiles: bool = False
 
     def __post_init__(self) -> None:
         _check("max_speakers", self.max_speakers, 1, MAX_SPEAKERS)
@@ -226,6 +228,13 @@ class SpeakerTracker(SpeakerParts):
         self._means, self._counts = [*state.means], [*state.counts]
         self.parts.extend(replace(part) for part in state.parts)
 
+    def voice(self, speaker: int) -> Samples | None:
+        """See Speakers."""
+        if speaker >= self.count or self._counts[speaker] < LEAST_VECTORS:
+            return None
+        mean = self._means[speaker]
+        return mean / np.linalg.norm(mean)
+
     def push(self, probability: float) -> None:
         """Take the probability of speech in the next window of 512 samples."""
         begin, self._end = self._end, self._end + STEP
@@ -381,6 +390,13 @@ class Speakers(Protocol):
         """Go on from there, None: from the beginning. ``window``: where the next window begins."""
         ...
 
+    def voice(self, speaker: int) -> Samples | None:
+        """The mean of a speaker's vectors, float32 [width] of length 1, to remember them by.
+
+        None before enough was heard, and where voices have no vectors.
+        """
+        ...
+
     def close(self) -> None:
         """Free what they hold. May be called twice."""
         ...
@@ -444,6 +460,8 @@ class SpeakerLane:
         self._words: deque[HeardWord] = deque()
         self._segment = self._number = -1
         self._told_upto = at
+        self._profiles: Sequence[VoiceProfile] = ()
+        self._names: dict[int, str] = {}
 
     def resume(
         self, state: SpeakerState | None, words: Iterable[HeardWord], window: int, told_upto: int
@@ -489,3 +507,19 @@ class SpeakerLane:
         while self._words and self._words[0].middle + _NEAR < min(settled, tracker.known):
             self._words.popleft()
         return SpeakersFound(tuple(ranges), tracker.count, upto=tracker.end) if ranges else None
+
+    def know(self, profiles: Sequence[VoiceProfile], names: Mapping[int, str]) -> None:
+        """Recognise these voices from now on, but of speakers who have ``names`` already."""
+        self._profiles, self._names = profiles, dict(names)
+
+    def recognised(self) -> list[SpeakerNamed]:
+        """Who is newly recognised, once each."""
+        found = []
+        for speaker in range(self.speakers.count if self._profiles else 0):
+            voice = None if speaker in self._names else self.speakers.voice(speaker)
+            if voice is None:
+                continue
+            if profile := nearest_profile(voice, self._profiles, self._names.values()):
+                self._names[speaker] = profile.name
+                found.append(SpeakerNamed(speaker, profile.name, by_voice=True))
+        return found

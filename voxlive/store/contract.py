@@ -433,6 +433,19 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredProfile:
+    """The voice of somebody who has agreed to that, remembered for key ``owner``.
+
+    ``sealed`` is their name and their voice, encrypted with a key that the store does not have.
+    """
+
+    id: str
+    owner: str
+    made_at: datetime
+    sealed: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddSession:
     """A session has opened."""
 
@@ -462,6 +475,14 @@ class SetSpeakers:
 
     session: str
     speakers: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddName:
+    """A speaker is called so, unless people call them something already."""
+
+    session: str
+    name: StoredName
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,6 +598,7 @@ SessionOperation = (
     AddWords
     | CloseSegment
     | SetSpeakers
+    | AddName
     | AddTurn
     | AddLanguage
     | AddMark
@@ -641,7 +663,23 @@ class ResumableStore(ABC):
         """
 
 
-class SessionStore(ResumableStore):
+class ProfileStore(ABC):
+    """Voice profiles. Every method blocks, may be called in any thread, raises StoreError."""
+
+    @abstractmethod
+    def keep_profile(self, profile: StoredProfile) -> None:
+        """Keep it, in place of the one of its id."""
+
+    @abstractmethod
+    def profiles(self, owners: Owners) -> tuple[StoredProfile, ...]:
+        """All of them, the oldest first."""
+
+    @abstractmethod
+    def delete_profile(self, profile: str, owners: Owners) -> bool:
+        """Delete one by its id, as ``SessionStore.delete``; whether there was one."""
+
+
+class SessionStore(ResumableStore, ProfileStore):
     """Every method blocks, may be called in any thread, and raises StoreError.
 
     A caller on an event loop calls it in a thread. A cursor is good for the store and the filter

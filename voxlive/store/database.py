@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from voxlive.errors import RequestRefused, VoxliveError
-from voxlive.store import resumable, schema, shares
+from voxlive.store import profiles, resumable, schema, shares
 from voxlive.store.audio import AudioFolder
 from voxlive.store.contract import (
     MAX_ATTEMPTS,
@@ -30,6 +30,7 @@ from voxlive.store.contract import (
     REFINEMENT_STALE_AFTER,
     AddLanguage,
     AddMark,
+    AddName,
     AddRefinement,
     AddResumable,
     AddSession,
@@ -54,6 +55,7 @@ from voxlive.store.contract import (
     Share,
     StoreBusy,
     StoredName,
+    StoredProfile,
     StoredResumable,
     StoredSegment,
     StoredSession,
@@ -87,7 +89,7 @@ from voxlive.store.search import (
 
 _SWEPT_AT_ONCE = 100
 _ABANDONED = timedelta(days=1)
-_ONE_BY_ONE = AddLanguage | AddMark | AddRefinement | AddTurn | SetState
+_ONE_BY_ONE = AddLanguage | AddMark | AddName | AddRefinement | AddTurn | SetState
 
 
 class DatabaseStore(SessionStore):
@@ -287,6 +289,8 @@ class DatabaseStore(SessionStore):
             case AddRefinement(_, made):
                 row = schema.refinement_row(key, made, now)
                 connection.execute(schema.ADD_REFINEMENT, [row])
+            case AddName(_, name):
+                connection.execute(schema.ADD_NAME, schema.name_row(key, name))
             case AddTurn(_, turn):
                 connection.execute(schema.ADD_TURN, [schema.turn_row(key, turn)])
             case AddMark(_, mark):
@@ -658,6 +662,24 @@ class DatabaseStore(SessionStore):
             return shares.session_of(connection, share)
 
     # Deleting.
+
+    def keep_profile(self, profile: StoredProfile) -> None:
+        """See ``ProfileStore``."""
+        with self._writing() as connection:
+            profiles.keep(connection, profile)
+
+    def profiles(self, owners: Owners) -> tuple[StoredProfile, ...]:
+        """See ``ProfileStore``."""
+        with self._reading() as connection:
+            return profiles.of_owners(connection, owners)
+
+    def delete_profile(self, profile: str, owners: Owners) -> bool:
+        """See ``ProfileStore``."""
+        with self._writing() as connection:
+            found = profiles.delete(connection, profile, owners)
+        with self._typed():
+            self._wipe()
+        return found
 
     def delete(self, session: str, owners: Owners) -> None:
         """See ``SessionStore``."""

@@ -210,6 +210,16 @@ shares = sa.Table(
     sa.Column("with_session", sa.Boolean, nullable=False),
 )
 
+profiles = sa.Table(
+    "profiles",
+    metadata,
+    sa.Column("key", _key, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("owner", sa.Text, nullable=False, index=True),
+    sa.Column("made_at", sa.BigInteger, nullable=False),
+    sa.Column("sealed", sa.Text, nullable=False),
+)
+
 SEGMENT_BITS = 20
 """Of a searched text's number: the session's key and, in these bits, the segment's id."""
 TITLE = (1 << SEGMENT_BITS) - 1
@@ -256,12 +266,17 @@ def _add_fifth(connection: sa.Connection) -> None:
     metadata.create_all(connection, [names])
 
 
+def _add_sixth(connection: sa.Connection) -> None:
+    metadata.create_all(connection, [profiles])
+
+
 STEPS: tuple[Callable[[sa.Connection], None], ...] = (
     _create,
     _add_second,
     _add_third,
     _add_fourth,
     _add_fifth,
+    _add_sixth,
 )
 """Step n makes version n into n + 1. A step is never changed once it has been released."""
 
@@ -379,14 +394,24 @@ def word_of(row: sa.Row[Any]) -> StoredWord:
     )
 
 
+def name_row(session: int, name: StoredName) -> dict[str, object]:
+    """What a speaker is called, as a row."""
+    return {
+        "session": session,
+        "source": clean(name.source),
+        "speaker": name.speaker,
+        "name": clean(name.name),
+    }
+
+
 def set_names(connection: sa.Connection, key: int, given: Sequence[StoredName]) -> None:
     """Speakers of a session have these names from now on."""
     for one in given:
-        whose = {"session": key, "source": clean(one.source), "speaker": one.speaker}
-        chosen = [names.c[column] == value for column, value in whose.items()]
+        row = name_row(key, one)
+        chosen = [names.c[column] == row[column] for column in ("session", "source", "speaker")]
         connection.execute(names.delete().where(*chosen))
         if one.name:
-            connection.execute(names.insert(), [{**whose, "name": clean(one.name)}])
+            connection.execute(names.insert(), row)
 
 
 def names_of(connection: sa.Connection, key: int) -> tuple[StoredName, ...]:
@@ -597,7 +622,7 @@ def _add(table: sa.Table) -> sa.TextClause:
 
 
 ADD_SESSION, ADD_WORD, ADD_SEGMENT, ADD_MARK = map(_add, (sessions, words, segments, marks))
-ADD_TURN = _add(turns)
+ADD_TURN, ADD_NAME = map(_add, (turns, names))
 SET_SPEAKER = sa.text(
     "UPDATE words SET speaker = :speaker WHERE session = :session AND number = :number"
 )

@@ -29,8 +29,10 @@ from voxlive.vad.gate import WINDOW, Gate, GateOptions, OpenGate, UndecidedAudio
 from voxlive.values import Samples, Word
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
+    from voxlive.speakers.labels import SpeakerNames
+    from voxlive.speakers.profiles import VoiceProfile
     from voxlive.store.audio import SessionAudio
     from voxlive.streaming.events import Event, SourceCheckpoint
     from voxlive.streaming.ingest.live import Ingest
@@ -238,6 +240,17 @@ class LiveSession(ABC):
     def keep_audio(self, writer: SessionAudio) -> None:
         """Give everything that is received to this writer too, from now on, as one channel."""
         self._audio = writer
+
+    def know_voices(self, profiles: Sequence[VoiceProfile], names: SpeakerNames) -> None:
+        """Call speakers by name, from now on, whose voices these are; others have ``names``."""
+        for source, part in self.parts.items():
+            own = {("", speaker): name for (of, speaker), name in names.items() if of == source}
+            part.know_voices(profiles, own)
+
+    def voice_of(self, speaker: int, source: str) -> Samples | None:
+        """The mean vector of a speaker's voice; None before enough of it was heard."""
+        part = self.parts.get(source)
+        return part.voice_of(speaker, "") if part else None
 
     @property
     def keeps_audio(self) -> bool:

@@ -65,10 +65,12 @@ from voxlive.vad.gate import WINDOW, Feed, GateState, Paused, Skip, Started, Sto
 from voxlive.values import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from voxlive.engines.contract import SessionMessage, Sink, Stream
     from voxlive.engines.recording import RecordingWriter
+    from voxlive.speakers.labels import SpeakerNames
+    from voxlive.speakers.profiles import VoiceProfile
     from voxlive.speakers.tracker import SpeakerLane
     from voxlive.streaming.events import Event
     from voxlive.streaming.ingest.live import Ingest
@@ -182,6 +184,15 @@ class Session(LiveSession):
 
     # What a client does: see also ``LiveSession``.
 
+    def know_voices(self, profiles: Sequence[VoiceProfile], names: SpeakerNames) -> None:
+        """See LiveSession."""
+        if self._speakers:
+            self._speakers.know(profiles, {speaker: name for (_, speaker), name in names.items()})
+
+    def voice_of(self, speaker: int, source: str) -> Samples | None:
+        """See LiveSession."""
+        return self._speakers.speakers.voice(speaker) if self._speakers and not source else None
+
     def outlive_server(self) -> bool:
         """See LiveSession."""
         alone = self._speakers is not None and not self._speakers.speakers.keeps_states
@@ -278,7 +289,7 @@ class Session(LiveSession):
                         await self._process_rest()
                         if self._speakers:
                             await self._speakers.speakers.flush()
-                            self._emit(self._speakers.found())
+                            self._emit_speakers(self._speakers)
                         self._finish()
                 self.on_rest()
         except BadAudio as error:
@@ -342,7 +353,7 @@ class Session(LiveSession):
         self._drop_known()
         if self._speakers:
             await self._speakers.speakers.receive(samples, probabilities)
-            self._emit(self._speakers.found())
+            self._emit_speakers(self._speakers)
         if self._turns:
             self._turns.receive(samples)
             await self._take_turns(self._turns, probabilities)
@@ -450,6 +461,12 @@ class Session(LiveSession):
     def _with_text(self, closed: TurnClosed) -> TurnClosed:
         assert self._turns
         return replace(closed, text=self._turns.text.take())
+
+    def _emit_speakers(self, speakers: SpeakerLane) -> None:
+        """Emit whose words are newly known, and who is recognised."""
+        self._emit(speakers.found())
+        for named in speakers.recognised():
+            self._emit(named)
 
     def _emit_speech(self, event: SpeechStarted | SpeechStopped) -> None:
         """Emit it, unless another server has."""
@@ -569,7 +586,7 @@ class Session(LiveSession):
             self._turns.text.words.append(event.text)
         if self._speakers and event:
             self._speakers.add(event.segment, event.words)
-            self._emit(self._speakers.found())
+            self._emit_speakers(self._speakers)
 
     def _on_recovered(self, at: int) -> None:
         if self._recorder:

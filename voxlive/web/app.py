@@ -63,6 +63,7 @@ from voxlive.web.metrics import (
     ServerCollector,
 )
 from voxlive.web.pages import Pages
+from voxlive.web.profiles import ProfileEndpoints
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.recorder import Recorder
 from voxlive.web.refiner import Refiner
@@ -173,6 +174,7 @@ def _routes(
         recorder,
         live.resumables.idle_s,
     )
+    profiles = ProfileEndpoints(recorder.profiles if recorder else None, audit)
     tickets = TicketEndpoints(access)
     health = HealthEndpoints(models, files, recorder)
     history = HistoryEndpoints(store, audit, lambda: models.closing, refiner, live.feeds)
@@ -208,6 +210,8 @@ def _routes(
         Route("/v1/shares", reading.make, methods=["POST"]),
         Route("/v1/shares/{link}", reading.change, methods=["PATCH"]),
         Route("/v1/shares/{link}", reading.revoke, methods=["DELETE"]),
+        Route("/v1/voice-profiles", profiles.index),
+        Route("/v1/voice-profiles/{profile}", profiles.delete, methods=["DELETE"]),
         Route("/read", reading.page),
         Route("/read/events", reading.events),
         Route("/read/state", reading.state),

@@ -26,7 +26,8 @@ from voxlive.errors import (
     VoxliveError,
 )
 from voxlive.processes.logs import log_context
-from voxlive.speakers.labels import SpeakerNamed
+from voxlive.speakers.labels import SpeakerNamed, SpeakerNames
+from voxlive.store.contract import StoreError
 from voxlive.streaming.events import SessionError
 from voxlive.streaming.intake import Command, LiveSession, SessionOptions
 from voxlive.streaming.queues import MAX_SOCKET_BYTES, Inbox, Timeout
@@ -37,6 +38,7 @@ from voxlive.web.captions.feeds import MAX_NAME_LENGTH, CaptionFeeds, is_valid_n
 from voxlive.web.errors import error_headers
 from voxlive.web.live_models import LiveModels
 from voxlive.web.metrics import SessionMeter, SessionMetrics
+from voxlive.web.profiles import NO_PROFILES, VoiceProfiles
 from voxlive.web.protocols.contract import (
     Action,
     AudioFrame,
@@ -48,6 +50,7 @@ from voxlive.web.protocols.contract import (
     Protocol,
     ReconfigureSession,
     Refuse,
+    RememberVoice,
     Reply,
     ResumeSession,
     SetTurns,
@@ -68,6 +71,7 @@ log = logging.getLogger(__name__)
 # A client may take so long to open its session. Most do with the first packet; browsers ask for
 # the microphone first.
 _START_TIMEOUT_S = 60.0
+_PROFILES_S = 2.0  # a session that begins waits so long for the voices that are remembered
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -356,7 +360,10 @@ class LiveSocket:
             case OpenSession():
                 # By now it is known which wire format the client has, where a path has several.
                 with log_context(protocol=self._protocol.name):
+                    profiles = self._profiles_of(action.options)
                     self._open(action)
+                    if profiles:
+                        await self._know_voices(profiles, self._sessions[action.source], {})
             case ResumeSession():
                 await self._resume(action)
             case Refuse(code, message):
@@ -381,6 +388,8 @@ class LiveSocket:
                 await self._correct(action)
             case NameSpeaker(speaker, name, source):
                 await self._name(SpeakerNamed(speaker, name, source))
+            case RememberVoice():
+                await self._remember(action)
             case StopSession():
                 self._stopped = True
                 if self._resumable:
@@ -410,6 +419,44 @@ class LiveSocket:
             await self._state.outbox.put_notice(Notice(refused))
         elif feed:
             feed.on_event(named)
+
+    def _profiles_of(self, options: SessionOptions) -> VoiceProfiles | None:
+        """The voices that a session asks to be told of, if it does. Raises ProtocolError."""
+        if options.speakers is None or not options.speakers.profiles:
+            return None
+        if self._recorder is None or self._recorder.profiles is None:
+            raise ProtocolError("unsupported_option", NO_PROFILES)
+        return self._recorder.profiles
+
+    async def _know_voices(
+        self, profiles: VoiceProfiles, session: LiveSession, names: SpeakerNames
+    ) -> None:
+        """Tell a session whose voices are remembered for its key; speakers may have ``names``."""
+        try:
+            async with asyncio.timeout(_PROFILES_S):
+                session.know_voices(await profiles.known(self._owner), names)
+        except (StoreError, TimeoutError) as error:
+            why = getattr(error, "message", "") or "the store takes too long to answer"
+            session.emit_warning("profiles_failed", f"nobody is known by their voice: {why}")
+
+    async def _remember(self, voice: RememberVoice) -> None:
+        """Keep a speaker's voice by the name that they have agreed to."""
+        profiles = self._recorder.profiles if self._recorder else None
+        vector = self._sessions[""].voice_of(voice.speaker, voice.source)
+        code, why = "bad_message", ""
+        if profiles is None:
+            code, why = "no_profiles", NO_PROFILES
+        elif vector is None:
+            why = "too little of this speaker's voice was heard to know it again: some 5 s more"
+        else:
+            try:
+                ident = await profiles.remember(self._owner, voice.name, vector)
+                notice = partial(self._protocol.remembered, voice, ident)
+            except StoreError as error:
+                code, why = error.code, f"the voice is not remembered: {error.message}"
+        if why:
+            notice = partial(self._protocol.refused, code, why)
+        await self._state.outbox.put_notice(Notice(notice))
 
     async def _end_sessions(self, code: str, message: str) -> None:
         """Finish the sessions with an error event, unless the client has stopped them itself."""
@@ -541,6 +588,9 @@ class LiveSocket:
                 message = "what was sent last was not stored in time: some words may come again"
                 session.emit_warning("words_may_repeat", message)
             state.sessions[""] = session
+            if profiles := self._profiles_of(opening.options):
+                names = {(one.source, one.speaker): one.name for one in claimed.transcript.names}
+                await self._know_voices(profiles, session, names)
             label = self._models.label(service)
             state.meters[""] = self._open_meter(session, label)
             state.caption_feeds[""] = self._feeds.go_on(claimed.transcript)

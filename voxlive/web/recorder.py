@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from voxlive.store.contract import (
     StoreUnusable,
 )
 from voxlive.store.writer import SessionWriter, StoreWriter
+from voxlive.web.profiles import VoiceProfiles
 from voxlive.web.recording import SessionRecording, token_digest
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class SessionRecorder:
     """Where that is kept, if it is."""
     refine: str | None = None
     """The model by which sessions with audio are refined when they are over."""
+    profiles: VoiceProfiles | None = None
+    """Voices that are known again, if any may be remembered."""
 
     def __init__(
         self,
@@ -254,7 +258,9 @@ class Recorder(SessionRecorder):
             on_warning(f"transcripts are not kept: {error.message}; --store FOLDER, or --no-store")
             return None
         resume = timedelta(seconds=config.resume_seconds)
-        return cls(store, keep_time(config.keep), audio=config.keep_audio, resume=resume)
+        made = cls(store, keep_time(config.keep), audio=config.keep_audio, resume=resume)
+        made.profiles = VoiceProfiles.of(store, os.environ)
+        return made
 
     @classmethod
     def in_memory(cls, config: ServeConfig) -> Self:

@@ -22,11 +22,12 @@ from typing import Any, Self
 import numpy as np
 
 from voxlive.errors import ProtocolError
-from voxlive.speakers.labels import SpeakersFound
+from voxlive.speakers.labels import SpeakerNamed, SpeakersFound
 from voxlive.speakers.tracker import SpeakerState
 from voxlive.store.contract import (
     AddLanguage,
     AddMark,
+    AddName,
     AddRefinement,
     AddResumable,
     AddSent,
@@ -47,6 +48,7 @@ from voxlive.store.contract import (
     SetSpeakers,
     SetState,
     State,
+    StoredName,
     StoredSegment,
     StoredSession,
     StoredTranscript,
@@ -258,12 +260,15 @@ class SessionRecording:
         languages = [*found.session.languages]
         words, segments = [*transcript.words], [*transcript.segments]
         turns, speakers = [*transcript.turns], dict[int, int]()
+        names = {(one.source, one.speaker): one for one in transcript.names}
         for one in operations:
             match one:
                 case AddWords(_, said):
                     words += said
                 case SetSpeakers(_, found_of):
                     speakers |= found_of
+                case AddName(_, name):
+                    names.setdefault((name.source, name.speaker), name)
                 case AddTurn(_, turn):
                     turns.append(turn)
                 case CloseSegment(_, closed):
@@ -279,6 +284,7 @@ class SessionRecording:
             segments=tuple(segments),
             words=tuple(words),
             turns=tuple(turns),
+            names=tuple(names.values()),
         )
         resumable = replace(found, session=session, next=found.next + len(texts))
         return ClaimedSession(resumable, whole, claimed.sent + texts)
@@ -370,6 +376,8 @@ class SessionRecording:
                     for number in self._places.get(one.segment, _NONE)[one.first : one.last + 1]
                 )
                 return [SetSpeakers(self._id, speakers)], False
+            case SpeakerNamed(speaker, name, source):
+                return [AddName(self._id, StoredName(speaker, name, source))], False
             case TurnClosed(turn, start, end, _, source):
                 first = self._turns_stop.get(source, 0)
                 self._turns_stop[source] = self._number

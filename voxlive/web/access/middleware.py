@@ -73,6 +73,7 @@ _RULES = {
     "/v1/auth/grant": RouteRule("live", error_response=deepgram_error),
     "/v1/client/sessions": RouteRule("live", error_response=mistral_error),
     "/v1/sessions": RouteRule("history", audited=True),
+    "/v1/voice-profiles": RouteRule("history", audited=True),
     "/captions": _CAPTIONS,
     "/overlay": _OPEN,  # its page shows nothing without a key or a link
     "/read": _OPEN,  # for those who have a link, which is checked there

@@ -180,7 +180,9 @@ class CaptionFeed:
             case SpeakersFound(ranges, _, source):
                 for segment in dict.fromkeys(one.segment for one in ranges):
                     self._label(segment, [one for one in ranges if one.segment == segment], source)
-            case SpeakerNamed(speaker, name, source):
+            case SpeakerNamed(speaker, name, source, by_voice):
+                if by_voice and (source, speaker) in self._names:
+                    return  # people have said so
                 self._names[source, speaker] = name
                 if not name:
                     del self._names[source, speaker]

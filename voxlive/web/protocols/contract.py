@@ -163,6 +163,15 @@ class NameSpeaker:
 
 
 @dataclass(frozen=True, slots=True)
+class RememberVoice:
+    """Remember the voice of a speaker, who has agreed to that, by a name."""
+
+    speaker: int
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StopSession:
     """The last audio has been sent."""
 
@@ -226,6 +235,7 @@ Action = (
     | SetTurns
     | CorrectCaptions
     | NameSpeaker
+    | RememberVoice
     | ReconfigureSession
     | ResumeSession
     | StopSession
@@ -342,6 +352,10 @@ class Protocol(_Protocol):
     def restore(self, _restored: RestoredProtocol) -> None:
         """Go on with a session of another server, whose ``start`` was received here."""
         return
+
+    def remembered(self, _voice: RememberVoice, _profile: str) -> list[Out]:
+        """A voice is remembered, as the profile with this id."""
+        return []
 
     def suspended(self, _resume_s: float) -> list[Out]:
         """The server ends; for so long another one may go on with the session. And the close."""

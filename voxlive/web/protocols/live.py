@@ -65,6 +65,7 @@ from voxlive.web.protocols.contract import (
     Out,
     Protocol,
     Refuse,
+    RememberVoice,
     RestoredProtocol,
     ResumeSession,
     SetTurns,
@@ -93,7 +94,7 @@ _START_FIELDS = (
     *("vad", "words", "drafts", "delay_ms", "replacements", "resumable", "store"),
     *("keep_audio", "sources", "suppress_leaks", "turns", "diarize"),
 )
-_SPEAKER_FIELDS = ("max_speakers", "min_speech_ms", "speakers")
+_SPEAKER_FIELDS = ("max_speakers", "min_speech_ms", "speakers", "profiles")
 _TURN_FIELDS = ("eagerness", "threshold", "eager_threshold", "max_wait_ms")
 _RESUME_FIELDS = ("type", "session", "token", "have", "from", "received")
 _MAX_RESUME = 256_000  # characters; other messages have MAX_TEXT
@@ -254,6 +255,11 @@ class LiveProtocol(Protocol):
         if restored.ended:
             self._close = CloseSocket(1000)
 
+    def remembered(self, voice: RememberVoice, profile: str) -> list[Out]:
+        """``remembered``: a speaker's name, and the profile's id."""
+        named = {"speaker": voice.speaker, "name": voice.name, **_of(voice.source)}
+        return [self._encode("remembered", **named, profile=profile)]
+
     def suspended(self, resume_s: float) -> list[Out]:
         """``suspended``, and the close of a server that ends."""
         message = self._passing("suspended", resume_s=resume_s)
@@ -332,6 +338,17 @@ class LiveProtocol(Protocol):
                 return CorrectCaptions(segment, words, text)
             case "name":
                 return NameSpeaker(*speaker_named(message))
+            case "remember":
+                consent = flag(message, "consent", False)
+                named = {name: message[name] for name in message if name != "consent"}
+                speaker, name, source = speaker_named(named)
+                if not consent:
+                    raise ValueError(
+                        'a voice is remembered with the consent of whose it is: "consent": true'
+                    )
+                if not name:
+                    raise ValueError('a voice is remembered by a "name"')
+                return RememberVoice(speaker, name, source)
             case "stop":
                 check_fields(message, ("type",), "stop")
                 self._stopped = True
@@ -341,7 +358,7 @@ class LiveProtocol(Protocol):
             case _:
                 raise ValueError(
                     f'{quoted(kind)} is not a message type: use "flush", "turns", "correct", '
-                    '"name" or "stop"'
+                    '"name", "remember" or "stop"'
                 )
 
     def opened(self, session: str, options: SessionOptions) -> list[Out]:
@@ -405,7 +422,7 @@ class LiveProtocol(Protocol):
                 return [self._encode("warning", code=code, message=message[:MAX_ERROR_CHARS])]
             case SessionClosed(samples):
                 return self._done(samples)
-            case UtteranceEnded() | SpeakerNamed():
+            case UtteranceEnded():
                 return []
             case SessionCheckpoint():
                 self._acknowledged = event.first(self._rate) * self._rate // SAMPLE_RATE
@@ -454,6 +471,7 @@ class LiveProtocol(Protocol):
             | TurnEvent
             | TurnClosed
             | SpeakersFound
+            | SpeakerNamed
             | Flushed
             | LanguageDetected
             | Recovered
@@ -491,6 +509,8 @@ class LiveProtocol(Protocol):
                 ]
                 found = {"ranges": named, "speakers": speakers, "upto": seconds(upto)}
                 return self._encode("speakers", **found, **source)
+            case SpeakerNamed(speaker, name):
+                return self._encode("speaker_named", speaker=speaker, name=name, **source)
             case Flushed(marker):
                 return self._encode("flushed", id=marker)
             case Recovered(at):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import get_args
 
-from voxlive.speakers.labels import SpeakerRange, SpeakersFound
+from voxlive.speakers.labels import SpeakerNamed, SpeakerRange, SpeakersFound
 from voxlive.streaming.events import (
     Event,
     LanguageDetected,
@@ -147,6 +147,9 @@ def _event_of(message: Json) -> Event | None:
             return LanguageDetected(found, source=source) if found else None
         case "speakers":
             return _speakers(message, source)
+        case "speaker_named":
+            speaker = integer(message, "speaker", 0, _MAX_SPEAKERS, 0)
+            return SpeakerNamed(speaker, _text(message, "name"), source, by_voice=True)
         case "done":
             raise ValueError('the session is over: its client has "done"')
         case str():

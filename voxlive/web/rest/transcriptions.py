@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -342,8 +343,9 @@ def _speakers(fields: FormFields, response_format: str) -> SpeakerOptions | None
     if response_format != "diarized_json" and not fields.flag("diarize"):
         return None
     asked = {name: fields.whole(name, 1, 10_000) for name in _SPEAKER_FIELDS}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     try:
-        return SpeakerOptions(**{name: value for name, value in asked.items() if value is not None})
+        return SpeakerOptions(**given)
     except SpeakerOptionError as error:
         raise RequestRefused("bad_field", error.message, error.param) from error
 

@@ -36,6 +36,7 @@ from voxlive.web.access.sites import Sites, host_names
 from voxlive.web.app import CLOSE_TIMEOUT_S, open_recordings
 from voxlive.web.live_endpoints import LiveEndpoints
 from voxlive.web.live_models import LiveModels, speakers_of
+from voxlive.web.profiles import VoiceProfiles
 from voxlive.web.protocols import PROTOCOLS
 from voxlive.web.recorder import SessionRecorder
 from voxlive.web.server import Server, connection_config, outer_app, tls_context
@@ -221,6 +222,8 @@ class WorkerCore:
             if self._config.keep_audio:
                 recorder.audio, recorder.audio_store = self._config.keep_audio, HostAudio(channel)
                 recorder.refine = self._refine
+            if not self._transient:
+                recorder.profiles = VoiceProfiles.of(store, os.environ)
             self.live.recorder = recorder
         threading.Thread(target=self._read, args=[loop], name="host", daemon=True).start()
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from voxlive.store.audio import MAX_WAITING as MAX_AUDIO
 from voxlive.store.audio import SessionAudio, to_16_bits
-from voxlive.store.contract import OperationDropped, ResumableStore, StoreError
+from voxlive.store.contract import OperationDropped, ProfileStore, ResumableStore, StoreError
 from voxlive.store.writer import (
     CLOSE_TIMEOUT_S,
     MAX_WAIT_S,
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from voxlive.store.contract import (
         ClaimedSession,
         Operation,
+        Owners,
+        StoredProfile,
         StoredResumable,
     )
     from voxlive.values import Samples
@@ -108,7 +110,7 @@ class HostWriter(SessionWriter):
             written.set_result(done.result)
 
 
-class HostStore(ResumableStore):
+class HostStore(ResumableStore, ProfileStore):
     """The store of a worker, by calls of the host's."""
 
     def __init__(self, channel: WorkerChannel, loop: asyncio.AbstractEventLoop) -> None:
@@ -129,6 +131,20 @@ class HostStore(ResumableStore):
         """See ``ResumableStore``."""
         claimed: ClaimedSession | None = self._call("claim", session, epoch, holder)
         return claimed
+
+    def keep_profile(self, profile: StoredProfile) -> None:
+        """See ``ProfileStore``."""
+        self._call("keep_profile", profile)
+
+    def profiles(self, owners: Owners) -> tuple[StoredProfile, ...]:
+        """See ``ProfileStore``."""
+        found: tuple[StoredProfile, ...] = self._call("profiles", owners)
+        return found
+
+    def delete_profile(self, profile: str, owners: Owners) -> bool:
+        """See ``ProfileStore``."""
+        found: bool = self._call("delete_profile", profile, owners)
+        return found
 
     def _call(self, name: str, *args: object) -> Any:
         call = self._channel.ask(StoreCall(name, args))
