@@ -273,6 +273,9 @@ ERRORS: Mapping[str, ErrorInfo] = MappingProxyType(
         "no_such_link": ErrorInfo(
             404, None, "a link for reading along that is not whole, has expired or was revoked"
         ),
+        "too_little_voice": ErrorInfo(
+            None, None, "a speaker was heard too little for their voice to be remembered"
+        ),
         "no_such_profile": ErrorInfo(404, None, "no voice profile of the key has this id"),
         "too_many_links": ErrorInfo(409, None, "the key has as many links as it may have"),
         "rate_limit_exceeded": ErrorInfo(429, 4429, "more requests than the key or server allows"),

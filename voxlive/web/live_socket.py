@@ -440,23 +440,22 @@ class LiveSocket:
             session.emit_warning("profiles_failed", f"nobody is known by their voice: {why}")
 
     async def _remember(self, voice: RememberVoice) -> None:
-        """Keep a speaker's voice by the name that they have agreed to."""
-        profiles = self._recorder.profiles if self._recorder else None
+        """Keep a speaker's voice by the name that they have agreed to, and answer the client."""
+        try:
+            answer = partial(self._protocol.remembered, voice, await self._remembered(voice))
+        except (RequestRefused, StoreError) as error:
+            answer = partial(self._protocol.refused, error.code, error.message)
+        await self._state.outbox.put_notice(Notice(answer))
+
+    async def _remembered(self, voice: RememberVoice) -> str:
+        """The id of the profile that it is from now on. Raises RequestRefused, StoreError."""
+        if self._recorder is None or self._recorder.profiles is None:
+            raise RequestRefused("no_profiles", NO_PROFILES)
         vector = self._sessions[""].voice_of(voice.speaker, voice.source)
-        code, why = "bad_message", ""
-        if profiles is None:
-            code, why = "no_profiles", NO_PROFILES
-        elif vector is None:
-            why = "too little of this speaker's voice was heard to know it again: some 5 s more"
-        else:
-            try:
-                ident = await profiles.remember(self._owner, voice.name, vector)
-                notice = partial(self._protocol.remembered, voice, ident)
-            except StoreError as error:
-                code, why = error.code, f"the voice is not remembered: {error.message}"
-        if why:
-            notice = partial(self._protocol.refused, code, why)
-        await self._state.outbox.put_notice(Notice(notice))
+        if vector is None:
+            message = "too little of this speaker's voice was heard to know it again: some 5 s more"
+            raise RequestRefused("too_little_voice", message)
+        return await self._recorder.profiles.remember(self._owner, voice.name, vector)
 
     async def _end_sessions(self, code: str, message: str) -> None:
         """Finish the sessions with an error event, unless the client has stopped them itself."""

@@ -290,6 +290,8 @@ class Recorder(SessionRecorder):
             "waiting": self.writer.waiting,
             "error": failure and failure.message,
         }
+        if self.profiles:
+            state["profiles"] = True
         if self.audio:
             audio = self.store.audio
             state["audio"] = {"of": self.audio, "location": str(audio.path), "bytes": audio.bytes}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
+import httpx
 from support.browser import browsing, speaking, stopped, without_the_page
 from support.clips import two_people, write_wav
+from support.server import AT_PAUSES, serving
 from support.wire import s16le
 
+from voxlive.web.profiles import VARIABLE
+
+KEY = base64.b64encode(bytes(32)).decode()
 DASH = "\u2013"
 
 _READ = """async () => {
@@ -160,3 +166,51 @@ async def test_a_session_on_the_page_tells_voices_apart_and_names_them(server, t
         await page.keyboard.press("Escape")
         await stopped(page)
         assert await page.evaluate(names) == "Ben,Ms Jones, 2 b,Ben"
+
+
+async def shows(page, where, text):
+    await page.wait_for_function(
+        "([where, text]) => document.querySelector(where)?.textContent.includes(text)",
+        arg=[where, text],
+    )
+
+
+async def test_a_voice_that_agrees_is_remembered_known_and_deleted(tmp_path):
+    wav = write_wav(tmp_path / "two.wav", s16le(two_people()))
+    settings = {"diarize": True, "profiles": True}
+    names = "[...document.querySelectorAll('button.who')].map((one) => one.textContent).join()"
+    store = ("--store", str(tmp_path / "store"))
+    with serving(*store, *AT_PAUSES, env={VARIABLE: KEY}) as running:
+        async with browsing(running.url, microphone=wav, settings=settings) as watched:
+            page = watched.page
+            await speaking(page)
+            await page.wait_for_function(f"() => {names} === 'Speaker 1,Speaker 2,Speaker 1'")
+            # Without the choice a name is a name.
+            await page.click("button.who >> nth=1")
+            await page.keyboard.type("Ben")
+            await page.keyboard.press("Enter")
+            await page.click("button.who >> nth=0")
+            await page.keyboard.type("Anna")
+            await page.click(".naming .check span")
+            assert await page.is_checked(".naming [type=checkbox]")
+            await page.screenshot(path=tmp_path / "naming.png")
+            await page.click("#detail")  # leaving the field takes it
+            await shows(page, "#detail", "The voice of Anna is remembered")
+            await stopped(page)
+            await page.click("#clear")
+            await speaking(page)
+            await page.wait_for_function(f"() => {names} === 'Anna,Speaker 2,Anna'")
+            await stopped(page)
+            await page.click("#open-settings")
+            await shows(page, "#profiles li", "Anna")
+            await page.locator("#profiles").scroll_into_view_if_needed()
+            await page.screenshot(path=tmp_path / "profiles.png")
+            await page.get_by_role("button", name="Delete: Anna").click()
+            await page.click("#confirm-yes")
+            await page.wait_for_selector("#profiles:empty", state="attached")
+            assert "Anna" in await page.evaluate(names)
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            found = (await client.get("/v1/sessions")).json()["sessions"]
+            newest = (await client.get(f"/v1/sessions/{found[0]['id']}")).json()
+        [named] = newest["speakers"]
+        assert (named["speaker"], named["name"]) == (0, "Anna")

@@ -20,6 +20,7 @@ import {
 } from "./panels.js";
 import { ProgressLine } from "./progressline.js";
 import { DEMO } from "./recording.js";
+import { setUpProfiles } from "./profiles.js";
 import { Reading } from "./reading.js";
 import { Session } from "./session.js";
 import { ContinueCard, SessionList } from "./sessions.js";
@@ -148,6 +149,7 @@ class App {
     setUpSettings(this.#settings, changed, () => this.#health?.pause_ms ?? 500);
     this.#setUpFiles();
     setUpTheme(this.#settings);
+    setUpProfiles();
     onLanguage(() => this.#relabel());
     addEventListener("beforeunload", (event) => {
       if (this.#session.recording !== null || !this.#session.saved) event.preventDefault();
@@ -238,7 +240,10 @@ class App {
     const item = label && this.#view.rowAt(label)?.item;
     if (!(label instanceof HTMLButtonElement) || item?.kind !== "paragraph" || item.speaker === null) return;
     const { source, speaker } = item;
-    askName(label, (name) => this.#session.call({ source, speaker, name }));
+    const remembers = this.#session.recording !== null && Boolean(this.#served?.store?.profiles);
+    const named = (/** @type {string} */ name, /** @type {boolean} */ remember) =>
+      this.#session.call({ source, speaker, name }, remember);
+    askName(label, remembers, named);
   }
 
   #mark() {

@@ -29,7 +29,7 @@ const ENGLISH_ONLY = new RegExp(`^English only: (${COMMAND.source}) knows 99 lan
  * @property {number} pause_ms that ends an utterance unless one is chosen
  * @property {number[]} delays_ms that a session may choose
  * @property {number | null} delay_ms unless one is chosen
- * @property {{ location: string, keep_days: number | null, audio?: { of: string } } | null} [store] where transcripts are kept
+ * @property {{ location: string, keep_days: number | null, audio?: { of: string }, profiles?: boolean } | null} [store] where transcripts are kept
  * @property {string} version
  * @property {string} command what voxlive is called by where the server was started
  * @property {({ name: string } & Partial<Health>)[]} [models] all live ones, the default first
@@ -92,13 +92,14 @@ export function withModel(health, name) {
  * @param {import("./settings.js").Settings} settings
  * @param {Health | null} health
  */
-export function spoken({ model, language, translate, speed }, health) {
+export function spoken({ model, language, translate, speed, profiles }, health) {
   const known = Boolean(health?.takes_language && health.languages.includes(language));
   return {
     model: health?.models?.some(({ name }) => name === model) ? model : "",
     language: known ? language : "",
     speed: speedOf(speed, health) === null ? "" : speed,
     translate: translate && Boolean(health?.translates),
+    profiles: profiles && Boolean(health?.store?.profiles),
   };
 }
 

@@ -239,8 +239,17 @@ export class Link {
 
   /** Those who read the session's captions get a speaker's name. @param {string} session @param {object} named */
   name(session, named) {
-    if (this.#over || session !== this.#progress.name || this.#servedAt === 0 || this.#stopped) return;
-    this.#connection?.say({ type: "name", ...named });
+    if (this.#serves(session)) this.#connection?.say({ type: "name", ...named });
+  }
+
+  /** The voice of a speaker, who agrees to that, is remembered. @param {string} session @param {object} named */
+  remember(session, named) {
+    if (this.#serves(session)) this.#connection?.say({ type: "remember", consent: true, ...named });
+  }
+
+  /** Whether the session is the one on this line, which takes messages. @param {string} session */
+  #serves(session) {
+    return !this.#over && session === this.#progress.name && this.#servedAt !== 0 && !this.#stopped;
   }
 
   /** No more audio comes: bring out the rest. */

@@ -118,6 +118,7 @@ export function showStore(health, { store }) {
   const kept = health?.store ?? null;
   byId("store-row").hidden = kept === null;
   byId("keeping").hidden = kept === null;
+  byId("profiles-row").hidden = !kept?.profiles;
   if (kept === null) return;
   const days = kept.keep_days;
   const time = days === null ? say("keeping.always") : say("keeping.days", { count: days });

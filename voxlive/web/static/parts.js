@@ -58,13 +58,15 @@ export class Parts {
    * @param {import("./transcript.js").Transcript} transcript
    * @param {import("./transcript.js").Named} named
    * @param {import("./recording.js").Recording | null} recording
+   * @param {boolean} remember whose voice it is has agreed that it is remembered
    * @throws {import("./store.js").StoreError}
    */
-  async name(transcript, { source, speaker: number, name }, recording) {
+  async name(transcript, { source, speaker: number, name }, recording, remember) {
     const place = transcript.voices.placeOf(source, number);
     const part = place && this.all.find(({ id }) => id === place.session);
     if (!part) return;
     const named = { speaker: place.speaker, name, ...(source && { source }) };
+    if (remember) recording?.remember(part.id, named);
     if (!part.stored) recording?.name(part.id, named);
     else await this.#store.server?.name(part.id, named);
   }

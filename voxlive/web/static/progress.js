@@ -177,6 +177,7 @@ export class Progress {
     if (message.type === "speakers") {
       moved.ranges = message.ranges.map((/** @type {any} */ one) => ({ ...one, key: `${this.name}/${one.segment}` }));
     }
+    if (message.type === "speaker_named") moved.key = `${this.name}/`;
     const segment = message.type === "segment" ? message.id : message.segment;
     if (segment !== undefined) moved.segment = `${this.name}/${segment}`;
     return moved;

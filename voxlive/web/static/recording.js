@@ -224,6 +224,11 @@ export class Recording {
     this.#link?.name(session, named);
   }
 
+  /** The voice of a speaker, who agrees to that, is remembered. @param {string} session @param {object} named */
+  remember(session, named) {
+    this.#link?.remember(session, named);
+  }
+
   /** A time of the transcript in the server's session. @param {number} seconds */
   placeOf(seconds) {
     const state = this.#link?.state;
@@ -308,7 +313,7 @@ function wanted({ pauseMs, model, language, translate, store, keepAudio, speed, 
   return {
     ...(sources.length > 0 && { channels: sources.length, sources }),
     ...(pauseMs && { vad: { min_silence_ms: pauseMs } }),
-    ...(own.diarize && { diarize: true }),
+    ...(own.diarize && { diarize: !own.profiles || { profiles: true } }),
     ...(model && { model }),
     ...(language && { language }),
     ...(translate && { task: "translate" }),

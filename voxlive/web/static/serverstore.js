@@ -4,6 +4,7 @@ import { hasKey, keyHeaders } from "./key.js";
 const PAGE = 50;
 const MADE_UP = /^page-[0-9a-f]{16}$/; // a name for links, which says nothing to people
 const SESSIONS = new URL("../v1/sessions", import.meta.url);
+const PROFILES = new URL("../v1/voice-profiles", import.meta.url);
 
 /**
  * @typedef {import("./transcript.js").Entry} Entry
@@ -13,6 +14,7 @@ const SESSIONS = new URL("../v1/sessions", import.meta.url);
  * @typedef {import("./store.js").SessionPage} SessionPage
  * @typedef {import("./store.js").Place} Place
  * @typedef {{first: number, stop: number, text: string}} ServedCorrection
+ * @typedef {{id: string, name: string | null, made_at: string}} Profile without a name: of another key
  */
 
 /** A place cannot be used: there is no room, or no answer. */
@@ -126,6 +128,17 @@ export class ServerStore {
   /** @param {string} id */
   async remove(id) {
     await this.#ask(this.#at(id), { method: "DELETE" });
+  }
+
+  /** The voices that are remembered. @returns {Promise<Profile[]>} */
+  async profiles() {
+    const { profiles } = await this.#ask(PROFILES);
+    return profiles;
+  }
+
+  /** @param {string} id of one of them */
+  async forget(id) {
+    await this.#ask(new URL(`${PROFILES.href}/${encodeURIComponent(id)}`), { method: "DELETE" });
   }
 
   /** @param {string} id @param {string} [layer] */

@@ -233,11 +233,21 @@ export class Session {
     }
   }
 
-  /** What a speaker is called, for everyone who reads it. @param {import("./transcript.js").Named} named */
-  call(named) {
+  /** Whose voice it is, as the server says: people know better. @param {any} message */
+  #recognised({ key, speaker, name, source = "" }) {
+    const number = this.transcript.voices.number(key, source, speaker);
+    if (!this.transcript.names.has(source, number)) this.transcript.name({ source, speaker: number, name });
+  }
+
+  /**
+   * What a speaker is called, for everyone who reads it.
+   * @param {import("./transcript.js").Named} named
+   * @param {boolean} [remember] whose voice it is has agreed that it is remembered
+   */
+  call(named, remember = false) {
     this.transcript.name(named);
     if (this.id !== "" || !this.#complete) this.copied = false;
-    this.parts.name(this.transcript, named, this.recording).catch((error) => {
+    this.parts.name(this.transcript, named, this.recording, remember).catch((error) => {
       this.#complete = false;
       this.#listener.notice(unsentAdvice(error.message));
     });
@@ -374,6 +384,8 @@ export class Session {
       return this.#listener.changed();
     } else if (message.type === "speech_started") transcript.speechStarted(message.t, message.source);
     else if (message.type === "speakers") this.#label(message);
+    else if (message.type === "speaker_named") this.#recognised(message);
+    else if (message.type === "remembered") this.#listener.note(say("profiles.remembered", { name: message.name }));
     else if (message.type === "language") this.#language(message.language);
     else if (message.type === "segment") {
       transcript.dropDrafts(message.segment);

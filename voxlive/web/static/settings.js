@@ -19,6 +19,7 @@ const KEY = "voxlive";
  * @property {string} terms names and terms to expect, one on each line
  * @property {string} replacements what to write for what is heard, on lines such as `um =`
  * @property {boolean} diarize voices are told apart
+ * @property {boolean} profiles and those are known by name that the server remembers
  * @property {string} speakers their names, one on each line, for the keys 1 to 9
  * @property {number} pauseMs a pause this long ends an utterance; 0: what suits the model
  * @property {boolean} store the transcript, on a server that keeps them
@@ -59,6 +60,7 @@ const DEFAULTS = Object.freeze({
   terms: "",
   replacements: "",
   diarize: false,
+  profiles: false,
   speakers: "",
   pauseMs: 0,
   store: true,

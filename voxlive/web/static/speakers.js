@@ -22,6 +22,11 @@ export class SpeakerNames {
     else this.#given.set(speakerKey(source, speaker), name);
   }
 
+  /** Whether people have said it. @param {string} source @param {number} speaker */
+  has(source, speaker) {
+    return this.#given.has(speakerKey(source, speaker));
+  }
+
   /** @param {{speaker: number, name: string, source?: string}[]} named */
   restore(named) {
     this.#given.clear();
