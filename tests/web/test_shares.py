@@ -20,6 +20,7 @@ from support.keys import bearer
 from support.storing import session, spoken, word
 
 from voxlive.errors import VoxliveError
+from voxlive.speakers.labels import SpeakerRange, SpeakersFound
 from voxlive.store.backends import open_store
 from voxlive.store.contract import AddSession, AddWords, Correction, SetState
 from voxlive.streaming.events import Draft, SegmentClosed, Words
@@ -310,6 +311,25 @@ async def test_a_reader_begins_where_it_likes_and_goes_on_where_it_was():
         # Of another session, of more than there is, or no place at all: from the start.
         for other in ("b1/3.0", "a1/99.0", "a1/3", "../3.0", "a1/3.0\n"):
             assert (await snapshot(after=other))[:2] == (texts, ["now then"]), other
+
+
+async def test_a_reader_who_comes_back_has_the_speakers_that_it_missed():
+    async with reading() as at:
+        token, _ = await at.shares.make("ann", "stage", 3600, with_session=False)
+        feed = at.feeds.open("a1", "stage", "/v1/live", "ann")
+        async with at.read(token) as stream:
+            feed.on_event(words(0, "Hello", " there"))
+            feed.on_event(SegmentClosed(0, 0, 19, "Hello there"))
+            await stream.until("segment")
+        found = SpeakersFound((SpeakerRange(0, 0, 0, 0), SpeakerRange(0, 1, 1, 1)), 2)
+        feed.on_event(found)
+        async with at.read(token, last=stream.last) as again:
+            kind, snapshot = await again.next()
+            assert (kind, snapshot["segments"]) == ("snapshot", [])
+            kind, data = await again.next()
+        assert (kind, data["segment"]) == ("speakers", 0)
+        parts = [(one["speaker"], one["text"]) for one in data["parts"]]
+        assert parts == [(0, "Hello"), (1, " there")]
 
 
 async def test_many_readers_get_every_word_and_drafts_that_count():

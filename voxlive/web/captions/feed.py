@@ -45,6 +45,7 @@ MAX_READERS = 1000
 
 _KEEP_ALIVE_S = 15.0
 _READER_PACE_S = 0.0005  # more between two batches of events for every reader
+_LABELLED = 16  # segments before a reader's place whose words' speakers may have changed since
 _AT_ONCE = 50  # readers that are woken in one turn of the event loop
 
 # Words and segments as they are kept: plain tuples, which the garbage collector does not visit.
@@ -220,8 +221,7 @@ class CaptionFeed:
                 kept.append((rows, self._text(segment, rows), source))
         for rows, text, source in kept:
             if speakers := _speakers(rows):
-                parts = spoken_texts(_words(rows), speakers, text)
-                self._send(SpokenCaption(segment, speakers, parts, source))
+                self._send(_spoken(segment, rows, speakers, text, source))
 
     def _drop(self, row: _SegmentRow) -> None:
         self._dropped = row[-1]
@@ -412,7 +412,10 @@ class CaptionFeed:
             raise TooManyReaders
         self._flush()
         reader.ended = reader.behind = False
-        reader.unread = deque([self._snapshot(place if self._goes_on(place) else None, start)])
+        went_on = place if self._goes_on(place) else None
+        reader.unread = deque([self._snapshot(went_on, start)])
+        if went_on:
+            reader.unread.extend(SentCaption(one, self.place) for one in self._labels_of(went_on))
         self._readers.add(reader)
         try:
             yield reader
@@ -426,6 +429,13 @@ class CaptionFeed:
             and (place.session, place.corrections) == (self.session, self._corrections)
             and place.words <= self._number
         )
+
+    def _labels_of(self, place: Place) -> Iterator[SpokenCaption]:
+        """Whose the last words are that a reader had there: it may have become known since."""
+        before = [row for row in self._segments if row[-1] <= place.words]
+        for ident, _, _, text, rows, _, source, _ in before[-_LABELLED:]:
+            if speakers := _speakers(rows):
+                yield _spoken(ident, rows, speakers, text, source)
 
     def _snapshot(self, place: Place | None, start: bool) -> SentCaption:
         found = self._snapshots.get((start, place))
@@ -552,6 +562,12 @@ def _labelled(rows: Sequence[_WordRow], ranges: Iterable[SpeakerRange]) -> list[
         for number in range(first, min(last + 1, len(labelled))):
             labelled[number] = (*labelled[number][:4], speaker)
     return labelled
+
+
+def _spoken(
+    segment: int, rows: Iterable[_WordRow], speakers: tuple[int | None, ...], text: str, source: str
+) -> SpokenCaption:
+    return SpokenCaption(segment, speakers, spoken_texts(_words(rows), speakers, text), source)
 
 
 def _speakers(rows: Sequence[_WordRow]) -> tuple[int | None, ...]:
