@@ -17,6 +17,7 @@ from voxlive.store.contract import (
     MAX_TITLE,
     AddLanguage,
     AddMark,
+    AddName,
     AddSession,
     AddWords,
     Correction,
@@ -25,6 +26,8 @@ from voxlive.store.contract import (
     SessionMark,
     SessionStore,
     SetState,
+    StoredName,
+    StoredProfile,
     UnknownSession,
 )
 
@@ -324,6 +327,33 @@ def test_a_session_of_another_key_is_not_there(store: SessionStore):
     assert store.sessions(SessionFilter(BOB)).sessions == ()
     assert store.search("secret", SessionFilter(BOB)).hits == ()
     assert store.transcript("s", ANN).text == "secret"
+
+
+def test_a_recognised_name_gives_way_to_one_that_people_have_said(store: SessionStore):
+    store.apply(spoken("s", ["hello"]))
+    store.patch("s", ANN, names=[StoredName(0, "Robert"), StoredName(2, "Eve")])
+    by_voice = [StoredName(0, "Bob"), StoredName(1, "Cleo"), StoredName(0, "Bob", "hall")]
+    store.apply([AddName("s", one) for one in by_voice])
+    store.patch("s", ANN, names=[StoredName(2, "")])
+    assert store.transcript("s", ANN).names == (
+        StoredName(0, "Robert"),
+        StoredName(1, "Cleo"),
+        StoredName(0, "Bob", "hall"),
+    )
+
+
+def test_a_profile_is_kept_once_for_its_key_and_deleted_by_it(store: SessionStore):
+    first, other = (StoredProfile(name, name, START, f"sealed {name}") for name in ("ann", "bob"))
+    newer = replace(first, made_at=START + timedelta(days=1), sealed="sealed anew")
+    for one in (first, other, newer):
+        store.keep_profile(one)
+    assert store.profiles(ANN) == (newer,)
+    assert store.profiles(None) == (other, newer)
+    assert store.profiles(frozenset()) == ()
+    assert not store.delete_profile("ann", BOB)
+    assert store.delete_profile("ann", ANN)
+    assert not store.delete_profile("ann", ANN)
+    assert store.profiles(None) == (other,)
 
 
 def test_a_deleted_session_is_gone_and_written_no_more(store: SessionStore):
