@@ -20,7 +20,6 @@ from voxlive.runners.recogniser import load
 from voxlive.values import SAMPLE_RATE, seconds
 
 GOLDEN = {
-    "doctor": "The doctor will call you back to Mario afternoon about the results.",
     "yes": "Yes.",
     "train": "The train to the airport leaves in 15 minutes. Please keep your ticket and your bags "
     "with you.",
@@ -69,11 +68,7 @@ def word_errors(reference: str, text: str) -> float:
     return jiwer.wer(reference, text, reference_transform=_PLAIN, hypothesis_transform=_PLAIN)
 
 
-# The doctor's are those of a program, a command and a request below.
-@pytest.mark.parametrize(
-    "name",
-    ["yes", "train", "market", pytest.param("doctor", marks=pytest.mark.endurance)],
-)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_the_clips_have_their_words(tiny, name):
     """Processors round differently: commas and apostrophes may come and go."""
     assert word_errors(GOLDEN[name], transcribe(tiny, name)[0].text) == 0
@@ -154,21 +149,21 @@ def test_what_an_english_only_model_cannot_do_is_refused(tiny):
     assert refused.value.code == "unsupported_task"
 
 
-def test_a_program_transcribes_by_the_short_name(real_weights, same_priority):
+def test_a_program_transcribes_by_the_short_name(transcribed, same_priority):
     samples = clip("doctor").samples
     transcript = voxlive.transcribe(samples, TINY_EN, words=True, offline=True)
-    assert transcript.text == GOLDEN["doctor"]
+    assert transcript.text == transcribed("doctor")[0].text
     assert transcript.segments[-1].words[-1].end <= len(samples)
     assert transcript.duration == pytest.approx(len(samples) / SAMPLE_RATE)
 
 
-def test_the_command_line_transcribes_and_refuses(real_weights):
+def test_the_command_line_transcribes_and_refuses(transcribed):
     command = ("transcribe", clip("doctor").path, "--model", TINY_EN, "--offline")
     with command_line() as voxlive:
         done = voxlive(*command)
         german = voxlive(*command, "--language", "German")
         english = voxlive(*command, "--task", "translate")
-    assert done.stdout.strip() == GOLDEN["doctor"]
+    assert done.stdout.strip() == transcribed("doctor")[0].text
     assert german.returncode == 1
     assert "does not know German (de): use en" in german.stderr
     assert english.returncode == 1
@@ -183,8 +178,8 @@ async def ask(server: Server, **fields: str) -> httpx.Response:
         )
 
 
-async def test_rest_answers_in_every_format(server):
-    text = GOLDEN["doctor"]
+async def test_rest_answers_in_every_format(server, transcribed):
+    text = transcribed("doctor")[0].text
     plain = await ask(server, response_format="text")
     assert (plain.status_code, plain.text.strip()) == (200, text)
     assert (await ask(server)).json()["text"] == text

@@ -55,6 +55,38 @@ def test_stretches_cover_all_speech_once_but_for_the_overlaps(turns, rest, block
             assert covered[(window - 1) * WINDOW : (window + 1) * WINDOW].all()
 
 
+def cuts(*parts: tuple[bool, float, float]) -> list[float]:
+    """Starts and ends of the stretches of noise, in seconds, by the options that models have.
+
+    ``parts``: whether it is speech, its seconds, and how loud it is.
+    """
+    rng, cutter = np.random.default_rng(0), Cutter(CutOptions(longest_s=30))
+    windows = [(speech, level) for speech, s, level in parts for _ in range(int(s * RATE / WINDOW))]
+    audio = [level * rng.standard_normal(WINDOW).astype(np.float32) for _, level in windows]
+    probabilities = [0.9 if speech else 0.05 for speech, _ in windows]
+    found = [*cutter.push(np.concatenate(audio), probabilities), *cutter.finish(audio[0][:0])]
+    return [round(at / RATE, 1) for one in found for at in (one.start, one.end)]
+
+
+def test_a_pause_ends_a_stretch_sooner_where_there_is_nothing_in_it():
+    speech, room = (True, 4.0, 0.1), 0.001
+    assert cuts(speech, (False, 3.0, 0.0), speech) == [0.0, 4.3, 6.7, 11.0]
+    assert cuts(speech, (False, 1.5, 0.0), speech) == [0.0, 9.5]
+    assert cuts(speech, (False, 3.0, 4 * room), speech) == [0.0, 11.0]
+    assert cuts(speech, (False, 6.0, 4 * room), speech) == [0.0, 4.3, 9.7, 14.0]
+    # The tone of a room, and then nothing, as where recordings are joined.
+    assert cuts(speech, (False, 0.5, room), (False, 2.5, 0.0), speech)[1] == 4.3
+    # A long one ends it whatever is in it.
+    assert cuts(speech, (False, 20.0, 4 * room), speech) == [0.0, 4.3, 23.7, 28.0]
+
+
+def test_what_is_loud_behind_speech_is_kept_for_there_may_be_more():
+    speech = (True, 4.0, 0.1)
+    assert cuts(speech, (False, 3.0, 0.08)) == [0.0, 7.0]
+    assert cuts(speech, (False, 3.0, 0.004)) == [0.0, 4.3]
+    assert cuts(speech, (False, 9.0, 0.08), speech) == [0.0, 9.0, 12.7, 17.0]
+
+
 @settings(deadline=None)
 @given(turns=turns, block=st.integers(1, 300))
 def test_the_cuts_do_not_depend_on_how_the_audio_is_pushed(turns, block):

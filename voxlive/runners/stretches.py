@@ -31,19 +31,27 @@ if TYPE_CHECKING:
 # vain costs a moment. Three windows below the exit are the shortest pause that is worth a cut.
 _GATE = GateOptions(threshold=0.35, exit_threshold=0.2, min_speech_ms=64, min_silence_ms=96)
 _MARGIN = SAMPLE_RATE * 3 // 10  # kept of the silence on each side of speech: first syllables
+# Beside the speech before it: in a pause so quiet there is not even the tone of a room, in one so
+# loud a detector does not hear speech.
+_EMPTY_DB, _LOUD_DB = -40.0, -10.0
+_TINY = 1e-12
 _HOLD = 2 * WINDOW  # the gate is sure of a window this much later
 
 
 @dataclass(frozen=True, slots=True)
 class CutOptions:
-    """``longest_s`` bounds a stretch. A pause of ``pause_s`` always ends one.
+    """``longest_s`` bounds a stretch. A pause of ``longest_pause_s`` always ends one.
 
-    ``overlap_s`` is in two stretches where one has to end in the middle of speech.
+    One of ``pause_s`` does where there is nothing at all in it, as between recordings: what a model
+    hears in such silence are words that nobody said, and in any other it hears how the sentence
+    goes on. Where a pause is loud, as much of it is kept behind the speech. ``overlap_s`` is in
+    two stretches where one has to end in the middle of speech.
     """
 
     longest_s: float
     pause_s: float = 2.0
     overlap_s: float = 2.0
+    longest_pause_s: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0 < self.overlap_s <= self.longest_s / 4 or self.pause_s * SAMPLE_RATE <= _MARGIN:
@@ -84,6 +92,7 @@ class Cutter:
         self._longest = int(options.longest_s * SAMPLE_RATE)
         self._pause = int(options.pause_s * SAMPLE_RATE)
         self._overlap = int(options.overlap_s * SAMPLE_RATE)
+        self._longest_pause = max(self._pause, int(options.longest_pause_s * SAMPLE_RATE))
         self._gate = Gate(_GATE, trail=0)
         self._held = _Held()
         self._spans: deque[_Span] = deque()  # speech that was not given out yet; only the last open
@@ -106,7 +115,18 @@ class Cutter:
         self._follow(self._gate.finish(total))
         yield from self._decide(total)
         if self._spans:
-            yield self._give(self._begin(), min(total, self._spans[-1].end + _MARGIN))
+            yield self._give(self._begin(), self._end_of(total))
+
+    def _end_of(self, known: int) -> int:
+        """Where a stretch ends behind the last speech: in what is loud there may be more."""
+        end = self._spans[-1].end
+        margin = self._longest_pause if self._loudness(end, known) > _LOUD_DB else _MARGIN
+        return min(known, end + margin)
+
+    def _loudness(self, begin: int, end: int) -> float:
+        """Of a part of the pause behind the last speech, in dB beside that speech."""
+        speech = self._spans[-1].power
+        return 10 * math.log10((self._held.power(begin, end) + _TINY) / (speech + _TINY))
 
     def _follow(self, actions: Iterable[object]) -> None:
         for action in actions:
@@ -114,8 +134,9 @@ class Cutter:
                 case Started(at):
                     self._spans.append(_Span(max(at, self._given)))
                 case Stopped(at):
-                    self._spans[-1].end = at
-                    self._spans[-1].open = False
+                    span = self._spans[-1]
+                    span.end, span.open = at, False
+                    span.power = self._held.power(span.start, at)
 
     def _decide(self, known: int) -> Iterator[Stretch]:
         """Give out what must or may end before ``known``, up to which speech is decided."""
@@ -128,8 +149,9 @@ class Cutter:
             yield self._cut(self._begin(), known)
         if self._spans and not self._spans[-1].open:
             end = self._spans[-1].end
-            if known - end >= self._pause:
-                yield self._give(self._begin(), end + _MARGIN)
+            empty = self._loudness(max(end, known - SAMPLE_RATE), known) < _EMPTY_DB
+            if known - end >= (self._pause if empty else self._longest_pause):
+                yield self._give(self._begin(), self._end_of(known))
 
     def _begin(self) -> int:
         if self._lead:
@@ -171,11 +193,12 @@ class Cutter:
 
 @dataclass(slots=True)
 class _Span:
-    """Speech from ``start`` to ``end``; ``open`` while it goes on."""
+    """Speech from ``start`` to ``end``; ``open`` while it goes on, then it has a mean ``power``."""
 
     start: int
     end: int = 0
     open: bool = True
+    power: float = 0.0
 
 
 class _Held:
@@ -194,6 +217,14 @@ class _Held:
     def drop(self, upto: int) -> None:
         while self._pieces and self._start + len(self._pieces[0]) <= upto:
             self._start += len(self._pieces.popleft())
+
+    def power(self, begin: int, end: int) -> float:
+        """The mean square of the samples that are held from ``begin`` to ``end``."""
+        total, count, at = 0.0, 0, self._start
+        for piece in self._pieces:
+            part = piece[max(begin - at, 0) : max(end - at, 0)]
+            total, count, at = total + float(part @ part), count + len(part), at + len(piece)
+        return total / max(count, 1)
 
     def copy(self, begin: int, end: int) -> Samples:
         return np.concatenate(self._pieces)[begin - self._start : end - self._start]
