@@ -380,7 +380,8 @@ class TurnTracker:
 
 # How a text ends hardly says that nothing follows, but some ends say that something does.
 _SENTENCE = re.compile("[.?!\u3002\uff1f\uff01\u061f\u0964][\"'\u201d\u2019)\\]]*$")
-_OPEN = re.compile("(\\.\\.\\.|[\u2026,;:\u2013\u2014-])$")
+_TRAILING = re.compile("(\\.\\.\\.|[\u2026\u2013\u2014-])$")
+_COMMA = re.compile("[,;:]$")
 _DIGITS = """
 zero oh one two three four five six seven eight nine
 null ein eins zwei drei vier fünf sechs sieben acht neun
@@ -406,26 +407,29 @@ con por para
 """
 _HANGING = frozenset(_HANGING_WORDS.split())
 _MAY_HANG = frozenset(_MAY_HANG_WORDS.split())
-_SENTENCE_ODDS, _OPEN_ODDS, _NUMBER_ODDS, _HANGING_ODDS = 0.3, -0.7, -0.7, -1.5
+# An end that trails off or hangs is hardly ever a turn's: at pauses of telephone prompts, drafts by
+# Whisper had one in 58 of 163 in mid-turn and in none of 47 behind a turn (benchmarks/SPEED.md).
+_SENTENCE_ODDS, _COMMA_ODDS, _NUMBER_ODDS, _UNFINISHED_ODDS = 0.3, -0.7, -0.7, -2.5
 
 
 def text_odds(text: str) -> float:
     """By how much (in log odds) a text's end makes the end of the turn likelier, or less likely.
 
-    A sentence's end does so, a comma, a hanging "and" or a number that may go on does not; 0: the
-    text says nothing. Recognisers put a full stop behind much, so a hanging word counts before it.
+    A sentence's end does so; a comma, a number that may go on and, most of all, a hanging "and" or
+    an ellipsis does not; 0: the text says nothing. Recognisers put a full stop behind much, so a
+    hanging word counts before it.
     """
     text = text.strip().lower()
     words = re.findall(r"\w+", text)
     if not words:
         return 0.0
-    if words[-1] in _HANGING:
-        return _HANGING_ODDS
-    if _OPEN.search(text):
-        return _OPEN_ODDS
+    if words[-1] in _HANGING or _TRAILING.search(text):
+        return _UNFINISHED_ODDS
+    if _COMMA.search(text):
+        return _COMMA_ODDS
     ends = _SENTENCE.search(text) is not None
     if words[-1] in _MAY_HANG:
-        return 0.0 if ends else _HANGING_ODDS
+        return 0.0 if ends else _UNFINISHED_ODDS
     if number := _NUMBER.search(text.rstrip(".!?")):
         # One number ends a sentence often, several are of one that is read out.
         alone = not _NUMBER.search(text[: number.start()].rstrip(" ,"))
