@@ -2,7 +2,6 @@ import base64
 from dataclasses import replace
 
 import pytest
-from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from support.tiny_checkpoint import NUM_SPECIAL, tekken_document, write_tekken
 
 from training.golden.weights import TINY
@@ -11,6 +10,8 @@ from voxlive.errors import DamagedFile, WrongTokenizer
 
 
 def test_bytes_and_ids_are_those_of_mistral_common(tmp_path):
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # takes a second
+
     path = write_tekken(tmp_path)
     ours, theirs = read_tekken(path), Tekkenizer.from_file(path)
     assert ours.vocab_size == theirs.n_words == TINY.decoder.vocab_size

@@ -19,8 +19,6 @@ from support.clips import clip
 from support.commands import command_line
 from support.server import Server, serving
 
-pytestmark = pytest.mark.usefixtures("real_weights")
-
 PAGES = Path(__file__).parents[2] / "docs" / "start"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 SPOKEN = "doctor"  # in speech.wav, and in each of talks/
@@ -54,9 +52,7 @@ def commands(*start: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    # The default here is the larger model, whose words are no other ones.
-    args = ("--model", "whisper-tiny.en", "--wyoming-port", "0", "--max-sessions", "2")
-    with serving(*args) as running:
+    with serving("--wyoming-port", "0", "--max-sessions", "2") as running:
         yield running
 
 

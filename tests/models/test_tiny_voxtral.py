@@ -8,7 +8,6 @@ import jiwer
 import mlx.core as mx
 import numpy as np
 import pytest
-from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from support.held_out import TINY_VOXTRAL, exact_names, recording
 from support.tiny_voxtral import mel_of
 from support.tiny_whisper import add_tensor
@@ -75,6 +74,14 @@ def some(model):
     return audio, transcribe(model, audio, 6)
 
 
+@pytest.fixture
+def tekken():
+    """Its tokenizer, by mistral_common, which takes a second to import."""
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    return Tekkenizer.from_file(TINY_VOXTRAL / "tekken.json")
+
+
 @pytest.mark.parametrize(
     ("delay", "clips", "most_wrong"),
     [
@@ -84,12 +91,11 @@ def some(model):
         pytest.param(6, 10, 0.08, marks=pytest.mark.endurance),
     ],
 )
-def test_greedy_tokens_equal_torch_and_are_what_is_said(model, delay, clips, most_wrong):
+def test_greedy_tokens_equal_torch_and_are_what_is_said(model, tekken, delay, clips, most_wrong):
     said = {name: recording(name) for name in exact_names()[:: 10 // clips]}
     rows = transcribe(model, [clip.samples for clip in said.values()], delay)
     want = GOLDEN[f"delay {delay}"]
     assert dict(zip(said, rows, strict=True)) == {name: want[name]["exported"] for name in said}
-    tekken = Tekkenizer.from_file(TINY_VOXTRAL / "tekken.json")
     heard = [tekken.decode([token for token in row if token >= 64]).strip() for row in rows]
     assert jiwer.wer([clip.text for clip in said.values()], heard) <= most_wrong
 
@@ -118,8 +124,7 @@ def test_same_tokens_with_unpacked_weights(some):
     assert transcribe(load(TINY_VOXTRAL, unpack=True), audio, 6) == tokens
 
 
-def test_mistral_common_reads_the_tokenizer():
-    tekken = Tekkenizer.from_file(TINY_VOXTRAL / "tekken.json")
+def test_mistral_common_reads_the_tokenizer(tekken):
     assert tekken.get_special_token("[STREAMING_PAD]") == 32
     assert tekken.get_special_token("[STREAMING_WORD]") == 33
     assert (tekken.bos_id, tekken.eos_id, tekken.n_words) == (1, 2, 2048)

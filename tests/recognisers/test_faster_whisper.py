@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import jiwer
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clips import clip
+from support.scoring import word_errors
 from support.weights import BASE, TINY_EN
 
 from voxlive.checkpoints.local_model import read_model
@@ -34,14 +34,6 @@ from voxlive.recognisers.faster_whisper import CUBLAS_EXTRA, FasterWhisper, open
 from voxlive.values import SAMPLE_RATE
 
 DRAFT = PassOptions(margin_s=1.0, beam=1, temperatures=(0.0,), max_tokens=60)
-_PLAIN = jiwer.Compose(
-    [
-        jiwer.ToLowerCase(),
-        jiwer.RemovePunctuation(),
-        jiwer.Strip(),
-        jiwer.ReduceToListOfListOfWords(),
-    ]
-)
 
 
 def loaded(name: str, **options) -> FasterWhisper:
@@ -58,17 +50,10 @@ def base(real_weights) -> FasterWhisper:
     return loaded(BASE)
 
 
-def errors(reference: str, text: str) -> int:
-    found = jiwer.process_words(
-        reference, text, reference_transform=_PLAIN, hypothesis_transform=_PLAIN
-    )
-    return found.substitutions + found.deletions + found.insertions
-
-
 def test_words_have_their_times_and_join_to_the_text(tiny):
     sentence = clip("market")
     found = tiny.recognise(sentence.samples)
-    assert errors(sentence.text, found.text) <= 2
+    assert word_errors(sentence.text, found.text) <= 2
     assert "".join(word.text for word in found.words) == found.text
     written = [word.text.strip(" .,?!").lower() for word in found.words]
     near = [
@@ -100,7 +85,7 @@ def test_a_short_pass_has_the_words_for_a_part_of_the_cost(tiny):
         return time.process_time_ns() - began
 
     short = tiny.recognise(samples, how=DRAFT)
-    assert errors(clip("doctor").text, short.text) <= 3
+    assert word_errors(clip("doctor").text, short.text) <= 3
     cost(DRAFT)
     assert min(cost(DRAFT) for _ in range(3)) < 0.7 * min(cost(PassOptions()) for _ in range(3))
 
@@ -124,7 +109,7 @@ def test_audio_of_several_windows_is_recognised_to_its_end(tiny, sentences):
     end, text = round(spoken[-1].end * SAMPLE_RATE), " ".join(one.text for one in spoken)
     found = tiny.recognise(clip("minute").samples[: end + SAMPLE_RATE // 2])
     assert end > 30 * SAMPLE_RATE
-    assert errors(text, found.text) < 0.1 * len(text.split())
+    assert word_errors(text, found.text) < 0.1 * len(text.split())
     assert found.segments[-1].end > end - 2 * SAMPLE_RATE
     starts = [segment.start for segment in found.segments]
     assert starts == sorted(starts)
@@ -140,7 +125,7 @@ def test_a_pass_goes_on_behind_what_is_known(tiny, base):
     for recogniser in (tiny, base):
         alone = recogniser.recognise(samples[start:], "en", how=replace(how, before=None))
         found = recogniser.recognise(samples, "en", how=how)
-        assert errors(two.text, found.text) <= 1
+        assert word_errors(two.text, found.text) <= 1
         assert abs(found.words[0].start - start) < SAMPLE_RATE // 2
         assert abs(found.words[-1].end - alone.words[-1].end - start) < SAMPLE_RATE // 5
         assert abs(found.tokens - alone.tokens) <= 4
@@ -221,7 +206,7 @@ def test_a_multilingual_model_finds_the_language_or_is_given_it(base):
     found = base.recognise(samples)
     assert found.language == "en"
     assert found.language_p > 0.5
-    assert errors(clip("doctor").text, found.text) <= 1
+    assert word_errors(clip("doctor").text, found.text) <= 1
     given = base.recognise(samples, "en", "translate", how=DRAFT)
     assert given.language is None
     assert given.text.strip()

@@ -4,11 +4,11 @@ import json
 from functools import cache, partial
 
 import httpx
-import jiwer
 import pytest
 from support.clips import clip
 from support.commands import command_line
 from support.runner_jobs import UpdateList, transcribe
+from support.scoring import word_error_rate
 from support.server import Server, serving
 from support.weights import BASE, TINY_EN
 
@@ -27,15 +27,6 @@ GOLDEN = {
     "than $20.",
 }
 """What tiny.en writes of the synthetic clips."""
-_PLAIN = jiwer.Compose(
-    [
-        jiwer.ToLowerCase(),
-        jiwer.RemovePunctuation(),
-        jiwer.RemoveMultipleSpaces(),
-        jiwer.Strip(),
-        jiwer.ReduceToListOfListOfWords(),
-    ]
-)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +55,10 @@ def server(real_weights):
         yield running
 
 
-def word_errors(reference: str, text: str) -> float:
-    return jiwer.wer(reference, text, reference_transform=_PLAIN, hypothesis_transform=_PLAIN)
-
-
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_clips_have_their_words(tiny, name):
     """Processors round differently: commas and apostrophes may come and go."""
-    assert word_errors(GOLDEN[name], transcribe(tiny, name)[0].text) == 0
+    assert word_error_rate(GOLDEN[name], transcribe(tiny, name)[0].text) == 0
 
 
 @pytest.mark.parametrize(
@@ -84,7 +71,7 @@ def test_the_clips_have_their_words(tiny, name):
 )
 def test_longer_clips_are_cut_and_joined(transcribed, name, most):
     transcript, updates = transcribed(name)
-    assert word_errors(clip(name).text, transcript.text) <= most
+    assert word_error_rate(clip(name).text, transcript.text) <= most
     starts = [word.start for segment in transcript.segments for word in segment.words]
     assert starts == sorted(starts)
     assert len(updates.progress) >= 3
@@ -124,13 +111,13 @@ def test_a_multilingual_model_says_which_language_it_recognised(base):
     transcript, _ = transcribe(base, "doctor")
     assert transcript.language == "en"
     assert transcribe(base, "doctor", language="en")[0].language is None
-    assert word_errors(clip("doctor").text, transcript.text) <= 0.1
+    assert word_error_rate(clip("doctor").text, transcript.text) <= 0.1
 
 
 def test_translation_gives_english(base):
     transcript, _ = transcribe(base, "doctor", task="translate", language="en")
     assert transcript.task == "translate"
-    assert word_errors(clip("doctor").text, transcript.text) <= 0.3
+    assert word_error_rate(clip("doctor").text, transcript.text) <= 0.3
 
 
 def test_a_prompt_and_a_temperature_reach_the_model(base):

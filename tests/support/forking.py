@@ -39,6 +39,7 @@ import voxlive.recognisers.faster_whisper
 import voxlive.runners.child
 import voxlive.store.database
 import voxlive.web.server
+import voxlive.web.workers.child
 from voxlive.processes import process
 
 sys.path.append(str(Path(__file__).parent))

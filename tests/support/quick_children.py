@@ -20,7 +20,7 @@ LARGEST = 1 << 17
 """Bytes of arguments and environment: what a socket of such packets takes by default."""
 CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
 """The number of a system call; None where children have a start of Python each."""
-CHILDREN = ("voxlive.engines.remote.child", "voxlive.runners.child")
+CHILDREN = ("voxlive.engines.remote.child", "voxlive.runners.child", "voxlive.web.workers.child")
 
 _one_at_a_time = threading.Lock()
 
