@@ -88,6 +88,12 @@ async def said(server: Server) -> str:
         return (await listen(socket)).of("done")[0]["text"]
 
 
+@pytest.fixture(scope="module")
+def whole(server: Server) -> str:
+    """The same, once for all tests."""
+    return asyncio.run(said(server))
+
+
 async def at_both_workers(server: Server, stack: AsyncExitStack) -> list:
     """A session at each. The system chooses by the client's port."""
     found: dict[int, object] = {}
@@ -164,11 +170,10 @@ async def test_captions_and_the_page_come_from_any_worker(server):
     assert [one.status_code for one in refused] == [400] * 6
 
 
-async def test_a_worker_that_dies_takes_its_own_sockets_along_and_is_replaced(server):
+async def test_a_worker_that_dies_takes_its_own_sockets_along_and_is_replaced(server, whole):
     async with AsyncExitStack() as stack:
         one, two = await at_both_workers(server, stack)
         await opened(server, stack)
-        whole = await said(server)
         dying = worker_of(server, one)
         await send(two, SPEECH[:MIDDLE])
         dying.kill()
@@ -181,8 +186,7 @@ async def test_a_worker_that_dies_takes_its_own_sockets_along_and_is_replaced(se
     assert "was killed by SIGKILL; it is started again" in server.logged()
 
 
-async def test_an_engine_that_dies_is_replaced_under_the_sessions_of_all_workers(server):
-    whole = await said(server)
+async def test_an_engine_that_dies_is_replaced_under_the_sessions_of_all_workers(server, whole):
     async with AsyncExitStack() as stack:
         both = await at_both_workers(server, stack)
         for socket in both:
@@ -200,8 +204,7 @@ async def test_an_engine_that_dies_is_replaced_under_the_sessions_of_all_workers
 
 
 @pytest.mark.endurance
-async def test_another_engine_by_plan_takes_over_the_sessions_of_all_workers(server):
-    whole = await said(server)
+async def test_another_engine_by_plan_takes_over_the_sessions_of_all_workers(server, whole):
     [before] = children(server, "engines.remote.child")
     admin = {"authorization": "Bearer the-key-of-an-admin"}
     async with (

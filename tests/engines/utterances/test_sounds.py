@@ -45,12 +45,12 @@ def committed(recogniser, name: str, seconds: int) -> list[str]:
     return [word.text for m in messages if isinstance(m, Committed) for word in m.words]
 
 
-# `make test` has a steady sound, one of strokes and one of tones.
+# `make test` has a steady sound and one of tones.
 @pytest.mark.parametrize(
     "name",
     [
         name
-        if name in ("white_noise", "key_clicks", "chords")
+        if name in ("white_noise", "chords")
         else pytest.param(name, marks=pytest.mark.endurance)
         for name in SOUNDS
     ],

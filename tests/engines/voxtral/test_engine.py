@@ -131,7 +131,7 @@ def test_chunks_do_not_matter(engine: VoxtralEngine, delay: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "words"), [(120_000, 20), pytest.param(500_000, 100, marks=pytest.mark.endurance)]
+    ("longest", "words"), [(90_000, 15), pytest.param(500_000, 100, marks=pytest.mark.endurance)]
 )
 def test_rows_of_different_age_and_delay_say_what_each_says_alone(
     engine: VoxtralEngine, longest: int, words: int

@@ -135,6 +135,8 @@ async def test_times_are_those_of_the_transcript(server):
         assert await page.evaluate("link.captured") == pytest.approx(7 + clip("doctor").duration)
 
 
+# A client in Node has the same link, over lines that break too: test_reference_client.py.
+@pytest.mark.endurance
 async def test_cuts_in_mid_word_change_nothing(server):
     data = pcm("market")
     expected = await uncut(server, data)

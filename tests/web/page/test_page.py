@@ -1,17 +1,18 @@
 """The page as it stands before anyone speaks: what it loads, shows, fits and explains."""
 
 import json
+import os
 import re
 import shutil
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from support.browser import PLAIN, browsing, state_is
 from support.clips import clip
 from support.server import AT_PAUSES, serving
+from support.weights import TINY_EN
 
-TINY = Path(__file__).parents[2] / "models" / "tiny-voxtral"
+from voxlive.checkpoints.resolve import resolve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -116,11 +117,12 @@ async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, t
 
 @pytest.mark.browser
 async def test_one_of_several_models_is_chosen(server, tmp_path):
+    whisper = resolve(TINY_EN, offline=True).folder
     for name in ("first", "second"):
-        shutil.copytree(TINY, tmp_path / name)
+        shutil.copytree(whisper, tmp_path / name, copy_function=os.symlink)
     first, second = (str(tmp_path / name) for name in ("first", "second"))
     wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
-    with serving("--model", first, "--device", "cpu", "--live", f"quick={second}") as both:
+    with serving("--model", first, "--live", f"quick={second}") as both:
         async with browsing(both.url, microphone=wav) as watched:
             page = watched.page
             await page.wait_for_selector('#engine[data-health="ok"]')
