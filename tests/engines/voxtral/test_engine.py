@@ -308,7 +308,7 @@ def test_what_comes_while_a_gpu_works_is_prepared_and_changes_nothing(
     engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of rows in the round and of others, with a flush and a silence that resets in between."""
-    parts = [(AUDIO[:50_000], 0), (AUDIO[50_000:90_000], 50_000), (AUDIO[:60_000], 150_000)]
+    parts = [(AUDIO[:40_000], 0), (AUDIO[40_000:65_000], 40_000), (AUDIO[:40_000], 125_000)]
     calls: deque[Callable[[], None]] = deque()
     calling = threading.Lock()
 
