@@ -25,6 +25,14 @@ def expected(server) -> str:
     return said
 
 
+@pytest.fixture(scope="module")
+def expected_of_file(server, expected) -> str:
+    """A file's: its window has other silence behind it, which some processors write otherwise."""
+    said = asyncio.run(WAYS[f"{FILES} json"](server)).text
+    assert spelt(said) == spelt(expected)
+    return said
+
+
 def test_every_protocol_is_covered():
     assert {name.split(" ")[0] for name in WAYS} == {
         *(*PROTOCOLS, WHISPER, WYOMING),
@@ -33,9 +41,10 @@ def test_every_protocol_is_covered():
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_every_protocol_has_the_same_text(server, expected, name):
+async def test_every_protocol_has_the_same_text(server, expected, expected_of_file, name):
     said = await WAYS[name](server)
-    assert said.text.split() == expected.split()
+    of_file = name.startswith(f"{FILES} ") or name.endswith("with a file")
+    assert said.text.split() == (expected_of_file if of_file else expected).split()
     if said.deltas is not None:
         assert said.deltas.split() == said.text.split()
         assert said.deltas.strip() == said.text.strip()
