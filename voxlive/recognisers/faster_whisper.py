@@ -220,10 +220,12 @@ class FasterWhisper:
 
         A window is recognised a little differently with each number of frames, so digital silence
         at the end is left out: how much of it the client or the gate leaves there changes nothing.
+        It is before the mel is made, whose last bits depend on its length on some processors.
         """
-        if not len(samples):
+        heard = np.flatnonzero(samples)
+        if not len(heard):
             return np.zeros((self._model.model.n_mels, 0), np.float32)
-        mel: Mel = self._model.feature_extractor(samples, _PADDING)
+        mel: Mel = self._model.feature_extractor(samples[: heard[-1] + 1], _PADDING)
         [sounding] = np.nonzero((mel > mel.min()).any(axis=0))
         return mel[:, : sounding[-1] + 1] if len(sounding) else mel[:, :0]
 
