@@ -286,6 +286,14 @@ async def state_is(page: Page, *states: str) -> str:
     return await handle.json_value()
 
 
+async def shows(page: Page, where: str, text: str) -> None:
+    """Wait until an element has the text."""
+    await page.wait_for_function(
+        "([where, text]) => document.querySelector(where)?.textContent.includes(text)",
+        arg=[where, text],
+    )
+
+
 async def speaking(page: Page) -> None:
     """Start and wait until the server listens."""
     await page.click("#toggle")

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from support.asgi import running
-from support.browser import browsing
+from support.browser import browsing, shows
 from support.keys import bearer
 from support.storing import session, spoken, word
 
@@ -574,13 +574,6 @@ async def test_the_reading_page_shows_what_is_said_whatever_the_line_does(tmp_pa
 
 
 AT_END = "scrollY + innerHeight >= document.documentElement.scrollHeight - 2"
-
-
-async def shows(page, where: str, text: str) -> None:
-    await page.wait_for_function(
-        "([where, text]) => document.querySelector(where)?.textContent.includes(text)",
-        arg=[where, text],
-    )
 
 
 @pytest.mark.parametrize("key", ["ann", "bob"])

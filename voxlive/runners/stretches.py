@@ -123,6 +123,11 @@ class Cutter:
         margin = self._longest_pause if self._loudness(end, known) > _LOUD_DB else _MARGIN
         return min(known, end + margin)
 
+    def _is_empty(self, known: int) -> bool:
+        """Whether there is nothing at all in the last second of the pause."""
+        begin = max(self._spans[-1].end, known - SAMPLE_RATE)
+        return self._loudness(begin, known) < _EMPTY_DB
+
     def _loudness(self, begin: int, end: int) -> float:
         """Of a part of the pause behind the last speech, in dB beside that speech."""
         speech = self._spans[-1].power
@@ -148,9 +153,8 @@ class Cutter:
         while self._spans and known - self._begin() > self._longest:
             yield self._cut(self._begin(), known)
         if self._spans and not self._spans[-1].open:
-            end = self._spans[-1].end
-            empty = self._loudness(max(end, known - SAMPLE_RATE), known) < _EMPTY_DB
-            if known - end >= (self._pause if empty else self._longest_pause):
+            pause = known - self._spans[-1].end
+            if pause >= self._longest_pause or (pause >= self._pause and self._is_empty(known)):
                 yield self._give(self._begin(), self._end_of(known))
 
     def _begin(self) -> int:

@@ -661,8 +661,6 @@ class DatabaseStore(SessionStore):
         with self._reading() as connection:
             return shares.session_of(connection, share)
 
-    # Deleting.
-
     def keep_profile(self, profile: StoredProfile) -> None:
         """See ``ProfileStore``."""
         with self._writing() as connection:
@@ -672,6 +670,8 @@ class DatabaseStore(SessionStore):
         """See ``ProfileStore``."""
         with self._reading() as connection:
             return profiles.of_owners(connection, owners)
+
+    # Deleting.
 
     def delete_profile(self, profile: str, owners: Owners) -> bool:
         """See ``ProfileStore``."""

@@ -420,13 +420,17 @@ class LiveSocket:
         elif feed:
             feed.on_event(named)
 
+    @property
+    def _profiles(self) -> VoiceProfiles | None:
+        return self._recorder.profiles if self._recorder else None
+
     def _profiles_of(self, options: SessionOptions) -> VoiceProfiles | None:
         """The voices that a session asks to be told of, if it does. Raises ProtocolError."""
         if options.speakers is None or not options.speakers.profiles:
             return None
-        if self._recorder is None or self._recorder.profiles is None:
+        if self._profiles is None:
             raise ProtocolError("unsupported_option", NO_PROFILES)
-        return self._recorder.profiles
+        return self._profiles
 
     async def _know_voices(
         self, profiles: VoiceProfiles, session: LiveSession, names: SpeakerNames
@@ -449,13 +453,13 @@ class LiveSocket:
 
     async def _remembered(self, voice: RememberVoice) -> str:
         """The id of the profile that it is from now on. Raises RequestRefused, StoreError."""
-        if self._recorder is None or self._recorder.profiles is None:
+        if self._profiles is None:
             raise RequestRefused("no_profiles", NO_PROFILES)
         vector = self._sessions[""].voice_of(voice.speaker, voice.source)
         if vector is None:
             message = "too little of this speaker's voice was heard to know it again: some 5 s more"
             raise RequestRefused("too_little_voice", message)
-        return await self._recorder.profiles.remember(self._owner, voice.name, vector)
+        return await self._profiles.remember(self._owner, voice.name, vector)
 
     async def _end_sessions(self, code: str, message: str) -> None:
         """Finish the sessions with an error event, unless the client has stopped them itself."""

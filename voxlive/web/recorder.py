@@ -258,8 +258,9 @@ class Recorder(SessionRecorder):
             on_warning(f"transcripts are not kept: {error.message}; --store FOLDER, or --no-store")
             return None
         resume = timedelta(seconds=config.resume_seconds)
+        profiles = VoiceProfiles.of(store, os.environ)
         made = cls(store, keep_time(config.keep), audio=config.keep_audio, resume=resume)
-        made.profiles = VoiceProfiles.of(store, os.environ)
+        made.profiles = profiles
         return made
 
     @classmethod

@@ -1,7 +1,7 @@
 """The page of a server that needs a key: it asks once, and gives it to nobody else."""
 
 import pytest
-from support.browser import browsing, line_to, reload, state_is
+from support.browser import browsing, line_to, reload, shows, state_is
 from support.clips import clip
 from support.server import serving
 from support.weights import TINY_EN_ID
@@ -20,13 +20,6 @@ async def give(page, key):
     await page.wait_for_selector("#ask-key[open]")
     await page.fill("#key", key)
     await page.keyboard.press("Enter")
-
-
-async def shows(page, where, text):
-    await page.wait_for_function(
-        "([where, text]) => document.querySelector(where).textContent.includes(text)",
-        arg=[where, text],
-    )
 
 
 async def test_it_asks_once_and_speaks_with_a_short_lived_one(keyed, tmp_path):

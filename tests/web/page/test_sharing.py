@@ -4,19 +4,12 @@ import asyncio
 import signal
 
 import pytest
-from support.browser import browsing, state_is
+from support.browser import browsing, shows, state_is
 from support.clips import clip
 from support.restarting import restarted
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 KEY = "the-key-of-the-page"
-
-
-async def shows(page, where, text):
-    await page.wait_for_function(
-        "([where, text]) => document.querySelector(where)?.textContent.includes(text)",
-        arg=[where, text],
-    )
 
 
 async def words(page, where):

@@ -6,7 +6,7 @@ import base64
 import json
 
 import httpx
-from support.browser import browsing, speaking, stopped, without_the_page
+from support.browser import browsing, shows, speaking, stopped, without_the_page
 from support.clips import two_people, write_wav
 from support.server import AT_PAUSES, serving
 from support.wire import s16le
@@ -166,13 +166,6 @@ async def test_a_session_on_the_page_tells_voices_apart_and_names_them(server, t
         await page.keyboard.press("Escape")
         await stopped(page)
         assert await page.evaluate(names) == "Ben,Ms Jones, 2 b,Ben"
-
-
-async def shows(page, where, text):
-    await page.wait_for_function(
-        "([where, text]) => document.querySelector(where)?.textContent.includes(text)",
-        arg=[where, text],
-    )
 
 
 async def test_a_voice_that_agrees_is_remembered_known_and_deleted(tmp_path):

@@ -131,12 +131,9 @@ def line(fields: Json, name: str, longest: int) -> str:
     return value.strip()
 
 
-SPEAKER_NAMED = ("speaker", "name", "source")
-
-
 def speaker_named(fields: Json) -> tuple[int, str, str]:
     """A speaker's number, the name that it gets, "" for none, and its source. Raises ValueError."""
-    check_fields(fields, (*SPEAKER_NAMED, "type"), "the name of a speaker")
+    check_fields(fields, ("type", "speaker", "name", "source"), "the name of a speaker")
     speaker = integer(fields, "speaker", 0, MAX_SPEAKERS - 1, None)
     if speaker is None or "name" not in fields:
         raise ValueError('a speaker has a number, "speaker", and "name"')

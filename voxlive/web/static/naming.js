@@ -37,7 +37,6 @@ export function askName(label, remembers, named) {
     if (taken && (name !== before || remember)) named(name, remember);
   };
   // A click on the choice's text would take the focus away, and with it the field.
-  choice.addEventListener("pointerdown", (event) => event.preventDefault());
   choice.addEventListener("mousedown", (event) => event.preventDefault());
   box.addEventListener("focusout", ({ relatedTarget }) => {
     if (!box.contains(/** @type {Node | null} */ (relatedTarget))) close(true, false);
