@@ -326,7 +326,8 @@ async def test_captions_in_a_small_window_over_other_programs(server):
         assert (await small.inner_text(".caption-lines")).endswith(text[-40:])
         assert await page.is_hidden("#stage")
         size = "parseFloat(getComputedStyle(document.querySelector('.caption-lines')).fontSize)"
-        assert 20 < await small.evaluate(size) <= 72
+        await small.wait_for_function(f"() => {size} > 20")  # its style sheets have come
+        assert await small.evaluate(size) <= 72
         assert await small.evaluate("getComputedStyle(document.body).color") == "rgb(255, 255, 255)"
         async with small.expect_event("close"):
             await page.keyboard.press("i")
