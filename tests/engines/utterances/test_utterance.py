@@ -249,6 +249,27 @@ def test_a_phrase_that_comes_again_in_no_time_is_the_model_s_own():
     assert spoken(2.4) == " a b c a b c"
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_phrase_that_is_laid_over_an_instant_is_the_model_s_own_wherever_it_ends(late):
+    """An aligner gives a sentence that is written twice to the sound once: the rest has no time.
+
+    Its last word has the silence behind it, so that the phrase as a whole does not look short.
+    """
+    at, instant = [0, 0.2, 0.4, 0.7, 0.9], [1.0, 1.0, 1.0, 1.02, 1.05]
+    times = [*instant, *(1.1 + t for t in at)] if late else [*at, *instant]
+    ends = [*times[1:], times[-1] + 0.5]
+    words = [
+        Word(f" {text}", samples(start), samples(end))
+        for text, start, end in zip("abcdeabcde", times, ends, strict=True)
+    ]
+    once = without_loops(words)
+    assert "".join(word.text for word in once) == " a b c d e"
+    assert samples(0.8) < once[-1].start - once[0].start
+
+    people = [Word(w.text, samples(0.12 * i), samples(0.12 * i + 0.1)) for i, w in enumerate(words)]
+    assert without_loops(people) == people
+
+
 def is_draft(how: PassOptions) -> bool:
     return how.margin_s == DRAFT.margin_s
 

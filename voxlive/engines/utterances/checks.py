@@ -28,6 +28,9 @@ _NOBODY_SPEAKS, _UNLIKELY = 0.8, 0.6
 """Whisper gives speech, in noise and quiet too, a probability of no speech below 0.4, and sounds
 that are none above 0.85; the words that it writes for those are less likely than this."""
 
+_SHORTEST_WORD = 3 * SAMPLE_RATE // 40
+"""From the begin of a word to that of the next, the mean of three or more: nobody speaks faster."""
+
 _LONGEST_WORD = 4 * SAMPLE_RATE
 """Nobody holds a word for longer: a model that finds one there has a sound before it."""
 
@@ -175,7 +178,8 @@ def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:
     """The words, with a phrase that comes more than ``most`` times in a row only once.
 
     A single word may come twice as often: people do count and laugh. A phrase of several words that
-    comes again in less than a third of its time is the model's alone.
+    comes again in less than a third of its time, or faster than anybody speaks, is the model's
+    alone; the slower of the two is kept.
     """
     kept: list[Word] = list(words)
     texts = [spelling(word.text) for word in kept]
@@ -185,9 +189,10 @@ def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:
             times = 1
             while texts[at + times * size : at + (times + 1) * size] == texts[at : at + size]:
                 times += 1
-            hurried = size > 1 and times > 1 and _is_hurried(kept[at : at + 2 * size])
-            if hurried or times > (2 * most if size == 1 else most):
-                del kept[at + size : at + times * size]
+            first, again = kept[at : at + size], kept[at + size : at + 2 * size]
+            spoken_one = _spoken_one(first, again) if size > 1 and times > 1 else None
+            if spoken_one or times > (2 * most if size == 1 else most):
+                kept[at : at + times * size] = spoken_one or first
                 del texts[at + size : at + times * size]
                 break
         at += 1
@@ -212,8 +217,15 @@ def before_loop(words: Sequence[Word], length: int) -> list[Word]:
     return [word for word in words[:end] if word.end <= length - SAMPLE_RATE]
 
 
-def _is_hurried(twice: Sequence[Word]) -> bool:
-    """Whether the second half, which repeats the first, takes less than a third of its time."""
-    size = len(twice) // 2
-    first, again = twice[:size], twice[size:]
-    return 3 * (again[-1].end - again[0].start) < first[-1].end - first[0].start
+def _spoken_one(first: list[Word], again: list[Word]) -> list[Word] | None:
+    """Which of two equal phrases was spoken, where the other takes no time; None for both."""
+    gaps = len(first) - 1
+    if gaps > 1 and min(_rhythm(first), _rhythm(again)) < gaps * _SHORTEST_WORD:
+        return max(first, again, key=_rhythm)
+    hurried = 3 * (again[-1].end - again[0].start) < first[-1].end - first[0].start
+    return first if hurried else None
+
+
+def _rhythm(phrase: Sequence[Word]) -> int:
+    """Samples from its first word's begin to that of its last, which a silence may prolong."""
+    return phrase[-1].start - phrase[0].start
