@@ -295,9 +295,9 @@ async def test_nothing_that_was_said_is_dropped_where_a_server_keeps_nothing(fau
     """It dies or ends in mid-word; the next one recognises the rest in a session of its own."""
     pcm = s16le(clip("market").samples)
     with restarted(*AT_PAUSES) as running:
-        whole = await speak(running, pcm)
+        whole = await speak(running, pcm, drafts=False)
         places = in_words(whole, 1, random.Random(fault))
-        messages = await speak(running, pcm, [(places[0], fault)])
+        messages = await speak(running, pcm, [(places[0], fault)], drafts=False)
     [joint] = [m for m in messages if m["type"] == "restarted"]
     assert joint["lost"] == 0
     assert joint["code"] in ("unknown_session", "shutting_down")

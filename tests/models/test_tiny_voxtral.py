@@ -100,6 +100,7 @@ def test_greedy_tokens_equal_torch_and_are_what_is_said(model, tekken, delay, cl
     assert jiwer.wer([clip.text for clip in said.values()], heard) <= most_wrong
 
 
+@pytest.mark.endurance
 def test_same_tokens_in_the_layout_of_mistral(some, tmp_path):
     plan = read_checkpoint(read_contents(TINY_VOXTRAL)).plan
     stored = mx.load(str(TINY_VOXTRAL / "model.safetensors"))
@@ -119,6 +120,7 @@ def test_same_tokens_in_the_layout_of_mistral(some, tmp_path):
     assert transcribe(load(tmp_path), audio, 6) == tokens
 
 
+@pytest.mark.endurance
 def test_same_tokens_with_unpacked_weights(some):
     audio, tokens = some
     assert transcribe(load(TINY_VOXTRAL, unpack=True), audio, 6) == tokens

@@ -107,6 +107,7 @@ def test_a_job_ends_soon_after_it_is_cancelled(tiny):
     assert 0 < len(transcript.text) < len(clip("minute").text)
 
 
+@pytest.mark.endurance
 def test_a_multilingual_model_says_which_language_it_recognised(base):
     transcript, _ = transcribe(base, "doctor")
     assert transcript.language == "en"
@@ -114,16 +115,17 @@ def test_a_multilingual_model_says_which_language_it_recognised(base):
     assert word_error_rate(clip("doctor").text, transcript.text) <= 0.1
 
 
+@pytest.mark.endurance
 def test_translation_gives_english(base):
     transcript, _ = transcribe(base, "doctor", task="translate", language="en")
     assert transcript.task == "translate"
     assert word_error_rate(clip("doctor").text, transcript.text) <= 0.3
 
 
-def test_a_prompt_and_a_temperature_reach_the_model(base):
-    named, _ = transcribe(base, "doctor", prompt="Dokter Strange. The Dokter", language="en")
+def test_a_prompt_and_a_temperature_reach_the_model(tiny):
+    named, _ = transcribe(tiny, "doctor", prompt="Dokter Strange. The Dokter", language="en")
     assert "Dokter" in named.text
-    warm, _ = transcribe(base, "doctor", temperature=0.4, language="en")
+    warm, _ = transcribe(tiny, "doctor", temperature=0.4, language="en")
     assert dict(warm.segments[0].details)["temperature"] == 0.4
 
 
@@ -136,6 +138,7 @@ def test_what_an_english_only_model_cannot_do_is_refused(tiny):
     assert refused.value.code == "unsupported_task"
 
 
+@pytest.mark.endurance
 def test_a_program_transcribes_by_the_short_name(transcribed, same_priority):
     samples = clip("doctor").samples
     transcript = voxlive.transcribe(samples, TINY_EN, words=True, offline=True)
@@ -144,6 +147,7 @@ def test_a_program_transcribes_by_the_short_name(transcribed, same_priority):
     assert transcript.duration == pytest.approx(len(samples) / SAMPLE_RATE)
 
 
+@pytest.mark.endurance
 def test_the_command_line_transcribes_and_refuses(transcribed):
     command = ("transcribe", clip("doctor").path, "--model", TINY_EN, "--offline")
     with command_line() as voxlive:
@@ -165,6 +169,7 @@ async def ask(server: Server, **fields: str) -> httpx.Response:
         )
 
 
+@pytest.mark.endurance
 async def test_rest_answers_in_every_format(server, transcribed):
     text = transcribed("doctor")[0].text
     plain = await ask(server, response_format="text")

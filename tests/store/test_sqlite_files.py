@@ -32,7 +32,7 @@ from voxlive.store.contract import (
 
 ALL = SessionFilter(None)
 ROOT = Path(__file__).parent.parent.parent
-KILLED = 5
+KILLED = 2
 KILLED_IN_ENDURANCE = 200
 
 # Says each number once the store has its word.
@@ -75,7 +75,9 @@ def test_a_folder_that_others_may_look_into_is_refused(tmp_path, opened):
     assert files(tmp_path / "open") == {}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.endurance) for n in (1, 2))]
+)
 def test_what_is_deleted_is_in_no_file(tmp_path, opened, seed):
     chance = random.Random(seed)
     store = opened(tmp_path / "store")

@@ -77,6 +77,7 @@ def kinds(messages: list[dict]) -> set[str]:
     return {one["type"] for one in messages}
 
 
+@pytest.mark.endurance
 async def test_sessions_of_a_killed_engine_go_on_at_its_sister(server, whole):
     survivors: list[int] = []
 

@@ -115,6 +115,7 @@ async def test_an_unread_log_blocks_nothing_and_floods_are_counted():
     assert [line for line in lines if "opened over live" in line["message"]]
 
 
+@pytest.mark.endurance
 async def test_a_server_ends_while_its_log_is_unread():
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,17 +139,11 @@ async def test_a_client_may_choose_a_recording_by_its_name(recorded, replay):
     )
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(random.Random(4).sample(LIVE_WAYS, 4), id="some"),
-        pytest.param(LIVE_WAYS, id="all", marks=pytest.mark.endurance),
-    ],
-)
-async def test_every_protocol_has_the_recorded_text(recorded, names):
+@pytest.mark.endurance
+async def test_every_protocol_has_the_recorded_text(recorded):
     expected = text(recorded.sessions[0])
     with serving("--model", f"replay:{recorded.folders[0]}", *PORTS) as server:
-        for name in names:
+        for name in LIVE_WAYS:
             received = await WAYS[name](server)
             assert received.text.split() == expected.split(), name
             if received.deltas is not None:

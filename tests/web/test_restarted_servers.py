@@ -63,7 +63,7 @@ async def test_a_session_outlives_its_servers_in_mid_word(store, model):
     pcm = s16le(clip("market").samples)
     rng = random.Random(model)
     # A pause ends a turn, whatever is said: what is known of that by then depends on the machine.
-    ways = {"turns": {"threshold": 0.99, "max_wait_ms": 300}, "diarize": True}
+    ways = {"turns": {"threshold": 0.99, "max_wait_ms": 300}, "diarize": True, "drafts": False}
     with restarted(*MODELS[model], "--store", store, *AT_ONCE) as running:
         whole = await speak(running, pcm, **ways)
         places = in_words(whole, 2, rng)
@@ -125,10 +125,9 @@ async def test_kept_audio_goes_on_over_restarts(tmp_path, faults, most_s, source
     options = ("--store", str(tmp_path / "store"), "--keep-audio", "asked", *AT_ONCE, *AT_PAUSES)
     options += ("--workers", "3") if (faults, most_s) == WORKERS else ()
     more = {"sources": sources, "channels": 2, "suppress_leaks": False} if sources else {}
+    more |= {"frame_bytes": 2 * (len(sources) or 1), "drafts": False}
     with restarted(*options) as running:
-        messages = await speak(
-            running, pcm, faults, keep_audio=True, frame_bytes=2 * (len(sources) or 1), **more
-        )
+        messages = await speak(running, pcm, faults, keep_audio=True, **more)
         path = tmp_path / "store" / "audio" / f"{messages[0]['session']}.ogg"
         # A thread writes it; a server before may have ended it too.
         while not is_whole(path) or len(found := decoded(path)) < len(samples):  # noqa: ASYNC110

@@ -374,7 +374,7 @@ def first_lines(*args: str, **env: str) -> list[str]:
     ("args", "kept"),
     [
         ([], True),
-        (["--no-store"], False),
+        pytest.param(["--no-store"], False, marks=pytest.mark.endurance),
         (["--host", "0.0.0.0", "--insecure"], False),
     ],
 )

@@ -12,7 +12,7 @@ from support.clips import clip
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel
 from support.line import START, Line
-from support.server import serving
+from support.server import AT_PAUSES, serving
 from support.tiny_speech import write_sortformer
 from support.voices import Levels
 from support.wire import live, receive_until, s16le, send
@@ -268,6 +268,7 @@ async def test_a_store_that_fails_costs_the_names_alone(server, monkeypatch):
     await line.end()
 
 
+@pytest.mark.endurance
 async def test_sortformer_knows_nobody_again(tmp_path):
     folder = str(write_sortformer(tmp_path / "sortformer"))
     store = str(tmp_path / "store")
@@ -280,12 +281,14 @@ async def test_sortformer_knows_nobody_again(tmp_path):
 async def test_a_server_remembers_lists_and_deletes_voices(tmp_path):
     """The real encoder, over two processes for connections; the name is in no file of the store."""
     folder = tmp_path / "store"
-    args = ("--store", str(folder), "--workers", "2")
+    args = ("--store", str(folder), "--workers", "2", *AT_PAUSES)
+    known = KNOWN | {"drafts": False}
     audio, again, other = (clip(name).samples for name in ("minute", "train", "market"))
     pause = np.zeros(SAMPLE_RATE, np.float32)
     with serving(*args, env={VARIABLE: KEY}) as running:
         async with connect(f"{running.ws}/v1/live") as socket:
-            await send(socket, START | {"resumable": False, "diarize": True})
+            start = START | {"resumable": False, "diarize": True, "drafts": False}
+            await send(socket, start)
             await send(socket, s16le(audio[: 12 * SAMPLE_RATE]))
             await receive_until(socket, "speakers")
             asked = {"type": "remember", "speaker": 0, "name": "Zuleika", "consent": True}
@@ -300,7 +303,7 @@ async def test_a_server_remembers_lists_and_deletes_voices(tmp_path):
                 assert answer["type"] == "remembered" or "too little" in answer["message"]
             await send(socket, {"type": "stop"})
             await receive_until(socket, "done")
-        heard = await live(running.ws, s16le(np.concatenate([other, pause, again])), **KNOWN)
+        heard = await live(running.ws, s16le(np.concatenate([other, pause, again])), **known)
         labels = {one["speaker"] for m in heard.of("speakers") for one in m["ranges"]}
         [told] = heard.of("speaker_named")
         assert told["name"] == "Zuleika"
@@ -319,7 +322,7 @@ async def test_a_server_remembers_lists_and_deletes_voices(tmp_path):
         files = b"".join(one.read_bytes() for one in folder.rglob("*") if one.is_file())
         assert b"Zuleika" not in files
         assert listed["id"].encode() not in files
-        assert not (await live(running.ws, s16le(again), **KNOWN)).of("speaker_named")
+        assert not (await live(running.ws, s16le(again), **known)).of("speaker_named")
 
 
 async def test_a_server_without_a_key_has_no_profiles(server):

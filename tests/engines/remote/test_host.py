@@ -347,7 +347,7 @@ signal.pause()
 """
 
 
-@pytest.mark.parametrize("when", ["loading", "loaded"])
+@pytest.mark.parametrize("when", [pytest.param("loading", marks=pytest.mark.endurance), "loaded"])
 def test_it_is_gone_with_its_host(folder, when):
     command = [sys.executable, "-c", _HOST, str(folder), when]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:

@@ -123,7 +123,8 @@ def test_a_backlog_of_a_minute_is_decoded_whole_and_as_transformers_does(
     assert words == golden_words(engine, delay)
 
 
-@pytest.mark.parametrize("delay", [12, pytest.param(6, marks=pytest.mark.endurance)])
+@pytest.mark.endurance
+@pytest.mark.parametrize("delay", [12, 6])
 def test_chunks_do_not_matter(engine: VoxtralEngine, delay: int) -> None:
     rng = np.random.default_rng(0)
     cuts = sorted([*rng.integers(1, len(AUDIO), 300).tolist(), 5, 6, 7, 1286])

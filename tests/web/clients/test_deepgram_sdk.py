@@ -75,7 +75,7 @@ async def test_speech_becomes_interim_and_final_results_and_metadata(server, cli
     options = {"interim_results": "true", "vad_events": "true", "utterance_end_ms": 1000}
     async with client.listen.v1.connect(**PCM, **options) as connection:
         collecting = asyncio.create_task(collect(connection))
-        await send_all(connection, audio, pace=1.0)
+        await send_all(connection, audio, pace=2.0)
         await connection.send_close_stream()
         messages = await collecting
         assert connection._websocket.close_code == 1000
@@ -313,6 +313,7 @@ async def test_voices_are_told_apart(client):
     assert set(ends) == {0}
 
 
+@pytest.mark.endurance
 @pytest.mark.conforms(
     "Deepgram's files",
     "`diarize`",

@@ -201,6 +201,7 @@ async def test_a_server_that_hangs_is_seen_and_what_was_said_comes_later(tmp_pat
             assert await page.locator(".mark").count() == 0
 
 
+@pytest.mark.endurance
 async def test_a_line_that_breaks_again_and_again_leaves_no_mark(tmp_path):
     """Without resumable sessions each connection is a new one; nothing was said that is missing."""
     wav = clip("silence").write_wav(tmp_path / "clip.wav")

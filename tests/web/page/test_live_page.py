@@ -215,7 +215,8 @@ async def test_cuts_in_mid_word_change_nothing_on_the_page(server, tmp_path):
         assert await page.locator(".mark").count() == 0
 
 
-@pytest.mark.parametrize("mends", [False, pytest.param(True, marks=pytest.mark.endurance)])
+@pytest.mark.endurance
+@pytest.mark.parametrize("mends", [False, True])
 async def test_stop_on_a_broken_line_waits_for_it_and_can_be_given_up(server, tmp_path, mends):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
@@ -372,6 +373,7 @@ def tone(folder, amplitude):
     return folder / "tone.wav"
 
 
+@pytest.mark.endurance
 async def test_where_nothing_was_heard_stop_says_what_to_check(server, tmp_path):
     async with browsing(server.url, microphone=tone(tmp_path, 0.005)) as watched:
         page = watched.page

@@ -281,7 +281,7 @@ def test_finals_are_the_words_in_order_and_the_summary_has_the_finals(events, da
 
 
 async def test_two_sources_are_two_texts(ports_server):
-    other = s16le(clip("market").samples)
+    other = s16le(clip("yes").samples)
     expected = [(await live(ports_server.ws, one)).of("done")[0]["text"] for one in (SPEECH, other)]
     frames = []
     for at in range(0, max(len(SPEECH), len(other)), 3200):

@@ -259,6 +259,7 @@ async def test_errors_are_plain_strings(url):
         assert all(isinstance(error["error"], str) for error in errors)
 
 
+@pytest.mark.endurance
 async def test_one_append_may_carry_fifteen_mebibytes(small):
     recording = bytes(15 * 2**20 - len(SPEECH)) + SPEECH
     async with dial(f"{small.ws}/v1/realtime") as socket:

@@ -69,6 +69,7 @@ def test_undecodable_files_are_refused(server):
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_audio")
 
 
+@pytest.mark.endurance
 def test_a_folder_is_transcribed_whatever_its_files_are_called(tmp_path):
     files = {"new\nline.aiff": "aiff", "cut.wav": "wav-without-10-bytes", "none.mp3": "noise"}
     for file, name in files.items():

@@ -41,6 +41,7 @@ def wav(frames: int) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.endurance
 def test_every_format(client):
     data = clip("doctor").path.read_bytes()
     plain = post(client, data)
