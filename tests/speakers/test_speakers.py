@@ -51,9 +51,20 @@ def quiet(seconds: float) -> Samples:
     return np.zeros(int(seconds * SAMPLE_RATE), np.float32)
 
 
-def track(audio: Samples, options: SpeakerOptions | None = None) -> SpeakerTracker:
+class Angles:
+    """A voice's vector has the level as its angle, in half turns."""
+
+    def embed(self, audio: Samples) -> Samples:
+        angle = np.pi * audio.max()
+        return np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+
+def track(
+    audio: Samples, options: SpeakerOptions | None = None, network: Levels | Angles | None = None
+) -> SpeakerTracker:
     tracker = SpeakerTracker(options or SpeakerOptions(), GateOptions())
-    network, loud = Levels(), LoudnessModel()
+    loud = LoudnessModel()
+    network = network or Levels()
 
     def answer() -> None:
         if asked := tracker.ask:
@@ -93,6 +104,26 @@ def test_a_speaker_who_takes_over_without_a_pause_is_found_with_the_second_vecto
     tracker = track(np.concatenate([A(4), B(4), quiet(1)]))
     assert tracker.count == 2
     assert [tracker.speaker_at(int(s * SAMPLE_RATE)) for s in (1.0, 3.0, 5.5, 7.0)] == [0, 0, 1, 1]
+
+
+def test_two_speakers_who_turn_out_to_be_one_are_one_from_then_on():
+    """Somebody moves, so that they sound like another; what follows lies between both."""
+    drawn = [0.2, 0.51, *[0.31, 0.4] * 5]
+    pieces = [piece for level in drawn for piece in (voice(level, 1.5), quiet(0.5))]
+    early = track(np.concatenate(pieces[:12]), network=Angles())
+    assert {part.speaker for part in early.parts} == {0, 1}
+
+    tracker = track(np.concatenate(pieces), network=Angles())
+    speakers = [part.speaker for part in tracker.parts]
+    assert 1 in speakers[:6]
+    assert speakers[-4:] == [0] * 4
+    settled = tracker.end - SETTLED
+    assert all(part.speaker == 0 for part in tracker.parts if part.end > settled)
+    # Nobody's number is somebody else's, as long as there are others.
+    another = np.concatenate([*pieces, voice(0.95, 2)])
+    assert track(another, network=Angles()).parts[-1].speaker == 2
+    two = track(another, SpeakerOptions(max_speakers=2), network=Angles())
+    assert two.parts[-1].speaker == 1
 
 
 def test_bad_options_are_refused():

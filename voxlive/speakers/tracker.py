@@ -3,7 +3,9 @@
 While somebody speaks a vector is made of the last 1.6 s, every 0.8 s and where the speech ends. A
 vector that is near to a speaker's is that speaker's. One that is near to none may be of two
 voices, so that a new speaker needs two that agree, or one of a whole stretch of speech. Until then
-the stretch has the speaker that is nearest; within ``SETTLED`` samples it may be changed.
+the stretch has the speaker that is nearest; within ``SETTLED`` samples it may be changed. Two
+speakers whose vectors turn out to be as near to one another as those of one voice are one from
+then on, by the number of the first (the criterion of ``clustering``).
 
 ``SpeakerTracker`` is pure. Positions are samples on the session's clock.
 """
@@ -38,6 +40,8 @@ _HOP = WINDOW // 2
 _SAME = 0.66  # cosine: a vector nearer than this to a speaker's, on average, is that speaker's
 _OTHER = 0.6  # so far from all speakers one vector of a whole stretch is a new one's
 _AGREE = 0.66  # two vectors that are near to no speaker are of a new one
+_ONE = 0.7  # two speakers whose vectors are as near to one another, on average, are one
+_ONE_AFTER = 4  # vectors of each
 _PAUSE = 10 * STEP  # so much silence ends a stretch of speech: 320 ms
 _FORGET = 10 * SAMPLE_RATE  # the vectors that may agree lie within
 _NEAR = SAMPLE_RATE // 4
@@ -101,7 +105,8 @@ class SpeakerState:
 
     ``stretch``: of the speech that goes on then, where it started and how many vectors it has had;
     None where nobody speaks. ``means``: float32 [speakers, width], each of so many vectors
-    (``counts``). ``parts``: those of the last 10 s, and one before.
+    (``counts``, 0 for a number that is another speaker's by now). ``parts``: those of the last
+    10 s, and one before.
     """
 
     end: int
@@ -202,7 +207,7 @@ class SpeakerTracker(SpeakerParts):
 
     @property
     def count(self) -> int:
-        """How many speakers there were."""
+        """How many numbers speakers have had."""
         return len(self._means)
 
     @property
@@ -297,8 +302,9 @@ class SpeakerTracker(SpeakerParts):
         if best is not None and near[best] >= _SAME:
             if whole:
                 self._learn(best, vector)
+                return self._joined(best, asked.end)
             return best
-        if len(self._means) >= self._most or not whole:
+        if self._full or not whole:
             return best
         if best is None or (alone and near[best] < _OTHER):
             return self._new(vector)
@@ -326,12 +332,42 @@ class SpeakerTracker(SpeakerParts):
         The less these are alike the shorter their mean is. By the cosine to that alone, two people
         who were taken for one would stay so: whoever comes lies between them.
         """
-        return float(vector @ self._means[speaker])
+        return float(vector @ self._means[speaker]) if self._counts[speaker] else -1.0
+
+    @property
+    def _full(self) -> bool:
+        return len(self._means) >= self._most and all(self._counts)
 
     def _new(self, vector: Samples) -> int:
-        self._means.append(vector.copy())
-        self._counts.append(1)
-        return len(self._means) - 1
+        """A new speaker, whose number is that of one who was another only where none is left."""
+        if len(self._means) < self._most:
+            self._means.append(vector.copy())
+            self._counts.append(1)
+            return len(self._means) - 1
+        free = self._counts.index(0)
+        self._means[free], self._counts[free] = vector.copy(), 1
+        return free
+
+    def _joined(self, speaker: int, end: int) -> int:
+        """The number of a speaker, who may have turned out to be another one by sample ``end``."""
+        for other in range(len(self._means)):
+            if other == speaker or min(self._counts[speaker], self._counts[other]) < _ONE_AFTER:
+                continue
+            # The mean of the cosines over all pairs, since every vector has length 1.
+            if float(self._means[speaker] @ self._means[other]) >= _ONE:
+                one, two = sorted((speaker, other))
+                self._join(one, two, end - SETTLED)
+                return one
+        return speaker
+
+    def _join(self, one: int, two: int, settled: int) -> None:
+        counts = np.array([self._counts[one], self._counts[two]], np.float32)
+        both = np.stack([self._means[one], self._means[two]])
+        self._means[one] = counts @ both / counts.sum()
+        self._counts[one], self._counts[two] = min(int(counts.sum()), _SURE), 0
+        for part in self.parts:
+            if part.speaker == two and part.end >= settled:
+                part.speaker = one
 
     def _learn(self, speaker: int, vector: Samples) -> None:
         count = self._counts[speaker] = min(self._counts[speaker] + 1, _SURE)
