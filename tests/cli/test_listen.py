@@ -233,6 +233,7 @@ async def test_options_of_a_model_here_are_none_of_a_server(tmp_path):
     assert "--device is for a model on this machine" in complaint
 
 
+@pytest.mark.endurance
 async def test_a_session_s_options_go_to_the_server(server, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("DOCTOR\n")

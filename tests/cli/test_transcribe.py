@@ -139,6 +139,7 @@ def test_files_of_an_object_store_are_those_of_a_folder(voxlive, tmp_path, monke
             assert reason in done.stderr
 
 
+@pytest.mark.endurance
 def test_a_pattern_is_all_that_it_matches(voxlive, failed):
     clips = clip("yes").path.parent
     done = voxlive("transcribe", clips / "[dy]*r*.flac", clips / "yes.flac")
@@ -193,6 +194,7 @@ def test_a_stream_that_is_no_audio_or_too_long_is_one_line_and_leaves_no_file(
     assert [path.name for path in tmp_path.glob("voxlive-*")] == []
 
 
+@pytest.mark.endurance
 def test_ignored_options_are_warnings(voxlive, failed):
     yes = clip("yes").path
     tiny = ("--model", TINY_VOXTRAL, "--device", "cpu")

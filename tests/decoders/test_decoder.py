@@ -90,6 +90,7 @@ def test_a_reused_slot_gives_the_same_tokens_as_a_new_one(alone):
         assert decode(decoder, 0, CLIPS[index], DELAYS[index]) == alone[index]
 
 
+@pytest.mark.endurance
 def test_positions_stay_bounded_and_moving_them_changes_no_token():
     long = np.random.default_rng(1).normal(size=(560, TINY.decoder.dim)).astype(np.float32)
     moving, still = tiny_decoder(), tiny_decoder()

@@ -88,7 +88,21 @@ def test_every_command_is_of_a_kind_that_is_run_here():
     assert set(lines) == set(ran)
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+# Programs of these libraries and commands like these are in make test elsewhere, or once here.
+LIKE_OTHERS = ("replace-openai-3", "voxlive transcribe speech.wav", "voxlive serve --phone")
+
+
+def sampled(found: list) -> list:
+    """All of them, of which ``make test`` leaves out those that are like others."""
+    return [
+        pytest.param(
+            one, id=str(one), marks=pytest.mark.endurance if str(one) in LIKE_OTHERS else []
+        )
+        for one in found
+    ]
+
+
+@pytest.mark.parametrize("block", sampled(blocks("python")))
 def test_the_program_prints_what_is_said(block, server, here):
     program = here / "program.py"
     program.write_text(aimed(block.code, server))
@@ -104,7 +118,7 @@ def test_the_request_is_answered(command, server, here):
     assert SPOKEN in printed.lower() or ("/captions" in command and '"sessions"' in printed)
 
 
-@pytest.mark.parametrize("command", commands("voxlive", "transcribe"))
+@pytest.mark.parametrize("command", sampled(commands("voxlive", "transcribe")))
 def test_the_files_are_transcribed(command, here, monkeypatch):
     arguments = shlex.split(command)[1:]
     monkeypatch.chdir(here)
@@ -121,7 +135,7 @@ def test_the_files_are_transcribed(command, here, monkeypatch):
     assert all(SPOKEN in text.lower() for text in written.values())
 
 
-@pytest.mark.parametrize("command", commands("voxlive", "serve"))
+@pytest.mark.parametrize("command", sampled(commands("voxlive", "serve")))
 def test_the_server_starts(command, tmp_path):
     arguments = shlex.split(command)[2:]
     for option, value in {"--host": "127.0.0.1", "--wyoming-port": "0"}.items():

@@ -76,6 +76,7 @@ def test_words_have_their_times_and_join_to_the_text(tiny):
     assert not found.cut_short
 
 
+@pytest.mark.endurance
 def test_a_short_pass_has_the_words_for_a_part_of_the_cost(tiny):
     samples = clip("doctor").samples
 
@@ -151,7 +152,14 @@ def test_audio_of_any_length_is_taken(tiny):
         ),
     ],
 )
-@pytest.mark.parametrize("how", [DRAFT, PassOptions(margin_s=3.0), PassOptions()])
+@pytest.mark.parametrize(
+    "how",
+    [
+        DRAFT,
+        PassOptions(margin_s=3.0),
+        pytest.param(PassOptions(), marks=pytest.mark.endurance),
+    ],
+)
 def test_silence_behind_the_speech_changes_nothing(tiny, how, silences):
     """Whoever ends a stream at once is given what one is that leaves the microphone open."""
     speech = clip("phone").samples[: int(clip("phone").sentences[-1].end * SAMPLE_RATE)]

@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 import psutil
+import pytest
 from support.batches import (
     TINY_VOXTRAL,
     UpdateRecorder,
@@ -124,6 +125,7 @@ async def test_an_idle_model_is_unloaded():
         await until(lambda: not psutil.pid_exists(loaded.pid))
 
 
+@pytest.mark.endurance
 async def test_the_model_that_was_idle_longest_is_unloaded_first():
     async with batch(max_resident=2, wait_s=0.3) as files:
         a, b, c = (whisper(name) for name in "abc")

@@ -23,7 +23,13 @@ async def shared():
         yield one
 
 
-@pytest.mark.parametrize("spec", [whisper(), voxtral()], ids=["whisper", "voxtral"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(whisper(), id="whisper"),
+        pytest.param(voxtral(), id="voxtral", marks=pytest.mark.endurance),
+    ],
+)
 async def test_a_file_becomes_text_with_times(shared, spec):
     updates = UpdateRecorder()
     transcript = await shared.transcribe(spec, job("doctor", words=True), updates)

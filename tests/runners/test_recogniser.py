@@ -55,7 +55,9 @@ def server(real_weights):
         yield running
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize(
+    "name", ["yes", *(pytest.param(n, marks=pytest.mark.endurance) for n in ("train", "market"))]
+)
 def test_the_clips_have_their_words(tiny, name):
     """Processors round differently: commas and apostrophes may come and go."""
     assert word_error_rate(GOLDEN[name], transcribe(tiny, name)[0].text) == 0
@@ -64,7 +66,7 @@ def test_the_clips_have_their_words(tiny, name):
 @pytest.mark.parametrize(
     ("name", "most"),
     [
-        ("noisy", 0.2),
+        pytest.param("noisy", 0.2, marks=pytest.mark.endurance),
         ("pauses", 0.1),
         pytest.param("minute", 0.05, marks=pytest.mark.endurance),
     ],
@@ -94,6 +96,7 @@ def test_silence_says_nothing(tiny):
     assert (transcript.text, transcript.segments, transcript.language) == ("", (), None)
 
 
+@pytest.mark.endurance
 def test_a_limit_of_tokens_holds_for_the_whole_file(tiny):
     transcript, _ = transcribe(tiny, "minute", max_tokens=12)
     assert transcript.truncated

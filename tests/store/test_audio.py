@@ -183,7 +183,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("after", [200, 400])
+@pytest.mark.parametrize("after", [pytest.param(200, marks=pytest.mark.endurance), 400])
 def test_a_process_that_is_killed_loses_a_few_seconds_at_most(tmp_path, after):
     writing = subprocess.Popen(
         [sys.executable, "-c", WRITES, str(tmp_path / "audio")],

@@ -212,7 +212,10 @@ async def check_clip(
         assert got == wanted, name
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
+# What protocols say of utterances that end at once is tried with Voxtral: test_utterance_ends.py.
+@pytest.fixture(
+    scope="module", params=[pytest.param("voxtral", marks=pytest.mark.endurance), "whisper"]
+)
 def engine(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
     options = EngineOptions(max_sessions=SESSIONS[request.param], device="cpu")
     loaded = load_engine(resolve(ENGINES[request.param]), options)

@@ -56,6 +56,7 @@ async def test_sessions_of_a_dead_engine_go_on_with_the_next_one(server):
     assert "was killed by SIGKILL; it is started again" in server.logged()
 
 
+@pytest.mark.endurance
 async def test_without_an_engine_new_sessions_are_refused_until_there_is_one(server):
     audio = SPEECH
     engine_of(server).kill()

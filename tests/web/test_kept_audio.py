@@ -237,6 +237,7 @@ async def test_captions_go_on_while_the_disk_of_the_audio_is_full(
     assert alike(found[100_000:], SPEECH[100_000:]) > 0.9
 
 
+@pytest.mark.endurance
 async def test_a_killed_server_leaves_audio_that_plays(tmp_path):
     """And one that is started again serves it, in ranges."""
     store = ("--store", str(tmp_path / "store"), "--keep-audio", "asked", "--max-sessions", "1")

@@ -354,7 +354,7 @@ async def _deepgram_file(server, spelling):
 
 
 SERVED = [_live, _asr, _openai, _vllm, _mistral, _deepgram, _whisper_live, _echopanel, _wyoming]
-FILES = [_rest, _deepgram_file]
+FILES = [_rest, pytest.param(_deepgram_file, marks=pytest.mark.endurance)]
 
 
 @each_sample
@@ -394,7 +394,9 @@ def voxlive() -> Iterator[Run]:
 
 
 @each_sample
-@pytest.mark.parametrize("command", ["transcribe", "listen"])
+@pytest.mark.parametrize(
+    "command", ["transcribe", pytest.param("listen", marks=pytest.mark.endurance)]
+)
 def test_the_command_line_takes_every_spelling(voxlive: Run, command, spellings):
     there = ("no-such-file",) if command == "transcribe" else ("--microphone", "no-such")
     for spelling in spellings:

@@ -74,6 +74,7 @@ async def test_a_resumed_session_stays_on_its_model(both):
         assert (await listen(socket)).of("done")[0]["text"]
 
 
+@pytest.mark.endurance
 async def test_whisper_beside_voxtral_live_and_for_files(real_weights, tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "doctor.wav")
     audio = s16le(clip("doctor").samples[: 3 * 16_000])

@@ -202,6 +202,7 @@ async def test_a_replay_is_listed_as_one_and_has_no_files(recorded, replay):
     assert sent.status_code == 404
 
 
+@pytest.mark.endurance
 async def test_sessions_at_the_same_time_have_a_recording_each(recorded, replay):
     names = [folder.name for folder in recorded.folders]
     same_time = [

@@ -202,6 +202,7 @@ class EventReader:
                 self.events.append((kind, json.loads(value)))
 
 
+@pytest.mark.endurance
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 async def test_readers_go_on_by_the_session_s_name_and_by_the_last_event(store):
     pcm = s16le(clip("market").samples)

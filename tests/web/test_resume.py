@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock_engine import ClockEngine
 from support.counting import LoudnessModel, pcm
+from support.examples import examples
 from support.line import START, Line
 from support.simulated import SimulatedDetector, simulate
 from support.voices import WHO_AND_WHEN, Levels, Onsets, check_turns, labels_of, turns_of
@@ -493,7 +494,7 @@ async def test_a_server_may_have_none():
     await service.aclose()
 
 
-@settings(max_examples=15, deadline=None)
+@examples(40, deadline=None)
 @given(SPANS, SPANS, st.integers(0, 2**32), st.floats(0.02, 0.4))
 def test_cuts_change_nothing_of_any_of_several_sources(
     me: list[tuple[bool, int]], them: list[tuple[bool, int]], seed: int, chance: float

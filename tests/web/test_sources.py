@@ -99,6 +99,7 @@ async def test_two_sources_are_one_session_live_in_captions_and_in_the_store(ser
     assert len(found["sessions"]) == 1
 
 
+@pytest.mark.endurance
 @pytest.mark.timeout(120)
 async def test_what_the_microphone_hears_of_the_loudspeaker_comes_once_from_its_source(server):
     first, second, third = clip("train"), clip("doctor"), clip("message")
@@ -118,6 +119,7 @@ async def test_what_the_microphone_hears_of_the_loudspeaker_comes_once_from_its_
     }
 
 
+@pytest.mark.endurance
 @pytest.mark.timeout(120)
 async def test_two_who_speak_at_the_same_time_are_both_written(server):
     me = np.concatenate([np.zeros(40_000, np.float32), clip("doctor").samples])

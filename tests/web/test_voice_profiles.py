@@ -325,6 +325,7 @@ async def test_a_server_remembers_lists_and_deletes_voices(tmp_path):
         assert not (await live(running.ws, s16le(again), **known)).of("speaker_named")
 
 
+@pytest.mark.endurance
 async def test_a_server_without_a_key_has_no_profiles(server):
     """And one whose key is another one lists what it cannot open, which may be deleted."""
     folder = server.folder

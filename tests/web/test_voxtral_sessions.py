@@ -178,6 +178,7 @@ async def test_delays_are_per_session_and_sessions_do_not_mix(voxtral, names, de
     assert np.mean([wer(text, name) for text, name in zip(alone, names, strict=True)]) <= 0.15
 
 
+@pytest.mark.endurance
 async def test_a_flush_loses_and_repeats_no_word(voxtral, native):
     name = "train" if "train" in native else first(native)
     audio, whole = s16le(clip(name).samples), spoken(native[name])

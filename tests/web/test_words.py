@@ -131,6 +131,7 @@ def test_in_french_no_line_begins_with_a_colon():
     ] == []
 
 
+@pytest.mark.endurance
 def test_the_page_offers_the_languages_that_are_here():
     source = (STATIC / "language.js").read_text()
     assert (

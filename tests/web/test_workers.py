@@ -186,6 +186,7 @@ async def test_a_worker_that_dies_takes_its_own_sockets_along_and_is_replaced(se
     assert "was killed by SIGKILL; it is started again" in server.logged()
 
 
+@pytest.mark.endurance
 async def test_an_engine_that_dies_is_replaced_under_the_sessions_of_all_workers(server, whole):
     async with AsyncExitStack() as stack:
         both = await at_both_workers(server, stack)

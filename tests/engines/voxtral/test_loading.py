@@ -150,7 +150,7 @@ def test_weights_are_unpacked_where_their_sessions_keep_their_memory(
     [
         ({}, "8-bit weights, unpacked to float32 on loading"),
         ({"keep_quantized": True}, "8-bit weights"),
-        ({"quantize": 8}, "8-bit weights"),
+        pytest.param({"quantize": 8}, "8-bit weights", marks=pytest.mark.endurance),
     ],
 )
 def test_an_nvidia_gpu_unpacks_weights_unless_it_is_refused(

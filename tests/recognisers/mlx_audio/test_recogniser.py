@@ -60,13 +60,9 @@ def tiny(mlx_whisper):
     recogniser.close()
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(DRAFT, id="short"),
-        pytest.param(PassOptions(), id="padded", marks=pytest.mark.endurance),
-    ],
-)
+# Its words over files have their times in make test: tests/runners/mlx_audio/test_whisper.py.
+@pytest.mark.endurance
+@pytest.mark.parametrize("how", [DRAFT, PassOptions()], ids=["short", "padded"])
 def test_real_words_have_their_times_and_join_to_the_text(tiny, how):
     spoken = clip("doctor")
     found = tiny.recognise(spoken.samples, how=how)

@@ -82,6 +82,7 @@ def test_translation_keeps_its_task(runner):
     assert transcribe(runner, "yes", task="translate")[0].task == "translate"
 
 
+@pytest.mark.endurance
 def test_a_limit_of_tokens_holds_for_the_whole_file(runner):
     transcript, _ = transcribe(runner, "pauses", max_tokens=20)
     assert transcript.text.startswith("ab cd ef. ab cd ef.")

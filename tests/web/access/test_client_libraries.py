@@ -93,6 +93,7 @@ async def test_openai_client_gets_retry_after(keyed):
     assert (await openai(keyed, KEY).models.list()).data
 
 
+@pytest.mark.endurance
 async def test_deepgram_client_raises_for_refusals(keyed):
     pcm = {"model": "nova-3", "encoding": "linear16", "sample_rate": 16_000}
     with pytest.raises(ApiError) as wrong:
@@ -113,6 +114,7 @@ async def test_deepgram_client_raises_for_refusals(keyed):
     assert "doctor" in " ".join(r.channel.alternatives[0].transcript for r in results)
 
 
+@pytest.mark.endurance
 async def test_mistral_client_raises_for_refusals(keyed):
     wrong, right = (Mistral(api_key=key, server_url=keyed.url) for key in (WRONG, KEY))
     with pytest.raises(Exception, match="401"):

@@ -204,6 +204,7 @@ async def test_unsupported_options_refuse_the_handshake(client, options):
     assert refused.value.status_code == 400
 
 
+@pytest.mark.endurance
 async def test_a_full_server_is_a_503_at_the_handshake(small):
     client = AsyncDeepgramClient(api_key="any", environment=environment(small))
     async with dial(f"{small.ws}/v1/live") as first:

@@ -107,6 +107,7 @@ def test_speakers_are_told_apart_in_every_format(client, tmp_path, formats):
         assert refused.value.param == next(iter(bad))
 
 
+@pytest.mark.endurance
 def test_a_stream_has_the_text_as_it_is_recognised(client):
     events = list(transcribed(client, "pauses", stream=True))
     *deltas, done = events

@@ -269,6 +269,7 @@ async def test_any_rate_and_telephone_encodings(server, client, format_, start):
     assert {"meet", "you", "station"} <= set(spelt(text))
 
 
+@pytest.mark.endurance
 async def test_semantic_vad_ends_turns_by_what_was_said(client):
     """An item has all of its turn, however many pauses are in it; its words come behind its end."""
     async with client.realtime.connect(extra_query=INTENT) as connection:
@@ -358,6 +359,7 @@ async def test_a_client_secret_connects_a_browser(server, client):
         assert refused.value.code == "invalid_value"
 
 
+@pytest.mark.endurance
 async def test_a_full_server_is_an_error_and_closes_with_1013(small):
     client = AsyncOpenAI(api_key="any", base_url=f"{small.url}/v1")
     async with dial(f"{small.ws}/v1/live") as first:
@@ -377,6 +379,7 @@ async def test_a_full_server_is_an_error_and_closes_with_1013(small):
         await until(idle, COMPLETED)
 
 
+@pytest.mark.endurance
 async def test_shutdown_sends_the_last_words_and_closes_with_1012():
     with serving("--max-sessions", "1") as server:
         client = AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1")

@@ -66,7 +66,7 @@ def kept(seen: dict) -> list[object]:
     "seed", [1, *(pytest.param(seed, marks=pytest.mark.endurance) for seed in (2, 3))]
 )
 async def test_a_line_that_breaks_changes_nothing(server, talk, seed):
-    pcm = s16le(clip("market").samples)
+    pcm = s16le(clip("market").samples[: int(3.7 * 16_000)])  # its first sentence
     whole = await talk(server.ws + "/v1/live", pcm)
     async with breaking(server.url, seed, most=6) as (url, relay):
         cut = await talk(url, pcm)

@@ -72,10 +72,10 @@ def its_page():
         files.shutdown()
 
 
-async def test_its_client_and_its_page_show_who_speaks(server, client, monkeypatch, tmp_path):
+@pytest.mark.endurance
+async def test_its_client_shows_who_speaks(server, client, monkeypatch):
     """Two people, as far as it can tell from speakers' numbers: the first, the other, the first."""
-    samples = two_people()
-    monkeypatch.setattr(client, "load_audio_pcm", lambda path: s16le(samples))
+    monkeypatch.setattr(client, "load_audio_pcm", lambda path: s16le(two_people()))
     url = f"{server.ws}/asr?language=en&diarize=true"
     full, diff = await asyncio.gather(
         *(
@@ -87,7 +87,9 @@ async def test_its_client_and_its_page_show_who_speaks(server, client, monkeypat
         assert [one for one, _ in groupby(line["speaker"] for line in result.lines)] == [1, 2, 1]
     assert full.lines == diff.lines
 
-    wav = write_wav(tmp_path / "two.wav", s16le(samples))
+
+async def test_its_page_shows_who_speaks(tmp_path):
+    wav = write_wav(tmp_path / "two.wav", s16le(two_people()))
     with its_page() as address, serving("--allow-origin", address, "--diarize") as telling:
         async with browsing(f"{address}/web/", ready="#recordButton", microphone=wav) as watched:
             watched.expected.append("404")  # it has no icon

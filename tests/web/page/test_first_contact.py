@@ -64,6 +64,7 @@ async def test_it_speaks_the_readers_language_from_the_first_paint(server, tmp_p
         await page.screenshot(path=tmp_path / "arabic.png")
 
 
+@pytest.mark.endurance
 async def test_without_a_microphone_a_sentence_shows_how_it_works(server, tmp_path):
     async with browsing(server.url, device=False) as watched:
         page = watched.page
@@ -97,7 +98,8 @@ async def run(program: str, folder) -> str:
 
 
 # Programs of other libraries are run by the tests of the quick starts too.
-@pytest.mark.parametrize("others", [False, pytest.param(True, marks=pytest.mark.endurance)])
+@pytest.mark.endurance
+@pytest.mark.parametrize("others", [False, True])
 async def test_a_program_for_this_server_is_there_to_be_copied(keyed, tmp_path, others):
     """The key is in the address, as it is in the code of --phone: it leaves no trace."""
     wav = clip("doctor").write_wav(tmp_path / "speech.wav")

@@ -109,6 +109,7 @@ async def test_a_reload_in_mid_session_loses_no_word_and_brings_none_twice(keepi
         assert " ".join(opened) == " ".join(shown)
 
 
+@pytest.mark.endurance
 async def test_sound_of_an_outage_outlives_the_page(server, tmp_path):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
@@ -144,6 +145,7 @@ async def test_sound_of_an_outage_outlives_the_page(server, tmp_path):
         assert [mark.split()[0] for mark in marks] == ["Continued"]
 
 
+@pytest.mark.endurance
 async def test_another_tab_goes_on_with_the_session(server, tmp_path):
     wav = clip("market").write_wav(tmp_path / "clip.wav")
     async with browsing(server.url, microphone=wav) as watched:
@@ -226,7 +228,7 @@ async def test_a_line_that_breaks_again_and_again_leaves_no_mark(tmp_path):
 async def test_transcripts_are_found_renamed_downloaded_and_deleted(server):
     async with browsing(server.url) as watched:
         page = watched.page
-        for name in ("doctor", "market"):
+        for name in ("doctor", "phone"):
             await page.set_input_files("#file", clip(name).path)
             await state_is(page, "uploading")
             await state_is(page, "stopped")
@@ -236,7 +238,7 @@ async def test_transcripts_are_found_renamed_downloaded_and_deleted(server):
         await page.keyboard.press("t")
         await page.wait_for_selector(".session")
         titles = await page.locator(".session-title").all_inner_texts()
-        assert titles == ["market", "doctor"]
+        assert titles == ["phone", "doctor"]
         facts = await page.locator(".session-facts").all_inner_texts()
         assert all("in this browser" in one for one in facts)
         assert re.search(r"\d:\d\d · \d+ words", facts[0])
@@ -261,7 +263,7 @@ async def test_transcripts_are_found_renamed_downloaded_and_deleted(server):
         assert file.suggested_filename == "At the doctor's.txt"
         assert "afternoon" in read(await file.path())
 
-        await page.get_by_role("button", name="Delete: market").click()
+        await page.get_by_role("button", name="Delete: phone").click()
         await page.click("#confirm-yes")
         await page.wait_for_function("() => document.querySelectorAll('.session').length === 1")
         await page.get_by_role("button", name="Open").click()

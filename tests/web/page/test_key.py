@@ -66,6 +66,7 @@ async def test_the_session_goes_on_with_another_short_lived_one(keyed):
         assert await page.locator(".mark").count() == 0
 
 
+@pytest.mark.endurance
 async def test_a_file_goes_with_the_key_and_later_is_an_answer_too(keyed):
     async with browsing(keyed.url) as watched:
         page = watched.page

@@ -277,6 +277,7 @@ async def test_an_engine_that_is_killed_in_mid_word_is_a_word_beside_and_nothing
             assert await what_was_said(page) == expected
 
 
+@pytest.mark.endurance
 async def test_a_server_that_is_started_again_gets_what_the_other_had_not_said(server):
     data = pcm("doctor")
     with serving(*AT_PAUSES) as first:
@@ -329,6 +330,7 @@ async def test_without_resumable_sessions_an_open_utterance_is_recognised_again(
             assert spelt(await text(page)) == await recognised(server, "doctor")
 
 
+@pytest.mark.endurance
 async def test_a_session_that_the_server_has_given_up_is_followed_by_another(server):
     with serving(*AT_PAUSES, "--resume-seconds", "0.5") as brief:
         async with line_to(brief.url) as line, without_the_page(line.url) as watched:

@@ -98,6 +98,7 @@ READ = """() => {
 }"""
 
 
+@pytest.mark.endurance
 async def test_names_of_speakers_and_own_words_reach_the_readers(server, tmp_path):
     wav = late("doctor", 5, tmp_path)
     async with browsing(server.url, microphone=wav, settings={"captions": "turns"}) as watched:
@@ -268,6 +269,7 @@ async def test_recognition_that_is_interrupted_is_a_remark(tmp_path):
             assert await page.is_hidden("#notice")
 
 
+@pytest.mark.endurance
 async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
     wav = clip("train").write_wav(tmp_path / "clip.wav")
     with serving() as server:
@@ -292,6 +294,7 @@ async def test_a_server_that_ends_is_told_and_leaves_the_text(tmp_path):
             await page.wait_for_selector(".mark")
 
 
+@pytest.mark.endurance
 async def test_a_full_server_says_so_and_serves_when_there_is_a_place(small):
     async with browsing(small.url) as watched:
         page = watched.page
@@ -422,34 +425,36 @@ LATE = """() => {
 }"""
 
 
-async def test_a_server_that_keeps_transcripts_says_so_and_one_may_leave_ones_own_out(tmp_path):
+@pytest.mark.parametrize("kept", [True, pytest.param(False, marks=pytest.mark.endurance)])
+async def test_a_server_that_keeps_transcripts_says_so_and_one_may_leave_ones_own_out(
+    tmp_path, kept
+):
     spoken = clip("yes")
     wav = spoken.write_wav(tmp_path / "clip.wav")
     folder = tmp_path / "store"
     with serving("--store", str(folder), "--keep", "7d", *AT_PAUSES) as server:
-        for kept in (False, True):
-            async with browsing(server.url, microphone=wav) as watched:
-                page = watched.page
-                await page.wait_for_selector("#keeping")
-                assert "keeps transcripts for 7 days" in await page.inner_text("#keeping")
-                await page.click("#open-settings")
-                assert str(folder) in await page.inner_text("#store-place")
-                assert await page.is_checked("input[name=store]")
-                if not kept:
-                    await page.uncheck("input[name=store]")
-                    assert "yours are left out" in await page.text_content("#keeping")
-                await page.click("#settings button[value=done]")
-                # However late the page's parts come, none of what is said is lost for that.
-                await page.evaluate(LATE)
-                await speaking(page)
-                await heard(page, spoken.duration)
-                await stopped(page)
-                assert "Yes" in await page.inner_text("#paragraphs")
-            async with httpx.AsyncClient(base_url=server.url) as client:
-                while True:  # words may be sent before they are stored
-                    sessions = (await client.get("/v1/sessions")).json()["sessions"]
-                    if not kept or any(one["preview"] for one in sessions):
-                        break
-                    await asyncio.sleep(0.05)
-            # The browser plays the clip again and again.
-            assert [one["preview"].split()[0] for one in sessions] == ["Yes."] * kept
+        async with browsing(server.url, microphone=wav) as watched:
+            page = watched.page
+            await page.wait_for_selector("#keeping")
+            assert "keeps transcripts for 7 days" in await page.inner_text("#keeping")
+            await page.click("#open-settings")
+            assert str(folder) in await page.inner_text("#store-place")
+            assert await page.is_checked("input[name=store]")
+            if not kept:
+                await page.uncheck("input[name=store]")
+                assert "yours are left out" in await page.text_content("#keeping")
+            await page.click("#settings button[value=done]")
+            # However late the page's parts come, none of what is said is lost for that.
+            await page.evaluate(LATE)
+            await speaking(page)
+            await heard(page, spoken.duration)
+            await stopped(page)
+            assert "Yes" in await page.inner_text("#paragraphs")
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            while True:  # words may be sent before they are stored
+                sessions = (await client.get("/v1/sessions")).json()["sessions"]
+                if not kept or any(one["preview"] for one in sessions):
+                    break
+                await asyncio.sleep(0.05)
+        # The browser plays the clip again and again.
+        assert [one["preview"].split()[0] for one in sessions] == ["Yes."] * kept

@@ -115,6 +115,7 @@ async def test_the_language_that_is_chosen_or_found_out_is_shown(real_weights, t
             assert await state_is(page, "stopped", "error") == "stopped"
 
 
+@pytest.mark.endurance
 @pytest.mark.browser
 async def test_one_of_several_models_is_chosen(server, tmp_path):
     whisper = resolve(TINY_EN, offline=True).folder

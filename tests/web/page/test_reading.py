@@ -166,6 +166,7 @@ async def test_words_are_heard_and_corrected_by_pointer_and_by_keys(server, tmp_
         assert not await page.evaluate("document.body.hasAttribute('data-audible')")
 
 
+@pytest.mark.endurance
 async def test_sound_that_the_browser_keeps_is_heard_from_any_word(server, tmp_path):
     spoken = clip("doctor")
     settings = {"keepSound": True, "unsure": True}

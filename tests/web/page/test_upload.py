@@ -77,6 +77,7 @@ async def test_a_dropped_file_replaces_the_text_after_a_question(server):
         assert "airport" in (await page.inner_text("#paragraphs")).lower()
 
 
+@pytest.mark.endurance
 async def test_leaving_with_unsaved_words_asks_first(server):
     async with browsing(server.url, settings=UNKEPT) as watched:
         page = watched.page

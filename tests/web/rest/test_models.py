@@ -54,7 +54,7 @@ def lines(subtitles):
 @pytest.mark.parametrize(
     ("model", "says", "words"),
     [("whisper", WHISPER, True), ("parakeet", "", True), ("qwen", SAID, False),
-     ("realtime", "", True)],
+     pytest.param("realtime", "", True, marks=pytest.mark.endurance)],
 )  # fmt: skip
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.endurance)])
 def test_every_format_of_every_family(client, model, says, words, everything):

@@ -86,7 +86,12 @@ def test_timestamps_alone_imply_verbose_json(client):
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), [("webm", "libopus"), ("mp4", "aac"), ("mp3", "libmp3lame")]
+    ("container", "codec"),
+    [
+        ("webm", "libopus"),
+        pytest.param("mp4", "aac", marks=pytest.mark.endurance),
+        pytest.param("mp3", "libmp3lame", marks=pytest.mark.endurance),
+    ],
 )
 def test_containers(client, container, codec):
     data = encode(clip("doctor").samples, container, codec)
