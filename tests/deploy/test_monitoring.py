@@ -20,7 +20,6 @@ from voxlive.errors import ERRORS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-TINY = ROOT / "tests" / "models" / "tiny-voxtral"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 CASES = DEPLOY / "prometheus" / "alerts_test.yml"
 _OF_SCRAPING = {"job", "instance"}
@@ -58,7 +57,7 @@ def labels(expressions: list[str]) -> set[str]:
 def scraped(tmp_path_factory) -> Iterator[str]:
     """Of a server with devices and a store that has had a session, a file and a refusal."""
     store = str(tmp_path_factory.mktemp("store"))
-    options = ("--model", str(TINY), "--devices", "cpu*2", "--store", store)
+    options = ("--devices", "cpu*2", "--store", store)
     with serving(*options) as server, httpx.Client(base_url=server.url, timeout=120) as http:
         asyncio.run(live(server.ws, s16le(clip("yes").samples)))
         sound = clip("yes").path.read_bytes()

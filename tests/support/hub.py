@@ -35,9 +35,11 @@ def serving_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub
     with Hub(repositories) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def hub_environment(home: Path, hub: Hub | None) -> dict[str, str]:

@@ -187,7 +187,7 @@ async def test_clients_that_disconnect_in_any_state_affect_no_session_and_leak_n
     ``laps`` more through every state come before. A thread of the engine's whose first pass comes
     late takes 40 MB by it, once.
     """
-    audio = s16le(clip("market").samples)
+    audio = s16le(clip("doctor").samples)
     alone = await live(server.ws, audio)
     await server.until(in_use=0)
     left = deque(VANISHED)
