@@ -104,6 +104,7 @@ def test_a_limit_of_tokens_holds_for_the_whole_file(tiny):
     assert clip("minute").text.lower().startswith(transcript.text.lower()[:12])
 
 
+@pytest.mark.endurance
 def test_a_job_ends_soon_after_it_is_cancelled(tiny):
     updates = UpdateList()
     transcript = tiny.run(Job(clip("minute").path), updates.append, lambda: bool(updates.text))

@@ -84,9 +84,8 @@ class Clip:
 
 @cache
 def two_people() -> NDArray[np.float32]:
-    """``doctor``, a sentence in another voice, and ``doctor`` again, as ``Clip.samples``."""
-    first, both = clip("doctor").samples, clip("market")
-    other = both.samples[: round(both.sentences[1].start * 16_000)]
+    """``doctor``, ``market`` in another voice, and ``doctor`` again, as ``Clip.samples``."""
+    first, other = clip("doctor").samples, clip("market").samples
     pause = np.zeros(16_000, np.float32)
     return np.concatenate([first, pause, other, pause, first])
 

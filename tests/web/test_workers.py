@@ -139,6 +139,7 @@ async def test_slots_limits_and_counters_are_those_of_the_whole_server(server):
         assert 'voxlive_audio_seconds_total{protocol="live"} 3.0' in answer.text
 
 
+@pytest.mark.endurance
 async def test_captions_and_the_page_come_from_any_worker(server):
     async with AsyncExitStack() as stack:
         socket = await opened(server, stack, query="?captions=hall")

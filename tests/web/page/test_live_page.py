@@ -329,6 +329,7 @@ async def test_an_unreachable_server_is_told(server):
         assert title == "The server cannot be reached"
 
 
+@pytest.mark.endurance
 async def test_the_source_can_be_changed_the_screen_stays_on_and_nothing_is_said_to_be_kept(server):
     async with browsing(server.url, whole=True) as watched:
         page = watched.page

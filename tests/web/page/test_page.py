@@ -223,6 +223,7 @@ async def test_spoilt_settings_are_ignored_and_a_vanished_microphone_is_explaine
         assert title == "The chosen microphone is not there"
 
 
+@pytest.mark.endurance
 @pytest.mark.browser
 async def test_refused_microphone_is_explained(server):
     async with browsing(server.url, granted=False) as watched:
@@ -243,6 +244,7 @@ async def test_missing_microphone_is_explained(server):
         assert await watched.page.inner_text("#notice-title") == "No microphone was found"
 
 
+@pytest.mark.endurance
 @pytest.mark.browser
 async def test_insecure_origin_is_explained(server):
     port = urlsplit(server.url).port

@@ -62,6 +62,7 @@ async def test_a_chosen_file_is_transcribed_and_copied(server):
         assert await page.evaluate("navigator.clipboard.readText()") == f"{paragraphs[0]}\n"
 
 
+@pytest.mark.endurance
 async def test_a_dropped_file_replaces_the_text_after_a_question(server):
     async with browsing(server.url, settings=UNKEPT) as watched:
         page = watched.page
