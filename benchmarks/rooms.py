@@ -13,6 +13,8 @@ missed, where nobody speaks, of another speaker, by the best assignment of numbe
 sum is the diarisation error rate. ``known``: the number of people is given. ``afterwards``: as in a
 file, where the same vectors are clustered when all are there; ``oracle``: with the number given.
 
+``--encoder FILE``: an ONNX file instead of Resemblyzer's encoder.
+
 With ``--words`` rooms of whole clips go through a server with ``--model`` instead. WER is that of
 all that was said; cpWER is that of each person's words against those of a speaker, by the best
 assignment: words that have the wrong speaker count twice. One room of each kind is sent at real
@@ -39,7 +41,8 @@ from support.server import Server, serving
 from support.wire import dial, live, s16le, send
 
 from voxlive.speakers.clustering import cluster
-from voxlive.speakers.encoder import SpeakerEncoder
+from voxlive.speakers.encoder import SpeakerEncoder, SpeakerModel, load_encoder
+from voxlive.speakers.onnx import OnnxSpeakerEncoder
 from voxlive.speakers.tracker import SpeakerOptions, SpeakerPart, SpeakerTracker
 from voxlive.streaming.ingest.media import read_file
 from voxlive.vad.detector import CONTEXT, FRAME, STATE, Silero
@@ -209,14 +212,14 @@ def room(
 
 
 class Pipeline:
-    def __init__(self) -> None:
-        self.silero, self.encoder = Silero(), SpeakerEncoder()
+    def __init__(self, encoder: SpeakerModel) -> None:
+        self.silero, self.encoder = Silero(), encoder
         self.spent = 0.0
         self.asked = 0
         self.delays: list[float] = []
 
     def follow(self, audio: Samples, options: SpeakerOptions) -> SpeakerTracker:
-        tracker = SpeakerTracker(options, GateOptions())
+        tracker = SpeakerTracker(options, GateOptions(), 0, self.encoder.likeness)
         padded = np.concatenate([np.zeros(CONTEXT, np.float32), audio])
         state = np.zeros((2, 1, STATE), np.float32)
         for at in range(0, len(audio) - WINDOW + 1, WINDOW):
@@ -269,10 +272,13 @@ def errors(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.array([missed, nobody, both - right, speaking.sum()])
 
 
-def afterwards(parts: list[SpeakerPart], speakers: int | None) -> list[int | None]:
+def afterwards(
+    parts: list[SpeakerPart], speakers: int | None, encoder: SpeakerModel
+) -> list[int | None]:
     """The parts as those of a file, whose vectors are all there."""
     vectors = [part.vector for part in parts if part.vector is not None]
-    found = iter(cluster(np.stack(vectors), speakers, SpeakerOptions().max_speakers))
+    most, alike = SpeakerOptions().max_speakers, encoder.likeness.same
+    found = iter(cluster(np.stack(vectors), speakers, most, alike))
     return [None if part.vector is None else next(found) for part in parts]
 
 
@@ -363,8 +369,8 @@ def count(text: str) -> int:
     return len(speech.plain(text, "en", digits=True).split())
 
 
-def diarisation(everybody: Everybody, kind: str, rooms: range) -> None:
-    pipeline = Pipeline()
+def diarisation(everybody: Everybody, kind: str, rooms: range, encoder: SpeakerModel) -> None:
+    pipeline = Pipeline(encoder)
     audio_s = 0.0
     print(f"\n{kind}")
     print(
@@ -386,10 +392,10 @@ def diarisation(everybody: Everybody, kind: str, rooms: range) -> None:
             parts = [*tracker.parts]
             count = len(truth)
             live_ += errors(truth, cells_of(parts, [p.speaker for p in parts], count))
-            clustered = afterwards(parts, None)
+            clustered = afterwards(parts, None, encoder)
             counted.append(len({*clustered} - {None}))
             later += errors(truth, cells_of(parts, clustered, count))
-            oracle += errors(truth, cells_of(parts, afterwards(parts, people), count))
+            oracle += errors(truth, cells_of(parts, afterwards(parts, people, encoder), count))
             given = pipeline.follow(audio, SpeakerOptions(speakers=people))
             labels = [part.speaker for part in given.parts]
             known += errors(truth, cells_of([*given.parts], labels, count))
@@ -407,9 +413,9 @@ def diarisation(everybody: Everybody, kind: str, rooms: range) -> None:
     print(f"from the middle of a part to its speaker: {np.median(pipeline.delays):.2f} s, median")
 
 
-def alone(everybody: Everybody) -> None:
+def alone(everybody: Everybody, encoder: SpeakerModel) -> None:
     """One voice for long, and what is none."""
-    pipeline = Pipeline()
+    pipeline = Pipeline(encoder)
     german = [piece.audio for piece in everybody["german"]]
     one = np.concatenate([german[n % len(german)] for n in range(75)])
     print(f"one voice for {len(one) / SAMPLE_RATE / 60:.0f} min: ", end="")
@@ -427,7 +433,8 @@ def alone(everybody: Everybody) -> None:
 
 
 def transcripts(everybody: Everybody, kind: str, rooms: range, server: Server) -> None:
-    pipeline = Pipeline()
+    encoder = load_encoder()
+    pipeline = Pipeline(encoder)
     print(f"\n{kind}: words")
     print("| people | overlap | words | WER | cpWER live | afterwards | oracle |")
     conditions = [(2, 0.0), (3, 0.0), (3, 0.1), (3, 0.2)]
@@ -444,7 +451,7 @@ def transcripts(everybody: Everybody, kind: str, rooms: range, server: Server) -
             counts[0] += edits(whole, " ".join(word.text for word in words))
             counts[1] += cp_errors(said, [(word.text, word.speaker) for word in words])
             for at, known in ((2, None), (3, people)):
-                labels = afterwards(parts, known)
+                labels = afterwards(parts, known, encoder)
                 named = [(word.text, label_at(parts, labels, word)) for word in words]
                 counts[at] += cp_errors(said, named)
         rates = " | ".join(f"{100 * one / total:.1f}" for one in counts)
@@ -467,6 +474,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the number of the first room")
     parser.add_argument("--words", action="store_true")
     parser.add_argument("--model", default="whisper-tiny.en")
+    parser.add_argument("--encoder", type=Path)
     options = parser.parse_args()
     rooms = range(options.first, options.first + options.rooms)
     everybody = clips(options.folder, whole=options.words)
@@ -476,9 +484,11 @@ def main() -> None:
             for kind, pieces in kinds.items():
                 transcripts(pieces, kind, rooms, server)
         return
+    path = options.encoder
+    encoder = OnnxSpeakerEncoder(path.read_bytes(), path.name) if path else SpeakerEncoder()
     for kind, pieces in kinds.items():
-        diarisation(pieces, kind, rooms)
-    alone(everybody)
+        diarisation(pieces, kind, rooms, encoder)
+    alone(everybody, encoder)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from voxlive.runners.contract import Job, JobProgress, Transcript
 from voxlive.runners.speakers import FileSpeakers, label_speakers
 from voxlive.speakers import clustering
 from voxlive.speakers.clustering import cluster
-from voxlive.speakers.tracker import SpeakerOptions, SpeakerPart
+from voxlive.speakers.tracker import Likeness, SpeakerOptions, SpeakerPart
 from voxlive.values import Segment, Word
+
+ALIKE = Likeness().same
 
 
 def voices(*people: int, spread: float = 0.5, seed: int = 0) -> np.ndarray:
@@ -36,16 +38,16 @@ def test_vectors_of_the_same_voice_are_one_group(monkeypatch, at_once):
     monkeypatch.setattr(clustering, "_AT_ONCE", at_once)
     people = [0, 1, 0, 2, 2, 1, 0] * 9
     vectors = voices(*people)
-    assert same(cluster(vectors, None, 8), people)
+    assert same(cluster(vectors, None, 8, ALIKE), people)
     # A moment of two voices is nobody's own.
     both = (vectors[0] + vectors[1]) / np.linalg.norm(vectors[0] + vectors[1])
-    labels = cluster(np.concatenate([vectors, both[None]]), None, 8)
+    labels = cluster(np.concatenate([vectors, both[None]]), None, 8, ALIKE)
     assert same(labels[:-1], people)
-    assert len({*cluster(vectors, 2, 8)}) == 2
-    assert len({*cluster(vectors, None, 2)}) == 2
-    assert cluster(vectors[:1], None, 8) == [0]
+    assert len({*cluster(vectors, 2, 8, ALIKE)}) == 2
+    assert len({*cluster(vectors, None, 2, ALIKE)}) == 2
+    assert cluster(vectors[:1], None, 8, ALIKE) == [0]
     # Of little speech every group counts.
-    assert same(cluster(vectors[:4], None, 8), people[:4])
+    assert same(cluster(vectors[:4], None, 8, ALIKE), people[:4])
 
 
 def part(start: int, end: int, person: int | None) -> SpeakerPart:
@@ -59,7 +61,7 @@ def word(text: str, at: float) -> Word:
 
 def test_segments_are_parted_where_the_speaker_changes():
     parts = [part(0, 4, 5), part(4, 5, None), part(6, 9, 3), part(12, 14, 5)]
-    speakers = FileSpeakers(parts, SpeakerOptions())
+    speakers = FileSpeakers(parts, SpeakerOptions(), ALIKE)
     said = (word(" Hello", 1), word(" you.", 4.4), word(" Hi", 6.5), word(" Bye.", 12.2))
     text = "".join(one.text for one in said)
     found = [*speakers.split(Segment(0, text, 8000, 240_000, said))]
@@ -72,7 +74,9 @@ def test_segments_are_parted_where_the_speaker_changes():
     # Without times of words a segment stays whole.
     [whole] = speakers.split(Segment(0, text, 5 * 16_000, 14 * 16_000))
     assert (whole.speaker, whole.text) == ("Speaker 2", text)
-    [alone] = FileSpeakers([part(0, 1, None)], SpeakerOptions()).split(Segment(0, " Yes.", 0, 9000))
+    [alone] = FileSpeakers([part(0, 1, None)], SpeakerOptions(), ALIKE).split(
+        Segment(0, " Yes.", 0, 9000)
+    )
     assert alone.speaker == "Speaker 1"
 
 
@@ -91,7 +95,7 @@ def test_what_cannot_be_told_is_refused_and_cancelled(tmp_path, monkeypatch):
     [labelled] = label_speakers(job, timed, told.append, lambda: False).segments
     assert labelled.speaker == "Speaker 1"
     assert told == [JobProgress(20.0, 20.0)]
-    monkeypatch.setattr(refusals, "part_file", lambda _: None)
+    monkeypatch.setattr(refusals, "speaker_model", lambda: None)
     with pytest.raises(RequestRefused, match="voxlive models fetch speaker-encoder") as missing:
         voxlive.transcribe(path, "whisper-tiny.en", diarize=True, offline=True)
     assert (missing.value.code, missing.value.status) == ("no_speakers", 422)

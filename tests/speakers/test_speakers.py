@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -30,6 +31,7 @@ from voxlive.speakers.sortformer import FRAME, SortformerProcess, SpokenFrames
 from voxlive.speakers.tracker import (
     SETTLED,
     WINDOW,
+    Likeness,
     SpeakerOptionError,
     SpeakerOptions,
     SpeakerTracker,
@@ -53,6 +55,8 @@ def quiet(seconds: float) -> Samples:
 
 class Angles:
     """A voice's vector has the level as its angle, in half turns."""
+
+    likeness = Likeness()
 
     def embed(self, audio: Samples) -> Samples:
         angle = np.pi * audio.max()
@@ -232,7 +236,8 @@ def test_frames_of_sortformer_are_parts_of_speakers():
 def test_an_encoder_that_fails_ends_the_session_and_one_that_is_missing_refuses_it(
     tmp_path, monkeypatch
 ):
-    [error] = of(SessionError, run(TALK, (), object()))
+    broken = SimpleNamespace(likeness=Likeness())
+    [error] = of(SessionError, run(TALK, (), broken))
     assert (error.code, error.fatal) == ("vad_failed", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(SpeakersMissing, match="voxlive models fetch speaker-encoder"):

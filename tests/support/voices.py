@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from voxlive.speakers.tracker import Likeness
 from voxlive.values import Samples
 
 WHO_AND_WHEN = {"turns": True, "diarize": True}
@@ -16,6 +17,8 @@ _TURNS = ("turn_started", "turn_likely_ended", "turn_resumed", "turn_ended", "tu
 
 class Levels:
     """An encoder by which a voice is how loud it is: vectors between two voices for both."""
+
+    likeness = Likeness()
 
     def embed(self, audio: Samples) -> Samples:
         levels = np.rint(np.abs(audio) * 10).astype(int)

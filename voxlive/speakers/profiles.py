@@ -14,9 +14,6 @@ from voxlive.values import Samples
 LEAST_VECTORS = 4
 """Of a speaker, before they are remembered or recognised: some 4 s of speech."""
 
-# Cosines. Of 15 people's recordings those of one person are at 0.84 to 0.92 of one another, of two
-# at 0.75 at the most (Resemblyzer's vectors, means of 2 to 8 of them).
-_SAME = 0.8
 _CLEAR = 0.05
 
 
@@ -30,15 +27,16 @@ class VoiceProfile:
 
 
 def nearest_profile(
-    vector: Samples, profiles: Sequence[VoiceProfile], taken: Collection[str]
+    vector: Samples, profiles: Sequence[VoiceProfile], taken: Collection[str], same: float
 ) -> VoiceProfile | None:
     """Whose voice a mean vector of length 1 is; None where none is near, or two are.
 
-    ``taken``: the names of other speakers of the session.
+    ``taken``: the names of other speakers of the session. ``same``: the cosine from which on two
+    means are one voice's (``Likeness``).
     """
     same_width = [one for one in profiles if one.vector.shape == vector.shape]
     near = sorted(((float(one.vector @ vector), one.id, one) for one in same_width), reverse=True)
-    if not near or near[0][0] < _SAME or near[0][2].name in taken:
+    if not near or near[0][0] < same or near[0][2].name in taken:
         return None
     if len(near) > 1 and near[0][0] - near[1][0] < _CLEAR:
         return None

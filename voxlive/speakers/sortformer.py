@@ -23,6 +23,7 @@ import numpy as np
 
 from voxlive.processes.process import ChildProcess
 from voxlive.speakers.tracker import (
+    Likeness,
     SpeakerOptionError,
     SpeakerOptions,
     SpeakerPart,
@@ -131,6 +132,7 @@ class SpokenFrames(SpeakerParts):
 class SortformerSpeakers(SpokenFrames):
     """The same, of a stream whose audio the process hears."""
 
+    likeness = Likeness()
     keeps_states = False
 
     def __init__(

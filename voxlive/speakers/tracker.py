@@ -37,17 +37,30 @@ SETTLED = 5 * SAMPLE_RATE
 """Samples behind which what was said of speakers stands."""
 
 _HOP = WINDOW // 2
-_SAME = 0.66  # cosine: a vector nearer than this to a speaker's, on average, is that speaker's
-_OTHER = 0.6  # so far from all speakers one vector of a whole stretch is a new one's
-_AGREE = 0.66  # two vectors that are near to no speaker are of a new one
-_ONE = 0.7  # two speakers whose vectors are as near to one another, on average, are one
-_ONE_AFTER = 4  # vectors of each
+_ONE_AFTER = 4  # vectors of each of two speakers who may be one
 _PAUSE = 10 * STEP  # so much silence ends a stretch of speech: 320 ms
 _FORGET = 10 * SAMPLE_RATE  # the vectors that may agree lie within
 _NEAR = SAMPLE_RATE // 4
 _FOREVER = 1 << 62
 _MAX_PARTS = 512
 _SURE = 50  # vectors of a speaker's mean; later ones count as one of so many
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How alike an encoder's vectors of one voice are: cosines.
+
+    A vector nearer than ``same`` to a speaker's, on average over them, is that speaker's, and two
+    of which neither is near to one are of a new one where they are as near to each other. So far as
+    ``other`` from all speakers one vector of a whole stretch is a new one's. Two speakers whose
+    vectors are as near as ``one`` to each other, on average, are one. ``profile``: the same of
+    means of vectors, over sessions.
+    """
+
+    same: float = 0.66
+    other: float = 0.6
+    one: float = 0.74
+    profile: float = 0.8
 
 
 class SpeakerOptionError(CodedError, ValueError):
@@ -177,8 +190,15 @@ class SpeakerTracker(SpeakerParts):
     sample before which there are no more parts to come.
     """
 
-    def __init__(self, options: SpeakerOptions, gate: GateOptions, at: int = 0) -> None:
+    def __init__(
+        self,
+        options: SpeakerOptions,
+        gate: GateOptions,
+        at: int = 0,
+        likeness: Likeness | None = None,
+    ) -> None:
         super().__init__()
+        self.likeness = likeness or Likeness()
         self.ask: Ask | None = None
         self._most = options.speakers or options.max_speakers
         self._shortest = options.min_speech_ms * SAMPLE_RATE // 1000
@@ -282,6 +302,8 @@ class SpeakerTracker(SpeakerParts):
         """Take the vector that was asked for, of length 1."""
         asked, self.ask = self.ask, None
         assert asked
+        if self._means and self._means[0].shape != vector.shape:
+            self._forget_voices(len(vector))
         self._asked += 1
         last, self._last = self._last, False
         # It says most of its middle.
@@ -292,27 +314,36 @@ class SpeakerTracker(SpeakerParts):
         if last:
             self._start = None
 
+    def _forget_voices(self, width: int) -> None:
+        """They were another encoder's, at another server: whoever speaks gets a new number."""
+        self._means = [np.zeros(width, np.float32) for _ in self._means]
+        self._counts = [0] * len(self._counts)
+        for part in self.parts:
+            part.vector = None
+
     def _tell(self, upto: int, speaker: int | None, vector: Samples | None) -> None:
         self.parts.append(SpeakerPart(self._told, upto, speaker, vector))
         self._told = upto
 
     def _speaker_of(self, vector: Samples, asked: Ask, whole: bool, *, alone: bool) -> int | None:
         near = [self._near(vector, speaker) for speaker in range(len(self._means))]
-        best = int(np.argmax(near)) if near else None
-        if best is not None and near[best] >= _SAME:
+        best = int(np.argmax(near)) if any(self._counts) else None
+        if best is not None and near[best] >= self.likeness.same:
             if whole:
                 self._learn(best, vector)
                 return self._joined(best, asked.end)
             return best
         if self._full or not whole:
             return best
-        if best is None or (alone and near[best] < _OTHER):
+        if best is None or (alone and near[best] < self.likeness.other):
             return self._new(vector)
         for part in reversed(self.parts):
             if part.end < asked.end - _FORGET:
                 break
             other = part.vector
-            if other is not None and float(other @ vector) >= _AGREE and self._stray(part):
+            if other is None or float(other @ vector) < self.likeness.same:
+                continue
+            if self._stray(part):
                 speaker = self._new(vector)
                 self._learn(speaker, other)
                 if part.end >= asked.end - SETTLED:
@@ -324,7 +355,7 @@ class SpeakerTracker(SpeakerParts):
         """Whether it is far from the speaker that it was given to."""
         if part.vector is None or part.speaker is None:
             return part.vector is not None
-        return self._near(part.vector, part.speaker) < _SAME
+        return self._near(part.vector, part.speaker) < self.likeness.same
 
     def _near(self, vector: Samples, speaker: int) -> float:
         """The cosine of a vector of length 1 to those of a speaker, on average over them.
@@ -332,7 +363,7 @@ class SpeakerTracker(SpeakerParts):
         The less these are alike the shorter their mean is. By the cosine to that alone, two people
         who were taken for one would stay so: whoever comes lies between them.
         """
-        return float(vector @ self._means[speaker]) if self._counts[speaker] else -1.0
+        return float(vector @ self._means[speaker]) if self._counts[speaker] else -2.0
 
     @property
     def _full(self) -> bool:
@@ -354,7 +385,7 @@ class SpeakerTracker(SpeakerParts):
             if other == speaker or min(self._counts[speaker], self._counts[other]) < _ONE_AFTER:
                 continue
             # The mean of the cosines over all pairs, since every vector has length 1.
-            if float(self._means[speaker] @ self._means[other]) >= _ONE:
+            if float(self._means[speaker] @ self._means[other]) >= self.likeness.one:
                 one, two = sorted((speaker, other))
                 self._join(one, two, end - SETTLED)
                 return one
@@ -414,6 +445,9 @@ class Speakers(Protocol):
         """There is no more audio. Raises NetworkFailed."""
         ...
 
+    likeness: Likeness
+    """How alike vectors of one voice are; without vectors it is of no use."""
+
     keeps_states: bool
     """Whether another server can go on with them, from ``state``."""
 
@@ -450,7 +484,7 @@ class EncodedSpeakers(SpeakerTracker):
         self, detector: SpeakerDetector, options: SpeakerOptions, gate: GateOptions, at: int = 0
     ) -> None:
         detector.prepare()
-        super().__init__(options, gate, at)
+        super().__init__(options, gate, at, detector.likeness)
         self._detector = detector
         self._audio = np.zeros(0, np.float32)
         self._received = at
@@ -555,7 +589,8 @@ class SpeakerLane:
             voice = None if speaker in self._names else self.speakers.voice(speaker)
             if voice is None:
                 continue
-            if profile := nearest_profile(voice, self._profiles, self._names.values()):
+            same = self.speakers.likeness.profile
+            if profile := nearest_profile(voice, self._profiles, self._names.values(), same):
                 self._names[speaker] = profile.name
                 found.append(SpeakerNamed(speaker, profile.name, by_voice=True))
         return found

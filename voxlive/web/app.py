@@ -29,7 +29,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxlive.checkpoints.local_model import LocalModel
-from voxlive.checkpoints.packages import SPEAKER_MODEL, part_file
+from voxlive.checkpoints.packages import speaker_model
 from voxlive.checkpoints.resolve import resolve
 from voxlive.errors import VoxliveError
 from voxlive.processes.logs import log_context
@@ -320,7 +320,7 @@ class ServerCore:
             redact_logs()
             dictionary = Replacements.read(config.replacements) if config.replacements else None
             offline = config.offline
-            if config.diarize and not config.speaker_model and part_file(SPEAKER_MODEL) is None:
+            if config.diarize and not config.speaker_model and speaker_model() is None:
                 raise ConfigError(SpeakersMissing().message, "diarize")
             model = find_model(config.model, offline)
             file_model = model
