@@ -33,7 +33,7 @@ PROTOCOLS = tests/web/protocols tests/web/clients tests/web/access tests/web/tes
 endurance: .venv/.installed-test
 	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "endurance or hypothesis" --hypothesis-profile=endurance $(ARGS)
-	@VOXLIVE_TEST_WORKERS=3 $(RUN) pytest -n 2 --dist loadfile $(PROTOCOLS)
+	@VOXLIVE_TEST_WORKERS=3 $(RUN) pytest -n 2 --dist loadfile -m "" $(PROTOCOLS)
 	@VOXLIVE_TEST_WORKERS=3 VOXLIVE_TEST_KILLED=1 \
 	  $(RUN) pytest -n 2 --dist loadfile $(firstword $(PROTOCOLS))
 	@VOXLIVE_TEST_REPLICAS=2 $(RUN) pytest -n 2 --dist loadfile $(firstword $(PROTOCOLS))

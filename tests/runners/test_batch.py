@@ -53,6 +53,7 @@ async def test_a_killed_process_is_reported_and_replaced():
         assert after.pid != before.pid
 
 
+@pytest.mark.endurance
 async def test_jobs_beside_a_crash_are_retried_once():
     async with batch() as files:
         updates = UpdateRecorder()

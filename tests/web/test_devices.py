@@ -100,6 +100,7 @@ async def test_sessions_of_a_killed_engine_go_on_at_its_sister(server, whole):
     assert len(survivors) == 1
 
 
+@pytest.mark.endurance
 async def test_sessions_of_a_device_that_is_taken_out_go_on_at_another(server, whole):
     while [one["state"] for one in (await devices(server)).values()] != ["ok", "ok"]:  # noqa: ASYNC110
         await asyncio.sleep(0.05)

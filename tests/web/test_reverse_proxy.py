@@ -70,6 +70,7 @@ async def test_only_trusted_proxies_set_the_client_and_the_scheme(rooted):
                 assert await asked_by_a_page(client, site) == 403
 
 
+@pytest.mark.endurance
 @pytest.mark.browser
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.usefixtures("browsers")

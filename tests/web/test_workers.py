@@ -244,7 +244,9 @@ async def test_at_the_end_of_the_server_every_worker_finishes_its_sessions(serve
     assert psutil.wait_procs(processes, timeout=60)[1] == []
 
 
-@pytest.mark.parametrize("stored", [False, pytest.param(True, marks=pytest.mark.endurance)])
+# Its kept audio goes on so in make test: test_restarted_servers.py.
+@pytest.mark.endurance
+@pytest.mark.parametrize("stored", [False, True])
 async def test_a_session_goes_on_at_whichever_worker_its_client_comes_back_to(stored, tmp_path):
     """Its line breaks, its worker is killed: nothing that the client gets is different."""
     options = ("--model", str(TINY), "--device", "cpu", "--workers", "3", "--max-sessions", "1")
