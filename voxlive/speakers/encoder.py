@@ -158,12 +158,6 @@ def load_encoder(name: str | None = None) -> SpeakerModel:
     return SpeakerEncoder()
 
 
-def likeness_of(name: str | None) -> Likeness:
-    """How alike the vectors of the encoder of this name are."""
-    one = OnnxSpeakerEncoder if name == BETTER_SPEAKER_MODEL else SpeakerEncoder
-    return one.likeness
-
-
 class SpeakerDetector(SharedNetwork[Array]):
     """The one of a process. ``model`` None: the best encoder, loaded for the first session."""
 
@@ -179,7 +173,10 @@ class SpeakerDetector(SharedNetwork[Array]):
     @property
     def likeness(self) -> Likeness:
         """How alike the vectors of one voice are."""
-        return self._model.likeness if self._model else likeness_of(self._encoder)
+        if self._model:
+            return self._model.likeness
+        better = self._encoder == BETTER_SPEAKER_MODEL
+        return OnnxSpeakerEncoder.likeness if better else SpeakerEncoder.likeness
 
     @property
     def _encoder(self) -> str | None:
