@@ -81,7 +81,7 @@ _CURVE: Plans = {
     **{f"1 pass, {lag} s": (_MIXED, CommitRule(1, lag)) for lag in (1.0, 2.0)},
     **{
         f"2 passes, {lag} s, alone after 2.2 s": (_MIXED, CommitRule(2, lag, patience_s=2.2))
-        for lag in (0.8, 1.2, 1.6, 2.0)
+        for lag in (0.8, 1.0, 1.2, 1.6, 2.0)
     },
 }
 

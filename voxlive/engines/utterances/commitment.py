@@ -65,7 +65,7 @@ class CommitRule:
 
 RULES = {
     "fast": CommitRule(2, 0.5, surer=0.2),
-    "steady": CommitRule(2, 1.2, patience_s=2.2, sure_lag_s=0.8, surer=0.2),
+    "steady": CommitRule(2, 1.0, patience_s=2.2, sure_lag_s=0.8, surer=0.2),
     "pause": CommitRule(0),
 }
 """The values of the option ``commit``."""
