@@ -15,7 +15,7 @@ MODELS = XDG_CACHE_HOME="$(call writable,$(USER_CACHE))"
 UV = UV_CACHE_DIR="$(CACHE)" .venv/bin/uv
 RUN = .venv/bin/python -m
 
-.PHONY: serve test endurance check check-page docs speech clean
+.PHONY: serve test long endurance check check-page docs speech clean
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed
@@ -25,6 +25,10 @@ serve: .venv/.installed
 # More processes than the two cores this is meant for: half of its time a test waits.
 test: .venv/.installed-test
 	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Tests of many steps through servers, the page and clients; `make test` has shorter ones of each kind.
+long: .venv/.installed-test
+	@$(RUN) pytest -n 4 --dist loadfile --no-loadscope-reorder -m "long and not endurance" $(ARGS)
 
 # What holds for one process holds for three, while one of them is started again, and for two servers
 # behind HAProxy.

@@ -102,6 +102,7 @@ def test_what_is_installed_from_the_wheel_runs_by_itself(wheel: Path, tmp_path) 
     assert (tmp_path / "voxlive" / "py.typed").is_file()
 
 
+@pytest.mark.long
 def test_the_source_archive_makes_the_same_wheel(wheel: Path, unpacked: Path, tmp_path) -> None:
     assert contents(build(unpacked, "wheel", tmp_path)) == contents(wheel)
 

@@ -75,6 +75,7 @@ def _why_untraced() -> str | None:
     return None if tried.returncode == 0 else f"strace: {tried.stderr.strip()[-200:]}"
 
 
+@pytest.mark.long
 async def test_a_server_contacts_nobody_and_leaves_no_file_and_no_telemetry(tmp_path):
     """Whom it contacts is seen where there is strace."""
     folders = {

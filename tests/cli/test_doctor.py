@@ -2,6 +2,7 @@
 
 import socket
 
+import pytest
 from support.commands import command_line
 from support.server import free_port
 
@@ -15,6 +16,7 @@ def test_a_port_in_use_is_one_line(voxlive, failed):
         assert f"port {port} is in use" in done.stdout
 
 
+@pytest.mark.long
 def test_doctor_finds_the_engine_and_the_voice_detector_working(real_weights):
     with command_line() as voxlive:  # of its own: it begins with the environment as it is now
         done = voxlive("doctor", "--port", free_port())

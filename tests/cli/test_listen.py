@@ -196,6 +196,7 @@ async def test_a_broken_line_is_one_quiet_line_and_no_word(server, tmp_path):
     await server.until(in_use=0)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_a_server_that_has_lost_the_session_is_one_line_and_no_word(tmp_path):
     """It keeps nothing, and is killed after the first sentence."""
@@ -245,6 +246,7 @@ async def test_a_session_s_options_go_to_the_server(server, tmp_path):
     assert (await listening.end())[1:] == ("", 0)
 
 
+@pytest.mark.long
 async def test_a_session_s_options_go_to_a_model_here(tmp_path):
     listening = ListenCommand(tmp_path, "doctor")
     await listening.start("--commit", "pause", "--vocabulary", "Lyme, DOCTOR")

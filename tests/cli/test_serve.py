@@ -1,6 +1,7 @@
 """``voxlive serve``: what starts, and what is refused in one line; ``voxlive key``."""
 
 import httpx
+import pytest
 from support.keys import bearer
 from support.server import serving
 from typer.testing import CliRunner
@@ -63,6 +64,7 @@ def test_keys_from_the_environment_and_from_a_file_count_on_loopback_too(tmp_pat
             assert answer.status_code == status
 
 
+@pytest.mark.long
 def test_a_phone_is_served_with_a_key_of_its_own_and_the_page_is_opened(tmp_path):
     opened = tmp_path / "opened"
     browser = tmp_path / "browser"

@@ -111,6 +111,7 @@ def test_a_session_is_exported(lines, tmp_path, monkeypatch, voxlive, store, fai
     assert path.read_bytes() == b"OggS and so on"
 
 
+@pytest.mark.long
 def test_a_session_is_refined_here(lines, store, failed):
     """From its own audio, in its own segments, beside what was recognised live."""
     place = ("--store", store)

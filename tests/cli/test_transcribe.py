@@ -88,6 +88,7 @@ def test_a_file_that_is_no_audio_does_not_stop_the_others(voxlive, tmp_path):
     assert counts == "voxlive: 1 failed, 1 done"
 
 
+@pytest.mark.long
 def test_a_folder_is_transcribed_below_the_output_folder_and_not_twice(voxlive, tmp_path):
     heard, out = tmp_path / "heard", tmp_path / "out"
     for name in ("one/yes.flac", "two/yes.flac", "phone.flac"):
@@ -161,6 +162,7 @@ def test_misuse_of_transcribe_is_one_line(failed, tmp_path):
     assert "twice" in failed("transcribe", yes, twin, "--output-dir", tmp_path)
 
 
+@pytest.mark.long
 def test_standard_input_and_process_substitution_are_files_too(tmp_path):
     yes = clip("yes").path
     piped = streamed("voxlive transcribe - -o out -f txt; cat out/stdin.txt; rm -r out")

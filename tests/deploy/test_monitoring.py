@@ -66,6 +66,7 @@ def scraped(tmp_path_factory) -> Iterator[str]:
         yield http.get("/metrics").text
 
 
+@pytest.mark.long
 def test_both_are_about_metrics_and_labels_that_there_are(scraped):
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", scraped, re.M))
     exposed = {

@@ -121,6 +121,7 @@ def test_the_request_is_answered(command, server, here):
     assert SPOKEN in printed.lower() or ("/captions" in command and '"sessions"' in printed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", sampled(commands("voxlive", "transcribe")))
 def test_the_files_are_transcribed(command, here, monkeypatch):
     arguments = shlex.split(command)[1:]

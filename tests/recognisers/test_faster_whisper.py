@@ -184,6 +184,7 @@ def test_words_are_found_only_where_they_are_asked_for(tiny):
     assert {segment.words for segment in found.segments} == {None}
 
 
+@pytest.mark.long
 def test_passes_of_several_threads_do_not_mix(real_weights):
     tiny = loaded(TINY_EN, parallel=2)
     clips = [clip(name).samples for name in ("yes", "train", "doctor", "market")]

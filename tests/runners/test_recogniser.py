@@ -63,6 +63,7 @@ def test_the_clips_have_their_words(tiny, name):
     assert word_error_rate(GOLDEN[name], transcribe(tiny, name)[0].text) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "most"),
     [

@@ -106,6 +106,7 @@ app()
 """
 
 
+@pytest.mark.long
 def test_it_comes_from_the_hub_and_by_its_hash_alone(tmp_path):
     [file] = PARTS[BETTER_SPEAKER_MODEL].files.values()
     repository, commit = PARTS[BETTER_SPEAKER_MODEL].hub

@@ -198,6 +198,7 @@ def said_by_whom(
     return said, labels
 
 
+@pytest.mark.long
 def test_sortformer_hears_speakers_in_a_process_of_its_own(tmp_path):
     """The same contract, with random weights, however the audio is cut; it may die, and fail."""
     folder = str(write_sortformer(tmp_path / "sortformer"))
@@ -288,6 +289,7 @@ async def test_a_server_tells_two_voices_apart(server):
     assert of_first == {speaker for start, speaker in said if start >= last} == {0}
 
 
+@pytest.mark.long
 async def test_a_server_starts_sortformer_for_the_first_session_that_asks(tmp_path):
     folder = str(write_sortformer(tmp_path / "sortformer"))
     audio = s16le(np.concatenate([clip("doctor").samples, np.zeros(SAMPLE_RATE, np.float32)]))

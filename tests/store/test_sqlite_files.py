@@ -317,6 +317,7 @@ def kill_while_writing(location: str, times: int, opened) -> None:
         store.close()
 
 
+@pytest.mark.long
 def test_a_killed_writer_loses_no_word_that_was_written(location, opened):
     kill_while_writing(location, KILLED, opened)
 

@@ -174,6 +174,7 @@ def test_every_protocol_is_covered():
     assert {place.partition("?")[0] for place in STATES} == {*PROTOCOLS, WHISPER, WYOMING}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("laps", "count", "most_mb"),

@@ -132,6 +132,7 @@ async def test_floods_of_frames_do_not_affect_another_session(server, label, flo
         assert before.peak - before.memory < 40 * MB
 
 
+@pytest.mark.long
 async def test_silent_connections_do_not_exhaust_descriptors():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:

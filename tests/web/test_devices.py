@@ -139,6 +139,7 @@ async def test_sessions_of_a_device_that_is_taken_out_go_on_at_another(server, w
     await server.until(in_use=0)
 
 
+@pytest.mark.long
 async def test_sessions_are_spread_and_metrics_are_those_of_each_device(server):
     async with dial(server.ws + "/v1/live") as one, dial(server.ws + "/v1/live") as another:
         for socket in (one, another):

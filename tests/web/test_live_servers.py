@@ -44,6 +44,7 @@ def test_two_engines_are_listed_with_their_slots(both):
     assert live["quick"] == (False, True)
 
 
+@pytest.mark.long
 async def test_sessions_on_two_engines_at_the_same_time(both):
     audio = s16le(clip("yes").samples)
     async with dial(f"{both.ws}/v1/live") as socket:

@@ -333,6 +333,7 @@ async def killed_while_refining(folder: Path, delay_s: float) -> StoredTranscrip
     return found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "delays_s",

@@ -42,6 +42,7 @@ async def reload(server, **fields) -> httpx.Response:
         return await client.post("/v1/admin/reload", json=fields)
 
 
+@pytest.mark.long
 async def test_sessions_go_on_with_every_word(server):
     """Also one in mid-speech, which passes to the next engine where its speaker pauses."""
     audio = s16le(clip("market").samples)

@@ -270,6 +270,7 @@ async def go_on(running: Replicas, fault: str, seed: int) -> None:
         }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_client_and_its_readers_go_on_when_a_replica_is_killed(
     way, tmp_path, postgres_server

@@ -104,6 +104,7 @@ ENDED, KILLED = ([(8.0, END_SERVER), (13.0, END_SERVER)], 0.0), ([(8.0, KILL_SER
 WORKERS = ([(4.0, KILL_WORKER), (8.0, BREAK_LINE), (12.0, END_SERVER)], 1.0)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("sources", "faults", "most_s"),

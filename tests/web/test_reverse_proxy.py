@@ -25,6 +25,7 @@ def ws(url: str) -> str:
     return url.replace("http", "ws", 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strips", [True, pytest.param(False, marks=pytest.mark.endurance)])
 async def test_http_and_websockets_work_under_a_root_path(rooted, strips):
     async with behind_a_proxy(rooted.url, PATH, strips=strips) as site:

@@ -128,6 +128,7 @@ async def test_a_signal_during_an_upload_leaves_no_file(number, tmp_path):
     assert [*tmp_path.rglob("*")] == []
 
 
+@pytest.mark.long
 async def test_files_of_a_killed_server_are_removed(tmp_path):
     env = {"TMPDIR": str(tmp_path)}
     others = tmp_path / "voxlive-scratch-notes"
@@ -149,6 +150,7 @@ async def test_files_of_a_killed_server_are_removed(tmp_path):
     assert [*tmp_path.iterdir()] == [others]
 
 
+@pytest.mark.long
 async def test_nohup_keeps_the_server_after_its_terminal():
     nohup = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
     with serving("--max-sessions", "1", under=nohup) as server:

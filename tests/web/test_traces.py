@@ -29,6 +29,7 @@ def collector() -> Iterator[Collector]:
         yield receiver
 
 
+@pytest.mark.long
 async def test_a_session_is_a_trace_with_its_stages(collector, real_weights, tmp_path):
     pause = np.zeros(24_000, np.float32)
     speech = s16le(np.concatenate([clip("doctor").samples, pause, clip("yes").samples, pause]))

@@ -278,6 +278,7 @@ async def test_sortformer_knows_nobody_again(tmp_path):
     assert "another model" in error["message"]
 
 
+@pytest.mark.long
 async def test_a_server_remembers_lists_and_deletes_voices(tmp_path):
     """The real encoder, over two processes for connections; the name is in no file of the store."""
     folder = tmp_path / "store"

@@ -115,6 +115,7 @@ async def asked(server: Server, path: str, method: str = "GET", **options) -> li
     return answers
 
 
+@pytest.mark.long
 async def test_slots_limits_and_counters_are_those_of_the_whole_server(server):
     async with AsyncExitStack() as stack:
         one, _ = await at_both_workers(server, stack)
@@ -228,6 +229,7 @@ async def test_another_engine_by_plan_takes_over_the_sessions_of_all_workers(ser
     assert await said(server) == whole
 
 
+@pytest.mark.long
 async def test_at_the_end_of_the_server_every_worker_finishes_its_sessions(server):
     processes = psutil.Process(server.process.pid).children()
     async with AsyncExitStack() as stack:

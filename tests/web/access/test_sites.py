@@ -151,6 +151,7 @@ async def test_a_refused_handshake_has_its_reason(server):
     assert b"foreign_origin" in refused.value.response.body
 
 
+@pytest.mark.long
 async def test_an_allowed_host_and_a_trusted_proxys_scheme_are_served():
     with serving("--allow-host", "site.test") as server:
         async with httpx.AsyncClient(base_url=server.url) as http:

@@ -38,6 +38,7 @@ def words(text: str) -> set[str]:
     return set(spelt(text))
 
 
+@pytest.mark.long
 async def test_openai(run_client):
     result = await run_client("openai.mjs", 24_000)
     assert result["protocol"] == "wss:"
@@ -70,6 +71,7 @@ async def test_deepgram(run_client):
     assert result["wrong"] == 401
 
 
+@pytest.mark.long
 async def test_mistral(run_client):
     result = await run_client("mistral.mjs", 16_000)
     deltas = [e["text"] for e in result["stream"] if e["type"] == "transcription.text.delta"]

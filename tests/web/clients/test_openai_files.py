@@ -72,6 +72,7 @@ def test_every_format(client, text):
     assert all(0 <= w.start < w.end <= verbose.duration for w in verbose.words)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "formats",
     [

@@ -52,6 +52,7 @@ async def text_of(server: Server, audio: bytes) -> str:
     return done["text"]
 
 
+@pytest.mark.long
 async def test_a_file_becomes_a_transcript_and_subtitles(
     small, client_module, tmp_path, monkeypatch
 ):

@@ -88,6 +88,7 @@ async def test_its_client_shows_who_speaks(server, client, monkeypatch):
     assert full.lines == diff.lines
 
 
+@pytest.mark.long
 async def test_its_page_shows_who_speaks(tmp_path):
     wav = write_wav(tmp_path / "two.wav", s16le(two_people()))
     with its_page() as address, serving("--allow-origin", address, "--diarize") as telling:

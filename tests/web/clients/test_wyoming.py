@@ -76,6 +76,7 @@ async def test_a_header_line_alone_is_answered(wyoming):
     writer.close()
 
 
+@pytest.mark.long
 async def test_utterances_one_after_another_on_one_connection(wyoming, client):
     [done] = (await live(wyoming.ws, s16le(clip("market").samples))).of("done")
     for name, words in [

@@ -80,6 +80,7 @@ OVERFLOWING = """() => {
 
 
 # `make test` has one of the other themes and the other direction for every second state, in turn.
+@pytest.mark.long
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.endurance)])
 async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_path, everything):
     ready()
@@ -186,6 +187,7 @@ async def test_axe_finds_nothing_in_any_state_theme_or_direction(server, tmp_pat
     assert found == {}
 
 
+@pytest.mark.long
 async def test_a_walk_by_keys_reaches_all_and_comes_back(server, tmp_path):
     wav = clip("yes").write_wav(tmp_path / "clip.wav")
     async with browsing(server.url, microphone=wav) as watched:
@@ -250,6 +252,7 @@ async def test_a_walk_by_keys_reaches_all_and_comes_back(server, tmp_path):
         assert await page.evaluate(FOCUS) == "download-open"
 
 
+@pytest.mark.long
 async def test_every_script_fits_at_400_per_cent(server, tmp_path):
     size = {"width": 320, "height": 256}  # of 1280 by 1024
     async with browsing(server.url, viewport=size) as watched:

@@ -27,6 +27,7 @@ FILL = """async (count) => {
 }"""
 
 
+@pytest.mark.long
 async def test_the_newest_line_does_not_creep_and_all_is_printed_and_nothing_else(server, tmp_path):
     async with browsing(server.url) as watched:
         page = watched.page
@@ -67,6 +68,7 @@ async def test_forced_colours_leave_edges_and_the_meter(server, tmp_path):
         await page.screenshot(path=tmp_path / "forced.png")
 
 
+@pytest.mark.long
 async def test_a_window_of_320_by_256_cuts_nothing_off(server, tmp_path):
     async with browsing(server.url, viewport={"width": 320, "height": 256}) as watched:
         page = watched.page
@@ -98,6 +100,7 @@ async def fits(page):
             assert a >= g - 1 or e >= c - 1 or b >= h - 1 or f >= d - 1, (one, other)
 
 
+@pytest.mark.long
 async def test_speed_and_language_are_chosen_above_start_which_may_be_in_vain(server):
     async with browsing(server.url) as watched:
         page = watched.page
@@ -131,6 +134,7 @@ async def test_speed_and_language_are_chosen_above_start_which_may_be_in_vain(se
         assert await page.is_enabled("#toggle")
 
 
+@pytest.mark.long
 async def test_pause_mute_and_marks_by_keys(server, tmp_path):
     wav = clip("minute").write_wav(tmp_path / "clip.wav")
     async with browsing(server.url, microphone=wav) as watched:
@@ -188,6 +192,7 @@ async def test_pause_mute_and_marks_by_keys(server, tmp_path):
         assert await page.is_hidden("#keys")
 
 
+@pytest.mark.long
 async def test_caption_mode_holds_the_newest_line_at_the_bottom(server, tmp_path):
     async with browsing(server.url, reduced_motion="reduce") as watched:
         page = watched.page
@@ -311,6 +316,7 @@ async def test_lines_glide_whole_and_stay_up_for_a_draft(server):
         assert [by for _, by, _ in (await page.evaluate(ROLL))["seen"]] == [0] * 7
 
 
+@pytest.mark.long
 async def test_captions_in_a_small_window_over_other_programs(server):
     async with browsing(server.url) as watched:
         page = watched.page

@@ -21,6 +21,7 @@ def keyed():
         yield server
 
 
+@pytest.mark.long
 async def test_it_speaks_the_readers_language_from_the_first_paint(server, tmp_path):
     phone = {"width": 390, "height": 844}
     async with browsing(server.url, locale="de-AT", viewport=phone) as watched:
@@ -132,6 +133,7 @@ async def test_a_program_for_this_server_is_there_to_be_copied(keyed, tmp_path, 
             assert {"doctor", "afternoon"} <= set(spelt(text)), (name, text)
 
 
+@pytest.mark.long
 async def test_without_its_server_it_starts_says_so_and_has_what_is_kept(server, tmp_path):
     async with (
         line_to(server.url) as line,

@@ -26,6 +26,7 @@ def secure(tmp_path_factory):
         yield server
 
 
+@pytest.mark.long
 @pytest.mark.browser
 async def test_a_phone_records_over_a_certificate_made_here(secure, tmp_path):
     spoken = clip("doctor")

@@ -57,6 +57,7 @@ async def ended(page):
     return await page.locator(".paragraph p").all_inner_texts()
 
 
+@pytest.mark.long
 async def test_a_reload_in_mid_session_loses_no_word_and_brings_none_twice(keeping, tmp_path):
     wav = clip("market").write_wav(tmp_path / "clip.wav")
     async with browsing(keeping.url, microphone=wav) as watched:
@@ -169,6 +170,7 @@ async def test_another_tab_goes_on_with_the_session(server, tmp_path):
         assert len(" ".join(await ended(other))) >= len(after)
 
 
+@pytest.mark.long
 async def test_a_server_that_hangs_is_seen_and_what_was_said_comes_later(tmp_path, paused):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
@@ -225,6 +227,7 @@ async def test_a_line_that_breaks_again_and_again_leaves_no_mark(tmp_path):
             assert await page.locator(".mark").count() == 0
 
 
+@pytest.mark.long
 async def test_transcripts_are_found_renamed_downloaded_and_deleted(server):
     async with browsing(server.url) as watched:
         page = watched.page

@@ -165,6 +165,7 @@ async def test_cuts_in_mid_word_change_nothing(server):
         }
 
 
+@pytest.mark.long
 async def test_audio_beyond_the_bound_is_a_gap_and_the_rest_is_sent(server):
     async with line_to(server.url) as line, without_the_page(line.url) as watched:
         watched.expected = BROKEN
@@ -307,6 +308,7 @@ async def test_a_server_that_is_started_again_gets_what_the_other_had_not_said(s
             assert said[0]["start"] == pytest.approx(8 + clip("doctor").sentences[0].start, abs=0.3)
 
 
+@pytest.mark.long
 async def test_without_resumable_sessions_an_open_utterance_is_recognised_again(server):
     with serving(*AT_PAUSES, "--resume-seconds", "0") as plain:
         async with line_to(plain.url) as line, without_the_page(line.url) as watched:

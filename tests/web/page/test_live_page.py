@@ -122,6 +122,7 @@ async def test_names_of_speakers_and_own_words_reach_the_readers(server, tmp_pat
         assert (await page.evaluate("window.read.at(-1)")).strip() == said
 
 
+@pytest.mark.long
 async def test_the_tail_is_there_a_second_start_goes_on_and_clear_asks_first(server, tmp_path):
     spoken = clip("doctor")
     wav = spoken.write_wav(tmp_path / "clip.wav")
@@ -249,6 +250,7 @@ async def test_stop_on_a_broken_line_waits_for_it_and_can_be_given_up(server, tm
             assert re.search(r"Up to \d s of sound are missing here\.$", marks[-1])
 
 
+@pytest.mark.long
 async def test_recognition_that_is_interrupted_is_a_remark(tmp_path):
     wav = clip("doctor").write_wav(tmp_path / "clip.wav")
     with serving(*AT_PAUSES) as server:
@@ -400,6 +402,7 @@ async def test_where_nothing_was_heard_stop_says_what_to_check(server, tmp_path)
         assert title == "Nothing was heard: the microphone was muted here"
 
 
+@pytest.mark.long
 async def test_a_clipping_microphone_is_told(server, tmp_path):
     async with browsing(server.url, microphone=tone(tmp_path, 1)) as watched:
         page = watched.page
@@ -426,6 +429,7 @@ LATE = """() => {
 }"""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", [True, pytest.param(False, marks=pytest.mark.endurance)])
 async def test_a_server_that_keeps_transcripts_says_so_and_one_may_leave_ones_own_out(
     tmp_path, kept

@@ -94,6 +94,7 @@ async def use(site: str, server) -> dict:
         return await watched.page.evaluate(_USE, [server.url, KEY, file, speech])
 
 
+@pytest.mark.long
 async def test_an_allowed_site_uses_all_of_it():
     async with another_site() as site:
         with serving("--allow-origin", site, key=KEY) as server:

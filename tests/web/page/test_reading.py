@@ -234,6 +234,7 @@ async def test_sound_that_the_browser_keeps_is_heard_from_any_word(server, tmp_p
         )
 
 
+@pytest.mark.long
 async def test_what_the_server_keeps_is_heard_corrected_and_recognised_again(keeping, tmp_path):
     spoken = clip("doctor")
     [ready] = (await live(keeping.ws, s16le(spoken.samples))).of("ready")

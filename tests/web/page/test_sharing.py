@@ -16,6 +16,7 @@ async def words(page, where):
     return (await page.text_content(where)).split()
 
 
+@pytest.mark.long
 async def test_a_second_browser_reads_what_the_first_speaks_over_a_restart(tmp_path):
     wav = clip("message").write_wav(tmp_path / "clip.wav")
     args = ("--store", str(tmp_path / "store"), "--api-key", KEY)

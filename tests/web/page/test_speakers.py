@@ -170,6 +170,7 @@ async def test_a_session_on_the_page_tells_voices_apart_and_names_them(server, t
         assert await page.evaluate(names) == "Ben,Ms Jones, 2 b,Ben"
 
 
+@pytest.mark.long
 async def test_a_voice_that_agrees_is_remembered_known_and_deleted(tmp_path):
     wav = write_wav(tmp_path / "two.wav", s16le(two_people()))
     settings = {"diarize": True, "profiles": True}

@@ -194,6 +194,7 @@ def any_transcript(chance):
     return {"segments": segments, "duration": chance.choice((None, now + 0.1))}
 
 
+@pytest.mark.long
 async def test_the_page_and_the_server_lay_out_the_same_cues(server):
     chance = random.Random(33)
     transcripts = [any_transcript(chance) for _ in range(300)]

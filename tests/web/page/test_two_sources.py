@@ -146,6 +146,7 @@ def stored_at(stored, word):
     return at
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.endurance)])
 async def test_sharing_that_ends_mute_and_a_page_that_is_loaded_again(keeping, tmp_path, again):
     async with browsing(

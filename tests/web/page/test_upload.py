@@ -98,6 +98,7 @@ async def test_leaving_with_unsaved_words_asks_first(server):
             await page.close(run_before_unload=True)
 
 
+@pytest.mark.long
 async def test_several_files_are_transcribed_one_after_the_other(server):
     async with browsing(server.url) as watched:
         page = watched.page
@@ -112,6 +113,7 @@ async def test_several_files_are_transcribed_one_after_the_other(server):
         assert await page.locator(".session-title").all_inner_texts() == ["doctor", "yes"]
 
 
+@pytest.mark.long
 async def test_files_are_cancelled_refused_doubted_and_silent(server, tmp_path):
     whole = clip("market").path.read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) * 3 // 4])

@@ -28,6 +28,7 @@ def post(server, odd: Odd, **fields) -> httpx.Response:
     return httpx.post(f"{server.url}{PATH}", files=files, data=fields, timeout=120)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [*NAMES, *(pytest.param(name, marks=pytest.mark.endurance) for name in MORE)]
 )

@@ -141,6 +141,7 @@ async def until(connection, event: str) -> ListenV2TurnInfo:
             return message
 
 
+@pytest.mark.long
 async def test_deepgrams_client_has_a_conversation(server):
     environment = DeepgramClientEnvironment(
         base=server.url, production=server.ws, agent=server.ws, agent_rest=server.url
