@@ -7,7 +7,7 @@ has ten minutes of each.
 
 import numpy as np
 import pytest
-from support.clips import clip
+from support.clips import clip, names
 from support.simulated_cores import SimulatedCores, chunks
 from support.sounds import SOUNDS
 from support.weights import TINY_EN
@@ -20,7 +20,7 @@ from voxlive.engines.utterances.engine import LAST, make_pass
 from voxlive.engines.utterances.utterance import PassPlan, UtteranceStream
 from voxlive.recognisers import load_recogniser
 from voxlive.recognisers.contract import LoadingOptions
-from voxlive.values import SAMPLE_RATE
+from voxlive.values import SAMPLE_RATE, Samples
 
 _DRAFT_S = 0.12
 """What a pass takes on the simulated clock: the same drafts are made on every machine."""
@@ -33,12 +33,15 @@ def tiny(real_weights):
 
 
 def committed(recogniser, name: str, seconds: int) -> list[str]:
+    return committed_of(recogniser, SOUNDS[name](seconds * SAMPLE_RATE, np.random.default_rng(7)))
+
+
+def committed_of(recogniser, audio: Samples) -> list[str]:
     cores = SimulatedCores(2, lambda due: (make_pass(recogniser, due), _DRAFT_S))
     stream = cores.add(UtteranceStream(RULES["steady"], PassPlan()))
-    audio = SOUNDS[name](seconds * SAMPLE_RATE, np.random.default_rng(7))
     for at, piece in chunks(audio):
         cores.feed(stream, piece, at, (at + len(piece)) / SAMPLE_RATE)
-    cores.mark(stream, 1, seconds)
+    cores.mark(stream, 1, len(audio) / SAMPLE_RATE)
     cores.run()
     messages = [message for _, message in stream.messages]
     assert Progressed(len(audio)) in messages
@@ -64,6 +67,18 @@ def test_a_few_seconds_without_speech_bring_no_word(tiny, name):
 @pytest.mark.parametrize("name", SOUNDS)
 def test_ten_minutes_without_speech_bring_no_word(tiny, name):
     assert committed(tiny, name, 600) == []
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(7200)
+def test_eight_voices_at_once_for_ten_minutes_bring_a_word_a_minute_at_most(tiny):
+    rng = np.random.default_rng(7)
+    audio = np.zeros(600 * SAMPLE_RATE, np.float32)
+    for name in rng.permutation([name for name in names() if clip(name).sentences])[:8]:
+        voice = clip(name).samples
+        at = rng.integers(len(voice))
+        audio += np.resize(np.roll(voice / np.sqrt(np.mean(voice**2)), at), len(audio))
+    assert len(committed_of(tiny, audio / (2 * np.abs(audio).max()))) <= 10
 
 
 @pytest.mark.parametrize("name", ["message", "train", "noisy"])

@@ -121,14 +121,23 @@ def test_a_draft_that_repeats_itself_holds_up_to_where_it_does():
     assert [m.text for m in talk.messages if isinstance(m, Drafted)] == [" w1 w2 w3 w4", ""]
 
 
-@pytest.mark.parametrize(("no_speech", "kept"), [(0.4, "w1 w2"), (0.9, "")])
-def test_a_draft_that_repeats_itself_over_sounds_counts_as_none(no_speech, kept):
+@pytest.mark.parametrize(
+    ("no_speech", "p", "kept"),
+    [(0.4, 0.5, "w1 w2"), (0.43, 0.9, ""), (0.9, 0.9, ""), (0.1, 0.4, "")],
+)
+def test_a_draft_that_repeats_itself_over_sounds_or_many_voices_is_none(no_speech, p, kept):
     talk = Talk()
     talk.feed(1, 2, 3, 4)
     found = talk.recogniser.recognise(spoken(1, 2, 3, 4), how=DRAFT)
+    segments = tuple(
+        replace(one, words=tuple(replace(word, probability=p) for word in one.words))
+        for one in found.segments
+    )
     for number in (5, 6):
         assert talk.stream.begin()
-        loop = replace(found, no_speech=no_speech, mean_logprob=-0.1, cut_short=True)
+        loop = replace(
+            found, segments=segments, no_speech=no_speech, mean_logprob=-0.1, cut_short=True
+        )
         talk.messages += talk.stream.done(loop)
         talk.feed(number)
     assert talk.text == kept

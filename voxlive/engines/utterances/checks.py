@@ -28,6 +28,10 @@ _NOBODY_SPEAKS, _UNLIKELY = 0.8, 0.6
 """Whisper gives speech, in noise and quiet too, a probability of no speech below 0.4, and sounds
 that are none above 0.85; the words that it writes for those are less likely than this."""
 
+_DOUBTED = 0.4
+"""The probability of no speech above which a draft that repeats itself is none: last passes over
+speech have less, drafts over sounds and many voices mostly more."""
+
 _SHORTEST_WORD = 3 * SAMPLE_RATE // 40
 """From the begin of a word to that of the next, the mean of three or more: nobody speaks faster."""
 
@@ -116,7 +120,7 @@ def is_unsure(found: Recognition) -> bool:
 
 def sureness(found: Recognition) -> float:
     """The mean probability of the words, 0 where there are none or they are a guess."""
-    return _mean_probability(found) if spoken(found.words) and not is_guess(found) else 0.0
+    return _mean_probability(found.words) if spoken(found.words) and not is_guess(found) else 0.0
 
 
 def says_again(found: Recognition, before: str) -> bool:
@@ -147,7 +151,7 @@ def is_silence(found: Recognition) -> bool:
     """
     if found.no_speech is None or found.mean_logprob is None:
         return False
-    if found.no_speech > _NOBODY_SPEAKS and _mean_probability(found) < _UNLIKELY:
+    if found.no_speech > _NOBODY_SPEAKS and _mean_probability(found.words) < _UNLIKELY:
         return True
     held = any(word.end - word.start > _LONGEST_WORD for word in found.words)
     return found.no_speech > NO_SPEECH and (held or found.mean_logprob < IMPROBABLE)
@@ -155,7 +159,7 @@ def is_silence(found: Recognition) -> bool:
 
 def is_guess(found: Recognition) -> bool:
     """Whether a text is improbable and so are its words, as those for music and many voices are."""
-    logprob, probability = found.mean_logprob, _mean_probability(found)
+    logprob, probability = found.mean_logprob, _mean_probability(found.words)
     if logprob is None:
         return False
     if (found.tokens or 0) >= _LONG_TEXT and logprob < _GUESSED and probability < _GUESSED_WORDS:
@@ -163,15 +167,25 @@ def is_guess(found: Recognition) -> bool:
     return logprob < IMPROBABLE and probability < _UNLIKELY
 
 
-def _mean_probability(found: Recognition) -> float:
+def _mean_probability(words: Sequence[Word]) -> float:
     """Of the words that have one; 1 where none has."""
-    known = [word.probability for word in found.words if word.probability is not None]
+    known = [word.probability for word in words if word.probability is not None]
     return sum(known) / len(known) if known else 1.0
 
 
 def spoken(words: Sequence[Word]) -> list[Word]:
     """Without those that are only punctuation, which models write where they find no speech."""
     return [word for word in words if not _PUNCTUATION.fullmatch(word.text)]
+
+
+def is_empty_loop(found: Recognition, before: Sequence[Word]) -> bool:
+    """Whether a draft that repeats itself is worth nothing, nor what it has ``before`` that.
+
+    Over sounds, and many voices at once, each hypothesis finds a phrase to repeat and is surer of
+    it with each time; the words before it are unlikely, or the model doubts that anybody speaks.
+    """
+    doubted = found.no_speech is not None and found.no_speech > _DOUBTED
+    return doubted or _mean_probability(before) < _GUESSED_WORDS
 
 
 def without_loops(words: Sequence[Word], most: int = 3) -> list[Word]:

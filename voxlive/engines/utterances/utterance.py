@@ -30,6 +30,7 @@ from voxlive.engines.contract import (
 )
 from voxlive.engines.utterances.checks import (
     before_loop,
+    is_empty_loop,
     is_guess,
     is_loop,
     is_said_twice,
@@ -39,7 +40,7 @@ from voxlive.engines.utterances.checks import (
     without_loops,
 )
 from voxlive.engines.utterances.commitment import Commitment, CommitRule
-from voxlive.recognisers.contract import NO_SPEECH, Recognition, SpokenBefore, Task, quietest
+from voxlive.recognisers.contract import Recognition, SpokenBefore, Task, quietest
 from voxlive.recognisers.vocabulary import TermMatcher
 from voxlive.values import SAMPLE_RATE, Samples, Timeline, Word
 
@@ -325,10 +326,10 @@ class UtteranceStream:
             new = ()
         elif not is_loop(found):
             new = self._commitment.update(words, length)
-        elif (found.no_speech or 0.0) > NO_SPEECH:
-            new = ()  # In sounds more hypotheses find a phrase that is surer with each time.
+        elif is_empty_loop(found, before := before_loop(words, length)):
+            new = ()
         else:
-            new = self._commitment.update(before_loop(words, length), length)
+            new = self._commitment.update(before, length)
         language = self._vote.add(due, found)
         messages: list[Message] = [language] if language else []
         if new:
