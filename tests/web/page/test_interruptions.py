@@ -37,13 +37,18 @@ def read(path):
     return Path(path).read_text().lower()
 
 
-async def words_are_there(page, least):
-    await page.wait_for_function(
-        """(least) => [...document.querySelectorAll(".paragraph p")]
-          .map((p) => [...p.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join(""))
-          .join(" ").split(/\\s+/).filter(Boolean).length >= least""",
+async def committed(page, least):
+    """The page's text without its draft, once it has so many words."""
+    found = await page.wait_for_function(
+        """(least) => {
+          const said = (p) => [...p.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data);
+          const words = [...document.querySelectorAll(".paragraph p")]
+            .map((p) => said(p).join("")).join(" ").split(/\\s+/).filter(Boolean);
+          return words.length >= least && words.join(" ");
+        }""",
         arg=least,
     )
+    return await found.json_value()
 
 
 async def painted(page):
@@ -64,8 +69,7 @@ async def test_a_reload_in_mid_session_loses_no_word_and_brings_none_twice(keepi
         page = watched.page
         await page.wait_for_selector('#engine[data-health="ok"]')
         await speaking(page)
-        await words_are_there(page, 3)
-        before = await page.inner_text("#paragraphs .paragraph p")
+        before = await committed(page, 3)
         await reload(page)
         await page.wait_for_selector("#continue", state="visible")
         assert spelt(before)[0] in spelt(await page.inner_text("#continue-text"))
@@ -152,8 +156,7 @@ async def test_another_tab_goes_on_with_the_session(server, tmp_path):
     async with browsing(server.url, microphone=wav) as watched:
         page = watched.page
         await speaking(page)
-        await words_are_there(page, 3)
-        before = await page.inner_text("#paragraphs .paragraph p")
+        before = await committed(page, 3)
         other = await page.context.new_page()
         await other.goto(server.url)
         await other.wait_for_selector('#engine[data-health="ok"]')
@@ -164,8 +167,8 @@ async def test_another_tab_goes_on_with_the_session(server, tmp_path):
         assert await state_is(other, "listening", "error") == "listening"
         await state_is(page, "stopped")
         assert "goes on in another tab" in await page.inner_text("#notice-title")
-        after = await other.inner_text("#paragraphs .paragraph p")
-        assert after.startswith(before[: len(before) // 2])
+        after = await committed(other, 3)
+        assert after.startswith(before)
         await heard(other, 8)
         assert len(" ".join(await ended(other))) >= len(after)
 
