@@ -57,6 +57,18 @@ def test_a_word_on_which_passes_do_not_agree_waits_no_longer_than_the_patience()
     assert run(CommitRule(2, 0), passes)[:4] == ["", "a", "", "y"]
 
 
+def test_a_pass_that_counts_as_none_interrupts_agreement_and_patience():
+    commitment = Commitment(CommitRule(2, 0, patience_s=1.0))
+    said = ["b", "b c", "a b c d", "a b c d e"]
+    committed = []
+    for i, text in enumerate(said):
+        committed.append(texts(commitment.update(words(text), (i + 1) * S)))
+        if i < 2:
+            commitment.interrupt()
+            assert commitment.draft.strip() == text
+    assert committed == ["", "", "", "a b c d e"]  # behind the first two in a row
+
+
 @pytest.mark.parametrize(
     ("before", "now", "certain"),
     [(0.9, 0.9, "a b c"), (0.9, 0.7, "a"), (0.7, 0.9, "a"), (None, 0.9, "a"), (None, None, "a")],

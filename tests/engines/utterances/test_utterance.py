@@ -143,6 +143,19 @@ def test_a_draft_that_repeats_itself_over_sounds_or_many_voices_is_none(no_speec
     assert talk.text == kept
 
 
+def test_a_draft_between_two_that_count_as_none_commits_nothing():
+    talk = Talk(replace(NOW, patience_s=1.0))
+    drafts = [(0.1, "w1"), (0.9, "you"), (0.1, "w1 w2"), (0.9, "you"), (0.1, "w1 w2"), (0.1, "w1")]
+    kept = []
+    for number, (no_speech, text) in enumerate(drafts):
+        talk.feed(2 * number, 2 * number + 1)
+        assert talk.stream.begin()
+        found = recognition(text, no_speech, -0.5, 0.5, length=WORD)
+        talk.messages += talk.stream.done(found)
+        kept.append(talk.text)
+    assert kept == ["", "", "", "", "", "w1"]
+
+
 def test_every_other_draft_keeps_more_hypotheses():
     talk = Talk()
     made = []
@@ -549,6 +562,7 @@ def recognition(
         (recognition("It's green", 0.16, -0.92, 0.45), 2),
         (recognition("We are here", 0.9, -0.3, 0.9), 3),  # behind a long silence
         (recognition("Thank you", 0.79, -0.8, 0.67), 2),
+        (recognition("1,001 90210 01803", 0.89, -0.77, 0.58), 3),  # read out, base
         (recognition("50 %", 0.1, -0.3, 0.9), 2),
     ],
 )
@@ -560,6 +574,48 @@ def test_words_that_a_model_writes_where_nobody_speaks_are_left_out(found, kept)
     talk.messages += talk.stream.done(found)
     assert len(talk.words) == kept
     assert talk.reached == [1]
+
+
+@pytest.mark.parametrize(
+    ("found", "fed_s", "rule", "kept"),
+    [
+        (recognition("Thank you for watching", 0.75, -0.92, 0.66), 9, NOW, 0),  # eight voices
+        (recognition("bye bye " * 4, 0.75, -0.3, 0.9), 9, NOW, 0),
+        (recognition("Thank you for watching", 0.59, -0.92, 0.66), 9, NOW, 4),
+        (recognition("Thank you for watching", 0.75, -0.3, 0.85), 9, NOW, 4),
+        (recognition("90210 01803 out", 0.87, -0.4, 0.7), 9, NOW, 3),
+        (recognition("Thank you for watching", 0.75, -0.92, 0.66), 7, NOW, 4),
+        (recognition("Thank you", 0.75, -0.92, 0.66, length=2 * SAMPLE_RATE), 9, NOW, 2),
+        (recognition("Thank you for watching", 0.75, -0.92, 0.66), 9, CommitRule(0), 4),
+    ],
+)
+def test_a_doubted_last_pass_is_none_where_drafts_had_its_words_and_found_none(
+    found, fed_s, rule, kept
+):
+    talk = Talk(rule)
+    for at in range(fed_s):
+        talk.stream.feed(np.ones(SAMPLE_RATE, np.float32), at * SAMPLE_RATE)
+        assert talk.stream.begin()
+        talk.messages += talk.stream.done(recognition("you", 0.99, -0.6, 0.36))
+    talk.mark(1)
+    talk.begin()
+    talk.messages += talk.stream.done(found)
+    assert (len(talk.words), talk.reached) == (kept, [1])
+
+
+def test_a_doubted_last_pass_goes_on_from_what_drafts_committed():
+    talk = Talk()
+    text = "one of us has to go there now"
+    for at in range(12):
+        talk.stream.feed(np.ones(SAMPLE_RATE, np.float32), at * SAMPLE_RATE)
+        assert talk.stream.begin()
+        draft = recognition(" ".join(text.split()[: at + 1]), 0.7, -0.6, 0.7, length=SAMPLE_RATE)
+        talk.messages += talk.stream.done(draft)
+    talk.mark(1)
+    talk.begin()
+    found = recognition(f"{text} or so", 0.7, -0.6, 0.7, length=SAMPLE_RATE)
+    talk.messages += talk.stream.done(found)
+    assert talk.text == f"{text} or so"
 
 
 def language_of(passes: list[tuple[float, bool, str, float | None]]) -> list[LanguageFound]:

@@ -147,14 +147,27 @@ def is_silence(found: Recognition) -> bool:
     """Whether the model takes the audio for one in which nobody speaks.
 
     Beside OpenAI's rule: where it is certain of that, it still writes a word of which it is not,
-    and where it doubts, one that would last for seconds.
+    and where it doubts, one that would last for seconds. It is as certain over numbers that are
+    read out.
     """
     if found.no_speech is None or found.mean_logprob is None:
         return False
-    if found.no_speech > _NOBODY_SPEAKS and _mean_probability(found.words) < _UNLIKELY:
+    unlikely = _mean_probability(found.words) < _UNLIKELY and not _are_numbers(found.words)
+    if found.no_speech > _NOBODY_SPEAKS and unlikely:
         return True
     held = any(word.end - word.start > _LONGEST_WORD for word in found.words)
     return found.no_speech > NO_SPEECH and (held or found.mean_logprob < IMPROBABLE)
+
+
+def is_unsupported(found: Recognition) -> bool:
+    """Whether a last pass needs drafts that agree: the model doubts that anybody speaks.
+
+    Over many voices at once it does, and yet writes what films end with ("Thank you for watching"),
+    no less probable than speech.
+    """
+    if found.no_speech is None or found.no_speech <= NO_SPEECH or _are_numbers(found.words):
+        return False
+    return is_loop(found) or _mean_probability(found.words) < _SURE_WORDS
 
 
 def is_guess(found: Recognition) -> bool:
@@ -171,6 +184,11 @@ def _mean_probability(words: Sequence[Word]) -> float:
     """Of the words that have one; 1 where none has."""
     known = [word.probability for word in words if word.probability is not None]
     return sum(known) / len(known) if known else 1.0
+
+
+def _are_numbers(words: Sequence[Word]) -> bool:
+    """Whether half of the words or more are digits alone."""
+    return 2 * sum(spelling(word.text).isnumeric() for word in words) >= len(words) > 0
 
 
 def spoken(words: Sequence[Word]) -> list[Word]:

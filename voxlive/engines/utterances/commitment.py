@@ -97,6 +97,7 @@ class Commitment:
         self._vocabulary = vocabulary or TermMatcher(())
         self._tail: deque[Word] = deque(maxlen=_MAX_JOINT)  # of what is committed, as recognised
         self._passes: deque[list[Spelt]] = deque(maxlen=max(rule.passes, 1))
+        self._interrupted = False
         self._heard: deque[tuple[Word, ...]] = deque(maxlen=max(rule.passes, _HEARD))
 
     @property
@@ -111,8 +112,11 @@ class Commitment:
 
     def update(self, hypothesis: Sequence[Word], newest: int) -> tuple[Word, ...]:
         """Take a pass over the audio before sample ``newest``: the words that are certain now."""
-        rest = self._behind(hypothesis)
+        rest = self.behind(hypothesis)
         spelt = self._vocabulary.spell(rest)
+        if self._interrupted:
+            self._passes.clear()
+            self._interrupted = False
         self._passes.append(spelt)
         self._heard.append(tuple(hypothesis))
         if len(self._passes) < self._rule.passes or not self._rule.passes:
@@ -128,10 +132,17 @@ class Commitment:
         committed = self._commit(spelt[:certain], rest)
         if certain:
             older = list(self._heard)[-len(self._passes) : -1]
-            passes = [self._vocabulary.spell(self._behind(words)) for words in older]
+            passes = [self._vocabulary.spell(self.behind(words)) for words in older]
             self._passes.clear()
             self._passes.extend([*passes, spelt[certain:]])
         return committed
+
+    def interrupt(self) -> None:
+        """A pass that counts as none: the next ones are a row of their own, as is their patience.
+
+        The draft stays until one of them is there.
+        """
+        self._interrupted = True
 
     def _lag_s(self, at: int, *, agreed: bool) -> float:
         """For word ``at`` of the last pass; ``agreed``: the passes have it in common."""
@@ -150,6 +161,7 @@ class Commitment:
         self._tail.clear()
         self._passes.clear()
         self._heard.clear()
+        self._interrupted = False
         return words
 
     def cut(self, hypothesis: Sequence[Word], at: int) -> tuple[Word, ...]:
@@ -161,6 +173,7 @@ class Commitment:
         words = self._commit_all(before)
         self._passes.clear()
         self._heard.clear()
+        self._interrupted = False
         moved = [replace(w, start=w.start - at, end=w.end - at) for w in self._tail]
         self._tail.clear()
         self._tail.extend(moved)
@@ -175,7 +188,7 @@ class Commitment:
         return count
 
     def _commit_all(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
-        rest = self._behind(hypothesis)
+        rest = self.behind(hypothesis)
         return self._commit(self._vocabulary.spell(rest), rest)
 
     def _commit(self, spelt: Sequence[Spelt], rest: Sequence[Word]) -> tuple[Word, ...]:
@@ -197,7 +210,7 @@ class Commitment:
         texts = [spelling(word.text) for word in rest[:count]]
         others = []
         for heard in self._heard:
-            behind = self._behind(heard)
+            behind = self.behind(heard)
             others.append((behind, [spelling(word.text) for word in behind]))
         words = []
         for at, word in enumerate(rest[:count]):
@@ -237,7 +250,7 @@ class Commitment:
         self._tail.append(replace(word, start=start, end=max(word.end, start)))
         return self._tail[-1]
 
-    def _behind(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
+    def behind(self, hypothesis: Sequence[Word]) -> tuple[Word, ...]:
         """The words of a pass that follow the committed ones, by their text, else by their time."""
         words = tuple(hypothesis)
         if not self._tail:

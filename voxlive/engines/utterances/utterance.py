@@ -7,7 +7,8 @@ short. One that grows beyond ``longest_s`` is cut where it is quietest, and goes
 
 While the utterance grows, a pass that is improbable or finds words where nobody speaks counts as
 none, and one that repeats itself up to where it does. In the last pass the recogniser has tried
-again by then, what is still repeated is committed once, and what is still a guess is not. Pure:
+again by then, what is still repeated is committed once, and what is still a guess, or doubted to be
+speech and found by no draft, is not. Pure:
 passes are made by the engine, times are samples.
 """
 
@@ -35,6 +36,7 @@ from voxlive.engines.utterances.checks import (
     is_loop,
     is_said_twice,
     is_silence,
+    is_unsupported,
     spoken,
     within_sound,
     without_loops,
@@ -57,6 +59,9 @@ _MAJORITY = 0.5
 
 _SAME_TALK = 10 * SAMPLE_RATE
 """A silence behind which what was said before tells nothing any more."""
+
+_TIME_TO_COMMIT = 8 * SAMPLE_RATE
+"""In which several drafts have a word, however loaded the cores are."""
 
 _PRE_ROLL = 3 * SAMPLE_RATE // 10
 """What the gate feeds before speech."""
@@ -317,19 +322,21 @@ class UtteranceStream:
         assert due is not None
         first = self._utterances[0]
         length = len(due.audio)
-        words = [] if is_silence(found) or is_guess(found) else spoken(found.words)
+        nothing = is_silence(found) or is_guess(found)
+        words = [] if nothing else spoken(found.words)
         begun = self._commitment.end > 0
         if due.final:
-            words = without_loops(words)
+            unsupported = is_unsupported(found) and self._passed_over(words)
+            words = [] if unsupported else without_loops(words)
             new = self._commitment.cut(words, length) if due.cut else self._commitment.finish(words)
-        elif is_silence(found) or is_guess(found):
-            new = ()
-        elif not is_loop(found):
-            new = self._commitment.update(words, length)
-        elif is_empty_loop(found, before := before_loop(words, length)):
-            new = ()
         else:
-            new = self._commitment.update(before, length)
+            loops = is_loop(found)
+            words = before_loop(words, length) if loops else words
+            if nothing or (loops and is_empty_loop(found, words)):
+                self._commitment.interrupt()
+                new = ()
+            else:
+                new = self._commitment.update(words, length)
         language = self._vote.add(due, found)
         messages: list[Message] = [language] if language else []
         if new:
@@ -350,6 +357,11 @@ class UtteranceStream:
         else:
             self._passed = length
         return [*messages, *self._settle()]
+
+    def _passed_over(self, words: Sequence[Word]) -> bool:
+        """Whether drafts had time to commit the first of the words that are left, and did not."""
+        left = self._commitment.behind(words)
+        return self._joined and bool(left) and self._passed - left[0].end >= _TIME_TO_COMMIT
 
     def _forget(self, first: UtteranceAudio, length: int, *, whole: bool) -> None:
         self._held -= length
