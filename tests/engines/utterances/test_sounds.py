@@ -48,6 +48,13 @@ def committed_of(recogniser, audio: Samples) -> list[str]:
     return [word.text for m in messages if isinstance(m, Committed) for word in m.words]
 
 
+def sentences(name: str) -> Samples:
+    """What is said in a clip, without pauses."""
+    audio = clip(name).samples
+    spoken = ((s.start * SAMPLE_RATE, s.end * SAMPLE_RATE) for s in clip(name).sentences)
+    return np.concatenate([audio[:0], *(audio[round(a) : round(b)] for a, b in spoken)])
+
+
 # `make test` has a steady sound and one of tones.
 @pytest.mark.parametrize(
     "name",
@@ -72,12 +79,14 @@ def test_ten_minutes_without_speech_bring_no_word(tiny, name):
 @pytest.mark.endurance
 @pytest.mark.timeout(7200)
 def test_eight_voices_at_once_for_ten_minutes_bring_a_word_a_minute_at_most(tiny):
+    # Neither pauses, in which others stand out, nor a voice that says one word again and again.
+    voices = [sentences(name) for name in names()]
+    voices = [voice for voice in voices if len(voice) > 2 * SAMPLE_RATE]
     rng = np.random.default_rng(7)
     audio = np.zeros(600 * SAMPLE_RATE, np.float32)
-    for name in rng.permutation([name for name in names() if clip(name).sentences])[:8]:
-        voice = clip(name).samples
-        at = rng.integers(len(voice))
-        audio += np.resize(np.roll(voice / np.sqrt(np.mean(voice**2)), at), len(audio))
+    for one in rng.permutation(len(voices))[:8]:
+        voice = voices[one] / np.sqrt(np.mean(voices[one] ** 2))
+        audio += np.resize(np.roll(voice, rng.integers(len(voice))), len(audio))
     assert len(committed_of(tiny, audio / (2 * np.abs(audio).max()))) <= 10
 
 

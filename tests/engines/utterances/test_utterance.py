@@ -557,6 +557,8 @@ def recognition(
         (recognition("Thanks for watching", 0.38, -1.21, 0.51), 0),  # music, base
         (recognition("The truth has been", 0.31, -0.96, 0.4, tokens=61), 0),  # eight voices
         (recognition("Thank you", 0.79, -0.8, 0.67, length=5 * SAMPLE_RATE), 0),  # chords, tiny.en
+        (recognition("I'm not sure if I can", 0.74, -0.89, 0.2), 0),  # key clicks, base
+        (recognition("not sure if I can", 0.74, -0.89, 0.2), 5),  # too few to tell
         (recognition(". ... -", 0.3, -0.3, 0.9), 0),
         (recognition("The place has been", 0.37, -0.79, 0.73), 4),  # speech in noise
         (recognition("It's green", 0.16, -0.92, 0.45), 2),

@@ -38,8 +38,8 @@ _SHORTEST_WORD = 3 * SAMPLE_RATE // 40
 _LONGEST_WORD = 4 * SAMPLE_RATE
 """Nobody holds a word for longer: a model that finds one there has a sound before it."""
 
-_GUESSED, _GUESSED_WORDS, _LONG_TEXT = -0.9, 0.5, 20
-"""Mean log-probability, words' mean probability, and tokens from which such means are steady."""
+_GUESSED, _GUESSED_WORDS, _LONG_TEXT, _SEVERAL = -0.9, 0.5, 20, 6
+"""Mean log-probability, words' mean probability; tokens and words from which these are steady."""
 
 _SURE, _SURE_WORDS = -0.6, 0.8
 """Mean log-probability, and words' mean probability, below which a last pass is unsure."""
@@ -147,16 +147,19 @@ def is_silence(found: Recognition) -> bool:
     """Whether the model takes the audio for one in which nobody speaks.
 
     Beside OpenAI's rule: where it is certain of that, it still writes a word of which it is not,
-    and where it doubts, one that would last for seconds. It is as certain over numbers that are
-    read out.
+    and where it doubts, several unlikely ones or one that would last for seconds. It is as certain
+    over numbers that are read out.
     """
     if found.no_speech is None or found.mean_logprob is None:
         return False
-    unlikely = _mean_probability(found.words) < _UNLIKELY and not _are_numbers(found.words)
-    if found.no_speech > _NOBODY_SPEAKS and unlikely:
+    words = found.words
+    probability = 1.0 if _are_numbers(words) else _mean_probability(words)
+    if found.no_speech > _NOBODY_SPEAKS and probability < _UNLIKELY:
         return True
-    held = any(word.end - word.start > _LONGEST_WORD for word in found.words)
-    return found.no_speech > NO_SPEECH and (held or found.mean_logprob < IMPROBABLE)
+    held = any(word.end - word.start > _LONGEST_WORD for word in words)
+    unlikely = len(words) >= _SEVERAL and probability < _GUESSED_WORDS
+    doubted = held or unlikely or found.mean_logprob < IMPROBABLE
+    return found.no_speech > NO_SPEECH and doubted
 
 
 def is_unsupported(found: Recognition) -> bool:
