@@ -172,6 +172,7 @@ async def _nothing_left() -> AsyncIterator[None]:
     ListenCommand.started.clear()
 
 
+@pytest.mark.long
 async def test_a_broken_line_is_one_quiet_line_and_no_word(server, tmp_path):
     listening = ListenCommand(tmp_path, "doctor")
     [said] = (await live(server.ws, s16le(clip("doctor").samples))).of("segment")

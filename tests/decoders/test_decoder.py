@@ -304,6 +304,7 @@ def test_logits(embeddings, text_side, delay):
     assert np.abs(np.sort(got, axis=1)[:, :-3:-1] - want["top"]).max() <= 1e-3
 
 
+@pytest.mark.long
 def test_every_greedy_token_of_two_delays_in_one_batch(embeddings, text_side):
     decoder, audio = tiny_decoder(slots=2), mx.array(embeddings)
     got, at = {}, {}

@@ -151,6 +151,7 @@ async def test_a_model_is_not_loaded_without_memory_for_it():
         assert not files.loaded
 
 
+@pytest.mark.long
 async def test_an_idle_model_is_unloaded_for_its_memory():
     big = whisper("b", 4 * GIB)
 

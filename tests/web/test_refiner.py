@@ -257,6 +257,7 @@ def test_refining_needs_audio():
         ServeConfig(refine="whisper-tiny.en")
 
 
+@pytest.mark.long
 async def test_a_real_server_refines_by_itself_and_on_demand(tmp_path):
     """With the same model both layers have the same words, nearly at the same times."""
     options = ("--store", str(tmp_path / "store"), "--keep-audio", "all", *AT_PAUSES)

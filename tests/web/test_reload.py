@@ -74,6 +74,7 @@ async def test_the_same_model_loaded_anew_has_no_other_name(server):
         assert (await client.get("/v1/models")).json() == before
 
 
+@pytest.mark.long
 async def test_a_model_is_replaced_by_another_one_and_its_name_stays(server, real_weights):
     async with dial(server.ws + "/v1/live") as socket:
         await send(socket, START | {"model": "second"})

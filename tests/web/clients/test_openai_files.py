@@ -49,6 +49,7 @@ def subtitle_words(subtitles):
     ]
 
 
+@pytest.mark.long
 def test_every_format(client, text):
     short = transcribed(client, response_format="json", temperature=0)
     assert short.text == text

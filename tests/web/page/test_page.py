@@ -202,6 +202,7 @@ async def test_contrast(server, tmp_path):
         assert len(grounds) == 2
 
 
+@pytest.mark.long
 @pytest.mark.browser
 async def test_spoilt_settings_are_ignored_and_a_vanished_microphone_is_explained(server):
     async with browsing(server.url, settings="nonsense") as watched:

@@ -197,6 +197,7 @@ async def test_sharing_that_ends_mute_and_a_page_that_is_loaded_again(keeping, t
     assert {word["source"] for word in found["words"]} == sources
 
 
+@pytest.mark.long
 async def test_what_is_refused_or_missing_is_said(small, tmp_path):
     async with browsing(small.url, settings=TOGETHER) as watched:
         page = watched.page

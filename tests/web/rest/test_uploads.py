@@ -52,6 +52,7 @@ def error(response):
     return response.status_code, response.json()["error"]["code"]
 
 
+@pytest.mark.long
 async def test_twenty_uploads_at_once_are_transcribed_or_refused(server):
     async with httpx.AsyncClient(base_url=server.url, timeout=170) as client:
         files = {"file": ("yes.flac", YES)}
