@@ -149,15 +149,20 @@ async def scripted(
 ) -> tuple[list[dict], list[dict], list[str]]:
     """A session whose connections have these answers and then close.
 
-    What the client has, its first messages, and its calls.
+    What the client has, its first messages, and its calls. No word is said before its audio came.
     """
     asked: list[dict] = []
     calls: list[str] = []
     left = iter(answers)
+    second = 32_000 * int(options.get("channels", 1))
 
     async def answer(socket: ServerConnection) -> None:
         asked.append(json.loads(await socket.recv()))
+        heard = 0
         for message in next(left):
+            end = max((word["end"] for word in message.get("words", ())), default=0)
+            while heard < end * second:
+                heard += len(await socket.recv(decode=False))
             await socket.send(json.dumps(message))
         await socket.close()
 
