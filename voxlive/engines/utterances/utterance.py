@@ -8,8 +8,7 @@ short. One that grows beyond ``longest_s`` is cut where it is quietest, and goes
 While the utterance grows, a pass that is improbable or finds words where nobody speaks counts as
 none, and one that repeats itself up to where it does. In the last pass the recogniser has tried
 again by then, what is still repeated is committed once, and what is still a guess, or doubted to be
-speech and found by no draft, is not. Pure:
-passes are made by the engine, times are samples.
+speech and found by no draft, is not. Pure: passes are made by the engine, times are samples.
 """
 
 from __future__ import annotations
