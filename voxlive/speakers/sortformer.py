@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import count
 from typing import NamedTuple
@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from voxlive.processes.process import ChildProcess
+from voxlive.speakers.profiles import VoiceProfile
 from voxlive.speakers.tracker import (
-    Likeness,
     SpeakerOptionError,
     SpeakerOptions,
     SpeakerPart,
@@ -132,7 +132,6 @@ class SpokenFrames(SpeakerParts):
 class SortformerSpeakers(SpokenFrames):
     """The same, of a stream whose audio the process hears."""
 
-    likeness = Likeness()
     keeps_states = False
 
     def __init__(
@@ -178,6 +177,15 @@ class SortformerSpeakers(SpokenFrames):
 
     def voice(self, speaker: int) -> Samples | None:  # noqa: ARG002
         """None: the network has no vectors of voices."""
+        return None
+
+    def profile_of(
+        self,
+        speaker: int,  # noqa: ARG002
+        profiles: Sequence[VoiceProfile],  # noqa: ARG002
+        taken: Collection[str],  # noqa: ARG002
+    ) -> VoiceProfile | None:
+        """None, as ``voice``."""
         return None
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -198,7 +198,7 @@ class SpeakerTracker(SpeakerParts):
         likeness: Likeness | None = None,
     ) -> None:
         super().__init__()
-        self.likeness = likeness or Likeness()
+        self._likeness = likeness or Likeness()
         self.ask: Ask | None = None
         self._most = options.speakers or options.max_speakers
         self._shortest = options.min_speech_ms * SAMPLE_RATE // 1000
@@ -259,6 +259,14 @@ class SpeakerTracker(SpeakerParts):
             return None
         mean = self._means[speaker]
         return mean / np.linalg.norm(mean)
+
+    def profile_of(
+        self, speaker: int, profiles: Sequence[VoiceProfile], taken: Collection[str]
+    ) -> VoiceProfile | None:
+        """See Speakers."""
+        voice = self.voice(speaker)
+        same = self._likeness.profile
+        return None if voice is None else nearest_profile(voice, profiles, taken, same)
 
     def push(self, probability: float) -> None:
         """Take the probability of speech in the next window of 512 samples."""
@@ -328,20 +336,20 @@ class SpeakerTracker(SpeakerParts):
     def _speaker_of(self, vector: Samples, asked: Ask, whole: bool, *, alone: bool) -> int | None:
         near = [self._near(vector, speaker) for speaker in range(len(self._means))]
         best = int(np.argmax(near)) if any(self._counts) else None
-        if best is not None and near[best] >= self.likeness.same:
+        if best is not None and near[best] >= self._likeness.same:
             if whole:
                 self._learn(best, vector)
                 return self._joined(best, asked.end)
             return best
         if self._full or not whole:
             return best
-        if best is None or (alone and near[best] < self.likeness.other):
+        if best is None or (alone and near[best] < self._likeness.other):
             return self._new(vector)
         for part in reversed(self.parts):
             if part.end < asked.end - _FORGET:
                 break
             other = part.vector
-            if other is None or float(other @ vector) < self.likeness.same:
+            if other is None or float(other @ vector) < self._likeness.same:
                 continue
             if self._stray(part):
                 speaker = self._new(vector)
@@ -355,7 +363,7 @@ class SpeakerTracker(SpeakerParts):
         """Whether it is far from the speaker that it was given to."""
         if part.vector is None or part.speaker is None:
             return part.vector is not None
-        return self._near(part.vector, part.speaker) < self.likeness.same
+        return self._near(part.vector, part.speaker) < self._likeness.same
 
     def _near(self, vector: Samples, speaker: int) -> float:
         """The cosine of a vector of length 1 to those of a speaker, on average over them.
@@ -385,7 +393,7 @@ class SpeakerTracker(SpeakerParts):
             if other == speaker or min(self._counts[speaker], self._counts[other]) < _ONE_AFTER:
                 continue
             # The mean of the cosines over all pairs, since every vector has length 1.
-            if float(self._means[speaker] @ self._means[other]) >= self.likeness.one:
+            if float(self._means[speaker] @ self._means[other]) >= self._likeness.one:
                 one, two = sorted((speaker, other))
                 self._join(one, two, end - SETTLED)
                 return one
@@ -445,9 +453,6 @@ class Speakers(Protocol):
         """There is no more audio. Raises NetworkFailed."""
         ...
 
-    likeness: Likeness
-    """How alike vectors of one voice are; without vectors it is of no use."""
-
     keeps_states: bool
     """Whether another server can go on with them, from ``state``."""
 
@@ -465,6 +470,12 @@ class Speakers(Protocol):
 
         None before enough was heard, and where voices have no vectors.
         """
+        ...
+
+    def profile_of(
+        self, speaker: int, profiles: Sequence[VoiceProfile], taken: Collection[str]
+    ) -> VoiceProfile | None:
+        """The profile of a speaker's voice, see ``nearest_profile``; None while there is none."""
         ...
 
     def close(self) -> None:
@@ -586,11 +597,10 @@ class SpeakerLane:
         """Who is newly recognised, once each."""
         found = []
         for speaker in range(self.speakers.count if self._profiles else 0):
-            voice = None if speaker in self._names else self.speakers.voice(speaker)
-            if voice is None:
+            if speaker in self._names:
                 continue
-            same = self.speakers.likeness.profile
-            if profile := nearest_profile(voice, self._profiles, self._names.values(), same):
+            taken = self._names.values()
+            if profile := self.speakers.profile_of(speaker, self._profiles, taken):
                 self._names[speaker] = profile.name
                 found.append(SpeakerNamed(speaker, profile.name, by_voice=True))
         return found
