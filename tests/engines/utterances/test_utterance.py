@@ -7,90 +7,31 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.scripted_recogniser import WORD, ScriptedRecogniser, spoken
+from support.scripted_recogniser import WORD
+from support.stepped_stream import NOW, SteppedStream
 
 from voxlive.engines.contract import (
     Committed,
     Drafted,
     LanguageFound,
-    Message,
     Progressed,
     Reached,
-    StreamOptions,
 )
-from voxlive.engines.utterances.checks import within_sound, without_loops
 from voxlive.engines.utterances.commitment import CommitRule
-from voxlive.engines.utterances.engine import DRAFT, make_pass
+from voxlive.engines.utterances.engine import DRAFT
 from voxlive.engines.utterances.utterance import (
     MAX_WAITING,
     DuePass,
     LanguageVote,
     Overrun,
     PassPlan,
-    UtteranceStream,
 )
 from voxlive.recognisers.contract import PassOptions, Recognition
-from voxlive.values import SAMPLE_RATE, Segment, Word, samples
-
-NOW = CommitRule(2, 0)
-
-
-class Talk:
-    """Feeds a stream and makes its passes when it is told to."""
-
-    def __init__(self, rule=NOW, plan=None, script=None, **more) -> None:
-        self.stream = UtteranceStream(rule, plan or PassPlan(), StreamOptions(**more))
-        self.recogniser = ScriptedRecogniser(script)
-        self.messages: list[Message] = []
-        self.due: DuePass | None = None
-        self.at = 0
-
-    def feed(self, *words: int, gap: int = 0) -> None:
-        audio = spoken(*words)
-        self.at += gap
-        self.stream.feed(audio, self.at)
-        self.at += len(audio)
-
-    def one_pass(self) -> bool:
-        """Whether one was due; a draft is after 0.7 s of new audio."""
-        if not (self.stream.urgent or self.stream.draftable(0.7)):
-            return False
-        self.begin()
-        self.finish()
-        return True
-
-    def begin(self) -> None:
-        """Begin a pass, if there is one to make; what else comes until its end finds it late."""
-        self.due = self.due or self.stream.begin()
-
-    def finish(self) -> None:
-        """End the pass that is under way, if one is."""
-        due, self.due = self.due, None
-        if due:
-            self.messages += self.stream.done(make_pass(self.recogniser, due))
-
-    def passes(self) -> None:
-        while self.one_pass():
-            pass
-
-    def mark(self, marker: int) -> None:
-        self.messages += self.stream.mark(marker)
-
-    @property
-    def words(self) -> list[Word]:
-        return [w for m in self.messages if isinstance(m, Committed) for w in m.words]
-
-    @property
-    def text(self) -> str:
-        return "".join(word.text for word in self.words).strip()
-
-    @property
-    def reached(self) -> list[int]:
-        return [m.marker for m in self.messages if isinstance(m, Reached)]
+from voxlive.values import SAMPLE_RATE, Word
 
 
 def test_drafts_grow_words_are_committed_and_the_mark_brings_the_rest():
-    talk = Talk()
+    talk = SteppedStream()
     talk.feed(1, 2)
     talk.passes()
     assert talk.messages == [Drafted(" w1 w2"), Progressed(2 * WORD)]
@@ -108,56 +49,8 @@ def test_drafts_grow_words_are_committed_and_the_mark_brings_the_rest():
     assert [(w.start, w.end) for w in talk.words] == [(i * WORD, (i + 1) * WORD) for i in range(4)]
 
 
-def test_a_draft_that_repeats_itself_holds_up_to_where_it_does():
-    def repeats(words, number, _how):
-        return [*words, *words[-2:] * 5] if number else words
-
-    talk = Talk(script=repeats)
-    talk.feed(1, 2, 3, 4)
-    talk.passes()
-    talk.feed(5, 6)
-    talk.passes()
-    assert talk.text == "w1 w2 w3 w4"
-    assert [m.text for m in talk.messages if isinstance(m, Drafted)] == [" w1 w2 w3 w4", ""]
-
-
-@pytest.mark.parametrize(
-    ("no_speech", "p", "kept"),
-    [(0.4, 0.5, "w1 w2"), (0.43, 0.9, ""), (0.9, 0.9, ""), (0.1, 0.4, "")],
-)
-def test_a_draft_that_repeats_itself_over_sounds_or_many_voices_is_none(no_speech, p, kept):
-    talk = Talk()
-    talk.feed(1, 2, 3, 4)
-    found = talk.recogniser.recognise(spoken(1, 2, 3, 4), how=DRAFT)
-    segments = tuple(
-        replace(one, words=tuple(replace(word, probability=p) for word in one.words))
-        for one in found.segments
-    )
-    for number in (5, 6):
-        assert talk.stream.begin()
-        loop = replace(
-            found, segments=segments, no_speech=no_speech, mean_logprob=-0.1, cut_short=True
-        )
-        talk.messages += talk.stream.done(loop)
-        talk.feed(number)
-    assert talk.text == kept
-
-
-def test_a_draft_between_two_that_count_as_none_commits_nothing():
-    talk = Talk(replace(NOW, patience_s=1.0))
-    drafts = [(0.1, "w1"), (0.9, "you"), (0.1, "w1 w2"), (0.9, "you"), (0.1, "w1 w2"), (0.1, "w1")]
-    kept = []
-    for number, (no_speech, text) in enumerate(drafts):
-        talk.feed(2 * number, 2 * number + 1)
-        assert talk.stream.begin()
-        found = recognition(text, no_speech, -0.5, 0.5, length=WORD)
-        talk.messages += talk.stream.done(found)
-        kept.append(talk.text)
-    assert kept == ["", "", "", "", "", "w1"]
-
-
 def test_every_other_draft_keeps_more_hypotheses():
-    talk = Talk()
+    talk = SteppedStream()
     made = []
     for number in range(1, 9):
         talk.feed(2 * number, 2 * number + 1)
@@ -170,7 +63,7 @@ def test_every_other_draft_keeps_more_hypotheses():
 
 
 def test_marks_are_answered_in_order_behind_their_words():
-    talk = Talk()
+    talk = SteppedStream()
     talk.mark(1)
     assert talk.reached == [1]
     talk.feed(1, 2)
@@ -191,7 +84,7 @@ def test_marks_are_answered_in_order_behind_their_words():
 
 
 def test_a_mark_that_comes_during_a_pass_waits_for_a_last_one():
-    talk = Talk(CommitRule(0))
+    talk = SteppedStream(CommitRule(0))
     talk.feed(1, 2)
     due = talk.stream.begin()
     talk.mark(1)
@@ -202,7 +95,7 @@ def test_a_mark_that_comes_during_a_pass_waits_for_a_last_one():
 
 
 def test_silence_that_was_left_out_moves_the_words_behind_it():
-    talk = Talk()
+    talk = SteppedStream()
     talk.feed(1, 2)
     talk.feed(3, gap=10 * WORD)
     talk.mark(1)
@@ -214,7 +107,7 @@ def test_silence_that_was_left_out_moves_the_words_behind_it():
 
 def test_a_long_utterance_is_cut_where_it_is_quiet_and_no_word_is_lost_or_doubled():
     plan = PassPlan(longest_s=10, shortest_cut_s=4)
-    talk = Talk(CommitRule(0), plan, drafts=False)
+    talk = SteppedStream(CommitRule(0), plan, drafts=False)
     said = [*range(1, 15), 0, *range(15, 28), 0, *range(28, 40), 0, 0, *range(40, 57)]
     for number in said:
         talk.feed(number)
@@ -229,7 +122,7 @@ def test_a_long_utterance_is_cut_where_it_is_quiet_and_no_word_is_lost_or_double
 
 
 def test_no_draft_is_made_where_nobody_wants_one():
-    talk = Talk(CommitRule(0), drafts=False)
+    talk = SteppedStream(CommitRule(0), drafts=False)
     talk.feed(1, 2, 3, 4)
     assert talk.stream.begin() is None
     talk.mark(1)
@@ -239,57 +132,10 @@ def test_no_draft_is_made_where_nobody_wants_one():
 
 
 def test_more_than_may_wait_is_refused():
-    talk = Talk()
+    talk = SteppedStream()
     talk.stream.feed(np.zeros(MAX_WAITING, np.float32), 0)
     with pytest.raises(Overrun):
         talk.stream.feed(np.zeros(1, np.float32), MAX_WAITING)
-
-
-def test_a_phrase_is_said_once_however_often_a_model_repeats_it():
-    def plain(text: str) -> list[Word]:
-        return [Word(f" {word}", i, i + 1) for i, word in enumerate(text.split())]
-
-    def once(text: str) -> str:
-        return "".join(word.text for word in without_loops(plain(text))).strip()
-
-    assert once("we go " * 4 + "home") == "we go home"
-    assert once("we go we go we go home") == "we go we go we go home"
-    assert once("no no no no") == "no no no no"
-    assert once("ha " * 30) == "ha"
-    assert once("") == ""
-
-
-def test_a_phrase_that_comes_again_in_no_time_is_the_model_s_own():
-    def spoken(last_at: float) -> str:
-        at = [0, 0.7, 1.3, 1.4, last_at, last_at + 0.1]
-        words = [
-            Word(f" {t}", samples(s), samples(s + 0.1)) for t, s in zip("abcabc", at, strict=True)
-        ]
-        return "".join(word.text for word in without_loops(words))
-
-    assert spoken(1.4) == " a b c"
-    assert spoken(2.4) == " a b c a b c"
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_a_phrase_that_is_laid_over_an_instant_is_the_model_s_own_wherever_it_ends(late):
-    """An aligner gives a sentence that is written twice to the sound once: the rest has no time.
-
-    Its last word has the silence behind it, so that the phrase as a whole does not look short.
-    """
-    at, instant = [0, 0.2, 0.4, 0.7, 0.9], [1.0, 1.0, 1.0, 1.02, 1.05]
-    times = [*instant, *(1.1 + t for t in at)] if late else [*at, *instant]
-    ends = [*times[1:], times[-1] + 0.5]
-    words = [
-        Word(f" {text}", samples(start), samples(end))
-        for text, start, end in zip("abcdeabcde", times, ends, strict=True)
-    ]
-    once = without_loops(words)
-    assert "".join(word.text for word in once) == " a b c d e"
-    assert samples(0.8) < once[-1].start - once[0].start
-
-    people = [Word(w.text, samples(0.12 * i), samples(0.12 * i + 0.1)) for i, w in enumerate(words)]
-    assert without_loops(people) == people
 
 
 def is_draft(how: PassOptions) -> bool:
@@ -332,7 +178,7 @@ def unsure(words, _number, how):
     ("silence", "said"), [(2, "w8 w9"), (18, "w8 w9"), (22, "x")], ids=["1 s", "9 s", "11 s"]
 )
 def test_a_short_utterance_that_is_unsure_is_recognised_behind_those_before(silence, said):
-    talk = Talk(CommitRule(2, 2.0), script=unsure, drafts=False)
+    talk = SteppedStream(CommitRule(2, 2.0), script=unsure, drafts=False)
     talk.feed(1, 2, 3, 4, 5, 6, 7)
     talk.mark(1)
     talk.passes()
@@ -347,7 +193,7 @@ def test_a_short_utterance_that_is_unsure_is_recognised_behind_those_before(sile
 
 
 def test_at_the_pause_alone_an_utterance_is_recognised_by_itself():
-    talk = Talk(CommitRule(0), script=unsure)
+    talk = SteppedStream(CommitRule(0), script=unsure)
     for said in ((1, 2, 3, 4, 5, 6, 7), (8, 9)):
         talk.feed(*said, gap=WORD)
         talk.mark(said[0])
@@ -380,7 +226,7 @@ def test_a_word_at_which_an_utterance_breaks_off_comes_once(last, first, gap, sa
             found.append(word)
         return found
 
-    talk = Talk(CommitRule(passes, 9.0), PassPlan(before_s=0), script=script, drafts=False)
+    talk = SteppedStream(CommitRule(passes, 9.0), PassPlan(before_s=0), script=script, drafts=False)
     talk.feed(1, 2, 3)
     talk.mark(1)
     talk.feed(3, 4, gap=gap * WORD)
@@ -392,7 +238,7 @@ def test_a_word_at_which_an_utterance_breaks_off_comes_once(last, first, gap, sa
 
 
 def test_what_goes_before_is_no_longer_than_the_plan_has_it():
-    talk = Talk(CommitRule(2, 2.0), PassPlan(before_s=4.0), script=unsure, drafts=False)
+    talk = SteppedStream(CommitRule(2, 2.0), PassPlan(before_s=4.0), script=unsure, drafts=False)
     for number in range(1, 60, 10):
         talk.feed(*range(number, number + 8), 0, number + 8)
         talk.mark(number)
@@ -418,7 +264,7 @@ def test_what_is_no_better_behind_the_words_before_is_not_taken(found):
         p = 0.4 if found == "less sure" else 0.9
         return [Word(text, words[0].start, words[-1].end, p) for text in behind]
 
-    talk = Talk(CommitRule(2, 2.0), script=script, drafts=False)
+    talk = SteppedStream(CommitRule(2, 2.0), script=script, drafts=False)
     for said in ((1, 2, 3, 4, 5, 6, 7), (8, 9)):
         talk.feed(*said, gap=WORD)
         talk.mark(said[0])
@@ -455,7 +301,7 @@ _STEPS = st.lists(
 )
 def test_every_word_comes_once_in_order_before_its_mark(steps, script, rule):
     plan = PassPlan(longest_s=6, shortest_cut_s=3) if script else PassPlan(longest_s=1000)
-    talk = Talk(rule, plan, script)
+    talk = SteppedStream(rule, plan, script)
     number = marker = 0
     due: dict[int, int] = {}
     for kind, count in steps:
@@ -508,7 +354,7 @@ def test_whatever_a_recogniser_finds_times_are_in_order_and_marks_behind_words(s
             for text, w in zip(change, found, strict=True)
         ]
 
-    talk = Talk(rule, PassPlan(longest_s=6, shortest_cut_s=3), anything)
+    talk = SteppedStream(rule, PassPlan(longest_s=6, shortest_cut_s=3), anything)
     ends: dict[int, int] = {}
     for kind, count in steps:
         match kind:
@@ -538,86 +384,6 @@ def test_whatever_a_recogniser_finds_times_are_in_order_and_marks_behind_words(s
         elif isinstance(message, Reached):
             end = ends.get(message.marker, talk.at)
             assert all(word.end <= end for word in before)
-
-
-def recognition(
-    text: str, no_speech: float, logprob: float, p: float, tokens: int = 5, length: int = 1
-) -> Recognition:
-    texts = text.split()
-    words = tuple(Word(f" {w}", i * length, (i + 1) * length, p) for i, w in enumerate(texts))
-    segment = Segment(0, text, 0, len(words) * length, words)
-    return Recognition((segment,), None, None, no_speech, logprob, 1.0, 0.0, tokens)
-
-
-@pytest.mark.parametrize(
-    ("found", "kept"),
-    [
-        (recognition("you", 0.99, -0.6, 0.36), 0),  # digital silence, tiny.en
-        (recognition("I'm going to do", 0.84, -0.92, 0.24), 0),  # white noise, base
-        (recognition("Thanks for watching", 0.38, -1.21, 0.51), 0),  # music, base
-        (recognition("The truth has been", 0.31, -0.96, 0.4, tokens=61), 0),  # eight voices
-        (recognition("Thank you", 0.79, -0.8, 0.67, length=5 * SAMPLE_RATE), 0),  # chords, tiny.en
-        (recognition("I'm not sure if I can", 0.74, -0.89, 0.2), 0),  # key clicks, base
-        (recognition("not sure if I can", 0.74, -0.89, 0.2), 5),  # too few to tell
-        (recognition(". ... -", 0.3, -0.3, 0.9), 0),
-        (recognition("The place has been", 0.37, -0.79, 0.73), 4),  # speech in noise
-        (recognition("It's green", 0.16, -0.92, 0.45), 2),
-        (recognition("We are here", 0.9, -0.3, 0.9), 3),  # behind a long silence
-        (recognition("Thank you", 0.79, -0.8, 0.67), 2),
-        (recognition("1,001 90210 01803", 0.89, -0.77, 0.58), 3),  # read out, base
-        (recognition("50 %", 0.1, -0.3, 0.9), 2),
-    ],
-)
-def test_words_that_a_model_writes_where_nobody_speaks_are_left_out(found, kept):
-    talk = Talk()
-    talk.feed(1, 2, 3)
-    talk.mark(1)
-    talk.begin()
-    talk.messages += talk.stream.done(found)
-    assert len(talk.words) == kept
-    assert talk.reached == [1]
-
-
-@pytest.mark.parametrize(
-    ("found", "fed_s", "rule", "kept"),
-    [
-        (recognition("Thank you for watching", 0.75, -0.92, 0.66), 9, NOW, 0),  # eight voices
-        (recognition("bye bye " * 4, 0.75, -0.3, 0.9), 9, NOW, 0),
-        (recognition("Thank you for watching", 0.59, -0.92, 0.66), 9, NOW, 4),
-        (recognition("Thank you for watching", 0.75, -0.3, 0.85), 9, NOW, 4),
-        (recognition("90210 01803 out", 0.87, -0.4, 0.7), 9, NOW, 3),
-        (recognition("Thank you for watching", 0.75, -0.92, 0.66), 7, NOW, 4),
-        (recognition("Thank you", 0.75, -0.92, 0.66, length=2 * SAMPLE_RATE), 9, NOW, 2),
-        (recognition("Thank you for watching", 0.75, -0.92, 0.66), 9, CommitRule(0), 4),
-    ],
-)
-def test_a_doubted_last_pass_is_none_where_drafts_had_its_words_and_found_none(
-    found, fed_s, rule, kept
-):
-    talk = Talk(rule)
-    for at in range(fed_s):
-        talk.stream.feed(np.ones(SAMPLE_RATE, np.float32), at * SAMPLE_RATE)
-        assert talk.stream.begin()
-        talk.messages += talk.stream.done(recognition("you", 0.99, -0.6, 0.36))
-    talk.mark(1)
-    talk.begin()
-    talk.messages += talk.stream.done(found)
-    assert (len(talk.words), talk.reached) == (kept, [1])
-
-
-def test_a_doubted_last_pass_goes_on_from_what_drafts_committed():
-    talk = Talk()
-    text = "one of us has to go there now"
-    for at in range(12):
-        talk.stream.feed(np.ones(SAMPLE_RATE, np.float32), at * SAMPLE_RATE)
-        assert talk.stream.begin()
-        draft = recognition(" ".join(text.split()[: at + 1]), 0.7, -0.6, 0.7, length=SAMPLE_RATE)
-        talk.messages += talk.stream.done(draft)
-    talk.mark(1)
-    talk.begin()
-    found = recognition(f"{text} or so", 0.7, -0.6, 0.7, length=SAMPLE_RATE)
-    talk.messages += talk.stream.done(found)
-    assert talk.text == f"{text} or so"
 
 
 def language_of(passes: list[tuple[float, bool, str, float | None]]) -> list[LanguageFound]:
@@ -651,7 +417,7 @@ def test_silence_has_no_language():
 
 
 def test_a_pass_asks_for_the_task_and_the_language_that_are_in_force():
-    talk = Talk(CommitRule(0), task="translate", drafts=False)
+    talk = SteppedStream(CommitRule(0), task="translate", drafts=False)
     talk.feed(1, 2, 3, 4, 5)
     talk.mark(1)
     due = talk.stream.begin()
@@ -662,21 +428,3 @@ def test_a_pass_asks_for_the_task_and_the_language_that_are_in_force():
     talk.mark(2)
     due = talk.stream.begin()
     assert (due.language, due.task) == ("de", "translate")
-
-
-def test_the_outer_words_of_an_utterance_are_no_longer_than_its_sound():
-    noise = np.random.default_rng(3).standard_normal(4 * SAMPLE_RATE).astype(np.float32)
-    audio = 0.001 * noise
-    audio[SAMPLE_RATE : 3 * SAMPLE_RATE] = 0.1 * noise[SAMPLE_RATE : 3 * SAMPLE_RATE]
-    words = [Word(" a", 0, 2 * SAMPLE_RATE), Word(" b", 2 * SAMPLE_RATE, 4 * SAMPLE_RATE)]
-    near = SAMPLE_RATE // 10
-    one, two = within_sound(words, audio, first=True, last=True)
-    assert abs(one.start - SAMPLE_RATE) < near
-    assert abs(two.end - 3 * SAMPLE_RATE) < near
-    assert (one.end, two.start) == (words[0].end, words[1].start)
-    assert within_sound(words, audio, first=False, last=False) == tuple(words)
-    for same in (np.zeros(SAMPLE_RATE, np.float32), audio[:100]):
-        assert within_sound(words, same, first=True, last=True) == tuple(words)
-    late = [Word(" c", 7 * SAMPLE_RATE // 2, 4 * SAMPLE_RATE)]
-    [word] = within_sound(late, audio, first=True, last=True)
-    assert word.start <= word.end
