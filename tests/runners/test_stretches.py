@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.clips import clip
 from support.timed import timed_segment, timed_word
@@ -19,6 +19,8 @@ OPTIONS = CutOptions(longest_s=4, pause_s=1, overlap_s=0.8)
 
 # Speech and silence in turn, as lengths in windows.
 turns = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=20)
+EARLY_PAUSE = [(True, 2), (False, 126), (True, 2)]
+"""One that goes on beyond what a stretch may have, and is too short to end one by itself."""
 
 
 def cut(turns, rest=0, options=OPTIONS, block=31):
@@ -35,6 +37,7 @@ def cut(turns, rest=0, options=OPTIONS, block=31):
 
 
 @settings(deadline=None)
+@example(turns=EARLY_PAUSE, rest=0, block=1)
 @given(turns=turns, rest=st.integers(0, WINDOW - 1), block=st.sampled_from([1, 7, 31, 500]))
 def test_stretches_cover_all_speech_once_but_for_the_overlaps(turns, rest, block):
     found, probabilities = cut(turns, rest, block=block)
@@ -88,6 +91,7 @@ def test_what_is_loud_behind_speech_is_kept_for_there_may_be_more():
 
 
 @settings(deadline=None)
+@example(turns=EARLY_PAUSE, block=1)
 @given(turns=turns, block=st.integers(1, 300))
 def test_the_cuts_do_not_depend_on_how_the_audio_is_pushed(turns, block):
     def spans(found):

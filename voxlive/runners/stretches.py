@@ -163,11 +163,14 @@ class Cutter:
         return max(self._given, self._spans[0].start - _MARGIN)
 
     def _cut(self, begin: int, known: int) -> Stretch:
-        """End a stretch in its longest pause, the later half first; without one, in speech."""
+        """End a stretch in its longest pause, the later half first; without one, in speech.
+
+        One that goes on to the most a stretch may have counts, however early it begins.
+        """
         top = begin + self._longest
         pauses = list(self._pauses(begin, top, known))
         for least in (begin + self._longest // 2, begin + self._longest // 8):
-            if late := [pause for pause in pauses if pause[0] >= least]:
+            if late := [pause for pause in pauses if pause[0] >= least or pause[1] >= top]:
                 start, end = max(late, key=lambda pause: pause[1] - pause[0])
                 return self._give(begin, min(start + min(_MARGIN, (end - start + 1) // 2), top))
         return self._give(begin, top, self._overlap)
