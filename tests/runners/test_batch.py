@@ -197,6 +197,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 def test_processes_end_with_a_killed_server_and_its_files_are_swept(tmp_path, monkeypatch):
     command = [sys.executable, "-c", PARENT, str(clip("minute").path)]
     # A folder of its own: every Batch sweeps the common one.

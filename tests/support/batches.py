@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.clips import clip
+from support.forked import start_parent
 from support.weights import TINY_EN, TINY_EN_ID
 
 from voxlive.checkpoints.local_model import read_model
@@ -45,6 +46,7 @@ async def batch(memory=None, process: dict | None = None, **options) -> AsyncIte
     me = psutil.Process()
     await asyncio.to_thread(int)  # the loop's own threads and descriptors are there now
     assert SCRATCH.path  # and so is what locks this process's folder
+    start_parent()
     before, others = me.num_fds(), me.children(recursive=True)
     made = BatchOptions(
         **options, process=ProcessOptions(watch_s=0.1, niceness=0, **(process or {}))

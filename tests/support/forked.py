@@ -93,6 +93,12 @@ def children_are_forks() -> None:
         starting_children_by(ask)
 
 
+def start_parent() -> None:
+    """Start what this process's children are forks of, where they are: it stays, for all tests."""
+    if AVAILABLE and CLONE:
+        _parent()
+
+
 @cache
 def _parent() -> tuple[socket.socket, socket.socket]:
     """Where to ask for a server, and for a process of this one's; it ends with this one."""

@@ -133,6 +133,7 @@ def test_chunks_do_not_matter(engine: VoxtralEngine, delay: int) -> None:
     assert transcribe(engine, AUDIO, delay * 80, cuts) == golden_words(engine, delay)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("longest", "words"), [(90_000, 15), pytest.param(500_000, 100, marks=pytest.mark.endurance)]
 )
@@ -307,6 +308,7 @@ def test_a_backlog_leaves_others_their_turns(
     other.close()
 
 
+@pytest.mark.long
 def test_what_comes_while_a_gpu_works_is_prepared_and_changes_nothing(
     engine: VoxtralEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -980,6 +980,7 @@ def test_the_routes_that_are_tested_are_all_there_are():
     ]
 
 
+@pytest.mark.long
 async def test_a_key_reads_what_it_may(everybodys):
     paths = ["", *(f".{name}" for name in EXPORTS), "/events", "/audio"]
     async with running(*KEYED, store=everybodys) as server:
