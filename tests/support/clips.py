@@ -77,6 +77,13 @@ class Clip:
         mono.flags.writeable = False
         return mono
 
+    @property
+    def speech(self) -> NDArray[np.float32]:
+        """``samples`` of the sentences alone, without the pauses."""
+        bounds = ((round(s.start * 16_000), round(s.end * 16_000)) for s in self.sentences)
+        parts = (self.samples[start:end] for start, end in bounds)
+        return np.concatenate([self.samples[:0], *parts])
+
     def write_wav(self, path: Path) -> Path:
         """Write the clip as 16-bit WAV, for a browser's fake microphone and the like."""
         return write_wav(path, self.pcm.tobytes(), self.rate, self.channels)

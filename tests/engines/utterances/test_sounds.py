@@ -48,13 +48,6 @@ def committed_of(recogniser, audio: Samples) -> list[str]:
     return [word.text for m in messages if isinstance(m, Committed) for word in m.words]
 
 
-def sentences(name: str) -> Samples:
-    """What is said in a clip, without pauses."""
-    audio = clip(name).samples
-    spoken = ((s.start * SAMPLE_RATE, s.end * SAMPLE_RATE) for s in clip(name).sentences)
-    return np.concatenate([audio[:0], *(audio[round(a) : round(b)] for a, b in spoken)])
-
-
 # `make test` has a steady sound and one of tones.
 @pytest.mark.parametrize(
     "name",
@@ -80,7 +73,7 @@ def test_ten_minutes_without_speech_bring_no_word(tiny, name):
 @pytest.mark.timeout(7200)
 def test_eight_voices_at_once_for_ten_minutes_bring_a_word_a_minute_at_most(tiny):
     # Neither pauses, in which others stand out, nor a voice that says one word again and again.
-    voices = [sentences(name) for name in names()]
+    voices = [clip(name).speech for name in names()]
     voices = [voice for voice in voices if len(voice) > 2 * SAMPLE_RATE]
     rng = np.random.default_rng(7)
     audio = np.zeros(600 * SAMPLE_RATE, np.float32)
